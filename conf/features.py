@@ -1,0 +1,140 @@
+"""What a feature may be: categorical, numeric, a behaviour sequence, or a running statistic.
+
+Columns are written `table.column`: `impressions.duration_ms`, `users.age`, `items.author_id`; and
+`user_id`, `item_id`, `domain`, `hour`, `weekday` (of the impression's time in `zone`) need no table.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from star_ctr.conf.errors import nearest
+from star_ctr.conf.logs import Declared, NonEmpty
+
+PLAIN_COLUMNS = ("user_id", "item_id", "domain", "hour", "weekday")
+COLUMN_TABLES = ("impressions", "users", "items")
+
+
+def _column(value: str) -> str:
+    table, dot, column = value.partition(".")
+    if not dot and value in PLAIN_COLUMNS:
+        return value
+    if dot and table in COLUMN_TABLES and column:
+        return value
+    hint = nearest(value, PLAIN_COLUMNS) if not dot else nearest(table, COLUMN_TABLES)
+    raise ValueError(
+        f"`{value}` names no column: write one of {', '.join(PLAIN_COLUMNS)}, "
+        f"or `table.column` with a table of {', '.join(COLUMN_TABLES)}{hint}"
+    )
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
+        raise ValueError(f"`{value}`: names are lower case letters, digits and underscores")
+    return value
+
+
+Column = Annotated[str, AfterValidator(_column)]
+Name = Annotated[str, AfterValidator(_name)]
+Cut = Literal["time", "day"]
+NumericEncoding = Literal["standard", "bucket"]
+
+
+def flat(column: str) -> str:
+    """The name that a declared column has in the `features` table: `items.author_id` -> `items_author_id`."""
+    return column.replace(".", "_")
+
+
+class History(Declared):
+    """A kind of event in users' histories, put together from the logs that tell of it.
+
+    `outcome` names an outcome column of the impression log (or `label`): an impression counts with that
+    column's value, from its own time on (a click of a click log: from the click's time on); `impressions`
+    takes every impression; `behaviours` the rows of the behaviour log with that name.
+    """
+
+    impressions: bool = False
+    outcome: NonEmpty | None = None
+    behaviours: NonEmpty | None = None
+
+    @model_validator(mode="after")
+    def _some_source(self) -> History:
+        if self.impressions and self.outcome:
+            raise ValueError("`impressions` takes every impression, `outcome` those with the outcome: give one")
+        if not (self.impressions or self.outcome or self.behaviours):
+            raise ValueError("give at least one of `impressions`, `outcome`, `behaviours`")
+        return self
+
+
+class Feature(Declared):
+    """What all features have: a name, unique in the data set."""
+
+    name: Name
+
+
+class Categorical(Feature):
+    """A column of discrete values, each with an embedding; with `separator`, a short list of values."""
+
+    kind: Literal["categorical"]
+    column: Column
+    embedding: Name | None = Field(None, description="the embedding table it shares; its own if none")
+    separator: NonEmpty | None = Field(None, description="splits the column into a list of values")
+    length: int = Field(4, ge=1, description="values of a list kept (the first ones); the rest is padding")
+
+
+class Numeric(Feature):
+    """A number, standardised and fed as it is, or cut at quantiles into buckets with embeddings, or both."""
+
+    kind: Literal["numeric"]
+    column: Column
+    log: bool = Field(False, description="log(1 + x) first; negative values count as 0")
+    encode: list[NumericEncoding] = Field(default=["standard"], min_length=1)
+    buckets: int = Field(20, ge=2, le=1000)
+
+
+class Sequence(Feature):
+    """The last `length` events of the user before the cut, most recent last."""
+
+    kind: Literal["sequence"]
+    of: list[str] = Field(min_length=1, description="kinds of `history`, merged in order of time")
+    columns: dict[Column, Name] = Field(
+        min_length=1, description="columns of each event's item (or its domain, hour) and the embedding of each"
+    )
+    gap: bool = Field(True, description="adds the time between event and impression, in logarithmic buckets")
+    behaviour: bool = Field(False, description="adds which kind of event it was")
+    length: int = Field(50, ge=1, le=10_000)
+    cut: Cut = "time"
+
+
+class Statistic(Feature):
+    """Running counts, smoothed rates and time since the last event, by a group of columns.
+
+    `counts`: kinds of `history`, counted. `rates`: numerator kind -> denominator kind, smoothed towards the
+    rate of all training rows with the weight of `prior` events. `since`: seconds since the last event.
+    """
+
+    kind: Literal["statistic"]
+    by: list[Column] = Field(min_length=1)
+    counts: list[str] = Field(default_factory=list)
+    rates: dict[str, str] = Field(default_factory=dict)
+    since: list[str] = Field(default_factory=list)
+    prior: float = Field(20.0, gt=0)
+    cut: Cut = "day"
+    encode: list[NumericEncoding] = Field(default=["standard"], min_length=1)
+    buckets: int = Field(20, ge=2, le=1000)
+
+    @model_validator(mode="after")
+    def _something(self) -> Statistic:
+        if not (self.counts or self.rates or self.since):
+            raise ValueError("give at least one of `counts`, `rates`, `since`")
+        return self
+
+    def kinds(self) -> list[str]:
+        """Every kind of history it counts, in a fixed order."""
+        return sorted({*self.counts, *self.rates, *self.rates.values()})
+
+
+AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discriminator="kind")]

@@ -1,0 +1,204 @@
+"""Read a data set's YAML into `Settings`: environment, overrides, and errors that name file, line and key."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from star_ctr.conf.errors import ConfigError, nearest
+from star_ctr.conf.settings import Settings
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+DATA_VARIABLE = "STAR_CTR_DATA"
+
+
+def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """The checked settings of `conf`, with `key=value` overrides applied.
+
+    `conf` is a file, or the bare name of one that ships with the package (`kuairand`). A key of an override
+    is dotted, and a list of named things is entered by name: `features.user_ctr.prior=10`. Raises
+    `ConfigError` with one line for each problem.
+    """
+    path = _find(str(conf))
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict) or node is None:
+        raise ConfigError(f"{path}: expected a mapping of settings at the top; see conf/kuairand.yaml for one")
+    for override in overrides:
+        _apply(data, override)
+    data = _substitute(data, path)
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, node, data, error))) from None
+
+
+def _find(conf: str) -> Path:
+    path = Path(conf)
+    shipped = Path(__file__).parent
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+    elif (shipped / f"{conf}.yaml").is_file():
+        return shipped / f"{conf}.yaml"
+    names = sorted(p.stem for p in shipped.glob("*.yaml"))
+    raise ConfigError(
+        f"{conf}: no such configuration file{nearest(path.stem, names)}; "
+        f"give a YAML file, or one that ships with star-ctr: {', '.join(names)}"
+    )
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write key=value, as in --set trainer.seed=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: `{text}` is not a YAML value; quote it") from None
+    if isinstance(value, str):
+        value = _number(value)
+    place: Any = data
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(place, list):
+            place = _named(place, part, override)
+        elif isinstance(place, dict):
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        else:
+            raise ConfigError(f"--set {override}: `{part}` lies below a value, not below a section")
+    if not isinstance(place, dict):
+        raise ConfigError(f"--set {override}: `{last}` does not lie in a section")
+    place[last] = value
+
+
+def _named(items: list[Any], name: str, override: str) -> Any:
+    names = [item.get("name") for item in items if isinstance(item, dict)]
+    if name not in names:
+        raise ConfigError(f"--set {override}: nothing is named `{name}`{nearest(name, [str(n) for n in names])}")
+    return next(item for item in items if isinstance(item, dict) and item.get("name") == name)
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a user means the number."""
+    try:
+        return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
+    except ValueError:
+        return text
+
+
+def data_folder() -> str | None:
+    """`STAR_CTR_DATA`, or else the first of `data/` and `../shared/data` that is there."""
+    given = os.environ.get(DATA_VARIABLE)
+    if given:
+        return given
+    return next((str(p) for p in (Path("data"), Path("../shared/data")) if p.is_dir()), None)
+
+
+def _substitute(value: Any, path: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _substitute(inner, path) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_substitute(inner, path) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        name = match.group(1)
+        found = data_folder() if name == DATA_VARIABLE else os.environ.get(name)
+        if found is None:
+            raise ConfigError(
+                f"{path}: `{value}` uses ${{{name}}}, which is not set; export {name}, the folder that holds the data"
+            )
+        return found
+
+    return _VARIABLE.sub(variable, value)
+
+
+def _explain(path: Path, node: yaml.Node, data: Any, error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        location = [part for part in problem["loc"] if not _is_tag(part)]
+        where = ".".join(_label(data, location))
+        line = _line(node, location)
+        place = f"{path}:{line}" if line else str(path)
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            message = f"unknown key{nearest(str(location[-1]), known)}"
+            message += f" (known here: {', '.join(sorted(known))})" if known else ""
+        elif problem["type"] == "missing":
+            message = "this key is required"
+        elif problem["type"] not in ("value_error",) and not isinstance(problem.get("input"), dict | list):
+            message += f" (it is `{problem.get('input')}`)"
+        lines += [f"{place}: {where + ': ' if where else ''}{part}" for part in message.split("\n")]
+    return list(dict.fromkeys(lines))
+
+
+def _is_tag(part: int | str) -> bool:
+    """Parts that pydantic puts into a location for the branch of a union that it tried, not for a key."""
+    return isinstance(part, str) and (part in ("LabelColumn", "LabelFromClicks") or part in _KINDS or "[" in part)
+
+
+_KINDS = ("categorical", "numeric", "sequence", "statistic")
+
+
+def _label(data: Any, location: Sequence[int | str]) -> list[str]:
+    """The location with list indices replaced by the names of what stands there."""
+    parts = []
+    for part in location:
+        data = data[part] if isinstance(data, list | dict) and _holds(data, part) else None
+        named = isinstance(part, int) and isinstance(data, dict) and "name" in data
+        parts.append(str(data["name"]) if named else str(part))
+    return parts
+
+
+def _holds(data: Any, part: int | str) -> bool:
+    return part in data if isinstance(data, dict) else isinstance(part, int) and part < len(data)
+
+
+def _line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
+    """The line (from 1) of the deepest key of `location` that the file itself holds."""
+    line = None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """The keys that the settings know at `location`."""
+    models: list[type[BaseModel]] = [Settings]
+    for part in location:
+        found: list[type[BaseModel]] = []
+        for model in models:
+            field = model.model_fields.get(str(part))
+            found += _models_in(field.annotation) if field else ([model] if isinstance(part, int) else [])
+        models = found or models
+    return [name for model in models for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]

@@ -1,0 +1,178 @@
+"""The settings of one data set: what its YAML file may say, checked as a whole.
+
+Everything that a step needs to know about a data set stands there; a new data set is a new YAML file.
+`load` in `star_ctr.conf.load` reads one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from star_ctr.conf.errors import nearest
+from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Numeric, Sequence, Statistic
+from star_ctr.conf.logs import Declared, LabelColumn, LabelFromClicks, Logs
+from star_ctr.conf.simulation import Simulation
+from star_ctr.conf.training import ModelSettings, TrainerSettings
+
+F = TypeVar("F", bound=Feature)
+
+OVERALL = "overall"
+OTHER = "other"
+
+
+class Paths(Declared):
+    """Where the logs are read and the tables are written (folders, or URLs that Spark understands)."""
+
+    logs: str
+    warehouse: str
+
+
+class Window(Declared):
+    """The training window: the `days` before the test day."""
+
+    days: int = Field(7, ge=1)
+
+
+class Domains(Declared):
+    """Which domains there are, and what becomes of rows of any other.
+
+    With `known`, rows of other domains are met at ingest; without, a domain is known once it occurs in the
+    training window. `drop` leaves their rows out (counted, with the reason), `bucket` gives them to `other`.
+    """
+
+    known: list[str] | None = None
+    unknown: Literal["drop", "bucket"] = "bucket"
+
+
+class SplitSettings(Declared):
+    """How the encoded rows are laid out: one row group a file, one domain a file."""
+
+    rows_per_file: int = Field(16_384, ge=1)
+
+
+class SparkSettings(Declared):
+    """The Spark session that `star-ctr` commands start; under spark-submit, spark-submit's own settings hold."""
+
+    master: str = "local[*]"
+    driver_memory: str = "4g"
+    shuffle_partitions: int = Field(8, ge=1)
+    conf: dict[str, str] = Field(default_factory=dict)
+
+
+class Settings(Declared):
+    """One data set from its logs to its model."""
+
+    name: str = Field(min_length=1)
+    about: str = ""
+    zone: str = Field("UTC", description="the time zone whose midnights bound a day")
+    paths: Paths
+    logs: Logs
+    label: LabelColumn | LabelFromClicks
+    domains: Domains = Domains()
+    history: dict[str, History] = Field(default_factory=dict)
+    features: list[AnyFeature] = Field(min_length=1)
+    window: Window = Window()
+    split: SplitSettings = SplitSettings()
+    model: ModelSettings = ModelSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    spark: SparkSettings = SparkSettings()
+    simulate: Simulation | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        problems = [
+            *_label_problems(self),
+            *_domain_problems(self),
+            *_history_problems(self),
+            *_feature_problems(self),
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def outcomes(self) -> frozenset[str]:
+        """Columns of the impression log that hold what happened after the impression, the label included."""
+        label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
+        return frozenset({*self.logs.impressions.outcomes, *label})
+
+    def of_kind(self, kind: type[F]) -> list[F]:
+        """The features of one kind, in their order."""
+        return [f for f in self.features if isinstance(f, kind)]
+
+
+def columns_read(feature: AnyFeature) -> list[Column]:
+    """The declared columns that a feature reads of its own row or of the events before it."""
+    match feature:
+        case Categorical() | Numeric():
+            return [feature.column]
+        case Sequence():
+            return list(feature.columns)
+        case Statistic():
+            return list(feature.by)
+
+
+def _label_problems(settings: Settings) -> list[str]:
+    from_clicks = isinstance(settings.label, LabelFromClicks)
+    if from_clicks and settings.logs.clicks is None:
+        return ["label.window_hours: the label comes from clicks, but `logs.clicks` is not declared"]
+    if from_clicks and settings.logs.impressions.id is None:
+        return ["logs.impressions.id: clicks are joined by the impression's id; declare its column"]
+    return []
+
+
+def _domain_problems(settings: Settings) -> list[str]:
+    reserved = {OVERALL, OTHER} & set(settings.domains.known or [])
+    return [f"domains.known: `{name}` is reserved; rename that domain" for name in sorted(reserved)]
+
+
+def _history_problems(settings: Settings) -> list[str]:
+    problems = []
+    outcomes = {*settings.outcomes(), "label"}
+    for name, kind in settings.history.items():
+        if kind.outcome and kind.outcome not in outcomes:
+            problems.append(
+                f"history.{name}.outcome: `{kind.outcome}` is neither `label` nor one of "
+                f"`logs.impressions.outcomes`{nearest(kind.outcome, outcomes)}"
+            )
+        if kind.behaviours and settings.logs.behaviours is None:
+            problems.append(f"history.{name}.behaviours: `logs.behaviours` is not declared")
+    return problems
+
+
+def _feature_problems(settings: Settings) -> list[str]:
+    problems = []
+    seen: set[str] = set()
+    for feature in settings.features:
+        where = f"features.{feature.name}"
+        if feature.name in seen:
+            problems.append(f"{where}: the name is used twice; rename one")
+        seen.add(feature.name)
+        for column in columns_read(feature):
+            problems += [f"{where}: {problem}" for problem in _column_problems(settings, feature, column)]
+        kinds: list[str] = []
+        if isinstance(feature, Sequence):
+            kinds = feature.of
+        elif isinstance(feature, Statistic):
+            kinds = [*feature.kinds(), *feature.since]
+        problems += [
+            f"{where}: `{kind}` is no kind of `history`{nearest(kind, settings.history)}"
+            for kind in kinds
+            if kind not in settings.history
+        ]
+    return problems
+
+
+def _column_problems(settings: Settings, feature: AnyFeature, column: Column) -> list[str]:
+    table, _, name = column.rpartition(".")
+    if table == "impressions" and name in settings.outcomes():
+        return [
+            f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
+            "take a `statistic` of it over earlier impressions instead"
+        ]
+    if table in ("users", "items") and getattr(settings.logs, table) is None:
+        return [f"`{column}` is a column of `logs.{table}`, which is not declared"]
+    if isinstance(feature, Sequence) and table == "users":
+        return [f"`{column}`: a sequence holds what it knows of each event's item; user columns do not change along it"]
+    return []

@@ -1,0 +1,62 @@
+"""Settings of the model and of its trainer; defaults are the paper's where it gives a value."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from star_ctr.conf.logs import Declared
+
+Width = Annotated[int, Field(ge=1)]
+
+
+class EmbeddingSettings(Declared):
+    """One shared embedding table: ids seen fewer than `min_count` times in training share one row."""
+
+    dim: Width | None = Field(None, description="width of its rows; `model.dim` if not given")
+    min_count: int = Field(1, ge=1)
+
+
+class ModelSettings(Declared):
+    """STAR (§3): which parts, how wide, how deep."""
+
+    name: Literal["star"] = "star"
+    norm: Literal["pn"] = "pn"
+    aux: bool = Field(True, description="the auxiliary network (§3.5)")
+    aux_width: Width = Field(32, description="hidden width of the two-layer auxiliary network")
+    domain_dim: Width = Field(8, description="width of the domain's embedding in the auxiliary network")
+    pooling: Literal["mean"] = "mean"
+    layers: list[Width] = Field(
+        default=[512, 256, 128, 64, 32, 16],
+        min_length=1,
+        description="widths of the hidden layers; the output layer is added: seven layers by default",
+    )
+    dim: Width = Field(16, description="width of the embeddings")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the hidden layers' outputs, in training")
+    norm_momentum: float = Field(0.1, gt=0, le=1, description="step of the moving moments E_p, Var_p (eq. 4)")
+    embeddings: dict[str, EmbeddingSettings] = Field(default_factory=dict)
+
+
+class TrainerSettings(Declared):
+    """How the model is trained: §4.1 gives Adam, 0.001 and batches of 2000."""
+
+    batch_size: int = Field(2000, ge=2)
+    lr: float = Field(0.001, gt=0)
+    embedding_lr: float | None = Field(None, gt=0, description="of the embeddings; `lr` if not given")
+    lr_final: float = Field(1.0, gt=0, le=1, description="the rates fall linearly to this share of themselves")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, of the dense weights")
+    epochs: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
+    batches: Literal["single_domain"] = "single_domain"
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="decay of a moving average of the weights that is evaluated instead; 0: none"
+    )
+    moments_rows: int = Field(
+        50_000, ge=0, description="recent rows of each domain over which E_p, Var_p are made true at the end; 0: none"
+    )
+    window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
+    processes: int = Field(1, ge=1, description="torchrun processes; a batch is cut over them")
+    threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -1,0 +1,1 @@
+"""The order of the steps: the nightly run and the command line."""
