@@ -1,0 +1,56 @@
+"""Every table and folder of a warehouse: its path is made here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from star_ctr.conf.settings import Paths
+
+DATA_RUN = "data"
+"""The `run_id` of ledger rows of the steps before training, which all models share."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Delta table: what it holds, and the columns that its folders are partitioned by."""
+
+    name: str
+    about: str
+    partitions: tuple[str, ...]
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("impressions", "what was shown, one row an impression, clean", ("ds",)),
+        Table("clicks", "clicks of a separate click log", ("ds",)),
+        Table("behaviours", "what users did besides, or before the first day", ("ds",)),
+        Table("users", "user attributes, one row a user, or a user and day", ("ds",)),
+        Table("items", "item attributes, one row an item, or an item and day", ("ds",)),
+        Table("quarantine", "rows that could not be used, whole, each with its reason", ("log", "ds")),
+        Table("features", "labelled rows with all features as known at the impression", ("ds",)),
+        Table("vocabularies", "ids of the values that a night's training days hold", ("ds",)),
+        Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
+        Table("scores", "predicted click rates of the test rows", ("run_id",)),
+        Table("metrics", "AUC, GAUC, PCOC and log loss, one row a day, model and domain", ("run_id",)),
+        Table("runs", "one record a training run: settings, versions read, code, seed", ("run_id",)),
+        Table("ledger", "rows into and out of each step, with the reason of what was left out", ("run_id",)),
+    )
+}
+
+LOG_TABLES = ("impressions", "clicks", "behaviours", "users", "items")
+
+
+class Warehouse:
+    """The places of one data set's tables and models below `paths.warehouse`."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.root = paths.warehouse.rstrip("/")
+
+    def table(self, name: str) -> str:
+        """The folder of a table; `KeyError` for a name that no part declares."""
+        return f"{self.root}/{TABLES[name].name}"
+
+    def model(self, run_id: str) -> str:
+        """The folder of a run: checkpoints, record, exported model."""
+        return f"{self.root}/models/{run_id}"

@@ -1,0 +1,59 @@
+"""The label of an impression from a separate click log: clicks joined by id within an attribution window.
+
+Clicks come late, past midnight, repeated, or without their impression. An impression is clicked if the log
+holds a click of it at its own time or later, by at most the window; the first such click counts, and its
+time is when the outcome became known. What became of every click is counted.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+MATCHED = ""
+REPEATED = "repeated click"
+LATE = "click after the attribution window"
+EARLY = "click before its impression"
+ORPHAN = "click without impression"
+
+
+def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
+    """`impressions` with `label` (0.0 or 1.0) and `clicked_at` (the time of the first click, null if none).
+
+    `impressions` needs impression_id and ts, `clicks` impression_id and ts.
+    """
+    fates = click_fates(impressions, clicks, window_hours)
+    first = fates.where(F.col("fate") == MATCHED).select("impression_id", F.col("ts").alias("clicked_at"))
+    return impressions.join(first, "impression_id", "left").withColumn(
+        "label", F.col("clicked_at").isNotNull().cast("double")
+    )
+
+
+def click_fates(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
+    """Each click with its `fate`: empty for the one that made the label, else why it did not count.
+
+    Columns: impression_id, ts, ds (of the click), domain (of the impression, null for an orphan), fate.
+    """
+    shown = impressions.select("impression_id", F.col("ts").alias("shown_at"), "domain")
+    joined = clicks.select("impression_id", "ts", "ds").join(shown, "impression_id", "left")
+    delay = F.unix_micros("ts") - F.unix_micros("shown_at")
+    timing = (
+        F.when(F.col("shown_at").isNull(), ORPHAN)
+        .when(delay < 0, EARLY)
+        .when(delay > int(window_hours * 3_600_000_000), LATE)
+        .otherwise(MATCHED)
+    )
+    order = Window.partitionBy("impression_id", "timing").orderBy("ts", "ds")
+    again = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
+    return joined.withColumn("timing", timing).select(
+        "impression_id", "ts", "ds", "domain", F.when(again, REPEATED).otherwise(F.col("timing")).alias("fate")
+    )
+
+
+def counted(fates: DataFrame) -> DataFrame:
+    """Ledger entries of clicks: rows in, rows that made a label, by day of the click, domain and fate."""
+    return (
+        fates.groupBy("ds", F.coalesce("domain", F.lit("unknown")).alias("domain"), F.col("fate").alias("reason"))
+        .agg(F.count("*").alias("rows_in"))
+        .withColumn("rows_out", F.when(F.col("reason") == MATCHED, F.col("rows_in")).otherwise(F.lit(0)))
+    )

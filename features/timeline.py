@@ -1,0 +1,93 @@
+"""Events and requests: what happened, and the moments as of which the features of a row are known.
+
+A request is an impression with its cut: the impression's own time, or the start of its log day where that is
+earlier (a log day can be later than the time of its rows, so a cut by day is min(t, start of the log day)).
+An event is known from its own time on: an impression from its time, a click from the click's time. What
+lies before the first day without times comes before everything.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.features import Cut
+from star_ctr.conf.logs import LabelColumn
+from star_ctr.conf.settings import Settings
+from star_ctr.features.cleaning import unioned
+
+SCALE = 1_000_000
+"""Outcomes are summed as whole millionths: sums of integers are the same in whatever order they come."""
+
+UNTIMED = 0
+"""The time, in microseconds, of what lies before the first day."""
+
+
+def weight(kind: str) -> str:
+    """The column that holds how much of a kind of history an event is, in millionths."""
+    return f"_n_{kind}"
+
+
+def with_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
+    """`rows` with `hour` and `weekday` (1 Monday to 7) of `ts` in the data set's zone, as text."""
+    local = F.from_utc_timestamp("ts", settings.zone)
+    return rows.withColumn("hour", F.date_format(local, "HH")).withColumn(
+        "weekday", (F.weekday(local) + 1).cast("string")
+    )
+
+
+def cut_micros(settings: Settings, cut: Cut) -> Column:
+    """The cut of a row in microseconds since 1970: an event counts if it is strictly earlier."""
+    time = F.unix_micros("ts")
+    if cut == "time":
+        return time
+    start = F.unix_micros(F.to_utc_timestamp(F.to_timestamp("ds", "yyyy-MM-dd"), settings.zone))
+    return F.least(time, start)
+
+
+def events(settings: Settings, impressions: DataFrame, behaviours: DataFrame | None) -> DataFrame:
+    """All events of the declared kinds of `history`.
+
+    `impressions`: labelled, with `hour` and `weekday`, and `clicked_at` where the label comes from clicks;
+    all their other columns go along. Returns their columns with `t` (microseconds), `order`, `tie` and one
+    weight a kind.
+    """
+    label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
+    own: dict[str, Column] = {}
+    delayed: list[str] = []
+    for name, kind in settings.history.items():
+        outcome = "label" if kind.outcome == label_column else kind.outcome
+        if kind.impressions:
+            own[name] = F.lit(SCALE)
+        elif outcome == "label" and label_column is None:
+            delayed.append(name)
+        elif outcome:
+            own[name] = F.round(F.coalesce(F.col(f"`{outcome}`"), F.lit(0.0)) * SCALE)
+    frames = [_weighted(settings, impressions, F.unix_micros("ts"), own, F.col("impression_id"))]
+    if delayed:
+        clicked = impressions.where(F.col("clicked_at").isNotNull())
+        ones = {name: F.lit(SCALE) for name in delayed}
+        frames.append(_weighted(settings, clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id")))
+    if behaviours is not None:
+        named = {n: F.col("behaviour") == k.behaviours for n, k in settings.history.items() if k.behaviours}
+        if named:
+            weights = {name: F.when(holds, F.lit(SCALE)).otherwise(F.lit(0)) for name, holds in named.items()}
+            time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
+            dated = with_time_columns(settings, behaviours)
+            frames.append(_weighted(settings, dated, time, weights, F.concat_ws("/", "item_id", "behaviour")))
+    return unioned(frames)
+
+
+def _weighted(settings: Settings, rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column) -> DataFrame:
+    order = F.col("order") if "order" in rows.columns else F.lit(0)
+    columns = [F.col(f"`{c}`") for c in rows.columns if c != "order"]
+    kinds = [
+        weights.get(name, F.lit(0)).cast("long").alias(weight(name)) for name in settings.history
+    ]
+    known = rows.select(
+        *columns, time.alias("t"), order.cast("long").alias("order"), tie.alias("tie"), *kinds
+    )
+    some = F.greatest(*(F.abs(weight(n)) for n in settings.history)) if len(settings.history) > 1 else F.abs(
+        weight(next(iter(settings.history)))
+    )
+    return known.where(some > 0)

@@ -1,0 +1,112 @@
+"""Features: labelled, domain-tagged rows with everything known at the impression's time, one partition a day.
+
+Builds the days of the training window and `ds`, from all history that the tables hold.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/features.py --conf conf/kuairand.yaml
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.features import Column, Numeric, Sequence, flat
+from star_ctr.conf.identity import features_hash
+from star_ctr.conf.logs import LabelFromClicks
+from star_ctr.conf.settings import Settings, columns_read
+from star_ctr.features import attribution
+from star_ctr.features.attributes import join_attributes
+from star_ctr.features.cleaning import BEFORE_FIRST_DAY, require
+from star_ctr.features.sequences import add_sequences
+from star_ctr.features.statistics import add_statistics
+from star_ctr.features.timeline import events, with_time_columns
+from star_ctr.jobs import logs
+from star_ctr.jobs.ingest import valid_day
+from star_ctr.jobs.session import submitted
+from star_ctr.jobs.store import Store, among
+
+IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
+    """Write the features of the window's days and `ds`; returns the rows by day."""
+    store = Store(settings, spark)
+    impressions = store.read("impressions")
+    there = store.days("impressions")
+    ds = valid_day(ds) if ds else there[-1]
+    days = [day for day in logs.window(settings, ds) if day in there]
+    if ds not in days:
+        raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
+    impressions = impressions.where(F.col("ds") <= ds)
+    if isinstance(settings.label, LabelFromClicks):
+        impressions = _labelled(settings, store, impressions, ds)
+    impressions = with_time_columns(settings, impressions)
+    impressions = _with_attributes(settings, store, _with_context(settings, impressions))
+    behaviours = store.read("behaviours") if settings.logs.behaviours else None
+    if behaviours is not None:
+        behaviours = _with_attributes(settings, store, behaviours.where((F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)), only="items")
+    rows = impressions.where(F.col("ds").isin(days)).select(*IDENTITY, *_own_columns(settings))
+    if settings.history:
+        known = events(settings, impressions, behaviours)
+        rows = add_statistics(settings, rows, known)
+        rows = add_sequences(settings, rows, known)
+    rows = rows.withColumn("settings", F.lit(features_hash(settings)))
+    store.replace("features", rows.repartition("ds").sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
+    written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
+    entries = written.select("ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason"))
+    store.write_ledger("features", entries, days)
+    return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
+
+
+def _labelled(settings: Settings, store: Store, impressions: DataFrame, ds: str) -> DataFrame:
+    """Impressions with the label that their clicks give, and the fate of every click in the ledger."""
+    assert isinstance(settings.label, LabelFromClicks)
+    clicks = store.read("clicks")
+    fates = attribution.click_fates(impressions, clicks, settings.label.window_hours)
+    days = [day for day in store.days("clicks") if day <= ds]
+    if days:
+        store.write_ledger("attribute", attribution.counted(fates.where(F.col("ds") <= ds)), days)
+    return attribution.attribute(impressions, clicks, settings.label.window_hours)
+
+
+def _with_context(settings: Settings, impressions: DataFrame) -> DataFrame:
+    """Impressions with the columns of their own log that features read, under the features table's names."""
+    own = sorted({c for c in _read_anywhere(settings) if c.startswith("impressions.")})
+    require(impressions, {c: c.partition(".")[2] for c in own}, "features")
+    return impressions.select("*", *(F.col(f"`{c.partition('.')[2]}`").alias(flat(c)) for c in own))
+
+
+def _with_attributes(settings: Settings, store: Store, rows: DataFrame, only: str | None = None) -> DataFrame:
+    """Rows with every attribute that a feature reads, as known on their day."""
+    for table, key in (("users", "user_id"), ("items", "item_id")):
+        log = getattr(settings.logs, table)
+        wanted = sorted({c.partition(".")[2] for c in _read_anywhere(settings) if c.startswith(f"{table}.")})
+        if log is None or not wanted or (only and only != table):
+            continue
+        attributes = store.read(table)
+        require(attributes, {f"{table}.{column}": column for column in wanted}, "features")
+        rows = join_attributes(rows, attributes, key, table, wanted, log.as_of)
+    return rows
+
+
+def _read_anywhere(settings: Settings) -> list[Column]:
+    return [column for feature in settings.features for column in columns_read(feature)]
+
+
+def _own_columns(settings: Settings) -> list[SparkColumn]:
+    """Columns that features read of their own row, beyond those that every row has."""
+    numeric = {f.column for f in settings.of_kind(Numeric)}
+    own = {c for f in settings.features if not isinstance(f, Sequence) for c in columns_read(f)}
+    columns = []
+    for column in sorted(own):
+        if column in IDENTITY:
+            continue
+        value = F.col(flat(column)).try_cast("double") if column in numeric else F.col(flat(column)).cast("string")
+        columns.append(value.alias(flat(column)))
+    return columns
+
+
+if __name__ == "__main__":
+    submitted("features", run)

@@ -1,0 +1,151 @@
+"""The Spark session of a step, and the way in for `spark-submit`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.settings import Settings
+
+DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
+
+_DELTA = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+# What every step relies on, under spark-submit too.
+_RUNTIME = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
+    # Runs cite versions: the log of a table outlives Delta's thirty days, and no deletion vectors, since
+    # the trainer reads the files themselves.
+    "spark.databricks.delta.properties.defaults.logRetentionDuration": "interval 400 days",
+    "spark.databricks.delta.properties.defaults.deletedFileRetentionDuration": "interval 30 days",
+    "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+}
+
+
+def start(settings: Settings, app: str) -> SparkSession:
+    """The session for a step: spark-submit's own where it runs under that, else a new one with Delta.
+
+    Raises `UserError` with the remedy where Java is missing or Delta's jars cannot be had.
+    """
+    if _submitted():
+        session = SparkSession.builder.appName(app).getOrCreate()
+        if "delta" not in (session.conf.get("spark.sql.extensions", "") or "").lower():
+            raise UserError(
+                "this spark-submit knows nothing of Delta; add: --packages "
+                f"{DELTA_PACKAGE} " + " ".join(f"--conf {k}={v}" for k, v in _DELTA.items())
+            )
+    else:
+        session = _create(settings, app)
+    for key, value in _RUNTIME.items():
+        session.conf.set(key, value)
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+def _submitted() -> bool:
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _create(settings: Settings, app: str) -> SparkSession:
+    check_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    from delta import configure_spark_with_delta_pip
+
+    options = {
+        **_DELTA,
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.memory": settings.spark.driver_memory,
+        "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
+        **settings.spark.conf,
+    }
+    if settings.spark.master.startswith("local"):
+        options.setdefault("spark.driver.host", "127.0.0.1")
+        options.setdefault("spark.driver.bindAddress", "127.0.0.1")
+    builder = SparkSession.builder.master(settings.spark.master).appName(app)
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    log = _log_file()
+    with _stderr_into(log):
+        try:
+            return configure_spark_with_delta_pip(builder).getOrCreate()
+        except Exception as error:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+            raise UserError(
+                f"Spark did not start: {error}\n{tail}\n(the whole of it: {log}). At first use Delta's jars come from "
+                "Maven Central: is it reachable, or is a proxy needed (spark.conf in the configuration)?"
+            ) from None
+
+
+def _log_file() -> Path:
+    path = Path(os.environ.get("STAR_CTR_SPARK_LOG", "build/spark.log")).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def _stderr_into(path: Path) -> Iterator[None]:
+    """The JVM inherits stderr when it starts: its chatter goes to a file instead of over the progress display."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with path.open("ab") as target:
+        os.dup2(target.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def check_java() -> None:
+    """Raise `UserError` with the remedy unless a Java that Spark 4 runs on is found."""
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else shutil.which("java")
+    remedy = "install Java 17 or 21 (Debian: apt-get install openjdk-17-jre-headless) or point JAVA_HOME at one"
+    if not java or not Path(java).exists():
+        raise UserError(f"Spark needs Java and found none; {remedy}")
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    match = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
+    if match is None or int(match.group(1)) < 17:
+        found = f"Java {match.group(1)}" if match else "no usable Java"
+        raise UserError(f"Spark 4 needs Java 17 or 21, and {java} is {found}; {remedy}")
+    modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False)
+    if "jdk.incubator.vector" not in modules.stdout:
+        raise UserError(f"{java} lacks the module jdk.incubator.vector that Spark 4 loads; {remedy} (a full one)")
+
+
+def submitted(app: str, run: Callable[..., Any]) -> None:
+    """The way in of a step for `spark-submit jobs/STEP.py --conf CONF [--ds DAY] [--set key=value]`."""
+    import argparse
+
+    from star_ctr.conf.load import load
+
+    parser = argparse.ArgumentParser(prog=app, description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--conf", required=True, help="the data set's YAML file")
+    parser.add_argument("--ds", default=None, help="the day, as in 2022-05-05; the newest one if not given")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args()
+    try:
+        settings = load(arguments.conf, arguments.overrides)
+        session = start(settings, f"star-ctr {app}")
+        result = run(settings, session, arguments.ds)
+        print(f"{app}: {result}")
+    except UserError as error:
+        raise SystemExit(f"{app}: {error}") from None
