@@ -19,24 +19,28 @@ from pydantic import Field
 from star_ctr.conf.logs import Declared
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+GAP, BEHAVIOUR = "gap", "behaviour"
+"""Embedding tables of their own: of time gaps, and of the kinds of history."""
 OTHER_DOMAIN = 0
 GAP_BUCKETS = 34
 """Time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
 
 
 class IdField(Declared):
-    """One id of a row, looked up in the embedding table `embedding`."""
+    """One id of a row, made from `column` of the features and looked up in the embedding table `embedding`."""
 
     name: str
+    column: str
     embedding: str
 
 
 class SequenceField(Declared):
-    """A list of up to `length` events, each with one id for every side."""
+    """A list of up to `length` events (or values, where a `separator` splits them), with one id for every side."""
 
     name: str
     length: int
     sides: list[IdField]
+    separator: str | None = None
 
     @property
     def width(self) -> int:
@@ -85,7 +89,7 @@ class Layout(Declared):
     @property
     def fields(self) -> list[IdField]:
         """The single ids of a row, in their order: categorical ones, then buckets."""
-        return [*self.categorical, *(IdField(name=b.name, embedding=b.name) for b in self.buckets)]
+        return [*self.categorical, *(IdField(name=b.name, column=b.source.column, embedding=b.name) for b in self.buckets)]
 
     @property
     def ints(self) -> int:

@@ -55,6 +55,9 @@ class TrainerSettings(Declared):
     moments_rows: int = Field(
         50_000, ge=0, description="recent rows of each domain over which E_p, Var_p are made true at the end; 0: none"
     )
+    moments_prior: float = Field(
+        100.0, ge=0, description="rows of all domains together that count with a domain's own in them"
+    )
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
     processes: int = Field(1, ge=1, description="torchrun processes; a batch is cut over them")
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")

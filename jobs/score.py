@@ -1,0 +1,118 @@
+"""Score: the exported model over the test rows of its night, on all cores of the cluster, into `scores`.
+
+A sample of rows that the trainer's own model scored is compared: a larger difference than 1e-5 fails the night.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/score.py --conf conf/kuairand.yaml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.identity import run_id
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs.ingest import valid_day
+from star_ctr.jobs.session import submitted
+from star_ctr.jobs.store import Store, quoted
+from star_ctr.jobs.train import read_record, write_run
+from star_ctr.model.export import Predictor
+
+TOLERANCE = 1e-5
+SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
+    """Score night `ds` with its run; returns the rows scored and the largest difference from the trainer's scores."""
+    store = Store(settings, spark)
+    ds = valid_day(ds) if ds else store.days("split")[-1]
+    identity = run_id(settings, ds)
+    folder = Path(store.warehouse.model(identity))
+    record = read_record(folder)
+    split = store.read("split", record["versions"]["split"])
+    test = split.where((F.col("ds") == ds) & (F.col("part") == "test"))
+    scores = scored(test, folder, identity)
+    version = store.replace("scores", scores.repartition(1, "domain"), f"run_id = {quoted(identity)}")
+    written = store.read("scores", version).where(F.col("run_id") == identity)
+    rows = _ledger(store, test, written, identity, ds)
+    difference = largest_difference(written, record["probe"])
+    write_run(store, settings, record, difference)
+    if difference > TOLERANCE:
+        raise DataError(f"{identity}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})")
+    return {"run_id": identity, "rows": rows, "max_score_difference": difference}
+
+
+_PREDICTORS: dict[tuple[str, int], Predictor] = {}
+
+
+def _predictor(folder: str, stamp: int) -> Predictor:
+    """One model a worker process, not one a task."""
+    import torch
+
+    torch.set_num_threads(1)  # a task has one core; torch would take them all in every task
+    if (folder, stamp) not in _PREDICTORS:
+        _PREDICTORS.clear()
+        _PREDICTORS[folder, stamp] = Predictor(Path(folder))
+    return _PREDICTORS[folder, stamp]
+
+
+def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
+    """The `scores` rows of encoded rows, by the model exported to `folder`."""
+    place, stamp = str(folder.absolute()), (folder / "model.safetensors").stat().st_mtime_ns
+
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        predictor = _predictor(place, stamp)
+        layout = predictor.layout
+        for batch in batches:
+            n = batch.num_rows
+            if n == 0:
+                continue
+            ints = np.frombuffer(b"".join(batch.column("ints").to_pylist()), dtype=np.int32).reshape(n, layout.ints)
+            floats = np.frombuffer(b"".join(batch.column("floats").to_pylist()), dtype=np.float32).reshape(n, layout.floats)
+            scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
+            yield pa.RecordBatch.from_arrays(
+                [
+                    pa.array([identity] * n),
+                    *(batch.column(c) for c in ("ds", "impression_id", "user_id", "domain")),
+                    batch.column("label").cast(pa.float64()),
+                    pa.array(scores.astype(np.float64)),
+                ],
+                names=["run_id", "ds", "impression_id", "user_id", "domain", "label", "score"],
+            )
+
+    wanted = rows.select("ds", "impression_id", "user_id", "domain", "label", "domain_id", "ints", "floats")
+    return wanted.mapInArrow(score, SCORES)
+
+
+def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
+    """The largest difference between `scores` and the trainer's own scores of the same impressions."""
+    if not probe:
+        return 0.0
+    own = scores.sparkSession.createDataFrame(list(probe.items()), "impression_id string, own double")
+    both = own.join(scores, "impression_id", "left")
+    found = both.agg(F.max(F.abs(F.col("score") - F.col("own"))).alias("d"), F.count("score").alias("n")).first()
+    assert found is not None
+    if found.n < len(probe):
+        raise DataError(f"{len(probe) - found.n} of {len(probe)} sampled rows were not scored")
+    return float(found.d)
+
+
+def _ledger(store: Store, test: DataFrame, written: DataFrame, identity: str, ds: str) -> int:
+    rows_in = {r.domain: r["count"] for r in test.groupBy("domain").count().collect()}
+    rows_out = {r.domain: r["count"] for r in written.groupBy("domain").count().collect()}
+    entries = [(ds, d, n, rows_out.get(d, 0), "") for d, n in sorted(rows_in.items())]
+    store.write_ledger("score", store.ledger_rows(entries), [ds], identity)
+    if rows_in != rows_out:
+        raise DataError(f"{identity}: rows of the split and scored rows differ; see the ledger")
+    return sum(rows_out.values())
+
+
+if __name__ == "__main__":
+    submitted("score", run)

@@ -1,0 +1,191 @@
+"""Split: the training window's days and the next day as test, encoded for the stream.
+
+Vocabularies, scales and bucket bounds are fitted on the training days alone. The rows of a night land in one
+Delta commit, whose metadata hold the layout and the version of the vocabularies: a version of `split`
+is all that a trainer needs to be pinned to.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/split.py --conf conf/kuairand.yaml
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+from deltalake import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.identity import features_hash
+from star_ctr.conf.layout import BEHAVIOUR, FIRST_KNOWN, Layout
+from star_ctr.conf.settings import OTHER, Settings
+from star_ctr.features.encoding import fit_layout, fit_vocabularies
+from star_ctr.features.packing import Encoder
+from star_ctr.jobs import logs
+from star_ctr.jobs.ingest import valid_day
+from star_ctr.jobs.session import submitted
+from star_ctr.jobs.store import Store, quoted
+
+ENCODED = "impression_id string, user_id string, day string, label float, domain_id int, ints binary, floats binary, part string, domain string"
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
+    """Write the split of night `ds`; returns the rows of train and test."""
+    store = Store(settings, spark)
+    there = store.days("features")
+    ds = valid_day(ds) if ds else there[-1]
+    rows = _features(settings, store, ds, there)
+    train = rows.where(F.col("ds") < ds)
+    counts = rows.groupBy("ds", "domain").count().collect()
+    domains = settings.domains.known or sorted({r.domain for r in counts if r.ds < ds and r.domain != OTHER}, key=_natural)
+    _ledger(settings, store, ds, [(r.ds, r.domain, r["count"]) for r in counts], domains)
+    vocabularies = fit_vocabularies(settings, train).withColumn("ds", F.lit(ds))
+    version = store.replace("vocabularies", vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}")
+    sizes = {r.embedding: r["count"] for r in store.read("vocabularies", version).where(F.col("ds") == ds).groupBy("embedding").count().collect()}
+    layout = fit_layout(settings, train, domains, sizes, ds)
+    known = F.col("domain").isin(domains)
+    kept = rows if settings.domains.unknown == "bucket" else rows.where(known)
+    kept = kept.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
+        "part", F.when(F.col("ds") == ds, "test").otherwise("train")
+    )
+    sizes_by_domain: dict[str, int] = {}
+    for r in counts:
+        name = r.domain if r.domain in domains else OTHER
+        sizes_by_domain[name] = sizes_by_domain.get(name, 0) + r["count"]
+    encoded = encode(settings, kept, layout, vocabulary_files(store.warehouse.table("vocabularies"), version, ds))
+    laid_out = _laid_out(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
+    store.replace(
+        "split",
+        laid_out,
+        f"ds = {quoted(ds)}",
+        metadata=json.dumps({"ds": ds, "vocabularies": version, "layout": layout.model_dump(mode="json")}),
+        maxRecordsPerFile=settings.split.rows_per_file,
+    )
+    totals = {"train": 0, "test": 0}
+    for r in counts:
+        if settings.domains.unknown == "bucket" or r.domain in domains:
+            totals["test" if r.ds == ds else "train"] += r["count"]
+    return totals
+
+
+def _natural(domain: str) -> tuple[int, str]:
+    """Domains that are numbers come in the order of numbers."""
+    return (int(domain), "") if domain.isdigit() else (1 << 60, domain)
+
+
+def _features(settings: Settings, store: Store, ds: str, there: list[str]) -> DataFrame:
+    """The features of the window and `ds`, all made with the settings at hand."""
+    days = [day for day in logs.window(settings, ds) if day in there]
+    where = store.warehouse.table("features")
+    if ds not in days or len(days) < 2:
+        raise DataError(f"{where}: needs {ds} and at least one day of the {settings.window.days} before it, and holds "
+                        f"{', '.join(there) or 'no day'}; run `star-ctr features --ds {ds}`")
+    rows = store.read("features").where(F.col("ds").isin(days))
+    stale = sorted(r.ds for r in rows.where(F.col("settings") != features_hash(settings)).select("ds").distinct().collect())
+    if stale:
+        raise DataError(f"{where}: {', '.join(stale)} were made with other settings; run `star-ctr features --ds {ds}`")
+    return rows
+
+
+def _ledger(settings: Settings, store: Store, ds: str, counts: list[tuple[str, str, int]], domains: list[str]) -> None:
+    """Rows into the split by part and domain; those of domains that training does not know may be left out.
+
+    All entries stand under the night `ds`; the step's name tells the part: split.train, split.test.
+    """
+    drop = settings.domains.unknown == "drop"
+    for part in ("train", "test"):
+        entries: dict[tuple[str, str], list[int]] = {}
+        for day, domain, n in counts:
+            if (day == ds) != (part == "test"):
+                continue
+            left_out = drop and domain not in domains
+            name = domain if left_out or domain in domains else OTHER
+            entry = entries.setdefault((name, "domain unknown in training" if left_out else ""), [0, 0])
+            entry[0] += n
+            entry[1] += 0 if left_out else n
+        rows = [(ds, domain, n_in, n_out, reason) for (domain, reason), (n_in, n_out) in sorted(entries.items())]
+        store.write_ledger(f"split.{part}", store.ledger_rows(rows), [ds])
+
+
+def vocabulary_files(table: str, version: int, ds: str) -> list[str]:
+    """The files of one night's vocabularies at one version."""
+    return list(DeltaTable(table, version=version).file_uris(partition_filters=[("ds", "=", ds)]))
+
+
+def read_vocabularies(files: list[str], history: list[str]) -> dict[str, pa.Array]:
+    """Each embedding table's known values in the order of their ids."""
+    table = pads.dataset(files, format="parquet").to_table(columns=["embedding", "value", "id"])
+    table = table.sort_by([("embedding", "ascending"), ("id", "ascending")])
+    vocabularies = {BEHAVIOUR: pa.array(history, type=pa.string())}
+    for name in table["embedding"].unique().to_pylist():
+        of_table = table.filter(pads.field("embedding") == name)
+        ids = of_table["id"].to_numpy()
+        assert (ids == range(FIRST_KNOWN, FIRST_KNOWN + len(ids))).all(), f"vocabulary {name} has gaps"
+        vocabularies[name] = of_table["value"].combine_chunks()
+    return vocabularies
+
+
+_ENCODERS: dict[tuple[str, ...], Encoder] = {}
+
+
+def _encoder(layout: Layout, files: list[str], history: list[str]) -> Encoder:
+    """One encoder a worker process, not one a task: vocabularies are large."""
+    key = (layout.model_dump_json(), *files)
+    if key not in _ENCODERS:
+        _ENCODERS.clear()
+        _ENCODERS[key] = Encoder(layout, read_vocabularies(files, history))
+    return _ENCODERS[key]
+
+
+def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]) -> DataFrame:
+    """Features rows (with `part`) as packed rows; the workers read the vocabularies from their files."""
+    history = list(settings.history)
+
+    def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        encoder = _encoder(layout, files, history)
+        for batch in batches:
+            table = pa.Table.from_batches([batch])
+            ints, floats = encoder.encode(table)
+            domains = table["domain"].to_pylist()
+            ids = {domain: layout.domain_id(domain) for domain in set(domains)}
+            yield pa.RecordBatch.from_arrays(
+                [
+                    *(table[name].combine_chunks() for name in ("impression_id", "user_id", "ds")),
+                    table["label"].combine_chunks().cast(pa.float32()),
+                    pa.array([ids[d] for d in domains], type=pa.int32()),
+                    ints,
+                    floats,
+                    *(table[name].combine_chunks() for name in ("part", "domain")),
+                ],
+                names=["impression_id", "user_id", "day", "label", "domain_id", "ints", "floats", "part", "domain"],
+            )
+
+    return rows.mapInArrow(pack, ENCODED)
+
+
+def _laid_out(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> DataFrame:
+    """Rows of one domain together, in the order of a hash, so that each file is a random sample of its domain.
+
+    Large domains are dealt over as many tasks as their rows (`counts`) fill files. The number of tasks is fixed
+    and the order total, so that a split written again has the same rows in the same files.
+    """
+    files = {domain: max(1, math.ceil(n / settings.split.rows_per_file)) for domain, n in counts.items()}
+    deal = F.create_map(*(F.lit(x) for pair in files.items() for x in pair))
+    tasks = settings.spark.shuffle_partitions
+    # Hashes of other seeds and bits than the order's, else a task's rows would all lie close in the order.
+    share = F.pmod(F.shiftright("_h", 20), F.coalesce(deal[F.col("domain")], F.lit(1)))
+    return (
+        rows.withColumn("_h", F.xxhash64("impression_id"))
+        .withColumn("_b", F.pmod(F.xxhash64("domain") + share, F.lit(tasks)))
+        .repartition(tasks, "_b")
+        .sortWithinPartitions("part", "domain", "_h", "impression_id")
+        .drop("_h", "_b")
+    )
+
+
+if __name__ == "__main__":
+    submitted("split", run)

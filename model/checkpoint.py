@@ -1,0 +1,64 @@
+"""Checkpoints: a torch.distributed.checkpoint folder of tensors, with its place in the run as JSON beside it.
+
+A checkpoint is written under another name and counts once `latest.json` names it, which is replaced in
+one step: killed anywhere, the one before still counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+LATEST = "latest.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
+    """Write a checkpoint of `tensors` at `place` (JSON, with `step` in it), and drop the one before."""
+    name = f"step-{place['step']:09d}"
+    target = folder / name
+    shutil.rmtree(target, ignore_errors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.save(dict(tensors), checkpoint_id=str(target), no_dist=True)
+    write_json(folder / LATEST, {**place, "folder": name})
+    for other in folder.glob("step-*"):
+        if other.name != name:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def latest(folder: Path) -> dict[str, Any] | None:
+    """The place of the newest whole checkpoint, None without one."""
+    path = folder / LATEST
+    if not path.exists():
+        return None
+    place: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return place
+
+
+def load(folder: Path, place: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the checkpoint at `place`."""
+    target = str(folder / place["folder"])
+    metadata = dcp.FileSystemReader(target).read_metadata().state_dict_metadata
+    tensors: dict[str, Any] = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()  # type: ignore[union-attr]
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load(tensors, checkpoint_id=target, no_dist=True)
+    return tensors

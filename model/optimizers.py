@@ -1,0 +1,115 @@
+"""Adam (§4.1) for dense weights and, on the touched rows alone, for embeddings; the average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from star_ctr.conf.training import TrainerSettings
+
+
+class Optimizers:
+    """Both optimizers as one, with rates that fall linearly from their start to `lr_final` of it."""
+
+    def __init__(self, model: nn.Module, settings: TrainerSettings, total_steps: int) -> None:
+        tables = [p for n, p in model.named_parameters() if n.startswith("inputs.tables.")]
+        dense = [p for n, p in model.named_parameters() if not n.startswith("inputs.tables.")]
+        self.dense = torch.optim.AdamW(dense, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True)
+        self.sparse = torch.optim.SparseAdam(tables, lr=settings.embedding_lr or settings.lr)
+        self.model = model
+        self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
+        self._final, self._total = settings.lr_final, max(total_steps, 1)
+
+    def step(self, number: int) -> None:
+        """One step (`number` from 0), with gradients summed over all processes; clears the gradients."""
+        share = 1.0 - (1.0 - self._final) * number / self._total
+        for group, start in self._starts:
+            group["lr"] = start * share
+        sum_gradients(self.model)
+        self.dense.step()
+        self.sparse.step()
+
+    def zero_grad(self) -> None:
+        """Drop all gradients: a parameter without one is left alone by the next step."""
+        self.dense.zero_grad(set_to_none=True)
+        self.sparse.zero_grad(set_to_none=True)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The state of both optimizers by name, for a checkpoint."""
+        names = {p: n for n, p in self.model.named_parameters()}
+        for optimizer in (self.dense, self.sparse):
+            for parameter, state in optimizer.state.items():
+                for key, value in state.items():
+                    yield f"{names[parameter]}/{key}", torch.as_tensor(value)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the state that `tensors` gave."""
+        parameters = dict(self.model.named_parameters())
+        for name, value in tensors.items():
+            parameter, _, key = name.rpartition("/")
+            p = parameters[parameter]
+            optimizer: Any = self.sparse if parameter.startswith("inputs.tables.") else self.dense
+            # SparseAdam counts its steps in an int, AdamW in a tensor.
+            is_count = optimizer is self.sparse and key == "step"
+            optimizer.state[p][key] = int(value) if is_count else value
+
+
+def sum_gradients(model: nn.Module) -> None:
+    """Sum the gradients over all processes, of those parameters that this step's domains touched.
+
+    Each process's loss is its share of the batch's mean, so the sum is the gradient of the whole batch. All
+    processes work on the same domains in a step and thus hold gradients of the same parameters.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    dense = [p.grad for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
+    flat = torch.cat([g.flatten() for g in dense])
+    dist.all_reduce(flat)
+    offset = 0
+    for gradient in dense:
+        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
+        offset += gradient.numel()
+    for parameter in model.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            gradient = parameter.grad.coalesce()
+            dist.all_reduce(gradient)
+            parameter.grad = gradient
+
+
+class Averaged:
+    """A moving average of the weights (Polyak), kept beside them and evaluated in their stead.
+
+    Only what a step touched moves, so a domain's average changes by its own examples alone, and a step costs by
+    the batch. Early on the decay is smaller, (1 + t) / (10 + t) at a parameter's step t.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {n: p.detach().clone() for n, p in model.named_parameters()} if decay else {}
+        self.steps = {n: torch.zeros((), dtype=torch.long) for n in self.weights}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move towards the weights that the step just made (gradients still at hand)."""
+        for name, parameter in model.named_parameters() if self.decay else ():
+            if parameter.grad is None:
+                continue
+            self.steps[name] += 1
+            t = int(self.steps[name])
+            share = 1.0 - min(self.decay, (1 + t) / (10 + t))
+            average = self.weights[name]
+            if parameter.grad.is_sparse:
+                rows = torch.unique(parameter.grad._indices())
+                average[rows] = torch.lerp(average[rows], parameter[rows], share)
+            else:
+                average.lerp_(parameter, share)
+
+    @torch.no_grad()
+    def swap_in(self, model: nn.Module) -> None:
+        """Give the model the averaged weights."""
+        for name, parameter in model.named_parameters() if self.decay else ():
+            parameter.copy_(self.weights[name])

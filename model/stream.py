@@ -1,0 +1,218 @@
+"""Batches out of one version of the split: Petastorm reads the files, a window shuffles, every row is counted.
+
+Petastorm knows nothing of Delta and its own thread pools lose rows in silence, so it is handed a plain list
+of files (the live ones of one version, in the order of `plan`) and decodes them in one thread of ours; what
+arrives is counted against the files' own row counts, and any difference is an error.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.layout import Layout
+from star_ctr.model.plan import DataFile, Draw, Read, generator, plan
+
+_REFUSED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
+_AHEAD = 8
+"""Batches made ahead of the trainer."""
+
+
+@dataclass
+class Rows:
+    """Packed rows: ints (n x I, int32), floats (n x N, float32), label (n, float32)."""
+
+    ints: npt.NDArray[np.int32]
+    floats: npt.NDArray[np.float32]
+    label: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass
+class Batch:
+    """A batch of one domain."""
+
+    domain: int
+    rows: Rows
+
+
+def live_files(table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id") -> list[DataFile]:
+    """The files of one night's part at one version of the split, in an order that their contents alone decide.
+
+    Raises `DataError` for a table whose files do not say all (deletion vectors, column mapping) or without
+    row counts.
+    """
+    delta = DeltaTable(table, version=version)
+    features = set(delta.protocol().reader_features or ())
+    for feature, words in _REFUSED.items():
+        if feature in features:
+            raise DataError(f"{table}: uses {words}, which a reader of plain files cannot see; rewrite it without")
+    root = table if "://" in table else f"file://{_absolute(table)}"
+    files = []
+    for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
+        if action["partition.ds"] != ds or action["partition.part"] != part or not action["num_records"]:
+            continue
+        key = (str(action.get(f"min.{key_column}")), str(action.get(f"max.{key_column}")))
+        domain = layout.domain_id(action["partition.domain"])
+        files.append(DataFile(f"{root}/{action['path']}", domain, action["num_records"], key))
+    return sorted(files, key=lambda f: (f.domain, f.key, f.rows, f.url))
+
+
+def _absolute(path: str) -> str:
+    from pathlib import Path
+
+    return str(Path(path).absolute())
+
+
+def read_files(files: Sequence[DataFile], layout: Layout) -> Iterator[Rows]:
+    """The rows of each file, a file at a time and in their order; `DataError` if a row is missing or too many."""
+    if not files:
+        return
+    with warnings.catch_warnings():
+        # petastorm 0.13 speaks to pyarrow's old names; nothing a user could do about it
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
+        from petastorm import make_batch_reader
+
+        reader = make_batch_reader(
+            [file.url for file in files],
+            schema_fields=["label", "domain_id", "ints", "floats"],
+            reader_pool_type="dummy",
+            workers_count=1,
+            shuffle_row_groups=False,
+            num_epochs=1,
+        )
+        with reader:
+            chunks = iter(reader)
+            for file in files:
+                yield _one_file(file, chunks, layout)
+            if next(chunks, None) is not None:
+                raise DataError("the stream read more rows than its files hold by the table's log")
+
+
+def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
+    parts, read = [], 0
+    while read < file.rows:
+        chunk = next(chunks, None)
+        if chunk is None:
+            break
+        n = len(chunk.label)
+        if not (np.asarray(chunk.domain_id) == file.domain).all():
+            raise DataError(f"{file.url}: rows of another file came in its place")
+        parts.append(
+            Rows(
+                np.frombuffer(b"".join(chunk.ints), dtype=np.int32).reshape(n, layout.ints),
+                np.frombuffer(b"".join(chunk.floats), dtype=np.float32).reshape(n, layout.floats),
+                np.asarray(chunk.label, dtype=np.float32),
+            )
+        )
+        read += n
+    if read != file.rows:
+        raise DataError(f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken")
+    return parts[0] if len(parts) == 1 else joined(parts)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All rows of `parts` as one."""
+    return Rows(
+        np.concatenate([p.ints for p in parts]),
+        np.concatenate([p.floats for p in parts]),
+        np.concatenate([p.label for p in parts]),
+    )
+
+
+class Window:
+    """The shuffled sliding window of one domain: rows come in by files and go out by random draws."""
+
+    def __init__(self) -> None:
+        self._rows: Rows | None = None
+        self._held = 0
+
+    def add(self, rows: Rows) -> None:
+        """Put rows in."""
+        parts = [rows] if self._rows is None else [self._part(np.arange(self._held)), rows]
+        joint = joined(parts)
+        self._rows, self._held = joint, len(joint)
+
+    def draw(self, n: int, random: np.random.Generator) -> Rows:
+        """Take `n` random rows out; the rows at the end fill the holes, so a draw costs by the batch alone."""
+        assert self._rows is not None, "drawn from an empty window"
+        assert n <= self._held, "drawn more rows than the window holds"
+        chosen = random.choice(self._held, n, replace=False, shuffle=True)
+        batch = self._part(chosen)
+        end = self._held - n
+        holes = chosen[chosen < end]
+        tail = np.arange(end, self._held)
+        movers = tail[~np.isin(tail, chosen)]
+        for array in (self._rows.ints, self._rows.floats, self._rows.label):
+            array[holes] = array[movers]
+        self._held = end
+        return batch
+
+    def _part(self, index: npt.NDArray[np.intp]) -> Rows:
+        assert self._rows is not None
+        return Rows(self._rows.ints[index], self._rows.floats[index], self._rows.label[index])
+
+
+def epoch_batches(
+    files: Sequence[DataFile], layout: Layout, batch_size: int, window_rows: int, seed: int, epoch: int
+) -> Iterator[Batch]:
+    """The batches of one epoch, every row of the files once; read and mixed in the calling thread."""
+    steps = list(plan(files, batch_size, window_rows, seed, epoch))
+    arriving = read_files([files[s.file] for s in steps if isinstance(s, Read)], layout)
+    random = generator(seed, epoch, 1)
+    windows: dict[int, Window] = {}
+    for step in steps:
+        match step:
+            case Read(file):
+                windows.setdefault(files[file].domain, Window()).add(next(arriving))
+            case Draw(domain, rows):
+                yield Batch(domain, windows[domain].draw(rows, random))
+    if next(arriving, None) is not None:
+        raise DataError("the stream has rows left after its last batch")
+
+
+def ahead(batches: Iterator[Batch], depth: int = _AHEAD) -> Iterator[Batch]:
+    """The same batches, made in a thread of their own up to `depth` ahead; its errors are raised here."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:  # handed to the consumer, which raises it
+            put(error)
+
+    thread = threading.Thread(target=work, name="stream", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join(timeout=10)
