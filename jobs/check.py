@@ -1,0 +1,63 @@
+"""Check: read the logs' headers and first rows, and say what is wrong before anything long starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError, nearest
+from star_ctr.conf.logs import Log
+from star_ctr.conf.settings import Settings, columns_read
+from star_ctr.features.cleaning import DUPLICATE, clean, require, sources
+from star_ctr.jobs import logs
+from star_ctr.jobs.session import submitted
+
+FIRST_ROWS = 2_000
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
+    """One entry a log: its files, the rows looked at, and the problems found (an empty list: none)."""
+    return [_check(settings, spark, name, log, ds) for name, log in settings.logs.declared().items()]
+
+
+def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"log": name, "path": logs.location(settings, log), "rows": 0, "problems": []}
+    try:
+        days = [ds] if ds else logs.days_of_files(settings, spark, log)[-1:] if logs.by_day(log) else None
+        raw = logs.read(settings, spark, name, days)
+        if raw is None:
+            raise DataError(f"logs.{name}.path: no file of {days} matches {found['path']}")
+        found["columns"] = len(raw.columns)
+        require(raw, sources(settings, name), f"logs.{name}")
+        found["problems"] += _feature_columns(settings, name, raw)
+        first = spark.createDataFrame(raw.limit(FIRST_ROWS).toArrow())
+        cleaned = clean(settings, name, first)
+        reasons = cleaned.groupBy(F.coalesce("reason", F.lit("")).alias("reason")).count().collect()
+        counts = {r.reason: r["count"] for r in reasons}
+        found["rows"] = sum(counts.values())
+        found["problems"] += [
+            f"{n} of the first {found['rows']} rows: {reason}"
+            for reason, n in sorted(counts.items())
+            if reason not in ("", DUPLICATE)
+        ]
+        found["days"] = sorted(r.ds for r in cleaned.select("ds").distinct().collect())
+    except DataError as error:
+        found["problems"] += str(error).split("\n")
+    return found
+
+
+def _feature_columns(settings: Settings, name: str, raw: DataFrame) -> list[str]:
+    """Features that read a column which the log does not have."""
+    problems = []
+    for feature in settings.features:
+        for column in columns_read(feature):
+            table, _, own = column.rpartition(".")
+            if table == name and own not in raw.columns:
+                problems.append(f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, raw.columns)}")
+    return problems
+
+
+if __name__ == "__main__":
+    submitted("check", run)

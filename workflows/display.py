@@ -1,0 +1,103 @@
+"""What the terminal shows: the steps of a night with their time, and tables of results."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark import SparkContext
+from rich.console import Console
+from rich.table import Table
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def step(name: str, context: SparkContext | None) -> Iterator[None]:
+    """Show a step while it runs, with the progress of Spark's tasks, and its time when it is done."""
+    began = time.monotonic()
+    done = threading.Event()
+    with err.status(f"{name} …") as status:
+
+        def watch() -> None:
+            while context is not None and not done.wait(0.5):
+                status.update(f"{name} … {_tasks(context)}{time.monotonic() - began:.0f} s")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        # The trainer draws a bar of its own.
+        if name != "train":
+            watcher.start()
+        else:
+            status.stop()
+        try:
+            yield
+        except BaseException:
+            err.print(f"[red]✗[/] {name:<10} failed after {time.monotonic() - began:.1f} s")
+            raise
+        finally:
+            done.set()
+    err.print(f"[green]✓[/] {name:<10} {time.monotonic() - began:6.1f} s")
+
+
+def _tasks(context: SparkContext) -> str:
+    tracker = context.statusTracker()
+    finished = total = 0
+    for stage in tracker.getActiveStageIds():
+        info = tracker.getStageInfo(stage)
+        if info is not None:
+            finished, total = finished + info.numCompletedTasks, total + info.numTasks
+    return f"{finished}/{total} tasks, " if total else ""
+
+
+def metrics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The metrics of a night by domain."""
+    first = rows[0]
+    table = Table(title=f"{first['ds']}  {first['model']}  seed {first['seed']}", title_justify="left")
+    columns = {
+        "domain": "domain", "rows": "rows", "users": "users", "clicks": "clicks", "AUC": "auc",
+        "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss",
+    }  # fmt: skip
+    for title in columns:
+        table.add_column(title, justify="left" if title == "domain" else "right")
+    for row in rows:
+        style = "bold" if row["domain"] == "overall" else None
+        table.add_row(*(_cell(row[key]) for key in columns.values()), style=style)
+    return table
+
+
+def plain_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:
+    """A table of some columns of `rows`."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        numbers = any(isinstance(r.get(column), int | float) for r in rows)
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def write_json(rows: Any, target: str | None) -> None:
+    """Write rows as JSON to a file, or to standard output for `-`; nothing where no target is given."""
+    if target is None:
+        return
+    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).write_text(text, encoding="utf-8")
