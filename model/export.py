@@ -58,9 +58,9 @@ class Predictor:
     ) -> npt.NDArray[np.float32]:
         """The predicted click rate of each packed row; `domains` are the layout's numbers."""
         t = self.tensors
-        order, segments = by_domain(torch.from_numpy(np.ascontiguousarray(domains)))
-        ints_BI = torch.from_numpy(np.ascontiguousarray(ints))[order]
-        floats_BN = torch.from_numpy(np.ascontiguousarray(floats))[order]
+        order, segments = by_domain(torch.from_numpy(domains.copy()))
+        ints_BI = torch.from_numpy(ints[order.numpy()])
+        floats_BN = torch.from_numpy(floats[order.numpy()])
         z_BF = pooled_features(self.layout, lambda name: t[f"table.{name}"], ints_BI, floats_BN)
         logits = torch.cat([self._domain(z_BF[start:stop], p) for p, start, stop in segments])
         scores = torch.empty_like(logits).index_copy_(0, order, torch.sigmoid(logits))

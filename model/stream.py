@@ -93,12 +93,16 @@ def read_files(files: Sequence[DataFile], layout: Layout) -> Iterator[Rows]:
             shuffle_row_groups=False,
             num_epochs=1,
         )
-        with reader:
+        try:
             chunks = iter(reader)
             for file in files:
                 yield _one_file(file, chunks, layout)
             if next(chunks, None) is not None:
                 raise DataError("the stream read more rows than its files hold by the table's log")
+        finally:
+            # Not `with reader`: it prints a line to standard output when left.
+            reader.stop()
+            reader.join()
 
 
 def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:

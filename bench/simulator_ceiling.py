@@ -1,0 +1,56 @@
+"""How good a model of the simulated logs can be: AUC and user AUC of the true click rates, by domain.
+
+Also the realised shares and click rates against Table 1 of the paper.
+
+    star-ctr simulate --conf conf/demo.yaml && python bench/simulator_ceiling.py --conf conf/demo.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import pandas as pd
+import pyarrow.dataset as ds
+from choose_kuairand import gauc
+from sklearn.metrics import roc_auc_score
+
+from star_ctr.conf.load import load
+from star_ctr.features.simulation import CLICK_RATES, SHARES
+
+
+def read(root: str, log: str, columns: list[str]) -> pd.DataFrame:
+    files = ds.dataset(f"{root}/{log}", format="json" if log == "clicks" else "parquet", partitioning="hive")
+    return files.to_table(columns=columns).to_pandas()
+
+
+def labelled(root: str) -> pd.DataFrame:
+    """Clean impressions with true rate and label, joined by pandas alone."""
+    shown = read(root, "impressions", ["impression_id", "user_id", "domain", "shown_at", "ds"])
+    shown = shown.dropna().query("shown_at > 0").drop_duplicates()
+    clicks = read(root, "clicks", ["impression_id", "clicked_at"])
+    both = shown.merge(read(root, "truth", ["impression_id", "true_rate"]), on="impression_id")
+    first = clicks.groupby("impression_id")["clicked_at"].min()
+    delay = both["impression_id"].map(first) - both["shown_at"]
+    return both.assign(label=delay.between(0, 24 * 3_600_000).astype(int), score=both["true_rate"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conf", default="conf/demo.yaml")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    arguments = parser.parse_args()
+    rows = labelled(load(arguments.conf, arguments.overrides).paths.logs)
+    print(f"{'domain':>8} {'rows':>8} {'share %':>8} {'paper':>6} {'click %':>8} {'paper':>6} {'AUC':>7} {'GAUC':>7}")
+    for (name, part), share, rate in zip(rows.groupby("domain"), SHARES, CLICK_RATES, strict=True):
+        print(
+            f"{name:>8} {len(part):>8} {100 * len(part) / len(rows):8.2f} {share:6.2f} {100 * part['label'].mean():8.2f} "
+            f"{rate:6.2f} {roc_auc_score(part['label'], part['score']):7.4f} {gauc(part):7.4f}"
+        )
+    last = rows[rows["ds"].astype(str) == str(rows["ds"].max())]
+    for name, part in (("overall", rows), ("last day", last)):
+        auc = roc_auc_score(part["label"], part["score"])
+        print(f"{name:>8} {len(part):>8} {'':8} {'':6} {100 * part['label'].mean():8.2f} {'':6} {auc:7.4f} {gauc(part):7.4f}")
+
+
+if __name__ == "__main__":
+    main()
