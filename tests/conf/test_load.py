@@ -1,0 +1,89 @@
+"""Settings: what is wrong is named with file, line, key and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from star_ctr.conf.errors import ConfigError
+from star_ctr.conf.identity import config_hash, run_id
+from star_ctr.conf.load import load
+
+
+@pytest.fixture(autouse=True)
+def data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAR_CTR_DATA", "/logs")
+
+
+def problem(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load("kuairand", overrides)
+    return str(caught.value)
+
+
+def test_unknown_key_suggests_the_nearest() -> None:
+    assert "trainer.batchsize: unknown key; did you mean `batch_size`?" in problem("trainer.batchsize=3")
+
+
+def test_wrong_value_says_what_it_is() -> None:
+    assert "trainer.lr: Input should be greater than 0 (it is `-1`)" in problem("trainer.lr=-1")
+
+
+def test_error_names_file_and_line(tmp_path: Path) -> None:
+    source = Path("conf/demo.yaml").read_text()
+    line = next(i for i, text in enumerate(source.splitlines(), 1) if text.startswith("window:"))
+    file = tmp_path / "mine.yaml"
+    file.write_text(source.replace("window: {days: 3}", "window: {dys: 3}"))
+    with pytest.raises(ConfigError, match=rf"mine.yaml:{line}: window.dys: unknown key; did you mean `days`"):
+        load(file)
+
+
+@pytest.mark.parametrize("column", ["is_click", "long_view", "play_time_ms"])
+def test_an_outcome_cannot_be_a_feature(column: str) -> None:
+    assert "declared an outcome" in problem(f"features.video.column=impressions.{column}")
+
+
+def test_an_outcome_cannot_be_a_group_or_a_side_of_a_sequence() -> None:
+    assert "declared an outcome" in problem("features.by_user.by=[user_id, impressions.is_like]")
+    assert "declared an outcome" in problem("features.long_watched.columns={impressions.long_view: video}")
+
+
+def test_unknown_kind_of_history_is_named() -> None:
+    assert "`clik` is no kind of `history`; did you mean `click`" in problem("features.long_watched.of=[clik]")
+
+
+def test_label_from_clicks_needs_a_click_log() -> None:
+    assert "`logs.clicks` is not declared" in problem("label={window_hours: 24}")
+
+
+def test_reserved_domain_is_refused() -> None:
+    assert "`overall` is reserved" in problem("domains.known=[overall, '1']")
+
+
+def test_missing_file_suggests_what_ships() -> None:
+    with pytest.raises(ConfigError, match="did you mean `kuairand`"):
+        load("kuairnd")
+
+
+def test_missing_variable_says_what_to_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("STAR_CTR_DATA")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="export STAR_CTR_DATA"):
+        load("kuairand")
+
+
+def test_overrides_reach_named_features_and_numbers() -> None:
+    settings = load("kuairand", ["features.by_user.prior=7", "trainer.lr=1e-3", "model.layers=[8, 4]"])
+    assert next(f for f in settings.features if f.name == "by_user").prior == 7
+    assert settings.trainer.lr == 0.001
+    assert settings.model.layers == [8, 4]
+
+
+def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
+    base = load("kuairand")
+    assert config_hash(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == config_hash(base)
+    assert config_hash(load("kuairand", ["trainer.lr=0.5"])) != config_hash(base)
+    other_seed = load("kuairand", ["trainer.seed=5"])
+    assert run_id(other_seed, "2022-05-05") != run_id(base, "2022-05-05")
+    assert config_hash(other_seed) == config_hash(base)

@@ -1,0 +1,36 @@
+"""One Spark session for all tests that need one, and small settings to build on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+KUAIRAND = Path(os.environ.get("STAR_CTR_DATA", str(ROOT / "../shared/data"))) / "kuairand"
+
+kuairand = pytest.mark.skipif(
+    not KUAIRAND.is_dir(), reason=f"needs the KuaiRand logs: set STAR_CTR_DATA to the folder that holds kuairand/ ({KUAIRAND})"
+)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    from star_ctr.jobs.session import start
+
+    os.environ["STAR_CTR_SPARK_LOG"] = str(tmp_path_factory.mktemp("spark") / "spark.log")
+    settings = load("demo", ["spark.master=local[2]", "spark.driver_memory=2g", "spark.shuffle_partitions=2"])
+    session = start(settings, "tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def demo() -> Settings:
+    return load("demo")

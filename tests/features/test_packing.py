@@ -1,0 +1,64 @@
+"""Encoding into fixed shapes, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from star_ctr.conf.layout import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.features.packing import Encoder, bucket_ids, gap_ids
+
+LAYOUT = Layout(
+    ds="2026-01-01",
+    domains=["a"],
+    embeddings={"item": 4, "tag": 4, "price__bucket": 5, "gap": 34},
+    categorical=[IdField(name="item", column="item_id", embedding="item")],
+    buckets=[BucketField(name="price__bucket", source=NumericSource(column="price"), bounds=[1.0, 2.0])],
+    numeric=[
+        NumericField(
+            name="rate", source=NumericSource(column="clicks", denominator="shown", prior=10, base=0.5), mean=0.5, std=0.25
+        ),
+        NumericField(name="price", source=NumericSource(column="price", log=True), mean=0.0, std=1.0),
+    ],
+    sequences=[
+        SequenceField(name="tags", length=2, sides=[IdField(name="tags", column="tags", embedding="tag")], separator=","),
+        SequenceField(
+            name="seen",
+            length=2,
+            sides=[
+                IdField(name="item_id", column="seen__item_id", embedding="item"),
+                IdField(name="gap", column="seen__gap", embedding="gap"),
+            ],
+        ),
+    ],
+)
+ROWS = pa.table(
+    {
+        "item_id": ["x", "new", None],
+        "price": [1.0, None, 7.0],
+        "clicks": [5.0, 0.0, None],
+        "shown": [10.0, 0.0, None],
+        "tags": ["t1,t2,t3", "t9", None],
+        "seen__item_id": pa.array([["y", "x", "new"], [], None], pa.list_(pa.string())),
+        "seen__gap": pa.array([[5.0, 3.0, None], [], None], pa.list_(pa.float64())),
+    }
+)
+
+
+def test_rows_are_packed_place_by_place() -> None:
+    ints, floats = Encoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
+    places = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.ints)
+    #        item price | tags: length, ids | seen: length, items, gaps
+    assert places.tolist() == [
+        [2, 3, 2, 2, 3, 2, 2, 1, 4, 1],  # the last two of seen, the first two of tags
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 4, 0, 0, 0, 0, 0, 0, 0, 0],
+    ]
+    numbers = np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).reshape(3, 2)
+    np.testing.assert_allclose(numbers[:, 0], [((5 + 5) / 20 - 0.5) / 0.25, 0.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(numbers[:, 1], [np.log(2.0), 0.0, np.log(8.0)], rtol=1e-6)
+
+
+def test_buckets_and_gaps() -> None:
+    assert bucket_ids(np.array([0.0, 1.0, 1.5, 2.0, np.nan]), [1.0, 2.0]).tolist() == [2, 3, 3, 4, 1]
+    assert gap_ids(pa.array([None, 0.0, 1.0, 3.0, 1e12])).tolist() == [1, 2, 3, 4, 33]

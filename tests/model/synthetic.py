@@ -1,0 +1,77 @@
+"""A small split without Spark: encoded rows of three domains, written as a Delta table by deltalake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from deltalake import write_deltalake
+
+from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.training import ModelSettings, TrainerSettings
+from star_ctr.features.packing import packed
+from star_ctr.model.job import TrainingJob
+
+LAYOUT = Layout(
+    ds="2026-01-02",
+    domains=["a", "b", "c"],
+    embeddings={"user": 50, "item": 30},
+    categorical=[IdField(name="user", column="u", embedding="user"), IdField(name="item", column="i", embedding="item")],
+    buckets=[],
+    numeric=[NumericField(name="x", source=NumericSource(column="x"))],
+    sequences=[SequenceField(name="seen", length=4, sides=[IdField(name="item", column="s", embedding="item")])],
+)
+ROWS = {"a": 700, "b": 150, "c": 1}
+
+
+def write_split(folder: Path, rows: dict[str, int] | None = None, files_a_domain: int = 3, part: str = "train") -> str:
+    """Write (or append) rows of a part; returns the table's path."""
+    table = str(folder / "split")
+    rng = np.random.default_rng(len(part))
+    for domain, n in (rows or ROWS).items():
+        for k, size in enumerate(np.array_split(np.arange(n), min(files_a_domain, n))):
+            m = len(size)
+            lengths = rng.integers(0, 5, m)
+            seen = rng.integers(2, 30, (m, 4)) * (np.arange(4) < lengths[:, None])
+            ints = np.column_stack([rng.integers(0, 50, m), rng.integers(0, 30, m), lengths, seen]).astype(np.int32)
+            floats = rng.normal(size=(m, 1)).astype(np.float32)
+            p = 1 / (1 + np.exp(-(floats[:, 0] + 0.3 * (ints[:, 1] % 3) - 1)))
+            data = pa.table(
+                {
+                    "impression_id": [f"{part}-{domain}-{k}-{i:04d}" for i in range(m)],
+                    "user_id": [f"u{u}" for u in ints[:, 0]],
+                    "label": pa.array((rng.random(m) < p).astype(np.float32)),
+                    "domain_id": pa.array([LAYOUT.domain_id(domain)] * m, pa.int32()),
+                    "ints": packed(ints),
+                    "floats": packed(floats),
+                    "ds": [LAYOUT.ds] * m,
+                    "part": [part] * m,
+                    "domain": [domain] * m,
+                }
+            )
+            write_deltalake(table, data, mode="append", partition_by=["ds", "part", "domain"])
+    return table
+
+
+def version_of(table: str) -> int:
+    from deltalake import DeltaTable
+
+    return int(DeltaTable(table).version())
+
+
+def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
+    """A small job on a table that `write_split` made."""
+    settings = {"batch_size": 64, "threads": 1, "device": "cpu", "window_rows": 200, "averaging": 0.9, **trainer}
+    return TrainingJob(
+        run_id="test",
+        ds=LAYOUT.ds,
+        split=table,
+        versions={"split": version_of(table)},
+        folder=str(folder),
+        code="",
+        layout=LAYOUT,
+        model=ModelSettings(layers=[16, 8], dim=4, dropout=0.1),
+        trainer=TrainerSettings.model_validate(settings),
+        settings={},
+    )

@@ -1,0 +1,51 @@
+"""The order of an epoch: every row once, a pure function, domains in proportion."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star_ctr.model.plan import DataFile, Draw, Read, plan, rows_by_domain
+
+FILES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50)), min_size=1, max_size=20)
+
+
+def files_of(shape: list[tuple[int, int]]) -> list[DataFile]:
+    return [DataFile(f"f{i}", domain, rows) for i, (domain, rows) in enumerate(shape)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(FILES, st.integers(1, 30), st.integers(1, 200), st.integers(0, 5), st.integers(0, 3))
+def test_every_file_is_read_once_and_every_row_drawn_once(
+    shape: list[tuple[int, int]], batch: int, window: int, seed: int, epoch: int
+) -> None:
+    files = files_of(shape)
+    steps = list(plan(files, batch, window, seed, epoch))
+    assert sorted(s.file for s in steps if isinstance(s, Read)) == list(range(len(files)))
+    drawn: Counter[int] = Counter()
+    held: Counter[int] = Counter()
+    for step in steps:
+        if isinstance(step, Read):
+            held[files[step.file].domain] += files[step.file].rows
+        else:
+            held[step.domain] -= step.rows
+            drawn[step.domain] += step.rows
+            assert 1 <= step.rows <= batch
+            assert held[step.domain] >= 0, "drawn before it was read"
+    assert dict(drawn) == rows_by_domain(files)
+    assert steps == list(plan(files, batch, window, seed, epoch))
+
+
+def test_seed_and_epoch_change_the_order() -> None:
+    files = files_of([(p % 3, 40) for p in range(12)])
+    orders = {str(list(plan(files, 10, 50, seed, epoch))) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+def test_domains_come_in_proportion_all_along() -> None:
+    files = files_of([(1, 1000)] * 8 + [(2, 1000)] * 2)
+    draws = [s.domain for s in plan(files, 100, 2000, 0, 0) if isinstance(s, Draw)]
+    first_half = draws[: len(draws) // 2]
+    assert 5 <= first_half.count(2) <= 15  # 20 of 100, so some 10 of the first 50

@@ -1,0 +1,159 @@
+"""The trainer's promises: same job, same bits; other domains untouched; one model, one score."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from star_ctr.conf.errors import DataError
+from star_ctr.model.export import Predictor
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.stream import epoch_batches
+from star_ctr.model.trainer import Trainer, train
+from tests.model.synthetic import LAYOUT, ROWS, job, write_split
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("split")
+    write_split(folder, part="test", rows={"a": 60, "b": 20})
+    return write_split(folder)
+
+
+def bits(job: TrainingJob) -> str:
+    return hashlib.sha256((job.place / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_same_job_same_bits_other_seed_other_bits(table: str, tmp_path: Path) -> None:
+    jobs = [job(table, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    records = [train(j) for j in jobs]
+    assert bits(jobs[0]) == bits(jobs[1]) != bits(jobs[2])
+    assert records[0]["rows"] == ROWS
+    assert records[0]["lone_rows"] == {"c": 1}
+
+
+def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path, weight_decay=0.1))
+    batches = list(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
+    for batch in batches[:6]:
+        trainer.train_step(batch)
+
+    def state(p: int) -> dict[str, torch.Tensor]:
+        """All that belongs to domain p: weights, averages, moments, optimizer state."""
+        own = {f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
+        own |= {f"average/{n}": t for n, t in trainer.averaged.weights.items() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
+        own |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n}
+        own |= {"mean": trainer.model.norm.mean[p], "var": trainer.model.norm.var[p]}
+        return {n: t.detach().clone() for n, t in own.items()}
+
+    before = {p: state(p) for p in range(4)}
+    batch = next(b for b in batches[6:] if b.domain == 1)
+    trainer.train_step(batch)
+    after = {p: state(p) for p in range(4)}
+    for p in (0, 2, 3):
+        assert before[p].keys() == after[p].keys()
+        assert all(torch.equal(before[p][n], after[p][n]) for n in before[p]), f"domain {p} changed"
+    changed = [n for n in before[1] if not torch.equal(before[1][n], after[1][n])]
+    assert {n.split("/")[0] for n in changed} == {"model", "average", "optimizer", "mean", "var"}
+
+
+def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path: Path) -> None:
+    j = job(table, tmp_path)
+    record = train(j)
+    probe = record["probe"]
+    assert len(probe) == 80
+    from star_ctr.model.probe import probe_rows
+    from star_ctr.model.stream import live_files
+
+    ids, rows, domains = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    predictor = Predictor(j.place)
+    together = predictor.predict(rows.ints, rows.floats, domains)
+    trainer_scores = np.array([probe[i] for i in ids])
+    assert np.abs(together - trainer_scores).max() < 1e-6
+    order = np.random.default_rng(0).permutation(len(ids))
+    shuffled = predictor.predict(rows.ints[order], rows.floats[order], domains[order])
+    assert np.abs(shuffled - together[order]).max() < 1e-6
+    alone = [predictor.predict(rows.ints[i : i + 1], rows.floats[i : i + 1], domains[i : i + 1])[0] for i in range(20)]
+    assert np.abs(np.array(alone) - together[:20]).max() < 1e-6
+
+
+def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path, moments_prior=0))
+    trainer.train()
+    used = trainer.finish()
+    assert used == {1: 700, 2: 150, 3: 1}
+    from star_ctr.model.stream import joined, read_files
+
+    rows = joined([r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 2])
+    z = trainer.model.inputs(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy())).detach().numpy()
+    np.testing.assert_allclose(trainer.model.norm.mean[2].numpy(), z.mean(0), atol=1e-5)
+    np.testing.assert_allclose(trainer.model.norm.var[2].numpy(), z.var(0), atol=1e-5)
+
+
+def test_learning_happens(table: str, tmp_path: Path) -> None:
+    record = train(job(table, tmp_path, epochs=8, lr=0.01))
+    losses = [loss for _, loss in record["curve"]]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.03
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_where(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path))
+    batch = next(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
+    batch.rows.floats = np.full_like(batch.rows.floats, np.nan)
+    with pytest.raises(DataError, match="step 1, domain .*loss is nan"):
+        trainer.train_step(batch)
+
+
+RUN = "import sys; from star_ctr.model.train import main; main(sys.argv[1])"
+
+
+@pytest.mark.parametrize("wait_for_step", [3])
+def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait_for_step: int) -> None:
+    settings = {"epochs": 12, "checkpoint_minutes": 1e-6}
+    undisturbed = job(table, tmp_path / "undisturbed", **settings)
+    train(undisturbed)
+    killed = job(table, tmp_path / "killed", **settings)
+    killed.place.mkdir()
+    (killed.place / "job.json").write_text(killed.model_dump_json())
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(killed.place / "job.json")], stderr=subprocess.DEVNULL)
+    latest = killed.place / "checkpoint" / "latest.json"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if latest.exists() and json.loads(latest.read_text())["step"] >= wait_for_step:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it finished before it was killed"
+    record = train(killed)
+    assert record["resumed"]
+    assert bits(killed) == bits(undisturbed)
+    assert record["rows"] == {d: 12 * n for d, n in ROWS.items()}
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    from star_ctr.model.train import launch
+
+    one = job(table, tmp_path / "one", epochs=2, averaging=0, moments_rows=0)
+    two = job(table, tmp_path / "two", epochs=2, averaging=0, moments_rows=0, processes=2)
+    one = one.model_copy(update={"model": one.model.model_copy(update={"dropout": 0.0})})
+    two = two.model_copy(update={"model": two.model.model_copy(update={"dropout": 0.0})})
+    launch(one)
+    launch(two)
+    a, b = (load_file(j.place / "model.safetensors") for j in (one, two))
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=2e-4, err_msg=name)
+    assert json.loads((two.place / "record.json").read_text())["rows"] == {d: 2 * n for d, n in ROWS.items()}
