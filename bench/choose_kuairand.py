@@ -38,8 +38,10 @@ LARGE = ("0", "1", "2", "4", "6")
 def gauc(frame: pd.DataFrame) -> float:
     """Eq. 9 by ranks."""
     f = frame.assign(rank=frame.groupby("user_id")["score"].rank())
-    g = f.assign(pos_rank=f["rank"] * f["label"]).groupby("user_id").agg(
-        n=("label", "size"), pos=("label", "sum"), ranks=("pos_rank", "sum")
+    g = (
+        f.assign(pos_rank=f["rank"] * f["label"])
+        .groupby("user_id")
+        .agg(n=("label", "size"), pos=("label", "sum"), ranks=("pos_rank", "sum"))
     )
     g = g[(g["pos"] > 0) & (g["pos"] < g["n"])]
     auc = (g["ranks"] - g["pos"] * (g["pos"] + 1) / 2) / (g["pos"] * (g["n"] - g["pos"]))

@@ -42,14 +42,16 @@ def main() -> None:
     rows = labelled(load(arguments.conf, arguments.overrides).paths.logs)
     print(f"{'domain':>8} {'rows':>8} {'share %':>8} {'paper':>6} {'click %':>8} {'paper':>6} {'AUC':>7} {'GAUC':>7}")
     for (name, part), share, rate in zip(rows.groupby("domain"), SHARES, CLICK_RATES, strict=True):
+        clicked = 100 * part["label"].mean()
+        auc = roc_auc_score(part["label"], part["score"])
         print(
-            f"{name:>8} {len(part):>8} {100 * len(part) / len(rows):8.2f} {share:6.2f} {100 * part['label'].mean():8.2f} "
-            f"{rate:6.2f} {roc_auc_score(part['label'], part['score']):7.4f} {gauc(part):7.4f}"
+            f"{name:>8} {len(part):>8} {100 * len(part) / len(rows):8.2f} {share:6.2f} {clicked:8.2f} "
+            f"{rate:6.2f} {auc:7.4f} {gauc(part):7.4f}"
         )
     last = rows[rows["ds"].astype(str) == str(rows["ds"].max())]
     for name, part in (("overall", rows), ("last day", last)):
-        auc = roc_auc_score(part["label"], part["score"])
-        print(f"{name:>8} {len(part):>8} {'':8} {'':6} {100 * part['label'].mean():8.2f} {'':6} {auc:7.4f} {gauc(part):7.4f}")
+        auc, rate = roc_auc_score(part["label"], part["score"]), 100 * part["label"].mean()
+        print(f"{name:>8} {len(part):>8} {'':8} {'':6} {rate:8.2f} {'':6} {auc:7.4f} {gauc(part):7.4f}")
 
 
 if __name__ == "__main__":

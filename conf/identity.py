@@ -12,7 +12,7 @@ from typing import Any
 
 from star_ctr.conf.settings import Settings
 
-_NOT_OF_THE_MODEL = {
+_NOT_OF_THE_MODEL: Any = {
     "paths": True,
     "spark": True,
     "about": True,
@@ -34,9 +34,7 @@ def config_hash(settings: Settings) -> str:
 
 def features_hash(settings: Settings) -> str:
     """Hash of the settings that decide what the `features` table holds."""
-    parts = settings.model_dump(
-        mode="json", include={"zone", "logs", "label", "domains", "history", "features"}
-    )
+    parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "history", "features"})
     return digest(parts)
 
 

@@ -89,7 +89,10 @@ class Layout(Declared):
     @property
     def fields(self) -> list[IdField]:
         """The single ids of a row, in their order: categorical ones, then buckets."""
-        return [*self.categorical, *(IdField(name=b.name, column=b.source.column, embedding=b.name) for b in self.buckets)]
+        return [
+            *self.categorical,
+            *(IdField(name=b.name, column=b.source.column, embedding=b.name) for b in self.buckets),
+        ]
 
     @property
     def ints(self) -> int:

@@ -159,14 +159,16 @@ def _label(data: Any, location: Sequence[int | str]) -> list[str]:
     """The location with list indices replaced by the names of what stands there."""
     parts = []
     for part in location:
-        data = data[part] if isinstance(data, list | dict) and _holds(data, part) else None
+        data = data[part] if _holds(data, part) else None
         named = isinstance(part, int) and isinstance(data, dict) and "name" in data
         parts.append(str(data["name"]) if named else str(part))
     return parts
 
 
 def _holds(data: Any, part: int | str) -> bool:
-    return part in data if isinstance(data, dict) else isinstance(part, int) and part < len(data)
+    if isinstance(data, dict):
+        return part in data
+    return isinstance(data, list) and isinstance(part, int) and part < len(data)
 
 
 def _line(node: yaml.Node, location: Sequence[int | str]) -> int | None:

@@ -20,7 +20,8 @@ class TimeColumn(Declared):
     """When a row happened.
 
     `unit` says how the column is written: epoch seconds (`s`), epoch milliseconds (`ms`), or a `timestamp`
-    (ISO text or a timestamp column). Timestamps that carry no zone of their own are read in `zone`.
+    (ISO text or a timestamp column). Timestamps that carry no zone of their own are read in `zone`; Parquet
+    times in nanoseconds (what pandas writes) count as such.
     """
 
     column: NonEmpty

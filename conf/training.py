@@ -53,10 +53,14 @@ class TrainerSettings(Declared):
         0.0, ge=0, lt=1, description="decay of a moving average of the weights that is evaluated instead; 0: none"
     )
     moments_rows: int = Field(
-        50_000, ge=0, description="recent rows of each domain over which E_p, Var_p are made true at the end; 0: none"
+        50_000, ge=0, description="rows of each domain over which E_p, Var_p are made true at the end; 0: none"
     )
     moments_prior: float = Field(
         100.0, ge=0, description="rows of all domains together that count with a domain's own in them"
+    )
+    half_life: float = Field(1.0, gt=0, description="days by which a row's weight in moments and levels halves")
+    levels: bool = Field(
+        True, description="set each domain's output bias so that predicted clicks are the actual ones of those rows"
     )
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
     processes: int = Field(1, ge=1, description="torchrun processes; a batch is cut over them")

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,7 +43,9 @@ class Wanted:
         return sum(1 << kind for kind in self.kinds)
 
 
-def last_events(batches: Iterable[pa.RecordBatch], user: str, wanted: list[Wanted], keep: list[str]) -> Iterator[pa.RecordBatch]:
+def last_events(
+    batches: Iterable[pa.RecordBatch], user: str, wanted: list[Wanted], keep: list[str]
+) -> Iterator[pa.RecordBatch]:
     """For each batch, the requests in it: columns `keep`, then the list columns of every wanted sequence.
 
     A batch has `user`, TIME (microseconds; 0: unknown, before everything), REQUEST (is it a request), KIND_BITS and
@@ -82,7 +85,11 @@ def _flat(array: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _gather(
-    rows: pa.Table, sequence: Wanted, events: np.ndarray, requests: np.ndarray, user_starts: np.ndarray
+    rows: pa.Table,
+    sequence: Wanted,
+    events: npt.NDArray[np.int64],
+    requests: npt.NDArray[np.int64],
+    user_starts: npt.NDArray[np.int64],
 ) -> Iterator[tuple[str, pa.Array]]:
     """The list columns of one sequence: `events` and `requests` are row numbers, `user_starts` one a request."""
     stop = np.searchsorted(events, requests)  # events before each request, over the whole batch

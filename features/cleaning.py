@@ -10,10 +10,19 @@ from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, TimestampNTZType, TimestampType
+from pyspark.sql.types import LongType, StringType, TimestampNTZType, TimestampType
 
 from star_ctr.conf.errors import DataError, nearest
-from star_ctr.conf.logs import AttributeLog, BehaviourLog, ClickLog, DayColumn, ImpressionLog, LabelColumn, Log, TimeColumn
+from star_ctr.conf.logs import (
+    AttributeLog,
+    BehaviourLog,
+    ClickLog,
+    DayColumn,
+    ImpressionLog,
+    LabelColumn,
+    Log,
+    TimeColumn,
+)
 from star_ctr.conf.settings import OTHER, OVERALL, Settings
 
 DUPLICATE = "duplicate"
@@ -198,8 +207,12 @@ def timestamp(column: TimeColumn, rows: DataFrame) -> Column:
         return F.col(name)
     if isinstance(kind, TimestampNTZType):
         return F.to_utc_timestamp(F.col(name).cast("timestamp"), column.zone)
+    if isinstance(kind, LongType):  # Parquet nanoseconds, as pandas writes them
+        return F.to_utc_timestamp(F.timestamp_micros(F.expr(f"{name} div 1000")), column.zone)
     if not isinstance(kind, StringType):
-        raise DataError(f"{column.column}: unit `timestamp` needs text or a timestamp, and the log has {kind.simpleString()}")
+        raise DataError(
+            f"{column.column}: unit `timestamp` needs text or a timestamp, and the log has {kind.simpleString()}"
+        )
     parsed = F.expr(f"try_cast({name} as timestamp)")
     return F.when(F.col(name).rlike(_ZONE_IN_TEXT), parsed).otherwise(F.to_utc_timestamp(parsed, column.zone))
 
@@ -236,7 +249,7 @@ def _marked_duplicates(rows: DataFrame, key: list[str]) -> DataFrame:
     """Mark all but one of the rows of a key: `duplicate` where the whole row is the same, else a conflict."""
     good = F.col("reason").isNull()
     # Rows with a reason do not take part: each stands alone under its own group.
-    group = [*key, good]
+    group: list[Column | str] = [*key, good]
     order = Window.partitionBy(*group).orderBy("_hash")
     number, first = F.row_number().over(order), F.first("_hash").over(order)
     extra = good & (F.col("_number") > 1)
@@ -259,7 +272,9 @@ def counted(rows: DataFrame, domain: Column) -> DataFrame:
     """Ledger entries of cleaned rows: rows in and out by day, domain and reason."""
     good = F.col("reason").isNull()
     return (
-        rows.groupBy("ds", F.coalesce(domain, F.lit("unknown")).alias("domain"), F.coalesce("reason", F.lit("")).alias("why"))
+        rows.groupBy(
+            "ds", F.coalesce(domain, F.lit("unknown")).alias("domain"), F.coalesce("reason", F.lit("")).alias("why")
+        )
         .agg(F.count("*").alias("rows_in"), F.sum(good.cast("long")).alias("rows_out"))
         .withColumnRenamed("why", "reason")
     )

@@ -7,7 +7,7 @@ exactly, and quantiles are exact over a sample that the rows' own hashes choose.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,7 +37,7 @@ _EXACT = "decimal(20, 6)"
 
 
 def embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | None]]]:
-    """For each embedding table, the features columns whose values it holds, each with its separator if a list of text."""
+    """For each embedding table, the features columns it holds the values of, each with its separator if it has one."""
     columns: dict[str, list[tuple[str, str | None]]] = {}
     for feature in settings.features:
         if isinstance(feature, Categorical):
@@ -58,7 +58,7 @@ def fit_vocabularies(settings: Settings, train: DataFrame) -> DataFrame:
     columns = embedding_columns(settings)
     needed = sorted({column for entries in columns.values() for column, _ in entries})
 
-    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         totals: Counter[tuple[str, str]] = Counter()
         for batch in batches:
             for embedding, entries in columns.items():
@@ -71,7 +71,8 @@ def fit_vocabularies(settings: Settings, train: DataFrame) -> DataFrame:
         if totals:
             names, values = zip(*totals, strict=True)
             yield pa.RecordBatch.from_arrays(
-                [pa.array(names), pa.array(values), pa.array(list(totals.values()))], names=["embedding", "value", "rows"]
+                [pa.array(names), pa.array(values), pa.array(list(totals.values()))],
+                names=["embedding", "value", "rows"],
             )
 
     partial = train.select(*needed).mapInArrow(count, VOCABULARY_SCHEMA)
@@ -92,12 +93,18 @@ def flattened(column: pa.Array, separator: str | None) -> pa.Array:
     return pc.list_flatten(column) if pa.types.is_list(column.type) else column
 
 
-def fit_layout(settings: Settings, train: DataFrame, domains: list[str], vocabulary_sizes: dict[str, int], ds: str) -> Layout:
+def fit_layout(
+    settings: Settings, train: DataFrame, domains: list[str], vocabulary_sizes: dict[str, int], ds: str
+) -> Layout:
     """The layout of encoded rows, with scales, bounds and base rates fitted on `train`."""
     sources, standard, buckets = _numbers(settings)
     rates = {name: source for name, source in sources.items() if source.denominator}
     if rates:
-        sums = [F.sum(F.col(c).cast(_EXACT)).alias(f"{name}/{c}") for name, s in rates.items() for c in (s.column, str(s.denominator))]
+        sums = [
+            F.sum(F.col(c).cast(_EXACT)).alias(f"{name}/{c}")
+            for name, s in rates.items()
+            for c in (s.column, str(s.denominator))
+        ]
         totals = train.agg(*sums).first()
         assert totals is not None
         for name, source in rates.items():
@@ -106,9 +113,7 @@ def fit_layout(settings: Settings, train: DataFrame, domains: list[str], vocabul
             sources[name] = source.model_copy(update={"base": base})
     scales = _scales(train, {name: sources[name] for name in standard})
     bounds = _bounds(train, {name: (sources[name], count) for name, count in buckets.items()})
-    bucket_fields = [
-        BucketField(name=f"{name}__bucket", source=sources[name], bounds=bounds[name]) for name in buckets
-    ]
+    bucket_fields = [BucketField(name=f"{name}__bucket", source=sources[name], bounds=bounds[name]) for name in buckets]
     sizes = {name: FIRST_KNOWN + size for name, size in vocabulary_sizes.items()}
     sizes |= {field.name: FIRST_KNOWN + len(field.bounds) + 1 for field in bucket_fields}
     sequences = _sequence_fields(settings)
@@ -125,7 +130,10 @@ def fit_layout(settings: Settings, train: DataFrame, domains: list[str], vocabul
             if f.separator is None
         ],
         buckets=bucket_fields,
-        numeric=[NumericField(name=name, source=sources[name], mean=scales[name][0], std=scales[name][1]) for name in standard],
+        numeric=[
+            NumericField(name=name, source=sources[name], mean=scales[name][0], std=scales[name][1])
+            for name in standard
+        ],
         sequences=sequences,
     )
 
@@ -141,7 +149,9 @@ def _numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[str], d
             made[feature.name] = NumericSource(column=flat(feature.column), log=feature.log)
         elif isinstance(feature, Statistic):
             for kind in feature.counts:
-                made[count_column(feature.name, kind)] = NumericSource(column=count_column(feature.name, kind), log=True)
+                made[count_column(feature.name, kind)] = NumericSource(
+                    column=count_column(feature.name, kind), log=True
+                )
             for kind, of in feature.rates.items():
                 made[f"{feature.name}__rate_{kind}"] = NumericSource(
                     column=count_column(feature.name, kind),
@@ -149,7 +159,9 @@ def _numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[str], d
                     prior=feature.prior,
                 )
             for kind in feature.since:
-                made[since_column(feature.name, kind)] = NumericSource(column=since_column(feature.name, kind), log=True)
+                made[since_column(feature.name, kind)] = NumericSource(
+                    column=since_column(feature.name, kind), log=True
+                )
         if isinstance(feature, Numeric | Statistic):
             sources |= made
             standard += list(made) if "standard" in feature.encode else []
@@ -192,7 +204,11 @@ def _scales(train: DataFrame, sources: dict[str, NumericSource]) -> dict[str, tu
     exact = {name: value(source).cast(_EXACT) for name, source in sources.items()}
     columns = []
     for name, number in exact.items():
-        columns += [F.count(number).alias(f"{name}/n"), F.sum(number).alias(f"{name}/x"), F.sum(number * number).alias(f"{name}/xx")]
+        columns += [
+            F.count(number).alias(f"{name}/n"),
+            F.sum(number).alias(f"{name}/x"),
+            F.sum(number * number).alias(f"{name}/xx"),
+        ]
     totals = train.agg(*columns).first()
     assert totals is not None
     scales = {}

@@ -27,23 +27,24 @@ def by_domain(scores: DataFrame) -> DataFrame:
     rows = scores.select("user_id", "domain", "label", "score")
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))
     totals = _totals(both)
-    return (
-        totals.join(_auc(both), "domain", "left")
-        .join(gauc(both), "domain", "left")
-        .select("domain", *METRICS)
-    )
+    return totals.join(_auc(both), "domain", "left").join(gauc(both), "domain", "left").select("domain", *METRICS)
 
 
 def _totals(rows: DataFrame) -> DataFrame:
     p = F.least(F.greatest(F.col("score"), F.lit(_LEAST)), F.lit(1 - _LEAST))
     loss = -F.when(F.col("label") > 0, F.log(p)).otherwise(F.log1p(-p))
-    return rows.groupBy("domain").agg(
-        F.count("*").alias("rows"),
-        F.countDistinct("user_id").alias("users"),
-        F.sum(F.col("label").cast("long")).alias("clicks"),
-        (F.sum(loss.cast(_EXACT)).cast("double") / F.count("*")).alias("log_loss"),
-        F.sum(F.col("score").cast(_EXACT)).cast("double").alias("_predicted"),
-    ).withColumn("pcoc", F.when(F.col("clicks") > 0, F.col("_predicted") / F.col("clicks"))).drop("_predicted")
+    return (
+        rows.groupBy("domain")
+        .agg(
+            F.count("*").alias("rows"),
+            F.countDistinct("user_id").alias("users"),
+            F.sum(F.col("label").cast("long")).alias("clicks"),
+            (F.sum(loss.cast(_EXACT)).cast("double") / F.count("*")).alias("log_loss"),
+            F.sum(F.col("score").cast(_EXACT)).cast("double").alias("_predicted"),
+        )
+        .withColumn("pcoc", F.when(F.col("clicks") > 0, F.col("_predicted") / F.col("clicks")))
+        .drop("_predicted")
+    )
 
 
 def _counted(rows: DataFrame, *group: str) -> DataFrame:

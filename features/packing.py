@@ -39,7 +39,9 @@ class Encoder:
                 if sequence.separator is not None:
                     column = pc.split_pattern(column, sequence.separator)
                 start = offset + 1 + k * sequence.length
-                lengths = self._fill(column, side.embedding, ints[:, start : start + sequence.length], sequence.separator is None)
+                lengths = self._fill(
+                    column, side.embedding, ints[:, start : start + sequence.length], sequence.separator is None
+                )
                 ints[:, offset] = lengths
         floats = np.zeros((n, self.layout.floats), dtype=np.float32)
         for place, number in enumerate(self.layout.numeric):

@@ -7,7 +7,8 @@ quadratic for the users who do most.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Seq
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Seq
 from functools import reduce
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ def sorted_pass(
     )
     keep = rows.columns
 
-    def gather(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def gather(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return last_events(batches, "user_id", wanted, keep)
 
     return both.mapInArrow(gather, StructType([*rows.schema.fields, *_fields(sequences)]))

@@ -17,8 +17,48 @@ from pyspark.sql import functions as F
 from star_ctr.conf.simulation import Simulation
 
 # Table 1 of the paper: share of the examples and click rate, in per cent, domains 1 to 19.
-SHARES = (0.99, 1.61, 3.40, 3.85, 2.79, 0.56, 4.27, 16.76, 10.00, 12.16, 0.76, 1.31, 3.34, 28.76, 1.17, 0.46, 1.05, 0.91, 5.85)
-CLICK_RATES = (2.14, 2.69, 2.97, 3.63, 2.77, 3.45, 3.59, 3.24, 3.23, 2.08, 12.05, 3.52, 1.27, 3.75, 12.03, 4.02, 1.63, 4.64, 1.42)
+SHARES = (
+    0.99,
+    1.61,
+    3.40,
+    3.85,
+    2.79,
+    0.56,
+    4.27,
+    16.76,
+    10.00,
+    12.16,
+    0.76,
+    1.31,
+    3.34,
+    28.76,
+    1.17,
+    0.46,
+    1.05,
+    0.91,
+    5.85,
+)
+CLICK_RATES = (
+    2.14,
+    2.69,
+    2.97,
+    3.63,
+    2.77,
+    3.45,
+    3.59,
+    3.24,
+    3.23,
+    2.08,
+    12.05,
+    3.52,
+    1.27,
+    3.75,
+    12.03,
+    4.02,
+    1.63,
+    4.64,
+    1.42,
+)
 
 CATEGORIES = 40
 INTERESTS = 3
@@ -151,7 +191,9 @@ def some_user(settings: Simulation, row: Column, domain: Column, purpose: str) -
     return F.when(uniform(settings.seed, f"{purpose}/common", row) < COMMON_USERS, of_all).otherwise(of_domain)
 
 
-def some_item(settings: Simulation, row: Column, user: Column, domain: Column | None, purpose: str, fit: float) -> Column:
+def some_item(
+    settings: Simulation, row: Column, user: Column, domain: Column | None, purpose: str, fit: float
+) -> Column:
     """An item: with probability `fit` of a category that the user likes; most items are common to all domains."""
     seed, rows = settings.seed, max(settings.items // CATEGORIES, 2)
     k = F.floor(INTERESTS * uniform(seed, f"{purpose}/which", row))
@@ -173,7 +215,9 @@ def impressions(settings: Simulation, numbers: DataFrame) -> DataFrame:
     domain = F.lit(len(SHARES))
     for number, (_, end) in reversed(list(enumerate(_segments(SHARES)[:-1], start=1))):
         domain = F.when(u < end, F.lit(number)).otherwise(domain)
-    base = numbers.select("id", domain.alias("domain"), F.floor(row * settings.days / settings.impressions).alias("day"))
+    base = numbers.select(
+        "id", domain.alias("domain"), F.floor(row * settings.days / settings.impressions).alias("day")
+    )
     base = base.withColumn("user", some_user(settings, row, F.col("domain"), "shown"))
     base = base.withColumn("item", some_item(settings, row, F.col("user"), F.col("domain"), "item", 0.45))
     peak = pick(F.col("domain") % 4, tuple(map(float, PEAK_HOUR)))

@@ -81,13 +81,11 @@ def events(settings: Settings, impressions: DataFrame, behaviours: DataFrame | N
 def _weighted(settings: Settings, rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column) -> DataFrame:
     order = F.col("order") if "order" in rows.columns else F.lit(0)
     columns = [F.col(f"`{c}`") for c in rows.columns if c != "order"]
-    kinds = [
-        weights.get(name, F.lit(0)).cast("long").alias(weight(name)) for name in settings.history
-    ]
-    known = rows.select(
-        *columns, time.alias("t"), order.cast("long").alias("order"), tie.alias("tie"), *kinds
-    )
-    some = F.greatest(*(F.abs(weight(n)) for n in settings.history)) if len(settings.history) > 1 else F.abs(
-        weight(next(iter(settings.history)))
+    kinds = [weights.get(name, F.lit(0)).cast("long").alias(weight(name)) for name in settings.history]
+    known = rows.select(*columns, time.alias("t"), order.cast("long").alias("order"), tie.alias("tie"), *kinds)
+    some = (
+        F.greatest(*(F.abs(weight(n)) for n in settings.history))
+        if len(settings.history) > 1
+        else F.abs(weight(next(iter(settings.history))))
     )
     return known.where(some > 0)

@@ -55,7 +55,9 @@ def _feature_columns(settings: Settings, name: str, raw: DataFrame) -> list[str]
         for column in columns_read(feature):
             table, _, own = column.rpartition(".")
             if table == name and own not in raw.columns:
-                problems.append(f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, raw.columns)}")
+                problems.append(
+                    f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, raw.columns)}"
+                )
     return problems
 
 

@@ -1,6 +1,6 @@
 """Evaluate: AUC, GAUC (eq. 9), PCOC and log loss of a night's scores, for each domain and overall, into `metrics`.
 
-    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
+spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
 """
 
 from __future__ import annotations

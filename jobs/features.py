@@ -46,16 +46,22 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     impressions = _with_attributes(settings, store, _with_context(settings, impressions))
     behaviours = store.read("behaviours") if settings.logs.behaviours else None
     if behaviours is not None:
-        behaviours = _with_attributes(settings, store, behaviours.where((F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)), only="items")
+        behaviours = _with_attributes(
+            settings, store, behaviours.where((F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)), only="items"
+        )
     rows = impressions.where(F.col("ds").isin(days)).select(*IDENTITY, *_own_columns(settings))
     if settings.history:
         known = events(settings, impressions, behaviours)
         rows = add_statistics(settings, rows, known)
         rows = add_sequences(settings, rows, known)
     rows = rows.withColumn("settings", F.lit(features_hash(settings)))
-    store.replace("features", rows.repartition("ds").sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
+    store.replace(
+        "features", rows.repartition("ds").sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days)
+    )
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
-    entries = written.select("ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason"))
+    entries = written.select(
+        "ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason")
+    )
     store.write_ledger("features", entries, days)
     return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
 

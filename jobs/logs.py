@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from typing import Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
@@ -32,10 +33,9 @@ def by_day(log: Log) -> bool:
 
 def files(spark: SparkSession, glob: str) -> list[str]:
     """The files or folders that a glob names, sorted (any file system that Spark knows)."""
-    jvm = spark.sparkContext._jvm
-    assert jvm is not None
-    path = jvm.org.apache.hadoop.fs.Path(glob)
-    configuration = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+    context: Any = spark.sparkContext
+    path = context._jvm.org.apache.hadoop.fs.Path(glob)
+    configuration = context._jsc.hadoopConfiguration()
     found = path.getFileSystem(configuration).globStatus(path)
     return sorted(status.getPath().toString() for status in found or [])
 
@@ -66,7 +66,9 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
         return _read_glob(spark, log, glob)
     there = days_of_files(settings, spark, log)
     if not there:
-        raise DataError(f"logs.{name}.path: no file matches {glob} for any day; is paths.logs ({settings.paths.logs}) right?")
+        raise DataError(
+            f"logs.{name}.path: no file matches {glob} for any day; is paths.logs ({settings.paths.logs}) right?"
+        )
     frames = [
         _read_glob(spark, log, glob.replace("{ds}", day).replace("{yyyymmdd}", day.replace("-", ""))).withColumn(
             FILE_DAY, F.lit(day)

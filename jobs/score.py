@@ -7,7 +7,7 @@ A sample of rows that the trainer's own model scored is compared: a larger diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     difference = largest_difference(written, record["probe"])
     write_run(store, settings, record, difference)
     if difference > TOLERANCE:
-        raise DataError(f"{identity}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})")
+        raise DataError(
+            f"{identity}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})"
+        )
     return {"run_id": identity, "rows": rows, "max_score_difference": difference}
 
 
@@ -67,7 +69,7 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
     """The `scores` rows of encoded rows, by the model exported to `folder`."""
     place, stamp = str(folder.absolute()), (folder / "model.safetensors").stat().st_mtime_ns
 
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = _predictor(place, stamp)
         layout = predictor.layout
         for batch in batches:
@@ -75,7 +77,9 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
             if n == 0:
                 continue
             ints = np.frombuffer(b"".join(batch.column("ints").to_pylist()), dtype=np.int32).reshape(n, layout.ints)
-            floats = np.frombuffer(b"".join(batch.column("floats").to_pylist()), dtype=np.float32).reshape(n, layout.floats)
+            floats = np.frombuffer(b"".join(batch.column("floats").to_pylist()), dtype=np.float32).reshape(
+                n, layout.floats
+            )
             scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
             yield pa.RecordBatch.from_arrays(
                 [

@@ -28,6 +28,8 @@ _RUNTIME = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+    # pandas writes Parquet times in nanoseconds, which Spark otherwise refuses to read at all.
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
     # Runs cite versions: the log of a table outlives Delta's thirty days, and no deletion vectors, since
     # the trainer reads the files themselves.

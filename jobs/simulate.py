@@ -38,7 +38,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         "users": (sim.users(s, snapshots).withColumn("ds", F.col("day")), "parquet", "ds"),
         "items": (sim.items(s, spark.range(s.items)), "parquet", None),
         "truth": (
-            rows.select(out.impression_id(F.col("id")).alias("impression_id"), "true_rate", sim.day_text(s, F.col("day")).alias("ds")),
+            rows.select(
+                out.impression_id(F.col("id")).alias("impression_id"),
+                "true_rate",
+                sim.day_text(s, F.col("day")).alias("ds"),
+            ),
             "parquet",
             "ds",
         ),

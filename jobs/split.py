@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -30,7 +30,10 @@ from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 
-ENCODED = "impression_id string, user_id string, day string, label float, domain_id int, ints binary, floats binary, part string, domain string"
+ENCODED = (
+    "impression_id string, user_id string, day string, label float, domain_id int, "
+    "ints binary, floats binary, part string, domain string"
+)
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
@@ -41,11 +44,18 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     rows = _features(settings, store, ds, there)
     train = rows.where(F.col("ds") < ds)
     counts = rows.groupBy("ds", "domain").count().collect()
-    domains = settings.domains.known or sorted({r.domain for r in counts if r.ds < ds and r.domain != OTHER}, key=_natural)
+    domains = settings.domains.known or sorted(
+        {r.domain for r in counts if r.ds < ds and r.domain != OTHER}, key=_natural
+    )
     _ledger(settings, store, ds, [(r.ds, r.domain, r["count"]) for r in counts], domains)
     vocabularies = fit_vocabularies(settings, train).withColumn("ds", F.lit(ds))
-    version = store.replace("vocabularies", vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}")
-    sizes = {r.embedding: r["count"] for r in store.read("vocabularies", version).where(F.col("ds") == ds).groupBy("embedding").count().collect()}
+    version = store.replace(
+        "vocabularies", vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}"
+    )
+    sizes = {
+        r.embedding: r["count"]
+        for r in store.read("vocabularies", version).where(F.col("ds") == ds).groupBy("embedding").count().collect()
+    }
     layout = fit_layout(settings, train, domains, sizes, ds)
     known = F.col("domain").isin(domains)
     kept = rows if settings.domains.unknown == "bucket" else rows.where(known)
@@ -82,10 +92,14 @@ def _features(settings: Settings, store: Store, ds: str, there: list[str]) -> Da
     days = [day for day in logs.window(settings, ds) if day in there]
     where = store.warehouse.table("features")
     if ds not in days or len(days) < 2:
-        raise DataError(f"{where}: needs {ds} and at least one day of the {settings.window.days} before it, and holds "
-                        f"{', '.join(there) or 'no day'}; run `star-ctr features --ds {ds}`")
+        raise DataError(
+            f"{where}: needs {ds} and at least one day of the {settings.window.days} before it, and holds "
+            f"{', '.join(there) or 'no day'}; run `star-ctr features --ds {ds}`"
+        )
     rows = store.read("features").where(F.col("ds").isin(days))
-    stale = sorted(r.ds for r in rows.where(F.col("settings") != features_hash(settings)).select("ds").distinct().collect())
+    stale = sorted(
+        r.ds for r in rows.where(F.col("settings") != features_hash(settings)).select("ds").distinct().collect()
+    )
     if stale:
         raise DataError(f"{where}: {', '.join(stale)} were made with other settings; run `star-ctr features --ds {ds}`")
     return rows
@@ -145,7 +159,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
     """Features rows (with `part`) as packed rows; the workers read the vocabularies from their files."""
     history = list(settings.history)
 
-    def pack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         encoder = _encoder(layout, files, history)
         for batch in batches:
             table = pa.Table.from_batches([batch])

@@ -71,7 +71,7 @@ class Store:
     def version(self, table: str) -> int:
         """The newest version of a table."""
         history = DeltaTable.forPath(self.spark, self.warehouse.table(table)).history(1)
-        return int(history.select("version").first()[0])
+        return int(history.select("version").collect()[0].version)
 
     def days(self, table: str) -> list[str]:
         """The days that a table holds, oldest first."""

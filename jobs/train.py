@@ -1,6 +1,6 @@
 """Train: a model on one night's split, pinned to the version of it, and its record in `runs`.
 
-    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf conf/kuairand.yaml
+spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf conf/kuairand.yaml
 """
 
 from __future__ import annotations
@@ -41,7 +41,14 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     _keep_vocabularies(store, job)
     write_run(store, settings, record)
     domains = [*job.layout.domains, "other"]
-    of_split = {r.domain: r["count"] for r in store.read("split", job.versions["split"]).where((F.col("ds") == ds) & (F.col("part") == "train")).groupBy("domain").count().collect()}
+    of_split = {
+        r.domain: r["count"]
+        for r in store.read("split", job.versions["split"])
+        .where((F.col("ds") == ds) & (F.col("part") == "train"))
+        .groupBy("domain")
+        .count()
+        .collect()
+    }
     rows = [(ds, d, of_split[d], record["rows"].get(d, 0), "") for d in domains if d in of_split]
     store.write_ledger("train", store.ledger_rows(rows), [ds], job.run_id)
     short = [d for _, d, n_in, n_out, _ in rows if n_out != n_in * settings.trainer.epochs]

@@ -7,15 +7,16 @@ one step: killed anywhere, the one before still counts.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
+from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 
 LATEST = "latest.json"
 
@@ -25,7 +26,7 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
@@ -35,7 +36,7 @@ def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any]) -> Non
     shutil.rmtree(target, ignore_errors=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        dcp.save(dict(tensors), checkpoint_id=str(target), no_dist=True)
+        save_checkpoint(dict(tensors), checkpoint_id=str(target), no_dist=True)
     write_json(folder / LATEST, {**place, "folder": name})
     for other in folder.glob("step-*"):
         if other.name != name:
@@ -54,11 +55,9 @@ def latest(folder: Path) -> dict[str, Any] | None:
 def load(folder: Path, place: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of the checkpoint at `place`."""
     target = str(folder / place["folder"])
-    metadata = dcp.FileSystemReader(target).read_metadata().state_dict_metadata
-    tensors: dict[str, Any] = {
-        name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()  # type: ignore[union-attr]
-    }
+    metadata: dict[str, Any] = FileSystemReader(target).read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        dcp.load(tensors, checkpoint_id=target, no_dist=True)
+        load_checkpoint(tensors, checkpoint_id=target, no_dist=True)
     return tensors

@@ -6,7 +6,6 @@ normalization is one scale and shift a domain, each layer of the star FCN one we
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,7 @@ def export(model: Star, layout: Layout, folder: Path) -> None:
     (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
     temporary = folder / f".{WEIGHTS}.tmp"
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(temporary))
-    os.replace(temporary, folder / WEIGHTS)
+    temporary.replace(folder / WEIGHTS)
 
 
 class Predictor:
@@ -50,6 +49,7 @@ class Predictor:
     def __init__(self, folder: Path) -> None:
         self.layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
         self.tensors = load_file(str(folder / WEIGHTS))
+        self.tables = {name.removeprefix("table."): t for name, t in self.tensors.items() if name.startswith("table.")}
         self.depth = sum(1 for name in self.tensors if name.startswith("fcn.") and name.endswith(".weight"))
 
     @torch.no_grad()
@@ -57,11 +57,10 @@ class Predictor:
         self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.float32]:
         """The predicted click rate of each packed row; `domains` are the layout's numbers."""
-        t = self.tensors
         order, segments = by_domain(torch.from_numpy(domains.copy()))
         ints_BI = torch.from_numpy(ints[order.numpy()])
         floats_BN = torch.from_numpy(floats[order.numpy()])
-        z_BF = pooled_features(self.layout, lambda name: t[f"table.{name}"], ints_BI, floats_BN)
+        z_BF = pooled_features(self.layout, self.tables, ints_BI, floats_BN)
         logits = torch.cat([self._domain(z_BF[start:stop], p) for p, start, stop in segments])
         scores = torch.empty_like(logits).index_copy_(0, order, torch.sigmoid(logits))
         return scores.numpy()

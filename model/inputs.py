@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,18 +47,19 @@ class SharedInputs(nn.Module):
         self.features = singles + pooled + layout.floats
 
     def forward(self, ints_BI: Tensor, floats_BN: Tensor) -> Tensor:
-        """z of each row, B x F."""
-        return pooled_features(self.layout, lambda name: self.tables[name].weight, ints_BI, floats_BN)  # type: ignore[return-value]
+        """The pooled features z of each row, B x F."""
+        weights = {name: table.weight for name, table in self.tables.items()}
+        return pooled_features(self.layout, weights, ints_BI, floats_BN)
 
 
-def pooled_features(layout: Layout, table, ints_BI: Tensor, floats_BN: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-    """z of each row (B x F); `table(name)` gives the weights of an embedding table.
+def pooled_features(layout: Layout, tables: Mapping[str, Any], ints_BI: Tensor, floats_BN: Tensor) -> Tensor:
+    """The pooled features z of each row, B x F; `tables` holds the weights of the embedding tables by name.
 
     The one place that knows the order of z: training, export and scoring all come through here.
     """
     sparse = torch.is_grad_enabled()
     parts = [
-        F.embedding(ints_BI[:, place], table(field.embedding), padding_idx=PADDING, sparse=sparse)
+        F.embedding(ints_BI[:, place], tables[field.embedding], padding_idx=PADDING, sparse=sparse)
         for place, field in enumerate(layout.fields)
     ]
     for sequence, offset in layout.sequence_offsets():
@@ -63,6 +67,6 @@ def pooled_features(layout: Layout, table, ints_BI: Tensor, floats_BN: Tensor) -
             start = offset + 1 + k * sequence.length
             ids_BL = ints_BI[:, start : start + sequence.length].contiguous()
             parts.append(
-                F.embedding_bag(ids_BL, table(side.embedding), mode="mean", padding_idx=PADDING, sparse=sparse)
+                F.embedding_bag(ids_BL, tables[side.embedding], mode="mean", padding_idx=PADDING, sparse=sparse)
             )
     return torch.cat([*parts, floats_BN], dim=1)

@@ -38,6 +38,14 @@ class TrainingJob(Declared):
         """Hash of everything that decides the weights: a checkpoint of another is never continued."""
         trainer = self.trainer.model_dump(mode="json", exclude={"checkpoint_minutes"})
         return digest(
-            [self.split, self.versions, self.code, self.ds, trainer, self.model.model_dump(mode="json"), self.layout.model_dump(mode="json")],
+            [
+                self.split,
+                self.versions,
+                self.code,
+                self.ds,
+                trainer,
+                self.model.model_dump(mode="json"),
+                self.layout.model_dump(mode="json"),
+            ],
             32,
         )

@@ -72,7 +72,8 @@ class PartitionedNorm(nn.Module):
             else:
                 self.lone_rows[p] += 1
         scale_F = self.gamma * self.gamma_p[p]
-        return scale_F * (z_BF - mean_F) / torch.sqrt(var_F + self.eps) + (self.beta + self.beta_p[p])
+        out_BF: Tensor = scale_F * (z_BF - mean_F) / torch.sqrt(var_F + self.eps) + (self.beta + self.beta_p[p])
+        return out_BF
 
     def _move(self, p: int, mean_F: Tensor, var_F: Tensor) -> None:
         # The first batch of a domain sets its moments: mixed with the initial 0 and 1, those of a small

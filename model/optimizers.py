@@ -31,7 +31,7 @@ class Optimizers:
             group["lr"] = start * share
         sum_gradients(self.model)
         self.dense.step()
-        self.sparse.step()
+        self.sparse.step()  # type: ignore[no-untyped-call]
 
     def zero_grad(self) -> None:
         """Drop all gradients: a parameter without one is left alone by the next step."""
@@ -40,7 +40,7 @@ class Optimizers:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The state of both optimizers by name, for a checkpoint."""
-        names = {p: n for n, p in self.model.named_parameters()}
+        names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
         for optimizer in (self.dense, self.sparse):
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():

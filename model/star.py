@@ -21,7 +21,9 @@ class Star(nn.Module):
         features = self.inputs.features
         self.norm = PartitionedNorm(features, self.domains, settings.norm_momentum)
         self.fcn = StarFCN(features, settings.layers, self.domains, settings.dropout)
-        self.aux = AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
+        self.aux = (
+            AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
+        )
 
     def forward(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> Tensor:
         """The logit s_m + s_a of each row (eq. 7 before the sigmoid), B; rows are sorted by domain."""

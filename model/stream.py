@@ -30,11 +30,12 @@ _AHEAD = 8
 
 @dataclass
 class Rows:
-    """Packed rows: ints (n x I, int32), floats (n x N, float32), label (n, float32)."""
+    """Packed rows: ints (n x I, int32), floats (n x N, float32), label (n, float32), and their days where asked for."""
 
     ints: npt.NDArray[np.int32]
     floats: npt.NDArray[np.float32]
     label: npt.NDArray[np.float32]
+    day: npt.NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -48,7 +49,9 @@ class Batch:
     rows: Rows
 
 
-def live_files(table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id") -> list[DataFile]:
+def live_files(
+    table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id"
+) -> list[DataFile]:
     """The files of one night's part at one version of the split, in an order that their contents alone decide.
 
     Raises `DataError` for a table whose files do not say all (deletion vectors, column mapping) or without
@@ -76,8 +79,11 @@ def _absolute(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def read_files(files: Sequence[DataFile], layout: Layout) -> Iterator[Rows]:
-    """The rows of each file, a file at a time and in their order; `DataError` if a row is missing or too many."""
+def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) -> Iterator[Rows]:
+    """The rows of each file (with their `days` where asked for), a file at a time and in their order.
+
+    Raises `DataError` if a row is missing or one too many.
+    """
     if not files:
         return
     with warnings.catch_warnings():
@@ -87,7 +93,7 @@ def read_files(files: Sequence[DataFile], layout: Layout) -> Iterator[Rows]:
 
         reader = make_batch_reader(
             [file.url for file in files],
-            schema_fields=["label", "domain_id", "ints", "floats"],
+            schema_fields=["label", "domain_id", "ints", "floats", *(["day"] if days else [])],
             reader_pool_type="dummy",
             workers_count=1,
             shuffle_row_groups=False,
@@ -119,11 +125,14 @@ def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
                 np.frombuffer(b"".join(chunk.ints), dtype=np.int32).reshape(n, layout.ints),
                 np.frombuffer(b"".join(chunk.floats), dtype=np.float32).reshape(n, layout.floats),
                 np.asarray(chunk.label, dtype=np.float32),
+                np.asarray(chunk.day, dtype=object) if hasattr(chunk, "day") else None,
             )
         )
         read += n
     if read != file.rows:
-        raise DataError(f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken")
+        raise DataError(
+            f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken"
+        )
     return parts[0] if len(parts) == 1 else joined(parts)
 
 
@@ -133,6 +142,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
         np.concatenate([p.ints for p in parts]),
         np.concatenate([p.floats for p in parts]),
         np.concatenate([p.label for p in parts]),
+        np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
     )
 
 

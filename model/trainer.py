@@ -25,7 +25,7 @@ from star_ctr.conf.training import TrainerSettings
 from star_ctr.model import checkpoint, export
 from star_ctr.model.hooks import Curve, Hook, Moment
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.moments import make_moments_true
+from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
 from star_ctr.model.optimizers import Averaged, Optimizers
 from star_ctr.model.plan import DataFile, batches_of, rows_by_domain
 from star_ctr.model.star import Star
@@ -136,14 +136,20 @@ class Trainer:
             )
         return float(value)
 
-    def finish(self) -> dict[int, int]:
-        """Take the averaged weights, if any, and make the moments true; returns the rows used for those."""
+    def finish(self) -> tuple[dict[int, int], dict[int, float]]:
+        """Take the averaged weights, if any, and make moments and levels true (`model.moments`).
+
+        Returns, by domain, the rows used for the moments and the moves of the levels.
+        """
         self.averaged.swap_in(self.model)
+        self.model.eval()
         if not self.settings.moments_rows:
-            return {}
-        return make_moments_true(
-            self.model, self.files, self.job.layout, self.settings.moments_rows, self.settings.moments_prior, self.device
-        )
+            return {}, {}
+        files = sample_files(self.files, self.settings.moments_rows)
+        s, layout = self.settings, self.job.layout
+        rows = make_moments_true(self.model, files, layout, s.half_life, s.moments_prior, self.device)
+        levels = make_levels_true(self.model, files, layout, s.half_life, self.device) if s.levels else {}
+        return rows, levels
 
     def domain_name(self, number: int) -> str:
         """The name of a domain's number."""
@@ -197,8 +203,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     seconds = trainer.train([*hooks, curve])
     if world()[0] == 0:
         trainer.save()
-    moments = trainer.finish()
-    trainer.model.eval()
+    moments, levels = trainer.finish()
     record = {
         "run_id": job.run_id,
         "ds": job.ds,
@@ -217,6 +222,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "rows": _named(trainer, trainer.rows_by_domain),
         "moments_rows": _named(trainer, moments),
+        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
         "lone_rows": _named(trainer, dict(enumerate(trainer.model.norm.lone_rows.tolist()))),
         "curve": curve.curve,
     }

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 KUAIRAND = Path(os.environ.get("STAR_CTR_DATA", str(ROOT / "../shared/data"))) / "kuairand"
 
 kuairand = pytest.mark.skipif(
-    not KUAIRAND.is_dir(), reason=f"needs the KuaiRand logs: set STAR_CTR_DATA to the folder that holds kuairand/ ({KUAIRAND})"
+    not KUAIRAND.is_dir(),
+    reason=f"needs the KuaiRand logs: set STAR_CTR_DATA to the folder that holds kuairand/ ({KUAIRAND})",
 )
 
 

@@ -14,20 +14,27 @@ from star_ctr.conf.settings import Settings
 
 app = typer.Typer(
     name="star-ctr",
-    help=__doc__ + "\n\nA data set is one YAML file (--conf); `star-ctr nightly --conf conf/kuairand.yaml` runs everything.",
+    help=__doc__
+    + "\n\nA data set is one YAML file (--conf); `star-ctr nightly --conf conf/kuairand.yaml` runs everything.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Conf = Annotated[str, typer.Option("--conf", help="The data set: a YAML file, or the name of one that ships (kuairand, demo).")]
+Conf = Annotated[
+    str, typer.Option("--conf", help="The data set: a YAML file, or the name of one that ships (kuairand, demo).")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set trainer.seed=1 --set model.layers=[64,32]."),
 ]
-Day = Annotated[str | None, typer.Option("--ds", metavar="DAY", help="The day, as in 2022-05-05; the newest if not given.")]
-Json = Annotated[str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - is standard output.")]
+Day = Annotated[
+    str | None, typer.Option("--ds", metavar="DAY", help="The day, as in 2022-05-05; the newest if not given.")
+]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - is standard output.")
+]
 
 
 def _run(

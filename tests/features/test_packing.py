@@ -16,12 +16,17 @@ LAYOUT = Layout(
     buckets=[BucketField(name="price__bucket", source=NumericSource(column="price"), bounds=[1.0, 2.0])],
     numeric=[
         NumericField(
-            name="rate", source=NumericSource(column="clicks", denominator="shown", prior=10, base=0.5), mean=0.5, std=0.25
+            name="rate",
+            source=NumericSource(column="clicks", denominator="shown", prior=10, base=0.5),
+            mean=0.5,
+            std=0.25,
         ),
         NumericField(name="price", source=NumericSource(column="price", log=True), mean=0.0, std=1.0),
     ],
     sequences=[
-        SequenceField(name="tags", length=2, sides=[IdField(name="tags", column="tags", embedding="tag")], separator=","),
+        SequenceField(
+            name="tags", length=2, sides=[IdField(name="tags", column="tags", embedding="tag")], separator=","
+        ),
         SequenceField(
             name="seen",
             length=2,

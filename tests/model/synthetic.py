@@ -17,7 +17,10 @@ LAYOUT = Layout(
     ds="2026-01-02",
     domains=["a", "b", "c"],
     embeddings={"user": 50, "item": 30},
-    categorical=[IdField(name="user", column="u", embedding="user"), IdField(name="item", column="i", embedding="item")],
+    categorical=[
+        IdField(name="user", column="u", embedding="user"),
+        IdField(name="item", column="i", embedding="item"),
+    ],
     buckets=[],
     numeric=[NumericField(name="x", source=NumericSource(column="x"))],
     sequences=[SequenceField(name="seen", length=4, sides=[IdField(name="item", column="s", embedding="item")])],
@@ -41,6 +44,7 @@ def write_split(folder: Path, rows: dict[str, int] | None = None, files_a_domain
                 {
                     "impression_id": [f"{part}-{domain}-{k}-{i:04d}" for i in range(m)],
                     "user_id": [f"u{u}" for u in ints[:, 0]],
+                    "day": ["2026-01-01"] * m,
                     "label": pa.array((rng.random(m) < p).astype(np.float32)),
                     "domain_id": pa.array([LAYOUT.domain_id(domain)] * m, pa.int32()),
                     "ints": packed(ints),

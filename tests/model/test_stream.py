@@ -42,7 +42,9 @@ def test_an_epoch_holds_every_row_once_in_single_domain_batches(table: str) -> N
     files = files_at(table)
     batches = list(ahead(epoch_batches(files, LAYOUT, 64, 200, seed=1, epoch=0)))
     everything = sorted(r.tobytes() for b in batches for r in b.rows.ints)
-    assert everything == sorted(plain(f)[i * LAYOUT.ints * 4 : (i + 1) * LAYOUT.ints * 4] for f in files for i in range(f.rows))
+    assert everything == sorted(
+        plain(f)[i * LAYOUT.ints * 4 : (i + 1) * LAYOUT.ints * 4] for f in files for i in range(f.rows)
+    )
     rows = {p: sum(len(b.rows) for b in batches if b.domain == p) for p in (1, 2, 3)}
     assert rows == {1: 700, 2: 150, 3: 1}
     assert [len(b.rows) for b in batches if b.domain == 3] == [1]

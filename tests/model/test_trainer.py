@@ -51,8 +51,12 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
     def state(p: int) -> dict[str, torch.Tensor]:
         """All that belongs to domain p: weights, averages, moments, optimizer state."""
         own = {f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
-        own |= {f"average/{n}": t for n, t in trainer.averaged.weights.items() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
-        own |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n}
+        own |= {
+            f"average/{n}": t for n, t in trainer.averaged.weights.items() if f"_p.{p}" in n or n == f"aux.domain.{p}"
+        }
+        own |= {
+            f"optimizer/{n}": t for n, t in trainer.optimizers.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
+        }
         own |= {"mean": trainer.model.norm.mean[p], "var": trainer.model.norm.var[p]}
         return {n: t.detach().clone() for n, t in own.items()}
 
@@ -71,7 +75,7 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     j = job(table, tmp_path)
     record = train(j)
     probe = record["probe"]
-    assert len(probe) == 80
+    assert len(probe) == 27  # the first test file of each domain
     from star_ctr.model.probe import probe_rows
     from star_ctr.model.stream import live_files
 
@@ -79,18 +83,18 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     predictor = Predictor(j.place)
     together = predictor.predict(rows.ints, rows.floats, domains)
     trainer_scores = np.array([probe[i] for i in ids])
-    assert np.abs(together - trainer_scores).max() < 1e-6
+    assert np.abs(together - trainer_scores).max() < 1e-5
     order = np.random.default_rng(0).permutation(len(ids))
     shuffled = predictor.predict(rows.ints[order], rows.floats[order], domains[order])
-    assert np.abs(shuffled - together[order]).max() < 1e-6
+    assert np.abs(shuffled - together[order]).max() < 1e-5
     alone = [predictor.predict(rows.ints[i : i + 1], rows.floats[i : i + 1], domains[i : i + 1])[0] for i in range(20)]
-    assert np.abs(np.array(alone) - together[:20]).max() < 1e-6
+    assert np.abs(np.array(alone) - together[:20]).max() < 1e-5
 
 
 def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, moments_prior=0))
     trainer.train()
-    used = trainer.finish()
+    used, _ = trainer.finish()
     assert used == {1: 700, 2: 150, 3: 1}
     from star_ctr.model.stream import joined, read_files
 
@@ -98,6 +102,20 @@ def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> N
     z = trainer.model.inputs(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy())).detach().numpy()
     np.testing.assert_allclose(trainer.model.norm.mean[2].numpy(), z.mean(0), atol=1e-5)
     np.testing.assert_allclose(trainer.model.norm.var[2].numpy(), z.var(0), atol=1e-5)
+
+
+def test_levels_make_predicted_clicks_the_actual_ones(table: str, tmp_path: Path) -> None:
+    from star_ctr.model.stream import joined, read_files
+
+    trainer = Trainer(job(table, tmp_path))
+    trainer.train()
+    _, levels = trainer.finish()
+    rows = joined([r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 1])
+    ones = torch.ones(len(rows), dtype=torch.int32)
+    predicted = trainer.model.predict(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy()), ones)
+    # the prior on the move counts like |move| clicks
+    assert abs(float(predicted.sum()) - rows.label.sum()) < abs(levels[1]) + 0.01
+    assert abs(levels[3]) < 1, "one row must not decide a level"
 
 
 def test_learning_happens(table: str, tmp_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""Attribution, attributes, statistics and metrics on Spark against versions that are slow and obvious."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from sklearn.metrics import roc_auc_score
+
+from star_ctr.conf.features import Sequence, Statistic
+from star_ctr.conf.load import load
+from star_ctr.features import attribution, metrics
+from star_ctr.features.attributes import join_attributes
+from star_ctr.features.sequences import add_sequences
+from star_ctr.features.statistics import add_statistics
+from star_ctr.features.timeline import events, with_time_columns
+
+pytestmark = pytest.mark.spark
+
+
+def stamp(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
+    shown = spark.createDataFrame(
+        [
+            ("in time", stamp("2026-01-01 10:00:00"), "a"),
+            ("past midnight", stamp("2026-01-01 23:59:00"), "a"),
+            ("late", stamp("2026-01-01 10:00:00"), "b"),
+            ("repeated", stamp("2026-01-01 12:00:00"), "b"),
+            ("never", stamp("2026-01-01 12:00:00"), "b"),
+            ("before", stamp("2026-01-01 12:00:00"), "b"),
+            ("on the edge", stamp("2026-01-01 12:00:00"), "b"),
+        ],
+        "impression_id string, ts timestamp, domain string",
+    )
+    clicks = spark.createDataFrame(
+        [
+            ("in time", stamp("2026-01-01 10:00:30"), "2026-01-01"),
+            ("past midnight", stamp("2026-01-02 00:01:00"), "2026-01-02"),
+            ("late", stamp("2026-01-01 12:00:01"), "2026-01-01"),
+            ("repeated", stamp("2026-01-01 12:00:09"), "2026-01-01"),
+            ("repeated", stamp("2026-01-01 12:00:05"), "2026-01-01"),
+            ("repeated", stamp("2026-01-01 15:00:00"), "2026-01-01"),
+            ("orphan", stamp("2026-01-01 12:00:00"), "2026-01-01"),
+            ("before", stamp("2026-01-01 11:59:59"), "2026-01-01"),
+            ("on the edge", stamp("2026-01-01 14:00:00"), "2026-01-01"),
+        ],
+        "impression_id string, ts timestamp, ds string",
+    )
+    labelled = {r.impression_id: r for r in attribution.attribute(shown, clicks, window_hours=2).collect()}
+    assert {k: r.label for k, r in labelled.items()} == {
+        "in time": 1.0, "past midnight": 1.0, "late": 0.0, "repeated": 1.0, "never": 0.0, "before": 0.0, "on the edge": 1.0,
+    }  # fmt: skip
+    assert labelled["repeated"].clicked_at.astimezone(dt.UTC) == stamp("2026-01-01 12:00:05")
+    fates = attribution.click_fates(shown, clicks, window_hours=2)
+    counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.counted(fates).collect()}
+    assert counts == {
+        ("2026-01-01", "a", ""): (1, 1),
+        ("2026-01-02", "a", ""): (1, 1),
+        ("2026-01-01", "b", ""): (2, 2),
+        ("2026-01-01", "b", "repeated click"): (2, 0),
+        ("2026-01-01", "b", "click after the attribution window"): (1, 0),
+        ("2026-01-01", "b", "click before its impression"): (1, 0),
+        ("2026-01-01", "unknown", "click without impression"): (1, 0),
+    }
+
+
+@pytest.mark.parametrize(("as_of", "want"), [("day_before", [None, "old", "mid"]), ("same_day", ["old", "mid", "mid"])])
+def test_attributes_are_those_of_an_earlier_or_the_same_day(spark: SparkSession, as_of: str, want: list[str]) -> None:
+    rows = spark.createDataFrame(
+        [(d, "u", d) for d in ("2026-01-01", "2026-01-03", "2026-01-05")], "id string, user_id string, ds string"
+    )
+    snapshots = spark.createDataFrame(
+        [("u", "2026-01-01", "old"), ("u", "2026-01-03", "mid"), ("u", "2026-01-07", "new")],
+        "key string, ds string, tier string",
+    )
+    joined = join_attributes(rows, snapshots, "user_id", "users", ["tier"], as_of)  # type: ignore[arg-type]
+    assert [r.users_tier for r in joined.orderBy("id").collect()] == want
+
+
+LOG = st.lists(
+    st.tuples(st.sampled_from("xy"), st.sampled_from("ij"), st.sampled_from(["a", "b"]), st.integers(0, 47), st.booleans(), st.integers(-1, 1)),
+    min_size=1,
+    max_size=25,
+)  # fmt: skip
+
+
+@settings(max_examples=8, deadline=None)
+@given(LOG, st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ij"), st.integers(0, 3)), max_size=10))
+def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSession, log: list, older: list) -> None:
+    """Ties, log days that are not the time's, users without history, behaviours before the first day."""
+    conf = load("kuairand", ["paths.logs=/none"])
+    conf = conf.model_copy(
+        update={
+            "zone": "UTC",
+            "history": {k: conf.history[k] for k in ("shown", "watch", "click", "long_watch")},
+            "features": [
+                Statistic(name="item", kind="statistic", by=["item_id"], counts=["watch"], rates={"click": "shown"}, cut="day"),
+                Statistic(name="pair", kind="statistic", by=["user_id", "domain"], counts=["shown"], since=["shown"], cut="time"),
+                Sequence(name="seen", kind="sequence", of=["watch", "click"], columns={"item_id": "v"}, length=3, cut="day", behaviour=True),
+                Sequence(name="now", kind="sequence", of=["click"], columns={"item_id": "v"}, length=2, cut="time"),
+            ],
+        }
+    )  # fmt: skip
+    start = pd.Timestamp("2026-01-02")
+    views = pd.DataFrame(
+        [
+            (f"{n:03d}", u, i, d, float(c), 0.0, start + pd.Timedelta(hours=h), str((start + pd.Timedelta(days=h // 24 + shift)).date()))
+            for n, (u, i, d, h, c, shift) in enumerate(log)
+        ],
+        columns=["impression_id", "user_id", "item_id", "domain", "label", "long_view", "ts", "ds"],
+    )  # fmt: skip
+    past = [(u, i, "watch", None, int(o), "before") for u, i, o in older]
+    shown = with_time_columns(conf, spark.createDataFrame(views))
+    behaviours = spark.createDataFrame(
+        past, "user_id string, item_id string, behaviour string, ts timestamp, order long, ds string"
+    )
+    known = events(conf, shown, behaviours)
+    found = (
+        add_sequences(conf, add_statistics(conf, shown, known), known)
+        .toPandas()
+        .set_index("impression_id")
+        .sort_index()
+    )
+
+    for row in views.itertuples():
+        cut = min(row.ts, pd.Timestamp(row.ds))
+        got = found.loc[row.impression_id]
+        before, just = views[views["ts"] < cut], views[views["ts"] < row.ts]
+        of_item = before[before["item_id"] == row.item_id]
+        assert got["item__watch"] == len(of_item) + sum(i == row.item_id for _, i, _ in older)
+        assert got["item__shown"] == len(of_item)
+        assert got["item__click"] == of_item["label"].sum()
+        pair = just[(just["user_id"] == row.user_id) & (just["domain"] == row.domain)]
+        assert got["pair__shown"] == len(pair)
+        if len(pair):
+            assert got["pair__since_shown"] == (row.ts - pair["ts"].max()).total_seconds()
+        else:
+            assert np.isnan(got["pair__since_shown"])
+        mine = before[before["user_id"] == row.user_id].sort_values(["ts", "impression_id"])
+        old = sorted((o, f"{i}/watch", i) for u, i, o in older if u == row.user_id)
+        every = [(i, "watch") for _, _, i in old] + [
+            (r.item_id, "click" if r.label else "watch") for r in mine.itertuples()
+        ]
+        assert list(zip(got["seen__item_id"], got["seen__behaviour"], strict=True)) == every[-3:]
+        clicks = just[(just["user_id"] == row.user_id) & (just["label"] > 0)].sort_values(["ts", "impression_id"])
+        assert list(got["now__item_id"]) == list(clicks["item_id"])[-2:]
+
+
+def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
+    rng = np.random.default_rng(0)
+    n = 4000
+    rows = pd.DataFrame(
+        {
+            "user_id": [f"u{int(u)}" for u in rng.zipf(1.4, n) % 700],  # many users of one row
+            "domain": rng.choice(["a", "b", "c"], n, p=[0.7, 0.29, 0.01]),
+            "label": (rng.random(n) < 0.3).astype(float),
+            "score": np.round(rng.random(n), 2),  # many ties
+        }
+    )
+    rows.loc[rows["domain"] == "c", "label"] = 0.0  # a domain of one class
+    found = {r.domain: r for r in metrics.by_domain(spark.createDataFrame(rows)).collect()}
+    for domain in ("a", "b", "c", "overall"):
+        part = rows if domain == "overall" else rows[rows["domain"] == domain]
+        users = [u for _, u in part.groupby("user_id") if u["label"].nunique() == 2]
+        got = found[domain]
+        assert (got.rows, got.users, got.clicks) == (len(part), part["user_id"].nunique(), part["label"].sum())
+        if not users:
+            assert got.gauc is None
+            assert got.auc is None
+            assert got.pcoc is None
+            continue
+        want = np.average([roc_auc_score(u["label"], u["score"]) for u in users], weights=[len(u) for u in users])
+        assert got.gauc == pytest.approx(want, abs=1e-9)
+        assert (got.gauc_users, got.gauc_rows) == (len(users), sum(len(u) for u in users))
+        assert got.auc == pytest.approx(roc_auc_score(part["label"], part["score"]), abs=1e-9)
+
+
+def test_metrics_do_not_hang_on_the_order_of_rows(spark: SparkSession) -> None:
+    rows = spark.range(3000).select(
+        F.concat(F.lit("u"), F.col("id") % 50).alias("user_id"),
+        F.when(F.col("id") % 3 == 0, "a").otherwise("b").alias("domain"),
+        (F.pmod(F.xxhash64("id"), F.lit(4)) == 0).cast("double").alias("label"),
+        (F.pmod(F.xxhash64("id", F.lit(1)), F.lit(1000)) / 1000.0).alias("score"),
+    )
+    one = metrics.by_domain(rows.repartition(1)).orderBy("domain").collect()
+    many = metrics.by_domain(rows.repartition(7, "score")).orderBy("domain").collect()
+    assert one == many

@@ -1,0 +1,259 @@
+"""A whole night on small logs of another shape, by YAML alone: from `check` to metrics, and what it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+from sklearn.metrics import log_loss, roc_auc_score
+
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import TABLES
+from star_ctr.jobs import check, evaluate, features, ingest, score, split, tables, train
+from star_ctr.jobs.store import Store
+from star_ctr.workflows import nightly
+from tests import small_logs
+
+pytestmark = pytest.mark.spark
+DS = small_logs.DAYS[-1]
+
+
+class Night:
+    """Logs with everything that goes wrong in them, and the tables of a night on them."""
+
+    def __init__(self, folder: Path, spark: SparkSession) -> None:
+        self.spark = spark
+        logs = small_logs.frames()
+        views, clicks = logs["views"], logs["clicks"]
+        self.good_views = len(views)
+        self.duplicates = views.sample(7, random_state=1)
+        bad = views.sample(5, random_state=2).assign(visitor=None)
+        bad["view"] = "bad-" + bad["view"]
+        conflict = views.iloc[[0]].assign(slot=99)
+        logs["views"] = pd.concat([views, self.duplicates, bad, conflict], ignore_index=True)
+        logs["clicks"] = pd.concat(
+            [clicks, clicks.iloc[:3], pd.DataFrame([("nobody", clicks["at"][0])], columns=["view", "at"])]
+        )
+        self.conf = small_logs.write(folder, logs)
+        self.settings = load(self.conf)
+        self.metrics = nightly.run(self.settings, spark, DS)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return Store(self.settings, self.spark).read(name).toPandas()
+
+    def contents(self) -> dict[str, pd.DataFrame]:
+        """All tables with their rows in an order of their own; of `runs` what does not tell the time."""
+        found = {}
+        for name in TABLES:
+            if not Store(self.settings, self.spark).exists(name):
+                continue
+            rows = self.table(name)
+            if name == "runs":
+                rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
+            text = rows.astype(str)
+            found[name] = text.sort_values(list(text.columns), ignore_index=True)
+        return found
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Night:
+    return Night(tmp_path_factory.mktemp("shop"), spark)
+
+
+def test_check_finds_nothing_wrong_and_then_says_what_is(night: Night, spark: SparkSession) -> None:
+    found = check.run(night.settings, spark)
+    assert [f["log"] for f in found] == ["impressions", "clicks", "users", "items"]
+    assert not [p for f in found for p in f["problems"] if "missing" not in p and "different rows" not in p]
+    wrong = load(night.conf, ["logs.impressions.domain=surfce", "features.slot.column=impressions.slt"])
+    problems = "\n".join(check.run(wrong, spark)[0]["problems"])
+    assert "logs.impressions.domain: no column `surfce`; did you mean `surface`?" in problems
+
+
+def test_metrics_are_those_of_a_few_lines_of_pandas(night: Night) -> None:
+    scores = night.table("scores")
+    by_domain = {m["domain"]: m for m in night.metrics}
+    assert set(by_domain) == {*scores["domain"], "overall"}
+    for domain, metrics in by_domain.items():
+        rows = scores if domain == "overall" else scores[scores["domain"] == domain]
+        users = [
+            (len(u), roc_auc_score(u["label"], u["score"]))
+            for _, u in rows.groupby("user_id")
+            if u["label"].nunique() == 2
+        ]
+        assert metrics["rows"] == len(rows)
+        assert metrics["clicks"] == rows["label"].sum()
+        assert metrics["auc"] == pytest.approx(roc_auc_score(rows["label"], rows["score"]), abs=1e-9)
+        if users:
+            gauc = np.average([a for _, a in users], weights=[n for n, _ in users])
+            assert metrics["gauc"] == pytest.approx(gauc, abs=1e-9)
+        else:
+            assert metrics["gauc"] is None
+        assert metrics["pcoc"] == pytest.approx(rows["score"].sum() / rows["label"].sum(), abs=1e-9)
+        assert metrics["log_loss"] == pytest.approx(log_loss(rows["label"], rows["score"], labels=[0, 1]), abs=1e-9)
+
+
+def balance(ledger: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    return {str(step): (int(g["rows_in"].sum()), int(g["rows_out"].sum())) for step, g in ledger.groupby("step")}
+
+
+def test_nothing_is_lost_in_silence(night: Night) -> None:
+    steps = balance(night.table("ledger"))
+    read = night.good_views + 7 + 5 + 1
+    assert steps["ingest"] == (read, night.good_views)
+    reasons = night.table("ledger").query("step == 'ingest'").groupby("reason")["rows_in"].sum()
+    assert reasons["duplicate"] == 7
+    assert reasons["visitor: missing"] == 5
+    assert reasons["impression_id: used by two different rows"] == 1
+    assert len(night.table("quarantine")) == 6
+    assert "bad-" in night.table("quarantine").query("reason == 'visitor: missing'")["row"].iloc[0]
+    assert steps["features"] == (night.good_views, night.good_views)
+    assert steps["split.train"][0] + steps["split.test"][0] == night.good_views
+    assert steps["train"] == (steps["split.train"][1],) * 2
+    assert steps["score"] == steps["evaluate"] == (steps["split.test"][1],) * 2
+    clicks = night.table("ledger").query("step == 'attribute'").groupby("reason")["rows_in"].sum()
+    assert clicks["click without impression"] == 1
+
+
+def test_no_row_stands_twice(night: Night) -> None:
+    for name in ("impressions", "features", "split", "scores"):
+        rows = night.table(name)
+        assert rows["impression_id"].is_unique, name
+
+
+def test_run_again_the_same_contents(night: Night) -> None:
+    before = night.contents()
+    again = nightly.run(night.settings, night.spark, DS)
+    assert again == night.metrics
+    after = night.contents()
+    assert before.keys() == after.keys()
+    for name, rows in before.items():
+        pd.testing.assert_frame_equal(rows, after[name], obj=name)
+
+
+def test_training_days_alone_fit_the_encoders(night: Night) -> None:
+    rows = night.table("features")
+    known = set(night.table("vocabularies").query("embedding == 'sku'")["value"])
+    sequences = rows[rows["ds"] < DS]["clicked__item_id"].explode().dropna()
+    assert known == set(rows[rows["ds"] < DS]["item_id"]) | set(sequences)
+
+
+def test_tables_are_listed_with_version_and_rows(night: Night) -> None:
+    listed = {t["table"]: t for t in tables.run(night.settings, night.spark)}
+    assert listed["scores"]["rows"] == len(night.table("scores"))
+    assert listed["behaviours"]["version"] is None
+
+
+def test_a_split_of_features_made_with_other_settings_is_refused(night: Night) -> None:
+    from star_ctr.conf.errors import DataError
+
+    with pytest.raises(DataError, match="other settings; run `star-ctr features"):
+        split.run(load(night.conf, ["features.clicked.length=3"]), night.spark, DS)
+
+
+# --- nothing from the future
+
+
+def known_rows(settings: Settings, spark: SparkSession) -> pd.DataFrame:
+    ingest.run(settings, spark, DS)
+    features.run(settings, spark, DS)
+    rows = Store(settings, spark).read("features").toPandas().set_index("impression_id").sort_index()
+    return rows.drop(columns=["label", "settings"]).astype(str)
+
+
+def test_planted_future_events_change_no_earlier_row(tmp_path: Path, spark: SparkSession) -> None:
+    """A view and its click on the last day, and a late click on an old view, are seen by later rows alone."""
+    plain = small_logs.frames(rows_a_day=60)
+    base = known_rows(load(small_logs.write(tmp_path / "base", plain)), spark)
+    moment = pd.Timestamp("2026-03-03T12:00:00", tz=small_logs.ZONE)
+    views, clicks = plain["views"], plain["clicks"]
+    seen = pd.to_datetime(views["seen"]).dt.tz_localize(small_logs.ZONE)
+    unclicked = views[
+        ~views["view"].isin(clicks["view"])
+        & (seen > moment - pd.Timedelta(hours=20))
+        & (seen < moment - pd.Timedelta(hours=8))
+    ]
+    old = unclicked.iloc[0]
+    new = {**old.to_dict(), "day": "2026-03-03", "view": "planted", "seen": moment.tz_localize(None)}
+    planted = {
+        "views": pd.concat([views, pd.DataFrame([new])], ignore_index=True),
+        "clicks": pd.concat([clicks, pd.DataFrame([(v, moment.tz_convert("UTC").isoformat()) for v in ("planted", old["view"])], columns=["view", "at"])]),
+    }  # fmt: skip
+    changed = known_rows(load(small_logs.write(tmp_path / "planted", planted)), spark).drop("planted")
+    before = seen[seen <= moment].index
+    earlier = views.loc[before, "view"]
+    pd.testing.assert_frame_equal(base.loc[earlier], changed.loc[earlier])
+    later = base.index.difference(earlier)
+    assert (base.loc[later] != changed.loc[later]).any(axis=None), "the planted events should be seen afterwards"
+    same_user = views[(views["visitor"] == old["visitor"]) & (seen > moment)]["view"]
+    assert all(old["sku"] in changed.loc[v, "clicked__item_id"] for v in same_user[:3])
+
+
+# --- killed in a write
+
+
+RUN = """
+import sys
+from star_ctr.conf.load import load
+from star_ctr.jobs import session, features
+settings = load(sys.argv[1], ["spark.master=local[1]"])
+spark = session.start(settings, "to be killed")
+print("ready", flush=True)
+features.run(settings, spark, sys.argv[2])
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_again(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    conf = small_logs.write(tmp_path, small_logs.frames())
+    settings = load(conf)
+    ingest.run(settings, spark, DS)
+    features.run(settings, spark, DS)
+    store = Store(settings, spark)
+    whole = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
+    folder = Path(store.warehouse.table("features"))
+    kills = 0
+    for delay in (0.0, 0.3):
+        version, files = store.version("features"), {p.name for p in folder.rglob("*.parquet")}
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(conf), DS], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        while process.poll() is None and not ({p.name for p in folder.rglob("*.parquet")} - files):
+            time.sleep(0.002)  # until the first file of the write is there
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += store.version("features") == version
+        now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
+        pd.testing.assert_frame_equal(now, whole)
+    assert kills, "no kill fell before the commit"
+    features.run(settings, spark, DS)
+    now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
+    pd.testing.assert_frame_equal(now, whole)
+
+
+def test_other_seed_is_another_run_beside_the_first(night: Night) -> None:
+    other = load(night.conf, ["trainer.seed=7"])
+    for step in (train, score, evaluate):
+        step.run(other, night.spark, DS)  # type: ignore[attr-defined]
+    metrics = night.table("metrics")
+    assert set(metrics["seed"]) == {0, 7}
+    assert metrics.groupby(["run_id", "domain"]).size().max() == 1
+    records: list[dict[str, Any]] = [json.loads(r) for r in night.table("runs")["record"]]
+    assert {r["settings"]["trainer"]["seed"] for r in records} == {0, 7}
+    assert all(r["versions"]["split"] >= 0 and r["code"] for r in records)
