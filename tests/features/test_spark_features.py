@@ -66,8 +66,8 @@ def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
         ("2026-01-01", "a", ""): (1, 1),
         ("2026-01-02", "a", ""): (1, 1),
         ("2026-01-01", "b", ""): (2, 2),
-        ("2026-01-01", "b", "repeated click"): (2, 0),
-        ("2026-01-01", "b", "click after the attribution window"): (1, 0),
+        ("2026-01-01", "b", "repeated click"): (1, 0),
+        ("2026-01-01", "b", "click after the attribution window"): (2, 0),
         ("2026-01-01", "b", "click before its impression"): (1, 0),
         ("2026-01-01", "unknown", "click without impression"): (1, 0),
     }

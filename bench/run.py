@@ -1,0 +1,38 @@
+"""All benchmarks, one after the other: a table on the terminal and `build/bench.json`.
+
+Each compares with a reference in the same run, since machines are noisy: a ratio is a result, a time is not.
+
+    make bench                       python bench/run.py history      (some of them)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import history
+from rich.console import Console
+from rich.table import Table
+
+BENCHMARKS = {"history": history.run}
+TARGET = Path("build/bench.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"which: {', '.join(BENCHMARKS)}; all if none is named")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    results = json.loads(TARGET.read_text()) if TARGET.exists() else []
+    table = Table("name", "value", "unit", "goal", "holds", "reference")
+    for name in names:
+        for entry in BENCHMARKS[name]():
+            results = [r for r in results if r["name"] != entry["name"]] + [entry]
+            table.add_row(*(str(entry[k]) for k in ("name", "value", "unit", "goal", "holds", "reference")))
+            TARGET.parent.mkdir(parents=True, exist_ok=True)
+            TARGET.write_text(json.dumps(results, indent=1) + "\n")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
