@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 LENGTH = 50
 LISTS = """
     WITH h AS (
-      SELECT user_id, list({{'t': t, 'item': item_id}} ORDER BY t, item_id) AS events 
+      SELECT user_id, list({{'t': t, 'item': item_id}} ORDER BY t, item_id) AS events
       FROM '{folder}/behaviours.parquet' GROUP BY user_id
     ), s AS (
       SELECT (list_filter(h.events, lambda x: x.t < i.t))[-{length}:] AS last
