@@ -6,6 +6,7 @@ python docs/pictures.py --metrics metrics.json      (of `star-ctr nightly --json
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--metrics", required=True)
     parser.add_argument("--out", default="docs/night.svg")
     arguments = parser.parse_args()
-    console = Console(record=True, width=88, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=88, file=io.StringIO())
     console.print(metrics_table(json.loads(Path(arguments.metrics).read_text(encoding="utf-8"))))
     console.save_svg(arguments.out, title="star-ctr nightly --conf conf/kuairand.yaml --ds 2022-05-05")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,8 @@ def world(spark: SparkSession, settings: Simulation = SMALL, partitions: int = 2
 
 
 @pytest.fixture(scope="module")
-def rows(spark: SparkSession) -> Iterator[pd.DataFrame]:
-    yield world(spark).toPandas().sort_values("id", ignore_index=True)
+def rows(spark: SparkSession) -> pd.DataFrame:
+    return world(spark).toPandas().sort_values("id", ignore_index=True)
 
 
 def test_the_seed_alone_decides(spark: SparkSession, rows: pd.DataFrame) -> None:
