@@ -1,0 +1,78 @@
+"""The house rules: imports run one way, the wheel installs one name, the table and text of the README hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+ROOMS = ("conf", "features", "jobs", "model", "workflows")
+MAY_IMPORT = {
+    "conf": {"conf"},
+    "features": {"features", "conf"},
+    "model": {"model", "conf"},
+    "jobs": {"jobs", "features", "model", "conf"},
+    "workflows": set(ROOMS),
+}
+FORBIDDEN = {
+    "features": {"torch", "petastorm", "deltalake"},
+    "model": {"pyspark", "delta"},
+    "conf": {"torch", "pyspark"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_one_way(room: str) -> None:
+    files = list((ROOT / room).glob("*.py"))
+    assert files
+    for file in files:
+        names = imports(file)
+        rooms = {n.split(".")[1] for n in names if n.startswith("star_ctr.")} & set(ROOMS)
+        assert rooms <= MAY_IMPORT[room], file
+        assert not {n.split(".")[0] for n in names} & FORBIDDEN.get(room, set()), file
+
+
+def test_files_stay_small() -> None:
+    for room in ROOMS:
+        for file in (ROOT / room).glob("*.py"):
+            assert len(file.read_text().splitlines()) <= 300, f"{file} is long: is it one thing?"
+
+
+def test_the_wheel_installs_one_name(tmp_path: Path) -> None:
+    uv = str(Path(sys.executable).parent / "uv")
+    subprocess.run(
+        [uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-q", "-o", str(tmp_path), str(ROOT)],
+        check=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if "dist-info" not in n} == {"star_ctr"}
+    assert {"star_ctr/jobs/train.py", "star_ctr/conf/kuairand.yaml", "star_ctr/features/asof.py"} <= set(names)
+
+
+def test_every_command_teaches() -> None:
+    from typer.testing import CliRunner
+
+    from star_ctr.workflows.cli import app
+
+    for command in app.registered_commands:
+        assert command.callback is not None
+        result = CliRunner().invoke(app, [command.callback.__name__, "--help"])
+        assert result.exit_code == 0
+        assert "--conf" in result.output
