@@ -59,7 +59,7 @@ class NumericSource(Declared):
 
 
 class NumericField(Declared):
-    """A standardised number: (x - mean) / std over the training rows; a missing value is 0."""
+    """A standardised number: (x - mean) / std over the training rows, within 4 deviations; a missing value is 0."""
 
     name: str
     source: NumericSource

@@ -35,6 +35,11 @@ class ModelSettings(Declared):
     dim: Width = Field(16, description="width of the embeddings")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the hidden layers' outputs, in training")
     norm_momentum: float = Field(0.1, gt=0, le=1, description="step of the moving moments E_p, Var_p (eq. 4)")
+    norm_eps: float = Field(
+        1e-5,
+        gt=0,
+        description="epsilon of eq. 3 and 4; a larger one keeps features that hardly vary yet from being blown up",
+    )
     embeddings: dict[str, EmbeddingSettings] = Field(default_factory=dict)
 
 

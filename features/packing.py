@@ -11,6 +11,9 @@ import pyarrow.compute as pc
 
 from star_ctr.conf.layout import FIRST_KNOWN, GAP, GAP_BUCKETS, PADDING, UNKNOWN, Layout, NumericSource
 
+CLIP = 4.0
+"""Standardised numbers are kept within so many deviations: one wild value must not drown a row."""
+
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
@@ -46,7 +49,7 @@ class Encoder:
         floats = np.zeros((n, self.layout.floats), dtype=np.float32)
         for place, number in enumerate(self.layout.numeric):
             scaled = (numbers(rows, number.source) - number.mean) / number.std
-            floats[:, place] = np.where(np.isnan(scaled), 0.0, scaled)
+            floats[:, place] = np.where(np.isnan(scaled), 0.0, np.clip(scaled, -CLIP, CLIP))
         return packed(ints), packed(floats)
 
     def ids(self, values: pa.ChunkedArray | pa.Array, embedding: str) -> Ints:
