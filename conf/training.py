@@ -32,6 +32,7 @@ class ModelSettings(Declared):
         min_length=1,
         description="widths of the hidden layers; the output layer is added: seven layers by default",
     )
+    activation: Literal["relu", "silu"] = "relu"
     dim: Width = Field(16, description="width of the embeddings")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the hidden layers' outputs, in training")
     norm_momentum: float = Field(0.1, gt=0, le=1, description="step of the moving moments E_p, Var_p (eq. 4)")

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from star_ctr.conf.layout import Layout
 from star_ctr.model.inputs import pooled_features
+from star_ctr.model.layers import activate
 from star_ctr.model.star import Star, by_domain
 
 WEIGHTS, LAYOUT = "model.safetensors", "layout.json"
@@ -39,7 +41,8 @@ def export(model: Star, layout: Layout, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
     temporary = folder / f".{WEIGHTS}.tmp"
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, str(temporary))
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    save_file(plain, str(temporary), metadata={"activation": model.fcn.activation})
     temporary.replace(folder / WEIGHTS)
 
 
@@ -49,6 +52,8 @@ class Predictor:
     def __init__(self, folder: Path) -> None:
         self.layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
         self.tensors = load_file(str(folder / WEIGHTS))
+        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+            self.activation = file.metadata()["activation"]
         self.tables = {name.removeprefix("table."): t for name, t in self.tensors.items() if name.startswith("table.")}
         self.depth = sum(1 for name in self.tensors if name.startswith("fcn.") and name.endswith(".weight"))
 
@@ -71,7 +76,7 @@ class Predictor:
         for i in range(self.depth):
             x = torch.addmm(t[f"fcn.{i}.bias"][p], x, t[f"fcn.{i}.weight"][p])
             if i < self.depth - 1:
-                x = torch.relu(x)
+                x = activate(x, self.activation)
         logit = x.squeeze(1)
         if "aux.domain" in t:
             domain = t["aux.domain"][p].expand(len(z_BF), -1)

@@ -27,6 +27,11 @@ def summed_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def activate(x: Tensor, name: str) -> Tensor:
+    """The activation phi of eq. 6, by its name."""
+    return torch.nn.functional.silu(x) if name == "silu" else torch.relu(x)
+
+
 def per_domain(domains: int, value: Tensor) -> nn.ParameterList:
     """A copy of `value` for each domain."""
     return nn.ParameterList(nn.Parameter(value.clone()) for _ in range(domains))
@@ -122,19 +127,22 @@ class StarLinear(nn.Module):
 
 
 class StarFCN(nn.Module):
-    """The star topology FCN (§3.4): hidden layers with ReLU, then a layer to one plain logit."""
+    """The star topology FCN (§3.4): hidden layers with an activation, then a layer to one plain logit."""
 
-    def __init__(self, features: int, widths: list[int], domains: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, features: int, widths: list[int], domains: int, dropout: float = 0.0, activation: str = "relu"
+    ) -> None:
         super().__init__()
         sizes = [features, *widths, 1]
         self.layers = nn.ModuleList(StarLinear(a, b, domains) for a, b in zip(sizes, sizes[1:], strict=False))
         self.dropout = nn.Dropout(dropout)
+        self.activation = activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The logit s_m of each row, B."""
         *hidden, last = self.layers
         for layer in hidden:
-            x_BF = self.dropout(torch.relu(layer(x_BF, segments)))
+            x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
         out: Tensor = last(x_BF, segments)
         return out.squeeze(1)
 

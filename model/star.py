@@ -20,7 +20,7 @@ class Star(nn.Module):
         self.inputs = SharedInputs(layout, settings)
         features = self.inputs.features
         self.norm = PartitionedNorm(features, self.domains, settings.norm_momentum, settings.norm_eps)
-        self.fcn = StarFCN(features, settings.layers, self.domains, settings.dropout)
+        self.fcn = StarFCN(features, settings.layers, self.domains, settings.dropout, settings.activation)
         self.aux = (
             AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
         )
