@@ -40,18 +40,28 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
     rows = labelled(load(arguments.conf, arguments.overrides).paths.logs)
-    print(f"{'domain':>8} {'rows':>8} {'share %':>8} {'paper':>6} {'click %':>8} {'paper':>6} {'AUC':>7} {'GAUC':>7}")
-    for (name, part), share, rate in zip(rows.groupby("domain"), SHARES, CLICK_RATES, strict=True):
-        clicked = 100 * part["label"].mean()
-        auc = roc_auc_score(part["label"], part["score"])
+    last = rows["ds"].astype(str) == str(rows["ds"].max())
+    print(
+        f"{'domain':>8} {'rows':>8} {'share %':>8} {'paper':>6} {'click %':>8} {'paper':>6} {'AUC':>7} {'GAUC':>7} "
+        f"{'last day: rows':>15} {'AUC':>7} {'GAUC':>7}"
+    )
+    paper = [
+        *zip(SHARES, CLICK_RATES, strict=True),
+        (100.0, sum(s * c for s, c in zip(SHARES, CLICK_RATES, strict=True)) / 100),
+    ]
+    for (name, part), (share, rate) in zip([*rows.groupby("domain"), ("overall", rows)], paper, strict=True):
+        newest = part[last.loc[part.index]]
         print(
-            f"{name:>8} {len(part):>8} {100 * len(part) / len(rows):8.2f} {share:6.2f} {clicked:8.2f} "
-            f"{rate:6.2f} {auc:7.4f} {gauc(part):7.4f}"
+            f"{name:>8} {len(part):>8} {100 * len(part) / len(rows):8.2f} {share:6.2f} {100 * part['label'].mean():8.2f} "
+            f"{rate:6.2f} {ceiling(part)} {len(newest):>15} {ceiling(newest)}"
         )
-    last = rows[rows["ds"].astype(str) == str(rows["ds"].max())]
-    for name, part in (("overall", rows), ("last day", last)):
-        auc, rate = roc_auc_score(part["label"], part["score"]), 100 * part["label"].mean()
-        print(f"{name:>8} {len(part):>8} {'':8} {'':6} {rate:8.2f} {'':6} {auc:7.4f} {gauc(part):7.4f}")
+
+
+def ceiling(rows: pd.DataFrame) -> str:
+    """AUC and user AUC of the true rates, as text; dashes where there is a single class."""
+    if rows["label"].nunique() < 2:
+        return f"{'-':>7} {'-':>7}"
+    return f"{roc_auc_score(rows['label'], rows['score']):7.4f} {gauc(rows):7.4f}"
 
 
 if __name__ == "__main__":

@@ -18,31 +18,30 @@ def impression_id(row: Column) -> Column:
 
 def impression_log(settings: Simulation, rows: DataFrame) -> DataFrame:
     """The impression log, with `ds` to partition by; 0.1% of its rows twice, and 0.02% broken ones beside them."""
-    seed = settings.seed
-    log = rows.select(
-        impression_id(F.col("id")).alias("impression_id"),
+    seed, row = settings.seed, F.col("id")
+    no_user = row % 2 == 0
+    as_shown = F.struct(
+        impression_id(row).alias("impression_id"),
         sim.user_text(F.col("user")).alias("user_id"),
+        F.col("shown_at").alias("shown_at"),
+    )
+    broken = F.struct(
+        F.concat(impression_id(row), F.lit("x")).alias("impression_id"),
+        F.when(~no_user, sim.user_text(F.col("user"))).alias("user_id"),
+        F.when(no_user, F.col("shown_at")).otherwise(F.lit(-1).cast("long")).alias("shown_at"),
+    )
+    twice = sim.uniform(seed, "duplicate", row) < sim.DEFECT_DUPLICATE
+    bad = sim.uniform(seed, "bad", row) < sim.DEFECT_BAD
+    log = rows.select("*", _each((F.lit(True), as_shown), (twice, as_shown), (bad, broken)).alias("as_logged"))
+    return log.select(
+        "as_logged.impression_id",
+        "as_logged.user_id",
         sim.item_text(F.col("item")).alias("item_id"),
         F.format_string("d%02d", F.col("domain")).alias("domain"),
-        "shown_at",
+        "as_logged.shown_at",
         F.col("position").cast("long").alias("position"),
         sim.day_text(settings, F.col("day")).alias("ds"),
-        "id",
     )
-    twice = log.where(sim.uniform(seed, "duplicate", F.col("id")) < sim.DEFECT_DUPLICATE)
-    bad = log.where(sim.uniform(seed, "bad", F.col("id")) < sim.DEFECT_BAD)
-    no_user = F.col("id") % 2 == 0
-    broken = bad.select(
-        F.concat(F.col("impression_id"), F.lit("x")).alias("impression_id"),
-        F.when(~no_user, F.col("user_id")).alias("user_id"),
-        "item_id",
-        "domain",
-        F.when(no_user, F.col("shown_at")).otherwise(F.lit(-1)).alias("shown_at"),
-        "position",
-        "ds",
-        "id",
-    )
-    return log.unionByName(twice).unionByName(broken).drop("id")
 
 
 def click_log(settings: Simulation, rows: DataFrame) -> DataFrame:
@@ -57,19 +56,27 @@ def click_log(settings: Simulation, rows: DataFrame) -> DataFrame:
     hours = 3_600_000 * (1 + 20 * sim.uniform(seed, "delay/slow", row))
     days = sim.DAY_MS * (1.02 + sim.uniform(seed, "delay/late", row))
     delay = F.when(u < sim.LATE, days).when(u < sim.LATE + sim.SLOW, hours).otherwise(minutes)
-    clicks = rows.where("clicked").select(
-        "id",
-        impression_id(row).alias("impression_id"),
+    at = (F.col("shown_at") + F.floor(delay)).cast("long")
+    click = F.struct(impression_id(row).alias("impression_id"), at.alias("clicked_at"))
+    again = F.struct(impression_id(row).alias("impression_id"), (at + 30_000).alias("clicked_at"))
+    lost = F.struct(F.concat(impression_id(row), F.lit("-lost")).alias("impression_id"), at.alias("clicked_at"))
+    repeated = F.col("clicked") & (sim.uniform(seed, "repeat", row) < sim.REPEATS)
+    orphan = F.col("clicked") & (sim.uniform(seed, "orphan", row) < sim.ORPHANS)
+    # A filter on `clicked` would be pushed down through every step that leads to it, and its expression would
+    # hold each of them many times over; an explode is no filter.
+    log = rows.select("*", _each((F.col("clicked"), click), (repeated, again), (orphan, lost)).alias("as_logged"))
+    return log.select(
+        "as_logged.impression_id",
         sim.user_text(F.col("user")).alias("user_id"),
-        (F.col("shown_at") + F.floor(delay)).cast("long").alias("clicked_at"),
+        "as_logged.clicked_at",
+        F.date_format(F.timestamp_millis("as_logged.clicked_at"), "yyyy-MM-dd").alias("ds"),
     )
-    again = clicks.where(sim.uniform(seed, "repeat", row) < sim.REPEATS)
-    again = again.withColumn("clicked_at", F.col("clicked_at") + 30_000)
-    orphan = clicks.where(sim.uniform(seed, "orphan", row) < sim.ORPHANS)
-    orphan = orphan.withColumn("impression_id", F.concat(F.col("impression_id"), F.lit("-lost")))
-    every = clicks.unionByName(again).unionByName(orphan).drop("id")
-    day = F.date_format(F.timestamp_millis("clicked_at"), "yyyy-MM-dd")
-    return every.withColumn("ds", day)
+
+
+def _each(*rows: tuple[Column, Column]) -> Column:
+    """One row for each struct whose condition holds."""
+    structs = F.array(*(F.when(condition, struct) for condition, struct in rows))
+    return F.explode(F.array_compact(structs))
 
 
 def behaviour_log(settings: Simulation, numbers: DataFrame) -> DataFrame:

@@ -1,15 +1,13 @@
-"""Simulated logs of 19 domains: who is shown what, where and when, and how clicks arise.
+"""Simulated logs of 19 domains: who is shown what, where and when.
 
 Everything is drawn by hashing (seed, purpose, number of the row, user or item), never by a generator: the logs
 are the same whatever the partitions, and attributes need no join. docs/simulator.md describes the world in
-words. The click rate is a logistic function of interests, prices, positions and popularity whose
-weights differ by groups of domains; it knows nothing of a shared weight times a domain's weight.
+words, `simulated_clicks` how clicks arise.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -18,47 +16,13 @@ from star_ctr.conf.simulation import Simulation
 
 # Table 1 of the paper: share of the examples and click rate, in per cent, domains 1 to 19.
 SHARES = (
-    0.99,
-    1.61,
-    3.40,
-    3.85,
-    2.79,
-    0.56,
-    4.27,
-    16.76,
-    10.00,
-    12.16,
-    0.76,
-    1.31,
-    3.34,
-    28.76,
-    1.17,
-    0.46,
-    1.05,
-    0.91,
-    5.85,
-)
+    0.99, 1.61, 3.40, 3.85, 2.79, 0.56, 4.27, 16.76, 10.00, 12.16,
+    0.76, 1.31, 3.34, 28.76, 1.17, 0.46, 1.05, 0.91, 5.85,
+)  # fmt: skip
 CLICK_RATES = (
-    2.14,
-    2.69,
-    2.97,
-    3.63,
-    2.77,
-    3.45,
-    3.59,
-    3.24,
-    3.23,
-    2.08,
-    12.05,
-    3.52,
-    1.27,
-    3.75,
-    12.03,
-    4.02,
-    1.63,
-    4.64,
-    1.42,
-)
+    2.14, 2.69, 2.97, 3.63, 2.77, 3.45, 3.59, 3.24, 3.23, 2.08,
+    12.05, 3.52, 1.27, 3.75, 12.03, 4.02, 1.63, 4.64, 1.42,
+)  # fmt: skip
 
 CATEGORIES = 40
 INTERESTS = 3
@@ -66,12 +30,6 @@ DAY_MS = 86_400_000
 DEFECT_DUPLICATE, DEFECT_BAD = 0.001, 0.0002
 ORPHANS, REPEATS, LATE, SLOW = 0.002, 0.01, 0.003, 0.057
 COMMON_USERS, PRIVATE_ITEMS = 0.35, 0.12
-# By group of domains (number modulo 4): how price, the distance of price and purse, the position, and
-# interests act on the logit.
-PRICE = (-0.5, 0.35, 0.0, -0.25)
-DISTANCE = (0.30, 0.05, 0.15, 0.45)
-POSITION = (0.15, 0.5, 0.3, 0.05)
-INTEREST = (1.4, 0.9, 1.8, 0.5)
 PEAK_HOUR = (9, 21, 13, 18)
 
 
@@ -126,6 +84,21 @@ def interest(settings: Simulation, user: Column, k: Column | int) -> Column:
     return F.floor(CATEGORIES * F.pow(uniform(settings.seed, "interest", user, which), F.lit(1.5)))
 
 
+def age(settings: Simulation, user: Column) -> Column:
+    """The number of a user's age band, 0 to 5."""
+    return F.floor(6 * uniform(settings.seed, "age", user))
+
+
+def gender(settings: Simulation, user: Column) -> Column:
+    """0 or 1."""
+    return F.floor(2 * uniform(settings.seed, "gender", user))
+
+
+def city(settings: Simulation, user: Column) -> Column:
+    """The level of a user's city, 0 to 4."""
+    return F.floor(5 * uniform(settings.seed, "city", user))
+
+
 def purse(settings: Simulation, user: Column, day: Column) -> Column:
     """How much a user spends, on a log scale; it drifts a little from day to day."""
     drift = 0.1 * F.sin(day * 1.3 + 2 * math.pi * uniform(settings.seed, "purse-phase", user))
@@ -145,13 +118,13 @@ def quality(settings: Simulation, item: Column, day: Column) -> Column:
 
 def users(settings: Simulation, numbers: DataFrame) -> DataFrame:
     """The user table from rows (id: user, day: number of the day): one snapshot a day."""
-    user, day, seed = F.col("id"), F.col("day"), settings.seed
+    user, day = F.col("id"), F.col("day")
     return numbers.select(
         user_text(user).alias("user_id"),
         day_text(settings, day).alias("day"),
-        F.format_string("a%d", F.floor(6 * uniform(seed, "age", user))).alias("age_band"),
-        F.when(uniform(seed, "gender", user) < 0.5, "f").otherwise("m").alias("gender"),
-        F.format_string("c%d", F.floor(5 * uniform(seed, "city", user))).alias("city_level"),
+        F.format_string("a%d", age(settings, user)).alias("age_band"),
+        F.when(gender(settings, user) == 0, "f").otherwise("m").alias("gender"),
+        F.format_string("c%d", city(settings, user)).alias("city_level"),
         F.round(F.exp(4.0 + purse(settings, user, day)), 2).alias("spend"),
     )
 
@@ -203,7 +176,9 @@ def some_item(
     common = max(1, int(rows * (1 - PRIVATE_ITEMS)))
     place = F.floor(common * F.pow(uniform(seed, f"{purpose}/place", row), F.lit(2)))
     if domain is not None:
-        private = common + F.floor((rows - common) * uniform(seed, "private", domain, category, F.floor(place / 8)))
+        # Every domain has a stretch of its own among the private places of a category.
+        within = domain - 1 + uniform(seed, "private", domain, category, F.floor(place / 8))
+        private = common + F.floor((rows - common) * within / len(SHARES))
         place = F.when(uniform(seed, f"{purpose}/private", row) < PRIVATE_ITEMS, private).otherwise(place)
     return place * CATEGORIES + category
 
@@ -226,57 +201,3 @@ def impressions(settings: Simulation, numbers: DataFrame) -> DataFrame:
     shown_at = first_day_ms(settings) + F.col("day") * DAY_MS + F.floor(hour * 3_600_000)
     position = 1 + F.floor(10 * F.pow(uniform(seed, "position", row), F.lit(1.7)))
     return base.withColumn("position", position).withColumn("shown_at", shown_at.cast("long"))
-
-
-def preference(settings: Simulation) -> Column:
-    """The logit of a click, but for the domain's own level, from the columns of `impressions`."""
-    seed, d, day = settings.seed, F.col("domain"), F.col("day")
-    user, item = F.col("user"), F.col("item")
-    group, category = d % 4, item % CATEGORIES
-    likes = F.lit(False)
-    for k in range(INTERESTS):
-        likes = likes | (category == interest(settings, user, k))
-    gap = purse(settings, user, day) - price(settings, item)
-    segment = F.floor(30 * uniform(seed, "segment", user))
-    return (
-        0.55 * quality(settings, item, day)
-        + 0.35 * normal(seed, "activity", user)
-        + pick(group, INTEREST) * likes.cast("double")
-        + pick(group, PRICE) * price(settings, item)
-        - pick(group, DISTANCE) * F.least(gap * gap, F.lit(9.0))
-        - pick(group, POSITION) * F.log(F.col("position"))
-        + 0.45 * normal(seed, "segment-domain", segment, d)
-        + 0.45 * normal(seed, "category-domain", category, d, F.floor(day / 3))
-    )
-
-
-def threshold(settings: Simulation) -> Column:
-    """The level that a domain needs for a row to be clicked: logit(u) - preference."""
-    u = uniform(settings.seed, "click", F.col("id"))
-    return F.log(u / (1 - u)) - F.col("preference")
-
-
-def histogram(settings: Simulation, rows: DataFrame) -> DataFrame:
-    """How many rows of each domain need which level, in hundredths: domain, level, n (a bounded table)."""
-    return rows.groupBy("domain", F.floor(threshold(settings) * 100).alias("level")).agg(F.count("*").alias("n"))
-
-
-def levels(counts: list[tuple[int, int, int]]) -> dict[int, float]:
-    """The level of each domain at which its share of clicks is Table 1's, from a `histogram`."""
-    found = {}
-    for domain, rate in enumerate(CLICK_RATES, start=1):
-        of_domain = sorted((level, n) for d, level, n in counts if d == domain)
-        wanted, reached = rate / 100 * sum(n for _, n in of_domain), 0
-        for level, n in of_domain:
-            if reached + n >= wanted:
-                found[domain] = (level + (wanted - reached) / n) / 100
-                break
-            reached += n
-    return found
-
-
-def with_clicks(settings: Simulation, rows: DataFrame, level: Mapping[int, float]) -> DataFrame:
-    """Rows with `true_rate` and `clicked`."""
-    of_domain = F.create_map(*(F.lit(x) for pair in level.items() for x in pair))[F.col("domain")]
-    rows = rows.withColumn("true_rate", 1 / (1 + F.exp(-(of_domain + F.col("preference")))))
-    return rows.withColumn("clicked", threshold(settings) < of_domain)

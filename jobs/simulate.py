@@ -7,17 +7,20 @@ and beside them `truth/`, the true click rate of every impression, which no step
 
 from __future__ import annotations
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.settings import Settings
+from star_ctr.features import simulated_clicks as clicking
 from star_ctr.features import simulated_logs as out
 from star_ctr.features import simulation as sim
 from star_ctr.jobs.session import submitted
 
 ROWS_A_FILE = 1_000_000
 BEHAVIOURS_A_USER = 15
+FEW_ROWS_A_DAY = ("clicks", "users")
+"""Logs brought together by day first: else every task would write a small file for every day that it meets."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
@@ -26,15 +29,15 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     if s is None:
         raise ConfigError(f"{settings.name}: has no `simulate` section; conf/demo.yaml shows one")
     root = settings.paths.logs.rstrip("/")
-    shown = sim.impressions(s, spark.range(s.impressions)).withColumn("preference", sim.preference(s))
-    counts = [(r.domain, r.level, r.n) for r in sim.histogram(s, shown).collect()]
-    rows = sim.with_clicks(s, shown, sim.levels(counts))
+    shown = sim.impressions(s, _numbers(spark, s.impressions)).withColumn("preference", clicking.preference(s))
+    counts = [(r.domain, r.level, r.n) for r in clicking.histogram(s, shown).collect()]
+    rows = clicking.with_clicks(s, shown, clicking.levels(counts))
     days = spark.range(-1, s.days).withColumnRenamed("id", "day")
     snapshots = spark.range(s.users).crossJoin(F.broadcast(days))
     logs = {
         "impressions": (out.impression_log(s, rows), "parquet", "ds"),
         "clicks": (out.click_log(s, rows), "json", "ds"),
-        "behaviours": (out.behaviour_log(s, spark.range(s.users * BEHAVIOURS_A_USER)), "parquet", None),
+        "behaviours": (out.behaviour_log(s, _numbers(spark, s.users * BEHAVIOURS_A_USER)), "parquet", None),
         "users": (sim.users(s, snapshots).withColumn("ds", F.col("day")), "parquet", "ds"),
         "items": (sim.items(s, spark.range(s.items)), "parquet", None),
         "truth": (
@@ -49,14 +52,24 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     }
     written = {}
     for name, (log, kind, partition) in logs.items():
-        if partition:
+        if partition and name in FEW_ROWS_A_DAY:
             log = log.repartition(partition)
         writer = log.write.mode("overwrite").option("maxRecordsPerFile", ROWS_A_FILE).format(kind)
         if kind == "json":
             writer = writer.option("compression", "gzip")
         (writer.partitionBy(partition) if partition else writer).save(f"{root}/{name}")
-        written[name] = spark.read.format(kind).load(f"{root}/{name}").count()
+        written[name] = spark.read.schema(log.schema).format(kind).load(f"{root}/{name}").count()
     return written
+
+
+def _numbers(spark: SparkSession, n: int) -> DataFrame:
+    """Rows (id), 0 to n - 1, in order and in as many partitions as there should be files.
+
+    Impressions are numbered by day, so a partition holds a day's rows or those of two: its task writes them
+    as they are, and no row is shuffled.
+    """
+    files = -(-n // ROWS_A_FILE)
+    return spark.range(0, n, 1, max(files, spark.sparkContext.defaultParallelism))
 
 
 if __name__ == "__main__":

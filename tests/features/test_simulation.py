@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.load import load
 from star_ctr.conf.simulation import Simulation
+from star_ctr.features import simulated_clicks as clicking
 from star_ctr.features import simulated_logs as out
 from star_ctr.features import simulation as sim
 from star_ctr.jobs import simulate
@@ -21,9 +22,9 @@ SMALL = Simulation(impressions=40_000, days=4, users=3_000, items=2_000, seed=3)
 
 def world(spark: SparkSession, settings: Simulation = SMALL, partitions: int = 2) -> DataFrame:
     shown = sim.impressions(settings, spark.range(settings.impressions).repartition(partitions))
-    shown = shown.withColumn("preference", sim.preference(settings))
-    counts = [(r.domain, r.level, r.n) for r in sim.histogram(settings, shown).collect()]
-    return sim.with_clicks(settings, shown, sim.levels(counts))
+    shown = shown.withColumn("preference", clicking.preference(settings))
+    counts = [(r.domain, r.level, r.n) for r in clicking.histogram(settings, shown).collect()]
+    return clicking.with_clicks(settings, shown, clicking.levels(counts))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,21 @@ def test_users_overlap_in_part_and_most_items_are_common(rows: pd.DataFrame) -> 
     (users_8, items_8), (users_14, items_14) = of[8], of[14]
     assert 0.05 < len(users_8 & users_14) / len(users_8 | users_14) < 0.6
     assert len(items_8 & items_14) / len(items_8) > 0.6
+
+
+def test_what_the_days_before_teach_of_a_domain_holds_on_the_last_day(spark: SparkSession) -> None:
+    # The same user and items in two domains of one group: all but the domains' own tastes is equal and drops out.
+    grid = spark.createDataFrame(
+        [(d, day, 5, c, 1, sim.first_day_ms(SMALL)) for d in range(1, 20) for day in range(4) for c in range(40)],
+        "domain int, day long, user long, item long, position long, shown_at long",
+    )
+    preference = grid.withColumn("preference", clicking.preference(SMALL)).toPandas()
+    wide = preference.pivot_table(index=["domain", "item"], columns="day", values="preference").unstack("item")
+    own = (wide.loc[5:].to_numpy() - wide.loc[:15].to_numpy()).reshape(15, 4, 40)
+    own = own - own.mean(axis=2, keepdims=True)
+    corr = np.corrcoef(own.transpose(1, 0, 2).reshape(4, -1))
+    assert (np.diag(corr, 1) > 0.9).all(), corr
+    assert 0.6 < corr[0, 3] < 0.85, corr
 
 
 def test_clicks_come_late_past_midnight_twice_and_without_an_impression(
