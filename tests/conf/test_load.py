@@ -41,12 +41,12 @@ def test_error_names_file_and_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("column", ["is_click", "long_view", "play_time_ms"])
 def test_an_outcome_cannot_be_a_feature(column: str) -> None:
-    assert "declared an outcome" in problem(f"features.tag.column=impressions.{column}")
+    assert "declared an outcome" in problem(f"features.video.column=impressions.{column}")
 
 
 def test_an_outcome_cannot_be_a_group_or_a_side_of_a_sequence() -> None:
     assert "declared an outcome" in problem("features.by_user.by=[user_id, impressions.is_like]")
-    assert "declared an outcome" in problem("features.long_watched.columns={impressions.long_view: tag}")
+    assert "declared an outcome" in problem("features.long_watched.columns={impressions.long_view: video}")
 
 
 def test_unknown_kind_of_history_is_named() -> None:
