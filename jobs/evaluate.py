@@ -16,7 +16,7 @@ from star_ctr.conf.settings import OVERALL, Settings
 from star_ctr.features.metrics import METRICS, by_domain
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.split import _natural as natural
+from star_ctr.jobs.split import natural
 from star_ctr.jobs.store import Store, quoted
 
 COLUMNS = ("run_id", "ds", "model", "seed", "domain", *METRICS)

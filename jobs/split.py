@@ -45,7 +45,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     train = rows.where(F.col("ds") < ds)
     counts = rows.groupBy("ds", "domain").count().collect()
     domains = settings.domains.known or sorted(
-        {r.domain for r in counts if r.ds < ds and r.domain != OTHER}, key=_natural
+        {r.domain for r in counts if r.ds < ds and r.domain != OTHER}, key=natural
     )
     _ledger(settings, store, ds, [(r.ds, r.domain, r["count"]) for r in counts], domains)
     vocabularies = fit_vocabularies(settings, train).withColumn("ds", F.lit(ds))
@@ -82,7 +82,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     return totals
 
 
-def _natural(domain: str) -> tuple[int, str]:
+def natural(domain: str) -> tuple[int, str]:
     """Domains that are numbers come in the order of numbers."""
     return (int(domain), "") if domain.isdigit() else (1 << 60, domain)
 
