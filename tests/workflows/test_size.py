@@ -26,6 +26,13 @@ def star_ctr(*arguments: str, cwd: Path) -> None:
     assert run.returncode == 0, run.stderr[-3000:]
 
 
+# Not part of `make test-slow`: STAR_CTR_LONG=1 asks for them.
+long = pytest.mark.skipif(
+    "STAR_CTR_LONG" not in os.environ, reason="takes the better part of an hour: set STAR_CTR_LONG=1"
+)
+
+
+@long
 @pytest.mark.slow
 def test_all_steps_over_five_million_rows_with_a_driver_of_one_gibibyte(tmp_path: Path) -> None:
     size = f"simulate={{impressions: {ROWS}, days: 2, users: {ROWS // 40}, items: 20000, seed: 5}}"
@@ -49,6 +56,7 @@ def test_all_steps_over_five_million_rows_with_a_driver_of_one_gibibyte(tmp_path
     assert steps.loc[["split.train", "split.test"], "rows_in"].sum() == ROWS
 
 
+@long
 @pytest.mark.slow
 @kuairand
 def test_a_night_of_the_real_logs_twice_gives_the_same_metrics_and_a_balanced_ledger(tmp_path: Path) -> None:
