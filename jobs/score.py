@@ -24,6 +24,7 @@ from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 from star_ctr.jobs.train import read_record, write_run
 from star_ctr.model.export import Predictor
+from star_ctr.model.stream import unpacked
 
 TOLERANCE = 1e-5
 SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"
@@ -76,10 +77,7 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
             n = batch.num_rows
             if n == 0:
                 continue
-            ints = np.frombuffer(b"".join(batch.column("ints").to_pylist()), dtype=np.int32).reshape(n, layout.ints)
-            floats = np.frombuffer(b"".join(batch.column("floats").to_pylist()), dtype=np.float32).reshape(
-                n, layout.floats
-            )
+            ints, floats = unpacked(batch.column("ints").to_pylist(), batch.column("floats").to_pylist(), layout)
             scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
             yield pa.RecordBatch.from_arrays(
                 [

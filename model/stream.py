@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +122,7 @@ def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
             raise DataError(f"{file.url}: rows of another file came in its place")
         parts.append(
             Rows(
-                np.frombuffer(b"".join(chunk.ints), dtype=np.int32).reshape(n, layout.ints),
-                np.frombuffer(b"".join(chunk.floats), dtype=np.float32).reshape(n, layout.floats),
+                *unpacked(chunk.ints, chunk.floats, layout),
                 np.asarray(chunk.label, dtype=np.float32),
                 np.asarray(chunk.day, dtype=object) if hasattr(chunk, "day") else None,
             )
@@ -143,6 +142,16 @@ def joined(parts: Sequence[Rows]) -> Rows:
         np.concatenate([p.floats for p in parts]),
         np.concatenate([p.label for p in parts]),
         np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
+    )
+
+
+def unpacked(
+    ints: Iterable[bytes], floats: Iterable[bytes], layout: Layout
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The matrices that packed columns hold, read-only and without a copy of each row."""
+    return (
+        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(-1, layout.ints),
+        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(-1, layout.floats),
     )
 
 
