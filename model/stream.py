@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,12 +146,12 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def unpacked(
-    ints: Iterable[bytes], floats: Iterable[bytes], layout: Layout
+    ints: Sequence[bytes], floats: Sequence[bytes], layout: Layout
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """The matrices that packed columns hold, read-only and without a copy of each row."""
     return (
-        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(-1, layout.ints),
-        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(-1, layout.floats),
+        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(len(ints), layout.ints),
+        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(len(floats), layout.floats),
     )
 
 
