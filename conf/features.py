@@ -53,12 +53,15 @@ class History(Declared):
 
     `outcome` names an outcome column of the impression log (or `label`): an impression counts with that
     column's value, from its own time on (a click of a click log: from the click's time on); `impressions`
-    takes every impression; `behaviours` the rows of the behaviour log with that name.
+    takes every impression; `behaviours` the rows of the behaviour log with that name. `also` keeps, of those, the
+    ones whose user and item have a row of a second behaviour too: what became of them, where a log without
+    times lists each behaviour by itself (watched; watched to the end).
     """
 
     impressions: bool = False
     outcome: NonEmpty | None = None
     behaviours: NonEmpty | None = None
+    also: NonEmpty | None = None
 
     @model_validator(mode="after")
     def _some_source(self) -> History:
@@ -66,6 +69,8 @@ class History(Declared):
             raise ValueError("`impressions` takes every impression, `outcome` those with the outcome: give one")
         if not (self.impressions or self.outcome or self.behaviours):
             raise ValueError("give at least one of `impressions`, `outcome`, `behaviours`")
+        if self.also and not self.behaviours:
+            raise ValueError("`also` narrows `behaviours`, which is not given")
         return self
 
 

@@ -138,6 +138,11 @@ def _history_problems(settings: Settings) -> list[str]:
             )
         if kind.behaviours and settings.logs.behaviours is None:
             problems.append(f"history.{name}.behaviours: `logs.behaviours` is not declared")
+        if kind.also and settings.logs.behaviours is not None and settings.logs.behaviours.time:
+            problems.append(
+                f"history.{name}.also: the rows of `logs.behaviours` have times, so a later `{kind.also}` would "
+                f"be known too early; make `{kind.also}` a kind of its own"
+            )
     return problems
 
 

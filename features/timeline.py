@@ -11,7 +11,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.features import Cut
+from star_ctr.conf.features import Cut, History
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import unioned
@@ -69,18 +69,37 @@ def events(settings: Settings, impressions: DataFrame, behaviours: DataFrame | N
         ones = {name: F.lit(SCALE) for name in delayed}
         frames.append(_weighted(settings, clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id")))
     if behaviours is not None:
-        named = {n: F.col("behaviour") == k.behaviours for n, k in settings.history.items() if k.behaviours}
+        named = {n: k for n, k in settings.history.items() if k.behaviours}
         if named:
-            weights = {name: F.when(holds, F.lit(SCALE)).otherwise(F.lit(0)) for name, holds in named.items()}
+            behaviours = _with_others(behaviours, sorted({k.also for k in named.values() if k.also}))
+            weights = {name: F.when(_named(kind), F.lit(SCALE)).otherwise(F.lit(0)) for name, kind in named.items()}
             time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
             dated = with_time_columns(settings, behaviours)
             frames.append(_weighted(settings, dated, time, weights, F.concat_ws("/", "item_id", "behaviour")))
     return unioned(frames)
 
 
+_OTHERS = "_other_behaviours"
+
+
+def _with_others(behaviours: DataFrame, names: list[str]) -> DataFrame:
+    """`behaviours` with those of `names` that the row's user has of the row's item, a set (null: none)."""
+    if not names:
+        return behaviours
+    pair = ["user_id", "item_id"]
+    others = behaviours.where(F.col("behaviour").isin(names)).groupBy(*pair)
+    return behaviours.join(others.agg(F.collect_set("behaviour").alias(_OTHERS)), pair, "left")
+
+
+def _named(kind: History) -> Column:
+    """Whether a behaviour is of a kind."""
+    named = F.col("behaviour").eqNullSafe(kind.behaviours)
+    return named & F.array_contains(_OTHERS, kind.also) if kind.also else named
+
+
 def _weighted(settings: Settings, rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column) -> DataFrame:
     order = F.col("order") if "order" in rows.columns else F.lit(0)
-    columns = [F.col(f"`{c}`") for c in rows.columns if c != "order"]
+    columns = [F.col(f"`{c}`") for c in rows.columns if c not in ("order", _OTHERS)]
     kinds = [weights.get(name, F.lit(0)).cast("long").alias(weight(name)) for name in settings.history]
     known = rows.select(*columns, time.alias("t"), order.cast("long").alias("order"), tie.alias("tie"), *kinds)
     some = (

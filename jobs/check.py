@@ -10,7 +10,8 @@ from pyspark.sql import functions as F
 from star_ctr.conf.errors import DataError, nearest
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings, columns_read
-from star_ctr.features.cleaning import DUPLICATE, clean, require, sources
+from star_ctr.features.cleaning import DUPLICATE, clean
+from star_ctr.features.columns import require, sources
 from star_ctr.jobs import logs
 from star_ctr.jobs.session import submitted
 

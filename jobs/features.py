@@ -18,7 +18,7 @@ from star_ctr.conf.logs import LabelFromClicks
 from star_ctr.conf.settings import Settings, columns_read
 from star_ctr.features import attribution
 from star_ctr.features.attributes import join_attributes
-from star_ctr.features.cleaning import BEFORE_FIRST_DAY, require
+from star_ctr.features.columns import BEFORE_FIRST_DAY, require
 from star_ctr.features.sequences import add_sequences
 from star_ctr.features.statistics import add_statistics
 from star_ctr.features.timeline import events, with_time_columns

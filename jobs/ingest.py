@@ -15,7 +15,8 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import BEFORE_FIRST_DAY, DUPLICATE, NO_DAY, UNKNOWN_DAY, clean, counted
+from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean, counted
+from star_ctr.features.columns import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.jobs import logs
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among

@@ -14,7 +14,8 @@ from pyspark.sql.types import StringType, StructField, StructType
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import CORRUPT, FILE_DAY, unioned
+from star_ctr.features.cleaning import unioned
+from star_ctr.features.columns import CORRUPT, FILE_DAY
 
 _DAY_MARKS = {"{ds}": r"(?P<ds>\d{4}-\d{2}-\d{2})", "{yyyymmdd}": r"(?P<ds>\d{8})"}
 

@@ -40,7 +40,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     split = store.read("split", record["versions"]["split"])
     test = split.where((F.col("ds") == ds) & (F.col("part") == "test"))
     scores = scored(test, folder, identity)
-    version = store.replace("scores", scores.repartition(1, "domain"), f"run_id = {quoted(identity)}")
+    version = store.replace("scores", scores, f"run_id = {quoted(identity)}")
     written = store.read("scores", version).where(F.col("run_id") == identity)
     rows = _ledger(store, test, written, identity, ds)
     difference = largest_difference(written, record["probe"])

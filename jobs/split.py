@@ -127,7 +127,7 @@ def _ledger(settings: Settings, store: Store, ds: str, counts: list[tuple[str, s
 
 def vocabulary_files(table: str, version: int, ds: str) -> list[str]:
     """The files of one night's vocabularies at one version."""
-    return list(DeltaTable(table, version=version).file_uris(partition_filters=[("ds", "=", ds)]))
+    return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))
 
 
 def read_vocabularies(files: list[str], history: list[str]) -> dict[str, pa.Array]:

@@ -8,10 +8,23 @@ import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+import torch
 
 from star_ctr.conf.layout import Layout
+from star_ctr.model.job import TrainingJob
 from star_ctr.model.plan import DataFile
-from star_ctr.model.stream import Rows
+from star_ctr.model.star import Star
+from star_ctr.model.stream import Rows, live_files
+
+
+def probe_scores(model: Star, job: TrainingJob, device: torch.device, rows_a_domain: int = 200) -> dict[str, float]:
+    """Scores of the trainer's own model for a few test rows of each domain, by impression, for the scorer to match."""
+    files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    ids, rows, domains = probe_rows(files, job.layout, rows_a_domain)
+    if not ids:
+        return {}
+    scores = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, domains)))
+    return dict(zip(ids, scores.double().tolist(), strict=True))
 
 
 def probe_rows(

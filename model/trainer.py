@@ -27,7 +27,8 @@ from star_ctr.model.hooks import Curve, Hook, Moment
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
 from star_ctr.model.optimizers import Averaged, Optimizers
-from star_ctr.model.plan import DataFile, batches_of, rows_by_domain
+from star_ctr.model.plan import batches_of, rows_by_domain
+from star_ctr.model.probe import probe_scores
 from star_ctr.model.star import Star
 from star_ctr.model.stream import Batch, ahead, epoch_batches, live_files
 
@@ -228,27 +229,10 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
     }
     if world()[0] == 0:
         export.export(trainer.model, job.layout, job.place)
-        record["probe"] = _probe(trainer)
+        record["probe"] = probe_scores(trainer.model, job, trainer.device)
         checkpoint.write_json(job.place / "record.json", record)
     return record
 
 
 def _named(trainer: Trainer, rows: dict[int, int]) -> dict[str, int]:
     return {trainer.domain_name(p): n for p, n in sorted(rows.items()) if n}
-
-
-def _probe(trainer: Trainer, rows_a_domain: int = 200) -> dict[str, float]:
-    """Scores of the trainer's own model for a few test rows of each domain, by impression, for the scorer to match."""
-    from star_ctr.model.probe import probe_rows
-
-    job: TrainingJob = trainer.job
-    files: list[DataFile] = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
-    ids, rows, domains = probe_rows(files, job.layout, rows_a_domain)
-    if not ids:
-        return {}
-    scores = trainer.model.predict(
-        torch.from_numpy(rows.ints).to(trainer.device),
-        torch.from_numpy(rows.floats).to(trainer.device),
-        torch.from_numpy(domains).to(trainer.device),
-    )
-    return dict(zip(ids, scores.double().tolist(), strict=True))

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.conf.features import Sequence, Statistic
+from star_ctr.conf.features import History, Sequence, Statistic
 from star_ctr.conf.load import load
 from star_ctr.features import attribution, metrics
 from star_ctr.features.attributes import join_attributes
@@ -94,16 +94,25 @@ LOG = st.lists(
 
 
 @settings(max_examples=8, deadline=None)
-@given(LOG, st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ij"), st.integers(0, 3)), max_size=10))
+@given(
+    LOG,
+    st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ij"), st.integers(0, 3), st.booleans()), max_size=10),
+)
 def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSession, log: list, older: list) -> None:
     """Ties, log days that are not the time's, users without history, behaviours before the first day."""
     conf = load("kuairand", ["paths.logs=/none"])
     conf = conf.model_copy(
         update={
             "zone": "UTC",
-            "history": {k: conf.history[k] for k in ("shown", "watch", "click", "long_watch")},
+            "history": {
+                "shown": History(impressions=True),
+                "watch": History(impressions=True, behaviours="watch"),
+                "click": History(outcome="label"),
+                "ended": History(behaviours="watch", also="long_watch"),
+            },
             "features": [
                 Statistic(name="item", kind="statistic", by=["item_id"], counts=["watch"], rates={"click": "shown"}, cut="day"),
+                Statistic(name="mine", kind="statistic", by=["user_id"], counts=["ended"]),
                 Statistic(name="pair", kind="statistic", by=["user_id", "domain"], counts=["shown"], since=["shown"], cut="time"),
                 Sequence(name="seen", kind="sequence", of=["watch", "click"], columns={"item_id": "v"}, length=3, cut="day", behaviour=True),
                 Sequence(name="now", kind="sequence", of=["click"], columns={"item_id": "v"}, length=2, cut="time"),
@@ -118,7 +127,8 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
         ],
         columns=["impression_id", "user_id", "item_id", "domain", "label", "long_view", "ts", "ds"],
     )  # fmt: skip
-    past = [(u, i, "watch", None, int(o), "before") for u, i, o in older]
+    past = [(u, i, "watch", None, int(o), "before") for u, i, o, _ in older]
+    past += [(u, i, "long_watch", None, 0, "before") for u, i, _, ended in older if ended]
     shown = with_time_columns(conf, spark.createDataFrame(views))
     behaviours = spark.createDataFrame(
         past, "user_id string, item_id string, behaviour string, ts timestamp, order long, ds string"
@@ -136,9 +146,11 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
         got = found.loc[row.impression_id]
         before, just = views[views["ts"] < cut], views[views["ts"] < row.ts]
         of_item = before[before["item_id"] == row.item_id]
-        assert got["item__watch"] == len(of_item) + sum(i == row.item_id for _, i, _ in older)
+        assert got["item__watch"] == len(of_item) + sum(i == row.item_id for _, i, _, _ in older)
         assert got["item__shown"] == len(of_item)
         assert got["item__click"] == of_item["label"].sum()
+        ended = {(u, i) for u, i, _, whole in older if whole}
+        assert got["mine__ended"] == sum(u == row.user_id and (u, i) in ended for u, i, _, _ in older)
         pair = just[(just["user_id"] == row.user_id) & (just["domain"] == row.domain)]
         assert got["pair__shown"] == len(pair)
         if len(pair):
@@ -146,7 +158,7 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
         else:
             assert np.isnan(got["pair__since_shown"])
         mine = before[before["user_id"] == row.user_id].sort_values(["ts", "impression_id"])
-        old = sorted((o, f"{i}/watch", i) for u, i, o in older if u == row.user_id)
+        old = sorted((o, f"{i}/watch", i) for u, i, o, _ in older if u == row.user_id)
         every = [(i, "watch") for _, _, i in old] + [
             (r.item_id, "click" if r.label else "watch") for r in mine.itertuples()
         ]

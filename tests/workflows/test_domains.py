@@ -1,0 +1,70 @@
+"""Domains that the settings or the training days do not know: dropped or gathered, as declared, and counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.layout import OTHER_DOMAIN
+from star_ctr.conf.load import load
+from star_ctr.jobs import features, ingest, split
+from star_ctr.jobs.store import Store
+from tests import small_logs
+
+pytestmark = pytest.mark.spark
+DS = small_logs.DAYS[-1]
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs with a fourth surface, `watch`, that is shown on the last day alone."""
+    logs = small_logs.frames(rows_a_day=60)
+    last = logs["views"]["day"] == DS
+    logs["views"].loc[logs["views"][last].index[:9], "surface"] = "watch"
+    return small_logs.write(tmp_path_factory.mktemp("domains"), logs)
+
+
+def table(conf: Path, spark: SparkSession, overrides: list[str], name: str) -> pd.DataFrame:
+    return Store(load(conf, overrides), spark).read(name).toPandas()
+
+
+def test_a_domain_that_the_settings_do_not_know_goes_to_quarantine_or_to_other(conf: Path, spark: SparkSession) -> None:
+    for unknown in ("drop", "bucket"):
+        overrides = ["domains.known=[home, search]", f"domains.unknown={unknown}"]
+        overrides += [f"paths.warehouse={conf.parent}/known-{unknown}"]
+        ingest.run(load(conf, overrides), spark, DS)
+        rows = table(conf, spark, overrides, "impressions")
+        read = len(small_logs.frames(rows_a_day=60)["views"])
+        strange = read - int(rows["domain"].isin(["home", "search"]).sum())
+        assert strange > 9
+        if unknown == "bucket":
+            assert (rows["domain"] == "other").sum() == strange
+            continue
+        assert len(rows) == read - strange
+        kept = table(conf, spark, overrides, "quarantine")
+        assert kept["reason"].value_counts()["domain: unknown domain watch"] == 9
+        assert kept["reason"].str.startswith("domain: unknown domain").sum() == strange
+
+
+def test_a_domain_that_training_does_not_know_is_left_out_of_the_split_or_is_other(
+    conf: Path, spark: SparkSession
+) -> None:
+    for step in (ingest, features):
+        step.run(load(conf), spark, DS)  # type: ignore[attr-defined]
+    for unknown in ("drop", "bucket"):
+        overrides = [f"domains.unknown={unknown}"]
+        totals = split.run(load(conf, overrides), spark, DS)
+        test = table(conf, spark, overrides, "split").query("part == 'test'")
+        ledger = table(conf, spark, overrides, "ledger").query("step == 'split.test'")
+        assert ledger["rows_in"].sum() == 60
+        assert ledger["rows_out"].sum() == len(test) == totals["test"] == (51 if unknown == "drop" else 60)
+        if unknown == "drop":
+            left_out = ledger[ledger["reason"] == "domain unknown in training"]
+            assert list(zip(left_out["domain"], left_out["rows_in"], left_out["rows_out"], strict=True)) == [
+                ("watch", 9, 0)
+            ]
+        else:
+            assert (test["domain_id"] == OTHER_DOMAIN).sum() == (test["domain"] == "other").sum() == 9
