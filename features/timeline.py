@@ -93,7 +93,7 @@ def _with_others(behaviours: DataFrame, names: list[str]) -> DataFrame:
 
 def _named(kind: History) -> Column:
     """Whether a behaviour is of a kind."""
-    named = F.col("behaviour").eqNullSafe(kind.behaviours)
+    named = F.col("behaviour").eqNullSafe(F.lit(kind.behaviours))
     return named & F.array_contains(_OTHERS, kind.also) if kind.also else named
 
 
