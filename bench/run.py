@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 
 import history
+import size
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = {"history": history.run}
+BENCHMARKS = {"history": history.run, "size": size.run}
 TARGET = Path("build/bench.json")
 
 

@@ -1,0 +1,90 @@
+"""Data grows without the code noticing: all steps over 5 M simulated rows with a driver of 1 GiB.
+
+Simulates two days, runs the night on them with `spark.driver.maxResultSize=16m`, and balances the ledger: every row
+that was simulated must come out of every step, so that what fails is an error and what is lost shows.
+
+    python bench/size.py [--rows 5000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from deltalake import DeltaTable
+
+SMALL_DRIVER = (
+    "spark.master=local[2]",
+    "spark.driver_memory=1g",
+    "spark.shuffle_partitions=32",
+    "spark.conf={spark.driver.maxResultSize: 16m}",
+)
+LAST_DAY = "2026-01-06"
+
+
+def star_ctr(folder: Path, *arguments: str) -> str:
+    """The output of a command of star-ctr; an error with the end of its own words if it fails."""
+    command = [str(Path(sys.executable).parent / "star-ctr"), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    if run.returncode != 0:
+        raise SystemExit(f"star-ctr {arguments[0]}: {run.stdout[-1000:]}{run.stderr[-3000:]}")
+    return run.stdout + run.stderr
+
+
+def read(table: Path) -> pd.DataFrame:
+    """The newest version of a Delta table."""
+    return pd.concat([pd.read_parquet(uri.removeprefix("file://")) for uri in DeltaTable(str(table)).file_uris()])
+
+
+def balance(ledger: pd.DataFrame, rows: int) -> list[str]:
+    """What of the ledger does not add up to `rows` simulated rows."""
+    steps = ledger.groupby("step")[["rows_in", "rows_out"]].sum()
+    sums = {
+        "ingest rows_in": steps.loc["ingest", "rows_in"],
+        "ingest rows_out": steps.loc["ingest", "rows_out"],
+        "features rows_out": steps.loc["features", "rows_out"],
+        "split rows_out": steps.loc[["split.train", "split.test"], "rows_out"].sum(),
+        "train + score rows_out": steps.loc[["train", "score"], "rows_out"].sum(),
+        "train + evaluate rows_out": steps.loc[["train", "evaluate"], "rows_out"].sum(),
+    }
+    return [f"{name} = {n:,}, not {rows:,}" for name, n in sums.items() if n != rows]
+
+
+def run(rows: int = 5_000_000) -> list[dict[str, Any]]:
+    """One entry of bench.json: the rows that went through every step."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = [
+            f"paths.logs={folder}/logs", f"paths.warehouse={folder}/warehouse", *SMALL_DRIVER,
+            f"simulate={{impressions: {rows}, days: 2, users: {rows // 40}, items: 20000, seed: 5}}",
+        ]  # fmt: skip
+        common = ["--conf", "demo", *(x for s in settings for x in ("--set", s))]
+        star_ctr(folder, "simulate", *common)
+        told = star_ctr(folder, "nightly", *common, "--ds", LAST_DAY)
+        problems = balance(read(folder / "warehouse" / "ledger"), rows)
+    times = ", ".join(f"{step} {time}" for step, time in re.findall(r"✓ (\w+)\s+([\d.]+ s)", told))
+    return [
+        {
+            "name": "all_steps_with_a_driver_of_1_gib", "value": 0 if problems else rows, "unit": "rows through every step",
+            "goal": f">= {rows}", "holds": not problems,
+            "reference": "; ".join(problems) or f"driver 1 GiB, spark.driver.maxResultSize=16m; {times}",
+        }
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    for entry in run(parser.parse_args().rows):
+        print(json.dumps(entry, indent=1))
+
+
+if __name__ == "__main__":
+    main()

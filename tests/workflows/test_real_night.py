@@ -1,0 +1,55 @@
+"""A night of the real logs, from the command line: run twice the same, nothing lost, pandas finds the same metrics."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from deltalake import DeltaTable
+from sklearn.metrics import roc_auc_score
+
+from tests.conftest import KUAIRAND, kuairand
+
+
+def star_ctr(*arguments: str, cwd: Path) -> None:
+    command = [str(Path(sys.executable).parent / "star-ctr"), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def read(table: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    files = [uri.removeprefix("file://") for uri in DeltaTable(str(table)).file_uris()]
+    return pd.concat([pd.read_parquet(file, columns=columns) for file in files], ignore_index=True)
+
+
+@pytest.mark.slow
+@kuairand
+def test_a_night_of_the_real_logs_twice_gives_the_same_metrics_and_a_balanced_ledger(tmp_path: Path) -> None:
+    common = ["--conf", "kuairand", "--ds", "2022-05-05", "--set", f"paths.warehouse={tmp_path}/warehouse"]
+    common += ["--set", f"paths.logs={KUAIRAND.absolute()}"]
+    star_ctr("nightly", *common, "--json", "one.json", cwd=tmp_path)
+    star_ctr("nightly", *common, "--json", "two.json", cwd=tmp_path)
+    assert (tmp_path / "one.json").read_text() == (tmp_path / "two.json").read_text()
+    for table in ("impressions", "features", "split", "scores"):
+        assert read(tmp_path / "warehouse" / table, ["impression_id"])["impression_id"].is_unique, table
+    ledger = read(tmp_path / "warehouse" / "ledger")
+    steps = ledger.groupby("step")[["rows_in", "rows_out"]].sum()
+    assert tuple(steps.loc["ingest"]) == (185_061, 180_384)
+    assert ledger[(ledger["step"] == "ingest") & (ledger["reason"] == "duplicate")]["rows_in"].sum() == 4_677
+    assert tuple(steps.loc["ingest.behaviours"]) == (1_230_650, 1_230_650)
+    assert tuple(steps.loc["features"]) == (180_384, 180_384)
+    assert tuple(steps.loc["train"]) == tuple(steps.loc["split.train"]) == (167_281, 167_281)
+    assert {tuple(steps.loc[s]) for s in ("score", "evaluate", "split.test")} == {(13_103, 13_103)}
+
+    scores = read(tmp_path / "warehouse" / "scores")
+    assert len(scores) == 13_103
+    overall = next(m for m in json.loads((tmp_path / "one.json").read_text()) if m["domain"] == "overall")
+    users = [u for _, u in scores.groupby("user_id") if u["label"].nunique() == 2]
+    gauc = np.average([roc_auc_score(u["label"], u["score"]) for u in users], weights=[len(u) for u in users])
+    assert overall["gauc"] == pytest.approx(gauc, abs=1e-9)
+    assert overall["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
