@@ -55,13 +55,16 @@ class History(Declared):
     column's value, from its own time on (a click of a click log: from the click's time on); `impressions`
     takes every impression; `behaviours` the rows of the behaviour log with that name. `also` keeps, of those, the
     ones whose user and item have a row of a second behaviour too: what became of them, where a log without
-    times lists each behaviour by itself (watched; watched to the end).
+    times lists each behaviour by itself (watched; watched to the end). `less` sets each against what is usual: a row
+    of `behaviours` counts 1 if it is `also` the other, less the share that is so among its user's (or its
+    item's) rows. It is for rates: a user's then tells of the user and not of the items that came their way.
     """
 
     impressions: bool = False
     outcome: NonEmpty | None = None
     behaviours: NonEmpty | None = None
     also: NonEmpty | None = None
+    less: Literal["user_id", "item_id"] | None = None
 
     @model_validator(mode="after")
     def _some_source(self) -> History:
@@ -71,6 +74,10 @@ class History(Declared):
             raise ValueError("give at least one of `impressions`, `outcome`, `behaviours`")
         if self.also and not self.behaviours:
             raise ValueError("`also` narrows `behaviours`, which is not given")
+        if self.less and not self.also:
+            raise ValueError("`less` compares shares of `also`, which is not given")
+        if self.less and (self.outcome or self.impressions):
+            raise ValueError("`less` is of `behaviours` alone: give it a kind without `outcome` and `impressions`")
         return self
 
 

@@ -166,6 +166,14 @@ def _feature_problems(settings: Settings) -> list[str]:
             for kind in kinds
             if kind not in settings.history
         ]
+        only_rates = {name for name, kind in settings.history.items() if kind.less}
+        if isinstance(feature, Statistic):
+            kinds = [*feature.counts, *feature.since, *feature.rates.values()]
+        problems += [
+            f"{where}: `{kind}` has `less`, so that it can only be the first of a pair of `rates`"
+            for kind in kinds
+            if kind in only_rates
+        ]
     return problems
 
 

@@ -8,7 +8,7 @@ lies before the first day without times comes before everything.
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from star_ctr.conf.features import Cut, History
@@ -72,7 +72,7 @@ def events(settings: Settings, impressions: DataFrame, behaviours: DataFrame | N
         named = {n: k for n, k in settings.history.items() if k.behaviours}
         if named:
             behaviours = _with_others(behaviours, sorted({k.also for k in named.values() if k.also}))
-            weights = {name: F.when(_named(kind), F.lit(SCALE)).otherwise(F.lit(0)) for name, kind in named.items()}
+            weights = {name: _behaviour_weight(kind) for name, kind in named.items()}
             time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
             dated = with_time_columns(settings, behaviours)
             frames.append(_weighted(settings, dated, time, weights, F.concat_ws("/", "item_id", "behaviour")))
@@ -91,10 +91,15 @@ def _with_others(behaviours: DataFrame, names: list[str]) -> DataFrame:
     return behaviours.join(others.agg(F.collect_set("behaviour").alias(_OTHERS)), pair, "left")
 
 
-def _named(kind: History) -> Column:
-    """Whether a behaviour is of a kind."""
-    named = F.col("behaviour").eqNullSafe(F.lit(kind.behaviours))
-    return named & F.array_contains(_OTHERS, kind.also) if kind.also else named
+def _behaviour_weight(kind: History) -> Column:
+    """How much of a kind a behaviour is, in millionths."""
+    value = F.lit(1.0)
+    if kind.also:
+        value = F.coalesce(F.array_contains(_OTHERS, kind.also), F.lit(False)).cast("double")
+    if kind.less:
+        value = value - F.avg(value).over(Window.partitionBy(kind.less, "behaviour"))
+    named = F.col("behaviour") == F.lit(kind.behaviours)
+    return F.when(named, F.round(value * SCALE)).otherwise(F.lit(0))
 
 
 def _weighted(settings: Settings, rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column) -> DataFrame:

@@ -109,10 +109,11 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
                 "watch": History(impressions=True, behaviours="watch"),
                 "click": History(outcome="label"),
                 "ended": History(behaviours="watch", also="long_watch"),
+                "beyond": History(behaviours="watch", also="long_watch", less="item_id"),
             },
             "features": [
                 Statistic(name="item", kind="statistic", by=["item_id"], counts=["watch"], rates={"click": "shown"}, cut="day"),
-                Statistic(name="mine", kind="statistic", by=["user_id"], counts=["ended"]),
+                Statistic(name="mine", kind="statistic", by=["user_id"], counts=["ended"], rates={"beyond": "watch"}),
                 Statistic(name="pair", kind="statistic", by=["user_id", "domain"], counts=["shown"], since=["shown"], cut="time"),
                 Sequence(name="seen", kind="sequence", of=["watch", "click"], columns={"item_id": "v"}, length=3, cut="day", behaviour=True),
                 Sequence(name="now", kind="sequence", of=["click"], columns={"item_id": "v"}, length=2, cut="time"),
@@ -151,6 +152,9 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
         assert got["item__click"] == of_item["label"].sum()
         ended = {(u, i) for u, i, _, whole in older if whole}
         assert got["mine__ended"] == sum(u == row.user_id and (u, i) in ended for u, i, _, _ in older)
+        share = {i: np.mean([(u, i) in ended for u, j, _, _ in older if j == i]) for _, i, _, _ in older}
+        beyond = sum(((u, i) in ended) - share[i] for u, i, _, _ in older if u == row.user_id)
+        assert got["mine__beyond"] == pytest.approx(beyond, abs=1e-5)
         pair = just[(just["user_id"] == row.user_id) & (just["domain"] == row.domain)]
         assert got["pair__shown"] == len(pair)
         if len(pair):
