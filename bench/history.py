@@ -144,7 +144,7 @@ def run(behaviours: int = 10_000_000, impressions: int = 1_000_000) -> list[dict
         ranks, rank_sums = measure("ranks", folder)
         second, _ = measure("spark", folder)
         ours = (first + second) / 2
-        lists, list_sums = measure("lists", folder, limit=14 * ours)
+        lists, list_sums = measure("lists", folder, limit=10 * ours)
         assert sums == rank_sums, (sums, rank_sums)
         assert list_sums in (None, sums), (sums, list_sums)
     at_least = " or more (stopped)" if list_sums is None else ""

@@ -46,11 +46,22 @@ def test_an_outcome_cannot_be_a_feature(column: str) -> None:
 
 def test_an_outcome_cannot_be_a_group_or_a_side_of_a_sequence() -> None:
     assert "declared an outcome" in problem("features.by_user.by=[user_id, impressions.is_like]")
-    assert "declared an outcome" in problem("features.long_watched.columns={impressions.long_view: video}")
+    assert "declared an outcome" in problem("features.watched.columns={impressions.long_view: video}")
 
 
 def test_unknown_kind_of_history_is_named() -> None:
-    assert "`clik` is no kind of `history`; did you mean `click`" in problem("features.long_watched.of=[clik]")
+    assert "`clik` is no kind of `history`; did you mean `click`" in problem("features.watched.of=[clik]")
+
+
+def test_behaviours_with_times_cannot_be_narrowed_by_later_ones() -> None:
+    told = problem("logs.behaviours.time={column: at, unit: ms}", "logs.behaviours.order=null")
+    assert "history.old_long.also: the rows of `logs.behaviours` have times" in told
+
+
+def test_what_is_set_against_the_usual_is_for_rates_alone() -> None:
+    assert "features.old_user: `over_users` has `less`" in problem("features.old_user.counts=[over_users]")
+    assert "features.watched: `over_users` has `less`" in problem("features.watched.of=[over_users]")
+    assert "`also`, which is not given" in problem("history.over_users={behaviours: watch, less: user_id}")
 
 
 def test_label_from_clicks_needs_a_click_log() -> None:
