@@ -49,9 +49,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         .count()
         .collect()
     }
-    rows = [(ds, d, of_split[d], record["rows"].get(d, 0), "") for d in domains if d in of_split]
+    # The record counts a row once a pass, the ledger once.
+    passes = settings.trainer.epochs
+    rows = [(ds, d, of_split[d], record["rows"].get(d, 0) // passes, "") for d in domains if d in of_split]
     store.write_ledger("train", store.ledger_rows(rows), [ds], job.run_id)
-    short = [d for _, d, n_in, n_out, _ in rows if n_out != n_in * settings.trainer.epochs]
+    short = [d for d in of_split if record["rows"].get(d, 0) != of_split[d] * passes]
     if short:
         raise DataError(f"{job.run_id}: rows of domain {', '.join(short)} were not all trained on; see the ledger")
     return {k: record[k] for k in ("run_id", "steps", "parameters", "seconds", "resumed", "device", "processes")}

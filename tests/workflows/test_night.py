@@ -248,11 +248,14 @@ def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_aga
 
 
 def test_other_seed_is_another_run_beside_the_first(night: Night) -> None:
-    other = load(night.conf, ["trainer.seed=7"])
+    other = load(night.conf, ["trainer.seed=7", "trainer.epochs=2"])  # two passes count once in the ledger
     for step in (train, score, evaluate):
         step.run(other, night.spark, DS)  # type: ignore[attr-defined]
     metrics = night.table("metrics")
     assert set(metrics["seed"]) == {0, 7}
+    trained = night.table("ledger").query("step == 'train'").groupby("run_id")[["rows_in", "rows_out"]].sum()
+    assert len(trained) == 2
+    assert (trained == int((night.table("split")["part"] == "train").sum())).all(axis=None)
     assert metrics.groupby(["run_id", "domain"]).size().max() == 1
     records: list[dict[str, Any]] = [json.loads(r) for r in night.table("runs")["record"]]
     assert {r["settings"]["trainer"]["seed"] for r in records} == {0, 7}
