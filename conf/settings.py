@@ -87,6 +87,7 @@ class Settings(Declared):
             *_domain_problems(self),
             *_history_problems(self),
             *_feature_problems(self),
+            *_model_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -174,6 +175,20 @@ def _feature_problems(settings: Settings) -> list[str]:
             for kind in kinds
             if kind in only_rates
         ]
+    return problems
+
+
+def _model_problems(settings: Settings) -> list[str]:
+    if settings.trainer.batches == "single_domain":
+        return []
+    problems = []
+    if settings.model.norm == "pn":
+        problems.append(
+            "model.norm: partitioned normalization takes its moments from batches of one domain; "
+            "set trainer.batches to single_domain, or model.norm to bn or ln"
+        )
+    if settings.trainer.processes > 1:
+        problems.append("trainer.processes: mixed batches are trained by one process; set it to 1")
     return problems
 
 

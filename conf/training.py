@@ -19,10 +19,12 @@ class EmbeddingSettings(Declared):
 
 
 class ModelSettings(Declared):
-    """STAR (§3): which parts, how wide, how deep."""
+    """STAR (§3), or a model that §4.1 compares it with: which parts, how wide, how deep."""
 
-    name: Literal["star"] = "star"
-    norm: Literal["pn"] = "pn"
+    name: Literal["star", "base", "shared_bottom", "mmoe", "cross_stitch"] = "star"
+    norm: Literal["pn", "bn", "ln"] = Field("pn", description="partitioned (§3.3), batch or layer normalization")
+    combine: Literal["product", "sum"] = Field("product", description="STAR: how W and W_p make W_p* (eq. 5)")
+    experts: Width | None = Field(None, description="MMoE: number of experts; one a domain if not given")
     aux: bool = Field(True, description="the auxiliary network (§3.5)")
     aux_width: Width = Field(32, description="hidden width of the two-layer auxiliary network")
     domain_dim: Width = Field(8, description="width of the domain's embedding in the auxiliary network")
@@ -54,7 +56,9 @@ class TrainerSettings(Declared):
     weight_decay: float = Field(0.0, ge=0, description="decoupled, of the dense weights")
     epochs: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
-    batches: Literal["single_domain"] = "single_domain"
+    batches: Literal["single_domain", "mixed"] = Field(
+        "single_domain", description="of one domain each (§3.2), or of all samples mixed (§4.1, Base)"
+    )
     averaging: float = Field(
         0.0, ge=0, lt=1, description="decay of a moving average of the weights that is evaluated instead; 0: none"
     )

@@ -1,10 +1,6 @@
-"""The paper's layers: partitioned normalization (§3.3) and the star topology FCN (§3.4).
+"""The paper's layers: the star topology FCN (§3.4) and the auxiliary network (§3.5).
 
-Tensor names end in their shape: B rows of a batch, F features in, H features out.
-
-Parameters of a domain are tensors of their own, one a domain, and not rows of a common one: after a step
-on a batch of one domain all others have no gradient, so that the optimizer leaves their weights and its own
-moments of them untouched to the bit (a row of a common tensor would go on moving by Adam's momentum).
+Tensor names end in their shape: B rows of a batch, F features in, H features out, D domains.
 """
 
 from __future__ import annotations
@@ -12,19 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
-Segment = tuple[int, int, int]
-"""(domain, start, stop): rows start..stop of a batch that is sorted by domain belong to the domain."""
-
-
-def summed_over_ranks(x: Tensor) -> Tensor:
-    """The sum of `x` over all processes, with gradients; `x` itself in a single process."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return dist_nn.all_reduce(x)  # type: ignore[no-any-return, no-untyped-call]
-    return x
+from star_ctr.conf.training import ModelSettings
+from star_ctr.model.norms import Segment, per_domain
 
 
 def activate(x: Tensor, name: str) -> Tensor:
@@ -32,119 +19,100 @@ def activate(x: Tensor, name: str) -> Tensor:
     return torch.nn.functional.silu(x) if name == "silu" else torch.relu(x)
 
 
-def per_domain(domains: int, value: Tensor) -> nn.ParameterList:
-    """A copy of `value` for each domain."""
-    return nn.ParameterList(nn.Parameter(value.clone()) for _ in range(domains))
-
-
-class PartitionedNorm(nn.Module):
-    """Partitioned normalization (§3.3, eq. 3 and 4).
-
-    In training a segment is normalised by its own moments, over all processes where a batch is cut over
-    several, and moves E_p and Var_p of its domain; in evaluation by E_p and Var_p. A segment of one row has
-    no variance: it is normalised by the moving moments in training too, and counted in `lone_rows`.
-    """
-
-    mean: Tensor
-    var: Tensor
-    steps: Tensor
-    lone_rows: Tensor
-
-    def __init__(self, features: int, domains: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.momentum, self.eps = momentum, eps
-        self.gamma = nn.Parameter(torch.ones(features))
-        self.beta = nn.Parameter(torch.zeros(features))
-        self.gamma_p = per_domain(domains, torch.ones(features))
-        self.beta_p = per_domain(domains, torch.zeros(features))
-        self.register_buffer("mean", torch.zeros(domains, features))
-        self.register_buffer("var", torch.ones(domains, features))
-        self.register_buffer("steps", torch.zeros(domains, dtype=torch.long))
-        self.register_buffer("lone_rows", torch.zeros(domains, dtype=torch.long))
-
-    def forward(self, z_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
-        """The normalised rows z', in the order of `z_BF`."""
-        return torch.cat([self._segment(z_BF[start:stop], p) for p, start, stop in segments])
-
-    def _segment(self, z_BF: Tensor, p: int) -> Tensor:
-        mean_F, var_F = self.mean[p], self.var[p]
-        if self.training:
-            rows = summed_over_ranks(torch.tensor(float(len(z_BF)), device=z_BF.device))
-            if rows > 1:
-                mean_F = summed_over_ranks(z_BF.sum(0)) / rows
-                var_F = summed_over_ranks((z_BF - mean_F).square().sum(0)) / rows
-                self._move(p, mean_F.detach(), var_F.detach() * rows / (rows - 1))
-            else:
-                self.lone_rows[p] += 1
-        scale_F = self.gamma * self.gamma_p[p]
-        out_BF: Tensor = scale_F * (z_BF - mean_F) / torch.sqrt(var_F + self.eps) + (self.beta + self.beta_p[p])
-        return out_BF
-
-    def _move(self, p: int, mean_F: Tensor, var_F: Tensor) -> None:
-        # The first batch of a domain sets its moments: mixed with the initial 0 and 1, those of a small
-        # domain would stay wrong for all of its few batches.
-        share = 1.0 if self.steps[p] == 0 else self.momentum
-        self.mean[p].lerp_(mean_F, share)
-        self.var[p].lerp_(var_F, share)
-        self.steps[p] += 1
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Eq. 4 as one scale and one shift a domain (D x F each): z' = scale * z + shift."""
-        gamma_DF = self.gamma * torch.stack(list(self.gamma_p))
-        beta_DF = self.beta + torch.stack(list(self.beta_p))
-        scale_DF = gamma_DF / torch.sqrt(self.var + self.eps)
-        return scale_DF, beta_DF - scale_DF * self.mean
-
-
 class StarLinear(nn.Module):
     """One layer of the star topology FCN (eq. 5 and 6, before the activation).
 
     W_p* = W_p * W elementwise, b_p* = b_p + b; only the segment's own domain is computed. W starts by
-    Kaiming's rule and W_p = 1, b = b_p = 0: every domain starts as the shared model.
+    Kaiming's rule and W_p = 1, b = b_p = 0: every domain starts as the shared model. With `combine` sum,
+    W_p* = W_p + W and W_p starts at 0.
     """
 
-    def __init__(self, features: int, out: int, domains: int) -> None:
+    def __init__(self, features: int, out: int, domains: int, combine: str = "product") -> None:
         super().__init__()
+        self.combine = combine
         self.weight = nn.Parameter(torch.empty(features, out))
         nn.init.kaiming_uniform_(self.weight.T, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(out))
-        self.weight_p = per_domain(domains, torch.ones(features, out))
+        start = torch.ones if combine == "product" else torch.zeros
+        self.weight_p = per_domain(domains, start(features, out))
         self.bias_p = per_domain(domains, torch.zeros(out))
+
+    def own_weight(self, p: int) -> Tensor:
+        """W_p* (eq. 5), F x H."""
+        own: Tensor = self.weight_p[p]
+        return self.weight * own if self.combine == "product" else self.weight + own
 
     def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
         """The layer's output before activation, B x H."""
         return torch.cat(
             [
-                torch.addmm(self.bias + self.bias_p[p], x_BF[start:stop], self.weight * self.weight_p[p])
+                torch.addmm(self.bias + self.bias_p[p], x_BF[start:stop], self.own_weight(p))
                 for p, start, stop in segments
             ]
         )
 
-    def combined(self) -> tuple[Tensor, Tensor]:
-        """The weights of every domain, combined ahead of time (§4.4): D x F x H and D x H."""
-        weights = self.weight * torch.stack(list(self.weight_p))
-        return weights, self.bias + torch.stack(list(self.bias_p))
+    def served(self) -> DomainLinear:
+        """The layer with the weights of every domain combined ahead of time (§4.4)."""
+        weights_DFH = torch.stack([self.own_weight(p) for p in range(len(self.weight_p))])
+        return DomainLinear(weights_DFH.detach(), (self.bias + torch.stack(list(self.bias_p))).detach())
 
 
-class StarFCN(nn.Module):
-    """The star topology FCN (§3.4): hidden layers with an activation, then a layer to one plain logit."""
+class DomainLinear(nn.Module):
+    """A layer with the weights of each domain at hand (D x F x H) and its bias (D x H), for prediction."""
 
-    def __init__(
-        self, features: int, widths: list[int], domains: int, dropout: float = 0.0, activation: str = "relu"
-    ) -> None:
+    def __init__(self, weight_DFH: Tensor, bias_DH: Tensor) -> None:
         super().__init__()
-        sizes = [features, *widths, 1]
-        self.layers = nn.ModuleList(StarLinear(a, b, domains) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.weight, self.bias = nn.Parameter(weight_DFH), nn.Parameter(bias_DH)
+
+    def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
+        """The layer's output before activation, B x H."""
+        return torch.cat([torch.addmm(self.bias[p], x_BF[start:stop], self.weight[p]) for p, start, stop in segments])
+
+
+class Stack(nn.Module):
+    """Hidden layers with an activation and dropout, then a layer to one plain logit."""
+
+    def __init__(self, layers: Iterable[nn.Module], dropout: float = 0.0, activation: str = "relu") -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
         self.dropout = nn.Dropout(dropout)
         self.activation = activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit s_m of each row, B."""
+        """The logit of each row, B."""
         *hidden, last = self.layers
         for layer in hidden:
             x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
         out: Tensor = last(x_BF, segments)
         return out.squeeze(1)
+
+    def served(self) -> Stack:
+        """The same with each layer as it is served."""
+        return Stack([layer.served() for layer in self.layers], 0.0, self.activation)  # type: ignore[operator]
+
+
+class StarFCN(Stack):
+    """The star topology FCN (§3.4); its output is s_m."""
+
+    starts_shared = True
+
+    def __init__(
+        self,
+        features: int,
+        widths: list[int],
+        domains: int,
+        dropout: float = 0.0,
+        activation: str = "relu",
+        combine: str = "product",
+    ) -> None:
+        sizes = [features, *widths, 1]
+        layers = [StarLinear(a, b, domains, combine) for a, b in zip(sizes, sizes[1:], strict=False)]
+        super().__init__(layers, dropout, activation)
+
+    def level(self, p: int) -> nn.Parameter:
+        """What adds to the logits of domain p alone: b_p of the last layer."""
+        bias: nn.Parameter = self.layers[-1].bias_p[p]  # type: ignore[assignment,index]
+        return bias
 
 
 class AuxiliaryNetwork(nn.Module):
@@ -165,3 +133,9 @@ class AuxiliaryNetwork(nn.Module):
         hidden = torch.relu(self.hidden(torch.cat([domain_BE, z_BF], dim=1)))
         out: Tensor = self.out(hidden)
         return out.squeeze(1)
+
+
+def make_star(settings: ModelSettings, features: int, domains: int) -> StarFCN:
+    """The star topology FCN of the settings."""
+    s = settings
+    return StarFCN(features, s.layers, domains, s.dropout, s.activation, s.combine)

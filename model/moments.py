@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from star_ctr.conf.layout import OTHER_DOMAIN, Layout
+from star_ctr.model.multi_domain import MultiDomainModel
+from star_ctr.model.norms import Moments, PartitionedNorm
 from star_ctr.model.plan import DataFile
-from star_ctr.model.star import Star
 from star_ctr.model.stream import read_files
 
 _ROWS = 4096
@@ -59,13 +60,21 @@ def _parts(
 
 @torch.no_grad()
 def make_moments_true(
-    model: Star, files: Sequence[DataFile], layout: Layout, half_life: float, prior_rows: float, device: torch.device
+    model: MultiDomainModel,
+    files: Sequence[DataFile],
+    layout: Layout,
+    half_life: float,
+    prior_rows: float,
+    device: torch.device,
 ) -> dict[int, int]:
     """Set every domain's moments to those of z over its rows in `files`; returns the rows used.
 
     A domain's moments count as many more rows as `prior_rows` of all domains together: those of a dozen rows
-    alone would blow up whatever did not vary among them. A domain without rows gets those of all.
+    alone would blow up whatever did not vary among them. A domain without rows gets those of all, and so does batch
+    normalization; layer normalization has none.
     """
+    if not isinstance(model.norm, Moments):
+        return {}
     features = model.norm.mean.shape[1]
     used = torch.zeros(model.domains, dtype=torch.long)
     count = torch.zeros(model.domains, dtype=torch.float64)
@@ -79,6 +88,10 @@ def make_moments_true(
         squares[domain] += weight @ z.square()
     pooled_mean = total.sum(0) / count.sum()
     pooled_square = squares.sum(0) / count.sum()
+    rows = {p: n for p, n in enumerate(used.tolist()) if n}
+    if not isinstance(model.norm, PartitionedNorm):
+        model.norm.mean[0], model.norm.var[0] = pooled_mean, (pooled_square - pooled_mean.square()).clamp(min=0)
+        return rows
     scale = (count + prior_rows).clamp(min=1e-9)[:, None]
     mean = (total + prior_rows * pooled_mean) / scale
     square = (squares + prior_rows * pooled_square) / scale
@@ -86,17 +99,18 @@ def make_moments_true(
     mean[empty], square[empty] = pooled_mean, pooled_square
     model.norm.mean.copy_(mean)
     model.norm.var.copy_((square - mean.square()).clamp(min=0))
-    return {p: n for p, n in enumerate(used.tolist()) if n}
+    return rows
 
 
 @torch.no_grad()
 def make_levels_true(
-    model: Star, files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
+    model: MultiDomainModel, files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
 ) -> dict[int, float]:
     """Move every domain's output bias by what makes its predicted clicks the actual ones; returns the moves.
 
     The move d of a domain maximises the likelihood of its rows less d^2 / 2: a domain of a dozen rows moves
-    little, one of thousands goes where its rows say. A domain without rows moves as all rows together would.
+    little, one of thousands goes where its rows say. A domain without rows moves as all rows together would, and so
+    does the one bias of a network whose domains have none of their own.
     """
     assert not model.training
     found: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
@@ -104,12 +118,11 @@ def make_levels_true(
         logits = model(ints, floats, [(domain, 0, len(label))]).double().cpu()
         found.setdefault(domain, []).append((logits, label, weight))
     rows = {p: [torch.cat(x) for x in zip(*parts, strict=True)] for p, parts in found.items()}
-    moves = {p: _level(*parts) for p, parts in rows.items()}
+    moves = {p: _level(*parts) for p, parts in rows.items()} if model.levels_are_own else {}
     if OTHER_DOMAIN not in moves:
         moves[OTHER_DOMAIN] = _level(*(torch.cat(x) for x in zip(*rows.values(), strict=True)))
-    last = model.fcn.layers[-1]
     for p, move in moves.items():
-        last.bias_p[p].add_(move)  # type: ignore[index]
+        model.level(p).add_(move)
     return moves
 
 

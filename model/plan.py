@@ -3,7 +3,7 @@
 A batch comes from one domain (§3.2), domains in proportion to their rows: a domain of N rows has
 ceil(N / batch) batches, and the batches of all domains are shuffled. Within a domain the rows come out of a
 shuffled sliding window (§4.4): the domain's files in random order are read into it as it is drained,
-and a batch is a random draw from what it holds.
+and a batch is a random draw from what it holds. Mixed batches (§4.1, Base) come out of one window of all domains.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+MIXED = -1
+"""Stands for all domains at once, where batches are mixed."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,12 @@ def batches_of(rows: int, batch_size: int) -> int:
     return math.ceil(rows / batch_size)
 
 
-def rows_by_domain(files: Sequence[DataFile]) -> dict[int, int]:
-    """The rows of each domain."""
+def rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict[int, int]:
+    """The rows of each domain, or of all of them as MIXED."""
     rows: dict[int, int] = {}
     for file in files:
-        rows[file.domain] = rows.get(file.domain, 0) + file.rows
+        domain = MIXED if mixed else file.domain
+        rows[domain] = rows.get(domain, 0) + file.rows
     return dict(sorted(rows.items()))
 
 
@@ -58,13 +62,15 @@ def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, purpose]))
 
 
-def plan(files: Sequence[DataFile], batch_size: int, window_rows: int, seed: int, epoch: int) -> Iterator[Read | Draw]:
+def plan(
+    files: Sequence[DataFile], batch_size: int, window_rows: int, seed: int, epoch: int, mixed: bool = False
+) -> Iterator[Read | Draw]:
     """The epoch as a list of reads and draws; every file is read once and every row drawn once."""
     random = generator(seed, epoch, 0)
-    total = rows_by_domain(files)
+    total = rows_by_domain(files, mixed)
     waiting: dict[int, list[int]] = {p: [] for p in total}
     for number in random.permutation(len(files)):
-        waiting[files[number].domain].append(int(number))
+        waiting[MIXED if mixed else files[number].domain].append(int(number))
     order = np.repeat(list(total), [batches_of(n, batch_size) for n in total.values()])
     held = dict.fromkeys(total, 0)
     left = dict(total)

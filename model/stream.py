@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
-from star_ctr.model.plan import DataFile, Draw, Read, generator, plan
+from star_ctr.model.plan import MIXED, DataFile, Draw, Read, generator, plan
 
 _REFUSED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 _AHEAD = 8
@@ -30,20 +30,25 @@ _AHEAD = 8
 
 @dataclass
 class Rows:
-    """Packed rows: ints (n x I, int32), floats (n x N, float32), label (n, float32), and their days where asked for."""
+    """Packed rows: ints (n x I), floats (n x N), label and domain (n each), and their days where asked for."""
 
     ints: npt.NDArray[np.int32]
     floats: npt.NDArray[np.float32]
     label: npt.NDArray[np.float32]
+    domain: npt.NDArray[np.int32]
     day: npt.NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
+    def part(self, index: npt.NDArray[np.intp]) -> Rows:
+        """The rows of `index` (without their days), in its order."""
+        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
+
 
 @dataclass
 class Batch:
-    """A batch of one domain."""
+    """A batch of one domain, or MIXED: then its rows are sorted by domain."""
 
     domain: int
     rows: Rows
@@ -124,6 +129,7 @@ def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
             Rows(
                 *unpacked(chunk.ints, chunk.floats, layout),
                 np.asarray(chunk.label, dtype=np.float32),
+                np.full(n, file.domain, dtype=np.int32),
                 np.asarray(chunk.day, dtype=object) if hasattr(chunk, "day") else None,
             )
         )
@@ -141,6 +147,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
         np.concatenate([p.ints for p in parts]),
         np.concatenate([p.floats for p in parts]),
         np.concatenate([p.label for p in parts]),
+        np.concatenate([p.domain for p in parts]),
         np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
     )
 
@@ -178,30 +185,37 @@ class Window:
         holes = chosen[chosen < end]
         tail = np.arange(end, self._held)
         movers = tail[~np.isin(tail, chosen)]
-        for array in (self._rows.ints, self._rows.floats, self._rows.label):
+        for array in (self._rows.ints, self._rows.floats, self._rows.label, self._rows.domain):
             array[holes] = array[movers]
         self._held = end
         return batch
 
     def _part(self, index: npt.NDArray[np.intp]) -> Rows:
         assert self._rows is not None
-        return Rows(self._rows.ints[index], self._rows.floats[index], self._rows.label[index])
+        return self._rows.part(index)
 
 
 def epoch_batches(
-    files: Sequence[DataFile], layout: Layout, batch_size: int, window_rows: int, seed: int, epoch: int
+    files: Sequence[DataFile],
+    layout: Layout,
+    batch_size: int,
+    window_rows: int,
+    seed: int,
+    epoch: int,
+    mixed: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of one epoch, every row of the files once; read and mixed in the calling thread."""
-    steps = list(plan(files, batch_size, window_rows, seed, epoch))
+    """The batches of one epoch, every row of the files once; read and shuffled in the calling thread."""
+    steps = list(plan(files, batch_size, window_rows, seed, epoch, mixed))
     arriving = read_files([files[s.file] for s in steps if isinstance(s, Read)], layout)
     random = generator(seed, epoch, 1)
     windows: dict[int, Window] = {}
     for step in steps:
         match step:
             case Read(file):
-                windows.setdefault(files[file].domain, Window()).add(next(arriving))
-            case Draw(domain, rows):
-                yield Batch(domain, windows[domain].draw(rows, random))
+                windows.setdefault(MIXED if mixed else files[file].domain, Window()).add(next(arriving))
+            case Draw(domain, n):
+                rows = windows[domain].draw(n, random)
+                yield Batch(domain, rows.part(np.argsort(rows.domain, kind="stable")) if mixed else rows)
     if next(arriving, None) is not None:
         raise DataError("the stream has rows left after its last batch")
 

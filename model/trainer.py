@@ -21,15 +21,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.layout import OTHER_DOMAIN
 from star_ctr.conf.training import TrainerSettings
 from star_ctr.model import checkpoint, export
 from star_ctr.model.hooks import Curve, Hook, Moment
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
+from star_ctr.model.multi_domain import MultiDomainModel
+from star_ctr.model.norms import segments_of
 from star_ctr.model.optimizers import Averaged, Optimizers
-from star_ctr.model.plan import batches_of, rows_by_domain
+from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.probe import probe_scores
-from star_ctr.model.star import Star
 from star_ctr.model.stream import Batch, ahead, epoch_batches, live_files
 
 
@@ -67,9 +69,10 @@ class Trainer:
         self.files = live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
-        self.model = Star(job.layout, job.model).to(self.device)
+        self.mixed = job.trainer.batches == "mixed"
+        self.model = MultiDomainModel(job.layout, job.model).to(self.device)
         self.steps = self.settings.epochs * sum(
-            batches_of(n, self.settings.batch_size) for n in rows_by_domain(self.files).values()
+            batches_of(n, self.settings.batch_size) for n in rows_by_domain(self.files, self.mixed).values()
         )
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
         self.averaged = Averaged(self.model, self.settings.averaging)
@@ -101,7 +104,7 @@ class Trainer:
         passed = 0
         s = self.settings
         for epoch in range(s.epochs):
-            batches = epoch_batches(self.files, self.job.layout, s.batch_size, s.window_rows, s.seed, epoch)
+            batches = epoch_batches(self.files, self.job.layout, s.batch_size, s.window_rows, s.seed, epoch, self.mixed)
             for batch in ahead(batches):
                 if passed >= self.step:
                     yield batch
@@ -118,7 +121,7 @@ class Trainer:
         self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
         torch.manual_seed(hash((self.settings.seed, self.step, rank)) % (1 << 62))
-        logit_B = self.model(ints, floats, [(batch.domain, 0, len(label))])
+        logit_B = self.model(ints, floats, segments_of(batch.rows.domain[mine]))
         loss = F.binary_cross_entropy_with_logits(logit_B, label, reduction="sum") / len(batch.rows)
         self.optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -126,7 +129,8 @@ class Trainer:
         self.averaged.update(self.model)
         self.step += 1
         self.rows += len(batch.rows)
-        self.rows_by_domain[batch.domain] = self.rows_by_domain.get(batch.domain, 0) + len(batch.rows)
+        for p, start, stop in segments_of(batch.rows.domain):
+            self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
         value = loss.detach()
         if processes > 1:
             dist.all_reduce(value)
@@ -144,17 +148,22 @@ class Trainer:
         """
         self.averaged.swap_in(self.model)
         self.model.eval()
-        if not self.settings.moments_rows:
-            return {}, {}
-        files = sample_files(self.files, self.settings.moments_rows)
-        s, layout = self.settings, self.job.layout
-        rows = make_moments_true(self.model, files, layout, s.half_life, s.moments_prior, self.device)
-        levels = make_levels_true(self.model, files, layout, s.half_life, self.device) if s.levels else {}
+        rows: dict[int, int] = {}
+        levels: dict[int, float] = {}
+        if self.settings.moments_rows:
+            files = sample_files(self.files, self.settings.moments_rows)
+            s, layout = self.settings, self.job.layout
+            rows = make_moments_true(self.model, files, layout, s.half_life, s.moments_prior, self.device)
+            if s.levels:
+                levels = make_levels_true(self.model, files, layout, s.half_life, self.device)
+        seen = self.rows_by_domain
+        if seen and OTHER_DOMAIN not in seen:
+            self.model.adopt(max(seen, key=lambda p: (seen[p], -p)))
         return rows, levels
 
     def domain_name(self, number: int) -> str:
         """The name of a domain's number."""
-        return ["other", *self.job.layout.domains][number]
+        return "mixed" if number == MIXED else ["other", *self.job.layout.domains][number]
 
     # --- checkpoints
 
@@ -224,11 +233,11 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
         "rows": _named(trainer, trainer.rows_by_domain),
         "moments_rows": _named(trainer, moments),
         "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
-        "lone_rows": _named(trainer, dict(enumerate(trainer.model.norm.lone_rows.tolist()))),
+        "lone_rows": _named(trainer, trainer.model.lone_rows()),
         "curve": curve.curve,
     }
     if world()[0] == 0:
-        export.export(trainer.model, job.layout, job.place)
+        export.export(trainer.model, job.model, job.layout, job.place)
         record["probe"] = probe_scores(trainer.model, job, trainer.device)
         checkpoint.write_json(job.place / "record.json", record)
     return record

@@ -98,3 +98,9 @@ def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
     other_seed = load("kuairand", ["trainer.seed=5"])
     assert run_id(other_seed, "2022-05-05") != run_id(base, "2022-05-05")
     assert config_hash(other_seed) == config_hash(base)
+
+
+def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
+    assert "set trainer.batches to single_domain, or model.norm to bn or ln" in problem("trainer.batches=mixed")
+    told = problem("trainer.batches=mixed", "model.norm=bn", "trainer.processes=2")
+    assert "mixed batches are trained by one process" in told

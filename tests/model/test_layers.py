@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.model.layers import AuxiliaryNetwork, PartitionedNorm, StarFCN, StarLinear
+from star_ctr.model.layers import AuxiliaryNetwork, StarFCN, StarLinear
+from star_ctr.model.norms import PartitionedNorm
 
 RNG = np.random.default_rng(0)
 
@@ -52,7 +53,8 @@ def test_partitioned_norm_in_evaluation_is_eq_4_for_rows_of_several_domains() ->
     z = RNG.normal(size=(6, 4))
     segments = [(0, 0, 2), (1, 2, 6)]
     out = array(norm(torch.from_numpy(z), segments))
-    scale, shift = (array(t) for t in norm.folded())
+    served = norm.served()
+    scale, shift = array(served.scale), array(served.shift)
     for p, start, stop in segments:
         g, b = array(norm.gamma) * array(norm.gamma_p[p]), array(norm.beta) + array(norm.beta_p[p])
         want = g * (z[start:stop] - array(norm.mean)[p]) / np.sqrt(array(norm.var)[p] + 1e-5) + b
@@ -78,7 +80,7 @@ def test_star_layer_is_eq_5_and_6() -> None:
         weight = array(layer.weight_p[p]) * array(layer.weight)
         want = (weight.T @ x[rows].T).T + array(layer.bias_p[p]) + array(layer.bias)
         np.testing.assert_allclose(out[rows], want, atol=1e-9)
-        combined, bias = (array(t) for t in layer.combined())
+        combined, bias = array(layer.served().weight), array(layer.served().bias)
         np.testing.assert_allclose(x[rows] @ combined[p] + bias[p], want, atol=1e-9)
 
 
@@ -94,8 +96,8 @@ def test_the_last_layer_is_a_plain_logit() -> None:
     fcn = StarFCN(3, [4], domains=1)
     randomise(fcn)
     x = RNG.normal(size=(50, 3))
-    w = [array(layer.combined()[0])[0] for layer in fcn.layers]
-    b = [array(layer.combined()[1])[0] for layer in fcn.layers]
+    w = [array(layer.served().weight)[0] for layer in fcn.layers]
+    b = [array(layer.served().bias)[0] for layer in fcn.layers]
     want = (np.maximum(x @ w[0] + b[0], 0) @ w[1] + b[1])[:, 0]
     np.testing.assert_allclose(array(fcn(torch.from_numpy(x), [(0, 0, 50)])), want, atol=1e-9)
     assert (want < 0).any()

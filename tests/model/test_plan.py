@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.model.plan import DataFile, Draw, Read, plan, rows_by_domain
+from star_ctr.model.plan import MIXED, DataFile, Draw, Read, plan, rows_by_domain
 
 FILES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50)), min_size=1, max_size=20)
 
@@ -17,25 +17,26 @@ def files_of(shape: list[tuple[int, int]]) -> list[DataFile]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(FILES, st.integers(1, 30), st.integers(1, 200), st.integers(0, 5), st.integers(0, 3))
+@given(FILES, st.integers(1, 30), st.integers(1, 200), st.integers(0, 5), st.integers(0, 3), st.booleans())
 def test_every_file_is_read_once_and_every_row_drawn_once(
-    shape: list[tuple[int, int]], batch: int, window: int, seed: int, epoch: int
+    shape: list[tuple[int, int]], batch: int, window: int, seed: int, epoch: int, mixed: bool
 ) -> None:
     files = files_of(shape)
-    steps = list(plan(files, batch, window, seed, epoch))
+    steps = list(plan(files, batch, window, seed, epoch, mixed))
     assert sorted(s.file for s in steps if isinstance(s, Read)) == list(range(len(files)))
     drawn: Counter[int] = Counter()
     held: Counter[int] = Counter()
     for step in steps:
         if isinstance(step, Read):
-            held[files[step.file].domain] += files[step.file].rows
+            held[MIXED if mixed else files[step.file].domain] += files[step.file].rows
         else:
             held[step.domain] -= step.rows
             drawn[step.domain] += step.rows
             assert 1 <= step.rows <= batch
             assert held[step.domain] >= 0, "drawn before it was read"
-    assert dict(drawn) == rows_by_domain(files)
-    assert steps == list(plan(files, batch, window, seed, epoch))
+    assert dict(drawn) == rows_by_domain(files, mixed)
+    assert sum(drawn.values()) == sum(rows for _, rows in shape)
+    assert steps == list(plan(files, batch, window, seed, epoch, mixed))
 
 
 def test_seed_and_epoch_change_the_order() -> None:

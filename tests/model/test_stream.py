@@ -106,7 +106,7 @@ def test_window_gives_out_what_it_took_in() -> None:
 
     def rows(values: range) -> Rows:
         x = np.array(values, dtype=np.int32)[:, None]
-        return Rows(x, x.astype(np.float32), x[:, 0].astype(np.float32))
+        return Rows(x, x.astype(np.float32), x[:, 0].astype(np.float32), np.zeros(len(x), dtype=np.int32))
 
     window, random = Window(), np.random.default_rng(0)
     window.add(rows(range(10)))

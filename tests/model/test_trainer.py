@@ -79,7 +79,8 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     from star_ctr.model.probe import probe_rows
     from star_ctr.model.stream import live_files
 
-    ids, rows, domains = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    domains = rows.domain
     predictor = Predictor(j.place)
     together = predictor.predict(rows.ints, rows.floats, domains)
     trainer_scores = np.array([probe[i] for i in ids])

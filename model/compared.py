@@ -1,0 +1,188 @@
+"""The networks that §4.1 compares STAR with: Base, Shared Bottom, MMoE and Cross-Stitch.
+
+All take the normalised features z' and give a logit a row; embeddings, pooling, normalization and the auxiliary network
+around them are those of STAR. Tensor names end in their shape: B rows, F features in, H out, D domains, E experts.
+
+Whatever of them belongs to a domain starts at random or untrained, so that domain 0, which stands for those that
+training did not know, has nothing to go by: it `adopts` what a trained domain has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from star_ctr.conf.training import ModelSettings
+from star_ctr.model.layers import DomainLinear, Stack, activate
+from star_ctr.model.norms import Segment, per_domain
+
+
+def kaiming(*shape: int) -> Tensor:
+    """Weights (… x F x H) by Kaiming's rule for F inputs."""
+    weight = torch.empty(*shape)
+    bound = (6.0 / shape[-2]) ** 0.5
+    return weight.uniform_(-bound, bound)
+
+
+class SharedLinear(nn.Module):
+    """A layer that all domains share."""
+
+    def __init__(self, features: int, out: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(kaiming(features, out)), nn.Parameter(torch.zeros(out))
+
+    def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
+        """The layer's output before activation, B x H."""
+        return torch.addmm(self.bias, x_BF, self.weight)
+
+    def served(self) -> SharedLinear:
+        """Itself."""
+        return self
+
+
+class OwnLinear(nn.Module):
+    """A layer of which each domain has its own; only the segment's own domain is computed."""
+
+    def __init__(self, features: int, out: int, domains: int) -> None:
+        super().__init__()
+        self.weight = nn.ParameterList(nn.Parameter(kaiming(features, out)) for _ in range(domains))
+        self.bias = per_domain(domains, torch.zeros(out))
+
+    def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
+        """The layer's output before activation, B x H."""
+        return torch.cat([torch.addmm(self.bias[p], x_BF[start:stop], self.weight[p]) for p, start, stop in segments])
+
+    def served(self) -> DomainLinear:
+        """The weights of all domains in one tensor."""
+        return DomainLinear(torch.stack(list(self.weight)).detach(), torch.stack(list(self.bias)).detach())
+
+
+class BaseFCN(Stack):
+    """Base: one network for all domains, which it cannot tell apart but by the auxiliary network."""
+
+    def __init__(self, settings: ModelSettings, features: int) -> None:
+        sizes = [features, *settings.layers, 1]
+        layers = [SharedLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        super().__init__(layers, settings.dropout, settings.activation)
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias, which all domains share."""
+        bias: nn.Parameter = self.layers[-1].bias  # type: ignore[assignment]
+        return bias
+
+
+class SharedBottom(Stack):
+    """Shared Bottom: the embeddings are shared, and each domain has a network of its own."""
+
+    def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
+        sizes = [features, *settings.layers, 1]
+        layers = [OwnLinear(a, b, domains) for a, b in zip(sizes, sizes[1:], strict=False)]
+        super().__init__(layers, settings.dropout, settings.activation)
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias of domain p."""
+        bias: nn.Parameter = self.layers[-1].bias[p]  # type: ignore[assignment,index]
+        return bias
+
+
+class ExpertLinear(nn.Module):
+    """A layer of each of E networks that run side by side: B x F (the same rows for all) or E x B x F to E x B x H."""
+
+    def __init__(self, networks: int, features: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(kaiming(networks, features, out))
+        self.bias = nn.Parameter(torch.zeros(networks, 1, out))
+
+    def forward(self, x_EBF: Tensor) -> Tensor:
+        """The layer's output before activation."""
+        return torch.matmul(x_EBF, self.weight) + self.bias
+
+
+class MMoE(nn.Module):
+    """Multi-gate mixture of experts: each domain mixes the experts' outputs by a gate of its own over z'.
+
+    Expert e ends in h_e; domain p's logit is its own linear layer over sum_e softmax(z' G_p)_e h_e. There are as many
+    experts as domains unless `model.experts` says otherwise, and every row pays for all of them.
+    """
+
+    def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
+        super().__init__()
+        experts = settings.experts or domains - 1
+        sizes = [features, *settings.layers]
+        self.experts = nn.ModuleList(ExpertLinear(experts, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.gates = OwnLinear(features, experts, domains)
+        self.last = OwnLinear(sizes[-1], 1, domains)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.activation = settings.activation
+
+    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The logit of each row, B."""
+        h = x_BF
+        for layer in self.experts:
+            h = self.dropout(activate(layer(h), self.activation))
+        gate_BE = torch.softmax(self.gates(x_BF, segments), dim=1)
+        mixed_BH = torch.einsum("be,ebh->bh", gate_BE, h)
+        out: Tensor = self.last(mixed_BH, segments)
+        return out.squeeze(1)
+
+    def served(self) -> MMoE:
+        """Itself: the gates look at the row."""
+        return self
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias of domain p."""
+        bias: nn.Parameter = self.last.bias[p]
+        return bias
+
+
+class CrossStitch(nn.Module):
+    """Cross-Stitch: a network a domain, and after each hidden layer a unit that mixes all of their outputs linearly.
+
+    After layer l domain p goes on with sum_k A_l[p, k] h_k. A starts at 0.9 for its own and shares the rest, as the
+    units' authors start it; every row pays for all domains' networks.
+    """
+
+    def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
+        super().__init__()
+        sizes = [features, *settings.layers]
+        self.hidden = nn.ModuleList(ExpertLinear(domains, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        unit_DD = torch.full((domains, domains), 0.1 / max(domains - 1, 1)).fill_diagonal_(0.9 if domains > 1 else 1.0)
+        self.units = nn.ParameterList(nn.Parameter(unit_DD.clone()) for _ in settings.layers)
+        self.last = OwnLinear(sizes[-1], 1, domains)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.activation = settings.activation
+
+    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The logit of each row, B."""
+        h = x_BF
+        for layer, unit_DD in zip(self.hidden, self.units, strict=True):
+            h_DBH = self.dropout(activate(layer(h), self.activation))
+            h = torch.einsum("pk,kbh->pbh", unit_DD, h_DBH)
+        own_BH = torch.cat([h[p, start:stop] for p, start, stop in segments])
+        out: Tensor = self.last(own_BH, segments)
+        return out.squeeze(1)
+
+    def served(self) -> CrossStitch:
+        """Itself: all networks are computed in prediction, too."""
+        return self
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias of domain p."""
+        bias: nn.Parameter = self.last.bias[p]
+        return bias
+
+
+@torch.no_grad()
+def adopt(network: nn.Module, p: int) -> None:
+    """Give domain 0 what belongs to domain p in `network`."""
+    for module in network.modules():
+        if isinstance(module, OwnLinear):
+            module.weight[0].copy_(module.weight[p])
+            module.bias[0].copy_(module.bias[p])
+        if isinstance(module, CrossStitch):
+            for layer in module.hidden:
+                layer.weight[0], layer.bias[0] = layer.weight[p], layer.bias[p]  # type: ignore[operator,index]
+            for unit_DD in module.units:
+                unit_DD[0] = unit_DD[p]

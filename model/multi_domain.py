@@ -1,0 +1,101 @@
+"""The multi-domain model: shared inputs, normalization, network, auxiliary network; with PN and the star FCN, STAR."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from star_ctr.conf.layout import Layout
+from star_ctr.conf.training import ModelSettings
+from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, SharedBottom, adopt
+from star_ctr.model.inputs import SharedInputs
+from star_ctr.model.layers import AuxiliaryNetwork, StarFCN, make_star
+from star_ctr.model.norms import Moments, Segment, make_norm
+
+
+def make_network(
+    settings: ModelSettings, features: int, domains: int
+) -> StarFCN | BaseFCN | SharedBottom | MMoE | CrossStitch:
+    """The network that the settings name."""
+    match settings.name:
+        case "star":
+            return make_star(settings, features, domains)
+        case "base":
+            return BaseFCN(settings, features)
+        case "shared_bottom":
+            return SharedBottom(settings, features, domains)
+        case "mmoe":
+            return MMoE(settings, features, domains)
+        case "cross_stitch":
+            return CrossStitch(settings, features, domains)
+
+
+class MultiDomainModel(nn.Module):
+    """A model of the domains of a layout, and of domain 0 for any other."""
+
+    def __init__(self, layout: Layout, settings: ModelSettings) -> None:
+        super().__init__()
+        self.domains = len(layout.domains) + 1
+        self.inputs = SharedInputs(layout, settings)
+        features = self.inputs.features
+        self.norm: nn.Module = make_norm(settings, features, self.domains)
+        self.network: nn.Module = make_network(settings, features, self.domains)
+        self.aux = (
+            AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
+        )
+
+    def forward(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> Tensor:
+        """The logit s_m + s_a of each row (eq. 7 before the sigmoid), B; rows are sorted by domain."""
+        z_BF = self.inputs(ints_BI, floats_BN)
+        logit_B: Tensor = self.network(self.norm(z_BF, segments), segments)
+        if self.aux is not None:
+            logit_B = logit_B + self.aux(z_BF, segments)
+        return logit_B
+
+    @torch.no_grad()
+    def predict(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> Tensor:
+        """The predicted click rate of rows of any domains, in their order, with the moving moments."""
+        assert not self.training
+        order, segments = by_domain(domain_B)
+        score = torch.sigmoid(self(ints_BI[order], floats_BN[order], segments))
+        return torch.empty_like(score).index_copy_(0, order, score)
+
+    @property
+    def levels_are_own(self) -> bool:
+        """Whether each domain has an output bias of its own."""
+        return not isinstance(self.network, BaseFCN)
+
+    def level(self, p: int) -> nn.Parameter:
+        """What adds to the logits of domain p: its output bias, which all share where levels are not their own."""
+        level: nn.Parameter = self.network.level(p)  # type: ignore[operator]
+        return level
+
+    def lone_rows(self) -> dict[int, int]:
+        """Rows that came alone in their batch and took the moving moments, by domain."""
+        if not isinstance(self.norm, Moments):
+            return {}
+        return {p: int(n) for p, n in enumerate(self.norm.lone_rows.tolist()) if n}
+
+    def adopt(self, p: int) -> None:
+        """Let domain p's network score rows of unknown domains, where domain 0 does not start as a shared one."""
+        adopt(self.network, p)
+
+    def served(self) -> MultiDomainModel:
+        """The model as it predicts, with all that can be computed ahead of time (§4.4)."""
+        served = copy.copy(self)
+        served._modules = dict(self._modules)
+        served.norm, served.network = self.norm.served(), self.network.served()  # type: ignore[operator]
+        return served.eval()
+
+
+def by_domain(domain_B: Tensor) -> tuple[Tensor, list[Segment]]:
+    """The stable order of rows by domain, and the segments of rows so ordered."""
+    order = torch.argsort(domain_B, stable=True)
+    domains, counts = torch.unique_consecutive(domain_B[order], return_counts=True)
+    segments, start = [], 0
+    for domain, count in zip(domains.tolist(), counts.tolist(), strict=True):
+        segments.append((int(domain), start, start + int(count)))
+        start += int(count)
+    return order, segments

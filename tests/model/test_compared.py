@@ -1,0 +1,254 @@
+"""The compared networks and normalizations against NumPy, in float64; each in training, served, and in the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from star_ctr.conf.training import ModelSettings
+from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, SharedBottom, adopt
+from star_ctr.model.export import Predictor
+from star_ctr.model.layers import StarFCN
+from star_ctr.model.multi_domain import MultiDomainModel
+from star_ctr.model.norms import BatchNorm, LayerNorm, segments_of
+from star_ctr.model.probe import probe_rows
+from star_ctr.model.stream import epoch_batches, live_files
+from star_ctr.model.trainer import Trainer, train
+from tests.model.synthetic import LAYOUT, ROWS, job, write_split
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(7, 5))
+SEGMENTS = [(1, 0, 3), (2, 3, 7)]
+OF_ROW = [1, 1, 1, 2, 2, 2, 2]
+WIDTHS = ModelSettings(layers=[4, 3], dropout=0.0)
+ALL = ("star", "base", "shared_bottom", "mmoe", "cross_stitch")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def random_weights(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(RNG.normal(size=tuple(parameter.shape))))
+
+
+def array(x: torch.Tensor) -> np.ndarray:
+    return x.detach().numpy()
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
+
+
+def logits(network: torch.nn.Module) -> np.ndarray:
+    """The network's logits of X, the same in its served form."""
+    out = array(network(torch.from_numpy(X), SEGMENTS))
+    served = array(network.eval().served()(torch.from_numpy(X), SEGMENTS))  # type: ignore[operator]
+    np.testing.assert_allclose(served, out, atol=1e-9)
+    return out
+
+
+@pytest.mark.usefixtures("float64")
+def test_base_is_one_network() -> None:
+    network = BaseFCN(WIDTHS, 5)
+    random_weights(network)
+    h = X
+    for k, layer in enumerate(network.layers):
+        h = h @ array(layer.weight) + array(layer.bias)
+        h = relu(h) if k < 2 else h
+    np.testing.assert_allclose(logits(network), h[:, 0], atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_shared_bottom_is_a_network_a_domain() -> None:
+    network = SharedBottom(WIDTHS, 5, domains=3)
+    random_weights(network)
+    want = []
+    for x, p in zip(X, OF_ROW, strict=True):
+        h = x
+        for k, layer in enumerate(network.layers):
+            h = h @ array(layer.weight[p]) + array(layer.bias[p])
+            h = relu(h) if k < 2 else h
+        want.append(h[0])
+    np.testing.assert_allclose(logits(network), want, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_mmoe_mixes_experts_by_the_gate_of_the_domain() -> None:
+    network = MMoE(WIDTHS, 5, domains=3)
+    random_weights(network)
+    assert len(network.experts[0].weight) == 2  # one a domain that there is
+    want = []
+    for x, p in zip(X, OF_ROW, strict=True):
+        gate = np.exp(x @ array(network.gates.weight[p]) + array(network.gates.bias[p]))
+        gate /= gate.sum()
+        mixed = np.zeros(3)
+        for e in range(2):
+            h = x
+            for layer in network.experts:
+                h = relu(h @ array(layer.weight)[e] + array(layer.bias)[e, 0])
+            mixed += gate[e] * h
+        want.append((mixed @ array(network.last.weight[p]) + array(network.last.bias[p]))[0])
+    np.testing.assert_allclose(logits(network), want, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_cross_stitch_mixes_the_domains_networks_after_each_hidden_layer() -> None:
+    network = CrossStitch(WIDTHS, 5, domains=3)
+    unit = array(network.units[0])
+    assert np.allclose(unit.sum(1), 1)
+    assert np.allclose(np.diag(unit), 0.9)
+    random_weights(network)
+    want = []
+    for x, p in zip(X, OF_ROW, strict=True):
+        paths = [x, x, x]
+        for layer, unit in zip(network.hidden, network.units, strict=True):
+            h = [relu(paths[k] @ array(layer.weight)[k] + array(layer.bias)[k, 0]) for k in range(3)]
+            paths = [sum(array(unit)[d, k] * h[k] for k in range(3)) for d in range(3)]
+        want.append((paths[p] @ array(network.last.weight[p]) + array(network.last.bias[p]))[0])
+    np.testing.assert_allclose(logits(network), want, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_star_weights_may_be_summed() -> None:
+    network = StarFCN(5, [4, 3], domains=3, combine="sum")
+    assert all((array(w) == 0).all() for layer in network.layers for w in layer.weight_p)
+    random_weights(network)
+    want = []
+    for x, p in zip(X, OF_ROW, strict=True):
+        h = x
+        for k, layer in enumerate(network.layers):
+            h = h @ (array(layer.weight) + array(layer.weight_p[p])) + array(layer.bias) + array(layer.bias_p[p])
+            h = relu(h) if k < 2 else h
+        want.append(h[0])
+    np.testing.assert_allclose(logits(network), want, atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_batch_and_layer_normalization() -> None:
+    batch, layer = BatchNorm(5), LayerNorm(5)
+    random_weights(batch)
+    random_weights(layer)
+    g, b = array(batch.gamma), array(batch.beta)
+    z = torch.from_numpy(X)
+    standardised = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
+    np.testing.assert_allclose(array(batch(z, SEGMENTS)), g * standardised + b, atol=1e-9)
+    moving = (X - array(batch.mean)[0]) / np.sqrt(array(batch.var)[0] + 1e-5)
+    np.testing.assert_allclose(array(batch.mean)[0], X.mean(0), atol=1e-12)
+    for form in (batch.eval(), batch.served()):
+        np.testing.assert_allclose(array(form(z, SEGMENTS)), g * moving + b, atol=1e-9)
+    rows = (X - X.mean(1, keepdims=True)) / np.sqrt(X.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(array(layer(z, SEGMENTS)), array(layer.weight) * rows + array(layer.bias), atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_by_finite_differences(name: str) -> None:
+    settings = ModelSettings(name=name, layers=[3], activation="silu")  # type: ignore[arg-type]
+    from star_ctr.model.multi_domain import make_network
+
+    network = make_network(settings, 5, 3)
+    random_weights(network)
+    x = torch.from_numpy(X).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: torch.tanh(network(x, SEGMENTS)), (x,))
+    own = [p for p in network.parameters() if p.shape]
+    network(x, SEGMENTS).square().sum().backward()
+    untouched = [p for p in own if p.grad is None or not p.grad.abs().sum()]
+    assert len(untouched) <= len(own) / 2, "domains 1 and 2 of three learn"
+
+
+def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
+    for network in (SharedBottom(WIDTHS, 5, 3), MMoE(WIDTHS, 5, 3), CrossStitch(WIDTHS, 5, 3)):
+        random_weights(network)
+        adopt(network, 2)
+        x = torch.from_numpy(X).float()
+        a, b = (network(x, [(p, 0, 7)]).detach() for p in (0, 2))
+        if not isinstance(network, CrossStitch):  # its networks see domain 0's as well
+            assert torch.equal(a, b)
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_segments_of_sorted_domains() -> None:
+    assert segments_of(np.array([0, 0, 2, 5, 5], dtype=np.int32)) == [(0, 0, 2), (2, 2, 3), (5, 3, 5)]
+
+
+# --- in the trainer
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("split")
+    write_split(folder, part="test", rows={"a": 60, "b": 20})
+    return write_split(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "batches"),
+    [(n, "pn", "single_domain") for n in ALL[1:]]
+    + [("base", "bn", "mixed"), ("star", "bn", "mixed"), ("star", "ln", "mixed"), ("star", "bn", "single_domain")]
+    + [("mmoe", "bn", "mixed"), ("cross_stitch", "ln", "single_domain")],
+)
+def test_every_model_trains_and_its_export_scores_as_it_does(
+    table: str, tmp_path: Path, name: str, norm: str, batches: str
+) -> None:
+    j = job(table, tmp_path, batches=batches, epochs=2)
+    j = j.model_copy(update={"model": j.model.model_copy(update={"name": name, "norm": norm})})
+    record = train(j)
+    assert record["rows"] == {d: 2 * n for d, n in ROWS.items()}
+    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    predictor = Predictor(j.place)
+    together = predictor.predict(rows.ints, rows.floats, rows.domain)
+    assert np.abs(together - np.array([record["probe"][i] for i in ids])).max() < 1e-5
+    order = np.random.default_rng(0).permutation(len(ids))
+    shuffled = predictor.predict(rows.ints[order], rows.floats[order], rows.domain[order])
+    assert np.abs(shuffled - together[order]).max() < 1e-5
+    assert np.isfinite(predictor.predict(rows.ints, rows.floats, np.zeros_like(rows.domain))).all()
+
+
+def test_mixed_batches_hold_all_domains_in_proportion_and_every_row_once(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path, batches="mixed").model_copy(update={"model": ModelSettings(norm="bn")}))
+    batches = list(epoch_batches(trainer.files, LAYOUT, 100, 10_000, 0, 0, mixed=True))
+    assert [len(b.rows) for b in batches] == [100] * 8 + [51]
+    domains = np.concatenate([b.rows.domain for b in batches])
+    assert {LAYOUT.domains[p - 1]: int(n) for p, n in zip(*np.unique(domains, return_counts=True), strict=True)} == ROWS
+    assert all((np.diff(b.rows.domain) >= 0).all() for b in batches)
+    assert all(5 < (b.rows.domain == 2).sum() < 35 for b in batches[:-1])  # 150 of 851, so some 18 of 100
+
+
+def test_a_step_of_shared_bottom_leaves_other_domains_networks_untouched(table: str, tmp_path: Path) -> None:
+    j = job(table, tmp_path, weight_decay=0.1)
+    trainer = Trainer(j.model_copy(update={"model": j.model.model_copy(update={"name": "shared_bottom"})}))
+    batches = list(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
+    for batch in batches[:6]:
+        trainer.train_step(batch)
+
+    def own(p: int) -> list[torch.Tensor]:
+        return [
+            t.detach().clone() for n, t in trainer.model.named_parameters() if n.endswith((f"weight.{p}", f"bias.{p}"))
+        ]
+
+    before = {p: own(p) for p in range(4)}
+    trainer.train_step(next(b for b in batches[6:] if b.domain == 1))
+    for p in range(4):
+        same = [torch.equal(a, b) for a, b in zip(before[p], own(p), strict=True)]
+        assert len(same) == 6
+        assert all(same) == (p != 1)
+
+
+def test_the_model_is_the_same_in_any_batch_in_evaluation(table: str) -> None:
+    for name in ALL:
+        model = MultiDomainModel(LAYOUT, ModelSettings(name=name, layers=[8], dim=4)).eval()  # type: ignore[arg-type]
+        ints = torch.randint(0, 30, (9, LAYOUT.ints), dtype=torch.int32) % 5
+        floats, domains = torch.randn(9, LAYOUT.floats), torch.tensor([1, 2, 3, 1, 2, 3, 1, 2, 0])
+        whole = model.predict(ints, floats, domains)
+        alone = torch.cat([model.predict(ints[i : i + 1], floats[i : i + 1], domains[i : i + 1]) for i in range(9)])
+        torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
