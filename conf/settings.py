@@ -180,7 +180,8 @@ def _feature_problems(settings: Settings) -> list[str]:
 
 def _model_problems(settings: Settings) -> list[str]:
     if settings.trainer.batches == "single_domain":
-        return []
+        told = "trainer.batches: MulANN's discriminator needs batches of several domains; set it to mixed"
+        return [told] if settings.model.name == "mulann" else []
     problems = []
     if settings.model.norm == "pn":
         problems.append(

@@ -21,9 +21,10 @@ class EmbeddingSettings(Declared):
 class ModelSettings(Declared):
     """STAR (§3), or a model that §4.1 compares it with: which parts, how wide, how deep."""
 
-    name: Literal["star", "base", "shared_bottom", "mmoe", "cross_stitch"] = "star"
+    name: Literal["star", "base", "shared_bottom", "mulann", "mmoe", "cross_stitch"] = "star"
     norm: Literal["pn", "bn", "ln"] = Field("pn", description="partitioned (§3.3), batch or layer normalization")
     combine: Literal["product", "sum"] = Field("product", description="STAR: how W and W_p make W_p* (eq. 5)")
+    adversarial: float = Field(0.1, ge=0, description="MulANN: weight of the domain discriminator's loss")
     experts: Width | None = Field(None, description="MMoE: number of experts; one a domain if not given")
     aux: bool = Field(True, description="the auxiliary network (§3.5)")
     aux_width: Width = Field(32, description="hidden width of the two-layer auxiliary network")

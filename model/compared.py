@@ -1,4 +1,4 @@
-"""The networks that §4.1 compares STAR with: Base, Shared Bottom, MMoE and Cross-Stitch.
+"""The networks that §4.1 compares STAR with: Base, Shared Bottom, MulANN, MMoE and Cross-Stitch.
 
 All take the normalised features z' and give a logit a row; embeddings, pooling, normalization and the auxiliary network
 around them are those of STAR. Tensor names end in their shape: B rows, F features in, H out, D domains, E experts.
@@ -10,6 +10,7 @@ training did not know, has nothing to go by: it `adopts` what a trained domain h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,48 @@ class BaseFCN(Stack):
         """The last bias, which all domains share."""
         bias: nn.Parameter = self.layers[-1].bias  # type: ignore[assignment]
         return bias
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient is turned round."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """`x` itself."""
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Its gradient, negative."""
+        return -gradient
+
+
+class MulANN(BaseFCN):
+    """MulANN: Base, and a discriminator that must not be able to tell the domain by the last hidden layer.
+
+    The discriminator learns to name the domain; through the reversed gradient the network learns to hide it. The
+    discriminator's cross entropy joins the loss with the weight `model.adversarial`. Batches are mixed.
+    """
+
+    def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
+        super().__init__(settings, features)
+        self.adversarial = settings.adversarial
+        self.discriminator = SharedLinear(settings.layers[-1], domains)
+        self._hidden_BH: Tensor | None = None
+
+    def hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The output of the last hidden layer, B x H, kept for the discriminator."""
+        hidden_BH = super().hidden(x_BF, segments)
+        self._hidden_BH = hidden_BH if self.training else None
+        return hidden_BH
+
+    def own_loss(self, segments: list[Segment]) -> Tensor:
+        """The discriminator's weighted cross entropy on the rows of the last forward, summed."""
+        assert self._hidden_BH is not None, "only after a forward in training"
+        logits_BD = self.discriminator(_Reversed.apply(self._hidden_BH), segments)  # type: ignore[no-untyped-call]
+        sizes = torch.tensor([stop - start for _, start, stop in segments])
+        domain_B = torch.tensor([p for p, _, _ in segments]).repeat_interleave(sizes).to(logits_BD.device)
+        return self.adversarial * torch.nn.functional.cross_entropy(logits_BD, domain_B, reduction="sum")
 
 
 class SharedBottom(Stack):

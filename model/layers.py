@@ -78,12 +78,15 @@ class Stack(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.activation = activation
 
+    def hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The output of the last hidden layer, B x H."""
+        for layer in self.layers[:-1]:
+            x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
+        return x_BF
+
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The logit of each row, B."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
-        out: Tensor = last(x_BF, segments)
+        out: Tensor = self.layers[-1](self.hidden(x_BF, segments), segments)
         return out.squeeze(1)
 
     def served(self) -> Stack:

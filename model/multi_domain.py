@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, SharedBottom, adopt
+from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
 from star_ctr.model.inputs import SharedInputs
 from star_ctr.model.layers import AuxiliaryNetwork, StarFCN, make_star
 from star_ctr.model.norms import Moments, Segment, make_norm
@@ -24,6 +24,8 @@ def make_network(
             return make_star(settings, features, domains)
         case "base":
             return BaseFCN(settings, features)
+        case "mulann":
+            return MulANN(settings, features, domains)
         case "shared_bottom":
             return SharedBottom(settings, features, domains)
         case "mmoe":
@@ -61,6 +63,10 @@ class MultiDomainModel(nn.Module):
         order, segments = by_domain(domain_B)
         score = torch.sigmoid(self(ints_BI[order], floats_BN[order], segments))
         return torch.empty_like(score).index_copy_(0, order, score)
+
+    def own_loss(self, segments: list[Segment]) -> Tensor | None:
+        """What the network adds to the loss of the batch just seen, summed over its rows; None for most."""
+        return self.network.own_loss(segments) if isinstance(self.network, MulANN) else None
 
     @property
     def levels_are_own(self) -> bool:

@@ -121,10 +121,13 @@ class Trainer:
         self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
         torch.manual_seed(hash((self.settings.seed, self.step, rank)) % (1 << 62))
-        logit_B = self.model(ints, floats, segments_of(batch.rows.domain[mine]))
+        segments = segments_of(batch.rows.domain[mine])
+        logit_B = self.model(ints, floats, segments)
         loss = F.binary_cross_entropy_with_logits(logit_B, label, reduction="sum") / len(batch.rows)
+        more = self.model.own_loss(segments)
         self.optimizers.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total = loss if more is None else loss + more / len(batch.rows)
+        total.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step(self.step)
         self.averaged.update(self.model)
         self.step += 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, SharedBottom, adopt
+from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
 from star_ctr.model.export import Predictor
 from star_ctr.model.layers import StarFCN
 from star_ctr.model.multi_domain import MultiDomainModel
@@ -66,6 +66,27 @@ def test_base_is_one_network() -> None:
         h = h @ array(layer.weight) + array(layer.bias)
         h = relu(h) if k < 2 else h
     np.testing.assert_allclose(logits(network), h[:, 0], atol=1e-9)
+
+
+@pytest.mark.usefixtures("float64")
+def test_mulann_hides_the_domain_that_its_discriminator_looks_for() -> None:
+    network = MulANN(WIDTHS, 5, domains=3)
+    random_weights(network)
+    network(torch.from_numpy(X), SEGMENTS)
+    loss = network.own_loss(SEGMENTS)
+    h = X
+    for layer in network.layers[:2]:
+        h = relu(h @ array(layer.weight) + array(layer.bias))
+    scores = h @ array(network.discriminator.weight) + array(network.discriminator.bias)
+    entropy = np.log(np.exp(scores).sum(1)) - scores[np.arange(7), OF_ROW]
+    assert loss.item() == pytest.approx(0.1 * entropy.sum(), abs=1e-9)
+    loss.backward()
+    share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) - np.eye(3)[OF_ROW]
+    np.testing.assert_allclose(array(network.discriminator.weight.grad), 0.1 * h.T @ share, atol=1e-9)
+    back = (0.1 * share @ array(network.discriminator.weight).T) * (h > 0)
+    before = relu(X @ array(network.layers[0].weight) + array(network.layers[0].bias))
+    np.testing.assert_allclose(array(network.layers[1].weight.grad), -before.T @ back, atol=1e-9)  # turned round
+    logits(network)
 
 
 @pytest.mark.usefixtures("float64")
@@ -195,7 +216,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("name", "norm", "batches"),
     [(n, "pn", "single_domain") for n in ALL[1:]]
     + [("base", "bn", "mixed"), ("star", "bn", "mixed"), ("star", "ln", "mixed"), ("star", "bn", "single_domain")]
-    + [("mmoe", "bn", "mixed"), ("cross_stitch", "ln", "single_domain")],
+    + [("mulann", "bn", "mixed"), ("mmoe", "bn", "mixed"), ("cross_stitch", "ln", "single_domain")],
 )
 def test_every_model_trains_and_its_export_scores_as_it_does(
     table: str, tmp_path: Path, name: str, norm: str, batches: str
