@@ -11,12 +11,13 @@ import argparse
 import json
 from pathlib import Path
 
+import cost
 import history
 import size
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = {"history": history.run, "size": size.run}
+BENCHMARKS = {"cost": cost.run, "history": history.run, "size": size.run}
 TARGET = Path("build/bench.json")
 
 
