@@ -25,7 +25,7 @@ from star_ctr.features.timeline import events, with_time_columns
 from star_ctr.jobs import logs
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.store import Store, among, by_day
 
 IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
 
@@ -55,9 +55,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         rows = add_statistics(settings, rows, known)
         rows = add_sequences(settings, rows, known)
     rows = rows.withColumn("settings", F.lit(features_hash(settings)))
-    store.replace(
-        "features", rows.repartition("ds").sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days)
-    )
+    store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
     entries = written.select(
         "ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason")

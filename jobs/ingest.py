@@ -19,7 +19,7 @@ from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean, counted
 from star_ctr.features.columns import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.jobs import logs
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.store import Store, among, by_day
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
@@ -80,11 +80,11 @@ def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
         good = _strings_for_void(good)
-        store.replace(name, good.repartition("ds").sortWithinPartitions("ds", *order), where)
+        store.replace(name, by_day(good).sortWithinPartitions("ds", *order), where)
         left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
         whole = F.coalesce("raw", F.to_json(F.struct(*(F.col(f"`{c}`") for c in good.columns))))
         quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole.alias("row"))
-        store.replace("quarantine", quarantined.coalesce(1), f"log = '{name}' AND {where}")
+        store.replace("quarantine", by_day(quarantined), f"log = '{name}' AND {where}")
         step = "ingest" if name == "impressions" else f"ingest.{name}"
         store.write_ledger(step, ledger, replaced)
         return int(ledger.agg(F.sum("rows_out")).first()[0] or 0)  # type: ignore[index]

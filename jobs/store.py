@@ -98,6 +98,11 @@ class Store:
         return self.spark.createDataFrame(list(rows), schema)
 
 
+def by_day(rows: DataFrame) -> DataFrame:
+    """Rows brought together by day for writing: a small day in one file, a large one dealt over many tasks."""
+    return rows.hint("rebalance", "ds")
+
+
 _INGESTED = ("impressions", "clicks", "behaviours", "users", "items", "quarantine")
 _MADE_BY = {
     "features": "features",
