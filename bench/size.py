@@ -11,9 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,18 @@ SMALL_DRIVER = (
     "spark.conf={spark.driver.maxResultSize: 16m}",
 )
 LAST_DAY = "2026-01-06"
+
+
+@contextmanager
+def kept_on_failure() -> Iterator[Path]:
+    """A temporary folder, which stays for a look, and for single steps to be tried again, where something failed."""
+    folder = Path(tempfile.mkdtemp(prefix="star-ctr-size-"))
+    try:
+        yield folder
+    except BaseException:
+        print(f"logs and tables stay in {folder}", file=sys.stderr)
+        raise
+    shutil.rmtree(folder)
 
 
 def star_ctr(folder: Path, *arguments: str) -> str:
@@ -59,8 +74,7 @@ def balance(ledger: pd.DataFrame, rows: int) -> list[str]:
 
 def run(rows: int = 5_000_000) -> list[dict[str, Any]]:
     """One entry of bench.json: the rows that went through every step."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with kept_on_failure() as folder:
         settings = [
             f"paths.logs={folder}/logs", f"paths.warehouse={folder}/warehouse", *SMALL_DRIVER,
             f"simulate={{impressions: {rows}, days: 2, users: {rows // 40}, items: 20000, seed: 5}}",

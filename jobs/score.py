@@ -98,10 +98,11 @@ def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
     if not probe:
         return 0.0
     own = scores.sparkSession.createDataFrame(list(probe.items()), "impression_id string, own double")
-    both = own.join(scores, "impression_id", "left")
+    # The few go to the many: as the right side of an outer join all scores would be sent to the driver.
+    both = scores.join(F.broadcast(own), "impression_id")
     found = both.agg(F.max(F.abs(F.col("score") - F.col("own"))).alias("d"), F.count("score").alias("n")).first()
     assert found is not None
-    if found.n < len(probe):
+    if found.n != len(probe):
         raise DataError(f"{len(probe) - found.n} of {len(probe)} sampled rows were not scored")
     return float(found.d)
 

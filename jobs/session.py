@@ -75,6 +75,8 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.driver.memory": settings.spark.driver_memory,
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.databricks.delta.snapshotPartitions": "2",
+        # What is broadcast passes through the driver, several times as large as its files.
+        "spark.sql.autoBroadcastJoinThreshold": "2m",
         # A task buffers a row group before it writes it: of wide rows with lists, several tasks' fill a small heap.
         "spark.hadoop.parquet.block.size": str(32 << 20),
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
