@@ -10,6 +10,7 @@ training did not know, has nothing to go by: it `adopts` what a trained domain h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -64,8 +65,7 @@ class BaseFCN(Stack):
     """Base: one network for all domains, which it cannot tell apart but by the auxiliary network."""
 
     def __init__(self, settings: ModelSettings, features: int) -> None:
-        sizes = [features, *settings.layers, 1]
-        layers = [SharedLinear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [SharedLinear(a, b) for a, b in pairwise([features, *settings.layers, 1])]
         super().__init__(layers, settings.dropout, settings.activation)
 
     def level(self, p: int) -> nn.Parameter:
@@ -120,8 +120,7 @@ class SharedBottom(Stack):
     """Shared Bottom: the embeddings are shared, and each domain has a network of its own."""
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
-        sizes = [features, *settings.layers, 1]
-        layers = [OwnLinear(a, b, domains) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [OwnLinear(a, b, domains) for a, b in pairwise([features, *settings.layers, 1])]
         super().__init__(layers, settings.dropout, settings.activation)
 
     def level(self, p: int) -> nn.Parameter:
@@ -143,7 +142,40 @@ class ExpertLinear(nn.Module):
         return torch.matmul(x_EBF, self.weight) + self.bias
 
 
-class MMoE(nn.Module):
+class SideBySide(nn.Module):
+    """Networks side by side, of which each domain mixes its own last hidden layer; its own output layer follows.
+
+    `networks` hidden stacks are computed for every row, in prediction too; `mixed` says how a domain mixes them.
+    """
+
+    def __init__(self, settings: ModelSettings, features: int, domains: int, networks: int) -> None:
+        super().__init__()
+        sizes = [features, *settings.layers]
+        self.hidden = nn.ModuleList(ExpertLinear(networks, a, b) for a, b in pairwise(sizes))
+        self.last = OwnLinear(sizes[-1], 1, domains)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.activation = settings.activation
+
+    def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """What each row's domain makes of the networks, B x H."""
+        raise NotImplementedError
+
+    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The logit of each row, B."""
+        out: Tensor = self.last(self.mixed(x_BF, segments), segments)
+        return out.squeeze(1)
+
+    def served(self) -> SideBySide:
+        """Itself: what is mixed is known with the row alone."""
+        return self
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias of domain p."""
+        bias: nn.Parameter = self.last.bias[p]
+        return bias
+
+
+class MMoE(SideBySide):
     """Multi-gate mixture of experts: each domain mixes the experts' outputs by a gate of its own over z'.
 
     Expert e ends in h_e; domain p's logit is its own linear layer over sum_e softmax(z' G_p)_e h_e. There are as many
@@ -151,36 +183,20 @@ class MMoE(nn.Module):
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
-        super().__init__()
         experts = settings.experts or domains - 1
-        sizes = [features, *settings.layers]
-        self.experts = nn.ModuleList(ExpertLinear(experts, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        super().__init__(settings, features, domains, experts)
         self.gates = OwnLinear(features, experts, domains)
-        self.last = OwnLinear(sizes[-1], 1, domains)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.activation = settings.activation
 
-    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B."""
+    def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The experts' last hidden layers, by the gate of the row's domain, B x H."""
         h = x_BF
-        for layer in self.experts:
+        for layer in self.hidden:
             h = self.dropout(activate(layer(h), self.activation))
         gate_BE = torch.softmax(self.gates(x_BF, segments), dim=1)
-        mixed_BH = torch.einsum("be,ebh->bh", gate_BE, h)
-        out: Tensor = self.last(mixed_BH, segments)
-        return out.squeeze(1)
-
-    def served(self) -> MMoE:
-        """Itself: the gates look at the row."""
-        return self
-
-    def level(self, p: int) -> nn.Parameter:
-        """The last bias of domain p."""
-        bias: nn.Parameter = self.last.bias[p]
-        return bias
+        return torch.einsum("be,ebh->bh", gate_BE, h)
 
 
-class CrossStitch(nn.Module):
+class CrossStitch(SideBySide):
     """Cross-Stitch: a network a domain, and after each hidden layer a unit that mixes all of their outputs linearly.
 
     After layer l domain p goes on with sum_k A_l[p, k] h_k. A starts at 0.9 for its own and shares the rest, as the
@@ -188,33 +204,17 @@ class CrossStitch(nn.Module):
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
-        super().__init__()
-        sizes = [features, *settings.layers]
-        self.hidden = nn.ModuleList(ExpertLinear(domains, a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        super().__init__(settings, features, domains, domains)
         unit_DD = torch.full((domains, domains), 0.1 / max(domains - 1, 1)).fill_diagonal_(0.9 if domains > 1 else 1.0)
         self.units = nn.ParameterList(nn.Parameter(unit_DD.clone()) for _ in settings.layers)
-        self.last = OwnLinear(sizes[-1], 1, domains)
-        self.dropout = nn.Dropout(settings.dropout)
-        self.activation = settings.activation
 
-    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B."""
+    def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """The last hidden layer of the row's domain, stitched with the others all the way, B x H."""
         h = x_BF
         for layer, unit_DD in zip(self.hidden, self.units, strict=True):
             h_DBH = self.dropout(activate(layer(h), self.activation))
             h = torch.einsum("pk,kbh->pbh", unit_DD, h_DBH)
-        own_BH = torch.cat([h[p, start:stop] for p, start, stop in segments])
-        out: Tensor = self.last(own_BH, segments)
-        return out.squeeze(1)
-
-    def served(self) -> CrossStitch:
-        """Itself: all networks are computed in prediction, too."""
-        return self
-
-    def level(self, p: int) -> nn.Parameter:
-        """The last bias of domain p."""
-        bias: nn.Parameter = self.last.bias[p]
-        return bias
+        return torch.cat([h[p, start:stop] for p, start, stop in segments])
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ Tensor names end in their shape: B rows of a batch, F features in, H features ou
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from star_ctr.conf.training import ModelSettings
 from star_ctr.model.norms import Segment, per_domain
 
 
@@ -97,8 +97,6 @@ class Stack(nn.Module):
 class StarFCN(Stack):
     """The star topology FCN (§3.4); its output is s_m."""
 
-    starts_shared = True
-
     def __init__(
         self,
         features: int,
@@ -108,8 +106,7 @@ class StarFCN(Stack):
         activation: str = "relu",
         combine: str = "product",
     ) -> None:
-        sizes = [features, *widths, 1]
-        layers = [StarLinear(a, b, domains, combine) for a, b in zip(sizes, sizes[1:], strict=False)]
+        layers = [StarLinear(a, b, domains, combine) for a, b in pairwise([features, *widths, 1])]
         super().__init__(layers, dropout, activation)
 
     def level(self, p: int) -> nn.Parameter:
@@ -136,9 +133,3 @@ class AuxiliaryNetwork(nn.Module):
         hidden = torch.relu(self.hidden(torch.cat([domain_BE, z_BF], dim=1)))
         out: Tensor = self.out(hidden)
         return out.squeeze(1)
-
-
-def make_star(settings: ModelSettings, features: int, domains: int) -> StarFCN:
-    """The star topology FCN of the settings."""
-    s = settings
-    return StarFCN(features, s.layers, domains, s.dropout, s.activation, s.combine)

@@ -11,8 +11,8 @@ from star_ctr.conf.layout import Layout
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
 from star_ctr.model.inputs import SharedInputs
-from star_ctr.model.layers import AuxiliaryNetwork, StarFCN, make_star
-from star_ctr.model.norms import Moments, Segment, make_norm
+from star_ctr.model.layers import AuxiliaryNetwork, StarFCN
+from star_ctr.model.norms import Moments, Segment, make_norm, segments_of
 
 
 def make_network(
@@ -21,7 +21,8 @@ def make_network(
     """The network that the settings name."""
     match settings.name:
         case "star":
-            return make_star(settings, features, domains)
+            s = settings
+            return StarFCN(features, s.layers, domains, s.dropout, s.activation, s.combine)
         case "base":
             return BaseFCN(settings, features)
         case "mulann":
@@ -99,9 +100,4 @@ class MultiDomainModel(nn.Module):
 def by_domain(domain_B: Tensor) -> tuple[Tensor, list[Segment]]:
     """The stable order of rows by domain, and the segments of rows so ordered."""
     order = torch.argsort(domain_B, stable=True)
-    domains, counts = torch.unique_consecutive(domain_B[order], return_counts=True)
-    segments, start = [], 0
-    for domain, count in zip(domains.tolist(), counts.tolist(), strict=True):
-        segments.append((int(domain), start, start + int(count)))
-        start += int(count)
-    return order, segments
+    return order, segments_of(domain_B[order].cpu().numpy())

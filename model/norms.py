@@ -6,7 +6,6 @@ Tensor names end in their shape: B rows of a batch, F features, G groups of rows
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +44,6 @@ def per_domain(domains: int, value: Tensor) -> nn.ParameterList:
     moments of them untouched to the bit (a row of a common tensor would go on moving by Adam's momentum).
     """
     return nn.ParameterList(nn.Parameter(value.clone()) for _ in range(domains))
-
-
-class Normalization(Protocol):
-    """What the model asks of a normalization, beyond being called with z and its segments."""
-
-    def served(self) -> nn.Module:
-        """The same in evaluation, with all that can be computed ahead of time."""
 
 
 class Moments(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from star_ctr.model.norms import BatchNorm, LayerNorm, segments_of
 from star_ctr.model.probe import probe_rows
 from star_ctr.model.stream import epoch_batches, live_files
 from star_ctr.model.trainer import Trainer, train
+from tests.model.arrays import array, randomise
 from tests.model.synthetic import LAYOUT, ROWS, job, write_split
 
 RNG = np.random.default_rng(3)
@@ -26,23 +26,6 @@ SEGMENTS = [(1, 0, 3), (2, 3, 7)]
 OF_ROW = [1, 1, 1, 2, 2, 2, 2]
 WIDTHS = ModelSettings(layers=[4, 3], dropout=0.0)
 ALL = ("star", "base", "shared_bottom", "mmoe", "cross_stitch")
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def random_weights(module: torch.nn.Module) -> None:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.from_numpy(RNG.normal(size=tuple(parameter.shape))))
-
-
-def array(x: torch.Tensor) -> np.ndarray:
-    return x.detach().numpy()
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -60,7 +43,7 @@ def logits(network: torch.nn.Module) -> np.ndarray:
 @pytest.mark.usefixtures("float64")
 def test_base_is_one_network() -> None:
     network = BaseFCN(WIDTHS, 5)
-    random_weights(network)
+    randomise(network, RNG)
     h = X
     for k, layer in enumerate(network.layers):
         h = h @ array(layer.weight) + array(layer.bias)
@@ -71,7 +54,7 @@ def test_base_is_one_network() -> None:
 @pytest.mark.usefixtures("float64")
 def test_mulann_hides_the_domain_that_its_discriminator_looks_for() -> None:
     network = MulANN(WIDTHS, 5, domains=3)
-    random_weights(network)
+    randomise(network, RNG)
     network(torch.from_numpy(X), SEGMENTS)
     loss = network.own_loss(SEGMENTS)
     h = X
@@ -92,7 +75,7 @@ def test_mulann_hides_the_domain_that_its_discriminator_looks_for() -> None:
 @pytest.mark.usefixtures("float64")
 def test_shared_bottom_is_a_network_a_domain() -> None:
     network = SharedBottom(WIDTHS, 5, domains=3)
-    random_weights(network)
+    randomise(network, RNG)
     want = []
     for x, p in zip(X, OF_ROW, strict=True):
         h = x
@@ -106,8 +89,8 @@ def test_shared_bottom_is_a_network_a_domain() -> None:
 @pytest.mark.usefixtures("float64")
 def test_mmoe_mixes_experts_by_the_gate_of_the_domain() -> None:
     network = MMoE(WIDTHS, 5, domains=3)
-    random_weights(network)
-    assert len(network.experts[0].weight) == 2  # one a domain that there is
+    randomise(network, RNG)
+    assert len(network.hidden[0].weight) == 2  # one a domain that there is
     want = []
     for x, p in zip(X, OF_ROW, strict=True):
         gate = np.exp(x @ array(network.gates.weight[p]) + array(network.gates.bias[p]))
@@ -115,7 +98,7 @@ def test_mmoe_mixes_experts_by_the_gate_of_the_domain() -> None:
         mixed = np.zeros(3)
         for e in range(2):
             h = x
-            for layer in network.experts:
+            for layer in network.hidden:
                 h = relu(h @ array(layer.weight)[e] + array(layer.bias)[e, 0])
             mixed += gate[e] * h
         want.append((mixed @ array(network.last.weight[p]) + array(network.last.bias[p]))[0])
@@ -128,7 +111,7 @@ def test_cross_stitch_mixes_the_domains_networks_after_each_hidden_layer() -> No
     unit = array(network.units[0])
     assert np.allclose(unit.sum(1), 1)
     assert np.allclose(np.diag(unit), 0.9)
-    random_weights(network)
+    randomise(network, RNG)
     want = []
     for x, p in zip(X, OF_ROW, strict=True):
         paths = [x, x, x]
@@ -143,7 +126,7 @@ def test_cross_stitch_mixes_the_domains_networks_after_each_hidden_layer() -> No
 def test_star_weights_may_be_summed() -> None:
     network = StarFCN(5, [4, 3], domains=3, combine="sum")
     assert all((array(w) == 0).all() for layer in network.layers for w in layer.weight_p)
-    random_weights(network)
+    randomise(network, RNG)
     want = []
     for x, p in zip(X, OF_ROW, strict=True):
         h = x
@@ -157,8 +140,8 @@ def test_star_weights_may_be_summed() -> None:
 @pytest.mark.usefixtures("float64")
 def test_batch_and_layer_normalization() -> None:
     batch, layer = BatchNorm(5), LayerNorm(5)
-    random_weights(batch)
-    random_weights(layer)
+    randomise(batch, RNG)
+    randomise(layer, RNG)
     g, b = array(batch.gamma), array(batch.beta)
     z = torch.from_numpy(X)
     standardised = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
@@ -178,7 +161,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
     from star_ctr.model.multi_domain import make_network
 
     network = make_network(settings, 5, 3)
-    random_weights(network)
+    randomise(network, RNG)
     x = torch.from_numpy(X).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: torch.tanh(network(x, SEGMENTS)), (x,))
     own = [p for p in network.parameters() if p.shape]
@@ -189,7 +172,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
 
 def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
     for network in (SharedBottom(WIDTHS, 5, 3), MMoE(WIDTHS, 5, 3), CrossStitch(WIDTHS, 5, 3)):
-        random_weights(network)
+        randomise(network, RNG)
         adopt(network, 2)
         x = torch.from_numpy(X).float()
         a, b = (network(x, [(p, 0, 7)]).detach() for p in (0, 2))

@@ -1,0 +1,18 @@
+"""From torch to NumPy and back, for tests against NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
+    """Give every parameter random normal values."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(rng.normal(size=tuple(parameter.shape))))
+
+
+def array(x: torch.Tensor) -> np.ndarray:
+    """The values of a tensor."""
+    return x.detach().numpy()
