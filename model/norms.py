@@ -21,12 +21,23 @@ Segment = tuple[int, int, int]
 
 
 def segments_of(domains: npt.NDArray[np.int32]) -> list[Segment]:
-    """The segments of a batch whose rows have these domains, sorted."""
-    starts = np.flatnonzero(np.diff(domains, prepend=-1))
-    return [
-        (int(domains[start]), int(start), int(stop))
-        for start, stop in zip(starts, [*starts[1:], len(domains)], strict=True)
-    ]
+    """The segments of a batch whose rows have these domains, sorted; none for no rows."""
+    starts = np.flatnonzero(np.diff(domains, prepend=-1)).tolist()
+    stops = [*starts[1:], len(domains)][: len(starts)]
+    return [(int(domains[start]), start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def cut_over_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[Segment]:
+    """What of these segments falls to a rank that takes the rows rank, rank + ranks, rank + 2 ranks, ...
+
+    Every segment of the batch stays, without rows where the batch has fewer than there are ranks: each rank
+    has its part in the sums over ranks, whether or not it holds a row.
+    """
+
+    def before(row: int) -> int:
+        return (row - rank + ranks - 1) // ranks
+
+    return [(p, before(start), before(stop)) for p, start, stop in segments]
 
 
 def summed_over_ranks(x: Tensor) -> Tensor:

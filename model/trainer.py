@@ -28,7 +28,7 @@ from star_ctr.model.hooks import Curve, Hook, Moment
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
 from star_ctr.model.multi_domain import MultiDomainModel
-from star_ctr.model.norms import segments_of
+from star_ctr.model.norms import cut_over_ranks, segments_of
 from star_ctr.model.optimizers import Averaged, Optimizers
 from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.probe import probe_scores
@@ -121,7 +121,8 @@ class Trainer:
         self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
         torch.manual_seed(hash((self.settings.seed, self.step, rank)) % (1 << 62))
-        segments = segments_of(batch.rows.domain[mine])
+        whole = segments_of(batch.rows.domain)
+        segments = cut_over_ranks(whole, rank, processes)
         logit_B = self.model(ints, floats, segments)
         loss = F.binary_cross_entropy_with_logits(logit_B, label, reduction="sum") / len(batch.rows)
         more = self.model.own_loss(segments)
@@ -132,7 +133,7 @@ class Trainer:
         self.averaged.update(self.model)
         self.step += 1
         self.rows += len(batch.rows)
-        for p, start, stop in segments_of(batch.rows.domain):
+        for p, start, stop in whole:
             self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
         value = loss.detach()
         if processes > 1:

@@ -13,7 +13,7 @@ from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBo
 from star_ctr.model.export import Predictor
 from star_ctr.model.layers import StarFCN
 from star_ctr.model.multi_domain import MultiDomainModel
-from star_ctr.model.norms import BatchNorm, LayerNorm, segments_of
+from star_ctr.model.norms import BatchNorm, LayerNorm, cut_over_ranks, segments_of
 from star_ctr.model.probe import probe_rows
 from star_ctr.model.stream import epoch_batches, live_files
 from star_ctr.model.trainer import Trainer, train
@@ -256,3 +256,15 @@ def test_the_model_is_the_same_in_any_batch_in_evaluation(table: str) -> None:
         whole = model.predict(ints, floats, domains)
         alone = torch.cat([model.predict(ints[i : i + 1], floats[i : i + 1], domains[i : i + 1]) for i in range(9)])
         torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
+    assert segments_of(np.array([], dtype=np.int32)) == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_rank_keeps_every_segment_and_holds_its_rows_of_it(ranks: int) -> None:
+    domains = np.array([0, 0, 0, 0, 2, 5, 5], dtype=np.int32)
+    for rank in range(ranks):
+        mine = cut_over_ranks(segments_of(domains), rank, ranks)
+        assert [p for p, _, _ in mine] == [0, 2, 5]
+        held = domains[rank::ranks]
+        assert [p for p, start, stop in mine for _ in held[start:stop]] == held.tolist()
+        assert mine[-1][2] == len(held)
