@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.dataset as pads
 from deltalake import DeltaTable
 
 SMALL_DRIVER = (
@@ -58,11 +59,14 @@ def read(table: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(uri.removeprefix("file://")) for uri in DeltaTable(str(table)).file_uris()])
 
 
-def balance(ledger: pd.DataFrame, rows: int) -> list[str]:
-    """What of the ledger does not add up to `rows` simulated rows."""
+def balance(ledger: pd.DataFrame, rows: int, written: int) -> list[str]:
+    """What of the ledger does not add up: `rows` were simulated, `written` stand in the log (some twice, some broken)."""
     steps = ledger.groupby("step")[["rows_in", "rows_out"]].sum()
+    left_out = ledger[(ledger["step"] == "ingest") & (ledger["reason"] != "")]["rows_in"].sum()
     sums = {
-        "ingest rows_in": steps.loc["ingest", "rows_in"],
+        f"ingest rows_in less {written - rows:,} duplicate or broken": steps.loc["ingest", "rows_in"]
+        - (written - rows),
+        f"ingest rows_in less {left_out:,} with a reason": steps.loc["ingest", "rows_in"] - left_out,
         "ingest rows_out": steps.loc["ingest", "rows_out"],
         "features rows_out": steps.loc["features", "rows_out"],
         "split rows_out": steps.loc[["split.train", "split.test"], "rows_out"].sum(),
@@ -82,7 +86,8 @@ def run(rows: int = 5_000_000) -> list[dict[str, Any]]:
         common = ["--conf", "demo", *(x for s in settings for x in ("--set", s))]
         star_ctr(folder, "simulate", *common)
         told = star_ctr(folder, "nightly", *common, "--ds", LAST_DAY)
-        problems = balance(read(folder / "warehouse" / "ledger"), rows)
+        written = pads.dataset([str(f) for f in (folder / "logs" / "impressions").rglob("*.parquet")]).count_rows()
+        problems = balance(read(folder / "warehouse" / "ledger"), rows, written)
     times = ", ".join(f"{step} {time}" for step, time in re.findall(r"✓ (\w+)\s+([\d.]+ s)", told))
     return [
         {
