@@ -179,10 +179,11 @@ def _feature_problems(settings: Settings) -> list[str]:
 
 
 def _model_problems(settings: Settings) -> list[str]:
+    problems = _pooling_problems(settings)
     if settings.trainer.batches == "single_domain":
-        told = "trainer.batches: MulANN's discriminator needs batches of several domains; set it to mixed"
-        return [told] if settings.model.name == "mulann" else []
-    problems = []
+        if settings.model.name == "mulann":
+            problems.append("trainer.batches: MulANN's discriminator needs batches of several domains; set it to mixed")
+        return problems
     if settings.model.norm == "pn":
         problems.append(
             "model.norm: partitioned normalization takes its moments from batches of one domain; "
@@ -191,6 +192,18 @@ def _model_problems(settings: Settings) -> list[str]:
     if settings.trainer.processes > 1:
         problems.append("trainer.processes: mixed batches are trained by one process; set it to 1")
     return problems
+
+
+def _pooling_problems(settings: Settings) -> list[str]:
+    if settings.model.pooling == "mean":
+        return []
+    of_row = {f.embedding or f.name for f in settings.of_kind(Categorical) if f.separator is None}
+    return [
+        f"model.pooling: {settings.model.pooling} weighs the events of `{sequence.name}` by the candidate, but no "
+        "categorical feature shares an embedding with it; give one of them, or set model.pooling to mean"
+        for sequence in settings.of_kind(Sequence)
+        if not of_row & set(sequence.columns.values())
+    ]
 
 
 def _column_problems(settings: Settings, feature: AnyFeature, column: Column) -> list[str]:

@@ -19,17 +19,25 @@ class EmbeddingSettings(Declared):
 
 
 class ModelSettings(Declared):
-    """STAR (§3), or a model that §4.1 compares it with: which parts, how wide, how deep."""
+    """STAR (§3), a model that §4.1 compares it with, or a later one: which parts, how wide, how deep."""
 
-    name: Literal["star", "base", "shared_bottom", "mulann", "mmoe", "cross_stitch"] = "star"
+    name: Literal["star", "base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "ple", "pepnet"] = "star"
     norm: Literal["pn", "bn", "ln"] = Field("pn", description="partitioned (§3.3), batch or layer normalization")
     combine: Literal["product", "sum"] = Field("product", description="STAR: how W and W_p make W_p* (eq. 5)")
     adversarial: float = Field(0.1, ge=0, description="MulANN: weight of the domain discriminator's loss")
-    experts: Width | None = Field(None, description="MMoE: number of experts; one a domain if not given")
+    experts: Width | None = Field(
+        None, description="MMoE: number of experts, one a domain if not given; PLE: of shared experts, one if not given"
+    )
+    levels: Width = Field(2, description="PLE: extraction layers, over which the hidden layers are dealt")
+    gate_width: Width = Field(32, description="PEPNet: hidden width of its gates")
     aux: bool = Field(True, description="the auxiliary network (§3.5)")
     aux_width: Width = Field(32, description="hidden width of the two-layer auxiliary network")
     domain_dim: Width = Field(8, description="width of the domain's embedding in the auxiliary network")
-    pooling: Literal["mean"] = "mean"
+    pooling: Literal["mean", "din", "dien"] = Field(
+        "mean", description="of sequences of events: their mean, or attention to the candidate as in DIN or DIEN"
+    )
+    attention_width: Width = Field(36, description="DIN: hidden width of the network that weighs an event")
+    interest_loss: float = Field(1.0, ge=0, description="DIEN: weight of the interest extractor's auxiliary loss")
     layers: list[Width] = Field(
         default=[512, 256, 128, 64, 32, 16],
         min_length=1,

@@ -56,6 +56,12 @@ class OwnLinear(nn.Module):
         """The layer's output before activation, B x H."""
         return torch.cat([torch.addmm(self.bias[p], x_BF[start:stop], self.weight[p]) for p, start, stop in segments])
 
+    @torch.no_grad()
+    def adopt(self, p: int) -> None:
+        """Domain 0's layer becomes that of domain p."""
+        self.weight[0].copy_(self.weight[p])
+        self.bias[0].copy_(self.bias[p])
+
     def served(self) -> DomainLinear:
         """The weights of all domains in one tensor."""
         return DomainLinear(torch.stack(list(self.weight)).detach(), torch.stack(list(self.bias)).detach())
@@ -141,6 +147,11 @@ class ExpertLinear(nn.Module):
         """The layer's output before activation."""
         return torch.matmul(x_EBF, self.weight) + self.bias
 
+    @torch.no_grad()
+    def copy(self, source: int, target: int) -> None:
+        """Give one of the networks the weights of another."""
+        self.weight[target], self.bias[target] = self.weight[source], self.bias[source]
+
 
 class SideBySide(nn.Module):
     """Networks side by side, of which each domain mixes its own last hidden layer; its own output layer follows.
@@ -216,16 +227,17 @@ class CrossStitch(SideBySide):
             h = torch.einsum("pk,kbh->pbh", unit_DD, h_DBH)
         return torch.cat([h[p, start:stop] for p, start, stop in segments])
 
+    @torch.no_grad()
+    def adopt(self, p: int) -> None:
+        """Domain 0's network and its row of each unit become those of domain p."""
+        for layer in self.hidden:
+            layer.copy(p, 0)  # type: ignore[operator]
+        for unit_DD in self.units:
+            unit_DD[0] = unit_DD[p]
 
-@torch.no_grad()
+
 def adopt(network: nn.Module, p: int) -> None:
-    """Give domain 0 what belongs to domain p in `network`."""
+    """Give domain 0 what belongs to domain p in `network`: each module that has something of a domain knows how."""
     for module in network.modules():
-        if isinstance(module, OwnLinear):
-            module.weight[0].copy_(module.weight[p])
-            module.bias[0].copy_(module.bias[p])
-        if isinstance(module, CrossStitch):
-            for layer in module.hidden:
-                layer.weight[0], layer.bias[0] = layer.weight[p], layer.bias[p]  # type: ignore[operator,index]
-            for unit_DD in module.units:
-                unit_DD[0] = unit_DD[p]
+        if (own := getattr(module, "adopt", None)) is not None:
+            own(p)

@@ -13,12 +13,13 @@ from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBo
 from star_ctr.model.inputs import SharedInputs
 from star_ctr.model.layers import AuxiliaryNetwork, StarFCN
 from star_ctr.model.norms import Moments, Segment, make_norm, segments_of
+from star_ctr.model.successors import PLE, PEPNet
 
 
 def make_network(
-    settings: ModelSettings, features: int, domains: int
-) -> StarFCN | BaseFCN | SharedBottom | MMoE | CrossStitch:
-    """The network that the settings name."""
+    settings: ModelSettings, features: int, domains: int, priors: int
+) -> StarFCN | BaseFCN | SharedBottom | MMoE | CrossStitch | PLE | PEPNet:
+    """The network that the settings name, over z' of so many features; the first `priors` are the ids' embeddings."""
     match settings.name:
         case "star":
             s = settings
@@ -33,6 +34,10 @@ def make_network(
             return MMoE(settings, features, domains)
         case "cross_stitch":
             return CrossStitch(settings, features, domains)
+        case "ple":
+            return PLE(settings, features, domains)
+        case "pepnet":
+            return PEPNet(settings, features, domains, priors)
 
 
 class MultiDomainModel(nn.Module):
@@ -44,7 +49,7 @@ class MultiDomainModel(nn.Module):
         self.inputs = SharedInputs(layout, settings)
         features = self.inputs.features
         self.norm: nn.Module = make_norm(settings, features, self.domains)
-        self.network: nn.Module = make_network(settings, features, self.domains)
+        self.network: nn.Module = make_network(settings, features, self.domains, self.inputs.singles)
         self.aux = (
             AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
         )
@@ -66,8 +71,12 @@ class MultiDomainModel(nn.Module):
         return torch.empty_like(score).index_copy_(0, order, score)
 
     def own_loss(self, segments: list[Segment]) -> Tensor | None:
-        """What the network adds to the loss of the batch just seen, summed over its rows; None for most."""
-        return self.network.own_loss(segments) if isinstance(self.network, MulANN) else None
+        """What the parts add to the loss of the batch just seen, summed over its rows; None for most models."""
+        loss = self.inputs.own_loss()
+        if isinstance(self.network, MulANN):
+            adversarial = self.network.own_loss(segments)
+            loss = adversarial if loss is None else loss + adversarial
+        return loss
 
     @property
     def levels_are_own(self) -> bool:
