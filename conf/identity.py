@@ -17,6 +17,7 @@ _NOT_OF_THE_MODEL: Any = {
     "spark": True,
     "about": True,
     "simulate": True,
+    "compare": True,
     "trainer": {"checkpoint_minutes", "processes", "threads", "device", "seed"},
 }
 
@@ -39,9 +40,16 @@ def features_hash(settings: Settings) -> str:
 
 
 def variant(settings: Settings) -> str:
-    """The model's name with its variant, as tables and metrics show it: `star-pn-aux`."""
+    """The model's name with its variant, as tables and metrics show it: `star-pn-aux`.
+
+    What departs from the usual form is added: pooling by attention, summed weights, mixed batches.
+    """
     model = settings.model
-    return f"{model.name}-{model.norm}-{'aux' if model.aux else 'noaux'}"
+    parts = [model.name, model.norm, "aux" if model.aux else "noaux"]
+    parts += [model.pooling] if model.pooling != "mean" else []
+    parts += ["sum"] if model.combine == "sum" else []
+    parts += ["mixed"] if settings.trainer.batches == "mixed" else []
+    return "-".join(parts)
 
 
 def run_id(settings: Settings, ds: str) -> str:

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from star_ctr.conf.comparison import Comparison
 from star_ctr.conf.errors import nearest
 from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Numeric, Sequence, Statistic
 from star_ctr.conf.logs import Declared, LabelColumn, LabelFromClicks, Logs
@@ -79,6 +80,7 @@ class Settings(Declared):
     trainer: TrainerSettings = TrainerSettings()
     spark: SparkSettings = SparkSettings()
     simulate: Simulation | None = None
+    compare: Comparison = Comparison()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:

@@ -5,7 +5,8 @@ spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -17,39 +18,53 @@ from star_ctr.features.metrics import METRICS, by_domain
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import natural
-from star_ctr.jobs.store import Store, quoted
+from star_ctr.jobs.store import Store, among
 
 COLUMNS = ("run_id", "ds", "model", "seed", "domain", *METRICS)
+
+
+class Run(NamedTuple):
+    """A run as the tables name it."""
+
+    run_id: str
+    ds: str
+    model: str
+    seed: int
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
     """Write and return the metrics of night `ds`, one row a domain, `overall` last."""
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("scores")[-1]
-    identity = run_id(settings, ds)
-    scores = store.read("scores").where(F.col("run_id") == identity).persist()
-    metrics = by_domain(scores).select(
-        F.lit(identity).alias("run_id"),
-        F.lit(ds).alias("ds"),
-        F.lit(variant(settings)).alias("model"),
-        F.lit(settings.trainer.seed).cast("long").alias("seed"),
-        "domain",
-        *METRICS,
-    )
-    store.replace("metrics", metrics.coalesce(1), f"run_id = {quoted(identity)}")
+    return judge(store, [Run(run_id(settings, ds), ds, variant(settings), settings.trainer.seed)])
+
+
+def judge(store: Store, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows."""
+    names = [r.run_id for r in runs]
+    scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
+    of_run = store.spark.createDataFrame(list(runs), "run_id string, ds string, model string, seed long")
+    metrics = by_domain(scores).join(F.broadcast(of_run), "run_id").select(*COLUMNS)
+    store.replace("metrics", metrics.repartition(1), among("run_id", names))
     scores.unpersist()
-    rows = read_metrics(store, identity)
-    if not rows:
-        raise DataError(f"{store.warehouse.table('scores')}: no scores of {identity}; run `star-ctr score --ds {ds}`")
-    entries = [(ds, r["domain"], r["rows"], r["rows"], "") for r in rows if r["domain"] != OVERALL]
-    store.write_ledger("evaluate", store.ledger_rows(entries), [ds], identity)
+    rows = read_metrics(store, names)
+    missing = [r for r in runs if r.run_id not in {m["run_id"] for m in rows}]
+    if missing:
+        table = store.warehouse.table("scores")
+        raise DataError(f"{table}: no scores of {missing[0].run_id}; run `star-ctr score --ds {missing[0].ds}`")
+    entries = [(m["run_id"], m["ds"], m["domain"], m["rows"], m["rows"]) for m in rows if m["domain"] != OVERALL]
+    store.write_run_ledger("evaluate", entries)
     return rows
 
 
-def read_metrics(store: Store, identity: str) -> list[dict[str, Any]]:
-    """The metrics of a run, domains in their order and `overall` last."""
-    found = store.read("metrics").where(F.col("run_id") == identity).select(*COLUMNS).collect()
-    return sorted((r.asDict() for r in found), key=lambda r: (r["domain"] == OVERALL, natural(r["domain"])))
+def read_metrics(store: Store, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The metrics of some runs, in their order; domains in theirs and `overall` last."""
+    found = store.read("metrics").where(F.col("run_id").isin(list(names))).select(*COLUMNS).collect()
+    place = {name: k for k, name in enumerate(names)}
+    return sorted(
+        (r.asDict() for r in found),
+        key=lambda r: (place[r["run_id"]], r["domain"] == OVERALL, natural(r["domain"])),
+    )
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
-from star_ctr.jobs.train import read_record, write_run
+from star_ctr.jobs.train import read_record, write_runs
 from star_ctr.model.export import Predictor
+from star_ctr.model.probe import TOLERANCE
 from star_ctr.model.stream import unpacked
 
-TOLERANCE = 1e-5
 SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"
 
 
@@ -44,7 +44,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     written = store.read("scores", version).where(F.col("run_id") == identity)
     rows = _ledger(store, test, written, identity, ds)
     difference = largest_difference(written, record["probe"])
-    write_run(store, settings, record, difference)
+    write_runs(store, [(settings, record, difference)])
     if difference > TOLERANCE:
         raise DataError(
             f"{identity}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})"
@@ -110,8 +110,7 @@ def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
 def _ledger(store: Store, test: DataFrame, written: DataFrame, identity: str, ds: str) -> int:
     rows_in = {r.domain: r["count"] for r in test.groupBy("domain").count().collect()}
     rows_out = {r.domain: r["count"] for r in written.groupBy("domain").count().collect()}
-    entries = [(ds, d, n, rows_out.get(d, 0), "") for d, n in sorted(rows_in.items())]
-    store.write_ledger("score", store.ledger_rows(entries), [ds], identity)
+    store.write_run_ledger("score", [(identity, ds, d, n, rows_out.get(d, 0)) for d, n in sorted(rows_in.items())])
     if rows_in != rows_out:
         raise DataError(f"{identity}: rows of the split and scored rows differ; see the ledger")
     return sum(rows_out.values())

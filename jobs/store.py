@@ -78,10 +78,10 @@ class Store:
         rows = self.read(table).select("ds").distinct().collect()
         return sorted(row.ds for row in rows if row.ds)
 
-    def write_ledger(self, step: str, entries: DataFrame, days: Sequence[str], run_id: str = DATA_RUN) -> None:
-        """Replace the ledger's rows of a step and its days; `entries`: ds, domain, rows_in, rows_out, reason."""
+    def write_ledger(self, step: str, entries: DataFrame, days: Sequence[str]) -> None:
+        """Replace the ledger's rows of a step before training; `entries`: ds, domain, rows_in, rows_out, reason."""
         rows = entries.select(
-            F.lit(run_id).alias("run_id"),
+            F.lit(DATA_RUN).alias("run_id"),
             "ds",
             "domain",
             F.lit(step).alias("step"),
@@ -89,8 +89,14 @@ class Store:
             F.col("rows_out").cast("long").alias("rows_out"),
             "reason",
         )
-        where = f"run_id = '{run_id}' AND step = '{step}' AND {among('ds', days)}"
+        where = f"run_id = '{DATA_RUN}' AND step = '{step}' AND {among('ds', days)}"
         self.replace("ledger", rows.coalesce(1), where)
+
+    def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
+        """Replace the ledger's rows of a step of some runs; `entries`: run_id, ds, domain, rows_in, rows_out."""
+        rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
+        where = f"step = '{step}' AND {among('run_id', sorted({r[0] for r in rows}))}"
+        self.replace("ledger", self.spark.createDataFrame(rows, LEDGER).coalesce(1), where)
 
     def ledger_rows(self, rows: Iterable[tuple[str, str, int, int, str]]) -> DataFrame:
         """A frame of ledger entries from (ds, domain, rows_in, rows_out, reason)."""

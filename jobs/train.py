@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import vocabulary_files
-from star_ctr.jobs.store import Store, quoted
+from star_ctr.jobs.store import Store, among
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.train import launch
 
@@ -38,25 +39,33 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     job = pinned(settings, store, ds)
     launch(job)
     record = read_record(job.place)
-    _keep_vocabularies(store, job)
-    write_run(store, settings, record)
-    domains = [*job.layout.domains, "other"]
-    of_split = {
-        r.domain: r["count"]
-        for r in store.read("split", job.versions["split"])
-        .where((F.col("ds") == ds) & (F.col("part") == "train"))
-        .groupBy("domain")
-        .count()
-        .collect()
-    }
-    # The record counts a row once a pass, the ledger once.
-    passes = settings.trainer.epochs
-    rows = [(ds, d, of_split[d], record["rows"].get(d, 0) // passes, "") for d in domains if d in of_split]
-    store.write_ledger("train", store.ledger_rows(rows), [ds], job.run_id)
-    short = [d for d in of_split if record["rows"].get(d, 0) != of_split[d] * passes]
+    keep_vocabularies(store, job)
+    write_runs(store, [(settings, record, None)])
+    short = trained_rows(store, [(job, record)])
     if short:
-        raise DataError(f"{job.run_id}: rows of domain {', '.join(short)} were not all trained on; see the ledger")
+        raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
     return {k: record[k] for k in ("run_id", "steps", "parameters", "seconds", "resumed", "device", "processes")}
+
+
+def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
+    """Write into the ledger what rows of the split some runs were trained on; returns the runs that miss some."""
+    entries, short = [], []
+    of_split: dict[tuple[int, str], list[Any]] = {}
+    for job, record in runs:
+        place = (job.versions["split"], job.ds)
+        if place not in of_split:
+            train = (F.col("ds") == job.ds) & (F.col("part") == "train")
+            of_split[place] = store.read("split", place[0]).where(train).groupBy("domain").count().collect()
+        # The record counts a row once a pass, the ledger once.
+        passes = job.trainer.epochs
+        trained = record["rows"]
+        entries += [
+            (job.run_id, job.ds, r.domain, r["count"], trained.get(r.domain, 0) // passes) for r in of_split[place]
+        ]
+        if any(trained.get(r.domain, 0) != r["count"] * passes for r in of_split[place]):
+            short.append(job.run_id)
+    store.write_run_ledger("train", entries)
+    return short
 
 
 def pinned(settings: Settings, store: Store, ds: str) -> TrainingJob:
@@ -98,7 +107,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _keep_vocabularies(store: Store, job: TrainingJob) -> None:
+def keep_vocabularies(store: Store, job: TrainingJob) -> None:
     """Put the vocabularies into the run's folder: a model encodes by its own, whatever later nights fit."""
     files = vocabulary_files(store.warehouse.table("vocabularies"), job.versions["vocabularies"], job.ds)
     target = job.place / "vocabularies"
@@ -108,16 +117,18 @@ def _keep_vocabularies(store: Store, job: TrainingJob) -> None:
         shutil.copyfile(file, target / f"part-{number:05d}.parquet")
 
 
-def write_run(store: Store, settings: Settings, record: dict[str, Any], difference: float | None = None) -> None:
-    """Write the run's row; the scorer writes it again with the largest difference of scores that it found."""
-    kept = {k: v for k, v in record.items() if k != "probe"}
-    row = (
-        record["run_id"], record["ds"], variant(settings), record["seed"], config_hash(settings), record["code"],
-        json.dumps(record["versions"]), sum(record["rows"].values()), float(record["seconds"]), difference,
-        json.dumps(kept, sort_keys=True),
-    )  # fmt: skip
-    rows = store.spark.createDataFrame([row], RUN)
-    store.replace("runs", rows.coalesce(1), f"run_id = {quoted(record['run_id'])}")
+def write_runs(store: Store, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:
+    """Write the rows of some runs: settings, record, and the largest difference of scores once it is known."""
+    rows = [
+        (
+            record["run_id"], record["ds"], variant(settings), record["seed"], config_hash(settings), record["code"],
+            json.dumps(record["versions"]), sum(record["rows"].values()), float(record["seconds"]), difference,
+            json.dumps({k: v for k, v in record.items() if k != "probe"}, sort_keys=True),
+        )
+        for settings, record, difference in runs
+    ]  # fmt: skip
+    frame = store.spark.createDataFrame(rows, RUN)
+    store.replace("runs", frame.coalesce(1), among("run_id", [r[0] for r in rows]))
 
 
 if __name__ == "__main__":

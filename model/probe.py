@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
@@ -13,7 +14,10 @@ from star_ctr.conf.layout import Layout
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.multi_domain import MultiDomainModel
 from star_ctr.model.plan import DataFile
-from star_ctr.model.stream import Rows, live_files
+from star_ctr.model.stream import Rows, joined, live_files, unpacked
+
+TOLERANCE = 1e-5
+"""The largest difference that two scores of a row, by the trainer's and the exported model, may have (float32)."""
 
 
 def probe_scores(
@@ -21,30 +25,32 @@ def probe_scores(
 ) -> dict[str, float]:
     """Scores of the trainer's own model for a few test rows of each domain, by impression, for the scorer to match."""
     files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
-    ids, rows = probe_rows(files, job.layout, rows_a_domain)
-    if not ids:
+    if not files:
         return {}
+    ids, rows = probe_rows(files, job.layout, rows_a_domain)
     scores = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
     return dict(zip(ids, scores.double().tolist(), strict=True))
 
 
 def probe_rows(files: Sequence[DataFile], layout: Layout, rows_a_domain: int) -> tuple[list[str], Rows]:
-    """Impression ids and packed rows of the first rows of each domain."""
+    """Impression ids and packed rows of the first rows of each domain; at least one file."""
     ids: list[str] = []
-    ints, floats, domains = [b""], [b""], []
+    parts: list[Rows] = []
     for domain in sorted({f.domain for f in files}):
-        file = next(f for f in files if f.domain == domain)
-        with fsspec.open(file.url, "rb") as handle:
-            table = pq.ParquetFile(handle).read(columns=["impression_id", "ints", "floats"]).slice(0, rows_a_domain)
-        ids += table["impression_id"].to_pylist()
-        ints += table["ints"].to_pylist()
-        floats += table["floats"].to_pylist()
-        domains += [domain] * table.num_rows
-    n = len(ids)
-    rows = Rows(
-        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(n, layout.ints).copy(),
-        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(n, layout.floats).copy(),
-        np.zeros(n, dtype=np.float32),
-        np.asarray(domains, dtype=np.int32),
-    )
-    return ids, rows
+        keys, rows = encoded_rows(next(f for f in files if f.domain == domain), layout, rows_a_domain)
+        ids += keys["impression_id"].to_pylist()
+        parts.append(rows)
+    return ids, joined(parts)
+
+
+def encoded_rows(file: DataFile, layout: Layout, limit: int | None = None) -> tuple[pa.Table, Rows]:
+    """The (first) rows of a file of the split: impression_id, user_id, domain and label, and what the model reads."""
+    with fsspec.open(file.url, "rb") as handle:
+        table = pq.ParquetFile(handle).read(columns=["impression_id", "user_id", "label", "ints", "floats"])
+    table = table.slice(0, limit)
+    ints, floats = unpacked(table["ints"].to_pylist(), table["floats"].to_pylist(), layout)
+    n = len(table)
+    label = table["label"].to_numpy().astype(np.float32)
+    rows = Rows(ints.copy(), floats.copy(), label, np.full(n, file.domain, dtype=np.int32))
+    domain = pa.array([["other", *layout.domains][file.domain]] * n, pa.string())
+    return table.select(["impression_id", "user_id", "label"]).append_column("domain", domain), rows

@@ -176,6 +176,7 @@ def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
     n = 4000
     rows = pd.DataFrame(
         {
+            "run_id": "r",
             "user_id": [f"u{int(u)}" for u in rng.zipf(1.4, n) % 700],  # many users of one row
             "domain": rng.choice(["a", "b", "c"], n, p=[0.7, 0.29, 0.01]),
             "label": (rng.random(n) < 0.3).astype(float),
@@ -183,7 +184,10 @@ def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
         }
     )
     rows.loc[rows["domain"] == "c", "label"] = 0.0  # a domain of one class
-    found = {r.domain: r for r in metrics.by_domain(spark.createDataFrame(rows)).collect()}
+    other = rows.assign(run_id="other", score=rng.random(n))  # a run beside it changes nothing
+    both = metrics.by_domain(spark.createDataFrame(pd.concat([rows, other]))).collect()
+    assert len(both) == 8
+    found = {r.domain: r for r in both if r.run_id == "r"}
     for domain in ("a", "b", "c", "overall"):
         part = rows if domain == "overall" else rows[rows["domain"] == domain]
         users = [u for _, u in part.groupby("user_id") if u["label"].nunique() == 2]
@@ -202,6 +206,7 @@ def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
 
 def test_metrics_do_not_hang_on_the_order_of_rows(spark: SparkSession) -> None:
     rows = spark.range(3000).select(
+        F.lit("r").alias("run_id"),
         F.concat(F.lit("u"), F.col("id") % 50).alias("user_id"),
         F.when(F.col("id") % 3 == 0, "a").otherwise("b").alias("domain"),
         (F.pmod(F.xxhash64("id"), F.lit(4)) == 0).cast("double").alias("label"),

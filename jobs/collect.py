@@ -1,0 +1,75 @@
+"""Collect: the scores of runs that were trained outside Spark, into `scores`, `metrics`, `runs` and the ledger.
+
+A run's folder holds its record and `scores.parquet` (`model.offline`). What stands there already is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.identity import variant
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs.evaluate import Run, judge, read_metrics
+from star_ctr.jobs.score import SCORES as SCHEMA
+from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.train import keep_vocabularies, read_record, trained_rows, write_runs
+from star_ctr.model import offline
+from star_ctr.model.job import TrainingJob
+
+AT_ONCE = 16
+"""Runs in one commit: their metrics are computed in one pass, whose ranks must fit the workers."""
+
+Trained = tuple[Settings, TrainingJob]
+
+
+def run(store: Store, runs: Sequence[Trained]) -> Iterator[int]:
+    """Bring runs into the tables; yields how many are there after each commit."""
+    there = _there(store)
+    waiting = [(s, job, r) for s, job in runs if there.get((r := read_record(job.place))["run_id"]) != r["fingerprint"]]
+    yield len(runs) - len(waiting)
+    for start in range(0, len(waiting), AT_ONCE):
+        part = waiting[start : start + AT_ONCE]
+        _collect(store, part)
+        yield len(runs) - len(waiting) + start + len(part)
+
+
+def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str, Any]]]) -> None:
+    names = [job.run_id for _, job, _ in part]
+    files = [str(job.place / offline.SCORES) for _, job, _ in part]
+    scores = store.spark.read.schema(SCHEMA).parquet(*files)
+    store.replace("scores", scores.repartition("run_id"), among("run_id", names))
+    short = trained_rows(store, [(job, record) for _, job, record in part])
+    if short:
+        raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
+    metadata = [pq.read_schema(file).metadata or {} for file in files]
+    counts = {
+        (r.run_id, r.domain): r["count"]
+        for r in store.read("scores").where(F.col("run_id").isin(names)).groupBy("run_id", "domain").count().collect()
+    }
+    days = {job.run_id: job.ds for _, job, _ in part}
+    store.write_run_ledger("score", [(name, days[name], domain, n, n) for (name, domain), n in sorted(counts.items())])
+    judge(store, [Run(job.run_id, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
+    for _, job, _ in part:
+        keep_vocabularies(store, job)
+    # Last: what stands in `runs` with a difference counts as collected.
+    differences = [float(m.get(b"max_score_difference", b"0")) for m in metadata]
+    write_runs(store, [(s, record, d) for (s, _, record), d in zip(part, differences, strict=True)])
+
+
+def _there(store: Store) -> dict[str, str]:
+    """The fingerprints of the runs that are in the tables, scored."""
+    if not store.exists("runs"):
+        return {}
+    fingerprint = F.get_json_object("record", "$.fingerprint")
+    scored = store.read("runs").where(F.col("max_score_difference").isNotNull())
+    return {r.run_id: r.fingerprint for r in scored.select("run_id", fingerprint.alias("fingerprint")).collect()}
+
+
+def metrics(store: Store, runs: Sequence[Trained]) -> list[dict[str, Any]]:
+    """The metrics of collected runs, in their order."""
+    return read_metrics(store, [job.run_id for _, job in runs])

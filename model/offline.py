@@ -1,0 +1,61 @@
+"""Training and scoring of one job in one process, for many runs side by side where Spark has no part in them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from star_ctr.conf.errors import DataError
+from star_ctr.model.export import Predictor
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.probe import TOLERANCE, encoded_rows
+from star_ctr.model.stream import live_files
+from star_ctr.model.trainer import train
+
+SCORES = "scores.parquet"
+
+
+def is_done(job: TrainingJob) -> bool:
+    """Whether the job's folder holds the scores of this very job."""
+    if not (job.place / SCORES).exists():  # which goes first and comes last
+        return False
+    record = json.loads((job.place / "record.json").read_text(encoding="utf-8"))
+    return bool(record["fingerprint"] == job.fingerprint())
+
+
+def train_and_score(job: TrainingJob) -> float:
+    """Train a job, export it, and write its scores of the test rows; returns the seconds of the training.
+
+    Going on from a checkpoint, if one is there. `DataError` where the exported model scores a row of the
+    sample otherwise than the trainer's.
+    """
+    (job.place / SCORES).unlink(missing_ok=True)
+    record = train(job)
+    files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    predictor = Predictor(job.place)
+    tables = []
+    difference = 0.0
+    for file in files:
+        keys, rows = encoded_rows(file, job.layout)
+        scores = predictor.predict(rows.ints, rows.floats, rows.domain).astype(np.float64)
+        of_sample = np.array([record["probe"].get(i, np.nan) for i in keys["impression_id"].to_pylist()])
+        difference = max(difference, float(np.nanmax(np.abs(scores - of_sample), initial=0.0)))
+        tables.append(
+            keys.select(["impression_id", "user_id", "domain"])
+            .append_column("label", keys["label"].cast(pa.float64()))
+            .append_column("score", pa.array(scores))
+        )
+    if difference > TOLERANCE:
+        raise DataError(
+            f"{job.run_id}: the exported model differs from the trainer's by {difference:.3g} (allowed: {TOLERANCE})"
+        )
+    table = pa.concat_tables(tables)
+    for name, value in (("ds", job.ds), ("run_id", job.run_id)):
+        table = table.add_column(0, name, pa.array([value] * len(table), pa.string()))
+    temporary = job.place / f".{SCORES}.tmp"
+    pq.write_table(table.replace_schema_metadata({"max_score_difference": str(difference)}), temporary)
+    temporary.replace(job.place / SCORES)
+    return float(record["seconds"])
