@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from deltalake import DeltaTable, write_deltalake
 from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 from star_ctr.features.packing import packed
+from star_ctr.model.cost import taking_turns
 from star_ctr.model.export import Predictor, export
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.stream import Batch, Rows
@@ -78,17 +77,6 @@ def trainer_of(folder: Path, name: str, domains: int) -> Trainer:
         layout=layout, model=ModelSettings.model_validate(MODELS[name]), trainer=TrainerSettings(device="cpu"), settings={},
     )  # fmt: skip
     return Trainer(job)
-
-
-def taking_turns(actions: dict[str, Any], rounds: int) -> dict[str, float]:
-    """The median milliseconds of each action; all take turns, and the first rounds do not count."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(rounds + 3):
-        for name, action in actions.items():
-            began = time.perf_counter()
-            action(number)
-            times[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(t[3:]) for name, t in times.items()}
 
 
 def run(rounds: int = 30) -> list[dict[str, Any]]:

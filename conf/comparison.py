@@ -6,12 +6,23 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from star_ctr.conf.errors import nearest
 from star_ctr.conf.logs import Declared, NonEmpty
 
-Overrides = dict[Annotated[str, Field(pattern=r"^(model|trainer)\.(?!embeddings|seed)[a-z_]+$")], Any]
+
+def _of_model_or_trainer(key: str) -> str:
+    section, _, name = key.partition(".")
+    if section not in ("model", "trainer") or key in ("model.embeddings", "trainer.seed") or not name:
+        raise ValueError(
+            f"`{key}` cannot differ between compared models; keys of `model` and `trainer` can, "
+            "but for model.embeddings (part of the split) and trainer.seed"
+        )
+    return key
+
+
+Overrides = dict[Annotated[str, AfterValidator(_of_model_or_trainer)], Any]
 
 MIXED, SINGLE = {"trainer.batches": "mixed"}, {"trainer.batches": "single_domain"}
 PAPER: Mapping[str, Mapping[str, Any]] = {

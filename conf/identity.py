@@ -39,6 +39,18 @@ def features_hash(settings: Settings) -> str:
     return digest(parts)
 
 
+def split_hash(settings: Settings) -> str:
+    """Hash of the settings that decide what a night's `split` holds; which model reads it plays no part."""
+    parts = settings.model_dump(
+        mode="json",
+        include={
+            "zone": True, "logs": True, "label": True, "domains": True, "history": True, "features": True,
+            "window": True, "split": True, "model": {"embeddings"},
+        },
+    )  # fmt: skip
+    return digest(parts)
+
+
 def variant(settings: Settings) -> str:
     """The model's name with its variant, as tables and metrics show it: `star-pn-aux`.
 

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import features_hash
+from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.layout import BEHAVIOUR, FIRST_KNOWN, Layout
 from star_ctr.conf.settings import OTHER, Settings
 from star_ctr.features.encoding import fit_layout, fit_vocabularies
@@ -72,7 +72,14 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         "split",
         laid_out,
         f"ds = {quoted(ds)}",
-        metadata=json.dumps({"ds": ds, "vocabularies": version, "layout": layout.model_dump(mode="json")}),
+        metadata=json.dumps(
+            {
+                "ds": ds,
+                "settings": split_hash(settings),
+                "vocabularies": version,
+                "layout": layout.model_dump(mode="json"),
+            }
+        ),
         maxRecordsPerFile=settings.split.rows_per_file,
     )
     totals = {"train": 0, "test": 0}

@@ -90,12 +90,20 @@ def pinned(settings: Settings, store: Store, ds: str) -> TrainingJob:
 
 def split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
     """The newest version of the split that wrote night `ds`, and the metadata of that commit."""
-    for commit in DeltaTable(table).history():
+    found = find_split(table, ds)
+    if found is None:
+        raise DataError(f"{table}: holds no night {ds}; run `star-ctr split --ds {ds}`")
+    return found
+
+
+def find_split(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
+    """The same, None where the split was never written or not for this night."""
+    for commit in DeltaTable(table).history() if DeltaTable.is_deltatable(table) else []:
         text = commit.get("userMetadata")
         metadata = json.loads(text) if text else {}
         if metadata.get("ds") == ds:
             return int(commit["version"]), metadata
-    raise DataError(f"{table}: holds no night {ds}; run `star-ctr split --ds {ds}`")
+    return None
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -145,6 +147,51 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> N
 
     _, rows = _run("nightly", conf, set, lambda s, spark: night.run(s, spark, ds), show=False)
     _print(rows, json, lambda: metrics_table(rows))
+
+
+@app.command()
+def compare(
+    conf: Conf,
+    set: Set = None,
+    models: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Such as base,star,mmoe_noaux; see `compare` in the docs.")
+    ] = None,
+    nights: Annotated[
+        str | None, typer.Option(metavar="DAYS", help="Test days, such as 2022-05-04,2022-05-05.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="So many seeds for each model and night.")] = 3,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TABLE", help="An outside model's scores: impression_id, score, and seed if several."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at a time; the number of cores if not given.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="build/compare/NAME if not given.")] = None,
+    json: Json = None,
+) -> None:
+    """Models x nights x seeds on one set of features, and the paper's tables and figures of them; resumable.
+
+    Without --models or --nights it does what the configuration's section `compare` declares.
+    """
+    from star_ctr.workflows import compare as comparison
+    from star_ctr.workflows import comparison_report, display
+
+    plans = comparison.plans_of(models, nights, seeds)
+    outside = comparison.outside_of(scores or [])
+    settings, results = _run(
+        "compare",
+        conf,
+        set,
+        lambda s, spark: comparison.run(conf, set or [], spark, plans, outside, jobs),
+        show=False,
+    )
+    command = "star-ctr " + shlex.join(sys.argv[1:])
+    report = comparison_report.write(results, command, Path(out or f"build/compare/{settings.name}"))
+    _print(comparison_report.as_json(results, command), json, lambda: display.comparison_table(results.rows))
+    display.err.print(f"The report: {report}", highlight=False)
 
 
 @app.command()

@@ -72,6 +72,20 @@ def metrics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The overall metrics of compared models, as means over their nights and seeds, the best GAUC first."""
+    overall: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["domain"] == "overall":
+            overall.setdefault(row["compared"], []).append(row)
+    names = ("auc", "gauc", "pcoc", "log_loss")
+    means = [
+        {"model": m, "runs": len(of), **{n: sum(r[n] for r in of) / len(of) for n in names}}
+        for m, of in overall.items()
+    ]
+    return plain_table(sorted(means, key=lambda r: -r["gauc"]), ["model", "runs", *names])
+
+
 def plain_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:
     """A table of some columns of `rows`."""
     table = Table(title=title, title_justify="left")

@@ -1,0 +1,84 @@
+"""What a model costs: its parameters, a step of the trainer with its optimizer, a prediction; measured side by side."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from star_ctr.model.export import Predictor, export
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.probe import encoded_rows
+from star_ctr.model.stream import Batch, Rows, epoch_batches, joined, live_files
+from star_ctr.model.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Number of parameters; milliseconds of a training step, and of predicting 2000 rows, on one thread (medians)."""
+
+    parameters: int
+    batch_rows: int
+    step_ms: float
+    predict_ms: float
+
+
+def taking_turns(actions: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 3) -> dict[str, float]:
+    """The median milliseconds of each action, called with the number of the round.
+
+    All take turns, so that a machine that changes its pace slows all of them; the first rounds do not count.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(rounds + warm_up):
+        for name, action in actions.items():
+            began = time.perf_counter()
+            action(number)
+            times[name].append(1000 * (time.perf_counter() - began))
+    return {name: statistics.median(t[warm_up:]) for name, t in times.items()}
+
+
+def costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_rows: int = 2000) -> dict[str, Cost]:
+    """The cost of each job's model, untrained: on first batches of its own stream, and on test rows of all domains."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainers, batches, steps, predictions = {}, {}, {}, {}
+        for name, job in jobs.items():
+            trainer = Trainer(job.model_copy(update={"folder": str(Path(folder) / name)}))
+            trainers[name], batches[name] = trainer, _first_batches(trainer, rounds)
+            steps[name] = _step(trainer, batches[name])
+            export(trainer.model.eval(), job.model, job.layout, trainer.job.place)
+            predictions[name] = _prediction(Predictor(trainer.job.place), _test_rows(job, predicted_rows))
+        step_ms, predict_ms = taking_turns(steps, rounds), taking_turns(predictions, rounds)
+    return {
+        n: Cost(
+            sum(p.numel() for p in trainers[n].model.parameters()),
+            max(len(b.rows) for b in batches[n]),
+            step_ms[n],
+            predict_ms[n],
+        )
+        for n in jobs
+    }
+
+
+def _first_batches(trainer: Trainer, n: int) -> list[Batch]:
+    t = trainer.settings
+    batches = epoch_batches(trainer.files, trainer.job.layout, t.batch_size, t.window_rows, 0, 0, trainer.mixed)
+    return list(islice(batches, n))
+
+
+def _step(trainer: Trainer, batches: Sequence[Batch]) -> Callable[[int], object]:
+    return lambda k: trainer.train_step(batches[k % len(batches)])
+
+
+def _prediction(predictor: Predictor, rows: Rows) -> Callable[[int], object]:
+    return lambda _: predictor.predict(rows.ints, rows.floats, rows.domain)
+
+
+def _test_rows(job: TrainingJob, n: int) -> Rows:
+    """Test rows of all domains, in equal parts as far as they go."""
+    files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    first = {f.domain: f for f in reversed(files)}
+    return joined([encoded_rows(f, job.layout, max(n // len(first), 1))[1] for f in first.values()])

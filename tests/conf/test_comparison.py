@@ -1,0 +1,72 @@
+"""Which runs a comparison asks for, and by which overrides each of its models is made."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from star_ctr.conf.comparison import PAPER, Comparison, Plan
+from star_ctr.conf.errors import ConfigError
+from star_ctr.conf.identity import config_hash, split_hash, variant
+from star_ctr.conf.load import load
+
+
+def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_split() -> None:
+    comparison = Comparison()
+    split = split_hash(load("demo"))
+    variants = {}
+    for model in [*PAPER, *(f"{m}_noaux" for m in PAPER)]:
+        settings = load("demo", comparison.overrides(model))
+        variants[model] = (variant(settings), config_hash(settings))
+        assert split_hash(settings) == split
+    assert len(set(variants.values())) == len(variants)
+    assert variants["star"][0] == "star-pn-aux"
+    assert variants["star_bn_noaux"][0] == "star-bn-noaux-mixed"
+
+
+def test_found_settings_hold_for_all_models_of_the_name_and_own_ones_go_before_them() -> None:
+    comparison = Comparison.model_validate(
+        {
+            "settings": {"base": {"trainer.lr": 0.01, "model.dropout": 0.3}},
+            "models": {"din": {"model.name": "base", "model.norm": "bn", "model.pooling": "din", "trainer.lr": 0.5}},
+            "plans": [{"models": ["din", "base_pn_noaux", "star"]}],
+        }
+    )
+    assert comparison.overrides("base_pn_noaux")[:2] == ["trainer.lr=0.01", "model.dropout=0.3"]
+    assert "model.aux=false" in comparison.overrides("base_pn_noaux")
+    assert "trainer.lr=0.5" in comparison.overrides("din")
+    assert "trainer.lr=0.01" not in comparison.overrides("din")
+    assert not any("lr" in o for o in comparison.overrides("star"))
+    settings = load("demo", ["compare.settings={star: {trainer.lr: 0.5}}"])
+    assert config_hash(settings) == config_hash(load("demo"))  # what is compared does not make a model another
+
+
+def test_each_run_is_asked_for_once_and_first_seeds_come_first() -> None:
+    plans = [
+        Plan(models=["base", "star"], nights=["2026-01-01", "2026-01-02"], seeds=2),
+        Plan(models=["star", "mmoe"], nights=["2026-01-02"], seeds=1),
+    ]
+    runs = list(Comparison(plans=plans).runs())
+    assert len(runs) == len(set(runs)) == 9
+    assert [seed for _, _, seed in runs] == [0] * 5 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"plans": [{"models": ["stra"]}]}, "did you mean `star`"),
+        ({"settings": {"mmo": {}}}, "did you mean `mmoe`"),
+        ({"models": {"x": {"model.embeddings": {}}}}, "cannot differ between compared models"),
+        ({"models": {"x": {"features": []}}}, "`features` cannot differ"),
+        ({"plans": [{"nights": ["yesterday"]}]}, "should match pattern"),
+    ],
+)
+def test_wrong_comparisons_are_refused(value: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Comparison.model_validate(value)
+
+
+def test_attention_needs_a_candidate_in_the_events_tables() -> None:
+    load("demo", ["model.pooling=din"])
+    with pytest.raises(ConfigError, match="no categorical feature shares an embedding"):
+        load("kuairand", ["model.pooling=din", "features.video.embedding=other", "features.tag.embedding=another"])

@@ -1,0 +1,220 @@
+"""A comparison on small logs, killed on the way: the same tables as single nights give, and the paper's from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from star_ctr.conf.comparison import Plan
+from star_ctr.conf.errors import DataError, UserError
+from star_ctr.conf.identity import run_id
+from star_ctr.conf.load import load
+from star_ctr.jobs import evaluate, score, train
+from star_ctr.jobs.store import Store
+from star_ctr.model import offline
+from star_ctr.workflows import compare, comparison_report
+from star_ctr.workflows.comparison import IN_PAPER, frame, order_in_paper, paired
+from tests import small_logs
+
+pytestmark = pytest.mark.spark
+NIGHTS = list(small_logs.DAYS[-2:])
+SMALL = ["trainer.moments_rows=0", "model.layers=[8,4]"]
+PLANS = [Plan(models=["base", "star"], nights=NIGHTS, seeds=2), Plan(models=["base_noaux"], nights=NIGHTS[1:], seeds=1)]
+
+
+class Compared(SimpleNamespace):
+    conf: Path
+    results: compare.Results
+    store: Store
+    trained: int
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Compared:
+    """A comparison whose first attempt stops after a few trainings, with an outside model in it."""
+    folder = tmp_path_factory.mktemp("compare")
+    conf = small_logs.write(folder, small_logs.frames(rows_a_day=150))
+    store = Store(load(conf), spark)
+    told: list[float] = []
+
+    def in_this_process(job: Any) -> float:
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        told.append(real(job))
+        return told[-1]
+
+    real = offline.train_and_score
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "ProcessPoolExecutor", _InThisProcess)
+        patch.setattr(offline, "train_and_score", in_this_process)
+        with pytest.raises(KeyboardInterrupt):
+            compare.run(str(conf), SMALL, spark, PLANS)
+    trained = len(list((folder / "warehouse" / "models").glob("*/scores.parquet")))
+    rows = store.read("split").where("part = 'test'").select("impression_id").toPandas()
+    rng = np.random.default_rng(0)
+    seeds = [rows.assign(score=rng.random(len(rows)), seed=s) for s in (0, 1)]
+    pd.concat(seeds).to_parquet(folder / "random.parquet")
+    results = compare.run(str(conf), SMALL, spark, PLANS, [("random", str(folder / "random.parquet"))], jobs=2)
+    return Compared(conf=conf, results=results, store=store, trained=trained)
+
+
+class _InThisProcess:
+    """Stands in for the pool where a test wants to stop it at a certain place."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> _InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, action: Any, job: Any) -> Any:
+        from concurrent.futures import Future
+
+        future: Future[float] = Future()
+        future.set_result(action(job))
+        return future
+
+    def shutdown(self, **_: object) -> None: ...
+
+
+def test_every_run_stands_in_the_tables_and_what_was_done_before_is_kept(compared: Compared) -> None:
+    assert compared.trained == 3
+    rows = frame(compared.results.rows)
+    overall = rows[rows["domain"] == "overall"]
+    assert overall.groupby("compared").size().to_dict() == {"base": 4, "star": 4, "base_noaux": 1, "random": 4}
+    runs = compared.store.read("runs").toPandas().set_index("run_id")
+    own = overall[overall["compared"] != "random"]
+    assert set(runs.index) == set(own["run_id"])
+    assert (runs["max_score_difference"] < 1e-5).all()
+    ledger = compared.store.read("ledger").toPandas()
+    for name, steps in ledger[ledger["run_id"].isin(own["run_id"])].groupby("run_id"):
+        sums = steps.groupby("step")[["rows_in", "rows_out"]].sum()
+        assert sums.loc["score", "rows_out"] == sums.loc["evaluate", "rows_in"] == 150, name
+        assert sums.loc["train", "rows_in"] == sums.loc["train", "rows_out"] > 0
+
+
+def test_a_second_call_trains_nothing_and_says_the_same(
+    compared: Compared, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "ProcessPoolExecutor", _InThisProcess)
+    monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("it was trained before"))
+    versions = [compared.store.version(t) for t in ("split", "scores", "metrics")]
+    again = compare.run(str(compared.conf), SMALL, spark, PLANS)
+    assert [compared.store.version(t) for t in ("split", "scores", "metrics")] == versions
+    assert again.rows == [r for r in compared.results.rows if r["compared"] != "random"]
+
+
+def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: SparkSession, tmp_path: Path) -> None:
+    night = NIGHTS[1]
+    overrides = [*SMALL, *compared.results.comparison.overrides("base_noaux"), "trainer.seed=0"]
+    settings = load(compared.conf, overrides)
+    weights = Path(compared.store.warehouse.model(run_id(settings, night))) / "model.safetensors"
+    bits = weights.read_bytes()
+    before = [r for r in compared.results.rows if r["compared"] == "base_noaux"]
+    scores = compared.store.read("scores").where(f"run_id = '{before[0]['run_id']}'").toPandas()
+    train.run(settings, spark, night)
+    score.run(settings, spark, night)
+    after = evaluate.run(settings, spark, night)
+    assert weights.read_bytes() == bits
+    # Rows share other batches in Spark: the last bits of a float32 differ.
+    left, right = (frame(rows).drop(columns="compared", errors="ignore") for rows in (before, after))
+    pd.testing.assert_frame_equal(left, right, rtol=0, atol=1e-6)
+    again = compared.store.read("scores").where(f"run_id = '{before[0]['run_id']}'").toPandas()
+    pd.testing.assert_frame_equal(
+        *(s.sort_values("impression_id", ignore_index=True) for s in (scores, again)), rtol=0, atol=1e-6
+    )
+
+
+def test_metrics_of_an_outside_model_are_those_of_scikit_learn(compared: Compared) -> None:
+    rows = frame(compared.results.rows)
+    run = rows[(rows["compared"] == "random") & (rows["domain"] == "overall") & (rows["seed"] == 1)].iloc[0]
+    scores = compared.store.read("scores").where(f"run_id = '{run['run_id']}'").toPandas()
+    assert len(scores) == 150
+    assert run["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.iloc[1:], "1 have no score"),
+        (lambda t: pd.concat([t, t.iloc[:2]]), "2 have a second one"),
+        (lambda t: t.assign(score=t["score"].where(t.index > 0, 1.5)), "1 scores are not in"),
+        (lambda t: t.drop(columns="score"), "lacks the column score"),
+    ],
+)
+def test_an_outside_model_must_score_every_row_once(
+    compared: Compared, tmp_path: Path, change: Any, words: str
+) -> None:
+    from star_ctr.jobs import outside
+
+    run = next(r for r in compared.results.rows if r["compared"] == "star" and r["ds"] == NIGHTS[1])
+    table = compared.store.read("scores").where(f"run_id = '{run['run_id']}'").toPandas()
+    change(table[["impression_id", "score"]]).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(DataError, match=words):
+        outside.run(compared.store, "wrong", str(tmp_path / "scores.parquet"), {NIGHTS[1]: run["run_id"]})
+
+
+def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) -> None:
+    report = comparison_report.write(compared.results, "star-ctr compare", tmp_path)
+    text = report.read_text()
+    for part in ("Table 1", "Table 2", "GAUC (eq. 9)", "log loss", "less Base", "Figure 6", "Figure 7", "## Cost"):
+        assert part in text
+    for figure in ("figure6.png", "figure7.png", "differences.png"):
+        assert (tmp_path / figure).stat().st_size > 5000
+    rows = frame(compared.results.rows)
+    overall = rows[rows["domain"] == "overall"]
+    for model in ("base", "star", "random"):
+        assert f"{overall[overall['compared'] == model]['gauc'].mean():.4f}" in text
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["metrics"] == compared.results.rows
+    pairs = overall.pivot(index=["ds", "seed"], columns="compared", values="gauc")[["star", "base"]]
+    want = stats.ttest_rel(pairs["star"], pairs["base"])
+    assert found["against_base"]["star"]["gauc"]["p"] == pytest.approx(want.pvalue)
+    assert found["against_base"]["star"]["gauc"]["pairs"] == 4
+    assert found["against_base"]["base_noaux"]["gauc"]["p"] is None  # one pair
+    split = compared.store.read("split").where(f"ds = '{NIGHTS[1]}' AND part = 'train'").toPandas()
+    assert {r["domain"]: r["rows"] for r in found["shares"]} == split.groupby("domain").size().to_dict()
+
+
+def test_the_order_beside_the_papers() -> None:
+    for reverse, want in ((False, 1.0), (True, -1.0)):
+        values = sorted(IN_PAPER["Table 3"].values(), reverse=reverse)
+        models = sorted(IN_PAPER["Table 3"], key=lambda m: IN_PAPER["Table 3"][m])
+        rows = pd.DataFrame({"compared": models, "domain": "overall", "gauc": values})
+        order = order_in_paper(rows, "Table 3")
+        assert order is not None
+        assert order[1] == pytest.approx(want)
+        assert order[0] == (models if reverse else models[::-1])
+    assert order_in_paper(rows.iloc[:2], "Table 3") is None
+
+
+def test_pairs_are_of_one_night_and_seed() -> None:
+    rows = pd.DataFrame(
+        [("base", "1", 0, 0.5), ("base", "2", 0, 0.7), ("x", "2", 0, 0.8), ("x", "1", 0, 0.55), ("x", "3", 0, 9.0)],
+        columns=["compared", "ds", "seed", "gauc"],
+    ).assign(domain="overall")
+    result = paired(rows, "x", "gauc")
+    assert result is not None
+    assert (result.pairs, result.difference) == (2, pytest.approx(0.075))
+    assert paired(rows[rows["ds"] != "3"].query("compared == 'x'"), "x", "gauc") is None
+
+
+@pytest.mark.parametrize(
+    ("models", "nights", "words"),
+    [("stra", "2026-03-04", "did you mean `star`"), ("star", "tomorrow", "--nights: .*tomorrow")],
+)
+def test_a_command_line_that_asks_for_what_there_is_not(
+    compared: Compared, spark: SparkSession, models: str, nights: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        compare.run(str(compared.conf), [], spark, compare.plans_of(models, nights, 1))

@@ -1,0 +1,194 @@
+"""The report of a comparison: Markdown with the paper's tables, PNG figures, and all of it as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from star_ctr.conf.comparison import WITHOUT_AUX, Plan
+from star_ctr.conf.settings import OVERALL
+from star_ctr.model.cost import Cost
+from star_ctr.workflows import figures
+from star_ctr.workflows.compare import Results
+from star_ctr.workflows.comparison import (
+    BASE,
+    IN_PAPER,
+    deviations,
+    frame,
+    means,
+    of_plan,
+    order_in_paper,
+    paired,
+    title,
+)  # fmt: skip
+
+METRICS = {"gauc": "GAUC (eq. 9)", "auc": "AUC", "log_loss": "log loss"}
+
+
+def write(results: Results, command: str, folder: Path) -> Path:
+    """Write `report.md`, `results.json` and the figures into `folder`; returns the report's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = frame(results.rows)
+    parts = [f"    {command}", _table_1(results.shares)]
+    for plan in results.comparison.plans:
+        parts += _of_plan(found, plan)
+    everything = of_plan(found, min(results.comparison.plans, key=lambda p: len(p.nights) * p.seeds))
+    parts += _ablations(everything)
+    parts += _figures(everything, folder)
+    parts += [_cost(results.costs, results.seconds), _settings(results)]
+    report = folder / "report.md"
+    report.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / "results.json").write_text(json.dumps(as_json(results, command), indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def as_json(results: Results, command: str) -> dict[str, Any]:
+    """Everything that the report says, and the rows that it stems from."""
+    found = frame(results.rows)
+    return {
+        "command": command,
+        "plans": [plan.model_dump(mode="json") for plan in results.comparison.plans],
+        "metrics": results.rows,
+        "shares": results.shares,
+        "against_base": {
+            model: {metric: asdict(p) if (p := paired(found, model, metric)) else None for metric in METRICS}
+            for model in dict.fromkeys(found["compared"])
+            if model != BASE
+        },
+        "order": {
+            table: dict(zip(("models", "kendall_tau"), o, strict=True)) if (o := order_in_paper(found, table)) else None
+            for table in IN_PAPER
+        },
+        "costs": {model: asdict(cost) for model, cost in results.costs.items()},
+        "training_seconds": results.seconds,
+        "overrides": {model: results.comparison.overrides(model) for model in results.costs},
+    }
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _table_1(shares: Sequence[dict[str, Any]]) -> str:
+    total = sum(r["rows"] for r in shares)
+    rows = [
+        (r["domain"], f"{r['rows']:,}", f"{100 * r['rows'] / total:.2f}%", f"{100 * r['clicks'] / r['rows']:.2f}%")
+        for r in shares
+    ]
+    return "## Table 1: the training days of the last night\n\n" + markdown(["domain", "rows", "share", "CTR"], rows)
+
+
+def _of_plan(found: pd.DataFrame, plan: Plan) -> list[str]:
+    """Table 2 and its like for the models of a plan: with the auxiliary network, and not of Tables 3 and 4."""
+    part = of_plan(found, plan)
+    other = {m for table in ("Table 3", "Table 4") for m in IN_PAPER[table]} - set(IN_PAPER["Table 2"])
+    shown = [
+        m for m in dict.fromkeys(part["compared"])
+        if m not in other and not m.endswith((WITHOUT_AUX, "_single"))
+    ]  # fmt: skip
+    part = part[part["compared"].isin(shown)]
+    nights = f"{len(plan.nights)} nights" if len(plan.nights) > 1 else "one night"
+    seeds = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
+    parts = [f"## Table 2: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}"]
+    for metric, name in METRICS.items():
+        parts += [f"### {name}", _by_domain(part, metric)]
+    return [*parts, _order(part, "Table 2")]
+
+
+def _by_domain(part: pd.DataFrame, metric: str) -> str:
+    table, spread = means(part, metric), deviations(part, metric)
+    models = list(table.columns)
+    rows = []
+    for domain, values in table.iterrows():
+        best = values.min() if metric == "log_loss" else values.max()
+        cells = [_bold(f"{v:.4f}", v == best) if pd.notna(v) else "–" for v in values]
+        if domain == OVERALL:
+            cells = [
+                c + (f" ± {spread[m]:.4f}" if pd.notna(spread.get(m)) else "")
+                for c, m in zip(cells, models, strict=True)
+            ]
+        rows.append([str(domain), *cells])
+    if BASE in models:
+        tests = {m: paired(part, m, metric) for m in models if m != BASE}
+        rows.append(["less Base", *(f"{t.difference:+.4f}" if (t := tests.get(m)) else "" for m in models)])
+        rows.append(["p", *(_p(t.p) if (t := tests.get(m)) else "" for m in models)])
+    return markdown(["domain", *(title(m) for m in models)], rows)
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _order(part: pd.DataFrame, table: str) -> str:
+    order = order_in_paper(part, table)
+    if order is None:
+        return f"{table} of the paper: fewer than three of its models were trained."
+    models, tau = order
+    return f"By overall GAUC: {' > '.join(title(m) for m in models)}; Kendall's tau with the paper's order {tau:+.2f}."
+
+
+def _ablations(part: pd.DataFrame) -> list[str]:
+    """Tables 3 and 4, and the same models under batches of one domain."""
+    parts = []
+    overall = means(part, "gauc").loc[OVERALL]
+    spread = deviations(part, "gauc")
+    for table, extra in {"Table 3": (), "Table 4": ("star_bn_single", "star_ln_single")}.items():
+        models = [m for m in (*IN_PAPER[table], *extra) if m in overall.index]
+        if len(models) < 2:
+            continue
+        rows = []
+        for m in models:
+            test = paired(part, m, "gauc", base=models[0]) if m != models[0] else None
+            rows.append(
+                [
+                    title(m), f"{overall[m]:.4f} ± {spread[m]:.4f}",
+                    f"{test.difference:+.4f}" if test else "", _p(test.p) if test else "",
+                    f"{IN_PAPER[table][m]:.4f}" if m in IN_PAPER[table] else "",
+                ]
+            )  # fmt: skip
+        header = ["model", "overall GAUC", f"less {title(models[0])}", "p", "in the paper"]
+        parts += [f"## {table}", markdown(header, rows), _order(part, table)]
+    return parts
+
+
+def _figures(part: pd.DataFrame, folder: Path) -> list[str]:
+    drawn = {
+        "Figure 6: with and without the auxiliary network": ("figure6.png", figures.auxiliary),
+        "Figure 7: predicted over actual clicks by domain": ("figure7.png", figures.calibration),
+        "Every night and seed": ("differences.png", figures.differences),
+    }
+    return [f"## {name}\n\n![{name}]({file})" for name, (file, draw) in drawn.items() if draw(part, folder / file)]
+
+
+def _cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
+    base = costs.get(BASE)
+    rows = []
+    for model, c in costs.items():
+        times = [f"{c.step_ms / base.step_ms:.2f}", f"{c.predict_ms / base.predict_ms:.2f}"] if base else ["", ""]
+        rows.append(
+            [
+                title(model), f"{c.parameters:,}", f"{c.step_ms:.1f}", times[0], f"{c.predict_ms:.1f}", times[1],
+                f"{seconds[model]:.0f}",
+            ]
+        )  # fmt: skip
+    header = ["model", "parameters", "step, ms", "of Base", "2000 rows predicted, ms", "of Base", "a training, s"]
+    words = "On one thread, all models taking turns; a step has the rows of a batch of its trainer."
+    return f"## Cost\n\n{words}\n\n{markdown(header, rows)}"
+
+
+def _settings(results: Results) -> str:
+    rows = [[title(m), " ".join(f"`{o}`" for o in results.comparison.overrides(m))] for m in results.costs]
+    return "## Settings\n\nAny of them can be trained alone: `star-ctr nightly --set ...`.\n\n" + markdown(
+        ["model", "overrides"], rows
+    )
