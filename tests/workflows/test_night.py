@@ -17,6 +17,7 @@ import pytest
 from pyspark.sql import SparkSession
 from sklearn.metrics import log_loss, roc_auc_score
 
+from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
@@ -36,6 +37,8 @@ class Night:
         self.spark = spark
         logs = small_logs.frames()
         views, clicks = logs["views"], logs["clicks"]
+        # items that only the test day shows
+        views.loc[views[views["day"] == DS].index[:4], "sku"] = "s-new"
         self.good_views = len(views)
         self.duplicates = views.sample(7, random_state=1)
         bad = views.sample(5, random_state=2).assign(visitor=None)
@@ -144,8 +147,20 @@ def test_run_again_the_same_contents(night: Night) -> None:
 def test_training_days_alone_fit_the_encoders(night: Night) -> None:
     rows = night.table("features")
     known = set(night.table("vocabularies").query("embedding == 'sku'")["value"])
-    sequences = rows[rows["ds"] < DS]["clicked__item_id"].explode().dropna()
-    assert known == set(rows[rows["ds"] < DS]["item_id"]) | set(sequences)
+    trained = rows[rows["ds"] < DS]
+    sequences = trained["clicked__item_id"].explode().dropna()
+    assert known == set(trained["item_id"]) | set(sequences)
+    assert "s-new" in set(rows["item_id"]) - known
+    layout = Layout.model_validate(
+        train.split_commit(Store(night.settings, night.spark).warehouse.table("split"), DS)[1]["layout"]
+    )
+    fitted = {f.name: f for f in layout.numeric}
+    for name, form in (("slot", np.asarray), ("price", np.log1p)):
+        values, field = form(trained[fitted[name].source.column].astype(float)), fitted[name]
+        assert field.mean == pytest.approx(values.mean(), abs=1e-6)
+        assert field.std == pytest.approx(values.std(), rel=1e-3)
+    bounds = sorted(set(np.quantile(values, [0.2, 0.4, 0.6, 0.8])))
+    assert layout.buckets[0].bounds == pytest.approx(bounds, abs=1e-9)
 
 
 def test_tables_are_listed_with_version_and_rows(night: Night) -> None:
@@ -183,7 +198,12 @@ def test_planted_future_events_change_no_earlier_row(tmp_path: Path, spark: Spar
         & (seen > moment - pd.Timedelta(hours=20))
         & (seen < moment - pd.Timedelta(hours=8))
     ]
-    old = unclicked.iloc[0]
+    # Of a visitor who comes back before the late click does: that row would show a click known too early.
+    again = [
+        k for k, row in unclicked.iterrows()
+        if ((views["visitor"] == row["visitor"]) & (seen > seen[k]) & (seen < moment)).any()
+    ]  # fmt: skip
+    old = unclicked.loc[again[0]]
     new = {**old.to_dict(), "day": "2026-03-03", "view": "planted", "seen": moment.tz_localize(None)}
     planted = {
         "views": pd.concat([views, pd.DataFrame([new])], ignore_index=True),
