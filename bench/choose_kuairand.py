@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.dataset as ds
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.identity import run_id
@@ -26,10 +25,8 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
 from star_ctr.jobs.train import split_commit
-from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.stream import live_files
-from star_ctr.model.trainer import train
+from star_ctr.model.offline import SCORES, train_and_score
 
 NIGHTS = ("2022-04-29", "2022-04-30")
 LARGE = ("0", "1", "2", "4", "6")
@@ -52,22 +49,13 @@ def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
     """Train one night and score its test rows."""
     table = Warehouse(settings.paths).table("split")
     version, metadata = split_commit(table, night)
-    layout = Layout.model_validate(metadata["layout"])
     job = TrainingJob(
         run_id=run_id(settings, night), ds=night, split=table, versions={"split": version}, folder=str(folder),
-        code="", layout=layout, model=settings.model, trainer=settings.trainer, settings={},
+        code="", layout=Layout.model_validate(metadata["layout"]), model=settings.model, trainer=settings.trainer,
+        settings={},
     )  # fmt: skip
-    train(job)
-    files = [f.url.removeprefix("file://") for f in live_files(table, version, night, "test", layout)]
-    rows = ds.dataset(files, format="parquet").to_table().to_pandas()
-    ints = np.frombuffer(b"".join(rows["ints"]), dtype=np.int32).reshape(len(rows), -1)
-    floats = np.frombuffer(b"".join(rows["floats"]), dtype=np.float32).reshape(len(rows), -1)
-    names = np.array(["other", *layout.domains])
-    scores = Predictor(folder).predict(ints, floats, rows["domain_id"].to_numpy())
-    return pd.DataFrame(
-        {"night": night, "impression_id": rows["impression_id"], "user_id": rows["user_id"],
-         "domain": names[rows["domain_id"]], "label": rows["label"].astype(float), "score": scores.astype(float)}
-    )  # fmt: skip
+    train_and_score(job)
+    return pd.read_parquet(folder / SCORES)
 
 
 def main() -> None:

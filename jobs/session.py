@@ -129,7 +129,8 @@ def check_java() -> None:
         raise UserError(f"Spark needs Java and found none; {remedy}")
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     match = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
-    if match is None or int(match.group(1)) < 17:
+    # Hadoop, which Spark brings along, calls what Java 24 took away.
+    if match is None or not 17 <= int(match.group(1)) < 24:
         found = f"Java {match.group(1)}" if match else "no usable Java"
         raise UserError(f"Spark 4 needs Java 17 or 21, and {java} is {found}; {remedy}")
     modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False)

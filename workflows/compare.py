@@ -91,10 +91,12 @@ def run(
     plans: Sequence[Plan] = (),
     scores: Sequence[tuple[str, str]] = (),
     jobs: int | None = None,
+    measure: bool = True,
 ) -> Results:
     """Train and judge everything that the plans ask for (the configuration's, if none is given).
 
     `scores`: (name, table) of outside models' scores of the same rows. `jobs`: trainings at a time.
+    `measure`: whether to measure what each model costs.
     """
     settings = load(conf, overrides)
     store = Store(settings, spark)
@@ -123,8 +125,10 @@ def run(
         with step(name, spark.sparkContext):
             rows += [{**r, "compared": name} for r in outside.run(store, name, table, _references(trials))]
     last = {t.model: t.job for t in trials if t.job.ds == nights[-1]}
-    with step("cost", None):
-        measured = costs(last)
+    measured = {}
+    if measure:
+        with step("cost", None):
+            measured = costs(last)
     seconds: dict[str, list[float]] = {}
     for t in trials:
         seconds.setdefault(t.model, []).append(train.read_record(t.job.place)["seconds"])

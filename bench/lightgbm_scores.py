@@ -1,0 +1,107 @@
+"""LightGBM on the very same encoded rows, as scores that `star-ctr compare --scores lightgbm=FILE` judges.
+
+Its rows are those of the split: the domain and all single ids as categories, all numbers, and the lengths of the sequences
+(a tree cannot look into them). Settings are the best of `--trials` draws on the `--search` nights, by the mean of AUC and GAUC,
+the same budget that `bench/search.py` gives each network; then every night of `--nights` is trained with every seed.
+
+    python bench/lightgbm_scores.py --search 2022-04-29,2022-04-30 --nights 2022-05-03,2022-05-04,2022-05-05
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+from choose_kuairand import gauc
+from rich.progress import track
+from sklearn.metrics import roc_auc_score
+
+from star_ctr.conf.layout import Layout
+from star_ctr.conf.load import load
+from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.train import split_commit
+from star_ctr.model.probe import encoded_rows
+from star_ctr.model.stream import live_files
+
+SPACE: dict[str, list[Any]] = {
+    "learning_rate": [0.03, 0.05, 0.1],
+    "num_leaves": [31, 63, 127],
+    "min_data_in_leaf": [50, 200, 800],
+    "feature_fraction": [0.5, 0.8],
+    "lambda_l2": [0.0, 10.0, 50.0],
+    "rounds": [200, 400, 800],
+    "cat_smooth": [10.0, 50.0],
+}
+FIRST = {
+    "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 200, "feature_fraction": 0.8, "lambda_l2": 10.0,
+    "rounds": 400, "cat_smooth": 10.0,
+}  # fmt: skip
+
+
+def rows_of(table: str, night: str, part: str) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
+    """Keys, features, and which of the features are categories."""
+    version, metadata = split_commit(table, night)
+    layout = Layout.model_validate(metadata["layout"])
+    keys, features = [], []
+    for file in live_files(table, version, night, part, layout):
+        of_file, rows = encoded_rows(file, layout)
+        keys.append(of_file.to_pandas())
+        lengths = [rows.ints[:, [offset]] for _, offset in layout.sequence_offsets()]
+        ids = rows.ints[:, : len(layout.fields)]
+        features.append(np.hstack([rows.domain[:, None], ids, *lengths, rows.floats]).astype(np.float32))
+    return pd.concat(keys, ignore_index=True), np.concatenate(features), list(range(1 + len(layout.categorical)))
+
+
+def scores(table: str, night: str, settings: dict[str, Any], seeds: int) -> pd.DataFrame:
+    """Train on a night's training days and score its test rows, once a seed."""
+    keys, x, categories = rows_of(table, night, "train")
+    test, x_test, _ = rows_of(table, night, "test")
+    parameters = {k: v for k, v in settings.items() if k != "rounds"}
+    parameters |= {"objective": "binary", "verbosity": -1, "max_cat_to_onehot": 16}
+    data = lgb.Dataset(x, keys["label"], categorical_feature=categories, free_raw_data=False)
+    scored = []
+    for seed in range(seeds):
+        model = lgb.train({**parameters, "seed": seed, "bagging_freq": 0}, data, settings["rounds"])
+        scored.append(test.assign(night=night, seed=seed, score=model.predict(x_test)))
+    return pd.concat(scored, ignore_index=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conf", default="conf/kuairand.yaml")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--search", default="", help="nights to choose settings on; none: a first guess is taken")
+    parser.add_argument("--trials", type=int, default=6)
+    parser.add_argument("--nights", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", default="build/lightgbm.parquet")
+    arguments = parser.parse_args()
+    table = Warehouse(load(arguments.conf, arguments.overrides).paths).table("split")
+    rng = random.Random(0)
+    trials = [FIRST, *({k: rng.choice(v) for k, v in SPACE.items()} for _ in range(arguments.trials - 1))]
+    best, best_value = FIRST, -1.0
+    for trial in track(trials if arguments.search else [], "searching"):
+        found = [scores(table, night, trial, 1) for night in arguments.search.split(",")]
+        values = [(roc_auc_score(f["label"], f["score"]), gauc(f)) for f in found]
+        value = float(np.mean(values))
+        print(f"{np.mean(values, axis=0).round(4)} {json.dumps(trial)}", flush=True)
+        if value > best_value:
+            best, best_value = trial, value
+    print(f"settings: {json.dumps(best)}")
+    nights = track(arguments.nights.split(","), "training")
+    result = pd.concat([scores(table, night, best, arguments.seeds) for night in nights], ignore_index=True)
+    for night, rows in result.groupby("night"):
+        of_seed = [(roc_auc_score(r["label"], r["score"]), gauc(r)) for _, r in rows.groupby("seed")]
+        print(f"{night} AUC {np.mean(of_seed, axis=0)[0]:.4f} GAUC {np.mean(of_seed, axis=0)[1]:.4f}")
+    Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+    result[["impression_id", "seed", "score"]].to_parquet(arguments.out, index=False)
+
+
+if __name__ == "__main__":
+    main()
