@@ -153,7 +153,27 @@ class ExpertLinear(nn.Module):
         self.weight[target], self.bias[target] = self.weight[source], self.bias[source]
 
 
-class SideBySide(nn.Module):
+class OwnEnd(nn.Module):
+    """A network that ends in an output layer of each domain's own, and is served as it is."""
+
+    last: OwnLinear
+
+    def logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:
+        """The logit of each row, B, from the last hidden layer."""
+        out: Tensor = self.last(hidden_BH, segments)
+        return out.squeeze(1)
+
+    def served(self) -> OwnEnd:
+        """Itself: what it mixes, and how, is known with the row alone."""
+        return self
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias of domain p."""
+        bias: nn.Parameter = self.last.bias[p]
+        return bias
+
+
+class SideBySide(OwnEnd):
     """Networks side by side, of which each domain mixes its own last hidden layer; its own output layer follows.
 
     `networks` hidden stacks are computed for every row, in prediction too; `mixed` says how a domain mixes them.
@@ -173,17 +193,7 @@ class SideBySide(nn.Module):
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The logit of each row, B."""
-        out: Tensor = self.last(self.mixed(x_BF, segments), segments)
-        return out.squeeze(1)
-
-    def served(self) -> SideBySide:
-        """Itself: what is mixed is known with the row alone."""
-        return self
-
-    def level(self, p: int) -> nn.Parameter:
-        """The last bias of domain p."""
-        bias: nn.Parameter = self.last.bias[p]
-        return bias
+        return self.logit(self.mixed(x_BF, segments), segments)
 
 
 class MMoE(SideBySide):

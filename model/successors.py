@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.compared import ExpertLinear, OwnLinear, SharedLinear, kaiming
+from star_ctr.model.compared import ExpertLinear, OwnEnd, OwnLinear, SharedLinear, kaiming
 from star_ctr.model.layers import activate
 from star_ctr.model.norms import Segment, per_domain
 
@@ -76,7 +76,7 @@ class Extraction(nn.Module):
             layer.copy(p, 0)
 
 
-class PLE(nn.Module):
+class PLE(OwnEnd):
     """Progressive layered extraction: one expert a domain and `model.experts` shared ones (one if not given).
 
     The hidden layers are dealt evenly over `model.levels` extraction layers; in the last only the row's own domain and
@@ -105,17 +105,7 @@ class PLE(nn.Module):
         gate_BE = torch.softmax(self.gates(own_BF, segments), dim=1)
         mixed_BH = gate_BE[:, :1] * self.own(own_BF, segments)
         mixed_BH = mixed_BH + torch.einsum("bs,sbh->bh", gate_BE[:, 1:], self.shared(shared_BF))
-        out: Tensor = self.last(mixed_BH, segments)
-        return out.squeeze(1)
-
-    def served(self) -> PLE:
-        """Itself: what is mixed is known with the row alone."""
-        return self
-
-    def level(self, p: int) -> nn.Parameter:
-        """The last bias of domain p."""
-        bias: nn.Parameter = self.last.bias[p]
-        return bias
+        return self.logit(mixed_BH, segments)
 
 
 class Gate(nn.Module):
@@ -132,7 +122,7 @@ class Gate(nn.Module):
         return 2 * torch.sigmoid(self.out(torch.relu(self.hidden(x_BF, [])), []))
 
 
-class PEPNet(nn.Module):
+class PEPNet(OwnEnd):
     """PEPNet: EPNet scales z' by a gate of the domain, PPNet each hidden layer by a gate of the row's own ids.
 
     The personal prior is the embeddings of the row's categorical ids (`priors` of z', its first ones); the gates
@@ -163,14 +153,4 @@ class PEPNet(nn.Module):
         h = own_BF
         for layer, gate in zip(self.hidden, self.gates, strict=True):
             h = self.dropout(activate(layer(h, segments), self.activation)) * gate(of_row)
-        out: Tensor = self.last(h, segments)
-        return out.squeeze(1)
-
-    def served(self) -> PEPNet:
-        """Itself."""
-        return self
-
-    def level(self, p: int) -> nn.Parameter:
-        """The last bias of domain p."""
-        bias: nn.Parameter = self.last.bias[p]
-        return bias
+        return self.logit(h, segments)

@@ -20,10 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from star_ctr.conf.comparison import Comparison, Plan
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.conf.identity import split_hash
+from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs import collect, features, ingest, outside, split, train
+from star_ctr.jobs import collect, features, ingest, logs, outside, split, train
 from star_ctr.jobs.store import Store
 from star_ctr.model import offline
 from star_ctr.model.cost import Cost, costs
@@ -105,7 +105,8 @@ def run(
     plans = [plan if plan.nights else plan.model_copy(update={"nights": newest}) for plan in plans]
     comparison = _with_plans(settings.compare, plans)
     nights = sorted({night for plan in plans for night in plan.nights})
-    for night in nights:
+    # The newest first: its window may hold all that the others need.
+    for night in reversed(nights):
         prepare(settings, spark, store, night)
     trials = []
     for model, night, seed in comparison.runs():
@@ -137,13 +138,26 @@ def run(
 
 
 def prepare(settings: Settings, spark: SparkSession, store: Store, night: str) -> None:
-    """Make a night's split, unless it is there, made with the settings at hand."""
+    """Make a night's split, and the features that it needs, as far as they are not there by the settings at hand."""
     found = train.find_split(store.warehouse.table("split"), night)
     if found is not None and found[1].get("settings") == split_hash(settings):
         return
-    for name, action in {"ingest": ingest.run, "features": features.run, "split": split.run}.items():
+    steps: dict[str, Any] = {"ingest": ingest.run, "features": features.run, "split": split.run}
+    if _features_are_there(settings, store, night):
+        steps = {"split": split.run}
+    for name, action in steps.items():
         with step(f"{name} {night}", spark.sparkContext):
             action(settings, spark, night)
+
+
+def _features_are_there(settings: Settings, store: Store, night: str) -> bool:
+    """Whether `features` holds the night and all days of its window that were ingested, by the settings at hand."""
+    if not (store.exists("features") and store.exists("impressions")):
+        return False
+    window = set(logs.window(settings, night))
+    made = store.read("features").where(F.col("settings") == features_hash(settings))
+    there = {r.ds for r in made.select("ds").distinct().collect()}
+    return night in there and window.intersection(store.days("impressions")) <= there
 
 
 def train_all(trials: Sequence[Trial], jobs: int) -> None:

@@ -103,6 +103,13 @@ def test_every_run_stands_in_the_tables_and_what_was_done_before_is_kept(compare
         assert sums.loc["train", "rows_in"] == sums.loc["train", "rows_out"] > 0
 
 
+def test_features_are_made_once_for_all_nights(compared: Compared) -> None:
+    history = compared.store.spark.sql(f"DESCRIBE HISTORY delta.`{compared.store.warehouse.table('features')}`")
+    assert history.count() == 1  # the newest night's window holds the other's
+    nights = {r.ds for r in compared.store.read("split").select("ds").distinct().collect()}
+    assert nights == set(NIGHTS)
+
+
 def test_a_second_call_trains_nothing_and_says_the_same(
     compared: Compared, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
