@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from star_ctr.conf.errors import nearest
 from star_ctr.conf.logs import Declared, NonEmpty
@@ -22,6 +23,15 @@ def _of_model_or_trainer(key: str) -> str:
     return key
 
 
+def _day(value: Any) -> str:
+    """A day as text; YAML reads a bare one as a date."""
+    try:
+        return dt.date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError(f"`{value}` is no day; write it as in 2022-05-05") from None
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 Overrides = dict[Annotated[str, AfterValidator(_of_model_or_trainer)], Any]
 
 MIXED, SINGLE = {"trainer.batches": "mixed"}, {"trainer.batches": "single_domain"}
@@ -50,7 +60,7 @@ class Plan(Declared):
     """Some models, each trained on all of the nights with all of the seeds."""
 
     models: list[NonEmpty] = Field(default=list(TABLE_2), min_length=1)
-    nights: list[Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]] = Field(
+    nights: list[Day] = Field(
         default_factory=list, description="the test days; the newest complete day if none is given"
     )
     seeds: int = Field(3, ge=1, description="so many seeds, from 0 on")

@@ -64,7 +64,7 @@ def plans_of(models: str | None, nights: str | None, seeds: int) -> list[Plan]:
         return [Plan.model_validate(plan)]
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"--{first['loc'][0]}: {first['msg']}: {first['input']}") from None
+        raise UserError(f"--{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _with_plans(comparison: Comparison, plans: Sequence[Plan]) -> Comparison:

@@ -58,7 +58,7 @@ def test_each_run_is_asked_for_once_and_first_seeds_come_first() -> None:
         ({"settings": {"mmo": {}}}, "did you mean `mmoe`"),
         ({"models": {"x": {"model.embeddings": {}}}}, "cannot differ between compared models"),
         ({"models": {"x": {"features": []}}}, "`features` cannot differ"),
-        ({"plans": [{"nights": ["yesterday"]}]}, "should match pattern"),
+        ({"plans": [{"nights": ["yesterday"]}]}, "is no day"),
     ],
 )
 def test_wrong_comparisons_are_refused(value: dict[str, object], words: str) -> None:
