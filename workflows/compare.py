@@ -46,6 +46,7 @@ class Trial:
 class Results:
     """All that the tables are made of; `rows` are those of `metrics`, each with the model's name here as `compared`."""
 
+    name: str
     comparison: Comparison
     rows: list[dict[str, Any]]
     shares: list[dict[str, Any]]
@@ -134,7 +135,7 @@ def run(
     for t in trials:
         seconds.setdefault(t.model, []).append(train.read_record(t.job.place)["seconds"])
     means = {model: sum(values) / len(values) for model, values in seconds.items()}
-    return Results(comparison, rows, _shares(store, next(iter(last.values()))), measured, means)
+    return Results(settings.name, comparison, rows, _shares(store, next(iter(last.values()))), measured, means)
 
 
 def prepare(settings: Settings, spark: SparkSession, store: Store, night: str) -> None:

@@ -34,7 +34,7 @@ def write(results: Results, command: str, folder: Path) -> Path:
     """Write `report.md`, `results.json` and the figures into `folder`; returns the report's path."""
     folder.mkdir(parents=True, exist_ok=True)
     found = frame(results.rows)
-    parts = [f"    {command}", _table_1(results.shares)]
+    parts = [f"# {results.name}: models compared", f"    {command}", _table_1(results.shares)]
     for plan in results.comparison.plans:
         parts += _of_plan(found, plan)
     everything = of_plan(found, min(results.comparison.plans, key=lambda p: len(p.nights) * p.seeds))
@@ -99,7 +99,7 @@ def _of_plan(found: pd.DataFrame, plan: Plan) -> list[str]:
     parts = [f"## Table 2: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}"]
     for metric, name in METRICS.items():
         parts += [f"### {name}", _by_domain(part, metric)]
-    return [*parts, _order(part, "Table 2")]
+    return [*parts, *_order(part, "Table 2")]
 
 
 def _by_domain(part: pd.DataFrame, metric: str) -> str:
@@ -130,12 +130,14 @@ def _p(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _order(part: pd.DataFrame, table: str) -> str:
+def _order(part: pd.DataFrame, table: str) -> list[str]:
+    """One line, or none where too few of the table's models were trained."""
     order = order_in_paper(part, table)
     if order is None:
-        return f"{table} of the paper: fewer than three of its models were trained."
+        return []
     models, tau = order
-    return f"By overall GAUC: {' > '.join(title(m) for m in models)}; Kendall's tau with the paper's order {tau:+.2f}."
+    ranks = " > ".join(title(m) for m in models)
+    return [f"By overall GAUC: {ranks}; Kendall's tau with the paper's order {tau:+.2f}."]
 
 
 def _ablations(part: pd.DataFrame) -> list[str]:
@@ -158,7 +160,7 @@ def _ablations(part: pd.DataFrame) -> list[str]:
                 ]
             )  # fmt: skip
         header = ["model", "overall GAUC", f"less {title(models[0])}", "p", "in the paper"]
-        parts += [f"## {table}", markdown(header, rows), _order(part, table)]
+        parts += [f"## {table}", markdown(header, rows), *_order(part, table)]
     return parts
 
 
@@ -179,7 +181,7 @@ def _cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
         rows.append(
             [
                 title(model), f"{c.parameters:,}", f"{c.step_ms:.1f}", times[0], f"{c.predict_ms:.1f}", times[1],
-                f"{seconds[model]:.0f}",
+                f"{seconds[model]:.1f}",
             ]
         )  # fmt: skip
     header = ["model", "parameters", "step, ms", "of Base", "2000 rows predicted, ms", "of Base", "a training, s"]
@@ -188,7 +190,7 @@ def _cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
 
 
 def _settings(results: Results) -> str:
-    rows = [[title(m), " ".join(f"`{o}`" for o in results.comparison.overrides(m))] for m in results.costs]
-    return "## Settings\n\nAny of them can be trained alone: `star-ctr nightly --set ...`.\n\n" + markdown(
-        ["model", "overrides"], rows
-    )
+    lines = [
+        f"- {title(m)}: " + " ".join(f"`--set {o}`" for o in results.comparison.overrides(m)) for m in results.costs
+    ]
+    return "\n".join(["## Settings\n\nAny of them can be trained alone with `star-ctr nightly` and:\n", *lines])

@@ -29,11 +29,13 @@ def auxiliary(found: pd.DataFrame, file: Path) -> bool:
         names = [m + suffix for m in both]
         axes.bar(places, overall[names], 0.36, yerr=spread[names], color=COLOURS[k], label=label, capsize=2)
     axes.set_xticks(range(len(both)), [title(m) for m in both], rotation=20, ha="right")
-    values = overall[[m + s for m in both for s in ("", WITHOUT_AUX)]]
-    margin = max(values.max() - values.min(), 1e-3)
-    axes.set_ylim(values.min() - margin, values.max() + margin)
-    axes.set_ylabel("overall GAUC")
-    axes.legend(frameon=False, ncols=2, loc="upper left")
+    shown = [m + s for m in both for s in ("", WITHOUT_AUX)]
+    values, spreads = overall[shown], spread[shown].fillna(0)
+    low, high = (values - spreads).min(), (values + spreads).max()
+    margin = max(0.3 * (high - low), 1e-3)
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylabel("overall GAUC ± deviation over seeds")
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     figure.savefig(file, dpi=150)
     return True
 
@@ -75,7 +77,7 @@ def differences(found: pd.DataFrame, file: Path) -> bool:
         axes.scatter(gain, [k] * len(gain), s=14, alpha=0.45, color=COLOURS[0], linewidths=0)
         axes.scatter([gain.mean()], [k], marker="|", s=180, color=COLOURS[1], linewidths=2)
     axes.set_yticks(range(len(models)), [title(m) for m in reversed(models)])
-    axes.set_xlabel("overall GAUC less Base's on the same night and seed; the bar is the mean")
+    axes.set_xlabel("overall GAUC less Base's (bar: mean)")
     figure.savefig(file, dpi=150)
     return True
 
