@@ -129,22 +129,38 @@ def _substitute(value: Any, path: Path) -> Any:
 
 def _explain(path: Path, node: yaml.Node, data: Any, error: ValidationError) -> list[str]:
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    # Where one of several forms has an unknown key, what the other forms would need is no help.
+    misspelt = {_section(p["loc"]) for p in problems if p["type"] == "extra_forbidden"}
+    for problem in problems:
         location = [part for part in problem["loc"] if not _is_tag(part)]
+        if (
+            problem["type"] == "missing"
+            and len(location) < len(problem["loc"])
+            and _section(problem["loc"]) in misspelt
+        ):
+            continue
         where = ".".join(_label(data, location))
         line = _line(node, location)
         place = f"{path}:{line}" if line else str(path)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
+            known = sorted(set(_known_keys(location[:-1])))
             message = f"unknown key{nearest(str(location[-1]), known)}"
-            message += f" (known here: {', '.join(sorted(known))})" if known else ""
+            message += f" (known here: {', '.join(known)})" if known else ""
+        elif problem["type"] == "union_tag_invalid":
+            tag = str(problem["ctx"]["tag"])
+            message = f"no kind `{tag}`{nearest(tag, _KINDS)} (known here: {', '.join(_KINDS)})"
         elif problem["type"] == "missing":
             message = "this key is required"
         elif problem["type"] not in ("value_error",) and not isinstance(problem.get("input"), dict | list):
             message += f" (it is `{problem.get('input')}`)"
         lines += [f"{place}: {where + ': ' if where else ''}{part}" for part in message.split("\n")]
     return list(dict.fromkeys(lines))
+
+
+def _section(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(part for part in location[:-1] if not _is_tag(part))
 
 
 def _is_tag(part: int | str) -> bool:

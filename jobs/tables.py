@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.errors import UserError, nearest
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
 from star_ctr.jobs.session import submitted
@@ -28,6 +30,24 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
             }
         )
     return entries
+
+
+def show(settings: Settings, spark: SparkSession, name: str, where: str | None, limit: int) -> list[dict[str, Any]]:
+    """The first rows of a table, or of those that an SQL condition holds for; packed columns as their size."""
+    if name not in TABLES:
+        raise UserError(f"--show {name}: no such table{nearest(name, TABLES)} (there are {', '.join(TABLES)})")
+    rows = Store(settings, spark).read(name)
+    try:
+        found = rows.where(where) if where else rows
+    except AnalysisException as error:
+        raise UserError(f"--where {where}: {str(error).splitlines()[0]}") from None
+    return [{key: _short(value) for key, value in row.asDict().items()} for row in found.limit(limit).collect()]
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray):
+        return f"{len(value)} bytes"
+    return value if isinstance(value, int | float | str | list | None) else str(value)
 
 
 if __name__ == "__main__":

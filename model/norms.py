@@ -6,12 +6,12 @@ Tensor names end in their shape: B rows of a batch, F features, G groups of rows
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
@@ -43,8 +43,27 @@ def cut_over_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[S
 def summed_over_ranks(x: Tensor) -> Tensor:
     """The sum of `x` over all processes, with gradients; `x` itself in a single process."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return dist_nn.all_reduce(x)  # type: ignore[no-any-return, no-untyped-call]
+        summed: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
+        return summed
     return x
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over all processes; so is its gradient, as each process's share of the loss hangs on the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The sum."""
+        out = x.detach().clone()
+        dist.all_reduce(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The sum of the gradients."""
+        out = gradient.contiguous().clone()
+        dist.all_reduce(out)
+        return out
 
 
 def per_domain(domains: int, value: Tensor) -> nn.ParameterList:

@@ -26,7 +26,7 @@ def launch(job: TrainingJob) -> None:
     path.write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (job.place / "record.json").unlink(missing_ok=True)
     if job.trainer.processes == 1:
-        train(job, [ProgressBar(f"train {job.run_id}")])
+        train(job, [ProgressBar("train")])
         return
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -46,7 +46,7 @@ def main(path: str) -> None:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if cuda else "gloo")
     try:
-        train(job, [ProgressBar(f"train {job.run_id}")] if world()[0] == 0 else [])
+        train(job, [ProgressBar("train")] if world()[0] == 0 else [])
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,11 +143,15 @@ def evaluate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> 
 @app.command()
 def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
     """The whole night: ingest, features, split, train, score, evaluate; ends with the metrics by domain."""
+    from star_ctr.conf.tables import Warehouse
     from star_ctr.workflows import nightly as night
-    from star_ctr.workflows.display import metrics_table
+    from star_ctr.workflows.display import err, metrics_table
 
-    _, rows = _run("nightly", conf, set, lambda s, spark: night.run(s, spark, ds), show=False)
+    began = time.monotonic()
+    settings, rows = _run("nightly", conf, set, lambda s, spark: night.run(s, spark, ds), show=False)
     _print(rows, json, lambda: metrics_table(rows))
+    err.print(f"{time.monotonic() - began:.0f} s; the model: {Warehouse(settings.paths).model(rows[0]['run_id'])}")
+    err.print(f"The tables: star-ctr tables --conf {conf} (--show metrics)", highlight=False)
 
 
 @app.command()
@@ -195,13 +200,26 @@ def compare(
 
 
 @app.command()
-def tables(conf: Conf, set: Set = None, json: Json = None) -> None:
-    """Every table with path, version, rows and what it holds."""
+def tables(
+    conf: Conf,
+    set: Set = None,
+    show: Annotated[str | None, typer.Option(metavar="TABLE", help="Show rows of this table.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Those of them: --where \"domain = 'home'\".")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="So many rows at most.")] = 10,
+    json: Json = None,
+) -> None:
+    """Every table with path, version, rows and what it holds; with --show the first rows of one."""
     from star_ctr.jobs import tables as job
-    from star_ctr.workflows.display import plain_table
+    from star_ctr.workflows.display import plain_table, records
 
-    _, rows = _run("tables", conf, set, job.run)
-    _print(rows, json, lambda: plain_table(rows, ["table", "version", "rows", "holds", "path"]))
+    if show is not None:
+        _, rows = _run("tables", conf, set, lambda s, spark: job.show(s, spark, show, where, limit))
+        _print(rows, json, lambda: records(rows))
+        return
+    settings, rows = _run("tables", conf, set, job.run)
+    _print(rows, json, lambda: plain_table(rows, ["table", "version", "rows", "holds"], settings.paths.warehouse))
 
 
 def main() -> None:

@@ -164,7 +164,10 @@ def _features_are_there(settings: Settings, store: Store, night: str) -> bool:
 def train_all(trials: Sequence[Trial], jobs: int) -> None:
     """Train and score what is not done yet, `jobs` at a time; `DataError` at the end for those that failed."""
     waiting = [t for t in trials if not offline.is_done(t.job)]
-    failed = []
+    failed: list[str] = []
+    if not waiting:
+        err.print(f"All {len(trials)} trainings were done before.")
+        return
     # A fresh interpreter: a fork of a process in which Spark's and torch's threads run may hang.
     pool = ProcessPoolExecutor(min(jobs, max(len(waiting), 1)), mp_context=multiprocessing.get_context("spawn"))
     with pool, _progress() as progress:

@@ -96,10 +96,23 @@ def _of_plan(found: pd.DataFrame, plan: Plan) -> list[str]:
     part = part[part["compared"].isin(shown)]
     nights = f"{len(plan.nights)} nights" if len(plan.nights) > 1 else "one night"
     seeds = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
-    parts = [f"## Table 2: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}"]
+    parts = [
+        f"## Table 2: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}",
+        "Means over nights and seeds; ± is the deviation over seeds of the mean over nights; p is of a paired t-test "
+        f"over {len(plan.nights) * plan.seeds} pairs of night and seed against Base. {_verdict(part)}",
+    ]
     for metric, name in METRICS.items():
         parts += [f"### {name}", _by_domain(part, metric)]
     return [*parts, *_order(part, "Table 2")]
+
+
+def _verdict(part: pd.DataFrame) -> str:
+    """The best model by overall GAUC, and which differ from Base by more than chance."""
+    overall = means(part, "gauc").loc[OVERALL]
+    best = f"The best overall GAUC is {title(str(overall.idxmax()))}'s, {overall.max():.4f}"
+    tests = {m: paired(part, m, "gauc") for m in overall.index if m != BASE and BASE in overall.index}
+    sure = [f"{title(m)} ({t.difference:+.4f})" for m, t in tests.items() if t and t.p is not None and t.p < 0.05]
+    return f"{best}; differs from Base's with p < 0.05: {', '.join(sure) or 'none'}."
 
 
 def _by_domain(part: pd.DataFrame, metric: str) -> str:
@@ -147,7 +160,7 @@ def _ablations(part: pd.DataFrame) -> list[str]:
     spread = deviations(part, "gauc")
     for table, extra in {"Table 3": (), "Table 4": ("star_bn_single", "star_ln_single")}.items():
         models = [m for m in (*IN_PAPER[table], *extra) if m in overall.index]
-        if len(models) < 2:
+        if not set(models) - set(IN_PAPER["Table 2"]):
             continue
         rows = []
         for m in models:
@@ -165,12 +178,28 @@ def _ablations(part: pd.DataFrame) -> list[str]:
 
 
 def _figures(part: pd.DataFrame, folder: Path) -> list[str]:
+    with_and_without = _auxiliary(part)
     drawn = {
         "Figure 6: with and without the auxiliary network": ("figure6.png", figures.auxiliary),
         "Figure 7: predicted over actual clicks by domain": ("figure7.png", figures.calibration),
         "Every night and seed": ("differences.png", figures.differences),
     }
-    return [f"## {name}\n\n![{name}]({file})" for name, (file, draw) in drawn.items() if draw(part, folder / file)]
+    sections = {
+        name: f"## {name}\n\n![{name}]({file})" for name, (file, draw) in drawn.items() if draw(part, folder / file)
+    }
+    return [text + (with_and_without if name.startswith("Figure 6") else "") for name, text in sections.items()]
+
+
+def _auxiliary(part: pd.DataFrame) -> str:
+    """Figure 6 in numbers."""
+    overall = means(part, "gauc").loc[OVERALL]
+    rows = []
+    for m in overall.index:
+        test = paired(part, m, "gauc", base=m + WITHOUT_AUX)
+        if test is not None:
+            values = [f"{overall[m]:.4f}", f"{overall[m + WITHOUT_AUX]:.4f}", f"{test.difference:+.4f}", _p(test.p)]
+            rows.append([title(m), *values])
+    return "\n\n" + markdown(["overall GAUC", "with", "without", "difference", "p"], rows)
 
 
 def _cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
@@ -184,7 +213,7 @@ def _cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
                 f"{seconds[model]:.1f}",
             ]
         )  # fmt: skip
-    header = ["model", "parameters", "step, ms", "of Base", "2000 rows predicted, ms", "of Base", "a training, s"]
+    header = ["model", "parameters", "step, ms", "x Base's", "2000 rows predicted, ms", "x Base's", "a training, s"]
     words = "On one thread, all models taking turns; a step has the rows of a batch of its trainer."
     return f"## Cost\n\n{words}\n\n{markdown(header, rows)}"
 

@@ -59,7 +59,7 @@ def _tasks(context: SparkContext) -> str:
 def metrics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The metrics of a night by domain."""
     first = rows[0]
-    table = Table(title=f"{first['ds']}  {first['model']}  seed {first['seed']}", title_justify="left")
+    table = Table(title=first["run_id"], title_justify="left")
     columns = {
         "domain": "domain", "rows": "rows", "users": "users", "clicks": "clicks", "AUC": "auc",
         "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss",
@@ -103,6 +103,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def records(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of any table, one below the other, a line a column: wide ones stay readable."""
+    table = Table("column", "value", show_header=False, title_justify="left", title=f"{len(rows)} rows")
+    for row in rows:
+        for column, value in row.items():
+            table.add_row(column, str(value))
+        table.add_section()
+    return table
 
 
 def write_json(rows: Any, target: str | None) -> None:

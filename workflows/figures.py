@@ -57,6 +57,10 @@ def calibration(found: pd.DataFrame, file: Path, models: tuple[str, ...] = (BASE
         # Beside each other in a fixed order, so that circles of one PCOC can be told apart.
         places = [k + 0.3 * ((i * 0.618) % 1 - 0.5) for i in range(len(of_model))]
         axes.scatter(places, of_model["pcoc"], s=size, facecolors="none", edgecolors=COLOURS[k], linewidths=1.5)
+        for place, domain, value in zip(
+            places, of_model.index.get_level_values("domain"), of_model["pcoc"], strict=True
+        ):
+            axes.annotate(domain, (place, value), fontsize=7, ha="center", va="center")
     axes.set_xticks(range(len(models)), [title(m) for m in models])
     axes.set_xlim(-0.5, len(models) - 0.5)
     axes.set_ylabel("PCOC, a circle a domain")
@@ -76,6 +80,7 @@ def differences(found: pd.DataFrame, file: Path) -> bool:
         gain = (overall[model] - overall[BASE]).dropna()
         axes.scatter(gain, [k] * len(gain), s=14, alpha=0.45, color=COLOURS[0], linewidths=0)
         axes.scatter([gain.mean()], [k], marker="|", s=180, color=COLOURS[1], linewidths=2)
+    axes.set_ylim(-0.5, len(models) - 0.5)
     axes.set_yticks(range(len(models)), [title(m) for m in reversed(models)])
     axes.set_xlabel("overall GAUC less Base's (bar: mean)")
     figure.savefig(file, dpi=150)

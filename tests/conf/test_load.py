@@ -105,3 +105,15 @@ def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
     assert "discriminator needs batches of several domains" in problem("model.name=mulann")
     told = problem("trainer.batches=mixed", "model.norm=bn", "trainer.processes=2")
     assert "mixed batches are trained by one process" in told
+
+
+def test_a_misspelt_key_of_one_of_several_forms_is_all_that_is_told(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "conf" / "demo.yaml").read_text()
+    (tmp_path / "x.yaml").write_text(text.replace("window_hours: 24", "window_hour: 24"))
+    with pytest.raises(ConfigError) as told:
+        load(tmp_path / "x.yaml")
+    assert len(str(told.value).splitlines()) == 1
+    assert "did you mean `window_hours`" in str(told.value)
+    (tmp_path / "y.yaml").write_text(text.replace("kind: statistic", "kind: statistics", 1))
+    with pytest.raises(ConfigError, match="no kind `statistics`; did you mean `statistic`"):
+        load(tmp_path / "y.yaml")

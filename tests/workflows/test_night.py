@@ -17,6 +17,7 @@ import pytest
 from pyspark.sql import SparkSession
 from sklearn.metrics import log_loss, roc_auc_score
 
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
@@ -167,6 +168,16 @@ def test_tables_are_listed_with_version_and_rows(night: Night) -> None:
     listed = {t["table"]: t for t in tables.run(night.settings, night.spark)}
     assert listed["scores"]["rows"] == len(night.table("scores"))
     assert listed["behaviours"]["version"] is None
+
+
+def test_rows_of_a_table_are_shown(night: Night) -> None:
+    shown = tables.show(night.settings, night.spark, "ledger", "reason != ''", 100)
+    assert {r["reason"] for r in shown} == set(night.table("ledger")["reason"]) - {""}
+    assert tables.show(night.settings, night.spark, "split", None, 1)[0]["ints"].endswith("bytes")
+    with pytest.raises(UserError, match="did you mean `ledger`"):
+        tables.show(night.settings, night.spark, "leger", None, 1)
+    with pytest.raises(UserError, match="--where nothing = 1"):
+        tables.show(night.settings, night.spark, "ledger", "nothing = 1", 1)
 
 
 def test_a_split_of_features_made_with_other_settings_is_refused(night: Night) -> None:
