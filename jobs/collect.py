@@ -17,7 +17,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs.evaluate import Run, judge, read_metrics
 from star_ctr.jobs.score import SCORES as SCHEMA
 from star_ctr.jobs.store import Store, among
-from star_ctr.jobs.train import keep_vocabularies, read_record, trained_rows, write_runs
+from star_ctr.jobs.train import keep_vocabularies, read_record, rows_of_split, trained_rows, write_runs
 from star_ctr.model import offline
 from star_ctr.model.job import TrainingJob
 
@@ -51,8 +51,14 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
         (r.run_id, r.domain): r["count"]
         for r in store.read("scores").where(F.col("run_id").isin(names)).groupBy("run_id", "domain").count().collect()
     }
-    days = {job.run_id: job.ds for _, job, _ in part}
-    store.write_run_ledger("score", [(name, days[name], domain, n, n) for (name, domain), n in sorted(counts.items())])
+    entries = [
+        (job.run_id, job.ds, domain, n, counts.get((job.run_id, domain), 0))
+        for _, job, _ in part
+        for domain, n in rows_of_split(store, job, "test")
+    ]
+    store.write_run_ledger("score", entries)
+    if any(n_in != n_out for *_, n_in, n_out in entries):
+        raise DataError(f"{', '.join(names)}: rows of the split and scored rows differ; see the ledger")
     judge(store, [Run(job.run_id, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
     for _, job, _ in part:
         keep_vocabularies(store, job)

@@ -50,22 +50,25 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
     """Write into the ledger what rows of the split some runs were trained on; returns the runs that miss some."""
     entries, short = [], []
-    of_split: dict[tuple[int, str], list[Any]] = {}
+    of_split: dict[tuple[int, str], list[tuple[str, int]]] = {}
     for job, record in runs:
         place = (job.versions["split"], job.ds)
         if place not in of_split:
-            train = (F.col("ds") == job.ds) & (F.col("part") == "train")
-            of_split[place] = store.read("split", place[0]).where(train).groupBy("domain").count().collect()
+            of_split[place] = rows_of_split(store, job, "train")
         # The record counts a row once a pass, the ledger once.
         passes = job.trainer.epochs
         trained = record["rows"]
-        entries += [
-            (job.run_id, job.ds, r.domain, r["count"], trained.get(r.domain, 0) // passes) for r in of_split[place]
-        ]
-        if any(trained.get(r.domain, 0) != r["count"] * passes for r in of_split[place]):
+        entries += [(job.run_id, job.ds, domain, n, trained.get(domain, 0) // passes) for domain, n in of_split[place]]
+        if any(trained.get(domain, 0) != n * passes for domain, n in of_split[place]):
             short.append(job.run_id)
     store.write_run_ledger("train", entries)
     return short
+
+
+def rows_of_split(store: Store, job: TrainingJob, part: str) -> list[tuple[str, int]]:
+    """The rows of each domain in a part of the split that a job is pinned to."""
+    rows = store.read("split", job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == part))
+    return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
 def pinned(settings: Settings, store: Store, ds: str) -> TrainingJob:
