@@ -24,6 +24,9 @@ class ModelSettings(Declared):
     name: Literal["star", "base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "ple", "pepnet"] = "star"
     norm: Literal["pn", "bn", "ln"] = Field("pn", description="partitioned (§3.3), batch or layer normalization")
     combine: Literal["product", "sum"] = Field("product", description="STAR: how W and W_p make W_p* (eq. 5)")
+    domain_spread: float = Field(
+        0.0, ge=0, description="STAR: deviation of W_p at the start; 0: every domain starts as the shared model"
+    )
     adversarial: float = Field(0.1, ge=0, description="MulANN: weight of the domain discriminator's loss")
     experts: Width | None = Field(
         None, description="MMoE: number of experts, one a domain if not given; PLE: of shared experts, one if not given"
@@ -61,8 +64,16 @@ class TrainerSettings(Declared):
     batch_size: int = Field(2000, ge=2)
     lr: float = Field(0.001, gt=0)
     embedding_lr: float | None = Field(None, gt=0, description="of the embeddings; `lr` if not given")
+    domain_lr: float | None = Field(
+        None, gt=0, description="of what a domain adds to shared weights (W_p, b_p, gamma_p, beta_p); `lr` if not given"
+    )
     lr_final: float = Field(1.0, gt=0, le=1, description="the rates fall linearly to this share of themselves")
     weight_decay: float = Field(0.0, ge=0, description="decoupled, of the dense weights")
+    domain_decay: float | None = Field(
+        None,
+        ge=0,
+        description="decoupled, of W_p, b_p, gamma_p, beta_p towards the shared model; `weight_decay` if not given",
+    )
     epochs: int = Field(1, ge=1)
     seed: int = Field(0, ge=0)
     batches: Literal["single_domain", "mixed"] = Field(

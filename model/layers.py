@@ -24,18 +24,21 @@ class StarLinear(nn.Module):
 
     W_p* = W_p * W elementwise, b_p* = b_p + b; only the segment's own domain is computed. W starts by
     Kaiming's rule and W_p = 1, b = b_p = 0: every domain starts as the shared model. With `combine` sum,
-    W_p* = W_p + W and W_p starts at 0.
+    W_p* = W_p + W and W_p starts at 0. A `spread` above 0 starts the W_p of known domains at random around that.
     """
 
-    def __init__(self, features: int, out: int, domains: int, combine: str = "product") -> None:
+    def __init__(self, features: int, out: int, domains: int, combine: str = "product", spread: float = 0.0) -> None:
         super().__init__()
         self.combine = combine
+        self.neutral = {"weight_p": 1.0 if combine == "product" else 0.0, "bias_p": 0.0}
         self.weight = nn.Parameter(torch.empty(features, out))
         nn.init.kaiming_uniform_(self.weight.T, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(out))
-        start = torch.ones if combine == "product" else torch.zeros
-        self.weight_p = per_domain(domains, start(features, out))
+        self.weight_p = per_domain(domains, torch.full((features, out), self.neutral["weight_p"]))
         self.bias_p = per_domain(domains, torch.zeros(out))
+        if spread:
+            for weight in list(self.weight_p)[1:]:  # domain 0, of unknown ones, stays the shared model
+                weight.data += spread * torch.randn_like(weight)
 
     def own_weight(self, p: int) -> Tensor:
         """W_p* (eq. 5), F x H."""
@@ -105,8 +108,9 @@ class StarFCN(Stack):
         dropout: float = 0.0,
         activation: str = "relu",
         combine: str = "product",
+        spread: float = 0.0,
     ) -> None:
-        layers = [StarLinear(a, b, domains, combine) for a, b in pairwise([features, *widths, 1])]
+        layers = [StarLinear(a, b, domains, combine, spread) for a, b in pairwise([features, *widths, 1])]
         super().__init__(layers, dropout, activation)
 
     def level(self, p: int) -> nn.Parameter:

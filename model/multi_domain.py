@@ -23,7 +23,7 @@ def make_network(
     match settings.name:
         case "star":
             s = settings
-            return StarFCN(features, s.layers, domains, s.dropout, s.activation, s.combine)
+            return StarFCN(features, s.layers, domains, s.dropout, s.activation, s.combine, s.domain_spread)
         case "base":
             return BaseFCN(settings, features)
         case "mulann":

@@ -127,6 +127,7 @@ class PartitionedNorm(Moments):
         super().__init__(features, domains, momentum, eps)
         self.gamma = nn.Parameter(torch.ones(features))
         self.beta = nn.Parameter(torch.zeros(features))
+        self.neutral = {"gamma_p": 1.0, "beta_p": 0.0}
         self.gamma_p = per_domain(domains, torch.ones(features))
         self.beta_p = per_domain(domains, torch.zeros(features))
 

@@ -17,8 +17,17 @@ class Optimizers:
 
     def __init__(self, model: nn.Module, settings: TrainerSettings, total_steps: int) -> None:
         tables = [p for n, p in model.named_parameters() if n.startswith("inputs.tables.")]
-        dense = [p for n, p in model.named_parameters() if not n.startswith("inputs.tables.")]
-        self.dense = torch.optim.AdamW(dense, lr=settings.lr, weight_decay=settings.weight_decay, foreach=True)
+        self._own = list(own_parameters(model))
+        own = {id(p) for p, _ in self._own}
+        dense = [p for n, p in model.named_parameters() if not n.startswith("inputs.tables.") and id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": settings.weight_decay}]
+        self._own_decay = 0.0
+        if own:
+            lr = settings.domain_lr or settings.lr
+            decay = settings.weight_decay if settings.domain_decay is None else settings.domain_decay
+            groups.append({"params": [p for p, _ in self._own], "weight_decay": 0.0, "lr": lr})
+            self._own_decay = decay * lr
+        self.dense = torch.optim.AdamW(groups, lr=settings.lr, foreach=True)
         self.sparse = torch.optim.SparseAdam(tables, lr=settings.embedding_lr or settings.lr)
         self.model = model
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
@@ -30,8 +39,16 @@ class Optimizers:
         for group, start in self._starts:
             group["lr"] = start * share
         sum_gradients(self.model)
+        self._towards_shared(share * self._own_decay)
         self.dense.step()
         self.sparse.step()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _towards_shared(self, share: float) -> None:
+        """Take the own weights of this step's domains that share of the way to the shared model."""
+        for parameter, neutral in self._own if share else ():
+            if parameter.grad is not None:
+                parameter.mul_(1.0 - share).add_(share * neutral)
 
     def zero_grad(self) -> None:
         """Drop all gradients: a parameter without one is left alone by the next step."""
@@ -56,6 +73,17 @@ class Optimizers:
             # SparseAdam counts its steps in an int, AdamW in a tensor.
             is_count = optimizer is self.sparse and key == "step"
             optimizer.state[p][key] = int(value) if is_count else value
+
+
+def own_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
+    """What the domains of a model add to its shared weights, each with the value at which it adds nothing.
+
+    Modules that have such name them in `neutral`: W_p and gamma_p are 1 (W_p of a sum 0), b_p and beta_p 0.
+    """
+    for module in model.modules():
+        for name, neutral in getattr(module, "neutral", {}).items():
+            for parameter in getattr(module, name):
+                yield parameter, neutral
 
 
 def sum_gradients(model: nn.Module) -> None:

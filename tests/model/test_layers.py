@@ -113,3 +113,11 @@ def test_gradients_by_finite_differences() -> None:
     weight = torch.from_numpy(RNG.normal(size=(2, 1))).requires_grad_()
     norm.momentum = 0.0
     assert torch.autograd.gradcheck(f, (z, weight))
+
+
+def test_a_spread_sets_the_known_domains_apart_and_leaves_the_unknown_ones_model_shared() -> None:
+    layer = StarLinear(40, 30, domains=3, spread=0.2)
+    assert torch.equal(layer.weight_p[0], torch.ones(40, 30))
+    for p in (1, 2):
+        assert layer.weight_p[p].mean().item() == pytest.approx(1.0, abs=0.03)
+        assert layer.weight_p[p].std().item() == pytest.approx(0.2, abs=0.03)

@@ -71,6 +71,32 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
     assert {n.split("/")[0] for n in changed} == {"model", "average", "optimizer", "mean", "var"}
 
 
+def test_what_a_domain_adds_has_its_own_rate_and_decays_towards_the_shared_model(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path, weight_decay=0.5, domain_lr=0.1, domain_decay=2.0))
+    layer, norm = trainer.model.network.layers[0], trainer.model.norm
+    with torch.no_grad():
+        layer.weight_p[1].fill_(3.0)
+        norm.gamma_p[1].fill_(3.0)
+        norm.beta_p[1].fill_(3.0)
+    shared = layer.weight.detach().clone()
+    for p in (layer.weight, layer.weight_p[1], norm.gamma_p[1], norm.beta_p[1]):
+        p.grad = torch.zeros_like(p)
+    trainer.optimizers.step(0)
+    lr = trainer.settings.lr
+    torch.testing.assert_close(layer.weight.detach(), shared * (1 - 0.5 * lr))
+    torch.testing.assert_close(layer.weight_p[1].detach(), torch.full_like(shared, 1 + 2 * (1 - 0.1 * 2.0)))
+    assert norm.gamma_p[1].detach().unique().item() == pytest.approx(1 + 2 * (1 - 0.1 * 2.0))
+    assert norm.beta_p[1].detach().unique().item() == pytest.approx(3 * (1 - 0.1 * 2.0))
+    assert torch.equal(layer.weight_p[2], torch.ones_like(layer.weight_p[2])), "not of this step's domains"
+    layer.weight_p[1].grad = torch.ones_like(shared)
+    trainer.optimizers.zero_grad()
+    before = layer.weight_p[2].detach().clone()
+    layer.weight_p[2].grad = torch.ones_like(before)
+    trainer.optimizers.step(1)
+    # Adam's first step of a parameter is its rate, whatever the gradient.
+    torch.testing.assert_close(layer.weight_p[2].detach(), before - 0.1, atol=1e-5, rtol=0)
+
+
 def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path)
     record = train(j)
