@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
+from star_ctr.model.rows import RowAdam
 
 
 class Optimizers:
@@ -28,7 +29,7 @@ class Optimizers:
             groups.append({"params": [p for p, _ in self._own], "weight_decay": 0.0, "lr": lr})
             self._own_decay = decay * lr
         self.dense = torch.optim.AdamW(groups, lr=settings.lr, foreach=True)
-        self.sparse = torch.optim.SparseAdam(tables, lr=settings.embedding_lr or settings.lr)
+        self.sparse = RowAdam(tables, lr=settings.embedding_lr or settings.lr)
         self.model = model
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
         self._final, self._total = settings.lr_final, max(total_steps, 1)
@@ -41,7 +42,7 @@ class Optimizers:
         sum_gradients(self.model)
         self._towards_shared(share * self._own_decay)
         self.dense.step()
-        self.sparse.step()  # type: ignore[no-untyped-call]
+        self.sparse.step()
 
     @torch.no_grad()
     def _towards_shared(self, share: float) -> None:
@@ -61,18 +62,15 @@ class Optimizers:
         for optimizer in (self.dense, self.sparse):
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
-                    yield f"{names[parameter]}/{key}", torch.as_tensor(value)
+                    yield f"{names[parameter]}/{key}", value
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the state that `tensors` gave."""
         parameters = dict(self.model.named_parameters())
         for name, value in tensors.items():
             parameter, _, key = name.rpartition("/")
-            p = parameters[parameter]
-            optimizer: Any = self.sparse if parameter.startswith("inputs.tables.") else self.dense
-            # SparseAdam counts its steps in an int, AdamW in a tensor.
-            is_count = optimizer is self.sparse and key == "step"
-            optimizer.state[p][key] = int(value) if is_count else value
+            optimizer = self.sparse if parameter.startswith("inputs.tables.") else self.dense
+            optimizer.state[parameters[parameter]][key] = value
 
 
 def own_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
@@ -117,27 +115,30 @@ class Averaged:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {n: p.detach().clone() for n, p in model.named_parameters()} if decay else {}
+        self.parameters = list(model.named_parameters()) if decay else []
+        self.weights = {n: p.detach().clone() for n, p in self.parameters}
         self.steps = {n: torch.zeros((), dtype=torch.long) for n in self.weights}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move towards the weights that the step just made (gradients still at hand)."""
-        for name, parameter in model.named_parameters() if self.decay else ():
+    def update(self, rows: Mapping[nn.Parameter, Tensor]) -> None:
+        """Move towards the weights that the step just made (gradients still at hand).
+
+        `rows`: of each embedding table, those that the step touched.
+        """
+        for name, parameter in self.parameters:
             if parameter.grad is None:
                 continue
             self.steps[name] += 1
             t = int(self.steps[name])
             share = 1.0 - min(self.decay, (1 + t) / (10 + t))
             average = self.weights[name]
-            if parameter.grad.is_sparse:
-                rows = torch.unique(parameter.grad._indices())
-                average[rows] = torch.lerp(average[rows], parameter[rows], share)
+            if (touched := rows.get(parameter)) is not None:
+                average[touched] = torch.lerp(average[touched], parameter[touched], share)
             else:
                 average.lerp_(parameter, share)
 
     @torch.no_grad()
-    def swap_in(self, model: nn.Module) -> None:
+    def swap_in(self) -> None:
         """Give the model the averaged weights."""
-        for name, parameter in model.named_parameters() if self.decay else ():
+        for name, parameter in self.parameters:
             parameter.copy_(self.weights[name])

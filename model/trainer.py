@@ -130,7 +130,7 @@ class Trainer:
         total = loss if more is None else loss + more / len(batch.rows)
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step(self.step)
-        self.averaged.update(self.model)
+        self.averaged.update(self.optimizers.sparse.touched)
         self.step += 1
         self.rows += len(batch.rows)
         for p, start, stop in whole:
@@ -150,7 +150,7 @@ class Trainer:
 
         Returns, by domain, the rows used for the moments and the moves of the levels.
         """
-        self.averaged.swap_in(self.model)
+        self.averaged.swap_in()
         self.model.eval()
         rows: dict[int, int] = {}
         levels: dict[int, float] = {}

@@ -1,0 +1,57 @@
+"""Adam on touched rows against PyTorch's own sparse Adam, and what it leaves alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from star_ctr.model.rows import RowAdam, summed_by_row
+
+RNG = np.random.default_rng(0)
+
+
+def test_steps_equal_those_of_sparse_adam() -> None:
+    ours, theirs = (torch.nn.Embedding(50, 4, sparse=True) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = RowAdam(ours.parameters(), lr=0.01), torch.optim.SparseAdam(theirs.parameters(), lr=0.01)
+    for _ in range(30):
+        ids, weight = torch.from_numpy(RNG.integers(0, 50, 20)), torch.from_numpy(RNG.normal(size=(20, 4))).float()
+        for table, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            ((table(ids) * weight).sum() + table(ids[:5]).square().sum()).backward()  # two uses, ids repeated
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, atol=1e-6, rtol=0)
+
+
+def test_rows_without_a_gradient_keep_weights_and_moments_to_the_bit() -> None:
+    table = torch.nn.Embedding(10, 3, sparse=True)
+    optimizer = RowAdam(table.parameters(), lr=0.1)
+    for ids in ([1, 2, 3], [3, 4]):
+        before = [t.clone() for t in (table.weight.detach(), *_moments(optimizer, table))]
+        optimizer.zero_grad()
+        table(torch.tensor(ids)).square().sum().backward()
+        optimizer.step()
+        after = table.weight.detach(), *_moments(optimizer, table)
+        others = [row for row in range(10) if row not in ids]
+        assert all(torch.equal(a[others], b[others]) for a, b in zip(before, after, strict=True))
+        assert not torch.equal(before[0][ids], after[0][ids])
+        assert optimizer.touched[table.weight].tolist() == ids
+
+
+def _moments(optimizer: RowAdam, table: torch.nn.Embedding) -> list[torch.Tensor]:
+    state = optimizer.state[table.weight]
+    return [state.get(name, torch.zeros(10, 3)) for name in ("exp_avg", "exp_avg_sq")]
+
+
+@pytest.mark.parametrize("ids", [[], [7], [7, 2, 7, 7, 0, 2]])
+def test_a_gradient_is_summed_by_row(ids: list[int]) -> None:
+    values = RNG.normal(size=(len(ids), 2))
+    gradient = torch.sparse_coo_tensor(
+        torch.tensor([ids], dtype=torch.long), torch.from_numpy(values), (9, 2), check_invariants=True
+    )
+    rows, summed = summed_by_row(gradient)
+    expected = np.zeros((9, 2))
+    np.add.at(expected, ids, values)
+    assert rows.tolist() == sorted(set(ids))
+    np.testing.assert_allclose(summed.numpy(), expected[sorted(set(ids))], atol=1e-12)
