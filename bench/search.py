@@ -53,7 +53,8 @@ def main() -> None:
     trials = draws(arguments.trials, SPACE)
     models = arguments.models.split(",")
     named = {f"{m}_{k}": {**PAPER[m], **trial} for m in models for k, trial in enumerate(trials)}
-    overrides = [*arguments.overrides, f"compare.models={json.dumps(named)}"]
+    # What an earlier search found is no part of the configuration that the draws start from.
+    overrides = [*arguments.overrides, "compare.settings={}", f"compare.models={json.dumps(named)}"]
     plans = [Plan(models=list(named), nights=arguments.nights.split(","), seeds=arguments.seeds)]
     spark = start(load(arguments.conf, overrides), "search")
     results = compare.run(arguments.conf, overrides, spark, plans, jobs=arguments.jobs, measure=False)

@@ -57,8 +57,9 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
         for domain, n in rows_of_split(store, job, "test")
     ]
     store.write_run_ledger("score", entries)
-    if any(n_in != n_out for *_, n_in, n_out in entries):
-        raise DataError(f"{', '.join(names)}: rows of the split and scored rows differ; see the ledger")
+    uneven = sorted({run_id for run_id, *_, n_in, n_out in entries if n_in != n_out})
+    if uneven:
+        raise DataError(f"{', '.join(uneven)}: rows of the split and scored rows differ; see the ledger")
     judge(store, [Run(job.run_id, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
     for _, job, _ in part:
         keep_vocabularies(store, job)

@@ -115,14 +115,18 @@ def run(
         if split_hash(own) != split_hash(settings):
             raise UserError(f"compare: `{model}` would need a split of its own; only `model` and `trainer` may differ")
         trials.append(Trial(model, own, train.pinned(own, store, night)))
-    train_all(trials, jobs or os.cpu_count() or 1)
-    trained = [(t.settings, t.job) for t in trials]
+    # Two names may stand for the same settings: that is one run.
+    once = list({t.job.run_id: t for t in trials}.values())
+    train_all(once, jobs or os.cpu_count() or 1)
+    trained = [(t.settings, t.job) for t in once]
     with _progress() as progress:
-        task = progress.add_task("into the tables", total=len(trials))
+        task = progress.add_task("into the tables", total=len(once))
         for done in collect.run(store, trained):
             progress.update(task, completed=done)
-    model_of = {t.job.run_id: t.model for t in trials}
-    rows = [{**r, "compared": model_of[r["run_id"]]} for r in collect.metrics(store, trained)]
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for row in collect.metrics(store, trained):
+        rows_of.setdefault(row["run_id"], []).append(row)
+    rows = [{**row, "compared": t.model} for t in trials for row in rows_of[t.job.run_id]]
     for name, table in scores:
         with step(name, spark.sparkContext):
             rows += [{**r, "compared": name} for r in outside.run(store, name, table, _references(trials))]

@@ -27,8 +27,12 @@ from tests import small_logs
 
 pytestmark = pytest.mark.spark
 NIGHTS = list(small_logs.DAYS[-2:])
-SMALL = ["trainer.moments_rows=0", "model.layers=[8,4]"]
-PLANS = [Plan(models=["base", "star"], nights=NIGHTS, seeds=2), Plan(models=["base_noaux"], nights=NIGHTS[1:], seeds=1)]
+AGAIN = 'compare.models={"star_again": {"model.name": "star"}}'
+PLANS = [
+    Plan(models=["base", "star"], nights=NIGHTS, seeds=2),
+    Plan(models=["base_noaux", "star_again"], nights=NIGHTS[1:], seeds=1),
+]
+SMALL = ["trainer.moments_rows=0", "model.layers=[8,4]", AGAIN]
 
 
 class Compared(SimpleNamespace):
@@ -91,11 +95,15 @@ def test_every_run_stands_in_the_tables_and_what_was_done_before_is_kept(compare
     assert compared.trained == 3
     rows = frame(compared.results.rows)
     overall = rows[rows["domain"] == "overall"]
-    assert overall.groupby("compared").size().to_dict() == {"base": 4, "star": 4, "base_noaux": 1, "random": 4}
+    assert overall.groupby("compared").size().to_dict() == {
+        "base": 4, "star": 4, "base_noaux": 1, "star_again": 1, "random": 4
+    }  # fmt: skip
     runs = compared.store.read("runs").toPandas().set_index("run_id")
     own = overall[overall["compared"] != "random"]
     assert set(runs.index) == set(own["run_id"])
     assert (runs["max_score_difference"] < 1e-5).all()
+    again, star = (overall[overall["compared"] == name].set_index("run_id") for name in ("star_again", "star"))
+    assert again["gauc"].to_dict() == star.loc[again.index, "gauc"].to_dict(), "one run under two names"
     ledger = compared.store.read("ledger").toPandas()
     for name, steps in ledger[ledger["run_id"].isin(own["run_id"])].groupby("run_id"):
         sums = steps.groupby("step")[["rows_in", "rows_out"]].sum()
