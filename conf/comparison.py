@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from star_ctr.conf.declared import Declared, NonEmpty
 from star_ctr.conf.errors import nearest
-from star_ctr.conf.logs import Declared, NonEmpty
 
 
 def _of_model_or_trainer(key: str) -> str:
@@ -64,6 +64,7 @@ class Plan(Declared):
         default_factory=list, description="the test days; the newest complete day if none is given"
     )
     seeds: int = Field(3, ge=1, description="so many seeds, from 0 on")
+    title: str = Field("Table 2", description="what the report calls its tables")
 
 
 class Comparison(Declared):

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from star_ctr.conf.declared import Declared, NonEmpty
 from star_ctr.conf.errors import nearest
-from star_ctr.conf.logs import Declared, NonEmpty
 
 PLAIN_COLUMNS = ("user_id", "item_id", "domain", "hour", "weekday")
 COLUMN_TABLES = ("impressions", "users", "items")

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from star_ctr.conf.logs import Declared
+from star_ctr.conf.declared import Declared
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 GAP, BEHAVIOUR = "gap", "behaviour"

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from star_ctr.conf.declared import Declared, NonEmpty
 
 ColumnType = Literal["string", "long", "double"]
-NonEmpty = Annotated[str, Field(min_length=1)]
-
-
-class Declared(BaseModel):
-    """Base of all settings: unknown keys are refused, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TimeColumn(Declared):

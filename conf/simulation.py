@@ -6,7 +6,7 @@ import datetime as dt
 
 from pydantic import Field
 
-from star_ctr.conf.logs import Declared
+from star_ctr.conf.declared import Declared
 
 
 class Simulation(Declared):

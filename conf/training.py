@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from star_ctr.conf.logs import Declared
+from star_ctr.conf.declared import Declared
 
 Width = Annotated[int, Field(ge=1)]
 

@@ -9,14 +9,15 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import code_hash, config_hash, run_id, variant
+from star_ctr.conf.hashing import code_hash
+from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.ingest import valid_day
@@ -71,20 +72,37 @@ def rows_of_split(store: Store, job: TrainingJob, part: str) -> list[tuple[str, 
     return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
-def pinned(settings: Settings, store: Store, ds: str) -> TrainingJob:
-    """The job of a night: the split's newest version of it, with the layout that stands in that commit."""
-    table = store.warehouse.table("split")
+class Pin(NamedTuple):
+    """What all trainings of a night stand on: versions of the tables, the split's layout, the trainer's code."""
+
+    versions: dict[str, int]
+    layout: Layout
+    code: str
+
+
+def pin(store: Store, ds: str) -> Pin:
+    """The split's newest version of a night, with the layout that stands in that commit, and the code at hand."""
     store.read("split")
-    version, metadata = split_commit(table, ds)
+    version, metadata = split_commit(store.warehouse.table("split"), ds)
+    return Pin(
+        {"split": version, "vocabularies": metadata["vocabularies"]},
+        Layout.model_validate(metadata["layout"]),
+        code_hash(["star_ctr.model.train"]),
+    )
+
+
+def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> TrainingJob:
+    """The job of a night, pinned to what `pin` finds, or found before."""
+    to = to or pin(store, ds)
     identity = run_id(settings, ds)
     return TrainingJob(
         run_id=identity,
         ds=ds,
-        split=table,
-        versions={"split": version, "vocabularies": metadata["vocabularies"]},
+        split=store.warehouse.table("split"),
+        versions=to.versions,
         folder=store.warehouse.model(identity),
-        code=code_hash(["star_ctr.model.train"]),
-        layout=Layout.model_validate(metadata["layout"]),
+        code=to.code,
+        layout=to.layout,
         model=settings.model,
         trainer=settings.trainer,
         settings=settings.model_dump(mode="json"),

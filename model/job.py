@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from star_ctr.conf.identity import digest
+from star_ctr.conf.declared import Declared
+from star_ctr.conf.hashing import digest
 from star_ctr.conf.layout import Layout
-from star_ctr.conf.logs import Declared
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 
 

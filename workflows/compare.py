@@ -109,12 +109,13 @@ def run(
     # The newest first: its window may hold all that the others need.
     for night in reversed(nights):
         prepare(settings, spark, store, night)
+    pins = {night: train.pin(store, night) for night in nights}
     trials = []
     for model, night, seed in comparison.runs():
         own = load(conf, [*overrides, *comparison.overrides(model), f"trainer.seed={seed}", *ALONE])
         if split_hash(own) != split_hash(settings):
             raise UserError(f"compare: `{model}` would need a split of its own; only `model` and `trainer` may differ")
-        trials.append(Trial(model, own, train.pinned(own, store, night)))
+        trials.append(Trial(model, own, train.pinned(own, store, night, pins[night])))
     # Two names may stand for the same settings: that is one run.
     once = list({t.job.run_id: t for t in trials}.values())
     train_all(once, jobs or os.cpu_count() or 1)

@@ -97,13 +97,13 @@ def _of_plan(found: pd.DataFrame, plan: Plan) -> list[str]:
     nights = f"{len(plan.nights)} nights" if len(plan.nights) > 1 else "one night"
     seeds = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
     parts = [
-        f"## Table 2: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}",
+        f"## {plan.title}: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}",
         "Means over nights and seeds; ± is the deviation over seeds of the mean over nights; p is of a paired t-test "
         f"over {len(plan.nights) * plan.seeds} pairs of night and seed against Base. {_verdict(part)}",
     ]
     for metric, name in METRICS.items():
         parts += [f"### {name}", _by_domain(part, metric)]
-    return [*parts, *_order(part, "Table 2")]
+    return [*parts, *_order(part, "Table 2")] if plan.title == "Table 2" else parts
 
 
 def _verdict(part: pd.DataFrame) -> str:
