@@ -18,7 +18,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
-from choose_kuairand import gauc
+from choose import gauc
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 

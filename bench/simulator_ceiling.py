@@ -11,7 +11,7 @@ import argparse
 
 import pandas as pd
 import pyarrow.dataset as ds
-from choose_kuairand import gauc
+from choose import gauc
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.load import load

@@ -1,9 +1,10 @@
-"""Choose KuaiRand's settings on the nights of 04-29 and 04-30 alone: variants x nights x seeds, without Spark.
+"""Choose settings on nights that no result is told of: variants x nights x seeds, without Spark.
 
 Trains on the splits that `star-ctr split` wrote, scores the test rows in this process, and prints mean AUC and
-GAUC of every variant (a set of overrides of `model.*` and `trainer.*`), with the difference to the first.
+GAUC of every variant (a set of overrides of `model.*` and `trainer.*`), with the difference to the first, and
+PCOC of the five largest domains. KuaiRand's nights for it are 04-29 and 04-30.
 
-    python bench/choose_kuairand.py --conf conf/kuairand.yaml --variant "" --variant "trainer.lr=0.002"
+    python bench/choose.py --conf conf/kuairand.yaml --variant "" --variant "trainer.lr=0.002"
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from star_ctr.model.job import TrainingJob
 from star_ctr.model.offline import SCORES, train_and_score
 
 NIGHTS = ("2022-04-29", "2022-04-30")
-LARGE = ("0", "1", "2", "4", "6")
 
 
 def gauc(frame: pd.DataFrame) -> float:
@@ -69,7 +69,6 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     results = []
-    print(f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'Δgauc':>8} {'s':>5}  pcoc {' '.join(LARGE)}  variant", flush=True)
     for variant in arguments.variant or [""]:
         began = time.monotonic()
         scored = []
@@ -81,8 +80,12 @@ def main() -> None:
                     frame = one(settings, night, Path(folder))
                 scored.append(frame)
                 values.append((roc_auc_score(frame["label"], frame["score"]), gauc(frame)))
-        both = pd.concat(scored).groupby("domain")[["score", "label"]].sum()
-        pcoc = {d: float(both.loc[d, "score"] / both.loc[d, "label"]) for d in LARGE}
+        domains = pd.concat(scored).groupby("domain")
+        large = sorted(domains.size().nlargest(5).index)
+        both = domains[["score", "label"]].sum()
+        pcoc = {d: float(both.loc[d, "score"] / both.loc[d, "label"]) for d in large}
+        if not results:
+            print(f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'Δgauc':>8} {'s':>5}  pcoc {' '.join(large)}  variant")
         auc, user_auc = np.mean(values, axis=0)
         results.append({"variant": variant, "auc": auc, "gauc": user_auc, "pcoc": pcoc, "runs": values})
         first = results[0]
