@@ -61,6 +61,15 @@ def of_plan(found: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     return wanted[wanted["compared"].isin(runs.index[runs == len(plan.nights) * plan.seeds])]
 
 
+def on_common(found: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """The rows of these models (those of them that there are), on the nights and seeds that all of them have."""
+    part = found[found["compared"].isin(models)]
+    overall = part[part["domain"] == OVERALL]
+    having = overall.groupby(["ds", "seed"])["compared"].nunique()
+    pairs = having.index[having == overall["compared"].nunique()]
+    return part[pd.MultiIndex.from_frame(part[["ds", "seed"]]).isin(pairs)]
+
+
 def means(found: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The mean of a metric over nights and seeds: domains (`overall` last) x models, in their order of appearance."""
     table = found.pivot_table(index="domain", columns="compared", values=metric, aggfunc="mean", sort=False)
@@ -92,8 +101,9 @@ def paired(found: pd.DataFrame, model: str, metric: str, base: str = BASE) -> Pa
 def order_in_paper(found: pd.DataFrame, table: str) -> tuple[list[str], float] | None:
     """The models of one of the paper's tables by their overall GAUC here, best first, and Kendall's tau with its order.
 
-    None where fewer than three of them were trained.
+    On the nights and seeds that all of them have; None where fewer than three of them were trained.
     """
+    found = on_common(found, list(IN_PAPER[table]))
     overall = found[found["domain"] == OVERALL].groupby("compared")["gauc"].mean()
     models = [m for m in IN_PAPER[table] if m in overall.index]
     if len(models) < 3:

@@ -22,6 +22,7 @@ from star_ctr.workflows.comparison import (
     frame,
     means,
     of_plan,
+    on_common,
     order_in_paper,
     paired,
     title,
@@ -31,29 +32,34 @@ METRICS = {"gauc": "GAUC (eq. 9)", "auc": "AUC", "log_loss": "log loss"}
 
 
 def write(results: Results, command: str, folder: Path) -> Path:
-    """Write `report.md`, `results.json` and the figures into `folder`; returns the report's path."""
+    """Write `report.md`, `results.json`, `metrics.csv` and the figures into `folder`; returns the report's path."""
     folder.mkdir(parents=True, exist_ok=True)
     found = frame(results.rows)
     parts = [f"# {results.name}: models compared", f"    {command}", _table_1(results.shares)]
     for plan in results.comparison.plans:
         parts += _of_plan(found, plan)
-    everything = of_plan(found, min(results.comparison.plans, key=lambda p: len(p.nights) * p.seeds))
-    parts += _ablations(everything)
-    parts += _figures(everything, folder)
+    parts += _ablations(found)
+    parts += _figures(found, folder)
     parts += [_cost(results.costs, results.seconds), _settings(results)]
     report = folder / "report.md"
     report.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(as_json(results, command), indent=1) + "\n", encoding="utf-8")
+    found.to_csv(folder / "metrics.csv", index=False, float_format="%.7g")
     return report
 
 
 def as_json(results: Results, command: str) -> dict[str, Any]:
-    """Everything that the report says, and the rows that it stems from."""
+    """Everything that the report says; the rows that it stems from are those of `metrics.csv`."""
     found = frame(results.rows)
     return {
         "command": command,
-        "plans": [plan.model_dump(mode="json") for plan in results.comparison.plans],
-        "metrics": results.rows,
+        "plans": [
+            {
+                **plan.model_dump(mode="json"),
+                "means": {metric: _means_by_model(of_plan(found, plan), metric) for metric in (*METRICS, "pcoc")},
+            }
+            for plan in results.comparison.plans
+        ],
         "shares": results.shares,
         "against_base": {
             model: {metric: asdict(p) if (p := paired(found, model, metric)) else None for metric in METRICS}
@@ -68,6 +74,12 @@ def as_json(results: Results, command: str) -> dict[str, Any]:
         "training_seconds": results.seconds,
         "overrides": {model: results.comparison.overrides(model) for model in results.costs},
     }
+
+
+def _means_by_model(found: pd.DataFrame, metric: str) -> dict[str, dict[str, float | None]]:
+    """By model and domain, over the nights and seeds of a plan; None where a metric is undefined."""
+    table = means(found, metric)
+    return {str(m): {str(d): None if pd.isna(v) else float(v) for d, v in table[m].items()} for m in table.columns}
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -153,12 +165,12 @@ def _order(part: pd.DataFrame, table: str) -> list[str]:
     return [f"By overall GAUC: {ranks}; Kendall's tau with the paper's order {tau:+.2f}."]
 
 
-def _ablations(part: pd.DataFrame) -> list[str]:
-    """Tables 3 and 4, and the same models under batches of one domain."""
+def _ablations(found: pd.DataFrame) -> list[str]:
+    """Tables 3 and 4, and the same models under batches of one domain; on the nights and seeds that all have."""
     parts = []
-    overall = means(part, "gauc").loc[OVERALL]
-    spread = deviations(part, "gauc")
     for table, extra in {"Table 3": (), "Table 4": ("star_bn_single", "star_ln_single")}.items():
+        part = on_common(found, [*IN_PAPER[table], *extra])
+        overall, spread = part[part["domain"] == OVERALL].groupby("compared")["gauc"].mean(), deviations(part, "gauc")
         models = [m for m in (*IN_PAPER[table], *extra) if m in overall.index]
         if not set(models) - set(IN_PAPER["Table 2"]):
             continue
@@ -177,17 +189,29 @@ def _ablations(part: pd.DataFrame) -> list[str]:
     return parts
 
 
-def _figures(part: pd.DataFrame, folder: Path) -> list[str]:
-    with_and_without = _auxiliary(part)
+def _figures(found: pd.DataFrame, folder: Path) -> list[str]:
+    both = _with_and_without(found)
     drawn = {
-        "Figure 6: with and without the auxiliary network": ("figure6.png", figures.auxiliary),
-        "Figure 7: predicted over actual clicks by domain": ("figure7.png", figures.calibration),
-        "Every night and seed": ("differences.png", figures.differences),
+        "Figure 6: with and without the auxiliary network": ("figure6.png", figures.auxiliary, both),
+        "Figure 7: predicted over actual clicks by domain": (
+            "figure7.png",
+            figures.calibration,
+            on_common(found, [BASE, "star"]),
+        ),
+        "Every night and seed": ("differences.png", figures.differences, found),
     }
-    sections = {
-        name: f"## {name}\n\n![{name}]({file})" for name, (file, draw) in drawn.items() if draw(part, folder / file)
-    }
-    return [text + (with_and_without if name.startswith("Figure 6") else "") for name, text in sections.items()]
+    return [
+        f"## {name}\n\n![{name}]({file}){_auxiliary(both) if part is both else ''}"
+        for name, (file, draw, part) in drawn.items()
+        if draw(part, folder / file)
+    ]
+
+
+def _with_and_without(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the models that have a twin without the auxiliary network, and of the twins, on what all have."""
+    names = set(found["compared"])
+    twins = [(m, m + WITHOUT_AUX) for m in names if m + WITHOUT_AUX in names]
+    return on_common(found, [m for pair in twins for m in pair])
 
 
 def _auxiliary(part: pd.DataFrame) -> str:

@@ -22,7 +22,7 @@ from star_ctr.jobs import evaluate, score, train
 from star_ctr.jobs.store import Store
 from star_ctr.model import offline
 from star_ctr.workflows import compare, comparison_report
-from star_ctr.workflows.comparison import IN_PAPER, frame, order_in_paper, paired
+from star_ctr.workflows.comparison import IN_PAPER, frame, on_common, order_in_paper, paired
 from tests import small_logs
 
 pytestmark = pytest.mark.spark
@@ -191,7 +191,10 @@ def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) 
     for model in ("base", "star", "random"):
         assert f"{overall[overall['compared'] == model]['gauc'].mean():.4f}" in text
     found = json.loads((tmp_path / "results.json").read_text())
-    assert found["metrics"] == compared.results.rows
+    assert found["means"]["auc"]["star"]["overall"] == pytest.approx(
+        overall[overall["compared"] == "star"]["auc"].mean()
+    )
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics.csv"), rows, rtol=1e-6, check_dtype=False)
     pairs = overall.pivot(index=["ds", "seed"], columns="compared", values="gauc")[["star", "base"]]
     want = stats.ttest_rel(pairs["star"], pairs["base"])
     assert found["against_base"]["star"]["gauc"]["p"] == pytest.approx(want.pvalue)
@@ -205,7 +208,7 @@ def test_the_order_beside_the_papers() -> None:
     for reverse, want in ((False, 1.0), (True, -1.0)):
         values = sorted(IN_PAPER["Table 3"].values(), reverse=reverse)
         models = sorted(IN_PAPER["Table 3"], key=lambda m: IN_PAPER["Table 3"][m])
-        rows = pd.DataFrame({"compared": models, "domain": "overall", "gauc": values})
+        rows = pd.DataFrame({"compared": models, "domain": "overall", "ds": "1", "seed": 0, "gauc": values})
         order = order_in_paper(rows, "Table 3")
         assert order is not None
         assert order[1] == pytest.approx(want)
@@ -233,3 +236,16 @@ def test_a_command_line_that_asks_for_what_there_is_not(
 ) -> None:
     with pytest.raises(UserError, match=words):
         compare.run(str(compared.conf), [], spark, compare.plans_of(models, nights, 1))
+
+
+def test_what_is_compared_is_compared_on_what_all_have() -> None:
+    rows = pd.DataFrame(
+        [("base", "1", 0), ("base", "1", 1), ("base", "2", 0), ("star", "1", 0), ("star", "2", 0), ("star", "2", 1)],
+        columns=["compared", "ds", "seed"],
+    ).assign(domain="overall")
+    common = on_common(rows, ["base", "star", "not there"])
+    assert sorted(common[["compared", "ds", "seed"]].itertuples(index=False, name=None)) == [
+        ("base", "1", 0), ("base", "2", 0), ("star", "1", 0), ("star", "2", 0)
+    ]  # fmt: skip
+    assert len(on_common(rows, ["star"])) == 3
+    assert on_common(rows, []).empty
