@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.layers import DomainLinear, Stack, activate
+from star_ctr.model.layers import DomainLinear, Dropout, Stack, activate
 from star_ctr.model.norms import Segment, per_domain
 
 
@@ -184,7 +184,7 @@ class SideBySide(OwnEnd):
         sizes = [features, *settings.layers]
         self.hidden = nn.ModuleList(ExpertLinear(networks, a, b) for a, b in pairwise(sizes))
         self.last = OwnLinear(sizes[-1], 1, domains)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.activation = settings.activation
 
     def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:

@@ -28,7 +28,7 @@ class Optimizers:
             decay = settings.weight_decay if settings.domain_decay is None else settings.domain_decay
             groups.append({"params": [p for p, _ in self._own], "weight_decay": 0.0, "lr": lr})
             self._own_decay = decay * lr
-        self.dense = torch.optim.AdamW(groups, lr=settings.lr, foreach=True)
+        self.dense = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         self.sparse = RowAdam(tables, lr=settings.embedding_lr or settings.lr)
         self.model = model
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]

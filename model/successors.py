@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.compared import ExpertLinear, OwnEnd, OwnLinear, SharedLinear, kaiming
-from star_ctr.model.layers import activate
+from star_ctr.model.layers import Dropout, activate
 from star_ctr.model.norms import Segment, per_domain
 
 
@@ -25,7 +25,7 @@ class Experts(nn.Module):
     def __init__(self, settings: ModelSettings, sizes: list[int], networks: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(ExpertLinear(networks, a, b) for a, b in pairwise(sizes))
-        self.dropout, self.activation = nn.Dropout(settings.dropout), settings.activation
+        self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """The last of the layers' outputs, E x B x H."""
@@ -40,7 +40,7 @@ class OwnExpert(nn.Module):
     def __init__(self, settings: ModelSettings, sizes: list[int], domains: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(OwnLinear(a, b, domains) for a, b in pairwise(sizes))
-        self.dropout, self.activation = nn.Dropout(settings.dropout), settings.activation
+        self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The last of the layers' outputs, B x H."""
@@ -143,7 +143,7 @@ class PEPNet(OwnEnd):
         with torch.no_grad():
             for weight in self.last.weight:
                 weight.copy_(start)
-        self.dropout, self.activation = nn.Dropout(settings.dropout), settings.activation
+        self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The logit of each row, B."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.model.layers import AuxiliaryNetwork, StarFCN, StarLinear
+from star_ctr.model.layers import AuxiliaryNetwork, Dropout, StarFCN, StarLinear
 from star_ctr.model.norms import PartitionedNorm
 from tests.model.arrays import array, randomise
 
@@ -88,6 +88,17 @@ def test_the_last_layer_is_a_plain_logit() -> None:
     want = (np.maximum(x @ w[0] + b[0], 0) @ w[1] + b[1])[:, 0]
     np.testing.assert_allclose(array(fcn(torch.from_numpy(x), [(0, 0, 50)])), want, atol=1e-9)
     assert (want < 0).any()
+
+
+def test_dropout_keeps_the_mean_and_is_the_same_from_the_same_seed() -> None:
+    dropout, x = Dropout(0.25), torch.ones(400, 500)
+    torch.manual_seed(3)
+    out = dropout(x)
+    assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert (out == 0).double().mean().item() == pytest.approx(0.25, abs=0.005)
+    torch.manual_seed(3)
+    assert dropout(x).equal(out)
+    assert dropout.eval()(x) is x
 
 
 def test_auxiliary_network_has_two_layers_over_domain_and_z() -> None:

@@ -191,9 +191,8 @@ def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) 
     for model in ("base", "star", "random"):
         assert f"{overall[overall['compared'] == model]['gauc'].mean():.4f}" in text
     found = json.loads((tmp_path / "results.json").read_text())
-    assert found["means"]["auc"]["star"]["overall"] == pytest.approx(
-        overall[overall["compared"] == "star"]["auc"].mean()
-    )
+    means = found["plans"][0]["means"]["auc"]["star"]["overall"]
+    assert means == pytest.approx(overall[overall["compared"] == "star"]["auc"].mean())
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics.csv"), rows, rtol=1e-6, check_dtype=False)
     pairs = overall.pivot(index=["ds", "seed"], columns="compared", values="gauc")[["star", "base"]]
     want = stats.ttest_rel(pairs["star"], pairs["base"])
