@@ -25,7 +25,8 @@ from star_ctr.features.packing import packed
 from star_ctr.model.cost import taking_turns
 from star_ctr.model.export import Predictor, export
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.stream import Batch, Rows
+from star_ctr.model.reading import Rows
+from star_ctr.model.stream import Batch
 from star_ctr.model.trainer import Trainer
 
 ROWS, VOCABULARY, FIELDS, LENGTH, NUMBERS = 2000, 100_000, 20, 20, 30
@@ -84,7 +85,7 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         trainers = {m: trainer_of(folder, m, 19) for m in MODELS} | {"star of 200": trainer_of(folder, "star", 200)}
-        batches = {p: Batch(p, rows_of(layout_of(19), p, ROWS, p)) for p in range(1, 8)}
+        batches = {p: Batch(p, rows_of(layout_of(19), p, ROWS, p), np.zeros(ROWS, dtype=np.int32)) for p in range(1, 8)}
         steps = taking_turns({m: lambda k, t=t: t.train_step(batches[1 + k % 7]) for m, t in trainers.items()}, rounds)
         predictors = {}
         for m in MODELS:

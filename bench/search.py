@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from star_ctr.conf.comparison import PAPER, TABLE_2, Plan
+from star_ctr.conf.layout import OVERALL
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import OVERALL
 from star_ctr.jobs.session import start
 from star_ctr.workflows import compare
 from star_ctr.workflows.comparison import frame

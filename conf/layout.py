@@ -22,6 +22,8 @@ PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 GAP, BEHAVIOUR = "gap", "behaviour"
 """Embedding tables of their own: of time gaps, and of the kinds of history."""
 OTHER_DOMAIN = 0
+OTHER, OVERALL = "other", "overall"
+"""Names that no domain may have: of all unknown ones, and of all together."""
 GAP_BUCKETS = 34
 """Time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
 

@@ -14,14 +14,12 @@ from star_ctr.conf.comparison import Comparison
 from star_ctr.conf.declared import Declared
 from star_ctr.conf.errors import nearest
 from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Numeric, Sequence, Statistic
+from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import LabelColumn, LabelFromClicks, Logs
 from star_ctr.conf.simulation import Simulation
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 
 F = TypeVar("F", bound=Feature)
-
-OVERALL = "overall"
-OTHER = "other"
 
 
 class Paths(Declared):

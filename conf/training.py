@@ -95,5 +95,8 @@ class TrainerSettings(Declared):
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
     processes: int = Field(1, ge=1, description="torchrun processes; a batch is cut over them")
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
-    checkpoint_minutes: float = Field(5.0, gt=0)
+    restarts: int = Field(2, ge=0, description="times that a group of processes is started again when one is lost")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one more on SIGTERM")
+    keep: int = Field(2, ge=1, description="checkpoints kept, the newest ones")
+    tensorboard: bool = Field(True, description="write scalars for TensorBoard into the run's folder as it trains")
     device: Literal["auto", "cpu", "cuda"] = "auto"

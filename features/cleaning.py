@@ -11,6 +11,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import (
     AttributeLog,
     BehaviourLog,
@@ -20,7 +21,7 @@ from star_ctr.conf.logs import (
     Log,
     TimeColumn,
 )
-from star_ctr.conf.settings import OTHER, OVERALL, Settings
+from star_ctr.conf.settings import Settings
 from star_ctr.features.columns import (
     CORRUPT,
     FILE_DAY,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.conf.settings import OVERALL
+from star_ctr.conf.layout import OVERALL
 
 _EXACT = "decimal(38, 18)"
 _BUCKETS = 4096

@@ -21,8 +21,8 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import features_hash, split_hash
-from star_ctr.conf.layout import BEHAVIOUR, FIRST_KNOWN, Layout
-from star_ctr.conf.settings import OTHER, Settings
+from star_ctr.conf.layout import BEHAVIOUR, FIRST_KNOWN, OTHER, Layout
+from star_ctr.conf.settings import Settings
 from star_ctr.features.encoding import fit_layout, fit_vocabularies
 from star_ctr.features.packing import Encoder
 from star_ctr.jobs import logs

@@ -33,12 +33,16 @@ RUN = (
 )
 
 
-def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
-    """Train night `ds`; returns the run's record without its bulk."""
+def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: bool = False) -> dict[str, Any]:
+    """Train night `ds`; returns the run's record without its bulk.
+
+    A training that was broken off goes on from its checkpoint if nothing changed since; with `resume` it is an error if
+    something did, or if there is no checkpoint.
+    """
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("split")[-1]
     job = pinned(settings, store, ds)
-    launch(job)
+    launch(job, resume)
     record = read_record(job.place)
     keep_vocabularies(store, job)
     write_runs(store, [(settings, record, None)])

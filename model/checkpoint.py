@@ -29,8 +29,8 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any]) -> None:
-    """Write a checkpoint of `tensors` at `place` (JSON, with `step` in it), and drop the one before."""
+def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any], keep: int = 1) -> None:
+    """Write a checkpoint of `tensors` at `place` (JSON, with `step` in it), and keep the newest `keep`."""
     name = f"step-{place['step']:09d}"
     target = folder / name
     shutil.rmtree(target, ignore_errors=True)
@@ -38,9 +38,9 @@ def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any]) -> Non
         warnings.simplefilter("ignore", UserWarning)
         save_checkpoint(dict(tensors), checkpoint_id=str(target), no_dist=True)
     write_json(folder / LATEST, {**place, "folder": name})
-    for other in folder.glob("step-*"):
-        if other.name != name:
-            shutil.rmtree(other, ignore_errors=True)
+    others = sorted((p for p in folder.glob("step-*") if p.name != name), key=lambda p: p.name, reverse=True)
+    for other in others[keep - 1 :]:
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def latest(folder: Path) -> dict[str, Any] | None:

@@ -10,6 +10,9 @@ from star_ctr.conf.hashing import digest
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 
+HOW_NOT_WHAT = {"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "threads", "device"}
+"""Settings of the trainer that say how it works and not what comes out."""
+
 
 class TrainingJob(Declared):
     """What to train, on which version of the split, from which seed, and where to put it.
@@ -34,18 +37,21 @@ class TrainingJob(Declared):
         """The run's folder."""
         return Path(self.folder)
 
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the weights, by name; how many processes and threads share the work does not.
+
+        (To the last bit they do: sums have another order then.)
+        """
+        return {
+            "split": self.split,
+            "versions": self.versions,
+            "code": self.code,
+            "ds": self.ds,
+            "trainer": self.trainer.model_dump(mode="json", exclude=HOW_NOT_WHAT),
+            "model": self.model.model_dump(mode="json"),
+            "layout": digest(self.layout.model_dump(mode="json"), 32),
+        }
+
     def fingerprint(self) -> str:
-        """Hash of everything that decides the weights: a checkpoint of another is never continued."""
-        trainer = self.trainer.model_dump(mode="json", exclude={"checkpoint_minutes"})
-        return digest(
-            [
-                self.split,
-                self.versions,
-                self.code,
-                self.ds,
-                trainer,
-                self.model.model_dump(mode="json"),
-                self.layout.model_dump(mode="json"),
-            ],
-            32,
-        )
+        """Hash of the identity: a checkpoint of another is never continued."""
+        return digest(self.identity(), 32)

@@ -34,6 +34,12 @@ class Optimizers:
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
         self._final, self._total = settings.lr_final, max(total_steps, 1)
 
+    @property
+    def lr(self) -> float:
+        """The rate of the shared dense weights at the last step."""
+        rate: float = self.dense.param_groups[0]["lr"]
+        return rate
+
     def step(self, number: int) -> None:
         """One step (`number` from 0), with gradients summed over all processes; clears the gradients."""
         share = 1.0 - (1.0 - self._final) * number / self._total

@@ -1,198 +1,37 @@
-"""Batches out of one version of the split: Petastorm reads the files, a window shuffles, every row is counted.
+"""The batches of an epoch, from any of them on: a pure function of the files, the seed and the epoch.
 
-Petastorm knows nothing of Delta and its own thread pools lose rows in silence, so it is handed a plain list
-of files (the live ones of one version, in the order of `plan`) and decodes them in one thread of ours; what
-arrives is counted against the files' own row counts, and any difference is an error.
+Neither the pace of the reader nor the number of processes changes their order. Reading, decoding and shuffling
+run in a thread of their own, some batches ahead of the trainer.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-from deltalake import DeltaTable
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
 from star_ctr.model.plan import MIXED, DataFile, Draw, Read, generator, plan
+from star_ctr.model.reading import Rows, read_files
+from star_ctr.model.window import Window
 
-_REFUSED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 _AHEAD = 8
 """Batches made ahead of the trainer."""
 
 
 @dataclass
-class Rows:
-    """Packed rows: ints (n x I), floats (n x N), label and domain (n each), and their days where asked for."""
-
-    ints: npt.NDArray[np.int32]
-    floats: npt.NDArray[np.float32]
-    label: npt.NDArray[np.float32]
-    domain: npt.NDArray[np.int32]
-    day: npt.NDArray[np.object_] | None = None
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def part(self, index: npt.NDArray[np.intp]) -> Rows:
-        """The rows of `index` (without their days), in its order."""
-        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
-
-
-@dataclass
 class Batch:
-    """A batch of one domain, or MIXED: then its rows are sorted by domain."""
+    """A batch of one domain, or MIXED: then its rows are sorted by domain. `file` is the number of each row's file."""
 
     domain: int
     rows: Rows
-
-
-def live_files(
-    table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id"
-) -> list[DataFile]:
-    """The files of one night's part at one version of the split, in an order that their contents alone decide.
-
-    Raises `DataError` for a table whose files do not say all (deletion vectors, column mapping) or without
-    row counts.
-    """
-    delta = DeltaTable(table, version=version)
-    features = set(delta.protocol().reader_features or ())
-    for feature, words in _REFUSED.items():
-        if feature in features:
-            raise DataError(f"{table}: uses {words}, which a reader of plain files cannot see; rewrite it without")
-    root = table if "://" in table else f"file://{_absolute(table)}"
-    files = []
-    for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
-        if action["partition.ds"] != ds or action["partition.part"] != part or not action["num_records"]:
-            continue
-        key = (str(action.get(f"min.{key_column}")), str(action.get(f"max.{key_column}")))
-        domain = layout.domain_id(action["partition.domain"])
-        files.append(DataFile(f"{root}/{action['path']}", domain, action["num_records"], key))
-    return sorted(files, key=lambda f: (f.domain, f.key, f.rows, f.url))
-
-
-def _absolute(path: str) -> str:
-    from pathlib import Path
-
-    return str(Path(path).absolute())
-
-
-def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) -> Iterator[Rows]:
-    """The rows of each file (with their `days` where asked for), a file at a time and in their order.
-
-    Raises `DataError` if a row is missing or one too many.
-    """
-    if not files:
-        return
-    with warnings.catch_warnings():
-        # petastorm 0.13 speaks to pyarrow's old names; nothing a user could do about it
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
-        from petastorm import make_batch_reader
-
-        reader = make_batch_reader(
-            [file.url for file in files],
-            schema_fields=["label", "domain_id", "ints", "floats", *(["day"] if days else [])],
-            reader_pool_type="dummy",
-            workers_count=1,
-            shuffle_row_groups=False,
-            num_epochs=1,
-        )
-        try:
-            chunks = iter(reader)
-            for file in files:
-                yield _one_file(file, chunks, layout)
-            if next(chunks, None) is not None:
-                raise DataError("the stream read more rows than its files hold by the table's log")
-        finally:
-            # Not `with reader`: it prints a line to standard output when left.
-            reader.stop()
-            reader.join()
-
-
-def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
-    parts, read = [], 0
-    while read < file.rows:
-        chunk = next(chunks, None)
-        if chunk is None:
-            break
-        n = len(chunk.label)
-        if not (np.asarray(chunk.domain_id) == file.domain).all():
-            raise DataError(f"{file.url}: rows of another file came in its place")
-        parts.append(
-            Rows(
-                *unpacked(chunk.ints, chunk.floats, layout),
-                np.asarray(chunk.label, dtype=np.float32),
-                np.full(n, file.domain, dtype=np.int32),
-                np.asarray(chunk.day, dtype=object) if hasattr(chunk, "day") else None,
-            )
-        )
-        read += n
-    if read != file.rows:
-        raise DataError(
-            f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken"
-        )
-    return parts[0] if len(parts) == 1 else joined(parts)
-
-
-def joined(parts: Sequence[Rows]) -> Rows:
-    """All rows of `parts` as one."""
-    return Rows(
-        np.concatenate([p.ints for p in parts]),
-        np.concatenate([p.floats for p in parts]),
-        np.concatenate([p.label for p in parts]),
-        np.concatenate([p.domain for p in parts]),
-        np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
-    )
-
-
-def unpacked(
-    ints: Sequence[bytes], floats: Sequence[bytes], layout: Layout
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The matrices that packed columns hold, read-only and without a copy of each row."""
-    return (
-        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(len(ints), layout.ints),
-        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(len(floats), layout.floats),
-    )
-
-
-class Window:
-    """The shuffled sliding window of one domain: rows come in by files and go out by random draws."""
-
-    def __init__(self) -> None:
-        self._rows: Rows | None = None
-        self._held = 0
-
-    def add(self, rows: Rows) -> None:
-        """Put rows in."""
-        parts = [rows] if self._rows is None else [self._part(np.arange(self._held)), rows]
-        joint = joined(parts)
-        self._rows, self._held = joint, len(joint)
-
-    def draw(self, n: int, random: np.random.Generator) -> Rows:
-        """Take `n` random rows out; the rows at the end fill the holes, so a draw costs by the batch alone."""
-        assert self._rows is not None, "drawn from an empty window"
-        assert n <= self._held, "drawn more rows than the window holds"
-        chosen = random.choice(self._held, n, replace=False, shuffle=True)
-        batch = self._part(chosen)
-        end = self._held - n
-        holes = chosen[chosen < end]
-        tail = np.arange(end, self._held)
-        movers = tail[~np.isin(tail, chosen)]
-        for array in (self._rows.ints, self._rows.floats, self._rows.label, self._rows.domain):
-            array[holes] = array[movers]
-        self._held = end
-        return batch
-
-    def _part(self, index: npt.NDArray[np.intp]) -> Rows:
-        assert self._rows is not None
-        return self._rows.part(index)
+    file: npt.NDArray[np.int32]
 
 
 def epoch_batches(
@@ -203,21 +42,84 @@ def epoch_batches(
     seed: int,
     epoch: int,
     mixed: bool = False,
+    start: int = 0,
 ) -> Iterator[Batch]:
-    """The batches of one epoch, every row of the files once; read and shuffled in the calling thread."""
+    """The batches of one epoch, every row of the files once, made in the calling thread.
+
+    With `start`, those from that number on, the same as ever: what came before is not read but for the rows
+    that the windows still hold.
+    """
     steps = list(plan(files, batch_size, window_rows, seed, epoch, mixed))
-    arriving = read_files([files[s.file] for s in steps if isinstance(s, Read)], layout)
     random = generator(seed, epoch, 1)
+    done = _position(steps, start)
+    held = _replayed(files, steps[:done], random, mixed)
+    needed = sorted({int(f) for ids in held.values() for f in np.unique(ids[0])})
+    arriving = read_files(
+        [files[f] for f in chain(needed, (s.file for s in steps[done:] if isinstance(s, Read)))], layout
+    )
+    windows = _filled(held, needed, arriving)
+    for step in steps[done:]:
+        match step:
+            case Read(file):
+                window = windows.setdefault(MIXED if mixed else files[file].domain, Window())
+                _add(window, next(arriving), file)
+            case Draw(domain, n):
+                ints, floats, label, domains, numbers = windows[domain].draw(n, random)
+                rows = Rows(ints, floats, label, domains)
+                if mixed:
+                    order = np.argsort(domains, kind="stable")
+                    rows, numbers = rows.part(order), numbers[order]
+                yield Batch(domain, rows, numbers)
+    if next(arriving, None) is not None:
+        raise DataError("the stream has rows left after its last batch")
+
+
+def _position(steps: Sequence[Read | Draw], batches: int) -> int:
+    """The number of steps after which so many batches were drawn."""
+    draws = np.flatnonzero([isinstance(s, Draw) for s in steps])
+    return 0 if batches == 0 else int(draws[batches - 1]) + 1
+
+
+def _replayed(
+    files: Sequence[DataFile], steps: Sequence[Read | Draw], random: np.random.Generator, mixed: bool
+) -> dict[int, list[npt.NDArray[np.int32]]]:
+    """What each domain's window holds after some steps, as (file, row in it): the draws are made on these alone."""
     windows: dict[int, Window] = {}
     for step in steps:
         match step:
             case Read(file):
-                windows.setdefault(MIXED if mixed else files[file].domain, Window()).add(next(arriving))
+                n = files[file].rows
+                window = windows.setdefault(MIXED if mixed else files[file].domain, Window())
+                window.add(np.full(n, file, dtype=np.int32), np.arange(n, dtype=np.int32))
             case Draw(domain, n):
-                rows = windows[domain].draw(n, random)
-                yield Batch(domain, rows.part(np.argsort(rows.domain, kind="stable")) if mixed else rows)
-    if next(arriving, None) is not None:
-        raise DataError("the stream has rows left after its last batch")
+                windows[domain].draw(n, random)
+    return {p: window.held() for p, window in windows.items() if len(window)}
+
+
+def _filled(
+    held: dict[int, list[npt.NDArray[np.int32]]], needed: Sequence[int], arriving: Iterator[Rows]
+) -> dict[int, Window]:
+    """Windows of the rows that `held` names, out of the first files that arrive: the `needed` ones."""
+    kept: dict[int, tuple[list[Rows], list[npt.NDArray[np.int64]]]] = {p: ([], []) for p in held}
+    for file in needed:
+        rows = next(arriving)
+        for p, (numbers, places) in held.items():
+            if len(at := np.flatnonzero(numbers == file)):
+                kept[p][0].append(rows.part(places[at]))
+                kept[p][1].append(at)
+    windows = {}
+    for p, (parts, ats) in kept.items():
+        windows[p] = Window()
+        order = np.argsort(np.concatenate(ats))
+        columns = [
+            np.concatenate([getattr(part, c) for part in parts])[order] for c in ("ints", "floats", "label", "domain")
+        ]
+        windows[p].add(*columns, held[p][0])
+    return windows
+
+
+def _add(window: Window, rows: Rows, file: int) -> None:
+    window.add(rows.ints, rows.floats, rows.label, rows.domain, np.full(len(rows), file, dtype=np.int32))
 
 
 def ahead(batches: Iterator[Batch], depth: int = _AHEAD) -> Iterator[Batch]:

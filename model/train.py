@@ -1,4 +1,4 @@
-"""The way in for torchrun: `torchrun --nproc-per-node N -m star_ctr.model.train JOB.json`.
+"""The way in for torchrun: `torchrun --nproc-per-node N -m star_ctr.model.train JOB.json [--resume]`.
 
 The job file is what `star-ctr train` writes into the run's folder; the record and the exported model land beside it.
 """
@@ -14,30 +14,53 @@ import torch
 import torch.distributed as dist
 
 from star_ctr.conf.errors import UserError
-from star_ctr.model.hooks import ProgressBar
+from star_ctr.model.hooks import Hook
+from star_ctr.model.hooks.checkpoints import StoppedError
+from star_ctr.model.hooks.progress import ProgressBar
+from star_ctr.model.hooks.scalars import MLflow, TensorBoard
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.trainer import device_for, train, world
+from star_ctr.model.processes import device_for, world
+from star_ctr.model.run import train
+
+STOPPED = 3
+"""Exit code of a process that was told to stop and saved."""
 
 
-def launch(job: TrainingJob) -> None:
-    """Train a job with as many processes as its settings say; the record and the model land in its folder."""
+def launch(job: TrainingJob, must_resume: bool = False) -> None:
+    """Train a job with as many processes as its settings say; the record and the model land in its folder.
+
+    A group that loses a process is started again from the last checkpoint, up to `trainer.restarts` times.
+    """
     path = job.place / "job.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
     (job.place / "record.json").unlink(missing_ok=True)
     if job.trainer.processes == 1:
-        train(job, [ProgressBar("train")])
+        train(job, hooks_of(job), must_resume)
         return
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={job.trainer.processes}", "-m", "star_ctr.model.train", str(path),
+        f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
+        "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise UserError(f"{job.run_id}: a training process failed; its own message stands above")
 
 
-def main(path: str) -> None:
+def hooks_of(job: TrainingJob) -> list[Hook]:
+    """What shows a training while it runs: a bar, TensorBoard's files, and MLflow where MLFLOW_TRACKING_URI is set."""
+    hooks: list[Hook] = [ProgressBar("train")]
+    if job.trainer.tensorboard:
+        hooks.append(TensorBoard(job.place / "tensorboard"))
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        settings = {f"model.{k}": v for k, v in job.model.model_dump(mode="json").items()}
+        settings |= {f"trainer.{k}": v for k, v in job.trainer.model_dump(mode="json").items()}
+        hooks.append(MLflow("star-ctr", job.run_id, settings))
+    return hooks
+
+
+def main(path: str, must_resume: bool = False) -> None:
     """Join the group of processes, if there is one, and train."""
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     if "RANK" in os.environ:
@@ -45,17 +68,22 @@ def main(path: str) -> None:
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if cuda else "gloo")
+    # A group that was started again goes on from its checkpoint, if the first one came as far as that.
+    first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     try:
-        train(job, [ProgressBar("train")] if world()[0] == 0 else [])
+        train(job, hooks_of(job) if world()[0] == 0 else [], must_resume and first)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if not 2 <= len(sys.argv) <= 3 or sys.argv[2:] not in ([], ["--resume"]):
         raise SystemExit(__doc__)
     try:
-        main(sys.argv[1])
+        main(sys.argv[1], must_resume=len(sys.argv) == 3)
+    except StoppedError as error:
+        print(f"train: {error}", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
     except UserError as error:
         raise SystemExit(f"train: {error}") from None

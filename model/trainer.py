@@ -1,59 +1,32 @@
-"""The trainer: one function that any number of processes run alike.
+"""The trainer: one loop that any number of processes run alike.
 
 A batch of one domain is cut over the processes, the moments of its normalization and its gradients are summed
 over them, so that two processes train the model that one would. From the same job the CPU gives the same
-bits, also when it was killed and went on from a checkpoint: the order of batches is a pure function
-(`plan`), and a resumed run passes over what the checkpoint has seen.
-
-    torchrun --nproc-per-node 2 -m star_ctr.model.train JOB.json
+bits, also when it was killed and went on from a checkpoint (`model.state`): the order of batches is a pure function
+(`model.plan`), and a resumed run begins in its middle.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER_DOMAIN
-from star_ctr.conf.training import TrainerSettings
-from star_ctr.model import checkpoint, export
-from star_ctr.model.hooks import Curve, Hook, Moment
+from star_ctr.model.hooks import Hook, Moment
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
 from star_ctr.model.multi_domain import MultiDomainModel
 from star_ctr.model.norms import cut_over_ranks, segments_of
 from star_ctr.model.optimizers import Averaged, Optimizers
 from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
-from star_ctr.model.probe import probe_scores
-from star_ctr.model.stream import Batch, ahead, epoch_batches, live_files
-
-
-def world() -> tuple[int, int]:
-    """(rank, processes)."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def device_for(settings: TrainerSettings) -> torch.device:
-    """The device of this process."""
-    if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def set_threads(settings: TrainerSettings) -> int:
-    """Set this process's torch threads: the declared number, or its share of the cores; returns it."""
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // world()[1])
-    torch.set_num_threads(threads)
-    return threads
+from star_ctr.model.processes import device_for, set_threads, world
+from star_ctr.model.reading import live_files
+from star_ctr.model.stream import Batch, ahead, epoch_batches
 
 
 class Trainer:
@@ -71,9 +44,10 @@ class Trainer:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.batches == "mixed"
         self.model = MultiDomainModel(job.layout, job.model).to(self.device)
-        self.steps = self.settings.epochs * sum(
+        self.steps_an_epoch = sum(
             batches_of(n, self.settings.batch_size) for n in rows_by_domain(self.files, self.mixed).values()
         )
+        self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
         self.averaged = Averaged(self.model, self.settings.averaging)
         self.step, self.rows = 0, 0
@@ -81,34 +55,39 @@ class Trainer:
 
     def train(self, hooks: Sequence[Hook] = ()) -> float:
         """Train from where it stands to the end; returns the seconds that it took."""
-        began = last_saved = time.monotonic()
-        moment = Moment(self.step, self.steps, self.rows, "", 0.0)
+        began, before, waited = time.monotonic(), self.rows, 0.0
+        moment = Moment(self.step, self.steps)
         for hook in hooks:
             hook.begin(moment)
+        batches = self._batches()
         try:
-            for batch in self._batches():
-                loss = self.train_step(batch)
-                moment = Moment(self.step, self.steps, self.rows, self.domain_name(batch.domain), loss)
+            while self.step < self.steps:
+                asked = time.monotonic()
+                batch = next(batches)
+                waited += time.monotonic() - asked
+                loss, lr = self.train_step(batch), self.optimizers.lr
+                rows, seconds = self.rows - before, time.monotonic() - began
+                domain = self.domain_name(batch.domain)
+                moment = Moment(self.step, self.steps, rows, seconds, waited, domain, loss, lr, batch)
                 for hook in hooks:
                     hook.step(moment)
-                if time.monotonic() - last_saved > 60 * self.settings.checkpoint_minutes and world()[0] == 0:
-                    self.save()
-                    last_saved = time.monotonic()
         finally:
+            batches.close()
             for hook in hooks:
                 hook.end(moment)
         return time.monotonic() - began
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """The batches from where the run stands to its end."""
-        passed = 0
         s = self.settings
-        for epoch in range(s.epochs):
-            batches = epoch_batches(self.files, self.job.layout, s.batch_size, s.window_rows, s.seed, epoch, self.mixed)
-            for batch in ahead(batches):
-                if passed >= self.step:
-                    yield batch
-                passed += 1
+        first, start = divmod(self.step, self.steps_an_epoch)
+        for epoch in range(first, s.epochs):
+            yield from ahead(
+                epoch_batches(
+                    self.files, self.job.layout, s.batch_size, s.window_rows, s.seed, epoch, self.mixed, start
+                )
+            )
+            start = 0
 
     def train_step(self, batch: Batch) -> float:
         """One step on a batch; returns its mean cross entropy (eq. 8) over all processes."""
@@ -169,83 +148,6 @@ class Trainer:
         """The name of a domain's number."""
         return "mixed" if number == MIXED else ["other", *self.job.layout.domains][number]
 
-    # --- checkpoints
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"model/{n}": t for n, t in self.model.state_dict().items()}
-        tensors |= {f"optimizer/{n}": t for n, t in self.optimizers.tensors()}
-        tensors |= {f"average/{n}": t for n, t in self.averaged.weights.items()}
-        tensors |= {f"average-steps/{n}": t for n, t in self.averaged.steps.items()}
-        return tensors
-
-    def save(self) -> None:
-        """Write a checkpoint of where the run stands."""
-        place: dict[str, Any] = {
-            "fingerprint": self.job.fingerprint(),
-            "run_id": self.job.run_id,
-            "step": self.step,
-            "rows": self.rows,
-            "rows_by_domain": {str(k): v for k, v in self.rows_by_domain.items()},
-        }
-        checkpoint.save(self.job.place / "checkpoint", self._tensors(), place)
-
-    def resume(self) -> bool:
-        """Go on from the run's checkpoint, if there is an unfinished one of the same job."""
-        folder = self.job.place / "checkpoint"
-        place = checkpoint.latest(folder)
-        if place is None or place["fingerprint"] != self.job.fingerprint() or place["step"] >= self.steps:
-            return False
-        tensors = checkpoint.load(folder, place)
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        self.model.load_state_dict(part("model/"))
-        self.optimizers.load(part("optimizer/"))
-        self.averaged.weights.update(part("average/"))
-        self.averaged.steps.update(part("average-steps/"))
-        self.step, self.rows = place["step"], place["rows"]
-        self.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
-        return True
-
-
-def train(job: TrainingJob, hooks: Sequence[Hook] = ()) -> dict[str, Any]:
-    """Train a job to its end and export it; returns (and writes) the run's record."""
-    trainer = Trainer(job)
-    resumed = trainer.resume()
-    curve = Curve()
-    seconds = trainer.train([*hooks, curve])
-    if world()[0] == 0:
-        trainer.save()
-    moments, levels = trainer.finish()
-    record = {
-        "run_id": job.run_id,
-        "ds": job.ds,
-        "seed": job.trainer.seed,
-        "fingerprint": job.fingerprint(),
-        "versions": job.versions,
-        "code": job.code,
-        "settings": job.settings,
-        "processes": world()[1],
-        "threads": trainer.threads,
-        "device": str(trainer.device),
-        "torch": torch.__version__,
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "steps": trainer.step,
-        "resumed": resumed,
-        "seconds": round(seconds, 3),
-        "rows": _named(trainer, trainer.rows_by_domain),
-        "moments_rows": _named(trainer, moments),
-        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
-        "lone_rows": _named(trainer, trainer.model.lone_rows()),
-        "curve": curve.curve,
-    }
-    if world()[0] == 0:
-        export.export(trainer.model, job.model, job.layout, job.place)
-        record["probe"] = probe_scores(trainer.model, job, trainer.device)
-        checkpoint.write_json(job.place / "record.json", record)
-    return record
-
-
-def _named(trainer: Trainer, rows: dict[int, int]) -> dict[str, int]:
-    return {trainer.domain_name(p): n for p, n in sorted(rows.items()) if n}
+    def by_name(self, rows: dict[int, int]) -> dict[str, int]:
+        """The same by the domains' names, without empty ones."""
+        return {self.domain_name(p): n for p, n in sorted(rows.items()) if n}

@@ -64,14 +64,14 @@ def _print(result: Any, json: str | None, table: Callable[[], Any]) -> None:
         display.out.print(table())
 
 
-def _simple(name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None) -> None:
+def _simple(name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, **more: bool) -> None:
     """Run a step of `jobs` by its name and show what it returns."""
     import importlib
 
     from star_ctr.workflows.display import plain_table
 
     module = importlib.import_module(f"star_ctr.jobs.{name}")
-    _, result = _run(name, conf, overrides, lambda s, spark: module.run(s, spark, ds))
+    _, result = _run(name, conf, overrides, lambda s, spark: module.run(s, spark, ds, **more))
     rows = [{"what": key, "value": value} for key, value in result.items()]
     _print(result, json, lambda: plain_table(rows, ["what", "value"]))
 
@@ -119,9 +119,20 @@ def split(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> Non
 
 
 @app.command()
-def train(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
-    """Train the model on one night's split (--set trainer.processes=2 for torchrun) and export it."""
-    _simple("train", conf, set, ds, json)
+def train(
+    conf: Conf,
+    set: Set = None,
+    ds: Day = None,
+    json: Json = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="only go on from a checkpoint; say what changed if it is of another run")
+    ] = False,
+) -> None:
+    """Train the model on one night's split (--set trainer.processes=2 for torchrun) and export it.
+
+    Broken off or killed, it goes on from its last checkpoint when it is run again with the same data and settings.
+    """
+    _simple("train", conf, set, ds, json, resume=resume)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from star_ctr.conf.comparison import Plan
-from star_ctr.conf.settings import OVERALL
+from star_ctr.conf.layout import OVERALL
 
 BASE = "base"
 IN_PAPER: Mapping[str, Mapping[str, float]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from star_ctr.conf.comparison import WITHOUT_AUX, Plan
-from star_ctr.conf.settings import OVERALL
+from star_ctr.conf.layout import OVERALL
 from star_ctr.model.cost import Cost
 from star_ctr.workflows import figures
 from star_ctr.workflows.compare import Results

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from star_ctr.conf.comparison import WITHOUT_AUX
-from star_ctr.conf.settings import OVERALL
+from star_ctr.conf.layout import OVERALL
 from star_ctr.workflows.comparison import BASE, deviations, means, title
 
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")  # told apart by all eyes

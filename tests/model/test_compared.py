@@ -15,9 +15,11 @@ from star_ctr.model.layers import StarFCN
 from star_ctr.model.multi_domain import MultiDomainModel
 from star_ctr.model.norms import BatchNorm, LayerNorm, cut_over_ranks, segments_of
 from star_ctr.model.probe import probe_rows
-from star_ctr.model.stream import epoch_batches, live_files
+from star_ctr.model.reading import live_files
+from star_ctr.model.run import train
+from star_ctr.model.stream import epoch_batches
 from star_ctr.model.successors import PLE
-from star_ctr.model.trainer import Trainer, train
+from star_ctr.model.trainer import Trainer
 from tests.model.arrays import array, randomise
 from tests.model.synthetic import LAYOUT, ROWS, job, write_split
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.layout import Layout
+from star_ctr.model import stream
 from star_ctr.model.plan import DataFile
-from star_ctr.model.stream import Batch, Window, ahead, epoch_batches, joined, live_files, read_files
+from star_ctr.model.reading import Rows, live_files, read_files
+from star_ctr.model.stream import Batch, ahead, epoch_batches
+from star_ctr.model.window import Window
 from tests.model.synthetic import LAYOUT, ROWS, version_of, write_split
 
 
@@ -101,27 +108,59 @@ def test_deletion_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         files_at(table)
 
 
-def test_window_gives_out_what_it_took_in() -> None:
-    from star_ctr.model.stream import Rows
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-12, 12).filter(bool), max_size=30), st.integers(0, 3))
+def test_window_gives_out_what_it_took_in(moves: list[int], seed: int) -> None:
+    """Positive moves put so many rows in, negative ones draw as many as there are, and at the end all of them."""
+    window, random = Window(), np.random.default_rng(seed)
+    put, got = 0, []
+    for move in moves:
+        if move > 0:
+            new = np.arange(put, put + move)
+            window.add(np.stack([new, -new], axis=1), new.astype(np.float64))
+            put += move
+        elif len(window):
+            got.append(window.draw(min(-move, len(window)), random))
+    if len(window):
+        got.append(window.draw(len(window), random))
+    out = [row for pairs, values in got for row in zip(pairs.tolist(), values.tolist(), strict=True)]
+    assert sorted(out) == [([i, -i], float(i)) for i in range(put)]
 
-    def rows(values: range) -> Rows:
-        x = np.array(values, dtype=np.int32)[:, None]
-        return Rows(x, x.astype(np.float32), x[:, 0].astype(np.float32), np.zeros(len(x), dtype=np.int32))
 
-    window, random = Window(), np.random.default_rng(0)
-    window.add(rows(range(10)))
-    out = [window.draw(4, random)]
-    window.add(rows(range(10, 15)))
-    out += [window.draw(8, random), window.draw(3, random)]
-    everything = joined(out)
-    assert sorted(everything.ints[:, 0].tolist()) == list(range(15))
-    assert (everything.ints[:, 0] == everything.label).all()
+@pytest.mark.parametrize("mixed", [False, True])
+def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(table: str, mixed: bool) -> None:
+    files = files_at(table)
+    whole = list(epoch_batches(files, LAYOUT, 64, 200, 3, 1, mixed))
+    for start in range(len(whole) + 1):
+        rest = list(epoch_batches(files, LAYOUT, 64, 200, 3, 1, mixed, start))
+        assert len(rest) == len(whole) - start
+        for a, b in zip(rest, whole[start:], strict=True):
+            assert a.domain == b.domain
+            for column in ("ints", "floats", "label", "domain"):
+                assert getattr(a.rows, column).tobytes() == getattr(b.rows, column).tobytes()
+            assert a.file.tolist() == b.file.tolist()
+
+
+def test_files_that_no_window_needs_any_more_are_not_read_again(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = files_at(table)
+    read: list[int] = []
+
+    def counting(files: Sequence[DataFile], layout: Layout) -> Iterator[Rows]:
+        read.append(len(files))
+        return read_files(files, layout)
+
+    monkeypatch.setattr(stream, "read_files", counting)
+    batches = sum(1 for _ in epoch_batches(files, LAYOUT, 64, 200, 3, 1))
+    last = list(epoch_batches(files, LAYOUT, 64, 200, 3, 1, start=batches - 1))
+    assert len(last) == 1
+    assert read[0] == len(files)
+    assert read[1] < len(files)
 
 
 def test_an_error_in_the_reading_thread_reaches_the_trainer() -> None:
-    def broken() -> object:
+    def broken() -> Iterator[Batch]:
         raise DataError("the disk is gone")
-        yield Batch(0, joined([]))
+        yield  # type: ignore[misc]
 
     with pytest.raises(DataError, match="the disk is gone"):
-        list(ahead(broken()))  # type: ignore[arg-type]
+        list(ahead(broken()))

@@ -18,8 +18,10 @@ import torch
 from star_ctr.conf.errors import DataError
 from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.reading import joined, live_files, read_files
+from star_ctr.model.run import train
 from star_ctr.model.stream import epoch_batches
-from star_ctr.model.trainer import Trainer, train
+from star_ctr.model.trainer import Trainer
 from tests.model.synthetic import LAYOUT, ROWS, job, write_split
 
 
@@ -103,7 +105,6 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     probe = record["probe"]
     assert len(probe) == 27  # the first test file of each domain
     from star_ctr.model.probe import probe_rows
-    from star_ctr.model.stream import live_files
 
     ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     domains = rows.domain
@@ -123,8 +124,6 @@ def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> N
     trainer.train()
     used, _ = trainer.finish()
     assert used == {1: 700, 2: 150, 3: 1}
-    from star_ctr.model.stream import joined, read_files
-
     rows = joined([r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 2])
     z = trainer.model.inputs(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy())).detach().numpy()
     np.testing.assert_allclose(trainer.model.norm.mean[2].numpy(), z.mean(0), atol=1e-5)
@@ -132,8 +131,6 @@ def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> N
 
 
 def test_levels_make_predicted_clicks_the_actual_ones(table: str, tmp_path: Path) -> None:
-    from star_ctr.model.stream import joined, read_files
-
     trainer = Trainer(job(table, tmp_path))
     trainer.train()
     _, levels = trainer.finish()

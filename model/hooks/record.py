@@ -1,0 +1,78 @@
+"""What a training leaves in its record: the curve, its speed, and how well its rows were mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from star_ctr.model.hooks import Hook, Moment
+from star_ctr.model.plan import MIXED, DataFile
+
+
+class Curve(Hook):
+    """The training curve: mean loss over each of at most `points` stretches of steps."""
+
+    def __init__(self, points: int = 100) -> None:
+        self.points = points
+        self.curve: list[tuple[int, float]] = []
+        self._sum, self._n = 0.0, 0
+
+    def step(self, moment: Moment) -> None:
+        """Add a step, and a point at the end of each stretch."""
+        self._sum, self._n = self._sum + moment.loss, self._n + 1
+        stretch = max(1, moment.steps // self.points)
+        if moment.step % stretch == 0 or moment.step == moment.steps:
+            self.curve.append((moment.step, round(self._sum / self._n, 6)))
+            self._sum, self._n = 0.0, 0
+
+
+class Speed(Hook):
+    """Rows a second and the share of time spent waiting for data, of this process's steps."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def end(self, moment: Moment) -> None:
+        """Take the numbers."""
+        self.found = {
+            "rows_per_second": round(moment.rate, 1),
+            "waiting_share": round(moment.waiting_share, 4),
+        }
+
+
+class Mixing(Hook):
+    """How well the rows of a batch are mixed: 1 as in a full shuffle of the domain, 0 where a batch is of one file.
+
+    Of all pairs of rows in a batch, the share that stems from two files, over what that share would be if the batch
+    were drawn from all of the domain's rows; batches weigh by their pairs. Domains of a single file say nothing.
+    """
+
+    def __init__(self, files: Sequence[DataFile], mixed: bool) -> None:
+        sizes: dict[int, list[int]] = {}
+        for file in files:
+            sizes.setdefault(MIXED if mixed else file.domain, []).append(file.rows)
+        self._expected = {p: 1.0 - _same(np.array(n)) for p, n in sizes.items()}
+        self._other, self._other_expected = 0.0, 0.0
+
+    def step(self, moment: Moment) -> None:
+        """Count the pairs of the last batch."""
+        if moment.batch is None:
+            return
+        n, expected = len(moment.batch.file), self._expected[moment.batch.domain]
+        if n > 1 and expected > 0:
+            pairs = n * (n - 1) / 2
+            self._other += pairs * (1.0 - _same(np.bincount(moment.batch.file)))
+            self._other_expected += pairs * expected
+
+    @property
+    def found(self) -> float | None:
+        """The number; None where no domain has two files."""
+        return round(self._other / self._other_expected, 4) if self._other_expected else None
+
+
+def _same(counts: np.ndarray[Any, Any]) -> float:
+    """The chance that two rows, drawn without putting the first one back, are of the same kind."""
+    n = int(counts.sum())
+    return float((counts * (counts - 1)).sum()) / (n * (n - 1)) if n > 1 else 1.0

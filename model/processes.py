@@ -1,0 +1,41 @@
+"""The processes of a training: who they are, what each of them runs on, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from star_ctr.conf.training import TrainerSettings
+
+
+def world() -> tuple[int, int]:
+    """(rank, processes)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def device_for(settings: TrainerSettings) -> torch.device:
+    """The device of this process."""
+    if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def set_threads(settings: TrainerSettings) -> int:
+    """Set this process's torch threads: the declared number, or its share of the cores; returns it."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world()[1]))
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // here)
+    torch.set_num_threads(threads)
+    return threads
+
+
+def any_of(told: bool) -> bool:
+    """Whether any process says so; all of them ask at the same place."""
+    if world()[1] == 1:
+        return told
+    value = torch.tensor(float(told), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(value)
+    return bool(value > 0)

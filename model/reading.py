@@ -1,0 +1,145 @@
+"""Rows out of one version of the split: Petastorm reads the files, and every row is counted.
+
+Petastorm knows nothing of Delta and its own thread pools lose rows in silence, so it is handed a plain list
+of files (the live ones of one version) and decodes them in one thread of ours; what arrives is counted
+against the files' own row counts, and any difference is an error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.layout import Layout
+from star_ctr.model.plan import DataFile
+
+_REFUSED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
+
+
+@dataclass
+class Rows:
+    """Packed rows: ints (n x I), floats (n x N), label and domain (n each), and their days where asked for."""
+
+    ints: npt.NDArray[np.int32]
+    floats: npt.NDArray[np.float32]
+    label: npt.NDArray[np.float32]
+    domain: npt.NDArray[np.int32]
+    day: npt.NDArray[np.object_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def part(self, index: npt.NDArray[np.intp]) -> Rows:
+        """The rows of `index` (without their days), in its order."""
+        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All rows of `parts` as one."""
+    return Rows(
+        np.concatenate([p.ints for p in parts]),
+        np.concatenate([p.floats for p in parts]),
+        np.concatenate([p.label for p in parts]),
+        np.concatenate([p.domain for p in parts]),
+        np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
+    )
+
+
+def unpacked(
+    ints: Sequence[bytes], floats: Sequence[bytes], layout: Layout
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """The matrices that packed columns hold, read-only and without a copy of each row."""
+    return (
+        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(len(ints), layout.ints),
+        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(len(floats), layout.floats),
+    )
+
+
+def live_files(
+    table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id"
+) -> list[DataFile]:
+    """The files of one night's part at one version of the split, in an order that their contents alone decide.
+
+    `table` is a path, or a URL that deltalake and fsspec both read. Raises `DataError` for a table whose files do not
+    say all (deletion vectors, column mapping) or without row counts.
+    """
+    delta = DeltaTable(table, version=version)
+    features = set(delta.protocol().reader_features or ())
+    for feature, words in _REFUSED.items():
+        if feature in features:
+            raise DataError(f"{table}: uses {words}, which a reader of plain files cannot see; rewrite it without")
+    root = table if "://" in table else f"file://{Path(table).absolute()}"
+    files = []
+    for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
+        if action["partition.ds"] != ds or action["partition.part"] != part or not action["num_records"]:
+            continue
+        key = (str(action.get(f"min.{key_column}")), str(action.get(f"max.{key_column}")))
+        domain = layout.domain_id(action["partition.domain"])
+        files.append(DataFile(f"{root}/{action['path']}", domain, action["num_records"], key))
+    return sorted(files, key=lambda f: (f.domain, f.key, f.rows, f.url))
+
+
+def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) -> Iterator[Rows]:
+    """The rows of each file (with their `days` where asked for), a file at a time and in their order.
+
+    Raises `DataError` if a row is missing or one too many.
+    """
+    if not files:
+        return
+    with warnings.catch_warnings():
+        # petastorm 0.13 speaks to pyarrow's old names; nothing a user could do about it
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
+        from petastorm import make_batch_reader
+
+        reader = make_batch_reader(
+            [file.url for file in files],
+            schema_fields=["label", "domain_id", "ints", "floats", *(["day"] if days else [])],
+            reader_pool_type="dummy",
+            workers_count=1,
+            shuffle_row_groups=False,
+            num_epochs=1,
+        )
+        try:
+            chunks = iter(reader)
+            for file in files:
+                yield _one_file(file, chunks, layout)
+            if next(chunks, None) is not None:
+                raise DataError("the stream read more rows than its files hold by the table's log")
+        finally:
+            # Not `with reader`: it prints a line to standard output when left.
+            reader.stop()
+            reader.join()
+
+
+def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
+    parts, read = [], 0
+    while read < file.rows:
+        chunk = next(chunks, None)
+        if chunk is None:
+            break
+        n = len(chunk.label)
+        if not (np.asarray(chunk.domain_id) == file.domain).all():
+            raise DataError(f"{file.url}: rows of another file came in its place")
+        parts.append(
+            Rows(
+                *unpacked(chunk.ints, chunk.floats, layout),
+                np.asarray(chunk.label, dtype=np.float32),
+                np.full(n, file.domain, dtype=np.int32),
+                np.asarray(chunk.day, dtype=object) if hasattr(chunk, "day") else None,
+            )
+        )
+        read += n
+    if read != file.rows:
+        raise DataError(
+            f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken"
+        )
+    return parts[0] if len(parts) == 1 else joined(parts)

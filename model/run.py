@@ -1,0 +1,61 @@
+"""A training from its job to the record and the exported model in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from star_ctr.model import checkpoint, export, state
+from star_ctr.model.hooks import Hook
+from star_ctr.model.hooks.checkpoints import Checkpoints
+from star_ctr.model.hooks.record import Curve, Mixing, Speed
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.probe import probe_scores
+from star_ctr.model.processes import world
+from star_ctr.model.trainer import Trainer
+
+
+def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = False) -> dict[str, Any]:
+    """Train a job to its end and export it; returns (and writes) the run's record.
+
+    Goes on from the job's checkpoint where there is one (`must_resume`: it has to be there, and of this very job).
+    """
+    trainer = Trainer(job)
+    resumed = state.resume(trainer, must_resume)
+    curve, speed, mixing = Curve(), Speed(), Mixing(trainer.files, trainer.mixed)
+    # Checkpoints come last: what the others hold of a step is written before the loop is left.
+    checkpoints = Checkpoints(lambda: state.save(trainer), job.trainer.checkpoint_minutes)
+    seconds = trainer.train([*hooks, curve, speed, mixing, checkpoints])
+    state.save(trainer)
+    moments, levels = trainer.finish()
+    record = {
+        "run_id": job.run_id,
+        "ds": job.ds,
+        "seed": job.trainer.seed,
+        "fingerprint": job.fingerprint(),
+        "versions": job.versions,
+        "code": job.code,
+        "settings": job.settings,
+        "processes": world()[1],
+        "threads": trainer.threads,
+        "device": str(trainer.device),
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps": trainer.step,
+        "resumed": resumed,
+        "seconds": round(seconds, 3),
+        **speed.found,
+        "mixing": mixing.found,
+        "rows": trainer.by_name(trainer.rows_by_domain),
+        "moments_rows": trainer.by_name(moments),
+        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
+        "lone_rows": trainer.by_name(trainer.model.lone_rows()),
+        "curve": curve.curve,
+    }
+    if world()[0] == 0:
+        export.export(trainer.model, job.model, job.layout, job.place)
+        record["probe"] = probe_scores(trainer.model, job, trainer.device)
+        checkpoint.write_json(job.place / "record.json", record)
+    return record

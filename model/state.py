@@ -1,0 +1,83 @@
+"""Where a training stands, as a checkpoint that another process goes on from, to the same bits on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from star_ctr.conf.errors import UserError
+from star_ctr.model import checkpoint
+from star_ctr.model.processes import world
+from star_ctr.model.trainer import Trainer
+
+
+def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = {f"model/{n}": t for n, t in trainer.model.state_dict().items()}
+    tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors()}
+    tensors |= {f"average/{n}": t for n, t in trainer.averaged.weights.items()}
+    tensors |= {f"average-steps/{n}": t for n, t in trainer.averaged.steps.items()}
+    return tensors
+
+
+def save(trainer: Trainer) -> None:
+    """Write a checkpoint of where the run stands; of several processes, which stand alike, the first does."""
+    if world()[0] != 0:
+        return
+    place: dict[str, Any] = {
+        "fingerprint": trainer.job.fingerprint(),
+        "identity": trainer.job.identity(),
+        "run_id": trainer.job.run_id,
+        "step": trainer.step,
+        "rows": trainer.rows,
+        "rows_by_domain": {str(k): v for k, v in trainer.rows_by_domain.items()},
+    }
+    checkpoint.save(trainer.job.place / "checkpoint", _tensors(trainer), place, trainer.settings.keep)
+
+
+def resume(trainer: Trainer, must: bool = False) -> bool:
+    """Go on from the run's checkpoint, if there is an unfinished one of the same job; returns whether there was.
+
+    With `must` it is an error if there is none, or one of another data set or configuration: `UserError` names
+    what changed.
+    """
+    folder = trainer.job.place / "checkpoint"
+    place = checkpoint.latest(folder)
+    if place is None:
+        if must:
+            raise UserError(f"{folder}: no checkpoint to resume from; train without --resume")
+        return False
+    if place["fingerprint"] != trainer.job.fingerprint():
+        if must:
+            changed = changes(place.get("identity", {}), trainer.job.identity())
+            raise UserError(
+                f"{folder}: the checkpoint is of another training; changed since: {'; '.join(changed)}. "
+                "Set it back, or train without --resume"
+            )
+        return False
+    if place["step"] >= trainer.steps:
+        return False
+    tensors = checkpoint.load(folder, place)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    trainer.model.load_state_dict(part("model/"))
+    trainer.optimizers.load(part("optimizer/"))
+    trainer.averaged.weights.update(part("average/"))
+    trainer.averaged.steps.update(part("average-steps/"))
+    trainer.step, trainer.rows = place["step"], place["rows"]
+    trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
+    return True
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """What differs between two nested mappings, as `key: before -> now`."""
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changes(a, b, f"{path}{key}.")
+        elif a != b:
+            found.append(f"{path}{key}: {a} -> {b}")
+    return found

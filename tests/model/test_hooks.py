@@ -1,0 +1,184 @@
+"""The hooks of the loop: what they write, when they save, and how they stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from star_ctr.conf.errors import UserError
+from star_ctr.model import checkpoint, state
+from star_ctr.model.hooks import Hook, Moment
+from star_ctr.model.hooks.checkpoints import Checkpoints, StoppedError
+from star_ctr.model.hooks.record import Mixing
+from star_ctr.model.hooks.scalars import MLflow, TensorBoard
+from star_ctr.model.plan import DataFile
+from star_ctr.model.reading import Rows
+from star_ctr.model.run import train
+from star_ctr.model.stream import Batch
+from star_ctr.model.trainer import Trainer
+from tests.model.synthetic import LAYOUT, job, write_split
+
+DOMAINS = set(LAYOUT.domains)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("split")
+    write_split(folder, part="test", rows={"a": 60, "b": 20})
+    return write_split(folder)
+
+
+class Losses(Hook):
+    """The loss of every step, with its domain and rows."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float, int]] = []
+
+    def step(self, moment: Moment) -> None:
+        assert moment.batch is not None
+        self.seen.append((moment.domain, moment.loss, len(moment.batch.rows)))
+
+
+def mean_loss(seen: list[tuple[str, float, int]], domain: str | None = None) -> float:
+    of = [(loss, n) for d, loss, n in seen if domain in (None, d)]
+    return sum(loss * n for loss, n in of) / sum(n for _, n in of)
+
+
+def test_tensorboard_holds_the_scalars_of_a_run(table: str, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    losses = Losses()
+    train(job(table, tmp_path / "run"), [losses, TensorBoard(tmp_path / "events", seconds=1000)])
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert {f"loss/{d}" for d in DOMAINS} | {"loss/overall", "rows_per_second", "waiting_share", "lr"} <= set(
+        events.Tags()["scalars"]
+    )
+    for name, domain in (("loss/overall", None), ("loss/a", "a")):
+        (point,) = events.Scalars(name)
+        assert point.step == len(losses.seen)
+        assert point.value == pytest.approx(mean_loss(losses.seen, domain), rel=1e-6)
+    assert events.Scalars("lr")[0].value == pytest.approx(0.001)
+    assert 0 <= events.Scalars("waiting_share")[0].value <= 1
+    assert events.Scalars("rows_per_second")[0].value > 0
+
+
+def test_mlflow_holds_the_scalars_of_a_run_that_was_resumed(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    import mlflow
+
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    losses = Losses()
+    for _ in range(2):
+        train(job(table, tmp_path / "run"), [losses, MLflow("tests", "run 1", {"trainer.lr": 0.001}, seconds=0)])
+    (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
+    assert run.data.params == {"trainer.lr": "0.001"}
+    assert run.info.status == "FINISHED"
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss/b")
+    want = [loss for d, loss, _ in losses.seen if d == "b"]
+    assert [m.value for m in history] == pytest.approx(want)
+
+
+def test_the_record_says_how_fast_it_was_and_how_well_rows_were_mixed(table: str, tmp_path: Path) -> None:
+    record = train(job(table, tmp_path))
+    assert record["rows_per_second"] > 0
+    assert 0 <= record["waiting_share"] <= 1
+    assert 0 < record["mixing"] <= 1.2
+
+
+def test_mixing_is_one_for_a_full_shuffle_and_nothing_for_file_after_file() -> None:
+    files = [DataFile(f"f{i}", 1, 400) for i in range(8)] + [DataFile("lone", 2, 100)]
+    numbers = np.repeat(np.arange(8, dtype=np.int32), 400)
+
+    def mixing(order: np.ndarray[tuple[int], np.dtype[np.int32]]) -> float | None:
+        hook = Mixing(files, mixed=False)
+        for start in range(0, len(order), 50):
+            file = order[start : start + 50]
+            rows = Rows(*(np.zeros((len(file), 1), t) for t in (np.int32, np.float32)), file, file)  # type: ignore[arg-type]
+            hook.step(Moment(1, 1, batch=Batch(1, rows, file)))
+        return hook.found
+
+    assert mixing(numbers) == 0.0
+    assert mixing(np.random.default_rng(0).permutation(numbers)) == pytest.approx(1.0, abs=0.01)
+    hook = Mixing(files, mixed=False)
+    lone = np.full(50, 8, dtype=np.int32)
+    rows = Rows(np.zeros((50, 1), np.int32), np.zeros((50, 1), np.float32), lone.astype(np.float32), lone)
+    hook.step(Moment(1, 1, batch=Batch(2, rows, lone)))
+    assert hook.found is None
+
+
+def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path, keep=3, epochs=2))
+
+    class Every(Hook):
+        def step(self, moment: Moment) -> None:
+            state.save(trainer)
+
+    trainer.train([Every()])
+    steps = sorted(int(p.name.removeprefix("step-")) for p in (tmp_path / "checkpoint").glob("step-*"))
+    assert steps == [trainer.steps - 2, trainer.steps - 1, trainer.steps]
+    latest = checkpoint.latest(tmp_path / "checkpoint")
+    assert latest is not None
+    assert latest["step"] == trainer.steps
+
+
+def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
+    before = Trainer(job(table, tmp_path))
+    with pytest.raises(UserError, match="no checkpoint to resume from"):
+        state.resume(before, must=True)
+    before.train_step(next(iter(before._batches())))
+    state.save(before)
+    other = Trainer(job(table, tmp_path, lr=0.5, processes=1, threads=2))
+    with pytest.raises(UserError, match=r"changed since: trainer\.lr: 0\.001 -> 0\.5\. "):
+        state.resume(other, must=True)
+    assert not state.resume(other)
+    assert state.resume(Trainer(job(table, tmp_path, checkpoint_minutes=9.0)), must=True), "that changes no weights"
+    changed = job(table, tmp_path)
+    changed = changed.model_copy(update={"versions": {**changed.versions, "vocabularies": 7}})
+    with pytest.raises(UserError, match=r"versions\.vocabularies: None -> 7"):
+        state.resume(Trainer(changed), must=True)
+
+
+def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path: Path) -> None:
+    undisturbed, stopped = (job(table, tmp_path / name, epochs=80, checkpoint_minutes=0.005) for name in "ab")
+    train(undisturbed)
+    stopped.place.mkdir()
+    (stopped.place / "job.json").write_text(stopped.model_dump_json())
+    command = [sys.executable, "-m", "star_ctr.model.train", str(stopped.place / "job.json")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    latest = stopped.place / "checkpoint" / "latest.json"
+    deadline = time.monotonic() + 120
+    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3, said
+    assert "run it again to go on" in said
+    place = json.loads(latest.read_text())
+    assert 0 < place["step"] < Trainer(stopped).steps
+    assert train(stopped)["resumed"]
+    assert (stopped.place / "model.safetensors").read_bytes() == (undisturbed.place / "model.safetensors").read_bytes()
+
+
+def test_a_signal_is_heard_only_while_it_trains() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    saved: list[int] = []
+    hook = Checkpoints(lambda: saved.append(1), minutes=100)
+    hook.begin(Moment(0, 5))
+    hook.step(Moment(1, 5))
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(StoppedError, match="step 2 of 5"):
+        hook.step(Moment(2, 5))
+    hook.end(Moment(2, 5))
+    assert saved == [1]
+    assert signal.getsignal(signal.SIGTERM) is before
