@@ -10,7 +10,7 @@ import torch
 from star_ctr.model import checkpoint, export, state
 from star_ctr.model.hooks import Hook
 from star_ctr.model.hooks.checkpoints import Checkpoints
-from star_ctr.model.hooks.record import Curve, Mixing, Speed
+from star_ctr.model.hooks.record import Curve, Mixing
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.probe import probe_scores
 from star_ctr.model.processes import world
@@ -24,10 +24,10 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     """
     trainer = Trainer(job)
     resumed = state.resume(trainer, must_resume)
-    curve, speed, mixing = Curve(), Speed(), Mixing(trainer.files, trainer.mixed)
+    curve, mixing = Curve(), Mixing(trainer.files, trainer.mixed)
     # Checkpoints come last: what the others hold of a step is written before the loop is left.
     checkpoints = Checkpoints(lambda: state.save(trainer), job.trainer.checkpoint_minutes)
-    seconds = trainer.train([*hooks, curve, speed, mixing, checkpoints])
+    last = trainer.train([*hooks, curve, mixing, checkpoints])
     state.save(trainer)
     moments, levels = trainer.finish()
     record = {
@@ -45,8 +45,9 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps": trainer.step,
         "resumed": resumed,
-        "seconds": round(seconds, 3),
-        **speed.found,
+        "seconds": round(last.seconds, 3),
+        "rows_per_second": round(last.rate, 1),
+        "waiting_share": round(last.waiting_share, 4),
         "mixing": mixing.found,
         "rows": trainer.by_name(trainer.rows_by_domain),
         "moments_rows": trainer.by_name(moments),

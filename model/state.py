@@ -25,7 +25,6 @@ def save(trainer: Trainer) -> None:
     if world()[0] != 0:
         return
     place: dict[str, Any] = {
-        "fingerprint": trainer.job.fingerprint(),
         "identity": trainer.job.identity(),
         "run_id": trainer.job.run_id,
         "step": trainer.step,
@@ -47,9 +46,8 @@ def resume(trainer: Trainer, must: bool = False) -> bool:
         if must:
             raise UserError(f"{folder}: no checkpoint to resume from; train without --resume")
         return False
-    if place["fingerprint"] != trainer.job.fingerprint():
+    if changed := changes(place.get("identity", {}), trainer.job.identity()):
         if must:
-            changed = changes(place.get("identity", {}), trainer.job.identity())
             raise UserError(
                 f"{folder}: the checkpoint is of another training; changed since: {'; '.join(changed)}. "
                 "Set it back, or train without --resume"

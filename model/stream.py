@@ -18,7 +18,7 @@ import numpy.typing as npt
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
 from star_ctr.model.plan import MIXED, DataFile, Draw, Read, generator, plan
-from star_ctr.model.reading import Rows, read_files
+from star_ctr.model.reading import Rows, joined, read_files
 from star_ctr.model.window import Window
 
 _AHEAD = 8
@@ -62,7 +62,7 @@ def epoch_batches(
         match step:
             case Read(file):
                 window = windows.setdefault(MIXED if mixed else files[file].domain, Window())
-                _add(window, next(arriving), file)
+                _add(window, next(arriving), np.full(files[file].rows, file, dtype=np.int32))
             case Draw(domain, n):
                 ints, floats, label, domains, numbers = windows[domain].draw(n, random)
                 rows = Rows(ints, floats, label, domains)
@@ -110,16 +110,12 @@ def _filled(
     windows = {}
     for p, (parts, ats) in kept.items():
         windows[p] = Window()
-        order = np.argsort(np.concatenate(ats))
-        columns = [
-            np.concatenate([getattr(part, c) for part in parts])[order] for c in ("ints", "floats", "label", "domain")
-        ]
-        windows[p].add(*columns, held[p][0])
+        _add(windows[p], joined(parts).part(np.argsort(np.concatenate(ats))), held[p][0])
     return windows
 
 
-def _add(window: Window, rows: Rows, file: int) -> None:
-    window.add(rows.ints, rows.floats, rows.label, rows.domain, np.full(len(rows), file, dtype=np.int32))
+def _add(window: Window, rows: Rows, numbers: npt.NDArray[np.int32]) -> None:
+    window.add(rows.ints, rows.floats, rows.label, rows.domain, numbers)
 
 
 def ahead(batches: Iterator[Batch], depth: int = _AHEAD) -> Iterator[Batch]:

@@ -53,8 +53,8 @@ class Trainer:
         self.step, self.rows = 0, 0
         self.rows_by_domain: dict[int, int] = {}
 
-    def train(self, hooks: Sequence[Hook] = ()) -> float:
-        """Train from where it stands to the end; returns the seconds that it took."""
+    def train(self, hooks: Sequence[Hook] = ()) -> Moment:
+        """Train from where it stands to the end; returns the last moment."""
         began, before, waited = time.monotonic(), self.rows, 0.0
         moment = Moment(self.step, self.steps)
         for hook in hooks:
@@ -75,7 +75,7 @@ class Trainer:
             batches.close()
             for hook in hooks:
                 hook.end(moment)
-        return time.monotonic() - began
+        return moment
 
     def _batches(self) -> Generator[Batch]:
         """The batches from where the run stands to its end."""

@@ -42,13 +42,15 @@ class Checkpoints(Hook):
 
     def step(self, moment: Moment) -> None:
         """Save if it is time, or if the process was told to stop."""
+        if moment.step == moment.steps:  # nothing is left to stop, and the end is saved by whoever runs the loop
+            return
         alone = world()[1] == 1
         if (alone or moment.step % self._every == 0) and any_of(self._told.is_set()):
             self._save()
             raise StoppedError(
                 f"told to stop (SIGTERM) at step {moment.step} of {moment.steps}; saved: run it again to go on"
             )
-        if moment.step < moment.steps and time.monotonic() - self._last > self._seconds:
+        if time.monotonic() - self._last > self._seconds:
             self._save()
             self._last = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""What a training leaves in its record: the curve, its speed, and how well its rows were mixed."""
+"""What a training leaves in its record: the curve, and how well its rows were mixed."""
 
 from __future__ import annotations
 
@@ -26,20 +26,6 @@ class Curve(Hook):
         if moment.step % stretch == 0 or moment.step == moment.steps:
             self.curve.append((moment.step, round(self._sum / self._n, 6)))
             self._sum, self._n = 0.0, 0
-
-
-class Speed(Hook):
-    """Rows a second and the share of time spent waiting for data, of this process's steps."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
-
-    def end(self, moment: Moment) -> None:
-        """Take the numbers."""
-        self.found = {
-            "rows_per_second": round(moment.rate, 1),
-            "waiting_share": round(moment.waiting_share, 4),
-        }
 
 
 class Mixing(Hook):

@@ -181,4 +181,6 @@ def test_a_signal_is_heard_only_while_it_trains() -> None:
         hook.step(Moment(2, 5))
     hook.end(Moment(2, 5))
     assert saved == [1]
+    hook.step(Moment(5, 5))
+    assert saved == [1], "after the last step there is nothing left to stop"
     assert signal.getsignal(signal.SIGTERM) is before
