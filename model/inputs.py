@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from star_ctr.conf.layout import PADDING, Layout, SequenceField
+from star_ctr.conf.layout import Layout, SequenceField
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.pooling import DienPooling, DinPooling
+from star_ctr.model.tables import EmbeddingTables, MeanLookup
 
 
 def embedding_widths(layout: Layout, settings: ModelSettings) -> dict[str, int]:
@@ -20,37 +23,38 @@ def embedding_widths(layout: Layout, settings: ModelSettings) -> dict[str, int]:
 class SharedInputs(nn.Module):
     """The embedding layer that all domains share, and the pooling & concatenation of §3.2.
 
-    A row's z is: the embeddings of its single ids, then each sequence pooled to one vector (0 where it is
-    empty), then its numbers. `model.pooling` says how sequences of events are pooled; a list of values (a
-    categorical feature with a `separator`) is always the mean of them. Gradients of the tables are sparse: a step
-    costs by the batch and not by the vocabulary.
+    A row's z is: the embeddings of its single ids, the means of its lists of ids (0 where a list is empty), the
+    sequences that are pooled by attention, then its numbers. `model.pooling` says how sequences of events are pooled;
+    a list of values (a categorical feature with a `separator`) is always the mean of them.
     """
 
     def __init__(self, layout: Layout, settings: ModelSettings) -> None:
         super().__init__()
         self.layout = layout
         self.widths = embedding_widths(layout, settings)
-        self.tables = nn.ModuleDict(
-            {
-                name: nn.Embedding(rows, self.widths[name], padding_idx=PADDING, sparse=True)
-                for name, rows in layout.embeddings.items()
-            }
-        )
-        for table in self.tables.values():
-            assert isinstance(table, nn.Embedding)
-            nn.init.normal_(table.weight, std=0.01)
-            with torch.no_grad():
-                table.weight[PADDING].zero_()
-        self.pooling = nn.ModuleDict(
-            {s.name: self._pooling(s, settings) for s in layout.sequences if s.separator is None}
-            if settings.pooling != "mean"
-            else {}
-        )
+        self.tables = EmbeddingTables(layout.embeddings, self.widths)
+        attended = [] if settings.pooling == "mean" else [s for s in layout.sequences if s.separator is None]
+        self.pooling = nn.ModuleDict({s.name: self._pooling(s, settings) for s in attended})
         self.singles = sum(self.widths[field.embedding] for field in layout.categorical)
         """Width of the categorical ids' embeddings, which come first in z."""
         buckets = sum(self.widths[b.name] for b in layout.buckets)
         pooled = sum(self.widths[side.embedding] for s in layout.sequences for side in s.sides)
         self.features = self.singles + buckets + pooled + layout.floats
+        lists = list(self._lists())
+        self.lookups = nn.ModuleDict(
+            {str(w): MeanLookup([at for v, at in lists if v == w]) for w in dict.fromkeys(w for w, _ in lists)}
+        )
+        self._runs = list(_runs([width for width, _ in lists]))
+
+    def _lists(self) -> Iterator[tuple[int, tuple[int, int, int]]]:
+        """What is looked up and averaged, in the order of z: width, and first place, length, and offset."""
+        for place, field in enumerate(self.layout.fields):
+            yield self.widths[field.embedding], (place, 1, self.tables.offset[field.embedding])
+        for sequence, offset in self.layout.sequence_offsets():
+            if sequence.name not in self.pooling:
+                for k, side in enumerate(sequence.sides):
+                    at = offset + 1 + k * sequence.length
+                    yield self.widths[side.embedding], (at, sequence.length, self.tables.offset[side.embedding])
 
     def _pooling(self, sequence: SequenceField, settings: ModelSettings) -> nn.Module:
         """The pooling of a sequence of events."""
@@ -72,32 +76,38 @@ class SharedInputs(nn.Module):
 
         The one place that knows the order of z: training, export and scoring all come through here.
         """
-        parts = [self._embedded(field.embedding, ints_BI[:, k]) for k, field in enumerate(self.layout.fields)]
-        for sequence, offset in self.layout.sequence_offsets():
-            ids = [
-                ints_BI[:, start : start + sequence.length].contiguous()
-                for start in range(offset + 1, offset + sequence.width, sequence.length)
-            ]
-            tables = [side.embedding for side in sequence.sides]
-            if sequence.name in self.pooling:
-                events = [self._embedded(table, ids_BL) for table, ids_BL in zip(tables, ids, strict=True)]
-                targets = [parts[k] for table in tables if (k := self._target(table)) is not None]
-                pooling = self.pooling[sequence.name]
-                parts.append(pooling(torch.cat(events, 2), ints_BI[:, offset], torch.cat(targets, 1)))
-            else:
-                parts += [self._mean(table, ids_BL) for table, ids_BL in zip(tables, ids, strict=True)]
-        return torch.cat([*parts, floats_BN], dim=1)
+        means = {w: lookup(self.tables.storages[w], ints_BI) for w, lookup in self.lookups.items()}
+        parts = [means[str(width)][:, start:stop].flatten(1) for width, start, stop in self._runs]
+        looked_up_BS = parts[0] if len(parts) == 1 else torch.cat([*parts, floats_BN[:, :0]], dim=1)
+        attended = [
+            self._attended(ints_BI, looked_up_BS, sequence, offset)
+            for sequence, offset in self.layout.sequence_offsets()
+            if sequence.name in self.pooling
+        ]
+        return torch.cat([looked_up_BS, *attended, floats_BN], dim=1)
 
-    def _embedded(self, table: str, ids: Tensor) -> Tensor:
-        weight = self.tables[table].weight
-        return F.embedding(ids, weight, padding_idx=PADDING, sparse=torch.is_grad_enabled())  # type: ignore[arg-type]
-
-    def _mean(self, table: str, ids_BL: Tensor) -> Tensor:
-        weight = self.tables[table].weight
-        sparse = torch.is_grad_enabled()
-        return F.embedding_bag(ids_BL, weight, mode="mean", padding_idx=PADDING, sparse=sparse)  # type: ignore[arg-type]
+    def _attended(self, ints_BI: Tensor, singles_BS: Tensor, sequence: SequenceField, offset: int) -> Tensor:
+        """The events of a sequence pooled by attention to the candidate: those of its ids that share their tables."""
+        events, targets = [], []
+        for k, side in enumerate(sequence.sides):
+            start, width = offset + 1 + k * sequence.length, self.widths[side.embedding]
+            events.append(self.tables.embedded(side.embedding, ints_BI[:, start : start + sequence.length]))
+            if (field := self._target(side.embedding)) is not None:
+                before = sum(self.widths[f.embedding] for f in self.layout.fields[:field])
+                targets.append(singles_BS[:, before : before + width])
+        pooled: Tensor = self.pooling[sequence.name](torch.cat(events, 2), ints_BI[:, offset], torch.cat(targets, 1))
+        return pooled
 
     def own_loss(self) -> Tensor | None:
         """What DIEN's interest extractors add to the loss of the batch just seen, summed over its rows."""
         losses = [p.own_loss() for p in self.pooling.values() if isinstance(p, DienPooling)]
         return torch.stack(losses).sum() if losses else None
+
+
+def _runs(widths: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbours of one width: the width, and from which to which of its lists they go."""
+    before: dict[int, int] = {}
+    for width, run in groupby(widths):
+        start = before.get(width, 0)
+        before[width] = start + len(list(run))
+        yield width, start, before[width]

@@ -31,6 +31,7 @@ class Optimizers:
         self.dense = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
         self.sparse = RowAdam(tables, lr=settings.embedding_lr or settings.lr)
         self.model = model
+        self._parameters = list(model.parameters())
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
         self._final, self._total = settings.lr_final, max(total_steps, 1)
 
@@ -59,8 +60,8 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Drop all gradients: a parameter without one is left alone by the next step."""
-        self.dense.zero_grad(set_to_none=True)
-        self.sparse.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The state of both optimizers by name, for a checkpoint."""
@@ -123,7 +124,7 @@ class Averaged:
         self.decay = decay
         self.parameters = list(model.named_parameters()) if decay else []
         self.weights = {n: p.detach().clone() for n, p in self.parameters}
-        self.steps = {n: torch.zeros((), dtype=torch.long) for n in self.weights}
+        self.steps = dict.fromkeys(self.weights, 0)
 
     @torch.no_grad()
     def update(self, rows: Mapping[nn.Parameter, Tensor]) -> None:
@@ -134,12 +135,12 @@ class Averaged:
         for name, parameter in self.parameters:
             if parameter.grad is None:
                 continue
-            self.steps[name] += 1
-            t = int(self.steps[name])
+            self.steps[name] = t = self.steps[name] + 1
             share = 1.0 - min(self.decay, (1 + t) / (10 + t))
             average = self.weights[name]
             if (touched := rows.get(parameter)) is not None:
-                average[touched] = torch.lerp(average[touched], parameter[touched], share)
+                before = average.index_select(0, touched)
+                average.index_copy_(0, touched, before.lerp_(parameter.index_select(0, touched), share))
             else:
                 average.lerp_(parameter, share)
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+MARKED = 4
+"""Rows of a table for each id of a batch up to which its rows are marked rather than the ids sorted."""
+
 
 class RowAdam(torch.optim.Optimizer):
     """Adam (§4.1) of tables with sparse gradients: rows without a gradient, and their moments, stay as they are.
@@ -41,9 +44,10 @@ class RowAdam(torch.optim.Optimizer):
         state["step"] += 1
         assert table.grad is not None
         rows_N, gradient_ND = summed_by_row(table.grad)
-        first_ND = state["exp_avg"][rows_N].lerp_(gradient_ND, 1 - beta1)
-        second_ND = state["exp_avg_sq"][rows_N].lerp_(gradient_ND.square(), 1 - beta2)
-        state["exp_avg"][rows_N], state["exp_avg_sq"][rows_N] = first_ND, second_ND
+        first_ND = state["exp_avg"].index_select(0, rows_N).lerp_(gradient_ND, 1 - beta1)
+        second_ND = state["exp_avg_sq"].index_select(0, rows_N).lerp_(gradient_ND.square(), 1 - beta2)
+        state["exp_avg"].index_copy_(0, rows_N, first_ND)
+        state["exp_avg_sq"].index_copy_(0, rows_N, second_ND)
         t = int(state["step"])
         rate = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
         table.index_add_(0, rows_N, first_ND / (second_ND.sqrt_() + eps), alpha=-rate)
@@ -55,6 +59,20 @@ def summed_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
     rows_M, values_MD = gradient._indices()[0], gradient._values()
     if gradient.is_coalesced():
         return rows_M, values_MD
-    rows_N, place_M = torch.unique(rows_M, return_inverse=True)
+    rows_N, place_M = distinct(rows_M, gradient.shape[0])
     summed_ND = torch.zeros(len(rows_N), values_MD.shape[1], dtype=values_MD.dtype, device=values_MD.device)
     return rows_N, summed_ND.index_add_(0, place_M, values_MD)
+
+
+def distinct(rows_M: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The rows of a table of that size, each once and in order (N), and the place of each given one among them (M).
+
+    A mark on every row of the table is cheaper than sorting what is given, as long as the table is not much larger.
+    """
+    if size > MARKED * len(rows_M):
+        rows_N, place_M = torch.unique(rows_M, return_inverse=True)
+        return rows_N, place_M
+    marks = torch.zeros(size, dtype=torch.bool, device=rows_M.device)
+    marks.index_fill_(0, rows_M, True)
+    place = marks.cumsum(0)
+    return marks.nonzero().squeeze(1), place.index_select(0, rows_M) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from star_ctr.conf.errors import UserError
@@ -16,7 +17,7 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {f"model/{n}": t for n, t in trainer.model.state_dict().items()}
     tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors()}
     tensors |= {f"average/{n}": t for n, t in trainer.averaged.weights.items()}
-    tensors |= {f"average-steps/{n}": t for n, t in trainer.averaged.steps.items()}
+    tensors |= {f"average-steps/{n}": torch.tensor(t) for n, t in trainer.averaged.steps.items()}
     return tensors
 
 
@@ -63,7 +64,7 @@ def resume(trainer: Trainer, must: bool = False) -> bool:
     trainer.model.load_state_dict(part("model/"))
     trainer.optimizers.load(part("optimizer/"))
     trainer.averaged.weights.update(part("average/"))
-    trainer.averaged.steps.update(part("average-steps/"))
+    trainer.averaged.steps.update((n, int(t)) for n, t in part("average-steps/").items())
     trainer.step, trainer.rows = place["step"], place["rows"]
     trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
     return True

@@ -24,7 +24,7 @@ from star_ctr.model.multi_domain import MultiDomainModel
 from star_ctr.model.norms import cut_over_ranks, segments_of
 from star_ctr.model.optimizers import Averaged, Optimizers
 from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
-from star_ctr.model.processes import device_for, set_threads, world
+from star_ctr.model.processes import device_for, seed, set_threads, world
 from star_ctr.model.reading import live_files
 from star_ctr.model.stream import Batch, ahead, epoch_batches
 
@@ -38,6 +38,9 @@ class Trainer:
         self.device = device_for(job.trainer)
         self.threads = set_threads(job.trainer)
         torch.use_deterministic_algorithms(self.device.type == "cpu")
+        # Checks of torch's own kernels, which cost 5% of a step, and would be warned about were they left open.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         torch.manual_seed(job.trainer.seed)
         self.files = live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
         if not self.files:
@@ -97,9 +100,10 @@ class Trainer:
             torch.from_numpy(a[mine]).to(self.device, non_blocking=True)
             for a in (batch.rows.ints, batch.rows.floats, batch.rows.label)
         )
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
-        torch.manual_seed(hash((self.settings.seed, self.step, rank)) % (1 << 62))
+        seed(self.device, hash((self.settings.seed, self.step, rank)) % (1 << 62))
         whole = segments_of(batch.rows.domain)
         segments = cut_over_ranks(whole, rank, processes)
         logit_B = self.model(ints, floats, segments)

@@ -135,9 +135,9 @@ def test_the_target_is_the_candidates_own_ids_in_the_events_tables(pooling: str)
     row = [4, 7, 11, 2, 5, 6, 0, 30, 31, 0, 2, 3, 0, 1, 8, 0]
     z = inputs(torch.tensor([row], dtype=torch.int32), torch.zeros(1, 0))
     assert z.shape == (1, inputs.features) == (1, 2 + 2 + 3 + 7 + 2)
-    item, gap, tag = (inputs.tables[n].weight for n in ("item", "gap", "tag"))
+    item, gap, tag = (inputs.tables.of(n) for n in ("item", "gap", "tag"))
     events = torch.stack([torch.cat([item[i], gap[g], tag[t]]) for i, g, t in ((5, 30, 2), (6, 31, 3), (0, 0, 0))])
     target = torch.cat([item[11], tag[7]])
     alone = inputs.pooling["seen"](events[None], torch.tensor([2]), target[None])
-    np.testing.assert_allclose(array(z[0, 7:14]), array(alone[0]), atol=1e-6)
-    np.testing.assert_allclose(array(z[0, 14:]), array(tag[8]), atol=1e-6)  # a list of values stays a mean
+    np.testing.assert_allclose(array(z[0, 9:]), array(alone[0]), atol=1e-6)
+    np.testing.assert_allclose(array(z[0, 7:9]), array(tag[8]), atol=1e-6)  # a list of values stays a mean
