@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.layers import DomainLinear, Dropout, Stack, activate
-from star_ctr.model.norms import Segment, per_domain
+from star_ctr.model.norms import Segment, per_domain, summed_over_ranks
 
 
 def kaiming(*shape: int) -> Tensor:
@@ -80,31 +79,24 @@ class BaseFCN(Stack):
         return bias
 
 
-class _Reversed(torch.autograd.Function):
-    """The identity, whose gradient is turned round."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """`x` itself."""
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Its gradient, negative."""
-        return -gradient
-
-
 class MulANN(BaseFCN):
     """MulANN: Base, and a discriminator that must not be able to tell the domain by the last hidden layer.
 
-    The discriminator learns to name the domain; through the reversed gradient the network learns to hide it. The
-    discriminator's cross entropy joins the loss with the weight `model.adversarial`. Batches are mixed.
+    The discriminator learns to name the domain; the network learns to hide it, by the same cross entropy with its
+    gradient reversed. Both join the loss with the weight `model.adversarial`. Batches are mixed.
+
+    A row's domain is hidden once the discriminator gives it no more than its share of the rows seen so far, and then
+    the network is left alone. The authors' plain reversal has no such end: the network can raise the discriminator's
+    cross entropy for ever by growing its hidden layer, and does (docs/compare.md).
     """
+
+    rows_seen: Tensor
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
         super().__init__(settings, features)
         self.adversarial = settings.adversarial
         self.discriminator = SharedLinear(settings.layers[-1], domains)
+        self.register_buffer("rows_seen", torch.zeros(domains))
         self._hidden_BH: Tensor | None = None
 
     def hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
@@ -114,12 +106,23 @@ class MulANN(BaseFCN):
         return hidden_BH
 
     def own_loss(self, segments: list[Segment]) -> Tensor:
-        """The discriminator's weighted cross entropy on the rows of the last forward, summed."""
-        assert self._hidden_BH is not None, "only after a forward in training"
-        logits_BD = self.discriminator(_Reversed.apply(self._hidden_BH), segments)  # type: ignore[no-untyped-call]
+        """What the discriminator has to learn, less what the network has to hide, of the last forward's rows, summed.
+
+        As a number, the excess of the discriminator's cross entropy over a guess by the shares, weighted.
+        """
+        hidden_BH = self._hidden_BH
+        assert hidden_BH is not None, "only after a forward in training"
         sizes = torch.tensor([stop - start for _, start, stop in segments])
-        domain_B = torch.tensor([p for p, _, _ in segments]).repeat_interleave(sizes).to(logits_BD.device)
-        return self.adversarial * torch.nn.functional.cross_entropy(logits_BD, domain_B, reduction="sum")
+        domain_S = torch.tensor([p for p, _, _ in segments])
+        domain_B = domain_S.repeat_interleave(sizes).to(hidden_BH.device)
+        rows_D = torch.zeros_like(self.rows_seen).index_add_(0, domain_S.to(hidden_BH.device), sizes.to(self.rows_seen))
+        self.rows_seen += summed_over_ranks(rows_D)
+        guess_B = torch.log(self.rows_seen.sum() / self.rows_seen)[domain_B]
+        entropy = torch.nn.functional.cross_entropy
+        found_B = entropy(self.discriminator(hidden_BH.detach(), segments), domain_B, reduction="none")
+        weight_HD, bias_D = self.discriminator.weight.detach(), self.discriminator.bias.detach()
+        hidden_B = entropy(torch.addmm(bias_D, hidden_BH, weight_HD), domain_B, reduction="none")
+        return self.adversarial * (found_B - torch.minimum(hidden_B, guess_B)).sum()
 
 
 class SharedBottom(Stack):

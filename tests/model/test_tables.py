@@ -1,0 +1,117 @@
+"""Tables that share storages, and the means that a row looks up in them, against NumPy and torch's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_ctr.conf.layout import IdField, Layout, SequenceField
+from star_ctr.conf.training import ModelSettings, TrainerSettings
+from star_ctr.model import rows as row_adam
+from star_ctr.model.inputs import SharedInputs
+from star_ctr.model.optimizers import Optimizers
+from star_ctr.model.processes import seed
+from star_ctr.model.tables import EmbeddingTables, MeanLookup
+from tests.model.arrays import array
+
+RNG = np.random.default_rng(0)
+SIZES, WIDTHS = {"user": 6, "item": 9, "tag": 4}, {"user": 3, "item": 2, "tag": 3}
+
+
+def layout() -> Layout:
+    """Single ids of three tables of two widths, and two sequences."""
+    side = {n: IdField(name=n, column=n, embedding=n) for n in SIZES}
+    return Layout(
+        ds="2026-01-02", domains=["a"], embeddings=SIZES, numeric=[], buckets=[],
+        categorical=[side["user"], side["item"], side["tag"]],
+        sequences=[
+            SequenceField(name="seen", length=3, sides=[side["item"], side["tag"]]),
+            SequenceField(name="words", length=2, separator=" ", sides=[side["tag"]]),
+        ],
+    )  # fmt: skip
+
+
+def random_rows(n: int) -> torch.Tensor:
+    """Packed rows: three ids, then length and ids of each sequence; some are padding."""
+    columns = [RNG.integers(0, SIZES[t], (n, 1)) for t in ("user", "item", "tag")]
+    columns += [RNG.integers(0, 4, (n, 1)), RNG.integers(0, 9, (n, 3)), RNG.integers(0, 4, (n, 3))]
+    columns += [RNG.integers(0, 3, (n, 1)), RNG.integers(0, 4, (n, 2))]
+    return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int32))
+
+
+def means_by_hand(inputs: SharedInputs, row: list[int]) -> np.ndarray:
+    """Z of one row, a loop."""
+    places = [("user", 0, 1), ("item", 1, 1), ("tag", 2, 1), ("item", 4, 3), ("tag", 7, 3), ("tag", 11, 2)]
+    parts = []
+    for table, start, length in places:
+        ids = [i for i in row[start : start + length] if i]
+        weight = array(inputs.tables.of(table))
+        parts.append(weight[ids].mean(axis=0) if ids else np.zeros(WIDTHS[table]))
+    return np.concatenate(parts)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_row_looks_up_the_means_of_its_lists_in_the_order_of_the_layout() -> None:
+    settings = ModelSettings.model_validate({"dim": 3, "embeddings": {"item": {"dim": 2}}})
+    inputs = SharedInputs(layout(), settings)
+    rows = random_rows(40)
+    z = array(inputs(rows, torch.zeros(40, 0)))
+    np.testing.assert_allclose(z, [means_by_hand(inputs, row) for row in rows.tolist()], atol=1e-12)
+    assert inputs.singles == 3 + 2 + 3
+    assert inputs(rows[:0], torch.zeros(0, 0)).shape == (0, z.shape[1])
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_gradient_is_that_of_a_dense_table_and_leaves_padding_alone() -> None:
+    tables = EmbeddingTables(SIZES, dict.fromkeys(SIZES, 2))
+    storage = tables.storages["2"]
+    lookup = MeanLookup([(0, 1, tables.offset["user"]), (1, 4, tables.offset["item"])])
+    rows = torch.tensor([[5, 8, 0, 8, 1], [0, 0, 0, 0, 0], [1, 2, 0, 0, 0]], dtype=torch.int32)
+    weight = torch.from_numpy(RNG.normal(size=(3, 2, 2)))
+    (lookup(storage, rows) * weight).sum().backward()
+    assert storage.grad is not None
+    gradient = storage.grad.to_dense()
+    expected = np.zeros(storage.shape)
+    for row, w in zip(rows.tolist(), weight.numpy(), strict=True):
+        for ids, table, k in ((row[:1], "user", 0), (row[1:], "item", 1)):
+            known = [i for i in ids if i]
+            for i in known:
+                expected[i + tables.offset[table]] += w[k] / len(known)
+    np.testing.assert_allclose(gradient.numpy(), expected, atol=1e-12)
+    assert not expected[0].any()
+
+
+def test_no_two_tables_share_a_row_but_padding() -> None:
+    tables = EmbeddingTables(SIZES, WIDTHS)
+    for width, storage in tables.storages.items():
+        rows = [i + tables.offset[n] for n, size in SIZES.items() if WIDTHS[n] == int(width) for i in range(1, size)]
+        assert sorted(rows) == list(range(1, len(storage)))
+        assert not storage[0].any()
+
+
+@given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from([0, 10**6]))
+def test_distinct_rows_are_the_same_by_marks_and_by_sorting(ids: list[int], marked: int) -> None:
+    given_ids = torch.tensor(ids, dtype=torch.long)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_adam, "MARKED", marked)
+        rows, place = row_adam.distinct(given_ids, 31)
+    assert rows.tolist() == sorted(set(ids))
+    assert rows[place].equal(given_ids)
+
+
+def test_steps_leave_padding_at_zero_and_seeds_leave_nothing_behind() -> None:
+    inputs = SharedInputs(layout(), ModelSettings(dim=2))
+    model = torch.nn.ModuleDict({"inputs": inputs})
+    optimizers = Optimizers(model, TrainerSettings(embedding_lr=0.1), 3)
+    queued = len(torch.cuda._queued_calls)  # where there is no accelerator, calls for it wait here
+    for step in range(3):
+        seed(torch.device("cpu"), step)
+        inputs(random_rows(20), torch.zeros(20, 0)).square().sum().backward()
+        optimizers.step(step)
+        optimizers.zero_grad()
+    assert not inputs.tables.storages["2"][0].any()
+    assert inputs.tables.storages["2"][1:].any(dim=1).all()
+    assert len(torch.cuda._queued_calls) == queued
