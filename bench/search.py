@@ -53,11 +53,13 @@ def main() -> None:
     trials = draws(arguments.trials, SPACE)
     models = arguments.models.split(",")
     named = {f"{m}_{k}": {**PAPER[m], **trial} for m in models for k, trial in enumerate(trials)}
-    # What an earlier search found is no part of the configuration that the draws start from.
-    overrides = [*arguments.overrides, "compare.settings={}", f"compare.models={json.dumps(named)}"]
-    plans = [Plan(models=list(named), nights=arguments.nights.split(","), seeds=arguments.seeds)]
+    plan = Plan(models=list(named), nights=arguments.nights.split(","), seeds=arguments.seeds)
+    # What an earlier search found is no part of the configuration that the draws start from; nor are its plans, whose
+    # own models the draws replace.
+    comparison = {"settings": {}, "models": named, "plans": [plan.model_dump(mode="json")]}
+    overrides = [*arguments.overrides, *(f"compare.{key}={json.dumps(value)}" for key, value in comparison.items())]
     spark = start(load(arguments.conf, overrides), "search")
-    results = compare.run(arguments.conf, overrides, spark, plans, jobs=arguments.jobs, measure=False)
+    results = compare.run(arguments.conf, overrides, spark, [plan], jobs=arguments.jobs, measure=False)
     rows = frame(results.rows)
     scores = rows[rows["domain"] == OVERALL].groupby("compared")[["auc", "gauc"]].mean()
     scores["mean"] = scores.mean(axis=1)

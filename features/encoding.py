@@ -198,7 +198,7 @@ def value(source: NumericSource) -> Column:
 
 
 def _scales(train: DataFrame, sources: dict[str, NumericSource]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation by number; a number that does not vary gets the deviation 1."""
+    """Mean and standard deviation by number; a number that does not vary has the deviation 0."""
     if not sources:
         return {}
     exact = {name: value(source).cast(_EXACT) for name, source in sources.items()}
@@ -215,8 +215,8 @@ def _scales(train: DataFrame, sources: dict[str, NumericSource]) -> dict[str, tu
     for name in sources:
         n = totals[f"{name}/n"]
         mean = float(totals[f"{name}/x"]) / n if n else 0.0
-        variance = float(totals[f"{name}/xx"]) / n - mean * mean if n else 1.0
-        scales[name] = (mean, variance**0.5 if variance > 1e-9 else 1.0)
+        variance = float(totals[f"{name}/xx"]) / n - mean * mean if n else 0.0
+        scales[name] = (mean, variance**0.5 if variance > 1e-9 * mean * mean else 0.0)
     return scales
 
 

@@ -48,6 +48,8 @@ class Encoder:
                 ints[:, offset] = lengths
         floats = np.zeros((n, self.layout.floats), dtype=np.float32)
         for place, number in enumerate(self.layout.numeric):
+            if number.std == 0.0:
+                continue
             scaled = (numbers(rows, number.source) - number.mean) / number.std
             floats[:, place] = np.where(np.isnan(scaled), 0.0, np.clip(scaled, -CLIP, CLIP))
         return packed(ints), packed(floats)

@@ -50,6 +50,14 @@ ROWS = pa.table(
 )
 
 
+def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
+    still = NumericField(name="still", source=NumericSource(column="price"), mean=3.0, std=0.0)
+    _, floats = Encoder(
+        LAYOUT.model_copy(update={"numeric": [still]}), {"item": pa.array(["x"]), "tag": pa.array(["t1"])}
+    ).encode(ROWS)
+    assert not np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).any()
+
+
 def test_rows_are_packed_place_by_place() -> None:
     ints, floats = Encoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
     places = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.ints)
