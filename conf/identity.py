@@ -6,6 +6,7 @@ from typing import Any
 
 from star_ctr.conf.hashing import digest
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.training import HOW_NOT_WHAT
 
 _NOT_OF_THE_MODEL: Any = {
     "paths": True,
@@ -13,7 +14,7 @@ _NOT_OF_THE_MODEL: Any = {
     "about": True,
     "simulate": True,
     "compare": True,
-    "trainer": {"checkpoint_minutes", "processes", "threads", "device", "seed"},
+    "trainer": {*HOW_NOT_WHAT, "seed"},
 }
 
 

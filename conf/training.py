@@ -9,6 +9,8 @@ from pydantic import Field
 from star_ctr.conf.declared import Declared
 
 Width = Annotated[int, Field(ge=1)]
+HOW_NOT_WHAT = frozenset({"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "threads", "device"})
+"""Settings of the trainer that say how it works and not what comes out."""
 
 
 class EmbeddingSettings(Declared):

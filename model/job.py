@@ -8,10 +8,7 @@ from typing import Any
 from star_ctr.conf.declared import Declared
 from star_ctr.conf.hashing import digest
 from star_ctr.conf.layout import Layout
-from star_ctr.conf.training import ModelSettings, TrainerSettings
-
-HOW_NOT_WHAT = {"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "threads", "device"}
-"""Settings of the trainer that say how it works and not what comes out."""
+from star_ctr.conf.training import HOW_NOT_WHAT, ModelSettings, TrainerSettings
 
 
 class TrainingJob(Declared):
@@ -47,7 +44,7 @@ class TrainingJob(Declared):
             "versions": self.versions,
             "code": self.code,
             "ds": self.ds,
-            "trainer": self.trainer.model_dump(mode="json", exclude=HOW_NOT_WHAT),
+            "trainer": self.trainer.model_dump(mode="json", exclude=set(HOW_NOT_WHAT)),
             "model": self.model.model_dump(mode="json"),
             "layout": digest(self.layout.model_dump(mode="json"), 32),
         }

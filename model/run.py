@@ -10,7 +10,7 @@ import torch
 from star_ctr.model import checkpoint, export, state
 from star_ctr.model.hooks import Hook
 from star_ctr.model.hooks.checkpoints import Checkpoints
-from star_ctr.model.hooks.record import Curve, Mixing
+from star_ctr.model.hooks.record import Curve, Mixing, Spent
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.probe import probe_scores
 from star_ctr.model.processes import world
@@ -23,12 +23,12 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     Goes on from the job's checkpoint where there is one (`must_resume`: it has to be there, and of this very job).
     """
     trainer = Trainer(job)
-    resumed = state.resume(trainer, must_resume)
-    curve, mixing = Curve(), Mixing(trainer.files, trainer.mixed)
-    # Checkpoints come last: what the others hold of a step is written before the loop is left.
-    checkpoints = Checkpoints(lambda: state.save(trainer), job.trainer.checkpoint_minutes)
-    last = trainer.train([*hooks, curve, mixing, checkpoints])
-    state.save(trainer)
+    curve, mixing, spent = recorders = (Curve(), Mixing(trainer.files, trainer.mixed), Spent())
+    resumed = state.resume(trainer, recorders, must_resume)
+    # Checkpoints come last: what the others hold of a step is in them.
+    checkpoints = Checkpoints(lambda: state.save(trainer, recorders), job.trainer.checkpoint_minutes)
+    trainer.train([*hooks, *recorders, checkpoints])
+    state.save(trainer, recorders)
     moments, levels = trainer.finish()
     record = {
         "run_id": job.run_id,
@@ -45,9 +45,9 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps": trainer.step,
         "resumed": resumed,
-        "seconds": round(last.seconds, 3),
-        "rows_per_second": round(last.rate, 1),
-        "waiting_share": round(last.waiting_share, 4),
+        "seconds": round(spent.seconds, 3),
+        "rows_per_second": round(spent.rows / max(spent.seconds, 1e-9), 1),
+        "waiting_share": round(spent.waited / max(spent.seconds, 1e-9), 4),
         "mixing": mixing.found,
         "rows": trainer.by_name(trainer.rows_by_domain),
         "moments_rows": trainer.by_name(moments),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
+from star_ctr.model.hooks.record import Recorder
 from star_ctr.model.processes import world
 from star_ctr.model.trainer import Trainer
 
@@ -21,7 +23,7 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
     return tensors
 
 
-def save(trainer: Trainer) -> None:
+def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
     """Write a checkpoint of where the run stands; of several processes, which stand alike, the first does."""
     if world()[0] != 0:
         return
@@ -31,15 +33,16 @@ def save(trainer: Trainer) -> None:
         "step": trainer.step,
         "rows": trainer.rows,
         "rows_by_domain": {str(k): v for k, v in trainer.rows_by_domain.items()},
+        "recorders": {r.name: r.state() for r in recorders},
     }
     checkpoint.save(trainer.job.place / "checkpoint", _tensors(trainer), place, trainer.settings.keep)
 
 
-def resume(trainer: Trainer, must: bool = False) -> bool:
-    """Go on from the run's checkpoint, if there is an unfinished one of the same job; returns whether there was.
+def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = False) -> bool:
+    """Go on from the run's checkpoint, if there is one of the same job; returns whether there was.
 
-    With `must` it is an error if there is none, or one of another data set or configuration: `UserError` names
-    what changed.
+    A training that came to its last step stands there again: what comes after it may not have been done. With `must` it
+    is an error if there is no checkpoint, or one of another data set or configuration: `UserError` names what changed.
     """
     folder = trainer.job.place / "checkpoint"
     place = checkpoint.latest(folder)
@@ -54,8 +57,6 @@ def resume(trainer: Trainer, must: bool = False) -> bool:
                 "Set it back, or train without --resume"
             )
         return False
-    if place["step"] >= trainer.steps:
-        return False
     tensors = checkpoint.load(folder, place)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -67,6 +68,8 @@ def resume(trainer: Trainer, must: bool = False) -> bool:
     trainer.averaged.steps.update((n, int(t)) for n, t in part("average-steps/").items())
     trainer.step, trainer.rows = place["step"], place["rows"]
     trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
+    for recorder in recorders:
+        recorder.load(place["recorders"][recorder.name])
     return True
 
 

@@ -1,4 +1,7 @@
-"""What a training leaves in its record: the curve, and how well its rows were mixed."""
+"""What a training leaves in its record: the curve, how well its rows were mixed, its time.
+
+All of it goes into the checkpoints, so that the record of a resumed training tells of the whole.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,48 @@ from star_ctr.model.hooks import Hook, Moment
 from star_ctr.model.plan import MIXED, DataFile
 
 
-class Curve(Hook):
+class Recorder(Hook):
+    """A hook that goes on where it was when a checkpoint was written."""
+
+    name: str
+
+    def state(self) -> Any:
+        """What it holds, as JSON can say it."""
+        raise NotImplementedError
+
+    def load(self, state: Any) -> None:
+        """Take what `state` gave."""
+        raise NotImplementedError
+
+
+class Spent(Recorder):
+    """Rows, seconds, and seconds of waiting for data, of this process and of those that it goes on from."""
+
+    name = "spent"
+
+    def __init__(self) -> None:
+        self.rows, self.seconds, self.waited = 0, 0.0, 0.0
+        self._before = (0, 0.0, 0.0)
+
+    def step(self, moment: Moment) -> None:
+        """Add this process's to those before it."""
+        rows, seconds, waited = self._before
+        self.rows, self.seconds, self.waited = rows + moment.rows, seconds + moment.seconds, waited + moment.waited
+
+    def state(self) -> tuple[int, float, float]:
+        """Rows, seconds, seconds waited."""
+        return self.rows, self.seconds, self.waited
+
+    def load(self, state: Sequence[float]) -> None:
+        """Go on from there."""
+        self._before = (int(state[0]), state[1], state[2])
+        self.rows, self.seconds, self.waited = self._before
+
+
+class Curve(Recorder):
     """The training curve: mean loss over each of at most `points` stretches of steps."""
+
+    name = "curve"
 
     def __init__(self, points: int = 100) -> None:
         self.points = points
@@ -27,13 +70,24 @@ class Curve(Hook):
             self.curve.append((moment.step, round(self._sum / self._n, 6)))
             self._sum, self._n = 0.0, 0
 
+    def state(self) -> dict[str, Any]:
+        """The points so far and the stretch begun."""
+        return {"curve": self.curve, "sum": self._sum, "n": self._n}
 
-class Mixing(Hook):
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
+        self._sum, self._n = state["sum"], state["n"]
+
+
+class Mixing(Recorder):
     """How well the rows of a batch are mixed: 1 as in a full shuffle of the domain, 0 where a batch is of one file.
 
     Of all pairs of rows in a batch, the share that stems from two files, over what that share would be if the batch
     were drawn from all of the domain's rows; batches weigh by their pairs. Domains of a single file say nothing.
     """
+
+    name = "mixing"
 
     def __init__(self, files: Sequence[DataFile], mixed: bool) -> None:
         sizes: dict[int, list[int]] = {}
@@ -51,6 +105,14 @@ class Mixing(Hook):
             pairs = n * (n - 1) / 2
             self._other += pairs * (1.0 - _same(np.bincount(moment.batch.file)))
             self._other_expected += pairs * expected
+
+    def state(self) -> tuple[float, float]:
+        """The pairs counted so far, and as many as a full shuffle would have."""
+        return self._other, self._other_expected
+
+    def load(self, state: Sequence[float]) -> None:
+        """Go on from there."""
+        self._other, self._other_expected = state
 
     @property
     def found(self) -> float | None:

@@ -163,7 +163,7 @@ RUN = "import sys; from star_ctr.model.train import main; main(sys.argv[1])"
 def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait_for_step: int) -> None:
     settings = {"epochs": 12, "checkpoint_minutes": 1e-6}
     undisturbed = job(table, tmp_path / "undisturbed", **settings)
-    train(undisturbed)
+    whole = train(undisturbed)
     killed = job(table, tmp_path / "killed", **settings)
     killed.place.mkdir()
     (killed.place / "job.json").write_text(killed.model_dump_json())
@@ -181,6 +181,20 @@ def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait
     assert record["resumed"]
     assert bits(killed) == bits(undisturbed)
     assert record["rows"] == {d: 12 * n for d, n in ROWS.items()}
+    assert {k: record[k] for k in ("curve", "mixing", "rows", "steps")} == {
+        k: whole[k] for k in ("curve", "mixing", "rows", "steps")
+    }, "the record tells of the whole training"
+
+
+def test_killed_after_the_last_step_it_is_finished_and_not_trained_again(table: str, tmp_path: Path) -> None:
+    j = job(table, tmp_path)
+    before, model = train(j), bits(j)
+    (tmp_path / "record.json").unlink()
+    (tmp_path / "model.safetensors").unlink()
+    again = train(j)
+    assert again["resumed"]
+    assert bits(j) == model
+    assert {k: v for k, v in again.items() if k != "resumed"} == {k: v for k, v in before.items() if k != "resumed"}
 
 
 @pytest.mark.slow
