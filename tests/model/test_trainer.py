@@ -195,21 +195,3 @@ def test_killed_after_the_last_step_it_is_finished_and_not_trained_again(table: 
     assert again["resumed"]
     assert bits(j) == model
     assert {k: v for k, v in again.items() if k != "resumed"} == {k: v for k, v in before.items() if k != "resumed"}
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file
-
-    from star_ctr.model.train import launch
-
-    one = job(table, tmp_path / "one", epochs=2, averaging=0, moments_rows=0)
-    two = job(table, tmp_path / "two", epochs=2, averaging=0, moments_rows=0, processes=2)
-    one = one.model_copy(update={"model": one.model.model_copy(update={"dropout": 0.0})})
-    two = two.model_copy(update={"model": two.model.model_copy(update={"dropout": 0.0})})
-    launch(one)
-    launch(two)
-    a, b = (load_file(j.place / "model.safetensors") for j in (one, two))
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], atol=2e-4, err_msg=name)
-    assert json.loads((two.place / "record.json").read_text())["rows"] == {d: 2 * n for d, n in ROWS.items()}

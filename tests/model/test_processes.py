@@ -1,0 +1,147 @@
+"""Groups of processes under torchrun: two train the model that one would, and what was killed goes on at any size."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.run import train
+from star_ctr.model.train import launch
+from tests.model.synthetic import ROWS, job, write_split
+
+pytestmark = pytest.mark.slow
+
+TOLERANCE = 2e-4
+"""Sums of float32 in another order, through 60 steps of Adam."""
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("split")
+    write_split(folder, part="test", rows={"a": 60, "b": 20})
+    return write_split(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """The training that one process makes, undisturbed."""
+    j = without_dropout(table, tmp_path_factory.mktemp("alone"))
+    train(j)
+    return j
+
+
+def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
+    """A job whose result does not depend on which process draws for a row."""
+    j = job(table, folder, **{"epochs": EPOCHS, "averaging": 0.0, "checkpoint_minutes": 1e-6, **trainer})
+    return j.model_copy(update={"model": j.model.model_copy(update={"dropout": 0.0})})
+
+
+def same_model(one: TrainingJob, other: TrainingJob) -> None:
+    """Every weight of both, to floating point noise; and every row trained on once an epoch."""
+    a, b = (load_file(j.place / "model.safetensors") for j in (one, other))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], atol=TOLERANCE, err_msg=name)
+    assert record(other)["rows"] == {d: EPOCHS * n for d, n in ROWS.items()}
+
+
+def record(j: TrainingJob) -> dict[str, object]:
+    """The record that a finished training left."""
+    return dict(json.loads((j.place / "record.json").read_text()))
+
+
+def group(j: TrainingJob, *options: str) -> subprocess.Popen[bytes]:
+    """Torchrun on a job, in a process group of its own."""
+    j.place.mkdir(parents=True, exist_ok=True)
+    path = j.place / "job.json"
+    path.write_text(j.model_dump_json())
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "star_ctr.model.train", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
+
+
+def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
+    """Act once the job's checkpoint stands at a step."""
+    latest = j.place / "checkpoint" / "latest.json"
+    deadline = time.monotonic() + 180
+    while process.poll() is None and time.monotonic() < deadline:
+        if latest.exists() and json.loads(latest.read_text())["step"] >= step:
+            act()
+            return
+        time.sleep(0.005)
+    raise AssertionError("the training ended before its step, or did not get there")
+
+
+def workers(j: TrainingJob) -> list[int]:
+    """The processes that train a job (not torchrun's agent), by their command lines."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(j.place / "job.json").encode() in words and b"torch.distributed.run" not in words:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    two = without_dropout(table, tmp_path, processes=2)
+    launch(two)
+    same_model(alone, two)
+    assert record(two)["processes"] == 2
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_two_killed_go_on_as_one_and_as_three(table: str, tmp_path: Path, alone: TrainingJob, processes: int) -> None:
+    two = without_dropout(table, tmp_path, processes=2)
+    process = group(two, "--standalone", "--nproc-per-node=2")
+    when(process, two, 5, lambda: os.killpg(process.pid, signal.SIGKILL))
+    process.wait()
+    for worker in workers(two):  # torchrun gives its workers sessions of their own
+        os.kill(worker, signal.SIGKILL)
+    other = without_dropout(table, tmp_path, processes=processes)
+    launch(other, must_resume=True)
+    same_model(alone, other)
+    assert record(other)["resumed"]
+
+
+def test_a_lost_process_restarts_the_group_from_the_last_checkpoint(
+    table: str, tmp_path: Path, alone: TrainingJob
+) -> None:
+    two = without_dropout(table, tmp_path, processes=2)
+    process = group(two, "--standalone", "--nproc-per-node=2", "--max-restarts=2")
+    when(process, two, 5, lambda: os.kill(workers(two)[-1], signal.SIGKILL))
+    assert process.wait(timeout=300) == 0
+    same_model(alone, two)
+    assert record(two)["resumed"]
+
+
+def test_two_nodes_train_the_model_that_one_process_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    two = without_dropout(table, tmp_path, processes=2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [
+        group(
+            two, "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    same_model(alone, two)
+    assert record(two)["processes"] == 2
