@@ -9,7 +9,9 @@ from pydantic import Field
 from star_ctr.conf.declared import Declared
 
 Width = Annotated[int, Field(ge=1)]
-HOW_NOT_WHAT = frozenset({"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "threads", "device"})
+HOW_NOT_WHAT = frozenset(
+    {"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "launcher", "threads", "device"}
+)
 """Settings of the trainer that say how it works and not what comes out."""
 
 
@@ -95,7 +97,11 @@ class TrainerSettings(Declared):
         True, description="set each domain's output bias so that predicted clicks are the actual ones of those rows"
     )
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
-    processes: int = Field(1, ge=1, description="torchrun processes; a batch is cut over them")
+    processes: int = Field(1, ge=1, description="processes; a batch is cut over them")
+    launcher: Literal["torchrun", "spark"] = Field(
+        "torchrun",
+        description="what starts the processes: torchrun on this machine, or Spark as tasks on its executors",
+    )
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
     restarts: int = Field(2, ge=0, description="times that a group of processes is started again when one is lost")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one more on SIGTERM")

@@ -79,6 +79,9 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.sql.autoBroadcastJoinThreshold": "2m",
         # A task buffers a row group before it writes it: of wide rows with lists, several tasks' fill a small heap.
         "spark.hadoop.parquet.block.size": str(32 << 20),
+        # A training that asks for more slots than there are is told so in half a minute, and not in ten.
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "5s",
+        "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "6",
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
         **settings.spark.conf,
     }

@@ -21,6 +21,7 @@ from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.ingest import valid_day
+from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import vocabulary_files
 from star_ctr.jobs.store import Store, among
@@ -42,7 +43,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: 
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("split")[-1]
     job = pinned(settings, store, ds)
-    launch(job, resume)
+    start = launch if job.trainer.launcher == "torchrun" else launch_on_spark
+    start(job, resume)
     record = read_record(job.place)
     keep_vocabularies(store, job)
     write_runs(store, [(settings, record, None)])

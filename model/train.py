@@ -31,10 +31,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
 
     A group that loses a process is started again from the last checkpoint, up to `trainer.restarts` times.
     """
-    path = job.place / "job.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (job.place / "record.json").unlink(missing_ok=True)
+    path = write_job(job)
     if job.trainer.processes == 1:
         train(job, hooks_of(job), must_resume)
         return
@@ -46,6 +43,15 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise UserError(f"{job.run_id}: a training process failed; its own message stands above")
+
+
+def write_job(job: TrainingJob) -> Path:
+    """Put the job's file into its folder, and the record of an earlier training away; returns the file."""
+    path = job.place / "job.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (job.place / "record.json").unlink(missing_ok=True)
+    return path
 
 
 def hooks_of(job: TrainingJob) -> list[Hook]:

@@ -12,20 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.run import train
 from star_ctr.model.train import launch
-from tests.model.synthetic import ROWS, job, write_split
+from tests.model.synthetic import record, same_model, without_dropout, write_split
 
 pytestmark = pytest.mark.slow
-
-TOLERANCE = 2e-4
-"""Sums of float32 in another order, through 60 steps of Adam."""
-EPOCHS = 4
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +35,6 @@ def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     j = without_dropout(table, tmp_path_factory.mktemp("alone"))
     train(j)
     return j
-
-
-def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
-    """A job whose result does not depend on which process draws for a row."""
-    j = job(table, folder, **{"epochs": EPOCHS, "averaging": 0.0, "checkpoint_minutes": 1e-6, **trainer})
-    return j.model_copy(update={"model": j.model.model_copy(update={"dropout": 0.0})})
-
-
-def same_model(one: TrainingJob, other: TrainingJob) -> None:
-    """Every weight of both, to floating point noise; and every row trained on once an epoch."""
-    a, b = (load_file(j.place / "model.safetensors") for j in (one, other))
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], atol=TOLERANCE, err_msg=name)
-    assert record(other)["rows"] == {d: EPOCHS * n for d, n in ROWS.items()}
-
-
-def record(j: TrainingJob) -> dict[str, object]:
-    """The record that a finished training left."""
-    return dict(json.loads((j.place / "record.json").read_text()))
 
 
 def group(j: TrainingJob, *options: str) -> subprocess.Popen[bytes]:

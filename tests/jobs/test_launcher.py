@@ -1,0 +1,32 @@
+"""A training whose processes are tasks of Spark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import UserError
+from star_ctr.jobs.launcher import launch_on_spark
+from star_ctr.model.run import train
+from tests.model.synthetic import record, same_model, without_dropout, write_split
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+
+def test_two_tasks_train_the_model_that_one_process_would(spark: SparkSession, tmp_path: Path) -> None:
+    write_split(tmp_path, part="test", rows={"a": 60, "b": 20})
+    table = write_split(tmp_path)
+    one = without_dropout(table, tmp_path / "one")
+    train(one)
+    two = without_dropout(table, tmp_path / "two", processes=2, launcher="spark")
+    launch_on_spark(two)
+    same_model(one, two)
+    assert record(two)["processes"] == 2
+
+
+def test_more_processes_than_there_are_slots_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+    table = write_split(tmp_path)
+    with pytest.raises(UserError, match="Barrier execution mode.*trainer.processes=9"):
+        launch_on_spark(without_dropout(table, tmp_path / "nine", processes=9, launcher="spark"))
