@@ -10,7 +10,7 @@ from star_ctr.conf.declared import Declared
 
 Width = Annotated[int, Field(ge=1)]
 HOW_NOT_WHAT = frozenset(
-    {"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "launcher", "threads", "device"}
+    {"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "launcher", "tables", "threads", "device"}
 )
 """Settings of the trainer that say how it works and not what comes out."""
 
@@ -101,6 +101,9 @@ class TrainerSettings(Declared):
     launcher: Literal["torchrun", "spark"] = Field(
         "torchrun",
         description="what starts the processes: torchrun on this machine, or Spark as tasks on its executors",
+    )
+    tables: Literal["replicated", "sharded"] = Field(
+        "replicated", description="embeddings: whole in each process, or their rows shared out over the processes"
     )
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
     restarts: int = Field(2, ge=0, description="times that a group of processes is started again when one is lost")

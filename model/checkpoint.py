@@ -18,6 +18,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
 from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 
+from star_ctr.model.processes import wait_for_all
+
 LATEST = "latest.json"
 
 
@@ -29,18 +31,40 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def save(folder: Path, tensors: dict[str, Tensor], place: dict[str, Any], keep: int = 1) -> None:
-    """Write a checkpoint of `tensors` at `place` (JSON, with `step` in it), and keep the newest `keep`."""
+def save(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    place: dict[str, Any],
+    keep: int = 1,
+    rank: int = 0,
+    own: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a checkpoint of `tensors` at `place` (JSON, with `step` in it), and keep the newest `keep`.
+
+    Of several processes the first one does, unless each has tensors of its `own` (None: it has not): then all of them
+    call this.
+    """
     name = f"step-{place['step']:09d}"
     target = folder / name
-    shutil.rmtree(target, ignore_errors=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        save_checkpoint(dict(tensors), checkpoint_id=str(target), no_dist=True)
+    if rank == 0:
+        shutil.rmtree(target, ignore_errors=True)
+    if own is not None:
+        wait_for_all()
+        _write(target / f"part-{rank}", own)
+        wait_for_all()
+    if rank > 0:
+        return
+    _write(target, tensors)
     write_json(folder / LATEST, {**place, "folder": name})
     others = sorted((p for p in folder.glob("step-*") if p.name != name), key=lambda p: p.name, reverse=True)
     for other in others[keep - 1 :]:
         shutil.rmtree(other, ignore_errors=True)
+
+
+def _write(target: Path, tensors: dict[str, Tensor]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        save_checkpoint(dict(tensors), checkpoint_id=str(target), no_dist=True)
 
 
 def latest(folder: Path) -> dict[str, Any] | None:
@@ -52,9 +76,9 @@ def latest(folder: Path) -> dict[str, Any] | None:
     return place
 
 
-def load(folder: Path, place: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the checkpoint at `place`."""
-    target = str(folder / place["folder"])
+def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[str, Tensor]:
+    """The tensors of the checkpoint at `place`, or those that one process had for its own."""
+    target = str(folder / place["folder"] / ("" if part is None else f"part-{part}"))
     metadata: dict[str, Any] = FileSystemReader(target).read_metadata().state_dict_metadata
     tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()}
     with warnings.catch_warnings():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from star_ctr.conf.layout import Layout, SequenceField
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.pooling import DienPooling, DinPooling
+from star_ctr.model.sharding import WHOLE
 from star_ctr.model.tables import EmbeddingTables, MeanLookup
 
 
@@ -28,11 +29,11 @@ class SharedInputs(nn.Module):
     a list of values (a categorical feature with a `separator`) is always the mean of them.
     """
 
-    def __init__(self, layout: Layout, settings: ModelSettings) -> None:
+    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:
         super().__init__()
         self.layout = layout
         self.widths = embedding_widths(layout, settings)
-        self.tables = EmbeddingTables(layout.embeddings, self.widths)
+        self.tables = EmbeddingTables(layout.embeddings, self.widths, part)
         attended = [] if settings.pooling == "mean" else [s for s in layout.sequences if s.separator is None]
         self.pooling = nn.ModuleDict({s.name: self._pooling(s, settings) for s in attended})
         self.singles = sum(self.widths[field.embedding] for field in layout.categorical)
@@ -76,7 +77,7 @@ class SharedInputs(nn.Module):
 
         The one place that knows the order of z: training, export and scoring all come through here.
         """
-        means = {w: lookup(self.tables.storages[w], ints_BI) for w, lookup in self.lookups.items()}
+        means = {w: lookup(self.tables, w, ints_BI) for w, lookup in self.lookups.items()}
         parts = [means[str(width)][:, start:stop].flatten(1) for width, start, stop in self._runs]
         looked_up_BS = parts[0] if len(parts) == 1 else torch.cat([*parts, floats_BN[:, :0]], dim=1)
         attended = [

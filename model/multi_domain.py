@@ -13,6 +13,7 @@ from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBo
 from star_ctr.model.inputs import SharedInputs
 from star_ctr.model.layers import AuxiliaryNetwork, StarFCN
 from star_ctr.model.norms import Moments, Segment, make_norm, segments_of
+from star_ctr.model.sharding import WHOLE
 from star_ctr.model.successors import PLE, PEPNet
 
 
@@ -41,12 +42,15 @@ def make_network(
 
 
 class MultiDomainModel(nn.Module):
-    """A model of the domains of a layout, and of domain 0 for any other."""
+    """A model of the domains of a layout, and of domain 0 for any other.
 
-    def __init__(self, layout: Layout, settings: ModelSettings) -> None:
+    `part`: (rank, parts) where this process holds one of several parts of the embeddings (`model.sharding`).
+    """
+
+    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:
         super().__init__()
         self.domains = len(layout.domains) + 1
-        self.inputs = SharedInputs(layout, settings)
+        self.inputs = SharedInputs(layout, settings, part)
         features = self.inputs.features
         self.norm: nn.Module = make_norm(settings, features, self.domains)
         self.network: nn.Module = make_network(settings, features, self.domains, self.inputs.singles)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
 from star_ctr.model.rows import RowAdam
+from star_ctr.model.tables import EmbeddingTables
 
 
 class Optimizers:
@@ -91,11 +92,19 @@ def own_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
                 yield parameter, neutral
 
 
+def tables_of(model: nn.Module) -> EmbeddingTables:
+    """The embedding tables of a model."""
+    tables = model.inputs.tables  # type: ignore[union-attr]
+    assert isinstance(tables, EmbeddingTables)
+    return tables
+
+
 def sum_gradients(model: nn.Module) -> None:
     """Sum the gradients over all processes, of those parameters that this step's domains touched.
 
     Each process's loss is its share of the batch's mean, so the sum is the gradient of the whole batch. All
-    processes work on the same domains in a step and thus hold gradients of the same parameters.
+    processes work on the same domains in a step and thus hold gradients of the same parameters. Sharded tables have
+    theirs from all processes already.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
@@ -107,7 +116,7 @@ def sum_gradients(model: nn.Module) -> None:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
     for parameter in model.parameters():
-        if parameter.grad is not None and parameter.grad.is_sparse:
+        if parameter.grad is not None and parameter.grad.is_sparse and not tables_of(model).sharded:
             gradient = parameter.grad.coalesce()
             dist.all_reduce(gradient)
             parameter.grad = gradient

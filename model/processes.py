@@ -43,10 +43,16 @@ def seed(device: torch.device, value: int) -> None:
         torch.cuda.manual_seed(value)
 
 
-def any_of(told: bool) -> bool:
-    """Whether any process says so; all of them ask at the same place."""
+def most_of(value: int) -> int:
+    """The largest value of all processes; all of them ask at the same place."""
     if world()[1] == 1:
-        return told
-    value = torch.tensor(float(told), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(value)
-    return bool(value > 0)
+        return value
+    largest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def wait_for_all() -> None:
+    """Go on when all processes are here."""
+    if world()[1] > 1:
+        dist.barrier()

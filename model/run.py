@@ -30,6 +30,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     trainer.train([*hooks, *recorders, checkpoints])
     state.save(trainer, recorders)
     moments, levels = trainer.finish()
+    trainer.model.inputs.tables.gather()
     record = {
         "run_id": job.run_id,
         "ds": job.ds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
 from star_ctr.model.hooks.record import Recorder
 from star_ctr.model.processes import world
+from star_ctr.model.sharding import resharded, rows_of_part
 from star_ctr.model.trainer import Trainer
 
 
@@ -24,8 +26,12 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
-    """Write a checkpoint of where the run stands; of several processes, which stand alike, the first does."""
-    if world()[0] != 0:
+    """Write a checkpoint of where the run stands, unless there is one of just there.
+
+    Of several processes, which stand alike, the first one does; of sharded tables each writes its part.
+    """
+    rank, (_, parts) = world()[0], trainer.model.inputs.tables.part
+    if rank > 0 and parts == 1:
         return
     place: dict[str, Any] = {
         "identity": trainer.job.identity(),
@@ -34,8 +40,37 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "rows": trainer.rows,
         "rows_by_domain": {str(k): v for k, v in trainer.rows_by_domain.items()},
         "recorders": {r.name: r.state() for r in recorders},
+        "parts": parts,
     }
-    checkpoint.save(trainer.job.place / "checkpoint", _tensors(trainer), place, trainer.settings.keep)
+    folder = trainer.job.place / "checkpoint"
+    if (before := checkpoint.latest(folder)) and all(before.get(k) == place[k] for k in ("identity", "step")):
+        return
+    tensors = _tensors(trainer)
+    own = {n: t for n, t in tensors.items() if _is_of_a_table(n, t)} if parts > 1 else None
+    common = {n: t for n, t in tensors.items() if n not in (own or {})}
+    checkpoint.save(folder, common, place, trainer.settings.keep, rank, own)
+
+
+def _is_of_a_table(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor has a row for each of an embedding table's: its weights, their moments and their average."""
+    return "inputs.tables." in name and tensor.dim() == 2
+
+
+def _loaded(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[str, Tensor]:
+    """The checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it."""
+    tensors, tables = checkpoint.load(folder, place), trainer.model.inputs.tables
+    parts = place["parts"]
+    if parts == 1 and not tables.sharded:
+        return tensors
+    mine: dict[str, Tensor] = {}
+    for part in range(parts):
+        theirs = tensors if parts == 1 else checkpoint.load(folder, place, part)
+        for name, tensor in theirs.items():
+            if _is_of_a_table(name, tensor):
+                width = tensor.shape[1]
+                shape = (rows_of_part(tables.rows[width], tables.part), width)
+                resharded(tensor, (part, parts), mine.setdefault(name, tensor.new_empty(shape)), tables.part)
+    return tensors | mine
 
 
 def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = False) -> bool:
@@ -57,7 +92,7 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
                 "Set it back, or train without --resume"
             )
         return False
-    tensors = checkpoint.load(folder, place)
+    tensors = _loaded(trainer, folder, place)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

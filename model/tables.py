@@ -11,42 +11,93 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from star_ctr.conf.layout import PADDING
+from star_ctr.model.rows import distinct
+from star_ctr.model.sharding import WHOLE, fetched, gathered, rows_of_part
+
+BLOCK = 1 << 16
+"""Rows that are drawn from one seed at the start."""
 
 
 class EmbeddingTables(nn.Module):
     """The tables that all domains share (§3.1), those of one width in one storage.
 
     A batch then has one lookup, one sparse gradient and one update a width, where a table each would pay for
-    twenty small ones. Row 0 of a storage is the padding row of all of its tables and stays 0; a table's ids from 1
-    on stand together, `offset` further down.
+    twenty small ones. A storage may be shared out over the processes of a training (`model.sharding`). Row 0 of a
+    storage is the padding row of all of its tables and stays 0; a table's ids from 1 on stand together, `offset`
+    further down.
     """
 
-    def __init__(self, sizes: Mapping[str, int], widths: Mapping[str, int]) -> None:
-        """`sizes`: rows of each table, its padding row counted; `widths`: of its rows."""
+    def __init__(self, sizes: Mapping[str, int], widths: Mapping[str, int], part: tuple[int, int] = WHOLE) -> None:
+        """`sizes`: rows of each table, its padding row counted; `widths`: of its rows; `part`: see `sharding`."""
         super().__init__()
-        self.widths, self.sizes = dict(widths), dict(sizes)
+        self.widths, self.sizes, self.part = dict(widths), dict(sizes), part
         self.offset: dict[str, int] = {}
         """What to add to a table's ids to have their rows in its storage."""
-        rows: dict[int, int] = {}
+        self.rows: dict[int, int] = {}
+        """Rows of the storage of a width, over all processes."""
         for name, size in sizes.items():
-            self.offset[name] = rows.get(widths[name], 1) - 1
-            rows[widths[name]] = self.offset[name] + size
-        self.storages = nn.ParameterDict({str(w): nn.Parameter(torch.empty(n, w)) for w, n in rows.items()})
-        for storage in self.storages.values():
-            nn.init.normal_(storage, std=0.01)
-            with torch.no_grad():
-                storage[PADDING].zero_()
+            self.offset[name] = self.rows.get(widths[name], 1) - 1
+            self.rows[widths[name]] = self.offset[name] + size
+        self.storages = nn.ParameterDict(
+            {str(w): nn.Parameter(torch.empty(rows_of_part(n, part), w)) for w, n in self.rows.items()}
+        )
+        for width, storage in self.storages.items():
+            if not storage.is_meta:
+                self._start(storage, self.rows[int(width)])
+
+    @torch.no_grad()
+    def _start(self, storage: Tensor, rows: int) -> None:
+        """Draw the embeddings, in blocks of their own seeds: a part draws no more than it needs, and the same."""
+        rank, parts = self.part
+        for number, start in enumerate(range(0, rows, BLOCK)):
+            seed = hash((torch.initial_seed(), storage.shape[1], number)) % (1 << 62)
+            block = torch.empty(min(BLOCK, rows - start), storage.shape[1], dtype=storage.dtype, device="cpu")
+            block.normal_(std=0.01, generator=torch.Generator().manual_seed(seed))
+            first = (rank - start) % parts
+            mine = block[first::parts]
+            place = (start + first) // parts
+            storage[place : place + len(mine)] = mine
+        if rank == 0:
+            storage[PADDING].zero_()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether other processes hold a part of the rows."""
+        return self.part[1] > 1
 
     def of(self, name: str) -> Tensor:
         """A copy of one table, its padding row first, so that its ids are its rows."""
         storage, first = self.storages[str(self.widths[name])], self.offset[name] + 1
         return torch.cat([storage[:1], storage[first : first + self.sizes[name] - 1]])
 
+    def reach(self, width: int | str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """A tensor that holds what those rows of a storage hold, and their places in it, in `rows`' shape.
+
+        That is the storage itself, or what was fetched from the processes that share it: all of them come here alike.
+        """
+        storage = self.storages[str(width)]
+        if not self.sharded:
+            return storage, rows
+        rows_N, place_M = distinct(rows.flatten(), self.rows[int(width)])
+        return fetched(storage, rows_N, self.part), place_M.view(rows.shape)
+
     def embedded(self, name: str, ids: Tensor) -> Tensor:
         """The embeddings of ids of one table, each by itself: the ids' shape x width."""
-        rows = (ids + self.offset[name]).masked_fill_(ids == PADDING, PADDING)
-        storage = self.storages[str(self.widths[name])]
-        return F.embedding(rows, storage, padding_idx=PADDING, sparse=torch.is_grad_enabled())
+        rows = (ids.long() + self.offset[name]).masked_fill_(ids == PADDING, PADDING)
+        table, place = self.reach(self.widths[name], rows)
+        if self.sharded:
+            return F.embedding(place, table)
+        return F.embedding(place, table, padding_idx=PADDING, sparse=torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Bring all parts to the first process, which is whole from then on; the others' are of no use any more."""
+        if not self.sharded:
+            return
+        for width, storage in self.storages.items():
+            if (whole := gathered(storage.detach(), self.rows[int(width)], self.part)) is not None:
+                storage.data = whole
+        self.part = WHOLE
 
 
 class MeanLookup(nn.Module):
@@ -70,7 +121,7 @@ class MeanLookup(nn.Module):
             # Numbers also where a model is made on the meta device: they are no weights, and not saved with them.
             self.register_buffer(name, torch.tensor(values, dtype=torch.long, device="cpu"), persistent=False)
 
-    def forward(self, storage: Tensor, ints_BI: Tensor) -> Tensor:
+    def forward(self, tables: EmbeddingTables, width: int | str, ints_BI: Tensor) -> Tensor:
         """The means of each row, B x lists x width."""
         flat = ints_BI.index_select(1, self.column).flatten()
         place_M = flat.nonzero().squeeze(1)  # PADDING is 0
@@ -78,8 +129,9 @@ class MeanLookup(nn.Module):
         column_M = place_M - row_M * len(self.column)
         id_M = flat.index_select(0, place_M) + self.offset.index_select(0, column_M)
         list_M = row_M * self.lists + self.list.index_select(0, column_M)
-        mean: Tensor = _Means.apply(storage, id_M, list_M, len(ints_BI) * self.lists)  # type: ignore[no-untyped-call]
-        return mean.view(len(ints_BI), self.lists, storage.shape[1])
+        table, place_M = tables.reach(width, id_M)
+        mean: Tensor = _Means.apply(table, place_M, list_M, len(ints_BI) * self.lists)  # type: ignore[no-untyped-call]
+        return mean.view(len(ints_BI), self.lists, table.shape[1])
 
 
 class _Means(torch.autograd.Function):

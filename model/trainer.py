@@ -26,6 +26,7 @@ from star_ctr.model.optimizers import Averaged, Optimizers
 from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.processes import device_for, seed, set_threads, world
 from star_ctr.model.reading import live_files
+from star_ctr.model.sharding import WHOLE
 from star_ctr.model.stream import Batch, ahead, epoch_batches
 
 
@@ -46,7 +47,8 @@ class Trainer:
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.batches == "mixed"
-        self.model = MultiDomainModel(job.layout, job.model).to(self.device)
+        part = world() if job.trainer.tables == "sharded" else WHOLE
+        self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
         self.steps_an_epoch = sum(
             batches_of(n, self.settings.batch_size) for n in rows_by_domain(self.files, self.mixed).values()
         )

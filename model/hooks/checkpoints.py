@@ -11,7 +11,9 @@ from typing import Any
 
 from star_ctr.conf.errors import UserError
 from star_ctr.model.hooks import Hook, Moment
-from star_ctr.model.processes import any_of, world
+from star_ctr.model.processes import most_of, world
+
+SAVE, STOP = 1, 2
 
 
 class StoppedError(UserError):
@@ -21,8 +23,8 @@ class StoppedError(UserError):
 class Checkpoints(Hook):
     """Calls `save` every `minutes`, and on SIGTERM saves and leaves the loop by `StoppedError`.
 
-    The processes of a group are told to stop one after the other: they agree on the step at which they do, in the
-    sum that they exchange at every `every`-th step, so that all of them leave at the same one.
+    The processes of a group have clocks of their own, and are told to stop one after the other: they agree at every
+    `every`-th step on what they do, so that all of them save, or leave, at the same one.
     """
 
     def __init__(self, save: Callable[[], None], minutes: float, every: int = 10) -> None:
@@ -44,15 +46,17 @@ class Checkpoints(Hook):
         """Save if it is time, or if the process was told to stop."""
         if moment.step == moment.steps:  # nothing is left to stop, and the end is saved by whoever runs the loop
             return
-        alone = world()[1] == 1
-        if (alone or moment.step % self._every == 0) and any_of(self._told.is_set()):
+        if world()[1] > 1 and moment.step % self._every:
+            return
+        due = time.monotonic() - self._last > self._seconds
+        asked = most_of(STOP if self._told.is_set() else SAVE if due else 0)
+        if asked:
             self._save()
+            self._last = time.monotonic()
+        if asked == STOP:
             raise StoppedError(
                 f"told to stop (SIGTERM) at step {moment.step} of {moment.steps}; saved: run it again to go on"
             )
-        if time.monotonic() - self._last > self._seconds:
-            self._save()
-            self._last = time.monotonic()
 
     def end(self, moment: Moment) -> None:
         """Listen no more."""

@@ -79,15 +79,24 @@ def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path
     assert record(two)["processes"] == 2
 
 
+def test_sharded_tables_train_the_model_that_whole_ones_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    two = without_dropout(table, tmp_path, processes=2, tables="sharded")
+    launch(two)
+    same_model(alone, two)
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
 @pytest.mark.parametrize("processes", [1, 3])
-def test_two_killed_go_on_as_one_and_as_three(table: str, tmp_path: Path, alone: TrainingJob, processes: int) -> None:
-    two = without_dropout(table, tmp_path, processes=2)
+def test_two_killed_go_on_as_one_and_as_three(
+    table: str, tmp_path: Path, alone: TrainingJob, processes: int, tables: str
+) -> None:
+    two = without_dropout(table, tmp_path, processes=2, tables=tables)
     process = group(two, "--standalone", "--nproc-per-node=2")
     when(process, two, 5, lambda: os.killpg(process.pid, signal.SIGKILL))
     process.wait()
     for worker in workers(two):  # torchrun gives its workers sessions of their own
         os.kill(worker, signal.SIGKILL)
-    other = without_dropout(table, tmp_path, processes=processes)
+    other = without_dropout(table, tmp_path, processes=processes, tables=tables)
     launch(other, must_resume=True)
     same_model(alone, other)
     assert record(other)["resumed"]

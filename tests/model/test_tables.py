@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from star_ctr.conf.layout import IdField, Layout, SequenceField
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 from star_ctr.model import rows as row_adam
+from star_ctr.model import tables as tables_module
 from star_ctr.model.inputs import SharedInputs
 from star_ctr.model.optimizers import Optimizers
 from star_ctr.model.processes import seed
+from star_ctr.model.sharding import resharded, rows_of_part
 from star_ctr.model.tables import EmbeddingTables, MeanLookup
 from tests.model.arrays import array
 
@@ -71,7 +73,7 @@ def test_the_gradient_is_that_of_a_dense_table_and_leaves_padding_alone() -> Non
     lookup = MeanLookup([(0, 1, tables.offset["user"]), (1, 4, tables.offset["item"])])
     rows = torch.tensor([[5, 8, 0, 8, 1], [0, 0, 0, 0, 0], [1, 2, 0, 0, 0]], dtype=torch.int32)
     weight = torch.from_numpy(RNG.normal(size=(3, 2, 2)))
-    (lookup(storage, rows) * weight).sum().backward()
+    (lookup(tables, 2, rows) * weight).sum().backward()
     assert storage.grad is not None
     gradient = storage.grad.to_dense()
     expected = np.zeros(storage.shape)
@@ -90,6 +92,27 @@ def test_no_two_tables_share_a_row_but_padding() -> None:
         rows = [i + tables.offset[n] for n, size in SIZES.items() if WIDTHS[n] == int(width) for i in range(1, size)]
         assert sorted(rows) == list(range(1, len(storage)))
         assert not storage[0].any()
+
+
+@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 4))
+def test_rows_come_back_whole_whatever_the_number_of_parts_before_and_after(rows: int, before: int, after: int) -> None:
+    table = torch.arange(rows, dtype=torch.float32)[:, None].repeat(1, 2)
+    parts = [table[rank::before] for rank in range(before)]
+    assert [len(p) for p in parts] == [rows_of_part(rows, (rank, before)) for rank in range(before)]
+    for rank in range(after):
+        mine = torch.full((rows_of_part(rows, (rank, after)), 2), -1.0)
+        for other, theirs in enumerate(parts):
+            resharded(theirs, (other, before), mine, (rank, after))
+        assert mine.equal(table[rank::after])
+
+
+def test_a_part_starts_with_its_rows_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables_module, "BLOCK", 4)
+    torch.manual_seed(5)
+    whole = EmbeddingTables({"user": 27}, {"user": 3}).storages["3"]
+    for rank in range(3):
+        assert EmbeddingTables({"user": 27}, {"user": 3}, (rank, 3)).storages["3"].equal(whole[rank::3])
+    assert whole[1:].std().item() == pytest.approx(0.01, rel=0.3)
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from([0, 10**6]))
