@@ -130,7 +130,8 @@ class MeanLookup(nn.Module):
         id_M = flat.index_select(0, place_M) + self.offset.index_select(0, column_M)
         list_M = row_M * self.lists + self.list.index_select(0, column_M)
         table, place_M = tables.reach(width, id_M)
-        mean: Tensor = _Means.apply(table, place_M, list_M, len(ints_BI) * self.lists)  # type: ignore[no-untyped-call]
+        lists = len(ints_BI) * self.lists
+        mean: Tensor = _Means.apply(table, place_M, list_M, lists, tables.sharded)  # type: ignore[no-untyped-call]
         return mean.view(len(ints_BI), self.lists, table.shape[1])
 
 
@@ -142,19 +143,23 @@ class _Means(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int) -> Tensor:
-        """The means, lists x the table's width."""
+    def forward(ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int, dense: bool) -> Tensor:
+        """The means, lists x the table's width; `dense`: so is to be the table's gradient."""
         size_N = torch.bincount(list_M, minlength=lists)
         total = F.embedding_bag(row_M, table, size_N.cumsum(0) - size_N, mode="sum")
         share_N1 = size_N.clamp(min=1).to(table.dtype).reciprocal().unsqueeze(1)
         ctx.save_for_backward(row_M, list_M, share_N1)
-        ctx.shape = table.shape
+        ctx.shape, ctx.dense = table.shape, dense
         return total * share_N1
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        """The table's gradient, sparse: a row for each entry."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """The table's gradient; a sparse one has a row for each entry."""
         row_M, list_M, share_N1 = ctx.saved_tensors
         values = (gradient * share_N1).index_select(0, list_M)
-        return torch.sparse_coo_tensor(row_M[None], values, ctx.shape, check_invariants=False), None, None, None
+        if ctx.dense:
+            of_table = values.new_zeros(ctx.shape).index_add_(0, row_M, values)
+        else:
+            of_table = torch.sparse_coo_tensor(row_M[None], values, ctx.shape, check_invariants=False)
+        return of_table, None, None, None, None
