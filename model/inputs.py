@@ -79,13 +79,15 @@ class SharedInputs(nn.Module):
         """
         means = {w: lookup(self.tables, w, ints_BI) for w, lookup in self.lookups.items()}
         parts = [means[str(width)][:, start:stop].flatten(1) for width, start, stop in self._runs]
-        looked_up_BS = parts[0] if len(parts) == 1 else torch.cat([*parts, floats_BN[:, :0]], dim=1)
-        attended = [
-            self._attended(ints_BI, looked_up_BS, sequence, offset)
-            for sequence, offset in self.layout.sequence_offsets()
-            if sequence.name in self.pooling
-        ]
-        return torch.cat([looked_up_BS, *attended, floats_BN], dim=1)
+        attended = []
+        if self.pooling:
+            singles_BS = torch.cat(parts, dim=1)
+            attended = [
+                self._attended(ints_BI, singles_BS, sequence, offset)
+                for sequence, offset in self.layout.sequence_offsets()
+                if sequence.name in self.pooling
+            ]
+        return torch.cat([*parts, *attended, floats_BN], dim=1)
 
     def _attended(self, ints_BI: Tensor, singles_BS: Tensor, sequence: SequenceField, offset: int) -> Tensor:
         """The events of a sequence pooled by attention to the candidate: those of its ids that share their tables."""
