@@ -19,6 +19,8 @@ mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.
 
 def auxiliary(found: pd.DataFrame, file: Path) -> bool:
     """Figure 6: overall GAUC with and without the auxiliary network; False where no model has both."""
+    if found.empty:
+        return False
     overall, spread = means(found, "gauc").loc[OVERALL], deviations(found, "gauc")
     both = [m for m in overall.index if m + WITHOUT_AUX in overall.index]
     if not both:
