@@ -28,6 +28,7 @@ from star_ctr.workflows.comparison import (
     title,
 )  # fmt: skip
 
+TABLE = "Table 2"
 METRICS = {"gauc": "GAUC (eq. 9)", "auc": "AUC", "log_loss": "log loss"}
 
 
@@ -36,8 +37,9 @@ def write(results: Results, command: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     found = frame(results.rows)
     parts = [f"# {results.name}: models compared", f"    {command}", _table_1(results.shares)]
+    planned = {m for plan in results.comparison.plans for m in plan.models}
     for plan in results.comparison.plans:
-        parts += _of_plan(found, plan)
+        parts += _of_plan(found, plan, planned)
     parts += _ablations(found)
     parts += _figures(found, folder)
     parts += [_cost(results.costs, results.seconds), _settings(results)]
@@ -97,14 +99,18 @@ def _table_1(shares: Sequence[dict[str, Any]]) -> str:
     return "## Table 1: the training days of the last night\n\n" + markdown(["domain", "rows", "share", "CTR"], rows)
 
 
-def _of_plan(found: pd.DataFrame, plan: Plan) -> list[str]:
-    """Table 2 and its like for the models of a plan: with the auxiliary network, and not of Tables 3 and 4."""
+def _of_plan(found: pd.DataFrame, plan: Plan, planned: set[str]) -> list[str]:
+    """Tables of a plan's models and of outside ones; Table 2 takes in others that have all of its nights and seeds.
+
+    Not those of Tables 3 and 4, though, nor those without the auxiliary network.
+    """
     part = of_plan(found, plan)
-    other = {m for table in ("Table 3", "Table 4") for m in IN_PAPER[table]} - set(IN_PAPER["Table 2"])
-    shown = [
-        m for m in dict.fromkeys(part["compared"])
-        if m not in other and not m.endswith((WITHOUT_AUX, "_single"))
-    ]  # fmt: skip
+    models = list(dict.fromkeys(part["compared"]))
+    if plan.title == TABLE:
+        other = {m for table in ("Table 3", "Table 4") for m in IN_PAPER[table]} - set(IN_PAPER[TABLE])
+        shown = [m for m in models if m not in other and not m.endswith((WITHOUT_AUX, "_single"))]
+    else:
+        shown = [m for m in models if m in plan.models or m not in planned]
     part = part[part["compared"].isin(shown)]
     nights = f"{len(plan.nights)} nights" if len(plan.nights) > 1 else "one night"
     seeds = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
@@ -115,7 +121,7 @@ def _of_plan(found: pd.DataFrame, plan: Plan) -> list[str]:
     ]
     for metric, name in METRICS.items():
         parts += [f"### {name}", _by_domain(part, metric)]
-    return [*parts, *_order(part, "Table 2")] if plan.title == "Table 2" else parts
+    return [*parts, *_order(part, TABLE)] if plan.title == TABLE else parts
 
 
 def _verdict(part: pd.DataFrame) -> str:
@@ -172,7 +178,7 @@ def _ablations(found: pd.DataFrame) -> list[str]:
         part = on_common(found, [*IN_PAPER[table], *extra])
         overall, spread = part[part["domain"] == OVERALL].groupby("compared")["gauc"].mean(), deviations(part, "gauc")
         models = [m for m in (*IN_PAPER[table], *extra) if m in overall.index]
-        if not set(models) - set(IN_PAPER["Table 2"]):
+        if not set(models) - set(IN_PAPER[TABLE]):
             continue
         rows = []
         for m in models:
