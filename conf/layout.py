@@ -110,6 +110,11 @@ class Layout(Declared):
         """Number of 4-byte floats in a row."""
         return len(self.numeric)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an encoded row in memory: its integers and numbers, its label, its domain and its file's number."""
+        return 4 * (self.ints + self.floats + 3)
+
     def sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
         """Each sequence with the place of its length in the row's integers."""
         offset = len(self.fields)

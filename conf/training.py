@@ -97,6 +97,7 @@ class TrainerSettings(Declared):
         True, description="set each domain's output bias so that predicted clicks are the actual ones of those rows"
     )
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
+    window_bytes: int = Field(1 << 30, ge=1, description="memory of its rows: fewer of them where they are wide")
     processes: int = Field(1, ge=1, description="processes; a batch is cut over them")
     launcher: Literal["torchrun", "spark"] = Field(
         "torchrun",

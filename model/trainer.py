@@ -86,11 +86,10 @@ class Trainer:
         """The batches from where the run stands to its end."""
         s = self.settings
         first, start = divmod(self.step, self.steps_an_epoch)
+        window = max(1, min(s.window_rows, s.window_bytes // self.job.layout.row_bytes))
         for epoch in range(first, s.epochs):
             yield from ahead(
-                epoch_batches(
-                    self.files, self.job.layout, s.batch_size, s.window_rows, s.seed, epoch, self.mixed, start
-                )
+                epoch_batches(self.files, self.job.layout, s.batch_size, window, s.seed, epoch, self.mixed, start)
             )
             start = 0
 

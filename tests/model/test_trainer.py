@@ -142,6 +142,19 @@ def test_levels_make_predicted_clicks_the_actual_ones(table: str, tmp_path: Path
     assert abs(levels[3]) < 1, "one row must not decide a level"
 
 
+def test_the_window_is_bounded_in_bytes_too(table: str, tmp_path: Path) -> None:
+    def files_drawn(**settings: int) -> list[list[int]]:
+        batches = list(Trainer(job(table, tmp_path, **settings))._batches())
+        assert LAYOUT.row_bytes * len(batches[0].rows) == sum(
+            a.nbytes for a in (*vars(batches[0].rows).values(), batches[0].file) if a is not None
+        )
+        return [b.file.tolist() for b in batches]
+
+    wide, narrow = files_drawn(window_rows=800), files_drawn(window_rows=100)
+    assert files_drawn(window_rows=800, window_bytes=100 * LAYOUT.row_bytes) == narrow != wide
+    assert sorted(map(len, narrow)) == sorted(map(len, wide))
+
+
 def test_learning_happens(table: str, tmp_path: Path) -> None:
     record = train(job(table, tmp_path, epochs=8, lr=0.01))
     losses = [loss for _, loss in record["curve"]]
