@@ -60,13 +60,22 @@ class Scalars(Hook):
 
 
 class TensorBoard(Scalars):
-    """Event files in a folder: `tensorboard --logdir` shows them."""
+    """Event files in a folder: `tensorboard --logdir` shows them.
+
+    What an earlier training of the folder wrote from this one's first step on is hidden: of one that was broken off
+    the curve goes on, of one that is made anew it begins again.
+    """
 
     def __init__(self, folder: Path, seconds: float = 5.0) -> None:
         super().__init__(seconds)
+        self._folder = folder
+
+    def begin(self, moment: Moment) -> None:
+        """Open the file."""
+        super().begin(moment)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(self._folder), purge_step=moment.step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
@@ -91,14 +100,19 @@ class MLflow(Scalars):
                 "MLFLOW_TRACKING_URI is set, and MLflow is not installed: pip install 'star-ctr[mlflow]', or unset it"
             ) from None
 
-        self._mlflow = mlflow
-        mlflow.set_experiment(experiment)
-        earlier = mlflow.search_runs(filter_string=f"tags.run_id = '{run}'", output_format="list", max_results=1)
+        self._mlflow, self._experiment, self._run, self._settings = mlflow, experiment, run, dict(settings)
+
+    def begin(self, moment: Moment) -> None:
+        """Start the run, or go on in it."""
+        super().begin(moment)
+        mlflow = self._mlflow
+        mlflow.set_experiment(self._experiment)
+        earlier = mlflow.search_runs(filter_string=f"tags.run_id = '{self._run}'", output_format="list", max_results=1)
         if earlier:
             mlflow.start_run(run_id=earlier[0].info.run_id)
         else:
-            mlflow.start_run(run_name=run, tags={"run_id": run})
-            mlflow.log_params(dict(settings))
+            mlflow.start_run(run_name=self._run, tags={"run_id": self._run})
+            mlflow.log_params(self._settings)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each metric."""

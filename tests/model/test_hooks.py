@@ -68,6 +68,9 @@ def test_tensorboard_holds_the_scalars_of_a_run(table: str, tmp_path: Path) -> N
     assert events.Scalars("lr")[0].value == pytest.approx(0.001)
     assert 0 <= events.Scalars("waiting_share")[0].value <= 1
     assert events.Scalars("rows_per_second")[0].value > 0
+    train(job(table, tmp_path / "again"), [TensorBoard(tmp_path / "events", seconds=1000)])
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert len(events.Scalars("lr")) == 1, "made anew, its curves begin again"
 
 
 def test_mlflow_holds_the_scalars_of_a_run_that_was_resumed(
