@@ -59,7 +59,7 @@ def main() -> None:
     comparison = {"settings": {}, "models": named, "plans": [plan.model_dump(mode="json")]}
     overrides = [*arguments.overrides, *(f"compare.{key}={json.dumps(value)}" for key, value in comparison.items())]
     spark = start(load(arguments.conf, overrides), "search")
-    results = compare.run(arguments.conf, overrides, spark, [plan], jobs=arguments.jobs, measure=False)
+    results = compare.run(arguments.conf, overrides, spark, jobs=arguments.jobs, measure=False)
     rows = frame(results.rows)
     scores = rows[rows["domain"] == OVERALL].groupby("compared")[["auc", "gauc"]].mean()
     scores["mean"] = scores.mean(axis=1)

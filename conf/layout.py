@@ -49,6 +49,10 @@ class SequenceField(Declared):
         """4-byte places that it takes: its length, then `length` ids a side."""
         return 1 + self.length * len(self.sides)
 
+    def starts(self, offset: int) -> list[tuple[IdField, int]]:
+        """Each side with the place of its first id, where the sequence's own place is `offset`."""
+        return [(side, offset + 1 + k * self.length) for k, side in enumerate(self.sides)]
+
 
 class NumericSource(Declared):
     """How a number is made from columns of `features`: as it is, or a smoothed rate of two counts."""

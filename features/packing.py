@@ -37,11 +37,10 @@ class Encoder:
         for place, bucket in enumerate(self.layout.buckets, start=len(self.layout.categorical)):
             ints[:, place] = bucket_ids(numbers(rows, bucket.source), bucket.bounds)
         for sequence, offset in self.layout.sequence_offsets():
-            for k, side in enumerate(sequence.sides):
+            for side, start in sequence.starts(offset):
                 column = rows[side.column].combine_chunks()
                 if sequence.separator is not None:
                     column = pc.split_pattern(column, sequence.separator)
-                start = offset + 1 + k * sequence.length
                 lengths = self._fill(
                     column, side.embedding, ints[:, start : start + sequence.length], sequence.separator is None
                 )

@@ -53,9 +53,8 @@ class SharedInputs(nn.Module):
             yield self.widths[field.embedding], (place, 1, self.tables.offset[field.embedding])
         for sequence, offset in self.layout.sequence_offsets():
             if sequence.name not in self.pooling:
-                for k, side in enumerate(sequence.sides):
-                    at = offset + 1 + k * sequence.length
-                    yield self.widths[side.embedding], (at, sequence.length, self.tables.offset[side.embedding])
+                for side, start in sequence.starts(offset):
+                    yield self.widths[side.embedding], (start, sequence.length, self.tables.offset[side.embedding])
 
     def _pooling(self, sequence: SequenceField, settings: ModelSettings) -> nn.Module:
         """The pooling of a sequence of events."""
@@ -81,23 +80,22 @@ class SharedInputs(nn.Module):
         parts = [means[str(width)][:, start:stop].flatten(1) for width, start, stop in self._runs]
         attended = []
         if self.pooling:
-            singles_BS = torch.cat(parts, dim=1)
+            looked_up_BS = torch.cat(parts, dim=1)
             attended = [
-                self._attended(ints_BI, singles_BS, sequence, offset)
+                self._attended(ints_BI, looked_up_BS, sequence, offset)
                 for sequence, offset in self.layout.sequence_offsets()
                 if sequence.name in self.pooling
             ]
         return torch.cat([*parts, *attended, floats_BN], dim=1)
 
-    def _attended(self, ints_BI: Tensor, singles_BS: Tensor, sequence: SequenceField, offset: int) -> Tensor:
+    def _attended(self, ints_BI: Tensor, looked_up_BS: Tensor, sequence: SequenceField, offset: int) -> Tensor:
         """The events of a sequence pooled by attention to the candidate: those of its ids that share their tables."""
         events, targets = [], []
-        for k, side in enumerate(sequence.sides):
-            start, width = offset + 1 + k * sequence.length, self.widths[side.embedding]
+        for side, start in sequence.starts(offset):
             events.append(self.tables.embedded(side.embedding, ints_BI[:, start : start + sequence.length]))
             if (field := self._target(side.embedding)) is not None:
                 before = sum(self.widths[f.embedding] for f in self.layout.fields[:field])
-                targets.append(singles_BS[:, before : before + width])
+                targets.append(looked_up_BS[:, before : before + self.widths[side.embedding]])
         pooled: Tensor = self.pooling[sequence.name](torch.cat(events, 2), ints_BI[:, offset], torch.cat(targets, 1))
         return pooled
 

@@ -115,11 +115,12 @@ def sum_gradients(model: nn.Module) -> None:
     for gradient in dense:
         gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
         offset += gradient.numel()
-    for parameter in model.parameters():
-        if parameter.grad is not None and parameter.grad.is_sparse and not tables_of(model).sharded:
-            gradient = parameter.grad.coalesce()
+    tables = tables_of(model)
+    for table in () if tables.sharded else tables.parameters():
+        if table.grad is not None:
+            gradient = table.grad.coalesce()
             dist.all_reduce(gradient)
-            parameter.grad = gradient
+            table.grad = gradient
 
 
 class Averaged:

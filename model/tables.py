@@ -47,7 +47,7 @@ class EmbeddingTables(nn.Module):
 
     @torch.no_grad()
     def _start(self, storage: Tensor, rows: int) -> None:
-        """Draw the embeddings, in blocks of their own seeds: a part draws no more than it needs, and the same."""
+        """Draw the embeddings in blocks with seeds of their own: all parts draw alike, and hold a block besides."""
         rank, parts = self.part
         for number, start in enumerate(range(0, rows, BLOCK)):
             seed = hash((torch.initial_seed(), storage.shape[1], number)) % (1 << 62)
@@ -129,9 +129,9 @@ class MeanLookup(nn.Module):
         column_M = place_M - row_M * len(self.column)
         id_M = flat.index_select(0, place_M) + self.offset.index_select(0, column_M)
         list_M = row_M * self.lists + self.list.index_select(0, column_M)
-        table, place_M = tables.reach(width, id_M)
+        table, held_M = tables.reach(width, id_M)
         lists = len(ints_BI) * self.lists
-        mean: Tensor = _Means.apply(table, place_M, list_M, lists, tables.sharded)  # type: ignore[no-untyped-call]
+        mean: Tensor = _Means.apply(table, held_M, list_M, lists, tables.sharded)  # type: ignore[no-untyped-call]
         return mean.view(len(ints_BI), self.lists, table.shape[1])
 
 

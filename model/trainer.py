@@ -42,7 +42,7 @@ class Trainer:
         # Checks of torch's own kernels, which cost 5% of a step, and would be warned about were they left open.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-        torch.manual_seed(job.trainer.seed)
+        seed(self.device, job.trainer.seed)
         self.files = live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")

@@ -19,12 +19,11 @@ mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.
 
 def auxiliary(found: pd.DataFrame, file: Path) -> bool:
     """Figure 6: overall GAUC with and without the auxiliary network; False where no model has both."""
-    if found.empty:
-        return False
-    overall, spread = means(found, "gauc").loc[OVERALL], deviations(found, "gauc")
-    both = [m for m in overall.index if m + WITHOUT_AUX in overall.index]
+    names = list(dict.fromkeys(found["compared"]))
+    both = [m for m in names if m + WITHOUT_AUX in names]
     if not both:
         return False
+    overall, spread = means(found, "gauc").loc[OVERALL], deviations(found, "gauc")
     figure, axes = _figure(7, 3.6)
     for k, (suffix, label) in enumerate((("", "with auxiliary network"), (WITHOUT_AUX, "without"))):
         places = [i + 0.38 * (k - 0.5) for i in range(len(both))]

@@ -29,27 +29,28 @@ class Recorder(Hook):
 
 
 class Spent(Recorder):
-    """Rows, seconds, and seconds of waiting for data, of this process and of those that it goes on from."""
+    """Rows, time and waiting for data, of this process and of those that it goes on from, in `total`."""
 
     name = "spent"
 
     def __init__(self) -> None:
-        self.rows, self.seconds, self.waited = 0, 0.0, 0.0
-        self._before = (0, 0.0, 0.0)
+        self.total = self._before = Moment(0, 0)
 
     def step(self, moment: Moment) -> None:
         """Add this process's to those before it."""
-        rows, seconds, waited = self._before
-        self.rows, self.seconds, self.waited = rows + moment.rows, seconds + moment.seconds, waited + moment.waited
+        b = self._before
+        self.total = Moment(
+            moment.step, moment.steps, b.rows + moment.rows, b.seconds + moment.seconds, b.waited + moment.waited
+        )
 
     def state(self) -> tuple[int, float, float]:
         """Rows, seconds, seconds waited."""
-        return self.rows, self.seconds, self.waited
+        return self.total.rows, self.total.seconds, self.total.waited
 
     def load(self, state: Sequence[float]) -> None:
         """Go on from there."""
-        self._before = (int(state[0]), state[1], state[2])
-        self.rows, self.seconds, self.waited = self._before
+        rows, seconds, waited = state
+        self.total = self._before = Moment(0, 0, int(rows), seconds, waited)
 
 
 class Curve(Recorder):
