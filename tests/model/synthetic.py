@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ LAYOUT = Layout(
     numeric=[NumericField(name="x", source=NumericSource(column="x"))],
     sequences=[SequenceField(name="seen", length=4, sides=[IdField(name="item", column="s", embedding="item")])],
 )
+ALL = ("star", "base", "shared_bottom", "mmoe", "cross_stitch", "ple", "pepnet")
+"""Models for single-domain and for mixed batches alike."""
 ROWS = {"a": 700, "b": 150, "c": 1}
 TOLERANCE = 2e-4
 """Of weights after sums of float32 in another order, through 60 steps of Adam."""
@@ -105,3 +110,15 @@ def same_model(one: TrainingJob, other: TrainingJob) -> None:
 def record(j: TrainingJob) -> dict[str, Any]:
     """The record that a finished training left."""
     return dict(json.loads((j.place / "record.json").read_text()))
+
+
+def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
+    """Act once the job's checkpoint stands at a step."""
+    latest = j.place / "checkpoint" / "latest.json"
+    deadline = time.monotonic() + 180
+    while process.poll() is None and time.monotonic() < deadline:
+        if latest.exists() and json.loads(latest.read_text())["step"] >= step:
+            act()
+            return
+        time.sleep(0.005)
+    raise AssertionError("the training ended before its step, or did not get there")

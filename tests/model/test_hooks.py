@@ -24,16 +24,9 @@ from star_ctr.model.reading import Rows
 from star_ctr.model.run import train
 from star_ctr.model.stream import Batch
 from star_ctr.model.trainer import Trainer
-from tests.model.synthetic import LAYOUT, job, write_split
+from tests.model.synthetic import LAYOUT, job
 
 DOMAINS = set(LAYOUT.domains)
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("split")
-    write_split(folder, part="test", rows={"a": 60, "b": 20})
-    return write_split(folder)
 
 
 class Losses(Hook):

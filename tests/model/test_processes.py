@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.run import train
-from star_ctr.model.train import launch
-from tests.model.synthetic import record, same_model, without_dropout, write_split
+from star_ctr.model.train import launch, write_job
+from tests.model.synthetic import record, same_model, when, without_dropout
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("split")
-    write_split(folder, part="test", rows={"a": 60, "b": 20})
-    return write_split(folder)
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +29,9 @@ def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 
 def group(j: TrainingJob, *options: str) -> subprocess.Popen[bytes]:
     """Torchrun on a job, in a process group of its own."""
-    j.place.mkdir(parents=True, exist_ok=True)
-    path = j.place / "job.json"
-    path.write_text(j.model_dump_json())
-    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "star_ctr.model.train", str(path)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "star_ctr.model.train", str(write_job(j))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
-
-
-def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
-    """Act once the job's checkpoint stands at a step."""
-    latest = j.place / "checkpoint" / "latest.json"
-    deadline = time.monotonic() + 180
-    while process.poll() is None and time.monotonic() < deadline:
-        if latest.exists() and json.loads(latest.read_text())["step"] >= step:
-            act()
-            return
-        time.sleep(0.005)
-    raise AssertionError("the training ended before its step, or did not get there")
 
 
 def workers(j: TrainingJob) -> list[int]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +18,9 @@ from star_ctr.model.job import TrainingJob
 from star_ctr.model.reading import joined, live_files, read_files
 from star_ctr.model.run import train
 from star_ctr.model.stream import epoch_batches
+from star_ctr.model.train import write_job
 from star_ctr.model.trainer import Trainer
-from tests.model.synthetic import LAYOUT, ROWS, job, write_split
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("split")
-    write_split(folder, part="test", rows={"a": 60, "b": 20})
-    return write_split(folder)
+from tests.model.synthetic import LAYOUT, ROWS, job, when
 
 
 def bits(job: TrainingJob) -> str:
@@ -178,16 +169,8 @@ def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait
     undisturbed = job(table, tmp_path / "undisturbed", **settings)
     whole = train(undisturbed)
     killed = job(table, tmp_path / "killed", **settings)
-    killed.place.mkdir()
-    (killed.place / "job.json").write_text(killed.model_dump_json())
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(killed.place / "job.json")], stderr=subprocess.DEVNULL)
-    latest = killed.place / "checkpoint" / "latest.json"
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if latest.exists() and json.loads(latest.read_text())["step"] >= wait_for_step:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.005)
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(write_job(killed))], stderr=subprocess.DEVNULL)
+    when(process, killed, wait_for_step, process.kill)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "it finished before it was killed"
     record = train(killed)
