@@ -86,7 +86,9 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
         folder = Path(name)
         trainers = {m: trainer_of(folder, m, 19) for m in MODELS} | {"star of 200": trainer_of(folder, "star", 200)}
         batches = {p: Batch(p, rows_of(layout_of(19), p, ROWS, p), np.zeros(ROWS, dtype=np.int32)) for p in range(1, 8)}
-        steps = taking_turns({m: lambda k, t=t: t.train_step(batches[1 + k % 7]) for m, t in trainers.items()}, rounds)
+        steps = taking_turns(
+            {m: lambda k, t=t: t.train_step([batches[1 + k % 7]]) for m, t in trainers.items()}, rounds
+        )
         predictors = {}
         for m in MODELS:
             trainer = trainers[m]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from star_ctr.conf.declared import Declared
 
@@ -98,7 +98,12 @@ class TrainerSettings(Declared):
     )
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
     window_bytes: int = Field(1 << 30, ge=1, description="memory of its rows: fewer of them where they are wide")
-    processes: int = Field(1, ge=1, description="processes; a batch is cut over them")
+    processes: int = Field(1, ge=1, description="processes that train together")
+    parallel: Literal["rows", "batches"] = Field(
+        "rows",
+        description="what they share out: the rows of each batch, so that they train the model that one would; or the "
+        "batches, each process one of its own in a step, which is then of as many batches' rows",
+    )
     launcher: Literal["torchrun", "spark"] = Field(
         "torchrun",
         description="what starts the processes: torchrun on this machine, or Spark as tasks on its executors",
@@ -112,3 +117,9 @@ class TrainerSettings(Declared):
     keep: int = Field(2, ge=1, description="checkpoints kept, the newest ones")
     tensorboard: bool = Field(True, description="write scalars for TensorBoard into the run's folder as it trains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _of_one_domain(self) -> TrainerSettings:
+        if self.parallel == "batches" and self.batches == "mixed":
+            raise ValueError("parallel=batches needs batches of one domain each: set batches=single_domain")
+        return self

@@ -71,7 +71,7 @@ def _first_batches(trainer: Trainer, n: int) -> list[Batch]:
 
 
 def _step(trainer: Trainer, batches: Sequence[Batch]) -> Callable[[int], object]:
-    return lambda k: trainer.train_step(batches[k % len(batches)])
+    return lambda k: trainer.train_step([batches[k % len(batches)]])
 
 
 def _prediction(predictor: Predictor, rows: Rows) -> Callable[[int], object]:

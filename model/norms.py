@@ -87,6 +87,8 @@ class Moments(nn.Module):
     def __init__(self, features: int, groups: int, momentum: float, eps: float) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
+        self.together = True
+        """Whether the processes of a training have parts of one batch, or each a batch of its own."""
         self.register_buffer("mean", torch.zeros(groups, features))
         self.register_buffer("var", torch.ones(groups, features))
         self.register_buffer("steps", torch.zeros(groups, dtype=torch.long))
@@ -101,15 +103,23 @@ class Moments(nn.Module):
         """
         mean_F, var_F = self.mean[group], self.var[group]
         if self.training:
-            rows = summed_over_ranks(torch.tensor(float(len(z_BF)), device=z_BF.device))
+            total = summed_over_ranks if self.together else torch.clone
+            rows = total(torch.tensor(float(len(z_BF)), device=z_BF.device))
             if rows > 1:
-                mean_F = summed_over_ranks(z_BF.sum(0)) / rows
-                var_F = summed_over_ranks((z_BF - mean_F).square().sum(0)) / rows
-                self._move(group, mean_F.detach(), var_F.detach() * rows / (rows - 1))
-            else:
-                self.lone_rows[group] += 1
+                mean_F = total(z_BF.sum(0)) / rows
+                var_F = total((z_BF - mean_F).square().sum(0)) / rows
+            self._seen(group, int(rows), mean_F.detach(), var_F.detach())
         out_BF: Tensor = (z_BF - mean_F) / torch.sqrt(var_F + self.eps)
         return out_BF
+
+    def _seen(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
+        """Move the moving moments by what a batch showed, or the batches of all processes, in the order of ranks."""
+        batches = [(group, rows, mean_F, var_F)] if self.together else _of_all_ranks(group, rows, mean_F, var_F)
+        for p, n, mean, var in batches:
+            if n > 1:
+                self._move(p, mean, var * n / (n - 1))
+            elif n == 1:
+                self.lone_rows[p] += 1
 
     def _move(self, group: int, mean_F: Tensor, var_F: Tensor) -> None:
         # The first batch of a group sets its moments: mixed with the initial 0 and 1, those of a small
@@ -118,6 +128,19 @@ class Moments(nn.Module):
         self.mean[group].lerp_(mean_F, share)
         self.var[group].lerp_(var_F, share)
         self.steps[group] += 1
+
+
+def _of_all_ranks(group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
+    """What the batch of each process showed."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [(group, rows, mean_F, var_F)]
+    size = torch.tensor([group, rows], dtype=torch.long, device=mean_F.device)
+    sizes = [torch.empty_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    mine_2F = torch.stack([mean_F, var_F])
+    moments = [torch.empty_like(mine_2F) for _ in sizes]
+    dist.all_gather(moments, mine_2F)
+    return [(int(s[0]), int(s[1]), m[0], m[1]) for s, m in zip(sizes, moments, strict=True)]
 
 
 class PartitionedNorm(Moments):

@@ -33,6 +33,7 @@ class Optimizers:
         self.sparse = RowAdam(tables, lr=settings.embedding_lr or settings.lr)
         self.model = model
         self._parameters = list(model.parameters())
+        self._alike = settings.parallel == "rows"
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
         self._final, self._total = settings.lr_final, max(total_steps, 1)
 
@@ -47,7 +48,7 @@ class Optimizers:
         share = 1.0 - (1.0 - self._final) * number / self._total
         for group, start in self._starts:
             group["lr"] = start * share
-        sum_gradients(self.model)
+        sum_gradients(self.model, self._alike)
         self._towards_shared(share * self._own_decay)
         self.dense.step()
         self.sparse.step()
@@ -99,15 +100,17 @@ def tables_of(model: nn.Module) -> EmbeddingTables:
     return tables
 
 
-def sum_gradients(model: nn.Module) -> None:
+def sum_gradients(model: nn.Module, alike: bool = True) -> None:
     """Sum the gradients over all processes, of those parameters that this step's domains touched.
 
-    Each process's loss is its share of the batch's mean, so the sum is the gradient of the whole batch. All
-    processes work on the same domains in a step and thus hold gradients of the same parameters. Sharded tables have
-    theirs from all processes already.
+    Each process's loss is its share of the mean over the step's rows, so the sum is the gradient of the whole step.
+    `alike`: all processes worked on the same domains and thus hold gradients of the same parameters; else what any of
+    them touched is 0 for those that did not. Sharded tables have theirs from all processes already.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return
+    if not alike:
+        _fill_in_zeros(model)
     dense = [p.grad for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
     flat = torch.cat([g.flatten() for g in dense])
     dist.all_reduce(flat)
@@ -121,6 +124,16 @@ def sum_gradients(model: nn.Module) -> None:
             gradient = table.grad.coalesce()
             dist.all_reduce(gradient)
             table.grad = gradient
+
+
+def _fill_in_zeros(model: nn.Module) -> None:
+    """Give each parameter that has a gradient in another process one of 0 here."""
+    parameters = list(model.parameters())
+    touched = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
+    dist.all_reduce(touched, dist.ReduceOp.MAX)
+    for parameter, by_any in zip(parameters, touched.tolist(), strict=True):
+        if by_any and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 class Averaged:

@@ -38,7 +38,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.label)
 
-    def part(self, index: npt.NDArray[np.intp]) -> Rows:
+    def part(self, index: npt.NDArray[np.intp] | slice) -> Rows:
         """The rows of `index` (without their days), in its order."""
         return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
 

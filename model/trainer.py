@@ -1,15 +1,18 @@
 """The trainer: one loop that any number of processes run alike.
 
-A batch of one domain is cut over the processes, the moments of its normalization and its gradients are summed
-over them, so that two processes train the model that one would. From the same job the CPU gives the same
-bits, also when it was killed and went on from a checkpoint (`model.state`): the order of batches is a pure function
-(`model.plan`), and a resumed run begins in its middle.
+A batch is cut over the processes, the moments of its normalization and its gradients are summed over them, so that two
+processes train the model that one would; or each process takes a batch of its own (`trainer.parallel`), and the step
+is that of all their rows. From the same job the CPU gives the same bits, also when it was killed and went on from a
+checkpoint (`model.state`): the order of batches is a pure function (`model.plan`), and a resumed run begins in its
+middle.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -17,15 +20,15 @@ import torch.nn.functional as F
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER_DOMAIN
-from star_ctr.model.hooks import Hook, Moment
+from star_ctr.model.hooks import Hook, Moment, Trained
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
 from star_ctr.model.multi_domain import MultiDomainModel
-from star_ctr.model.norms import cut_over_ranks, segments_of
+from star_ctr.model.norms import Moments, Segment, cut_over_ranks, segments_of
 from star_ctr.model.optimizers import Averaged, Optimizers
 from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.processes import device_for, seed, set_threads, world
-from star_ctr.model.reading import live_files
+from star_ctr.model.reading import Rows, live_files
 from star_ctr.model.sharding import WHOLE
 from star_ctr.model.stream import Batch, ahead, epoch_batches
 
@@ -49,13 +52,16 @@ class Trainer:
         self.mixed = job.trainer.batches == "mixed"
         part = world() if job.trainer.tables == "sharded" else WHOLE
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
+        self.batches_a_step = world()[1] if self.settings.parallel == "batches" else 1
+        if isinstance(self.model.norm, Moments):
+            self.model.norm.together = self.settings.parallel == "rows"
         self.steps_an_epoch = sum(
             batches_of(n, self.settings.batch_size) for n in rows_by_domain(self.files, self.mixed).values()
         )
         self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
         self.averaged = Averaged(self.model, self.settings.averaging)
-        self.step, self.rows = 0, 0
+        self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
 
     def train(self, hooks: Sequence[Hook] = ()) -> Moment:
@@ -68,12 +74,12 @@ class Trainer:
         try:
             while self.step < self.steps:
                 asked = time.monotonic()
-                batch = next(batches)
+                together = list(islice(batches, self.batches_a_step))
                 waited += time.monotonic() - asked
-                loss, lr = self.train_step(batch), self.optimizers.lr
+                losses, lr = self.train_step(together), self.optimizers.lr
                 rows, seconds = self.rows - before, time.monotonic() - began
-                domain = self.domain_name(batch.domain)
-                moment = Moment(self.step, self.steps, rows, seconds, waited, domain, loss, lr, batch)
+                trained = [Trained(b, self.domain_name(b.domain), x) for b, x in zip(together, losses, strict=True)]
+                moment = Moment(self.step, self.steps, rows, seconds, waited, lr, trained)
                 for hook in hooks:
                     hook.step(moment)
         finally:
@@ -93,41 +99,58 @@ class Trainer:
             )
             start = 0
 
-    def train_step(self, batch: Batch) -> float:
-        """One step on a batch; returns its mean cross entropy (eq. 8) over all processes."""
-        rank, processes = world()
-        mine = slice(rank, None, processes)
+    def train_step(self, batches: Sequence[Batch]) -> list[float]:
+        """One step on a batch, or on one a process; returns each one's mean cross entropy (eq. 8)."""
+        mine, segments = self._part_of(batches)
         ints, floats, label = (
-            torch.from_numpy(a[mine]).to(self.device, non_blocking=True)
-            for a in (batch.rows.ints, batch.rows.floats, batch.rows.label)
+            torch.from_numpy(a).to(self.device, non_blocking=True) for a in (mine.ints, mine.floats, mine.label)
         )
         if not self.model.training:
             self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
-        seed(self.device, hash((self.settings.seed, self.step, rank)) % (1 << 62))
-        whole = segments_of(batch.rows.domain)
-        segments = cut_over_ranks(whole, rank, processes)
+        seed(self.device, hash((self.settings.seed, self.step, world()[0])) % (1 << 62))
         logit_B = self.model(ints, floats, segments)
-        loss = F.binary_cross_entropy_with_logits(logit_B, label, reduction="sum") / len(batch.rows)
+        loss = F.binary_cross_entropy_with_logits(logit_B, label, reduction="sum")
         more = self.model.own_loss(segments)
         self.optimizers.zero_grad()
-        total = loss if more is None else loss + more / len(batch.rows)
+        rows = sum(len(b.rows) for b in batches)
+        total = loss / rows if more is None else loss / rows + more / rows
         total.backward()  # type: ignore[no-untyped-call]
         self.optimizers.step(self.step)
         self.averaged.update(self.optimizers.sparse.touched)
-        self.step += 1
-        self.rows += len(batch.rows)
-        for p, start, stop in whole:
-            self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
-        value = loss.detach()
+        self.step += len(batches)
+        self.rows += rows
+        for batch in batches:
+            for p, start, stop in segments_of(batch.rows.domain):
+                self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
+        return self._losses(batches, loss.detach())
+
+    def _part_of(self, batches: Sequence[Batch]) -> tuple[Rows, list[Segment]]:
+        """The rows of a step that this process works on, and their segments: all processes join in every step."""
+        rank, processes = world()
+        if self.settings.parallel == "batches":
+            rows = batches[rank].rows if rank < len(batches) else batches[0].rows.part(slice(0, 0))
+            return rows, [(batches[min(rank, len(batches) - 1)].domain, 0, len(rows))]
+        (batch,) = batches
+        whole = segments_of(batch.rows.domain)
+        return batch.rows.part(slice(rank, None, processes)), cut_over_ranks(whole, rank, processes)
+
+    def _losses(self, batches: Sequence[Batch], mine: torch.Tensor) -> list[float]:
+        """The mean loss of each batch, from this process's sum; `DataError` where one is no number."""
+        rank, processes = world()
+        sums = mine.new_zeros(len(batches))
+        if rank < len(batches) or len(batches) == 1:
+            sums[rank if len(batches) > 1 else 0] = mine
         if processes > 1:
-            dist.all_reduce(value)
-        if not torch.isfinite(value):
-            raise DataError(
-                f"step {self.step}, domain {self.domain_name(batch.domain)}: the loss is {float(value)}; "
-                "lower trainer.lr, or look for a numeric feature with extreme values"
-            )
-        return float(value)
+            dist.all_reduce(sums)
+        losses = [total / len(b.rows) for total, b in zip(sums.tolist(), batches, strict=True)]
+        for loss, batch in zip(losses, batches, strict=True):
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"step {self.step}, domain {self.domain_name(batch.domain)}: the loss is {loss}; "
+                    "lower trainer.lr, or look for a numeric feature with extreme values"
+                )
+        return losses
 
     def finish(self) -> tuple[dict[int, int], dict[int, float]]:
         """Take the averaged weights, if any, and make moments and levels true (`model.moments`).

@@ -5,18 +5,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from star_ctr.model.stream import Batch
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A batch that a step was made of, the name of its domain and its loss."""
+
+    batch: Batch
+    domain: str
+    loss: float
+
+
+@dataclass(frozen=True)
 class Moment:
     """Where the training stands.
 
-    Steps done of all, rows trained on and the passed time (seconds) of this process, and how much of it the loop
-    waited for data; the last batch, the name of its domain, its loss and the learning rate. Before the first step there
-    is no batch.
+    Steps done of all (counted in batches), rows trained on and the passed time (seconds) of this process, and how much
+    of it the loop waited for data; the last step's learning rate and its batches: one, or one a process
+    (`trainer.parallel`). Before the first step there is none.
     """
 
     step: int
@@ -24,10 +34,14 @@ class Moment:
     rows: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    domain: str = ""
-    loss: float = 0.0
     lr: float = 0.0
-    batch: Batch | None = None
+    batches: Sequence[Trained] = ()
+
+    @property
+    def loss(self) -> float:
+        """The mean loss over the rows of the last step."""
+        rows = sum(len(b.batch.rows) for b in self.batches)
+        return sum(b.loss * len(b.batch.rows) for b in self.batches) / max(rows, 1)
 
     @property
     def rate(self) -> float:

@@ -30,7 +30,7 @@ class Checkpoints(Hook):
     def __init__(self, save: Callable[[], None], minutes: float, every: int = 10) -> None:
         self._save, self._seconds, self._every = save, 60 * minutes, every
         self._told = threading.Event()
-        self._last = 0.0
+        self._last, self._steps = 0.0, 0
         self._before: Any = None
 
     def begin(self, moment: Moment) -> None:
@@ -46,7 +46,8 @@ class Checkpoints(Hook):
         """Save if it is time, or if the process was told to stop."""
         if moment.step == moment.steps:  # nothing is left to stop, and the end is saved by whoever runs the loop
             return
-        if world()[1] > 1 and moment.step % self._every:
+        self._steps += 1
+        if world()[1] > 1 and self._steps % self._every:
             return
         due = time.monotonic() - self._last > self._seconds
         asked = most_of(STOP if self._told.is_set() else SAVE if due else 0)

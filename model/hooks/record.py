@@ -65,9 +65,10 @@ class Curve(Recorder):
 
     def step(self, moment: Moment) -> None:
         """Add a step, and a point at the end of each stretch."""
-        self._sum, self._n = self._sum + moment.loss, self._n + 1
+        n = len(moment.batches)
+        self._sum, self._n = self._sum + moment.loss * n, self._n + n
         stretch = max(1, moment.steps // self.points)
-        if moment.step % stretch == 0 or moment.step == moment.steps:
+        if moment.step % stretch < n or moment.step == moment.steps:
             self.curve.append((moment.step, round(self._sum / self._n, 6)))
             self._sum, self._n = 0.0, 0
 
@@ -98,14 +99,13 @@ class Mixing(Recorder):
         self._other, self._other_expected = 0.0, 0.0
 
     def step(self, moment: Moment) -> None:
-        """Count the pairs of the last batch."""
-        if moment.batch is None:
-            return
-        n, expected = len(moment.batch.file), self._expected[moment.batch.domain]
-        if n > 1 and expected > 0:
-            pairs = n * (n - 1) / 2
-            self._other += pairs * (1.0 - _same(np.bincount(moment.batch.file)))
-            self._other_expected += pairs * expected
+        """Count the pairs of the last batches."""
+        for batch in (b.batch for b in moment.batches):
+            n, expected = len(batch.file), self._expected[batch.domain]
+            if n > 1 and expected > 0:
+                pairs = n * (n - 1) / 2
+                self._other += pairs * (1.0 - _same(np.bincount(batch.file)))
+                self._other_expected += pairs * expected
 
     def state(self) -> tuple[float, float]:
         """The pairs counted so far, and as many as a full shuffle would have."""

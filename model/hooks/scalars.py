@@ -36,10 +36,10 @@ class Scalars(Hook):
 
     def step(self, moment: Moment) -> None:
         """Add a step; write if it is time."""
-        assert moment.batch is not None
-        n = len(moment.batch.rows)
-        total, rows = self._losses.get(moment.domain, (0.0, 0))
-        self._losses[moment.domain] = (total + n * moment.loss, rows + n)
+        for trained in moment.batches:
+            n = len(trained.batch.rows)
+            total, rows = self._losses.get(trained.domain, (0.0, 0))
+            self._losses[trained.domain] = (total + n * trained.loss, rows + n)
         if time.monotonic() - self._last > self._seconds:
             self._flush(moment)
 

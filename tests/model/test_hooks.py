@@ -15,7 +15,7 @@ import pytest
 
 from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint, state
-from star_ctr.model.hooks import Hook, Moment
+from star_ctr.model.hooks import Hook, Moment, Trained
 from star_ctr.model.hooks.checkpoints import Checkpoints, StoppedError
 from star_ctr.model.hooks.record import Mixing
 from star_ctr.model.hooks.scalars import MLflow, TensorBoard
@@ -36,8 +36,7 @@ class Losses(Hook):
         self.seen: list[tuple[str, float, int]] = []
 
     def step(self, moment: Moment) -> None:
-        assert moment.batch is not None
-        self.seen.append((moment.domain, moment.loss, len(moment.batch.rows)))
+        self.seen += [(b.domain, b.loss, len(b.batch.rows)) for b in moment.batches]
 
 
 def mean_loss(seen: list[tuple[str, float, int]], domain: str | None = None) -> float:
@@ -101,7 +100,7 @@ def test_mixing_is_one_for_a_full_shuffle_and_nothing_for_file_after_file() -> N
         for start in range(0, len(order), 50):
             file = order[start : start + 50]
             rows = Rows(*(np.zeros((len(file), 1), t) for t in (np.int32, np.float32)), file, file)  # type: ignore[arg-type]
-            hook.step(Moment(1, 1, batch=Batch(1, rows, file)))
+            hook.step(Moment(1, 1, batches=[Trained(Batch(1, rows, file), "a", 0.7)]))
         return hook.found
 
     assert mixing(numbers) == 0.0
@@ -109,7 +108,7 @@ def test_mixing_is_one_for_a_full_shuffle_and_nothing_for_file_after_file() -> N
     hook = Mixing(files, mixed=False)
     lone = np.full(50, 8, dtype=np.int32)
     rows = Rows(np.zeros((50, 1), np.int32), np.zeros((50, 1), np.float32), lone.astype(np.float32), lone)
-    hook.step(Moment(1, 1, batch=Batch(2, rows, lone)))
+    hook.step(Moment(1, 1, batches=[Trained(Batch(2, rows, lone), "b", 0.7)]))
     assert hook.found is None
 
 
@@ -132,7 +131,7 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     before = Trainer(job(table, tmp_path))
     with pytest.raises(UserError, match="no checkpoint to resume from"):
         state.resume(before, must=True)
-    before.train_step(next(iter(before._batches())))
+    before.train_step([next(iter(before._batches()))])
     state.save(before)
     other = Trainer(job(table, tmp_path, lr=0.5, processes=1, threads=2))
     with pytest.raises(UserError, match=r"changed since: trainer\.lr: 0\.001 -> 0\.5\. "):

@@ -8,13 +8,18 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from star_ctr.model.export import export
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.norms import segments_of
 from star_ctr.model.run import train
 from star_ctr.model.train import launch, write_job
-from tests.model.synthetic import record, same_model, when, without_dropout
+from star_ctr.model.trainer import Trainer
+from tests.model.synthetic import EPOCHS, ROWS, record, same_model, same_weights, when, without_dropout
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +52,14 @@ def workers(j: TrainingJob) -> list[int]:
     return sorted(found)
 
 
+def kill(process: subprocess.Popen[bytes], j: TrainingJob) -> None:
+    """Kill a group, agent and all."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for worker in workers(j):  # torchrun gives its workers sessions of their own
+        os.kill(worker, signal.SIGKILL)
+
+
 def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     two = without_dropout(table, tmp_path, processes=2)
     launch(two)
@@ -67,10 +80,7 @@ def test_two_killed_go_on_as_one_and_as_three(
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables=tables)
     process = group(two, "--standalone", "--nproc-per-node=2")
-    when(process, two, 5, lambda: os.killpg(process.pid, signal.SIGKILL))
-    process.wait()
-    for worker in workers(two):  # torchrun gives its workers sessions of their own
-        os.kill(worker, signal.SIGKILL)
+    when(process, two, 5, lambda: kill(process, two))
     other = without_dropout(table, tmp_path, processes=processes, tables=tables)
     launch(other, must_resume=True)
     same_model(alone, other)
@@ -103,3 +113,42 @@ def test_two_nodes_train_the_model_that_one_process_would(table: str, tmp_path: 
     assert [node.wait(timeout=300) for node in nodes] == [0, 0]
     same_model(alone, two)
     assert record(two)["processes"] == 2
+
+
+@pytest.mark.parametrize("tables", ["replicated", "sharded"])
+def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path: Path, tables: str) -> None:
+    """Two processes with a batch each: the steps of one process that adds up the gradients of two batches."""
+    settings: dict[str, Any] = {"parallel": "batches", "epochs": 3, "averaging": 0.5}
+    two = without_dropout(table, tmp_path / "two", processes=2, tables=tables, **settings)
+    launch(two)
+    one = Trainer(without_dropout(table, tmp_path / "one", **settings))
+    batches = list(one._batches())
+    for pair in (batches[k : k + 2] for k in range(0, len(batches), 2)):
+        one.model.train()
+        one.optimizers.zero_grad()
+        for b in pair:
+            logits = one.model(*(torch.from_numpy(a) for a in (b.rows.ints, b.rows.floats)), segments_of(b.rows.domain))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, torch.from_numpy(b.rows.label), reduction="sum"
+            )
+            (loss / sum(len(other.rows) for other in pair)).backward()
+        one.optimizers.step(one.step)
+        one.averaged.update(one.optimizers.sparse.touched)
+        one.step += len(pair)
+    assert one.steps % 2 == 1, "the last step is to have no batch for the second process"
+    one.finish()
+    export(one.model, one.job.model, one.job.layout, one.job.place)
+    same_weights(one.job, two)
+    assert record(two)["rows"] == {d: 3 * n for d, n in ROWS.items()}
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_batches_of_their_own_lose_no_row_at_another_size(table: str, tmp_path: Path, processes: int) -> None:
+    two = without_dropout(table, tmp_path, processes=2, parallel="batches")
+    process = group(two, "--standalone", "--nproc-per-node=2")
+    when(process, two, 5, lambda: kill(process, two))
+    other = without_dropout(table, tmp_path, processes=processes, parallel="batches")
+    launch(other, must_resume=True)
+    assert record(other)["resumed"]
+    assert record(other)["rows"] == {d: EPOCHS * n for d, n in ROWS.items()}
+    assert record(other)["curve"][-1][1] < record(other)["curve"][0][1]

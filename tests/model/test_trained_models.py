@@ -57,7 +57,7 @@ def test_a_step_of_shared_bottom_leaves_other_domains_networks_untouched(table: 
     trainer = Trainer(j.model_copy(update={"model": j.model.model_copy(update={"name": "shared_bottom"})}))
     batches = list(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
     for batch in batches[:6]:
-        trainer.train_step(batch)
+        trainer.train_step([batch])
 
     def own(p: int) -> list[torch.Tensor]:
         return [
@@ -65,7 +65,7 @@ def test_a_step_of_shared_bottom_leaves_other_domains_networks_untouched(table: 
         ]
 
     before = {p: own(p) for p in range(4)}
-    trainer.train_step(next(b for b in batches[6:] if b.domain == 1))
+    trainer.train_step([next(b for b in batches[6:] if b.domain == 1)])
     for p in range(4):
         same = [torch.equal(a, b) for a, b in zip(before[p], own(p), strict=True)]
         assert len(same) == 6

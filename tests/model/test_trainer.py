@@ -39,7 +39,7 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
     trainer = Trainer(job(table, tmp_path, weight_decay=0.1))
     batches = list(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
     for batch in batches[:6]:
-        trainer.train_step(batch)
+        trainer.train_step([batch])
 
     def state(p: int) -> dict[str, torch.Tensor]:
         """All that belongs to domain p: weights, averages, moments, optimizer state."""
@@ -55,7 +55,7 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
 
     before = {p: state(p) for p in range(4)}
     batch = next(b for b in batches[6:] if b.domain == 1)
-    trainer.train_step(batch)
+    trainer.train_step([batch])
     after = {p: state(p) for p in range(4)}
     for p in (0, 2, 3):
         assert before[p].keys() == after[p].keys()
@@ -157,7 +157,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_where(table: str, tmp_p
     batch = next(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
     batch.rows.floats = np.full_like(batch.rows.floats, np.nan)
     with pytest.raises(DataError, match="step 1, domain .*loss is nan"):
-        trainer.train_step(batch)
+        trainer.train_step([batch])
 
 
 RUN = "import sys; from star_ctr.model.train import main; main(sys.argv[1])"
