@@ -25,7 +25,7 @@ from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.train import split_commit
+from star_ctr.jobs.commits import split_commit
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.offline import SCORES, train_and_score
 

@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.train import split_commit
+from star_ctr.jobs.commits import split_commit
 from star_ctr.model.probe import encoded_rows
 from star_ctr.model.reading import live_files
 

@@ -50,6 +50,11 @@ class SplitSettings(Declared):
     """How the encoded rows are laid out: one row group a file, one domain a file."""
 
     rows_per_file: int = Field(16_384, ge=1)
+    vocabulary: Literal["fitted", "grown"] = Field(
+        "fitted",
+        description="fitted on the window's days alone; or grown out of the newest night before: its values keep their "
+        "ids, its domains their places and its numbers their scales, and what is new is added",
+    )
 
 
 class SparkSettings(Declared):

@@ -83,6 +83,14 @@ class TrainerSettings(Declared):
     batches: Literal["single_domain", "mixed"] = Field(
         "single_domain", description="of one domain each (§3.2), or of all samples mixed (§4.1, Base)"
     )
+    warm_start: str | None = Field(
+        None,
+        description="run to go on from (§4.4): its run_id, or `previous`: this configuration's newest earlier night",
+    )
+    optimizer: Literal["kept", "reset"] = Field(
+        "kept",
+        description="at a warm start: Adam's moments and the average go on; or they begin anew, from the average",
+    )
     averaging: float = Field(
         0.0, ge=0, lt=1, description="decay of a moving average of the weights that is evaluated instead; 0: none"
     )

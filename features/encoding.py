@@ -1,4 +1,4 @@
-"""Fitting the encoders on the training days: vocabularies, scales, bucket bounds, base rates.
+"""Fitting the numbers' encoders on the training days: scales, bucket bounds, base rates.
 
 All of it comes out the same in whatever order Spark reads the rows: sums run over decimals, which add up
 exactly, and quantiles are exact over a sample that the rows' own hashes choose.
@@ -6,12 +6,7 @@ exactly, and quantiles are exact over a sample that the rows' own hashes choose.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-
-import pyarrow as pa
-import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.features import Categorical, Numeric, Sequence, Statistic, flat
@@ -32,73 +27,31 @@ from star_ctr.features.sequences import behaviour_column, gap_column, side_colum
 from star_ctr.features.statistics import count_column, since_column
 
 QUANTILE_ROWS = 200_000
-VOCABULARY_SCHEMA = "embedding string, value string, rows long"
+BUCKET = "__bucket"
+"""What the names of bucket fields add to those of their numbers."""
 _EXACT = "decimal(20, 6)"
 
 
-def embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | None]]]:
-    """For each embedding table, the features columns it holds the values of, each with its separator if it has one."""
-    columns: dict[str, list[tuple[str, str | None]]] = {}
-    for feature in settings.features:
-        if isinstance(feature, Categorical):
-            entry = (flat(feature.column), feature.separator)
-            columns.setdefault(feature.embedding or feature.name, []).append(entry)
-        elif isinstance(feature, Sequence):
-            for column, embedding in feature.columns.items():
-                columns.setdefault(embedding, []).append((side_column(feature.name, column), None))
-    return columns
-
-
-def fit_vocabularies(settings: Settings, train: DataFrame) -> DataFrame:
-    """The values that training rows hold, by embedding table: embedding, value, id, rows.
-
-    Ids count from FIRST_KNOWN, the most frequent value first; values seen fewer than `min_count` times are
-    left out (they are encoded as unknown).
-    """
-    columns = embedding_columns(settings)
-    needed = sorted({column for entries in columns.values() for column, _ in entries})
-
-    def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        totals: Counter[tuple[str, str]] = Counter()
-        for batch in batches:
-            for embedding, entries in columns.items():
-                for column, separator in entries:
-                    counts = pc.value_counts(flattened(batch.column(column), separator))
-                    values, numbers = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
-                    for value, number in zip(values, numbers, strict=True):
-                        if value is not None:
-                            totals[embedding, value] += number
-        if totals:
-            names, values = zip(*totals, strict=True)
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(names), pa.array(values), pa.array(list(totals.values()))],
-                names=["embedding", "value", "rows"],
-            )
-
-    partial = train.select(*needed).mapInArrow(count, VOCABULARY_SCHEMA)
-    total = partial.groupBy("embedding", "value").agg(F.sum("rows").alias("rows"))
-    least = F.lit(1)
-    for name, embedding in settings.model.embeddings.items():
-        least = F.when(F.col("embedding") == name, F.lit(embedding.min_count)).otherwise(least)
-    order = Window.partitionBy("embedding").orderBy(F.col("rows").desc(), "value")
-    return total.where(F.col("rows") >= least).select(
-        "embedding", "value", (F.row_number().over(order) + FIRST_KNOWN - 1).cast("int").alias("id"), "rows"
-    )
-
-
-def flattened(column: pa.Array, separator: str | None) -> pa.Array:
-    """All values of a column: list columns opened, text split at its separator, else as it is."""
-    if separator is not None:
-        return pc.list_flatten(pc.split_pattern(column, separator))
-    return pc.list_flatten(column) if pa.types.is_list(column.type) else column
-
-
 def fit_layout(
-    settings: Settings, train: DataFrame, domains: list[str], vocabulary_sizes: dict[str, int], ds: str
+    settings: Settings,
+    train: DataFrame,
+    domains: list[str],
+    vocabulary_sizes: dict[str, int],
+    ds: str,
+    before: Layout | None = None,
 ) -> Layout:
-    """The layout of encoded rows, with scales, bounds and base rates fitted on `train`."""
+    """The layout of encoded rows, with scales, bounds and base rates fitted on `train`.
+
+    With a layout `before`, its numbers stay encoded as they are there, as far as they are made alike. One that did not
+    vary there is fitted now.
+    """
     sources, standard, buckets = _numbers(settings)
-    rates = {name: source for name, source in sources.items() if source.denominator}
+    known_scales, known_bounds = _known(before, sources)
+    rates = {
+        name: source
+        for name, source in sources.items()
+        if source.denominator and name not in known_scales.keys() | known_bounds.keys()
+    }
     if rates:
         sums = [
             F.sum(F.col(c).cast(_EXACT)).alias(f"{name}/{c}")
@@ -111,9 +64,11 @@ def fit_layout(
             events, of = totals[f"{name}/{source.column}"], totals[f"{name}/{source.denominator}"]
             base = float(events) / float(of) if of else 0.0
             sources[name] = source.model_copy(update={"base": base})
-    scales = _scales(train, {name: sources[name] for name in standard})
-    bounds = _bounds(train, {name: (sources[name], count) for name, count in buckets.items()})
-    bucket_fields = [BucketField(name=f"{name}__bucket", source=sources[name], bounds=bounds[name]) for name in buckets]
+    scales = known_scales | _scales(train, {name: sources[name] for name in standard if name not in known_scales})
+    bounds = known_bounds | _bounds(
+        train, {name: (sources[name], count) for name, count in buckets.items() if name not in known_bounds}
+    )
+    bucket_fields = [BucketField(name=f"{name}{BUCKET}", source=sources[name], bounds=bounds[name]) for name in buckets]
     sizes = {name: FIRST_KNOWN + size for name, size in vocabulary_sizes.items()}
     sizes |= {field.name: FIRST_KNOWN + len(field.bounds) + 1 for field in bucket_fields}
     sequences = _sequence_fields(settings)
@@ -167,6 +122,28 @@ def _numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[str], d
             standard += list(made) if "standard" in feature.encode else []
             buckets |= dict.fromkeys(made, feature.buckets) if "bucket" in feature.encode else {}
     return sources, standard, buckets
+
+
+def _known(
+    before: Layout | None, sources: dict[str, NumericSource]
+) -> tuple[dict[str, tuple[float, float]], dict[str, list[float]]]:
+    """The scales and the bounds that stay, by number; their `sources` take over the base rate of then."""
+    scales: dict[str, tuple[float, float]] = {}
+    bounds: dict[str, list[float]] = {}
+    if before is None:
+        return scales, bounds
+
+    def is_alike(name: str, then: NumericSource) -> bool:
+        return name in sources and sources[name].model_copy(update={"base": then.base}) == then
+
+    for field in before.numeric:
+        if field.std > 0 and is_alike(field.name, field.source):
+            scales[field.name], sources[field.name] = (field.mean, field.std), field.source
+    for bucket in before.buckets:
+        name = bucket.name.removesuffix(BUCKET)
+        if bucket.bounds and is_alike(name, bucket.source):
+            bounds[name], sources[name] = bucket.bounds, bucket.source
+    return scales, bounds
 
 
 def _sequence_fields(settings: Settings) -> list[SequenceField]:

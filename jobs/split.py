@@ -12,20 +12,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import features_hash, split_hash
-from star_ctr.conf.layout import BEHAVIOUR, FIRST_KNOWN, OTHER, Layout
+from star_ctr.conf.layout import OTHER, Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.features.encoding import fit_layout, fit_vocabularies
+from star_ctr.conf.vocabularies import read_vocabularies
+from star_ctr.features.encoding import fit_layout
 from star_ctr.features.packing import Encoder
+from star_ctr.features.vocabularies import fit_vocabularies
 from star_ctr.jobs import logs
+from star_ctr.jobs.commits import split_before, vocabulary_files
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
@@ -44,11 +46,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     rows = _features(settings, store, ds, there)
     train = rows.where(F.col("ds") < ds)
     counts = rows.groupBy("ds", "domain").count().collect()
-    domains = settings.domains.known or sorted(
-        {r.domain for r in counts if r.ds < ds and r.domain != OTHER}, key=natural
-    )
+    before = _before(settings, store, ds)
+    domains = settings.domains.known or _domains({r.domain for r in counts if r.ds < ds}, before and before.layout)
     _ledger(settings, store, ds, [(r.ds, r.domain, r["count"]) for r in counts], domains)
-    vocabularies = fit_vocabularies(settings, train).withColumn("ds", F.lit(ds))
+    vocabularies = fit_vocabularies(settings, train, before and before.vocabularies).withColumn("ds", F.lit(ds))
     version = store.replace(
         "vocabularies", vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}"
     )
@@ -56,7 +57,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         r.embedding: r["count"]
         for r in store.read("vocabularies", version).where(F.col("ds") == ds).groupBy("embedding").count().collect()
     }
-    layout = fit_layout(settings, train, domains, sizes, ds)
+    layout = fit_layout(settings, train, domains, sizes, ds, before and before.layout)
     known = F.col("domain").isin(domains)
     kept = rows if settings.domains.unknown == "bucket" else rows.where(known)
     kept = kept.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
@@ -77,6 +78,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
                 "ds": ds,
                 "settings": split_hash(settings),
                 "vocabularies": version,
+                "grown_from": before and {"ds": before.ds, "version": before.version},
                 "layout": layout.model_dump(mode="json"),
             }
         ),
@@ -87,6 +89,33 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         if settings.domains.unknown == "bucket" or r.domain in domains:
             totals["test" if r.ds == ds else "train"] += r["count"]
     return totals
+
+
+class _Before(NamedTuple):
+    """The night that a night's encoding grows from, and the version of the split that holds it."""
+
+    ds: str
+    version: int
+    layout: Layout
+    vocabularies: DataFrame
+
+
+def _before(settings: Settings, store: Store, ds: str) -> _Before | None:
+    """The newest night before, where the settings say that a night grows from it."""
+    if settings.split.vocabulary == "fitted":
+        return None
+    earlier = split_before(store.warehouse.table("split"), ds)
+    if earlier is None:
+        return None
+    version, metadata = earlier
+    vocabularies = store.read("vocabularies", metadata["vocabularies"]).where(F.col("ds") == metadata["ds"])
+    return _Before(metadata["ds"], version, Layout.model_validate(metadata["layout"]), vocabularies)
+
+
+def _domains(seen: set[str], before: Layout | None) -> list[str]:
+    """The domains of the layout: those of before, each in its place, then the new ones."""
+    known = before.domains if before else []
+    return [*known, *sorted(seen - {*known, OTHER}, key=natural)]
 
 
 def natural(domain: str) -> tuple[int, str]:
@@ -130,24 +159,6 @@ def _ledger(settings: Settings, store: Store, ds: str, counts: list[tuple[str, s
             entry[1] += 0 if left_out else n
         rows = [(ds, domain, n_in, n_out, reason) for (domain, reason), (n_in, n_out) in sorted(entries.items())]
         store.write_ledger(f"split.{part}", store.ledger_rows(rows), [ds])
-
-
-def vocabulary_files(table: str, version: int, ds: str) -> list[str]:
-    """The files of one night's vocabularies at one version."""
-    return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))
-
-
-def read_vocabularies(files: list[str], history: list[str]) -> dict[str, pa.Array]:
-    """Each embedding table's known values in the order of their ids."""
-    table = pads.dataset(files, format="parquet").to_table(columns=["embedding", "value", "id"])
-    table = table.sort_by([("embedding", "ascending"), ("id", "ascending")])
-    vocabularies = {BEHAVIOUR: pa.array(history, type=pa.string())}
-    for name in table["embedding"].unique().to_pylist():
-        of_table = table.filter(pads.field("embedding") == name)
-        ids = of_table["id"].to_numpy()
-        assert (ids == range(FIRST_KNOWN, FIRST_KNOWN + len(ids))).all(), f"vocabulary {name} has gaps"
-        vocabularies[name] = of_table["value"].combine_chunks()
-    return vocabularies
 
 
 _ENCODERS: dict[tuple[str, ...], Encoder] = {}

@@ -5,29 +5,32 @@ spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf con
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.errors import DataError
+from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
+from star_ctr.jobs.commits import split_commit, vocabulary_files
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.split import vocabulary_files
 from star_ctr.jobs.store import Store, among
-from star_ctr.model.job import TrainingJob
+from star_ctr.model.export import WEIGHTS
+from star_ctr.model.job import TrainingJob, WarmStart
 from star_ctr.model.train import launch
 
+PREVIOUS = "previous"
+"""As `trainer.warm_start`: this configuration's newest finished run of an earlier night."""
 RUN = (
     "run_id string, ds string, model string, seed long, config string, code string, versions string, "
     "rows long, seconds double, max_score_difference double, record string"
@@ -105,6 +108,7 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
         run_id=identity,
         ds=ds,
         split=store.warehouse.table("split"),
+        vocabularies=store.warehouse.table("vocabularies"),
         versions=to.versions,
         folder=store.warehouse.model(identity),
         code=to.code,
@@ -112,24 +116,33 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
         model=settings.model,
         trainer=settings.trainer,
         settings=settings.model_dump(mode="json"),
+        start=warm_start(settings, store, ds),
     )
 
 
-def split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
-    """The newest version of the split that wrote night `ds`, and the metadata of that commit."""
-    found = find_split(table, ds)
-    if found is None:
-        raise DataError(f"{table}: holds no night {ds}; run `star-ctr split --ds {ds}`")
-    return found
+def warm_start(settings: Settings, store: Store, ds: str) -> WarmStart | None:
+    """The run that a night's training is to go on from; None where it is to start afresh, or is the first of its kind.
 
-
-def find_split(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
-    """The same, None where the split was never written or not for this night."""
-    for commit in DeltaTable(table).history() if DeltaTable.is_deltatable(table) else []:
-        text = commit.get("userMetadata")
-        metadata = json.loads(text) if text else {}
-        if metadata.get("ds") == ds:
-            return int(commit["version"]), metadata
+    `UserError` for a run that was never finished, or knows later days.
+    """
+    asked = settings.trainer.warm_start
+    if asked is None:
+        return None
+    names = [asked] if asked != PREVIOUS else [run_id(settings, d) for d in reversed(store.days("split")) if d < ds]
+    for name in names:
+        folder = Path(store.warehouse.model(name))
+        if (folder / "record.json").exists():
+            if (night := read_record(folder)["ds"]) > ds:
+                raise UserError(f"trainer.warm_start: {name} is of the night {night} and knows days from {ds} on")
+            with (folder / WEIGHTS).open("rb") as weights:
+                return WarmStart(
+                    run_id=name, folder=str(folder), weights=hashlib.file_digest(weights, "sha256").hexdigest()[:32]
+                )
+    if asked != PREVIOUS:
+        raise UserError(
+            f"trainer.warm_start: {store.warehouse.model(asked)} holds no finished run; give the run_id of one, or "
+            f"`{PREVIOUS}`"
+        )
     return None
 
 

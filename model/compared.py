@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.layers import DomainLinear, Dropout, Stack, activate
-from star_ctr.model.norms import Segment, per_domain, summed_over_ranks
+from star_ctr.model.norms import PerDomain, Segment, per_domain, summed_over_ranks
 
 
 def kaiming(*shape: int) -> Tensor:
@@ -48,7 +48,7 @@ class OwnLinear(nn.Module):
 
     def __init__(self, features: int, out: int, domains: int) -> None:
         super().__init__()
-        self.weight = nn.ParameterList(nn.Parameter(kaiming(features, out)) for _ in range(domains))
+        self.weight = PerDomain(nn.Parameter(kaiming(features, out)) for _ in range(domains))
         self.bias = per_domain(domains, torch.zeros(out))
 
     def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
@@ -56,10 +56,10 @@ class OwnLinear(nn.Module):
         return torch.cat([torch.addmm(self.bias[p], x_BF[start:stop], self.weight[p]) for p, start, stop in segments])
 
     @torch.no_grad()
-    def adopt(self, p: int) -> None:
-        """Domain 0's layer becomes that of domain p."""
-        self.weight[0].copy_(self.weight[p])
-        self.bias[0].copy_(self.bias[p])
+    def adopt(self, p: int, into: int) -> None:
+        """The layer of the domain `into` becomes that of domain p."""
+        self.weight[into].copy_(self.weight[p])
+        self.bias[into].copy_(self.bias[p])
 
     def served(self) -> DomainLinear:
         """The weights of all domains in one tensor."""
@@ -241,16 +241,16 @@ class CrossStitch(SideBySide):
         return torch.cat([h[p, start:stop] for p, start, stop in segments])
 
     @torch.no_grad()
-    def adopt(self, p: int) -> None:
-        """Domain 0's network and its row of each unit become those of domain p."""
+    def adopt(self, p: int, into: int) -> None:
+        """The network of the domain `into` and its row of each unit become those of domain p."""
         for layer in self.hidden:
-            layer.copy(p, 0)  # type: ignore[operator]
+            layer.copy(p, into)  # type: ignore[operator]
         for unit_DD in self.units:
-            unit_DD[0] = unit_DD[p]
+            unit_DD[into] = unit_DD[p]
 
 
-def adopt(network: nn.Module, p: int) -> None:
-    """Give domain 0 what belongs to domain p in `network`: each module that has something of a domain knows how."""
+def adopt(network: nn.Module, p: int, into: int) -> None:
+    """Give a domain what belongs to domain p in `network`: each module that has something of a domain knows how."""
     for module in network.modules():
         if (own := getattr(module, "adopt", None)) is not None:
-            own(p)
+            own(p, into)

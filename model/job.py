@@ -11,16 +11,26 @@ from star_ctr.conf.layout import Layout
 from star_ctr.conf.training import HOW_NOT_WHAT, ModelSettings, TrainerSettings
 
 
+class WarmStart(Declared):
+    """The run that a training goes on from: its name, its folder and the hash of its exported weights."""
+
+    run_id: str
+    folder: str
+    weights: str
+
+
 class TrainingJob(Declared):
     """What to train, on which version of the split, from which seed, and where to put it.
 
     `versions` are the Delta versions read on the way, `code` the hash of the trainer's source and `settings`
-    the whole frozen configuration with its overrides.
+    the whole frozen configuration with its overrides; `start` is the run that it goes on from, if it does, and
+    `vocabularies` the table with the meaning of the split's ids.
     """
 
     run_id: str
     ds: str
     split: str
+    vocabularies: str = ""
     versions: dict[str, int]
     folder: str
     code: str
@@ -28,6 +38,7 @@ class TrainingJob(Declared):
     model: ModelSettings
     trainer: TrainerSettings
     settings: dict[str, Any]
+    start: WarmStart | None = None
 
     @property
     def place(self) -> Path:
@@ -47,6 +58,7 @@ class TrainingJob(Declared):
             "trainer": self.trainer.model_dump(mode="json", exclude=set(HOW_NOT_WHAT)),
             "model": self.model.model_dump(mode="json"),
             "layout": digest(self.layout.model_dump(mode="json"), 32),
+            "start": self.start and self.start.model_dump(exclude={"folder"}),
         }
 
     def fingerprint(self) -> str:

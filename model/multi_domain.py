@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from star_ctr.conf.layout import Layout
+from star_ctr.conf.layout import OTHER_DOMAIN, Layout
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
 from star_ctr.model.inputs import SharedInputs
@@ -98,9 +98,9 @@ class MultiDomainModel(nn.Module):
             return {}
         return {p: int(n) for p, n in enumerate(self.norm.lone_rows.tolist()) if n}
 
-    def adopt(self, p: int) -> None:
-        """Let domain p's network score rows of unknown domains, where domain 0 does not start as a shared one."""
-        adopt(self.network, p)
+    def adopt(self, p: int, into: int = OTHER_DOMAIN) -> None:
+        """Let domain p's network score rows of another (of unknown ones), where no domain starts as a shared one."""
+        adopt(self.network, p, into)
 
     def served(self) -> MultiDomainModel:
         """The model as it predicts, with all that can be computed ahead of time (§4.4)."""

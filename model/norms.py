@@ -66,14 +66,18 @@ class _SumOverRanks(torch.autograd.Function):
         return out
 
 
-def per_domain(domains: int, value: Tensor) -> nn.ParameterList:
-    """A copy of `value` for each domain.
+class PerDomain(nn.ParameterList):
+    """What each domain has of its own, in the order of the layout's numbers.
 
     Parameters of a domain are tensors of their own, one a domain, and not rows of a common one: after a step
     on a batch of one domain all others have no gradient, so that the optimizer leaves their weights and its own
     moments of them untouched to the bit (a row of a common tensor would go on moving by Adam's momentum).
     """
-    return nn.ParameterList(nn.Parameter(value.clone()) for _ in range(domains))
+
+
+def per_domain(domains: int, value: Tensor) -> PerDomain:
+    """A copy of `value` for each domain."""
+    return PerDomain(nn.Parameter(value.clone()) for _ in range(domains))
 
 
 class Moments(nn.Module):

@@ -10,11 +10,12 @@ import torch
 from star_ctr.model import checkpoint, export, state
 from star_ctr.model.hooks import Hook
 from star_ctr.model.hooks.checkpoints import Checkpoints
-from star_ctr.model.hooks.record import Curve, Mixing, Spent
+from star_ctr.model.hooks.record import Curve, Mixing, Spent, Started
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.probe import probe_scores
 from star_ctr.model.processes import world
 from star_ctr.model.trainer import Trainer
+from star_ctr.model.warm import warm_start
 
 
 def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = False) -> dict[str, Any]:
@@ -23,8 +24,10 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     Goes on from the job's checkpoint where there is one (`must_resume`: it has to be there, and of this very job).
     """
     trainer = Trainer(job)
-    curve, mixing, spent = recorders = (Curve(), Mixing(trainer.files, trainer.mixed), Spent())
+    curve, mixing, spent, started = recorders = Curve(), Mixing(trainer.files, trainer.mixed), Spent(), Started()
     resumed = state.resume(trainer, recorders, must_resume)
+    if job.start and not resumed:
+        started.report = warm_start(trainer)
     # Checkpoints come last: what the others hold of a step is in them.
     checkpoints = Checkpoints(lambda: state.save(trainer, recorders), job.trainer.checkpoint_minutes)
     trainer.train([*hooks, *recorders, checkpoints])
@@ -46,6 +49,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "steps": trainer.step,
         "resumed": resumed,
+        "start": started.report,
         "seconds": round(spent.total.seconds, 3),
         "rows_per_second": round(spent.total.rate, 1),
         "waiting_share": round(spent.total.waiting_share, 4),

@@ -82,8 +82,15 @@ def gathered(mine: Tensor, rows: int, part: tuple[int, int]) -> Tensor | None:
     return whole
 
 
-def resharded(theirs: Tensor, of: tuple[int, int], mine: Tensor, part: tuple[int, int]) -> None:
-    """Put into `mine`, this process's part, those rows that it has of another part, `of`, of perhaps another number."""
+def resharded(
+    theirs: Tensor, of: tuple[int, int], mine: Tensor, part: tuple[int, int], moved: Tensor | None = None
+) -> None:
+    """Put into `mine`, this process's part, those rows that it has of another part, `of`, of perhaps another number.
+
+    `moved`: the new number of each row of the whole, -1 for those that are no more; None where all stay.
+    """
     number = torch.arange(len(theirs)) * of[1] + of[0]
-    here = (number % part[1] == part[0]).nonzero().squeeze(1)
+    if moved is not None:
+        number = moved[number]
+    here = ((number >= 0) & (number % part[1] == part[0])).nonzero().squeeze(1)
     mine[torch.div(number[here], part[1], rounding_mode="floor")] = theirs[here].to(mine)

@@ -13,7 +13,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
 from star_ctr.model.hooks.record import Recorder
 from star_ctr.model.processes import world
-from star_ctr.model.sharding import resharded, rows_of_part
+from star_ctr.model.sharding import resharded
 from star_ctr.model.trainer import Trainer
 
 
@@ -56,21 +56,29 @@ def _is_of_a_table(name: str, tensor: Tensor) -> bool:
     return "inputs.tables." in name and tensor.dim() == 2
 
 
-def _loaded(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[str, Tensor]:
-    """The checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it."""
+def loaded(
+    trainer: Trainer, folder: Path, place: dict[str, Any], moved: dict[int, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """A checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it.
+
+    `moved`: by width, the new number of each row of a storage (`sharding.resharded`); rows that none moved to are as
+    the trainer has them, and without moments.
+    """
     tensors, tables = checkpoint.load(folder, place), trainer.model.inputs.tables
     parts = place["parts"]
-    if parts == 1 and not tables.sharded:
-        return tensors
+    if parts == 1 and not tables.sharded and moved is None:
+        return {name: t.to(trainer.device) for name, t in tensors.items()}
     mine: dict[str, Tensor] = {}
     for part in range(parts):
         theirs = tensors if parts == 1 else checkpoint.load(folder, place, part)
         for name, tensor in theirs.items():
             if _is_of_a_table(name, tensor):
                 width = tensor.shape[1]
-                shape = (rows_of_part(tables.rows[width], tables.part), width)
-                resharded(tensor, (part, parts), mine.setdefault(name, tensor.new_empty(shape)), tables.part)
-    return tensors | mine
+                if name not in mine:
+                    fresh = tables.storages[str(width)].detach().cpu()
+                    mine[name] = torch.zeros_like(fresh) if name.startswith("optimizer/") else fresh.clone()
+                resharded(tensor, (part, parts), mine[name], tables.part, moved[width] if moved else None)
+    return {name: t.to(trainer.device) for name, t in (tensors | mine).items()}
 
 
 def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = False) -> bool:
@@ -92,7 +100,7 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
                 "Set it back, or train without --resume"
             )
         return False
-    tensors = _loaded(trainer, folder, place)
+    tensors = loaded(trainer, folder, place)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -70,10 +70,10 @@ class Extraction(nn.Module):
         all_gate = torch.softmax(self.shared_gate(shared_BF, []), dim=1)
         return mixed_DBH, torch.einsum("be,ebh->bh", all_gate, torch.cat([own_DBH, shared_SBH]))
 
-    def adopt(self, p: int) -> None:
-        """Domain 0's expert and gate become those of domain p."""
+    def adopt(self, p: int, into: int) -> None:
+        """The expert and the gate of the domain `into` become those of domain p."""
         for layer in (*self.own.layers, self.gates):
-            layer.copy(p, 0)
+            layer.copy(p, into)
 
 
 class PLE(OwnEnd):

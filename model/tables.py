@@ -18,6 +18,16 @@ BLOCK = 1 << 16
 """Rows that are drawn from one seed at the start."""
 
 
+def places_of(sizes: Mapping[str, int], widths: Mapping[str, int]) -> tuple[dict[str, int], dict[int, int]]:
+    """What to add to a table's ids to have their rows in its storage, and the rows of the storage of a width."""
+    offset: dict[str, int] = {}
+    rows: dict[int, int] = {}
+    for name, size in sizes.items():
+        offset[name] = rows.get(widths[name], 1) - 1
+        rows[widths[name]] = offset[name] + size
+    return offset, rows
+
+
 class EmbeddingTables(nn.Module):
     """The tables that all domains share (§3.1), those of one width in one storage.
 
@@ -31,13 +41,7 @@ class EmbeddingTables(nn.Module):
         """`sizes`: rows of each table, its padding row counted; `widths`: of its rows; `part`: see `sharding`."""
         super().__init__()
         self.widths, self.sizes, self.part = dict(widths), dict(sizes), part
-        self.offset: dict[str, int] = {}
-        """What to add to a table's ids to have their rows in its storage."""
-        self.rows: dict[int, int] = {}
-        """Rows of the storage of a width, over all processes."""
-        for name, size in sizes.items():
-            self.offset[name] = self.rows.get(widths[name], 1) - 1
-            self.rows[widths[name]] = self.offset[name] + size
+        self.offset, self.rows = places_of(sizes, widths)
         self.storages = nn.ParameterDict(
             {str(w): nn.Parameter(torch.empty(rows_of_part(n, part), w)) for w, n in self.rows.items()}
         )

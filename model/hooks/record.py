@@ -53,6 +53,23 @@ class Spent(Recorder):
         self.total = self._before = Moment(0, 0, int(rows), seconds, waited)
 
 
+class Started(Recorder):
+    """What came over from the run that a training started from (`model.warm`); None where it started afresh."""
+
+    name = "start"
+
+    def __init__(self) -> None:
+        self.report: dict[str, Any] | None = None
+
+    def state(self) -> dict[str, Any] | None:
+        """The report."""
+        return self.report
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """Take it."""
+        self.report = state
+
+
 class Curve(Recorder):
     """The training curve: mean loss over each of at most `points` stretches of steps."""
 

@@ -39,16 +39,25 @@ TOLERANCE = 2e-4
 EPOCHS = 4
 
 
-def write_split(folder: Path, rows: dict[str, int] | None = None, files_a_domain: int = 3, part: str = "train") -> str:
+def write_split(
+    folder: Path,
+    rows: dict[str, int] | None = None,
+    files_a_domain: int = 3,
+    part: str = "train",
+    layout: Layout = LAYOUT,
+) -> str:
     """Write (or append) rows of a part; returns the table's path."""
+    users, items = layout.embeddings["user"], layout.embeddings["item"]
     table = str(folder / "split")
     rng = np.random.default_rng(len(part))
     for domain, n in (rows or ROWS).items():
         for k, size in enumerate(np.array_split(np.arange(n), min(files_a_domain, n))):
             m = len(size)
             lengths = rng.integers(0, 5, m)
-            seen = rng.integers(2, 30, (m, 4)) * (np.arange(4) < lengths[:, None])
-            ints = np.column_stack([rng.integers(0, 50, m), rng.integers(0, 30, m), lengths, seen]).astype(np.int32)
+            seen = rng.integers(2, items, (m, 4)) * (np.arange(4) < lengths[:, None])
+            ints = np.column_stack([rng.integers(0, users, m), rng.integers(0, items, m), lengths, seen]).astype(
+                np.int32
+            )
             floats = rng.normal(size=(m, 1)).astype(np.float32)
             p = 1 / (1 + np.exp(-(floats[:, 0] + 0.3 * (ints[:, 1] % 3) - 1)))
             data = pa.table(
@@ -57,10 +66,10 @@ def write_split(folder: Path, rows: dict[str, int] | None = None, files_a_domain
                     "user_id": [f"u{u}" for u in ints[:, 0]],
                     "day": ["2026-01-01"] * m,
                     "label": pa.array((rng.random(m) < p).astype(np.float32)),
-                    "domain_id": pa.array([LAYOUT.domain_id(domain)] * m, pa.int32()),
+                    "domain_id": pa.array([layout.domain_id(domain)] * m, pa.int32()),
                     "ints": packed(ints),
                     "floats": packed(floats),
-                    "ds": [LAYOUT.ds] * m,
+                    "ds": [layout.ds] * m,
                     "part": [part] * m,
                     "domain": [domain] * m,
                 }

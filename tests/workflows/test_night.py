@@ -23,6 +23,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
 from star_ctr.jobs import check, evaluate, features, ingest, score, split, tables, train
+from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.store import Store
 from star_ctr.workflows import nightly
 from tests import small_logs
@@ -153,7 +154,7 @@ def test_training_days_alone_fit_the_encoders(night: Night) -> None:
     assert known == set(trained["item_id"]) | set(sequences)
     assert "s-new" in set(rows["item_id"]) - known
     layout = Layout.model_validate(
-        train.split_commit(Store(night.settings, night.spark).warehouse.table("split"), DS)[1]["layout"]
+        split_commit(Store(night.settings, night.spark).warehouse.table("split"), DS)[1]["layout"]
     )
     fitted = {f.name: f for f in layout.numeric}
     for name, form in (("slot", np.asarray), ("price", np.log1p)):

@@ -1,0 +1,227 @@
+"""A training that begins where another one ended (§4.4): last night's model goes on with the next day.
+
+Embeddings come over by value and what belongs to a domain by the domain's name: known values keep their rows, new ones
+start as in any training; a new domain starts as the shared model, and one that is no more is left out. Nothing of that
+changes a prediction for the domains that stay by a bit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from deltalake import DeltaTable
+from torch import Tensor
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
+from star_ctr.conf.training import ModelSettings
+from star_ctr.conf.vocabularies import read_vocabularies
+from star_ctr.model import checkpoint
+from star_ctr.model.inputs import embedding_widths
+from star_ctr.model.norms import PartitionedNorm, PerDomain
+from star_ctr.model.state import changes, loaded
+from star_ctr.model.tables import places_of
+from star_ctr.model.trainer import Trainer
+
+
+class _Earlier(NamedTuple):
+    """The run that a training starts from."""
+
+    run_id: str
+    folder: Path
+    layout: Layout
+    model: ModelSettings
+    vocabularies: dict[str, pa.Array]
+    place: dict[str, Any]
+
+
+def warm_start(trainer: Trainer) -> dict[str, Any]:
+    """Give a trainer that has not begun what the run of `job.start` learnt; returns what came over, for the record.
+
+    `UserError` where that run had other features or another form of model.
+    """
+    earlier = _earlier(trainer)
+    kept = trainer.settings.optimizer == "kept"
+    mine = _vocabularies_of(trainer)
+    moved, values = _moved_rows(earlier, mine, trainer)
+    tensors = loaded(trainer, earlier.folder / "checkpoint", earlier.place, moved)
+    theirs = [earlier.layout.domain_id(d) if d in earlier.layout.domains else None for d in trainer.job.layout.domains]
+    domains = [OTHER_DOMAIN, *theirs]
+    origin = _names(trainer, domains)
+    _take_weights(trainer, tensors, origin, domains, earlier, kept)
+    added = [p for p, before in enumerate(domains) if before is None]
+    if added:
+        _start_domains(trainer, added, domains, earlier)
+    _take_averages(trainer, tensors, origin, kept)
+    if kept:
+        _take_optimizers(trainer, tensors, origin)
+    names = set(trainer.job.layout.domains)
+    return {
+        "run_id": earlier.run_id,
+        "optimizer": trainer.settings.optimizer,
+        "values": values,
+        "domains_added": [trainer.domain_name(p) for p in added],
+        "domains_left_out": [d for d in earlier.layout.domains if d not in names],
+    }
+
+
+def _earlier(trainer: Trainer) -> _Earlier:
+    start = trainer.job.start
+    assert start is not None
+    folder = Path(start.folder)
+    place = checkpoint.latest(folder / "checkpoint")
+    if place is None or not (folder / "record.json").exists():
+        raise UserError(f"{folder}: no finished training with its checkpoint to start from")
+    settings = json.loads((folder / "record.json").read_text(encoding="utf-8"))["settings"]
+    layout = Layout.model_validate_json((folder / "layout.json").read_text(encoding="utf-8"))
+    if different := changes(_features(layout), _features(trainer.job.layout)):
+        raise UserError(f"{start.run_id}: it cannot be started from, its features are others: {'; '.join(different)}")
+    files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
+    if not files:
+        raise UserError(f"{folder}/vocabularies: not there, so that its ids have no meaning; train that run again")
+    vocabularies = read_vocabularies(files, list(settings["history"]))
+    return _Earlier(start.run_id, folder, layout, ModelSettings(**settings["model"]), vocabularies, place)
+
+
+def _features(layout: Layout) -> dict[str, Any]:
+    """What must be alike for a row of one layout to mean what one of another does."""
+    return {
+        "ids": [(f.name, f.embedding) for f in layout.fields],
+        "numbers": [f.name for f in layout.numeric],
+        "sequences": [(s.name, s.length, [side.embedding for side in s.sides]) for s in layout.sequences],
+    }
+
+
+def _vocabularies_of(trainer: Trainer) -> dict[str, pa.Array]:
+    job = trainer.job
+    table = DeltaTable(job.vocabularies, version=job.versions["vocabularies"])
+    files = list(table.file_uris(file_pruning_predicate=f"ds = '{job.ds}'"))
+    return read_vocabularies(files, list(job.settings["history"]))
+
+
+def _moved_rows(
+    earlier: _Earlier, mine: dict[str, pa.Array], trainer: Trainer
+) -> tuple[dict[int, Tensor], dict[str, dict[str, int]]]:
+    """Where each row of the earlier storages goes (-1: nowhere), by width; and how many values that are, by table."""
+    widths = embedding_widths(earlier.layout, earlier.model)
+    offset, rows = places_of(earlier.layout.embeddings, widths)
+    tables = trainer.model.inputs.tables
+    moved = {width: torch.full((n,), -1) for width, n in rows.items()}
+    counts: dict[str, dict[str, int]] = {}
+    for width in moved:
+        moved[width][PADDING] = PADDING
+    for name, size in earlier.layout.embeddings.items():
+        if widths[name] != tables.widths[name]:
+            raise UserError(
+                f"{earlier.run_id}: it cannot be started from, its embeddings of {name} are {widths[name]} wide and "
+                f"these {tables.widths[name]}"
+            )
+        ids = _moved_ids(size, earlier.vocabularies.get(name), mine.get(name), tables.sizes[name])
+        there = np.flatnonzero(ids >= UNKNOWN)
+        moved[widths[name]][there + offset[name]] = torch.from_numpy(ids[there] + tables.offset[name])
+        kept = int((ids >= FIRST_KNOWN).sum())
+        counts[name] = {"kept": kept, "new": tables.sizes[name] - FIRST_KNOWN - kept}
+        counts[name]["left_out"] = size - FIRST_KNOWN - kept
+    return moved, counts
+
+
+def _moved_ids(size: int, theirs: pa.Array | None, mine: pa.Array | None, now: int) -> np.ndarray[Any, Any]:
+    """The id that each earlier id of a table has now, -1 for none; tables without values (buckets) keep their ids."""
+    ids = np.arange(size)
+    if theirs is None or mine is None:
+        ids[now:] = -1
+        return ids
+    found = pc.index_in(theirs, mine).fill_null(-1 - FIRST_KNOWN).to_numpy()
+    ids[FIRST_KNOWN:] = found + FIRST_KNOWN
+    return ids
+
+
+def _names(trainer: Trainer, domains: list[int | None]) -> dict[str, str | None]:
+    """The earlier name of each of the model's tensors; None for what belongs to a new domain."""
+    names: dict[str, str | None] = {name: name for name in trainer.model.state_dict()}
+    for path, module in trainer.model.named_modules():
+        if isinstance(module, PerDomain):
+            names |= {f"{path}.{p}": None if q is None else f"{path}.{q}" for p, q in enumerate(domains)}
+    return names
+
+
+def _take_weights(
+    trainer: Trainer,
+    tensors: dict[str, Tensor],
+    origin: dict[str, str | None],
+    domains: list[int | None],
+    earlier: _Earlier,
+    kept: bool,
+) -> None:
+    """The earlier weights, or where optimizers start anew their average, which is what was evaluated."""
+    weights = dict(trainer.model.state_dict())
+    partitioned = isinstance(trainer.model.norm, PartitionedNorm)
+    for name, before in origin.items():
+        if before is None:
+            continue
+        if partitioned and name in ("norm.mean", "norm.var", "norm.steps"):
+            rows = [(p, q) for p, q in enumerate(domains) if q is not None]
+            mine, theirs = (list(x) for x in zip(*rows, strict=True))
+            weights[name] = weights[name].index_copy(
+                0, torch.tensor(mine, device=trainer.device), tensors[f"model/{name}"][theirs]
+            )
+        elif name != "norm.lone_rows":  # of which the record of a training tells
+            average = None if kept else tensors.get(f"average/{before}")
+            tensor = tensors.get(f"model/{before}") if average is None else average
+            if tensor is None or tensor.shape != weights[name].shape:
+                different = changes(earlier.model.model_dump(mode="json"), trainer.job.model.model_dump(mode="json"))
+                words = "; ".join(different) or f"{name} hangs on the number of domains, and that is another"
+                raise UserError(f"{earlier.run_id}: it cannot be started from, its model has another form: {words}")
+            weights[name] = tensor
+    trainer.model.load_state_dict(weights)
+
+
+@torch.no_grad()
+def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None], earlier: _Earlier) -> None:
+    """New domains add nothing to the shared model; where there is no such thing, they start as the largest known one.
+
+    Until they have moments of their own, theirs are those of all known rows.
+    """
+    model = trainer.model
+    seen = {int(p): n for p, n in earlier.place["rows_by_domain"].items()}
+    known = {p: seen[q] for p, q in enumerate(domains) if q is not None and seen.get(q)}
+    norm = model.norm
+    if isinstance(norm, PartitionedNorm) and (moved := {p: n for p, n in known.items() if norm.steps[p] > 0}):
+        share = torch.tensor(list(moved.values()), dtype=torch.float64)[:, None] / sum(moved.values())
+        mean, var = (t[list(moved)].double().cpu() for t in (norm.mean, norm.var))
+        pooled = (share * mean).sum(0)
+        norm.mean[added] = pooled.to(norm.mean)
+        norm.var[added] = ((share * (var + mean.square())).sum(0) - pooled.square()).to(norm.var)
+    largest = max(known, key=lambda p: (known[p], -p), default=OTHER_DOMAIN)
+    for p in added:
+        model.adopt(largest, p)
+        for module in model.modules():
+            for name, neutral in getattr(module, "neutral", {}).items():
+                getattr(module, name)[p].fill_(neutral)
+
+
+@torch.no_grad()
+def _take_averages(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None], kept: bool) -> None:
+    for name, parameter in trainer.averaged.parameters:
+        before = origin[name]
+        average = tensors.get(f"average/{before}") if kept else None
+        trainer.averaged.weights[name] = parameter.detach().clone() if average is None else average
+        trainer.averaged.steps[name] = 0 if average is None else int(tensors[f"average-steps/{before}"])
+
+
+def _take_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None]) -> None:
+    of: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer/"):
+            parameter, _, key = name.removeprefix("optimizer/").rpartition("/")
+            of.setdefault(parameter, {})[key] = tensor
+    parameters = dict(trainer.model.named_parameters())
+    trainer.optimizers.load(
+        {f"{name}/{key}": t for name in parameters for key, t in of.get(origin[name] or "", {}).items()}
+    )

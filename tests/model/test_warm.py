@@ -1,0 +1,240 @@
+"""A warm start (§4.4): what is known comes over by value and by name, what is new starts as it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from deltalake import write_deltalake
+
+from star_ctr.conf.errors import UserError
+from star_ctr.model import state
+from star_ctr.model.hooks import Hook, Moment
+from star_ctr.model.job import TrainingJob, WarmStart
+from star_ctr.model.run import train
+from star_ctr.model.train import launch
+from star_ctr.model.trainer import Trainer
+from star_ctr.model.warm import warm_start
+from tests.model.synthetic import LAYOUT, job, record, same_weights, version_of, write_split
+
+BEFORE = {"user": [f"u{i}" for i in range(48)], "item": [f"i{i}" for i in range(28)]}
+NOW = {
+    "user": [*[f"u{i}" for i in range(47, 9, -1)], *[f"new{i}" for i in range(20)]],
+    "item": [*BEFORE["item"], "i99"],
+}
+"""Ten users are left out, the others stand in another order; users and an item are new."""
+NEXT = LAYOUT.model_copy(
+    update={"domains": ["c", "a", "d"], "embeddings": {name: 2 + len(values) for name, values in NOW.items()}}
+)
+"""The domain b is left out, d is new, and the others have other numbers."""
+
+
+def vocabularies(values: dict[str, list[str]]) -> pa.Table:
+    """Vocabularies as the split's step writes them."""
+    rows = [(name, v, i + 2) for name, vs in values.items() for i, v in enumerate(vs)]
+    embedding, value, ids = (list(x) for x in zip(*rows, strict=True))
+    return pa.table(
+        {"embedding": embedding, "value": value, "id": pa.array(ids, pa.int32()), "ds": [LAYOUT.ds] * len(rows)}
+    )
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """Last night's run."""
+    folder = tmp_path_factory.mktemp("before")
+    j = job(write_split(folder), folder / "run")
+    j = j.model_copy(update={"run_id": "last", "settings": {"history": {}, "model": j.model.model_dump(mode="json")}})
+    train(j)
+    (j.place / "vocabularies").mkdir()
+    pq.write_table(vocabularies(BEFORE).drop_columns("ds"), j.place / "vocabularies" / "part-0.parquet")
+    return j
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The next night's split and vocabularies."""
+    folder = tmp_path_factory.mktemp("now")
+    write_split(folder, {"a": 300, "c": 80, "d": 70}, layout=NEXT)
+    write_split(folder, {"a": 20}, part="test", layout=NEXT)
+    write_deltalake(str(folder / "vocabularies"), vocabularies(NOW))
+    return folder
+
+
+def now(before: TrainingJob, split: Path, folder: Path, **trainer: object) -> TrainingJob:
+    """A job that starts from last night's run."""
+    j = job(str(split / "split"), folder, **trainer)
+    return j.model_copy(
+        update={
+            "versions": {"split": version_of(str(split / "split")), "vocabularies": 0},
+            "vocabularies": str(split / "vocabularies"),
+            "layout": NEXT,
+            "settings": {"history": {}},
+            "start": WarmStart(run_id=before.run_id, folder=before.folder, weights="w"),
+        }
+    )
+
+
+def resumed(j: TrainingJob) -> Trainer:
+    """A trainer where a finished training left off."""
+    trainer = Trainer(j)
+    assert state.resume(trainer)
+    return trainer
+
+
+def started(j: TrainingJob) -> tuple[Trainer, dict[str, Any]]:
+    trainer = Trainer(j)
+    return trainer, warm_start(trainer)
+
+
+def id_now(name: str, then: int) -> int:
+    return NOW[name].index(BEFORE[name][then - 2]) + 2
+
+
+def test_no_prediction_of_a_domain_that_stays_changes_by_a_bit(
+    before: TrainingJob, split: Path, tmp_path: Path
+) -> None:
+    earlier, (trainer, report) = resumed(before), started(now(before, split, tmp_path))
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(12, 50, 200), rng.integers(2, 30, 200)
+    seen = rng.integers(2, 30, (200, 4)) * (rng.random((200, 4)) < 0.5)
+    lengths = (seen > 0).sum(1)
+    floats = torch.from_numpy(rng.normal(size=(200, 1)).astype(np.float32))
+    then = np.column_stack([users, items, lengths, seen]).astype(np.int32)
+    same = np.column_stack(
+        [
+            [id_now("user", u) for u in users], [id_now("item", i) for i in items], lengths,
+            [[i and id_now("item", i) for i in row] for row in seen],
+        ]
+    ).astype(np.int32)  # fmt: skip
+    earlier.model.eval(), trainer.model.eval()
+    for name in ("a", "c"):
+        domain_then, domain_now = LAYOUT.domain_id(name), NEXT.domain_id(name)
+        a = earlier.model.predict(torch.from_numpy(then), floats, torch.full((200,), domain_then))
+        b = trainer.model.predict(torch.from_numpy(same), floats, torch.full((200,), domain_now))
+        assert torch.equal(a, b), name
+    assert (report["domains_added"], report["domains_left_out"]) == (["d"], ["b"])
+    assert report["values"]["user"] == {"kept": 38, "new": 20, "left_out": 10}
+    assert report["values"]["item"] == {"kept": 28, "new": 1, "left_out": 0}
+
+
+def test_a_new_domain_starts_as_the_shared_model(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+    earlier, (trainer, _) = resumed(before), started(now(before, split, tmp_path))
+    d = NEXT.domain_id("d")
+    for layer in trainer.model.network.layers:
+        assert torch.equal(layer.weight_p[d], torch.ones_like(layer.weight_p[d]))
+        assert not layer.bias_p[d].any()
+    norm, then = trainer.model.norm, earlier.model.norm
+    assert torch.equal(norm.gamma_p[d], torch.ones_like(norm.gamma_p[d]))
+    assert norm.steps[d] == 0
+    # Of the domains that stay, a alone has moments: one row, as c had, moves none.
+    torch.testing.assert_close(norm.mean[d], then.mean[LAYOUT.domain_id("a")])
+    torch.testing.assert_close(norm.var[d], then.var[LAYOUT.domain_id("a")])
+    layers = earlier.model.network.layers
+    assert not torch.equal(layers[0].weight_p[1], torch.ones_like(layers[0].weight_p[1])), "a learnt something"
+
+
+@pytest.mark.parametrize("optimizer", ["kept", "reset"])
+def test_known_values_keep_their_rows_and_new_ones_start_afresh(
+    before: TrainingJob, split: Path, tmp_path: Path, optimizer: str
+) -> None:
+    earlier = resumed(before)
+    cold = Trainer(now(before, split, tmp_path))
+    trainer, _ = started(now(before, split, tmp_path, optimizer=optimizer))
+    name = "inputs.tables.storages.4"
+    then = earlier.model.state_dict()[name] if optimizer == "kept" else earlier.averaged.weights[name]
+    storage, tables = trainer.model.state_dict()[name], trainer.model.inputs.tables
+    for table in ("user", "item"):
+        for i, value in enumerate(NOW[table]):
+            mine = storage[tables.offset[table] + i + 2]
+            if value in BEFORE[table]:
+                place = earlier.model.inputs.tables.offset[table] + BEFORE[table].index(value) + 2
+                assert torch.equal(mine, then[place]), value
+            else:
+                assert torch.equal(mine, cold.model.state_dict()[name][tables.offset[table] + i + 2]), value
+                assert mine.any()
+    assert torch.equal(storage[tables.offset["user"] + 1], then[earlier.model.inputs.tables.offset["user"] + 1])
+    assert not storage[0].any()
+    moments = dict(trainer.optimizers.tensors())
+    if optimizer == "reset":
+        assert not moments
+        assert torch.equal(trainer.averaged.weights[name], storage)
+        return
+    theirs = dict(earlier.optimizers.tensors())
+    assert moments[f"{name}/step"] == theirs[f"{name}/step"] > 0
+    old = theirs[f"{name}/exp_avg"][earlier.model.inputs.tables.offset["user"] + BEFORE["user"].index("u30") + 2]
+    assert torch.equal(moments[f"{name}/exp_avg"][tables.offset["user"] + NOW["user"].index("u30") + 2], old)
+    assert not moments[f"{name}/exp_avg"][tables.offset["user"] + NOW["user"].index("new3") + 2].any()
+    a_then, a_now = LAYOUT.domain_id("a"), NEXT.domain_id("a")
+    key = "network.layers.0.weight_p.{}/exp_avg"
+    assert torch.equal(moments[key.format(a_now)], theirs[key.format(a_then)])
+    assert key.format(NEXT.domain_id("d")) not in moments
+    assert not torch.equal(trainer.averaged.weights[name], storage)
+
+
+def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
+    before: TrainingJob, split: Path, tmp_path: Path
+) -> None:
+    """Stopped in its middle and taken up again it comes to the same bits, and does not start a second time."""
+
+    class Stop(Hook):
+        def step(self, moment: Moment) -> None:
+            if moment.step == 4:
+                raise KeyboardInterrupt
+
+    whole, broken = (now(before, split, tmp_path / n, checkpoint_minutes=1e-9) for n in ("whole", "broken"))
+    report = train(whole)["start"]
+    assert report["run_id"] == "last"
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, [Stop()])
+    assert train(broken)["resumed"]
+    assert record(broken)["start"] == report
+    assert record(broken)["rows"] == {"a": 300, "c": 80, "d": 70}
+    assert (broken.place / "model.safetensors").read_bytes() == (whole.place / "model.safetensors").read_bytes()
+    cold = now(before, split, tmp_path / "cold").model_copy(update={"start": None})
+    assert train(cold)["start"] is None
+    assert record(cold)["curve"][0][1] > record(whole)["curve"][0][1], "it began without what last night learnt"
+    assert cold.fingerprint() != whole.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [({"layers": [8, 8]}, "layers"), ({"dim": 8}, "4 wide and these 8"), ({"name": "mmoe"}, "name")],
+)
+def test_another_form_of_model_is_refused_by_name(
+    before: TrainingJob, split: Path, tmp_path: Path, model: dict[str, object], word: str
+) -> None:
+    j = now(before, split, tmp_path)
+    other = j.model_copy(update={"model": j.model.model_copy(update=model)})
+    with pytest.raises(UserError, match=f"last: it cannot be started from.*{word}"):
+        started(other)
+
+
+def test_other_features_are_refused_by_name(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+    j = now(before, split, tmp_path)
+    sequence = NEXT.sequences[0].model_copy(update={"name": "liked"})
+    other = j.model_copy(update={"layout": NEXT.model_copy(update={"sequences": [sequence]})})
+    with pytest.raises(UserError, match="last: .*features are others.*liked"):
+        started(other)
+
+
+@pytest.mark.slow
+def test_sharded_tables_start_as_whole_ones_do(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+    whole, shared = now(before, split, tmp_path / "whole"), now(before, split, tmp_path / "shared")
+    whole, shared = (
+        j.model_copy(
+            update={
+                "model": j.model.model_copy(update={"dropout": 0.0}),
+                "trainer": j.trainer.model_copy(update={"processes": n, "tables": "sharded"}),
+            }
+        )
+        for j, n in ((whole, 1), (shared, 2))
+    )
+    launch(whole)
+    launch(shared)
+    same_weights(whole, shared)
+    assert record(shared)["start"] == record(whole)["start"]
