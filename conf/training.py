@@ -104,6 +104,9 @@ class TrainerSettings(Declared):
     levels: bool = Field(
         True, description="set each domain's output bias so that predicted clicks are the actual ones of those rows"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the layers' products in training (autocast); weights, moments and loss stay float32"
+    )
     window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
     window_bytes: int = Field(1 << 30, ge=1, description="memory of its rows: fewer of them where they are wide")
     processes: int = Field(1, ge=1, description="processes that train together")

@@ -1,8 +1,8 @@
 """Rows out of one version of the split: Petastorm reads the files, and every row is counted.
 
 Petastorm knows nothing of Delta and its own thread pools lose rows in silence, so it is handed a plain list
-of files (the live ones of one version) and decodes them in one thread of ours; what arrives is counted
-against the files' own row counts, and any difference is an error.
+of files (the live ones of one version) and a pool of ours (`model.petastorm_pool`); what arrives is counted against the
+files' own row counts, and any difference is an error.
 """
 
 from __future__ import annotations
@@ -98,15 +98,10 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) ->
     with warnings.catch_warnings():
         # petastorm 0.13 speaks to pyarrow's old names; nothing a user could do about it
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
-        from petastorm import make_batch_reader
+        from star_ctr.model.petastorm_pool import open_reader
 
-        reader = make_batch_reader(
-            [file.url for file in files],
-            schema_fields=["label", "domain_id", "ints", "floats", *(["day"] if days else [])],
-            reader_pool_type="dummy",
-            workers_count=1,
-            shuffle_row_groups=False,
-            num_epochs=1,
+        reader = open_reader(
+            [file.url for file in files], ["label", "domain_id", "ints", "floats", *(["day"] if days else [])]
         )
         try:
             chunks = iter(reader)

@@ -95,7 +95,8 @@ class Trainer:
         window = max(1, min(s.window_rows, s.window_bytes // self.job.layout.row_bytes))
         for epoch in range(first, s.epochs):
             yield from ahead(
-                epoch_batches(self.files, self.job.layout, s.batch_size, window, s.seed, epoch, self.mixed, start)
+                epoch_batches(self.files, self.job.layout, s.batch_size, window, s.seed, epoch, self.mixed, start),
+                pin=self.device.type == "cuda",
             )
             start = 0
 
@@ -109,9 +110,10 @@ class Trainer:
             self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
         seed(self.device, hash((self.settings.seed, self.step, world()[0])) % (1 << 62))
-        logit_B = self.model(ints, floats, segments)
-        loss = F.binary_cross_entropy_with_logits(logit_B, label, reduction="sum")
-        more = self.model.own_loss(segments)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            logit_B = self.model(ints, floats, segments)
+            more = self.model.own_loss(segments)
+        loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, reduction="sum")
         self.optimizers.zero_grad()
         rows = sum(len(b.rows) for b in batches)
         total = loss / rows if more is None else loss / rows + more / rows

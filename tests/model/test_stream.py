@@ -167,10 +167,10 @@ def test_an_error_in_the_reading_thread_reaches_the_trainer() -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_reads_of_many_small_files_hold_every_row_once_each(tmp_path: Path) -> None:
+def test_a_thousand_reads_of_many_small_files_hold_every_row_once_each(tmp_path: Path) -> None:
     files = files_at(write_split(tmp_path, rows={"a": 80, "b": 60, "c": 20}, files_a_domain=10))
     assert len(files) == 30
     expected = b"".join(plain(file) for file in files)
-    for read in range(100):
+    for read in range(1000):
         ints = b"".join(rows.ints.tobytes() for rows in read_files(files, LAYOUT))
         assert ints == expected, f"read {read}"

@@ -1,0 +1,114 @@
+"""Nights of one new day each (§4.4): vocabularies grow, and each night's training goes on from the last one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.layout import Layout
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs import features, ingest, score, split, train
+from star_ctr.jobs.commits import split_commit
+from star_ctr.jobs.store import Store
+from tests import small_logs
+
+pytestmark = pytest.mark.spark
+NIGHTS = small_logs.DAYS[1:]
+
+
+class Nights:
+    """Three nights on logs where a domain comes and another goes."""
+
+    def __init__(self, folder: Path, spark: SparkSession) -> None:
+        logs = small_logs.frames()
+        views = logs["views"]
+        early = views["day"] < NIGHTS[1]
+        logs["views"] = views[~(early & (views["surface"] == "mail")) & ~(~early & (views["surface"] == "search"))]
+        self.conf, self.spark = small_logs.write(folder, logs), spark
+        self.settings = self.load("trainer.warm_start=previous")
+        self.records: list[dict[str, Any]] = []
+        self.layouts: list[Layout] = []
+        self.vocabularies: list[pd.DataFrame] = []
+        store = Store(self.settings, spark)
+        for ds in NIGHTS:
+            ingest.run(self.settings, spark, ds)
+            features.run(self.settings, spark, ds)
+            split.run(self.settings, spark, ds)
+            run_id = train.run(self.settings, spark, ds)["run_id"]
+            score.run(self.settings, spark, ds)
+            self.records.append(train.read_record(Path(store.warehouse.model(run_id))))
+            _, metadata = split_commit(store.warehouse.table("split"), ds)
+            self.layouts.append(Layout.model_validate(metadata["layout"]))
+            rows = store.read("vocabularies", metadata["vocabularies"]).where(f"ds = '{ds}'").toPandas()
+            self.vocabularies.append(rows.set_index(["embedding", "value"]).sort_index())
+
+    def load(self, *overrides: str) -> Settings:
+        return load(self.conf, ["window.days=1", "split.vocabulary=grown", *overrides])
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nights:
+    return Nights(tmp_path_factory.mktemp("nights"), spark)
+
+
+def test_values_keep_their_ids_and_new_ones_follow(nights: Nights) -> None:
+    grown = 0
+    for before, now in zip(nights.vocabularies, nights.vocabularies[1:], strict=False):
+        both = before.join(now, rsuffix="_now", how="outer")
+        known = both[both["id"].notna()]
+        assert (known["id"] == known["id_now"]).all()
+        for embedding, new in now[~now.index.isin(before.index)].groupby("embedding"):
+            size = int((before.index.get_level_values("embedding") == embedding).sum())
+            assert sorted(new["id"]) == list(range(2 + size, 2 + size + len(new)))
+            assert new.sort_values("id")["rows"].is_monotonic_decreasing
+            grown += len(new)
+    assert grown > 0
+    visitors = nights.vocabularies[2].loc["visitor"]
+    train_day = nights.spark.read.format("delta").load(Store(nights.settings, nights.spark).warehouse.table("features"))
+    counts = train_day.where(f"ds = '{small_logs.DAYS[2]}'").groupBy("user_id").count().toPandas().set_index("user_id")
+    assert (visitors["rows"].reindex(counts.index) == counts["count"]).all()
+
+
+def test_domains_keep_their_places_and_numbers_their_scales(nights: Nights) -> None:
+    first, second, third = nights.layouts
+    assert first.domains == second.domains == ["home", "search"]
+    assert third.domains == ["home", "search", "mail"]
+    varied = 0
+    for before, now in ((first, second), (second, third)):
+        for a, b in zip(before.numeric, now.numeric, strict=True):
+            if a.std > 0:
+                assert a == b
+                varied += 1
+        assert [b.bounds for b in before.buckets] == [b.bounds for b in now.buckets]
+    assert varied > 4
+    still = {f.name for f in first.numeric if f.std == 0}
+    assert "by_sku__shown" in still, "the log's first day has no days before it"
+    assert all(f.std > 0 for f in second.numeric if f.name in still)
+
+
+def test_each_night_goes_on_from_the_last_one(nights: Nights) -> None:
+    first, second, third = nights.records
+    assert first["start"] is None
+    assert second["start"]["run_id"] == first["run_id"]
+    assert third["start"]["run_id"] == second["run_id"]
+    assert third["start"]["domains_added"] == ["mail"]
+    sizes = nights.vocabularies[1].groupby("embedding").size()
+    assert {name: n["kept"] for name, n in third["start"]["values"].items() if name in sizes} == dict(sizes)
+    assert all(n["left_out"] == 0 for n in third["start"]["values"].values())
+    assert third["rows"].keys() == {"home", "mail"}, "nothing of the domain that went"
+    scores = Store(nights.settings, nights.spark).read("scores").where(f"run_id = '{third['run_id']}'").toPandas()
+    assert set(scores["domain"]) == {"home", "mail"}
+
+
+def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) -> None:
+    with pytest.raises(UserError, match="no-such-run holds no finished run"):
+        train.run(nights.load("trainer.warm_start=no-such-run"), nights.spark, NIGHTS[1])
+    last = nights.records[2]["run_id"]
+    with pytest.raises(UserError, match=f"{last} is of the night {NIGHTS[2]} and knows days from {NIGHTS[1]} on"):
+        train.run(nights.load(f"trainer.warm_start={last}"), nights.spark, NIGHTS[1])
