@@ -2,7 +2,7 @@
 
 Each compares with a reference in the same run, since machines are noisy: a ratio is a result, a time is not.
 
-    make bench                       python bench/run.py history      (some of them)
+    make bench                       python bench/run.py stream       (some of them)
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from pathlib import Path
 import cost
 import history
 import size
+import stream
+import training
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = {"cost": cost.run, "history": history.run, "size": size.run}
+BENCHMARKS = {
+    "cost": cost.run,
+    "stream": stream.run,
+    "training": training.run,
+    "history": history.run,
+    "size": size.run,
+}
 TARGET = Path("build/bench.json")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from star_ctr.conf.errors import DataError
 from star_ctr.model.export import Predictor
@@ -20,7 +21,7 @@ from star_ctr.model.run import train
 from star_ctr.model.stream import epoch_batches
 from star_ctr.model.train import write_job
 from star_ctr.model.trainer import Trainer
-from tests.model.synthetic import LAYOUT, ROWS, job, when
+from tests.model.synthetic import LAYOUT, ROWS, job, when, without_dropout
 
 
 def bits(job: TrainingJob) -> str:
@@ -191,3 +192,22 @@ def test_killed_after_the_last_step_it_is_finished_and_not_trained_again(table: 
     assert again["resumed"]
     assert bits(j) == model
     assert {k: v for k, v in again.items() if k != "resumed"} == {k: v for k, v in before.items() if k != "resumed"}
+
+
+def test_bfloat16_rounds_the_layers_products_and_nothing_else(table: str, tmp_path: Path) -> None:
+    """Its gradient points where float32's does; weights, moments and what is exported stay float32."""
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(without_dropout(table, tmp_path / precision, precision=precision))
+        trainer.train_step([next(b for b in trainer._batches() if b.domain == 1)])
+        dense = [p.grad for n, p in trainer.model.named_parameters() if p.grad is not None and not p.grad.is_sparse]
+        gradients.append(torch.cat([g.flatten() for g in dense]))
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+        assert {t.dtype for n, t in trainer.optimizers.tensors() if not n.endswith("step")} == {torch.float32}
+    full, half = gradients
+    off = float((full - half).norm() / full.norm())
+    assert 0 < off < 0.02, "bfloat16 keeps eight bits: 0.4% a product"
+    half_again = [job(table, tmp_path / name, precision="bfloat16") for name in ("one", "other")]
+    assert len({train(j)["fingerprint"] for j in half_again}) == 1
+    assert bits(half_again[0]) == bits(half_again[1])
+    assert {t.dtype for t in load_file(half_again[0].place / "model.safetensors").values()} == {torch.float32}

@@ -1,0 +1,77 @@
+"""A split of random rows for the trainer's benchmarks: domains of Zipf's sizes, ids, numbers and two 50-long sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+
+from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.training import ModelSettings, TrainerSettings
+from star_ctr.features.packing import packed
+from star_ctr.model.job import TrainingJob
+
+FIELDS, NUMBERS, LENGTH = 8, 20, 50
+ROWS_A_FILE = 16_384
+
+
+def layout_of(vocabulary: int = 100_000, domains: int = 19) -> Layout:
+    """Eight ids, twenty numbers, and two sequences of fifty events, each with an item and a tag."""
+    fields = [IdField(name=f"f{i}", column=f"f{i}", embedding=f"f{i}") for i in range(FIELDS)]
+    return Layout(
+        ds="2026-01-02", domains=[f"d{p}" for p in range(1, domains + 1)],
+        embeddings={f.name: vocabulary for f in fields}, categorical=fields, buckets=[],
+        numeric=[NumericField(name=f"n{i}", source=NumericSource(column=f"n{i}")) for i in range(NUMBERS)],
+        sequences=[SequenceField(name=name, length=LENGTH, sides=fields[:2]) for name in ("seen", "bought")],
+    )  # fmt: skip
+
+
+def job_of(
+    folder: Path, rows: int, domains: int = 19, model: dict[str, Any] | None = None, **trainer: object
+) -> TrainingJob:
+    """A job on a split of so many rows, which is written on the first call."""
+    layout = layout_of(domains=domains)
+    table = str(folder / f"split-{rows}-{domains}")
+    if not DeltaTable.is_deltatable(table):
+        share = 1 / np.arange(1, domains + 1)
+        sizes = np.maximum(1, (rows * share / share.sum()).astype(int))
+        for p, size in enumerate(sizes, start=1):
+            for start in range(0, size, ROWS_A_FILE):
+                _write(table, layout, p, min(ROWS_A_FILE, size - start), start)
+    name = "-".join([f"{rows}-{domains}", *(f"{k}={v}" for k, v in sorted(trainer.items()))])
+    return TrainingJob(
+        run_id=name, ds=layout.ds, split=table, versions={"split": DeltaTable(table).version()},
+        folder=str(folder / name), code="", layout=layout, model=ModelSettings.model_validate(model or {}),
+        trainer=TrainerSettings.model_validate({"device": "cpu", "tensorboard": False, **trainer}), settings={},
+    )  # fmt: skip
+
+
+def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
+    rng = np.random.default_rng([p, start])
+    ints = rng.integers(2, layout.embeddings["f0"], (n, layout.ints)).astype(np.int32)
+    for sequence, offset in layout.sequence_offsets():
+        length = rng.integers(0, LENGTH + 1, n)
+        ints[:, offset] = length
+        for _, first in sequence.starts(offset):
+            ints[:, first : first + LENGTH] *= np.arange(LENGTH) < length[:, None]
+    floats = rng.normal(size=(n, NUMBERS)).astype(np.float32)
+    label = (rng.random(n) < 1 / (1 + np.exp(3 - floats[:, 0]))).astype(np.float32)
+    columns = {
+        "impression_id": [f"{p:03d}-{i:09d}" for i in range(start, start + n)], "user_id": ["u"] * n,
+        "day": ["2026-01-01"] * n, "label": label, "domain_id": np.full(n, p, dtype=np.int32),
+        "ints": packed(ints), "floats": packed(floats), "ds": [layout.ds] * n, "part": ["train"] * n,
+        "domain": [layout.domains[p - 1]] * n,
+    }  # fmt: skip
+    write_deltalake(table, pa.table(columns), mode="append", partition_by=["ds", "part", "domain"])
+
+
+def entry(name: str, value: float, unit: str, limit: float, reference: str, least: bool = False) -> dict[str, Any]:
+    """An entry of bench.json whose value is to be at most `limit`, or at least that much."""
+    holds = value >= limit if least else value <= limit
+    return {
+        "name": name, "value": round(value, 4), "unit": unit, "goal": f"{'>=' if least else '<='} {limit}",
+        "holds": bool(holds), "reference": reference,
+    }  # fmt: skip

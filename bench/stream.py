@@ -1,0 +1,142 @@
+"""The stream: how long the trainer waits for it, how it compares with plain reading, and whether its memory grows.
+
+Rows have eight ids, twenty numbers and two 50-long sequences (840 bytes and more); files are of 16,384 rows, 19 domains.
+
+    python bench/stream.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from made_split import entry, job_of
+
+from star_ctr.model.hooks.record import Spent
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.plan import DataFile
+from star_ctr.model.reading import live_files
+from star_ctr.model.stream import epoch_batches
+from star_ctr.model.trainer import Trainer
+
+ROWS = 200_000
+COLUMNS = ["label", "domain_id", "ints", "floats"]
+
+
+def files_of(job: TrainingJob) -> list[DataFile]:
+    """The training files of a job."""
+    return live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
+
+
+def batches_of(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
+    """The stream's own batches: shuffled, of one domain each, 2000 rows."""
+    return epoch_batches(files, job.layout, 2000, job.trainer.window_rows, 0, epoch)
+
+
+def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any, ...]]:
+    """Files read by pyarrow alone, in their order, and their columns seen as matrices without a copy."""
+    for file in files:
+        table = pq.read_table(file.url.removeprefix("file://"), columns=COLUMNS, use_threads=False, partitioning=None)
+        ints, floats = (
+            np.frombuffer(table[name].combine_chunks().buffers()[2], dtype=kind).reshape(len(table), width)
+            for name, kind, width in (("ints", np.int32, job.layout.ints), ("floats", np.float32, job.layout.floats))
+        )
+        yield ints, floats, table["label"].to_numpy(), table["domain_id"].to_numpy()
+
+
+def seconds(make: Callable[[], Iterator[Any]]) -> float:
+    """How long it takes to go through what is made."""
+    began = time.perf_counter()
+    for _ in make():
+        pass
+    return time.perf_counter() - began
+
+
+def waiting(folder: Path, model: dict[str, Any]) -> tuple[float, float]:
+    """The share of a training's time that it waits for data, and its rows a second: one epoch, two cores."""
+    trainer = Trainer(job_of(folder, ROWS, model=model))
+    spent = Spent()
+    trainer.train([spent])
+    return spent.total.waiting_share, spent.total.rate
+
+
+def resident() -> float:
+    """Megabytes of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure_memory(folder: str, times: int, epochs: int) -> None:
+    """Stream the data so many `times` over as one epoch, for some epochs; print the memory after each."""
+    job = job_of(Path(folder), ROWS)
+    files = files_of(job)
+    many = []
+    for k in range(times):
+        for file in files:
+            path = Path(file.url.removeprefix("file://"))
+            link = path.with_name(f"again-{k}-{path.name}")
+            if k and not link.exists():
+                os.link(path, link)
+            many.append(DataFile(f"file://{link}" if k else file.url, file.domain, file.rows, file.key))
+    after = []
+    for epoch in range(epochs):
+        for _ in batches_of(job, many, epoch):
+            pass
+        after.append(resident())
+    print(json.dumps(after))
+
+
+def memory(folder: Path, times: int, epochs: int) -> list[float]:
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, "--memory", str(folder), str(times), str(epochs)]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    return [float(x) for x in json.loads(done.stdout.splitlines()[-1])]
+
+
+def run() -> list[dict[str, Any]]:
+    """The entries of bench.json."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = job_of(folder, ROWS)
+        files = files_of(job)
+        pa.set_cpu_count(1)
+        ours, plain = [], []
+        for _ in range(5):
+            ours.append(seconds(lambda: batches_of(job, files)))
+            plain.append(seconds(lambda: plain_batches(job, files)))
+        ratio = statistics.median(plain) / statistics.median(ours)
+        once, tenfold, epochs = memory(folder, 1, 1)[0], memory(folder, 10, 1)[0], memory(folder, 1, 20)
+        growth = max(tenfold / once, epochs[-1] / epochs[0]) - 1
+        deep, rate = waiting(folder, {})
+        shallow, shallow_rate = waiting(folder, {"layers": [64, 32]})
+    return [
+        entry("stream_wait_share", deep, "of the time", 0.05,
+              f"the default model, {rate:,.0f} rows/s; of two layers (64, 32): {shallow:.3f} at {shallow_rate:,.0f} rows/s"),
+        entry("stream_vs_pyarrow", ratio, "times its rows/s", 0.5,
+              f"pyarrow alone, one thread: {ROWS / statistics.median(plain):,.0f} rows/s, unshuffled and without copies",
+              least=True),
+        entry("stream_memory_growth", growth, "of the memory", 0.1,
+              f"{once:.0f} MB after {ROWS:,} rows, {tenfold:.0f} after ten times as many; after epoch 1 {epochs[0]:.0f}, "
+              f"after epoch 20 {epochs[-1]:.0f}"),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory"]:
+        measure_memory(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        for result in run():
+            print(json.dumps(result, indent=1))
