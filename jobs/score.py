@@ -77,7 +77,7 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
             n = batch.num_rows
             if n == 0:
                 continue
-            ints, floats = unpacked(batch.column("ints").to_pylist(), batch.column("floats").to_pylist(), layout)
+            ints, floats = unpacked(batch.column("ints"), batch.column("floats"), layout)
             scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
             yield pa.RecordBatch.from_arrays(
                 [

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fsspec import AbstractFileSystem
-from petastorm.arrow_reader_worker import ArrowReaderWorker
+from petastorm.arrow_reader_worker import ArrowReaderWorker, ArrowReaderWorkerResultsQueueReader
 from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from petastorm.reader import Reader
 from petastorm.workers_pool import EmptyResultError
@@ -69,6 +69,29 @@ class InOrderPool:
         """There is no thread of ours to wait for."""
 
 
+class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
+    """Row groups as Arrow tables, where petastorm's own makes a Python object of every row."""
+
+    def read_next(self, workers_pool: InOrderPool, schema: Any, ngram: Any) -> Any:
+        """The next row group's table."""
+        try:
+            return workers_pool.get_results()
+        except EmptyResultError:
+            raise StopIteration from None
+
+
+class _TableWorker(ArrowReaderWorker):  # type: ignore[misc]
+    """Reads a row group, its rows as they stand: petastorm's own copies them in an order that is the same."""
+
+    @staticmethod
+    def new_results_queue_reader() -> _Tables:
+        """What hands the tables out."""
+        return _Tables()
+
+    def _read_with_shuffle_row_drop(self, piece: Any, pq_file: Any, column_names: set[str], partition: Any) -> Any:
+        return piece.read(columns=sorted(column_names), partitions=None)
+
+
 class _Files(DaskFileSystem):  # type: ignore[misc]
     """A file system of fsspec in the form that petastorm's calls to pyarrow need: pyarrow's own of old."""
 
@@ -78,7 +101,7 @@ class _Files(DaskFileSystem):  # type: ignore[misc]
 
 
 def open_reader(urls: Sequence[str], columns: Sequence[str]) -> Any:
-    """A reader of some columns of Parquet files, row group by row group in their order, once."""
+    """A reader of some columns of Parquet files: an Arrow table a row group, in their order, once."""
     filesystem, paths = get_filesystem_and_path_or_paths(list(urls), hdfs_driver="libhdfs")
     if isinstance(filesystem, AbstractFileSystem):
         filesystem = _Files(filesystem)
@@ -87,7 +110,7 @@ def open_reader(urls: Sequence[str], columns: Sequence[str]) -> Any:
         paths,
         schema_fields=list(columns),
         reader_pool=InOrderPool(),
-        worker_class=ArrowReaderWorker,
+        worker_class=_TableWorker,
         shuffle_row_groups=False,
         num_epochs=1,
         is_batched_reader=True,

@@ -48,7 +48,7 @@ def encoded_rows(file: DataFile, layout: Layout, limit: int | None = None) -> tu
     with fsspec.open(file.url, "rb") as handle:
         table = pq.ParquetFile(handle).read(columns=["impression_id", "user_id", "label", "ints", "floats"])
     table = table.slice(0, limit)
-    ints, floats = unpacked(table["ints"].to_pylist(), table["floats"].to_pylist(), layout)
+    ints, floats = unpacked(table["ints"], table["floats"], layout)
     n = len(table)
     label = table["label"].to_numpy().astype(np.float32)
     rows = Rows(ints.copy(), floats.copy(), label, np.full(n, file.domain, dtype=np.int32))

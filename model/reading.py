@@ -55,13 +55,29 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def unpacked(
-    ints: Sequence[bytes], floats: Sequence[bytes], layout: Layout
+    ints: pa.Array | pa.ChunkedArray, floats: pa.Array | pa.ChunkedArray, layout: Layout
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The matrices that packed columns hold, read-only and without a copy of each row."""
-    return (
-        np.frombuffer(b"".join(ints), dtype=np.int32).reshape(len(ints), layout.ints),
-        np.frombuffer(b"".join(floats), dtype=np.float32).reshape(len(floats), layout.floats),
+    """The matrices that packed columns hold, read-only: views of the columns' own memory.
+
+    `DataError` where a row's size is not the layout's.
+    """
+    return _matrix("ints", ints, np.dtype(np.int32), layout.ints), _matrix(
+        "floats", floats, np.dtype(np.float32), layout.floats
     )
+
+
+def _matrix(
+    name: str, column: pa.Array | pa.ChunkedArray, kind: np.dtype[Any], width: int
+) -> np.ndarray[Any, np.dtype[Any]]:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    n, size = len(array), width * kind.itemsize
+    if n == 0 or width == 0:
+        return np.empty((n, width), kind)
+    _, ends, data = array.buffers()
+    offsets = np.frombuffer(ends, dtype=np.int32)[array.offset : array.offset + n + 1]
+    if array.null_count or (np.diff(offsets) != size).any():
+        raise DataError(f"{name}: a row is not of the {size} bytes that the layout says; it was encoded by another one")
+    return np.frombuffer(data, dtype=kind, count=n * width, offset=int(offsets[0])).reshape(n, width)
 
 
 def live_files(
@@ -115,21 +131,21 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) ->
             reader.join()
 
 
-def _one_file(file: DataFile, chunks: Iterator[Any], layout: Layout) -> Rows:
+def _one_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Rows:
     parts, read = [], 0
     while read < file.rows:
         chunk = next(chunks, None)
         if chunk is None:
             break
-        n = len(chunk.label)
-        if not (np.asarray(chunk.domain_id) == file.domain).all():
+        n = len(chunk)
+        if not (chunk["domain_id"].to_numpy() == file.domain).all():
             raise DataError(f"{file.url}: rows of another file came in its place")
         parts.append(
             Rows(
-                *unpacked(chunk.ints, chunk.floats, layout),
-                np.asarray(chunk.label, dtype=np.float32),
+                *unpacked(chunk["ints"], chunk["floats"], layout),
+                chunk["label"].to_numpy().astype(np.float32),
                 np.full(n, file.domain, dtype=np.int32),
-                np.asarray(chunk.day, dtype=object) if hasattr(chunk, "day") else None,
+                chunk["day"].to_numpy() if "day" in chunk.column_names else None,
             )
         )
         read += n

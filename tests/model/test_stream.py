@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
+from star_ctr.features.packing import packed
 from star_ctr.model import stream
 from star_ctr.model.plan import DataFile
-from star_ctr.model.reading import Rows, live_files, read_files
+from star_ctr.model.reading import Rows, live_files, read_files, unpacked
 from star_ctr.model.stream import Batch, ahead, epoch_batches
 from star_ctr.model.window import Window
 from tests.model.synthetic import LAYOUT, ROWS, version_of, write_split
@@ -174,3 +175,19 @@ def test_a_thousand_reads_of_many_small_files_hold_every_row_once_each(tmp_path:
     for read in range(1000):
         ints = b"".join(rows.ints.tobytes() for rows in read_files(files, LAYOUT))
         assert ints == expected, f"read {read}"
+
+
+def test_packed_columns_are_matrices_also_of_a_slice_and_of_several_chunks() -> None:
+    ints = np.arange(6 * LAYOUT.ints, dtype=np.int32).reshape(6, LAYOUT.ints)
+    floats = np.arange(6, dtype=np.float32).reshape(6, 1)
+    columns = packed(ints), packed(floats)
+    for got, expected in zip(
+        unpacked(*(c.slice(2, 3) for c in columns), LAYOUT), (ints[2:5], floats[2:5]), strict=True
+    ):
+        assert np.array_equal(got, expected)
+    chunked = [pa.chunked_array([c.slice(4, 2), c.slice(0, 0), c.slice(1, 1)]) for c in columns]
+    for got, expected in zip(unpacked(*chunked, LAYOUT), (ints[[4, 5, 1]], floats[[4, 5, 1]]), strict=True):
+        assert np.array_equal(got, expected)
+    assert [len(m) for m in unpacked(*(c.slice(0, 0) for c in columns), LAYOUT)] == [0, 0]
+    with pytest.raises(DataError, match="ints: a row is not of the 28 bytes that the layout says"):
+        unpacked(packed(ints[:, :-1].copy()), columns[1], LAYOUT)
