@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -125,7 +125,7 @@ def _pinned(batch: Batch) -> Batch:
     return Batch(batch.domain, Rows(ints, floats, label, rows.domain), batch.file)
 
 
-def ahead(batches: Iterator[Batch], depth: int = _AHEAD, pin: bool = False) -> Iterator[Batch]:
+def ahead(batches: Iterator[Batch], depth: int = _AHEAD, pin: bool = False) -> Generator[Batch]:
     """The same batches, made in a thread of their own up to `depth` ahead; its errors are raised here.
 
     With `pin` their rows lie in pinned memory, from which a GPU takes them while it computes.

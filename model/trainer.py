@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 import torch.distributed as dist
@@ -89,16 +89,15 @@ class Trainer:
         return moment
 
     def _batches(self) -> Generator[Batch]:
-        """The batches from where the run stands to its end."""
-        s = self.settings
+        """The batches from where the run stands to its end; an epoch's windows fill while the last one ends."""
+        s, layout = self.settings, self.job.layout
         first, start = divmod(self.step, self.steps_an_epoch)
-        window = max(1, min(s.window_rows, s.window_bytes // self.job.layout.row_bytes))
-        for epoch in range(first, s.epochs):
-            yield from ahead(
-                epoch_batches(self.files, self.job.layout, s.batch_size, window, s.seed, epoch, self.mixed, start),
-                pin=self.device.type == "cuda",
-            )
-            start = 0
+        window = max(1, min(s.window_rows, s.window_bytes // layout.row_bytes))
+        epochs = (
+            epoch_batches(self.files, layout, s.batch_size, window, s.seed, e, self.mixed, start if e == first else 0)
+            for e in range(first, s.epochs)
+        )
+        return ahead(chain.from_iterable(epochs), pin=self.device.type == "cuda")
 
     def train_step(self, batches: Sequence[Batch]) -> list[float]:
         """One step on a batch, or on one a process; returns each one's mean cross entropy (eq. 8)."""
