@@ -122,8 +122,14 @@ def test_no_prediction_of_a_domain_that_stays_changes_by_a_bit(
     assert report["values"]["item"] == {"kept": 28, "new": 1, "left_out": 0}
 
 
-def test_a_new_domain_starts_as_the_shared_model(before: TrainingJob, split: Path, tmp_path: Path) -> None:
-    earlier, (trainer, _) = resumed(before), started(now(before, split, tmp_path))
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_a_new_domain_starts_as_the_shared_model(
+    before: TrainingJob, split: Path, tmp_path: Path, spread: float
+) -> None:
+    """Also where the domains of a training from scratch start spread around it."""
+    j = now(before, split, tmp_path)
+    j = j.model_copy(update={"model": j.model.model_copy(update={"domain_spread": spread})})
+    earlier, (trainer, _) = resumed(before), started(j)
     d = NEXT.domain_id("d")
     for layer in trainer.model.network.layers:
         assert torch.equal(layer.weight_p[d], torch.ones_like(layer.weight_p[d]))
