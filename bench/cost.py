@@ -25,8 +25,8 @@ from star_ctr.features.packing import packed
 from star_ctr.model.cost import taking_turns
 from star_ctr.model.export import Predictor, export
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.reading import Rows
-from star_ctr.model.stream import Batch
+from star_ctr.model.stream.batches import Batch
+from star_ctr.model.stream.reading import Rows
 from star_ctr.model.trainer import Trainer
 
 ROWS, VOCABULARY, FIELDS, LENGTH, NUMBERS = 2000, 100_000, 20, 20, 30

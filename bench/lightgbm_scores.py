@@ -27,7 +27,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.tables import Warehouse
 from star_ctr.jobs.commits import split_commit
 from star_ctr.model.probe import encoded_rows
-from star_ctr.model.reading import live_files
+from star_ctr.model.stream.reading import live_files
 
 SPACE: dict[str, list[Any]] = {
     "learning_rate": [0.03, 0.05, 0.1],

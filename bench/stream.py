@@ -25,9 +25,9 @@ from made_split import entry, job_of
 
 from star_ctr.model.hooks.record import Spent
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.plan import DataFile
-from star_ctr.model.reading import live_files
-from star_ctr.model.stream import epoch_batches
+from star_ctr.model.stream.batches import epoch_batches
+from star_ctr.model.stream.plan import DataFile
+from star_ctr.model.stream.reading import live_files
 from star_ctr.model.trainer import Trainer
 
 ROWS = 200_000

@@ -22,8 +22,8 @@ from made_split import entry, job_of, layout_of
 
 from star_ctr.model.cost import taking_turns
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.reading import Rows
-from star_ctr.model.stream import Batch
+from star_ctr.model.stream.batches import Batch
+from star_ctr.model.stream.reading import Rows
 from star_ctr.model.train import launch, write_job
 from star_ctr.model.trainer import Trainer
 

@@ -25,7 +25,7 @@ from star_ctr.jobs.store import Store, quoted
 from star_ctr.jobs.train import read_record, write_runs
 from star_ctr.model.export import Predictor
 from star_ctr.model.probe import TOLERANCE
-from star_ctr.model.reading import unpacked
+from star_ctr.model.stream.reading import unpacked
 
 SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"
 

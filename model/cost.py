@@ -13,8 +13,8 @@ from pathlib import Path
 from star_ctr.model.export import Predictor, export
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.probe import encoded_rows
-from star_ctr.model.reading import Rows, joined, live_files
-from star_ctr.model.stream import Batch, epoch_batches
+from star_ctr.model.stream.batches import Batch, epoch_batches
+from star_ctr.model.stream.reading import Rows, joined, live_files
 from star_ctr.model.trainer import Trainer
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.multi_domain import MultiDomainModel
+from star_ctr.model.networks.multi_domain import MultiDomainModel
 
 WEIGHTS, LAYOUT = "model.safetensors", "layout.json"
 

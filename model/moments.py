@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from star_ctr.conf.layout import OTHER_DOMAIN, Layout
-from star_ctr.model.multi_domain import MultiDomainModel
-from star_ctr.model.norms import Moments, PartitionedNorm
-from star_ctr.model.plan import DataFile
-from star_ctr.model.reading import read_files
+from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.model.networks.norms import Moments, PartitionedNorm
+from star_ctr.model.stream.plan import DataFile
+from star_ctr.model.stream.reading import read_files
 
 _ROWS = 4096
 

@@ -12,8 +12,8 @@ from star_ctr.conf.errors import DataError
 from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.probe import TOLERANCE, encoded_rows
-from star_ctr.model.reading import live_files
 from star_ctr.model.run import train
+from star_ctr.model.stream.reading import live_files
 
 SCORES = "scores.parquet"
 

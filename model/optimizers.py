@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
-from star_ctr.model.rows import RowAdam
-from star_ctr.model.tables import EmbeddingTables
+from star_ctr.model.networks.rows import RowAdam
+from star_ctr.model.networks.tables import EmbeddingTables
 
 
 class Optimizers:

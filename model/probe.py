@@ -12,9 +12,9 @@ import torch
 
 from star_ctr.conf.layout import Layout
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.multi_domain import MultiDomainModel
-from star_ctr.model.plan import DataFile
-from star_ctr.model.reading import Rows, joined, live_files, unpacked
+from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.model.stream.plan import DataFile
+from star_ctr.model.stream.reading import Rows, joined, live_files, unpacked
 
 TOLERANCE = 1e-5
 """The largest difference that two scores of a row, by the trainer's and the exported model, may have (float32)."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
 from star_ctr.model.hooks.record import Recorder
+from star_ctr.model.networks.sharding import resharded
 from star_ctr.model.processes import world
-from star_ctr.model.sharding import resharded
 from star_ctr.model.trainer import Trainer
 
 

@@ -3,8 +3,8 @@
 A batch is cut over the processes, the moments of its normalization and its gradients are summed over them, so that two
 processes train the model that one would; or each process takes a batch of its own (`trainer.parallel`), and the step
 is that of all their rows. From the same job the CPU gives the same bits, also when it was killed and went on from a
-checkpoint (`model.state`): the order of batches is a pure function (`model.plan`), and a resumed run begins in its
-middle.
+checkpoint (`model.state`): the order of batches is a pure function (`model.stream.plan`), and a resumed run begins in
+its middle.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from star_ctr.conf.layout import OTHER_DOMAIN
 from star_ctr.model.hooks import Hook, Moment, Trained
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
-from star_ctr.model.multi_domain import MultiDomainModel
-from star_ctr.model.norms import Moments, Segment, cut_over_ranks, segments_of
+from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.model.networks.norms import Moments, Segment, cut_over_ranks, segments_of
+from star_ctr.model.networks.sharding import WHOLE
 from star_ctr.model.optimizers import Averaged, Optimizers
-from star_ctr.model.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.processes import device_for, seed, set_threads, world
-from star_ctr.model.reading import Rows, live_files
-from star_ctr.model.sharding import WHOLE
-from star_ctr.model.stream import Batch, ahead, epoch_batches
+from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
+from star_ctr.model.stream.plan import MIXED, batches_of, rows_by_domain
+from star_ctr.model.stream.reading import Rows, live_files
 
 
 class Trainer:

@@ -23,10 +23,10 @@ from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, La
 from star_ctr.conf.training import ModelSettings
 from star_ctr.conf.vocabularies import read_vocabularies
 from star_ctr.model import checkpoint
-from star_ctr.model.inputs import embedding_widths
-from star_ctr.model.norms import PartitionedNorm, PerDomain
+from star_ctr.model.networks.inputs import embedding_widths
+from star_ctr.model.networks.norms import PartitionedNorm, PerDomain
+from star_ctr.model.networks.tables import places_of
 from star_ctr.model.state import changes, loaded
-from star_ctr.model.tables import places_of
 from star_ctr.model.trainer import Trainer
 
 

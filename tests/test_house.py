@@ -39,7 +39,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_run_one_way(room: str) -> None:
-    files = list((ROOT / room).glob("*.py"))
+    files = list((ROOT / room).rglob("*.py"))
     assert files
     for file in files:
         names = imports(file)
@@ -50,7 +50,7 @@ def test_imports_run_one_way(room: str) -> None:
 
 def test_files_stay_small() -> None:
     for room in ROOMS:
-        for file in (ROOT / room).glob("*.py"):
+        for file in (ROOT / room).rglob("*.py"):
             assert len(file.read_text().splitlines()) <= 300, f"{file} is long: is it one thing?"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from star_ctr.model.stream import Batch
+from star_ctr.model.stream.batches import Batch
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from star_ctr.model.hooks import Hook, Moment
-from star_ctr.model.plan import MIXED, DataFile
+from star_ctr.model.stream.plan import MIXED, DataFile
 
 
 class Recorder(Hook):

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
-from star_ctr.model.layers import StarFCN
-from star_ctr.model.norms import BatchNorm, LayerNorm
-from star_ctr.model.successors import PLE
+from star_ctr.model.networks.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
+from star_ctr.model.networks.layers import StarFCN
+from star_ctr.model.networks.norms import BatchNorm, LayerNorm
+from star_ctr.model.networks.successors import PLE
 from tests.model.arrays import array, randomise
 from tests.model.synthetic import ALL
 
@@ -171,7 +171,7 @@ def test_batch_and_layer_normalization() -> None:
 @pytest.mark.parametrize("name", [n for n in ALL if n != "pepnet"])  # its gates stop the gradient on purpose
 def test_gradients_by_finite_differences(name: str) -> None:
     settings = ModelSettings(name=name, layers=[3], activation="silu")  # type: ignore[arg-type]
-    from star_ctr.model.multi_domain import make_network
+    from star_ctr.model.networks.multi_domain import make_network
 
     network = make_network(settings, 5, 3, priors=2)
     randomise(network, RNG)
@@ -186,7 +186,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
 def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
     for network in (SharedBottom(WIDTHS, 5, 3), MMoE(WIDTHS, 5, 3), CrossStitch(WIDTHS, 5, 3), PLE(WIDTHS, 5, 3)):
         randomise(network, RNG)
-        adopt(network, 2)
+        adopt(network, 2, 0)
         x = torch.from_numpy(X).float()
         a, b = (network(x, [(p, 0, 7)]).detach() for p in (0, 2))
         if not isinstance(network, CrossStitch | PLE):  # their networks see domain 0's as well

@@ -19,10 +19,10 @@ from star_ctr.model.hooks import Hook, Moment, Trained
 from star_ctr.model.hooks.checkpoints import Checkpoints, StoppedError
 from star_ctr.model.hooks.record import Mixing
 from star_ctr.model.hooks.scalars import MLflow, TensorBoard
-from star_ctr.model.plan import DataFile
-from star_ctr.model.reading import Rows
 from star_ctr.model.run import train
-from star_ctr.model.stream import Batch
+from star_ctr.model.stream.batches import Batch
+from star_ctr.model.stream.plan import DataFile
+from star_ctr.model.stream.reading import Rows
 from star_ctr.model.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job
 

@@ -8,8 +8,8 @@ import torch
 
 from star_ctr.conf.layout import IdField, Layout, SequenceField
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.inputs import SharedInputs
-from star_ctr.model.pooling import DienPooling, DinPooling
+from star_ctr.model.networks.inputs import SharedInputs
+from star_ctr.model.networks.pooling import DienPooling, DinPooling
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(11)

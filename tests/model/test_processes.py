@@ -15,7 +15,7 @@ import torch
 
 from star_ctr.model.export import export
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.norms import segments_of
+from star_ctr.model.networks.norms import segments_of
 from star_ctr.model.run import train
 from star_ctr.model.train import launch, write_job
 from star_ctr.model.trainer import Trainer

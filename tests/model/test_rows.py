@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.model.rows import RowAdam, summed_by_row
+from star_ctr.model.networks.rows import RowAdam, summed_by_row
 
 RNG = np.random.default_rng(0)
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
 from star_ctr.features.packing import packed
-from star_ctr.model import stream
-from star_ctr.model.plan import DataFile
-from star_ctr.model.reading import Rows, live_files, read_files, unpacked
-from star_ctr.model.stream import Batch, ahead, epoch_batches
-from star_ctr.model.window import Window
+from star_ctr.model.stream import batches as stream
+from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
+from star_ctr.model.stream.plan import DataFile
+from star_ctr.model.stream.reading import Rows, live_files, read_files, unpacked
+from star_ctr.model.stream.window import Window
 from tests.model.synthetic import LAYOUT, ROWS, version_of, write_split
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.successors import PLE, PEPNet
+from star_ctr.model.networks.successors import PLE, PEPNet
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(5)

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.layout import IdField, Layout, SequenceField
 from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.model import rows as row_adam
-from star_ctr.model import tables as tables_module
-from star_ctr.model.inputs import SharedInputs
+from star_ctr.model.networks import rows as row_adam
+from star_ctr.model.networks import tables as tables_module
+from star_ctr.model.networks.inputs import SharedInputs
+from star_ctr.model.networks.sharding import resharded, rows_of_part
+from star_ctr.model.networks.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.optimizers import Optimizers
 from star_ctr.model.processes import seed
-from star_ctr.model.sharding import resharded, rows_of_part
-from star_ctr.model.tables import EmbeddingTables, MeanLookup
 from tests.model.arrays import array
 
 RNG = np.random.default_rng(0)

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from star_ctr.conf.errors import DataError
 from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.reading import joined, live_files, read_files
 from star_ctr.model.run import train
-from star_ctr.model.stream import epoch_batches
+from star_ctr.model.stream.batches import epoch_batches
+from star_ctr.model.stream.reading import joined, live_files, read_files
 from star_ctr.model.train import write_job
 from star_ctr.model.trainer import Trainer
 from tests.model.synthetic import LAYOUT, ROWS, job, when, without_dropout

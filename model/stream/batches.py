@@ -18,9 +18,9 @@ import torch
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
-from star_ctr.model.plan import MIXED, DataFile, Draw, Read, generator, plan
-from star_ctr.model.reading import Rows, joined, read_files
-from star_ctr.model.window import Window
+from star_ctr.model.stream.plan import MIXED, DataFile, Draw, Read, generator, plan
+from star_ctr.model.stream.reading import Rows, joined, read_files
+from star_ctr.model.stream.window import Window
 
 _AHEAD = 8
 """Batches made ahead of the trainer."""

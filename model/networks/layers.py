@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from star_ctr.model.norms import Segment, per_domain
+from star_ctr.model.networks.norms import Segment, per_domain
 
 
 def activate(x: Tensor, name: str) -> Tensor:

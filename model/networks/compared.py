@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.layers import DomainLinear, Dropout, Stack, activate
-from star_ctr.model.norms import PerDomain, Segment, per_domain, summed_over_ranks
+from star_ctr.model.networks.layers import DomainLinear, Dropout, Stack, activate
+from star_ctr.model.networks.norms import PerDomain, Segment, per_domain, summed_over_ranks
 
 
 def kaiming(*shape: int) -> Tensor:

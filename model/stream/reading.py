@@ -1,7 +1,7 @@
 """Rows out of one version of the split: Petastorm reads the files, and every row is counted.
 
 Petastorm knows nothing of Delta and its own thread pools lose rows in silence, so it is handed a plain list
-of files (the live ones of one version) and a pool of ours (`model.petastorm_pool`); what arrives is counted against the
+of files (the live ones of one version) and a pool of ours (`petastorm_pool`); what arrives is counted against the
 files' own row counts, and any difference is an error.
 """
 
@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import Layout
-from star_ctr.model.plan import DataFile
+from star_ctr.model.stream.plan import DataFile
 
 _REFUSED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 
@@ -114,7 +114,7 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) ->
     with warnings.catch_warnings():
         # petastorm 0.13 speaks to pyarrow's old names; nothing a user could do about it
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
-        from star_ctr.model.petastorm_pool import open_reader
+        from star_ctr.model.stream.petastorm_pool import open_reader
 
         reader = open_reader(
             [file.url for file in files], ["label", "domain_id", "ints", "floats", *(["day"] if days else [])]

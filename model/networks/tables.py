@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from star_ctr.conf.layout import PADDING
-from star_ctr.model.rows import distinct
-from star_ctr.model.sharding import WHOLE, fetched, gathered, rows_of_part
+from star_ctr.model.networks.rows import distinct
+from star_ctr.model.networks.sharding import WHOLE, fetched, gathered, rows_of_part
 
 BLOCK = 1 << 16
 """Rows that are drawn from one seed at the start."""
@@ -32,9 +32,8 @@ class EmbeddingTables(nn.Module):
     """The tables that all domains share (§3.1), those of one width in one storage.
 
     A batch then has one lookup, one sparse gradient and one update a width, where a table each would pay for
-    twenty small ones. A storage may be shared out over the processes of a training (`model.sharding`). Row 0 of a
-    storage is the padding row of all of its tables and stays 0; a table's ids from 1 on stand together, `offset`
-    further down.
+    twenty small ones. A storage may be shared out over the processes of a training (`sharding`). Row 0 of a storage
+    is the padding row of all of its tables and stays 0; a table's ids from 1 on stand together, `offset` further down.
     """
 
     def __init__(self, sizes: Mapping[str, int], widths: Mapping[str, int], part: tuple[int, int] = WHOLE) -> None:

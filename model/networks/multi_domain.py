@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from star_ctr.conf.layout import OTHER_DOMAIN, Layout
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
-from star_ctr.model.inputs import SharedInputs
-from star_ctr.model.layers import AuxiliaryNetwork, StarFCN
-from star_ctr.model.norms import Moments, Segment, make_norm, segments_of
-from star_ctr.model.sharding import WHOLE
-from star_ctr.model.successors import PLE, PEPNet
+from star_ctr.model.networks.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
+from star_ctr.model.networks.inputs import SharedInputs
+from star_ctr.model.networks.layers import AuxiliaryNetwork, StarFCN
+from star_ctr.model.networks.norms import Moments, Segment, make_norm, segments_of
+from star_ctr.model.networks.sharding import WHOLE
+from star_ctr.model.networks.successors import PLE, PEPNet
 
 
 def make_network(
@@ -44,7 +44,7 @@ def make_network(
 class MultiDomainModel(nn.Module):
     """A model of the domains of a layout, and of domain 0 for any other.
 
-    `part`: (rank, parts) where this process holds one of several parts of the embeddings (`model.sharding`).
+    `part`: (rank, parts) where this process holds one of several parts of the embeddings (`sharding`).
     """
 
     def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:

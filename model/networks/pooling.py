@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.layers import activate
+from star_ctr.model.networks.layers import activate
 
 
 def within(length_B: Tensor, places: int) -> Tensor:

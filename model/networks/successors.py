@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.compared import ExpertLinear, OwnEnd, OwnLinear, SharedLinear, kaiming
-from star_ctr.model.layers import Dropout, activate
-from star_ctr.model.norms import Segment, per_domain
+from star_ctr.model.networks.compared import ExpertLinear, OwnEnd, OwnLinear, SharedLinear, kaiming
+from star_ctr.model.networks.layers import Dropout, activate
+from star_ctr.model.networks.norms import Segment, per_domain
 
 
 class Experts(nn.Module):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from star_ctr.conf.layout import Layout, SequenceField
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.pooling import DienPooling, DinPooling
-from star_ctr.model.sharding import WHOLE
-from star_ctr.model.tables import EmbeddingTables, MeanLookup
+from star_ctr.model.networks.pooling import DienPooling, DinPooling
+from star_ctr.model.networks.sharding import WHOLE
+from star_ctr.model.networks.tables import EmbeddingTables, MeanLookup
 
 
 def embedding_widths(layout: Layout, settings: ModelSettings) -> dict[str, int]:
