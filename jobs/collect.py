@@ -21,7 +21,7 @@ from star_ctr.jobs.train import keep_vocabularies, read_record, rows_of_split, t
 from star_ctr.model import offline
 from star_ctr.model.job import TrainingJob
 
-AT_ONCE = 16
+AT_ONCE = 48
 """Runs in one commit: their metrics are computed in one pass, whose ranks must fit the workers."""
 
 Trained = tuple[Settings, TrainingJob]
