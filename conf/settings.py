@@ -195,8 +195,10 @@ def _model_problems(settings: Settings) -> list[str]:
             "model.norm: partitioned normalization takes its moments from batches of one domain; "
             "set trainer.batches to single_domain, or model.norm to bn or ln"
         )
-    if settings.trainer.processes > 1:
-        problems.append("trainer.processes: mixed batches are trained by one process; set it to 1")
+    if settings.trainer.parallel == "batches":
+        problems.append(
+            "trainer.parallel: processes share out batches of one domain each, not mixed ones; set it to rows"
+        )
     return problems
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from star_ctr.conf.declared import Declared
 
@@ -128,9 +128,3 @@ class TrainerSettings(Declared):
     keep: int = Field(2, ge=1, description="checkpoints kept, the newest ones")
     tensorboard: bool = Field(True, description="write scalars for TensorBoard into the run's folder as it trains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-    @model_validator(mode="after")
-    def _of_one_domain(self) -> TrainerSettings:
-        if self.parallel == "batches" and self.batches == "mixed":
-            raise ValueError("parallel=batches needs batches of one domain each: set batches=single_domain")
-        return self

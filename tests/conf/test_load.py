@@ -103,8 +103,8 @@ def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
 def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
     assert "set trainer.batches to single_domain, or model.norm to bn or ln" in problem("trainer.batches=mixed")
     assert "discriminator needs batches of several domains" in problem("model.name=mulann")
-    told = problem("trainer.batches=mixed", "model.norm=bn", "trainer.processes=2")
-    assert "mixed batches are trained by one process" in told
+    told = problem("trainer.batches=mixed", "model.norm=bn", "trainer.parallel=batches")
+    assert "trainer.parallel: processes share out batches of one domain each, not mixed ones" in told
 
 
 def test_a_misspelt_key_of_one_of_several_forms_is_all_that_is_told(tmp_path: Path) -> None:

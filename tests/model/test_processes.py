@@ -67,6 +67,21 @@ def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path
     assert record(two)["processes"] == 2
 
 
+@pytest.mark.parametrize("model", [{"name": "base", "norm": "bn"}, {"name": "mulann", "norm": "bn"}, {"norm": "ln"}])
+def test_two_processes_train_the_model_that_one_would_on_mixed_batches(
+    table: str, tmp_path: Path, model: dict[str, str]
+) -> None:
+    one, two = (
+        (j := without_dropout(table, tmp_path / str(n), processes=n, batches="mixed")).model_copy(
+            update={"model": j.model.model_copy(update=model)}
+        )
+        for n in (1, 2)
+    )
+    train(one)
+    launch(two)
+    same_model(one, two)
+
+
 def test_sharded_tables_train_the_model_that_whole_ones_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables="sharded")
     launch(two)
