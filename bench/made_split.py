@@ -1,4 +1,4 @@
-"""A split of random rows for the trainer's benchmarks: domains of Zipf's sizes, ids, numbers and two 50-long sequences."""
+"""A split of random rows for the trainer's benchmarks: domains and ids by Zipf's law, numbers, two 50-long sequences."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def job_of(
 
 def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
     rng = np.random.default_rng([p, start])
-    ints = rng.integers(2, layout.embeddings["f0"], (n, layout.ints)).astype(np.int32)
+    # Zipf's law: the k-th id comes 1 / k times as often as the first one.
+    ints = np.exp(rng.uniform(np.log(2), np.log(layout.embeddings["f0"]), (n, layout.ints))).astype(np.int32)
     for sequence, offset in layout.sequence_offsets():
         length = rng.integers(0, LENGTH + 1, n)
         ints[:, offset] = length
