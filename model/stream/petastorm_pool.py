@@ -95,6 +95,9 @@ class _TableWorker(ArrowReaderWorker):  # type: ignore[misc]
 class _Files(DaskFileSystem):  # type: ignore[misc]
     """A file system of fsspec in the form that petastorm's calls to pyarrow need: pyarrow's own of old."""
 
+    def __init__(self, fs: AbstractFileSystem) -> None:
+        self.fs = fs  # and nothing else: pyarrow's own would warn that it is old
+
     def isfile(self, path: str) -> bool:
         """Whether there is a file."""
         return bool(self.fs.isfile(path))
