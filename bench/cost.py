@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
+from entries import entry
 
 from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.training import ModelSettings, TrainerSettings
@@ -106,12 +107,6 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
     told = ", ".join(f"{m} {steps[m] / steps['base']:.2f}" for m in steps)
     told_p = ", ".join(f"{m} {predictions[m] / predictions['base']:.2f}" for m in predictions)
 
-    def entry(name: str, value: float, unit: str, limit: float, reference: str) -> dict[str, Any]:
-        return {
-            "name": name, "value": round(value, 3), "unit": unit, "goal": f"<= {limit}", "holds": value <= limit,
-            "reference": reference,
-        }  # fmt: skip
-
     return [
         entry("star_step_vs_base", steps["star"] / steps["base"], "times as long", 1.25,
               f"a step of 2000 rows, 19 domains; Base {steps['base']:.0f} ms; of Base: {told}"),
@@ -125,8 +120,8 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
-    for entry in run(parser.parse_args().rounds):
-        print(json.dumps(entry, indent=1))
+    for result in run(parser.parse_args().rounds):
+        print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from entries import entry
 
 LENGTH = 50
 LISTS = """
@@ -155,17 +156,14 @@ def run(behaviours: int = 10_000_000, impressions: int = 1_000_000) -> list[dict
         assert list_sums in (None, sums), (sums, list_sums)
     detail = f"{behaviours:,} behaviours x {impressions:,} impressions; ours {first:.1f} s and {second:.1f} s"
 
-    def entry(name: str, seconds: float, ended: bool, way: str, least: int, more: str = "") -> dict[str, Any]:
-        return {
-            "name": name, "value": round(seconds / ours, 2), "unit": f"times as long: DuckDB, {way}",
-            "goal": f">= {least}", "holds": seconds / ours >= least,
-            "reference": f"{detail}; DuckDB {seconds:.1f} s{'' if ended else ' and not done (stopped)'}{more}",
-        }  # fmt: skip
+    def against(name: str, seconds: float, ended: bool, way: str, least: int, more: str = "") -> dict[str, Any]:
+        told = f"{detail}; DuckDB {seconds:.1f} s{'' if ended else ' and not done (stopped)'}{more}"
+        return entry(name, seconds / ours, f"times as long: DuckDB, {way}", least, told, least=True)
 
     more = f"; by equal ranks {equal:.1f} s ({equal / ours:.2f})"
     return [
-        entry("history_vs_duckdb", lists, list_sums is not None, "filtered list", 8),
-        entry("history_vs_duckdb_ranks", ranges, range_sums is not None, "rank ranges", 1, more),
+        against("history_vs_duckdb", lists, list_sums is not None, "filtered list", 8),
+        against("history_vs_duckdb_ranks", ranges, range_sums is not None, "rank ranges", 1, more),
     ]
 
 
@@ -181,8 +179,8 @@ def main() -> None:
     elif arguments.way:
         duck(QUERIES[arguments.way], arguments.folder)
     else:
-        for entry in run(arguments.behaviours, arguments.impressions):
-            print(json.dumps(entry, indent=1))
+        for result in run(arguments.behaviours, arguments.impressions):
+            print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

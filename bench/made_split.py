@@ -67,12 +67,3 @@ def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
         "domain": [layout.domains[p - 1]] * n,
     }  # fmt: skip
     write_deltalake(table, pa.table(columns), mode="append", partition_by=["ds", "part", "domain"])
-
-
-def entry(name: str, value: float, unit: str, limit: float, reference: str, least: bool = False) -> dict[str, Any]:
-    """An entry of bench.json whose value is to be at most `limit`, or at least that much."""
-    holds = value >= limit if least else value <= limit
-    return {
-        "name": name, "value": round(value, 4), "unit": unit, "goal": f"{'>=' if least else '<='} {limit}",
-        "holds": bool(holds), "reference": reference,
-    }  # fmt: skip

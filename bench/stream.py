@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from made_split import entry, job_of
+from entries import entry
+from made_split import job_of
 
 from star_ctr.model.hooks.record import Spent
 from star_ctr.model.job import TrainingJob

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from made_split import entry, job_of, layout_of
+from entries import entry
+from made_split import job_of, layout_of
 
 from star_ctr.model.cost import taking_turns
 from star_ctr.model.job import TrainingJob

@@ -1,4 +1,4 @@
-"""The values behind the ids of encoded rows: what goes with a layout, read from the files of `vocabularies`."""
+"""The values behind the ids of encoded rows: what goes with a layout, in the files of the table `vocabularies`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+from deltalake import DeltaTable
 
 from star_ctr.conf.layout import BEHAVIOUR, FIRST_KNOWN
+
+
+def vocabulary_files(table: str, version: int, ds: str) -> list[str]:
+    """The files of one night's vocabularies at one version."""
+    return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))
 
 
 def read_vocabularies(files: Sequence[str], history: Sequence[str]) -> dict[str, pa.Array]:

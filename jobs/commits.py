@@ -37,8 +37,3 @@ def _commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
         metadata = json.loads(text) if text else {}
         if "ds" in metadata:
             yield int(commit["version"]), metadata
-
-
-def vocabulary_files(table: str, version: int, ds: str) -> list[str]:
-    """The files of one night's vocabularies at one version."""
-    return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))

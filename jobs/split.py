@@ -22,12 +22,12 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.layout import OTHER, Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.vocabularies import read_vocabularies
+from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.encoding import fit_layout
 from star_ctr.features.packing import Encoder
 from star_ctr.features.vocabularies import fit_vocabularies
 from star_ctr.jobs import logs
-from star_ctr.jobs.commits import split_before, vocabulary_files
+from star_ctr.jobs.commits import split_before
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted

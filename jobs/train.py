@@ -20,7 +20,8 @@ from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs.commits import split_commit, vocabulary_files
+from star_ctr.conf.vocabularies import vocabulary_files
+from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from star_ctr.conf.training import TrainerSettings
 from star_ctr.model.networks.rows import RowAdam, summed_by_row
 from star_ctr.model.networks.tables import EmbeddingTables
+from star_ctr.model.processes import from_all, world
 
 
 class Optimizers:
@@ -107,7 +108,7 @@ def sum_gradients(model: nn.Module, alike: bool = True) -> None:
     `alike`: all processes worked on the same domains and thus hold gradients of the same parameters; else what any of
     them touched is 0 for those that did not. Sharded tables have theirs from all processes already.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if world()[1] == 1:
         return
     if not alike:
         _fill_in_zeros(model)
@@ -127,20 +128,16 @@ def sum_gradients(model: nn.Module, alike: bool = True) -> None:
 def _of_all_processes(gradient: Tensor) -> Tensor:
     """A sparse gradient with the rows of all processes, in the order of ranks: a row once for each that touched it.
 
-    gloo's own sum of sparse tensors sorts and adds them on the way, which takes longer than a step.
+    gloo's own sum of sparse tensors sorts and adds them on the way, which takes twice as long.
     """
     rows_N, values_ND = summed_by_row(gradient)
-    sizes = [torch.empty(1, dtype=torch.long, device=rows_N.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(rows_N)], device=rows_N.device))
-    numbers = [int(size) for size in sizes]
-    most = max(numbers)  # all_gather wants equal sizes
-    rows, values = (torch.cat([t, t.new_zeros(most - len(t), *t.shape[1:])]) for t in (rows_N, values_ND))
-    all_rows, all_values = ([torch.empty_like(t) for _ in numbers] for t in (rows, values))
-    dist.all_gather(all_rows, rows)
-    dist.all_gather(all_values, values)
-    rows_M, values_MD = (
-        torch.cat([t[:n] for t, n in zip(parts, numbers, strict=True)]) for parts in (all_rows, all_values)
-    )
+    sizes = [int(n) for n in from_all(torch.tensor([len(rows_N)], device=rows_N.device))]
+
+    def joined(mine: Tensor) -> Tensor:
+        padded = torch.cat([mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])])  # all send as much
+        return torch.cat([theirs[:n] for theirs, n in zip(from_all(padded), sizes, strict=True)])
+
+    rows_M, values_MD = joined(rows_N), joined(values_ND)
     return torch.sparse_coo_tensor(rows_M[None], values_MD, gradient.shape, check_invariants=False)
 
 

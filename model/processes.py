@@ -52,6 +52,16 @@ def most_of(value: int) -> int:
     return int(largest)
 
 
+def from_all(x: torch.Tensor) -> list[torch.Tensor]:
+    """The `x` of each process, of one shape, in the order of ranks."""
+    processes = world()[1]
+    if processes == 1:
+        return [x]
+    found = [torch.empty_like(x) for _ in range(processes)]
+    dist.all_gather(found, x)
+    return found
+
+
 def wait_for_all() -> None:
     """Go on when all processes are here."""
     if world()[1] > 1:

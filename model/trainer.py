@@ -101,7 +101,8 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> list[float]:
         """One step on a batch, or on one a process; returns each one's mean cross entropy (eq. 8)."""
-        mine, segments = self._part_of(batches)
+        wholes = [segments_of(b.rows.domain) for b in batches]
+        mine, segments = self._part_of(batches, wholes)
         ints, floats, label = (
             torch.from_numpy(a).to(self.device, non_blocking=True) for a in (mine.ints, mine.floats, mine.label)
         )
@@ -121,27 +122,26 @@ class Trainer:
         self.averaged.update(self.optimizers.sparse.touched)
         self.step += len(batches)
         self.rows += rows
-        for batch in batches:
-            for p, start, stop in segments_of(batch.rows.domain):
-                self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
+        for p, start, stop in chain.from_iterable(wholes):
+            self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
         return self._losses(batches, loss.detach())
 
-    def _part_of(self, batches: Sequence[Batch]) -> tuple[Rows, list[Segment]]:
+    def _part_of(self, batches: Sequence[Batch], wholes: Sequence[list[Segment]]) -> tuple[Rows, list[Segment]]:
         """The rows of a step that this process works on, and their segments: all processes join in every step."""
         rank, processes = world()
-        if self.settings.parallel == "batches":
-            rows = batches[rank].rows if rank < len(batches) else batches[0].rows.part(slice(0, 0))
-            return rows, [(batches[min(rank, len(batches) - 1)].domain, 0, len(rows))]
-        (batch,) = batches
-        whole = segments_of(batch.rows.domain)
-        return batch.rows.part(slice(rank, None, processes)), cut_over_ranks(whole, rank, processes)
+        if self.settings.parallel == "rows":
+            return batches[0].rows.part(slice(rank, None, processes)), cut_over_ranks(wholes[0], rank, processes)
+        if rank < len(batches):
+            return batches[rank].rows, wholes[rank]
+        return batches[0].rows.part(slice(0, 0)), [(batches[0].domain, 0, 0)]
 
     def _losses(self, batches: Sequence[Batch], mine: torch.Tensor) -> list[float]:
         """The mean loss of each batch, from this process's sum; `DataError` where one is no number."""
         rank, processes = world()
         sums = mine.new_zeros(len(batches))
-        if rank < len(batches) or len(batches) == 1:
-            sums[rank if len(batches) > 1 else 0] = mine
+        number = rank if self.settings.parallel == "batches" else 0
+        if number < len(batches):
+            sums[number] = mine
         if processes > 1:
             dist.all_reduce(sums)
         losses = [total / len(b.rows) for total, b in zip(sums.tolist(), batches, strict=True)]

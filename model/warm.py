@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from deltalake import DeltaTable
 from torch import Tensor
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
 from star_ctr.conf.training import ModelSettings
-from star_ctr.conf.vocabularies import read_vocabularies
+from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.model import checkpoint
 from star_ctr.model.networks.inputs import embedding_widths
 from star_ctr.model.networks.norms import PartitionedNorm, PerDomain
@@ -100,8 +99,7 @@ def _features(layout: Layout) -> dict[str, Any]:
 
 def _vocabularies_of(trainer: Trainer) -> dict[str, pa.Array]:
     job = trainer.job
-    table = DeltaTable(job.vocabularies, version=job.versions["vocabularies"])
-    files = list(table.file_uris(file_pruning_predicate=f"ds = '{job.ds}'"))
+    files = vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     return read_vocabularies(files, list(job.settings["history"]))
 
 

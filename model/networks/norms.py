@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
+from star_ctr.model.processes import from_all, world
 
 Segment = tuple[int, int, int]
 """(domain, start, stop): rows start..stop of a batch that is sorted by domain belong to the domain."""
@@ -42,7 +43,7 @@ def cut_over_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[S
 
 def summed_over_ranks(x: Tensor) -> Tensor:
     """The sum of `x` over all processes, with gradients; `x` itself in a single process."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world()[1] > 1:
         summed: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
         return summed
     return x
@@ -136,14 +137,8 @@ class Moments(nn.Module):
 
 def _of_all_ranks(group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
     """What the batch of each process showed."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [(group, rows, mean_F, var_F)]
-    size = torch.tensor([group, rows], dtype=torch.long, device=mean_F.device)
-    sizes = [torch.empty_like(size) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, size)
-    mine_2F = torch.stack([mean_F, var_F])
-    moments = [torch.empty_like(mine_2F) for _ in sizes]
-    dist.all_gather(moments, mine_2F)
+    sizes = from_all(torch.tensor([group, rows], dtype=torch.long, device=mean_F.device))
+    moments = from_all(torch.stack([mean_F, var_F]))
     return [(int(s[0]), int(s[1]), m[0], m[1]) for s, m in zip(sizes, moments, strict=True)]
 
 
