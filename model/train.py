@@ -25,6 +25,10 @@ from star_ctr.model.run import train
 STOPPED = 3
 """Exit code of a process that was told to stop and saved."""
 
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Environment in which torchrun starts a group anew with a store of its own: in the agent's, which it shares by
+default, the addresses of the processes that died still stand, and the new ones call those (pytorch/pytorch#135712)."""
+
 
 def launch(job: TrainingJob, must_resume: bool = False) -> None:
     """Train a job with as many processes as its settings say; the record and the model land in its folder.
@@ -40,7 +44,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
         f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
         "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment = {"OMP_NUM_THREADS": "1", **OWN_STORE, **os.environ}
     if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise UserError(f"{job.run_id}: a training process failed; its own message stands above")
 

@@ -17,7 +17,7 @@ from star_ctr.model.export import export
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.networks.norms import segments_of
 from star_ctr.model.run import train
-from star_ctr.model.train import launch, write_job
+from star_ctr.model.train import OWN_STORE, launch, write_job
 from star_ctr.model.trainer import Trainer
 from tests.model.synthetic import EPOCHS, ROWS, record, same_model, same_weights, when, without_dropout
 
@@ -35,7 +35,7 @@ def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 def group(j: TrainingJob, *options: str) -> subprocess.Popen[bytes]:
     """Torchrun on a job, in a process group of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "star_ctr.model.train", str(write_job(j))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **OWN_STORE, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
 
 
