@@ -23,6 +23,11 @@ def config_hash(settings: Settings) -> str:
     return digest(settings.model_dump(mode="json", exclude=_NOT_OF_THE_MODEL))
 
 
+def ingest_hash(settings: Settings) -> str:
+    """Hash of the settings that decide what `ingest` of a night writes."""
+    return digest(settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "window"}))
+
+
 def features_hash(settings: Settings) -> str:
     """Hash of the settings that decide what the `features` table holds."""
     parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "history", "features"})

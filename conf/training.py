@@ -15,6 +15,10 @@ HOW_NOT_WHAT = frozenset(
 """Settings of the trainer that say how it works and not what comes out."""
 
 
+PREVIOUS = "previous"
+"""As `trainer.warm_start`: this configuration's newest finished run of an earlier night."""
+
+
 class EmbeddingSettings(Declared):
     """One shared embedding table: ids seen fewer than `min_count` times in training share one row."""
 

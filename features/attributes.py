@@ -8,7 +8,7 @@ from typing import Literal
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.features.columns import NO_DAY
+from star_ctr.conf.days import NO_DAY
 
 
 def join_attributes(

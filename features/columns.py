@@ -6,6 +6,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, TimestampNTZType, TimestampType
 
+from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.conf.errors import DataError, nearest
 from star_ctr.conf.logs import (
     AttributeLog,
@@ -21,8 +22,6 @@ from star_ctr.conf.settings import Settings
 
 CORRUPT = "_corrupt_record"
 FILE_DAY = "_file_ds"
-BEFORE_FIRST_DAY = "before"
-NO_DAY = "all"
 _ZONE_IN_TEXT = r"(Z|[+-]\d\d:?\d\d)$"
 
 

@@ -13,6 +13,7 @@ from star_ctr.conf.settings import Settings, columns_read
 from star_ctr.features.cleaning import DUPLICATE, clean
 from star_ctr.features.columns import require, sources
 from star_ctr.jobs import logs
+from star_ctr.jobs.log_files import dated, location
 from star_ctr.jobs.session import submitted
 
 FIRST_ROWS = 2_000
@@ -24,9 +25,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 
 
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"log": name, "path": logs.location(settings, log), "rows": 0, "problems": []}
+    found: dict[str, Any] = {"log": name, "path": location(settings, log), "rows": 0, "problems": []}
     try:
-        days = [ds] if ds else logs.days_of_files(settings, spark, log)[-1:] if logs.by_day(log) else None
+        days = [ds] if ds else logs.days_of_files(settings, spark, log)[-1:] if dated(log) else None
         raw = logs.read(settings, spark, name, days)
         if raw is None:
             raise DataError(f"logs.{name}.path: no file of {days} matches {found['path']}")

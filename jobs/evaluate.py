@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import run_id, variant
 from star_ctr.conf.layout import OVERALL
 from star_ctr.conf.settings import Settings
 from star_ctr.features.metrics import METRICS, by_domain
-from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import natural
 from star_ctr.jobs.store import Store, among

@@ -11,6 +11,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.days import BEFORE_FIRST_DAY, valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.features import Column, Numeric, Sequence, flat
 from star_ctr.conf.identity import features_hash
@@ -18,12 +19,10 @@ from star_ctr.conf.logs import LabelFromClicks
 from star_ctr.conf.settings import Settings, columns_read
 from star_ctr.features import attribution
 from star_ctr.features.attributes import join_attributes
-from star_ctr.features.columns import BEFORE_FIRST_DAY, require
+from star_ctr.features.columns import require
 from star_ctr.features.sequences import add_sequences
 from star_ctr.features.statistics import add_statistics
 from star_ctr.features.timeline import events, with_time_columns
-from star_ctr.jobs import logs
-from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
 
@@ -36,7 +35,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     impressions = store.read("impressions")
     there = store.days("impressions")
     ds = valid_day(ds) if ds else there[-1]
-    days = [day for day in logs.window(settings, ds) if day in there]
+    days = [day for day in window(settings, ds) if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
     impressions = impressions.where(F.col("ds") <= ds)

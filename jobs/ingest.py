@@ -8,16 +8,15 @@ reason, and `ledger` balances: rows read = written + duplicates + quarantined, b
 
 from __future__ import annotations
 
-import datetime as dt
-
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean, counted
-from star_ctr.features.columns import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.jobs import logs
+from star_ctr.jobs.log_files import REACH_BACK, dated, location
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
 
@@ -29,18 +28,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     return {name: _ingest(settings, store, name, ds) for name in settings.logs.declared()}
 
 
-def valid_day(ds: str) -> str:
-    """`ds` if it is a day, else `DataError`."""
-    try:
-        return dt.date.fromisoformat(ds).isoformat()
-    except ValueError:
-        raise DataError(f"--ds {ds}: write a day as in 2022-05-05") from None
-
-
 def newest_day(settings: Settings, spark: SparkSession) -> str:
     """The newest day that the impression log holds rows of."""
     log = settings.logs.impressions
-    if logs.by_day(log):
+    if dated(log):
         days = logs.days_of_files(settings, spark, log)
     else:
         raw = logs.read(settings, spark, "impressions", None)
@@ -48,20 +39,19 @@ def newest_day(settings: Settings, spark: SparkSession) -> str:
         good = clean(settings, "impressions", raw).where(F.col("reason").isNull())
         days = [row.ds for row in good.agg(F.max("ds").alias("ds")).collect() if row.ds]
     if not days:
-        raise DataError(f"logs.impressions.path: no usable row in {logs.location(settings, log)}")
+        raise DataError(f"logs.impressions.path: no usable row in {location(settings, log)}")
     return days[-1]
 
 
 def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
-    days = logs.window(settings, ds)
+    days = window(settings, ds)
     log = settings.logs.declared()[name]
-    # Attributes and behaviours reach back before the window: snapshots of older days are still valid ones.
-    reaches_back = name in ("users", "items", "behaviours")
+    reaches_back = name in REACH_BACK
     raw = logs.read(settings, store.spark, name, None if reaches_back else days)
     rows = None if raw is None else clean(settings, name, raw)
     if rows is None:
         if name == "impressions":
-            raise DataError(f"logs.impressions.path: no file of {days[0]} to {ds} in {logs.location(settings, log)}")
+            raise DataError(f"logs.impressions.path: no file of {days[0]} to {ds} in {location(settings, log)}")
         return 0
     undated = [NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY]
     wanted = F.expr(among("ds", undated)) | (F.col("ds") <= ds if reaches_back else F.col("ds").isin(days))
@@ -72,7 +62,7 @@ def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
         found = [row.ds for row in ledger.select("ds").distinct().collect()]
         if name == "impressions" and ds not in found:
             raise DataError(
-                f"{logs.location(settings, log)}: no row of day {ds}; the newest day there is "
+                f"{location(settings, log)}: no row of day {ds}; the newest day there is "
                 f"{newest_day(settings, store.spark)}"
             )
         replaced = sorted({*found, *days, *undated})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 from typing import Any
 
 from pyspark.errors import AnalysisException
@@ -16,20 +14,7 @@ from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import unioned
 from star_ctr.features.columns import CORRUPT, FILE_DAY
-
-_DAY_MARKS = {"{ds}": r"(?P<ds>\d{4}-\d{2}-\d{2})", "{yyyymmdd}": r"(?P<ds>\d{8})"}
-
-
-def location(settings: Settings, log: Log) -> str:
-    """The log's glob, below `paths.logs` unless it is absolute or a URL."""
-    if log.path.startswith("/") or "://" in log.path:
-        return log.path
-    return f"{settings.paths.logs.rstrip('/')}/{log.path}"
-
-
-def by_day(log: Log) -> bool:
-    """Whether the log's path names the day of its files."""
-    return any(mark in log.path for mark in _DAY_MARKS)
+from star_ctr.jobs.log_files import dated, day_of, location, wild
 
 
 def files(spark: SparkSession, glob: str) -> list[str]:
@@ -44,24 +29,14 @@ def files(spark: SparkSession, glob: str) -> list[str]:
 def days_of_files(settings: Settings, spark: SparkSession, log: Log) -> list[str]:
     """The days for which a log with a day in its path has files, oldest first."""
     glob = location(settings, log)
-    wild, pattern = glob, re.escape(glob).replace(r"\*", "[^/]*")
-    for mark, group in _DAY_MARKS.items():
-        wild = wild.replace(mark, "*")
-        pattern = pattern.replace(re.escape(mark), group, 1).replace(re.escape(mark), "[0-9-]+")
-    days = set()
-    for file in files(spark, wild):
-        match = re.search(pattern + "$", file)
-        if match:
-            text = match["ds"]
-            days.add(text if "-" in text else f"{text[:4]}-{text[4:6]}-{text[6:]}")
-    return sorted(days)
+    return sorted({day for file in files(spark, wild(glob)) if (day := day_of(glob, file))})
 
 
 def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | None) -> DataFrame | None:
     """The raw rows of log `name`, of the given days where its path tells days; None where no file is there."""
     log = settings.logs.declared()[name]
     glob = location(settings, log)
-    if not by_day(log):
+    if not dated(log):
         if not files(spark, glob):
             raise DataError(f"logs.{name}.path: no file matches {glob}; is paths.logs ({settings.paths.logs}) right?")
         return _read_glob(spark, log, glob)
@@ -97,9 +72,3 @@ def _read_csv(spark: SparkSession, log: Log, glob: str) -> DataFrame:
     header = reader.csv(files(spark, glob)[0]).columns
     schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
     return reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).option("enforceSchema", "false").csv(glob)
-
-
-def window(settings: Settings, ds: str) -> list[str]:
-    """The days of the training window and `ds` itself, oldest first."""
-    last = dt.date.fromisoformat(ds)
-    return [(last - dt.timedelta(days=k)).isoformat() for k in range(settings.window.days, -1, -1)]

@@ -16,10 +16,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 from star_ctr.jobs.train import read_record, write_runs

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.days import valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.layout import OTHER, Layout
@@ -26,9 +27,7 @@ from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.encoding import fit_layout
 from star_ctr.features.packing import Encoder
 from star_ctr.features.vocabularies import fit_vocabularies
-from star_ctr.jobs import logs
 from star_ctr.jobs.commits import split_before
-from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 
@@ -125,7 +124,7 @@ def natural(domain: str) -> tuple[int, str]:
 
 def _features(settings: Settings, store: Store, ds: str, there: list[str]) -> DataFrame:
     """The features of the window and `ds`, all made with the settings at hand."""
-    days = [day for day in logs.window(settings, ds) if day in there]
+    days = [day for day in window(settings, ds) if day in there]
     where = store.warehouse.table("features")
     if ds not in days or len(days) < 2:
         raise DataError(

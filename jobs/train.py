@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.training import PREVIOUS
 from star_ctr.conf.vocabularies import vocabulary_files
 from star_ctr.jobs.commits import split_commit
-from star_ctr.jobs.ingest import valid_day
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among
@@ -30,8 +31,6 @@ from star_ctr.model.export import WEIGHTS
 from star_ctr.model.job import TrainingJob, WarmStart
 from star_ctr.model.train import launch
 
-PREVIOUS = "previous"
-"""As `trainer.warm_start`: this configuration's newest finished run of an earlier night."""
 RUN = (
     "run_id string, ds string, model string, seed long, config string, code string, versions string, "
     "rows long, seconds double, max_score_difference double, record string"

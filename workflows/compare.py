@@ -21,11 +21,12 @@ from pyspark.sql import functions as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from star_ctr.conf.comparison import Comparison, Plan
+from star_ctr.conf.days import window
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs import collect, features, ingest, logs, outside, split, train
+from star_ctr.jobs import collect, features, ingest, outside, split, train
 from star_ctr.jobs.commits import find_split
 from star_ctr.jobs.store import Store
 from star_ctr.model import offline
@@ -163,10 +164,10 @@ def _features_are_there(settings: Settings, store: Store, night: str) -> bool:
     """Whether `features` holds the night and all days of its window that were ingested, by the settings at hand."""
     if not (store.exists("features") and store.exists("impressions")):
         return False
-    window = set(logs.window(settings, night))
+    needed = set(window(settings, night))
     made = store.read("features").where(F.col("settings") == features_hash(settings))
     there = {r.ds for r in made.select("ds").distinct().collect()}
-    return night in there and window.intersection(store.days("impressions")) <= there
+    return night in there and needed.intersection(store.days("impressions")) <= there
 
 
 def train_all(trials: Sequence[Trial], jobs: int) -> None:

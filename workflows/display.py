@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyspark import SparkContext
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:  # what needs no Spark is not to wait for its import
+    from pyspark import SparkContext
 
 out = Console()
 err = Console(stderr=True)
@@ -84,6 +87,22 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         for m, of in overall.items()
     ]
     return plain_table(sorted(means, key=lambda r: -r["gauc"]), ["model", "runs", *names])
+
+
+_STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "missing": "dim"}
+
+
+def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """Nights x steps by their states, and below why those are not done that something can be said of."""
+    steps = list(dict.fromkeys(r["step"] for r in rows))
+    table, why = Table("night", *steps), Table("night", "step", "why", box=None)
+    for ds in dict.fromkeys(r["ds"] for r in rows):
+        of_night = {r["step"]: r for r in rows if r["ds"] == ds}
+        table.add_row(ds, *(Text(of_night[s]["state"], style=_STATES[of_night[s]["state"]]) for s in steps))
+        for r in of_night.values():
+            if r["state"] in ("stale", "failed", "running"):
+                why.add_row(ds, r["step"], Text(r["why"]))
+    return Group(table, why) if why.rows else Group(table)
 
 
 def plain_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:

@@ -1,7 +1,8 @@
 """The night: ingest, features, split, train, score, evaluate, in this order and safe to run again.
 
 D is the newest complete day of logs. The model is trained on the days of the window before D and judged on D.
-Every step replaces what it writes, so a night that was killed is simply run again.
+Every step replaces what it writes, so a night that was killed is simply run again; what was run, on what it stood and
+how it ended goes into the journal.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.days import valid_day
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs import evaluate, features, ingest, score, split, train
+from star_ctr.jobs import contents, evaluate, features, ingest, score, split, train
+from star_ctr.jobs.store import Store
 from star_ctr.workflows.display import step
+from star_ctr.workflows.journal import Journal
+from star_ctr.workflows.validity import STEPS, Standing
 
-STEPS: dict[str, Callable[[Settings, SparkSession, str | None], Any]] = {
+ACTIONS: dict[str, Callable[..., Any]] = {
     "ingest": ingest.run,
     "features": features.run,
     "split": split.run,
@@ -23,14 +28,36 @@ STEPS: dict[str, Callable[[Settings, SparkSession, str | None], Any]] = {
     "score": score.run,
     "evaluate": evaluate.run,
 }
+_READS = {"features": "impressions", "split": "features", "train": "split", "score": "split", "evaluate": "scores"}
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
     """Run the whole night of `ds` (the newest day of the logs if none is given); returns its metrics by domain."""
-    day = ingest.valid_day(ds) if ds else ingest.newest_day(settings, spark)
+    day = night_of(settings, spark, "ingest", ds)
     result: Any = None
-    for name, action in STEPS.items():
-        with step(name, spark.sparkContext):
-            result = action(settings, spark, day)
+    for name in STEPS:
+        result = run_step(settings, spark, name, day, "asked for")
     metrics: list[dict[str, Any]] = result
     return metrics
+
+
+def night_of(settings: Settings, spark: SparkSession, name: str, ds: str | None) -> str:
+    """The night that a step is asked for: `ds`, or the newest one that what it reads holds."""
+    if ds is not None:
+        return valid_day(ds)
+    if name == "ingest":
+        return ingest.newest_day(settings, spark)
+    return Store(settings, spark).days(_READS[name])[-1]
+
+
+def run_step(settings: Settings, spark: SparkSession, name: str, ds: str, why: str, **more: Any) -> Any:
+    """Run a step of night `ds` with its progress shown, and write it down in the journal; `why` stands there too."""
+    journal = Journal(settings)
+    standing = Standing(settings, journal.entries(), busy=True)
+
+    def gave() -> dict[str, dict[str, str]]:
+        return contents.of_night(settings, Store(settings, spark), ds) if name == "ingest" else {}
+
+    entry = journal.written(ds, name, standing.run_of(ds, name), standing.stands_on(ds, name), why, gave)
+    with step(name, spark.sparkContext), entry:
+        return ACTIONS[name](settings, spark, ds, **more)

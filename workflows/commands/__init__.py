@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -33,22 +34,35 @@ Day = Annotated[
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - is standard output.")
 ]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Where another process writes to the warehouse, wait until it is done.")
+]
 
 
 def with_spark(
-    name: str, conf: str, overrides: list[str] | None, action: Callable[[Settings, Any], Any], progress: bool = True
+    name: str,
+    conf: str,
+    overrides: list[str] | None,
+    action: Callable[[Settings, Any], Any],
+    *,
+    progress: bool = True,
+    writes: bool = False,
+    wait: bool = False,
 ) -> tuple[Settings, Any]:
-    """Load the settings, start Spark and run a step with its progress shown; a user's error ends it in one message."""
+    """Load the settings, start Spark and run an action on them, with its `progress` shown unless it shows its own.
+
+    What `writes` to the warehouse has it for itself: where another process has it, it is refused, or waits.
+    """
     from star_ctr.jobs.session import start
     from star_ctr.workflows.display import step
+    from star_ctr.workflows.lock import only_writer
 
     settings = load(conf, overrides or [])
-    with step("spark", None):
-        spark = start(settings, f"star-ctr {name}")
-    if not progress:
-        return settings, action(settings, spark)
-    with step(name, spark.sparkContext):
-        return settings, action(settings, spark)
+    with only_writer(settings, wait) if writes else nullcontext():
+        with step("spark", None):
+            spark = start(settings, f"star-ctr {name}")
+        with step(name, spark.sparkContext) if progress else nullcontext():
+            return settings, action(settings, spark)
 
 
 def printed(result: Any, json: str | None, table: Callable[[], Any]) -> None:

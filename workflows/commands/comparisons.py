@@ -50,6 +50,7 @@ def compare(
         set,
         lambda s, spark: comparison.run(conf, set or [], spark, plans, outside, jobs),
         progress=False,
+        writes=True,
     )
     command = "star-ctr " + shlex.join(sys.argv[1:])
     report = comparison_report.write(results, command, Path(out or f"build/compare/{settings.name}"))

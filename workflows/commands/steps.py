@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Day, Json, Set, app, printed, with_spark
+from star_ctr.conf.settings import Settings
+from star_ctr.workflows.commands import Conf, Day, Json, Set, Wait, app, printed, with_spark
 
 
-def _simple(name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, **more: bool) -> None:
-    """Run a step of `jobs` by its name and show what it returns."""
-    import importlib
+def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool, **more: bool) -> Any:
+    """Run a step of the night by its name, as the night itself would; returns what the job does."""
+    from star_ctr.workflows.nightly import night_of, run_step
 
+    def action(settings: Settings, spark: Any) -> Any:
+        return run_step(settings, spark, name, night_of(settings, spark, name, ds), "asked for", **more)
+
+    return with_spark(name, conf, overrides, action, progress=False, writes=True, wait=wait)[1]
+
+
+def _simple(
+    name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool, **more: bool
+) -> None:
+    """Run a step and show the numbers that it returns."""
     from star_ctr.workflows.display import plain_table
 
-    module = importlib.import_module(f"star_ctr.jobs.{name}")
-    _, result = with_spark(name, conf, overrides, lambda s, spark: module.run(s, spark, ds, **more))
+    result = _step(name, conf, overrides, ds, wait, **more)
     rows = [{"what": key, "value": value} for key, value in result.items()]
     printed(result, json, lambda: plain_table(rows, ["what", "value"]))
 
@@ -46,21 +56,21 @@ def simulate(conf: Conf, set: Set = None, json: Json = None) -> None:
 
 
 @app.command()
-def ingest(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
+def ingest(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Daily logs into clean tables; duplicates are counted, bad rows kept in quarantine with a reason."""
-    _simple("ingest", conf, set, ds, json)
+    _simple("ingest", conf, set, ds, json, wait)
 
 
 @app.command()
-def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
+def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Join, label, and build sequences and statistics as known at each impression."""
-    _simple("features", conf, set, ds, json)
+    _simple("features", conf, set, ds, json, wait)
 
 
 @app.command()
-def split(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
+def split(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Encode the window's days as train and the day itself as test."""
-    _simple("split", conf, set, ds, json)
+    _simple("split", conf, set, ds, json, wait)
 
 
 @app.command()
@@ -69,6 +79,7 @@ def train(
     set: Set = None,
     ds: Day = None,
     json: Json = None,
+    wait: Wait = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="only go on from a checkpoint; say what changed if it is of another run")
     ] = False,
@@ -77,20 +88,19 @@ def train(
 
     Broken off or killed, it goes on from its last checkpoint when it is run again with the same data and settings.
     """
-    _simple("train", conf, set, ds, json, resume=resume)
+    _simple("train", conf, set, ds, json, wait, resume=resume)
 
 
 @app.command()
-def score(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
+def score(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Score the test rows with the exported model, in Spark."""
-    _simple("score", conf, set, ds, json)
+    _simple("score", conf, set, ds, json, wait)
 
 
 @app.command()
-def evaluate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
+def evaluate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """AUC, GAUC, PCOC and log loss of a night's scores, for each domain and overall."""
-    from star_ctr.jobs import evaluate as job
     from star_ctr.workflows.display import metrics_table
 
-    _, rows = with_spark("evaluate", conf, set, lambda s, spark: job.run(s, spark, ds))
+    rows = _step("evaluate", conf, set, ds, wait)
     printed(rows, json, lambda: metrics_table(rows))

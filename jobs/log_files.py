@@ -1,0 +1,90 @@
+"""The files of the declared logs, listed without Spark: which there are, and whether they are still those of before.
+
+What a step of the night would read is asked many times and for many nights; that must not cost a session.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+
+from star_ctr.conf.hashing import digest
+from star_ctr.conf.logs import Log
+from star_ctr.conf.settings import Settings
+
+REACH_BACK = ("users", "items", "behaviours")
+"""Logs that are read from their first day on: older attributes and behaviours are still valid ones."""
+DAY_MARKS = {"{ds}": r"(?P<ds>\d{4}-\d{2}-\d{2})", "{yyyymmdd}": r"(?P<ds>\d{8})"}
+
+
+def location(settings: Settings, log: Log) -> str:
+    """The log's glob, below `paths.logs` unless it is absolute or a URL."""
+    if log.path.startswith("/") or "://" in log.path:
+        return log.path
+    return f"{settings.paths.logs.rstrip('/')}/{log.path}"
+
+
+def dated(log: Log) -> bool:
+    """Whether the log's path names the day of its files."""
+    return any(mark in log.path for mark in DAY_MARKS)
+
+
+def wild(glob: str) -> str:
+    """A glob of the files of all days."""
+    for mark in DAY_MARKS:
+        glob = glob.replace(mark, "*")
+    return glob
+
+
+def day_of(glob: str, file: str) -> str | None:
+    """The day that a file's path tells, by the marks in the log's glob; None where it does not match."""
+    pattern = re.escape(glob).replace(r"\*", "[^/]*")
+    for mark, group in DAY_MARKS.items():
+        pattern = pattern.replace(re.escape(mark), group, 1).replace(re.escape(mark), "[0-9-]+")
+    match = re.search(pattern + "$", file)
+    if match is None:
+        return None
+    text = match["ds"]
+    return text if "-" in text else f"{text[:4]}-{text[4:6]}-{text[6:]}"
+
+
+def files(settings: Settings, name: str) -> list[tuple[str | None, str, int, Any]]:
+    """Day (None where the path tells none), path, size and time of change of each file of a log, sorted.
+
+    On any file system that fsspec knows. A folder that the glob names stands for all files below it.
+    """
+    log = settings.logs.declared()[name]
+    glob = location(settings, log)
+    fs, place = fsspec.core.url_to_fs(wild(glob))
+    marked = place if not dated(log) else fsspec.core.url_to_fs(glob)[1]
+    found = []
+    for alternative in _alternatives(place):
+        for path in fs.glob(alternative):
+            day = next((d for m in _alternatives(marked) if (d := day_of(m, path))), None) if dated(log) else None
+            for file, info in fs.find(path, detail=True).items():
+                stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
+                found.append((day, file, int(info["size"] or 0), str(stamp)))
+    return sorted(found, key=lambda f: (f[0] or "", f[1]))
+
+
+def days(settings: Settings, name: str) -> list[str]:
+    """The days of which a log with a day in its path has files, oldest first."""
+    return sorted({day for day, *_ in files(settings, name) if day})
+
+
+def fingerprint(found: Sequence[tuple[str | None, str, int, Any]], since: str | None, until: str) -> str:
+    """Hash of those files that have no day, or one from `since` (None: the first) to `until`."""
+    wanted = [f for f in found if f[0] is None or ((since is None or f[0] >= since) and f[0] <= until)]
+    return f"{len(wanted)} files {digest(wanted)}"
+
+
+def _alternatives(glob: str) -> list[str]:
+    """The globs that `{a,b}` in one stands for, as Spark reads it."""
+    match = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
+    if match is None:
+        return [glob]
+    ends = (glob[: match.start()], glob[match.end() :])
+    return [g for part in match[1].split(",") for g in _alternatives(ends[0] + part + ends[1])]

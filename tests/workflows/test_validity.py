@@ -1,0 +1,184 @@
+"""What is done and still valid, on a journal without Spark: logs of three days, entries as the steps would leave them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.workflows import status, validity
+from star_ctr.workflows.backfill import reason
+from star_ctr.workflows.journal import Entry, Journal
+from star_ctr.workflows.lock import held, only_writer
+from star_ctr.workflows.validity import STEPS, Standing, State
+from tests import small_logs
+
+NIGHTS = small_logs.DAYS[1:]
+
+
+class Warehouse:
+    """Small logs, and a journal into which steps are written as if they had run."""
+
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.conf = small_logs.write(folder, small_logs.frames())
+        self.logs = folder
+        self.settings = load(self.conf, ["window.days=1", *overrides])
+        self.entries: list[Entry] = []
+        self._clock = itertools.count()
+
+    def load(self, *overrides: str) -> Settings:
+        return load(self.conf, ["window.days=1", *overrides])
+
+    def standing(self, settings: Settings | None = None, busy: bool = False) -> Standing:
+        return Standing(settings or self.settings, self.entries, busy)
+
+    def does(self, ds: str, step: str, state: str = "done", contents: str = "1") -> None:
+        standing = self.standing()
+        gave = {"impressions": dict.fromkeys(small_logs.DAYS[: small_logs.DAYS.index(ds) + 1], contents)}
+        at = dt.datetime(2026, 3, 5, tzinfo=dt.UTC) + dt.timedelta(seconds=next(self._clock))
+        self.entries.append(
+            Entry(
+                ds, step, standing.run_of(ds, step), state, at, stands_on=standing.stands_on(ds, step),
+                gave=gave if step == "ingest" and state == "done" else {}, error="broke" if state == "failed" else "",
+            )
+        )  # fmt: skip
+
+    def nights(self, *nights: str) -> None:
+        for ds in nights:
+            for step in STEPS:
+                self.does(ds, step)
+
+    def states(self, ds: str, settings: Settings | None = None) -> dict[str, str]:
+        standing = self.standing(settings)
+        return {step: standing.state(ds, step)[0].value for step in STEPS}
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    return Warehouse(tmp_path)
+
+
+def all_of(state: State) -> dict[str, str]:
+    return dict.fromkeys(STEPS, state.value)
+
+
+def from_step(first: str, state: State = State.STALE) -> dict[str, str]:
+    number = STEPS.index(first)
+    return {s: (State.DONE if k < number else state).value for k, s in enumerate(STEPS)}
+
+
+def test_what_was_done_is_valid_and_the_rest_is_missing(warehouse: Warehouse) -> None:
+    warehouse.nights(NIGHTS[0])
+    assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
+    assert warehouse.states(NIGHTS[1]) == all_of(State.MISSING)
+
+
+def test_a_changed_file_asks_for_ingest_and_changed_contents_for_the_rest(warehouse: Warehouse) -> None:
+    warehouse.nights(*NIGHTS)
+    view = next((warehouse.logs / "logs" / "views").glob(f"{NIGHTS[1].replace('-', '')}*"))
+    os.utime(view, (1, 1))
+    assert warehouse.states(NIGHTS[0]) == all_of(State.DONE), "a night before the changed day"
+    assert warehouse.states(NIGHTS[1])["ingest"] == "stale"
+    assert "logs.impressions" in warehouse.standing().state(NIGHTS[1], "ingest")[1]
+    for ds in NIGHTS[1:]:
+        warehouse.does(ds, "ingest")
+    assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * 3, "the same contents: nothing hangs on it"
+    warehouse.does(NIGHTS[1], "ingest", contents="2")
+    assert warehouse.states(NIGHTS[1]) == from_step("features")
+    assert warehouse.standing().state(NIGHTS[1], "features")[1] == "changed since: what ingest wrote"
+    assert "other contents of" in warehouse.standing().state(NIGHTS[2], "ingest")[1]
+
+
+def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) -> None:
+    warehouse.nights(NIGHTS[0])
+    other = warehouse.load("split.rows_per_file=100")
+    assert warehouse.states(NIGHTS[0], other)["features"] == "done"
+    assert warehouse.states(NIGHTS[0], other)["split"] == "stale"
+    assert warehouse.states(NIGHTS[0], warehouse.load("trainer.threads=1")) == all_of(State.DONE)
+    assert warehouse.states(NIGHTS[0], warehouse.load("trainer.lr=0.5")) == from_step("train", State.MISSING)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_changed_code_asks_for_the_step_that_imports_it(
+    warehouse: Warehouse, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse.nights(NIGHTS[0])
+    was = validity._code
+    monkeypatch.setattr(validity, "_code", lambda s: "other" if s == step else was(s))
+    assert warehouse.states(NIGHTS[0]) == from_step(step)
+    assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "changed since: its code")
+
+
+def test_a_model_started_from_a_redone_one_is_stale(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, "trainer.warm_start=previous", "split.vocabulary=grown")
+    warehouse.nights(*NIGHTS[:2])
+    train = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "train"))
+    train.stands_on["code"] = "of old"
+    warehouse.nights(NIGHTS[2])
+    assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
+    assert warehouse.states(NIGHTS[1]) == from_step("train")
+    assert warehouse.standing().state(NIGHTS[2], "train") == (State.STALE, f"train of {NIGHTS[1]} is stale")
+    warehouse.does(NIGHTS[1], "train")
+    assert warehouse.standing().state(NIGHTS[2], "train")[1] == f"changed since: train of {NIGHTS[1]}"
+    warehouse.does(NIGHTS[2], "train")
+    assert warehouse.states(NIGHTS[2])["train"] == "done"
+
+
+def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
+    warehouse.nights(NIGHTS[0])
+    warehouse.does(NIGHTS[0], "split", "failed")
+    assert warehouse.standing().state(NIGHTS[0], "split") == (State.FAILED, "broke")
+    assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, "split is failed")
+    warehouse.does(NIGHTS[0], "split", "running")
+    assert warehouse.standing(busy=True).state(NIGHTS[0], "split")[0] is State.RUNNING
+    assert warehouse.standing(busy=False).state(NIGHTS[0], "split")[0] is State.FAILED
+
+
+def test_features_that_a_later_night_wrote_are_made_anew_for_a_stale_split(warehouse: Warehouse) -> None:
+    warehouse.nights(*NIGHTS)
+    assert reason(warehouse.standing(), NIGHTS[0], "features") is None
+    other = warehouse.load("split.rows_per_file=100")
+    assert f"night {NIGHTS[1]}" in str(reason(warehouse.standing(other), NIGHTS[0], "features"))
+    assert reason(warehouse.standing(other), NIGHTS[2], "features") is None
+
+
+def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
+    journal = Journal(warehouse.settings)
+    assert journal.entries() == []
+    with journal.written("2026-03-02", "ingest", "", {"code": "1"}, "asked for", lambda: {"t": {"d": "c"}}):
+        assert [e.state for e in journal.entries()] == ["running"]
+    with pytest.raises(ZeroDivisionError), journal.written("2026-03-02", "features", "", {}, "", dict):
+        raise ZeroDivisionError
+    done, failed = (e for e in journal.entries() if e.state != "running")
+    assert (done.gave, done.stands_on, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "asked for", "done")
+    assert failed.state == "failed"
+    assert "ZeroDivisionError" in failed.error
+
+
+def test_one_writer_at_a_time(warehouse: Warehouse) -> None:
+    assert not held(warehouse.settings)
+    with only_writer(warehouse.settings):
+        assert held(warehouse.settings)
+        with (
+            pytest.raises(UserError, match=rf"process {os.getpid()} .* is writing to it"),
+            only_writer(warehouse.settings),
+        ):
+            pass
+    assert not held(warehouse.settings)
+
+
+def test_status_shows_the_nights_up_to_the_logs_newest_day(warehouse: Warehouse) -> None:
+    for _ in range(2):
+        warehouse.nights(NIGHTS[0])
+    for entry in warehouse.entries:
+        Journal(warehouse.settings).add(entry)
+    rows = status.run(warehouse.settings, None, None, 14)
+    assert sorted({r["ds"] for r in rows}) == list(NIGHTS)
+    assert {r["state"] for r in rows if r["ds"] == NIGHTS[0]} == {"done"}
+    assert {r["state"] for r in rows if r["ds"] != NIGHTS[0]} == {"missing"}

@@ -1,0 +1,62 @@
+"""Backfill and catch-up: nights one after the other, of which what is done and still valid is left as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.days import days_between, valid_day
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs.ingest import newest_day
+from star_ctr.workflows.display import err
+from star_ctr.workflows.journal import Journal
+from star_ctr.workflows.nightly import run_step
+from star_ctr.workflows.validity import STEPS, Standing, State
+
+KEPT = "kept"
+"""What a backfill did with a step that was done and still valid."""
+
+
+def run(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[dict[str, Any]]:
+    """Run the nights from `first` to `last`; returns, for each step of each, what was done and why.
+
+    `last`: the newest day of the logs if none is given; `first`: then the oldest night that was ever run, so that all
+    are caught up with, or `last` where none was. A step that fails ends it; run again, it goes on from there.
+    """
+    report = []
+    for ds in nights(settings, spark, first, last):
+        err.print(f"[bold]{ds}[/]")
+        for name in STEPS:
+            why = reason(Standing(settings, Journal(settings).entries(), busy=False), ds, name)
+            if why is None:
+                err.print(f"  {name:<10} {KEPT}: done and still valid", highlight=False)
+            else:
+                err.print(f"  {name:<10} {why}", highlight=False)
+                run_step(settings, spark, name, ds, why)
+            report.append({"ds": ds, "step": name, "did": KEPT if why is None else "run", "why": why or ""})
+    return report
+
+
+def nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:
+    """The nights of a backfill, oldest first."""
+    known = Standing(settings, Journal(settings).entries(), busy=False).nights()
+    end = valid_day(last) if last else newest_day(settings, spark)
+    start = valid_day(first) if first else min([end, *known[:1]])
+    if start > end:
+        raise UserError(f"--from {start} is after --to {end}; give the older day first")
+    return days_between(start, end)
+
+
+def reason(standing: Standing, ds: str, name: str) -> str | None:
+    """Why a step of a night has to be run; None where it is done and still valid."""
+    state, why = standing.state(ds, name)
+    if state is not State.DONE:
+        return f"{state}: {why}"
+    if name == "features":
+        # Other nights write this night's days too, and know more of them (a click that came later, say).
+        other = standing.last_writer(ds)
+        if other != ds and standing.state(ds, "split")[0] is not State.DONE:
+            return f"night {other} has written these days since, and split is to read them"
+    return None

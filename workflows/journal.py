@@ -1,0 +1,110 @@
+"""The journal of a warehouse: which step of which night began when, on what it stood, and how it ended.
+
+A Delta table (`steps`) that is read and written without Spark, so that to ask how the nights stand takes a second.
+An entry is added when a step begins and another one when it ends; the newest of a step is what holds. A process that
+was killed leaves its beginning, and the warehouse's lock free.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
+
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import Warehouse
+
+_SCHEMA = pa.schema(
+    [
+        ("ds", pa.string()), ("step", pa.string()), ("run_id", pa.string()), ("state", pa.string()),
+        ("at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("why", pa.string()), ("error", pa.string()),
+        ("stands_on", pa.string()), ("gave", pa.string()), ("process", pa.string()),
+    ]
+)  # fmt: skip
+_COMPACT_EVERY = 100
+"""Commits after which the table's many files of a row are written as one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step's beginning or end.
+
+    `run_id` is empty for the steps that all models share. `stands_on`: hashes, by name, of all that decides what the
+    step writes; equal ones mean equal contents. `gave`: what it wrote, by table and day, as far as later steps ask.
+    """
+
+    ds: str
+    step: str
+    run_id: str
+    state: str
+    at: dt.datetime
+    seconds: float | None = None
+    why: str = ""
+    error: str = ""
+    stands_on: dict[str, str] = field(default_factory=dict)
+    gave: dict[str, dict[str, str]] = field(default_factory=dict)
+    process: str = ""
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What the entry is of: night, step, run."""
+        return self.ds, self.step, self.run_id
+
+
+class Journal:
+    """The journal of the warehouse of some settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.table = Warehouse(settings.paths).table("steps")
+
+    def entries(self) -> list[Entry]:
+        """All entries, oldest first; none where nothing ever ran."""
+        try:
+            rows = DeltaTable(self.table).to_pyarrow_table().to_pylist()
+        except TableNotFoundError:
+            return []
+        read = {"stands_on": json.loads, "gave": json.loads}
+        found = [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
+        return sorted(found, key=lambda e: e.at)
+
+    def add(self, entry: Entry) -> None:
+        """Write an entry."""
+        row = {**asdict(entry), "stands_on": json.dumps(entry.stands_on), "gave": json.dumps(entry.gave)}
+        if "://" not in self.table:
+            Path(self.table).mkdir(parents=True, exist_ok=True)
+        write_deltalake(self.table, pa.Table.from_pylist([row], _SCHEMA), mode="append")
+        table = DeltaTable(self.table)
+        if table.version() % _COMPACT_EVERY == _COMPACT_EVERY - 1:
+            table.optimize.compact()
+
+    @contextmanager
+    def written(
+        self, ds: str, step: str, run_id: str, stands_on: dict[str, str], why: str, gave: Callable[[], dict[str, Any]]
+    ) -> Iterator[None]:
+        """Write down that a step begins, and how it ended; `gave` is asked for at a good end."""
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        began = time.monotonic()
+
+        def note(state: str, **more: Any) -> None:
+            now = dt.datetime.now(dt.UTC)
+            self.add(Entry(ds, step, run_id, state, now, why=why, stands_on=stands_on, process=process, **more))
+
+        note("running")
+        try:
+            yield
+        except BaseException as error:
+            note("failed", seconds=time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:2000])
+            raise
+        seconds = time.monotonic() - began
+        note("done", seconds=seconds, gave=gave())

@@ -1,0 +1,39 @@
+"""How the nights stand, without Spark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from star_ctr.conf.days import days_between, valid_day
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs import log_files
+from star_ctr.workflows.journal import Journal
+from star_ctr.workflows.lock import held
+from star_ctr.workflows.validity import STEPS, Standing
+
+
+def run(settings: Settings, first: str | None, last: str | None, most: int) -> list[dict[str, Any]]:
+    """Each step of each night: its state, why it is that one, when it ended or began, and how many seconds it took.
+
+    The nights from `first` to `last`, or those from the oldest one that was ever run to the newest one of the logs; of
+    these the `most` newest.
+    """
+    standing = Standing(settings, Journal(settings).entries(), held(settings))
+    known = standing.nights()
+    impressions = settings.logs.impressions
+    newest = log_files.days(settings, "impressions")[-1:] if log_files.dated(impressions) else []
+    given = [valid_day(ds) for ds in (first, last) if ds]
+    if not (seen := [*known[:1], *given, *newest, *known[-1:]]):
+        raise DataError(f"{settings.paths.warehouse}: no night was run yet; run `star-ctr nightly` or `backfill`")
+    start, end = valid_day(first) if first else min(seen), valid_day(last) if last else max(seen)
+    rows = []
+    for ds in days_between(start, end)[-most:]:
+        for step in STEPS:
+            state, why = standing.state(ds, step)
+            entry = standing.entry(ds, step)
+            at = entry and entry.at.isoformat(timespec="seconds")
+            rows.append(
+                {"ds": ds, "step": step, "state": str(state), "why": why, "at": at, "seconds": entry and entry.seconds}
+            )
+    return rows
