@@ -14,6 +14,7 @@ from star_ctr.conf.comparison import Comparison
 from star_ctr.conf.declared import Declared
 from star_ctr.conf.errors import nearest
 from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Numeric, Sequence, Statistic
+from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import LabelColumn, LabelFromClicks, Logs
 from star_ctr.conf.simulation import Simulation
@@ -82,6 +83,7 @@ class Settings(Declared):
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
+    gate: GateSettings = GateSettings()
     spark: SparkSettings = SparkSettings()
     simulate: Simulation | None = None
     compare: Comparison = Comparison()

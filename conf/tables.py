@@ -35,6 +35,7 @@ TABLES = {
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row a day, model and domain", ("run_id",)),
         Table("runs", "one record a training run: settings, versions read, code, seed", ("run_id",)),
         Table("steps", "what was run when, on what it stood, and how it ended; one row a start and an end", ()),
+        Table("decisions", "which run was promoted, held, rolled back: by whom, and why; it only grows", ()),
         Table("ledger", "rows into and out of each step, with the reason of what was left out", ("run_id",)),
     )
 }

@@ -17,6 +17,8 @@ HOW_NOT_WHAT = frozenset(
 
 PREVIOUS = "previous"
 """As `trainer.warm_start`: this configuration's newest finished run of an earlier night."""
+ACCEPTED = "accepted"
+"""The same: its newest run of an earlier night that the gate, or a person, accepted (§4.4)."""
 
 
 class EmbeddingSettings(Declared):
@@ -89,7 +91,8 @@ class TrainerSettings(Declared):
     )
     warm_start: str | None = Field(
         None,
-        description="run to go on from (§4.4): its run_id, or `previous`: this configuration's newest earlier night",
+        description="run to go on from (§4.4): its run_id, or of this configuration's earlier nights the newest one "
+        "(`previous`), or the newest that the gate accepted (`accepted`)",
     )
     optimizer: Literal["kept", "reset"] = Field(
         "kept",

@@ -21,9 +21,10 @@ from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.training import PREVIOUS
+from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.conf.vocabularies import vocabulary_files
 from star_ctr.jobs.commits import split_commit
+from star_ctr.jobs.decisions import Decisions, accepted_before
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among
@@ -128,7 +129,12 @@ def warm_start(settings: Settings, store: Store, ds: str) -> WarmStart | None:
     asked = settings.trainer.warm_start
     if asked is None:
         return None
-    names = [asked] if asked != PREVIOUS else [run_id(settings, d) for d in reversed(store.days("split")) if d < ds]
+    names = [asked]
+    if asked == PREVIOUS:
+        names = [run_id(settings, d) for d in reversed(store.days("split")) if d < ds]
+    if asked == ACCEPTED:
+        night = accepted_before(settings, Decisions(settings).all(), ds)
+        names = [run_id(settings, night)] if night else []
     for name in names:
         folder = Path(store.warehouse.model(name))
         if (folder / "record.json").exists():
@@ -138,10 +144,10 @@ def warm_start(settings: Settings, store: Store, ds: str) -> WarmStart | None:
                 return WarmStart(
                     run_id=name, folder=str(folder), weights=hashlib.file_digest(weights, "sha256").hexdigest()[:32]
                 )
-    if asked != PREVIOUS:
+    if asked not in (PREVIOUS, ACCEPTED):
         raise UserError(
             f"trainer.warm_start: {store.warehouse.model(asked)} holds no finished run; give the run_id of one, or "
-            f"`{PREVIOUS}`"
+            f"`{PREVIOUS}` or `{ACCEPTED}`"
         )
     return None
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from star_ctr.model import checkpoint, export, state
+from star_ctr.conf.files import write_json
+from star_ctr.model import export, state
 from star_ctr.model.hooks import Hook
 from star_ctr.model.hooks.checkpoints import Checkpoints
 from star_ctr.model.hooks.record import Curve, Mixing, Spent, Started
@@ -63,5 +64,5 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     if world()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.place)
         record["probe"] = probe_scores(trainer.model, job, trainer.device)
-        checkpoint.write_json(job.place / "record.json", record)
+        write_json(job.place / "record.json", record)
     return record

@@ -11,8 +11,8 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.ingest import newest_day
 from star_ctr.workflows.display import err
-from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.nightly import run_step
+from star_ctr.workflows.status import standing_of
 from star_ctr.workflows.validity import STEPS, Standing, State
 
 KEPT = "kept"
@@ -29,7 +29,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     for ds in nights(settings, spark, first, last):
         err.print(f"[bold]{ds}[/]")
         for name in STEPS:
-            why = reason(Standing(settings, Journal(settings).entries(), busy=False), ds, name)
+            why = reason(standing_of(settings, busy=False), ds, name)
             if why is None:
                 err.print(f"  {name:<10} {KEPT}: done and still valid", highlight=False)
             else:
@@ -41,7 +41,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
 
 def nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:
     """The nights of a backfill, oldest first."""
-    known = Standing(settings, Journal(settings).entries(), busy=False).nights()
+    known = standing_of(settings, busy=False).nights()
     end = valid_day(last) if last else newest_day(settings, spark)
     start = valid_day(first) if first else min([end, *known[:1]])
     if start > end:

@@ -1,4 +1,4 @@
-"""The night: ingest, features, split, train, score, evaluate, in this order and safe to run again.
+"""The night: ingest, features, split, train, score, evaluate, gate, in this order and safe to run again.
 
 D is the newest complete day of logs. The model is trained on the days of the window before D and judged on D.
 Every step replaces what it writes, so a night that was killed is simply run again; what was run, on what it stood and
@@ -14,11 +14,12 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs import contents, evaluate, features, ingest, score, split, train
+from star_ctr.jobs import contents, evaluate, features, gate, ingest, score, split, train
 from star_ctr.jobs.store import Store
 from star_ctr.workflows.display import step
 from star_ctr.workflows.journal import Journal
-from star_ctr.workflows.validity import STEPS, Standing
+from star_ctr.workflows.status import standing_of
+from star_ctr.workflows.validity import STEPS
 
 ACTIONS: dict[str, Callable[..., Any]] = {
     "ingest": ingest.run,
@@ -27,18 +28,19 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "train": train.run,
     "score": score.run,
     "evaluate": evaluate.run,
+    "gate": gate.run,
 }
-_READS = {"features": "impressions", "split": "features", "train": "split", "score": "split", "evaluate": "scores"}
+_READS = {"features": "impressions", "split": "features", "train": "split", "score": "split"}
 
 
-def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
-    """Run the whole night of `ds` (the newest day of the logs if none is given); returns its metrics by domain."""
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
+    """Run the whole night of `ds` (the newest day of the logs if none is given).
+
+    Returns its `metrics` by domain, and what the `gate` decided.
+    """
     day = night_of(settings, spark, "ingest", ds)
-    result: Any = None
-    for name in STEPS:
-        result = run_step(settings, spark, name, day, "asked for")
-    metrics: list[dict[str, Any]] = result
-    return metrics
+    results = {name: run_step(settings, spark, name, day, "asked for") for name in STEPS}
+    return {"metrics": results["evaluate"], "gate": results["gate"]}
 
 
 def night_of(settings: Settings, spark: SparkSession, name: str, ds: str | None) -> str:
@@ -47,13 +49,12 @@ def night_of(settings: Settings, spark: SparkSession, name: str, ds: str | None)
         return valid_day(ds)
     if name == "ingest":
         return ingest.newest_day(settings, spark)
-    return Store(settings, spark).days(_READS[name])[-1]
+    return Store(settings, spark).days(_READS.get(name, "scores"))[-1]
 
 
 def run_step(settings: Settings, spark: SparkSession, name: str, ds: str, why: str, **more: Any) -> Any:
     """Run a step of night `ds` with its progress shown, and write it down in the journal; `why` stands there too."""
-    journal = Journal(settings)
-    standing = Standing(settings, journal.entries(), busy=True)
+    journal, standing = Journal(settings), standing_of(settings, busy=True)
 
     def gave() -> dict[str, dict[str, str]]:
         return contents.of_night(settings, Store(settings, spark), ds) if name == "ingest" else {}

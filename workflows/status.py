@@ -8,9 +8,15 @@ from star_ctr.conf.days import days_between, valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import log_files
+from star_ctr.jobs.decisions import Decisions
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.lock import held
 from star_ctr.workflows.validity import STEPS, Standing
+
+
+def standing_of(settings: Settings, busy: bool) -> Standing:
+    """How the nights of some settings stand now."""
+    return Standing(settings, Journal(settings).entries(), busy, Decisions(settings).all())
 
 
 def run(settings: Settings, first: str | None, last: str | None, most: int) -> list[dict[str, Any]]:
@@ -19,7 +25,7 @@ def run(settings: Settings, first: str | None, last: str | None, most: int) -> l
     The nights from `first` to `last`, or those from the oldest one that was ever run to the newest one of the logs; of
     these the `most` newest.
     """
-    standing = Standing(settings, Journal(settings).entries(), held(settings))
+    standing = standing_of(settings, held(settings))
     known = standing.nights()
     impressions = settings.logs.impressions
     newest = log_files.days(settings, "impressions")[-1:] if log_files.dated(impressions) else []

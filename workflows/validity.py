@@ -8,7 +8,7 @@ change without a day of theirs changing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache, cached_property
 
@@ -16,11 +16,11 @@ from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, window
 from star_ctr.conf.hashing import code_hash, digest
 from star_ctr.conf.identity import config_hash, features_hash, ingest_hash, run_id, split_hash
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.training import PREVIOUS
 from star_ctr.jobs import log_files
+from star_ctr.jobs.decisions import Decision, accepted_before
 from star_ctr.workflows.journal import Entry
 
-STEPS = ("ingest", "features", "split", "train", "score", "evaluate")
+STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate")
 """The night, in its order."""
 OF_A_RUN = STEPS[3:]
 """Steps that each model has of its own; the others are shared."""
@@ -40,11 +40,14 @@ class State(StrEnum):
 class Standing:
     """How the nights of some settings stand, by the journal's entries and the logs' files.
 
-    `busy`: whether a process is writing to the warehouse now; if none is, what began and did not end was killed.
+    `decisions`: those of the gate and of people. `busy`: whether a process is writing to the warehouse now; if none is,
+    what began and did not end was killed.
     """
 
-    def __init__(self, settings: Settings, entries: Iterable[Entry], busy: bool) -> None:
-        self.settings, self.busy = settings, busy
+    def __init__(
+        self, settings: Settings, entries: Iterable[Entry], busy: bool, decisions: Sequence[Decision] = ()
+    ) -> None:
+        self.settings, self.busy, self.decisions = settings, busy, decisions
         self.entries = list(entries)
         self._newest: dict[tuple[str, str, str], Entry] = {}
         for entry in self.entries:
@@ -98,9 +101,12 @@ class Standing:
 
     def _start(self, ds: str) -> str | None:
         """The night whose model a night's training goes on from, if it is one of this configuration's."""
-        if self.settings.trainer.warm_start != PREVIOUS:
-            return None
-        return self._newest_before(ds, "train")
+        match self.settings.trainer.warm_start:
+            case "previous":
+                return self._newest_before(ds, "train")
+            case "accepted":
+                return accepted_before(self.settings, self.decisions, ds)
+        return None
 
     def _grown_from(self, ds: str) -> str | None:
         return None if self.settings.split.vocabulary == "fitted" else self._newest_before(ds, "split")
@@ -139,6 +145,8 @@ class Standing:
                 return digest([features_hash(self.settings), self.settings.window.days])
             case "split":
                 return split_hash(self.settings)
+            case "gate":
+                return digest(self.settings.gate.model_dump(mode="json"))
         return digest([config_hash(self.settings), self.settings.trainer.seed])
 
     @cached_property

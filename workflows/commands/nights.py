@@ -16,16 +16,18 @@ To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="The last ni
 
 @app.command()
 def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """The whole night: ingest, features, split, train, score, evaluate; ends with the metrics by domain."""
+    """The whole night: ingest, features, split, train, score, evaluate, gate; ends with the metrics by domain."""
     from star_ctr.conf.tables import Warehouse
     from star_ctr.workflows import nightly as night
     from star_ctr.workflows.display import err, metrics_table
 
     began = time.monotonic()
-    settings, rows = with_spark(
+    settings, result = with_spark(
         "nightly", conf, set, lambda s, spark: night.run(s, spark, ds), progress=False, writes=True, wait=wait
     )
+    rows, gate = result["metrics"], result["gate"]
     printed(rows, json, lambda: metrics_table(rows))
+    err.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
     err.print(f"{time.monotonic() - began:.0f} s; the model: {Warehouse(settings.paths).model(rows[0]['run_id'])}")
     err.print(f"The tables: star-ctr tables --conf {conf} (--show metrics)", highlight=False)
 

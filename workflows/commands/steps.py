@@ -104,3 +104,9 @@ def evaluate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wai
 
     rows = _step("evaluate", conf, set, ds, wait)
     printed(rows, json, lambda: metrics_table(rows))
+
+
+@app.command()
+def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
+    """Promote the night's model or hold it, by its metrics beside the serving model's; `star-ctr serving` tells why."""
+    _simple("gate", conf, set, ds, json, wait)

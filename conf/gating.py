@@ -1,0 +1,36 @@
+"""Settings of the gate: what a night's candidate must show to be served."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from star_ctr.conf.declared import Declared
+
+
+class GateSettings(Declared):
+    """What holds a candidate back, and which day is too small to say anything.
+
+    It is held where it is worse than the serving model by more than a margin and the interval of the difference leaves
+    no room for chance.
+    """
+
+    min_rows: int = Field(1_000, ge=0, description="test rows that a day must have")
+    min_clicks: int = Field(50, ge=0, description="clicks that they must hold")
+    min_share: float = Field(
+        0.3, ge=0, le=1, description="rows of a day, of the median of the nights before: overall, and by large domain"
+    )
+    domain_rows: int = Field(2_000, ge=1, description="rows of a night from which on a domain is large")
+    gauc_margin: float = Field(0.001, ge=0, description="what the overall GAUC may lose to the serving model's")
+    domain_margin: float = Field(0.01, ge=0, description="what the GAUC of the worst large domain may lose to it")
+    drop_margin: float = Field(
+        0.03,
+        ge=0,
+        description="what the overall GAUC may be below that with which the serving model was accepted",
+    )
+    pcoc: tuple[float, float] = Field((0.7, 1.4), description="band of the overall PCOC (predicted over actual clicks)")
+
+    @model_validator(mode="after")
+    def _band(self) -> GateSettings:
+        if not 0 < self.pcoc[0] < self.pcoc[1]:
+            raise ValueError("pcoc: give the lower bound first, as in [0.8, 1.25]")
+        return self

@@ -1,0 +1,141 @@
+"""Decisions: which model is served, and every decision that led there, in a table that only grows.
+
+The newest decisions are what holds; a commit to the table is the switch. `serving.json` in the warehouse says the same
+to whoever loads models, and is written after it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import write_json
+from star_ctr.conf.identity import run_id
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import Warehouse
+
+POINTER = "serving.json"
+_SCHEMA = pa.schema(
+    [
+        ("at", pa.timestamp("us", "UTC")), ("ds", pa.string()), ("run_id", pa.string()), ("against", pa.string()),
+        ("outcome", pa.string()), ("reason", pa.string()), ("by", pa.string()), ("facts", pa.string()),
+    ]
+)  # fmt: skip
+
+
+class Outcome(StrEnum):
+    """What was decided of a run."""
+
+    PROMOTED = "promoted"
+    HELD = "held"
+    TOO_SMALL = "not enough data"
+    OVERRIDDEN = "overridden"
+    ROLLED_BACK = "rolled back"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision: on which night, of which run, against which serving one (empty if none), by whom and why.
+
+    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more.
+    """
+
+    ds: str
+    run_id: str
+    against: str
+    outcome: Outcome
+    reason: str
+    by: str = "gate"
+    facts: dict[str, Any] = field(default_factory=dict)
+    at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+
+class Decisions:
+    """The decisions of the warehouse of some settings, oldest first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.warehouse = Warehouse(settings.paths)
+        self.table = self.warehouse.table("decisions")
+
+    def all(self) -> list[Decision]:
+        """All of them; none where nothing was ever decided."""
+        try:
+            rows = DeltaTable(self.table).to_pyarrow_table().to_pylist()
+        except TableNotFoundError:
+            return []
+        found = [Decision(**{**r, "outcome": Outcome(r["outcome"]), "facts": json.loads(r["facts"])}) for r in rows]
+        return sorted(found, key=lambda d: d.at)
+
+    def add(self, decision: Decision) -> None:
+        """Write a decision down, which is what makes it hold, and then the pointer."""
+        row = {**asdict(decision), "outcome": str(decision.outcome), "facts": json.dumps(decision.facts)}
+        if "://" not in self.table:
+            Path(self.table).mkdir(parents=True, exist_ok=True)
+        write_deltalake(self.table, pa.Table.from_pylist([row], _SCHEMA), mode="append")
+        self.point()
+
+    def point(self) -> None:
+        """Make the pointer say what the table says."""
+        served = serving(self.all())
+        if served is None or "://" in self.warehouse.root:
+            return
+        said = {"run_id": served.run_id, "model": str(Path(self.warehouse.model(served.run_id)).resolve())}
+        more = {"since": served.at.isoformat(), "outcome": str(served.outcome), "reason": served.reason}
+        write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
+
+    def promote(self, run_id: str, why: str, by: str | None = None) -> Decision:
+        """Serve a run whatever the gate said of it; `UserError` for one that was not exported."""
+        if not (Path(self.warehouse.model(run_id)) / "record.json").exists():
+            there = sorted(p.parent.name for p in Path(self.warehouse.root).glob("models/*/record.json"))
+            raise UserError(f"--run-id {run_id}: no finished run; the newest are {', '.join(there[-5:]) or 'none'}")
+        now = serving(self.all())
+        if now is not None and now.run_id == run_id:
+            raise UserError(f"{run_id} is being served, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
+        record = json.loads((Path(self.warehouse.model(run_id)) / "record.json").read_text(encoding="utf-8"))
+        against = now.run_id if now else ""
+        decision = Decision(record["ds"], run_id, against, Outcome.OVERRIDDEN, why, by or getpass.getuser())
+        self.add(decision)
+        return decision
+
+    def rollback(self, why: str, by: str | None = None) -> Decision:
+        """Serve the run that was served before this one; `UserError` where there was none."""
+        stack = accepted(self.all())
+        if len(stack) < 2:
+            raise UserError(f"{self.table}: no model was served before the one that is; nothing to go back to")
+        last, before = stack[-1], stack[-2]
+        decision = Decision(before.ds, before.run_id, last.run_id, Outcome.ROLLED_BACK, why, by or getpass.getuser())
+        self.add(decision)
+        return decision
+
+
+def accepted(decisions: Iterable[Decision]) -> list[Decision]:
+    """The decisions whose runs stand: the last one is served, the one before would be after a rollback."""
+    stack: list[Decision] = []
+    for decision in decisions:
+        if decision.outcome in (Outcome.PROMOTED, Outcome.OVERRIDDEN):
+            stack.append(decision)
+        elif decision.outcome is Outcome.ROLLED_BACK:
+            stack.pop()
+    return stack
+
+
+def accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) -> str | None:
+    """The newest night before `ds` whose run, of this configuration, stands accepted; None where there is none."""
+    nights = [d.ds for d in accepted(decisions) if d.ds < ds and d.run_id == run_id(settings, d.ds)]
+    return max(nights, default=None)
+
+
+def serving(decisions: Sequence[Decision]) -> Decision | None:
+    """The decision that put the serving model there; None where there is none."""
+    return next(reversed(accepted(decisions)), None)

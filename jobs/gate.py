@@ -1,0 +1,116 @@
+"""Gate: the night's candidate against the model that is served, on the same rows; promoted, held, or too little to say.
+
+The serving model scores the day's rows too (features as known then, encoded by its own vocabularies) and is judged
+beside the candidate; the decision, with its reason and numbers, goes into `decisions`.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/gate.py --conf conf/kuairand.yaml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from star_ctr.jobs.differences import difference
+
+from star_ctr.conf.days import valid_day
+from star_ctr.conf.identity import features_hash, run_id, variant
+from star_ctr.conf.layout import OTHER, OVERALL
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.evaluate import Run, judge, read_metrics
+from star_ctr.jobs.score import scored
+from star_ctr.jobs.session import submitted
+from star_ctr.jobs.split import encode
+from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.train import read_record
+from star_ctr.jobs.verdict import Facts, verdict
+from star_ctr.model.export import Predictor
+
+_NIGHTS = 7
+"""Nights before whose sizes say what is usual."""
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
+    """Decide on the run of night `ds`; returns outcome, reason, and what is served from now on."""
+    store, decisions = Store(settings, spark), Decisions(settings)
+    ds = valid_day(ds) if ds else store.days("scores")[-1]
+    candidate = run_id(settings, ds)
+    decisions.point()
+    now = serving(decisions.all())
+    if now is not None and (now.run_id == candidate or now.ds > ds):
+        reason = (
+            "it is served already" if now.run_id == candidate else f"the serving model is of a later night, {now.ds}"
+        )
+        return {"run_id": candidate, "outcome": "nothing to decide", "reason": reason, "serving": now.run_id}
+    outcome, reason, facts = _decided(settings, store, ds, candidate, now)
+    against = now.run_id if now else ""
+    decisions.add(Decision(ds, candidate, against, outcome, reason, facts=facts))
+    served = candidate if outcome is Outcome.PROMOTED else against
+    return {"run_id": candidate, "outcome": str(outcome), "reason": reason, "serving": served or "none"}
+
+
+def _decided(
+    settings: Settings, store: Store, ds: str, candidate: str, now: Decision | None
+) -> tuple[Outcome, str, dict[str, Any]]:
+    metrics = read_metrics(store, [candidate])
+    before = _before(settings, store, ds)
+    differences: list[dict[str, Any]] = []
+    then: dict[str, Any] = {}
+    if now is not None:
+        reads = Settings.model_validate(read_record(Path(store.warehouse.model(now.run_id)))["settings"])
+        if features_hash(reads) != features_hash(settings):
+            reason = f"{now.run_id} reads other features, so the two were not compared; promote by hand"
+            return Outcome.HELD, reason, _kept(metrics, [])
+        beside = _judged_beside(reads, store, ds, candidate, now.run_id)
+        differences = difference(store, settings, candidate, beside)
+        then = next((r for r in read_metrics(store, [now.run_id]) if r["domain"] == OVERALL), {})
+    outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then))
+    return outcome, reason, _kept(metrics, differences)
+
+
+def _judged_beside(reads: Settings, store: Store, ds: str, candidate: str, identity: str) -> str:
+    """Score and judge a run on another night's rows; returns the name under which its scores stand.
+
+    `reads`: the settings of that run. Its rows are those of the candidate, with their domains, so that both are
+    judged alike; a domain that it does not know it takes as it does in its own night.
+    """
+    folder = Path(store.warehouse.model(identity))
+    layout = Predictor(folder).layout
+    known = F.col("domain").isin(list(layout.domains))
+    rows = (
+        store.read("features")
+        .where(F.col("ds") == ds)
+        .withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER))
+        .withColumn("part", F.lit("test"))
+    )
+    files = sorted(str(p.absolute()) for p in (folder / "vocabularies").glob("*.parquet"))
+    encoded = encode(reads, rows, layout, files).withColumn("ds", F.lit(ds))
+    scores = scored(encoded, folder, identity).select("impression_id", "score")
+    name = f"{identity}@{ds}"
+    of_candidate = store.read("scores").where(F.col("run_id") == candidate).drop("score")
+    joined: DataFrame = of_candidate.withColumn("run_id", F.lit(name)).join(scores, "impression_id")
+    columns = ("run_id", "ds", "impression_id", "user_id", "domain", "label", "score")
+    store.replace("scores", joined.select(*columns), among("run_id", [name]))
+    judge(store, [Run(name, ds, variant(reads), reads.trainer.seed)])
+    return name
+
+
+def _before(settings: Settings, store: Store, ds: str) -> list[dict[str, Any]]:
+    """The metrics of this configuration's nights before."""
+    if not store.exists("metrics"):
+        return []
+    there = store.read("metrics").where(F.col("ds") < ds).select("run_id", "ds").distinct().collect()
+    nights = sorted({r.ds for r in there if r.run_id == run_id(settings, r.ds)})[-_NIGHTS:]
+    return read_metrics(store, [run_id(settings, night) for night in nights])
+
+
+def _kept(metrics: list[dict[str, Any]], differences: list[dict[str, Any]]) -> dict[str, Any]:
+    """What stands beside a decision: the numbers that it was made from."""
+    return {"metrics": metrics, "differences": differences}
+
+
+if __name__ == "__main__":
+    submitted("gate", run)

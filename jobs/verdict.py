@@ -1,0 +1,106 @@
+"""The gate's verdict on a night's candidate, as a pure function of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.layout import OVERALL
+from star_ctr.jobs.decisions import Outcome
+
+Row = Mapping[str, Any]
+"""A row of `metrics` or `differences`."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a night: metrics by domain of the candidate and, on the same rows, of the serving model.
+
+    `differences`: candidate less serving model, with intervals. `before`: metrics of earlier nights, of each its
+    candidate's. `serving_then`: the overall metrics with which the serving model was accepted. All but the candidate's
+    are empty where there is none.
+    """
+
+    candidate: Sequence[Row]
+    differences: Sequence[Row] = ()
+    before: Sequence[Row] = ()
+    serving_then: Row = field(default_factory=dict)
+
+
+def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
+    """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
+    for outcome, found in (
+        (Outcome.TOO_SMALL, _too_small(gate, facts)),
+        (Outcome.HELD, _bad_by_itself(gate, facts)),
+        (Outcome.HELD, _worse(gate, facts)),
+    ):
+        if found:
+            return outcome, "; ".join(found)
+    if not facts.differences:
+        return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
+    return (
+        Outcome.PROMOTED,
+        f"not worse than the serving model: overall GAUC {_of(_by_domain(facts.differences)[OVERALL])}",
+    )
+
+
+def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
+    now, overall = _by_domain(facts.candidate), _by_domain(facts.candidate)[OVERALL]
+    found = []
+    if overall["rows"] < gate.min_rows:
+        found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
+    if overall["clicks"] < gate.min_clicks:
+        found.append(f"{overall['clicks']:,} clicks (gate.min_clicks: {gate.min_clicks:,})")
+    usual: dict[str, list[int]] = {}
+    for row in facts.before:
+        usual.setdefault(row["domain"], []).append(row["rows"])
+    for domain, sizes in usual.items():
+        rows = now[domain]["rows"] if domain in now else 0
+        typical = median(sizes)
+        if typical >= gate.domain_rows and rows < gate.min_share * typical:
+            what = "rows" if domain == OVERALL else f"rows in domain {domain}"
+            found.append(
+                f"{rows:,} {what}, where the nights before had {typical:,.0f} (gate.min_share: {gate.min_share})"
+            )
+    return found
+
+
+def _bad_by_itself(gate: GateSettings, facts: Facts) -> list[str]:
+    overall, found = _by_domain(facts.candidate)[OVERALL], []
+    low, high = gate.pcoc
+    if overall["pcoc"] is not None and not low <= overall["pcoc"] <= high:
+        found.append(f"overall PCOC {overall['pcoc']:.2f} is outside of {low} to {high} (gate.pcoc)")
+    then, now = facts.serving_then.get("gauc"), overall["gauc"]
+    best = overall.get("gauc_high") or now
+    if then is not None and now is not None and best < then - gate.drop_margin:
+        found.append(
+            f"overall GAUC {now:.4f}, at best {best:.4f}, is more than {gate.drop_margin} (gate.drop_margin) below the "
+            f"{then:.4f} with which the serving model was accepted: are the day's labels right?"
+        )
+    return found
+
+
+def _worse(gate: GateSettings, facts: Facts) -> list[str]:
+    rows = {r["domain"]: r["rows"] for r in facts.candidate}
+    found = []
+    for difference in facts.differences:
+        domain = difference["domain"]
+        large = domain == OVERALL or rows[domain] >= gate.domain_rows
+        margin = gate.gauc_margin if domain == OVERALL else gate.domain_margin
+        if large and difference["gauc"] is not None and difference["gauc"] < -margin and difference["gauc_high"] < 0:
+            where = "overall" if domain == OVERALL else f"domain {domain}"
+            found.append(f"{where}: GAUC {_of(difference)} against the serving model (margin: {margin})")
+    return found
+
+
+def _of(difference: Row) -> str:
+    if difference["gauc"] is None:
+        return "undefined"
+    return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
+
+
+def _by_domain(rows: Sequence[Row]) -> dict[str, Row]:
+    return {r["domain"]: r for r in rows}

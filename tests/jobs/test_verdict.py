@@ -1,0 +1,159 @@
+"""The gate's verdict on made-up nights, and the history of decisions with its pointer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
+from star_ctr.jobs.verdict import Facts, verdict
+from tests import small_logs
+
+GATE = GateSettings()
+
+
+def metrics(**changed: Any) -> list[dict[str, Any]]:
+    """A good night of two domains, with changes to `overall`."""
+    good = {"gauc": 0.63, "gauc_low": 0.62, "gauc_high": 0.64, "pcoc": 1.0}
+    overall = {"domain": "overall", "rows": 100_000, "clicks": 9_000, **good, **changed}
+    return [
+        {"domain": "home", "rows": 90_000, "clicks": 8_500, **good},
+        {"domain": "mail", "rows": 10_000, "clicks": 500, **good},
+        overall,
+    ]
+
+
+def differences(overall: float, mail: float = 0.0, half: float = 0.002) -> list[dict[str, Any]]:
+    """GAUC of the candidate less that of the serving model, with intervals of that half width."""
+    of = {"home": 0.0, "mail": mail, "overall": overall}
+    return [{"domain": d, "gauc": x, "gauc_low": x - half, "gauc_high": x + half} for d, x in of.items()]
+
+
+def test_the_first_model_is_promoted_if_nothing_speaks_against_it() -> None:
+    outcome, reason = verdict(GATE, Facts(metrics()))
+    assert outcome is Outcome.PROMOTED
+    assert "no model is served yet" in reason
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome", "words"),
+    [
+        (differences(0.001), Outcome.PROMOTED, "+0.0010 (-0.0010 to +0.0030)"),
+        (differences(-0.0009, half=0.0001), Outcome.PROMOTED, "not worse"),  # within the margin, however sure
+        (differences(-0.0019, half=0.002), Outcome.PROMOTED, "not worse"),  # beyond it, but perhaps by chance
+        (differences(-0.003, half=0.002), Outcome.HELD, "overall: GAUC -0.0030"),
+        (differences(0.0, mail=-0.02, half=0.005), Outcome.HELD, "domain mail: GAUC -0.0200"),
+        (differences(0.0, mail=-0.009, half=0.001), Outcome.PROMOTED, "not worse"),
+    ],
+)
+def test_a_candidate_is_held_where_it_is_surely_worse_by_more_than_the_margin(
+    found: list[dict[str, Any]], outcome: Outcome, words: str
+) -> None:
+    decided, reason = verdict(GATE, Facts(metrics(), found))
+    assert (decided, words in reason) == (outcome, True), reason
+
+
+def test_a_small_domain_alone_holds_nothing_back() -> None:
+    gate = GATE.model_copy(update={"domain_rows": 20_000})
+    assert verdict(gate, Facts(metrics(), differences(0.0, mail=-0.5)))[0] is Outcome.PROMOTED
+
+
+def test_a_day_of_which_too_little_came_says_nothing() -> None:
+    before = metrics() + metrics()
+    small = [{**r, "rows": r["rows"] // 10} for r in metrics()]
+    outcome, reason = verdict(GATE, Facts(small, differences(-0.1), before))
+    assert outcome is Outcome.TOO_SMALL
+    assert "10,000 rows, where the nights before had 100,000" in reason
+    outcome, reason = verdict(GATE, Facts([r for r in metrics() if r["domain"] != "mail"], (), before))
+    assert outcome is Outcome.TOO_SMALL
+    assert "0 rows in domain mail, where the nights before had 10,000" in reason
+    assert verdict(GATE, Facts(metrics(rows=900), ()))[0] is Outcome.TOO_SMALL
+    assert verdict(GATE, Facts(metrics(clicks=5), ()))[0] is Outcome.TOO_SMALL
+
+
+def test_shuffled_labels_are_seen_though_both_models_fall_alike() -> None:
+    then = {"gauc": 0.64}
+    shuffled = metrics(gauc=0.5, gauc_low=0.49, gauc_high=0.51)
+    outcome, reason = verdict(GATE, Facts(shuffled, differences(0.0), (), then))
+    assert outcome is Outcome.HELD
+    assert "labels" in reason
+    assert verdict(GATE, Facts(metrics(), differences(0.0), (), then))[0] is Outcome.PROMOTED
+
+
+@pytest.mark.parametrize("pcoc", [0.5, 2.0])
+def test_a_model_whose_rates_are_off_is_held(pcoc: float) -> None:
+    outcome, reason = verdict(GATE, Facts(metrics(pcoc=pcoc)))
+    assert outcome is Outcome.HELD
+    assert "gate.pcoc" in reason
+
+
+def test_the_gate_s_band_is_checked() -> None:
+    with pytest.raises(ValueError, match="lower bound first"):
+        GateSettings(pcoc=(1.2, 0.8))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load(small_logs.write(tmp_path, small_logs.frames()))
+
+
+def finished(settings: Settings, run_id: str, ds: str) -> None:
+    folder = Path(Decisions(settings).warehouse.model(run_id))
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps({"ds": ds}))
+
+
+def pointer(settings: Settings) -> str:
+    return str(json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())["run_id"])
+
+
+def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
+    decisions = Decisions(settings)
+    assert serving(decisions.all()) is None
+    decisions.add(Decision("2026-03-02", "a", "", Outcome.PROMOTED, "first"))
+    decisions.add(Decision("2026-03-03", "b", "a", Outcome.HELD, "worse"))
+    assert pointer(settings) == "a"
+    finished(settings, "b", "2026-03-03")
+    decisions.promote("b", "the day was odd", by="ann")
+    assert pointer(settings) == "b"
+    with pytest.raises(UserError, match="is being served"):
+        decisions.promote("b", "again")
+    with pytest.raises(UserError, match="no finished run; the newest are b"):
+        decisions.promote("c", "why not")
+    decisions.rollback("complaints", by="bob")
+    assert pointer(settings) == "a"
+    with pytest.raises(UserError, match="nothing to go back to"):
+        decisions.rollback("more complaints")
+    said = [(d.run_id, str(d.outcome), d.by) for d in decisions.all()]
+    assert said == [
+        ("a", "promoted", "gate"),
+        ("b", "held", "gate"),
+        ("b", "overridden", "ann"),
+        ("a", "rolled back", "bob"),
+    ]
+
+
+def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
+    decisions = Decisions(settings)
+    decisions.add(Decision("2026-03-02", "a", "", Outcome.PROMOTED, "first"))
+    (Path(settings.paths.warehouse) / "serving.json").unlink()
+    decisions.point()
+    assert pointer(settings) == "a"
+
+
+def test_the_accepted_night_before_is_of_this_configuration(settings: Settings) -> None:
+    from star_ctr.conf.identity import run_id
+
+    first, second = (Decision(ds, run_id(settings, ds), "", Outcome.PROMOTED, "") for ds in small_logs.DAYS[1:3])
+    other = Decision(small_logs.DAYS[2], "another configuration's", "", Outcome.PROMOTED, "")
+    assert accepted_before(settings, [first, other], small_logs.DAYS[3]) == first.ds
+    assert accepted_before(settings, [first, second], small_logs.DAYS[2]) == first.ds
+    rolled = Decision(first.ds, first.run_id, second.run_id, Outcome.ROLLED_BACK, "")
+    assert accepted_before(settings, [first, second, rolled], small_logs.DAYS[3]) == first.ds

@@ -1,0 +1,74 @@
+"""Which model is served: what the gate decided, and what people decide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from star_ctr.workflows.commands import Conf, Json, Set, app, printed
+
+if TYPE_CHECKING:
+    from star_ctr.jobs.decisions import Decision
+
+RunId = Annotated[str, typer.Option("--run-id", metavar="RUN", help="The run, as `star-ctr serving` names it.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, for those who read the history.")]
+By = Annotated[str | None, typer.Option("--by", help="Who decides; the user of this process if not given.")]
+
+
+@app.command()
+def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
+    """Which model is served, and every decision of the gate and of people that led there, with its reason."""
+    from star_ctr.conf.load import load
+    from star_ctr.jobs import decisions
+    from star_ctr.workflows.display import err, plain_table
+
+    found = decisions.Decisions(load(conf, set or [])).all()
+    now = decisions.serving(found)
+    columns = ["at", "ds", "run_id", "outcome", "by", "reason"]
+    rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
+    result = {
+        "serving": now and now.run_id,
+        "decisions": [{**r, "facts": d.facts} for r, d in zip(rows, found, strict=True)],
+    }
+    printed(result, json, lambda: plain_table(rows, columns))
+    err.print(f"serving: {now.run_id if now else 'no model yet'}", highlight=False)
+
+
+@app.command()
+def promote(conf: Conf, run_id: RunId, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
+    """Serve a run by hand, whatever the gate said of it; the history keeps who did and why."""
+    from star_ctr.conf.load import load
+    from star_ctr.jobs.decisions import Decisions
+    from star_ctr.workflows.lock import only_writer
+
+    settings = load(conf, set or [])
+    with only_writer(settings):
+        _tell(Decisions(settings).promote(run_id, why, by), json)
+
+
+@app.command()
+def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
+    """Serve again the model that was served before this one; the history keeps who did and why."""
+    from star_ctr.conf.load import load
+    from star_ctr.jobs.decisions import Decisions
+    from star_ctr.workflows.lock import only_writer
+
+    settings = load(conf, set or [])
+    with only_writer(settings):
+        _tell(Decisions(settings).rollback(why, by), json)
+
+
+def _tell(decision: Decision, json: str | None) -> None:
+    from star_ctr.jobs.decisions import Decision
+    from star_ctr.workflows.display import plain_table
+
+    assert isinstance(decision, Decision)
+    result = {
+        "serving": decision.run_id,
+        "before": decision.against,
+        "outcome": str(decision.outcome),
+        "by": decision.by,
+    }
+    rows = [{"what": k, "value": v or "none"} for k, v in result.items()]
+    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
