@@ -1,3 +1,7 @@
 """placeholder"""
+
 from typing import Any
-def difference(store: Any, settings: Any, run_id: str, against: str) -> list[dict[str, Any]]: raise NotImplementedError
+
+
+def difference(store: Any, settings: Any, run_id: str, against: str) -> list[dict[str, Any]]:
+    raise NotImplementedError
