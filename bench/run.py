@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+import bulk
 import cost
 import history
 import size
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "training": training.run,
     "history": history.run,
     "size": size.run,
+    "bulk": bulk.run,
 }
 TARGET = Path("build/bench.json")
 

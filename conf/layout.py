@@ -105,6 +105,14 @@ class Layout(Declared):
         ]
 
     @property
+    def columns(self) -> list[str]:
+        """The columns of `features` that a row is encoded from, each once."""
+        sources = [*(b.source for b in self.buckets), *(n.source for n in self.numeric)]
+        named = [f.column for f in (*self.categorical, *(side for s in self.sequences for side in s.sides))]
+        named += [column for s in sources for column in (s.column, s.denominator) if column]
+        return list(dict.fromkeys(named))
+
+    @property
     def ints(self) -> int:
         """Number of 4-byte integers in a row."""
         return len(self.fields) + sum(s.width for s in self.sequences)

@@ -6,6 +6,7 @@ that writes them sends those with a reason to quarantine, so that rows read = ro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
@@ -39,8 +40,11 @@ UNKNOWN_DAY = "unknown"
 _LAST_MICROS = 4_102_444_800_000_000  # 2100-01-01
 
 
-def clean(settings: Settings, name: str, raw: DataFrame) -> DataFrame:
-    """The rows of log `name` in the columns of its table, with `ds`, `reason` and `raw` (a bad row as JSON)."""
+def clean(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column] | None = None) -> DataFrame:
+    """The rows of log `name` in the columns of its table, with `ds`, `reason` and `raw` (a bad row as JSON).
+
+    `carried`: expressions over the log's columns that go along under their names.
+    """
     log = settings.logs.declared()[name]
     require(raw, sources(settings, name), f"logs.{name}")
     own = [c for c in raw.columns if c not in (CORRUPT, FILE_DAY)]
@@ -67,6 +71,7 @@ def clean(settings: Settings, name: str, raw: DataFrame) -> DataFrame:
         F.when(reason.isNotNull(), F.to_json(F.struct(*(F.col(backticked(c)) for c in own)))).alias("raw"),
         F.md5("_row").alias("_hash"),
         reason.alias("reason"),
+        *(value.alias(k) for k, value in (carried or {}).items()),
     )
     return _marked_duplicates(clean_rows, _key(log))
 
@@ -163,6 +168,12 @@ def _marked_duplicates(rows: DataFrame, key: list[str]) -> DataFrame:
         )
         .drop("_number", "_first", "_hash")
     )
+
+
+def whole(rows: DataFrame) -> Column:
+    """A cleaned row as JSON: as it was read where something is wrong with it, else in its table's columns."""
+    own = [c for c in rows.columns if c not in ("reason", "raw")]
+    return F.coalesce("raw", F.to_json(F.struct(*(F.col(backticked(c)) for c in own))))
 
 
 def counted(rows: DataFrame, domain: Column) -> DataFrame:

@@ -32,27 +32,15 @@ IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label"
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
     """Write the features of the window's days and `ds`; returns the rows by day."""
     store = Store(settings, spark)
-    impressions = store.read("impressions")
     there = store.days("impressions")
     ds = valid_day(ds) if ds else there[-1]
     days = [day for day in window(settings, ds) if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
-    impressions = impressions.where(F.col("ds") <= ds)
-    if isinstance(settings.label, LabelFromClicks):
-        impressions = _labelled(settings, store, impressions, ds)
-    impressions = with_time_columns(settings, impressions)
-    impressions = _with_attributes(settings, store, _with_context(settings, impressions))
-    behaviours = store.read("behaviours") if settings.logs.behaviours else None
-    if behaviours is not None:
-        behaviours = _with_attributes(
-            settings, store, behaviours.where((F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)), only="items"
-        )
-    rows = impressions.where(F.col("ds").isin(days)).select(*IDENTITY, *_own_columns(settings))
-    if settings.history:
-        known = events(settings, impressions, behaviours)
-        rows = add_statistics(settings, rows, known)
-        rows = add_sequences(settings, rows, known)
+    _write_fates(settings, store, ds)
+    impressions = shown(settings, store, ds)
+    rows = impressions.where(F.col("ds").isin(days)).select(*IDENTITY, *own_columns(settings))
+    rows = as_known(settings, store, rows, impressions, ds)
     rows = rows.withColumn("settings", F.lit(features_hash(settings)))
     store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
@@ -63,15 +51,43 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
 
 
-def _labelled(settings: Settings, store: Store, impressions: DataFrame, ds: str) -> DataFrame:
-    """Impressions with the label that their clicks give, and the fate of every click in the ledger."""
-    assert isinstance(settings.label, LabelFromClicks)
-    clicks = store.read("clicks")
-    fates = attribution.click_fates(impressions, clicks, settings.label.window_hours)
+def shown(settings: Settings, store: Store, ds: str) -> DataFrame:
+    """The impressions up to day `ds`, labelled, with every column of their own that a feature reads."""
+    impressions = store.read("impressions").where(F.col("ds") <= ds)
+    if isinstance(settings.label, LabelFromClicks):
+        impressions = attribution.attribute(impressions, store.read("clicks"), settings.label.window_hours)
+    return with_columns(settings, store, impressions)
+
+
+def with_columns(settings: Settings, store: Store, impressions: DataFrame) -> DataFrame:
+    """Impressions with their hour and weekday, the columns of their log and the attributes that features read."""
+    return _with_attributes(settings, store, _with_context(settings, with_time_columns(settings, impressions)))
+
+
+def as_known(settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str) -> DataFrame:
+    """`rows` (of days up to `ds`, with `own_columns`) with the statistics and sequences known at each one's cut.
+
+    Histories are those of `impressions`, as `shown` gives them, and of the behaviours; rows need not be among them.
+    """
+    if not settings.history:
+        return rows
+    behaviours = None
+    if settings.logs.behaviours:
+        reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
+        behaviours = _with_attributes(settings, store, store.read("behaviours").where(reached), only="items")
+    known = events(settings, impressions, behaviours)
+    return add_sequences(settings, add_statistics(settings, rows, known), known)
+
+
+def _write_fates(settings: Settings, store: Store, ds: str) -> None:
+    """The fate of every click in the ledger."""
+    if not isinstance(settings.label, LabelFromClicks):
+        return
+    impressions = store.read("impressions").where(F.col("ds") <= ds)
+    fates = attribution.click_fates(impressions, store.read("clicks"), settings.label.window_hours)
     days = [day for day in store.days("clicks") if day <= ds]
     if days:
         store.write_ledger("attribute", attribution.counted(fates.where(F.col("ds") <= ds)), days)
-    return attribution.attribute(impressions, clicks, settings.label.window_hours)
 
 
 def _with_context(settings: Settings, impressions: DataFrame) -> DataFrame:
@@ -98,7 +114,7 @@ def _read_anywhere(settings: Settings) -> list[Column]:
     return [column for feature in settings.features for column in columns_read(feature)]
 
 
-def _own_columns(settings: Settings) -> list[SparkColumn]:
+def own_columns(settings: Settings) -> list[SparkColumn]:
     """Columns that features read of their own row, beyond those that every row has."""
     numeric = {f.column for f in settings.of_kind(Numeric)}
     own = {c for f in settings.features if not isinstance(f, Sequence) for c in columns_read(f)}

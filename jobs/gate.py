@@ -8,26 +8,24 @@ beside the candidate; the decision, with its reason and numbers, goes into `deci
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from star_ctr.jobs.differences import difference
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.identity import features_hash, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
+from star_ctr.jobs.bulk import Model, find_model
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.differences import difference
 from star_ctr.jobs.evaluate import Run, judge, read_metrics
 from star_ctr.jobs.score import scored
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.store import Store, among
-from star_ctr.jobs.train import read_record
 from star_ctr.jobs.verdict import Facts, verdict
-from star_ctr.model.export import Predictor
 
 _NIGHTS = 7
 """Nights before whose sizes say what is usual."""
@@ -60,41 +58,38 @@ def _decided(
     differences: list[dict[str, Any]] = []
     then: dict[str, Any] = {}
     if now is not None:
-        reads = Settings.model_validate(read_record(Path(store.warehouse.model(now.run_id)))["settings"])
-        if features_hash(reads) != features_hash(settings):
+        model = find_model(settings, now.run_id)
+        if features_hash(model.settings) != features_hash(settings):
             reason = f"{now.run_id} reads other features, so the two were not compared; promote by hand"
             return Outcome.HELD, reason, _kept(metrics, [])
-        beside = _judged_beside(reads, store, ds, candidate, now.run_id)
+        beside = _judged_beside(model, store, ds, candidate)
         differences = difference(store, settings, candidate, beside)
         then = next((r for r in read_metrics(store, [now.run_id]) if r["domain"] == OVERALL), {})
     outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then))
     return outcome, reason, _kept(metrics, differences)
 
 
-def _judged_beside(reads: Settings, store: Store, ds: str, candidate: str, identity: str) -> str:
+def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
     """Score and judge a run on another night's rows; returns the name under which its scores stand.
 
-    `reads`: the settings of that run. Its rows are those of the candidate, with their domains, so that both are
-    judged alike; a domain that it does not know it takes as it does in its own night.
+    The rows are the candidate's, with their domains, so that both are judged alike; a domain that the model does not
+    know it takes as it does in its own night.
     """
-    folder = Path(store.warehouse.model(identity))
-    layout = Predictor(folder).layout
-    known = F.col("domain").isin(list(layout.domains))
+    known = F.col("domain").isin(list(model.layout.domains))
     rows = (
         store.read("features")
         .where(F.col("ds") == ds)
         .withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER))
         .withColumn("part", F.lit("test"))
     )
-    files = sorted(str(p.absolute()) for p in (folder / "vocabularies").glob("*.parquet"))
-    encoded = encode(reads, rows, layout, files).withColumn("ds", F.lit(ds))
-    scores = scored(encoded, folder, identity).select("impression_id", "score")
-    name = f"{identity}@{ds}"
+    encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))
+    scores = scored(encoded, model.folder, model.run_id).select("impression_id", "score")
+    name = f"{model.run_id}@{ds}"
     of_candidate = store.read("scores").where(F.col("run_id") == candidate).drop("score")
     joined: DataFrame = of_candidate.withColumn("run_id", F.lit(name)).join(scores, "impression_id")
     columns = ("run_id", "ds", "impression_id", "user_id", "domain", "label", "score")
     store.replace("scores", joined.select(*columns), among("run_id", [name]))
-    judge(store, [Run(name, ds, variant(reads), reads.trainer.seed)])
+    judge(store, [Run(name, ds, variant(model.settings), model.settings.trainer.seed)])
     return name
 
 

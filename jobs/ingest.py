@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean, counted
+from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean, counted, whole
 from star_ctr.jobs import logs
 from star_ctr.jobs.log_files import REACH_BACK, dated, location
 from star_ctr.jobs.session import submitted
@@ -72,8 +72,7 @@ def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
         good = _strings_for_void(good)
         store.replace(name, by_day(good).sortWithinPartitions("ds", *order), where)
         left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
-        whole = F.coalesce("raw", F.to_json(F.struct(*(F.col(f"`{c}`") for c in good.columns))))
-        quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole.alias("row"))
+        quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole(left_out).alias("row"))
         store.replace("quarantine", by_day(quarantined), f"log = '{name}' AND {where}")
         step = "ingest" if name == "impressions" else f"ingest.{name}"
         store.write_ledger(step, ledger, replaced)

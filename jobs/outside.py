@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
 from star_ctr.jobs.evaluate import Run, judge
+from star_ctr.jobs.given import read_given
 from star_ctr.jobs.store import Store, among
 
 
@@ -49,13 +49,7 @@ def run(store: Store, name: str, table: str, references: Mapping[str, str]) -> l
 
 
 def _read(store: Store, table: str) -> DataFrame:
-    try:
-        frame = store.spark.read.format("delta").load(table)
-    except AnalysisException:
-        try:
-            frame = store.spark.read.parquet(table)
-        except AnalysisException as error:
-            raise DataError(f"{table}: neither a Delta nor a Parquet table: {str(error).splitlines()[0]}") from None
+    frame = read_given(store.spark, table).rows
     missing = {"impression_id", "score"} - set(frame.columns)
     if missing:
         raise DataError(f"{table}: lacks the column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 from star_ctr.jobs.train import read_record, write_runs
-from star_ctr.model.export import Predictor
+from star_ctr.model.export import WEIGHTS, Predictor
 from star_ctr.model.probe import TOLERANCE
 from star_ctr.model.stream.reading import unpacked
 
@@ -55,23 +55,38 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 _PREDICTORS: dict[tuple[str, int], Predictor] = {}
 
 
-def _predictor(folder: str, stamp: int) -> Predictor:
-    """One model a worker process, not one a task."""
+def predictor_of(model: ServedModel) -> Predictor:
+    """The predictor of an exported model, in a worker: one a process and not one a task."""
     import torch
 
-    torch.set_num_threads(1)  # a task has one core; torch would take them all in every task
-    if (folder, stamp) not in _PREDICTORS:
+    torch.set_num_threads(model.threads)  # torch would take all cores of the machine in every task
+    key = (model.folder, model.stamp)
+    if key not in _PREDICTORS:
         _PREDICTORS.clear()
-        _PREDICTORS[folder, stamp] = Predictor(Path(folder))
-    return _PREDICTORS[folder, stamp]
+        _PREDICTORS[key] = Predictor(Path(model.folder))
+    return _PREDICTORS[key]
+
+
+class ServedModel(NamedTuple):
+    """What a worker must know of an exported model: its folder, when it was written, and the cores of a task."""
+
+    folder: str
+    stamp: int
+    threads: int
+
+
+def served_model(spark: SparkSession, folder: Path) -> ServedModel:
+    """The model exported to `folder`, for the workers of a session."""
+    threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
+    return ServedModel(str(folder.absolute()), (folder / WEIGHTS).stat().st_mtime_ns, threads)
 
 
 def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
     """The `scores` rows of encoded rows, by the model exported to `folder`."""
-    place, stamp = str(folder.absolute()), (folder / "model.safetensors").stat().st_mtime_ns
+    model = served_model(rows.sparkSession, folder)
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = _predictor(place, stamp)
+        predictor = predictor_of(model)
         layout = predictor.layout
         for batch in batches:
             n = batch.num_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -141,21 +142,27 @@ def check_java() -> None:
         raise UserError(f"{java} lacks the module jdk.incubator.vector that Spark 4 loads; {remedy} (a full one)")
 
 
-def submitted(app: str, run: Callable[..., Any]) -> None:
-    """The way in of a step for `spark-submit jobs/STEP.py --conf CONF [--ds DAY] [--set key=value]`."""
-    import argparse
+def submitted(
+    app: str, run: Callable[..., Any], declare: Callable[[argparse.ArgumentParser], None] | None = None
+) -> None:
+    """The way in of a step for `spark-submit jobs/STEP.py --conf CONF [--ds DAY] [--set key=value]`.
 
+    `declare` adds a step's own arguments, which `run` takes by name, in the place of `--ds`.
+    """
     from star_ctr.conf.load import load
 
     parser = argparse.ArgumentParser(prog=app, description=sys.modules["__main__"].__doc__)
     parser.add_argument("--conf", required=True, help="the data set's YAML file")
-    parser.add_argument("--ds", default=None, help="the day, as in 2022-05-05; the newest one if not given")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
-    arguments = parser.parse_args()
+    if declare is None:
+        parser.add_argument("--ds", default=None, help="the day, as in 2022-05-05; the newest one if not given")
+    else:
+        declare(parser)
+    arguments = vars(parser.parse_args())
     try:
-        settings = load(arguments.conf, arguments.overrides)
+        settings = load(arguments.pop("conf"), arguments.pop("overrides"))
         session = start(settings, f"star-ctr {app}")
-        result = run(settings, session, arguments.ds)
+        result = run(settings, session, **arguments)
         print(f"{app}: {result}")
     except UserError as error:
         raise SystemExit(f"{app}: {error}") from None

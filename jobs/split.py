@@ -163,8 +163,8 @@ def _ledger(settings: Settings, store: Store, ds: str, counts: list[tuple[str, s
 _ENCODERS: dict[tuple[str, ...], Encoder] = {}
 
 
-def _encoder(layout: Layout, files: list[str], history: list[str]) -> Encoder:
-    """One encoder a worker process, not one a task: vocabularies are large."""
+def encoder_of(layout: Layout, files: list[str], history: list[str]) -> Encoder:
+    """The encoder of a layout, in a worker: one a process and not one a task, as vocabularies are large."""
     key = (layout.model_dump_json(), *files)
     if key not in _ENCODERS:
         _ENCODERS.clear()
@@ -177,7 +177,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
     history = list(settings.history)
 
     def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        encoder = _encoder(layout, files, history)
+        encoder = encoder_of(layout, files, history)
         for batch in batches:
             table = pa.Table.from_batches([batch])
             ints, floats = encoder.encode(table)

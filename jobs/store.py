@@ -70,8 +70,7 @@ class Store:
 
     def version(self, table: str) -> int:
         """The newest version of a table."""
-        history = DeltaTable.forPath(self.spark, self.warehouse.table(table)).history(1)
-        return int(history.select("version").collect()[0].version)
+        return newest_version(self.spark, self.warehouse.table(table))
 
     def days(self, table: str) -> list[str]:
         """The days that a table holds, oldest first."""
@@ -102,6 +101,11 @@ class Store:
         """A frame of ledger entries from (ds, domain, rows_in, rows_out, reason)."""
         schema = StructType([f for f in LEDGER.fields if f.name not in ("run_id", "step")])
         return self.spark.createDataFrame(list(rows), schema)
+
+
+def newest_version(spark: SparkSession, path: str) -> int:
+    """The newest version of the Delta table at a path."""
+    return int(DeltaTable.forPath(spark, path).history(1).select("version").collect()[0].version)
 
 
 def by_day(rows: DataFrame) -> DataFrame:

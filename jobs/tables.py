@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError, nearest
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
+from star_ctr.jobs.given import chosen
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store
 
@@ -37,11 +37,8 @@ def show(settings: Settings, spark: SparkSession, name: str, where: str | None, 
     if name not in TABLES:
         raise UserError(f"--show {name}: no such table{nearest(name, TABLES)} (there are {', '.join(TABLES)})")
     rows = Store(settings, spark).read(name)
-    try:
-        found = rows.where(where) if where else rows
-    except AnalysisException as error:
-        raise UserError(f"--where {where}: {str(error).splitlines()[0]}") from None
-    return [{key: _short(value) for key, value in row.asDict().items()} for row in found.limit(limit).collect()]
+    found = chosen(rows, where).limit(limit).collect()
+    return [{key: _short(value) for key, value in row.asDict().items()} for row in found]
 
 
 def _short(value: Any) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
 from star_ctr.workflows.commands import Conf, Day, Json, Set, Wait, app, printed, with_spark
 
@@ -92,9 +93,67 @@ def train(
 
 
 @app.command()
-def score(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Score the test rows with the exported model, in Spark."""
-    _simple("score", conf, set, ds, json, wait)
+def score(
+    conf: Conf,
+    set: Set = None,
+    ds: Day = None,
+    json: Json = None,
+    wait: Wait = False,
+    run_id: Annotated[str | None, typer.Option(help="Bulk: the run whose model scores.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="TABLE", help="Bulk: a Delta or Parquet table of the impression log's columns."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--output", metavar="TABLE", help="Bulk: the Delta table of scores, replaced at once.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(metavar="SQL", help="Bulk: those rows of the input alone.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B,C", help="Bulk: columns of the input that go along into the output.")
+    ] = None,
+    encoded: Annotated[
+        bool, typer.Option("--encoded", help="Bulk: the input has ints, floats and domain_id, as `split` has.")
+    ] = False,
+    unknown_domain: Annotated[
+        Literal["other", "drop", "fail"] | None,
+        typer.Option(
+            help="Bulk: rows of domains that the model does not know are scored as `other`, left out and counted, or "
+            "an error. Not given: what the run's nights do (domains.unknown: `bucket`, its default, is other).",
+        ),
+    ] = None,
+) -> None:
+    """Score a night's test rows with its exported model; with --input any table, with the model of any run.
+
+    docs/scoring.md tells of the latter.
+    """
+    bulk = {
+        "--run-id": run_id, "--output": target, "--where": where, "--columns": columns, "--encoded": encoded or None,
+        "--unknown-domain": unknown_domain,
+    }  # fmt: skip
+    if source is None:
+        stray = [option for option, value in bulk.items() if value is not None]
+        if stray:
+            raise UserError(f"{', '.join(stray)}: of bulk scoring alone, which needs --input, --output and --run-id")
+        _simple("score", conf, set, ds, json, wait)
+        return
+    if run_id is None or target is None or ds is not None:
+        raise UserError("--input: bulk scoring needs --run-id and --output, and takes no --ds")
+    from star_ctr.jobs import bulk as job
+    from star_ctr.workflows.display import plain_table
+
+    names = [name.strip() for name in columns.split(",")] if columns else []
+    _, result = with_spark(
+        "score", conf, set,
+        lambda s, spark: job.run(
+            s, spark, run_id=run_id, source=source, target=target, where=where, columns=names, encoded=encoded,
+            unknown_domain=unknown_domain,
+        ),
+    )  # fmt: skip
+    rows = [{"what": key, "value": value} for key, value in result.items() if key != "reasons"]
+    rows += [{"what": f"left out: {reason}", "value": n} for reason, n in result["reasons"].items()]
+    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
 
 
 @app.command()

@@ -1,0 +1,160 @@
+"""Bulk scoring from table to table against the model's bare forward pass on the same rows in memory, two cores each.
+
+Encoded rows: 19 domains, eight ids, twenty numbers and two 50-long sequences, the default model of seven layers. Raw rows: the
+simulated impressions of four days with every feature of conf/demo.yaml, and the same seven layers. Spark is up when the clock
+starts; reading, features, encoding, the checks and writing are in it, and loading the model.
+
+    python bench/bulk.py [--rows 1000000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from deltalake import DeltaTable
+from entries import entry
+from made_split import job_of, layout_of
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.layout import Layout
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.model.export import Predictor, export
+from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.model.stream.reading import unpacked
+
+RUN = "measured"
+MODEL = "model={name: star}"
+"""The default model: the paper's layers, embeddings of 16."""
+
+
+def finished_run(settings: Settings, layout: Layout) -> Path:
+    """The folder of a run as training leaves it, with a model as it is before the first step."""
+    from star_ctr.conf.tables import Warehouse
+
+    folder = Path(Warehouse(settings.paths).model(RUN))
+    torch.manual_seed(0)
+    export(MultiDomainModel(layout, settings.model).eval(), settings.model, layout, folder)
+    record = {"run_id": RUN, "ds": layout.ds, "settings": settings.model_dump(mode="json")}
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+def forward(folder: str, table: str) -> None:
+    """Predict all encoded rows of a table from memory, in a process of its own; prints rows a second."""
+    torch.set_num_threads(2)
+    predictor = Predictor(Path(folder))
+    rows = DeltaTable(table).to_pyarrow_table(columns=["ints", "floats", "domain_id"])
+    parts = [unpacked(b["ints"], b["floats"], predictor.layout) for b in rows.to_batches()]
+    ints, floats = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
+    domains = rows["domain_id"].to_numpy().astype(np.int32)
+    found = {}
+    for size in (2_048, 4_096, 16_384):
+        predictor.predict(ints[:size], floats[:size], domains[:size])
+        began = time.perf_counter()
+        for k in range(0, len(domains), size):
+            predictor.predict(ints[k : k + size], floats[k : k + size], domains[k : k + size])
+        found[size] = len(domains) / (time.perf_counter() - began)
+    print(json.dumps([max(found.values()), max(found, key=found.__getitem__)]))
+
+
+def scored(settings: Settings, spark: SparkSession, source: str, target: str, encoded: bool) -> float:
+    """Rows a second of bulk scoring."""
+    from star_ctr.jobs import bulk
+
+    began = time.perf_counter()
+    told = bulk.run(settings, spark, run_id=RUN, source=source, target=target, encoded=encoded)
+    seconds = time.perf_counter() - began
+    return float(told["rows"]) / seconds
+
+
+def compared(settings: Settings, spark: SparkSession, folder: Path, source: str, split: str, encoded: bool) -> Any:
+    """Rows a second of both, the forward pass before and after, so that a machine that changes its pace shows."""
+
+    def bare() -> tuple[float, int]:
+        command = [sys.executable, __file__, "--forward", str(folder), split]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rate, size = json.loads(done.stdout.splitlines()[-1])
+        return float(rate), int(size)
+
+    first, size = bare()
+    ours = scored(settings, spark, source, f"{settings.paths.warehouse}-scored-{encoded}", encoded)
+    second, _ = bare()
+    return (
+        ours,
+        statistics.mean((first, second)),
+        f"forward alone {first:,.0f} and {second:,.0f} rows/s, {size:,} at once",
+    )
+
+
+def encoded_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
+    """The entry of encoded rows."""
+    settings = load("demo", [MODEL, f"paths.warehouse={folder}/made", f"paths.logs={folder}"])
+    split = job_of(folder, rows).split
+    model = finished_run(settings, layout_of())
+    ours, bare, told = compared(settings, spark, model, split, split, True)
+    return entry("bulk_scoring_vs_forward", ours / bare, "times its rows/s", 0.5,
+                 f"{rows:,} encoded rows, {ours:,.0f} rows/s; {told}", least=True)  # fmt: skip
+
+
+def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
+    """The entry of raw rows."""
+    from star_ctr.jobs import features, ingest, simulate, split
+    from star_ctr.jobs.store import Store
+    from star_ctr.jobs.train import keep_vocabularies, pinned
+
+    settings = load("demo", [
+        MODEL, f"paths.warehouse={folder}/simulated", f"paths.logs={folder}/logs",
+        f"simulate={{impressions: {rows}, days: 4, first_day: 2026-01-05, users: {rows // 30}, items: 5000, seed: 1}}",
+    ])  # fmt: skip
+    simulate.run(settings, spark)
+    for step in (ingest, features, split):
+        step.run(settings, spark)  # type: ignore[attr-defined]
+    store = Store(settings, spark)
+    job = pinned(settings, store, store.days("split")[-1])
+    model = finished_run(settings, job.layout)
+    keep_vocabularies(store, job.model_copy(update={"folder": str(model)}))
+    ours, bare, told = compared(
+        settings, spark, model, f"{folder}/logs/impressions", store.warehouse.table("split"), False
+    )
+    return entry("bulk_scoring_raw_vs_forward", ours / bare, "times its rows/s", 0.1,
+                 f"{rows:,} raw rows with their features, {ours:,.0f} rows/s; {told}", least=True)  # fmt: skip
+
+
+def run(rows: int = 1_000_000) -> list[dict[str, Any]]:
+    """Both ratios as entries of bench.json."""
+    from star_ctr.jobs.session import start
+
+    spark = start(load("demo", ["spark.master=local[2]"]), "bulk")
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            spark.range(10).count()
+            return [encoded_rows(spark, Path(name), rows), raw_rows(spark, Path(name), rows)]
+    finally:
+        spark.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--forward", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.forward:
+        forward(*arguments.forward)
+        return
+    for result in run(arguments.rows):
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

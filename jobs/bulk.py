@@ -1,0 +1,248 @@
+"""Bulk: a run's model over any table, raw impressions or encoded rows, into a Delta table of scores.
+
+Raw rows get the features that were known at each one's time from the warehouse's tables, by the code of the night, and
+are encoded by the model's own layout and vocabularies. Rows that cannot be scored go to `<output>_rejected`, whole and
+with a reason: rows in = scored + left out. The scores are replaced in one commit, so that a job killed anywhere leaves
+the output before and can simply be run again.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/bulk.py --conf conf/kuairand.yaml \
+      --run-id 2022-05-05-star-pn-aux-s0-0123456789 --input candidates --output scored
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DoubleType, StringType, StructField, StructType
+
+from star_ctr.conf.errors import DataError, UserError, nearest
+from star_ctr.conf.layout import OTHER, Layout
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import TABLES, Warehouse
+from star_ctr.features.cleaning import whole
+from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
+from star_ctr.jobs.features import IDENTITY, as_known, own_columns, shown, with_columns
+from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
+from star_ctr.jobs.score import predictor_of, served_model
+from star_ctr.jobs.session import submitted
+from star_ctr.jobs.split import encoder_of
+from star_ctr.jobs.store import Store
+from star_ctr.jobs.train import read_record
+from star_ctr.model.export import LAYOUT
+from star_ctr.model.stream.reading import unpacked
+
+COLUMNS = ("run_id", "impression_id", "user_id", "domain", "score")
+"""What the output has of every row, before the columns that are carried along."""
+NAMED = 20
+"""Reasons, or unknown domains, that are told one by one."""
+
+
+class Model(NamedTuple):
+    """A finished run: its folder, the layout of its rows, and the settings that it was made with."""
+
+    run_id: str
+    folder: Path
+    layout: Layout
+    settings: Settings
+
+    @property
+    def vocabularies(self) -> list[str]:
+        """The files of its vocabularies, which training put beside it."""
+        return [str(file) for file in sorted((self.folder / "vocabularies").glob("*.parquet"))]
+
+
+def run(
+    settings: Settings,
+    spark: SparkSession,
+    *,
+    run_id: str,
+    source: str,
+    target: str,
+    where: str | None = None,
+    columns: Sequence[str] = (),
+    encoded: bool = False,
+    unknown_domain: Policy | None = None,
+) -> dict[str, Any]:
+    """Score the table `source` with run `run_id` into the Delta table `target`; returns what became of its rows.
+
+    `columns` of the source go along. The run's own settings hold; of `settings`, those of places and of Spark alone.
+    `unknown_domain`: as the run's `domains.unknown` treats them, if not given.
+    """
+    store = Store(settings, spark)
+    model = find_model(settings, run_id)
+    policy = unknown_domain or ("drop" if model.settings.domains.unknown == "drop" else "other")
+    given = read_given(spark, source)
+    rejected = f"{target.rstrip('/')}_rejected"
+    _check_target(store, target, rejected, source)
+    rows = chosen(given.rows, where)
+    _check_columns(rows, columns)
+    rows_in = rows.count()
+    if not rows_in:
+        raise DataError(f"{source}: holds no row{f' for which {where} holds' if where else ''}; nothing was written")
+    if encoded:
+        requests = encoded_requests(rows, model.layout, policy, columns, source)
+    else:
+        requests = raw_requests(model.settings, rows, model.layout, policy, columns, source).persist()
+    try:
+        if policy == "fail":
+            _refuse_unknown(requests, model.layout, source)
+        good = requests.where(F.col("reason").isNull()).drop("reason", "raw")
+        metadata = {"run_id": run_id, "input": place(spark, source), "version": given.version, "where": where}
+        left_out = requests.where(F.col("reason").isNotNull()).drop(CARRIED)
+        left_out = left_out.select(F.lit(run_id).alias("run_id"), "reason", whole(left_out).alias("row"))
+        version = replace_given(left_out, rejected, metadata)
+        reasons, n_out = _reasons(spark, rejected, version)
+        if n_out == rows_in:
+            raise DataError(f"{source}: no row of {rows_in:,} can be scored: {told(reasons)}; see {rejected}")
+        features = good if encoded else _features(store, model, good)
+        metadata |= {"rejected_version": version}
+        version = replace_given(_scored(features, model, rows, columns, encoded), target, metadata)
+    finally:
+        requests.unpersist()
+    scored = spark.read.format("delta").option("versionAsOf", version).load(target).count()
+    if scored + n_out != rows_in:
+        raise DataError(f"{source}: {rows_in:,} rows, and {scored:,} scored and {n_out:,} left out; see {rejected}")
+    return {
+        "run_id": run_id, "input": source, "input_version": given.version, "output": target, "output_version": version,
+        "rejected": rejected, "unknown_domain": policy, "rows": rows_in, "scored": scored, "left_out": n_out,
+        "reasons": reasons,
+    }  # fmt: skip
+
+
+def find_model(settings: Settings, run_id: str) -> Model:
+    """The finished run of that name; `UserError` that lists the newest ones where there is none."""
+    folder = Path(Warehouse(settings.paths).model(run_id))
+    if not (folder / "record.json").exists():
+        there = sorted((file.parent.name for file in folder.parent.glob("*/record.json")), reverse=True)
+        newest = f"the newest: {', '.join(there[:5])}" if there else "none is there yet; run `star-ctr train` first"
+        raise UserError(f"--run-id {run_id}: no finished run in {folder.parent}{nearest(run_id, there)} ({newest})")
+    layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
+    own = Settings.model_validate(read_record(folder)["settings"])
+    own = own.model_copy(update={"paths": settings.paths, "spark": settings.spark})
+    return Model(run_id, folder, layout, own)
+
+
+def told(reasons: dict[str, int]) -> str:
+    """Reasons with their rows, in one line."""
+    return ", ".join(f"{reason} ({n:,})" for reason, n in reasons.items())
+
+
+def _check_target(store: Store, target: str, rejected: str, source: str) -> None:
+    """`UserError` unless the output may be replaced: a place of its own, with nothing there or a table of scores."""
+    spark = store.spark
+    taken = {"the input": place(spark, source)}
+    taken |= {f"the warehouse's `{name}`": place(spark, store.warehouse.table(name)) for name in TABLES}
+    for path, own in ((target, COLUMNS), (rejected, ("run_id", "reason", "row"))):
+        here = place(spark, path)
+        for what, there in taken.items():
+            if is_within(here, there) or is_within(there, here):
+                raise UserError(f"--output {target}: {path} would overwrite {what}; give a folder of its own")
+        found = columns_there(spark, path)
+        if found is not None and not set(own) <= set(found):
+            has = f"has the columns {', '.join(found)}" if found else "is no Delta table"
+            raise UserError(f"--output {target}: {path} {has}, and is not overwritten; give another folder")
+
+
+def _check_columns(rows: DataFrame, columns: Sequence[str]) -> None:
+    """`UserError` for a column that cannot go along."""
+    for name in columns:
+        if name not in rows.columns:
+            there = ", ".join(rows.columns)
+            raise UserError(f"--columns {name}: the input has no such column{nearest(name, rows.columns)} ({there})")
+        if name.lower() in COLUMNS or columns.count(name) > 1:
+            raise UserError(f"--columns {name}: the output would have two columns of that name; leave it out")
+
+
+def _refuse_unknown(requests: DataFrame, layout: Layout, source: str) -> None:
+    found = unknown_domains(requests, layout)
+    named = {r.domain: r["count"] for r in found.limit(NAMED).collect()}
+    if named:
+        total = found.agg(F.count("*").alias("domains"), F.sum("count").alias("rows")).first()
+        assert total is not None
+        more = f" and {total.domains - len(named):,} more" if total.domains > len(named) else ""
+        raise DataError(
+            f"{source}: {total.rows:,} rows of domains that the model does not know: {told(named)}{more}; it knows "
+            f"{', '.join(layout.domains)}; --unknown-domain other scores such rows, drop leaves them out"
+        )
+
+
+def _reasons(spark: SparkSession, rejected: str, version: int) -> tuple[dict[str, int], int]:
+    """Rows left out by reason, the most frequent ones by name, and all of them."""
+    rows = spark.read.format("delta").option("versionAsOf", version).load(rejected)
+    counts = rows.groupBy("reason").count().orderBy(F.desc("count"), "reason").limit(NAMED)
+    named, total = {r.reason: r["count"] for r in counts.collect()}, rows.count()
+    rest = total - sum(named.values())
+    return named | ({"other reasons": rest} if rest else {}), total
+
+
+def _features(store: Store, model: Model, requests: DataFrame) -> DataFrame:
+    """The features of raw requests, as known at each one's time from what the warehouse holds."""
+    newest = requests.agg(F.max("ds").alias("ds")).first()
+    assert newest is not None
+    settings, carried = model.settings, [c for c in (CARRIED,) if c in requests.columns]
+    rows = with_columns(settings, store, requests)
+    rows = rows.select(*(c for c in IDENTITY if c != "label"), *own_columns(settings), *carried)
+    return as_known(settings, store, rows, shown(settings, store, newest.ds), newest.ds)
+
+
+def _scored(rows: DataFrame, model: Model, source: DataFrame, columns: Sequence[str], encoded: bool) -> DataFrame:
+    """The output's rows, of encoded rows or of features; `columns` of the `source` go along in CARRIED."""
+    served, files, history = (
+        served_model(rows.sparkSession, model.folder),
+        model.vocabularies,
+        list(model.settings.history),
+    )
+    packed = ["domain_id", "ints", "floats"] if encoded else model.layout.columns
+    first, carried = COLUMNS[1:4], [CARRIED] if columns else []
+
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        predictor = predictor_of(served)
+        layout = predictor.layout
+        known = pa.array(layout.domains, type=pa.string())
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            domain = batch.column("domain")
+            if encoded:
+                ints, floats, number = (batch.column(c) for c in ("ints", "floats", "domain_id"))
+            else:
+                ints, floats = encoder_of(layout, files, history).encode(pa.Table.from_batches([batch]))
+                number = pc.add(pc.fill_null(pc.index_in(domain, value_set=known), -1), 1)
+                domain = pa.array([OTHER, *layout.domains]).take(number)
+            scores = predictor.predict(*unpacked(ints, floats, layout), number.to_numpy().astype(np.int32))
+            along = batch.column(CARRIED).flatten() if carried else []
+            yield pa.RecordBatch.from_arrays(
+                [*(batch.column(c) for c in first[:2]), domain, pa.array(scores.astype(np.float64)), *along],
+                names=[*first, "score", *columns],
+            )
+
+    texts = [StructField(name, StringType()) for name in first]
+    schema = StructType([*texts, StructField("score", DoubleType()), *(source.schema[c] for c in columns)])
+    wanted = dict.fromkeys([*first, *packed, *carried])
+    scores = rows.select(*wanted).mapInArrow(score, schema)
+    return scores.select(F.lit(model.run_id).alias("run_id"), "*")
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the job under spark-submit, beside --conf and --set."""
+    parser.add_argument("--run-id", required=True, help="the run whose model scores")
+    parser.add_argument("--input", required=True, dest="source", help="a Delta or Parquet table, by path or URL")
+    parser.add_argument("--output", required=True, dest="target", help="the Delta table of scores, replaced as a whole")
+    parser.add_argument("--where", help="SQL: those rows of the input alone")
+    parser.add_argument(
+        "--columns", default=(), type=lambda text: text.split(","), help="of the input, to go along: a,b"
+    )
+    parser.add_argument("--encoded", action="store_true", help="the input has ints, floats and domain_id")
+    parser.add_argument("--unknown-domain", choices=get_args(Policy), help="as the run's domains.unknown if not given")
+
+
+if __name__ == "__main__":
+    submitted("bulk", run, declare)

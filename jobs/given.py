@@ -1,0 +1,79 @@
+"""Tables that a user names by path or URL, Delta or Parquet: reading one, and replacing one in a single commit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+from star_ctr.conf.errors import DataError, UserError
+from star_ctr.jobs.store import newest_version
+
+
+class Given(NamedTuple):
+    """A table's rows, and the version that they are of (None: Parquet has none)."""
+
+    rows: DataFrame
+    version: int | None
+
+
+def read_given(spark: SparkSession, table: str) -> Given:
+    """The table at its newest version; `DataError` where there is neither a Delta nor a Parquet table."""
+    try:
+        if DeltaTable.isDeltaTable(spark, table):
+            version = newest_version(spark, table)
+            return Given(spark.read.format("delta").option("versionAsOf", version).load(table), version)
+        return Given(spark.read.parquet(table), None)
+    except (PySparkException, Py4JJavaError) as error:
+        raise DataError(f"{table}: neither a Delta nor a Parquet table: {str(error).splitlines()[0]}") from None
+
+
+def chosen(rows: DataFrame, where: str | None) -> DataFrame:
+    """The rows that an SQL condition of `--where` holds for; `UserError` for one that Spark cannot read."""
+    try:
+        return rows.where(where) if where else rows
+    except AnalysisException as error:
+        raise UserError(f"--where {where}: {str(error).splitlines()[0]}") from None
+
+
+def place(spark: SparkSession, table: str) -> str:
+    """The whole address of a table: the same one however the table is named."""
+    context: Any = spark.sparkContext
+    path = context._jvm.org.apache.hadoop.fs.Path(table)
+    full = str(path.getFileSystem(context._jsc.hadoopConfiguration()).makeQualified(path).toString())
+    return f"file:{os.path.realpath(full.removeprefix('file:'))}" if full.startswith("file:") else full
+
+
+def is_within(one: str, other: str) -> bool:
+    """Whether a place is another one, or lies inside it."""
+    return f"{one}/".startswith(f"{other}/")
+
+
+def columns_there(spark: SparkSession, table: str) -> list[str] | None:
+    """The columns of the Delta table at a path; none where something else is there, None where nothing is."""
+    if DeltaTable.isDeltaTable(spark, table):
+        return list(spark.read.format("delta").load(table).columns)
+    context: Any = spark.sparkContext
+    path = context._jvm.org.apache.hadoop.fs.Path(table)
+    files = path.getFileSystem(context._jsc.hadoopConfiguration())
+    if not files.exists(path):
+        return None
+    names = {status.getPath().getName() for status in files.listStatus(path)}
+    # A first write that was killed leaves files without a commit, but a folder for Delta's log.
+    return None if not names or "_delta_log" in names else []
+
+
+def replace_given(rows: DataFrame, table: str, metadata: Mapping[str, Any]) -> int:
+    """Replace the Delta table by `rows` in one commit that carries `metadata`; returns the new version.
+
+    Killed anywhere it leaves the version before.
+    """
+    writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
+    writer.option("userMetadata", json.dumps(metadata)).save(table)
+    return newest_version(rows.sparkSession, table)
