@@ -32,6 +32,11 @@ def by_day(log: Log) -> bool:
     return any(mark in log.path for mark in _DAY_MARKS)
 
 
+def of_day(glob: str, ds: str) -> str:
+    """The glob of one day's files."""
+    return glob.replace("{ds}", ds).replace("{yyyymmdd}", ds.replace("-", ""))
+
+
 def files(spark: SparkSession, glob: str) -> list[str]:
     """The files or folders that a glob names, sorted (any file system that Spark knows)."""
     context: Any = spark.sparkContext
@@ -71,9 +76,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
             f"logs.{name}.path: no file matches {glob} for any day; is paths.logs ({settings.paths.logs}) right?"
         )
     frames = [
-        _read_glob(spark, log, glob.replace("{ds}", day).replace("{yyyymmdd}", day.replace("-", ""))).withColumn(
-            FILE_DAY, F.lit(day)
-        )
+        _read_glob(spark, log, of_day(glob, day)).withColumn(FILE_DAY, F.lit(day))
         for day in there
         if days is None or day in days
     ]
