@@ -8,10 +8,19 @@ STAR_CTR_DATA ?= $(abspath $(firstword $(wildcard data ../shared/data) data))
 export STAR_CTR_DATA
 KUAIRAND := $(wildcard $(STAR_CTR_DATA)/kuairand/log_standard_*.csv*)
 
-.PHONY: help nightly demo test test-slow lint bench format requirements clean java
+# What `make airflow` shows, unless STAR_CTR_CONF says otherwise.
+ifndef STAR_CTR_CONF
+airflow: export STAR_CTR_CONF := conf/$(if $(KUAIRAND),kuairand,demo).yaml
+airflow: export STAR_CTR_FIRST_NIGHT := $(if $(KUAIRAND),2022-05-04,2026-01-07)
+airflow: export STAR_CTR_LAST_NIGHT := $(if $(KUAIRAND),2022-05-05,2026-01-08)
+endif
+AIRFLOW_PORT ?= 8080
+
+.PHONY: help nightly demo demo-logs test test-slow lint bench format requirements clean java airflow airflow-env
 help:
 	@echo "make nightly    one whole night: on KuaiRand if its logs are in $(STAR_CTR_DATA), else on simulated logs"
 	@echo "make demo       one whole night on simulated logs"
+	@echo "make airflow    the nights as a DAG of Airflow, to be looked at in a browser on this machine"
 	@echo "make test       the fast tests        make test-slow  the long ones"
 	@echo "make lint       ruff and mypy         make bench      benchmarks, into build/bench.json"
 
@@ -35,14 +44,29 @@ else
 	$(MAKE) demo
 endif
 
-demo: .venv/.ready java
+demo-logs: .venv/.ready java
 	@test -d warehouse/demo-logs/truth || $(BIN)/star-ctr simulate --conf conf/demo.yaml
+
+demo: demo-logs
 	$(BIN)/star-ctr nightly --conf conf/demo.yaml
+
+# Airflow has an environment of its own: its requirements and those of .venv exclude one another.
+airflow-env: .airflow/.ready
+.airflow/.ready: requirements-airflow.txt .venv/.ready
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .airflow/venv
+	@echo "Installing Airflow into .airflow/venv (some 200 MB) ..."
+	@$(BIN)/uv pip install --quiet --python .airflow/venv/bin/python --require-hashes -r requirements-airflow.txt
+	@touch $@
+
+airflow: .airflow/.ready java $(if $(or $(STAR_CTR_CONF),$(KUAIRAND)),,demo-logs)
+	$(BIN)/python -m star_ctr.workflows.local_airflow --port $(AIRFLOW_PORT)
 
 test: .venv/.ready java
 	$(BIN)/python -m pytest
 
+# Without a network its tests are skipped, and say so.
 test-slow: .venv/.ready java
+	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
 lint: .venv/.ready
@@ -59,6 +83,7 @@ bench: .venv/.ready java
 
 requirements: .venv/.ready
 	$(BIN)/uv pip compile pyproject.toml --extra dev --generate-hashes --python-version 3.11 --no-header --upgrade -o requirements.txt
+	$(BIN)/uv pip compile --group airflow --generate-hashes --python-version 3.11 --no-header --upgrade -o requirements-airflow.txt
 
 clean:
 	rm -rf build warehouse

@@ -32,6 +32,11 @@ def dated(log: Log) -> bool:
     return any(mark in log.path for mark in DAY_MARKS)
 
 
+def of_day(glob: str, ds: str) -> str:
+    """The glob of one day's files."""
+    return glob.replace("{ds}", ds).replace("{yyyymmdd}", ds.replace("-", ""))
+
+
 def wild(glob: str) -> str:
     """A glob of the files of all days."""
     for mark in DAY_MARKS:
@@ -65,6 +70,8 @@ def files(settings: Settings, name: str) -> list[tuple[str | None, str, int, Any
         for path in fs.glob(alternative):
             day = next((d for m in _alternatives(marked) if (d := day_of(m, path))), None) if dated(log) else None
             for file, info in fs.find(path, detail=True).items():
+                if file.rsplit("/", 1)[-1].startswith(("_", ".")):  # Spark does not read them either
+                    continue
                 stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
                 found.append((day, file, int(info["size"] or 0), str(stamp)))
     return sorted(found, key=lambda f: (f[0] or "", f[1]))

@@ -14,7 +14,7 @@ from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import unioned
 from star_ctr.features.columns import CORRUPT, FILE_DAY
-from star_ctr.jobs.log_files import dated, day_of, location, wild
+from star_ctr.jobs.log_files import dated, day_of, location, of_day, wild
 
 
 def files(spark: SparkSession, glob: str) -> list[str]:
@@ -46,9 +46,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
             f"logs.{name}.path: no file matches {glob} for any day; is paths.logs ({settings.paths.logs}) right?"
         )
     frames = [
-        _read_glob(spark, log, glob.replace("{ds}", day).replace("{yyyymmdd}", day.replace("-", ""))).withColumn(
-            FILE_DAY, F.lit(day)
-        )
+        _read_glob(spark, log, of_day(glob, day)).withColumn(FILE_DAY, F.lit(day))
         for day in there
         if days is None or day in days
     ]
