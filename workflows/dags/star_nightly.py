@@ -54,7 +54,7 @@ STEPS: Mapping[str, tuple[int, str]] = {
     "evaluate": (2, "AUC, GAUC, PCOC and log loss of the night, for each domain and overall, into `metrics`."),
     "gate": (
         2,
-        "Promotes the night's model or holds it, beside the one that is served; the reason goes to `decisions`.",
+        "Promotes the night's model or holds it, beside the one that is served; `decisions` has the reason.",
     ),
 }
 
