@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cost
 import history
+import metrics
 import size
 import stream
 import training
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "stream": stream.run,
     "training": training.run,
     "history": history.run,
+    "metrics": metrics.run,
     "size": size.run,
 }
 TARGET = Path("build/bench.json")

@@ -33,6 +33,7 @@ TABLES = {
         Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
         Table("scores", "predicted click rates of the test rows", ("run_id",)),
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row a day, model and domain", ("run_id",)),
+        Table("differences", "AUC and GAUC of a run less those of another on the same rows", ("run_id",)),
         Table("runs", "one record a training run: settings, versions read, code, seed", ("run_id",)),
         Table("ledger", "rows into and out of each step, with the reason of what was left out", ("run_id",)),
     )

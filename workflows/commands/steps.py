@@ -84,13 +84,3 @@ def train(
 def score(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
     """Score the test rows with the exported model, in Spark."""
     _simple("score", conf, set, ds, json)
-
-
-@app.command()
-def evaluate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
-    """AUC, GAUC, PCOC and log loss of a night's scores, for each domain and overall."""
-    from star_ctr.jobs import evaluate as job
-    from star_ctr.workflows.display import metrics_table
-
-    _, rows = with_spark("evaluate", conf, set, lambda s, spark: job.run(s, spark, ds))
-    printed(rows, json, lambda: metrics_table(rows))
