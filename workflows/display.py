@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -85,18 +86,21 @@ def _interval(row: Mapping[str, Any], key: str) -> str:
     return "–" if low is None else f"{low:.3f} {high:.3f}"
 
 
-def days_table(rows: Sequence[Mapping[str, Any]], metric: str, title: str) -> Table:
-    """A metric by domain and day, each with its change against the day before.
+def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
+    """A metric by domain and day, each with its change against the day before; seven days fit 80 columns.
 
     Green is better (a higher AUC, a lower log loss, a PCOC nearer to 1), red worse; * where the day's interval leaves
     out the value of the day before.
     """
     days = sorted({r["ds"] for r in rows})
-    caption = "* the day's interval leaves out the value of the day before" if any(r["outside"] for r in rows) else None
+    caption = "* the day before lies outside the day's interval" if any(r["outside"] for r in rows) else None
+    run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
+    title = f"{metric} of {run}, {days[0]} to {days[-1]}"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.box, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, True
     table.add_column("domain")
     for day in days:
-        table.add_column(day, justify="right")
+        table.add_column(day.removeprefix(f"{days[-1][:4]}-"), justify="right")
     cells = {(r["domain"], r["ds"]): _changed(r, metric) for r in rows}
     for domain in dict.fromkeys(r["domain"] for r in sorted(rows, key=lambda r: natural(r["domain"]))):
         style = "bold" if domain == OVERALL else None
@@ -111,7 +115,8 @@ def _changed(row: Mapping[str, Any], metric: str) -> str:
     better = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change}.get(metric, change)
     arrow = "▲" if change > 0 else "▼" if change < 0 else "="
     colour = "green" if better > 0 else "red" if better < 0 else "dim"
-    return f"{value:.4f} [{colour}]{arrow}{abs(change):.4f}[/]{'*' if row['outside'] else ''}"
+    told = f"{abs(change):.4f}".removeprefix("0")
+    return f"{value:.4f} [{colour}]{arrow}{told}[/]{'*' if row['outside'] else ' '}"
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -121,5 +121,4 @@ def metrics(
 
     first, last = (day.date().isoformat() if day else None for day in (since, until))
     rows = days.run(load(conf, set or []), metric, first, last, run_id)
-    title = f"{metric} of {rows[-1]['run_id'].removeprefix(rows[-1]['ds'] + '-')}"
-    printed(rows, json, lambda: days_table(rows, metric, title))
+    printed(rows, json, lambda: days_table(rows, metric))
