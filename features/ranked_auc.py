@@ -23,8 +23,8 @@ _ARROW = pa.schema(
     [("run_id", pa.string()), ("domain", pa.string()), ("lowest", pa.float64())]
     + [(name, pa.list_(pa.int64())) for name in ("positive", "negative", "wins")]
 )
-_BLOCK = 4096
-"""Rows at a time: with 200 replicates what is summed of them fits a core's cache."""
+_WEIGHTS = 1 << 20
+"""Weights at a time: what is summed of them fits a core's cache."""
 
 
 def ranked_sums(scores: DataFrame, replicates: int, seed: int) -> DataFrame:
@@ -35,9 +35,10 @@ def ranked_sums(scores: DataFrame, replicates: int, seed: int) -> DataFrame:
 
     def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = _Groups(replicates, seed)
+        block = max(_WEIGHTS // (1 + replicates), 1)
         for batch in batches:
-            for start in range(0, batch.num_rows, _BLOCK):
-                sums.add(batch.slice(start, _BLOCK))
+            for start in range(0, batch.num_rows, block):
+                sums.add(batch.slice(start, block))
         yield sums.batch()
 
     return rows.repartitionByRange("score").sortWithinPartitions("score").mapInArrow(pass_over, SUMS)
@@ -64,7 +65,7 @@ class _Groups:
         """Add rows to the sums that `names` has at their `kind`."""
         if len(names) > 1:
             order = np.argsort(kind, kind="stable")
-            kind, score, positive, weight = kind[order], score[order], positive[order], weight[:, order]
+            kind, score, positive, weight = kind[order], score[order], positive[order], np.take(weight, order, axis=1)
         cuts = np.searchsorted(kind, np.arange(len(names) + 1))
         for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
             if start < end:
