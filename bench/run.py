@@ -14,6 +14,7 @@ from pathlib import Path
 import bulk
 import cost
 import history
+import metrics
 import size
 import stream
 import training
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "stream": stream.run,
     "training": training.run,
     "history": history.run,
+    "metrics": metrics.run,
     "size": size.run,
     "bulk": bulk.run,
 }

@@ -14,6 +14,7 @@ _NOT_OF_THE_MODEL: Any = {
     "about": True,
     "simulate": True,
     "compare": True,
+    "evaluate": True,
     "gate": True,
     "trainer": {*HOW_NOT_WHAT, "seed"},
 }

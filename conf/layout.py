@@ -28,6 +28,11 @@ GAP_BUCKETS = 34
 """Time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
 
 
+def natural(domain: str) -> tuple[bool, int, str]:
+    """The order in which domains are shown: numbers as numbers, then names, `overall` last."""
+    return domain == OVERALL, int(domain) if domain.isdigit() else 1 << 60, domain
+
+
 class IdField(Declared):
     """One id of a row, made from `column` of the features and looked up in the embedding table `embedding`."""
 

@@ -58,6 +58,14 @@ class SplitSettings(Declared):
     )
 
 
+class EvaluateSettings(Declared):
+    """Intervals of AUC and GAUC: the bootstrap over a night's users."""
+
+    replicates: int = Field(200, ge=0, description="draws of the users; 0: no intervals")
+    level: float = Field(0.95, gt=0, lt=1)
+    seed: int = Field(0, ge=0, description="other draws for another seed; runs that are compared share them")
+
+
 class SparkSettings(Declared):
     """The Spark session that `star-ctr` commands start; under spark-submit, spark-submit's own settings hold."""
 
@@ -83,6 +91,7 @@ class Settings(Declared):
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
     spark: SparkSettings = SparkSettings()
     simulate: Simulation | None = None

@@ -1,5 +1,7 @@
 """Evaluate: AUC, GAUC (eq. 9), PCOC and log loss of a night's scores, for each domain and overall, into `metrics`.
 
+AUC and GAUC come with their intervals over draws of the users (the section `evaluate` of the settings).
+
 spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
 """
 
@@ -14,14 +16,15 @@ from pyspark.sql import functions as F
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import run_id, variant
-from star_ctr.conf.layout import OVERALL
-from star_ctr.conf.settings import Settings
+from star_ctr.conf.layout import OVERALL, natural
+from star_ctr.conf.settings import EvaluateSettings, Settings
+from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.features.metrics import METRICS, by_domain
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.split import natural
 from star_ctr.jobs.store import Store, among
 
 COLUMNS = ("run_id", "ds", "model", "seed", "domain", *METRICS)
+NO_INTERVALS = EvaluateSettings(replicates=0)
 
 
 class Run(NamedTuple):
@@ -37,15 +40,20 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     """Write and return the metrics of night `ds`, one row a domain, `overall` last."""
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("scores")[-1]
-    return judge(store, [Run(run_id(settings, ds), ds, variant(settings), settings.trainer.seed)])
+    night = Run(run_id(settings, ds), ds, variant(settings), settings.trainer.seed)
+    judge(store, [night], settings.evaluate)
+    return read_metrics(store, [night.run_id], (*COLUMNS, *INTERVALS))
 
 
-def judge(store: Store, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows."""
+def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings = NO_INTERVALS) -> list[dict[str, Any]]:
+    """Write the metrics of some runs that stand in `scores`, all in one pass over their rows; returns COLUMNS of them.
+
+    Intervals are null unless `evaluate` asks for them: of many runs at once they would take the most of the time.
+    """
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
     of_run = store.spark.createDataFrame(list(runs), "run_id string, ds string, model string, seed long")
-    metrics = by_domain(scores).join(F.broadcast(of_run), "run_id").select(*COLUMNS)
+    metrics = by_domain(scores, evaluate).join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)
     store.replace("metrics", metrics.repartition(1), among("run_id", names))
     scores.unpersist()
     rows = read_metrics(store, names)
@@ -58,13 +66,13 @@ def judge(store: Store, runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
-def read_metrics(store: Store, names: Sequence[str]) -> list[dict[str, Any]]:
+def read_metrics(store: Store, names: Sequence[str], columns: Sequence[str] = COLUMNS) -> list[dict[str, Any]]:
     """The metrics of some runs, in their order; domains in theirs and `overall` last."""
-    found = store.read("metrics").where(F.col("run_id").isin(list(names))).select(*COLUMNS).collect()
+    found = store.read("metrics").where(F.col("run_id").isin(list(names))).select(*columns).collect()
     place = {name: k for k, name in enumerate(names)}
     return sorted(
         (r.asDict() for r in found),
-        key=lambda r: (place[r["run_id"]], r["domain"] == OVERALL, natural(r["domain"])),
+        key=lambda r: (place[r["run_id"]], natural(r["domain"])),
     )
 
 

@@ -17,10 +17,11 @@ from star_ctr.conf.days import valid_day
 from star_ctr.conf.identity import features_hash, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
+from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.jobs.bulk import Model, find_model
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.differences import difference
-from star_ctr.jobs.evaluate import Run, judge, read_metrics
+from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
 from star_ctr.jobs.score import scored
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encode
@@ -53,7 +54,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 def _decided(
     settings: Settings, store: Store, ds: str, candidate: str, now: Decision | None
 ) -> tuple[Outcome, str, dict[str, Any]]:
-    metrics = read_metrics(store, [candidate])
+    metrics = read_metrics(store, [candidate], (*COLUMNS, *INTERVALS))
     before = _before(settings, store, ds)
     differences: list[dict[str, Any]] = []
     then: dict[str, Any] = {}

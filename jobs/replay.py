@@ -17,7 +17,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.settings import Settings
 from star_ctr.features.metrics import METRICS, by_domain
-from star_ctr.jobs.evaluate import read_metrics
+from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.score import scored
 from star_ctr.jobs.store import Store
@@ -44,7 +44,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str) -> dict[str, Any]:
     weights = [_digest(folder / WEIGHTS) for folder in (recorded, place)]
     split = store.read("split", job.versions["split"])
     test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
-    now = {r.domain: r.asDict() for r in by_domain(scored(test, place, run_id)).collect()}
+    now = {r.domain: r.asDict() for r in by_domain(scored(test, place, run_id), NO_INTERVALS).collect()}
     then = {r["domain"]: r for r in read_metrics(store, [run_id])}
     if not then:
         raise UserError(f"{store.warehouse.table('metrics')}: no metrics of {run_id}; run `star-ctr evaluate` first")

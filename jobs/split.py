@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.days import valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import features_hash, split_hash
-from star_ctr.conf.layout import OTHER, Layout
+from star_ctr.conf.layout import OTHER, Layout, natural
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.encoding import fit_layout
@@ -115,11 +115,6 @@ def _domains(seen: set[str], before: Layout | None) -> list[str]:
     """The domains of the layout: those of before, each in its place, then the new ones."""
     known = before.domains if before else []
     return [*known, *sorted(seen - {*known, OTHER}, key=natural)]
-
-
-def natural(domain: str) -> tuple[int, str]:
-    """Domains that are numbers come in the order of numbers."""
-    return (int(domain), "") if domain.isdigit() else (1 << 60, domain)
 
 
 def _features(settings: Settings, store: Store, ds: str, there: list[str]) -> DataFrame:

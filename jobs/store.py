@@ -121,6 +121,7 @@ _MADE_BY = {
     "runs": "train",
     "scores": "score",
     "metrics": "evaluate",
+    "differences": "evaluate --against RUN",
     "ledger": "ingest",
 }
 

@@ -90,7 +90,9 @@ def _worse(gate: GateSettings, facts: Facts) -> list[str]:
         domain = difference["domain"]
         large = domain == OVERALL or rows[domain] >= gate.domain_rows
         margin = gate.gauc_margin if domain == OVERALL else gate.domain_margin
-        if large and difference["gauc"] is not None and difference["gauc"] < -margin and difference["gauc_high"] < 0:
+        lost, at_best = difference["gauc"], difference["gauc_high"]
+        # Without an interval (a tiny domain, or no replicates) the number alone has to do.
+        if large and lost is not None and lost < -margin and (lost if at_best is None else at_best) < 0:
             where = "overall" if domain == OVERALL else f"domain {domain}"
             found.append(f"{where}: GAUC {_of(difference)} against the serving model (margin: {margin})")
     return found
@@ -99,6 +101,8 @@ def _worse(gate: GateSettings, facts: Facts) -> list[str]:
 def _of(difference: Row) -> str:
     if difference["gauc"] is None:
         return "undefined"
+    if difference["gauc_low"] is None:
+        return f"{difference['gauc']:+.4f}"
     return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
 
 

@@ -9,7 +9,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.workflows.commands import app
 
 # The order in which --help lists them.
-for _kind in ("steps", "logs", "nights", "publishing", "records", "comparisons", "tables"):
+for _kind in ("steps", "metrics", "logs", "nights", "publishing", "records", "comparisons", "tables"):
     importlib.import_module(f"star_ctr.workflows.commands.{_kind}")
 
 __all__ = ["app", "main"]

@@ -24,6 +24,7 @@ from star_ctr.conf.comparison import Comparison, Plan
 from star_ctr.conf.days import window
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.identity import features_hash, split_hash
+from star_ctr.conf.layout import natural
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import collect, features, ingest, outside, split, train
@@ -237,4 +238,4 @@ def _shares(store: Store, job: TrainingJob) -> list[dict[str, Any]]:
     """Rows and clicks of each domain in a night's training days, as Table 1 has them."""
     rows = store.read("split", job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
     found = rows.groupBy("domain").agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
-    return sorted((r.asDict() for r in found), key=lambda r: split.natural(r["domain"]))
+    return sorted((r.asDict() for r in found), key=lambda r: natural(r["domain"]))

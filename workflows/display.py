@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
+
+from star_ctr.conf.layout import OVERALL, natural
 
 if TYPE_CHECKING:  # what needs no Spark is not to wait for its import
     from pyspark import SparkContext
@@ -59,20 +62,62 @@ def _tasks(context: SparkContext) -> str:
     return f"{finished}/{total} tasks, " if total else ""
 
 
-def metrics_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The metrics of a night by domain."""
-    first = rows[0]
-    table = Table(title=first["run_id"], title_justify="left")
+def metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """The metrics of a night by domain, with the intervals of AUC and GAUC where there are any."""
+    table = Table(title=title or rows[0]["run_id"], title_justify="left")
     columns = {
         "domain": "domain", "rows": "rows", "users": "users", "clicks": "clicks", "AUC": "auc",
         "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss",
     }  # fmt: skip
-    for title in columns:
-        table.add_column(title, justify="left" if title == "domain" else "right")
+    wide = {key for key in ("auc", "gauc") if any(row.get(f"{key}_low") is not None for row in rows)}
+    for name, key in columns.items():
+        table.add_column(name, justify="left" if key == "domain" else "right", no_wrap=key != "domain")
+        if key in wide:
+            table.add_column("interval", style="dim")
     for row in rows:
-        style = "bold" if row["domain"] == "overall" else None
-        table.add_row(*(_cell(row[key]) for key in columns.values()), style=style)
+        cells = []
+        for key in columns.values():
+            cells += [_cell(row[key])] + ([_interval(row, key)] if key in wide else [])
+        table.add_row(*cells, style="bold" if row["domain"] == "overall" else None)
     return table
+
+
+def _interval(row: Mapping[str, Any], key: str) -> str:
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return "–" if low is None else f"{low:.3f} {high:.3f}"
+
+
+def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
+    """A metric by domain and day, each with its change against the day before; seven days fit 80 columns.
+
+    Green is better (a higher AUC, a lower log loss, a PCOC nearer to 1), red worse; * where the day's interval leaves
+    out the value of the day before.
+    """
+    days = sorted({r["ds"] for r in rows})
+    caption = "* the day before lies outside the day's interval" if any(r["outside"] for r in rows) else None
+    run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
+    title = f"{metric} of {run}, {days[0]} to {days[-1]}"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.box, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, True
+    table.add_column("domain")
+    for day in days:
+        table.add_column(day.removeprefix(f"{days[-1][:4]}-"), justify="right")
+    cells = {(r["domain"], r["ds"]): _changed(r, metric) for r in rows}
+    for domain in dict.fromkeys(r["domain"] for r in sorted(rows, key=lambda r: natural(r["domain"]))):
+        style = "bold" if domain == OVERALL else None
+        table.add_row(domain, *(cells.get((domain, day), "–") for day in days), style=style)
+    return table
+
+
+def _changed(row: Mapping[str, Any], metric: str) -> str:
+    value, change = row["value"], row["change"]
+    if value is None or change is None:
+        return _cell(value)
+    better = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change}.get(metric, change)
+    arrow = "▲" if change > 0 else "▼" if change < 0 else "="
+    colour = "green" if better > 0 else "red" if better < 0 else "dim"
+    told = f"{abs(change):.4f}".removeprefix("0")
+    return f"{value:.4f} [{colour}]{arrow}{told}[/]{'*' if row['outside'] else ' '}"
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:

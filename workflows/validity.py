@@ -145,6 +145,9 @@ class Standing:
                 return digest([features_hash(self.settings), self.settings.window.days])
             case "split":
                 return split_hash(self.settings)
+            case "evaluate":
+                of_run = [config_hash(self.settings), self.settings.trainer.seed]
+                return digest([*of_run, self.settings.evaluate.model_dump(mode="json")])
             case "gate":
                 return digest(self.settings.gate.model_dump(mode="json"))
         return digest([config_hash(self.settings), self.settings.trainer.seed])

@@ -94,6 +94,7 @@ def test_overrides_reach_named_features_and_numbers() -> None:
 def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
     base = load("kuairand")
     assert config_hash(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == config_hash(base)
+    assert config_hash(load("kuairand", ["evaluate.replicates=0", "evaluate.level=0.5"])) == config_hash(base)
     assert config_hash(load("kuairand", ["trainer.lr=0.5"])) != config_hash(base)
     other_seed = load("kuairand", ["trainer.seed=5"])
     assert run_id(other_seed, "2022-05-05") != run_id(base, "2022-05-05")

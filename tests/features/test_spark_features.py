@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from star_ctr.conf.features import History, Sequence, Statistic
 from star_ctr.conf.layout import NumericSource
 from star_ctr.conf.load import load
+from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features import attribution, metrics
 from star_ctr.features.attributes import join_attributes
 from star_ctr.features.encoding import _scales
@@ -187,7 +188,7 @@ def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
     )
     rows.loc[rows["domain"] == "c", "label"] = 0.0  # a domain of one class
     other = rows.assign(run_id="other", score=rng.random(n))  # a run beside it changes nothing
-    both = metrics.by_domain(spark.createDataFrame(pd.concat([rows, other]))).collect()
+    both = metrics.by_domain(spark.createDataFrame(pd.concat([rows, other])), EvaluateSettings()).collect()
     assert len(both) == 8
     found = {r.domain: r for r in both if r.run_id == "r"}
     for domain in ("a", "b", "c", "overall"):
@@ -214,8 +215,8 @@ def test_metrics_do_not_hang_on_the_order_of_rows(spark: SparkSession) -> None:
         (F.pmod(F.xxhash64("id"), F.lit(4)) == 0).cast("double").alias("label"),
         (F.pmod(F.xxhash64("id", F.lit(1)), F.lit(1000)) / 1000.0).alias("score"),
     )
-    one = metrics.by_domain(rows.repartition(1)).orderBy("domain").collect()
-    many = metrics.by_domain(rows.repartition(7, "score")).orderBy("domain").collect()
+    one = metrics.by_domain(rows.repartition(1), EvaluateSettings()).orderBy("domain").collect()
+    many = metrics.by_domain(rows.repartition(7, "score"), EvaluateSettings()).orderBy("domain").collect()
     assert one == many
 
 

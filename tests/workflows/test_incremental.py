@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.identity import run_id
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs import features, ingest, score, split, train
+from star_ctr.jobs import bulk, evaluate, features, gate, ingest, score, split, train
 from star_ctr.jobs.commits import split_commit
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome
 from star_ctr.jobs.store import Store
 from tests import small_logs
 
@@ -42,6 +46,8 @@ class Nights:
             split.run(self.settings, spark, ds)
             run_id = train.run(self.settings, spark, ds)["run_id"]
             score.run(self.settings, spark, ds)
+            evaluate.run(self.settings, spark, ds)
+            gate.run(self.settings, spark, ds)
             self.records.append(train.read_record(Path(store.warehouse.model(run_id))))
             _, metadata = split_commit(store.warehouse.table("split"), ds)
             self.layouts.append(Layout.model_validate(metadata["layout"]))
@@ -49,7 +55,10 @@ class Nights:
             self.vocabularies.append(rows.set_index(["embedding", "value"]).sort_index())
 
     def load(self, *overrides: str) -> Settings:
-        return load(self.conf, ["window.days=1", "split.vocabulary=grown", *overrides])
+        gate = ["gate.min_rows=100", "gate.min_clicks=10", "gate.domain_rows=1000000", "gate.pcoc=[0.01,100]"]
+        # The logs know no better model: only what is surely worse by a lot is held.
+        gate += ["gate.gauc_margin=0.3", "gate.drop_margin=1"]
+        return load(self.conf, ["window.days=1", "split.vocabulary=grown", *gate, *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +121,43 @@ def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) 
     last = nights.records[2]["run_id"]
     with pytest.raises(UserError, match=f"{last} is of the night {NIGHTS[2]} and knows days from {NIGHTS[1]} on"):
         train.run(nights.load(f"trainer.warm_start={last}"), nights.spark, NIGHTS[1])
+
+
+def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp_path: Path) -> None:
+    first, second, third = Decisions(nights.settings).all()
+    runs = [r["run_id"] for r in nights.records]
+    assert [d.run_id for d in (first, second, third)] == runs
+    assert (first.outcome, first.against) == (Outcome.PROMOTED, "")
+    assert (second.outcome, second.against) == (Outcome.PROMOTED, runs[0])
+    assert {r["domain"] for r in second.facts["differences"]} > {"overall"}
+    scores = Store(nights.settings, nights.spark).read("scores").toPandas()
+    beside = scores[scores["run_id"] == f"{runs[0]}@{NIGHTS[1]}"].set_index("impression_id")
+    assert set(beside.index) == set(scores[scores["run_id"] == runs[1]]["impression_id"])
+    # Another way to the same scores: the raw rows of the day, by bulk scoring.
+    given, target = str(tmp_path / "day"), str(tmp_path / "scored")
+    views = Path(nights.settings.paths.logs) / "views" / f"{NIGHTS[1].replace('-', '')}.parquet"
+    nights.spark.read.parquet(str(views)).write.parquet(given)
+    bulk.run(nights.settings, nights.spark, run_id=runs[0], source=given, target=target)
+    other = nights.spark.read.format("delta").load(target).toPandas().set_index("impression_id")
+    np.testing.assert_allclose(beside["score"], other.loc[beside.index, "score"], atol=1e-5)
+    metrics = {r["domain"]: r for r in second.facts["metrics"]}
+    differing = {r["domain"]: r for r in second.facts["differences"]}
+    of_beside = evaluate.read_metrics(Store(nights.settings, nights.spark), [f"{runs[0]}@{NIGHTS[1]}"])
+    for row in of_beside:
+        domain = row["domain"]
+        if row["gauc"] is not None:
+            assert differing[domain]["gauc"] == pytest.approx(metrics[domain]["gauc"] - row["gauc"], abs=1e-9)
+
+
+def test_a_night_goes_on_from_the_last_accepted_one(nights: Nights) -> None:
+    store, settings = Store(nights.settings, nights.spark), nights.load("trainer.warm_start=accepted")
+    assert train.warm_start(settings, store, NIGHTS[2]) is None, "no run of this configuration was accepted"
+    decisions = Decisions(settings)
+    for ds in NIGHTS[:2]:
+        name = run_id(settings, ds)
+        folder = Path(store.warehouse.model(name))
+        shutil.copytree(Path(store.warehouse.model(run_id(nights.settings, ds))), folder)
+        decisions.add(Decision(ds, name, "", Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD, "made up"))
+    start = train.warm_start(settings, store, NIGHTS[2])
+    assert start is not None
+    assert start.run_id == run_id(settings, NIGHTS[0])

@@ -157,15 +157,6 @@ def score(
 
 
 @app.command()
-def evaluate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """AUC, GAUC, PCOC and log loss of a night's scores, for each domain and overall."""
-    from star_ctr.workflows.display import metrics_table
-
-    rows = _step("evaluate", conf, set, ds, wait)
-    printed(rows, json, lambda: metrics_table(rows))
-
-
-@app.command()
 def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Promote the night's model or hold it, by its metrics beside the serving model's; `star-ctr serving` tells why."""
     _simple("gate", conf, set, ds, json, wait)

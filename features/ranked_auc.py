@@ -1,0 +1,82 @@
+"""AUC in one sorted pass: rows are dealt out by ranges of the score, so that no domain must fit one task.
+
+What leaves a task is a row for each run and domain: the wins within its range, and the weights of both classes, from
+which those across ranges follow. Equal scores stand in one range.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.layout import OVERALL
+from star_ctr.features.resampling import Bools, Floats, Ints, RankSums, Weights, weights
+from star_ctr.features.user_auc import codes
+
+SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
+_ARROW = pa.schema(
+    [("run_id", pa.string()), ("domain", pa.string()), ("lowest", pa.float64())]
+    + [(name, pa.list_(pa.int64())) for name in ("positive", "negative", "wins")]
+)
+_WEIGHTS = 1 << 20
+"""Weights at a time: what is summed of them fits a core's cache."""
+
+
+def ranked_sums(scores: DataFrame, replicates: int, seed: int) -> DataFrame:
+    """SUMS of each task's range of scores. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score."""
+    rows = scores.select(
+        F.xxhash64("user_id").alias("key"), "run_id", "domain", (F.col("label") > 0).alias("positive"), "score"
+    )
+
+    def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = _Groups(replicates, seed)
+        block = max(_WEIGHTS // (1 + replicates), 1)
+        for batch in batches:
+            for start in range(0, batch.num_rows, block):
+                sums.add(batch.slice(start, block))
+        yield sums.batch()
+
+    return rows.repartitionByRange("score").sortWithinPartitions("score").mapInArrow(pass_over, SUMS)
+
+
+class _Groups:
+    """Sums by run and domain."""
+
+    def __init__(self, replicates: int, seed: int) -> None:
+        self.replicates, self.seed = replicates, seed
+        self.sums: dict[tuple[str, str], RankSums] = defaultdict(lambda: RankSums(1 + replicates))
+
+    def add(self, block: pa.RecordBatch) -> None:
+        """Rows in the order of their score."""
+        run, runs = codes(block.column("run_id"))
+        domain, domains = codes(block.column("domain"))
+        score = block.column("score").to_numpy()
+        positive = block.column("positive").to_numpy(zero_copy_only=False)
+        weight = weights(block.column("key").to_numpy(), self.replicates, self.seed)
+        self._add(run, [(r, OVERALL) for r in runs], score, positive, weight)
+        self._add(run * len(domains) + domain, [(r, d) for r in runs for d in domains], score, positive, weight)
+
+    def _add(self, kind: Ints, names: list[tuple[str, str]], score: Floats, positive: Bools, weight: Weights) -> None:
+        """Add rows to the sums that `names` has at their `kind`."""
+        if len(names) > 1:
+            order = np.argsort(kind, kind="stable")
+            kind, score, positive, weight = kind[order], score[order], positive[order], np.take(weight, order, axis=1)
+        cuts = np.searchsorted(kind, np.arange(len(names) + 1))
+        for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
+            if start < end:
+                self.sums[name].add(score[start:end], positive[start:end], weight[:, start:end])
+
+    def batch(self) -> pa.RecordBatch:
+        """All sums, as SUMS."""
+        columns = [
+            [run for run, _ in self.sums],
+            [domain for _, domain in self.sums],
+            *([getattr(s, name) for s in self.sums.values()] for name in ("lowest", "positive", "negative", "wins")),
+        ]
+        arrays = [pa.array(c, t) for c, t in zip(columns, _ARROW.types, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)

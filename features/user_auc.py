@@ -1,0 +1,131 @@
+"""GAUC (eq. 9) in one sorted pass: users are brought together, and NumPy ranks the rows of many of them at a time.
+
+What leaves a task is a row for each run and domain: sums over its users, one a column of weights (`resampling`). Within
+a domain a user's impressions are those in it; for `overall`, all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.layout import OVERALL
+from star_ctr.features.resampling import Bools, Floats, Ints, UserSums, tied_groups, weights
+
+SUMS = (
+    "run_id string, domain string, users long, gauc_users long, "
+    "gauc_rows array<long>, auc_whole array<long>, auc_part array<long>"
+)
+_ARROW = pa.schema(
+    [("run_id", pa.string()), ("domain", pa.string()), ("users", pa.int64()), ("gauc_users", pa.int64())]
+    + [(name, pa.list_(pa.int64())) for name in ("gauc_rows", "auc_whole", "auc_part")]
+)
+
+
+def user_sums(scores: DataFrame, replicates: int, seed: int) -> DataFrame:
+    """SUMS of each task's users. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score."""
+    key, positive = F.xxhash64("user_id").alias("key"), (F.col("label") > 0).alias("positive")
+    rows = scores.select(key, "run_id", "user_id", "domain", positive, "score")
+
+    def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = _Groups(replicates, seed)
+        for block in _whole_users(batches):
+            sums.add(block)
+        yield sums.batch()
+
+    # One column to sort by, so that Spark sorts by its bits; the rest of the order is cheaper in NumPy.
+    return rows.repartition("key").sortWithinPartitions("key").mapInArrow(pass_over, SUMS)
+
+
+def _whole_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, cut between users: the last user of a batch waits for the next."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        if batch.num_rows == 0:
+            continue
+        key = batch.column("key").to_numpy()
+        start = int(np.searchsorted(key, key[-1], side="left"))
+        if start == 0 and (not waiting or waiting[-1].column("key")[-1] == batch.column("key")[0]):
+            waiting.append(batch)
+            continue
+        yield _joined([*waiting, batch.slice(0, start)])
+        waiting = [batch.slice(start)]
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+class _Rows(NamedTuple):
+    """Rows in the order of their users' scores, (n,) each."""
+
+    key: Ints
+    score: Floats
+    positive: Bools
+
+
+class _Groups:
+    """Sums by run and domain."""
+
+    def __init__(self, replicates: int, seed: int) -> None:
+        self.replicates, self.seed = replicates, seed
+        self.sums: dict[tuple[str, str], UserSums] = defaultdict(lambda: UserSums(1 + replicates))
+
+    def add(self, block: pa.RecordBatch) -> None:
+        """Rows of whole users."""
+        user, _ = codes(block["user_id"])
+        run, runs = codes(block["run_id"])
+        domain, domains = codes(block["domain"])
+        key, score = block["key"].to_numpy(), block["score"].to_numpy()
+        positive = block["positive"].to_numpy(zero_copy_only=False)
+        of_user = user * len(runs) + run
+        order = np.lexsort((score, of_user))
+        rows = _Rows(key[order], score[order], positive[order])
+        self._add(of_user[order], run[order], [(r, OVERALL) for r in runs], rows)
+        of_domain = of_user * len(domains) + domain
+        again = np.argsort(of_domain[order], kind="stable")
+        order, rows = order[again], _Rows(rows.key[again], rows.score[again], rows.positive[again])
+        names = [(r, d) for r in runs for d in domains]
+        self._add(of_domain[order], (run * len(domains) + domain)[order], names, rows)
+
+    def _add(self, group: Ints, kind: Ints, names: list[tuple[str, str]], rows: _Rows) -> None:
+        """Add the users that `group` tells apart (rows are sorted by it) to the sums of `names` at their `kind`."""
+        starts, seen, clicked, wins = tied_groups(group, rows.score, rows.positive)
+        for k, n in enumerate(np.bincount(kind[starts], minlength=len(names))):
+            if n:
+                self.sums[names[k]].users += int(n)
+        both = np.flatnonzero((clicked > 0) & (clicked < seen))
+        both = both[np.argsort(kind[starts[both]], kind="stable")]
+        first, seen, clicked = starts[both], seen[both], clicked[both]
+        of_auc = wins[both] / (2.0 * clicked * (seen - clicked))
+        weight = weights(rows.key[first], self.replicates, self.seed)
+        cuts = np.searchsorted(kind[first], np.arange(len(names) + 1))
+        for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
+            if start < end:
+                self.sums[name].add(seen[start:end], of_auc[start:end], weight[:, start:end])
+
+    def batch(self) -> pa.RecordBatch:
+        """All sums, as SUMS."""
+        columns = [
+            [run for run, _ in self.sums],
+            [domain for _, domain in self.sums],
+            [s.users for s in self.sums.values()],
+            [s.with_both for s in self.sums.values()],
+            *([getattr(s, name) for s in self.sums.values()] for name in ("rows", "whole", "part")),
+        ]
+        arrays = [pa.array(c, t) for c, t in zip(columns, _ARROW.types, strict=True)]
+        return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
+
+
+def codes(column: pa.Array) -> tuple[Ints, list[str]]:
+    """Numbers of the values, and the values."""
+    encoded = column.dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()

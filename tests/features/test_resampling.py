@@ -1,0 +1,204 @@
+"""The bootstrap's numbers against scikit-learn and plain loops, and its intervals against what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from star_ctr.features.resampling import RankSums, UserSums, auc, gauc, interval, tied_groups, weights
+
+
+def keys(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, n)
+
+
+def test_weights_are_poisson_and_independent_of_one_another() -> None:
+    drawn = weights(keys(20_000), 50, seed=3)
+    assert (drawn[0] == 1).all()
+    w = drawn[1:].astype(float)
+    n = w.size
+    for k in range(6):
+        chance = math.exp(-1) / math.factorial(k)
+        assert abs((w == k).mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / n) + 2**-16
+    between = np.corrcoef(w)[np.triu_indices(50, 1)]
+    assert np.abs(between).max() < 5 / math.sqrt(20_000)
+    assert np.abs(np.corrcoef(w[:, :-1].ravel(), w[:, 1:].ravel())[0, 1]) < 4 / math.sqrt(n)
+
+
+def test_a_weight_hangs_on_user_replicate_and_seed_alone() -> None:
+    users = keys(100)
+    drawn = weights(users, 10, seed=1)
+    order = np.random.default_rng(1).permutation(100)
+    assert (weights(users[order], 10, seed=1) == drawn[:, order]).all()
+    assert (weights(users, 7, seed=1) == drawn[:8]).all(), "more replicates leave the first as they are"
+    assert (weights(users, 10, seed=2)[1:] != drawn[1:]).mean() > 0.5
+    assert weights(users, 0, seed=1).shape == (1, 100)
+
+
+def test_weights_stay_what_they_were() -> None:
+    """Worked out in Python's own integers: intervals of a night must not change with a release."""
+    mask = 2**64 - 1
+
+    def mixed(z: int) -> int:
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
+
+    def poisson(draw: int) -> int:
+        chance, k, below = math.exp(-1), 0, math.exp(-1)
+        while draw >= round(below * 65_536):
+            k += 1
+            chance /= k
+            below += chance
+        return k
+
+    for key in (12345, -9_000_000_000_000_000_000):
+        start = mixed((key & mask) ^ mixed(7))
+        want = []
+        for step in range(1, 4):
+            bits = mixed((start + step * 0x9E3779B97F4A7C15) & mask)
+            want += [poisson((bits >> (16 * lane)) & 0xFFFF) for lane in range(4)]
+        assert weights(np.array([key]), 10, seed=7)[1:, 0].tolist() == want[:10]
+
+
+@pytest.mark.parametrize("digits", [1, 3])
+@pytest.mark.parametrize("block", [1, 7, 500])
+def test_weighted_auc_is_scikit_learns_wherever_blocks_are_cut(digits: int, block: int) -> None:
+    rng = np.random.default_rng(block)
+    n = 500
+    label, user = rng.random(n) < 0.3, rng.integers(0, 40, n)
+    score = np.sort(np.round(rng.random(n), digits))
+    weight = weights(keys(40)[user], 8, seed=0)
+    sums = RankSums(9)
+    for start in range(0, n, block):
+        part = slice(start, start + block)
+        sums.add(score[part], label[part], weight[:, part])
+    found = auc(sums.positive, sums.negative, sums.wins)
+    for column in range(9):
+        want = roc_auc_score(label, score, sample_weight=weight[column].astype(float))
+        assert found[column] == pytest.approx(want, abs=1e-12)
+    assert sums.lowest == score[0]
+
+
+def test_auc_of_one_class_is_undefined() -> None:
+    sums = RankSums(1)
+    sums.add(np.array([0.1, 0.2]), np.array([True, True]), np.ones((1, 2), np.uint8))
+    assert np.isnan(auc(sums.positive, sums.negative, sums.wins)).all()
+
+
+def test_users_auc_worked_out_by_hand() -> None:
+    group = np.array([0, 0, 0, 1, 2, 2, 2, 2])
+    score = np.array([0.1, 0.5, 0.5, 0.3, 0.2, 0.2, 0.4, 0.9])
+    positive = np.array([False, True, False, True, True, False, False, True])
+    starts, rows, clicked, wins = tied_groups(group, score, positive)
+    assert starts.tolist() == [0, 3, 4]
+    assert rows.tolist() == [3, 1, 4]
+    assert clicked.tolist() == [1, 1, 2]
+    # one win and a tie; no pair; a tie and a loss, then two wins
+    assert wins.tolist() == [3, 0, 5]
+
+
+def test_gauc_of_sums_is_the_weighted_mean() -> None:
+    rng = np.random.default_rng(0)
+    rows, of_auc, weight = rng.integers(2, 50, 300), rng.random(300), weights(keys(300), 5, seed=0)
+    sums = UserSums(6)
+    for part in (slice(0, 100), slice(100, 300)):
+        sums.add(rows[part], of_auc[part], weight[:, part])
+    want = [np.average(of_auc, weights=rows * w) for w in weight]
+    assert gauc(sums.rows, sums.whole, sums.part) == pytest.approx(want, abs=1e-12)
+    assert np.isnan(gauc(*np.zeros((3, 1), np.int64))).all()
+
+
+def test_an_interval_leaves_out_half_of_the_rest_at_each_end() -> None:
+    assert interval(np.arange(101) / 100, 0.9) == (pytest.approx(0.05), pytest.approx(0.95))
+    assert interval(np.array([]), 0.95) == (None, None)
+    values = np.r_[np.linspace(0, 1, 96), np.full(4, np.nan)]
+    assert interval(values, 0.95) == (pytest.approx(0.025), pytest.approx(0.975))
+    assert interval(np.r_[values, np.nan, np.nan], 0.95) == (None, None), "too many replicates have no value"
+
+
+# --- what intervals promise: on users whose truth is known
+
+
+class World:
+    """Users who differ in taste and activity; a model that knows part of their taste."""
+
+    def __init__(self, rng: np.random.Generator, users: int) -> None:
+        n = 2 + rng.poisson(8, users)
+        self.user = np.repeat(np.arange(users), n)
+        taste = np.repeat(rng.normal(size=users), n)
+        signal = rng.normal(size=n.sum()) * np.repeat(rng.uniform(0.2, 1.5, users), n)
+        self.label = rng.random(n.sum()) < 1 / (1 + np.exp(1.5 - signal - 0.7 * taste))
+        self.score = signal + 0.4 * taste
+        self.other = self.score + 0.3 * rng.normal(size=n.sum())
+        self.key = rng.integers(-(2**63), 2**63 - 1, users)
+
+    def replicates(self, score: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """AUC and GAUC of the data and of `count` replicates, by the parts that Spark's tasks use."""
+        ranked, users = RankSums(1 + count), UserSums(1 + count)
+        order = np.argsort(score)
+        ranked.add(score[order], self.label[order], weights(self.key[self.user[order]], count, 0))
+        order = np.lexsort((score, self.user))
+        starts, rows, clicked, wins = tied_groups(self.user[order], score[order], self.label[order])
+        both = (clicked > 0) & (clicked < rows)
+        rows, clicked = rows[both], clicked[both]
+        drawn = weights(self.key[self.user[order][starts[both]]], count, 0)
+        users.add(rows, wins[both] / (2 * clicked * (rows - clicked)), drawn)
+        return auc(ranked.positive, ranked.negative, ranked.wins), gauc(users.rows, users.whole, users.part)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Of 300 worlds of 500 users; tolerance: three standard errors of a binomial share, 0.038."""
+    worlds, level = 300, 0.95
+    large = World(np.random.default_rng(99), 200_000)
+    truths = [values[0] for values in large.replicates(large.score, 0)]
+    differences = [t - values[0] for t, values in zip(truths, large.replicates(large.other, 0), strict=True)]
+    hits = np.zeros(4)
+    for k in range(worlds):
+        world = World(np.random.default_rng(1000 + k), 500)
+        ours, theirs = world.replicates(world.score, 200), world.replicates(world.other, 200)
+        for which in range(2):
+            low, high = interval(ours[which][1:], level)
+            assert low is not None
+            assert high is not None
+            hits[which] += low <= truths[which] <= high
+            low, high = interval(ours[which][1:] - theirs[which][1:], level)
+            hits[2 + which] += low <= differences[which] <= high
+    error = 3 * math.sqrt(level * (1 - level) / worlds)
+    assert (np.abs(hits / worlds - level) < error).all(), hits / worlds
+
+
+def test_intervals_are_those_of_drawing_whole_users() -> None:
+    """Poisson draws against drawing as many users with replacement: means and deviations of 2,000 replicates each."""
+    world = World(np.random.default_rng(5), 400)
+    ours = world.replicates(world.score, 2_000)
+    rng = np.random.default_rng(6)
+    want_auc, want_gauc = [], []
+    n, a = np.zeros(400), np.zeros(400)
+    for u in range(400):
+        label, score = world.label[world.user == u], world.score[world.user == u]
+        if 0 < label.mean() < 1:
+            n[u], a[u] = len(label), roc_auc_score(label, score)
+    for _ in range(2_000):
+        drawn = np.bincount(rng.integers(0, 400, 400), minlength=400)
+        want_gauc.append((drawn * n * a).sum() / (drawn * n).sum())
+        want_auc.append(roc_auc_score(world.label, world.score, sample_weight=drawn[world.user]))
+    for found, want in ((ours[0], want_auc), (ours[1], want_gauc)):
+        deviation = np.std(want)
+        assert abs(found[1:].mean() - np.mean(want)) < 5 * deviation * math.sqrt(2 / 2_000)
+        assert np.std(found[1:]) == pytest.approx(deviation, rel=0.1)  # its own error: 1 / sqrt(2 x 2,000), twice
+        for tail in (0.025, 0.975):
+            assert abs(np.quantile(found[1:], tail) - np.quantile(want, tail)) < 0.3 * deviation
+
+
+def test_a_paired_difference_is_narrower_than_an_unpaired_one() -> None:
+    world = World(np.random.default_rng(1), 300)
+    ours, theirs = world.replicates(world.score, 500), world.replicates(world.other, 500)
+    for a, b in zip(ours, theirs, strict=True):
+        paired, unpaired = np.std(a[1:] - b[1:]), math.hypot(np.std(a[1:]), np.std(b[1:]))
+        assert paired < 0.7 * unpaired
+    same = world.replicates(world.score, 500)
+    assert all((a == b).all() for a, b in zip(ours, same, strict=True)), "a run does not differ from itself"

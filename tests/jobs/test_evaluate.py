@@ -1,0 +1,249 @@
+"""Intervals and differences through Spark against a plain bootstrap in NumPy; scores from elsewhere, good and bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from sklearn.metrics import roc_auc_score
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import EvaluateSettings, Settings
+from star_ctr.features.bootstrap import estimates
+from star_ctr.features.resampling import weights
+from star_ctr.jobs import differences, judged
+from star_ctr.jobs.evaluate import Run, judge, read_metrics
+from star_ctr.jobs.store import Store, among
+
+pytestmark = pytest.mark.spark
+EVALUATE = EvaluateSettings(replicates=30, level=0.9, seed=4)
+DS = "2026-03-04"
+
+
+def made(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    taste = rng.normal(size=n)
+    rows = pd.DataFrame(
+        {
+            "run_id": "a",
+            "ds": DS,
+            "impression_id": [f"i{k}" for k in range(n)],
+            "user_id": [f"u{int(u)}" for u in rng.zipf(1.5, n) % 200],
+            "domain": rng.choice(["1", "2", "10"], n, p=[0.7, 0.29, 0.01]),
+            "label": (rng.random(n) < 1 / (1 + np.exp(1 - taste))).astype(float),
+            "score": np.round(1 / (1 + np.exp(1 - 0.5 * taste - 0.5 * rng.normal(size=n))), 2),  # many ties
+        }
+    )
+    rows.loc[rows["domain"] == "10", "label"] = 0.0  # a domain of one class
+    return rows
+
+
+def other(rows: pd.DataFrame) -> pd.DataFrame:
+    noise = 0.1 * np.random.default_rng(9).random(len(rows))
+    return rows.assign(run_id="b", score=np.round(0.9 * rows["score"] + noise, 3))
+
+
+def plain_bootstrap(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateSettings) -> dict[str, np.ndarray]:
+    """AUC and GAUC of the data and every replicate, user by user and replicate by replicate: (2, 1 + replicates)."""
+    keys = spark.createDataFrame(rows[["user_id"]]).select("user_id", F.xxhash64("user_id").alias("key")).distinct()
+    key = {r.user_id: r.key for r in keys.collect()}
+    users = rows["user_id"].unique()
+    drawn = weights(np.array([key[u] for u in users]), evaluate.replicates, evaluate.seed)
+    found = {}
+    for domain in (*rows["domain"].unique(), "overall"):
+        part = rows if domain == "overall" else rows[rows["domain"] == domain]
+        values = np.full((2, 1 + evaluate.replicates), np.nan)
+        both = [(u, p) for u, p in part.groupby("user_id") if p["label"].nunique() == 2]
+        of_user = {u: (len(p), roc_auc_score(p["label"], p["score"])) for u, p in both}
+        for c, column in enumerate(drawn):
+            times = dict(zip(users, column, strict=True))
+            weight = part["user_id"].map(times).to_numpy(dtype=float)
+            if len(set(part["label"][weight > 0])) == 2:
+                values[0, c] = roc_auc_score(part["label"], part["score"], sample_weight=weight)
+            counted = [(times[u] * n, a) for u, (n, a) in of_user.items()]
+            total = sum(n for n, _ in counted)
+            values[1, c] = sum(n * a for n, a in counted) / total if total else np.nan
+        found[domain] = values
+    return found
+
+
+def test_replicates_are_those_of_a_plain_bootstrap_with_the_same_draws(spark: SparkSession) -> None:
+    rows = made()
+    found = estimates(spark.createDataFrame(pd.concat([rows, other(rows)])), EVALUATE).collect()
+    assert len(found) == 8
+    for run_id, frame in (("a", rows), ("b", other(rows))):
+        want = plain_bootstrap(spark, frame, EVALUATE)
+        for r in (r for r in found if r.run_id == run_id):
+            np.testing.assert_allclose(r.auc_all, want[r.domain][0], rtol=0, atol=1e-12)
+            np.testing.assert_allclose(r.gauc_all, want[r.domain][1], rtol=0, atol=1e-10)
+
+
+def test_replicates_do_not_hang_on_how_rows_are_dealt_out(spark: SparkSession) -> None:
+    rows = spark.createDataFrame(made())
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    assert before is not None
+    one = estimates(rows.repartition(1), EVALUATE).orderBy("domain").collect()
+    try:
+        spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
+        spark.conf.set("spark.sql.shuffle.partitions", "7")
+        many = estimates(rows.repartition(5, "impression_id"), EVALUATE).orderBy("domain").collect()
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+        spark.conf.unset("spark.sql.adaptive.coalescePartitions.enabled")
+    assert str(one) == str(many)  # as text: NaN is not equal to itself
+
+
+class Judged:
+    """A warehouse with the scores of two runs on the same rows, and of a third on others."""
+
+    def __init__(self, folder: Path, spark: SparkSession) -> None:
+        self.settings: Settings = load(
+            "demo", [f"paths.warehouse={folder}", "evaluate.replicates=30", "evaluate.level=0.9"]
+        )
+        self.store = Store(self.settings, spark)
+        self.rows = made()
+        self.runs = {
+            "a": self.rows,
+            "b": other(self.rows),
+            "short": self.rows.iloc[5:].assign(run_id="short"),
+            "moved": self.rows.assign(run_id="moved", domain=["2", *self.rows["domain"][1:]], label=1.0),
+            "next": self.rows.assign(run_id="next", impression_id="n" + self.rows["impression_id"]),
+        }
+        for name, rows in self.runs.items():
+            self.store.replace("scores", spark.createDataFrame(rows), among("run_id", [name]))
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Judged:
+    return Judged(tmp_path_factory.mktemp("judged"), spark)
+
+
+def test_metrics_stand_with_their_intervals(warehouse: Judged, spark: SparkSession) -> None:
+    store, evaluate = warehouse.store, warehouse.settings.evaluate
+    judge(store, [Run("a", DS, "star", 0)], evaluate)
+    found = {r["domain"]: r for r in store.read("metrics").toPandas().to_dict("records")}
+    want = plain_bootstrap(spark, warehouse.rows, evaluate)
+    for domain in ("1", "2", "overall"):
+        for name, values in zip(("auc", "gauc"), want[domain], strict=True):
+            assert found[domain][name] == pytest.approx(values[0], abs=1e-10)
+            bounds = [found[domain][f"{name}_{bound}"] for bound in ("low", "high")]
+            assert bounds == pytest.approx(list(np.quantile(values[1:], [0.05, 0.95])), abs=1e-10)
+    assert pd.isna([found["10"][name] for name in ("auc_low", "auc_high", "gauc_low", "gauc_high")]).all()
+    # without being asked for: none, and the table keeps its columns
+    rows = judge(store, [Run("a", DS, "star", 0)])
+    assert "auc_low" not in rows[0]
+    assert [r["auc_low"] for r in read_metrics(store, ["a"], ["run_id", "domain", "auc_low"])] == [None] * 4
+
+
+def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
+    evaluate = warehouse.settings.evaluate
+    found = differences.difference(warehouse.store, warehouse.settings, "a", "b")
+    assert [r["domain"] for r in found] == ["1", "2", "10", "overall"]
+    a, b = (plain_bootstrap(spark, warehouse.runs[name], evaluate) for name in ("a", "b"))
+    for row in found:
+        assert (row["run_id"], row["against"], row["ds"]) == ("a", "b", DS)
+        less = a[row["domain"]] - b[row["domain"]]
+        for name, values in zip(("auc", "gauc"), less, strict=True):
+            got = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+            if row["domain"] == "10":
+                assert got == [None] * 3
+                continue
+            assert got == pytest.approx([values[0], *np.quantile(values[1:], [0.05, 0.95])], abs=1e-10)
+    apart = judge_intervals(warehouse)
+    whole = next(r for r in found if r["domain"] == "overall")
+    assert whole["gauc_high"] - whole["gauc_low"] < 0.7 * apart
+    # the other way round: the same numbers with the other sign, beside the first
+    back = differences.difference(warehouse.store, warehouse.settings, "b", "a")
+    assert [r["gauc"] for r in back] == [None if r["gauc"] is None else -r["gauc"] for r in found]
+    assert differences.read_differences(warehouse.store, "a", "b") == found
+    again = differences.difference(warehouse.store, warehouse.settings, "a", "b")
+    assert again == found
+    assert warehouse.store.read("differences").count() == 8
+
+
+def judge_intervals(warehouse: Judged) -> float:
+    """The width that the difference of two unpaired intervals of overall GAUC would have."""
+    rows = [
+        judge(warehouse.store, [Run(name, DS, "star", 0)], warehouse.settings.evaluate) and
+        read_metrics(warehouse.store, [name], ["run_id", "domain", "gauc_low", "gauc_high"])[-1]
+        for name in ("a", "b")
+    ]  # fmt: skip
+    return float(np.hypot(*(r["gauc_high"] - r["gauc_low"] for r in rows)))
+
+
+@pytest.mark.parametrize(
+    ("against", "words"),
+    [
+        ("a", "does not differ from itself"),
+        ("nobody", "no scores of nobody"),
+        ("short", r"a \(3,000 rows\) and short \(2,995\).*5 impressions of the first alone, 0 of the second"),
+        ("next", "3,000 impressions of the first alone, 3,000 of the second alone"),
+        ("moved", r"with another day, user, domain or label"),
+    ],
+)
+def test_runs_of_other_rows_are_not_compared(warehouse: Judged, against: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        differences.difference(warehouse.store, warehouse.settings, "a", against)
+
+
+# --- scores from elsewhere
+
+COLUMNS: dict[str, Any] = {"user": "who", "label": "bought", "score": "p", "domain": "page", "ds": "day"}
+
+
+def foreign() -> pd.DataFrame:
+    rows = made(800).rename(columns={"user_id": "who", "label": "bought", "score": "p", "domain": "page", "ds": "day"})
+    rows["bought"] = rows["bought"].astype(int)
+    rows["day"] = np.where(np.arange(800) % 2, "2026-03-03", DS)
+    return rows[["who", "page", "bought", "p", "day"]]
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "csv.gz", "delta"])
+def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: SparkSession, form: str) -> None:
+    rows, path = foreign(), str(tmp_path / f"scores.{form}")
+    if form == "delta":
+        spark.createDataFrame(rows).write.format("delta").save(path)
+    else:
+        rows.to_parquet(path) if form == "parquet" else rows.to_csv(path, index=False)
+    found = judged.run(spark, judged.Scored(path, **COLUMNS), EVALUATE)
+    assert [(r["ds"], r["domain"]) for r in found] == [
+        (day, domain) for day in ("2026-03-03", DS) for domain in ("1", "2", "10", "overall")
+    ]
+    day = rows[rows["day"] == DS].rename(columns={"who": "user_id", "bought": "label", "p": "score", "page": "domain"})
+    want = plain_bootstrap(spark, day, EVALUATE)["overall"]
+    got = found[-1]
+    assert (got["rows"], got["clicks"]) == (len(day), day["label"].sum())
+    assert got["auc"] == pytest.approx(roc_auc_score(day["label"], day["score"]), abs=1e-12)
+    assert [got["gauc_low"], got["gauc_high"]] == pytest.approx(list(np.quantile(want[1][1:], [0.05, 0.95])), abs=1e-10)
+    whole = judged.run(spark, judged.Scored(path, "who", "bought", "p"), EVALUATE)
+    assert [(r["ds"], r["domain"], r["rows"]) for r in whole] == [(None, "overall", 800)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.rename(columns={"who": "whom"}), "--user-col: no column `who`; did you mean `whom`.*it has whom, page"),
+        (lambda t: t.assign(bought=t["bought"].where(t.index > 2, 2)), r"3 of 800 rows have labels that are not 0 or 1 \(--label-col bought\)"),
+        (lambda t: t.assign(p=t["p"].where(t.index > 1, np.nan).where(t.index < 799, 1.5)), "3 of 800 rows have scores that are missing"),
+        (lambda t: t.assign(p=t["p"].astype(str).where(t.index > 0, "high")), "1 of 800 rows have scores .* no numbers"),
+        (lambda t: t.assign(who=t["who"].where(t.index > 3, None)), r"4 of 800 rows have no user \(--user-col who\)"),
+        (lambda t: t.assign(page=t["page"].where(t.index > 0, "overall")), "1 of 800 rows have no domain, or one called `overall`"),
+        (lambda t: t.assign(day=t["day"].where(t.index > 0, None)), "1 of 800 rows have no day"),
+        (lambda t: t.iloc[:0], "holds no rows"),
+    ],
+)  # fmt: skip
+def test_scores_that_cannot_be_judged_are_counted(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:
+    change(foreign()).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(DataError, match=words):
+        judged.run(spark, judged.Scored(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
+
+
+def test_a_table_that_is_not_there(tmp_path: Path, spark: SparkSession) -> None:
+    with pytest.raises(DataError, match="neither a Delta or Parquet table nor a .csv file"):
+        judged.run(spark, judged.Scored(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)

@@ -1,0 +1,161 @@
+"""`star-ctr metrics` and `evaluate --input` as a user calls them: what they show, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from pyspark.sql import SparkSession
+from sklearn.metrics import roc_auc_score
+from typer.testing import CliRunner
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.identity import run_id
+from star_ctr.conf.load import load
+from star_ctr.jobs import days
+from star_ctr.workflows.cli import app
+
+DAYS = ("2026-03-01", "2026-03-02", "2026-03-04")
+VALUES = {"overall": (0.60, 0.61, 0.58), "10": (0.70, None, 0.71), "2": (0.65, 0.64, 0.64)}
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> list[str]:
+    """A warehouse with the metrics of three days, of another seed beside them; returns the options that name it."""
+    overrides = [f"paths.warehouse={tmp_path}/warehouse"]
+    settings, other = load("demo", overrides), load("demo", [*overrides, "trainer.seed=9"])
+    rows = [
+        {
+            "run_id": run_id(s, day), "ds": day, "domain": domain, "gauc": value and value + shift, "auc": 0.5,
+            "gauc_low": value and value - 0.015, "gauc_high": value and value + 0.015, "auc_low": None, "auc_high": None,
+            "pcoc": (1.2, 0.9, 1.05)[k], "log_loss": 0.3 + k / 10,
+        }
+        for s, shift in ((settings, 0.0), (other, 0.1))
+        for domain, of in VALUES.items()
+        for k, (day, value) in enumerate(zip(DAYS, of, strict=True))
+    ]  # fmt: skip
+    schema = pa.schema([(n, pa.string() if n in ("run_id", "ds", "domain") else pa.float64()) for n in rows[0]])
+    write_deltalake(f"{tmp_path}/warehouse/metrics", pa.Table.from_pylist(rows, schema), partition_by=["run_id"])
+    return ["--conf", "demo", "--set", overrides[0]]
+
+
+def shown(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["metrics", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows_of(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(r["ds"], r["domain"]): r for r in json.loads(shown(*arguments, "--json", "-"))}
+
+
+def test_each_day_stands_beside_the_one_before(conf: list[str]) -> None:
+    found = rows_of(*conf)
+    assert list(dict.fromkeys(d for _, d in found)) == ["2", "10", "overall"]
+    assert len(found) == 9
+    first, second, third = (found[day, "overall"] for day in DAYS)
+    assert (first["before"], first["change"], first["outside"]) == (None, None, None)
+    assert (second["before"], second["outside"]) == (DAYS[0], False)
+    assert second["change"] == pytest.approx(0.01)
+    assert (third["before"], third["outside"]) == (DAYS[1], True)
+    assert found[DAYS[1], "10"]["value"] is None
+    assert found[DAYS[2], "10"]["change"] is None, "nothing to compare with"
+
+
+def test_the_table_shows_the_change(conf: list[str]) -> None:
+    lines = {line.split()[0]: line.split()[1:] for line in shown(*conf).splitlines() if line.strip()}
+    assert lines["domain"] == ["03-01", "03-02", "03-04"]
+    assert lines["2"] == ["0.6500", "0.6400", "▼.0100", "0.6400", "=.0000"]
+    assert lines["10"] == ["0.7000", "–", "0.7100"]
+    assert lines["overall"] == ["0.6000", "0.6100", "▲.0100", "0.5800", "▼.0300*"]
+    assert "* the day before lies outside" in shown(*conf)
+
+
+def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
+    assert {ds for ds, _ in rows_of(*conf, "--from", DAYS[1])} == set(DAYS[1:])
+    assert rows_of(*conf, "--from", DAYS[1])[DAYS[1], "2"]["before"] == DAYS[0], "also of a day that is not shown"
+    assert {ds for ds, _ in rows_of(*conf, "--to", DAYS[0])} == {DAYS[0]}
+    pcoc = rows_of(*conf, "--metric", "pcoc")[DAYS[2], "2"]
+    assert (pcoc["value"], pcoc["low"], pcoc["outside"]) == (1.05, None, None)
+    other = run_id(load("demo", ["trainer.seed=9"]), DAYS[0])
+    assert rows_of(*conf, "--run-id", other)[DAYS[0], "overall"]["value"] == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--set", "trainer.seed=5"], "no metrics of DAY-star.*-s5-.*name one by --run-id"),
+        (["--from", "2026-04-01"], "no day from 2026-04-01 to the last; it holds 2026-03-01, 2026-03-02, 2026-03-04"),
+        (["--run-id", "nobody"], "no metrics of nobody"),
+        (["--set", "paths.warehouse=nowhere"], "no such table yet"),
+    ],
+)
+def test_what_is_not_there_is_named(conf: list[str], change: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        shown(*conf, *change)
+
+
+def test_a_day_that_is_none_is_refused(conf: list[str]) -> None:
+    result = CliRunner().invoke(app, ["metrics", *conf, "--from", "tomorrow"])
+    assert result.exit_code == 2
+    assert "does not match the format" in result.output
+
+
+def test_a_table_from_before_there_were_intervals(tmp_path: Path) -> None:
+    settings = load("demo", [f"paths.warehouse={tmp_path}"])
+    row = {"run_id": run_id(settings, DAYS[0]), "ds": DAYS[0], "domain": "overall"}
+    old = pa.Table.from_pylist([{**row, "gauc": 0.6, "auc": 0.6, "pcoc": 1.0, "log_loss": 0.3}])
+    write_deltalake(f"{tmp_path}/metrics", old, partition_by=["run_id"])
+    assert days.run(settings)[0]["low"] is None
+
+
+def test_a_look_starts_no_spark(conf: list[str]) -> None:
+    code = (
+        "import sys; from star_ctr.workflows.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "assert not {'pyspark', 'torch'} & set(sys.modules), 'a look waits for nothing'"
+    )
+    run = subprocess.run([sys.executable, "-c", code, "metrics", *conf], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "0.6100" in run.stdout
+
+
+@pytest.mark.spark
+def test_scores_from_elsewhere_without_a_configuration(tmp_path: Path, spark: SparkSession) -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"who": rng.integers(0, 50, 500), "y": rng.integers(0, 2, 500), "p": rng.random(500).round(2)})
+    rows["where"] = rng.choice(["home", "search"], 500)
+    rows.to_csv(tmp_path / "scores.csv", index=False)
+    given = ["evaluate", "--input", str(tmp_path / "scores.csv"), "--user-col", "who", "--label-col", "y"]
+    given += ["--score-col", "p", "--domain-col", "where", "--set", "evaluate.replicates=20"]
+    result = CliRunner().invoke(app, [*given, "--json", str(tmp_path / "found.json")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "interval" in result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [r["domain"] for r in found] == ["home", "search", "overall"]
+    assert found[2]["auc"] == pytest.approx(roc_auc_score(rows["y"], rows["p"]), abs=1e-12)
+    assert found[2]["auc_low"] < found[2]["auc"] < found[2]["auc_high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--conf C names the data set"),
+        (["--conf", "demo", "--user-col", "u"], "go with --input TABLE"),
+        (["--input", "x.csv", "--user-col", "u"], "name its columns by --label-col, --score-col too"),
+        (
+            ["--input", "x", "--user-col", "u", "--label-col", "l", "--score-col", "s", "--ds", DAYS[0]],
+            r"not with --input \(its days: --ds-col\)",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
