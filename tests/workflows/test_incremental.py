@@ -44,11 +44,11 @@ class Nights:
             ingest.run(self.settings, spark, ds)
             features.run(self.settings, spark, ds)
             split.run(self.settings, spark, ds)
-            run_id = train.run(self.settings, spark, ds)["run_id"]
+            identity = train.run(self.settings, spark, ds)["run_id"]
             score.run(self.settings, spark, ds)
             evaluate.run(self.settings, spark, ds)
             gate.run(self.settings, spark, ds)
-            self.records.append(train.read_record(Path(store.warehouse.model(run_id))))
+            self.records.append(train.read_record(Path(store.warehouse.model(identity))))
             _, metadata = split_commit(store.warehouse.table("split"), ds)
             self.layouts.append(Layout.model_validate(metadata["layout"]))
             rows = store.read("vocabularies", metadata["vocabularies"]).where(f"ds = '{ds}'").toPandas()

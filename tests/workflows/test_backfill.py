@@ -1,0 +1,80 @@
+"""Backfills in processes of their own: killed at random and run again, and two at once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import TABLES
+from star_ctr.jobs.decisions import Decisions
+from star_ctr.jobs.store import Store
+from star_ctr.workflows import status
+from tests import small_logs
+
+pytestmark = pytest.mark.slow
+NIGHTS = small_logs.DAYS[2:]
+KILLS = int(os.environ.get("STAR_CTR_KILLS", "2"))
+
+
+def backfill(conf: Path) -> subprocess.Popen[bytes]:
+    options = ["--conf", str(conf), "--from", NIGHTS[0], "--to", NIGHTS[-1]]
+    command = [sys.executable, "-m", "star_ctr.workflows.cli", "backfill", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def contents(settings: Settings, spark: SparkSession) -> dict[str, pd.DataFrame]:
+    """All tables but the journal and the times of the runs, their rows in an order of their own."""
+    store, found = Store(settings, spark), {}
+    for name in sorted(set(TABLES) - {"steps", "decisions"}):
+        if store.exists(name):
+            rows = store.read(name).toPandas()
+            if name == "runs":
+                rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
+            text = rows.astype(str)
+            found[name] = text.sort_values(list(text.columns), ignore_index=True)
+    return found
+
+
+def test_killed_backfills_come_to_the_same_tables(tmp_path: Path, spark: SparkSession) -> None:
+    logs = small_logs.frames()
+    whole, killed = (small_logs.write(tmp_path / name, logs) for name in ("whole", "killed"))
+    began = time.monotonic()
+    process = backfill(whole)
+    assert process.wait(timeout=900) == 0, process.communicate()[1].decode()
+    took = time.monotonic() - began
+    rng = random.Random(0)
+    for _ in range(KILLS):
+        process = backfill(killed)
+        try:
+            process.wait(timeout=rng.uniform(0.2, 0.9) * took)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    process = backfill(killed)
+    time.sleep(0.2 * took)
+    second = backfill(killed)
+    _, said = second.communicate(timeout=120)
+    if process.poll() is None:
+        assert second.returncode == 1
+        assert f"process {process.pid}" in said.decode()
+    assert process.wait(timeout=900) == 0, process.communicate()[1].decode()
+    settings = load(killed)
+    states = status.run(settings, NIGHTS[0], NIGHTS[-1], 14)
+    assert {r["state"] for r in states} == {"done"}
+    expected, found = contents(load(whole), spark), contents(settings, spark)
+    assert expected.keys() == found.keys()
+    for name, rows in expected.items():
+        pd.testing.assert_frame_equal(found[name], rows, obj=name)
+    decided = [[(d.run_id, d.outcome) for d in Decisions(s).all()] for s in (load(whole), settings)]
+    assert list(dict.fromkeys(decided[1])) == decided[0], "a gate that was killed may have said the same twice"
