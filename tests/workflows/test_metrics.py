@@ -186,3 +186,20 @@ def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSessi
     assert less["run_id"] == own
     assert less["auc_low"] < less["auc"] < less["auc_high"]
     assert rows_of(*given[:4])[DAYS[0], "overall"]["low"] == found["metrics"][1]["gauc_low"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "value", "colour"),
+    [
+        ("gauc", 0.6, 0.61, "green"),
+        ("gauc", 0.6, 0.59, "red"),
+        ("log_loss", 0.3, 0.31, "red"),
+        ("pcoc", 1.2, 0.9, "green"),  # nearer to 1, from the other side
+        ("pcoc", 0.95, 1.1, "red"),
+        ("auc", 0.6, 0.6, "dim"),
+    ],
+)
+def test_green_is_better(metric: str, before: float, value: float, colour: str) -> None:
+    from star_ctr.workflows.display import _changed
+
+    assert f"[{colour}]" in _changed({"value": value, "change": value - before, "outside": None}, metric)
