@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.features.resampling import RankSums, UserSums, auc, gauc, interval, tied_groups, weights
+from star_ctr.features.user_auc import _whole_users
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
@@ -118,6 +120,18 @@ def test_an_interval_leaves_out_half_of_the_rest_at_each_end() -> None:
     values = np.r_[np.linspace(0, 1, 96), np.full(4, np.nan)]
     assert interval(values, 0.95) == (pytest.approx(0.025), pytest.approx(0.975))
     assert interval(np.r_[values, np.nan, np.nan], 0.95) == (None, None), "too many replicates have no value"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100])
+def test_batches_are_cut_between_users(size: int) -> None:
+    key = np.repeat(np.arange(12), [1, 7, 2, 1, 1, 13, 3, 1, 1, 2, 6, 2])
+    rows = pa.RecordBatch.from_pydict({"key": key, "row": np.arange(len(key))})
+    batches = [rows.slice(start, size) for start in range(0, len(key), size)]
+    found = list(_whole_users([rows.slice(0, 0), *batches]))
+    assert np.concatenate([b["row"].to_numpy() for b in found]).tolist() == list(range(len(key)))
+    seen = [set(b["key"].to_pylist()) for b in found]
+    assert len(set.union(*seen)) == sum(len(s) for s in seen), "a user stands in one block alone"
+    assert max(b.num_rows for b in found) <= 2 * max(size, 13), "blocks stay small"
 
 
 # --- what intervals promise: on users whose truth is known

@@ -137,8 +137,10 @@ def test_scores_from_elsewhere_without_a_configuration(tmp_path: Path, spark: Sp
     given += ["--score-col", "p", "--domain-col", "where", "--set", "evaluate.replicates=20"]
     result = CliRunner().invoke(app, [*given, "--json", str(tmp_path / "found.json")], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "interval" in result.output
     found = json.loads((tmp_path / "found.json").read_text())
+    for name in ("auc", "gauc"):
+        half = f"{(found[2][f'{name}_high'] - found[2][f'{name}_low']) / 2:.4f}".removeprefix("0")
+        assert f"{found[2][name]:.4f} ±{half}" in result.output
     assert [r["domain"] for r in found] == ["home", "search", "overall"]
     assert found[2]["auc"] == pytest.approx(roc_auc_score(rows["y"], rows["p"]), abs=1e-12)
     assert found[2]["auc_low"] < found[2]["auc"] < found[2]["auc_high"]
@@ -159,3 +161,47 @@ def test_scores_from_elsewhere_without_a_configuration(tmp_path: Path, spark: Sp
 def test_options_that_do_not_go_together(arguments: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
+
+
+@pytest.mark.spark
+def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSession) -> None:
+    from star_ctr.jobs.store import Store, among
+
+    given = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.replicates=20"]
+    settings = load("demo", [given[3], given[5]])
+    own, store = run_id(settings, DAYS[0]), Store(settings, spark)
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame({"impression_id": np.arange(400).astype(str), "user_id": rng.integers(0, 40, 400).astype(str)})
+    rows = rows.assign(ds=DAYS[0], domain="1", label=rng.integers(0, 2, 400).astype(float))
+    for name in (own, "other"):
+        scored = rows.assign(run_id=name, score=rng.random(400))
+        store.replace("scores", spark.createDataFrame(scored), among("run_id", [name]))
+    result = CliRunner().invoke(
+        app, ["evaluate", *given, "--ds", DAYS[0], "--against", "other", "--json", "-"], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [r["domain"] for r in found["metrics"]] == [r["domain"] for r in found["differences"]] == ["1", "overall"]
+    plain = CliRunner().invoke(app, ["evaluate", *given, "--ds", DAYS[0], "--json", "-"], catch_exceptions=False)
+    assert json.loads(plain.stdout) == found["metrics"]
+    less = found["differences"][1]
+    assert less["run_id"] == own
+    assert less["auc_low"] < less["auc"] < less["auc_high"]
+    assert rows_of(*given[:4])[DAYS[0], "overall"]["low"] == found["metrics"][1]["gauc_low"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "value", "colour"),
+    [
+        ("gauc", 0.6, 0.61, "green"),
+        ("gauc", 0.6, 0.59, "red"),
+        ("log_loss", 0.3, 0.31, "red"),
+        ("pcoc", 1.2, 0.9, "green"),  # nearer to 1, from the other side
+        ("pcoc", 0.95, 1.1, "red"),
+        ("auc", 0.6, 0.6, "dim"),
+    ],
+)
+def test_green_is_better(metric: str, before: float, value: float, colour: str) -> None:
+    from star_ctr.workflows.display import _changed
+
+    assert f"[{colour}]" in _changed({"value": value, "change": value - before, "outside": None}, metric)
