@@ -31,7 +31,13 @@ def read_given(spark: SparkSession, table: str) -> Given:
             return Given(spark.read.format("delta").option("versionAsOf", version).load(table), version)
         return Given(spark.read.parquet(table), None)
     except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{table}: neither a Delta nor a Parquet table: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{table}: neither a Delta nor a Parquet table: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    """What Spark says: of an error out of Java, the line that names it."""
+    java = getattr(error, "java_exception", None)
+    return str(java.toString() if java is not None else error).splitlines()[0]
 
 
 def chosen(rows: DataFrame, where: str | None) -> DataFrame:
@@ -43,11 +49,20 @@ def chosen(rows: DataFrame, where: str | None) -> DataFrame:
 
 
 def place(spark: SparkSession, table: str) -> str:
-    """The whole address of a table: the same one however the table is named."""
+    """The whole address of a table, the same however it is named; `DataError` for an URL that Spark cannot reach."""
+    files, path = _files(spark, table)
+    full = str(files.makeQualified(path).toString())
+    return f"file:{os.path.realpath(full.removeprefix('file:'))}" if full.startswith("file:") else full
+
+
+def _files(spark: SparkSession, table: str) -> tuple[Any, Any]:
+    """The file system of a table and its path there."""
     context: Any = spark.sparkContext
     path = context._jvm.org.apache.hadoop.fs.Path(table)
-    full = str(path.getFileSystem(context._jsc.hadoopConfiguration()).makeQualified(path).toString())
-    return f"file:{os.path.realpath(full.removeprefix('file:'))}" if full.startswith("file:") else full
+    try:
+        return path.getFileSystem(context._jsc.hadoopConfiguration()), path
+    except (PySparkException, Py4JJavaError) as error:
+        raise DataError(f"{table}: cannot be reached: {_first_line(error)}") from None
 
 
 def is_within(one: str, other: str) -> bool:
@@ -59,9 +74,7 @@ def columns_there(spark: SparkSession, table: str) -> list[str] | None:
     """The columns of the Delta table at a path; none where something else is there, None where nothing is."""
     if DeltaTable.isDeltaTable(spark, table):
         return list(spark.read.format("delta").load(table).columns)
-    context: Any = spark.sparkContext
-    path = context._jvm.org.apache.hadoop.fs.Path(table)
-    files = path.getFileSystem(context._jsc.hadoopConfiguration())
+    files, path = _files(spark, table)
     if not files.exists(path):
         return None
     names = {status.getPath().getName() for status in files.listStatus(path)}

@@ -24,6 +24,7 @@ from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.load import load
 from star_ctr.jobs import bulk, features, ingest, split
+from star_ctr.jobs.score import served_model
 from star_ctr.jobs.store import Store
 from star_ctr.model.probe import TOLERANCE
 from star_ctr.workflows import nightly
@@ -187,6 +188,9 @@ def test_errors_say_what_is_wrong_and_leave_the_output(nights: Nights, tmp_path:
         bulk.run(nights.settings, nights.spark, run_id="2026-03-03-none", source=nights.input, target="x")
     with pytest.raises(DataError, match="nowhere: neither a Delta nor a Parquet table"):
         nights.score(str(tmp_path / "nowhere"), "held")
+    nights.day.to_csv(tmp_path / "views.csv")
+    with pytest.raises(DataError, match="views.csv: neither a Delta nor a Parquet table"):
+        nights.score(str(tmp_path / "views.csv"), "held")
     with pytest.raises(DataError, match=r"logs.impressions.user: no column `visitor`; did you mean `visitr`\?"):
         nights.score(nights.write("visitr.parquet", nights.day.rename(columns={"visitor": "visitr"})), "held")
     with pytest.raises(DataError, match=r"features.slot.impressions.slot: no column `slot`"):
@@ -213,6 +217,7 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
         (nights.input, "would overwrite the input"),
         (str(Path(nights.input).parent / ".." / "views"), "would overwrite the input"),
         (Store(nights.settings, nights.spark).warehouse.table("scores"), "would overwrite the warehouse's `scores`"),
+        ("no-such-scheme://bucket/scored", "UnsupportedFileSystem"),
         (str(tmp_path), "is no Delta table"),
         (str(tmp_path / "file"), "is no Delta table"),
         (str(nights.folder / "delta-other"), "has the columns mine"),
@@ -225,15 +230,11 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
 
 def test_a_task_of_several_cores_gets_as_many_threads(nights: Nights) -> None:
     folder = Path(Store(nights.settings, nights.spark).warehouse.model(nights.run_id))
-    from star_ctr.jobs.score import predictor_of, served_model
-
-    model = served_model(nights.spark, folder)
-    assert model.threads == 1
+    assert served_model(nights.spark, folder).threads == 1
     code = "import sys, torch; from star_ctr.jobs.score import *; m = ServedModel(sys.argv[1], 0, 2); predictor_of(m)"
     code += "; assert predictor_of(m) is predictor_of(m); print(torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
-    assert callable(predictor_of)
 
 
 def test_the_command_tells_options_of_bulk_scoring_from_those_of_the_night(nights: Nights) -> None:
