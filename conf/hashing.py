@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 
@@ -26,9 +25,11 @@ def code_hash(modules: Sequence[str]) -> str:
         if name in sources:
             continue
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
+        # Asked of the loader and not read from a file: on a cluster the code may have come as one archive.
+        get_source = getattr(spec.loader, "get_source", None) if spec else None
+        source = get_source(name) if get_source else None
+        if source is None:
             continue
-        source = Path(spec.origin).read_text(encoding="utf-8")
         sources[name] = source
         waiting += _imports(source)
     return digest(sources, 16)

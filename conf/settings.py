@@ -28,6 +28,11 @@ class Paths(Declared):
 
     logs: str
     warehouse: str
+    models: str | None = Field(
+        None,
+        description="the folder of the trainings, on a file system that all machines see; `models` below `warehouse` "
+        "if not given, which must then be such a folder too",
+    )
 
 
 class Window(Declared):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Paths
 
 DATA_RUN = "data"
@@ -49,11 +50,16 @@ class Warehouse:
 
     def __init__(self, paths: Paths) -> None:
         self.root = paths.warehouse.rstrip("/")
+        self.models = (paths.models or f"{self.root}/models").rstrip("/")
 
     def table(self, name: str) -> str:
         """The folder of a table; `KeyError` for a name that no part declares."""
         return f"{self.root}/{TABLES[name].name}"
 
     def model(self, run_id: str) -> str:
-        """The folder of a run: checkpoints, record, exported model."""
-        return f"{self.root}/models/{run_id}"
+        """The folder of a run: checkpoints, record, exported model; `UserError` for one in an object store."""
+        if "://" in self.models:
+            raise UserError(
+                f"{self.models}: a training writes files; set paths.models to a folder that all machines see"
+            )
+        return f"{self.models}/{run_id}"

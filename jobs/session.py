@@ -89,13 +89,15 @@ def _create(settings: Settings, app: str) -> SparkSession:
     if settings.spark.master.startswith("local"):
         options.setdefault("spark.driver.host", "127.0.0.1")
         options.setdefault("spark.driver.bindAddress", "127.0.0.1")
+    # Delta's own list of packages would take the place of the configuration's.
+    packages = [name for name in options.pop("spark.jars.packages", "").split(",") if name]
     builder = SparkSession.builder.master(settings.spark.master).appName(app)
     for key, value in options.items():
         builder = builder.config(key, value)
     log = _log_file()
     with _stderr_into(log):
         try:
-            return configure_spark_with_delta_pip(builder).getOrCreate()
+            return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
             raise UserError(

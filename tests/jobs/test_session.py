@@ -1,0 +1,27 @@
+"""The session that commands start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import delta
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.load import load
+from star_ctr.jobs import session
+
+
+def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = delta.configure_spark_with_delta_pip
+    built: list[str] = []
+
+    def told(builder: SparkSession.Builder, *more: Any) -> None:
+        built.append(real(builder, *more)._options["spark.jars.packages"])
+        raise RuntimeError("enough seen")
+
+    monkeypatch.setattr(delta, "configure_spark_with_delta_pip", told)
+    with pytest.raises(UserError, match="enough seen"):
+        session._create(load("demo", ["spark.conf={spark.jars.packages: 'a:b:1,c:d:2'}"]), "test")
+    assert sorted(built[0].split(",")) == ["a:b:1", "c:d:2", session.DELTA_PACKAGE]
