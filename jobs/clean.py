@@ -44,5 +44,5 @@ def run(settings: Settings, days: float, dry_run: bool) -> list[dict[str, Any]]:
 
 def _cited(warehouse: Warehouse) -> Iterator[dict[str, int]]:
     """The versions of tables that each recorded run is pinned to, whether or not it finished."""
-    for path in sorted(Path(warehouse.root).glob("models/*/job.json")):
+    for path in sorted(Path(warehouse.models).glob("*/job.json")):
         yield recorded_job(path.parent).versions

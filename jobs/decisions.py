@@ -97,7 +97,7 @@ class Decisions:
     def promote(self, run_id: str, why: str, by: str | None = None) -> Decision:
         """Serve a run whatever the gate said of it; `UserError` for one that was not exported."""
         if not (Path(self.warehouse.model(run_id)) / "record.json").exists():
-            there = sorted(p.parent.name for p in Path(self.warehouse.root).glob("models/*/record.json"))
+            there = sorted(p.parent.name for p in Path(self.warehouse.models).glob("*/record.json"))
             raise UserError(f"--run-id {run_id}: no finished run; the newest are {', '.join(there[-5:]) or 'none'}")
         now = serving(self.all())
         if now is not None and now.run_id == run_id:
