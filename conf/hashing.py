@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+_PACKAGE = Path(__file__).parent.parent
 
 
 def digest(value: Any, length: int = 8) -> str:
@@ -25,10 +26,10 @@ def code_hash(modules: Sequence[str]) -> str:
         name = waiting.pop()
         if name in sources:
             continue
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
+        file = _file(name)
+        if file is None:
             continue
-        source = Path(spec.origin).read_text(encoding="utf-8")
+        source = file.read_text(encoding="utf-8")
         sources[name] = source
         waiting += _imports(source)
     return digest(sources, 16)
@@ -41,11 +42,10 @@ def _imports(source: str) -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.startswith("star_ctr.") and _is_module(name)]
+    return [name for name in found if name.startswith("star_ctr.") and _file(name)]
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _file(name: str) -> Path | None:
+    """The source of a module of star_ctr, by its name alone: to import it, and Spark and torch with it, is slow."""
+    place = _PACKAGE.joinpath(*name.split(".")[1:])
+    return next((f for f in (place.with_name(f"{place.name}.py"), place / "__init__.py") if f.is_file()), None)
