@@ -33,6 +33,7 @@ TABLES = {
         Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
         Table("scores", "predicted click rates of the test rows", ("run_id",)),
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row a day, model and domain", ("run_id",)),
+        Table("differences", "AUC and GAUC of a run less those of another on the same rows", ("run_id",)),
         Table("runs", "one record a training run: settings, versions read, code, seed", ("run_id",)),
         Table("steps", "what was run when, on what it stood, and how it ended; one row a start and an end", ()),
         Table("decisions", "which run was promoted, held, rolled back: by whom, and why; it only grows", ()),

@@ -8,7 +8,14 @@ import sys
 from star_ctr.conf.errors import UserError
 from star_ctr.workflows.commands import app
 
-for _kind in ("steps", "nights", "publishing", "comparisons", "tables"):  # the order in which --help lists them
+for _kind in (
+    "steps",
+    "nights",
+    "reports",
+    "publishing",
+    "comparisons",
+    "tables",
+):  # the order in which --help lists them
     importlib.import_module(f"star_ctr.workflows.commands.{_kind}")
 
 __all__ = ["app", "main"]
