@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 
@@ -24,12 +25,10 @@ def code_hash(modules: Sequence[str]) -> str:
         name = waiting.pop()
         if name in sources:
             continue
-        spec = importlib.util.find_spec(name)
-        # Asked of the loader and not read from a file: on a cluster the code may have come as one archive.
-        get_source = getattr(spec.loader, "get_source", None) if spec else None
-        source = get_source(name) if get_source else None
-        if source is None:
+        file = _file(name)
+        if file is None:
             continue
+        source = file.read_text(encoding="utf-8")
         sources[name] = source
         waiting += _imports(source)
     return digest(sources, 16)
@@ -42,11 +41,14 @@ def _imports(source: str) -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.startswith("star_ctr.") and _is_module(name)]
+    return [name for name in found if name.startswith("star_ctr.") and _file(name)]
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _file(name: str) -> Traversable | None:
+    """The source of a module of star_ctr, by its name alone: to import it, and Spark and torch with it, is slow.
+
+    Also out of an archive, as which the code may have come to a cluster.
+    """
+    *rooms, last = name.split(".")[1:]
+    room = files("star_ctr").joinpath(*rooms)
+    return next((f for f in (room / f"{last}.py", room / last / "__init__.py") if f.is_file()), None)

@@ -1,6 +1,7 @@
-"""The picture in the README: the table that a night ended with, as an SVG.
+"""The pictures in the README: the table that a night ended with as an SVG, and the morning page as a PNG.
 
 python docs/pictures.py --metrics metrics.json      (of `star-ctr nightly --json`)
+python docs/pictures.py --page build/report/kuairand-2022-05-05.html      (of `star-ctr report`; needs Chromium)
 """
 
 from __future__ import annotations
@@ -8,22 +9,42 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import subprocess
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 
 from star_ctr.workflows.display import metrics_table
 
 
 def main() -> None:
-    """Draw it."""
+    """Draw what there is to draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--metrics", required=True)
-    parser.add_argument("--out", default="docs/night.svg")
+    parser.add_argument("--metrics")
+    parser.add_argument("--page")
     arguments = parser.parse_args()
+    if arguments.metrics:
+        table(arguments.metrics)
+    if arguments.page:
+        photographed(Path(arguments.page), Path("docs/report.png"), 1160, 1190)
+        photographed(Path(arguments.page), Path("docs/report-dark.png"), 500, 1000, dark=True)
+
+
+def table(metrics: str) -> None:
+    """The table that a night ends with."""
     console = Console(record=True, width=88, file=io.StringIO())
-    console.print(metrics_table(json.loads(Path(arguments.metrics).read_text(encoding="utf-8"))))
-    console.save_svg(arguments.out, title="star-ctr nightly --conf conf/kuairand.yaml --ds 2022-05-05")
+    console.print(metrics_table(json.loads(Path(metrics).read_text(encoding="utf-8"))))
+    console.save_svg("docs/night.svg", title="star-ctr nightly --conf conf/kuairand.yaml --ds 2022-05-05")
+
+
+def photographed(page: Path, file: Path, width: int, height: int, dark: bool = False) -> None:
+    """The top of a page as a browser shows it, in few colours."""
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    window = [f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={file.absolute()}"]
+    subprocess.run(["chromium", "--headless", "--no-sandbox", scheme, *window, page.absolute().as_uri()], check=True)
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(128).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def test_the_wheel_installs_one_name(tmp_path: Path) -> None:
     assert {n.split("/")[0] for n in names if "dist-info" not in n} == {"star_ctr"}
     assert not [n for n in names if "/dags/" in n], "the DAG is read from the clone, by Airflow's own Python"
     assert {"star_ctr/jobs/train.py", "star_ctr/conf/kuairand.yaml", "star_ctr/features/asof.py"} <= set(names)
+    assert "star_ctr/workflows/morning/page.css" in names
 
 
 def test_every_command_teaches() -> None:

@@ -8,8 +8,8 @@ import sys
 from star_ctr.conf.errors import UserError
 from star_ctr.workflows.commands import app
 
-# The order in which --help lists them.
-for _kind in ("steps", "metrics", "logs", "nights", "publishing", "records", "comparisons", "tables"):
+_KINDS = ("steps", "metrics", "logs", "nights", "publishing", "reports", "records", "comparisons", "tables")
+for _kind in _KINDS:  # the order in which --help lists them
     importlib.import_module(f"star_ctr.workflows.commands.{_kind}")
 
 __all__ = ["app", "main"]

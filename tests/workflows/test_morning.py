@@ -1,0 +1,250 @@
+"""The morning page, from nights that were never run: what it says, and what it says of what is not there."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.layout import OVERALL
+from star_ctr.jobs.decisions import Decisions, Outcome
+from star_ctr.workflows.morning import course, quality
+from star_ctr.workflows.morning.gathered import gather
+from star_ctr.workflows.morning.headline import headline
+from star_ctr.workflows.morning.page import written
+from tests.workflows.made_nights import DOMAINS, NIGHTS, MadeNights
+
+LAST, BEFORE = NIGHTS[-1], NIGHTS[-2]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> MadeNights:
+    return MadeNights(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
+    made = MadeNights(tmp_path_factory.mktemp("nights"))
+    made.nights()
+    return made
+
+
+class Text(HTMLParser):
+    """The words of a page, and every tag with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def words(part: str) -> str:
+    return re.sub(r"\s+", " ", " ".join(Text(part).words)).strip()
+
+
+def test_the_newest_night_of_these_settings_and_no_other(whole: MadeNights) -> None:
+    morning = gather(whole.settings)
+    assert (morning.ds, morning.before, list(morning.nights)) == (LAST, BEFORE, list(NIGHTS))
+    assert set(morning.now) == {*DOMAINS, OVERALL}
+    assert [night[OVERALL]["run_id"] for night in morning.nights.values()] == [whole.run(ds) for ds in NIGHTS]
+    assert morning.beside["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
+    assert {r["against"] for r in morning.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
+    assert gather(whole.settings, NIGHTS[1]).ds == NIGHTS[1]
+    assert list(gather(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), (
+        "later nights are not the page's business"
+    )
+
+
+def test_runs_of_other_settings_stand_aside(made: MadeNights) -> None:
+    made.metrics(BEFORE)
+    made.metrics(LAST, f"{LAST}-star-pn-aux-s1-{gather(made.settings).settings_hash}")
+    morning = gather(made.settings)
+    assert (morning.ds, list(morning.nights)) == (BEFORE, [BEFORE])
+
+
+def test_every_number_of_the_night_and_its_change(made: MadeNights) -> None:
+    made.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, rows=1000, clicks=40)
+    made.metrics(
+        LAST, gauc=0.6234, auc=0.71, pcoc=0.9, log_loss=0.14, rows=1234, clicks=40, gauc_low=0.62, gauc_high=0.65
+    )
+    morning = gather(made.settings)
+    tiles = headline(morning)
+    for now, by, kind in (
+        ("0.6234", "▲ 0.0134", "good"),
+        ("0.7100", "▼ 0.0100", "bad"),
+        ("0.900", "▼ 0.300", "good"),
+        ("1,234", "▲ 234", "flat"),
+    ):
+        assert f'<p class="big">{now}</p><p class="small"><span class="{kind}">{by}</span>' in tiles
+    assert "0.6200 to 0.6500" in words(tiles)
+    table = words(quality.by_domain(morning))
+    assert "home 0.6234 ▲ 0.0134 0.6200 to 0.6500" in table
+    assert '<tr class="few"><th>home</th>' in quality.by_domain(morning), "fewer than gate.domain_rows"
+    assert "0.1400 ▼ 0.0100 1,234 ▲ 234 40 ± 0" in table
+
+
+def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
+    made.intervals = False
+    made.metrics(BEFORE)
+    made.metrics(LAST)
+    page = written(gather(made.settings), "")
+    assert " to 0." not in words(page)
+    assert 'class="band"' not in page
+    nulls = MadeNights(made.folder / "nulls")
+    ends = {f"{m}_{e}": None for m in ("auc", "gauc") for e in ("low", "high")}
+    nulls.metrics(LAST, gauc=None, auc=None, pcoc=float("nan"), **ends)
+    page = written(gather(nulls.settings), "")
+    assert '<p class="big">–</p>' in page
+    assert "nan" not in page
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind", "said"),
+    [
+        (Outcome.PROMOTED, "good", "Promoted Because. It is served from now on."),
+        (Outcome.HELD, "bad", "Held back Because. The model that is served stays."),
+        (Outcome.TOO_SMALL, "warn", "Not enough data Because."),
+        (Outcome.OVERRIDDEN, "good", "Promoted by hand Because."),
+    ],
+)
+def test_the_decision_in_plain_words(made: MadeNights, outcome: Outcome, kind: str, said: str) -> None:
+    made.metrics(LAST)
+    assert '<header class="none">' in headline(gather(made.settings))
+    assert "No decision" in headline(gather(made.settings))
+    made.decide(LAST, outcome, "because")
+    top = headline(gather(made.settings))
+    assert f'<header class="{kind}">' in top
+    assert said in words(top)
+
+
+def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
+    for ds in (BEFORE, LAST):
+        made.metrics(ds)
+        made.decide(ds, Outcome.PROMOTED, "better")
+    Decisions(made.settings).rollback("clicks fell", by="ann")
+    last, before = (words(headline(gather(made.settings, ds))) for ds in (LAST, BEFORE))
+    assert "Rolled back Clicks fell. (ann) An earlier model is served instead." in last
+    assert "promoted by gate: better" in last
+    assert "Served again Clicks fell. (ann) A later model was taken back." in before
+    assert "Served now: this one" in before
+
+
+def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
+    kept = words(course.rows_kept(gather(whole.settings)))
+    sizes = [int(24_000 / (k + 1) ** 1.3) for k in range(len(DOMAINS))]
+    out, lost = sum(sizes), sum(20 + k + 3 for k in range(len(DOMAINS)))
+    assert f"ingest {out + lost:,} {out:,} {lost}" in kept
+    assert "duplicate: 110" in kept
+    assert "click after the attribution window: 45" in kept
+    assert "time cannot be read: 5 day unknown 5" in kept
+    assert f"features {out:,} {out:,} 0 split.test {out:,} {out:,} 0 score" in kept
+    assert "than the step before" not in kept
+
+
+def test_rows_that_vanish_between_two_steps_are_told(made: MadeNights) -> None:
+    made.metrics(LAST)
+    run = made.run(LAST)
+    steps = [("data", "split.test", 100), (run, "score", 98), (run, "evaluate", 98)]
+    rows = [
+        {"run_id": r, "ds": LAST, "domain": "home", "step": s, "rows_in": n, "rows_out": n, "reason": ""}
+        for r, s, n in steps
+    ]
+    made.write("ledger", rows)
+    assert "score 98 98 0 2 fewer than the step before gave evaluate 98 98 0" in words(
+        course.rows_kept(gather(made.settings))
+    )
+
+
+def test_the_nights_and_what_is_not_as_it_should_be(made: MadeNights) -> None:
+    made.nights()
+    morning = gather(made.settings)
+    assert "alarms" not in headline(morning)
+    assert all(row["state"] == "done" for row in morning.standing)
+    drawn = course.time_spent(morning)
+    assert drawn.count("<rect") == 7 * len(NIGHTS)
+    seconds = next(e.seconds for e in made.entries if (e.ds, e.step) == (LAST, "train"))
+    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(course.nights(morning))
+    made.step("2026-01-09", "ingest")
+    made.step("2026-01-09", "features", "failed", error="DataError: disk <full>")
+    top = headline(gather(made.settings))
+    assert "Features of 2026-01-09 failed: DataError: disk &lt;full&gt;" in top
+    assert gather(made.settings).ds == LAST, "the newest night that has metrics"
+    assert "There are no metrics of this night." in headline(gather(made.settings, "2026-01-09"))
+
+
+def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
+    made.metrics(LAST)
+    made.record(LAST, start="2026-01-07-star")
+    morning = gather(made.settings)
+    said = words(course.stands_on(morning))
+    for fact in (
+        made.run(LAST),
+        morning.settings_hash,
+        "split version 7",
+        "from 2026-01-07-star",
+        "681,299",
+        "1.2e-07",
+    ):
+        assert fact in said
+    assert "12,074" in words(course.training(morning))
+
+
+def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:
+    made.metrics(LAST)
+    said = words(written(gather(made.settings), "star-ctr report"))
+    for calm in (
+        "The gate has not decided",
+        "No model is served yet.",
+        "No night before this one to compare with.",
+        "The two were not compared",
+        "The ledger has nothing of this night.",
+        "There is no record of a training",
+        "The journal has no times",
+        "The journal has nothing",
+    ):
+        assert calm in said
+
+
+def test_a_night_that_is_not_there_is_refused_with_those_that_are(made: MadeNights) -> None:
+    with pytest.raises(DataError, match="no metrics of any night.*run `star-ctr nightly`"):
+        gather(made.settings)
+    made.metrics(LAST)
+    with pytest.raises(DataError, match=rf"no metrics of the night {BEFORE} .*there are {LAST}; .*--ds {BEFORE}"):
+        gather(made.settings, BEFORE)
+
+
+def test_names_are_text_and_nothing_is_asked_for_from_outside(whole: MadeNights) -> None:
+    page = Text(written(gather(whole.settings), "star-ctr report --conf '<b>'"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert html.unescape(DOMAINS[3]) in page.words
+    asking = [
+        value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset", "data")
+    ]
+    assert asking == ["data:,"]
+    assert not re.search(r"url\(|@import|https?://", " ".join(page.words))
+
+
+def test_the_command_needs_no_spark(whole: MadeNights, tmp_path: Path) -> None:
+    file = tmp_path / "of" / "today.html"
+    code = (
+        "import sys; from star_ctr.workflows.cli import app\n"
+        f"app(['report', '--conf', 'demo', '--set', 'paths.warehouse={whole.folder}', '--out', '{file}'], standalone_mode=False)\n"
+        "slow = {'pyspark', 'torch', 'matplotlib', 'petastorm'} & set(sys.modules); assert not slow, slow"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(file) in done.stderr.replace("\n", "")
+    assert "Promoted" in file.read_text(encoding="utf-8")

@@ -1,0 +1,59 @@
+"""The morning page as one HTML file: no script, nothing fetched, readable on a phone and in the dark."""
+
+from __future__ import annotations
+
+import datetime as dt
+from html import escape
+from pathlib import Path
+
+from star_ctr.workflows.morning import course, quality
+from star_ctr.workflows.morning.gathered import Morning
+from star_ctr.workflows.morning.headline import headline
+
+# Whatever a name in the data might smuggle in, the browser neither runs nor fetches it.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def written(morning: Morning, command: str) -> str:
+    """The page; `command` is what made it."""
+    columns = [
+        quality.over_days(morning, "GAUC", "gauc"),
+        quality.over_days(morning, "PCOC", "pcoc"),
+        quality.against_serving(morning),
+        quality.calibrated(morning),
+        course.training(morning),
+        course.time_spent(morning),
+    ]
+    halves = [course.nights(morning), course.rows_kept(morning)]
+    title = escape(f"{morning.settings.name} {morning.ds}")
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    made = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title><link rel="icon" href="data:,">
+<style>
+{style}</style></head>
+<body><main>
+{headline(morning)}
+{quality.by_domain(morning)}
+<div class="columns">
+{"".join(columns)}
+</div>
+<div class="halves">
+{"".join(halves)}
+</div>
+{course.stands_on(morning)}
+<footer>Made {made} by <code>{escape(command)}</code></footer>
+</main></body></html>
+"""
+
+
+def write(morning: Morning, command: str, file: Path) -> None:
+    """Write the page, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(written(morning, command), encoding="utf-8")
+    temporary.replace(file)
