@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.dataset as pads
 import torch
 from deltalake import DeltaTable
 from entries import entry
@@ -55,7 +56,8 @@ def forward(folder: str, table: str) -> None:
     """Predict all encoded rows of a table from memory, in a process of its own; prints rows a second."""
     torch.set_num_threads(2)
     predictor = Predictor(Path(folder))
-    rows = DeltaTable(table).to_pyarrow_table(columns=["ints", "floats", "domain_id"])
+    files = pads.dataset([uri.removeprefix("file://") for uri in DeltaTable(table).file_uris()])
+    rows = files.to_table(columns=["ints", "floats", "domain_id"])
     parts = [unpacked(b["ints"], b["floats"], predictor.layout) for b in rows.to_batches()]
     ints, floats = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
     domains = rows["domain_id"].to_numpy().astype(np.int32)
@@ -86,7 +88,7 @@ def compared(settings: Settings, spark: SparkSession, folder: Path, source: str,
 
     def bare() -> tuple[float, int]:
         command = [sys.executable, __file__, "--forward", str(folder), split]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rate, size = json.loads(done.stdout.splitlines()[-1])
         return float(rate), int(size)
 
