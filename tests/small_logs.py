@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from deltalake import DeltaTable
 
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04")
 ZONE = "Europe/Berlin"
@@ -122,3 +123,8 @@ def write(folder: Path, logs: dict[str, pd.DataFrame]) -> Path:
     file = folder / "shop.yaml"
     file.write_text(yaml.safe_dump(conf, sort_keys=False))
     return file
+
+
+def read(table: Path) -> pd.DataFrame:
+    """The newest version of a Delta table, without Spark; partition columns come from the folders' names."""
+    return pd.concat([pd.read_parquet(uri.removeprefix("file://")) for uri in DeltaTable(str(table)).file_uris()])

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deltalake import DeltaTable
 
 from star_ctr.workflows.commands.logs import NOT_YET
 from star_ctr.workflows.local_airflow import LocalAirflow
@@ -263,7 +262,7 @@ def test_a_night_of_the_real_commands_ends_in_metrics(nights: Nights, tmp_path: 
     run = nights.trigger(conf=str(conf), set=["spark.driver_memory=1g", quick], day=day)
     assert nights.wait(number + 1, seconds=600)[run] == "success"
     assert set(nights.tasks(run).values()) == {("success", 1)}
-    metrics = DeltaTable(str(tmp_path / "warehouse/metrics")).to_pandas()
+    metrics = small_logs.read(tmp_path / "warehouse/metrics")
     overall = metrics[metrics["domain"] == "overall"]
     assert list(overall["ds"]) == [day]
     assert list(overall["rows"]) == [300]

@@ -16,7 +16,6 @@ from typing import Any
 
 import pyspark
 import pytest
-from deltalake import DeltaTable
 from sklearn.metrics import log_loss, roc_auc_score
 
 from star_ctr.jobs.session import DELTA_PACKAGE
@@ -183,7 +182,7 @@ def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster
     )  # fmt: skip
     assert ran_on_executors(cluster.events("night"))
     found = metrics(tmp_path)
-    scores = DeltaTable(str(tmp_path / "warehouse/scores")).to_pandas()
+    scores = small_logs.read(tmp_path / "warehouse/scores")
     assert found["rows"] == len(scores) == 300
     assert found["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
     assert found["log_loss"] == pytest.approx(log_loss(scores["label"], scores["score"]), abs=1e-9)
@@ -195,6 +194,6 @@ def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    rows = DeltaTable(str(folder / "warehouse/metrics")).to_pandas()
+    rows = small_logs.read(folder / "warehouse/metrics")
     (overall,) = rows[rows["domain"] == "overall"].to_dict("records")
     return {str(key): value for key, value in overall.items()}
