@@ -30,7 +30,7 @@ from star_ctr.model.probe import TOLERANCE
 from star_ctr.workflows import nightly
 from tests import small_logs
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DS, LATER = small_logs.DAYS[-2:]
 
 
