@@ -46,7 +46,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         return {"run_id": candidate, "outcome": "nothing to decide", "reason": reason, "serving": now.run_id}
     outcome, reason, facts = _decided(settings, store, ds, candidate, now)
     against = now.run_id if now else ""
-    decisions.add(Decision(ds, candidate, against, outcome, reason, facts=facts))
+    said = [d for d in decisions.all() if d.run_id == candidate][-1:]
+    # A night that is run again, or was killed here, decides the same: that is no new decision.
+    if [(d.against, d.outcome, d.reason) for d in said] != [(against, outcome, reason)]:
+        decisions.add(Decision(ds, candidate, against, outcome, reason, facts=facts))
     served = candidate if outcome is Outcome.PROMOTED else against
     return {"run_id": candidate, "outcome": str(outcome), "reason": reason, "serving": served or "none"}
 
