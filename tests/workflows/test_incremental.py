@@ -22,7 +22,7 @@ from star_ctr.jobs.decisions import Decision, Decisions, Outcome
 from star_ctr.jobs.store import Store
 from tests import small_logs
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 NIGHTS = small_logs.DAYS[1:]
 
 
