@@ -186,11 +186,6 @@ def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster
     assert found["rows"] == len(scores) == 300
     assert found["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
     assert found["log_loss"] == pytest.approx(log_loss(scores["label"], scores["score"]), abs=1e-9)
-    # A step by spark-submit, as docs/cluster.md has it, does its part again to the same result.
-    submit(cluster, "train", *DELTA, str(ROOT / "jobs/train.py"), "--conf", str(conf), "--ds", DS)
-    submit(cluster, "evaluate", *DELTA, str(ROOT / "jobs/evaluate.py"), "--conf", str(conf), "--ds", DS)
-    assert ran_on_executors(cluster.events("evaluate"))
-    assert metrics(tmp_path) == found
 
 
 def metrics(folder: Path) -> dict[str, Any]:
