@@ -20,6 +20,10 @@ kuairand = pytest.mark.skipif(
     reason=f"needs the KuaiRand logs: set STAR_CTR_DATA to the folder that holds kuairand/ ({KUAIRAND})",
 )
 
+on_request = pytest.mark.skipif(
+    "STAR_CTR_LONG" not in os.environ, reason="takes many minutes of two cores: set STAR_CTR_LONG=1 to run it"
+)
+
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:

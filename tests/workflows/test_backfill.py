@@ -21,8 +21,9 @@ from star_ctr.jobs.decisions import Decisions
 from star_ctr.jobs.store import Store
 from star_ctr.workflows import status
 from tests import small_logs
+from tests.conftest import on_request
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, on_request]
 NIGHTS = small_logs.DAYS[2:]
 KILLS = int(os.environ.get("STAR_CTR_KILLS", "2"))
 

@@ -29,6 +29,7 @@ from star_ctr.jobs.store import Store
 from star_ctr.model.probe import TOLERANCE
 from star_ctr.workflows import nightly
 from tests import small_logs
+from tests.conftest import on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DS, LATER = small_logs.DAYS[-2:]
@@ -280,7 +281,7 @@ def kill_in_the_write(nights: Nights, target: Path, where: str) -> None:
     process.wait()
 
 
-@pytest.mark.slow
+@on_request
 def test_killed_it_leaves_the_output_before_and_is_simply_run_again(nights: Nights) -> None:
     target = nights.folder / "killed"
     kill_in_the_write(nights, target, "slot >= 4")

@@ -20,7 +20,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from star_ctr.jobs.session import DELTA_PACKAGE
 from tests import small_logs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DS = small_logs.DAYS[-1]
@@ -171,6 +171,7 @@ def test_executors_take_the_code_that_was_sent(cluster: Cluster) -> None:
     assert "/star_ctr.zip/star_ctr/jobs/score.py" in found
 
 
+@on_request
 def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster, tmp_path: Path) -> None:
     conf = small_logs.write(tmp_path, small_logs.frames())
     subprocess.run(
