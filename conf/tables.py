@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Paths
@@ -55,6 +56,10 @@ class Warehouse:
     def table(self, name: str) -> str:
         """The folder of a table; `KeyError` for a name that no part declares."""
         return f"{self.root}/{TABLES[name].name}"
+
+    def finished(self) -> list[str]:
+        """The runs that were trained to their end, the newest night last."""
+        return sorted(record.parent.name for record in Path(self.models).glob("*/record.json"))
 
     def model(self, run_id: str) -> str:
         """The folder of a run: checkpoints, record, exported model; `UserError` for one in an object store."""

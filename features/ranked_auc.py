@@ -15,8 +15,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.layout import OVERALL
+from star_ctr.features.grouped import as_batch, codes, parts
 from star_ctr.features.resampling import Bools, Floats, Ints, RankSums, Weights, weights
-from star_ctr.features.user_auc import codes
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
 _ARROW = pa.schema(
@@ -66,17 +66,11 @@ class _Groups:
         if len(names) > 1:
             order = np.argsort(kind, kind="stable")
             kind, score, positive, weight = kind[order], score[order], positive[order], np.take(weight, order, axis=1)
-        cuts = np.searchsorted(kind, np.arange(len(names) + 1))
-        for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
-            if start < end:
-                self.sums[name].add(score[start:end], positive[start:end], weight[:, start:end])
+        for name, part in parts(kind, names):
+            self.sums[name].add(score[part], positive[part], weight[:, part])
 
     def batch(self) -> pa.RecordBatch:
         """All sums, as SUMS."""
-        columns = [
-            [run for run, _ in self.sums],
-            [domain for _, domain in self.sums],
-            *([getattr(s, name) for s in self.sums.values()] for name in ("lowest", "positive", "negative", "wins")),
-        ]
-        arrays = [pa.array(c, t) for c, t in zip(columns, _ARROW.types, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
+        sums = self.sums.values()
+        values = [[getattr(s, name) for s in sums] for name in ("lowest", "positive", "negative", "wins")]
+        return as_batch(list(self.sums), values, _ARROW)

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.layout import OVERALL
+from star_ctr.features.grouped import as_batch, codes, parts
 from star_ctr.features.resampling import Bools, Floats, Ints, UserSums, tied_groups, weights
 
 SUMS = (
@@ -107,25 +108,11 @@ class _Groups:
         first, seen, clicked = starts[both], seen[both], clicked[both]
         of_auc = wins[both] / (2.0 * clicked * (seen - clicked))
         weight = weights(rows.key[first], self.replicates, self.seed)
-        cuts = np.searchsorted(kind[first], np.arange(len(names) + 1))
-        for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
-            if start < end:
-                self.sums[name].add(seen[start:end], of_auc[start:end], weight[:, start:end])
+        for name, part in parts(kind[first], names):
+            self.sums[name].add(seen[part], of_auc[part], weight[:, part])
 
     def batch(self) -> pa.RecordBatch:
         """All sums, as SUMS."""
-        columns = [
-            [run for run, _ in self.sums],
-            [domain for _, domain in self.sums],
-            [s.users for s in self.sums.values()],
-            [s.with_both for s in self.sums.values()],
-            *([getattr(s, name) for s in self.sums.values()] for name in ("rows", "whole", "part")),
-        ]
-        arrays = [pa.array(c, t) for c, t in zip(columns, _ARROW.types, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=_ARROW)
-
-
-def codes(column: pa.Array) -> tuple[Ints, list[str]]:
-    """Numbers of the values, and the values."""
-    encoded = column.dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+        sums = self.sums.values()
+        values = [[getattr(s, name) for s in sums] for name in ("users", "with_both", "rows", "whole", "part")]
+        return as_batch(list(self.sums), values, _ARROW)

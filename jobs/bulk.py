@@ -119,9 +119,9 @@ def run(
 
 def find_model(settings: Settings, run_id: str) -> Model:
     """The finished run of that name; `UserError` that lists the newest ones where there is none."""
-    folder = Path(Warehouse(settings.paths).model(run_id))
-    if not (folder / "record.json").exists():
-        there = sorted((file.parent.name for file in folder.parent.glob("*/record.json")), reverse=True)
+    warehouse = Warehouse(settings.paths)
+    folder, there = Path(warehouse.model(run_id)), warehouse.finished()[::-1]
+    if run_id not in there:
         newest = f"the newest: {', '.join(there[:5])}" if there else "none is there yet; run `star-ctr train` first"
         raise UserError(f"--run-id {run_id}: no finished run in {folder.parent}{nearest(run_id, there)} ({newest})")
     layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltalake import DeltaTable, QueryBuilder
+from deltalake import DeltaTable
 
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.layout import natural
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.rows import rows_of
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss")
 DEFAULT_DAYS = 7
@@ -29,7 +30,9 @@ def run(
     table = Warehouse(settings.paths).table("metrics")
     if not DeltaTable.is_deltatable(table):
         raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first")
-    found = _read(table)
+    # A table that was written before there were intervals lacks their columns.
+    there = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
+    found = rows_of(table, columns=there)
     if of is None:
         chosen = [r for r in found if r["run_id"] == run_id(settings, r["ds"])]
     else:
@@ -54,15 +57,6 @@ def run(
         for domain in domains
         if (day, domain) in values
     ]
-
-
-def _read(table: str) -> list[dict[str, Any]]:
-    delta = DeltaTable(table)
-    # A table that was written before there were intervals lacks their columns.
-    there = [f.name for f in delta.schema().fields if f.name in _COLUMNS]
-    found = QueryBuilder().register("metrics", delta).execute(f"SELECT {', '.join(there)} FROM metrics").read_all()
-    columns = [found.column(name).to_pylist() for name in there]
-    return [dict(zip(there, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:

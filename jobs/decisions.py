@@ -9,21 +9,20 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import write_json
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.rows import add_row, rows_of
 
 POINTER = "serving.json"
 _SCHEMA = pa.schema(
@@ -70,19 +69,14 @@ class Decisions:
 
     def all(self) -> list[Decision]:
         """All of them; none where nothing was ever decided."""
-        try:
-            rows = DeltaTable(self.table).to_pyarrow_table().to_pylist()
-        except TableNotFoundError:
-            return []
-        found = [Decision(**{**r, "outcome": Outcome(r["outcome"]), "facts": json.loads(r["facts"])}) for r in rows]
+        read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "facts": json.loads}
+        found = [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows_of(self.table)]
         return sorted(found, key=lambda d: d.at)
 
     def add(self, decision: Decision) -> None:
         """Write a decision down, which is what makes it hold, and then the pointer."""
         row = {**asdict(decision), "outcome": str(decision.outcome), "facts": json.dumps(decision.facts)}
-        if "://" not in self.table:
-            Path(self.table).mkdir(parents=True, exist_ok=True)
-        write_deltalake(self.table, pa.Table.from_pylist([row], _SCHEMA), mode="append")
+        add_row(self.table, row, _SCHEMA)
         self.point()
 
     def point(self) -> None:
@@ -96,8 +90,7 @@ class Decisions:
 
     def promote(self, run_id: str, why: str, by: str | None = None) -> Decision:
         """Serve a run whatever the gate said of it; `UserError` for one that was not exported."""
-        if not (Path(self.warehouse.model(run_id)) / "record.json").exists():
-            there = sorted(p.parent.name for p in Path(self.warehouse.models).glob("*/record.json"))
+        if run_id not in (there := self.warehouse.finished()):
             raise UserError(f"--run-id {run_id}: no finished run; the newest are {', '.join(there[-5:]) or 'none'}")
         now = serving(self.all())
         if now is not None and now.run_id == run_id:

@@ -41,22 +41,22 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("scores")[-1]
     night = Run(run_id(settings, ds), ds, variant(settings), settings.trainer.seed)
-    judge(store, [night], settings.evaluate)
-    return read_metrics(store, [night.run_id], (*COLUMNS, *INTERVALS))
+    return judge(store, [night], settings.evaluate)
 
 
-def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings = NO_INTERVALS) -> list[dict[str, Any]]:
-    """Write the metrics of some runs that stand in `scores`, all in one pass over their rows; returns COLUMNS of them.
+def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None = None) -> list[dict[str, Any]]:
+    """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows.
 
-    Intervals are null unless `evaluate` asks for them: of many runs at once they would take the most of the time.
+    Without `evaluate` they have no intervals: of many runs at once those would take the most of the time.
     """
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
     of_run = store.spark.createDataFrame(list(runs), "run_id string, ds string, model string, seed long")
-    metrics = by_domain(scores, evaluate).join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)
+    found = by_domain(scores, evaluate or NO_INTERVALS)
+    metrics = found.join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)
     store.replace("metrics", metrics.repartition(1), among("run_id", names))
     scores.unpersist()
-    rows = read_metrics(store, names)
+    rows = read_metrics(store, names, (*COLUMNS, *INTERVALS) if evaluate else COLUMNS)
     missing = [r for r in runs if r.run_id not in {m["run_id"] for m in rows}]
     if missing:
         table = store.warehouse.table("scores")

@@ -38,15 +38,15 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     ds = valid_day(ds) if ds else store.days("scores")[-1]
     candidate = run_id(settings, ds)
     decisions.point()
-    now = serving(decisions.all())
+    decided = decisions.all()
+    now = serving(decided)
     if now is not None and (now.run_id == candidate or now.ds > ds):
-        reason = (
-            "it is served already" if now.run_id == candidate else f"the serving model is of a later night, {now.ds}"
-        )
+        later = f"the serving model is of a later night, {now.ds}"
+        reason = "it is served already" if now.run_id == candidate else later
         return {"run_id": candidate, "outcome": "nothing to decide", "reason": reason, "serving": now.run_id}
     outcome, reason, facts = _decided(settings, store, ds, candidate, now)
     against = now.run_id if now else ""
-    said = [d for d in decisions.all() if d.run_id == candidate][-1:]
+    said = [d for d in decided if d.run_id == candidate][-1:]
     # A night that is run again, or was killed here, decides the same: that is no new decision.
     if [(d.against, d.outcome, d.reason) for d in said] != [(against, outcome, reason)]:
         decisions.add(Decision(ds, candidate, against, outcome, reason, facts=facts))
@@ -99,8 +99,6 @@ def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
 
 def _before(settings: Settings, store: Store, ds: str) -> list[dict[str, Any]]:
     """The metrics of this configuration's nights before."""
-    if not store.exists("metrics"):
-        return []
     there = store.read("metrics").where(F.col("ds") < ds).select("run_id", "ds").distinct().collect()
     nights = sorted({r.ds for r in there if r.run_id == run_id(settings, r.ds)})[-_NIGHTS:]
     return read_metrics(store, [run_id(settings, night) for night in nights])

@@ -23,18 +23,27 @@ class Given(NamedTuple):
     version: int | None
 
 
+NOT_READ = (PySparkException, Py4JJavaError)
+"""What Spark raises where something cannot be read."""
+
+
 def read_given(spark: SparkSession, table: str) -> Given:
     """The table at its newest version; `DataError` where there is neither a Delta nor a Parquet table."""
     try:
-        if DeltaTable.isDeltaTable(spark, table):
-            version = newest_version(spark, table)
-            return Given(spark.read.format("delta").option("versionAsOf", version).load(table), version)
-        return Given(spark.read.parquet(table), None)
-    except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{table}: neither a Delta nor a Parquet table: {_first_line(error)}") from None
+        return opened(spark, table)
+    except NOT_READ as error:
+        raise DataError(f"{table}: neither a Delta nor a Parquet table: {first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def opened(spark: SparkSession, table: str) -> Given:
+    """The same, with Spark's own error, one of NOT_READ."""
+    if DeltaTable.isDeltaTable(spark, table):
+        version = newest_version(spark, table)
+        return Given(spark.read.format("delta").option("versionAsOf", version).load(table), version)
+    return Given(spark.read.parquet(table), None)
+
+
+def first_line(error: Exception) -> str:
     """What Spark says: of an error out of Java, the line that names it."""
     java = getattr(error, "java_exception", None)
     return str(java.toString() if java is not None else error).splitlines()[0]
@@ -62,7 +71,7 @@ def _files(spark: SparkSession, table: str) -> tuple[Any, Any]:
     try:
         return path.getFileSystem(context._jsc.hadoopConfiguration()), path
     except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{table}: cannot be reached: {_first_line(error)}") from None
+        raise DataError(f"{table}: cannot be reached: {first_line(error)}") from None
 
 
 def is_within(one: str, other: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyspark.errors import AnalysisException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -17,6 +16,7 @@ from star_ctr.conf.layout import OVERALL, natural
 from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.features.metrics import METRICS, by_domain
+from star_ctr.jobs.given import NOT_READ, first_line, opened
 
 _ALL = "all"
 
@@ -73,13 +73,9 @@ def read(spark: SparkSession, path: str) -> DataFrame:
     try:
         if path.removesuffix(".gz").endswith(".csv"):
             return spark.read.option("header", "true").option("escape", '"').csv(path)
-        try:
-            return spark.read.format("delta").load(path)
-        except AnalysisException:
-            return spark.read.parquet(path)
-    except AnalysisException as error:
-        told = str(error).splitlines()[0]
-        raise DataError(f"{path}: neither a Delta or Parquet table nor a .csv file: {told}") from None
+        return opened(spark, path).rows
+    except NOT_READ as error:
+        raise DataError(f"{path}: neither a Delta or Parquet table nor a .csv file: {first_line(error)}") from None
 
 
 def _rows(table: DataFrame, scored: Scored) -> DataFrame:

@@ -6,10 +6,11 @@ What a step of the night would read is asked many times and for many nights; tha
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from star_ctr.conf.hashing import digest
 from star_ctr.conf.logs import Log
@@ -69,12 +70,22 @@ def files(settings: Settings, name: str) -> list[tuple[str | None, str, int, Any
     for alternative in _alternatives(place):
         for path in fs.glob(alternative):
             day = next((d for m in _alternatives(marked) if (d := day_of(m, path))), None) if dated(log) else None
-            for file, info in fs.find(path, detail=True).items():
-                if file.rsplit("/", 1)[-1].startswith(("_", ".")):  # Spark does not read them either
-                    continue
+            for file, info in below(fs, path):
                 stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
                 found.append((day, file, int(info["size"] or 0), str(stamp)))
     return sorted(found, key=lambda f: (f[0] or "", f[1]))
+
+
+def below(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files that Spark reads where a glob names a file or a folder: not what begins with `_` or `.`."""
+    if path.rstrip("/").rsplit("/", 1)[-1].startswith(("_", ".")):
+        return
+    info = fs.info(path)
+    if info["type"] != "directory":
+        yield path, info
+        return
+    for inner in fs.ls(path, detail=False):
+        yield from below(fs, inner)
 
 
 def days(settings: Settings, name: str) -> list[str]:

@@ -11,7 +11,7 @@ import fsspec
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs.log_files import dated, location, of_day
+from star_ctr.jobs.log_files import below, dated, location, of_day
 
 
 def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
@@ -36,13 +36,4 @@ def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
 def _files(glob: str) -> int:
     fs, path = fsspec.core.url_to_fs(glob)
     fs.invalidate_cache()
-    return sum(_readable(fs, entry) for entry in fs.glob(path, detail=True).values())
-
-
-def _readable(fs: Any, entry: dict[str, Any]) -> bool:
-    """Whether a file, or a file below a folder, is there and not one of those that Spark leaves out."""
-    if entry["name"].rstrip("/").rsplit("/", 1)[-1].startswith(("_", ".")):
-        return False
-    if entry["type"] != "directory":
-        return True
-    return any(_readable(fs, inner) for inner in fs.ls(entry["name"], detail=True))
+    return sum(any(True for _ in below(fs, found)) for found in fs.glob(path))

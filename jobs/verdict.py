@@ -48,8 +48,8 @@ def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
 
 
 def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
-    now, overall = _by_domain(facts.candidate), _by_domain(facts.candidate)[OVERALL]
-    found = []
+    now = _by_domain(facts.candidate)
+    overall, found = now[OVERALL], []
     if overall["rows"] < gate.min_rows:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
     if overall["clicks"] < gate.min_clicks:

@@ -29,12 +29,13 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     for ds in nights(settings, spark, first, last):
         err.print(f"[bold]{ds}[/]")
         for name in STEPS:
-            why = reason(standing_of(settings, busy=False), ds, name)
+            standing = standing_of(settings, busy=False)
+            why = reason(standing, ds, name)
             if why is None:
                 err.print(f"  {name:<10} {KEPT}: done and still valid", highlight=False)
             else:
                 err.print(f"  {name:<10} {why}", highlight=False)
-                run_step(settings, spark, name, ds, why)
+                run_step(settings, spark, name, ds, why, standing)
             report.append({"ds": ds, "step": name, "did": KEPT if why is None else "run", "why": why or ""})
     return report
 

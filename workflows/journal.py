@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
 
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.rows import add_row, rows_of
 
 _SCHEMA = pa.schema(
     [
@@ -32,8 +30,6 @@ _SCHEMA = pa.schema(
         ("stands_on", pa.string()), ("gave", pa.string()), ("process", pa.string()),
     ]
 )  # fmt: skip
-_COMPACT_EVERY = 100
-"""Commits after which the table's many files of a row are written as one."""
 
 
 @dataclass(frozen=True)
@@ -70,23 +66,14 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """All entries, oldest first; none where nothing ever ran."""
-        try:
-            rows = DeltaTable(self.table).to_pyarrow_table().to_pylist()
-        except TableNotFoundError:
-            return []
         read = {"stands_on": json.loads, "gave": json.loads}
-        found = [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
+        found = [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows_of(self.table)]
         return sorted(found, key=lambda e: e.at)
 
     def add(self, entry: Entry) -> None:
         """Write an entry."""
         row = {**asdict(entry), "stands_on": json.dumps(entry.stands_on), "gave": json.dumps(entry.gave)}
-        if "://" not in self.table:
-            Path(self.table).mkdir(parents=True, exist_ok=True)
-        write_deltalake(self.table, pa.Table.from_pylist([row], _SCHEMA), mode="append")
-        table = DeltaTable(self.table)
-        if table.version() % _COMPACT_EVERY == _COMPACT_EVERY - 1:
-            table.optimize.compact()
+        add_row(self.table, row, _SCHEMA)
 
     @contextmanager
     def written(

@@ -19,7 +19,7 @@ from star_ctr.jobs.store import Store
 from star_ctr.workflows.display import step
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.status import standing_of
-from star_ctr.workflows.validity import STEPS
+from star_ctr.workflows.validity import STEPS, Standing
 
 ACTIONS: dict[str, Callable[..., Any]] = {
     "ingest": ingest.run,
@@ -52,9 +52,14 @@ def night_of(settings: Settings, spark: SparkSession, name: str, ds: str | None)
     return Store(settings, spark).days(_READS.get(name, "scores"))[-1]
 
 
-def run_step(settings: Settings, spark: SparkSession, name: str, ds: str, why: str, **more: Any) -> Any:
-    """Run a step of night `ds` with its progress shown, and write it down in the journal; `why` stands there too."""
-    journal, standing = Journal(settings), standing_of(settings, busy=True)
+def run_step(
+    settings: Settings, spark: SparkSession, name: str, ds: str, why: str, standing: Standing | None = None, **more: Any
+) -> Any:
+    """Run a step of night `ds` with its progress shown, and write it down in the journal; `why` stands there too.
+
+    `standing`: how the nights stand before it, if that is known.
+    """
+    journal, standing = Journal(settings), standing or standing_of(settings, busy=True)
 
     def gave() -> dict[str, dict[str, str]]:
         return contents.of_night(settings, Store(settings, spark), ds) if name == "ingest" else {}

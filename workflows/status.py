@@ -20,15 +20,19 @@ def standing_of(settings: Settings, busy: bool) -> Standing:
 
 
 def run(settings: Settings, first: str | None, last: str | None, most: int) -> list[dict[str, Any]]:
+    """What `shown` tells of how the nights stand now."""
+    return shown(standing_of(settings, held(settings)), first, last, most)
+
+
+def shown(standing: Standing, first: str | None, last: str | None, most: int) -> list[dict[str, Any]]:
     """Each step of each night: its state, why it is that one, when it ended or began, and how many seconds it took.
 
     The nights from `first` to `last`, or those from the oldest one that was ever run to the newest one of the logs; of
     these the `most` newest.
     """
-    standing = standing_of(settings, held(settings))
-    known = standing.nights()
-    impressions = settings.logs.impressions
-    newest = log_files.days(settings, "impressions")[-1:] if log_files.dated(impressions) else []
+    settings, known = standing.settings, standing.nights()
+    dated = log_files.dated(settings.logs.impressions)
+    newest = log_files.days(settings, "impressions")[-1:] if dated else []
     given = [valid_day(ds) for ds in (first, last) if ds]
     if not (seen := [*known[:1], *given, *newest, *known[-1:]]):
         raise DataError(f"{settings.paths.warehouse}: no night was run yet; run `star-ctr nightly` or `backfill`")

@@ -145,12 +145,10 @@ class Standing:
                 return digest([features_hash(self.settings), self.settings.window.days])
             case "split":
                 return split_hash(self.settings)
-            case "evaluate":
-                of_run = [config_hash(self.settings), self.settings.trainer.seed]
-                return digest([*of_run, self.settings.evaluate.model_dump(mode="json")])
             case "gate":
                 return digest(self.settings.gate.model_dump(mode="json"))
-        return digest([config_hash(self.settings), self.settings.trainer.seed])
+        of_run = [config_hash(self.settings), self.settings.trainer.seed]
+        return digest([*of_run, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else of_run)
 
     @cached_property
     def _files(self) -> dict[str, list[tuple[str | None, str, int, str]]]:

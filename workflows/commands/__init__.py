@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -72,3 +72,21 @@ def printed(result: Any, json: str | None, table: Callable[[], Any]) -> None:
     display.write_json(result, json)
     if json != "-":
         display.out.print(table())
+
+
+def listed(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:
+    """Print the values of a result below one another (or what is `shown` in their stead), and write it as JSON."""
+    from star_ctr.workflows.display import plain_table
+
+    rows = [{"what": key, "value": value} for key, value in (shown or result).items()]
+    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
+
+
+@contextmanager
+def writing(conf: str, overrides: list[str] | None) -> Iterator[Settings]:
+    """The settings of what writes to the warehouse without Spark, which has it for itself meanwhile."""
+    from star_ctr.workflows.lock import only_writer
+
+    settings = load(conf, overrides or [])
+    with only_writer(settings):
+        yield settings

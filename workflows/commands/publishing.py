@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Json, Set, app, printed
+from star_ctr.workflows.commands import Conf, Json, Set, app, listed, printed, writing
 
 if TYPE_CHECKING:
     from star_ctr.jobs.decisions import Decision
@@ -38,37 +38,22 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
 @app.command()
 def promote(conf: Conf, run_id: RunId, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
     """Serve a run by hand, whatever the gate said of it; the history keeps who did and why."""
-    from star_ctr.conf.load import load
     from star_ctr.jobs.decisions import Decisions
-    from star_ctr.workflows.lock import only_writer
 
-    settings = load(conf, set or [])
-    with only_writer(settings):
+    with writing(conf, set) as settings:
         _tell(Decisions(settings).promote(run_id, why, by), json)
 
 
 @app.command()
 def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
     """Serve again the model that was served before this one; the history keeps who did and why."""
-    from star_ctr.conf.load import load
     from star_ctr.jobs.decisions import Decisions
-    from star_ctr.workflows.lock import only_writer
 
-    settings = load(conf, set or [])
-    with only_writer(settings):
+    with writing(conf, set) as settings:
         _tell(Decisions(settings).rollback(why, by), json)
 
 
 def _tell(decision: Decision, json: str | None) -> None:
-    from star_ctr.jobs.decisions import Decision
-    from star_ctr.workflows.display import plain_table
-
-    assert isinstance(decision, Decision)
-    result = {
-        "serving": decision.run_id,
-        "before": decision.against,
-        "outcome": str(decision.outcome),
-        "by": decision.by,
-    }
-    rows = [{"what": k, "value": v or "none"} for k, v in result.items()]
-    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
+    outcome, before = str(decision.outcome), decision.against
+    result = {"serving": decision.run_id, "before": before, "outcome": outcome, "by": decision.by}
+    listed(result, json, {k: v or "none" for k, v in result.items()})

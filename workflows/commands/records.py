@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Json, Set, app, printed, with_spark
+from star_ctr.workflows.commands import Conf, Json, Set, app, listed, printed, with_spark, writing
 
 
 @app.command()
@@ -21,11 +21,9 @@ def replay(
     Leaves with exit code 1 where they are not. The tables stay as they are; the weights go into warehouse/…/replays.
     """
     from star_ctr.jobs import replay as job
-    from star_ctr.workflows.display import plain_table
 
     _, result = with_spark("replay", conf, set, lambda s, spark: job.run(s, spark, run_id), writes=True)
-    rows = [{"what": k, "value": v} for k, v in result.items()]
-    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
+    listed(result, json)
     if (result["weights"], result["metrics"]) != ("the same bits", "the same"):
         raise typer.Exit(1)
 
@@ -39,12 +37,9 @@ def clean(
     json: Json = None,
 ) -> None:
     """Remove files that were replaced days ago, but none that a recorded run or the serving model cites."""
-    from star_ctr.conf.load import load
     from star_ctr.jobs import clean as job
     from star_ctr.workflows.display import plain_table
-    from star_ctr.workflows.lock import only_writer
 
-    settings = load(conf, set or [])
-    with only_writer(settings):
+    with writing(conf, set) as settings:
         rows = job.run(settings, days, dry_run)
     printed(rows, json, lambda: plain_table(rows, ["table", "files", "bytes", "versions kept for runs"]))

@@ -8,10 +8,10 @@ import typer
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
-from star_ctr.workflows.commands import Conf, Day, Json, Set, Wait, app, printed, with_spark
+from star_ctr.workflows.commands import Conf, Day, Json, Set, Wait, app, listed, printed, with_spark
 
 
-def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool, **more: bool) -> Any:
+def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool, **more: Any) -> Any:
     """Run a step of the night by its name, as the night itself would; returns what the job does."""
     from star_ctr.workflows.nightly import night_of, run_step
 
@@ -25,11 +25,7 @@ def _simple(
     name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool, **more: bool
 ) -> None:
     """Run a step and show the numbers that it returns."""
-    from star_ctr.workflows.display import plain_table
-
-    result = _step(name, conf, overrides, ds, wait, **more)
-    rows = [{"what": key, "value": value} for key, value in result.items()]
-    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
+    listed(_step(name, conf, overrides, ds, wait, **more), json)
 
 
 @app.command()
@@ -141,7 +137,6 @@ def score(
     if run_id is None or target is None or ds is not None:
         raise UserError("--input: bulk scoring needs --run-id and --output, and takes no --ds")
     from star_ctr.jobs import bulk as job
-    from star_ctr.workflows.display import plain_table
 
     names = [name.strip() for name in columns.split(",")] if columns else []
     _, result = with_spark(
@@ -151,9 +146,8 @@ def score(
             unknown_domain=unknown_domain,
         ),
     )  # fmt: skip
-    rows = [{"what": key, "value": value} for key, value in result.items() if key != "reasons"]
-    rows += [{"what": f"left out: {reason}", "value": n} for reason, n in result["reasons"].items()]
-    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
+    shown = {key: value for key, value in result.items() if key != "reasons"}
+    listed(result, json, shown | {f"left out: {reason}": n for reason, n in result["reasons"].items()})
 
 
 @app.command()

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
-
-import fsspec
-import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import config_hash, run_id, variant
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import DATA_RUN, TABLES, Warehouse
+from star_ctr.conf.tables import DATA_RUN, Warehouse
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.rows import rows_of
 from star_ctr.workflows import status
-from star_ctr.workflows.journal import Journal
+from star_ctr.workflows.lock import held
 
 NIGHTS = 14
 """So many nights, the newest ones, stand in what goes over days."""
@@ -83,8 +77,8 @@ def gather(settings: Settings, ds: str | None = None) -> Morning:
     runs = {r[:10]: r for r in tables.runs("metrics") if run_id(settings, r[:10]) == r}
     # With a night given, later ones are none of the page's business.
     last = valid_day(ds) if ds else None
-    ran = any(e.run_id in ("", run_id(settings, e.ds)) for e in Journal(settings).entries())
-    standing = status.run(settings, None, last, NIGHTS) if ran else []
+    stand = status.standing_of(settings, held(settings))
+    standing = status.shown(stand, None, last, NIGHTS) if stand.nights() else []
     ds = last or max(runs, default=None)
     if ds is None or (ds not in runs and not any(r["ds"] == ds and r["at"] for r in standing)):
         known = f"; there are {', '.join(sorted(runs)[-5:])}" if runs else ""
@@ -149,36 +143,13 @@ class _Tables:
     def __init__(self, settings: Settings) -> None:
         self.warehouse = Warehouse(settings.paths)
 
-    def open(self, name: str) -> DeltaTable | None:
-        """A table; None where it was never written, or no part of this version writes it."""
-        if name not in TABLES:
-            return None
-        try:
-            return DeltaTable(self.warehouse.table(name))
-        except TableNotFoundError:
-            return None
-
     def runs(self, name: str) -> list[str]:
         """The runs that a table has rows of."""
-        table = self.open(name)
-        return [] if table is None else sorted({p["run_id"] for p in table.partitions()})
+        return sorted(r["run_id"] for r in rows_of(self.warehouse.table(name), columns=["DISTINCT run_id"]))
 
     def read(self, name: str, run: str) -> list[dict[str, Any]]:
-        """The rows of a run.
-
-        (deltalake's own way into pyarrow needs a newer pyarrow than petastorm can live with where a table is
-        partitioned; so its files are read one by one, and the partition's values stand in their folders.)
-        """
-        table = self.open(name)
-        if table is None:
-            return []
-        rows = []
-        for uri in table.file_uris(file_pruning_predicate=f"run_id = '{run}'"):
-            folders = [f.partition("=") for f in posixpath.dirname(uri).split("/")]
-            values = {key: unquote(value) for key, equals, value in folders if equals}
-            with fsspec.open(uri, "rb") as file:
-                rows += [{**values, **row} for row in pq.read_table(file).to_pylist()]
-        return rows
+        """The rows of a run."""
+        return rows_of(self.warehouse.table(name), f"run_id = '{run}'")
 
     def record(self, run: str) -> dict[str, Any]:
         """The record of a run; empty where it was never trained to its end."""

@@ -6,6 +6,7 @@ import datetime as dt
 from html import escape
 from pathlib import Path
 
+from star_ctr.conf.files import write_text
 from star_ctr.workflows.morning import course, quality
 from star_ctr.workflows.morning.gathered import Morning
 from star_ctr.workflows.morning.headline import headline
@@ -53,7 +54,4 @@ def written(morning: Morning, command: str) -> str:
 
 def write(morning: Morning, command: str, file: Path) -> None:
     """Write the page, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(written(morning, command), encoding="utf-8")
-    temporary.replace(file)
+    write_text(file, written(morning, command))
