@@ -15,16 +15,16 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import TABLES
 from star_ctr.jobs.decisions import Decisions
-from star_ctr.jobs.store import Store
 from star_ctr.workflows import status
 from tests import small_logs
 from tests.conftest import on_request
+from tests.workflows.small_night import contents
 
 pytestmark = [pytest.mark.slow, on_request]
 NIGHTS = small_logs.DAYS[2:]
+JOURNALS = ("steps", "decisions")
+"""They tell the time."""
 KILLS = int(os.environ.get("STAR_CTR_KILLS", "2"))
 
 
@@ -32,19 +32,6 @@ def backfill(conf: Path) -> subprocess.Popen[bytes]:
     options = ["--conf", str(conf), "--from", NIGHTS[0], "--to", NIGHTS[-1]]
     command = [sys.executable, "-m", "star_ctr.workflows.cli", "backfill", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def contents(settings: Settings, spark: SparkSession) -> dict[str, pd.DataFrame]:
-    """All tables but the journal and the times of the runs, their rows in an order of their own."""
-    store, found = Store(settings, spark), {}
-    for name in sorted(set(TABLES) - {"steps", "decisions"}):
-        if store.exists(name):
-            rows = store.read(name).toPandas()
-            if name == "runs":
-                rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
-            text = rows.astype(str)
-            found[name] = text.sort_values(list(text.columns), ignore_index=True)
-    return found
 
 
 def test_killed_backfills_come_to_the_same_tables(tmp_path: Path, spark: SparkSession) -> None:
@@ -73,7 +60,7 @@ def test_killed_backfills_come_to_the_same_tables(tmp_path: Path, spark: SparkSe
     settings = load(killed)
     states = status.run(settings, NIGHTS[0], NIGHTS[-1], 14)
     assert {r["state"] for r in states} == {"done"}
-    expected, found = contents(load(whole), spark), contents(settings, spark)
+    expected, found = (contents(s, spark, JOURNALS) for s in (load(whole), settings))
     assert expected.keys() == found.keys()
     for name, rows in expected.items():
         pd.testing.assert_frame_equal(found[name], rows, obj=name)

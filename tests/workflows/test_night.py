@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,90 +16,13 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import TABLES
-from star_ctr.jobs import check, clean, evaluate, features, ingest, replay, score, split, tables, train
+from star_ctr.jobs import check, evaluate, features, ingest, score, split, tables, train
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.store import Store
-from star_ctr.workflows import backfill, nightly
 from tests import small_logs
+from tests.workflows.small_night import DS, Night
 
 pytestmark = pytest.mark.spark
-DS = small_logs.DAYS[-1]
-
-
-class Night:
-    """Logs with everything that goes wrong in them, and the tables of a night on them."""
-
-    def __init__(self, folder: Path, spark: SparkSession) -> None:
-        self.spark = spark
-        logs = small_logs.frames()
-        views, clicks = logs["views"], logs["clicks"]
-        # items that only the test day shows
-        views.loc[views[views["day"] == DS].index[:4], "sku"] = "s-new"
-        self.good_views = len(views)
-        self.duplicates = views.sample(7, random_state=1)
-        bad = views.sample(5, random_state=2).assign(visitor=None)
-        bad["view"] = "bad-" + bad["view"]
-        conflict = views.iloc[[0]].assign(slot=99)
-        logs["views"] = pd.concat([views, self.duplicates, bad, conflict], ignore_index=True)
-        logs["clicks"] = pd.concat(
-            [clicks, clicks.iloc[:3], pd.DataFrame([("nobody", clicks["at"][0])], columns=["view", "at"])]
-        )
-        self.conf = small_logs.write(folder, logs)
-        self.settings = load(self.conf)
-        self.metrics = nightly.run(self.settings, spark, DS)["metrics"]
-
-    def table(self, name: str) -> pd.DataFrame:
-        return Store(self.settings, self.spark).read(name).toPandas()
-
-    def contents(self) -> dict[str, pd.DataFrame]:
-        """All tables with their rows in an order of their own; of `runs` what does not tell the time."""
-        found = {}
-        for name in TABLES:
-            if not Store(self.settings, self.spark).exists(name):
-                continue
-            rows = self.table(name)
-            if name == "steps":  # when each step was run
-                continue
-            if name == "runs":
-                rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
-            text = rows.astype(str)
-            found[name] = text.sort_values(list(text.columns), ignore_index=True)
-        return found
-
-
-@pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Night:
-    return Night(tmp_path_factory.mktemp("shop"), spark)
-
-
-def test_a_backfill_keeps_what_a_night_did_and_redoes_what_changed(night: Night, spark: SparkSession) -> None:
-    report = backfill.run(night.settings, spark, DS, DS)
-    assert {r["did"] for r in report} == {"kept"}
-    before = night.contents()
-    clicks = Path(night.settings.paths.logs) / "clicks" / "all.jsonl"
-    os.utime(clicks, (1, 1))
-    report = backfill.run(night.settings, spark, None, DS)
-    assert [(r["step"], r["did"]) for r in report if r["did"] != "kept"] == [("ingest", "run")]
-    assert "logs.clicks" in report[0]["why"]
-    after = night.contents()
-    assert before.keys() == after.keys()
-    for name, rows in before.items():
-        pd.testing.assert_frame_equal(after[name], rows)
-
-
-def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkSession) -> None:
-    store = Store(night.settings, spark)
-    run_id = night.metrics[0]["run_id"]
-    cited = train.read_record(Path(store.warehouse.model(run_id)))["versions"]["split"]
-    for _ in range(2):  # an older and a newer version of which no run knows
-        split.run(night.settings, spark, DS)
-    removed = {r["table"]: r["files"] for r in clean.run(night.settings, 0, dry_run=False)}
-    assert removed["split"] > 0
-    with pytest.raises(Exception, match="(?i)file"):
-        store.read("split", cited + 1).toPandas()
-    again = replay.run(night.settings, spark, run_id)
-    assert (again["weights"], again["metrics"], again["code"]) == ("the same bits", "the same", "the same")
 
 
 def test_check_finds_nothing_wrong_and_then_says_what_is(night: Night, spark: SparkSession) -> None:
@@ -165,16 +83,6 @@ def test_no_row_stands_twice(night: Night) -> None:
     for name in ("impressions", "features", "split", "scores"):
         rows = night.table(name)
         assert rows["impression_id"].is_unique, name
-
-
-def test_run_again_the_same_contents(night: Night) -> None:
-    before = night.contents()
-    again = nightly.run(night.settings, night.spark, DS)["metrics"]
-    assert again == night.metrics
-    after = night.contents()
-    assert before.keys() == after.keys()
-    for name, rows in before.items():
-        pd.testing.assert_frame_equal(rows, after[name], obj=name)
 
 
 def test_training_days_alone_fit_the_encoders(night: Night) -> None:
@@ -263,51 +171,6 @@ def test_planted_future_events_change_no_earlier_row(tmp_path: Path, spark: Spar
 
 
 # --- killed in a write
-
-
-RUN = """
-import sys
-from star_ctr.conf.load import load
-from star_ctr.jobs import session, features
-settings = load(sys.argv[1], ["spark.master=local[1]"])
-spark = session.start(settings, "to be killed")
-print("ready", flush=True)
-features.run(settings, spark, sys.argv[2])
-print("done", flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_again(
-    tmp_path: Path, spark: SparkSession
-) -> None:
-    conf = small_logs.write(tmp_path, small_logs.frames())
-    settings = load(conf)
-    ingest.run(settings, spark, DS)
-    features.run(settings, spark, DS)
-    store = Store(settings, spark)
-    whole = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
-    folder = Path(store.warehouse.table("features"))
-    kills = 0
-    for delay in (0.0, 0.3):
-        version, files = store.version("features"), {p.name for p in folder.rglob("*.parquet")}
-        process = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(conf), DS], stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "ready"
-        while process.poll() is None and not ({p.name for p in folder.rglob("*.parquet")} - files):
-            time.sleep(0.002)  # until the first file of the write is there
-        time.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += store.version("features") == version
-        now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
-        pd.testing.assert_frame_equal(now, whole)
-    assert kills, "no kill fell before the commit"
-    features.run(settings, spark, DS)
-    now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
-    pd.testing.assert_frame_equal(now, whole)
 
 
 def test_other_seed_is_another_run_beside_the_first(night: Night) -> None:

@@ -1,0 +1,62 @@
+"""A whole night on small logs with everything in them that goes wrong, and what its tables hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import TABLES
+from star_ctr.jobs.store import Store
+from star_ctr.workflows import nightly
+from tests import small_logs
+
+DS = small_logs.DAYS[-1]
+
+
+class Night:
+    """Logs with everything that goes wrong in them, and the tables of a night on them."""
+
+    def __init__(self, folder: Path, spark: SparkSession) -> None:
+        self.spark = spark
+        logs = small_logs.frames()
+        views, clicks = logs["views"], logs["clicks"]
+        # items that only the test day shows
+        views.loc[views[views["day"] == DS].index[:4], "sku"] = "s-new"
+        self.good_views = len(views)
+        self.duplicates = views.sample(7, random_state=1)
+        bad = views.sample(5, random_state=2).assign(visitor=None)
+        bad["view"] = "bad-" + bad["view"]
+        conflict = views.iloc[[0]].assign(slot=99)
+        logs["views"] = pd.concat([views, self.duplicates, bad, conflict], ignore_index=True)
+        logs["clicks"] = pd.concat(
+            [clicks, clicks.iloc[:3], pd.DataFrame([("nobody", clicks["at"][0])], columns=["view", "at"])]
+        )
+        self.conf = small_logs.write(folder, logs)
+        self.settings = load(self.conf)
+        self.metrics = nightly.run(self.settings, spark, DS)["metrics"]
+
+    def table(self, name: str) -> pd.DataFrame:
+        return Store(self.settings, self.spark).read(name).toPandas()
+
+    def contents(self) -> dict[str, pd.DataFrame]:
+        """All tables but the journal, which tells when each step was run."""
+        return contents(self.settings, self.spark, without=("steps",))
+
+
+def contents(settings: Settings, spark: SparkSession, without: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """All tables with their rows in an order of their own; of `runs` what does not tell the time."""
+    store, found = Store(settings, spark), {}
+    for name in TABLES:
+        if name in without or not store.exists(name):
+            continue
+        rows = store.read(name).toPandas()
+        if name == "runs":
+            rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
+        text = rows.astype(str)
+        found[name] = text.sort_values(list(text.columns), ignore_index=True)
+    return found

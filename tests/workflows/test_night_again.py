@@ -1,0 +1,107 @@
+"""A night that is run again, in whole or in part, killed, or replayed: the same contents."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.load import load
+from star_ctr.jobs import clean, features, ingest, replay, split, train
+from star_ctr.jobs.store import Store
+from star_ctr.workflows import backfill, nightly
+from tests import small_logs
+from tests.workflows.small_night import DS, Night
+
+pytestmark = pytest.mark.spark
+
+
+def test_run_again_the_same_contents(night: Night) -> None:
+    before = night.contents()
+    again = nightly.run(night.settings, night.spark, DS)["metrics"]
+    assert again == night.metrics
+    after = night.contents()
+    assert before.keys() == after.keys()
+    for name, rows in before.items():
+        pd.testing.assert_frame_equal(rows, after[name], obj=name)
+
+
+def test_a_backfill_keeps_what_a_night_did_and_redoes_what_changed(night: Night, spark: SparkSession) -> None:
+    report = backfill.run(night.settings, spark, DS, DS)
+    assert {r["did"] for r in report} == {"kept"}
+    before = night.contents()
+    clicks = Path(night.settings.paths.logs) / "clicks" / "all.jsonl"
+    os.utime(clicks, (1, 1))
+    report = backfill.run(night.settings, spark, None, DS)
+    assert [(r["step"], r["did"]) for r in report if r["did"] != "kept"] == [("ingest", "run")]
+    assert "logs.clicks" in report[0]["why"]
+    after = night.contents()
+    assert before.keys() == after.keys()
+    for name, rows in before.items():
+        pd.testing.assert_frame_equal(after[name], rows)
+
+
+def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkSession) -> None:
+    store = Store(night.settings, spark)
+    run_id = night.metrics[0]["run_id"]
+    cited = train.read_record(Path(store.warehouse.model(run_id)))["versions"]["split"]
+    for _ in range(2):  # an older and a newer version of which no run knows
+        split.run(night.settings, spark, DS)
+    removed = {r["table"]: r["files"] for r in clean.run(night.settings, 0, dry_run=False)}
+    assert removed["split"] > 0
+    with pytest.raises(Exception, match="(?i)file"):
+        store.read("split", cited + 1).toPandas()
+    again = replay.run(night.settings, spark, run_id)
+    assert (again["weights"], again["metrics"], again["code"]) == ("the same bits", "the same", "the same")
+
+
+RUN = """
+import sys
+from star_ctr.conf.load import load
+from star_ctr.jobs import session, features
+settings = load(sys.argv[1], ["spark.master=local[1]"])
+spark = session.start(settings, "to be killed")
+print("ready", flush=True)
+features.run(settings, spark, sys.argv[2])
+print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_again(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    conf = small_logs.write(tmp_path, small_logs.frames())
+    settings = load(conf)
+    ingest.run(settings, spark, DS)
+    features.run(settings, spark, DS)
+    store = Store(settings, spark)
+    whole = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
+    folder = Path(store.warehouse.table("features"))
+    kills = 0
+    for delay in (0.0, 0.3):
+        version, files = store.version("features"), {p.name for p in folder.rglob("*.parquet")}
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(conf), DS], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+        while process.poll() is None and not ({p.name for p in folder.rglob("*.parquet")} - files):
+            time.sleep(0.002)  # until the first file of the write is there
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += store.version("features") == version
+        now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
+        pd.testing.assert_frame_equal(now, whole)
+    assert kills, "no kill fell before the commit"
+    features.run(settings, spark, DS)
+    now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
+    pd.testing.assert_frame_equal(now, whole)
