@@ -31,7 +31,6 @@ from size import read, star_ctr
 
 from star_ctr.conf.layout import Layout
 from star_ctr.features.packing import Encoder
-from star_ctr.workflows.nightly import STEPS
 
 TARGET = Path("build/sizing.json")
 CORES = 2
@@ -62,7 +61,7 @@ def rates(small: Night, large: Night, rows: tuple[int, int]) -> Rates:
     """The rates between two nights of `rows` impressions in all, half of them a day."""
     more = rows[1] - rows[0]
     return Rates(
-        {s: (large.seconds[s] - small.seconds[s]) / (more * DAYS[s] / 2) * 1e6 for s in STEPS},
+        {s: (large.seconds[s] - small.seconds[s]) / (more * DAYS[s] / 2) * 1e6 for s in DAYS},
         {t: (large.stored[t] - small.stored[t]) / (more * DAYS[s] / 2) for t, s in STORED.items()},
         rows,
     )
@@ -70,7 +69,7 @@ def rates(small: Night, large: Night, rows: tuple[int, int]) -> Rates:
 
 def core_hours(found: Rates, day: float) -> dict[str, float]:
     """By step, what a night of `day` rows a day takes."""
-    return {step: found.core_seconds[step] * day * DAYS[step] / 1e6 / 3600 for step in STEPS}
+    return {step: found.core_seconds[step] * day * DAYS[step] / 1e6 / 3600 for step in DAYS}
 
 
 def encoding(ids: int, batch: int = 16_384) -> float:
@@ -95,7 +94,7 @@ def measure(rows: int) -> Night:
         ]  # fmt: skip
         common = ["--conf", "demo", *(word for s in settings for word in ("--set", s))]
         star_ctr(folder, "simulate", *common)
-        seconds = {step: core_seconds(folder, step, *common, "--ds", LAST_DAY) for step in STEPS}
+        seconds = {step: core_seconds(folder, step, *common, "--ds", LAST_DAY) for step in DAYS}
         ledger = read(folder / "warehouse/ledger")
         assert ledger[ledger["step"] == "features"]["rows_out"].sum() == rows
         return Night(seconds, {t: _bytes(folder / "warehouse" / t) for t in STORED})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from star_ctr.conf.declared import Declared
@@ -28,6 +30,12 @@ class GateSettings(Declared):
         description="what the overall GAUC may be below that with which the serving model was accepted",
     )
     pcoc: tuple[float, float] = Field((0.7, 1.4), description="band of the overall PCOC (predicted over actual clicks)")
+
+    publish: Literal["evaluated", "refit"] = Field(
+        "evaluated",
+        description="what is served of a promoted model: the weights that were evaluated, or those of a refit, trained "
+        "in the same way on the days up to the one that it was judged on",
+    )
 
     @model_validator(mode="after")
     def _band(self) -> GateSettings:

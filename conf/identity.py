@@ -61,6 +61,19 @@ def variant(settings: Settings) -> str:
     return "-".join(parts)
 
 
+_REFIT = "-refit"
+
+
+def refit_of(run_id: str) -> str:
+    """The name of the refit of a run: the same training, on the days up to the one that the run was judged on."""
+    return f"{run_id}{_REFIT}"
+
+
+def judged_run(run_id: str) -> str:
+    """The run whose metrics speak for a run: of a refit the one that it was made of, else the run itself."""
+    return run_id.removesuffix(_REFIT)
+
+
 def run_id(settings: Settings, ds: str) -> str:
     """The name of a run: the night, the model with its variant, the seed and the hash of the settings."""
     return f"{ds}-{variant(settings)}-s{settings.trainer.seed}-{config_hash(settings)}"

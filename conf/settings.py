@@ -110,6 +110,7 @@ class Settings(Declared):
             *_history_problems(self),
             *_feature_problems(self),
             *_model_problems(self),
+            *_refit_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -216,6 +217,15 @@ def _model_problems(settings: Settings) -> list[str]:
             "trainer.parallel: processes share out batches of one domain each, not mixed ones; set it to rows"
         )
     return problems
+
+
+def _refit_problems(settings: Settings) -> list[str]:
+    if settings.gate.publish == "refit" and settings.trainer.warm_start is not None:
+        return [
+            "gate.publish: a refit is trained from scratch, but trainer.warm_start wants nights that go on from each "
+            "other (the next one learns from the day anyway); set gate.publish to evaluated, or no trainer.warm_start"
+        ]
+    return []
 
 
 def _pooling_problems(settings: Settings) -> list[str]:

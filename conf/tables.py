@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Paths
@@ -33,6 +34,12 @@ TABLES = {
         Table("features", "labelled rows with all features as known at the impression", ("ds",)),
         Table("vocabularies", "ids of the values that a night's training days hold", ("ds",)),
         Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
+        Table("refit_vocabularies", "ids of the values that a refit's days hold", ("ds",)),
+        Table(
+            "refit_split",
+            "encoded rows that a refit of night ds is trained on, ds among them",
+            ("ds", "part", "domain"),
+        ),
         Table("scores", "predicted click rates of the test rows", ("run_id",)),
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row a day, model and domain", ("run_id",)),
         Table("differences", "AUC and GAUC of a run less those of another on the same rows", ("run_id",)),
@@ -42,6 +49,17 @@ TABLES = {
         Table("ledger", "rows into and out of each step, with the reason of what was left out", ("run_id",)),
     )
 }
+
+
+class SplitTables(NamedTuple):
+    """The tables that encoded rows land in, with the values behind their ids."""
+
+    split: str
+    vocabularies: str
+
+
+OF_NIGHT = SplitTables("split", "vocabularies")
+OF_REFIT = SplitTables("refit_split", "refit_vocabularies")
 
 LOG_TABLES = ("impressions", "clicks", "behaviours", "users", "items")
 

@@ -45,4 +45,6 @@ def run(settings: Settings, days: float, dry_run: bool) -> list[dict[str, Any]]:
 def _cited(warehouse: Warehouse) -> Iterator[dict[str, int]]:
     """The versions of tables that each recorded run is pinned to, whether or not it finished."""
     for path in sorted(Path(warehouse.models).glob("*/job.json")):
-        yield recorded_job(path.parent).versions
+        job = recorded_job(path.parent)
+        of = {"split": job.split, "vocabularies": job.vocabularies}
+        yield {Path(of[name]).name: version for name, version in job.versions.items()}

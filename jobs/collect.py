@@ -62,7 +62,7 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
         raise DataError(f"{', '.join(uneven)}: rows of the split and scored rows differ; see the ledger")
     judge(store, [Run(job.run_id, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
     for _, job, _ in part:
-        keep_vocabularies(store, job)
+        keep_vocabularies(job)
     # Last: what stands in `runs` with a difference counts as collected.
     differences = [float(m.get(b"max_score_difference", b"0")) for m in metadata]
     write_runs(store, [(s, record, d) for (s, _, record), d in zip(part, differences, strict=True)])

@@ -39,6 +39,7 @@ class Outcome(StrEnum):
     PROMOTED = "promoted"
     HELD = "held"
     TOO_SMALL = "not enough data"
+    REFIT = "refit"
     OVERRIDDEN = "overridden"
     ROLLED_BACK = "rolled back"
 
@@ -47,7 +48,8 @@ class Outcome(StrEnum):
 class Decision:
     """One decision: on which night, of which run, against which serving one (empty if none), by whom and why.
 
-    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more.
+    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more; of a refit
+    `against` is the promoted run that it takes the place of.
     """
 
     ds: str
@@ -116,7 +118,7 @@ def accepted(decisions: Iterable[Decision]) -> list[Decision]:
     """The decisions whose runs stand: the last one is served, the one before would be after a rollback."""
     stack: list[Decision] = []
     for decision in decisions:
-        if decision.outcome in (Outcome.PROMOTED, Outcome.OVERRIDDEN):
+        if decision.outcome in (Outcome.PROMOTED, Outcome.REFIT, Outcome.OVERRIDDEN):
             stack.append(decision)
         elif decision.outcome is Outcome.ROLLED_BACK:
             stack.pop()

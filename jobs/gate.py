@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.days import valid_day
-from star_ctr.conf.identity import features_hash, run_id, variant
+from star_ctr.conf.identity import features_hash, judged_run, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
 from star_ctr.features.bootstrap import INTERVALS
@@ -40,9 +40,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     decisions.point()
     decided = decisions.all()
     now = serving(decided)
-    if now is not None and (now.run_id == candidate or now.ds > ds):
+    if now is not None and (judged_run(now.run_id) == candidate or now.ds > ds):
         later = f"the serving model is of a later night, {now.ds}"
-        reason = "it is served already" if now.run_id == candidate else later
+        reason = "it is served already" if now.ds <= ds else later
         return {"run_id": candidate, "outcome": "nothing to decide", "reason": reason, "serving": now.run_id}
     outcome, reason, facts = _decided(settings, store, ds, candidate, now)
     against = now.run_id if now else ""
@@ -68,7 +68,7 @@ def _decided(
             return Outcome.HELD, reason, _kept(metrics, [])
         beside = _judged_beside(model, store, ds, candidate)
         differences = difference(store, settings, candidate, beside)
-        then = next((r for r in read_metrics(store, [now.run_id]) if r["domain"] == OVERALL), {})
+        then = next((r for r in read_metrics(store, [judged_run(now.run_id)]) if r["domain"] == OVERALL), {})
     outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then))
     return outcome, reason, _kept(metrics, differences)
 

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.hashing import code_hash
+from star_ctr.conf.identity import judged_run
 from star_ctr.conf.settings import Settings
 from star_ctr.features.metrics import METRICS, by_domain
 from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
@@ -42,20 +43,28 @@ def run(settings: Settings, spark: SparkSession, run_id: str) -> dict[str, Any]:
     again = job.model_copy(update={"folder": str(place), "trainer": trainer, "code": code})
     (launch if trainer.launcher == "torchrun" else launch_on_spark)(again, False)
     weights = [_digest(folder / WEIGHTS) for folder in (recorded, place)]
-    split = store.read("split", job.versions["split"])
-    test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
-    now = {r.domain: r.asDict() for r in by_domain(scored(test, place, run_id), NO_INTERVALS).collect()}
-    then = {r["domain"]: r for r in read_metrics(store, [run_id])}
-    if not then:
-        raise UserError(f"{store.warehouse.table('metrics')}: no metrics of {run_id}; run `star-ctr evaluate` first")
-    differing = sorted(d for d in {*now, *then} if _judged(now.get(d)) != _judged(then.get(d)))
     return {
         "run_id": run_id,
         "weights": "the same bits" if weights[0] == weights[1] else f"differ: {weights[0]} then, {weights[1]} now",
-        "metrics": "the same" if not differing else f"differ in {', '.join(differing)}",
+        "metrics": _metrics_again(store, job, place),
         "code": "the same" if code == job.code else f"changed since: {job.code} then, {code} now",
         "folder": str(place),
     }
+
+
+def _metrics_again(store: Store, job: TrainingJob, place: Path) -> str:
+    """How the metrics of a model trained again are beside the recorded ones."""
+    if judged_run(job.run_id) != job.run_id:
+        return "none: a refit has no day left to be judged on"
+    split = store.read("split", job.versions["split"])
+    test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
+    now = {r.domain: r.asDict() for r in by_domain(scored(test, place, job.run_id), NO_INTERVALS).collect()}
+    then = {r["domain"]: r for r in read_metrics(store, [job.run_id])}
+    if not then:
+        where = store.warehouse.table("metrics")
+        raise UserError(f"{where}: no metrics of {job.run_id}; run `star-ctr evaluate` first")
+    differing = sorted(d for d in {*now, *then} if _judged(now.get(d)) != _judged(then.get(d)))
+    return "the same" if not differing else f"differ in {', '.join(differing)}"
 
 
 def recorded_job(folder: Path) -> TrainingJob:

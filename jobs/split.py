@@ -23,11 +23,12 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.layout import OTHER, Layout, natural
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import OF_NIGHT, SplitTables
 from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.encoding import fit_layout
 from star_ctr.features.packing import Encoder
 from star_ctr.features.vocabularies import fit_vocabularies
-from star_ctr.jobs.commits import split_before
+from star_ctr.jobs.commits import find_split, split_before
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 
@@ -37,39 +38,51 @@ ENCODED = (
 )
 
 
-def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write the split of night `ds`; returns the rows of train and test."""
+def run(
+    settings: Settings, spark: SparkSession, ds: str | None = None, tables: SplitTables = OF_NIGHT
+) -> dict[str, int]:
+    """Write the split of night `ds`; returns the rows of train and test.
+
+    That of a refit (`tables`) has the window's days up to `ds` itself as train, and no test.
+    """
     store = Store(settings, spark)
     there = store.days("features")
     ds = valid_day(ds) if ds else there[-1]
-    rows = _features(settings, store, ds, there)
-    train = rows.where(F.col("ds") < ds)
+    tested = ds if tables is OF_NIGHT else None
+    rows = _features(settings, store, ds, there, tested)
+    train = rows.where(F.col("ds") != tested) if tested else rows
     counts = rows.groupBy("ds", "domain").count().collect()
-    before = _before(settings, store, ds)
-    domains = settings.domains.known or _domains({r.domain for r in counts if r.ds < ds}, before and before.layout)
-    _ledger(settings, store, ds, [(r.ds, r.domain, r["count"]) for r in counts], domains)
+    before = _before(settings, store, ds, tables)
+    domains = settings.domains.known or _domains({r.domain for r in counts if r.ds != tested}, before and before.layout)
+    parts = {r.ds: "test" if r.ds == tested else "train" for r in counts}
+    entries = [(parts[r.ds], r.domain, r["count"]) for r in counts]
+    _ledger(settings, store, tables.split, ds, entries, domains)
     vocabularies = fit_vocabularies(settings, train, before and before.vocabularies).withColumn("ds", F.lit(ds))
     version = store.replace(
-        "vocabularies", vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}"
+        tables.vocabularies, vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}"
     )
     sizes = {
         r.embedding: r["count"]
-        for r in store.read("vocabularies", version).where(F.col("ds") == ds).groupBy("embedding").count().collect()
+        for r in store.read(tables.vocabularies, version)
+        .where(F.col("ds") == ds)
+        .groupBy("embedding")
+        .count()
+        .collect()
     }
     layout = fit_layout(settings, train, domains, sizes, ds, before and before.layout)
     known = F.col("domain").isin(domains)
     kept = rows if settings.domains.unknown == "bucket" else rows.where(known)
     kept = kept.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
-        "part", F.when(F.col("ds") == ds, "test").otherwise("train")
+        "part", F.when(F.col("ds") == F.lit(tested), "test").otherwise("train")
     )
     sizes_by_domain: dict[str, int] = {}
     for r in counts:
         name = r.domain if r.domain in domains else OTHER
         sizes_by_domain[name] = sizes_by_domain.get(name, 0) + r["count"]
-    encoded = encode(settings, kept, layout, vocabulary_files(store.warehouse.table("vocabularies"), version, ds))
+    encoded = encode(settings, kept, layout, vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds))
     laid_out = _laid_out(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
     store.replace(
-        "split",
+        tables.split,
         laid_out,
         f"ds = {quoted(ds)}",
         metadata=json.dumps(
@@ -84,9 +97,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         maxRecordsPerFile=settings.split.rows_per_file,
     )
     totals = {"train": 0, "test": 0}
-    for r in counts:
-        if settings.domains.unknown == "bucket" or r.domain in domains:
-            totals["test" if r.ds == ds else "train"] += r["count"]
+    for part, domain, n in entries:
+        if settings.domains.unknown == "bucket" or domain in domains:
+            totals[part] += n
     return totals
 
 
@@ -99,11 +112,12 @@ class _Before(NamedTuple):
     vocabularies: DataFrame
 
 
-def _before(settings: Settings, store: Store, ds: str) -> _Before | None:
-    """The newest night before, where the settings say that a night grows from it."""
+def _before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> _Before | None:
+    """The newest night before, where the settings say that a night grows from it; a refit grows from its own night."""
     if settings.split.vocabulary == "fitted":
         return None
-    earlier = split_before(store.warehouse.table("split"), ds)
+    find = split_before if tables is OF_NIGHT else find_split
+    earlier = find(store.warehouse.table("split"), ds)
     if earlier is None:
         return None
     version, metadata = earlier
@@ -117,11 +131,15 @@ def _domains(seen: set[str], before: Layout | None) -> list[str]:
     return [*known, *sorted(seen - {*known, OTHER}, key=natural)]
 
 
-def _features(settings: Settings, store: Store, ds: str, there: list[str]) -> DataFrame:
-    """The features of the window and `ds`, all made with the settings at hand."""
-    days = [day for day in window(settings, ds) if day in there]
+def _features(settings: Settings, store: Store, ds: str, there: list[str], tested: str | None) -> DataFrame:
+    """The features of a night's window and of the night itself, all made with the settings at hand.
+
+    Where nothing is tested, the night itself is the last of the window's days.
+    """
+    wanted = window(settings, ds) if tested else window(settings, ds)[1:]
+    days = [day for day in wanted if day in there]
     where = store.warehouse.table("features")
-    if ds not in days or len(days) < 2:
+    if ds not in days or (tested and len(days) < 2):
         raise DataError(
             f"{where}: needs {ds} and at least one day of the {settings.window.days} before it, and holds "
             f"{', '.join(there) or 'no day'}; run `star-ctr features --ds {ds}`"
@@ -135,16 +153,19 @@ def _features(settings: Settings, store: Store, ds: str, there: list[str]) -> Da
     return rows
 
 
-def _ledger(settings: Settings, store: Store, ds: str, counts: list[tuple[str, str, int]], domains: list[str]) -> None:
+def _ledger(
+    settings: Settings, store: Store, step: str, ds: str, counts: list[tuple[str, str, int]], domains: list[str]
+) -> None:
     """Rows into the split by part and domain; those of domains that training does not know may be left out.
 
-    All entries stand under the night `ds`; the step's name tells the part: split.train, split.test.
+    `counts`: part, domain, rows. All entries stand under the night `ds`; the step's name tells the part: split.train,
+    split.test.
     """
     drop = settings.domains.unknown == "drop"
-    for part in ("train", "test"):
+    for part in sorted({part for part, _, _ in counts}):
         entries: dict[tuple[str, str], list[int]] = {}
-        for day, domain, n in counts:
-            if (day == ds) != (part == "test"):
+        for of, domain, n in counts:
+            if of != part:
                 continue
             left_out = drop and domain not in domains
             name = domain if left_out or domain in domains else OTHER
@@ -152,7 +173,7 @@ def _ledger(settings: Settings, store: Store, ds: str, counts: list[tuple[str, s
             entry[0] += n
             entry[1] += 0 if left_out else n
         rows = [(ds, domain, n_in, n_out, reason) for (domain, reason), (n_in, n_out) in sorted(entries.items())]
-        store.write_ledger(f"split.{part}", store.ledger_rows(rows), [ds])
+        store.write_ledger(f"{step}.{part}", store.ledger_rows(rows), [ds])
 
 
 _ENCODERS: dict[tuple[str, ...], Encoder] = {}

@@ -18,9 +18,10 @@ from pyspark.sql import functions as F
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.hashing import code_hash
-from star_ctr.conf.identity import config_hash, run_id, variant
+from star_ctr.conf.identity import config_hash, refit_of, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import OF_NIGHT, SplitTables
 from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.conf.vocabularies import vocabulary_files
 from star_ctr.jobs.commits import split_commit
@@ -46,11 +47,15 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: 
     """
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("split")[-1]
-    job = pinned(settings, store, ds)
+    return trained(settings, store, pinned(settings, store, ds), resume)
+
+
+def trained(settings: Settings, store: Store, job: TrainingJob, resume: bool = False) -> dict[str, Any]:
+    """Train a job, and write down what it did; returns its record without its bulk."""
     start = launch if job.trainer.launcher == "torchrun" else launch_on_spark
     start(job, resume)
     record = read_record(job.place)
-    keep_vocabularies(store, job)
+    keep_vocabularies(job)
     write_runs(store, [(settings, record, None)])
     short = trained_rows(store, [(job, record)])
     if short:
@@ -61,9 +66,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: 
 def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
     """Write into the ledger what rows of the split some runs were trained on; returns the runs that miss some."""
     entries, short = [], []
-    of_split: dict[tuple[int, str], list[tuple[str, int]]] = {}
+    of_split: dict[tuple[str, int, str], list[tuple[str, int]]] = {}
     for job, record in runs:
-        place = (job.versions["split"], job.ds)
+        place = (job.split, job.versions["split"], job.ds)
         if place not in of_split:
             of_split[place] = rows_of_split(store, job, "train")
         # The record counts a row once a pass, the ledger once.
@@ -78,23 +83,27 @@ def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]
 
 def rows_of_split(store: Store, job: TrainingJob, part: str) -> list[tuple[str, int]]:
     """The rows of each domain in a part of the split that a job is pinned to."""
-    rows = store.read("split", job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == part))
+    rows = store.read(Path(job.split).name, job.versions["split"]).where(
+        (F.col("ds") == job.ds) & (F.col("part") == part)
+    )
     return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
 class Pin(NamedTuple):
     """What all trainings of a night stand on: versions of the tables, the split's layout, the trainer's code."""
 
+    tables: SplitTables
     versions: dict[str, int]
     layout: Layout
     code: str
 
 
-def pin(store: Store, ds: str) -> Pin:
+def pin(store: Store, ds: str, tables: SplitTables = OF_NIGHT) -> Pin:
     """The split's newest version of a night, with the layout that stands in that commit, and the code at hand."""
-    store.read("split")
-    version, metadata = split_commit(store.warehouse.table("split"), ds)
+    store.read(tables.split)
+    version, metadata = split_commit(store.warehouse.table(tables.split), ds)
     return Pin(
+        tables,
         {"split": version, "vocabularies": metadata["vocabularies"]},
         Layout.model_validate(metadata["layout"]),
         code_hash(["star_ctr.model.train"]),
@@ -104,12 +113,12 @@ def pin(store: Store, ds: str) -> Pin:
 def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> TrainingJob:
     """The job of a night, pinned to what `pin` finds, or found before."""
     to = to or pin(store, ds)
-    identity = run_id(settings, ds)
+    identity = run_id(settings, ds) if to.tables is OF_NIGHT else refit_of(run_id(settings, ds))
     return TrainingJob(
         run_id=identity,
         ds=ds,
-        split=store.warehouse.table("split"),
-        vocabularies=store.warehouse.table("vocabularies"),
+        split=store.warehouse.table(to.tables.split),
+        vocabularies=store.warehouse.table(to.tables.vocabularies),
         versions=to.versions,
         folder=store.warehouse.model(identity),
         code=to.code,
@@ -161,9 +170,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def keep_vocabularies(store: Store, job: TrainingJob) -> None:
+def keep_vocabularies(job: TrainingJob) -> None:
     """Put the vocabularies into the run's folder: a model encodes by its own, whatever later nights fit."""
-    files = vocabulary_files(store.warehouse.table("vocabularies"), job.versions["vocabularies"], job.ds)
+    files = vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     target = job.place / "vocabularies"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)

@@ -13,7 +13,7 @@ from star_ctr.jobs.ingest import newest_day
 from star_ctr.workflows.display import err
 from star_ctr.workflows.nightly import run_step
 from star_ctr.workflows.status import standing_of
-from star_ctr.workflows.validity import STEPS, Standing, State
+from star_ctr.workflows.validity import Standing, State, steps_of
 
 KEPT = "kept"
 """What a backfill did with a step that was done and still valid."""
@@ -28,7 +28,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     report = []
     for ds in nights(settings, spark, first, last):
         err.print(f"[bold]{ds}[/]")
-        for name in STEPS:
+        for name in steps_of(settings):
             standing = standing_of(settings, busy=False)
             why = reason(standing, ds, name)
             if why is None:

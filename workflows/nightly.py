@@ -1,4 +1,4 @@
-"""The night: ingest, features, split, train, score, evaluate, gate, in this order and safe to run again.
+"""The night: ingest, features, split, train, score, evaluate, gate (and refit), in this order and safe to run again.
 
 D is the newest complete day of logs. The model is trained on the days of the window before D and judged on D.
 Every step replaces what it writes, so a night that was killed is simply run again; what was run, on what it stood and
@@ -14,12 +14,12 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs import contents, evaluate, features, gate, ingest, score, split, train
+from star_ctr.jobs import contents, evaluate, features, gate, ingest, refit, score, split, train
 from star_ctr.jobs.store import Store
 from star_ctr.workflows.display import step
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.status import standing_of
-from star_ctr.workflows.validity import STEPS, Standing
+from star_ctr.workflows.validity import Standing, steps_of
 
 ACTIONS: dict[str, Callable[..., Any]] = {
     "ingest": ingest.run,
@@ -29,6 +29,7 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "score": score.run,
     "evaluate": evaluate.run,
     "gate": gate.run,
+    "refit": refit.run,
 }
 _READS = {"features": "impressions", "split": "features", "train": "split", "score": "split"}
 
@@ -36,11 +37,11 @@ _READS = {"features": "impressions", "split": "features", "train": "split", "sco
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
     """Run the whole night of `ds` (the newest day of the logs if none is given).
 
-    Returns its `metrics` by domain, and what the `gate` decided.
+    Returns its `metrics` by domain, what the `gate` decided, and what became of a `refit` (None if not asked for).
     """
     day = night_of(settings, spark, "ingest", ds)
-    results = {name: run_step(settings, spark, name, day, "asked for") for name in STEPS}
-    return {"metrics": results["evaluate"], "gate": results["gate"]}
+    results = {name: run_step(settings, spark, name, day, "asked for") for name in steps_of(settings)}
+    return {"metrics": results["evaluate"], "gate": results["gate"], "refit": results.get("refit")}
 
 
 def night_of(settings: Settings, spark: SparkSession, name: str, ds: str | None) -> str:

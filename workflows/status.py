@@ -11,7 +11,7 @@ from star_ctr.jobs import log_files
 from star_ctr.jobs.decisions import Decisions
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.lock import held
-from star_ctr.workflows.validity import STEPS, Standing
+from star_ctr.workflows.validity import Standing, steps_of
 
 
 def standing_of(settings: Settings, busy: bool) -> Standing:
@@ -39,7 +39,7 @@ def shown(standing: Standing, first: str | None, last: str | None, most: int) ->
     start, end = valid_day(first) if first else min(seen), valid_day(last) if last else max(seen)
     rows = []
     for ds in days_between(start, end)[-most:]:
-        for step in STEPS:
+        for step in steps_of(settings):
             state, why = standing.state(ds, step)
             entry = standing.entry(ds, step)
             at = entry and entry.at.isoformat(timespec="seconds")

@@ -20,10 +20,17 @@ from star_ctr.jobs import log_files
 from star_ctr.jobs.decisions import Decision, accepted_before
 from star_ctr.workflows.journal import Entry
 
-STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate")
-"""The night, in its order."""
+STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate", "refit")
+"""The night, in its order; the last one only where `gate.publish` asks for it."""
 OF_A_RUN = STEPS[3:]
 """Steps that each model has of its own; the others are shared."""
+
+
+def steps_of(settings: Settings) -> tuple[str, ...]:
+    """The steps of a night of some settings."""
+    return STEPS if settings.gate.publish == "refit" else STEPS[:-1]
+
+
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
 
 
@@ -146,7 +153,7 @@ class Standing:
             case "split":
                 return split_hash(self.settings)
             case "gate":
-                return digest(self.settings.gate.model_dump(mode="json"))
+                return digest(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
         of_run = [config_hash(self.settings), self.settings.trainer.seed]
         return digest([*of_run, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else of_run)
 

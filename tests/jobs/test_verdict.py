@@ -10,6 +10,7 @@ import pytest
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.identity import judged_run, refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
@@ -140,6 +141,18 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
     ]
 
 
+def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    mine = run_id(settings, ds)
+    decisions.add(Decision(ds, mine, "", Outcome.PROMOTED, "first"))
+    decisions.add(Decision(ds, refit_of(mine), mine, Outcome.REFIT, "asked for"))
+    assert pointer(settings) == refit_of(mine)
+    assert judged_run(refit_of(mine)) == judged_run(mine) == mine
+    assert accepted_before(settings, decisions.all(), small_logs.DAYS[3]) == ds
+    decisions.rollback("it drifts", by="bob")
+    assert pointer(settings) == mine
+
+
 def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
     decisions = Decisions(settings)
     decisions.add(Decision("2026-03-02", "a", "", Outcome.PROMOTED, "first"))
@@ -149,8 +162,6 @@ def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
 
 
 def test_the_accepted_night_before_is_of_this_configuration(settings: Settings) -> None:
-    from star_ctr.conf.identity import run_id
-
     first, second = (Decision(ds, run_id(settings, ds), "", Outcome.PROMOTED, "") for ds in small_logs.DAYS[1:3])
     other = Decision(small_logs.DAYS[2], "another configuration's", "", Outcome.PROMOTED, "")
     assert accepted_before(settings, [first, other], small_logs.DAYS[3]) == first.ds

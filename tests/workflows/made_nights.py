@@ -21,11 +21,13 @@ from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import DATA_RUN, TABLES
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.validity import STEPS, Standing
+from star_ctr.workflows.validity import Standing, steps_of
 
 DOMAINS = ("home", "search", "banner", "<script>alert('x')</script>", "a domain whose name goes on & on & on")
 NIGHTS = tuple(f"2026-01-0{day}" for day in range(4, 9))
-SECONDS = dict(zip(STEPS, (22.0, 41.0, 18.0, 96.0, 12.0, 6.0, 21.0), strict=True))
+SECONDS = {
+    "ingest": 22.0, "features": 41.0, "split": 18.0, "train": 96.0, "score": 12.0, "evaluate": 6.0, "gate": 21.0
+}  # fmt: skip
 
 
 @dataclass
@@ -159,5 +161,5 @@ class MadeNights:
             if not promoted:
                 reason = "domain search: GAUC -0.0121 (-0.0180 to -0.0061) against the serving model (margin: 0.01)"
             self.decide(ds, Outcome.PROMOTED if promoted else Outcome.HELD, reason)
-            for step in STEPS:
+            for step in steps_of(self.settings):
                 self.step(ds, step)

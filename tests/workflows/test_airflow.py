@@ -19,7 +19,7 @@ import pytest
 
 from star_ctr.workflows.commands.logs import NOT_YET
 from star_ctr.workflows.local_airflow import LocalAirflow
-from star_ctr.workflows.nightly import STEPS
+from star_ctr.workflows.validity import STEPS
 from tests import small_logs
 from tests.conftest import ROOT
 

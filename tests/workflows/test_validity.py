@@ -16,7 +16,7 @@ from star_ctr.workflows import status, validity
 from star_ctr.workflows.backfill import reason
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lock import held, only_writer
-from star_ctr.workflows.validity import STEPS, Standing, State
+from star_ctr.workflows.validity import STEPS, Standing, State, steps_of
 from tests import small_logs
 
 NIGHTS = small_logs.DAYS[1:]
@@ -51,12 +51,12 @@ class Warehouse:
 
     def nights(self, *nights: str) -> None:
         for ds in nights:
-            for step in STEPS:
+            for step in steps_of(self.settings):
                 self.does(ds, step)
 
     def states(self, ds: str, settings: Settings | None = None) -> dict[str, str]:
         standing = self.standing(settings)
-        return {step: standing.state(ds, step)[0].value for step in STEPS}
+        return {step: standing.state(ds, step)[0].value for step in steps_of(standing.settings)}
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def all_of(state: State) -> dict[str, str]:
-    return dict.fromkeys(STEPS, state.value)
+    return dict.fromkeys(STEPS[:-1], state.value)
 
 
-def from_step(first: str, state: State = State.STALE) -> dict[str, str]:
+def from_step(first: str, state: State = State.STALE, steps: tuple[str, ...] = STEPS[:-1]) -> dict[str, str]:
     number = STEPS.index(first)
-    return {s: (State.DONE if k < number else state).value for k, s in enumerate(STEPS)}
+    return {s: (State.DONE if k < number else state).value for k, s in enumerate(steps)}
 
 
 def test_what_was_done_is_valid_and_the_rest_is_missing(warehouse: Warehouse) -> None:
@@ -106,13 +106,20 @@ def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) ->
 
 @pytest.mark.parametrize("step", STEPS)
 def test_changed_code_asks_for_the_step_that_imports_it(
-    warehouse: Warehouse, step: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    warehouse = Warehouse(tmp_path, "gate.publish=refit")
     warehouse.nights(NIGHTS[0])
     was = validity._code
     monkeypatch.setattr(validity, "_code", lambda s: "other" if s == step else was(s))
-    assert warehouse.states(NIGHTS[0]) == from_step(step)
+    assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEPS)
     assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "changed since: its code")
+
+
+def test_a_refit_that_is_asked_for_later_leaves_the_night_as_it_is(warehouse: Warehouse) -> None:
+    warehouse.nights(NIGHTS[0])
+    asked = warehouse.load("gate.publish=refit")
+    assert warehouse.states(NIGHTS[0], asked) == {**all_of(State.DONE), "refit": "missing"}
 
 
 def test_a_model_started_from_a_redone_one_is_stale(tmp_path: Path) -> None:

@@ -154,3 +154,16 @@ def score(
 def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Promote the night's model or hold it, by its metrics beside the serving model's; `star-ctr serving` tells why."""
     _simple("gate", conf, set, ds, json, wait)
+
+
+@app.command()
+def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
+    """Train the night's promoted model anew, with its test day among the training days, where gate.publish is refit."""
+    from star_ctr.conf.load import load
+    from star_ctr.jobs.refit import not_needed
+
+    # Schedules call this every night; without Spark it is done in a second where there is nothing to do.
+    if reason := not_needed(load(conf, set or [])):
+        listed({"outcome": "nothing to refit", "reason": reason}, json)
+        return
+    _simple("refit", conf, set, ds, json, wait)

@@ -52,9 +52,10 @@ STEPS: Mapping[str, tuple[int, str]] = {
     "train": (12, "Trains the model and exports it. Told to stop it saves first; the next try goes on from there."),
     "score": (4, "Scores the test rows with the exported model."),
     "evaluate": (2, "AUC, GAUC, PCOC and log loss of the night, for each domain and overall, into `metrics`."),
-    "gate": (
-        2,
-        "Promotes the night's model or holds it, beside the one that is served; `decisions` has the reason.",
+    "gate": (2, "Promotes the night's model or holds it, beside the one that is served; `decisions` has the reason."),
+    "refit": (
+        12,
+        "Trains what was promoted anew with the night's day in it; does nothing unless gate.publish is refit.",
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import config_hash, run_id, variant
+from star_ctr.conf.identity import config_hash, judged_run, run_id, variant
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import DATA_RUN, Warehouse
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
@@ -113,9 +113,9 @@ def gather(settings: Settings, ds: str | None = None) -> Morning:
 
 
 def _concerned(decision: Decision) -> tuple[str, ...]:
-    """The runs that a decision changes something for: a rollback also for the one that is not served any more."""
+    """The judged runs that a decision is about: of a rollback also the one that is not served any more."""
     rolled_back = decision.outcome is Outcome.ROLLED_BACK
-    return (decision.run_id, decision.against) if rolled_back else (decision.run_id,)
+    return tuple(judged_run(r) for r in ((decision.run_id, decision.against) if rolled_back else (decision.run_id,)))
 
 
 def _run(name: str) -> str:

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from html import escape
 
+from star_ctr.conf.identity import judged_run, refit_of
 from star_ctr.conf.layout import OVERALL
 from star_ctr.jobs.decisions import Decision, Outcome
 from star_ctr.workflows.morning.gathered import Morning, Row
@@ -15,6 +16,7 @@ _SAID = {
     Outcome.PROMOTED: ("good", "Promoted", "It is served from now on."),
     Outcome.HELD: ("bad", "Held back", "The model that is served stays."),
     Outcome.TOO_SMALL: ("warn", "Not enough data", "The day is too small to judge by; the model that is served stays."),
+    Outcome.REFIT: ("good", "Promoted", "Its refit is served from now on."),
     Outcome.OVERRIDDEN: ("good", "Promoted by hand", "It is served from now on."),
     Outcome.ROLLED_BACK: ("warn", "Rolled back", ""),
 }
@@ -30,7 +32,8 @@ def headline(morning: Morning) -> str:
     served = morning.served
     now = "No model is served yet."
     if served is not None:
-        which = "this one" if served.run_id == morning.run_id else f"<code>{escape(served.run_id)}</code>"
+        ours = {morning.run_id: "this one", refit_of(morning.run_id): "this one, refit with the night’s day"}
+        which = ours.get(served.run_id) or f"<code>{escape(served.run_id)}</code>"
         now = f"Served now: {which}, since {served.at:%Y-%m-%d %H:%M} UTC."
     return (
         f'<header class="{kind}"><p class="lead">{lead}</p><h1>{title}</h1>{words}'
@@ -46,10 +49,10 @@ def _decision(morning: Morning) -> tuple[str, str, str]:
     last = morning.decisions[-1]
     kind, title, means = _SAID[last.outcome]
     if last.outcome is Outcome.ROLLED_BACK:
-        again = last.run_id == morning.run_id
+        again = judged_run(last.run_id) == morning.run_id
         kind, title = ("good", "Served again") if again else ("bad", "Rolled back")
         means = "A later model was taken back." if again else "An earlier model is served instead."
-    elif morning.served is not None and kind == "good" and morning.served.run_id != morning.run_id:
+    elif morning.served is not None and kind == "good" and judged_run(morning.served.run_id) != morning.run_id:
         means = "Another model has taken its place since."
     by = "" if last.by == "gate" else f" ({escape(last.by)})"
     words = f'<p class="reason">{escape(_sentence(last.reason))}{by} <span class="means">{means}</span></p>'

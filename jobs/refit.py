@@ -1,0 +1,57 @@
+"""Refit: the night's promoted model trained anew on the days up to the one that it was judged on, and served.
+
+What was judged has not seen the day that tells most of tomorrow. Where `gate.publish` is `refit`, the same training is
+made on the window that ends with that day. No row is left to judge it by: the metrics of the promoted run speak for it,
+and the gate of the next night judges that night's candidate beside it.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/refit.py --conf conf/kuairand.yaml
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.days import valid_day
+from star_ctr.conf.identity import judged_run, refit_of, run_id
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import OF_REFIT
+from star_ctr.jobs import split
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.session import submitted
+from star_ctr.jobs.store import Store
+from star_ctr.jobs.train import pin, pinned, trained
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
+    """Refit the run of night `ds` if it is served and the settings ask for it; returns what is served from now on."""
+    store, decisions = Store(settings, spark), Decisions(settings)
+    ds = valid_day(ds) if ds else store.days("scores")[-1]
+    candidate = run_id(settings, ds)
+    now = serving(decisions.all())
+    if reason := not_needed(settings) or _not_served(candidate, now):
+        return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": now and now.run_id}
+    rows = split.run(settings, spark, ds, OF_REFIT)
+    job = pinned(settings, store, ds, pin(store, ds, OF_REFIT))
+    record = trained(settings, store, job)
+    reason = f"gate.publish is refit: trained anew on {rows['train']:,} rows, those of {ds} among them"
+    decisions.add(Decision(ds, job.run_id, candidate, Outcome.REFIT, reason))
+    return {**record, "rows": rows["train"], "outcome": str(Outcome.REFIT), "reason": reason, "serving": job.run_id}
+
+
+def not_needed(settings: Settings) -> str:
+    """Why no refit is asked for; empty where one is."""
+    return "" if settings.gate.publish == "refit" else f"gate.publish is {settings.gate.publish}"
+
+
+def _not_served(candidate: str, now: Decision | None) -> str:
+    if now is not None and now.run_id == refit_of(candidate):
+        return "it is served already, refit"
+    if now is None or judged_run(now.run_id) != candidate:
+        return "the night's run was not promoted"
+    return ""
+
+
+if __name__ == "__main__":
+    submitted("refit", run)

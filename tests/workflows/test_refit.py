@@ -1,0 +1,97 @@
+"""A refit: the promoted model trained anew with the day that it was judged on, and served in its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.identity import refit_of, run_id
+from star_ctr.conf.load import load
+from star_ctr.conf.tables import OF_REFIT
+from star_ctr.jobs import clean, gate, refit, replay, split
+from star_ctr.jobs.decisions import Decisions, Outcome, serving
+from star_ctr.jobs.store import Store
+from star_ctr.jobs.train import read_record
+from star_ctr.workflows import backfill
+from tests import small_logs
+from tests.workflows.small_night import DS, Night
+
+pytestmark = pytest.mark.spark
+
+BEFORE = small_logs.DAYS[-2]
+
+
+def encoded(store: Store, table: str, ds: str) -> pd.DataFrame:
+    rows = store.read(table).where(f"ds = '{ds}' AND part = 'train'").drop("ds").toPandas()
+    return rows.sort_values("impression_id", ignore_index=True)
+
+
+def test_its_rows_are_those_that_the_next_night_trains_on(night: Night, spark: SparkSession) -> None:
+    # By the night's own features, which know of all clicks that came later.
+    totals = split.run(night.settings, spark, BEFORE, OF_REFIT)
+    store = Store(night.settings, spark)
+    mine, theirs = encoded(store, OF_REFIT.split, BEFORE), encoded(store, "split", DS)
+    assert BEFORE in set(mine["day"])
+    pd.testing.assert_frame_equal(mine[theirs.columns], theirs)
+    assert totals == {"train": len(theirs), "test": 0}
+    ids = ("refit_vocabularies", BEFORE), ("vocabularies", DS)
+    mine, theirs = (
+        store.read(table)
+        .where(f"ds = '{ds}'")
+        .drop("ds")
+        .toPandas()
+        .sort_values(["embedding", "id"], ignore_index=True)
+        for table, ds in ids
+    )
+    pd.testing.assert_frame_equal(mine, theirs)
+    ledger = night.table("ledger")
+    of_refit = ledger[ledger["step"] == "refit_split.train"]
+    assert of_refit["rows_out"].sum() == totals["train"]
+
+
+def test_nothing_is_refit_that_was_not_asked_for(night: Night, spark: SparkSession) -> None:
+    result = refit.run(night.settings, spark, DS)
+    assert (result["outcome"], result["reason"]) == ("nothing to refit", "gate.publish is evaluated")
+    with pytest.raises(UserError, match=r"gate\.publish: a refit is trained from scratch"):
+        load(night.conf, ["gate.publish=refit", "trainer.warm_start=accepted"])
+
+
+@pytest.mark.slow
+def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
+    conf = small_logs.write(tmp_path, small_logs.frames())
+    settings = load(conf, ["window.days=2", "gate.publish=refit", "gate.min_rows=0", "gate.min_clicks=0"])
+    report = backfill.run(settings, spark, BEFORE, DS)
+    assert [r["step"] for r in report if r["ds"] == DS][-1] == "refit"
+    names = {ds: run_id(settings, ds) for ds in (BEFORE, DS)}
+    decided = Decisions(settings).all()
+    first, made, second = decided[:3]
+    assert (first.run_id, first.outcome, first.against) == (names[BEFORE], Outcome.PROMOTED, "")
+    assert (made.run_id, made.outcome, made.against) == (refit_of(names[BEFORE]), Outcome.REFIT, names[BEFORE])
+    assert (second.run_id, second.against) == (names[DS], refit_of(names[BEFORE])), "judged beside what was served"
+    assert {r["domain"] for r in second.facts["differences"]} > {"overall"}
+
+    # What is served has seen the day: the pointer, the record and the rows that it was trained on say so.
+    now = serving(decided)
+    assert now is not None
+    pointer = json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())
+    assert pointer["run_id"] == now.run_id
+    store = Store(settings, spark)
+    record = read_record(Path(store.warehouse.model(refit_of(names[BEFORE]))))
+    seen = store.read("refit_split", record["versions"]["split"]).where(f"ds = '{BEFORE}'").toPandas()
+    assert set(seen["day"]) == {small_logs.DAYS[1], BEFORE}
+    assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
+
+    # Once is enough, and what was kept of it trains again to the same bits, whatever was cleaned.
+    assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
+    assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
+    assert len(Decisions(settings).all()) == len(decided)
+    split.run(settings, spark, BEFORE, OF_REFIT)
+    clean.run(settings, 0, dry_run=False)
+    again = replay.run(settings, spark, refit_of(names[BEFORE]))
+    assert again["weights"] == "the same bits"
+    assert again["metrics"].startswith("none")
