@@ -32,13 +32,10 @@ class Facts:
 
 def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
     """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
-    for outcome, found in (
-        (Outcome.TOO_SMALL, _too_small(gate, facts)),
-        (Outcome.HELD, _bad_by_itself(gate, facts)),
-        (Outcome.HELD, _worse(gate, facts)),
-    ):
-        if found:
-            return outcome, "; ".join(found)
+    if found := _too_small(gate, facts):
+        return Outcome.TOO_SMALL, "; ".join(found)
+    if found := [*_miscalibrated(gate, facts), *_worse(gate, facts), *_fallen(gate, facts)]:
+        return Outcome.HELD, "; ".join(found)
     if not facts.differences:
         return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
     return (
@@ -68,19 +65,27 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
     return found
 
 
-def _bad_by_itself(gate: GateSettings, facts: Facts) -> list[str]:
-    overall, found = _by_domain(facts.candidate)[OVERALL], []
+def _miscalibrated(gate: GateSettings, facts: Facts) -> list[str]:
+    pcoc = _by_domain(facts.candidate)[OVERALL]["pcoc"]
     low, high = gate.pcoc
-    if overall["pcoc"] is not None and not low <= overall["pcoc"] <= high:
-        found.append(f"overall PCOC {overall['pcoc']:.2f} is outside of {low} to {high} (gate.pcoc)")
+    if pcoc is None or low <= pcoc <= high:
+        return []
+    return [f"overall PCOC {pcoc:.2f} is outside of {low} to {high} (gate.pcoc)"]
+
+
+def _fallen(gate: GateSettings, facts: Facts) -> list[str]:
+    """Both models are far below what they were; a candidate that is alone in that is worse than the serving model."""
+    overall, difference = _by_domain(facts.candidate)[OVERALL], _by_domain(facts.differences).get(OVERALL)
+    if difference is not None and _is_worse(difference, gate.gauc_margin):
+        return []
     then, now = facts.serving_then.get("gauc"), overall["gauc"]
     best = overall.get("gauc_high") or now
-    if then is not None and now is not None and best < then - gate.drop_margin:
-        found.append(
-            f"overall GAUC {now:.4f}, at best {best:.4f}, is more than {gate.drop_margin} (gate.drop_margin) below the "
-            f"{then:.4f} with which the serving model was accepted: are the day's labels right?"
-        )
-    return found
+    if then is None or now is None or best >= then - gate.drop_margin:
+        return []
+    return [
+        f"overall GAUC {now:.4f}, at best {best:.4f}, is more than {gate.drop_margin} (gate.drop_margin) below the "
+        f"{then:.4f} with which the serving model was accepted, which does no better on this day: are its labels right?"
+    ]
 
 
 def _worse(gate: GateSettings, facts: Facts) -> list[str]:
@@ -90,12 +95,16 @@ def _worse(gate: GateSettings, facts: Facts) -> list[str]:
         domain = difference["domain"]
         large = domain == OVERALL or rows[domain] >= gate.domain_rows
         margin = gate.gauc_margin if domain == OVERALL else gate.domain_margin
-        lost, at_best = difference["gauc"], difference["gauc_high"]
-        # Without an interval (a tiny domain, or no replicates) the number alone has to do.
-        if large and lost is not None and lost < -margin and (lost if at_best is None else at_best) < 0:
+        if large and _is_worse(difference, margin):
             where = "overall" if domain == OVERALL else f"domain {domain}"
             found.append(f"{where}: GAUC {_of(difference)} against the serving model (margin: {margin})")
     return found
+
+
+def _is_worse(difference: Row, margin: float) -> bool:
+    lost, at_best = difference["gauc"], difference["gauc_high"]
+    # Without an interval (a tiny domain, or no replicates) the number alone has to do.
+    return lost is not None and lost < -margin and (lost if at_best is None else at_best) < 0
 
 
 def _of(difference: Row) -> str:

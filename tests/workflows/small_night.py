@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
 from star_ctr.jobs.store import Store
 from star_ctr.workflows import nightly
@@ -44,19 +42,14 @@ class Night:
         return Store(self.settings, self.spark).read(name).toPandas()
 
     def contents(self) -> dict[str, pd.DataFrame]:
-        """All tables but the journal, which tells when each step was run."""
-        return contents(self.settings, self.spark, without=("steps",))
-
-
-def contents(settings: Settings, spark: SparkSession, without: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """All tables with their rows in an order of their own; of `runs` what does not tell the time."""
-    store, found = Store(settings, spark), {}
-    for name in TABLES:
-        if name in without or not store.exists(name):
-            continue
-        rows = store.read(name).toPandas()
-        if name == "runs":
-            rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
-        text = rows.astype(str)
-        found[name] = text.sort_values(list(text.columns), ignore_index=True)
-    return found
+        """All tables but the journal, with their rows in an order of their own; of `runs` what does not tell the time."""
+        store, found = Store(self.settings, self.spark), {}
+        for name in TABLES:
+            if name == "steps" or not store.exists(name):
+                continue
+            rows = store.read(name).toPandas()
+            if name == "runs":
+                rows = rows[["run_id", "ds", "model", "seed", "config", "code", "rows", "max_score_difference"]]
+            text = rows.astype(str)
+            found[name] = text.sort_values(list(text.columns), ignore_index=True)
+        return found

@@ -97,3 +97,13 @@ def test_bulk_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNi
     assert (found["run_id"] == run.name).all()
     assert (found[["user_id", "domain"]] == scores[["user_id", "domain"]]).all(axis=None)
     np.testing.assert_allclose(found["score"], scores["score"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@kuairand
+def test_the_night_trains_again_to_the_same_bits_after_cleaning(night: RealNight) -> None:
+    (run,) = (night.warehouse / "models").iterdir()
+    night.command("clean", "--days", "0")
+    night.command("replay", "--run-id", run.name, "--json", "again.json")
+    again = json.loads((night.folder / "again.json").read_text())
+    assert (again["weights"], again["metrics"]) == ("the same bits", "the same")
