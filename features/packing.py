@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_ctr.conf.layout import FIRST_KNOWN, GAP, GAP_BUCKETS, PADDING, UNKNOWN, Layout, NumericSource
+from star_ctr.features.lookup import Known
 
 CLIP = 4.0
 """Standardised numbers are kept within so many deviations: one wild value must not drown a row."""
@@ -26,7 +27,7 @@ class Encoder:
 
     def __init__(self, layout: Layout, vocabularies: Mapping[str, pa.Array]) -> None:
         self.layout = layout
-        self.vocabularies = vocabularies
+        self.known = {name: Known(values) for name, values in vocabularies.items()}
 
     def encode(self, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
         """The packed integers and numbers of every row, each a fixed number of bytes (see `Layout`)."""
@@ -57,8 +58,7 @@ class Encoder:
         """The id of each value: PADDING for a missing one, UNKNOWN for one that training did not hold."""
         if embedding == GAP:
             return gap_ids(values)
-        found = pc.index_in(values, value_set=self.vocabularies[embedding])
-        ids = pc.fill_null(pc.add(found, FIRST_KNOWN), UNKNOWN)
+        ids = pc.fill_null(pc.add(self.known[embedding].find(values), FIRST_KNOWN), UNKNOWN)
         ids = pc.if_else(pc.is_null(values), PADDING, ids)
         return np.asarray(ids).astype(np.int32)
 
