@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyspark
 import pytest
+from deltalake import DeltaTable
 from sklearn.metrics import log_loss, roc_auc_score
 
 from star_ctr.jobs.session import DELTA_PACKAGE
@@ -187,6 +189,16 @@ def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster
     assert found["rows"] == len(scores) == 300
     assert found["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
     assert found["log_loss"] == pytest.approx(log_loss(scores["label"], scores["score"]), abs=1e-9)
+
+    # The same step by spark-submit: it writes the same rows, by tasks of the executors.
+    table = tmp_path / "warehouse/features"
+    before = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
+    version = DeltaTable(str(table)).version()
+    submit(cluster, "features", *DELTA, str(ROOT / "jobs/features.py"), "--conf", str(conf), "--ds", DS)
+    assert ran_on_executors(cluster.events("features"))
+    assert DeltaTable(str(table)).version() > version
+    after = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
+    pd.testing.assert_frame_equal(before, after[before.columns])
 
 
 def metrics(folder: Path) -> dict[str, Any]:
