@@ -128,7 +128,7 @@ def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     store = Store(settings, spark)
     job = pinned(settings, store, store.days("split")[-1])
     model = finished_run(settings, job.layout)
-    keep_vocabularies(store, job.model_copy(update={"folder": str(model)}))
+    keep_vocabularies(job.model_copy(update={"folder": str(model)}))
     ours, bare, told = compared(
         settings, spark, model, f"{folder}/logs/impressions", store.warehouse.table("split"), False
     )
