@@ -16,6 +16,7 @@ from pyspark.sql.types import DoubleType, StructField, StructType
 
 from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features import resampling
+from star_ctr.features.grouped import Names, names_of
 from star_ctr.features.ranked_auc import ranked_sums
 from star_ctr.features.resampling import Ints
 from star_ctr.features.user_auc import user_sums
@@ -32,10 +33,11 @@ def estimates(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
 
     `scores`: run_id, user_id, domain, label (0.0 or 1.0), score in [0, 1].
     """
-    return auc(scores, evaluate).join(gauc(scores, evaluate), GROUP)
+    names = names_of(scores)
+    return auc(scores, evaluate, names).join(gauc(scores, evaluate, names), GROUP)
 
 
-def auc(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
+def auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
     """auc_all: AUC of the data, then of each replicate; NaN for one class."""
 
     def combine(table: pa.Table) -> pa.Table:
@@ -47,11 +49,11 @@ def auc(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
         found = resampling.auc(positive.sum(axis=0), negative.sum(axis=0), whole)
         return _row(table, auc_all=pa.array([found]))
 
-    sums = ranked_sums(scores, evaluate.replicates, evaluate.seed)
+    sums = ranked_sums(scores, names or names_of(scores), evaluate.replicates, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _AUC)
 
 
-def gauc(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
+def gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
     """gauc_all: eq. 9 of the data, then of each replicate; NaN where no user has both classes.
 
     Beside it `users`, and `gauc_users` and `gauc_rows`: the users with both classes and their rows, null for none.
@@ -64,7 +66,7 @@ def gauc(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
         counts = {"users": users, "gauc_users": both or None, "gauc_rows": int(rows[0]) or None}
         return _row(table, **{k: pa.array([n], pa.int64()) for k, n in counts.items()}, gauc_all=found)
 
-    sums = user_sums(scores, evaluate.replicates, evaluate.seed)
+    sums = user_sums(scores, names or names_of(scores), evaluate.replicates, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _GAUC)
 
 

@@ -1,22 +1,66 @@
-"""Sums by run and domain, as a task of Spark gathers them and hands them out in one batch of rows."""
+"""Sums by run and domain, as a task of Spark gathers them and hands them out in one batch of rows.
+
+On their way to Python rows have hashes in the place of names, of their user, run and domain: moving text would take
+most of the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
+from star_ctr.conf.layout import OVERALL
 from star_ctr.features.resampling import Ints
 
 Name = tuple[str, str]
 """Run and domain."""
 
 
-def codes(column: pa.Array) -> tuple[Ints, list[str]]:
-    """Numbers of the values, and the values."""
-    encoded = column.dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+class Names(NamedTuple):
+    """The runs and domains of some scores.
+
+    `hashes`: (k,) what stands for each of `groups` in rows, sorted; `run`: (k,) the place of each one's run in `runs`,
+    which are named `overall`.
+    """
+
+    hashes: Ints
+    groups: list[Name]
+    run: Ints
+    runs: list[Name]
+
+    def places(self, hashes: Ints) -> Ints:
+        """The place of each row's group in `groups`."""
+        return np.searchsorted(self.hashes, hashes)
+
+
+def names_of(scores: DataFrame) -> Names:
+    """The names in `scores`, which are read for it."""
+    found = sorted(scores.select(_group(), "run_id", "domain").distinct().collect(), key=lambda row: row.group)
+    runs = sorted({row.run_id for row in found})
+    return Names(
+        np.array([row.group for row in found], np.int64),
+        [(row.run_id, row.domain) for row in found],
+        np.array([runs.index(row.run_id) for row in found], np.int64),
+        [(run, OVERALL) for run in runs],
+    )
+
+
+def numbered(scores: DataFrame, *more: Column) -> DataFrame:
+    """What stands for the rows of `scores`: key, group and score, whose sign is minus without a click (-0.0, too).
+
+    key: a hash of the user, for `resampling.weights`; group: one of the run and domain, as in `Names`.
+    """
+    key, score = F.xxhash64("user_id").alias("key"), F.abs("score")
+    return scores.select(key, _group(), F.when(F.col("label") > 0, score).otherwise(-score).alias("score"), *more)
+
+
+def _group() -> Column:
+    return F.xxhash64("run_id", "domain").alias("group")
 
 
 def parts(kind: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:

@@ -14,8 +14,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.layout import OVERALL
-from star_ctr.features.grouped import as_batch, codes, parts
+from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts
 from star_ctr.features.resampling import Bools, Floats, Ints, RankSums, Weights, weights
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
@@ -27,41 +26,38 @@ _WEIGHTS = 1 << 20
 """Weights at a time: what is summed of them fits a core's cache."""
 
 
-def ranked_sums(scores: DataFrame, replicates: int, seed: int) -> DataFrame:
-    """SUMS of each task's range of scores. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score."""
-    rows = scores.select(
-        F.xxhash64("user_id").alias("key"), "run_id", "domain", (F.col("label") > 0).alias("positive"), "score"
-    )
+def ranked_sums(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
+    """SUMS of each task's range. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score; `names`: those in it."""
+    rows = numbered(scores).withColumn("rank", F.abs("score"))
 
     def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _Groups(replicates, seed)
+        sums = _Groups(names, replicates, seed)
         block = max(_WEIGHTS // (1 + replicates), 1)
         for batch in batches:
             for start in range(0, batch.num_rows, block):
                 sums.add(batch.slice(start, block))
         yield sums.batch()
 
-    return rows.repartitionByRange("score").sortWithinPartitions("score").mapInArrow(pass_over, SUMS)
+    return rows.repartitionByRange("rank").sortWithinPartitions("rank").drop("rank").mapInArrow(pass_over, SUMS)
 
 
 class _Groups:
     """Sums by run and domain."""
 
-    def __init__(self, replicates: int, seed: int) -> None:
-        self.replicates, self.seed = replicates, seed
+    def __init__(self, names: Names, replicates: int, seed: int) -> None:
+        self.names, self.replicates, self.seed = names, replicates, seed
         self.sums: dict[tuple[str, str], RankSums] = defaultdict(lambda: RankSums(1 + replicates))
 
     def add(self, block: pa.RecordBatch) -> None:
         """Rows in the order of their score."""
-        run, runs = codes(block.column("run_id"))
-        domain, domains = codes(block.column("domain"))
-        score = block.column("score").to_numpy()
-        positive = block.column("positive").to_numpy(zero_copy_only=False)
+        names, group = self.names, self.names.places(block.column("group").to_numpy())
+        signed = block.column("score").to_numpy()
+        score, positive = np.abs(signed), ~np.signbit(signed)
         weight = weights(block.column("key").to_numpy(), self.replicates, self.seed)
-        self._add(run, [(r, OVERALL) for r in runs], score, positive, weight)
-        self._add(run * len(domains) + domain, [(r, d) for r in runs for d in domains], score, positive, weight)
+        self._add(names.run[group], names.runs, score, positive, weight)
+        self._add(group, names.groups, score, positive, weight)
 
-    def _add(self, kind: Ints, names: list[tuple[str, str]], score: Floats, positive: Bools, weight: Weights) -> None:
+    def _add(self, kind: Ints, names: list[Name], score: Floats, positive: Bools, weight: Weights) -> None:
         """Add rows to the sums that `names` has at their `kind`."""
         if len(names) > 1:
             order = np.argsort(kind, kind="stable")

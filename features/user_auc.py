@@ -15,8 +15,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.layout import OVERALL
-from star_ctr.features.grouped import as_batch, codes, parts
+from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts
 from star_ctr.features.resampling import Bools, Floats, Ints, UserSums, tied_groups, weights
 
 SUMS = (
@@ -29,13 +28,13 @@ _ARROW = pa.schema(
 )
 
 
-def user_sums(scores: DataFrame, replicates: int, seed: int) -> DataFrame:
-    """SUMS of each task's users. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score."""
-    key, positive = F.xxhash64("user_id").alias("key"), (F.col("label") > 0).alias("positive")
-    rows = scores.select(key, "run_id", "user_id", "domain", positive, "score")
+def user_sums(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
+    """SUMS of each task's users. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score; `names`: those in it."""
+    # Users are brought together by one hash; a second one tells apart those that share the first.
+    rows = numbered(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
 
     def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _Groups(replicates, seed)
+        sums = _Groups(names, replicates, seed)
         for block in _whole_users(batches):
             sums.add(block)
         yield sums.batch()
@@ -65,6 +64,15 @@ def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
+def _users(key: Ints, other: Ints) -> Ints:
+    """A number for each row's user; `key` is sorted, and `other` tells apart users of one key."""
+    next_key, next_other = key[1:] != key[:-1], other[1:] != other[:-1]
+    if (next_other & ~next_key).any():
+        pairs = np.rec.fromarrays([key, other])
+        return np.unique(pairs, return_inverse=True)[1]
+    return np.r_[0, np.cumsum(next_key)]
+
+
 class _Rows(NamedTuple):
     """Rows in the order of their users' scores, (n,) each."""
 
@@ -76,28 +84,27 @@ class _Rows(NamedTuple):
 class _Groups:
     """Sums by run and domain."""
 
-    def __init__(self, replicates: int, seed: int) -> None:
-        self.replicates, self.seed = replicates, seed
+    def __init__(self, names: Names, replicates: int, seed: int) -> None:
+        self.names, self.replicates, self.seed = names, replicates, seed
         self.sums: dict[tuple[str, str], UserSums] = defaultdict(lambda: UserSums(1 + replicates))
 
     def add(self, block: pa.RecordBatch) -> None:
         """Rows of whole users."""
-        user, _ = codes(block["user_id"])
-        run, runs = codes(block["run_id"])
-        domain, domains = codes(block["domain"])
-        key, score = block["key"].to_numpy(), block["score"].to_numpy()
-        positive = block["positive"].to_numpy(zero_copy_only=False)
-        of_user = user * len(runs) + run
+        names, user = self.names, _users(block["key"].to_numpy(), block["user"].to_numpy())
+        group = names.places(block["group"].to_numpy())
+        run = names.run[group]
+        key, signed = block["key"].to_numpy(), block["score"].to_numpy()
+        score, positive = np.abs(signed), ~np.signbit(signed)
+        of_user = user * len(names.runs) + run
         order = np.lexsort((score, of_user))
         rows = _Rows(key[order], score[order], positive[order])
-        self._add(of_user[order], run[order], [(r, OVERALL) for r in runs], rows)
-        of_domain = of_user * len(domains) + domain
-        again = np.argsort(of_domain[order], kind="stable")
-        order, rows = order[again], _Rows(rows.key[again], rows.score[again], rows.positive[again])
-        names = [(r, d) for r in runs for d in domains]
-        self._add(of_domain[order], (run * len(domains) + domain)[order], names, rows)
+        self._add(of_user[order], run[order], names.runs, rows)
+        of_group = (user * len(names.groups) + group)[order]
+        again = np.argsort(of_group, kind="stable")
+        rows = _Rows(rows.key[again], rows.score[again], rows.positive[again])
+        self._add(of_group[again], group[order][again], names.groups, rows)
 
-    def _add(self, group: Ints, kind: Ints, names: list[tuple[str, str]], rows: _Rows) -> None:
+    def _add(self, group: Ints, kind: Ints, names: list[Name], rows: _Rows) -> None:
         """Add the users that `group` tells apart (rows are sorted by it) to the sums of `names` at their `kind`."""
         starts, seen, clicked, wins = tied_groups(group, rows.score, rows.positive)
         for k, n in enumerate(np.bincount(kind[starts], minlength=len(names))):

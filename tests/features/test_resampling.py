@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.features.resampling import RankSums, UserSums, auc, gauc, interval, tied_groups, weights
-from star_ctr.features.user_auc import _whole_users
+from star_ctr.features.user_auc import _users, _whole_users
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
@@ -216,3 +216,11 @@ def test_a_paired_difference_is_narrower_than_an_unpaired_one() -> None:
         assert paired < 0.7 * unpaired
     same = world.replicates(world.score, 500)
     assert all((a == b).all() for a, b in zip(ours, same, strict=True)), "a run does not differ from itself"
+
+
+def test_users_that_share_a_hash_are_told_apart_by_the_other() -> None:
+    key = np.array([3, 3, 3, 3, 8, 8, 9])
+    other = np.array([5, 1, 5, 1, 2, 2, 2])
+    user = _users(key, other)
+    assert [list(np.flatnonzero(user == u)) for u in dict.fromkeys(user.tolist())] == [[0, 2], [1, 3], [4, 5], [6]]
+    assert list(_users(key, key)) == [0, 0, 0, 0, 1, 1, 2]
