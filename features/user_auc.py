@@ -68,9 +68,11 @@ def _users(key: Ints, other: Ints) -> Ints:
     """A number for each row's user; `key` is sorted, and `other` tells apart users of one key."""
     next_key, next_other = key[1:] != key[:-1], other[1:] != other[:-1]
     if (next_other & ~next_key).any():
-        pairs = np.rec.fromarrays([key, other])
-        return np.unique(pairs, return_inverse=True)[1]
-    return np.r_[0, np.cumsum(next_key)]
+        order = np.lexsort((other, key))
+        user = np.empty(len(key), np.int64)
+        user[order] = np.r_[0, np.cumsum((np.diff(key[order]) != 0) | (np.diff(other[order]) != 0))]
+        return user
+    return np.concatenate([[0], np.cumsum(next_key)])
 
 
 class _Rows(NamedTuple):
