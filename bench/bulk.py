@@ -37,7 +37,7 @@ from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.stream.reading import unpacked
 
 RUN = "measured"
-A_PART = {True: "domain_id = 3", False: "domain = 'd3'"}
+A_PART = {True: "domain_id = 3", False: "domain = 'd03'"}
 """Encoded rows, raw rows: one domain of nineteen."""
 MODEL = "model={name: star}"
 """The default model: the paper's layers, embeddings of 16."""
