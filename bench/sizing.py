@@ -135,7 +135,7 @@ def _bytes(table: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=300_000, help="impressions of the smaller night")
+    parser.add_argument("--rows", type=int, default=150_000, help="impressions of the smaller night")
     parser.add_argument("--day", type=float, default=1e9, help="impressions a day to reckon for")
     parser.add_argument("--hours", type=float, default=6.0, help="that a night may take")
     parser.add_argument("--again", action="store_true", help="measure, even where rates are there")
