@@ -16,8 +16,9 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs import simulate
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.workflows import nightly
+from tests.conftest import on_request
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, on_request]
 
 GOOD = ("2026-01-06", "2026-01-07")
 BAD, NEXT = "2026-01-08", "2026-01-09"
