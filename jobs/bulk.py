@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -26,37 +25,22 @@ from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 from star_ctr.conf.errors import DataError, UserError, nearest
 from star_ctr.conf.layout import OTHER, Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import TABLES, Warehouse
+from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
 from star_ctr.jobs.features import IDENTITY, as_known, own_columns, shown, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
+from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import predictor_of, served_model
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encoder_of
 from star_ctr.jobs.store import Store
-from star_ctr.jobs.train import read_record
-from star_ctr.model.export import LAYOUT
 from star_ctr.model.stream.reading import unpacked
 
 COLUMNS = ("run_id", "impression_id", "user_id", "domain", "score")
 """What the output has of every row, before the columns that are carried along."""
 NAMED = 20
 """Reasons, or unknown domains, that are told one by one."""
-
-
-class Model(NamedTuple):
-    """A finished run: its folder, the layout of its rows, and the settings that it was made with."""
-
-    run_id: str
-    folder: Path
-    layout: Layout
-    settings: Settings
-
-    @property
-    def vocabularies(self) -> list[str]:
-        """The files of its vocabularies, which training put beside it."""
-        return [str(file) for file in sorted((self.folder / "vocabularies").glob("*.parquet"))]
 
 
 def run(
@@ -88,23 +72,26 @@ def run(
     if not rows_in:
         raise DataError(f"{source}: holds no row{f' for which {where} holds' if where else ''}; nothing was written")
     if encoded:
-        requests = encoded_requests(rows, model.layout, policy, columns, source)
+        checked = encoded_requests(rows, model.layout, policy, columns, source)
+        # Wide rows: what comes of them is kept, so that they are read once and not also for what is wrong with them.
+        requests = _scored(checked, model, encoded).persist()
     else:
-        requests = raw_requests(model.settings, rows, model.layout, policy, columns, source).persist()
+        requests = checked = raw_requests(model.settings, rows, model.layout, policy, columns, source).persist()
     try:
         if policy == "fail":
-            _refuse_unknown(requests, model.layout, source)
+            _refuse_unknown(checked, model.layout, source)
         good = requests.where(F.col("reason").isNull()).drop("reason", "raw")
         metadata = {"run_id": run_id, "input": place(spark, source), "version": given.version, "where": where}
-        left_out = requests.where(F.col("reason").isNotNull()).drop(CARRIED)
+        left_out = requests.where(F.col("reason").isNotNull()).drop(CARRIED, "score")
         left_out = left_out.select(F.lit(run_id).alias("run_id"), "reason", whole(left_out).alias("row"))
         version = replace_given(left_out, rejected, metadata)
         reasons, n_out = _reasons(spark, rejected, version)
         if n_out == rows_in:
             raise DataError(f"{source}: no row of {rows_in:,} can be scored: {told(reasons)}; see {rejected}")
-        features = good if encoded else _features(store, model, good)
-        metadata |= {"rejected_version": version}
-        version = replace_given(_scored(features, model, rows, columns, encoded), target, metadata)
+        scores = good if encoded else _scored(_features(store, model, good), model, encoded)
+        carried = [f"{CARRIED}.*"] if columns else []
+        scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
+        version = replace_given(scores, target, metadata | {"rejected_version": version})
     finally:
         requests.unpersist()
     scored = spark.read.format("delta").option("versionAsOf", version).load(target).count()
@@ -115,19 +102,6 @@ def run(
         "rejected": rejected, "unknown_domain": policy, "rows": rows_in, "scored": scored, "left_out": n_out,
         "reasons": reasons,
     }  # fmt: skip
-
-
-def find_model(settings: Settings, run_id: str) -> Model:
-    """The finished run of that name; `UserError` that lists the newest ones where there is none."""
-    warehouse = Warehouse(settings.paths)
-    folder, there = Path(warehouse.model(run_id)), warehouse.finished()[::-1]
-    if run_id not in there:
-        newest = f"the newest: {', '.join(there[:5])}" if there else "none is there yet; run `star-ctr train` first"
-        raise UserError(f"--run-id {run_id}: no finished run in {folder.parent}{nearest(run_id, there)} ({newest})")
-    layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
-    own = Settings.model_validate(read_record(folder)["settings"])
-    own = own.model_copy(update={"paths": settings.paths, "spark": settings.spark})
-    return Model(run_id, folder, layout, own)
 
 
 def told(reasons: dict[str, int]) -> str:
@@ -193,15 +167,16 @@ def _features(store: Store, model: Model, requests: DataFrame) -> DataFrame:
     return as_known(settings, store, rows, shown(settings, store, newest.ds), newest.ds)
 
 
-def _scored(rows: DataFrame, model: Model, source: DataFrame, columns: Sequence[str], encoded: bool) -> DataFrame:
-    """The output's rows, of encoded rows or of features; `columns` of the `source` go along in CARRIED."""
-    served, files, history = (
-        served_model(rows.sparkSession, model.folder),
-        model.vocabularies,
-        list(model.settings.history),
-    )
+def _scored(rows: DataFrame, model: Model, encoded: bool) -> DataFrame:
+    """The scores of encoded rows or of features, with CARRIED if there is that.
+
+    Encoded rows may have a `reason` not to be scored, which goes along with `raw`.
+    """
+    served, history = served_model(rows.sparkSession, model.folder), list(model.settings.history)
+    files = model.vocabularies
     packed = ["domain_id", "ints", "floats"] if encoded else model.layout.columns
-    first, carried = COLUMNS[1:4], [CARRIED] if columns else []
+    along = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
+    first = COLUMNS[1:4]
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = predictor_of(served)
@@ -210,25 +185,25 @@ def _scored(rows: DataFrame, model: Model, source: DataFrame, columns: Sequence[
         for batch in batches:
             if batch.num_rows == 0:
                 continue
-            domain = batch.column("domain")
+            ids, domain = [batch.column(c) for c in first[:2]], batch.column("domain")
+            good = np.ones(batch.num_rows, bool)
             if encoded:
-                ints, floats, number = (batch.column(c) for c in ("ints", "floats", "domain_id"))
+                good = pc.is_null(batch.column("reason")).to_numpy(zero_copy_only=False)
+                of = batch if good.all() else batch.filter(pa.array(good))
+                ints, floats, number = (of.column(c) for c in ("ints", "floats", "domain_id"))
             else:
                 ints, floats = encoder_of(layout, files, history).encode(pa.Table.from_batches([batch]))
                 number = pc.add(pc.fill_null(pc.index_in(domain, value_set=known), -1), 1)
                 domain = pa.array([OTHER, *layout.domains]).take(number)
-            scores = predictor.predict(*unpacked(ints, floats, layout), number.to_numpy().astype(np.int32))
-            along = batch.column(CARRIED).flatten() if carried else []
-            yield pa.RecordBatch.from_arrays(
-                [*(batch.column(c) for c in first[:2]), domain, pa.array(scores.astype(np.float64)), *along],
-                names=[*first, "score", *columns],
-            )
+            scores = np.full(batch.num_rows, np.nan)
+            if good.any():
+                scores[good] = predictor.predict(*unpacked(ints, floats, layout), number.to_numpy().astype(np.int32))
+            columns = [*ids, domain, pa.array(scores), *(batch.column(c) for c in along)]
+            yield pa.RecordBatch.from_arrays(columns, names=[*first, "score", *along])
 
-    texts = [StructField(name, StringType()) for name in first]
-    schema = StructType([*texts, StructField("score", DoubleType()), *(source.schema[c] for c in columns)])
-    wanted = dict.fromkeys([*first, *packed, *carried])
-    scores = rows.select(*wanted).mapInArrow(score, schema)
-    return scores.select(F.lit(model.run_id).alias("run_id"), "*")
+    fields = [*(StructField(name, StringType()) for name in first), StructField("score", DoubleType())]
+    wanted = dict.fromkeys([*first, *packed, *along])
+    return rows.select(*wanted).mapInArrow(score, StructType([*fields, *(rows.schema[c] for c in along)]))
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

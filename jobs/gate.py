@@ -18,10 +18,10 @@ from star_ctr.conf.identity import features_hash, judged_run, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
 from star_ctr.features.bootstrap import INTERVALS
-from star_ctr.jobs.bulk import Model, find_model
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.differences import difference
 from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
+from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import scored
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encode
