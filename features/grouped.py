@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.layout import OVERALL
-from star_ctr.features.resampling import Ints
+from star_ctr.features.resampling import Bools, Floats, Ints
 
 Name = tuple[str, str]
 """Run and domain."""
@@ -51,12 +51,17 @@ def names_of(scores: DataFrame) -> Names:
 
 
 def numbered(scores: DataFrame, *more: Column) -> DataFrame:
-    """What stands for the rows of `scores`: key, group and score, whose sign is minus without a click (-0.0, too).
+    """What stands for the rows of `scores`: key, group, and score with a sign for the label, which `unsigned` reads.
 
     key: a hash of the user, for `resampling.weights`; group: one of the run and domain, as in `Names`.
     """
     key, score = F.xxhash64("user_id").alias("key"), F.abs("score")
     return scores.select(key, _group(), F.when(F.col("label") > 0, score).otherwise(-score).alias("score"), *more)
+
+
+def unsigned(signed: Floats) -> tuple[Floats, Bools]:
+    """Scores, and whether the row was clicked: without a click their sign is minus, that of 0.0 too."""
+    return np.abs(signed), ~np.signbit(signed)
 
 
 def _group() -> Column:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts
+from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts, unsigned
 from star_ctr.features.resampling import Bools, Floats, Ints, RankSums, Weights, weights
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
@@ -51,8 +51,7 @@ class _Groups:
     def add(self, block: pa.RecordBatch) -> None:
         """Rows in the order of their score."""
         names, group = self.names, self.names.places(block.column("group").to_numpy())
-        signed = block.column("score").to_numpy()
-        score, positive = np.abs(signed), ~np.signbit(signed)
+        score, positive = unsigned(block.column("score").to_numpy())
         weight = weights(block.column("key").to_numpy(), self.replicates, self.seed)
         self._add(names.run[group], names.runs, score, positive, weight)
         self._add(group, names.groups, score, positive, weight)

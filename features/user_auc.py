@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts
+from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts, unsigned
 from star_ctr.features.resampling import Bools, Floats, Ints, UserSums, tied_groups, weights
 
 SUMS = (
@@ -92,11 +92,10 @@ class _Groups:
 
     def add(self, block: pa.RecordBatch) -> None:
         """Rows of whole users."""
-        names, user = self.names, _users(block["key"].to_numpy(), block["user"].to_numpy())
-        group = names.places(block["group"].to_numpy())
-        run = names.run[group]
-        key, signed = block["key"].to_numpy(), block["score"].to_numpy()
-        score, positive = np.abs(signed), ~np.signbit(signed)
+        names, group = self.names, self.names.places(block["group"].to_numpy())
+        run, key = names.run[group], block["key"].to_numpy()
+        user = _users(key, block["user"].to_numpy())
+        score, positive = unsigned(block["score"].to_numpy())
         of_user = user * len(names.runs) + run
         order = np.lexsort((score, of_user))
         rows = _Rows(key[order], score[order], positive[order])

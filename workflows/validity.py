@@ -25,13 +25,12 @@ STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate", "r
 OF_A_RUN = STEPS[3:]
 """Steps that each model has of its own; the others are shared."""
 
+UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
+
 
 def steps_of(settings: Settings) -> tuple[str, ...]:
     """The steps of a night of some settings."""
     return STEPS if settings.gate.publish == "refit" else STEPS[:-1]
-
-
-UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
 
 
 class State(StrEnum):
