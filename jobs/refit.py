@@ -14,14 +14,14 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.days import valid_day
-from star_ctr.conf.identity import judged_run, refit_of, run_id
+from star_ctr.conf.identity import judged_run, run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import OF_REFIT
 from star_ctr.jobs import split
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store
-from star_ctr.jobs.train import pin, pinned, trained
+from star_ctr.jobs.train import pin, pinned, rows_of_split, trained
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -30,27 +30,26 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     ds = valid_day(ds) if ds else store.days("scores")[-1]
     candidate = run_id(settings, ds)
     now = serving(decisions.all())
-    if reason := not_needed(settings) or _not_served(candidate, now):
-        return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": now and now.run_id}
-    rows = split.run(settings, spark, ds, OF_REFIT)
+    served = now.run_id if now else "none"
+    reason = not_needed(settings)
+    if reason or judged_run(served) != candidate:
+        reason = reason or "the night's run was not promoted"
+        return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": served}
+    # A training that was killed goes on, and one that is done stands, as long as its rows are the same version.
+    if not split.is_written(settings, store, ds, OF_REFIT):
+        split.run(settings, spark, ds, OF_REFIT)
     job = pinned(settings, store, ds, pin(store, ds, OF_REFIT))
     record = trained(settings, store, job)
-    reason = f"gate.publish is refit: trained anew on {rows['train']:,} rows, those of {ds} among them"
-    decisions.add(Decision(ds, job.run_id, candidate, Outcome.REFIT, reason))
-    return {**record, "rows": rows["train"], "outcome": str(Outcome.REFIT), "reason": reason, "serving": job.run_id}
+    rows = sum(n for _, n in rows_of_split(store, job, "train"))
+    reason = f"gate.publish is refit: trained anew on {rows:,} rows, those of {ds} among them"
+    if served != job.run_id:
+        decisions.add(Decision(ds, job.run_id, candidate, Outcome.REFIT, reason))
+    return {**record, "rows": rows, "outcome": str(Outcome.REFIT), "reason": reason, "serving": job.run_id}
 
 
 def not_needed(settings: Settings) -> str:
     """Why no refit is asked for; empty where one is."""
     return "" if settings.gate.publish == "refit" else f"gate.publish is {settings.gate.publish}"
-
-
-def _not_served(candidate: str, now: Decision | None) -> str:
-    if now is not None and now.run_id == refit_of(candidate):
-        return "it is served already, refit"
-    if now is None or judged_run(now.run_id) != candidate:
-        return "the night's run was not promoted"
-    return ""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.days import valid_day, window
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import features_hash, split_hash
 from star_ctr.conf.layout import OTHER, Layout, natural
 from star_ctr.conf.settings import Settings
@@ -53,6 +54,7 @@ def run(
     train = rows.where(F.col("ds") != tested) if tested else rows
     counts = rows.groupBy("ds", "domain").count().collect()
     before = _before(settings, store, ds, tables)
+    stands_on = _stands_on(settings, store, before)
     domains = settings.domains.known or _domains({r.domain for r in counts if r.ds != tested}, before and before.layout)
     parts = {r.ds: "test" if r.ds == tested else "train" for r in counts}
     entries = [(parts[r.ds], r.domain, r["count"]) for r in counts]
@@ -88,9 +90,8 @@ def run(
         metadata=json.dumps(
             {
                 "ds": ds,
-                "settings": split_hash(settings),
+                **stands_on,
                 "vocabularies": version,
-                "grown_from": before and {"ds": before.ds, "version": before.version},
                 "layout": layout.model_dump(mode="json"),
             }
         ),
@@ -101,6 +102,23 @@ def run(
         if settings.domains.unknown == "bucket" or domain in domains:
             totals[part] += n
     return totals
+
+
+def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -> bool:
+    """Whether the split of a night stands on all that it would stand on if it were written now."""
+    found = find_split(store.warehouse.table(tables.split), ds)
+    now = _stands_on(settings, store, _before(settings, store, ds, tables))
+    return found is not None and now.items() <= found[1].items()
+
+
+def _stands_on(settings: Settings, store: Store, before: _Before | None) -> dict[str, Any]:
+    """What decides the rows of a split."""
+    return {
+        "settings": split_hash(settings),
+        "code": code_hash(["star_ctr.jobs.split"]),
+        "features": store.version("features"),
+        "grown_from": before and {"ds": before.ds, "version": before.version},
+    }
 
 
 class _Before(NamedTuple):

@@ -13,10 +13,11 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.tables import OF_REFIT
-from star_ctr.jobs import clean, gate, refit, replay, split
+from star_ctr.jobs import clean, features, gate, refit, replay, split
 from star_ctr.jobs.decisions import Decisions, Outcome, serving
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import read_record
+from star_ctr.model.export import WEIGHTS
 from star_ctr.workflows import backfill
 from tests import small_logs
 from tests.workflows.small_night import DS, Night
@@ -85,6 +86,19 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     seen = store.read("refit_split", record["versions"]["split"]).where(f"ds = '{BEFORE}'").toPandas()
     assert set(seen["day"]) == {small_logs.DAYS[1], BEFORE}
     assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
+
+    # Asked for again it stands as it is: the same rows, the same bits, no new decision. Of other rows it is made anew.
+    made, weights = store.version("refit_split"), Path(store.warehouse.model(now.run_id)) / WEIGHTS
+    bits = weights.read_bytes()
+    assert refit.run(settings, spark, DS)["serving"] == now.run_id
+    assert (store.version("refit_split"), weights.read_bytes()) == (made, bits)
+    assert len(Decisions(settings).all()) == len(decided)
+    assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
+    features.run(settings, spark, DS)
+    refit.run(settings, spark, DS)
+    assert store.version("refit_split") > made
+    assert weights.read_bytes() == bits, "those features are the same"
+    assert len(Decisions(settings).all()) == len(decided)
 
     # Once is enough, and what was kept of it trains again to the same bits, whatever was cleaned.
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
