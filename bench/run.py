@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bulk
 import cost
+import gpu
 import history
 import metrics
 import size
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "cost": cost.run,
     "stream": stream.run,
     "training": training.run,
+    "gpu": gpu.run,
     "history": history.run,
     "metrics": metrics.run,
     "size": size.run,

@@ -1,0 +1,109 @@
+"""The trainer on a GPU: rows a second by batch size, the share of time spent waiting for data, and what bounds it.
+
+python bench/gpu.py                     (where there is no GPU it says so and measures nothing)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from entries import entry
+from made_split import job_of
+from rich.console import Console
+from rich.table import Table
+
+from star_ctr.model.hooks.record import Spent
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
+from star_ctr.model.trainer import Trainer
+
+ROWS = 600_000
+STEPS = 40
+
+
+def trained(job: TrainingJob) -> tuple[float, float]:
+    """Rows a second of one epoch, and the share of its time spent waiting for data."""
+    spent = Spent()
+    Trainer(job).train([spent])
+    return spent.total.rate, spent.total.waiting_share
+
+
+def stream_alone(job: TrainingJob) -> float:
+    """Rows a second that the stream makes, into pinned memory, for nobody."""
+    trainer = Trainer(job)
+    s = job.trainer
+    began = time.perf_counter()
+    batches = ahead(epoch_batches(trainer.files, job.layout, s.batch_size, s.window_rows, s.seed, 0), pin=True)
+    rows = sum(len(b.rows) for b in batches)
+    return rows / (time.perf_counter() - began)
+
+
+def steps_alone(job: TrainingJob) -> tuple[float, float]:
+    """Rows a second of steps whose batches are at hand, and the share of that time in which the GPU computes."""
+    trainer = Trainer(job)
+    full = [b for b in itertools.islice(trainer._batches(), 30) if len(b.rows) == job.trainer.batch_size][:8]
+
+    def steps(n: int) -> float:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for k in range(n):
+            trainer.train_step([full[k % len(full)]])
+        torch.cuda.synchronize()
+        return time.perf_counter() - began
+
+    steps(10)
+    seconds = steps(STEPS)
+    return STEPS * job.trainer.batch_size / seconds, computing(trainer, full) * STEPS / seconds
+
+
+def computing(trainer: Trainer, batches: list[Batch]) -> float:
+    """Seconds a step in which the GPU computes, by its own clock."""
+    kinds = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profile:
+        for k in range(STEPS):
+            trainer.train_step([batches[k % len(batches)]])
+        torch.cuda.synchronize()
+    return float(sum(e.self_device_time_total for e in profile.key_averages())) / 1e6 / STEPS
+
+
+def run() -> list[dict[str, Any]]:
+    """The entries of bench.json; prints the table that stands behind them."""
+    if not torch.cuda.is_available():
+        print("gpu: no GPU is at hand, nothing measured")
+        return []
+    table = Table(
+        "batch", "precision", "rows/s", "waiting", "stream alone", "steps alone", "GPU computes", "memory",
+        title=f"{torch.cuda.get_device_name()}, {ROWS:,} rows, the default model",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cpu, _ = trained(job_of(folder, ROWS))
+        found = {}
+        for size, precision in [(2000, "float32"), (2000, "bfloat16"), (8000, "float32"), (32_000, "float32")]:
+            job = job_of(folder, ROWS, device="cuda", batch_size=size, precision=precision)
+            alone, (steps, busy) = stream_alone(job), steps_alone(job)
+            torch.cuda.reset_peak_memory_stats()
+            found[size, precision] = rate, waited = trained(job)
+            memory = torch.cuda.max_memory_allocated() / 2**30
+            table.add_row(f"{size:,}", precision, f"{rate:,.0f}", f"{waited:.1%}", f"{alone:,.0f}", f"{steps:,.0f}",
+                          f"{busy:.0%} of a step", f"{memory:.1f} GiB")  # fmt: skip
+    Console(width=140).print(table)
+    rate, waited = found[2000, "float32"]
+    cores = torch.get_num_threads()
+    return [
+        entry("gpu_vs_cpu", rate / cpu, "times its rows/s", 1.0,
+              f"the default model, batches of 2000: {rate:,.0f} rows/s; the CPU's {cores} cores {cpu:,.0f}", least=True),
+        entry("gpu_stream_wait_share", waited, "of the time", 0.05,
+              f"the same; batches of 32,000: {found[32_000, 'float32'][1]:.3f} at {found[32_000, 'float32'][0]:,.0f} rows/s"),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    for result in run():
+        print(json.dumps(result, indent=1))

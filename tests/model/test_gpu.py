@@ -1,0 +1,142 @@
+"""What a GPU computes is what the CPU does, to floating point noise; where no GPU is at hand, these are skipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from star_ctr.conf.training import ModelSettings
+from star_ctr.model.export import Predictor
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.model.networks.norms import segments_of
+from star_ctr.model.probe import probe_rows
+from star_ctr.model.run import train
+from star_ctr.model.stream.batches import ahead, epoch_batches
+from star_ctr.model.stream.reading import live_files
+from star_ctr.model.train import write_job
+from star_ctr.model.trainer import Trainer
+from tests.model.synthetic import ALL, LAYOUT, job, record, same_model, same_weights, when, without_dropout
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none is at hand")
+
+MODELS: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name in ALL},
+    "mulann": {"name": "mulann", "norm": "bn"},
+    "layer norm": {"norm": "ln"},
+    "din": {"pooling": "din"},
+    "dien": {"pooling": "dien"},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("float64")
+def test_scores_and_gradients_of_every_model_are_the_cpus(name: str) -> None:
+    rng = np.random.default_rng(0)
+    domain = np.sort(rng.integers(1, 4, 60)).astype(np.int32)
+    ints = np.column_stack([rng.integers(0, 30, (60, 2)), rng.integers(0, 5, 60), rng.integers(0, 30, (60, 4))])
+    ints[:, 3:] *= np.arange(4) < ints[:, 2:3]
+    floats, label = rng.normal(size=(60, 1)), (rng.random(60) < 0.3).astype(float)
+    settings = ModelSettings.model_validate({"layers": [16, 8], "dim": 4, "domain_spread": 0.1, **MODELS[name]})
+    torch.manual_seed(0)
+    start = MultiDomainModel(LAYOUT, settings).state_dict()
+    seen = []
+    for device in ("cpu", "cuda"):
+        model = MultiDomainModel(LAYOUT, settings).to(device)
+        model.load_state_dict(start)
+        torch.default_generator.manual_seed(1)
+        ints_BI = torch.from_numpy(ints.astype(np.int32)).to(device)
+        floats_BN = torch.from_numpy(floats).to(device)
+        segments = segments_of(domain)
+        logit_B = model(ints_BI, floats_BN, segments)
+        loss = F.binary_cross_entropy_with_logits(logit_B, torch.from_numpy(label).to(device))
+        if (more := model.own_loss(segments)) is not None:
+            loss = loss + more
+        loss.backward()  # type: ignore[no-untyped-call]
+        model.eval()
+        score_B = model.predict(ints_BI, floats_BN, torch.from_numpy(domain.astype(np.int64)).to(device))
+        found = {"logit": logit_B.detach(), "score": score_B}
+        for parameter, weight in model.named_parameters():
+            if weight.grad is not None:
+                found[parameter] = weight.grad.to_dense()
+        seen.append({key: value.cpu() for key, value in found.items()})
+    cpu, gpu = seen
+    assert cpu.keys() == gpu.keys()
+    for key, value in cpu.items():
+        np.testing.assert_allclose(gpu[key].numpy(), value.numpy(), atol=1e-9, rtol=1e-9, err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """A finished training on the CPU."""
+    j = without_dropout(table, tmp_path_factory.mktemp("cpu"))
+    train(j)
+    return j
+
+
+def test_a_training_on_a_gpu_is_that_on_the_cpu(table: str, tmp_path: Path, on_cpu: TrainingJob) -> None:
+    j = without_dropout(table, tmp_path, device="cuda")
+    assert train(j)["device"] == "cuda:0"
+    same_model(on_cpu, j)
+    assert Trainer(job(table, tmp_path, device="auto")).device.type == "cuda", "where there is one, it is used"
+
+
+@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_killed_on_one_device_it_goes_on_on_another(
+    table: str, tmp_path: Path, on_cpu: TrainingJob, first: str, then: str
+) -> None:
+    killed = without_dropout(table, tmp_path, device=first)
+    command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(killed))]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    when(process, killed, 10, process.kill)
+    process.wait()
+    resumed = without_dropout(table, tmp_path, device=then)
+    assert train(resumed)["resumed"]
+    same_model(on_cpu, resumed)
+
+
+def test_a_group_of_processes_on_gpus_speaks_nccl(table: str, tmp_path: Path, on_cpu: TrainingJob) -> None:
+    """A process for each GPU at hand, up to two; one alone too sets up the group and takes its device."""
+    processes = min(2, torch.cuda.device_count())
+    j = without_dropout(table, tmp_path, device="cuda", processes=processes)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    subprocess.run([*command, "-m", "star_ctr.model.train", str(write_job(j))], check=True)
+    assert record(j)["processes"] == processes
+    same_weights(on_cpu, j)
+
+
+def test_the_export_of_a_gpu_training_scores_on_the_cpu_as_it_did(table: str, tmp_path: Path) -> None:
+    j = job(table, tmp_path, device="cuda")
+    probe = train(j)["probe"]
+    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    scores = Predictor(j.place).predict(rows.ints, rows.floats, rows.domain)
+    assert np.abs(scores - np.array([probe[i] for i in ids])).max() < 1e-5
+
+
+def test_batches_for_a_gpu_lie_in_pinned_memory_and_are_the_same(table: str, tmp_path: Path) -> None:
+    files = Trainer(job(table, tmp_path)).files
+    plain, pinned = (list(ahead(epoch_batches(files, LAYOUT, 64, 200, 0, 0), pin=pin)) for pin in (False, True))
+    for a, b in zip(plain, pinned, strict=True):
+        assert a.domain == b.domain
+        for x, y in ((a.rows.ints, b.rows.ints), (a.rows.floats, b.rows.floats), (a.rows.label, b.rows.label)):
+            np.testing.assert_array_equal(x, y)
+            assert torch.from_numpy(y).is_pinned()
+
+
+def test_bfloat16_on_a_gpu_points_where_float32_does(table: str, tmp_path: Path) -> None:
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        trainer = Trainer(without_dropout(table, tmp_path / precision, precision=precision, device="cuda"))
+        trainer.train_step([next(b for b in trainer._batches() if b.domain == 1)])
+        dense = [p.grad for p in trainer.model.parameters() if p.grad is not None and not p.grad.is_sparse]
+        gradients.append(torch.cat([g.flatten() for g in dense]))
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    full, half = gradients
+    assert 0 < float((full - half).norm() / full.norm()) < 0.02
