@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
-from star_ctr.model.networks.rows import RowAdam, summed_by_row
+from star_ctr.model.networks.rows import RowAdam, in_parts, summed_by_row
 from star_ctr.model.networks.tables import EmbeddingTables
 from star_ctr.model.processes import from_all, world
 
@@ -177,8 +177,9 @@ class Averaged:
             share = 1.0 - min(self.decay, (1 + t) / (10 + t))
             average = self.weights[name]
             if (touched := rows.get(parameter)) is not None:
-                before = average.index_select(0, touched)
-                average.index_copy_(0, touched, before.lerp_(parameter.index_select(0, touched), share))
+                for part in in_parts(touched):
+                    before = average.index_select(0, part)
+                    average.index_copy_(0, part, before.lerp_(parameter.index_select(0, part), share))
             else:
                 average.lerp_(parameter, share)
 

@@ -1,15 +1,20 @@
-"""Adam on embedding tables, for the rows that a step touches and for no others."""
+"""Adam on embedding tables, for the rows that a step touches and for no others.
+
+Tensor names end in their shape: M entries of a batch, each a look into a row of a table; N distinct rows; D the rows'
+width; L what the entries' gradients are taken from.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-MARKED = 4
-"""Rows of a table for each id of a batch up to which its rows are marked rather than the ids sorted."""
+AT_ONCE = 4096
+"""Rows that are updated at a time on a CPU: what lies between the operations then stays in its cache."""
 
 
 class RowAdam(torch.optim.Optimizer):
@@ -44,35 +49,58 @@ class RowAdam(torch.optim.Optimizer):
         state["step"] += 1
         assert table.grad is not None
         rows_N, gradient_ND = summed_by_row(table.grad)
-        first_ND = state["exp_avg"].index_select(0, rows_N).lerp_(gradient_ND, 1 - beta1)
-        second_ND = state["exp_avg_sq"].index_select(0, rows_N).lerp_(gradient_ND.square(), 1 - beta2)
-        state["exp_avg"].index_copy_(0, rows_N, first_ND)
-        state["exp_avg_sq"].index_copy_(0, rows_N, second_ND)
         t = int(state["step"])
         rate = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
-        table.index_add_(0, rows_N, first_ND / (second_ND.sqrt_() + eps), alpha=-rate)
+        first, second = state["exp_avg"], state["exp_avg_sq"]
+        for rows, gradient in zip(in_parts(rows_N), in_parts(gradient_ND), strict=True):
+            mean = first.index_select(0, rows).lerp_(gradient, 1 - beta1)
+            square = second.index_select(0, rows).lerp_(gradient.square(), 1 - beta2)
+            first.index_copy_(0, rows, mean)
+            second.index_copy_(0, rows, square)
+            change = mean.div_(square.sqrt_().add_(eps))
+            table.index_copy_(0, rows, table.index_select(0, rows).add_(change, alpha=-rate))
         return rows_N
+
+
+def in_parts(x: Tensor) -> tuple[Tensor, ...]:
+    """The rows of `x`, so many at a time as are best updated together: on a GPU all of them."""
+    return torch.split(x, AT_ONCE) if x.device.type == "cpu" else (x,)
+
+
+class Grouped(NamedTuple):
+    """Entries by the row that they look into: in `order` (M) the size[n] of row rows[n] come from start[n] on (N each)."""
+
+    rows: Tensor
+    order: Tensor
+    start: Tensor
+    size: Tensor
+
+    def places(self) -> Tensor:
+        """The place of each entry's row among the distinct ones (M)."""
+        number_N = torch.arange(len(self.rows), device=self.rows.device)
+        return torch.empty_like(self.order).scatter_(0, self.order, number_N.repeat_interleave(self.size))
+
+    def summed(self, values_LD: Tensor, of_M: Tensor) -> Tensor:
+        """For each distinct row the sum of its entries' values (N x D); entry m has values_LD[of_M[m]]."""
+        if values_LD.device.type == "cpu" and len(self.rows):
+            return F.embedding_bag(of_M.index_select(0, self.order), values_LD, self.start, mode="sum")
+        # A GPU takes a sum for itself with few threads, and some rows have most of the entries.
+        sum_ND = values_LD.new_zeros(len(self.rows), values_LD.shape[1])
+        return sum_ND.index_add_(0, self.places(), values_LD.index_select(0, of_M))
+
+
+def grouped(rows_M: Tensor, size: int) -> Grouped:
+    """Entries that look into these rows of a table of that size, grouped; rows ascend."""
+    short = rows_M.int() if size <= torch.iinfo(torch.int32).max else rows_M  # sorted in half the time
+    sorted_M, order_M = short.sort(stable=True)
+    rows_N, size_N = torch.unique_consecutive(sorted_M, return_counts=True)
+    return Grouped(rows_N.long(), order_M, size_N.cumsum(0) - size_N, size_N)
 
 
 def summed_by_row(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """The rows (N) of a sparse gradient, each once, and the sum of what it holds for each (N x D)."""
     rows_M, values_MD = gradient._indices()[0], gradient._values()
-    if gradient.is_coalesced():
+    if bool((rows_M[1:] > rows_M[:-1]).all()):  # autograd forgets that a gradient was coalesced
         return rows_M, values_MD
-    rows_N, place_M = distinct(rows_M, gradient.shape[0])
-    summed_ND = torch.zeros(len(rows_N), values_MD.shape[1], dtype=values_MD.dtype, device=values_MD.device)
-    return rows_N, summed_ND.index_add_(0, place_M, values_MD)
-
-
-def distinct(rows_M: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The rows of a table of that size, each once and in order (N), and the place of each given one among them (M).
-
-    A mark on every row of the table is cheaper than sorting what is given, as long as the table is not much larger.
-    """
-    if size > MARKED * len(rows_M):
-        rows_N, place_M = torch.unique(rows_M, return_inverse=True)
-        return rows_N, place_M
-    marks = torch.zeros(size, dtype=torch.bool, device=rows_M.device)
-    marks.index_fill_(0, rows_M, True)
-    place = marks.cumsum(0)
-    return marks.nonzero().squeeze(1), place.index_select(0, rows_M) - 1
+    groups = grouped(rows_M, gradient.shape[0])
+    return groups.rows, groups.summed(values_MD, torch.arange(len(rows_M), device=rows_M.device))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from star_ctr.conf.layout import PADDING
-from star_ctr.model.networks.rows import distinct
+from star_ctr.model.networks.rows import Grouped, grouped
 from star_ctr.model.networks.sharding import WHOLE, fetched, gathered, rows_of_part
 
 BLOCK = 1 << 16
@@ -73,21 +73,22 @@ class EmbeddingTables(nn.Module):
         storage, first = self.storages[str(self.widths[name])], self.offset[name] + 1
         return torch.cat([storage[:1], storage[first : first + self.sizes[name] - 1]])
 
-    def reach(self, width: int | str, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def reach(self, width: int | str, rows: Tensor) -> tuple[Tensor, Tensor, Grouped | None]:
         """A tensor that holds what those rows of a storage hold, and their places in it, in `rows`' shape.
 
-        That is the storage itself, or what was fetched from the processes that share it: all of them come here alike.
+        That is the storage itself, or what was fetched from the processes that share it (all of them come here alike):
+        the distinct rows in their order, with how they were grouped.
         """
         storage = self.storages[str(width)]
         if not self.sharded:
-            return storage, rows
-        rows_N, place_M = distinct(rows.flatten(), self.rows[int(width)])
-        return fetched(storage, rows_N, self.part), place_M.view(rows.shape)
+            return storage, rows, None
+        groups = grouped(rows.flatten(), self.rows[int(width)])
+        return fetched(storage, groups.rows, self.part), groups.places().view(rows.shape), groups
 
     def embedded(self, name: str, ids: Tensor) -> Tensor:
         """The embeddings of ids of one table, each by itself: the ids' shape x width."""
         rows = (ids.long() + self.offset[name]).masked_fill_(ids == PADDING, PADDING)
-        table, place = self.reach(self.widths[name], rows)
+        table, place, _ = self.reach(self.widths[name], rows)
         if self.sharded:
             return F.embedding(place, table)
         return F.embedding(place, table, padding_idx=PADDING, sparse=torch.is_grad_enabled())
@@ -132,9 +133,9 @@ class MeanLookup(nn.Module):
         column_M = place_M - row_M * len(self.column)
         id_M = flat.index_select(0, place_M) + self.offset.index_select(0, column_M)
         list_M = row_M * self.lists + self.list.index_select(0, column_M)
-        table, held_M = tables.reach(width, id_M)
+        table, held_M, groups = tables.reach(width, id_M)
         lists = len(ints_BI) * self.lists
-        mean: Tensor = _Means.apply(table, held_M, list_M, lists, tables.sharded)  # type: ignore[no-untyped-call]
+        mean: Tensor = _Means.apply(table, held_M, list_M, lists, groups)  # type: ignore[no-untyped-call]
         return mean.view(len(ints_BI), self.lists, table.shape[1])
 
 
@@ -146,23 +147,26 @@ class _Means(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int, dense: bool) -> Tensor:
-        """The means, lists x the table's width; `dense`: so is to be the table's gradient."""
+    def forward(ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int, groups: Grouped | None) -> Tensor:
+        """The means, lists x the table's width; with `groups` the table holds the rows that they name and no others."""
         size_N = torch.bincount(list_M, minlength=lists)
         total = F.embedding_bag(row_M, table, size_N.cumsum(0) - size_N, mode="sum")
         share_N1 = size_N.clamp(min=1).to(table.dtype).reciprocal().unsqueeze(1)
         ctx.save_for_backward(row_M, list_M, share_N1)
-        ctx.shape, ctx.dense = table.shape, dense
+        ctx.shape, ctx.groups = table.shape, groups
         return total * share_N1
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """The table's gradient; a sparse one has a row for each entry."""
+        """The table's gradient, summed by row: a dense one of the rows that were fetched, or a sparse one."""
         row_M, list_M, share_N1 = ctx.saved_tensors
-        values = (gradient * share_N1).index_select(0, list_M)
-        if ctx.dense:
-            of_table = values.new_zeros(ctx.shape).index_add_(0, row_M, values)
+        groups = ctx.groups or grouped(row_M, ctx.shape[0])
+        sum_ND = groups.summed(gradient * share_N1, list_M)
+        if ctx.groups is None:
+            of_table = torch.sparse_coo_tensor(
+                groups.rows[None], sum_ND, ctx.shape, check_invariants=False, is_coalesced=True
+            )
         else:
-            of_table = torch.sparse_coo_tensor(row_M[None], values, ctx.shape, check_invariants=False)
+            of_table = sum_ND
         return of_table, None, None, None, None

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from star_ctr.model.networks import rows as row_adam
 from star_ctr.model.networks.rows import RowAdam, summed_by_row
 
 RNG = np.random.default_rng(0)
 
 
-def test_steps_equal_those_of_sparse_adam() -> None:
+@pytest.mark.parametrize("at_once", [3, 4096])
+def test_steps_equal_those_of_sparse_adam(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(row_adam, "AT_ONCE", at_once)
     ours, theirs = (torch.nn.Embedding(50, 4, sparse=True) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     optimizers = RowAdam(ours.parameters(), lr=0.01), torch.optim.SparseAdam(theirs.parameters(), lr=0.01)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.layout import IdField, Layout, SequenceField
 from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.model.networks import rows as row_adam
 from star_ctr.model.networks import tables as tables_module
 from star_ctr.model.networks.inputs import SharedInputs
+from star_ctr.model.networks.rows import grouped
 from star_ctr.model.networks.sharding import resharded, rows_of_part
 from star_ctr.model.networks.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.optimizers import Optimizers
@@ -115,14 +115,18 @@ def test_a_part_starts_with_its_rows_of_the_whole(monkeypatch: pytest.MonkeyPatc
     assert whole[1:].std().item() == pytest.approx(0.01, rel=0.3)
 
 
-@given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from([0, 10**6]))
-def test_distinct_rows_are_the_same_by_marks_and_by_sorting(ids: list[int], marked: int) -> None:
-    given_ids = torch.tensor(ids, dtype=torch.long)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_adam, "MARKED", marked)
-        rows, place = row_adam.distinct(given_ids, 31)
-    assert rows.tolist() == sorted(set(ids))
-    assert rows[place].equal(given_ids)
+@given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from([31, 2**40]))
+def test_entries_are_grouped_by_row_whatever_the_size_of_the_table(ids: list[int], size: int) -> None:
+    rows = torch.tensor(ids, dtype=torch.long) * (size // 31)
+    groups = grouped(rows, size)
+    assert groups.rows.tolist() == sorted(set(rows.tolist()))
+    assert groups.rows[groups.places()].equal(rows)
+    of = torch.arange(len(ids)) // 2  # two entries share a value
+    values = torch.from_numpy(RNG.normal(size=(len(ids) // 2 + 1, 3)))
+    expected = np.zeros((31, 3))
+    np.add.at(expected, ids, values.numpy()[of.numpy()])
+    summed = groups.summed(values, of)
+    np.testing.assert_allclose(summed.numpy(), expected[sorted(set(ids))], atol=1e-12)
 
 
 def test_steps_leave_padding_at_zero_and_seeds_leave_nothing_behind() -> None:
