@@ -20,6 +20,7 @@ from rich.table import Table
 
 from star_ctr.model.hooks.record import Spent
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.processes import readers_for
 from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
 from star_ctr.model.trainer import Trainer
 
@@ -39,7 +40,12 @@ def stream_alone(job: TrainingJob) -> float:
     trainer = Trainer(job)
     s = job.trainer
     began = time.perf_counter()
-    batches = ahead(epoch_batches(trainer.files, job.layout, s.batch_size, s.window_rows, s.seed, 0), pin=True)
+    batches = ahead(
+        epoch_batches(
+            trainer.files, job.layout, s.batch_size, s.window_rows, s.seed, 0, readers=readers_for(job.trainer)
+        ),
+        pin=True,
+    )
     rows = sum(len(b.rows) for b in batches)
     return rows / (time.perf_counter() - began)
 

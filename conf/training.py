@@ -10,7 +10,18 @@ from star_ctr.conf.declared import Declared
 
 Width = Annotated[int, Field(ge=1)]
 HOW_NOT_WHAT = frozenset(
-    {"checkpoint_minutes", "keep", "tensorboard", "restarts", "processes", "launcher", "tables", "threads", "device"}
+    {
+        "checkpoint_minutes",
+        "keep",
+        "tensorboard",
+        "restarts",
+        "processes",
+        "launcher",
+        "tables",
+        "threads",
+        "readers",
+        "device",
+    }
 )
 """Settings of the trainer that say how it works and not what comes out."""
 
@@ -130,6 +141,9 @@ class TrainerSettings(Declared):
         "replicated", description="embeddings: whole in each process, or their rows shared out over the processes"
     )
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
+    readers: int = Field(
+        0, ge=0, description="threads a process that decode files ahead of the training; 0: one for every four cores"
+    )
     restarts: int = Field(2, ge=0, description="times that a group of processes is started again when one is lost")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one more on SIGTERM")
     keep: int = Field(2, ge=1, description="checkpoints kept, the newest ones")

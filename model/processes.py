@@ -26,10 +26,20 @@ def device_for(settings: TrainerSettings) -> torch.device:
 
 def set_threads(settings: TrainerSettings) -> int:
     """Set this process's torch threads: the declared number, or its share of the cores; returns it."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world()[1]))
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // here)
+    threads = settings.threads or _own_cores()
     torch.set_num_threads(threads)
     return threads
+
+
+def readers_for(settings: TrainerSettings) -> int:
+    """The threads of this process that decode files: the declared number, or one for every four of its cores."""
+    return settings.readers or max(1, _own_cores() // 4)
+
+
+def _own_cores() -> int:
+    """The cores that fall to this process."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world()[1]))
+    return max(1, (os.cpu_count() or 1) // here)
 
 
 def seed(device: torch.device, value: int) -> None:

@@ -27,7 +27,7 @@ from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.networks.norms import Moments, Segment, cut_over_ranks, segments_of
 from star_ctr.model.networks.sharding import WHOLE
 from star_ctr.model.optimizers import Averaged, Optimizers
-from star_ctr.model.processes import device_for, seed, set_threads, world
+from star_ctr.model.processes import device_for, readers_for, seed, set_threads, world
 from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
 from star_ctr.model.stream.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.stream.reading import Rows, live_files
@@ -90,11 +90,13 @@ class Trainer:
 
     def _batches(self) -> Generator[Batch]:
         """The batches from where the run stands to its end; an epoch's windows fill while the last one ends."""
-        s, layout = self.settings, self.job.layout
+        s, layout, readers = self.settings, self.job.layout, readers_for(self.settings)
         first, start = divmod(self.step, self.steps_an_epoch)
         window = max(1, min(s.window_rows, s.window_bytes // layout.row_bytes))
         epochs = (
-            epoch_batches(self.files, layout, s.batch_size, window, s.seed, e, self.mixed, start if e == first else 0)
+            epoch_batches(
+                self.files, layout, s.batch_size, window, s.seed, e, self.mixed, start if e == first else 0, readers
+            )
             for e in range(first, s.epochs)
         )
         return ahead(chain.from_iterable(epochs), pin=self.device.type == "cuda")

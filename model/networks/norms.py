@@ -108,12 +108,13 @@ class Moments(nn.Module):
         """
         mean_F, var_F = self.mean[group], self.var[group]
         if self.training:
-            total = summed_over_ranks if self.together else torch.clone
-            rows = total(torch.tensor(float(len(z_BF)), device=z_BF.device))
+            rows, total = len(z_BF), torch.clone
+            if self.together and world()[1] > 1:
+                rows, total = int(summed_over_ranks(torch.tensor(rows, device=z_BF.device))), summed_over_ranks
             if rows > 1:
                 mean_F = total(z_BF.sum(0)) / rows
                 var_F = total((z_BF - mean_F).square().sum(0)) / rows
-            self._seen(group, int(rows), mean_F.detach(), var_F.detach())
+            self._seen(group, rows, mean_F.detach(), var_F.detach())
         out_BF: Tensor = (z_BF - mean_F) / torch.sqrt(var_F + self.eps)
         return out_BF
 

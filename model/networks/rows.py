@@ -68,7 +68,7 @@ def in_parts(x: Tensor) -> tuple[Tensor, ...]:
 
 
 class Grouped(NamedTuple):
-    """Entries by the row that they look into: in `order` (M) the size[n] of row rows[n] come from start[n] on (N each)."""
+    """Entries by the row that they look into: in `order` (M), those of row rows[n] are size[n] from start[n] on (N)."""
 
     rows: Tensor
     order: Tensor

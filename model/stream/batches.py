@@ -44,8 +44,9 @@ def epoch_batches(
     epoch: int,
     mixed: bool = False,
     start: int = 0,
+    readers: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of one epoch, every row of the files once, made in the calling thread.
+    """The batches of one epoch, every row of the files once: made in the calling thread, decoded in `readers` others.
 
     With `start`, those from that number on, the same as ever: what came before is not read but for the rows
     that the windows still hold.
@@ -56,7 +57,9 @@ def epoch_batches(
     held = _replayed(files, steps[:done], random, mixed)
     needed = sorted({int(f) for ids in held.values() for f in np.unique(ids[0])})
     arriving = read_files(
-        [files[f] for f in chain(needed, (s.file for s in steps[done:] if isinstance(s, Read)))], layout
+        [files[f] for f in chain(needed, (s.file for s in steps[done:] if isinstance(s, Read)))],
+        layout,
+        readers=readers,
     )
     windows = _filled(held, needed, arriving)
     for step in steps[done:]:

@@ -1,14 +1,16 @@
 """Petastorm's reader with a pool that loses nothing and waits for nothing.
 
 The pools that come with it either lose rows (threads) or, with one thread, look for work every tenth of a second, which
-is longer than a small file takes. Any pool can be handed to `petastorm.reader.Reader`; ours does the work in the
-thread that asks for a row group, one after another, in the order of the files.
+is longer than a small file takes. Any pool can be handed to `petastorm.reader.Reader`; ours decodes some row groups
+ahead, each in a thread, and hands them out in the order of the files.
 """
 
 from __future__ import annotations
 
 import queue
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -23,20 +25,29 @@ _WAITING = 10_000
 
 
 class InOrderPool:
-    """What `Reader` asks of a pool: it is handed a worker and a ventilator, which puts row groups in line."""
+    """What `Reader` asks of a pool: it is handed a worker and a ventilator, which puts row groups in line.
+
+    At most `threads` row groups are decoded, or wait decoded, at a time.
+    """
 
     workers_count = _WAITING
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._line: queue.SimpleQueue[tuple[tuple[Any, ...], dict[str, Any]]] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[tuple[Any, list[Any]]] = queue.SimpleQueue()
+        self._ahead: deque[Future[list[Any]]] = deque()
         self._read: list[Any] = []
-        self._worker: Any = None
+        self._executor: ThreadPoolExecutor | None = None
         self._ventilator: Any = None
         self.diagnostics: dict[str, Any] = {}
 
     def start(self, worker_class: Any, worker_args: Any = None, ventilator: Any = None) -> None:
         """Begin: the ventilator, a thread of petastorm's, fills the line."""
-        self._worker = worker_class(0, self._read.append, worker_args)
+        for number in range(self._threads):  # a worker serves one thread at a time
+            read: list[Any] = []
+            self._free.put((worker_class(number, read.append, worker_args), read))
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         self._ventilator = ventilator
         ventilator.start()
 
@@ -46,27 +57,42 @@ class InOrderPool:
 
     def get_results(self) -> Any:
         """The next row group's rows; `EmptyResultError` after the last one."""
+        assert self._executor is not None
         while not self._read:
-            args, kwargs = self._next()
-            self._worker.process(*args, **kwargs)
+            while len(self._ahead) < self._threads and (item := self._next()) is not None:
+                self._ahead.append(self._executor.submit(self._decoded, *item))
+            if not self._ahead:
+                raise EmptyResultError
+            self._read = self._ahead.popleft().result()
             self._ventilator.processed_item()
         return self._read.pop(0)
 
-    def _next(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _decoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        worker, read = self._free.get()
+        try:
+            worker.process(*args, **kwargs)
+            return list(read)
+        finally:
+            read.clear()
+            self._free.put((worker, read))
+
+    def _next(self) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         while True:
             complete = self._ventilator.completed()  # asked first: what it put in line before that is there by now
             try:
                 return self._line.get(block=not complete, timeout=0.01)
             except queue.Empty:
                 if complete:
-                    raise EmptyResultError from None
+                    return None
 
     def stop(self) -> None:
         """Put no more in line."""
         self._ventilator.stop()
 
     def join(self) -> None:
-        """There is no thread of ours to wait for."""
+        """Wait for what is being decoded, and drop what nobody asked for."""
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
 
 
 class _Tables(ArrowReaderWorkerResultsQueueReader):  # type: ignore[misc]
@@ -103,7 +129,7 @@ class _Files(DaskFileSystem):  # type: ignore[misc]
         return bool(self.fs.isfile(path))
 
 
-def open_reader(urls: Sequence[str], columns: Sequence[str]) -> Any:
+def open_reader(urls: Sequence[str], columns: Sequence[str], threads: int = 1) -> Any:
     """A reader of some columns of Parquet files: an Arrow table a row group, in their order, once."""
     filesystem, paths = get_filesystem_and_path_or_paths(list(urls), hdfs_driver="libhdfs")
     if isinstance(filesystem, AbstractFileSystem):
@@ -112,7 +138,7 @@ def open_reader(urls: Sequence[str], columns: Sequence[str]) -> Any:
         filesystem,
         paths,
         schema_fields=list(columns),
-        reader_pool=InOrderPool(),
+        reader_pool=InOrderPool(threads),
         worker_class=_TableWorker,
         shuffle_row_groups=False,
         num_epochs=1,

@@ -104,8 +104,10 @@ def live_files(
     return sorted(files, key=lambda f: (f.domain, f.key, f.rows, f.url))
 
 
-def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) -> Iterator[Rows]:
+def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, readers: int = 1) -> Iterator[Rows]:
     """The rows of each file (with their `days` where asked for), a file at a time and in their order.
+
+    So many `readers` decode, as many row groups ahead, in threads of their own.
 
     Raises `DataError` if a row is missing or one too many.
     """
@@ -117,7 +119,7 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False) ->
         from star_ctr.model.stream.petastorm_pool import open_reader
 
         reader = open_reader(
-            [file.url for file in files], ["label", "domain_id", "ints", "floats", *(["day"] if days else [])]
+            [file.url for file in files], ["label", "domain_id", "ints", "floats", *(["day"] if days else [])], readers
         )
         try:
             chunks = iter(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def plain(file: DataFile) -> bytes:
 def test_files_come_in_order_and_equal_their_pyarrow_twin(table: str) -> None:
     files = files_at(table)
     assert sum(f.rows for f in files) == sum(ROWS.values())
-    for order in (files, files[::-1]):
-        for file, rows in zip(order, read_files(order, LAYOUT), strict=True):
+    for order, readers in itertools.product((files, files[::-1]), (1, 3)):
+        for file, rows in zip(order, read_files(order, LAYOUT, readers=readers), strict=True):
             assert rows.ints.tobytes() == plain(file)
 
 
@@ -146,9 +147,9 @@ def test_files_that_no_window_needs_any_more_are_not_read_again(table: str, monk
     files = files_at(table)
     read: list[int] = []
 
-    def counting(files: Sequence[DataFile], layout: Layout) -> Iterator[Rows]:
+    def counting(files: Sequence[DataFile], layout: Layout, readers: int) -> Iterator[Rows]:
         read.append(len(files))
-        return read_files(files, layout)
+        return read_files(files, layout, readers=readers)
 
     monkeypatch.setattr(stream, "read_files", counting)
     batches = sum(1 for _ in epoch_batches(files, LAYOUT, 64, 200, 3, 1))
@@ -173,7 +174,7 @@ def test_a_thousand_reads_of_many_small_files_hold_every_row_once_each(tmp_path:
     assert len(files) == 30
     expected = b"".join(plain(file) for file in files)
     for read in range(1000):
-        ints = b"".join(rows.ints.tobytes() for rows in read_files(files, LAYOUT))
+        ints = b"".join(rows.ints.tobytes() for rows in read_files(files, LAYOUT, readers=1 + read % 4))
         assert ints == expected, f"read {read}"
 
 
