@@ -28,6 +28,8 @@ from star_ctr.model.stream.reading import Rows
 from star_ctr.model.train import launch, write_job
 from star_ctr.model.trainer import Trainer
 
+PAIRED = 400_000
+"""Rows of the trainings of one and of two processes: twenty seconds, so that filling the first windows counts little."""
 DISTINCT = 20_000
 """Ids of a table that batches draw from, whatever its size."""
 
@@ -97,9 +99,9 @@ def two_processes(folder: Path) -> list[dict[str, Any]]:
     """Two processes on two cores against one on one: a batch cut or a batch each, with whole tables or sharded ones."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     common: dict[str, Any] = {"threads": 1, "checkpoint_minutes": 1000.0}
-    one = rate(job_of(folder, 150_000, **common), {cores[0]})
+    one = rate(job_of(folder, PAIRED, **common), {cores[0]})
     rates = {
-        name: rate(job_of(folder, 150_000, processes=2, **common, **more), set(cores))
+        name: rate(job_of(folder, PAIRED, processes=2, **common, **more), set(cores))
         for name, more in {
             "a batch cut over them": {},
             "a batch each": {"parallel": "batches"},

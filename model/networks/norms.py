@@ -108,12 +108,14 @@ class Moments(nn.Module):
         """
         mean_F, var_F = self.mean[group], self.var[group]
         if self.training:
-            rows, total = len(z_BF), torch.clone
-            if self.together and world()[1] > 1:
-                rows, total = int(summed_over_ranks(torch.tensor(rows, device=z_BF.device))), summed_over_ranks
+            rows, shared = len(z_BF), self.together and world()[1] > 1
+            if shared:
+                rows = int(summed_over_ranks(torch.tensor(rows, device=z_BF.device)))
             if rows > 1:
-                mean_F = total(z_BF.sum(0)) / rows
-                var_F = total((z_BF - mean_F).square().sum(0)) / rows
+                sum_F = z_BF.sum(0)
+                mean_F = (summed_over_ranks(sum_F) if shared else sum_F) / rows
+                off_F = (z_BF - mean_F).square().sum(0)
+                var_F = (summed_over_ranks(off_F) if shared else off_F) / rows
             self._seen(group, rows, mean_F.detach(), var_F.detach())
         out_BF: Tensor = (z_BF - mean_F) / torch.sqrt(var_F + self.eps)
         return out_BF
