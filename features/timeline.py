@@ -22,6 +22,9 @@ SCALE = 1_000_000
 UNTIMED = 0
 """The time, in microseconds, of what lies before the first day."""
 
+OF_EVENTS = ("t", "order", "tie")
+"""What every event has: its time in microseconds, and what comes first of those of one time."""
+
 
 def weight(kind: str) -> str:
     """The column that holds how much of a kind of history an event is, in millionths."""

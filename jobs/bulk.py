@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 import numpy as np
@@ -88,10 +89,11 @@ def run(
         reasons, n_out = _reasons(spark, rejected, version)
         if n_out == rows_in:
             raise DataError(f"{source}: no row of {rows_in:,} can be scored: {told(reasons)}; see {rejected}")
-        scores = good if encoded else _scored(_features(store, model, good), model, encoded)
         carried = [f"{CARRIED}.*"] if columns else []
-        scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
-        version = replace_given(scores, target, metadata | {"rejected_version": version})
+        with nullcontext(good) if encoded else _features(store, model, good) as rows:
+            scores = rows if encoded else _scored(rows, model, encoded)
+            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
+            version = replace_given(scores, target, metadata | {"rejected_version": version})
     finally:
         requests.unpersist()
     scored = spark.read.format("delta").option("versionAsOf", version).load(target).count()
@@ -157,7 +159,7 @@ def _reasons(spark: SparkSession, rejected: str, version: int) -> tuple[dict[str
     return named | ({"other reasons": rest} if rest else {}), total
 
 
-def _features(store: Store, model: Model, requests: DataFrame) -> DataFrame:
+def _features(store: Store, model: Model, requests: DataFrame) -> AbstractContextManager[DataFrame]:
     """The features of raw requests, as known at each one's time from what the warehouse holds."""
     newest = requests.agg(F.max("ds").alias("ds")).first()
     assert newest is not None

@@ -7,13 +7,16 @@ Builds the days of the training window and `ds`, from all history that the table
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import Column, Numeric, Sequence, flat
+from star_ctr.conf.features import Column, Numeric, Sequence, Statistic, flat
 from star_ctr.conf.identity import features_hash
 from star_ctr.conf.logs import LabelFromClicks
 from star_ctr.conf.settings import Settings, columns_read
@@ -22,7 +25,7 @@ from star_ctr.features.attributes import join_attributes
 from star_ctr.features.columns import require
 from star_ctr.features.sequences import add_sequences
 from star_ctr.features.statistics import add_statistics
-from star_ctr.features.timeline import events, with_time_columns
+from star_ctr.features.timeline import OF_EVENTS, events, weight, with_time_columns
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
 
@@ -40,9 +43,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     _write_fates(settings, store, ds)
     impressions = shown(settings, store, ds)
     rows = impressions.where(F.col("ds").isin(days)).select(*IDENTITY, *own_columns(settings))
-    rows = as_known(settings, store, rows, impressions, ds)
-    rows = rows.withColumn("settings", F.lit(features_hash(settings)))
-    store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
+    with as_known(settings, store, rows, impressions, ds) as rows:
+        rows = rows.withColumn("settings", F.lit(features_hash(settings)))
+        store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
     entries = written.select(
         "ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason")
@@ -64,19 +67,29 @@ def with_columns(settings: Settings, store: Store, impressions: DataFrame) -> Da
     return _with_attributes(settings, store, _with_context(settings, with_time_columns(settings, impressions)))
 
 
-def as_known(settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str) -> DataFrame:
+@contextmanager
+def as_known(settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str) -> Iterator[DataFrame]:
     """`rows` (of days up to `ds`, with `own_columns`) with the statistics and sequences known at each one's cut.
 
     Histories are those of `impressions`, as `shown` gives them, and of the behaviours; rows need not be among them.
+    All passes over the events read what the first one kept of them: the rows are to be written within the block.
     """
     if not settings.history:
-        return rows
+        yield rows
+        return
     behaviours = None
     if settings.logs.behaviours:
         reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
         behaviours = _with_attributes(settings, store, store.read("behaviours").where(reached), only="items")
+    read = {flat(c) for f in settings.features if isinstance(f, Statistic | Sequence) for c in columns_read(f)}
     known = events(settings, impressions, behaviours)
-    return add_sequences(settings, add_statistics(settings, rows, known), known)
+    known = known.select(
+        *sorted({*read, "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
+    ).persist()
+    try:
+        yield add_sequences(settings, add_statistics(settings, rows, known), known)
+    finally:
+        known.unpersist()
 
 
 def _write_fates(settings: Settings, store: Store, ds: str) -> None:
