@@ -64,11 +64,10 @@ def seconds(make: Callable[[], Iterator[Any]]) -> float:
     return time.perf_counter() - began
 
 
-def waiting(folder: Path, model: dict[str, Any]) -> tuple[float, float]:
-    """The share of a training's time that it waits for data, and its rows a second: one epoch, two cores."""
-    trainer = Trainer(job_of(folder, ROWS, model=model))
+def waiting(job: TrainingJob) -> tuple[float, float]:
+    """The share of a training's time that it waits for data, and its rows a second."""
     spent = Spent()
-    trainer.train([spent])
+    Trainer(job).train([spent])
     return spent.total.waiting_share, spent.total.rate
 
 
@@ -120,8 +119,8 @@ def run() -> list[dict[str, Any]]:
         epochs, tenfold = memory(folder, 1, 20), memory(folder, 10, 1)[0]
         first, last = max(epochs[:10]), max(epochs[10:])
         growth = max(tenfold, last) / first - 1
-        deep, rate = waiting(folder, {})
-        shallow, shallow_rate = waiting(folder, {"layers": [64, 32]})
+        deep, rate = waiting(job)
+        shallow, shallow_rate = waiting(job_of(folder, ROWS, model={"layers": [64, 32]}))
     return [
         entry("stream_wait_share", deep, "of the time", 0.05,
               f"the default model, {rate:,.0f} rows/s; of two layers (64, 32): {shallow:.3f} at {shallow_rate:,.0f} rows/s"),

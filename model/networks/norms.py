@@ -108,17 +108,18 @@ class Moments(nn.Module):
         """
         mean_F, var_F = self.mean[group], self.var[group]
         if self.training:
-            rows, shared = len(z_BF), self.together and world()[1] > 1
-            if shared:
-                rows = int(summed_over_ranks(torch.tensor(rows, device=z_BF.device)))
+            # Not by a tensor where nobody else has a part: a GPU would be waited for.
+            rows = len(z_BF) if world()[1] == 1 else int(self._total(torch.tensor(len(z_BF), device=z_BF.device)))
             if rows > 1:
-                sum_F = z_BF.sum(0)
-                mean_F = (summed_over_ranks(sum_F) if shared else sum_F) / rows
-                off_F = (z_BF - mean_F).square().sum(0)
-                var_F = (summed_over_ranks(off_F) if shared else off_F) / rows
+                mean_F = self._total(z_BF.sum(0)) / rows
+                var_F = self._total((z_BF - mean_F).square().sum(0)) / rows
             self._seen(group, rows, mean_F.detach(), var_F.detach())
         out_BF: Tensor = (z_BF - mean_F) / torch.sqrt(var_F + self.eps)
         return out_BF
+
+    def _total(self, x: Tensor) -> Tensor:
+        """What this process has of a batch, with what the others have of it."""
+        return summed_over_ranks(x) if self.together else x
 
     def _seen(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
         """Move the moving moments by what a batch showed, or the batches of all processes, in the order of ranks."""
