@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.model.synthetic import write_split
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.run import train
+from tests.model.synthetic import without_dropout, write_split
 
 
 @pytest.fixture
@@ -24,3 +26,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("split")
     write_split(folder, part="test", rows={"a": 60, "b": 20})
     return write_split(folder)
+
+
+@pytest.fixture(scope="session")
+def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """The training that one process makes on the CPU, undisturbed; tests only read it."""
+    j = without_dropout(table, tmp_path_factory.mktemp("alone"))
+    train(j)
+    return j

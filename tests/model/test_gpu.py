@@ -73,24 +73,16 @@ def test_scores_and_gradients_of_every_model_are_the_cpus(name: str) -> None:
         np.testing.assert_allclose(gpu[key].numpy(), value.numpy(), atol=1e-9, rtol=1e-9, err_msg=key)
 
 
-@pytest.fixture(scope="module")
-def on_cpu(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
-    """A finished training on the CPU."""
-    j = without_dropout(table, tmp_path_factory.mktemp("cpu"))
-    train(j)
-    return j
-
-
-def test_a_training_on_a_gpu_is_that_on_the_cpu(table: str, tmp_path: Path, on_cpu: TrainingJob) -> None:
+def test_a_training_on_a_gpu_is_that_on_the_cpu(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     j = without_dropout(table, tmp_path, device="cuda")
     assert train(j)["device"] == "cuda:0"
-    same_model(on_cpu, j)
+    same_model(alone, j)
     assert Trainer(job(table, tmp_path, device="auto")).device.type == "cuda", "where there is one, it is used"
 
 
 @pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
 def test_killed_on_one_device_it_goes_on_on_another(
-    table: str, tmp_path: Path, on_cpu: TrainingJob, first: str, then: str
+    table: str, tmp_path: Path, alone: TrainingJob, first: str, then: str
 ) -> None:
     killed = without_dropout(table, tmp_path, device=first)
     command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(killed))]
@@ -99,17 +91,17 @@ def test_killed_on_one_device_it_goes_on_on_another(
     process.wait()
     resumed = without_dropout(table, tmp_path, device=then)
     assert train(resumed)["resumed"]
-    same_model(on_cpu, resumed)
+    same_model(alone, resumed)
 
 
-def test_a_group_of_processes_on_gpus_speaks_nccl(table: str, tmp_path: Path, on_cpu: TrainingJob) -> None:
+def test_a_group_of_processes_on_gpus_speaks_nccl(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     """A process for each GPU at hand, up to two; one alone too sets up the group and takes its device."""
     processes = min(2, torch.cuda.device_count())
     j = without_dropout(table, tmp_path, device="cuda", processes=processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     subprocess.run([*command, "-m", "star_ctr.model.train", str(write_job(j))], check=True)
     assert record(j)["processes"] == processes
-    same_weights(on_cpu, j)
+    same_weights(alone, j)
 
 
 def test_the_export_of_a_gpu_training_scores_on_the_cpu_as_it_did(table: str, tmp_path: Path) -> None:

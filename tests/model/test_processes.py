@@ -24,14 +24,6 @@ from tests.model.synthetic import EPOCHS, ROWS, record, same_model, same_weights
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
-    """The training that one process makes, undisturbed."""
-    j = without_dropout(table, tmp_path_factory.mktemp("alone"))
-    train(j)
-    return j
-
-
 def group(j: TrainingJob, *options: str) -> subprocess.Popen[bytes]:
     """Torchrun on a job, in a process group of its own."""
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "star_ctr.model.train", str(write_job(j))]

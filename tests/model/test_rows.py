@@ -47,7 +47,7 @@ def _moments(optimizer: RowAdam, table: torch.nn.Embedding) -> list[torch.Tensor
     return [state.get(name, torch.zeros(10, 3)) for name in ("exp_avg", "exp_avg_sq")]
 
 
-@pytest.mark.parametrize("ids", [[], [7], [7, 2, 7, 7, 0, 2]])
+@pytest.mark.parametrize("ids", [[], [7], [0, 2, 2, 7], [7, 2, 7, 7, 0, 2]])
 def test_a_gradient_is_summed_by_row(ids: list[int]) -> None:
     values = RNG.normal(size=(len(ids), 2))
     gradient = torch.sparse_coo_tensor(
