@@ -4,7 +4,7 @@ Behaviours and impressions follow one law, who does much sees much: user k of 20
 the first a tenth of both (a million behaviours). Each way finds the last 50 items before every impression, and their
 checksums must agree:
 
-- the sorted pass (`features.sequences`) on Spark, driver and executor in one JVM of 2 GiB;
+- the sorted pass (`features.passes`) on Spark, driver and executor in one JVM of 2 GiB;
 - DuckDB, the history of each user as a list, filtered for each impression (what is usually written);
 - DuckDB, a join on ranges of the behaviours' ranks;
 - DuckDB, a join on the ranks themselves, fifty equalities an impression: the best way known in SQL, shown beside it.
@@ -89,7 +89,7 @@ def spark_pass(folder: str) -> None:
 
     from star_ctr.conf.features import History, Sequence
     from star_ctr.conf.load import load
-    from star_ctr.features.sequences import sorted_pass
+    from star_ctr.features.passes import Pass, add_pass
     from star_ctr.features.timeline import SCALE, weight
     from star_ctr.jobs.session import start
 
@@ -108,7 +108,7 @@ def spark_pass(folder: str) -> None:
     rows = shown.select(
         "user_id", "impression_id", F.timestamp_micros("t").alias("ts"), F.lit("2026-01-01").alias("ds")
     )
-    last = sorted_pass(settings, rows, events, [sequence], "time").select("s__item_id")
+    last = add_pass(settings, rows, events, Pass(("user_id",), "time", [], [sequence])).select("s__item_id")
     total = F.aggregate(F.col("s__item_id"), F.lit(0).cast("long"), lambda a, x: a + x.cast("long"))
     found = last.agg(F.sum(F.size("s__item_id")), F.sum(total)).first()
     assert found is not None

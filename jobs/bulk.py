@@ -29,7 +29,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
-from star_ctr.jobs.features import IDENTITY, as_known, own_columns, shown, with_columns
+from star_ctr.jobs.features import IDENTITY, as_known, labelled, own_columns, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
 from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import predictor_of, served_model
@@ -164,9 +164,9 @@ def _features(store: Store, model: Model, requests: DataFrame) -> AbstractContex
     newest = requests.agg(F.max("ds").alias("ds")).first()
     assert newest is not None
     settings, carried = model.settings, [c for c in (CARRIED,) if c in requests.columns]
-    rows = with_columns(settings, store, requests)
+    rows = with_columns(settings, store, requests, settings.features)
     rows = rows.select(*(c for c in IDENTITY if c != "label"), *own_columns(settings), *carried)
-    return as_known(settings, store, rows, shown(settings, store, newest.ds), newest.ds)
+    return as_known(settings, store, rows, labelled(settings, store, newest.ds), newest.ds)
 
 
 def _scored(rows: DataFrame, model: Model, encoded: bool) -> DataFrame:

@@ -7,7 +7,7 @@ Builds the days of the training window and `ds`, from all history that the table
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pyspark.sql import Column as SparkColumn
@@ -16,15 +16,14 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import Column, Numeric, Sequence, Statistic, flat
+from star_ctr.conf.features import AnyFeature, Column, Numeric, Sequence, Statistic, flat
 from star_ctr.conf.identity import features_hash
 from star_ctr.conf.logs import LabelFromClicks
 from star_ctr.conf.settings import Settings, columns_read
 from star_ctr.features import attribution
 from star_ctr.features.attributes import join_attributes
 from star_ctr.features.columns import require
-from star_ctr.features.sequences import add_sequences
-from star_ctr.features.statistics import add_statistics
+from star_ctr.features.passes import add_history
 from star_ctr.features.timeline import OF_EVENTS, events, weight, with_time_columns
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
@@ -41,8 +40,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
     _write_fates(settings, store, ds)
-    impressions = shown(settings, store, ds)
-    rows = impressions.where(F.col("ds").isin(days)).select(*IDENTITY, *own_columns(settings))
+    impressions = labelled(settings, store, ds)
+    rows = with_columns(settings, store, impressions.where(F.col("ds").isin(days)), settings.features)
+    rows = rows.select(*IDENTITY, *own_columns(settings))
     with as_known(settings, store, rows, impressions, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
         store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
@@ -54,40 +54,41 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
 
 
-def shown(settings: Settings, store: Store, ds: str) -> DataFrame:
-    """The impressions up to day `ds`, labelled, with every column of their own that a feature reads."""
+def labelled(settings: Settings, store: Store, ds: str) -> DataFrame:
+    """The impressions up to day `ds`, labelled."""
     impressions = store.read("impressions").where(F.col("ds") <= ds)
     if isinstance(settings.label, LabelFromClicks):
-        impressions = attribution.attribute(impressions, store.read("clicks"), settings.label.window_hours)
-    return with_columns(settings, store, impressions)
+        return attribution.attribute(impressions, store.read("clicks"), settings.label.window_hours)
+    return impressions
 
 
-def with_columns(settings: Settings, store: Store, impressions: DataFrame) -> DataFrame:
-    """Impressions with their hour and weekday, the columns of their log and the attributes that features read."""
-    return _with_attributes(settings, store, _with_context(settings, with_time_columns(settings, impressions)))
+def with_columns(settings: Settings, store: Store, impressions: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
+    """Impressions with the columns that `features` read: hour and weekday, those of their log, attributes."""
+    read = _read_by(features)
+    return _with_attributes(settings, store, _with_context(with_time_columns(settings, impressions), read), read)
 
 
 @contextmanager
 def as_known(settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str) -> Iterator[DataFrame]:
     """`rows` (of days up to `ds`, with `own_columns`) with the statistics and sequences known at each one's cut.
 
-    Histories are those of `impressions`, as `shown` gives them, and of the behaviours; rows need not be among them.
+    Histories are those of `impressions`, as `labelled` gives them, and of the behaviours; rows need not be among them.
     All passes over the events read what the first one kept of them: the rows are to be written within the block.
     """
     if not settings.history:
         yield rows
         return
-    behaviours = None
+    told = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
+    read, behaviours = _read_by(told), None
     if settings.logs.behaviours:
         reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
-        behaviours = _with_attributes(settings, store, store.read("behaviours").where(reached), only="items")
-    read = {flat(c) for f in settings.features if isinstance(f, Statistic | Sequence) for c in columns_read(f)}
-    known = events(settings, impressions, behaviours)
+        behaviours = _with_attributes(settings, store, store.read("behaviours").where(reached), read, only="items")
+    known = events(settings, with_columns(settings, store, impressions, told), behaviours)
     known = known.select(
-        *sorted({*read, "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
+        *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
     ).persist()
     try:
-        yield add_sequences(settings, add_statistics(settings, rows, known), known)
+        yield add_history(settings, rows, known)
     finally:
         known.unpersist()
 
@@ -103,28 +104,30 @@ def _write_fates(settings: Settings, store: Store, ds: str) -> None:
         store.write_ledger("attribute", attribution.counted(fates.where(F.col("ds") <= ds)), days)
 
 
-def _with_context(settings: Settings, impressions: DataFrame) -> DataFrame:
-    """Impressions with the columns of their own log that features read, under the features table's names."""
-    own = sorted({c for c in _read_anywhere(settings) if c.startswith("impressions.")})
+def _read_by(features: Iterable[AnyFeature]) -> set[Column]:
+    return {column for feature in features for column in columns_read(feature)}
+
+
+def _with_context(impressions: DataFrame, read: set[Column]) -> DataFrame:
+    """Impressions with those columns of their own log that are read, under the features table's names."""
+    own = sorted(c for c in read if c.startswith("impressions."))
     require(impressions, {c: c.partition(".")[2] for c in own}, "features")
     return impressions.select("*", *(F.col(f"`{c.partition('.')[2]}`").alias(flat(c)) for c in own))
 
 
-def _with_attributes(settings: Settings, store: Store, rows: DataFrame, only: str | None = None) -> DataFrame:
-    """Rows with every attribute that a feature reads, as known on their day."""
+def _with_attributes(
+    settings: Settings, store: Store, rows: DataFrame, read: set[Column], only: str | None = None
+) -> DataFrame:
+    """Rows with the attributes that are read, as known on their day."""
     for table, key in (("users", "user_id"), ("items", "item_id")):
         log = getattr(settings.logs, table)
-        wanted = sorted({c.partition(".")[2] for c in _read_anywhere(settings) if c.startswith(f"{table}.")})
+        wanted = sorted(c.partition(".")[2] for c in read if c.startswith(f"{table}."))
         if log is None or not wanted or (only and only != table):
             continue
         attributes = store.read(table)
         require(attributes, {f"{table}.{column}": column for column in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, wanted, log.as_of)
     return rows
-
-
-def _read_anywhere(settings: Settings) -> list[Column]:
-    return [column for feature in settings.features for column in columns_read(feature)]
 
 
 def own_columns(settings: Settings) -> list[SparkColumn]:

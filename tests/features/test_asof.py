@@ -9,7 +9,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.asof import KIND_BITS, REQUEST, REQUEST_TIME, TIME, Wanted, last_events
+from star_ctr.features.asof import REQUEST, TIME, as_of
+from star_ctr.features.last_events import KIND_BITS, REQUEST_TIME, LastEvents, Wanted
 
 ROW = st.tuples(
     st.sampled_from("abc"),  # user
@@ -19,8 +20,8 @@ ROW = st.tuples(
     st.integers(0, 9),  # item
 )
 WANTED = [
-    Wanted(kinds=(0,), names=("click",), length=2, columns={"item": "clicks"}, gap="gap"),
-    Wanted(kinds=(0, 1), names=("click", "cart"), length=3, columns={"item": "both"}, behaviour="kind"),
+    Wanted(kinds=(0,), names=("click",), length=2, columns=("item",), gap=True),
+    Wanted(kinds=(0, 1), names=("click", "cart"), length=3, columns=("item",), behaviour=True),
 ]
 
 
@@ -55,7 +56,7 @@ def test_last_events_are_those_strictly_before(rows: list[Any], cuts: list[int])
     ordered = sorted(rows, key=lambda r: (r[0], r[1], not r[2], r[4], r[3]))
     numbered = [(*r, i) for i, r in enumerate(ordered)]
     found = pa.Table.from_batches(
-        list(last_events(batches(numbered, cuts), "user", WANTED, ["id"])),
+        list(as_of(batches(numbered, cuts), [LastEvents("user", WANTED)], ["id"], ["clicks", "gap", "both", "kind"])),
         schema=pa.schema(
             [("id", pa.int64()), ("clicks", pa.list_(pa.int64())), ("gap", pa.list_(pa.float64())),
              ("both", pa.list_(pa.int64())), ("kind", pa.list_(pa.string()))]

@@ -20,8 +20,7 @@ from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features import attribution, metrics
 from star_ctr.features.attributes import join_attributes
 from star_ctr.features.encoding import _scales
-from star_ctr.features.sequences import add_sequences
-from star_ctr.features.statistics import add_statistics
+from star_ctr.features.passes import add_history
 from star_ctr.features.timeline import events, with_time_columns
 
 pytestmark = pytest.mark.spark
@@ -138,12 +137,7 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
         past, "user_id string, item_id string, behaviour string, ts timestamp, order long, ds string"
     )
     known = events(conf, shown, behaviours)
-    found = (
-        add_sequences(conf, add_statistics(conf, shown, known), known)
-        .toPandas()
-        .set_index("impression_id")
-        .sort_index()
-    )
+    found = add_history(conf, shown, known).toPandas().set_index("impression_id").sort_index()
 
     for row in views.itertuples():
         cut = min(row.ts, pd.Timestamp(row.ds))

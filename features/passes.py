@@ -1,0 +1,127 @@
+"""Statistics and sequences of all rows in few sorted passes: one for each key and cut.
+
+A pass unites the events with the rows, which ask for what is known of their key at their cut, brings both together by
+key, sorts them by time and reads them once (`asof`). Work is linear in events and rows, however long a history; a join
+of histories with rows would be quadratic for the keys with most of both. What one key's pass can count by more columns,
+as `user x category` where there is `user`, needs no pass of its own; the sequences go along with the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Seq
+from functools import reduce
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from star_ctr.conf.features import Cut, Sequence, Statistic, flat
+from star_ctr.conf.settings import Settings
+from star_ctr.features.asof import REQUEST, TIME, Kernel, as_of
+from star_ctr.features.last_events import KIND_BITS, REQUEST_TIME, LastEvents
+from star_ctr.features.running import Running
+from star_ctr.features.sequences import of_event, sequence_fields, wanted
+from star_ctr.features.statistics import counted, statistic_fields
+from star_ctr.features.timeline import UNTIMED, cut_micros, weight
+
+ORDER, TIE = "_order", "_tie"
+USER = ("user_id",)
+
+
+class Pass(NamedTuple):
+    """What is counted and gathered together: the columns of its key, under the names of rows."""
+
+    key: tuple[str, ...]
+    cut: Cut
+    statistics: list[Statistic]
+    sequences: list[Sequence]
+
+
+def add_history(settings: Settings, rows: DataFrame, events: DataFrame) -> DataFrame:
+    """`rows` with the columns of every declared statistic and sequence.
+
+    `rows` has impression_id, ts, ds, user_id and all columns that statistics count by (null in one of them: null in the
+    statistic); `events` as `timeline.events` gives them, with these and the columns that sequences take along.
+    """
+    for each in passes(settings.of_kind(Statistic), settings.of_kind(Sequence)):
+        rows = add_pass(settings, rows, events, each)
+    return rows
+
+
+def passes(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Pass]:
+    """The passes that these need: a key for each group of columns that holds no other group.
+
+    Those with sequences come last, so that no later one moves the lists.
+    """
+    found = []
+    for cut in ("day", "time"):
+        gathered = [s for s in sequences if s.cut == cut]
+        groups = {s.name: tuple(flat(c) for c in s.by) for s in statistics if s.cut == cut}
+        every = dict.fromkeys(([USER] if gathered else []) + [tuple(sorted(group)) for group in groups.values()])
+        keys = [group for group in every if not any(set(other) < set(group) for other in every)]
+        of = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
+        for key in keys:
+            mine = [s for s in statistics if of.get(s.name) == key]
+            found.append(Pass(key, cut, mine, gathered if key == USER else []))
+    return sorted(found, key=lambda p: bool(p.sequences))
+
+
+def add_pass(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass) -> DataFrame:
+    """`rows` with the columns of one pass."""
+    both = _asked(settings, rows, what.cut).unionByName(_happened(settings, rows, events, what), True)
+    # Rows without a key learn nothing: they are spread, as they may be many.
+    key = F.concat_ws("\x1f", *what.key) if len(what.key) > 1 else F.col(what.key[0]).cast("string")
+    both = both.repartition(F.when(_all_there(what.key), key).otherwise(F.col("impression_id").cast("string")))
+    ties = [ORDER, TIE, "impression_id"] if what.sequences else []
+    both = both.sortWithinPartitions(*what.key, TIME, F.col(REQUEST).desc(), *ties)
+    statistics = [counted(s) for s in what.statistics]
+    sequences = [wanted(s, list(settings.history)) for s in what.sequences]
+    fields = [*statistic_fields(what.statistics), *sequence_fields(what.sequences)]
+    keep, names = rows.columns, [field.name for field in fields]
+
+    def known(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        kernels: list[Kernel] = [Running(what.key, statistics)] if statistics else []
+        kernels += [LastEvents(what.key[0], sequences)] if sequences else []
+        return as_of(batches, kernels, keep, names)
+
+    return both.mapInArrow(known, StructType([*rows.schema.fields, *fields]))
+
+
+def _asked(settings: Settings, rows: DataFrame, cut: Cut) -> DataFrame:
+    """Rows as requests."""
+    time = cut_micros(settings, cut).alias(TIME)
+    return rows.select("*", time, F.lit(True).alias(REQUEST), F.unix_micros("ts").alias(REQUEST_TIME))
+
+
+def _happened(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass) -> DataFrame:
+    """Events that count in a pass, with no more columns than it reads; what statistics count by is as rows have it."""
+    types = dict(rows.dtypes)
+    by = list(dict.fromkeys((*what.key, *(flat(column) for s in what.statistics for column in s.by))))
+    weights = list(dict.fromkeys(weight(kind) for s in what.statistics for kind in (*s.kinds(), *s.since)))
+    columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
+    counts = [F.col(w) != 0 for w in weights]
+    if what.sequences:
+        kinds = {kind for s in what.sequences for kind in s.of}
+        bits = (F.when(F.col(weight(k)) > 0, 1 << i).otherwise(0) for i, k in enumerate(settings.history) if k in kinds)
+        sides = sorted({c for s in what.sequences for c in s.columns})
+        columns += [
+            F.col("order").alias(ORDER),
+            F.col("tie").alias(TIE),
+            reduce(lambda a, b: a.bitwiseOR(b), bits).alias(KIND_BITS),
+            *(F.col(flat(c)).alias(of_event(c)) for c in sides),
+        ]
+        counts += [F.col(weight(kind)) > 0 for kind in sorted(kinds)]
+    happened = events.where(reduce(lambda a, b: a | b, counts)).select(*columns).where(_all_there(what.key))
+    if not what.sequences:
+        # What lies before the first day has one time and is much: it is summed before it is moved.
+        sums = [F.sum(w).alias(w) for w in weights]
+        before = happened.where(F.col(TIME) == UNTIMED).groupBy(TIME, *by).agg(*sums)
+        happened = happened.where(F.col(TIME) != UNTIMED).unionByName(before)
+    return happened.withColumn(REQUEST, F.lit(False))
+
+
+def _all_there(columns: Seq[str]) -> Column:
+    return reduce(lambda a, b: a & b, (F.col(column).isNotNull() for column in columns))

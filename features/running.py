@@ -1,0 +1,126 @@
+"""The kernel of running statistics: for each request, sums over all earlier events of its groups.
+
+A pass has one key; the groups of its statistics are those of the key, each cut further by columns of its own. Within a
+batch, rows are ordered by group and their weights summed up along them. Across batches the sums of the last key are
+carried, by those columns, as if each were one event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from star_ctr.features.asof import REQUEST, TIME, Ints, codes, joined, requests_of, runs
+from star_ctr.features.timeline import SCALE, UNTIMED
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A statistic: the columns of its group, the weights that are summed, and those whose last event's time is told."""
+
+    by: tuple[str, ...]
+    sums: tuple[str, ...]
+    since: tuple[str, ...] = ()
+
+
+class Running:
+    """The columns of statistics, one after the other: sums (of events, not millionths), then seconds since the last.
+
+    A batch has TIME, REQUEST, the columns of `key` and of the groups, and weights in millionths (null: none). All are
+    null for a request that lacks a column of the group; the seconds where there was no event with a time, too.
+    """
+
+    def __init__(self, key: Seq[str], statistics: Seq[Counted]) -> None:
+        self.key = list(key)
+        self.statistics = statistics
+        self.by = list(dict.fromkeys((*key, *(column for s in statistics for column in s.by))))
+        self.weights = list(dict.fromkeys(w for s in statistics for w in (*s.sums, *s.since)))
+        self.since = list(dict.fromkeys(w for s in statistics for w in s.since))
+        self.carried: pa.Table | None = None
+
+    def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        """The statistics of the batch's requests."""
+        rows = self._with_last(joined(self.carried, batch, [TIME, REQUEST, *self.by, *self.weights]))
+        requests = requests_of(batch) + (rows.num_rows - batch.num_rows)
+        numbers = {column: codes(rows[column]) for column in self.by}
+        starts = runs([numbers[column] for column in self.key])
+        groups: dict[tuple[str, ...], _Group] = {}
+        arrays: list[pa.Array] = []
+        for statistic in self.statistics:
+            by = tuple(sorted(statistic.by))
+            if by not in groups:
+                lacks = np.any([numbers[column][requests] < 0 for column in by], axis=0)
+                groups[by] = _Group(starts, [numbers[c] for c in by if c not in self.key], requests, lacks)
+            group = groups[by]
+            arrays += (pa.array(group.sums(_weights(rows, w)) / SCALE, mask=group.lacks) for w in statistic.sums)
+            for name in statistic.since:
+                last = group.newest(rows[_last(name)].to_numpy())
+                seconds = (rows[TIME].to_numpy()[requests] - last) / 1e6
+                arrays.append(pa.array(seconds, mask=group.lacks | (last == UNTIMED)))
+        self.carried = self._summed(rows.slice(int(starts[-1])))
+        return arrays
+
+    def _with_last(self, rows: pa.Table) -> pa.Table:
+        """`rows` with the time at which each event with a weight happened (else UNTIMED), unless it is carried."""
+        for name in self.since:
+            times = np.where(_weights(rows, name) > 0, rows[TIME].to_numpy(), UNTIMED)
+            last = pa.array(times)
+            if _last(name) in rows.column_names:
+                last = pc.coalesce(rows[_last(name)], last)
+                rows = rows.drop_columns([_last(name)])
+            rows = rows.append_column(_last(name), last)
+        return rows
+
+    def _summed(self, rows: pa.Table) -> pa.Table | None:
+        """The events of rows, summed by all columns."""
+        events = rows.filter(pc.invert(rows[REQUEST]))
+        if events.num_rows == 0:
+            return None
+        most = [(TIME, "max"), *((_last(name), "max") for name in self.since)]
+        summed = events.group_by(self.by, use_threads=False).aggregate([*((w, "sum") for w in self.weights), *most])
+        names = [name.removesuffix("_sum").removesuffix("_max") for name in summed.column_names]
+        summed = summed.rename_columns(names)
+        return summed.append_column(REQUEST, pa.array(np.zeros(summed.num_rows, bool)))
+
+
+class _Group:
+    """Rows in the order of one group, which parts a key's runs by more columns; `lacks`: which requests have none."""
+
+    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, lacks: npt.NDArray[np.bool_]) -> None:
+        self.lacks = lacks
+        code = starts
+        for column in columns:
+            # Numbered anew each time: the product of many columns' sizes would not fit.
+            code = np.unique(code * (column.max() + 2) + column + 1, return_inverse=True)[1]
+        self.order = np.argsort(code, kind="stable")
+        self.first = runs([code[self.order]])
+        place = np.empty(len(code), np.int64)
+        place[self.order] = np.arange(len(code))
+        self.asked = place[requests]
+
+    def sums(self, weights: Ints) -> Ints:
+        """The sum over the rows before each request; the weight of requests is 0."""
+        ordered = weights[self.order]
+        before = np.cumsum(ordered) - ordered
+        return np.asarray(before[self.asked] - before[self.first[self.asked]])
+
+    def newest(self, times: Ints) -> Ints:
+        """The largest of the rows before each request; that of requests is UNTIMED."""
+        values, rank = np.unique(times, return_inverse=True)
+        # Later groups rank above all of earlier ones, so that one running maximum serves all.
+        above = self.first * len(values)
+        newest = np.maximum.accumulate(above + rank[self.order]) - above
+        return np.asarray(values[newest[self.asked]])
+
+
+def _weights(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(rows[name], 0), np.int64)
+
+
+def _last(weight: str) -> str:
+    return f"_last{weight}"

@@ -1,0 +1,110 @@
+"""The running statistics of a sorted pass against sums row by row, and which passes a set of features needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star_ctr.conf.features import Sequence, Statistic
+from star_ctr.features.asof import REQUEST, TIME, as_of
+from star_ctr.features.passes import passes
+from star_ctr.features.running import Counted, Running
+from star_ctr.features.timeline import SCALE
+
+ROW = st.tuples(
+    st.sampled_from(["a", "b", None]),  # the key
+    st.integers(0, 6),  # time: few values, so many ties; 0 is "before everything"
+    st.booleans(),  # a request?
+    st.sampled_from(["x", "y", None]),
+    st.sampled_from([1.5, 2.0, None]),
+    st.integers(-2, 2),  # two weights
+    st.integers(0, 1),
+)
+GROUPS = [("key",), ("one", "key"), ("key", "two"), ("two", "one", "key")]
+NAMES = [f"{n}{out}" for n in range(len(GROUPS)) for out in ("sum", "other", "since")]
+PLACE = {"key": 0, "one": 3, "two": 4}
+"""Where a row has its columns."""
+
+
+def batches(rows: list[Any], cuts: list[int]) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for end in sorted({min(c, len(rows)) for c in cuts} | {len(rows)}):
+        part = rows[start:end]
+        start = end
+        yield pa.RecordBatch.from_pydict(
+            {
+                "id": pa.array([r[7] for r in part], pa.int64()),
+                "key": pa.array([r[0] for r in part], pa.string()),
+                TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
+                REQUEST: pa.array([r[2] for r in part], pa.bool_()),
+                "one": pa.array([r[3] for r in part], pa.string()),
+                "two": pa.array([r[4] for r in part], pa.float64()),
+                "_n_a": pa.array([None if r[2] else r[5] * SCALE for r in part], pa.int64()),
+                "_n_b": pa.array([None if r[2] else r[6] * SCALE for r in part], pa.int64()),
+            }
+        )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ROW, max_size=40), st.lists(st.integers(0, 40), max_size=6))
+def test_sums_are_those_of_what_came_strictly_before(rows: list[Any], cuts: list[int]) -> None:
+    # An event without its key is none of the pass.
+    rows = [r for r in rows if r[2] or r[0] is not None]
+    ordered = sorted(rows, key=lambda r: (r[0] or "", r[1], not r[2]))
+    numbered = [(*r, i) for i, r in enumerate(ordered)]
+    kernel = Running(["key"], [Counted(by=by, sums=("_n_a", "_n_b"), since=("_n_a",)) for by in GROUPS])
+    found = [row for batch in as_of(batches(numbered, cuts), [kernel], ["id"], NAMES) for row in batch.to_pylist()]
+    requests = [r for r in numbered if r[2]]
+    assert [f["id"] for f in found] == [r[7] for r in requests]
+    for request, row in zip(requests, found, strict=True):
+        for n, by in enumerate(GROUPS):
+            of = [request[PLACE[c]] for c in by]
+            got = [row[f"{n}{out}"] for out in ("sum", "other", "since")]
+            if None in of:
+                assert got == [None, None, None]
+                continue
+            before = [
+                r for r in numbered if not r[2] and r[1] < request[1] and [r[PLACE[c]] for c in by] == of
+            ]  # fmt: skip
+            times = [r[1] for r in before if r[1] and r[5] > 0]
+            since = float(request[1] - max(times)) if times else None
+            assert got == [sum(r[5] for r in before), sum(r[6] for r in before), since]
+
+
+def statistic(name: str, *by: str, cut: str = "day") -> Statistic:
+    return Statistic(name=name, kind="statistic", by=list(by), counts=["shown"], cut=cut)  # type: ignore[arg-type]
+
+
+def test_a_group_goes_along_with_one_that_it_parts_further() -> None:
+    statistics = [
+        statistic("pair", "user_id", "items.tag"),
+        statistic("tag", "items.tag"),
+        statistic("hours", "hour", "domain"),
+        statistic("again", "domain", "hour"),
+        statistic("now", "user_id", "domain", cut="time"),
+    ]
+    seen = Sequence(name="seen", kind="sequence", of=["shown"], columns={"item_id": "item"}, cut="time")
+    told = {
+        (p.key, p.cut): ([s.name for s in p.statistics], [s.name for s in p.sequences])
+        for p in passes(statistics, [seen])
+    }
+    assert told == {
+        (("items_tag",), "day"): (["pair", "tag"], []),
+        (("domain", "hour"), "day"): (["hours", "again"], []),
+        (("user_id",), "time"): (["now"], ["seen"]),
+    }
+
+
+@pytest.mark.parametrize("cut", ["day", "time"])
+def test_sequences_are_gathered_last(cut: str) -> None:
+    seen = Sequence(name="seen", kind="sequence", of=["shown"], columns={"item_id": "item"}, cut=cut)  # type: ignore[arg-type]
+    every = passes(
+        [statistic("a", "user_id"), statistic("b", "item_id"), statistic("c", "item_id", cut="time")], [seen]
+    )
+    assert [bool(p.sequences) for p in every] == [False] * (len(every) - 1) + [True]
+    assert sorted(s.name for p in every for s in p.statistics) == ["a", "b", "c"]
