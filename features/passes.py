@@ -8,7 +8,7 @@ as `user x category` where there is `user`, needs no pass of its own; the sequen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from functools import reduce
 from typing import NamedTuple
@@ -31,6 +31,13 @@ ORDER, TIE = "_order", "_tie"
 USER = ("user_id",)
 
 
+class InArrow(NamedTuple):
+    """What `DataFrame.mapInArrow` takes."""
+
+    function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+    schema: StructType
+
+
 class Pass(NamedTuple):
     """What is counted and gathered together: the columns of its key, under the names of rows."""
 
@@ -40,15 +47,17 @@ class Pass(NamedTuple):
     sequences: list[Sequence]
 
 
-def add_history(settings: Settings, rows: DataFrame, events: DataFrame) -> DataFrame:
-    """`rows` with the columns of every declared statistic and sequence.
+def add_history(settings: Settings, rows: DataFrame, events: DataFrame, then: InArrow | None = None) -> DataFrame:
+    """`rows` with the columns of every declared statistic and sequence, or what `then` makes of them.
 
     `rows` has impression_id, ts, ds, user_id and all columns that statistics count by (null in one of them: null in the
-    statistic); `events` as `timeline.events` gives them, with these and the columns that sequences take along.
+    statistic); `events` as `timeline.events` gives them, with these and the columns that sequences take along. `then`
+    is done where the last pass is, so that its lists need not go through Spark.
     """
-    for each in passes(settings.of_kind(Statistic), settings.of_kind(Sequence)):
-        rows = add_pass(settings, rows, events, each)
-    return rows
+    every = passes(settings.of_kind(Statistic), settings.of_kind(Sequence))
+    for each in every:
+        rows = add_pass(settings, rows, events, each, then if each is every[-1] else None)
+    return rows if every or then is None else rows.mapInArrow(*then)
 
 
 def passes(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Pass]:
@@ -69,8 +78,10 @@ def passes(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Pass]:
     return sorted(found, key=lambda p: bool(p.sequences))
 
 
-def add_pass(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass) -> DataFrame:
-    """`rows` with the columns of one pass."""
+def add_pass(
+    settings: Settings, rows: DataFrame, events: DataFrame, what: Pass, then: InArrow | None = None
+) -> DataFrame:
+    """`rows` with the columns of one pass, or what `then` makes of them."""
     both = _asked(settings, rows, what.cut).unionByName(_happened(settings, rows, events, what), True)
     # Rows without a key learn nothing: they are spread, as they may be many.
     key = F.concat_ws("\x1f", *what.key) if len(what.key) > 1 else F.col(what.key[0]).cast("string")
@@ -85,9 +96,10 @@ def add_pass(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass)
     def known(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         kernels: list[Kernel] = [Running(what.key, statistics)] if statistics else []
         kernels += [LastEvents(what.key[0], sequences)] if sequences else []
-        return as_of(batches, kernels, keep, names)
+        found = as_of(batches, kernels, keep, names)
+        return then.function(found) if then else found
 
-    return both.mapInArrow(known, StructType([*rows.schema.fields, *fields]))
+    return both.mapInArrow(known, then.schema if then else StructType([*rows.schema.fields, *fields]))
 
 
 def _asked(settings: Settings, rows: DataFrame, cut: Cut) -> DataFrame:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,7 @@ from star_ctr.conf.layout import OTHER, Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
+from star_ctr.features.passes import InArrow
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
 from star_ctr.jobs.features import IDENTITY, as_known, labelled, own_columns, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
@@ -75,7 +76,7 @@ def run(
     if encoded:
         checked = encoded_requests(rows, model.layout, policy, columns, source)
         # Wide rows: what comes of them is kept, so that they are read once and not also for what is wrong with them.
-        requests = _scored(checked, model, encoded).persist()
+        requests = checked.mapInArrow(*_scoring(checked, model, encoded)).persist()
     else:
         requests = checked = raw_requests(model.settings, rows, model.layout, policy, columns, source).persist()
     try:
@@ -85,24 +86,24 @@ def run(
         metadata = {"run_id": run_id, "input": place(spark, source), "version": given.version, "where": where}
         left_out = requests.where(F.col("reason").isNotNull()).drop(CARRIED, "score")
         left_out = left_out.select(F.lit(run_id).alias("run_id"), "reason", whole(left_out).alias("row"))
-        version = replace_given(left_out, rejected, metadata)
-        reasons, n_out = _reasons(spark, rejected, version)
-        if n_out == rows_in:
-            raise DataError(f"{source}: no row of {rows_in:,} can be scored: {told(reasons)}; see {rejected}")
+        out = replace_given(left_out, rejected, metadata)
+        judged = _judged(requests, rows_in)
+        if not judged.good:
+            raise DataError(f"{source}: no row of {rows_in:,} can be scored: {told(judged.reasons)}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
-        with nullcontext(good) if encoded else _features(store, model, good) as rows:
-            scores = rows if encoded else _scored(rows, model, encoded)
+        with nullcontext(good) if encoded else _scored(store, model, good, str(judged.newest)) as scores:
             scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
-            version = replace_given(scores, target, metadata | {"rejected_version": version})
+            scored = replace_given(scores, target, metadata | {"rejected_version": out.version})
     finally:
         requests.unpersist()
-    scored = spark.read.format("delta").option("versionAsOf", version).load(target).count()
-    if scored + n_out != rows_in:
-        raise DataError(f"{source}: {rows_in:,} rows, and {scored:,} scored and {n_out:,} left out; see {rejected}")
+    if scored.rows + out.rows != rows_in:
+        raise DataError(
+            f"{source}: {rows_in:,} rows, and {scored.rows:,} scored and {out.rows:,} left out; see {rejected}"
+        )
     return {
-        "run_id": run_id, "input": source, "input_version": given.version, "output": target, "output_version": version,
-        "rejected": rejected, "unknown_domain": policy, "rows": rows_in, "scored": scored, "left_out": n_out,
-        "reasons": reasons,
+        "run_id": run_id, "input": source, "input_version": given.version, "output": target,
+        "output_version": scored.version, "rejected": rejected, "unknown_domain": policy, "rows": rows_in,
+        "scored": scored.rows, "left_out": out.rows, "reasons": judged.reasons,
     }  # fmt: skip
 
 
@@ -150,33 +151,42 @@ def _refuse_unknown(requests: DataFrame, layout: Layout, source: str) -> None:
         )
 
 
-def _reasons(spark: SparkSession, rejected: str, version: int) -> tuple[dict[str, int], int]:
-    """Rows left out by reason, the most frequent ones by name, and all of them."""
-    rows = spark.read.format("delta").option("versionAsOf", version).load(rejected)
-    counts = rows.groupBy("reason").count().orderBy(F.desc("count"), "reason").limit(NAMED)
-    named, total = {r.reason: r["count"] for r in counts.collect()}, rows.count()
-    rest = total - sum(named.values())
-    return named | ({"other reasons": rest} if rest else {}), total
+class _Judged(NamedTuple):
+    """How many requests are good, the newest day of those, and why others are left out: rows by reason."""
+
+    good: int
+    newest: str | None
+    reasons: dict[str, int]
 
 
-def _features(store: Store, model: Model, requests: DataFrame) -> AbstractContextManager[DataFrame]:
-    """The features of raw requests, as known at each one's time from what the warehouse holds."""
-    newest = requests.agg(F.max("ds").alias("ds")).first()
-    assert newest is not None
+def _judged(requests: DataFrame, rows: int) -> _Judged:
+    """The most frequent reasons by name, the rest together."""
+    newest = F.max("ds") if "ds" in requests.columns else F.lit(None)
+    counts = requests.groupBy("reason").agg(F.count("*").alias("rows"), newest.alias("newest"))
+    found = counts.orderBy(F.col("reason").isNotNull(), F.desc("rows"), "reason").limit(NAMED + 1).collect()
+    good = found.pop(0) if found[0].reason is None else None
+    named = {row.reason: row.rows for row in found[:NAMED]}
+    rest = rows - (good.rows if good else 0) - sum(named.values())
+    reasons = named | ({"other reasons": rest} if rest else {})
+    return _Judged(good.rows, good.newest, reasons) if good else _Judged(0, None, reasons)
+
+
+def _scored(store: Store, model: Model, requests: DataFrame, newest: str) -> AbstractContextManager[DataFrame]:
+    """The scores of raw requests, by features as known at each one's time from what the warehouse holds."""
     settings, carried = model.settings, [c for c in (CARRIED,) if c in requests.columns]
     rows = with_columns(settings, store, requests, settings.features)
     rows = rows.select(*(c for c in IDENTITY if c != "label"), *own_columns(settings), *carried)
-    return as_known(settings, store, rows, labelled(settings, store, newest.ds), newest.ds)
+    scoring = _scoring(rows, model, encoded=False)
+    return as_known(settings, store, rows, labelled(settings, store, newest), newest, scoring)
 
 
-def _scored(rows: DataFrame, model: Model, encoded: bool) -> DataFrame:
-    """The scores of encoded rows or of features, with CARRIED if there is that.
+def _scoring(rows: DataFrame, model: Model, encoded: bool) -> InArrow:
+    """How encoded rows, or features, become scores, with CARRIED if `rows` has that.
 
     Encoded rows may have a `reason` not to be scored, which goes along with `raw`.
     """
     served, history = served_model(rows.sparkSession, model.folder), list(model.settings.history)
     files = model.vocabularies
-    packed = ["domain_id", "ints", "floats"] if encoded else model.layout.columns
     along = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
     first = COLUMNS[1:4]
 
@@ -204,8 +214,7 @@ def _scored(rows: DataFrame, model: Model, encoded: bool) -> DataFrame:
             yield pa.RecordBatch.from_arrays(columns, names=[*first, "score", *along])
 
     fields = [*(StructField(name, StringType()) for name in first), StructField("score", DoubleType())]
-    wanted = dict.fromkeys([*first, *packed, *along])
-    return rows.select(*wanted).mapInArrow(score, StructType([*fields, *(rows.schema[c] for c in along)]))
+    return InArrow(score, StructType([*fields, *(rows.schema[c] for c in along)]))
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

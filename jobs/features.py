@@ -23,7 +23,7 @@ from star_ctr.conf.settings import Settings, columns_read
 from star_ctr.features import attribution
 from star_ctr.features.attributes import join_attributes
 from star_ctr.features.columns import require
-from star_ctr.features.passes import add_history
+from star_ctr.features.passes import InArrow, add_history
 from star_ctr.features.timeline import OF_EVENTS, events, weight, with_time_columns
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
@@ -69,14 +69,18 @@ def with_columns(settings: Settings, store: Store, impressions: DataFrame, featu
 
 
 @contextmanager
-def as_known(settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str) -> Iterator[DataFrame]:
+def as_known(
+    settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str, then: InArrow | None = None
+) -> Iterator[DataFrame]:
     """`rows` (of days up to `ds`, with `own_columns`) with the statistics and sequences known at each one's cut.
+
+    With `then`, what that makes of them.
 
     Histories are those of `impressions`, as `labelled` gives them, and of the behaviours; rows need not be among them.
     All passes over the events read what the first one kept of them: the rows are to be written within the block.
     """
     if not settings.history:
-        yield rows
+        yield rows.mapInArrow(*then) if then else rows
         return
     told = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
     read, behaviours = _read_by(told), None
@@ -88,7 +92,7 @@ def as_known(settings: Settings, store: Store, rows: DataFrame, impressions: Dat
         *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
     ).persist()
     try:
-        yield add_history(settings, rows, known)
+        yield add_history(settings, rows, known, then)
     finally:
         known.unpersist()
 

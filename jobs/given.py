@@ -91,11 +91,20 @@ def columns_there(spark: SparkSession, table: str) -> list[str] | None:
     return None if not names or "_delta_log" in names else []
 
 
-def replace_given(rows: DataFrame, table: str, metadata: Mapping[str, Any]) -> int:
-    """Replace the Delta table by `rows` in one commit that carries `metadata`; returns the new version.
+class Written(NamedTuple):
+    """The version that a commit made, and the rows that it wrote."""
+
+    version: int
+    rows: int
+
+
+def replace_given(rows: DataFrame, table: str, metadata: Mapping[str, Any]) -> Written:
+    """Replace the Delta table by `rows` in one commit that carries `metadata`.
 
     Killed anywhere it leaves the version before.
     """
     writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
     writer.option("userMetadata", json.dumps(metadata)).save(table)
-    return newest_version(rows.sparkSession, table)
+    commit = DeltaTable.forPath(rows.sparkSession, table).history(1).select("version", "operationMetrics").first()
+    assert commit is not None
+    return Written(int(commit.version), int(commit.operationMetrics["numOutputRows"]))
