@@ -22,7 +22,7 @@ from star_ctr.conf.features import Cut, Sequence, Statistic, flat
 from star_ctr.conf.settings import Settings
 from star_ctr.features.asof import REQUEST, TIME, Kernel, as_of
 from star_ctr.features.last_events import KIND_BITS, REQUEST_TIME, LastEvents
-from star_ctr.features.running import Running
+from star_ctr.features.running import CUT, DAY, Running
 from star_ctr.features.sequences import of_event, sequence_fields, wanted
 from star_ctr.features.statistics import counted, statistic_fields
 from star_ctr.features.timeline import UNTIMED, cut_micros, weight
@@ -63,18 +63,21 @@ def add_history(settings: Settings, rows: DataFrame, events: DataFrame, then: In
 def passes(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Pass]:
     """The passes that these need: a key for each group of columns that holds no other group.
 
-    Those with sequences come last, so that no later one moves the lists.
+    Sequences of a key are gathered at the pass's own cut, while a pass by time can count up to the start of the day as
+    well. Passes with sequences come last, so that no later one moves the lists.
     """
+    groups = {s.name: tuple(sorted(flat(c) for c in s.by)) for s in statistics}
+    every = dict.fromkeys(([USER] if sequences else []) + list(groups.values()))
+    keys = [group for group in every if not any(set(other) < set(group) for other in every)]
+    of = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
     found = []
-    for cut in ("day", "time"):
-        gathered = [s for s in sequences if s.cut == cut]
-        groups = {s.name: tuple(flat(c) for c in s.by) for s in statistics if s.cut == cut}
-        every = dict.fromkeys(([USER] if gathered else []) + [tuple(sorted(group)) for group in groups.values()])
-        keys = [group for group in every if not any(set(other) < set(group) for other in every)]
-        of = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
-        for key in keys:
-            mine = [s for s in statistics if of.get(s.name) == key]
-            found.append(Pass(key, cut, mine, gathered if key == USER else []))
+    for key in keys:
+        counts = [s for s in statistics if of[s.name] == key]
+        gathered = [s for s in sequences if key == USER]
+        cut: Cut = "time" if "time" in {*(s.cut for s in counts), *(s.cut for s in gathered)} else "day"
+        found.append(Pass(key, cut, counts, [s for s in gathered if s.cut == cut]))
+        if others := [s for s in gathered if s.cut != cut]:
+            found.append(Pass(key, "day", [], others))
     return sorted(found, key=lambda p: bool(p.sequences))
 
 
@@ -88,7 +91,7 @@ def add_pass(
     both = both.repartition(F.when(_all_there(what.key), key).otherwise(F.col("impression_id").cast("string")))
     ties = [ORDER, TIE, "impression_id"] if what.sequences else []
     both = both.sortWithinPartitions(*what.key, TIME, F.col(REQUEST).desc(), *ties)
-    statistics = [counted(s) for s in what.statistics]
+    statistics = [counted(s, what.cut) for s in what.statistics]
     sequences = [wanted(s, list(settings.history)) for s in what.sequences]
     fields = [*statistic_fields(what.statistics), *sequence_fields(what.sequences)]
     keep, names = rows.columns, [field.name for field in fields]
@@ -104,8 +107,8 @@ def add_pass(
 
 def _asked(settings: Settings, rows: DataFrame, cut: Cut) -> DataFrame:
     """Rows as requests."""
-    time = cut_micros(settings, cut).alias(TIME)
-    return rows.select("*", time, F.lit(True).alias(REQUEST), F.unix_micros("ts").alias(REQUEST_TIME))
+    times = {TIME: cut_micros(settings, cut), CUT: cut_micros(settings, "day"), REQUEST_TIME: F.unix_micros("ts")}
+    return rows.select("*", F.lit(True).alias(REQUEST), *(time.alias(name) for name, time in times.items()))
 
 
 def _happened(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass) -> DataFrame:
@@ -115,6 +118,8 @@ def _happened(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass
     weights = list(dict.fromkeys(weight(kind) for s in what.statistics for kind in (*s.kinds(), *s.since)))
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     counts = [F.col(w) != 0 for w in weights]
+    if any(s.cut != what.cut for s in what.statistics):
+        columns.append(F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), settings.zone))).alias(DAY))
     if what.sequences:
         kinds = {kind for s in what.sequences for kind in s.of}
         bits = (F.when(F.col(weight(k)) > 0, 1 << i).otherwise(0) for i, k in enumerate(settings.history) if k in kinds)
@@ -131,7 +136,7 @@ def _happened(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass
         # What lies before the first day has one time and is much: it is summed before it is moved.
         sums = [F.sum(w).alias(w) for w in weights]
         before = happened.where(F.col(TIME) == UNTIMED).groupBy(TIME, *by).agg(*sums)
-        happened = happened.where(F.col(TIME) != UNTIMED).unionByName(before)
+        happened = happened.where(F.col(TIME) != UNTIMED).unionByName(before, True)
     return happened.withColumn(REQUEST, F.lit(False))
 
 

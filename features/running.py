@@ -3,6 +3,9 @@
 A pass has one key; the groups of its statistics are those of the key, each cut further by columns of its own. Within a
 batch, rows are ordered by group and their weights summed up along them. Across batches the sums of the last key are
 carried, by those columns, as if each were one event.
+
+A cut may lie before a request's own time: at the start of a day. What is carried is then summed by day, with
+the last time of each, so that every sum lies before such a cut or not.
 """
 
 from __future__ import annotations
@@ -18,21 +21,31 @@ import pyarrow.compute as pc
 from star_ctr.features.asof import REQUEST, TIME, Ints, codes, joined, requests_of, runs
 from star_ctr.features.timeline import SCALE, UNTIMED
 
+CUT = "_cut"
+"""Of a request: an earlier cut than TIME, either TIME or the start of a day."""
+DAY = "_day"
+"""Of an event: its day, any number for it."""
+
 
 @dataclass(frozen=True)
 class Counted:
-    """A statistic: the columns of its group, the weights that are summed, and those whose last event's time is told."""
+    """A statistic: the columns of its group, the weights that are summed, and those whose last event's time is told.
+
+    `cut`: TIME or CUT, before which events count.
+    """
 
     by: tuple[str, ...]
     sums: tuple[str, ...]
     since: tuple[str, ...] = ()
+    cut: str = TIME
 
 
 class Running:
     """The columns of statistics, one after the other: sums (of events, not millionths), then seconds since the last.
 
-    A batch has TIME, REQUEST, the columns of `key` and of the groups, and weights in millionths (null: none). All are
-    null for a request that lacks a column of the group; the seconds where there was no event with a time, too.
+    A batch has TIME, REQUEST, the columns of `key` and of the groups, weights in millionths (null: none), and CUT and
+    DAY if a statistic has that cut. All are null for a request that lacks a column of the group; the seconds where
+    there was no event with a time, too.
     """
 
     def __init__(self, key: Seq[str], statistics: Seq[Counted]) -> None:
@@ -41,27 +54,35 @@ class Running:
         self.by = list(dict.fromkeys((*key, *(column for s in statistics for column in s.by))))
         self.weights = list(dict.fromkeys(w for s in statistics for w in (*s.sums, *s.since)))
         self.since = list(dict.fromkeys(w for s in statistics for w in s.since))
+        self.days = [DAY] if any(s.cut == CUT for s in statistics) else []
         self.carried: pa.Table | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """The statistics of the batch's requests."""
-        rows = self._with_last(joined(self.carried, batch, [TIME, REQUEST, *self.by, *self.weights]))
+        cuts = list(dict.fromkeys(s.cut for s in self.statistics))
+        rows = joined(
+            self.carried, batch, list(dict.fromkeys((TIME, REQUEST, *cuts, *self.days, *self.by, *self.weights)))
+        )
+        rows = self._with_last(rows)
         requests = requests_of(batch) + (rows.num_rows - batch.num_rows)
+        times = rows[TIME].to_numpy()
+        asked = {cut: rows[cut].take(pa.array(requests)).to_numpy() for cut in cuts}
         numbers = {column: codes(rows[column]) for column in self.by}
         starts = runs([numbers[column] for column in self.key])
         groups: dict[tuple[str, ...], _Group] = {}
         arrays: list[pa.Array] = []
         for statistic in self.statistics:
-            by = tuple(sorted(statistic.by))
+            by = (statistic.cut, *sorted(statistic.by))
             if by not in groups:
-                lacks = np.any([numbers[column][requests] < 0 for column in by], axis=0)
-                groups[by] = _Group(starts, [numbers[c] for c in by if c not in self.key], requests, lacks)
+                parts = [numbers[c] for c in by[1:] if c not in self.key]
+                groups[by] = _Group(starts, parts, requests, times, None if statistic.cut == TIME else asked[CUT])
             group = groups[by]
-            arrays += (pa.array(group.sums(_weights(rows, w)) / SCALE, mask=group.lacks) for w in statistic.sums)
+            lacks = np.any([numbers[column][requests] < 0 for column in statistic.by], axis=0)
+            arrays += (pa.array(group.sums(_weights(rows, w)) / SCALE, mask=lacks) for w in statistic.sums)
             for name in statistic.since:
                 last = group.newest(rows[_last(name)].to_numpy())
-                seconds = (rows[TIME].to_numpy()[requests] - last) / 1e6
-                arrays.append(pa.array(seconds, mask=group.lacks | (last == UNTIMED)))
+                seconds = (asked[statistic.cut] - last) / 1e6
+                arrays.append(pa.array(seconds, mask=lacks | (last == UNTIMED)))
         self.carried = self._summed(rows.slice(int(starts[-1])))
         return arrays
 
@@ -82,40 +103,47 @@ class Running:
         if events.num_rows == 0:
             return None
         most = [(TIME, "max"), *((_last(name), "max") for name in self.since)]
-        summed = events.group_by(self.by, use_threads=False).aggregate([*((w, "sum") for w in self.weights), *most])
-        names = [name.removesuffix("_sum").removesuffix("_max") for name in summed.column_names]
-        summed = summed.rename_columns(names)
-        return summed.append_column(REQUEST, pa.array(np.zeros(summed.num_rows, bool)))
+        summed = events.group_by([*self.by, *self.days], use_threads=False).aggregate(
+            [*((w, "sum") for w in self.weights), *most]
+        )
+        summed = summed.rename_columns([name.removesuffix("_sum").removesuffix("_max") for name in summed.column_names])
+        return summed.append_column(REQUEST, pa.array(np.zeros(summed.num_rows, bool))).sort_by(TIME)
 
 
 class _Group:
-    """Rows in the order of one group, which parts a key's runs by more columns; `lacks`: which requests have none."""
+    """Rows in the order of one group, which parts the runs of a key by more columns; where each request's past ends.
 
-    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, lacks: npt.NDArray[np.bool_]) -> None:
-        self.lacks = lacks
+    `starts`: where each row's run begins; `cuts`: of requests, before which an event counts; None: their own time.
+    """
+
+    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, times: Ints, cuts: Ints | None) -> None:
         code = starts
         for column in columns:
             # Numbered anew each time: the product of many columns' sizes would not fit.
             code = np.unique(code * (column.max() + 2) + column + 1, return_inverse=True)[1]
         self.order = np.argsort(code, kind="stable")
-        self.first = runs([code[self.order]])
+        self.run = runs([code[self.order]])
         place = np.empty(len(code), np.int64)
         place[self.order] = np.arange(len(code))
-        self.asked = place[requests]
+        self.end = place[requests]
+        self.first = self.run[self.end]
+        if cuts is not None:
+            values, rank = np.unique(np.concatenate([times, cuts]), return_inverse=True)
+            # Later groups lie above all of earlier ones, so that one search serves all.
+            at = self.run * len(values) + rank[: len(times)][self.order]
+            self.end = np.searchsorted(at, self.first * len(values) + rank[len(times) :])
 
     def sums(self, weights: Ints) -> Ints:
-        """The sum over the rows before each request; the weight of requests is 0."""
-        ordered = weights[self.order]
-        before = np.cumsum(ordered) - ordered
-        return np.asarray(before[self.asked] - before[self.first[self.asked]])
+        """The sum over what counts for each request; the weight of requests is 0."""
+        until = np.concatenate([[0], np.cumsum(weights[self.order])])
+        return np.asarray(until[self.end] - until[self.first])
 
     def newest(self, times: Ints) -> Ints:
-        """The largest of the rows before each request; that of requests is UNTIMED."""
+        """The largest of what counts for each request, else UNTIMED; that of requests is UNTIMED."""
         values, rank = np.unique(times, return_inverse=True)
-        # Later groups rank above all of earlier ones, so that one running maximum serves all.
-        above = self.first * len(values)
-        newest = np.maximum.accumulate(above + rank[self.order]) - above
-        return np.asarray(values[newest[self.asked]])
+        above = self.run * len(values)
+        newest = values[np.maximum.accumulate(above + rank[self.order]) - above]
+        return np.where(self.end > self.first, newest[self.end - 1], UNTIMED)
 
 
 def _weights(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:

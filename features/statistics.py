@@ -9,8 +9,9 @@ from collections.abc import Sequence as Seq
 
 from pyspark.sql.types import DoubleType, StructField
 
-from star_ctr.conf.features import Statistic, flat
-from star_ctr.features.running import Counted
+from star_ctr.conf.features import Cut, Statistic, flat
+from star_ctr.features.asof import TIME
+from star_ctr.features.running import CUT, Counted
 from star_ctr.features.timeline import weight
 
 
@@ -24,12 +25,13 @@ def since_column(statistic: str, kind: str) -> str:
     return f"{statistic}__since_{kind}"
 
 
-def counted(statistic: Statistic) -> Counted:
-    """What a pass counts, by the names of events' columns."""
+def counted(statistic: Statistic, cut: Cut) -> Counted:
+    """What a pass of a cut counts, by the names of events' columns."""
     return Counted(
         by=tuple(flat(column) for column in statistic.by),
         sums=tuple(weight(kind) for kind in statistic.kinds()),
         since=tuple(weight(kind) for kind in statistic.since),
+        cut=TIME if statistic.cut == cut else CUT,
     )
 
 

@@ -48,12 +48,14 @@ def cut_micros(settings: Settings, cut: Cut) -> Column:
     return F.least(time, start)
 
 
-def events(settings: Settings, impressions: DataFrame, behaviours: DataFrame | None) -> DataFrame:
+def events(
+    settings: Settings, impressions: DataFrame, clicked: DataFrame | None, behaviours: DataFrame | None
+) -> DataFrame:
     """All events of the declared kinds of `history`.
 
-    `impressions`: labelled, with `hour` and `weekday`, and `clicked_at` where the label comes from clicks;
-    all their other columns go along. Returns their columns with `t` (microseconds), `order`, `tie` and one
-    weight a kind.
+    `impressions`: with `hour` and `weekday`, and `label` where that is a column; `clicked`: those that were clicked,
+    with `clicked_at`, where the label comes from clicks; all their other columns go along. Returns their columns with
+    `t` (microseconds), `order`, `tie` and one weight a kind.
     """
     label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
     own: dict[str, Column] = {}
@@ -67,8 +69,7 @@ def events(settings: Settings, impressions: DataFrame, behaviours: DataFrame | N
         elif outcome:
             own[name] = F.round(F.coalesce(F.col(f"`{outcome}`"), F.lit(0.0)) * SCALE)
     frames = [_weighted(settings, impressions, F.unix_micros("ts"), own, F.col("impression_id"))]
-    if delayed:
-        clicked = impressions.where(F.col("clicked_at").isNotNull())
+    if delayed and clicked is not None:
         ones = {name: F.lit(SCALE) for name in delayed}
         frames.append(_weighted(settings, clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id")))
     if behaviours is not None:

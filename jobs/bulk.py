@@ -30,7 +30,7 @@ from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
 from star_ctr.features.passes import InArrow
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
-from star_ctr.jobs.features import IDENTITY, as_known, labelled, own_columns, with_columns
+from star_ctr.jobs.features import IDENTITY, as_known, own_columns, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
 from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import predictor_of, served_model
@@ -177,7 +177,7 @@ def _scored(store: Store, model: Model, requests: DataFrame, newest: str) -> Abs
     rows = with_columns(settings, store, requests, settings.features)
     rows = rows.select(*(c for c in IDENTITY if c != "label"), *own_columns(settings), *carried)
     scoring = _scoring(rows, model, encoded=False)
-    return as_known(settings, store, rows, labelled(settings, store, newest), newest, scoring)
+    return as_known(settings, store, rows, newest, scoring)
 
 
 def _scoring(rows: DataFrame, model: Model, encoded: bool) -> InArrow:

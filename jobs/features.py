@@ -40,10 +40,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
     _write_fates(settings, store, ds)
-    impressions = labelled(settings, store, ds)
-    rows = with_columns(settings, store, impressions.where(F.col("ds").isin(days)), settings.features)
+    rows = labelled(settings, store, ds).where(F.col("ds").isin(days))
+    rows = with_columns(settings, store, rows, settings.features)
     rows = rows.select(*IDENTITY, *own_columns(settings))
-    with as_known(settings, store, rows, impressions, ds) as rows:
+    with as_known(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
         store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
@@ -55,7 +55,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def labelled(settings: Settings, store: Store, ds: str) -> DataFrame:
-    """The impressions up to day `ds`, labelled."""
+    """The impressions up to day `ds`, labelled; with `clicked_at` where the label comes from clicks."""
     impressions = store.read("impressions").where(F.col("ds") <= ds)
     if isinstance(settings.label, LabelFromClicks):
         return attribution.attribute(impressions, store.read("clicks"), settings.label.window_hours)
@@ -70,13 +70,12 @@ def with_columns(settings: Settings, store: Store, impressions: DataFrame, featu
 
 @contextmanager
 def as_known(
-    settings: Settings, store: Store, rows: DataFrame, impressions: DataFrame, ds: str, then: InArrow | None = None
+    settings: Settings, store: Store, rows: DataFrame, ds: str, then: InArrow | None = None
 ) -> Iterator[DataFrame]:
     """`rows` (of days up to `ds`, with `own_columns`) with the statistics and sequences known at each one's cut.
 
-    With `then`, what that makes of them.
+    With `then`, what that makes of them. Histories are those that the tables hold; rows need not be among them.
 
-    Histories are those of `impressions`, as `labelled` gives them, and of the behaviours; rows need not be among them.
     All passes over the events read what the first one kept of them: the rows are to be written within the block.
     """
     if not settings.history:
@@ -87,7 +86,12 @@ def as_known(
     if settings.logs.behaviours:
         reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
         behaviours = _with_attributes(settings, store, store.read("behaviours").where(reached), read, only="items")
-    known = events(settings, with_columns(settings, store, impressions, told), behaviours)
+    clicked, impressions = None, labelled(settings, store, ds)
+    if isinstance(settings.label, LabelFromClicks):
+        # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
+        clicked = with_columns(settings, store, impressions.where(F.col("clicked_at").isNotNull()), told)
+        impressions = store.read("impressions").where(F.col("ds") <= ds)
+    known = events(settings, with_columns(settings, store, impressions, told), clicked, behaviours)
     known = known.select(
         *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
     ).persist()

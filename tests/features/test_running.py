@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_ctr.conf.features import Sequence, Statistic
 from star_ctr.features.asof import REQUEST, TIME, as_of
-from star_ctr.features.passes import passes
-from star_ctr.features.running import Counted, Running
+from star_ctr.features.passes import Pass, passes
+from star_ctr.features.running import CUT, DAY, Counted, Running
 from star_ctr.features.timeline import SCALE
 
 ROW = st.tuples(
@@ -24,11 +23,20 @@ ROW = st.tuples(
     st.sampled_from([1.5, 2.0, None]),
     st.integers(-2, 2),  # two weights
     st.integers(0, 1),
+    st.integers(0, 3),  # how many days before its own its earlier cut lies
 )
 GROUPS = [("key",), ("one", "key"), ("key", "two"), ("two", "one", "key")]
-NAMES = [f"{n}{out}" for n in range(len(GROUPS)) for out in ("sum", "other", "since")]
+COUNTED = [Counted(by, ("_n_a", "_n_b"), ("_n_a",), cut) for cut in (TIME, CUT) for by in GROUPS]
+NAMES = [f"{n}{out}" for n in range(len(COUNTED)) for out in ("sum", "other", "since")]
 PLACE = {"key": 0, "one": 3, "two": 4}
 """Where a row has its columns."""
+HOURS = 2
+"""In a day."""
+
+
+def cut_of(row: Any, cut: str) -> int:
+    """The time before which events count for a request."""
+    return int(row[1] if cut == TIME or not row[7] else max(0, row[1] // HOURS - row[7] + 1) * HOURS)
 
 
 def batches(rows: list[Any], cuts: list[int]) -> Iterator[pa.RecordBatch]:
@@ -38,9 +46,11 @@ def batches(rows: list[Any], cuts: list[int]) -> Iterator[pa.RecordBatch]:
         start = end
         yield pa.RecordBatch.from_pydict(
             {
-                "id": pa.array([r[7] for r in part], pa.int64()),
+                "id": pa.array([r[8] for r in part], pa.int64()),
                 "key": pa.array([r[0] for r in part], pa.string()),
                 TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
+                CUT: pa.array([cut_of(r, CUT) * 1_000_000 if r[2] else None for r in part], pa.int64()),
+                DAY: pa.array([None if r[2] else r[1] // HOURS for r in part], pa.int64()),
                 REQUEST: pa.array([r[2] for r in part], pa.bool_()),
                 "one": pa.array([r[3] for r in part], pa.string()),
                 "two": pa.array([r[4] for r in part], pa.float64()),
@@ -57,27 +67,37 @@ def test_sums_are_those_of_what_came_strictly_before(rows: list[Any], cuts: list
     rows = [r for r in rows if r[2] or r[0] is not None]
     ordered = sorted(rows, key=lambda r: (r[0] or "", r[1], not r[2]))
     numbered = [(*r, i) for i, r in enumerate(ordered)]
-    kernel = Running(["key"], [Counted(by=by, sums=("_n_a", "_n_b"), since=("_n_a",)) for by in GROUPS])
-    found = [row for batch in as_of(batches(numbered, cuts), [kernel], ["id"], NAMES) for row in batch.to_pylist()]
+    found = [
+        row
+        for batch in as_of(batches(numbered, cuts), [Running(["key"], COUNTED)], ["id"], NAMES)
+        for row in batch.to_pylist()
+    ]
     requests = [r for r in numbered if r[2]]
-    assert [f["id"] for f in found] == [r[7] for r in requests]
+    assert [f["id"] for f in found] == [r[8] for r in requests]
     for request, row in zip(requests, found, strict=True):
-        for n, by in enumerate(GROUPS):
-            of = [request[PLACE[c]] for c in by]
+        for n, counted in enumerate(COUNTED):
+            of = [request[PLACE[c]] for c in counted.by]
             got = [row[f"{n}{out}"] for out in ("sum", "other", "since")]
             if None in of:
                 assert got == [None, None, None]
                 continue
-            before = [
-                r for r in numbered if not r[2] and r[1] < request[1] and [r[PLACE[c]] for c in by] == of
-            ]  # fmt: skip
+            cut = cut_of(request, counted.cut)
+            before = [r for r in numbered if not r[2] and r[1] < cut and [r[PLACE[c]] for c in counted.by] == of]
             times = [r[1] for r in before if r[1] and r[5] > 0]
-            since = float(request[1] - max(times)) if times else None
+            since = float(cut - max(times)) if times else None
             assert got == [sum(r[5] for r in before), sum(r[6] for r in before), since]
 
 
 def statistic(name: str, *by: str, cut: str = "day") -> Statistic:
     return Statistic(name=name, kind="statistic", by=list(by), counts=["shown"], cut=cut)  # type: ignore[arg-type]
+
+
+def told(every: list[Pass]) -> dict[tuple[tuple[str, ...], str], tuple[list[str], list[str]]]:
+    return {(p.key, p.cut): ([s.name for s in p.statistics], [s.name for s in p.sequences]) for p in every}
+
+
+def seen(name: str, cut: str) -> Sequence:
+    return Sequence(name=name, kind="sequence", of=["shown"], columns={"item_id": "item"}, cut=cut)  # type: ignore[arg-type]
 
 
 def test_a_group_goes_along_with_one_that_it_parts_further() -> None:
@@ -87,24 +107,18 @@ def test_a_group_goes_along_with_one_that_it_parts_further() -> None:
         statistic("hours", "hour", "domain"),
         statistic("again", "domain", "hour"),
         statistic("now", "user_id", "domain", cut="time"),
+        statistic("then", "user_id"),
     ]
-    seen = Sequence(name="seen", kind="sequence", of=["shown"], columns={"item_id": "item"}, cut="time")
-    told = {
-        (p.key, p.cut): ([s.name for s in p.statistics], [s.name for s in p.sequences])
-        for p in passes(statistics, [seen])
-    }
-    assert told == {
-        (("items_tag",), "day"): (["pair", "tag"], []),
+    assert told(passes(statistics, [seen("seen", "time"), seen("before", "day")])) == {
+        (("items_tag",), "day"): (["tag"], []),
         (("domain", "hour"), "day"): (["hours", "again"], []),
-        (("user_id",), "time"): (["now"], ["seen"]),
+        (("user_id",), "time"): (["pair", "now", "then"], ["seen"]),
+        (("user_id",), "day"): ([], ["before"]),
     }
+    assert told(passes(statistics[:2], [])) == {(("items_tag",), "day"): (["pair", "tag"], [])}
 
 
-@pytest.mark.parametrize("cut", ["day", "time"])
-def test_sequences_are_gathered_last(cut: str) -> None:
-    seen = Sequence(name="seen", kind="sequence", of=["shown"], columns={"item_id": "item"}, cut=cut)  # type: ignore[arg-type]
-    every = passes(
-        [statistic("a", "user_id"), statistic("b", "item_id"), statistic("c", "item_id", cut="time")], [seen]
-    )
-    assert [bool(p.sequences) for p in every] == [False] * (len(every) - 1) + [True]
-    assert sorted(s.name for p in every for s in p.statistics) == ["a", "b", "c"]
+def test_sequences_are_gathered_last() -> None:
+    counts = [statistic("a", "user_id"), statistic("b", "item_id"), statistic("c", "item_id", "domain", cut="time")]
+    every = passes(counts, [seen("seen", "day")])
+    assert [(p.key, p.cut) for p in every] == [(("item_id",), "time"), (("user_id",), "day")]

@@ -136,7 +136,7 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
     behaviours = spark.createDataFrame(
         past, "user_id string, item_id string, behaviour string, ts timestamp, order long, ds string"
     )
-    known = events(conf, shown, behaviours)
+    known = events(conf, shown, None, behaviours)
     found = add_history(conf, shown, known).toPandas().set_index("impression_id").sort_index()
 
     for row in views.itertuples():
