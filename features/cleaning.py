@@ -149,24 +149,23 @@ def _key(log: Log) -> list[str]:
 
 def _marked_duplicates(rows: DataFrame, key: list[str]) -> DataFrame:
     """Mark all but one of the rows of a key: `duplicate` where the whole row is the same, else a conflict."""
-    good = F.col("reason").isNull()
-    # Rows with a reason do not take part: each stands alone under its own group.
-    group: list[Column | str] = [*key, good]
-    order = Window.partitionBy(*group).orderBy("_hash")
+    # Rows with a reason do not take part: each stands alone under its own group. A column and no expression, of which
+    # each window would make its own and sort by it.
+    rows, good = rows.withColumn("_good", F.col("reason").isNull()), F.col("_good")
+    order = Window.partitionBy(*key, "_good").orderBy("_hash")
     number, first = F.row_number().over(order), F.first("_hash").over(order)
     extra = good & (F.col("_number") > 1)
     names = [k for k in key if k != "_hash"]
     conflict = F.lit(f"{', '.join(names)}: used by two different rows") if names else F.lit(DUPLICATE)
     return (
-        rows.withColumn("_number", number)
-        .withColumn("_first", first)
+        rows.select("*", number.alias("_number"), first.alias("_first"))
         .withColumn(
             "reason",
             F.when(extra & (F.col("_hash") == F.col("_first")), F.lit(DUPLICATE))
             .when(extra, conflict)
             .otherwise(F.col("reason")),
         )
-        .drop("_number", "_first", "_hash")
+        .drop("_number", "_first", "_hash", "_good")
     )
 
 
