@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
+from star_ctr.model.networks.norms import PerDomain
 from star_ctr.model.networks.rows import RowAdam, in_parts, summed_by_row
 from star_ctr.model.networks.tables import EmbeddingTables
 from star_ctr.model.processes import from_all, world
@@ -44,15 +45,23 @@ class Optimizers:
         rate: float = self.dense.param_groups[0]["lr"]
         return rate
 
-    def step(self, number: int) -> None:
-        """One step (`number` from 0), with gradients summed over all processes; clears the gradients."""
+    def step(self, number: int, domains: Collection[int] = (), beside: Tensor | None = None) -> Tensor:
+        """One step (`number` from 0) on a batch, or one a process, of these domains, with gradients summed over all.
+
+        Returns `beside`, a vector, summed along with them.
+        """
+        beside = torch.zeros(0) if beside is None else beside
         share = 1.0 - (1.0 - self._final) * number / self._total
         for group, start in self._starts:
             group["lr"] = start * share
-        sum_gradients(self.model, self._alike)
+        # Dense gradients are on their way while embeddings are updated.
+        summed = GradientSum(self.model, () if self._alike else domains, beside)
+        sum_tables(tables_of(self.model))
+        self.sparse.step()
+        beside = summed.finish()
         self._towards_shared(share * self._own_decay)
         self.dense.step()
-        self.sparse.step()
+        return beside
 
     @torch.no_grad()
     def _towards_shared(self, share: float) -> None:
@@ -101,26 +110,41 @@ def tables_of(model: nn.Module) -> EmbeddingTables:
     return tables
 
 
-def sum_gradients(model: nn.Module, alike: bool = True) -> None:
-    """Sum the gradients over all processes, of those parameters that this step's domains touched.
+class GradientSum:
+    """The sum over all processes of the dense gradients of a step, and of the vector `beside`: begun here.
 
     Each process's loss is its share of the mean over the step's rows, so the sum is the gradient of the whole step.
-    `alike`: all processes worked on the same domains and thus hold gradients of the same parameters; else what any of
-    them touched is 0 for those that did not. Sharded tables have theirs from all processes already.
+    `domains`: those of all processes, if each has a batch of its own: what a domain has of its own then has a gradient
+    of 0 in the processes that did not see it. Of all other parameters they have gradients alike.
     """
-    if world()[1] == 1:
+
+    def __init__(self, model: nn.Module, domains: Collection[int], beside: Tensor) -> None:
+        self._beside = self._flat = beside
+        self._parameters: list[nn.Parameter] = []
+        self._work: dist.Work | None = None
+        if world()[1] == 1:
+            return
+        _fill_in_zeros(model, domains)
+        self._parameters = [p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
+        self._flat = torch.cat([*(p.grad.flatten() for p in self._parameters if p.grad is not None), beside])
+        self._work = dist.all_reduce(self._flat, async_op=True)
+
+    def finish(self) -> Tensor:
+        """Put the sums in the gradients' place; returns that of `beside`."""
+        if self._work is None:
+            return self._beside
+        self._work.wait()
+        *sums, beside = torch.split(self._flat, [*(p.numel() for p in self._parameters), len(self._beside)])
+        for parameter, total in zip(self._parameters, sums, strict=True):
+            parameter.grad = total.view_as(parameter)
+        return beside
+
+
+def sum_tables(tables: EmbeddingTables) -> None:
+    """Give all processes the gradients of embeddings of all; parts of sharded tables have theirs already."""
+    if world()[1] == 1 or tables.sharded:
         return
-    if not alike:
-        _fill_in_zeros(model)
-    dense = [p.grad for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
-    flat = torch.cat([g.flatten() for g in dense])
-    dist.all_reduce(flat)
-    offset = 0
-    for gradient in dense:
-        gradient.copy_(flat[offset : offset + gradient.numel()].view_as(gradient))
-        offset += gradient.numel()
-    tables = tables_of(model)
-    for table in () if tables.sharded else tables.parameters():
+    for table in tables.parameters():
         if table.grad is not None:
             table.grad = _of_all_processes(table.grad)
 
@@ -141,14 +165,13 @@ def _of_all_processes(gradient: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(rows_M[None], values_MD, gradient.shape, check_invariants=False)
 
 
-def _fill_in_zeros(model: nn.Module) -> None:
-    """Give each parameter that has a gradient in another process one of 0 here."""
-    parameters = list(model.parameters())
-    touched = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8, device=parameters[0].device)
-    dist.all_reduce(touched, dist.ReduceOp.MAX)
-    for parameter, by_any in zip(parameters, touched.tolist(), strict=True):
-        if by_any and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+def _fill_in_zeros(model: nn.Module, domains: Collection[int]) -> None:
+    """Give what these domains have of their own a gradient of 0 where it has none."""
+    for module in model.modules() if domains else ():
+        if isinstance(module, PerDomain):
+            for parameter in (module[p] for p in domains):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
 
 
 class Averaged:

@@ -72,6 +72,19 @@ def from_all(x: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
+class GatheredFromAll:
+    """The `x` of each process, as `from_all`, on its way while other things are done."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self._found = [torch.empty_like(x) for _ in range(world()[1])]
+        self._work = dist.all_gather(self._found, x, async_op=True)
+
+    def wait(self) -> list[torch.Tensor]:
+        """What came, in the order of ranks."""
+        self._work.wait()
+        return self._found
+
+
 def wait_for_all() -> None:
     """Go on when all processes are here."""
     if world()[1] > 1:

@@ -15,7 +15,6 @@ from collections.abc import Generator, Sequence
 from itertools import chain, islice
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from star_ctr.conf.errors import DataError
@@ -120,13 +119,16 @@ class Trainer:
         rows = sum(len(b.rows) for b in batches)
         total = loss / rows if more is None else loss / rows + more / rows
         total.backward()  # type: ignore[no-untyped-call]
-        self.optimizers.step(self.step)
+        domains = {p for p, _, _ in chain.from_iterable(wholes)}
+        sums = self.optimizers.step(self.step, domains, self._sums(batches, loss.detach()))
+        if isinstance(self.model.norm, Moments):
+            self.model.norm.settle()
         self.averaged.update(self.optimizers.sparse.touched)
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(wholes):
             self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
-        return self._losses(batches, loss.detach())
+        return self._losses(batches, sums)
 
     def _part_of(self, batches: Sequence[Batch], wholes: Sequence[list[Segment]]) -> tuple[Rows, list[Segment]]:
         """The rows of a step that this process works on, and their segments: all processes join in every step."""
@@ -137,15 +139,16 @@ class Trainer:
             return batches[rank].rows, wholes[rank]
         return batches[0].rows.part(slice(0, 0)), [(batches[0].domain, 0, 0)]
 
-    def _losses(self, batches: Sequence[Batch], mine: torch.Tensor) -> list[float]:
-        """The mean loss of each batch, from this process's sum; `DataError` where one is no number."""
-        rank, processes = world()
+    def _sums(self, batches: Sequence[Batch], mine: torch.Tensor) -> torch.Tensor:
+        """What this process has of the sum of each batch's losses."""
         sums = mine.new_zeros(len(batches))
-        number = rank if self.settings.parallel == "batches" else 0
+        number = world()[0] if self.settings.parallel == "batches" else 0
         if number < len(batches):
             sums[number] = mine
-        if processes > 1:
-            dist.all_reduce(sums)
+        return sums
+
+    def _losses(self, batches: Sequence[Batch], sums: torch.Tensor) -> list[float]:
+        """The mean loss of each batch; `DataError` where one is no number."""
         losses = [total / len(b.rows) for total, b in zip(sums.tolist(), batches, strict=True)]
         for loss, batch in zip(losses, batches, strict=True):
             if not math.isfinite(loss):

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import ModelSettings
-from star_ctr.model.processes import from_all, world
+from star_ctr.model.processes import GatheredFromAll, world
 
 Segment = tuple[int, int, int]
 """(domain, start, stop): rows start..stop of a batch that is sorted by domain belong to the domain."""
@@ -94,6 +94,7 @@ class Moments(nn.Module):
         self.momentum, self.eps = momentum, eps
         self.together = True
         """Whether the processes of a training have parts of one batch, or each a batch of its own."""
+        self._told: list[GatheredFromAll] = []
         self.register_buffer("mean", torch.zeros(groups, features))
         self.register_buffer("var", torch.ones(groups, features))
         self.register_buffer("steps", torch.zeros(groups, dtype=torch.long))
@@ -122,28 +123,32 @@ class Moments(nn.Module):
         return summed_over_ranks(x) if self.together else x
 
     def _seen(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
-        """Move the moving moments by what a batch showed, or the batches of all processes, in the order of ranks."""
-        batches = [(group, rows, mean_F, var_F)] if self.together else _of_all_ranks(group, rows, mean_F, var_F)
-        for p, n, mean, var in batches:
-            if n > 1:
-                self._move(p, mean, var * n / (n - 1))
-            elif n == 1:
-                self.lone_rows[p] += 1
+        """Move the moving moments by what a batch showed; where each process has one of its own, `settle` does."""
+        if self.together or world()[1] == 1:
+            self._move(group, rows, mean_F, var_F)
+        else:
+            # In one message, the numbers as floats, which hold them exactly.
+            self._told.append(GatheredFromAll(torch.cat([mean_F, var_F, mean_F.new_tensor([group, rows])])))
 
-    def _move(self, group: int, mean_F: Tensor, var_F: Tensor) -> None:
+    def settle(self) -> None:
+        """Move the moving moments by the batches of all processes of the step, in the order of ranks."""
+        features = self.mean.shape[1]
+        for told in self._told:
+            for theirs in told.wait():
+                mean_F, var_F, numbers = torch.split(theirs, [features, features, 2])
+                self._move(int(numbers[0]), int(numbers[1]), mean_F, var_F)
+        self._told.clear()
+
+    def _move(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
+        if rows <= 1:
+            self.lone_rows[group] += rows
+            return
         # The first batch of a group sets its moments: mixed with the initial 0 and 1, those of a small
         # domain would stay wrong for all of its few batches.
         share = 1.0 if self.steps[group] == 0 else self.momentum
         self.mean[group].lerp_(mean_F, share)
-        self.var[group].lerp_(var_F, share)
+        self.var[group].lerp_(var_F * rows / (rows - 1), share)
         self.steps[group] += 1
-
-
-def _of_all_ranks(group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
-    """What the batch of each process showed."""
-    sizes = from_all(torch.tensor([group, rows], dtype=torch.long, device=mean_F.device))
-    moments = from_all(torch.stack([mean_F, var_F]))
-    return [(int(s[0]), int(s[1]), m[0], m[1]) for s, m in zip(sizes, moments, strict=True)]
 
 
 class PartitionedNorm(Moments):

@@ -40,8 +40,9 @@ class _Fetched(torch.autograd.Function):
     def forward(ctx: Any, storage: Tensor, rows_N: Tensor, part: tuple[int, int]) -> Tensor:
         """The rows, in the order in which they were asked for."""
         _, parts = part
-        order_N = torch.argsort(rows_N % parts, stable=True)
-        ask = torch.bincount(rows_N % parts, minlength=parts)
+        holder_N = rows_N % parts
+        of_each = [(holder_N == part).nonzero().squeeze(1) for part in range(parts)]
+        order_N, ask = torch.cat(of_each), torch.tensor([len(of) for of in of_each], device=rows_N.device)
         give = torch.empty_like(ask)
         dist.all_to_all_single(give, ask)
         asked, given = ask.tolist(), give.tolist()
