@@ -50,8 +50,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     entries = written.select(
         "ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason")
     )
-    store.write_ledger("features", entries, days)
-    return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
+    try:
+        store.write_ledger("features", entries, days)
+        return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
+    finally:
+        written.unpersist()
 
 
 def labelled(settings: Settings, store: Store, ds: str) -> DataFrame:

@@ -56,9 +56,8 @@ def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
     undated = [NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY]
     wanted = F.expr(among("ds", undated)) | (F.col("ds") <= ds if reaches_back else F.col("ds").isin(days))
     rows = rows.where(wanted).persist()
+    ledger = counted(rows, F.col("domain") if name == "impressions" else F.lit("all")).persist()
     try:
-        domain = F.col("domain") if name == "impressions" else F.lit("all")
-        ledger = counted(rows, domain).persist()
         found = [row.ds for row in ledger.select("ds").distinct().collect()]
         if name == "impressions" and ds not in found:
             raise DataError(
@@ -78,6 +77,7 @@ def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
         store.write_ledger(step, ledger, replaced)
         return int(ledger.agg(F.sum("rows_out")).first()[0] or 0)  # type: ignore[index]
     finally:
+        ledger.unpersist()
         rows.unpersist()
 
 

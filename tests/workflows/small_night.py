@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pyspark.sql import SparkSession
@@ -36,7 +37,14 @@ class Night:
         )
         self.conf = small_logs.write(folder, logs)
         self.settings = load(self.conf)
+        kept = self._kept()
         self.metrics = nightly.run(self.settings, spark, DS)["metrics"]
+        self.left_in_memory = self._kept() - kept
+
+    def _kept(self) -> set[int]:
+        """What the session keeps of frames that were persisted."""
+        context: Any = self.spark.sparkContext
+        return set(context._jsc.getPersistentRDDs())
 
     def table(self, name: str) -> pd.DataFrame:
         return Store(self.settings, self.spark).read(name).toPandas()

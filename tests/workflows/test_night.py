@@ -79,6 +79,10 @@ def test_nothing_is_lost_in_silence(night: Night) -> None:
     assert clicks["click without impression"] == 1
 
 
+def test_a_night_lets_go_of_what_it_kept_in_memory(night: Night) -> None:
+    assert not night.left_in_memory
+
+
 def test_no_row_stands_twice(night: Night) -> None:
     for name in ("impressions", "features", "split", "scores"):
         rows = night.table(name)
