@@ -42,9 +42,10 @@ class Night:
         self.left_in_memory = self._kept() - kept
 
     def _kept(self) -> set[int]:
-        """What the session keeps of frames that were persisted."""
+        """What the session keeps of frames that were persisted; Delta keeps the state of tables for itself."""
         context: Any = self.spark.sparkContext
-        return set(context._jsc.getPersistentRDDs())
+        kept = context._jsc.getPersistentRDDs()
+        return {number for number in kept if "Delta Table State" not in str(kept[number].name())}
 
     def table(self, name: str) -> pd.DataFrame:
         return Store(self.settings, self.spark).read(name).toPandas()
