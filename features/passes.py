@@ -46,6 +46,11 @@ class Pass(NamedTuple):
     statistics: list[Statistic]
     sequences: list[Sequence]
 
+    @property
+    def counts_to_another_cut(self) -> bool:
+        """Whether a pass by time has statistics that are cut by day."""
+        return any(s.cut != self.cut for s in self.statistics)
+
 
 def add_history(settings: Settings, rows: DataFrame, events: DataFrame, then: InArrow | None = None) -> DataFrame:
     """`rows` with the columns of every declared statistic and sequence, or what `then` makes of them.
@@ -85,7 +90,7 @@ def add_pass(
     settings: Settings, rows: DataFrame, events: DataFrame, what: Pass, then: InArrow | None = None
 ) -> DataFrame:
     """`rows` with the columns of one pass, or what `then` makes of them."""
-    both = _asked(settings, rows, what.cut).unionByName(_happened(settings, rows, events, what), True)
+    both = _asked(settings, rows, what).unionByName(_happened(settings, rows, events, what), True)
     # Rows without a key learn nothing: they are spread, as they may be many.
     key = F.concat_ws("\x1f", *what.key) if len(what.key) > 1 else F.col(what.key[0]).cast("string")
     both = both.repartition(F.when(_all_there(what.key), key).otherwise(F.col("impression_id").cast("string")))
@@ -105,9 +110,11 @@ def add_pass(
     return both.mapInArrow(known, then.schema if then else StructType([*rows.schema.fields, *fields]))
 
 
-def _asked(settings: Settings, rows: DataFrame, cut: Cut) -> DataFrame:
-    """Rows as requests."""
-    times = {TIME: cut_micros(settings, cut), CUT: cut_micros(settings, "day"), REQUEST_TIME: F.unix_micros("ts")}
+def _asked(settings: Settings, rows: DataFrame, what: Pass) -> DataFrame:
+    """Rows as requests, with no more columns beside their own than a pass reads."""
+    times = {TIME: cut_micros(settings, what.cut)}
+    times |= {CUT: cut_micros(settings, "day")} if what.counts_to_another_cut else {}
+    times |= {REQUEST_TIME: F.unix_micros("ts")} if what.sequences else {}
     return rows.select("*", F.lit(True).alias(REQUEST), *(time.alias(name) for name, time in times.items()))
 
 
@@ -118,7 +125,7 @@ def _happened(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass
     weights = list(dict.fromkeys(weight(kind) for s in what.statistics for kind in (*s.kinds(), *s.since)))
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     counts = [F.col(w) != 0 for w in weights]
-    if any(s.cut != what.cut for s in what.statistics):
+    if what.counts_to_another_cut:
         columns.append(F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), settings.zone))).alias(DAY))
     if what.sequences:
         kinds = {kind for s in what.sequences for kind in s.of}

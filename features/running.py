@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,20 +55,19 @@ class Running:
         self.by = list(dict.fromkeys((*key, *(column for s in statistics for column in s.by))))
         self.weights = list(dict.fromkeys(w for s in statistics for w in (*s.sums, *s.since)))
         self.since = list(dict.fromkeys(w for s in statistics for w in s.since))
-        self.days = [DAY] if any(s.cut == CUT for s in statistics) else []
+        self.cuts = list(dict.fromkeys(s.cut for s in statistics))
+        self.days = [DAY] if CUT in self.cuts else []
+        self.columns = list(dict.fromkeys((TIME, REQUEST, *self.cuts, *self.days, *self.by, *self.weights)))
         self.carried: pa.Table | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """The statistics of the batch's requests."""
-        cuts = list(dict.fromkeys(s.cut for s in self.statistics))
-        rows = joined(
-            self.carried, batch, list(dict.fromkeys((TIME, REQUEST, *cuts, *self.days, *self.by, *self.weights)))
-        )
-        rows = self._with_last(rows)
+        rows = self._with_last(joined(self.carried, batch, self.columns))
         requests = requests_of(batch) + (rows.num_rows - batch.num_rows)
-        times = rows[TIME].to_numpy()
-        asked = {cut: rows[cut].take(pa.array(requests)).to_numpy() for cut in cuts}
+        asked = {cut: rows[cut].take(pa.array(requests)).to_numpy() for cut in self.cuts}
+        earlier = _ranked(rows[TIME].to_numpy(), asked[CUT]) if CUT in asked else None
         numbers = {column: codes(rows[column]) for column in self.by}
+        weights = {name: _weights(rows, name) for name in self.weights}
         starts = runs([numbers[column] for column in self.key])
         groups: dict[tuple[str, ...], _Group] = {}
         arrays: list[pa.Array] = []
@@ -75,10 +75,10 @@ class Running:
             by = (statistic.cut, *sorted(statistic.by))
             if by not in groups:
                 parts = [numbers[c] for c in by[1:] if c not in self.key]
-                groups[by] = _Group(starts, parts, requests, times, None if statistic.cut == TIME else asked[CUT])
+                groups[by] = _Group(starts, parts, requests, None if statistic.cut == TIME else earlier)
             group = groups[by]
             lacks = np.any([numbers[column][requests] < 0 for column in statistic.by], axis=0)
-            arrays += (pa.array(group.sums(_weights(rows, w)) / SCALE, mask=lacks) for w in statistic.sums)
+            arrays += (pa.array(group.sums(weights[name]) / SCALE, mask=lacks) for name in statistic.sums)
             for name in statistic.since:
                 last = group.newest(rows[_last(name)].to_numpy())
                 seconds = (asked[statistic.cut] - last) / 1e6
@@ -110,13 +110,27 @@ class Running:
         return summed.append_column(REQUEST, pa.array(np.zeros(summed.num_rows, bool))).sort_by(TIME)
 
 
+class _Ranked(NamedTuple):
+    """The times of rows and the cuts of requests by their rank among both; how many ranks there are."""
+
+    times: Ints
+    cuts: Ints
+    ranks: int
+
+
+def _ranked(times: Ints, cuts: Ints) -> _Ranked:
+    values, rank = np.unique(np.concatenate([times, cuts]), return_inverse=True)
+    return _Ranked(rank[: len(times)], rank[len(times) :], len(values))
+
+
 class _Group:
     """Rows in the order of one group, which parts the runs of a key by more columns; where each request's past ends.
 
-    `starts`: where each row's run begins; `cuts`: of requests, before which an event counts; None: their own time.
+    `starts`: where each row's run begins; `earlier`: the requests' cuts, before which an event counts; None: their own
+    times.
     """
 
-    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, times: Ints, cuts: Ints | None) -> None:
+    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, earlier: _Ranked | None) -> None:
         code = starts
         for column in columns:
             # Numbered anew each time: the product of many columns' sizes would not fit.
@@ -127,11 +141,10 @@ class _Group:
         place[self.order] = np.arange(len(code))
         self.end = place[requests]
         self.first = self.run[self.end]
-        if cuts is not None:
-            values, rank = np.unique(np.concatenate([times, cuts]), return_inverse=True)
+        if earlier is not None:
             # Later groups lie above all of earlier ones, so that one search serves all.
-            at = self.run * len(values) + rank[: len(times)][self.order]
-            self.end = np.searchsorted(at, self.first * len(values) + rank[len(times) :])
+            at = self.run * earlier.ranks + earlier.times[self.order]
+            self.end = np.searchsorted(at, self.first * earlier.ranks + earlier.cuts)
 
     def sums(self, weights: Ints) -> Ints:
         """The sum over what counts for each request; the weight of requests is 0."""

@@ -64,12 +64,7 @@ def most_of(value: int) -> int:
 
 def from_all(x: torch.Tensor) -> list[torch.Tensor]:
     """The `x` of each process, of one shape, in the order of ranks."""
-    processes = world()[1]
-    if processes == 1:
-        return [x]
-    found = [torch.empty_like(x) for _ in range(processes)]
-    dist.all_gather(found, x)
-    return found
+    return GatheredFromAll(x).wait() if world()[1] > 1 else [x]
 
 
 class GatheredFromAll:

@@ -41,7 +41,7 @@ class _Fetched(torch.autograd.Function):
         """The rows, in the order in which they were asked for."""
         _, parts = part
         holder_N = rows_N % parts
-        of_each = [(holder_N == part).nonzero().squeeze(1) for part in range(parts)]
+        of_each = [(holder_N == holder).nonzero().squeeze(1) for holder in range(parts)]
         order_N, ask = torch.cat(of_each), torch.tensor([len(of) for of in of_each], device=rows_N.device)
         give = torch.empty_like(ask)
         dist.all_to_all_single(give, ask)
