@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
-from star_ctr.model.networks.norms import PerDomain
-from star_ctr.model.networks.rows import RowAdam, in_parts, summed_by_row
+from star_ctr.model.gradients import DenseGradients, OfCopies, OfOneCopy, TableGradients
+from star_ctr.model.networks.rows import RowAdam, in_parts
 from star_ctr.model.networks.tables import EmbeddingTables
-from star_ctr.model.processes import from_all, world
+from star_ctr.model.processes import world
+from star_ctr.model.shared_memory import in_common, on_one_machine
 
 
 class Optimizers:
@@ -36,6 +36,8 @@ class Optimizers:
         self.model = model
         self._parameters = list(model.parameters())
         self._alike = settings.parallel == "rows"
+        self._table_gradients = TableGradients()
+        self._dense_gradients = DenseGradients(model, tables_of(model))
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
         self._final, self._total = settings.lr_final, max(total_steps, 1)
 
@@ -50,18 +52,41 @@ class Optimizers:
 
         Returns `beside`, a vector, summed along with them.
         """
-        beside = torch.zeros(0) if beside is None else beside
         share = 1.0 - (1.0 - self._final) * number / self._total
         for group, start in self._starts:
             group["lr"] = start * share
         # Dense gradients are on their way while embeddings are updated.
-        summed = GradientSum(self.model, () if self._alike else domains, beside)
-        sum_tables(tables_of(self.model))
+        self._table_gradients.begin()
+        self._dense_gradients.begin(() if self._alike else domains, torch.zeros(0) if beside is None else beside)
+        self._table_gradients.finish()
         self.sparse.step()
-        beside = summed.finish()
+        beside = self._dense_gradients.finish()
         self._towards_shared(share * self._own_decay)
         self.dense.step()
         return beside
+
+    def join(self, averaged: Averaged) -> str:
+        """Before the first step of a group of processes, which all stand alike: settle who has which embeddings.
+
+        On one machine's CPUs they have whole tables in common, once in its memory, with all that has a row for each of
+        theirs; else each has a copy. Returns which it is, for the record.
+        """
+        tables = tables_of(self.model)
+        if world()[1] == 1 or tables.sharded:
+            return "sharded" if tables.sharded else "whole"
+        if any(table.device.type != "cpu" for table in tables.parameters()) or not on_one_machine():
+            self._table_gradients = OfCopies(tables)
+            return "a copy in each process"
+        for table in tables.parameters():
+            table.data = in_common(table.data)
+        self.sparse.share()
+        averaged.share(tables)
+        self._table_gradients = OfOneCopy(tables)
+        return "one copy for all processes"
+
+    def settle(self) -> None:
+        """The step is over, its averages too: go on when it is over for all processes that have tables in common."""
+        self._table_gradients.settle()
 
     @torch.no_grad()
     def _towards_shared(self, share: float) -> None:
@@ -110,70 +135,6 @@ def tables_of(model: nn.Module) -> EmbeddingTables:
     return tables
 
 
-class GradientSum:
-    """The sum over all processes of the dense gradients of a step, and of the vector `beside`: begun here.
-
-    Each process's loss is its share of the mean over the step's rows, so the sum is the gradient of the whole step.
-    `domains`: those of all processes, if each has a batch of its own: what a domain has of its own then has a gradient
-    of 0 in the processes that did not see it. Of all other parameters they have gradients alike.
-    """
-
-    def __init__(self, model: nn.Module, domains: Collection[int], beside: Tensor) -> None:
-        self._beside = self._flat = beside
-        self._parameters: list[nn.Parameter] = []
-        self._work: dist.Work | None = None
-        if world()[1] == 1:
-            return
-        _fill_in_zeros(model, domains)
-        self._parameters = [p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse]
-        self._flat = torch.cat([*(p.grad.flatten() for p in self._parameters if p.grad is not None), beside])
-        self._work = dist.all_reduce(self._flat, async_op=True)
-
-    def finish(self) -> Tensor:
-        """Put the sums in the gradients' place; returns that of `beside`."""
-        if self._work is None:
-            return self._beside
-        self._work.wait()
-        *sums, beside = torch.split(self._flat, [*(p.numel() for p in self._parameters), len(self._beside)])
-        for parameter, total in zip(self._parameters, sums, strict=True):
-            parameter.grad = total.view_as(parameter)
-        return beside
-
-
-def sum_tables(tables: EmbeddingTables) -> None:
-    """Give all processes the gradients of embeddings of all; parts of sharded tables have theirs already."""
-    if world()[1] == 1 or tables.sharded:
-        return
-    for table in tables.parameters():
-        if table.grad is not None:
-            table.grad = _of_all_processes(table.grad)
-
-
-def _of_all_processes(gradient: Tensor) -> Tensor:
-    """A sparse gradient with the rows of all processes, in the order of ranks: a row once for each that touched it.
-
-    gloo's own sum of sparse tensors sorts and adds them on the way, which takes twice as long.
-    """
-    rows_N, values_ND = summed_by_row(gradient)
-    sizes = [int(n) for n in from_all(torch.tensor([len(rows_N)], device=rows_N.device))]
-
-    def joined(mine: Tensor) -> Tensor:
-        padded = torch.cat([mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])])  # all send as much
-        return torch.cat([theirs[:n] for theirs, n in zip(from_all(padded), sizes, strict=True)])
-
-    rows_M, values_MD = joined(rows_N), joined(values_ND)
-    return torch.sparse_coo_tensor(rows_M[None], values_MD, gradient.shape, check_invariants=False)
-
-
-def _fill_in_zeros(model: nn.Module, domains: Collection[int]) -> None:
-    """Give what these domains have of their own a gradient of 0 where it has none."""
-    for module in model.modules() if domains else ():
-        if isinstance(module, PerDomain):
-            for parameter in (module[p] for p in domains):
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-
-
 class Averaged:
     """A moving average of the weights (Polyak), kept beside them and evaluated in their stead.
 
@@ -186,6 +147,13 @@ class Averaged:
         self.parameters = list(model.named_parameters()) if decay else []
         self.weights = {n: p.detach().clone() for n, p in self.parameters}
         self.steps = dict.fromkeys(self.weights, 0)
+
+    def share(self, tables: EmbeddingTables) -> None:
+        """Have the averages of these tables in common with the other processes, which stand alike."""
+        own = set(tables.parameters())
+        for name, parameter in self.parameters:
+            if parameter in own:
+                self.weights[name] = in_common(self.weights[name])
 
     @torch.no_grad()
     def update(self, rows: Mapping[nn.Parameter, Tensor]) -> None:

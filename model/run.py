@@ -44,6 +44,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "code": job.code,
         "settings": job.settings,
         "processes": world()[1],
+        "tables": trainer.tables,
         "threads": trainer.threads,
         "device": str(trainer.device),
         "torch": torch.__version__,

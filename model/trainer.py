@@ -60,11 +60,14 @@ class Trainer:
         self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
         self.averaged = Averaged(self.model, self.settings.averaging)
+        self.tables = "whole"
+        """How the processes hold the embeddings, for the record."""
         self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
 
     def train(self, hooks: Sequence[Hook] = ()) -> Moment:
         """Train from where it stands to the end; returns the last moment."""
+        self.tables = self.optimizers.join(self.averaged)
         began, before, waited = time.monotonic(), self.rows, 0.0
         moment = Moment(self.step, self.steps)
         for hook in hooks:
@@ -124,6 +127,7 @@ class Trainer:
         if isinstance(self.model.norm, Moments):
             self.model.norm.settle()
         self.averaged.update(self.optimizers.sparse.touched)
+        self.optimizers.settle()
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(wholes):

@@ -6,12 +6,14 @@ width; L what the entries' gradients are taken from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from star_ctr.model.shared_memory import in_common, zeros_in_common
 
 AT_ONCE = 4096
 """Rows that are updated at a time on a CPU: what lies between the operations then stays in its cache."""
@@ -42,10 +44,7 @@ class RowAdam(torch.optim.Optimizer):
 
     def _step(self, table: nn.Parameter, lr: float, betas: tuple[float, float], eps: float) -> Tensor:
         beta1, beta2 = betas
-        state = self.state[table]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.long)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
+        state = self._state_of(table)
         state["step"] += 1
         assert table.grad is not None
         rows_N, gradient_ND = summed_by_row(table.grad)
@@ -60,6 +59,21 @@ class RowAdam(torch.optim.Optimizer):
             change = mean.div_(square.sqrt_().add_(eps))
             table.index_copy_(0, rows, table.index_select(0, rows).add_(change, alpha=-rate))
         return rows_N
+
+    def _state_of(self, table: nn.Parameter, zeros: Callable[[Tensor], Tensor] = torch.zeros_like) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[table]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.long)
+            state["exp_avg"], state["exp_avg_sq"] = zeros(table), zeros(table)
+        return state
+
+    def share(self) -> None:
+        """Have the moments in common with the other processes, which stand alike and update rows of their own each."""
+        for table in (table for group in self.param_groups for table in group["params"]):
+            fresh = not self.state[table]
+            state = self._state_of(table, lambda like: zeros_in_common(like.shape, like.dtype))
+            if not fresh:
+                state |= {name: in_common(state[name]) for name in ("exp_avg", "exp_avg_sq")}
 
 
 def in_parts(x: Tensor) -> tuple[Tensor, ...]:

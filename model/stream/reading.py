@@ -69,7 +69,10 @@ def unpacked(
 def _matrix(
     name: str, column: pa.Array | pa.ChunkedArray, kind: np.dtype[Any], width: int
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(column, pa.ChunkedArray):  # combined, it would be copied even if it is one chunk
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    else:
+        array = column
     n, size = len(array), width * kind.itemsize
     if n == 0 or width == 0:
         return np.empty((n, width), kind)
