@@ -56,7 +56,7 @@ def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path
     two = without_dropout(table, tmp_path, processes=2)
     launch(two)
     same_model(alone, two)
-    assert record(two)["processes"] == 2
+    assert (record(two)["processes"], record(two)["tables"]) == (2, "one copy for all processes")
 
 
 @pytest.mark.parametrize("model", [{"name": "base", "norm": "bn"}, {"name": "mulann", "norm": "bn"}, {"norm": "ln"}])
@@ -78,6 +78,7 @@ def test_sharded_tables_train_the_model_that_whole_ones_would(table: str, tmp_pa
     two = without_dropout(table, tmp_path, processes=2, tables="sharded")
     launch(two)
     same_model(alone, two)
+    assert record(two)["tables"] == "sharded"
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
@@ -105,21 +106,33 @@ def test_a_lost_process_restarts_the_group_from_the_last_checkpoint(
     assert record(two)["resumed"]
 
 
-def test_two_nodes_train_the_model_that_one_process_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
-    two = without_dropout(table, tmp_path, processes=2)
+def launch_on_two_nodes(j: TrainingJob) -> None:
+    """Train with a process each under two torchruns, which is as two machines do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     nodes = [
         group(
-            two, "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1",
+            j, "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1",
             f"--master-port={port}",
         )
         for rank in range(2)
     ]  # fmt: skip
     assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert (record(j)["processes"], record(j)["tables"]) == (2, "a copy in each process")
+
+
+def test_two_nodes_train_the_model_that_one_process_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    two = without_dropout(table, tmp_path, processes=2)
+    launch_on_two_nodes(two)
     same_model(alone, two)
-    assert record(two)["processes"] == 2
+
+
+def test_two_nodes_with_a_batch_each_train_as_two_processes_of_one(table: str, tmp_path: Path) -> None:
+    nodes, one = (without_dropout(table, tmp_path / n, processes=2, parallel="batches") for n in ("nodes", "one"))
+    launch_on_two_nodes(nodes)
+    launch(one)
+    same_weights(one, nodes)
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])

@@ -1,0 +1,102 @@
+"""Memory that processes have in common, and gradients that they lay open to one another in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_ctr.model import shared_memory
+from star_ctr.model.gradients import OfOneCopy, shared_out
+from star_ctr.model.networks.tables import EmbeddingTables
+from star_ctr.model.processes import from_all, wait_for_all
+from star_ctr.model.shared_memory import in_common, on_one_machine, zeros_in_common
+
+ROWS = st.lists(st.sets(st.integers(0, 2000), max_size=600).map(sorted), min_size=1, max_size=4)
+
+
+@given(touched=ROWS, processes=st.integers(1, 5))
+def test_every_row_falls_to_one_process_in_whatever_lists_it_is(touched: list[list[int]], processes: int) -> None:
+    lists = [torch.tensor(rows, dtype=torch.long) for rows in touched]
+    slices = shared_out(lists, processes)
+    assert all(len(of_list) == processes for of_list in slices)
+    for rows, of_list in zip(touched, slices, strict=True):
+        assert [row for part in of_list for row in rows[part]] == rows
+    of_process = [
+        {row for rows, of_list in zip(touched, slices, strict=True) for row in rows[of_list[k]]}
+        for k in range(processes)
+    ]
+    assert sum(len(rows) for rows in of_process) == len(set().union(*of_process))
+
+
+def test_processes_have_as_much_to_do_as_one_another() -> None:
+    # As one domain with ids from early on and one with late ones, and twice as many.
+    touched = [torch.arange(0, 20_000, 2), torch.arange(1_000_000, 1_020_000)]
+    work = [sum(part[k].stop - part[k].start for part in shared_out(touched, 3)) for k in range(3)]
+    assert max(work) < 1.05 * min(work)
+
+
+def test_two_processes_have_memory_and_gradients_in_common(tmp_path: Path) -> None:
+    torch.multiprocessing.start_processes(_one_of_two, (str(tmp_path / "store"),), nprocs=2, start_method="spawn")
+
+
+def _one_of_two(rank: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    files = sorted(Path("/proc/self/fd").iterdir())
+    _see_one_another(rank)
+    _write_where_the_other_reads(rank)
+    wait_for_all()
+    assert sorted(Path("/proc/self/fd").iterdir()) == files, "a descriptor is left open"
+    _lay_gradients_open(rank)
+    dist.destroy_process_group()
+
+
+def _see_one_another(rank: int) -> None:
+    assert not on_one_machine(), "started as machines of their own"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("LOCAL_WORLD_SIZE", "2")
+        assert on_one_machine()
+        if rank == 1:
+            patched.setattr(shared_memory, "_path", lambda process, file: "/nowhere")
+        assert not on_one_machine(), "one of them cannot see what the other made"
+
+
+def _write_where_the_other_reads(rank: int) -> None:
+    zeros = zeros_in_common([2, 3], torch.float64)
+    assert zeros.tolist() == [[0.0] * 3] * 2
+    wait_for_all()
+    zeros[rank] = rank + 1
+    wait_for_all()
+    assert zeros.tolist() == [[1.0] * 3, [2.0] * 3]
+    assert in_common(torch.full([3], rank)).tolist() == [0, 0, 0], "the first one's, which all have alike"
+
+
+def _lay_gradients_open(rank: int) -> None:
+    """Over three steps: rows of both, of one alone, and of none."""
+    tables = EmbeddingTables({"a": 500, "b": 300}, {"a": 2, "b": 2})
+    gradients = OfOneCopy(tables)
+    (storage,) = tables.parameters()
+    random = torch.Generator().manual_seed(rank)
+    for entries in ([400, 300], [200, 0], [0, 0]):
+        n = entries[rank]
+        rows = torch.randint(1, len(storage), (n,), generator=random)  # some of them several times
+        values = torch.randn(n, 2, generator=random)
+        mine = torch.sparse_coo_tensor(rows[None], values, storage.shape, check_invariants=True)
+        whole = sum(from_all(mine.to_dense()))
+        storage.grad = mine if n else None
+        gradients.begin()
+        gradients.finish()
+        assert storage.grad is not None
+        own = storage.grad.to_dense()
+        torch.testing.assert_close(sum(from_all(own)), whole)
+        touched = torch.zeros(len(storage), dtype=torch.long)
+        touched[storage.grad._indices()[0]] = 1
+        by_both = torch.stack(from_all(touched))
+        assert int(by_both.sum(0).max()) == (1 if sum(entries) else 0), "a row is updated by one of them"
+        if min(entries):
+            assert by_both.sum(1).min() > 0.3 * by_both.sum(), "both have rows to update"
+        gradients.settle()
