@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from star_ctr.model.export import export
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.networks.norms import segments_of
+from star_ctr.model.networks.rows import RowAdam
 from star_ctr.model.run import train
 from star_ctr.model.train import OWN_STORE, launch, write_job
 from star_ctr.model.trainer import Trainer
@@ -57,6 +60,26 @@ def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path
     launch(two)
     same_model(alone, two)
     assert (record(two)["processes"], record(two)["tables"]) == (2, "one copy for all processes")
+
+
+def test_a_process_that_updates_its_rows_late_is_waited_for(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    two = without_dropout(table, tmp_path, processes=2)
+    torch.multiprocessing.start_processes(_late, (two, str(tmp_path / "store")), nprocs=2, start_method="spawn")
+    same_model(alone, two)
+
+
+def _late(rank: int, j: TrainingJob, store: str) -> None:
+    os.environ["LOCAL_WORLD_SIZE"] = "2"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    step = RowAdam.step
+
+    def late(self: RowAdam, *_: Any) -> None:
+        time.sleep(0.05 * rank)
+        step(self)
+
+    RowAdam.step = late  # type: ignore[method-assign]
+    assert train(j)["tables"] == "one copy for all processes"
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("model", [{"name": "base", "norm": "bn"}, {"name": "mulann", "norm": "bn"}, {"norm": "ln"}])

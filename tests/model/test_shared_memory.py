@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -76,12 +77,13 @@ def _write_where_the_other_reads(rank: int) -> None:
 
 
 def _lay_gradients_open(rank: int) -> None:
-    """Over three steps: rows of both, of one alone, and of none."""
+    """Over three steps: rows of both, of one alone, and of none; one process updates its rows late."""
     tables = EmbeddingTables({"a": 500, "b": 300}, {"a": 2, "b": 2})
     gradients = OfOneCopy(tables)
     (storage,) = tables.parameters()
     random = torch.Generator().manual_seed(rank)
-    for entries in ([400, 300], [200, 0], [0, 0]):
+    updated = zeros_in_common([2], torch.long)
+    for step, entries in enumerate(([400, 300], [200, 0], [0, 0]), start=1):
         n = entries[rank]
         rows = torch.randint(1, len(storage), (n,), generator=random)  # some of them several times
         values = torch.randn(n, 2, generator=random)
@@ -99,4 +101,7 @@ def _lay_gradients_open(rank: int) -> None:
         assert int(by_both.sum(0).max()) == (1 if sum(entries) else 0), "a row is updated by one of them"
         if min(entries):
             assert by_both.sum(1).min() > 0.3 * by_both.sum(), "both have rows to update"
+        time.sleep(0.2 * rank)
+        updated[rank] = step
         gradients.settle()
+        assert updated.tolist() == [step, step], "waits for the other one's update"
