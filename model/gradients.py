@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from star_ctr.model.networks.norms import PerDomain
 from star_ctr.model.networks.rows import summed_by_row
 from star_ctr.model.networks.tables import EmbeddingTables
-from star_ctr.model.processes import from_all, wait_for_all, world
+from star_ctr.model.processes import from_all, world
 from star_ctr.model.shared_memory import zeros_in_common
 
 
@@ -62,7 +62,7 @@ class DenseGradients:
 
 
 class TableGradients:
-    """How the gradients of embeddings come to whoever updates the rows: as here, to whom they are already with.
+    """How the gradients of embeddings come to whoever updates the rows; as here, they are with it already.
 
     That is so of one process alone, and of sharded tables, where the backward pass brings them.
     """
@@ -72,9 +72,6 @@ class TableGradients:
 
     def finish(self) -> None:
         """Put in the place of each table's gradient the rows that this process is to update, of all processes."""
-
-    def settle(self) -> None:
-        """The rows are updated: go on when the others' are too."""
 
 
 class OfCopies(TableGradients):
@@ -104,8 +101,8 @@ class OfCopies(TableGradients):
 class OfOneCopy(TableGradients):
     """The processes of a machine have their tables in common: each updates a range of the rows that a step touches.
 
-    Each lays its gradients open, and takes from all of them those of its rows. Between the two, and from the
-    update to the next look into the tables, they wait for one another.
+    Each lays its gradients open, and takes from all of them those of its rows. Between the two they wait for one
+    another; so they do from the update to the next look into the tables (`stream.steps`, `Trainer.settle`).
     """
 
     def __init__(self, tables: EmbeddingTables) -> None:
@@ -124,10 +121,6 @@ class OfOneCopy(TableGradients):
         self._told.wait()
         for table, gradients in self._open.items():
             table.grad = gradients.own(table)
-
-    def settle(self) -> None:
-        """Wait for the others' updates."""
-        wait_for_all()
 
 
 class _Open:

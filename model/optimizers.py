@@ -13,7 +13,7 @@ from star_ctr.model.gradients import DenseGradients, OfCopies, OfOneCopy, TableG
 from star_ctr.model.networks.rows import RowAdam, in_parts
 from star_ctr.model.networks.tables import EmbeddingTables
 from star_ctr.model.processes import world
-from star_ctr.model.shared_memory import in_common, on_one_machine
+from star_ctr.model.shared_memory import in_common
 
 
 class Optimizers:
@@ -65,16 +65,16 @@ class Optimizers:
         self.dense.step()
         return beside
 
-    def join(self, averaged: Averaged) -> str:
+    def join(self, averaged: Averaged, in_memory: bool) -> str:
         """Before the first step of a group of processes, which all stand alike: settle who has which embeddings.
 
-        On one machine's CPUs they have whole tables in common, once in its memory, with all that has a row for each of
-        theirs; else each has a copy. Returns which it is, for the record.
+        With memory that they have in common, whole tables lie once in it, with all that has a row for each of theirs;
+        else each process has a copy. Returns which it is, for the record.
         """
         tables = tables_of(self.model)
         if world()[1] == 1 or tables.sharded:
             return "sharded" if tables.sharded else "whole"
-        if any(table.device.type != "cpu" for table in tables.parameters()) or not on_one_machine():
+        if not in_memory:
             self._table_gradients = OfCopies(tables)
             return "a copy in each process"
         for table in tables.parameters():
@@ -83,10 +83,6 @@ class Optimizers:
         averaged.share(tables)
         self._table_gradients = OfOneCopy(tables)
         return "one copy for all processes"
-
-    def settle(self) -> None:
-        """The step is over, its averages too: go on when it is over for all processes that have tables in common."""
-        self._table_gradients.settle()
 
     @torch.no_grad()
     def _towards_shared(self, share: float) -> None:

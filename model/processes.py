@@ -31,9 +31,13 @@ def set_threads(settings: TrainerSettings) -> int:
     return threads
 
 
-def readers_for(settings: TrainerSettings) -> int:
-    """The threads of this process that decode files: the declared number, or one for every four of its cores."""
-    return settings.readers or max(1, _own_cores() // 4)
+def readers_for(settings: TrainerSettings, for_all: bool = False) -> int:
+    """The threads that decode files: the declared number, or one for every four cores of this process.
+
+    Or of the machine, if it decodes `for_all` of its processes.
+    """
+    cores = (os.cpu_count() or 1) if for_all else _own_cores()
+    return settings.readers or max(1, cores // 4)
 
 
 def _own_cores() -> int:

@@ -38,7 +38,7 @@ def on_one_machine() -> bool:
 
 def zeros_in_common(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A tensor of zeros that all processes have in common; memory is taken as it is written to. All call this."""
-    size = torch.Size(shape).numel()
+    size = max(torch.Size(shape).numel(), 1)
     file = _new(size * dtype.itemsize) if world()[0] == 0 else -1
     told = torch.tensor([os.getpid(), file])
     dist.broadcast(told, 0)
@@ -46,7 +46,7 @@ def zeros_in_common(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     wait_for_all()
     if file >= 0:
         os.close(file)
-    return tensor.view(*shape)
+    return tensor[: torch.Size(shape).numel()].view(*shape)
 
 
 def in_common(tensor: Tensor) -> Tensor:

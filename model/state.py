@@ -28,8 +28,9 @@ def _tensors(trainer: Trainer) -> dict[str, Tensor]:
 def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
     """Write a checkpoint of where the run stands, unless there is one of just there.
 
-    Of several processes, which stand alike, the first one does; of sharded tables each writes its part.
+    Of several processes, which stand alike, the first one does; of sharded tables each writes its part. All call this.
     """
+    trainer.settle()
     rank, (_, parts) = world()[0], trainer.model.inputs.tables.part
     if rank > 0 and parts == 1:
         return

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,12 @@ from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.networks.norms import Moments, Segment, cut_over_ranks, segments_of
 from star_ctr.model.networks.sharding import WHOLE
 from star_ctr.model.optimizers import Averaged, Optimizers
-from star_ctr.model.processes import device_for, readers_for, seed, set_threads, world
-from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
+from star_ctr.model.processes import device_for, readers_for, seed, set_threads, wait_for_all, world
+from star_ctr.model.shared_memory import on_one_machine
+from star_ctr.model.stream.batches import Batch, epoch_batches
 from star_ctr.model.stream.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.stream.reading import Rows, live_files
+from star_ctr.model.stream.steps import Steps, StepsInCommon
 
 
 class Trainer:
@@ -62,37 +64,47 @@ class Trainer:
         self.averaged = Averaged(self.model, self.settings.averaging)
         self.tables = "whole"
         """How the processes hold the embeddings, for the record."""
+        self._in_common = False
         self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
 
     def train(self, hooks: Sequence[Hook] = ()) -> Moment:
         """Train from where it stands to the end; returns the last moment."""
-        self.tables = self.optimizers.join(self.averaged)
-        began, before, waited = time.monotonic(), self.rows, 0.0
+        self._in_common = self.device.type == "cpu" and on_one_machine()
+        self.tables = self.optimizers.join(self.averaged, self._in_common)
+        began, before = time.monotonic(), self.rows
         moment = Moment(self.step, self.steps)
         for hook in hooks:
             hook.begin(moment)
-        batches = self._batches()
+        steps = self._steps()
         try:
             while self.step < self.steps:
-                asked = time.monotonic()
-                together = list(islice(batches, self.batches_a_step))
-                waited += time.monotonic() - asked
+                together = steps.take()
                 losses, lr = self.train_step(together), self.optimizers.lr
                 rows, seconds = self.rows - before, time.monotonic() - began
                 trained = [Trained(b, self.domain_name(b.domain), x) for b, x in zip(together, losses, strict=True)]
-                moment = Moment(self.step, self.steps, rows, seconds, waited, lr, trained)
+                moment = Moment(self.step, self.steps, rows, seconds, steps.waited, lr, trained)
                 for hook in hooks:
                     hook.step(moment)
         finally:
-            batches.close()
+            steps.close()
             for hook in hooks:
                 hook.end(moment)
         return moment
 
-    def _batches(self) -> Generator[Batch]:
+    def settle(self) -> None:
+        """Go on when the last step is over for all processes, if they have memory in common."""
+        if self._in_common:
+            wait_for_all()
+
+    def _steps(self) -> Steps:
+        if self._in_common:
+            return StepsInCommon(self._batches(), self.batches_a_step, self.job.layout, self.settings.batch_size)
+        return Steps(self._batches(), self.batches_a_step, pin=self.device.type == "cuda")
+
+    def _batches(self) -> Iterator[Batch]:
         """The batches from where the run stands to its end; an epoch's windows fill while the last one ends."""
-        s, layout, readers = self.settings, self.job.layout, readers_for(self.settings)
+        s, layout, readers = self.settings, self.job.layout, readers_for(self.settings, self._in_common)
         first, start = divmod(self.step, self.steps_an_epoch)
         window = max(1, min(s.window_rows, s.window_bytes // layout.row_bytes))
         epochs = (
@@ -101,7 +113,7 @@ class Trainer:
             )
             for e in range(first, s.epochs)
         )
-        return ahead(chain.from_iterable(epochs), pin=self.device.type == "cuda")
+        return chain.from_iterable(epochs)
 
     def train_step(self, batches: Sequence[Batch]) -> list[float]:
         """One step on a batch, or on one a process; returns each one's mean cross entropy (eq. 8)."""
@@ -127,7 +139,6 @@ class Trainer:
         if isinstance(self.model.norm, Moments):
             self.model.norm.settle()
         self.averaged.update(self.optimizers.sparse.touched)
-        self.optimizers.settle()
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(wholes):
@@ -167,6 +178,7 @@ class Trainer:
 
         Returns, by domain, the rows used for the moments and the moves of the levels.
         """
+        self.settle()
         self.averaged.swap_in()
         self.model.eval()
         rows: dict[int, int] = {}

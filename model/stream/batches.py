@@ -22,7 +22,7 @@ from star_ctr.model.stream.plan import MIXED, DataFile, Draw, Read, generator, p
 from star_ctr.model.stream.reading import Rows, joined, read_files
 from star_ctr.model.stream.window import Window
 
-_AHEAD = 8
+AHEAD = 8
 """Batches made ahead of the trainer."""
 
 
@@ -128,7 +128,7 @@ def _pinned(batch: Batch) -> Batch:
     return Batch(batch.domain, Rows(ints, floats, label, rows.domain), batch.file)
 
 
-def ahead(batches: Iterator[Batch], depth: int = _AHEAD, pin: bool = False) -> Generator[Batch]:
+def ahead(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) -> Generator[Batch]:
     """The same batches, made in a thread of their own up to `depth` ahead; its errors are raised here.
 
     With `pin` their rows lie in pinned memory, from which a GPU takes them while it computes.
