@@ -1,20 +1,27 @@
-"""Memory that processes have in common, and gradients that they lay open to one another in it."""
+"""Memory that processes have in common, and what they lay open to one another in it: gradients and batches."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
+from star_ctr.conf.layout import IdField, Layout
 from star_ctr.model import shared_memory
 from star_ctr.model.gradients import OfOneCopy, shared_out
 from star_ctr.model.networks.tables import EmbeddingTables
 from star_ctr.model.processes import from_all, wait_for_all
 from star_ctr.model.shared_memory import in_common, on_one_machine, zeros_in_common
+from star_ctr.model.stream.batches import Batch
+from star_ctr.model.stream.reading import Rows
+from star_ctr.model.stream.steps import StepsInCommon
 
 ROWS = st.lists(st.sets(st.integers(0, 2000), max_size=600).map(sorted), min_size=1, max_size=4)
 
@@ -40,7 +47,7 @@ def test_processes_have_as_much_to_do_as_one_another() -> None:
     assert max(work) < 1.05 * min(work)
 
 
-def test_two_processes_have_memory_and_gradients_in_common(tmp_path: Path) -> None:
+def test_two_processes_have_memory_gradients_and_batches_in_common(tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(_one_of_two, (str(tmp_path / "store"),), nprocs=2, start_method="spawn")
 
 
@@ -52,6 +59,7 @@ def _one_of_two(rank: int, store: str) -> None:
     wait_for_all()
     assert sorted(Path("/proc/self/fd").iterdir()) == files, "a descriptor is left open"
     _lay_gradients_open(rank)
+    _take_the_same_batches(rank)
     dist.destroy_process_group()
 
 
@@ -100,3 +108,35 @@ def _lay_gradients_open(rank: int) -> None:
         if min(entries):
             assert by_both.sum(1).min() > 0.3 * by_both.sum(), "both have rows to update"
         wait_for_all()
+
+
+def _take_the_same_batches(rank: int) -> None:
+    """Of 61 batches two a step, each intact until a late process is done with it; the last step has one."""
+
+    def made() -> Iterator[Batch]:
+        for k in range(61):
+            n = 1 + k % 7
+            numbers = np.arange(n, dtype=np.int32) + 100 * k
+            ints = np.repeat(numbers[:, None], 3, axis=1)
+            rows = Rows(ints, np.empty((n, 0), np.float32), numbers.astype(np.float32), np.full_like(numbers, k % 3))
+            yield Batch(k % 3, rows, numbers)
+
+    layout = Layout(ds="2026-01-02", domains=["a", "b"], embeddings={}, numeric=[], buckets=[], sequences=[],
+                    categorical=[IdField(name=n, column=n, embedding=n) for n in "xyz"])  # fmt: skip
+    steps = StepsInCommon(made() if rank == 0 else iter(()), 2, layout, 7)
+    seen = 0
+    updated = zeros_in_common([2], torch.long)
+    expected = list(made())
+    while together := steps.take():
+        assert int(updated.min()) >= seen, "what the other wrote before it took the step is there"
+        time.sleep(0.02 * rank)  # meanwhile the first one makes as many as it may
+        for batch, other in zip(together, expected[seen : seen + 2], strict=True):
+            assert batch.domain == other.domain
+            for name in ("ints", "floats", "label", "domain"):
+                np.testing.assert_array_equal(getattr(batch.rows, name), getattr(other.rows, name))
+            np.testing.assert_array_equal(batch.file, other.file)
+        seen += len(together)
+        updated[rank] = seen
+    assert seen == 61
+    assert steps.take() == []
+    steps.close()
