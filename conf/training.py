@@ -138,11 +138,13 @@ class TrainerSettings(Declared):
         description="what starts the processes: torchrun on this machine, or Spark as tasks on its executors",
     )
     tables: Literal["replicated", "sharded"] = Field(
-        "replicated", description="embeddings: whole in each process, or their rows shared out over the processes"
+        "replicated",
+        description="embeddings: whole for each process (once in memory for those of one machine's CPUs), or their rows "
+        "shared out over the processes",
     )
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
     readers: int = Field(
-        0, ge=0, description="threads a process that decode files ahead of the training; 0: one for every four cores"
+        0, ge=0, description="threads of a stream that decode files ahead of the training; 0: one for every four cores"
     )
     restarts: int = Field(2, ge=0, description="times that a group of processes is started again when one is lost")
     checkpoint_minutes: float = Field(5.0, gt=0, description="time between checkpoints; one more on SIGTERM")

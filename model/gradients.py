@@ -23,7 +23,8 @@ class DenseGradients:
     """
 
     def __init__(self, model: nn.Module, tables: EmbeddingTables) -> None:
-        self._parameters = [p for p in model.parameters() if p not in set(tables.parameters())]
+        sparse = set(tables.parameters())
+        self._parameters = [p for p in model.parameters() if p not in sparse]
         self._per_domain = [m for m in model.modules() if isinstance(m, PerDomain)]
         self._summed: list[nn.Parameter] = []
         self._beside = self._flat = torch.zeros(0)
