@@ -65,6 +65,7 @@ class Trainer:
         self.tables = "whole"
         """How the processes hold the embeddings, for the record."""
         self._in_common = False
+        """Whether there are other processes, with which it has memory in common."""
         self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
 

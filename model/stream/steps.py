@@ -16,11 +16,16 @@ from star_ctr.model.stream.batches import AHEAD, Batch, ahead
 from star_ctr.model.stream.reading import Rows
 
 
+def _depth(a_step: int) -> int:
+    """Batches made ahead of the training: of two steps at least, so that none begins with waiting for its own."""
+    return max(AHEAD, 2 * a_step)
+
+
 class Steps:
     """Hands out the batches of one step after the other; they are made in a thread of their own."""
 
     def __init__(self, batches: Iterator[Batch], a_step: int, pin: bool = False) -> None:
-        self._batches = ahead(batches, pin=pin)
+        self._batches = ahead(batches, _depth(a_step), pin)
         self._a_step = a_step
         self.waited = 0.0
         """Seconds in which batches were asked for that were not ready."""
@@ -46,7 +51,7 @@ class StepsInCommon(Steps):
 
     def __init__(self, batches: Iterator[Batch], a_step: int, layout: Layout, batch_size: int) -> None:
         # Of those made ahead, the one that is being made, and those of this step and of the last: hooks look at them.
-        self._slots = slots = AHEAD + 1 + 2 * a_step
+        self._slots = slots = _depth(a_step) + 1 + 2 * a_step
         self._rows = Rows(
             zeros_in_common([slots, batch_size, layout.ints], torch.int32).numpy(),
             zeros_in_common([slots, batch_size, layout.floats], torch.float32).numpy(),
@@ -54,19 +59,21 @@ class StepsInCommon(Steps):
             zeros_in_common([slots, batch_size], torch.int32).numpy(),
         )
         self._file = zeros_in_common([slots, batch_size], torch.int32).numpy()
-        self._told = zeros_in_common([a_step, 2], torch.long)
-        """Of each batch of the step its rows, 0 where there is none, and its domain."""
-        self._taken = 0
+        self._told = zeros_in_common([2, a_step, 2], torch.long)
+        """Of each batch of this step and of the last its rows, 0 where there is none, and its domain."""
+        self._steps = self._taken = 0
         super().__init__(self._laid_open(batches) if world()[0] == 0 else iter(()), a_step)
 
     def take(self) -> list[Batch]:
         """The batches of the next step, when all processes ask for them."""
+        told = self._told[self._steps % 2]  # the others may be about to look at the last step's
         if world()[0] == 0:
             made = [(len(batch.rows), batch.domain) for batch in super().take()]
-            self._told.zero_()[: len(made)] = torch.tensor(made).view(-1, 2)
+            told.zero_()[: len(made)] = torch.tensor(made).view(-1, 2)
         wait_for_all()
-        told = [(n, domain) for n, domain in self._told.tolist() if n]
-        together = [self._batch(self._taken + k, n, domain) for k, (n, domain) in enumerate(told)]
+        there = [(n, domain) for n, domain in told.tolist() if n]
+        together = [self._batch(self._taken + k, n, domain) for k, (n, domain) in enumerate(there)]
+        self._steps += 1
         self._taken += len(together)
         return together
 

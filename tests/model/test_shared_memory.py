@@ -59,7 +59,8 @@ def _one_of_two(rank: int, store: str) -> None:
     wait_for_all()
     assert sorted(Path("/proc/self/fd").iterdir()) == files, "a descriptor is left open"
     _lay_gradients_open(rank)
-    _take_the_same_batches(rank)
+    for a_step in (2, 12):
+        _take_the_same_batches(rank, a_step)
     dist.destroy_process_group()
 
 
@@ -110,8 +111,8 @@ def _lay_gradients_open(rank: int) -> None:
         wait_for_all()
 
 
-def _take_the_same_batches(rank: int) -> None:
-    """Of 61 batches two a step, each intact until a late process is done with it; the last step has one."""
+def _take_the_same_batches(rank: int, a_step: int) -> None:
+    """Of 61 batches, each intact until a late process is done with it; the last step has one."""
 
     def made() -> Iterator[Batch]:
         for k in range(61):
@@ -123,14 +124,14 @@ def _take_the_same_batches(rank: int) -> None:
 
     layout = Layout(ds="2026-01-02", domains=["a", "b"], embeddings={}, numeric=[], buckets=[], sequences=[],
                     categorical=[IdField(name=n, column=n, embedding=n) for n in "xyz"])  # fmt: skip
-    steps = StepsInCommon(made() if rank == 0 else iter(()), 2, layout, 7)
+    steps = StepsInCommon(made() if rank == 0 else iter(()), a_step, layout, 7)
     seen = 0
     updated = zeros_in_common([2], torch.long)
     expected = list(made())
     while together := steps.take():
         assert int(updated.min()) >= seen, "what the other wrote before it took the step is there"
         time.sleep(0.02 * rank)  # meanwhile the first one makes as many as it may
-        for batch, other in zip(together, expected[seen : seen + 2], strict=True):
+        for batch, other in zip(together, expected[seen : seen + a_step], strict=True):
             assert batch.domain == other.domain
             for name in ("ints", "floats", "label", "domain"):
                 np.testing.assert_array_equal(getattr(batch.rows, name), getattr(other.rows, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from star_ctr.model.stream import batches as stream
 from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
 from star_ctr.model.stream.plan import DataFile
 from star_ctr.model.stream.reading import Rows, live_files, read_files, unpacked
+from star_ctr.model.stream.steps import Steps
 from star_ctr.model.stream.window import Window
 from tests.model.synthetic import LAYOUT, ROWS, version_of, write_split
 
@@ -166,6 +168,25 @@ def test_an_error_in_the_reading_thread_reaches_the_trainer() -> None:
 
     with pytest.raises(DataError, match="the disk is gone"):
         list(ahead(broken()))
+
+
+@pytest.mark.parametrize("a_step", [1, 20])
+def test_two_steps_are_made_ahead_whatever_the_batches_of_one(a_step: int) -> None:
+    enough = threading.Event()
+    rows = Rows(
+        np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32), np.zeros(1, np.int32)
+    )
+
+    def counted() -> Iterator[Batch]:
+        for k in range(5 * a_step):
+            if k + 1 == 3 * a_step:
+                enough.set()
+            yield Batch(0, rows, np.full(1, k, np.int32))
+
+    steps = Steps(counted(), a_step)
+    assert [int(b.file[0]) for b in steps.take()] == list(range(a_step))
+    assert enough.wait(timeout=10), "those of the two steps after the one that was taken"
+    steps.close()
 
 
 @pytest.mark.slow
