@@ -139,8 +139,8 @@ class TrainerSettings(Declared):
     )
     tables: Literal["replicated", "sharded"] = Field(
         "replicated",
-        description="embeddings: whole for each process, in memory that those of one machine have in common; or their "
-        "rows shared out over the processes",
+        description="embeddings: whole for each process (once in memory, where it can be had in common), or their rows "
+        "shared out over the processes",
     )
     threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
     readers: int = Field(

@@ -179,7 +179,7 @@ class Trainer:
 
         Returns, by domain, the rows used for the moments and the moves of the levels.
         """
-        self.settle()
+        self.settle()  # also until the first process, which has the tables in common, has saved them
         self.averaged.swap_in()
         self.model.eval()
         rows: dict[int, int] = {}

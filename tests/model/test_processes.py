@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from star_ctr.model import checkpoint
 from star_ctr.model.export import export
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.networks.norms import segments_of
@@ -22,7 +23,7 @@ from star_ctr.model.networks.rows import RowAdam
 from star_ctr.model.run import train
 from star_ctr.model.train import OWN_STORE, launch, write_job
 from star_ctr.model.trainer import Trainer
-from tests.model.synthetic import EPOCHS, ROWS, record, same_model, same_weights, when, without_dropout
+from tests.model.synthetic import EPOCHS, ROWS, TOLERANCE, record, same_model, same_weights, when, without_dropout
 
 pytestmark = pytest.mark.slow
 
@@ -62,10 +63,26 @@ def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path
     assert (record(two)["processes"], record(two)["tables"]) == (2, "one copy for all processes")
 
 
-def test_a_process_that_updates_its_rows_late_is_waited_for(table: str, tmp_path: Path, alone: TrainingJob) -> None:
-    two = without_dropout(table, tmp_path, processes=2)
+def test_processes_that_update_or_save_late_are_waited_for(table: str, tmp_path: Path) -> None:
+    one, two = (without_dropout(table, tmp_path / str(n), processes=n, averaging=0.99) for n in (1, 2))
+    train(one)
     torch.multiprocessing.start_processes(_late, (two, str(tmp_path / "store")), nprocs=2, start_method="spawn")
-    same_model(alone, two)
+    same_model(one, two)
+    # The last checkpoint is of before the averaged weights take their place.
+    ours, theirs = (_last_saved(j) for j in (two, one))
+    tables = [name for name in theirs if name.startswith("model/inputs.tables.")]
+    assert tables
+    for name in tables:
+        torch.testing.assert_close(ours[name], theirs[name], atol=TOLERANCE, rtol=0)
+        averaged = theirs[name.replace("model/", "average/")]
+        assert (averaged - theirs[name]).abs().max() > 5 * TOLERANCE, "the averaged ones are others"
+
+
+def _last_saved(j: TrainingJob) -> dict[str, torch.Tensor]:
+    folder = j.place / "checkpoint"
+    place = checkpoint.latest(folder)
+    assert place is not None
+    return checkpoint.load(folder, place)
 
 
 def _late(rank: int, j: TrainingJob, store: str) -> None:
@@ -77,7 +94,14 @@ def _late(rank: int, j: TrainingJob, store: str) -> None:
         time.sleep(0.05 * rank)
         step(self)
 
+    save = checkpoint.save
+
+    def save_late(*arguments: Any) -> None:
+        time.sleep(0.5)
+        save(*arguments)
+
     RowAdam.step = late  # type: ignore[method-assign]
+    checkpoint.save = save_late
     assert train(j)["tables"] == "one copy for all processes"
     dist.destroy_process_group()
 

@@ -124,7 +124,7 @@ def _take_the_same_batches(rank: int, a_step: int) -> None:
 
     layout = Layout(ds="2026-01-02", domains=["a", "b"], embeddings={}, numeric=[], buckets=[], sequences=[],
                     categorical=[IdField(name=n, column=n, embedding=n) for n in "xyz"])  # fmt: skip
-    steps = StepsInCommon(made() if rank == 0 else iter(()), a_step, layout, 7)
+    steps = StepsInCommon(made(), a_step, layout, 7)
     seen = 0
     updated = zeros_in_common([2], torch.long)
     expected = list(made())
