@@ -31,3 +31,9 @@ def window(settings: Settings, ds: str) -> list[str]:
     """The days of the training window and `ds` itself, oldest first."""
     first = dt.date.fromisoformat(ds) - dt.timedelta(days=settings.window.days)
     return days_between(first.isoformat(), ds)
+
+
+def days_before(ds: str, number: int) -> list[str]:
+    """The `number` days before `ds`, oldest first."""
+    day = dt.date.fromisoformat(ds)
+    return [(day - dt.timedelta(days=k)).isoformat() for k in range(number, 0, -1)]

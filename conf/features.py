@@ -87,14 +87,28 @@ class Feature(Declared):
     name: Name
 
 
+LIST_SEPARATOR = "\x1f"
+"""Between the values of a list column once it is text: ASCII's own separator, which no value should hold."""
+
+
 class Categorical(Feature):
-    """A column of discrete values, each with an embedding; with `separator`, a short list of values."""
+    """A column of discrete values, each with an embedding.
+
+    With `multiple`, a column of lists (Parquet, JSON or Delta), each of whose values has an embedding; with
+    `separator`, text that is split into such a list.
+    """
 
     kind: Literal["categorical"]
     column: Column
     embedding: Name | None = Field(None, description="the embedding table it shares; its own if none")
+    multiple: bool = Field(False, description="the column holds lists of values")
     separator: NonEmpty | None = Field(None, description="splits the column into a list of values")
     length: int = Field(4, ge=1, description="values of a list kept (the first ones); the rest is padding")
+
+    @property
+    def splitter(self) -> str | None:
+        """What separates the values of a list in the `features` table; None for a column of single values."""
+        return self.separator or (LIST_SEPARATOR if self.multiple else None)
 
 
 class Numeric(Feature):

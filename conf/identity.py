@@ -16,6 +16,7 @@ _NOT_OF_THE_MODEL: Any = {
     "compare": True,
     "evaluate": True,
     "gate": True,
+    "checks": True,
     "trainer": {*HOW_NOT_WHAT, "seed"},
 }
 

@@ -6,17 +6,18 @@ Everything that a step needs to know about a data set stands there; a new data s
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from star_ctr.conf.checks import Checks
 from star_ctr.conf.comparison import Comparison
 from star_ctr.conf.declared import Declared
 from star_ctr.conf.errors import nearest
 from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Numeric, Sequence, Statistic
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OTHER, OVERALL
-from star_ctr.conf.logs import LabelColumn, LabelFromClicks, Logs
+from star_ctr.conf.logs import LabelColumn, LabelFromClicks, Logs, Zone
 from star_ctr.conf.simulation import Simulation
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 
@@ -41,6 +42,13 @@ class Window(Declared):
     days: int = Field(7, ge=1)
 
 
+def _domain_name(value: Any) -> Any:
+    """Numbers as text; YAML reads an unquoted `no` as false, which is refused."""
+    if isinstance(value, bool):
+        raise ValueError(f"YAML reads this as {str(value).lower()}; put the domain's name in quotes, as in 'no'")
+    return str(value) if isinstance(value, int) else value
+
+
 class Domains(Declared):
     """Which domains there are, and what becomes of rows of any other.
 
@@ -48,7 +56,7 @@ class Domains(Declared):
     training window. `drop` leaves their rows out (counted, with the reason), `bucket` gives them to `other`.
     """
 
-    known: list[str] | None = None
+    known: list[Annotated[str, BeforeValidator(_domain_name)]] | None = None
     unknown: Literal["drop", "bucket"] = "bucket"
 
 
@@ -85,11 +93,12 @@ class Settings(Declared):
 
     name: str = Field(min_length=1)
     about: str = ""
-    zone: str = Field("UTC", description="the time zone whose midnights bound a day")
+    zone: Zone = Field("UTC", description="the time zone whose midnights bound a day")
     paths: Paths
     logs: Logs
     label: LabelColumn | LabelFromClicks
     domains: Domains = Domains()
+    checks: Checks = Checks()
     history: dict[str, History] = Field(default_factory=dict)
     features: list[AnyFeature] = Field(min_length=1)
     window: Window = Window()
@@ -143,6 +152,12 @@ def _label_problems(settings: Settings) -> list[str]:
         return ["label.window_hours: the label comes from clicks, but `logs.clicks` is not declared"]
     if from_clicks and settings.logs.impressions.id is None:
         return ["logs.impressions.id: clicks are joined by the impression's id; declare its column"]
+    own = settings.label.column if isinstance(settings.label, LabelColumn) else None
+    if "label" in settings.logs.impressions.outcomes and own != "label":
+        return [
+            "logs.impressions.outcomes: a column called `label` could be mistaken for the label itself "
+            "(`outcome: label` in `history`); rename it in the log, or leave it out"
+        ]
     return []
 
 
@@ -231,7 +246,7 @@ def _refit_problems(settings: Settings) -> list[str]:
 def _pooling_problems(settings: Settings) -> list[str]:
     if settings.model.pooling == "mean":
         return []
-    of_row = {f.embedding or f.name for f in settings.of_kind(Categorical) if f.separator is None}
+    of_row = {f.embedding or f.name for f in settings.of_kind(Categorical) if f.splitter is None}
     return [
         f"model.pooling: {settings.model.pooling} weighs the events of `{sequence.name}` by the candidate, but no "
         "categorical feature shares an embedding with it; give one of them, or set model.pooling to mean"

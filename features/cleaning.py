@@ -2,139 +2,219 @@
 
 Every function keeps all rows and says in the column `reason` what is wrong with one (null: nothing); the step
 that writes them sends those with a reason to quarantine, so that rows read = rows written + left out.
+
+Files of one log may differ in their columns and types. `clean_log` brings each of them into the table's columns, and
+only then unites them: a union of an integer and a float would rewrite every id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import reduce
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, StringType
 
+from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import (
     AttributeLog,
     BehaviourLog,
-    ClickLog,
     ImpressionLog,
     LabelColumn,
     Log,
-    TimeColumn,
 )
 from star_ctr.conf.settings import Settings
 from star_ctr.features.columns import (
     CORRUPT,
     FILE_DAY,
+    INTERNAL,
     backticked,
-    day_of,
-    replaced,
+    consumed_columns,
+    declared_columns,
+    own,
     require,
     sources,
-    timestamp,
-    typed,
+    stored_name,
 )
+from star_ctr.features.text import NESTED, check_key, is_undecodable, spell, to_number
+from star_ctr.features.times import check_time, parse_day, parse_time
 
 DUPLICATE = "duplicate"
 UNKNOWN_DAY = "unknown"
-_LAST_MICROS = 4_102_444_800_000_000  # 2100-01-01
+UNKNOWN_DOMAIN = "domain: unknown domain"
+UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
+_HASH = "_star_ctr_hash"
+_GOOD = "_star_ctr_good"
+_TEXT = "_star_ctr_text"
 
 
-def clean(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column] | None = None) -> DataFrame:
-    """The rows of log `name` in the columns of its table, with `ds`, `reason` and `raw` (a bad row as JSON).
+def clean_log(
+    settings: Settings,
+    name: str,
+    raw: DataFrame | Mapping[str, DataFrame],
+    carried: Mapping[str, Column] | None = None,
+    compare_all: bool = False,
+) -> DataFrame:
+    """The rows of log `name` in the columns of its table, with `ds`, `reason` and `raw` (a bad row as it was read).
 
-    `carried`: expressions over the log's columns that go along under their names.
+    Args:
+        settings: The data set.
+        name: The log: impressions, clicks, behaviours, users or items.
+        raw: Its rows; or a frame for all files that have the same columns and types, by the name of the first one.
+        carried: Expressions over the log's columns that go along under their names.
+        compare_all: Look for the duplicates of a row among all rows, however many days apart.
+
+    Raises:
+        DataError: A declared column is missing, or its type cannot hold what it is declared as.
+    """
+    frames = {"": raw} if isinstance(raw, DataFrame) else raw
+    log = settings.logs.declared()[name]
+    asked = sources(settings, name)
+    needed = {key: column for key, column in asked.items() if not key.startswith(("types.", "outcomes."))}
+    for file, frame in frames.items():
+        require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
+    # A column that came later than the first files is null in those.
+    require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
+    rows = unite([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
+    return _mark_duplicates(rows, _key(log), None if compare_all else getattr(log, "duplicate_days", 0))
+
+
+def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
+    """Rows of files of one schema in the table's columns, with `ds`, `reason`, `raw` and a hash of their values."""
+    log = settings.logs.declared()[name]
+    types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
+    # In columns of their own, so that what several expressions read is made once.
+    texts = {c: f"{_TEXT}{k}" for k, c in enumerate(types)}
+    spelled = {texts[c]: spell(log, own(c), kind, log.types.get(c) == "string") for c, kind in types.items()}
+    rows = raw.withColumns(spelled)
+    # The same for the same values, whatever the order of columns and whichever of them are empty.
+    parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(F.col(texts[c]), types[c])) for c in sorted(types))
+    rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
+    row_hash = F.md5(_TEXT)
+
+    columns, checks = _parse_declared(settings, name, types, texts)
+    if isinstance(log, ImpressionLog) and not log.id:
+        columns = {"impression_id": row_hash, **columns}
+    consumed = consumed_columns(settings, log)
+    for column in types:
+        if column in consumed:
+            continue
+        value, check = _parse_own(log, column, F.col(texts[column]))
+        columns[stored_name(column)] = value
+        checks += [check] if check is not None else []
+    # What a file's encoding cannot hold makes different values one, in whatever column.
+    broken = is_undecodable(F.col(_TEXT), log)
+    checks.insert(0, F.when(broken, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
+    corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
+    checks.insert(0, F.when(corrupt.isNotNull(), F.lit("unreadable row")))
+    file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else F.lit(None).cast("string")
+    day = getattr(log, "day", None)
+    own_day = F.col(texts[day.column]) if day else None
+    time = getattr(log, "time", None)
+    # A time that cannot be right tells no day either.
+    ts = F.when(check_time(time, columns["ts"]).isNull(), columns["ts"]) if time else None
+    ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day)
+    checks += [bad_day] if bad_day is not None else []
+    reason = F.coalesce(*checks)
+    _refuse_twins([*columns, "ds"], f"logs.{name}")
+    return rows.select(
+        *(value.alias(k) for k, value in columns.items()),
+        F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
+        # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
+        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(own, types))))).alias("raw"),
+        row_hash.alias(_HASH),
+        reason.alias("reason"),
+        *(value.alias(k) for k, value in carried.items()),
+    )
+
+
+def _parse_declared(
+    settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, str]
+) -> tuple[dict[str, Column], list[Column]]:
+    """The table's own columns of a log, and the checks on them (each null where all is well).
+
+    `texts`: the name of the column that holds each column's text.
     """
     log = settings.logs.declared()[name]
-    require(raw, sources(settings, name), f"logs.{name}")
-    own = [c for c in raw.columns if c not in (CORRUPT, FILE_DAY)]
-    row = F.concat_ws("\x1f", *(F.coalesce(F.col(backticked(c)).cast("string"), F.lit("\x00")) for c in own))
-    rows = raw.withColumn("_row", row)
-    columns, checks = _keyed(settings, log, raw)
-    taken = {*columns, "ds", "raw", "reason"}
-    own_names = replaced(settings, log)
-    for column in own:
-        if column in own_names:
-            continue
-        kept = column if column not in taken else f"{column}_raw"
-        columns[kept], problem = typed(settings, log, column)
-        checks += [problem] if problem is not None else []
-    if CORRUPT in raw.columns:
-        checks.insert(0, F.when(F.col(CORRUPT).isNotNull(), F.lit("unreadable row")))
-    day, bad_day = day_of(settings, log, raw)
-    checks += [bad_day] if bad_day is not None else []
-    reason = F.coalesce(*checks) if checks else F.lit(None).cast("string")
-    clean_rows = rows.select(
-        *(value.alias(k) for k, value in columns.items()),
-        F.coalesce(day, F.lit(UNKNOWN_DAY)).alias("ds"),
-        # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
-        F.when(reason.isNotNull(), F.to_json(F.struct(*(F.col(backticked(c)) for c in own)))).alias("raw"),
-        F.md5("_row").alias("_hash"),
-        reason.alias("reason"),
-        *(value.alias(k) for k, value in (carried or {}).items()),
-    )
-    return _marked_duplicates(clean_rows, _key(log))
-
-
-def _keyed(settings: Settings, log: Log, raw: DataFrame) -> tuple[dict[str, Column], list[Column]]:
-    """The table's own columns of a log, and the checks on them (each null where all is well)."""
     columns: dict[str, Column] = {}
     checks: list[Column] = []
-
-    def text(target: str, source: str) -> None:
-        columns[target] = F.col(backticked(source)).cast("string")
-        empty = columns[target].isNull() | (F.trim(columns[target]) == "")
-        checks.append(F.when(empty, F.lit(f"{source}: missing")))
-
-    def time(column: TimeColumn) -> None:
-        columns["ts"] = timestamp(column, raw)
-        in_range = F.unix_micros(columns["ts"]).between(1, _LAST_MICROS)
-        checks.append(F.when(~F.coalesce(in_range, F.lit(False)), F.lit(f"{column.column}: no usable time")))
-
-    match log:
-        case ImpressionLog():
-            columns["impression_id"] = F.col(backticked(log.id)).cast("string") if log.id else F.md5("_row")
-            if log.id:
-                text("impression_id", log.id)
-            time(log.time)
-            text("user_id", log.user)
-            text("item_id", log.item)
-            text("domain", log.domain)
-            checks += _domain_checks(settings, columns)
-            if isinstance(settings.label, LabelColumn):
-                label = F.expr(f"try_cast({backticked(settings.label.column)} as double)")
-                columns["label"] = label
-                bad = ~F.coalesce(label.isin(0.0, 1.0), F.lit(False))
-                checks.append(F.when(bad, F.lit(f"{settings.label.column}: label is neither 0 nor 1")))
-        case ClickLog():
-            text("impression_id", log.impression)
-            time(log.time)
-        case BehaviourLog():
-            text("user_id", log.user)
-            text("item_id", log.item)
-            text("behaviour", log.behaviour)
-            if log.time:
-                time(log.time)
-                columns["order"] = F.lit(0).cast("long")
-            else:
-                columns["ts"] = F.lit(None).cast("timestamp")
-                columns["order"] = F.expr(f"try_cast({backticked(str(log.order))} as bigint)")
-                checks.append(F.when(columns["order"].isNull(), F.lit(f"{log.order}: not a whole number")))
-        case AttributeLog():
-            text("key", log.key)
+    time = getattr(log, "time", None)
+    if time is not None:
+        where = f"logs.{name}.time"
+        columns["ts"] = parse_time(time, own(time.column), types[time.column], where)
+        checks.append(check_time(time, columns["ts"]))
+    for source, target in declared_columns(settings, log).items():
+        if target == "label":
+            continue
+        if isinstance(types[source], (*NESTED, ArrayType)):
+            raise DataError(
+                f"logs.{name}: `{source}` is a {types[source].simpleString()} and cannot be `{target}`; "
+                "name a column of plain values"
+            )
+        columns[target] = F.col(texts[source])
+        verbatim = log.types.get(source) == "string"
+        checks.append(check_key(log, columns[target], own(source), types[source], source, verbatim))
+    if isinstance(log, ImpressionLog):
+        checks += _check_domain(settings, columns)
+        if isinstance(settings.label, LabelColumn):
+            label, check = _parse_label(settings.label, F.col(texts[settings.label.column]))
+            columns["label"] = label
+            checks.append(check)
+    if isinstance(log, BehaviourLog):
+        columns["order"] = F.lit(0).cast("long")
+        if log.order is not None:
+            columns["ts"] = F.lit(None).cast("timestamp")
+            columns["order"] = F.col(texts[log.order]).try_cast("bigint")
+            checks.append(F.when(columns["order"].isNull(), F.lit(f"{log.order}: not a whole number")))
     return columns, checks
 
 
-def _domain_checks(settings: Settings, columns: dict[str, Column]) -> list[Column]:
+def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
+    """The label, 1.0 or 0.0, and the check that its value is declared."""
+    # A number is compared as a number: 1, 1.0 and +1 are one label.
+    text = F.regexp_replace(F.lower(F.trim(F.coalesce(text, F.lit("")))), r"^\+?(-?\d+)(\.0+)?$", "$1")
+    value = F.when(text.isin(label.positive), F.lit(1.0)).when(text.isin(label.negative), F.lit(0.0))
+    return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
+
+
+def _parse_own(log: Log, column: str, text: Column) -> tuple[Column, Column | None]:
+    """A log's own column in its declared type, and the check that it fits; text where no type is declared.
+
+    A column without a declared type is text whatever the file says: the next file may say something else.
+    """
+    kind = log.types.get(column)
+    if kind is None and column in getattr(log, "outcomes", ()):
+        kind = "double"
+    if kind is None or kind == "string":
+        return text, None
+    value = to_number(text, log.decimal) if kind == "double" else text.try_cast("bigint")
+    misfit = value.isNull() & text.isNotNull() & (F.trim(text) != "")
+    return value, F.when(misfit, F.lit(f"{column}: not a {kind}"))
+
+
+def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column]:
     domain = columns["domain"]
     checks = [F.when(domain.isin(OVERALL, OTHER), F.concat(F.lit("domain: reserved name "), domain))]
     if settings.domains.known is not None:
         unknown = ~domain.isin(*settings.domains.known)
         if settings.domains.unknown == "drop":
-            checks.append(F.when(unknown, F.concat(F.lit("domain: unknown domain "), domain)))
+            checks.append(F.when(unknown, F.concat(F.lit(f"{UNKNOWN_DOMAIN} "), domain)))
         else:
             columns["domain"] = F.when(unknown, F.lit(OTHER)).otherwise(domain)
     return checks
+
+
+def _refuse_twins(names: Iterable[str], where: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise DataError(f"{where}: `{other}` and `{name}` differ in upper and lower case only; rename one")
+
+
+def _flat_text(text: Column, kind: DataType) -> Column:
+    return F.to_json(text) if isinstance(kind, ArrayType) else text
 
 
 def _key(log: Log) -> list[str]:
@@ -144,35 +224,38 @@ def _key(log: Log) -> list[str]:
         case AttributeLog():
             return ["key", "ds"]
         case _:
-            return ["_hash"]
+            return [_HASH]
 
 
-def _marked_duplicates(rows: DataFrame, key: list[str]) -> DataFrame:
-    """Mark all but one of the rows of a key: `duplicate` where the whole row is the same, else a conflict."""
+def _mark_duplicates(rows: DataFrame, key: list[str], reach: int | None) -> DataFrame:
+    """Mark all but the first of the rows of a key: `duplicate` where the whole row is the same, else a conflict.
+
+    A row is compared with the rows of its own day and of the `reach` days before it, and with those alone: which row is
+    kept does not depend on which days are read together. With `reach` None, all rows are compared.
+    """
     # Rows with a reason do not take part: each stands alone under its own group. A column and no expression, of which
     # each window would make its own and sort by it.
-    rows, good = rows.withColumn("_good", F.col("reason").isNull()), F.col("_good")
-    order = Window.partitionBy(*key, "_good").orderBy("_hash")
-    number, first = F.row_number().over(order), F.first("_hash").over(order)
-    extra = good & (F.col("_number") > 1)
-    names = [k for k in key if k != "_hash"]
+    rows = rows.withColumn(_GOOD, F.col("reason").isNull())
+    day = F.coalesce(F.unix_date(F.try_to_timestamp("ds", F.lit("yyyy-MM-dd")).cast("date")), F.lit(0))
+    rows = rows.withColumn("_star_ctr_day", F.lit(0) if reach is None else day)
+    # The second window needs the order of the first and no other: rows are sorted once.
+    order = Window.partitionBy(*key, _GOOD).orderBy("_star_ctr_day", _HASH)
+    near = Window.partitionBy(*key, _GOOD).orderBy("_star_ctr_day").rangeBetween(-(reach or 0), 0)
+    rows = rows.withColumn("_star_ctr_number", F.row_number().over(order))
+    first = F.min(F.struct("_star_ctr_number", _HASH)).over(near)
+    rows = rows.withColumn("_star_ctr_first", first)
+    extra = F.col(_GOOD) & (F.col("_star_ctr_number") > F.col("_star_ctr_first._star_ctr_number"))
+    same = F.col(_HASH) == F.col(f"_star_ctr_first.{_HASH}")
+    names = [k for k in key if k != _HASH]
     conflict = F.lit(f"{', '.join(names)}: used by two different rows") if names else F.lit(DUPLICATE)
-    return (
-        rows.select("*", number.alias("_number"), first.alias("_first"))
-        .withColumn(
-            "reason",
-            F.when(extra & (F.col("_hash") == F.col("_first")), F.lit(DUPLICATE))
-            .when(extra, conflict)
-            .otherwise(F.col("reason")),
-        )
-        .drop("_number", "_first", "_hash", "_good")
-    )
+    reason = F.when(extra & same, F.lit(DUPLICATE)).when(extra, conflict).otherwise(F.col("reason"))
+    return rows.withColumn("reason", reason).drop(_GOOD, _HASH, "_star_ctr_day", "_star_ctr_number", "_star_ctr_first")
 
 
 def whole(rows: DataFrame) -> Column:
     """A cleaned row as JSON: as it was read where something is wrong with it, else in its table's columns."""
-    own = [c for c in rows.columns if c not in ("reason", "raw")]
-    return F.coalesce("raw", F.to_json(F.struct(*(F.col(backticked(c)) for c in own))))
+    columns = [c for c in rows.columns if c not in ("reason", "raw")]
+    return F.coalesce("raw", F.to_json(F.struct(*(F.col(backticked(c)) for c in columns))))
 
 
 def counted(rows: DataFrame, domain: Column) -> DataFrame:
@@ -187,6 +270,23 @@ def counted(rows: DataFrame, domain: Column) -> DataFrame:
     )
 
 
-def unioned(frames: list[DataFrame]) -> DataFrame:
-    """The rows of all frames; a column that some lack is null there."""
-    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), frames)
+def unite(frames: list[DataFrame]) -> DataFrame:
+    """The rows of all frames; a column that some lack is null there.
+
+    Where a column holds lists in one frame and single values in another, the single ones become lists of one.
+    """
+    kinds: dict[str, DataType] = {}
+    for frame in frames:
+        for field in frame.schema.fields:
+            if isinstance(field.dataType, ArrayType) or field.name not in kinds:
+                kinds[field.name] = field.dataType
+
+    def fit(frame: DataFrame) -> DataFrame:
+        lone = {
+            f.name: F.when(own(f.name).isNotNull(), F.array(own(f.name)))
+            for f in frame.schema.fields
+            if isinstance(kinds[f.name], ArrayType) and isinstance(f.dataType, StringType)
+        }
+        return frame.withColumns(lone) if lone else frame
+
+    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), map(fit, frames))

@@ -1,28 +1,21 @@
-"""The columns of a log as its settings declare them: which it must have, their types, times and days."""
+"""The columns of a log as its settings declare them: which it must have, and under which names its table keeps them."""
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
-from pyspark.sql.types import LongType, StringType, TimestampNTZType, TimestampType
+from collections.abc import Iterable, Mapping
 
-from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+
 from star_ctr.conf.errors import DataError, nearest
-from star_ctr.conf.logs import (
-    AttributeLog,
-    BehaviourLog,
-    ClickLog,
-    DayColumn,
-    ImpressionLog,
-    LabelColumn,
-    Log,
-    TimeColumn,
-)
+from star_ctr.conf.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog, LabelColumn, Log
 from star_ctr.conf.settings import Settings
 
-CORRUPT = "_corrupt_record"
-FILE_DAY = "_file_ds"
-_ZONE_IN_TEXT = r"(Z|[+-]\d\d:?\d\d)$"
+CORRUPT = "_star_ctr_corrupt"
+FILE_DAY = "_star_ctr_file_day"
+INTERNAL = (CORRUPT, FILE_DAY)
+"""Columns that reading adds to those of the log."""
+OWN_SUFFIX = "_raw"
 
 
 def sources(settings: Settings, name: str) -> dict[str, str]:
@@ -48,86 +41,82 @@ def sources(settings: Settings, name: str) -> dict[str, str]:
     return wanted
 
 
-def require(rows: DataFrame, wanted: dict[str, str], where: str) -> None:
+def require(there: Iterable[str], wanted: Mapping[str, str], where: str) -> None:
     """Raise `DataError` that names each missing column, the key that asks for it, and the columns there are."""
-    missing = {key: column for key, column in wanted.items() if column not in rows.columns}
+    names = [c for c in there if c not in INTERNAL]
+    missing = {key: column for key, column in wanted.items() if column not in names}
     if missing:
-        there = [c for c in rows.columns if c not in (CORRUPT, FILE_DAY)]
-        lines = [f"{where}.{key}: no column `{c}`{nearest(c, there)}" for key, c in missing.items()]
-        raise DataError("\n".join([*lines, f"(columns there: {', '.join(there)})"]))
+        lines = [f"{where}.{key}: no column `{c}`{nearest(c, names)}" for key, c in missing.items()]
+        raise DataError("\n".join([*lines, f"(columns there: {', '.join(names)})"]))
 
 
 def backticked(column: str) -> str:
     """The column's name as Spark takes it, whatever it holds."""
-    return f"`{column}`"
+    return "`" + column.replace("`", "``") + "`"
 
 
-def replaced(settings: Settings, log: Log) -> set[str]:
-    """Columns of the log that stand in the table under the table's own name, and not a second time."""
+def own(column: str) -> Column:
+    """A log's own column, by its name."""
+    return F.col(backticked(column))
+
+
+def declared_columns(settings: Settings, log: Log) -> dict[str, str]:
+    """The log's columns that its table keeps under the table's own names: column -> name in the table.
+
+    Times and days are not among them: the table has them in another form (`ts`, `ds`).
+    """
     match log:
         case ImpressionLog():
-            names = {log.id, log.user, log.item, log.domain, log.time.column}
-            names |= {settings.label.column} if isinstance(settings.label, LabelColumn) else set()
+            names = {log.user: "user_id", log.item: "item_id", log.domain: "domain"}
+            names |= {log.id: "impression_id"} if log.id else {}
+            names |= {settings.label.column: "label"} if isinstance(settings.label, LabelColumn) else {}
         case ClickLog():
-            names = {log.impression, log.time.column}
+            names = {log.impression: "impression_id"}
         case BehaviourLog():
-            names = {log.user, log.item, log.behaviour, log.order, log.time.column if log.time else None}
+            names = {log.user: "user_id", log.item: "item_id", log.behaviour: "behaviour"}
         case AttributeLog():
-            names = {log.key}
+            names = {log.key: "key"}
         case _:
             raise AssertionError(type(log))
-    day = getattr(log, "day", None)
-    return {n for n in (*names, day.column if day else None) if n is not None}
+    return names
 
 
-def typed(settings: Settings, log: Log, column: str) -> tuple[Column, Column | None]:
-    """A column in its declared type, and the check that each value fits it; undeclared columns stay as they are."""
-    kind = log.types.get(column)
-    if kind is None and column in getattr(log, "outcomes", ()):
-        kind = "double"
-    if kind is None:
-        return F.col(backticked(column)), None
-    value = F.expr(f"try_cast({backticked(column)} as {'bigint' if kind == 'long' else kind})")
-    text = F.col(backticked(column)).cast("string")
-    misfit = value.isNull() & text.isNotNull() & (F.trim(text) != "")
-    return value, F.when(misfit, F.lit(f"{column}: not a {kind}"))
+def consumed_columns(settings: Settings, log: Log) -> set[str]:
+    """The log's columns that its table does not keep a second time under their own names."""
+    time, day, order = (getattr(log, name, None) for name in ("time", "day", "order"))
+    more = {time.column if time else None, day.column if day else None, order}
+    return {*declared_columns(settings, log), *(name for name in more if name is not None)}
 
 
-def timestamp(column: TimeColumn, rows: DataFrame) -> Column:
-    """The time of a row, null where it cannot be read."""
-    name = backticked(column.column)
-    if column.unit in ("s", "ms"):
-        factor = 1_000_000 if column.unit == "s" else 1_000
-        micros = F.expr(f"try_cast(try_cast({name} as decimal(30, 6)) * {factor} as bigint)")
-        return F.timestamp_micros(micros)
-    kind = rows.schema[column.column].dataType
-    if isinstance(kind, TimestampType):
-        return F.col(name)
-    if isinstance(kind, TimestampNTZType):
-        return F.to_utc_timestamp(F.col(name).cast("timestamp"), column.zone)
-    if isinstance(kind, LongType):  # Parquet nanoseconds, as pandas writes them
-        return F.to_utc_timestamp(F.timestamp_micros(F.expr(f"{name} div 1000")), column.zone)
-    if not isinstance(kind, StringType):
+_TABLE_COLUMNS = frozenset(
+    {"impression_id", "ts", "user_id", "item_id", "domain", "label", "behaviour", "order", "key", "ds", "reason", "raw"}
+)
+
+
+def stored_name(column: str) -> str:
+    """The name under which a table keeps a log's own column.
+
+    A column that is called like one of the table's (in upper or lower case: to Spark they are the same) gets `_raw`
+    added, and so does one that is called like such a name: no two columns become one.
+    """
+    bare = column.lower()
+    while bare.endswith(OWN_SUFFIX) and bare not in _TABLE_COLUMNS:
+        bare = bare.removesuffix(OWN_SUFFIX)
+    return f"{column}{OWN_SUFFIX}" if bare in _TABLE_COLUMNS else column
+
+
+def table_column(settings: Settings, table: str, column: str) -> str:
+    """Where `table` keeps what the settings call `<table>.<column>`: the log's own column of that name.
+
+    Raises:
+        DataError: The column says when a row happened, which the table keeps in another form.
+    """
+    log = settings.logs.declared()[table]
+    names = declared_columns(settings, log)
+    if column in names:
+        return names[column]
+    if column in consumed_columns(settings, log):
         raise DataError(
-            f"{column.column}: unit `timestamp` needs text or a timestamp, and the log has {kind.simpleString()}"
+            f"{table}.{column}: is declared as the time or day of logs.{table}, and no feature; use `hour` or `weekday`"
         )
-    parsed = F.expr(f"try_cast({name} as timestamp)")
-    return F.when(F.col(name).rlike(_ZONE_IN_TEXT), parsed).otherwise(F.to_utc_timestamp(parsed, column.zone))
-
-
-def day_of(settings: Settings, log: Log, raw: DataFrame) -> tuple[Column, Column | None]:
-    """The day to partition by, and the check on it: the log's own column, its file's day, or the day of its time."""
-    file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else F.lit(None).cast("string")
-    day: DayColumn | None = getattr(log, "day", None)
-    if day is not None:
-        text = F.col(backticked(day.column)).cast("string")
-        parsed = F.date_format(F.try_to_timestamp(text, F.lit(day.format)), "yyyy-MM-dd")
-        bad = F.when(parsed.isNull(), F.lit(f"{day.column}: no day in the form {day.format}"))
-        return F.coalesce(parsed, file_day), bad
-    if isinstance(log, AttributeLog):
-        return F.coalesce(file_day, F.lit(NO_DAY)), None
-    time: TimeColumn | None = getattr(log, "time", None)
-    if time is None:
-        return F.lit(BEFORE_FIRST_DAY), None
-    local = F.from_utc_timestamp(timestamp(time, raw), settings.zone)
-    return F.coalesce(file_day, F.date_format(local, "yyyy-MM-dd")), None
+    return stored_name(column)

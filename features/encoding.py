@@ -82,7 +82,7 @@ def fit_layout(
         categorical=[
             IdField(name=f.name, column=flat(f.column), embedding=f.embedding or f.name)
             for f in settings.of_kind(Categorical)
-            if f.separator is None
+            if f.splitter is None
         ],
         buckets=bucket_fields,
         numeric=[
@@ -152,10 +152,10 @@ def _sequence_fields(settings: Settings) -> list[SequenceField]:
             name=f.name,
             length=f.length,
             sides=[IdField(name=f.name, column=flat(f.column), embedding=f.embedding or f.name)],
-            separator=f.separator,
+            separator=f.splitter,
         )
         for f in settings.of_kind(Categorical)
-        if f.separator is not None
+        if f.splitter is not None
     ]
     for f in settings.of_kind(Sequence):
         sides = [IdField(name=flat(c), column=side_column(f.name, c), embedding=e) for c, e in f.columns.items()]

@@ -16,14 +16,13 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER, OTHER_DOMAIN, Layout
 from star_ctr.conf.logs import LabelFromClicks
 from star_ctr.conf.settings import Domains, Settings, columns_read
-from star_ctr.features.cleaning import clean
+from star_ctr.features.cleaning import UNKNOWN_DOMAIN, clean_log
 from star_ctr.features.columns import backticked, require, sources
 
-CARRIED = "_carried"
+CARRIED = "_star_ctr_carried"
 """The struct of the columns that go along from input to output."""
 Policy = Literal["other", "drop", "fail"]
 """What becomes of a row of a domain that the model does not know."""
-UNKNOWN_DOMAIN = "domain: unknown domain"
 _ENCODED = {"domain_id": ("int", "bigint", "smallint", "tinyint"), "ints": ("binary",), "floats": ("binary",)}
 
 
@@ -36,11 +35,12 @@ def raw_requests(
     settings name the known ones, else its own. `DataError` that names each missing column, and `where` it is missing.
     """
     asked = _before_the_outcome(settings, rows.columns)
-    require(rows, sources(asked, "impressions"), f"{where}: logs.impressions")
+    require(rows.columns, sources(asked, "impressions"), f"{where}: logs.impressions")
     read = {f"{f.name}.{c}": c.partition(".") for f in settings.features for c in columns_read(f)}
     own = {key: column for key, (log, _, column) in read.items() if log == "impressions"}
-    require(rows, own, f"{where}: features")
-    cleaned = clean(asked, "impressions", rows, {CARRIED: _struct(carried)} if carried else None)
+    require(rows.columns, own, f"{where}: features")
+    along = {CARRIED: _struct(carried)} if carried else {}
+    cleaned = clean_log(asked, "impressions", rows, along, compare_all=True)
     known, domain = F.col("domain").isin(layout.domains), F.col("domain")
     if policy == "drop":
         unknown = F.when(~known, F.concat(F.lit(f"{UNKNOWN_DOMAIN} "), domain))
@@ -66,7 +66,7 @@ def _before_the_outcome(settings: Settings, columns: Sequence[str]) -> Settings:
 
 def encoded_requests(rows: DataFrame, layout: Layout, policy: Policy, carried: Sequence[str], where: str) -> DataFrame:
     """Rows with `ints`, `floats` and `domain_id` as they stand, `domain` by the layout's name, `reason` and `raw`."""
-    require(rows, {c: c for c in ("impression_id", "user_id", *_ENCODED)}, f"{where}: --encoded")
+    require(rows.columns, {c: c for c in ("impression_id", "user_id", *_ENCODED)}, f"{where}: --encoded")
     for column, kinds in _ENCODED.items():
         if (kind := dict(rows.dtypes)[column]) not in kinds:
             raise DataError(f"{where}: --encoded: `{column}` is {kind}, and not {' or '.join(kinds)}")

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.features import Cut, History
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import unioned
+from star_ctr.features.cleaning import unite
 
 SCALE = 1_000_000
 """Outcomes are summed as whole millionths: sums of integers are the same in whatever order they come."""
@@ -29,6 +29,11 @@ OF_EVENTS = ("t", "order", "tie")
 def weight(kind: str) -> str:
     """The column that holds how much of a kind of history an event is, in millionths."""
     return f"_n_{kind}"
+
+
+def outcome_column(outcome: str) -> str:
+    """The column in which events carry an outcome of the impression log."""
+    return f"_outcome_{outcome}"
 
 
 def with_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
@@ -53,7 +58,8 @@ def events(
 ) -> DataFrame:
     """All events of the declared kinds of `history`.
 
-    `impressions`: with `hour` and `weekday`, and `label` where that is a column; `clicked`: those that were clicked,
+    `impressions`: with `hour` and `weekday`, the outcomes of the history as `outcome_column` names them, and `label`
+    where that is a column; `clicked`: those that were clicked,
     with `clicked_at`, where the label comes from clicks; all their other columns go along. Returns their columns with
     `t` (microseconds), `order`, `tie` and one weight a kind.
     """
@@ -67,7 +73,8 @@ def events(
         elif outcome == "label" and label_column is None:
             delayed.append(name)
         elif outcome:
-            own[name] = F.round(F.coalesce(F.col(f"`{outcome}`"), F.lit(0.0)) * SCALE)
+            value = F.col("label") if outcome == "label" else F.col(outcome_column(outcome))
+            own[name] = F.round(F.coalesce(value, F.lit(0.0)) * SCALE)
     frames = [_weighted(settings, impressions, F.unix_micros("ts"), own, F.col("impression_id"))]
     if delayed and clicked is not None:
         ones = {name: F.lit(SCALE) for name in delayed}
@@ -80,7 +87,7 @@ def events(
             time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
             dated = with_time_columns(settings, behaviours)
             frames.append(_weighted(settings, dated, time, weights, F.concat_ws("/", "item_id", "behaviour")))
-    return unioned(frames)
+    return unite(frames)
 
 
 _OTHERS = "_other_behaviours"

@@ -23,7 +23,7 @@ def embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | Non
     columns: dict[str, list[tuple[str, str | None]]] = {}
     for feature in settings.features:
         if isinstance(feature, Categorical):
-            entry = (flat(feature.column), feature.separator)
+            entry = (flat(feature.column), feature.splitter)
             columns.setdefault(feature.embedding or feature.name, []).append(entry)
         elif isinstance(feature, Sequence):
             for column, embedding in feature.columns.items():

@@ -30,7 +30,7 @@ from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
 from star_ctr.features.passes import InArrow
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
-from star_ctr.jobs.features import IDENTITY, as_known, own_columns, with_columns
+from star_ctr.jobs.features import IDENTITY, as_known, own_columns, select_columns, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
 from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import predictor_of, served_model
@@ -174,8 +174,8 @@ def _judged(requests: DataFrame, rows: int) -> _Judged:
 def _scored(store: Store, model: Model, requests: DataFrame, newest: str) -> AbstractContextManager[DataFrame]:
     """The scores of raw requests, by features as known at each one's time from what the warehouse holds."""
     settings, carried = model.settings, [c for c in (CARRIED,) if c in requests.columns]
-    rows = with_columns(settings, store, requests, settings.features)
-    rows = rows.select(*(c for c in IDENTITY if c != "label"), *own_columns(settings), *carried)
+    rows = with_columns(settings, store, select_columns(settings, requests, settings.features), settings.features)
+    rows = rows.select(*(c for c in IDENTITY if c != "label"), *own_columns(settings, rows), *carried)
     scoring = _scoring(rows, model, encoded=False)
     return as_known(settings, store, rows, newest, scoring)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError, nearest
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings, columns_read
-from star_ctr.features.cleaning import DUPLICATE, clean
-from star_ctr.features.columns import require, sources
+from star_ctr.features.cleaning import DUPLICATE, clean_log
+from star_ctr.features.columns import INTERNAL
 from star_ctr.jobs import logs
 from star_ctr.jobs.log_files import dated, location
+from star_ctr.jobs.log_files import days as days_of_log
 from star_ctr.jobs.session import submitted
 
 FIRST_ROWS = 2_000
@@ -27,15 +28,15 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"log": name, "path": location(settings, log), "rows": 0, "problems": []}
     try:
-        days = [ds] if ds else logs.days_of_files(settings, spark, log)[-1:] if dated(log) else None
+        days = [ds] if ds else days_of_log(settings, name)[-1:] if dated(log) else None
         raw = logs.read(settings, spark, name, days)
         if raw is None:
             raise DataError(f"logs.{name}.path: no file of {days} matches {found['path']}")
-        found["columns"] = len(raw.columns)
-        require(raw, sources(settings, name), f"logs.{name}")
-        found["problems"] += _feature_columns(settings, name, raw)
-        first = spark.createDataFrame(raw.limit(FIRST_ROWS).toArrow())
-        cleaned = clean(settings, name, first)
+        there = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
+        found["columns"] = len(there)
+        found["problems"] += _feature_columns(settings, name, there)
+        first = {file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow()) for file, frame in raw.items()}
+        cleaned = clean_log(settings, name, first)
         reasons = cleaned.groupBy(F.coalesce("reason", F.lit("")).alias("reason")).count().collect()
         counts = {r.reason: r["count"] for r in reasons}
         found["rows"] = sum(counts.values())
@@ -50,16 +51,14 @@ def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str
     return found
 
 
-def _feature_columns(settings: Settings, name: str, raw: DataFrame) -> list[str]:
+def _feature_columns(settings: Settings, name: str, there: set[str]) -> list[str]:
     """Features that read a column which the log does not have."""
     problems = []
     for feature in settings.features:
         for column in columns_read(feature):
             table, _, own = column.rpartition(".")
-            if table == name and own not in raw.columns:
-                problems.append(
-                    f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, raw.columns)}"
-                )
+            if table == name and own not in there:
+                problems.append(f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, there)}")
     return problems
 
 

@@ -14,35 +14,49 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import BEFORE_FIRST_DAY, valid_day, window
+from star_ctr.conf.days import BEFORE_FIRST_DAY, days_before, valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import AnyFeature, Column, Numeric, Sequence, Statistic, flat
+from star_ctr.conf.features import AnyFeature, Categorical, Column, Numeric, Sequence, Statistic, flat
 from star_ctr.conf.identity import features_hash
 from star_ctr.conf.logs import LabelFromClicks
 from star_ctr.conf.settings import Settings, columns_read
 from star_ctr.features import attribution
-from star_ctr.features.attributes import join_attributes
-from star_ctr.features.columns import require
+from star_ctr.features.attributes import join_attributes, known_column
+from star_ctr.features.columns import own, require, table_column
 from star_ctr.features.passes import InArrow, add_history
-from star_ctr.features.timeline import OF_EVENTS, events, weight, with_time_columns
+from star_ctr.features.requests import CARRIED
+from star_ctr.features.text import to_number
+from star_ctr.features.timeline import OF_EVENTS, events, outcome_column, weight, with_time_columns
+from star_ctr.jobs.day_checks import check_labels
+from star_ctr.jobs.profile import UNPARSED, check_numbers, write_profile
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
 
 IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
+KEYS = {"users": "user_id", "items": "item_id"}
+"""The attribute tables, with the column of a row that holds their key."""
+_EXAMPLE = 40
+"""Characters of a text that is no number which are kept to be shown."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write the features of the window's days and `ds`; returns the rows by day."""
+    """Write the features of the window's days and `ds`; returns the rows by day.
+
+    Raises:
+        DataError: The day's labels cannot be right, or a numeric feature's values are no numbers (`checks`). The table,
+            `profile` and the ledger are written before that, to be looked into.
+    """
     store = Store(settings, spark)
     there = store.days("impressions")
     ds = valid_day(ds) if ds else there[-1]
     days = [day for day in window(settings, ds) if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
-    _write_fates(settings, store, ds)
-    rows = labelled(settings, store, ds).where(F.col("ds").isin(days))
-    rows = with_columns(settings, store, rows, settings.features)
-    rows = rows.select(*IDENTITY, *own_columns(settings))
+    fates = _write_fates(settings, store, ds)
+    rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features))
+    rows = with_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
+    found = [known_column(table) for table in KEYS if known_column(table) in rows.columns]
+    rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, unparsed(settings, rows).alias(UNPARSED))
     with as_known(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
         store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
@@ -51,24 +65,48 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         "ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason")
     )
     try:
-        store.write_ledger("features", entries, days)
-        return {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
+        store.write_ledger("features", entries, among("ds", days))
+        rows_by_day = {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
     finally:
         written.unpersist()
+    measures = write_profile(settings, store, days, fates)
+    check_numbers(settings, measures)
+    check_labels(settings, store, ds, {fate: n for (day, fate), n in fates.items() if day == ds})
+    return rows_by_day
 
 
-def labelled(settings: Settings, store: Store, ds: str) -> DataFrame:
-    """The impressions up to day `ds`, labelled; with `clicked_at` where the label comes from clicks."""
-    impressions = store.read("impressions").where(F.col("ds") <= ds)
+def read_impressions(settings: Settings, store: Store, ds: str, features: Iterable[AnyFeature]) -> DataFrame:
+    """The impressions up to day `ds`, with the columns of their log that `features` and the history read."""
+    return select_columns(settings, store.read("impressions").where(F.col("ds") <= ds), features)
+
+
+def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
+    """Cleaned impressions with no columns of their log but those that are read, under names of their own.
+
+    What features compute later (`hour`, `label`, `clicked_at` ...) can then not take the place of a column of the log.
+    """
+    there = set(rows.columns)
+    wanted = {flat(c): c.partition(".")[2] for c in sorted(_read_by(features)) if c.startswith("impressions.")}
+    stored = {name: table_column(settings, "impressions", column) for name, column in wanted.items()}
+    require(there, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
+    outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
+    stored |= {
+        outcome_column(o): c for o in sorted(outcomes) if (c := table_column(settings, "impressions", o)) in there
+    }
+    plain = [c for c in (*IDENTITY, CARRIED) if c in there]
+    return rows.select(*plain, *(own(column).alias(name) for name, column in stored.items()))
+
+
+def label_rows(settings: Settings, store: Store, impressions: DataFrame) -> DataFrame:
+    """Impressions with their label; with `clicked_at` where that comes from clicks."""
     if isinstance(settings.label, LabelFromClicks):
-        return attribution.attribute(impressions, store.read("clicks"), settings.label.window_hours)
+        return attribution.attribute(impressions.drop("label"), store.read("clicks"), settings.label.window_hours)
     return impressions
 
 
 def with_columns(settings: Settings, store: Store, impressions: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Impressions with the columns that `features` read: hour and weekday, those of their log, attributes."""
-    read = _read_by(features)
-    return _with_attributes(settings, store, _with_context(with_time_columns(settings, impressions), read), read)
+    """Impressions (as `select_columns` gives them) with hour, weekday and the attributes that `features` read."""
+    return _with_attributes(settings, store, with_time_columns(settings, impressions), _read_by(features))
 
 
 @contextmanager
@@ -87,13 +125,12 @@ def as_known(
     told = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
     read, behaviours = _read_by(told), None
     if settings.logs.behaviours:
-        reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
-        behaviours = _with_attributes(settings, store, store.read("behaviours").where(reached), read, only="items")
-    clicked, impressions = None, labelled(settings, store, ds)
+        behaviours = _behaviours(settings, store, ds, read)
+    clicked, impressions = None, read_impressions(settings, store, ds, told)
     if isinstance(settings.label, LabelFromClicks):
         # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
-        clicked = with_columns(settings, store, impressions.where(F.col("clicked_at").isNotNull()), told)
-        impressions = store.read("impressions").where(F.col("ds") <= ds)
+        labelled = label_rows(settings, store, impressions)
+        clicked = with_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
     known = events(settings, with_columns(settings, store, impressions, told), clicked, behaviours)
     known = known.select(
         *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
@@ -104,54 +141,105 @@ def as_known(
         known.unpersist()
 
 
-def _write_fates(settings: Settings, store: Store, ds: str) -> None:
-    """The fate of every click in the ledger."""
+def _behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:
+    """The behaviours up to day `ds`, with what is read of their items."""
+    reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
+    rows = store.read("behaviours").where(reached).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
+    log, first = settings.logs.items, store.days("impressions")[0]
+    if log is None:
+        return rows
+    # Behaviours without a time lie before the first day: they see the snapshots from before it, and no newer ones.
+    seen_from = first if log.as_of == "day_before" else days_before(first, 1)[0]
+    day = F.when(F.col("ds") == BEFORE_FIRST_DAY, F.lit(seen_from)).otherwise(F.col("ds"))
+    return _with_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
+
+
+def _write_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[str, str], int]:
+    """Write the fate of every click into the ledger; returns the clicks by day and fate."""
     if not isinstance(settings.label, LabelFromClicks):
-        return
+        return {}
     impressions = store.read("impressions").where(F.col("ds") <= ds)
     fates = attribution.click_fates(impressions, store.read("clicks"), settings.label.window_hours)
     days = [day for day in store.days("clicks") if day <= ds]
-    if days:
-        store.write_ledger("attribute", attribution.counted(fates.where(F.col("ds") <= ds)), days)
+    if not days:
+        return {}
+    counts = attribution.counted(fates.where(F.col("ds") <= ds)).persist()
+    try:
+        store.write_ledger("attribute", counts, among("ds", days))
+        of_day = counts.groupBy("ds", "reason").agg(F.sum("rows_in").alias("n")).collect()
+    finally:
+        counts.unpersist()
+    return {(r.ds, r.reason): r.n for r in of_day}
 
 
 def _read_by(features: Iterable[AnyFeature]) -> set[Column]:
     return {column for feature in features for column in columns_read(feature)}
 
 
-def _with_context(impressions: DataFrame, read: set[Column]) -> DataFrame:
-    """Impressions with those columns of their own log that are read, under the features table's names."""
-    own = sorted(c for c in read if c.startswith("impressions."))
-    require(impressions, {c: c.partition(".")[2] for c in own}, "features")
-    return impressions.select("*", *(F.col(f"`{c.partition('.')[2]}`").alias(flat(c)) for c in own))
-
-
 def _with_attributes(
     settings: Settings, store: Store, rows: DataFrame, read: set[Column], only: str | None = None
 ) -> DataFrame:
     """Rows with the attributes that are read, as known on their day."""
-    for table, key in (("users", "user_id"), ("items", "item_id")):
+    for table, key in KEYS.items():
         log = getattr(settings.logs, table)
-        wanted = sorted(c.partition(".")[2] for c in read if c.startswith(f"{table}."))
+        wanted = sorted(c for c in read if c.startswith(f"{table}."))
         if log is None or not wanted or (only and only != table):
             continue
         attributes = store.read(table)
-        require(attributes, {f"{table}.{column}": column for column in wanted}, "features")
-        rows = join_attributes(rows, attributes, key, table, wanted, log.as_of)
+        stored = {flat(c): table_column(settings, table, c.partition(".")[2]) for c in wanted}
+        require(attributes.columns, {c: stored[flat(c)] for c in wanted}, "features")
+        rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows
 
 
-def own_columns(settings: Settings) -> list[SparkColumn]:
-    """Columns that features read of their own row, beyond those that every row has."""
+def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
+    """Columns that features read of their own row, beyond those that every row has.
+
+    Raises:
+        DataError: A column of lists is read by a feature of single values, or the other way round.
+    """
     numeric = {f.column for f in settings.of_kind(Numeric)}
-    own = {c for f in settings.features if not isinstance(f, Sequence) for c in columns_read(f)}
+    lists = {f.column: f.splitter for f in settings.of_kind(Categorical) if f.splitter}
+    read = {c: f.name for f in settings.features if not isinstance(f, Sequence) for c in columns_read(f)}
+    types = dict(rows.dtypes)
     columns = []
-    for column in sorted(own):
+    for column, feature in sorted(read.items()):
         if column in IDENTITY:
             continue
-        value = F.col(flat(column)).try_cast("double") if column in numeric else F.col(flat(column)).cast("string")
-        columns.append(value.alias(flat(column)))
+        value, kind = F.col(flat(column)), types[flat(column)]
+        if kind.startswith("array"):
+            if column not in lists:
+                raise DataError(
+                    f"features.{feature}: `{column}` holds lists; make it a categorical feature with `multiple: true`"
+                )
+            value = F.array_join(value, lists[column])
+        elif column in numeric:
+            value = _number(settings, column, kind)
+        columns.append(value.cast("string" if column not in numeric else "double").alias(flat(column)))
     return columns
+
+
+def _number(settings: Settings, column: Column, kind: str) -> SparkColumn:
+    """The number in a column of rows; of `hour` and the like, and of typed columns, as it is."""
+    value, table = F.col(flat(column)), column.rpartition(".")[0]
+    if kind != "string":
+        return value.try_cast("double")
+    return to_number(value, getattr(settings.logs, table).decimal if table else ".")
+
+
+def unparsed(settings: Settings, rows: DataFrame) -> SparkColumn:
+    """By column, the beginning of each text that a numeric feature reads and that is no number; null if none is."""
+    types = dict(rows.dtypes)
+    found = []
+    for column in sorted({f.column for f in settings.of_kind(Numeric)}):
+        text = F.col(flat(column))
+        if types[flat(column)] == "string":
+            bad = text.isNotNull() & _number(settings, column, "string").isNull()
+            found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
+    if not found:
+        return F.lit(None).cast("map<string,string>")
+    entries = F.filter(F.array(*found), lambda entry: entry.isNotNull())
+    return F.when(F.size(entries) > 0, F.map_from_entries(entries))
 
 
 if __name__ == "__main__":

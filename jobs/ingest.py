@@ -8,54 +8,88 @@ reason, and `ledger` balances: rows read = written + duplicates + quarantined, b
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, SparkSession
+import datetime as dt
+from collections.abc import Mapping
+from zoneinfo import ZoneInfo
+
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, valid_day, window
+from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean, counted, whole
+from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean_log, counted, whole
 from star_ctr.jobs import logs
-from star_ctr.jobs.log_files import REACH_BACK, dated, location
+from star_ctr.jobs.day_checks import check_quarantine
+from star_ctr.jobs.log_files import REACH_BACK, dated, days, location
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.store import Store, among, by_day
+from star_ctr.jobs.store import Store, among, by_day, quoted
+
+UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
+_COMPLETE = 0.1
+"""Of the median day's rows, what the newest day must have: a few rows of a wrong clock make no day."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write the tables of all declared logs; returns the rows written by log."""
+    """Write the tables of all declared logs; returns the rows written by log.
+
+    Raises:
+        DataError: A log cannot be read, holds no row of the day, or too many rows of a day had to be quarantined (all
+            tables, the quarantine and the ledger are written before that, to be looked into).
+    """
     ds = valid_day(ds) if ds else newest_day(settings, spark)
     store = Store(settings, spark)
-    return {name: _ingest(settings, store, name, ds) for name in settings.logs.declared()}
+    written = {name: _ingest_log(settings, store, name, ds) for name in settings.logs.declared()}
+    check_quarantine(settings, store, ds)
+    return written
 
 
 def newest_day(settings: Settings, spark: SparkSession) -> str:
-    """The newest day that the impression log holds rows of."""
+    """The newest complete day of the impression log.
+
+    Where its path names days, the newest of those; else the newest day before today that has rows as other days have:
+    the clock of one phone does not decide which night it is.
+    """
     log = settings.logs.impressions
     if dated(log):
-        days = logs.days_of_files(settings, spark, log)
-    else:
-        raw = logs.read(settings, spark, "impressions", None)
-        assert raw is not None
-        good = clean(settings, "impressions", raw).where(F.col("reason").isNull())
-        days = [row.ds for row in good.agg(F.max("ds").alias("ds")).collect() if row.ds]
-    if not days:
-        raise DataError(f"logs.impressions.path: no usable row in {location(settings, log)}")
-    return days[-1]
+        if found := days(settings, "impressions"):
+            return found[-1]
+        raise DataError(f"logs.impressions.path: no file of any day matches {location(settings, log)}")
+    raw = logs.read(settings, spark, "impressions", None)
+    rows: dict[str, int] = {}
+    if raw is not None:
+        good = clean_log(settings, "impressions", raw).where(F.col("reason").isNull())
+        rows = {r.ds: r["count"] for r in good.groupBy("ds").count().collect()}
+    today = dt.datetime.now(ZoneInfo(settings.zone)).date().isoformat()
+    if day := newest_complete(rows, today):
+        return day
+    raise DataError(f"logs.impressions.path: no usable row of a day before today in {location(settings, log)}")
 
 
-def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
-    days = window(settings, ds)
+def newest_complete(rows: Mapping[str, int], today: str) -> str | None:
+    """The newest day before `today` with at least a tenth of the median day's rows; None where there is no day."""
+    past = sorted(day for day in rows if day < today and day not in UNDATED)
+    sizes = sorted(rows[day] for day in past)
+    return next((day for day in reversed(past) if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]), None)
+
+
+def _ingest_log(settings: Settings, store: Store, name: str, ds: str) -> int:
+    wanted = window(settings, ds)
     log = settings.logs.declared()[name]
     reaches_back = name in REACH_BACK
-    raw = logs.read(settings, store.spark, name, None if reaches_back else days)
-    rows = None if raw is None else clean(settings, name, raw)
-    if rows is None:
+    # Days before the window are read too: a row that was there already is a duplicate, whichever night runs.
+    read = None if reaches_back else [*days_before(wanted[0], getattr(log, "duplicate_days", 0)), *wanted]
+    raw = logs.read(settings, store.spark, name, read)
+    if raw is None:
         if name == "impressions":
-            raise DataError(f"logs.impressions.path: no file of {days[0]} to {ds} in {location(settings, log)}")
-        return 0
-    undated = [NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY]
-    wanted = F.expr(among("ds", undated)) | (F.col("ds") <= ds if reaches_back else F.col("ds").isin(days))
-    rows = rows.where(wanted).persist()
+            raise DataError(f"logs.impressions.path: no file of {wanted[0]} to {ds} in {location(settings, log)}")
+        if not store.exists(name):
+            return 0
+    rows = store.read(name).limit(0) if raw is None else clean_log(settings, name, raw)
+    if raw is None:
+        rows = rows.withColumns({"reason": F.lit(None).cast("string"), "raw": F.lit(None).cast("string")})
+    chosen = F.expr(among("ds", UNDATED)) | (F.col("ds") <= ds if reaches_back else F.col("ds").isin(wanted))
+    rows = rows.where(chosen).persist()
     ledger = counted(rows, F.col("domain") if name == "impressions" else F.lit("all")).persist()
     try:
         found = [row.ds for row in ledger.select("ds").distinct().collect()]
@@ -64,28 +98,20 @@ def _ingest(settings: Settings, store: Store, name: str, ds: str) -> int:
                 f"{location(settings, log)}: no row of day {ds}; the newest day there is "
                 f"{newest_day(settings, store.spark)}"
             )
-        replaced = sorted({*found, *days, *undated})
-        where = among("ds", replaced)
+        # A log that is read whole replaces all its days: one whose file was withdrawn is gone.
+        where = f"{among('ds', UNDATED)} OR ds <= {quoted(ds)}" if reaches_back else among("ds", [*wanted, *UNDATED])
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
-        good = _strings_for_void(good)
         store.replace(name, by_day(good).sortWithinPartitions("ds", *order), where)
         left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
         quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole(left_out).alias("row"))
-        store.replace("quarantine", by_day(quarantined), f"log = '{name}' AND {where}")
+        store.replace("quarantine", by_day(quarantined), f"log = '{name}' AND ({where})")
         step = "ingest" if name == "impressions" else f"ingest.{name}"
-        store.write_ledger(step, ledger, replaced)
+        store.write_ledger(step, ledger, where)
         return int(ledger.agg(F.sum("rows_out")).first()[0] or 0)  # type: ignore[index]
     finally:
         ledger.unpersist()
         rows.unpersist()
-
-
-def _strings_for_void(rows: DataFrame) -> DataFrame:
-    """Delta cannot hold a column without a type (a JSON key that is null in every row): such a one is text."""
-    return rows.select(
-        *(F.col(f"`{c}`").cast("string").alias(c) if kind == "void" else F.col(f"`{c}`") for c, kind in rows.dtypes)
-    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -57,10 +58,25 @@ def day_of(glob: str, file: str) -> str | None:
     return text if "-" in text else f"{text[:4]}-{text[4:6]}-{text[6:]}"
 
 
-def files(settings: Settings, name: str) -> list[tuple[str | None, str, int, Any]]:
-    """Day (None where the path tells none), path, size and time of change of each file of a log, sorted.
+class LogFile(NamedTuple):
+    """A file of a log.
 
-    On any file system that fsspec knows. A folder that the glob names stands for all files below it.
+    `day`: None where the path tells none. `folder`: the URL of the folder that the glob names, with this file somewhere
+    below it; None where the glob names the file itself. `url`: the file as Spark names it.
+    """
+
+    day: str | None
+    path: str
+    size: int
+    stamp: str
+    url: str
+    folder: str | None
+
+
+def files(settings: Settings, name: str) -> list[LogFile]:
+    """The files of a log, sorted by day and path, on any file system that fsspec knows.
+
+    A folder that the glob names stands for all files below it.
     """
     log = settings.logs.declared()[name]
     glob = location(settings, log)
@@ -72,8 +88,24 @@ def files(settings: Settings, name: str) -> list[tuple[str | None, str, int, Any
             day = next((d for m in _alternatives(marked) if (d := day_of(m, path))), None) if dated(log) else None
             for file, info in below(fs, path):
                 stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
-                found.append((day, file, int(info["size"] or 0), str(stamp)))
-    return sorted(found, key=lambda f: (f[0] or "", f[1]))
+                folder = None if file == path else _url(glob, path)
+                found.append(LogFile(day, file, int(info["size"] or 0), str(stamp), _url(glob, file), folder))
+    return sorted(found, key=lambda f: (f.day or "", f.path))
+
+
+def file_system(settings: Settings, log: Log) -> AbstractFileSystem:
+    """The file system that a log's files lie in."""
+    return fsspec.core.url_to_fs(wild(location(settings, log)))[0]
+
+
+def _url(glob: str, path: str) -> str:
+    """A path of fsspec's as Spark names it: with the scheme, and the host if there is one, of the log's glob."""
+    scheme, host, *_ = urlsplit(glob)
+    if "://" not in glob:
+        return path
+    if path.startswith("/"):
+        return f"{scheme}://{host}{path}"
+    return f"{scheme}://{host}/{path.partition('/')[2]}" if "@" in host else f"{scheme}://{path}"
 
 
 def below(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,13 +122,13 @@ def below(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, An
 
 def days(settings: Settings, name: str) -> list[str]:
     """The days of which a log with a day in its path has files, oldest first."""
-    return sorted({day for day, *_ in files(settings, name) if day})
+    return sorted({file.day for file in files(settings, name) if file.day})
 
 
-def fingerprint(found: Sequence[tuple[str | None, str, int, Any]], since: str | None, until: str) -> str:
+def fingerprint(found: Sequence[LogFile], since: str | None, until: str) -> str:
     """Hash of those files that have no day, or one from `since` (None: the first) to `until`."""
-    wanted = [f for f in found if f[0] is None or ((since is None or f[0] >= since) and f[0] <= until)]
-    return f"{len(wanted)} files {digest(wanted)}"
+    wanted = [f for f in found if f.day is None or ((since is None or f.day >= since) and f.day <= until)]
+    return f"{len(wanted)} files {digest([(f.day, f.path, f.size, f.stamp) for f in wanted])}"
 
 
 def _alternatives(glob: str) -> list[str]:

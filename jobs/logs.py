@@ -1,72 +1,176 @@
-"""Reading the declared logs: which files, of which days, in which format."""
+"""Reading the declared logs: which files, of which days, in which format.
+
+Files of one log may differ in their columns and types, as their writers do. They are read in groups of one schema each:
+a single schema for all would rewrite, or lose, what does not fit it.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
+from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import unioned
-from star_ctr.features.columns import CORRUPT, FILE_DAY
-from star_ctr.jobs.log_files import dated, day_of, location, of_day, wild
+from star_ctr.features.cleaning import unite
+from star_ctr.features.columns import CORRUPT, FILE_DAY, own
+from star_ctr.jobs.log_files import LogFile, dated, file_system, files, location, of_day
+
+_HEADER_BYTES = 1 << 20
+_AT_ONCE = 16
+"""Files whose headers are read at the same time: in an object store each answers after a while."""
 
 
-def files(spark: SparkSession, glob: str) -> list[str]:
-    """The files or folders that a glob names, sorted (any file system that Spark knows)."""
-    context: Any = spark.sparkContext
-    path = context._jvm.org.apache.hadoop.fs.Path(glob)
-    configuration = context._jsc.hadoopConfiguration()
-    found = path.getFileSystem(configuration).globStatus(path)
-    return sorted(status.getPath().toString() for status in found or [])
+def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] | None) -> dict[str, DataFrame] | None:
+    """The raw rows of log `name`, a frame for each schema by the name of its first file.
 
+    Args:
+        settings: The data set.
+        spark: The session.
+        name: The log.
+        wanted: The days to read, where the log's path names days; None for all of them.
 
-def days_of_files(settings: Settings, spark: SparkSession, log: Log) -> list[str]:
-    """The days for which a log with a day in its path has files, oldest first."""
-    glob = location(settings, log)
-    return sorted({day for file in files(spark, wild(glob)) if (day := day_of(glob, file))})
+    Returns:
+        The frames, or None where no file is of a wanted day.
 
-
-def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | None) -> DataFrame | None:
-    """The raw rows of log `name`, of the given days where its path tells days; None where no file is there."""
+    Raises:
+        DataError: No file matches at all, or one cannot be read in the declared format.
+    """
     log = settings.logs.declared()[name]
     glob = location(settings, log)
-    if not dated(log):
-        if not files(spark, glob):
-            raise DataError(f"logs.{name}.path: no file matches {glob}; is paths.logs ({settings.paths.logs}) right?")
-        return _read_glob(spark, log, glob)
-    there = days_of_files(settings, spark, log)
-    if not there:
-        raise DataError(
-            f"logs.{name}.path: no file matches {glob} for any day; is paths.logs ({settings.paths.logs}) right?"
-        )
-    frames = [
-        _read_glob(spark, log, of_day(glob, day)).withColumn(FILE_DAY, F.lit(day))
-        for day in there
-        if days is None or day in days
-    ]
-    return unioned(frames) if frames else None
+    if log.format == "delta" and not dated(log):
+        return {glob: _load(spark.read, log, glob)}
+    found = files(settings, name)
+    if not found:
+        which = f"{glob} for any day" if dated(log) else glob
+        raise DataError(f"logs.{name}.path: no file matches {which}; is paths.logs ({settings.paths.logs}) right?")
+    read = [f for f in found if wanted is None or f.day is None or f.day in wanted]
+    frames: dict[str, DataFrame] = {}
+    kinds: dict[tuple[Any, ...], list[str]] = {}
+    for members, schema in _groups(settings, log, read):
+        frame = _read_group(spark, settings, log, members, schema)
+        if not frame.columns:
+            continue
+        day = members[0].day
+        first = members[0].path
+        frames[first] = frame.withColumn(FILE_DAY, F.lit(day)) if day else frame
+        kind = tuple(sorted((f.name, f.dataType.simpleString()) for f in frames[first].schema.fields))
+        kinds.setdefault(kind, []).append(first)
+    return {firsts[0]: unite([frames[first] for first in firsts]) for firsts in kinds.values()} or None
 
 
-def _read_glob(spark: SparkSession, log: Log, glob: str) -> DataFrame:
+def _groups(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[tuple[list[LogFile], Any]]:
+    """Files that can be read together, with what `_schemas` says of them: of one day, one folder and one schema."""
+    # A file without a byte is of a writer that had nothing to write.
+    read = [f for f in read if f.size or log.format == "parquet"]
+    groups: dict[tuple[Any, ...], list[LogFile]] = {}
+    schemas: dict[tuple[Any, ...], Any] = {}
+    for file, schema in zip(read, _schemas(settings, log, read), strict=True):
+        if schema is not EMPTY:
+            key = (file.day, file.folder, str(schema))
+            groups.setdefault(key, []).append(file)
+            schemas[key] = schema
+    yield from ((members, schemas[key]) for key, members in groups.items())
+
+
+EMPTY = "empty"
+"""The schema of a file that holds no header and so no row."""
+
+
+def _schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]:
+    """What tells files apart that cannot be read together: the header of a CSV file, the footer of a Parquet file."""
+    fs = file_system(settings, log)
+
+    def schema(file: LogFile) -> Any:
+        try:
+            if log.format == "csv":
+                return _header(fs, log, file)
+            if log.format == "parquet":
+                with fs.open(file.path, "rb") as handle:
+                    return pq.read_schema(handle).remove_metadata()
+        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+            raise DataError(f"{file.path}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
+        return None
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(schema, read)
+
+
+def _header(fs: Any, log: Log, file: LogFile) -> Any:
+    """The names in a CSV file's header, made different from each other as Spark does; EMPTY for a file without one."""
+    with fs.open(file.path, "rb", compression="infer") as handle:
+        head = handle.read(_HEADER_BYTES)
+    text = head.decode(log.encoding, errors="replace").removeprefix("\ufeff")
+    if not text.strip():
+        return EMPTY
+    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=log.separator))
+    lower = [name.lower() for name in names]
+    return tuple(
+        f"_c{k}" if not name else f"{name}{k}" if lower.count(name.lower()) > 1 else name
+        for k, name in enumerate(names)
+    )
+
+
+def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list[LogFile], schema: Any) -> DataFrame:
+    urls = [_escape(f.url) for f in members]
+    day, folder = members[0].day, members[0].folder
+    if log.format == "csv":
+        # A schema with a place for unreadable lines: without one, Spark drops the surplus fields in silence.
+        fields = StructType([StructField(c, StringType()) for c in (*schema, CORRUPT)])
+        reader = spark.read.schema(fields).option("header", "true").option("sep", log.separator).option("escape", '"')
+        reader = reader.option("encoding", log.encoding).option("columnNameOfCorruptRecord", CORRUPT)
+        return reader.csv(urls)
+    if log.format == "json":
+        # Numbers stay as they are written: one file's 12 is another's 12.0, and large ids would lose digits.
+        reader = spark.read.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
+        if log.encoding.upper() not in ("UTF-8", "UTF8"):
+            reader = reader.option("encoding", log.encoding).option("lineSep", "\n")
+        found = reader.json(urls).schema.fields
+        if not found:
+            return spark.createDataFrame([], StructType())
+        names = [f for f in found if f.name != CORRUPT]
+        return reader.schema(StructType([*names, StructField(CORRUPT, StringType())])).json(urls)
+    if log.format == "delta":
+        return _load(spark.read, log, of_day(location(settings, log), str(day)))
+    # Folders below the one that the glob names may hold columns in their names (hour=13).
+    reader = spark.read.option("basePath", folder) if folder else spark.read
+    return restore_instants(_load(reader, log, urls), schema)
+
+
+def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:
+    """Rows of Parquet files with times in nanoseconds that carry a zone as timestamps; Spark reads them as integers.
+
+    Args:
+        rows: The rows as Spark reads them.
+        schema: The files' own schema, which tells a time from a number.
+    """
+    zoned = {
+        f.name: F.timestamp_micros(F.call_function("div", own(f.name), F.lit(1000)))
+        for f in schema
+        if pa.types.is_timestamp(f.type) and f.type.unit == "ns" and f.type.tz is not None
+        if f.name in rows.columns and isinstance(rows.schema[f.name].dataType, LongType)
+    }
+    return rows.withColumns(zoned) if zoned else rows
+
+
+def _load(reader: Any, log: Log, paths: str | list[str]) -> DataFrame:
     try:
-        if log.format == "csv":
-            return _read_csv(spark, log, glob)
-        if log.format == "json":
-            return spark.read.option("primitivesAsString", "false").json(glob)
-        return spark.read.format(log.format).load(glob)
+        frame: DataFrame = reader.format(log.format).load(paths)
+        return frame
     except AnalysisException as error:
-        raise DataError(f"{glob}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{paths}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
 
 
-def _read_csv(spark: SparkSession, log: Log, glob: str) -> DataFrame:
-    # A schema with a place for unreadable lines: without one, Spark drops the surplus fields in silence.
-    reader = spark.read.option("header", "true").option("sep", log.separator).option("escape", '"')
-    header = reader.csv(files(spark, glob)[0]).columns
-    schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
-    return reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).option("enforceSchema", "false").csv(glob)
+def _escape(url: str) -> str:
+    """A path that Spark does not take for a pattern."""
+    return "".join(f"\\{c}" if c in "{}[]*?\\" else c for c in url)

@@ -191,7 +191,7 @@ def _ledger(
             entry[0] += n
             entry[1] += 0 if left_out else n
         rows = [(ds, domain, n_in, n_out, reason) for (domain, reason), (n_in, n_out) in sorted(entries.items())]
-        store.write_ledger(f"{step}.{part}", store.ledger_rows(rows), [ds])
+        store.write_ledger(f"{step}.{part}", store.ledger_rows(rows), f"ds = {quoted(ds)}")
 
 
 _ENCODERS: dict[tuple[str, ...], Encoder] = {}

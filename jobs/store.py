@@ -77,8 +77,14 @@ class Store:
         rows = self.read(table).select("ds").distinct().collect()
         return sorted(row.ds for row in rows if row.ds)
 
-    def write_ledger(self, step: str, entries: DataFrame, days: Sequence[str]) -> None:
-        """Replace the ledger's rows of a step before training; `entries`: ds, domain, rows_in, rows_out, reason."""
+    def write_ledger(self, step: str, entries: DataFrame, where: str) -> None:
+        """Replace the ledger's rows of a step before training.
+
+        Args:
+            step: The step.
+            entries: ds, domain, rows_in, rows_out, reason.
+            where: SQL over `ds`: the days whose rows are replaced.
+        """
         rows = entries.select(
             F.lit(DATA_RUN).alias("run_id"),
             "ds",
@@ -88,8 +94,7 @@ class Store:
             F.col("rows_out").cast("long").alias("rows_out"),
             "reason",
         )
-        where = f"run_id = '{DATA_RUN}' AND step = '{step}' AND {among('ds', days)}"
-        self.replace("ledger", rows.coalesce(1), where)
+        self.replace("ledger", rows.coalesce(1), f"run_id = '{DATA_RUN}' AND step = '{step}' AND ({where})")
 
     def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
         """Replace the ledger's rows of a step of some runs; `entries`: run_id, ds, domain, rows_in, rows_out."""

@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import contents, evaluate, features, gate, ingest, refit, score, split, train
+from star_ctr.jobs.profile import describe_matches
 from star_ctr.jobs.store import Store
-from star_ctr.workflows.display import step
+from star_ctr.workflows.display import err, step
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.status import standing_of
 from star_ctr.workflows.validity import Standing, steps_of
@@ -67,4 +68,8 @@ def run_step(
 
     entry = journal.written(ds, name, standing.run_of(ds, name), standing.stands_on(ds, name), why, gave)
     with step(name, spark.sparkContext), entry:
-        return ACTIONS[name](settings, spark, ds, **more)
+        result = ACTIONS[name](settings, spark, ds, **more)
+    if name == "features":
+        for line in describe_matches(settings, ds):
+            err.print(f"  {line}", highlight=False)
+    return result

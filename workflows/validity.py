@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache, cached_property
 
-from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, window
+from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, window
 from star_ctr.conf.hashing import code_hash, digest
 from star_ctr.conf.identity import config_hash, features_hash, ingest_hash, run_id, split_hash
 from star_ctr.conf.settings import Settings
@@ -130,7 +130,8 @@ class Standing:
         if step == "ingest":
             days = window(self.settings, ds)
             for name, found in self._files.items():
-                since = None if name in log_files.REACH_BACK else days[0]
+                reach = getattr(self.settings.logs.declared()[name], "duplicate_days", 0)
+                since = None if name in log_files.REACH_BACK else [*days_before(days[0], reach), days[0]][0]
                 on[f"logs.{name}"] = log_files.fingerprint(found, since, ds)
             return on
         if step == "features":
@@ -157,7 +158,7 @@ class Standing:
         return digest([*of_run, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else of_run)
 
     @cached_property
-    def _files(self) -> dict[str, list[tuple[str | None, str, int, str]]]:
+    def _files(self) -> dict[str, list[log_files.LogFile]]:
         return {name: log_files.files(self.settings, name) for name in self.settings.logs.declared()}
 
     @cached_property
@@ -167,7 +168,13 @@ class Standing:
         for entry in self.entries:
             if entry.step == "ingest" and entry.state == "done":
                 for table, days in entry.gave.items():
-                    found.setdefault(table, {}).update(days)
+                    of_table = found.setdefault(table, {})
+                    if (
+                        table in log_files.REACH_BACK
+                    ):  # such a table is replaced up to the night, withdrawn days and all
+                        for day in [d for d in of_table if d in UNDATED or d <= entry.ds]:
+                            del of_table[day]
+                    of_table.update(days)
         return found
 
     def _overwritten(self, entry: Entry) -> list[str]:
@@ -177,7 +184,7 @@ class Standing:
                 day
                 for table, days in entry.gave.items()
                 for day, content in days.items()
-                if self.contents[table][day] != content
+                if self.contents[table].get(day) != content
             }
         )
 

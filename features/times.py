@@ -1,0 +1,120 @@
+"""When a row happened and which day it belongs to, read from whatever a log writes."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from pyspark.sql import Column
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, DateType, IntegralType, LongType, StringType, TimestampNTZType, TimestampType
+
+from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.logs import AttributeLog, DayColumn, Log, TimeColumn
+
+# A date, a time of day, and a zone in any of the spellings that exports use: Z, +01, +0100, UTC, Europe/Berlin. The
+# zone needs a time before it, so that the end of 2022-05-05 is never taken for one.
+_ISO = (
+    r"^\s*(\d{4}-\d{1,2}-\d{1,2})"
+    r"(?:[T ]\s*(\d{1,2}(?::\d{1,2}(?::\d{1,2}(?:[.,]\d+)?)?)?)\s*"
+    r"(Z|z|(?:UTC|GMT|UT)?(?:[+-]\d{1,2}(?::?\d{2})?)?|[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*)?)?\s*$"
+)
+OUTSIDE = "outside of `earliest` to `latest`"
+"""In the reason of a row whose time or log day cannot be."""
+_ZONE_LETTERS = frozenset("VzOXxZ")
+
+
+def parse_time(column: TimeColumn, source: Column, kind: DataType, where: str) -> Column:
+    """The instant of a row, null where it cannot be read.
+
+    Args:
+        column: How the settings declare it.
+        source: The log's column.
+        kind: Its type.
+        where: The key of the settings, for errors.
+
+    Raises:
+        DataError: The column's type holds no times of the declared unit.
+    """
+    if column.unit in ("s", "ms"):
+        factor = 1_000_000 if column.unit == "s" else 1_000
+        if isinstance(kind, TimestampType | TimestampNTZType | DateType):
+            raise DataError(f"{where}: `{column.column}` is a {kind.simpleString()}; set unit to timestamp")
+        seconds = source.cast("string").try_cast("decimal(30, 6)")
+        return F.timestamp_micros((seconds * factor).try_cast("bigint"))
+    if isinstance(kind, TimestampType):
+        return source
+    if isinstance(kind, TimestampNTZType):
+        return F.to_utc_timestamp(source.cast("timestamp"), column.zone)
+    if isinstance(kind, StringType) or (column.format is not None and isinstance(kind, IntegralType)):
+        return _parse_pattern(column, source, kind) if column.format else _parse_iso(column, source)
+    if isinstance(kind, LongType):  # Parquet nanoseconds without a zone, as pandas writes them
+        micros = F.call_function("div", source, F.lit(1000))
+        return F.to_utc_timestamp(F.timestamp_micros(micros), column.zone)
+    raise DataError(
+        f"{where}: `{column.column}` is a {kind.simpleString()}, and unit `timestamp` needs text or a timestamp"
+    )
+
+
+def _parse_pattern(column: TimeColumn, source: Column, kind: DataType) -> Column:
+    pattern = str(column.format)
+    text = F.trim(source.cast("string"))
+    if isinstance(kind, IntegralType) and pattern.isalpha():
+        text = F.lpad(text, len(pattern), "0")  # 09010203 is 9010203 as a number
+    parsed = F.try_to_timestamp(text, F.lit(pattern))
+    return parsed if _ZONE_LETTERS & set(pattern) else F.to_utc_timestamp(parsed, column.zone)
+
+
+def _parse_iso(column: TimeColumn, source: Column) -> Column:
+    date, time, zone = (F.regexp_extract(source, _ISO, group) for group in (1, 2, 3))
+    local = F.concat_ws(" ", date, F.when(time != "", F.replace(time, F.lit(","), F.lit("."))))
+    offset = F.regexp_replace(zone, r"^(UTC|GMT|UT)(?=[+-])", "")
+    with_zone = F.concat(local, F.lit(" "), offset).try_cast("timestamp")
+    without = F.to_utc_timestamp(local.try_cast("timestamp"), column.zone)
+    return F.when(date == "", None).when(zone != "", with_zone).otherwise(without)
+
+
+def check_time(column: TimeColumn, ts: Column) -> Column:
+    """The reason why a row's time cannot be used, null where it can."""
+    unreadable = F.when(ts.isNull(), F.lit(f"{column.column}: no usable time"))
+    first, last = column.earliest, _latest(column)
+    outside = (ts < F.lit(_midnight(first))) | (ts >= F.lit(_midnight(last + dt.timedelta(days=1))))
+    return F.coalesce(unreadable, F.when(outside, F.lit(f"{column.column}: {OUTSIDE}")))
+
+
+def _latest(column: TimeColumn) -> dt.date:
+    # A clock may be hours ahead, and another zone a day; a phone that lives in 2036 is neither.
+    return column.latest or dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    return dt.datetime.combine(day, dt.time(), dt.UTC)
+
+
+def parse_day(
+    log: Log, zone: str, ts: Column | None, own: Column | None, file_day: Column
+) -> tuple[Column, Column | None]:
+    """The day that a row belongs to, and the check on it.
+
+    Args:
+        log: The log; its `day`, if declared, says how `own` is written.
+        zone: The zone whose midnights bound a day.
+        ts: The row's time, if the log has times.
+        own: The text of the log's own day column, if one is declared.
+        file_day: The day that the file's path names, null if none.
+    """
+    day: DayColumn | None = getattr(log, "day", None)
+    if day is not None and own is not None:
+        date = F.to_date(F.try_to_timestamp(own, F.lit(day.format)))
+        bad = F.when(date.isNull(), F.lit(f"{day.column}: no day in the form {day.format}"))
+        time: TimeColumn | None = getattr(log, "time", None)
+        if time is not None:
+            outside = (date < F.lit(time.earliest)) | (date > F.lit(_latest(time)))
+            bad = F.coalesce(bad, F.when(outside, F.lit(f"{day.column}: {OUTSIDE}")))
+            date = F.when(~outside, date)
+        return F.coalesce(F.date_format(date, "yyyy-MM-dd"), file_day), bad
+    if isinstance(log, AttributeLog):
+        return F.coalesce(file_day, F.lit(NO_DAY)), None
+    if ts is None:
+        return F.lit(BEFORE_FIRST_DAY), None
+    return F.coalesce(file_day, F.date_format(F.from_utc_timestamp(ts, zone), "yyyy-MM-dd")), None

@@ -1,0 +1,113 @@
+"""Profile: what share of a day's rows found what they were joined with, and of its values were no numbers.
+
+A join that matches nothing and a number that cannot be read both end as missing values, which a model trains on without
+a word. They are counted here, by day, in the table `profile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.features import Numeric, flat
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import Warehouse
+from star_ctr.features.attributes import known_column
+from star_ctr.features.attribution import MATCHED
+from star_ctr.jobs.rows import rows_of
+from star_ctr.jobs.store import Store, among, quoted
+
+MATCH, UNPARSABLE = "matched", "unparsable"
+UNPARSED = "unparsed"
+"""The column of `features` that holds, by column, the texts of a row that are no numbers."""
+_SCHEMA = "ds string, name string, measure string, rows long, count long, example string"
+
+
+class Measure(NamedTuple):
+    """How many (`count`) of `rows` were matched, or could not be read; `name`: the table, or the column."""
+
+    ds: str
+    name: str
+    measure: str
+    rows: int
+    count: int
+    example: str = ""
+
+    @property
+    def share(self) -> float:
+        """`count` over `rows`; of none, 1 for a match and 0 for what cannot be read."""
+        return self.count / self.rows if self.rows else float(self.measure == MATCH)
+
+
+def write_profile(
+    settings: Settings, store: Store, days: Iterable[str], fates: Mapping[tuple[str, str], int]
+) -> list[Measure]:
+    """Count what the features of some days found, write it into `profile`, and return it.
+
+    `fates`: what became of clicks, rows by day and fate.
+    """
+    days = list(days)
+    found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
+    rows = store.spark.createDataFrame([tuple(m) for m in found], _SCHEMA)
+    store.replace("profile", rows.coalesce(1), among("ds", days))
+    return found
+
+
+def _count_features(settings: Settings, store: Store, days: list[str]) -> list[Measure]:
+    rows = store.read("features").where(F.col("ds").isin(days))
+    tables = [t for t in ("users", "items") if known_column(t) in rows.columns and getattr(settings.logs, t)]
+    numbers = sorted({f.column for f in settings.of_kind(Numeric)})
+    counts = [F.count("*").alias("rows")]
+    counts += [F.sum(F.col(known_column(t)).cast("long")).alias(t) for t in tables]
+    for k, column in enumerate(numbers):
+        text = F.element_at(UNPARSED, F.lit(column))
+        counts += [
+            F.count(flat(column)).alias(f"read{k}"),
+            F.count(text).alias(f"not{k}"),
+            F.first(text, True).alias(f"as{k}"),
+        ]
+    measures = []
+    for r in rows.groupBy("ds").agg(*counts).orderBy("ds").collect():
+        measures += [Measure(r.ds, t, MATCH, r.rows, r[t] or 0) for t in tables]
+        measures += [
+            Measure(r.ds, c, UNPARSABLE, r[f"read{k}"] + r[f"not{k}"], r[f"not{k}"], r[f"as{k}"] or "")
+            for k, c in enumerate(numbers)
+        ]
+    return measures
+
+
+def _count_clicks(fates: Mapping[tuple[str, str], int], days: list[str]) -> list[Measure]:
+    totals = {day: sum(n for (d, _), n in fates.items() if d == day) for day in days}
+    return [Measure(day, "clicks", MATCH, n, fates.get((day, MATCHED), 0)) for day, n in totals.items() if n]
+
+
+def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
+    """Raise `DataError` where more of a numeric feature's values are no numbers than `checks.max_unparsable`."""
+    limit = settings.checks.max_unparsable
+    beyond = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
+    if not beyond:
+        return
+    worst = max(beyond, key=lambda m: (m.share, m.ds))
+    feature = next(f.name for f in settings.of_kind(Numeric) if f.column == worst.name)
+    table = worst.name.partition(".")[0]
+    raise DataError(
+        f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are no "
+        f"numbers, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); set logs.{table}.decimal or "
+        f"logs.{table}.null_values, or make the feature categorical"
+    )
+
+
+def describe_matches(settings: Settings, ds: str) -> list[str]:
+    """Lines for a person: what share of day `ds` found its users, items and impressions; read without Spark."""
+    found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {quoted(ds)} AND measure = '{MATCH}'")
+    lines = []
+    for r in sorted(found, key=lambda r: r["name"]):
+        share = r["count"] / r["rows"] if r["rows"] else 1.0
+        what = "clicks found their impression" if r["name"] == "clicks" else f"rows found theirs in `{r['name']}`"
+        key = "logs.clicks.impression" if r["name"] == "clicks" else f"logs.{r['name']}.key"
+        warning = f"; is {key} spelled as in the impressions?" if share < 0.5 else ""
+        lines.append(f"{share:.1%} of {r['rows']:,} {what}{warning}")
+    return lines
