@@ -73,7 +73,7 @@ def events(
         elif outcome == "label" and label_column is None:
             delayed.append(name)
         elif outcome:
-            value = F.col("label") if outcome == "label" else F.col(outcome_column(outcome))
+            value = F.col("label") if outcome == "label" else F.col(f"`{outcome_column(outcome)}`")
             own[name] = F.round(F.coalesce(value, F.lit(0.0)) * SCALE)
     frames = [_weighted(settings, impressions, F.unix_micros("ts"), own, F.col("impression_id"))]
     if delayed and clicked is not None:

@@ -90,9 +90,8 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     stored = {name: table_column(settings, "impressions", column) for name, column in wanted.items()}
     require(there, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
-    stored |= {
-        outcome_column(o): c for o in sorted(outcomes) if (c := table_column(settings, "impressions", o)) in there
-    }
+    kept = {outcome_column(o): table_column(settings, "impressions", o) for o in sorted(outcomes)}
+    stored |= {name: column for name, column in kept.items() if column in there}
     plain = [c for c in (*IDENTITY, CARRIED) if c in there]
     return rows.select(*plain, *(own(column).alias(name) for name, column in stored.items()))
 
@@ -131,7 +130,9 @@ def as_known(
         # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
         labelled = label_rows(settings, store, impressions)
         clicked = with_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
-    known = events(settings, with_columns(settings, store, impressions, told), clicked, behaviours)
+    shown = with_columns(settings, store, impressions, told)
+    _refuse_lists(settings, shown)
+    known = events(settings, shown, clicked, behaviours)
     known = known.select(
         *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
     ).persist()
@@ -139,6 +140,14 @@ def as_known(
         yield add_history(settings, rows, known, then)
     finally:
         known.unpersist()
+
+
+def _refuse_lists(settings: Settings, events: DataFrame) -> None:
+    """Raise `DataError` for a sequence that takes a column of lists along: it has one value an event."""
+    lists = {name for name, kind in events.dtypes if kind.startswith("array")}
+    for sequence in settings.of_kind(Sequence):
+        if found := [c for c in sequence.columns if flat(c) in lists]:
+            raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, and a sequence takes single values")
 
 
 def _behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:

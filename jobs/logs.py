@@ -115,9 +115,9 @@ def _header(fs: Any, log: Log, file: LogFile) -> Any:
         return EMPTY
     names = next(csv.reader(io.StringIO(text, newline=""), delimiter=log.separator))
     lower = [name.lower() for name in names]
+    twins = {name for name in lower if lower.count(name) > 1}
     return tuple(
-        f"_c{k}" if not name else f"{name}{k}" if lower.count(name.lower()) > 1 else name
-        for k, name in enumerate(names)
+        f"_c{k}" if not name else f"{name}{k}" if name.lower() in twins else name for k, name in enumerate(names)
     )
 
 

@@ -23,23 +23,23 @@ from star_ctr.jobs.store import Store, among, quoted
 MATCH, UNPARSABLE = "matched", "unparsable"
 UNPARSED = "unparsed"
 """The column of `features` that holds, by column, the texts of a row that are no numbers."""
-_SCHEMA = "ds string, name string, measure string, rows long, count long, example string"
+_SCHEMA = "ds string, name string, measure string, rows long, hits long, example string"
 
 
 class Measure(NamedTuple):
-    """How many (`count`) of `rows` were matched, or could not be read; `name`: the table, or the column."""
+    """How many (`hits`) of `rows` were matched, or could not be read; `name`: the table, or the column."""
 
     ds: str
     name: str
     measure: str
     rows: int
-    count: int
+    hits: int
     example: str = ""
 
     @property
     def share(self) -> float:
-        """`count` over `rows`; of none, 1 for a match and 0 for what cannot be read."""
-        return self.count / self.rows if self.rows else float(self.measure == MATCH)
+        """`hits` over `rows`; of none, 1 for a match and 0 for what cannot be read."""
+        return self.hits / self.rows if self.rows else float(self.measure == MATCH)
 
 
 def write_profile(
@@ -64,11 +64,8 @@ def _count_features(settings: Settings, store: Store, days: list[str]) -> list[M
     counts += [F.sum(F.col(known_column(t)).cast("long")).alias(t) for t in tables]
     for k, column in enumerate(numbers):
         text = F.element_at(UNPARSED, F.lit(column))
-        counts += [
-            F.count(flat(column)).alias(f"read{k}"),
-            F.count(text).alias(f"not{k}"),
-            F.first(text, True).alias(f"as{k}"),
-        ]
+        read, bad = F.count(flat(column)), F.count(text)
+        counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
     measures = []
     for r in rows.groupBy("ds").agg(*counts).orderBy("ds").collect():
         measures += [Measure(r.ds, t, MATCH, r.rows, r[t] or 0) for t in tables]
@@ -105,7 +102,7 @@ def describe_matches(settings: Settings, ds: str) -> list[str]:
     found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {quoted(ds)} AND measure = '{MATCH}'")
     lines = []
     for r in sorted(found, key=lambda r: r["name"]):
-        share = r["count"] / r["rows"] if r["rows"] else 1.0
+        share = r["hits"] / r["rows"] if r["rows"] else 1.0
         what = "clicks found their impression" if r["name"] == "clicks" else f"rows found theirs in `{r['name']}`"
         key = "logs.clicks.impression" if r["name"] == "clicks" else f"logs.{r['name']}.key"
         warning = f"; is {key} spelled as in the impressions?" if share < 0.5 else ""

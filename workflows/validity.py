@@ -169,9 +169,7 @@ class Standing:
             if entry.step == "ingest" and entry.state == "done":
                 for table, days in entry.gave.items():
                     of_table = found.setdefault(table, {})
-                    if (
-                        table in log_files.REACH_BACK
-                    ):  # such a table is replaced up to the night, withdrawn days and all
+                    if table in log_files.REACH_BACK:  # replaced up to the night, withdrawn days as well
                         for day in [d for d in of_table if d in UNDATED or d <= entry.ds]:
                             del of_table[day]
                     of_table.update(days)
