@@ -84,7 +84,7 @@ def test_attributes_are_those_of_an_earlier_or_the_same_day(spark: SparkSession,
         [("u", "2026-01-01", "old"), ("u", "2026-01-03", "mid"), ("u", "2026-01-07", "new")],
         "key string, ds string, tier string",
     )
-    joined = join_attributes(rows, snapshots, "user_id", "users", ["tier"], as_of)  # type: ignore[arg-type]
+    joined = join_attributes(rows, snapshots, "user_id", "users", {"users_tier": "tier"}, as_of)  # type: ignore[arg-type]
     assert [r.users_tier for r in joined.orderBy("id").collect()] == want
 
 
@@ -128,7 +128,7 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
             (f"{n:03d}", u, i, d, float(c), 0.0, start + pd.Timedelta(hours=h), str((start + pd.Timedelta(days=h // 24 + shift)).date()))
             for n, (u, i, d, h, c, shift) in enumerate(log)
         ],
-        columns=["impression_id", "user_id", "item_id", "domain", "label", "long_view", "ts", "ds"],
+        columns=["impression_id", "user_id", "item_id", "domain", "label", "_outcome_long_view", "ts", "ds"],
     )  # fmt: skip
     past = [(u, i, "watch", None, int(o), "before") for u, i, o, _ in older]
     past += [(u, i, "long_watch", None, 0, "before") for u, i, _, ended in older if ended]

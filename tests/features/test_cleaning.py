@@ -1,0 +1,224 @@
+"""Cleaning of logs: one spelling of ids, declared labels, own columns that keep their values, duplicates by day."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.load import load
+from star_ctr.conf.logs import LabelColumn
+from star_ctr.conf.settings import Settings
+from star_ctr.features.cleaning import DUPLICATE, clean_log
+from star_ctr.features.columns import stored_name
+from star_ctr.features.text import to_number
+
+pytestmark = pytest.mark.spark
+
+AT = 1_772_359_951_000  # 2026-03-01 10:12:31 UTC, in milliseconds
+
+
+def conf(label: dict[str, Any] | None = None, **log: Any) -> Settings:
+    """Settings of a log with the columns id, who, what, where, at, clk."""
+    found = load("demo")
+    log = {"path": "x", "format": "parquet", "id": "id", "user": "who", "item": "what", "domain": "where"} | log
+    log.setdefault("time", {"column": "at", "unit": "ms"})
+    given = type(found.logs.impressions).model_validate(log)
+    logs = found.logs.model_copy(update={"impressions": given})
+    return found.model_copy(
+        update={"logs": logs, "label": LabelColumn.model_validate({"column": "clk"} | (label or {}))}
+    )
+
+
+def frame(spark: SparkSession, rows: list[dict[str, Any]], types: str) -> DataFrame:
+    """Rows with defaults for what a test does not name; `types` as Spark's DDL, of the named columns."""
+    names = [part.split()[0].strip("`") for part in types.split(",")]
+    plain = {"id": "string", "who": "string", "what": "string", "where": "string", "at": "long", "clk": "long"}
+    more = [f"{name} {kind}" for name, kind in plain.items() if name not in names]
+    defaults = {"who": "u", "what": "i", "where": "d", "at": AT, "clk": 0}
+    full = [
+        [row.get(n) for n in names] + [row.get(p, defaults.get(p, f"r{k}")) for p in plain if p not in names]
+        for k, row in enumerate(rows)
+    ]
+    return spark.createDataFrame(full, ", ".join([types, *more]))
+
+
+def good(rows: DataFrame) -> DataFrame:
+    return rows.where(F.col("reason").isNull())
+
+
+def test_an_id_has_one_spelling_whatever_type_its_file_gives_it(spark: SparkSession) -> None:
+    """Pandas makes floats of a column with a missing value; other files have integers, text or decimals."""
+    ids = [7, 10_000_001, 2**53 - 1]
+    files = {
+        "long": frame(spark, [{"who": i, "id": f"a{i}"} for i in ids], "who long, id string"),
+        "double": frame(spark, [{"who": float(i), "id": f"b{i}"} for i in ids] + [{"who": None}], "who double, id string"),
+        "decimal": frame(spark, [{"who": pd.NA, "id": "x"}], "who string, id string").select(
+            *[F.lit(f"{7}.00").cast("decimal(20, 2)").alias(c) if c == "who" else F.col(c) for c in ("who", "id", "what", "where", "at", "clk")]
+        ),
+        "text": frame(spark, [{"who": str(i), "id": f"c{i}"} for i in ids], "who string, id string"),
+    }  # fmt: skip
+    rows = clean_log(conf(), "impressions", files)
+    found = {r.user_id for r in good(rows).select("user_id").collect()}
+    assert found == {str(i) for i in ids}
+    assert [r.reason for r in rows.where(F.col("reason").isNotNull()).collect()] == ["who: missing"]
+
+
+def test_csv_and_json_text_of_whole_numbers_is_one_spelling_unless_declared_a_string(spark: SparkSession) -> None:
+    texts = ["12", "12.0", "12.000", "1.2E1", "0012", "7E10", "1.5", "a.0", "-3.0"]
+    rows = frame(spark, [{"who": t} for t in texts], "who string")
+    want = ["12", "12", "12", "12", "0012", "7E10", "1.5", "a.0", "-3"]
+    cleaned = clean_log(conf(format="csv"), "impressions", rows).orderBy(F.col("impression_id"))
+    assert [r.user_id for r in cleaned.collect()] == want
+    kept = clean_log(conf(format="csv", types={"who": "string"}), "impressions", rows).orderBy("impression_id")
+    assert [r.user_id for r in kept.collect()] == texts
+
+
+def test_ids_that_a_float_has_rounded_are_refused(spark: SparkSession) -> None:
+    """Twelve users above 2^53 became one."""
+    large = [float(2**53), 1e18, 12.5, float("inf")]
+    rows = clean_log(conf(), "impressions", frame(spark, [{"who": x} for x in large], "who double"))
+    reasons = sorted(r.reason for r in rows.collect())
+    assert (
+        reasons
+        == ["who: a float this large has lost digits; write the id as an integer or as text"] * 3
+        + ["who: a number with a fraction is no id"]
+        or reasons.count("who: a number with a fraction is no id") == 1
+    )
+    written = clean_log(
+        conf(format="json"), "impressions", frame(spark, [{"who": "1.2345678901234568e+18"}, {"who": "9007199254740994.0"}], "who string")
+    )  # fmt: skip
+    assert all("lost digits" in r.reason for r in written.collect())
+    whole = clean_log(conf(), "impressions", frame(spark, [{"who": 2**60 + 1}, {"who": 2**60 + 2}], "who long"))
+    assert {r.user_id for r in good(whole).collect()} == {str(2**60 + 1), str(2**60 + 2)}
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind", "values", "want"),
+    [
+        ({"negative": [0, -1]}, "long", [1, -1, 0, 2], [1.0, 0.0, 0.0, None]),
+        ({"positive": ["yes"], "negative": ["no", ""]}, "string", ["yes", "No", None, "maybe"], [1.0, 0.0, 0.0, None]),
+        ({}, "boolean", [True, False, None], [1.0, 0.0, None]),
+        ({}, "string", ["true", "False", "1.0", "0", "", "-1"], [1.0, 0.0, 1.0, 0.0, None, None]),
+        ({}, "double", [1.0, 0.0, 0.5, float("nan")], [1.0, 0.0, None, None]),
+    ],
+)
+def test_labels_are_what_is_declared_and_nothing_else(
+    spark: SparkSession, declared: dict[str, Any], kind: str, values: list[Any], want: list[float | None]
+) -> None:
+    rows = clean_log(conf(declared), "impressions", frame(spark, [{"clk": v} for v in values], f"clk {kind}"))
+    found = rows.orderBy("impression_id").collect()
+    assert [r.label for r in found] == want
+    assert [r.reason for r in found] == [
+        None if w is not None else "clk: label is neither `positive` nor `negative`" for w in want
+    ]
+
+
+def test_own_columns_keep_their_values_beside_the_tables(spark: SparkSession) -> None:
+    """A log of a marketplace has a seller's user_id, a site's domain, a label and an hour of its own."""
+    own = {
+        "user_id": "seller",
+        "domain": "shop.example",
+        "label": "new!",
+        "hour": "server",
+        "domain_raw": "odd",
+        "TS": "x",
+    }
+    rows = frame(spark, [own], ", ".join(f"{name} string" for name in own))
+    (found,) = clean_log(conf(), "impressions", rows).collect()
+    assert (found.user_id, found.domain, found.label) == ("u", "d", 0.0)
+    assert (found.user_id_raw, found.domain_raw, found.label_raw) == ("seller", "shop.example", "new!")
+    assert (found.domain_raw_raw, found.hour, found.TS_raw) == ("odd", "server", "x")
+
+
+@given(st.lists(st.from_regex(r"(domain|Domain|label|ts|price|_x)(_raw){0,3}", fullmatch=True), unique_by=str.lower))
+def test_no_two_own_columns_become_one(names: list[str]) -> None:
+    stored = [stored_name(name).lower() for name in names]
+    assert len(set(stored)) == len(names)
+    assert not {"domain", "label", "ts"} & set(stored)
+
+
+def test_what_means_missing_is_missing(spark: SparkSession) -> None:
+    tokens = ["\\N", "NULL", "nan", "None", " ", "00000000-0000-0000-0000-000000000000", "u1"]
+    rows = frame(spark, [{"who": t, "city": t} for t in tokens], "who string, city string")
+    found = clean_log(conf(format="csv"), "impressions", rows).orderBy("impression_id").collect()
+    assert [r.user_id for r in found] == [None] * 6 + ["u1"]
+    assert [r.city for r in found] == [None] * 6 + ["u1"]
+    assert [r.reason for r in found] == ["who: missing"] * 6 + [None]
+    assert "NULL" in found[1].raw
+    own = clean_log(conf(format="csv", null_values=["-"]), "impressions", rows).orderBy("impression_id").collect()
+    assert [r.user_id for r in own] == tokens
+
+
+def test_numbers_in_text_by_their_decimal_separator(spark: SparkSession) -> None:
+    texts = ["12.5", " 7 ", "1e3", "true", "12,5", "1.234,50", "1.234", "x", "2026-03-01", "3d", ""]
+    rows = spark.createDataFrame([(k, t) for k, t in enumerate(texts)], "k long, t string")
+    found = (
+        rows.select("k", to_number(F.col("t")).alias("p"), to_number(F.col("t"), ",").alias("c")).orderBy("k").collect()
+    )
+    assert [r.p for r in found] == [12.5, 7.0, 1000.0, 1.0, None, None, 1.234, None, None, None, None]
+    assert [r.c for r in found] == [None, 7.0, 1000.0, 1.0, 12.5, 1234.5, 1234.0, None, None, None, None]
+
+
+def test_a_list_stays_a_list_and_an_object_no_key(spark: SparkSession) -> None:
+    rows = frame(spark, [{"tags": ["a", "b"], "n": [1.0, 2.5]}], "tags array<string>, n array<double>")
+    (found,) = clean_log(conf(), "impressions", rows).collect()
+    assert (found.tags, found.n) == (["a", "b"], ["1", "2.5"])
+    nested = frame(spark, [{"who": ("x",)}], "who struct<id: string>")
+    with pytest.raises(DataError, match=r"`who` is a struct.* cannot be `user_id`"):
+        clean_log(conf(), "impressions", nested)
+
+
+DAYS = ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]
+LOG = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=14
+)  # day, id, which row of that id
+
+
+@settings(max_examples=12, deadline=None)
+@given(LOG, st.integers(0, 2))
+def test_which_row_is_kept_does_not_depend_on_the_days_read(spark: SparkSession, log: list[Any], reach: int) -> None:
+    """Each day against a loop over it and the days before; then the same from every window that holds those days."""
+    midnight = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+    rows = [
+        {"id": f"v{i}", "who": f"u{v}", "at": int((midnight + dt.timedelta(days=d, hours=1)).timestamp() * 1000)}
+        for d, i, v in log
+    ]
+    frame_of = frame(spark, rows, "id string, who string, at long")
+    chosen = conf(duplicate_days=reach)
+    whole = sorted(
+        (r.ds, r.impression_id, r.user_id, r.reason) for r in clean_log(chosen, "impressions", frame_of).collect()
+    )
+
+    def text(row: tuple[str, str, str, str | None]) -> tuple[str, ...]:
+        return tuple(str(x) for x in row)
+
+    want: dict[tuple[int, int], int] = {}
+    for d, i, _ in log:
+        earlier = [v for e, j, v in log if j == i and d - reach <= e < d]
+        want[d, i] = 0 if earlier else 1
+    kept = {(d, i): sum(r[0] == DAYS[d] and r[1] == f"v{i}" and r[3] is None for r in whole) for d, i in want}
+    assert kept == want
+    for first in range(4):
+        part = frame_of.where(F.col("at") >= int((midnight + dt.timedelta(days=first - reach)).timestamp() * 1000))
+        again = [
+            (r.ds, r.impression_id, r.user_id, r.reason)
+            for r in clean_log(chosen, "impressions", part).where(F.col("ds") >= DAYS[first]).collect()
+        ]
+        assert sorted(again, key=text) == sorted((r for r in whole if r[0] >= DAYS[first]), key=text)
+
+
+def test_a_repeated_row_is_a_duplicate_and_another_one_a_conflict(spark: SparkSession) -> None:
+    rows = [{"id": "v", "who": "a"}, {"id": "v", "who": "a"}, {"id": "v", "who": "b"}]
+    found = clean_log(conf(), "impressions", frame(spark, rows, "id string, who string")).collect()
+    assert sorted(str(r.reason) for r in found) in (
+        sorted(["None", DUPLICATE, "impression_id: used by two different rows"]),
+        sorted(["None", "impression_id: used by two different rows", "impression_id: used by two different rows"]),
+    )
