@@ -1,0 +1,260 @@
+"""Ingest and features on logs that cannot be right: what stops a night, and what no night may change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs import contents, features, ingest
+from star_ctr.jobs.day_checks import Quarantined, quarantined_days
+from star_ctr.jobs.ingest import newest_complete
+from star_ctr.jobs.profile import describe_matches
+from star_ctr.jobs.store import Store
+from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
+
+
+def table(conf: Settings, spark: SparkSession, name: str) -> pd.DataFrame:
+    return Store(conf, spark).read(name).toPandas()
+
+
+# --- which day is the newest
+
+
+def test_a_few_rows_of_a_wrong_clock_are_no_night() -> None:
+    rows = {"2026-03-01": 60, "2026-03-02": 70, "2026-03-03": 55, "2026-03-09": 1, "2036-01-01": 900}
+    assert newest_complete(rows, "2026-03-20") == "2026-03-03"
+    assert newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not over
+    assert newest_complete({"2026-03-01": 3}, "2026-03-20") == "2026-03-01"
+    assert newest_complete({"unknown": 3}, "2026-03-20") is None
+
+
+@pytest.mark.spark
+def test_odd_clocks_are_quarantined_and_move_no_night(tmp_path: Path, spark: SparkSession) -> None:
+    rows = views()
+    odd = rows.iloc[:3].assign(
+        view=["x1", "x2", "x3"], at=["2036-01-01T00:00:00Z", "1969-07-20T20:17:40Z", "1970-01-01T00:00:10Z"]
+    )
+    place = tmp_path / "logs" / "views"
+    place.mkdir(parents=True)
+    pd.concat([rows, odd]).drop(columns="day").to_csv(place / "all.csv", index=False)
+    conf = settings(tmp_path, {"path": "views/all.csv"})
+    assert ingest.newest_day(conf, spark) == DS
+    assert ingest.run(conf, spark)["impressions"] == len(rows)
+    left_out = table(conf, spark, "quarantine")
+    assert list(left_out["reason"]) == ["at: outside of `earliest` to `latest`"] * 3
+    assert {json.loads(r)["view"] for r in left_out["row"]} == {"x1", "x2", "x3"}
+
+
+# --- too much in quarantine
+
+
+def test_quarantined_rows_count_by_day_without_duplicates_and_dropped_domains() -> None:
+    def entry(step: str, ds: str, reason: str, n: int) -> dict[str, Any]:
+        return {"step": step, "ds": ds, "reason": reason, "rows_in": n, "rows_out": 0 if reason else n}
+
+    found = quarantined_days(
+        [
+            entry("ingest", "d1", "", 60), entry("ingest", "d1", "duplicate", 30), entry("ingest", "d1", "x: bad", 10),
+            entry("ingest", "d2", "", 50), entry("ingest", "d2", "domain: unknown domain a", 50),
+            entry("ingest", "unknown", "at: no usable time", 20), entry("ingest.items", "all", "key: missing", 2),
+        ]
+    )  # fmt: skip
+    assert found == [
+        Quarantined("impressions", "d1", 100, {"x: bad": 10}),
+        Quarantined("impressions", "unknown", 220, {"at: no usable time": 20}),
+        Quarantined("items", "all", 2, {"key: missing": 2}),
+    ]
+    assert [q.share for q in found] == [0.1, 20 / 220, 1.0]
+
+
+@pytest.mark.spark
+def test_undeclared_labels_stop_the_night_with_their_values(tmp_path: Path, spark: SparkSession) -> None:
+    """Labels of -1 left the clicked rows alone, and the gate promoted what was trained on them."""
+    rows = views()
+    write_days(tmp_path, rows.assign(clk=rows["clk"].replace({0: -1})))
+    with pytest.raises(DataError, match=r"% of the 60 rows of .*`-1`.*declare the values in label\.positive"):
+        ingest.run(settings(tmp_path), spark, DS)
+    declared = settings(tmp_path, label={"column": "clk", "negative": [-1]})
+    ingest.run(declared, spark, DS)
+    assert table(declared, spark, "impressions")["label"].sum() == rows["clk"].sum()
+
+
+# --- nights that write one day
+
+
+@pytest.mark.spark
+def test_two_nights_write_a_day_alike(tmp_path: Path, spark: SparkSession) -> None:
+    """Rows of the day before that come again: with a window of one day they were new to the next night."""
+    rows = views()
+    again = rows[rows["day"] == DAYS[0]].head(30).assign(day=DAYS[1])
+    write_days(tmp_path, pd.concat([rows, again]))
+    conf = settings(tmp_path, window={"days": 1})
+    store = Store(conf, spark)
+    ingest.run(conf, spark, DAYS[1])
+    first = contents.of_night(conf, store, DAYS[1])["impressions"]
+    ingest.run(conf, spark, DS)
+    second = contents.of_night(conf, store, DS)["impressions"]
+    assert second[DAYS[1]] == first[DAYS[1]]
+    assert second[DAYS[1]].startswith("60:")
+
+
+@pytest.mark.spark
+def test_a_withdrawn_file_is_gone_from_the_table(tmp_path: Path, spark: SparkSession) -> None:
+    write_days(tmp_path, views())
+    items = tmp_path / "logs" / "items"
+    items.mkdir()
+    for day in DAYS[:2]:
+        pd.DataFrame({"sku": [f"s{k}" for k in range(12)], "price": 1.5}).to_csv(items / f"{day}.csv", index=False)
+    conf = settings(tmp_path, logs={"items": {"path": "items/{ds}.csv", "key": "sku"}})
+    ingest.run(conf, spark, DS)
+    assert sorted(set(table(conf, spark, "items")["ds"])) == list(DAYS[:2])
+    (items / f"{DAYS[0]}.csv").unlink()
+    ingest.run(conf, spark, DS)
+    assert sorted(set(table(conf, spark, "items")["ds"])) == [DAYS[1]]
+
+
+# --- what features make of them
+
+
+@pytest.mark.spark
+def test_features_read_the_logs_own_columns_and_never_the_label(tmp_path: Path, spark: SparkSession) -> None:
+    """With a click log, `impressions.label` was the label itself; `impressions.domain` was the surface."""
+    rows = views()
+    shown = rows.drop(columns="clk").assign(label="blue", domain="shop.example", hour="server", user_id="seller")
+    shown["tags"] = [["a", "b"] if k % 2 else ["c"] for k in range(len(rows))]
+    write_days(tmp_path, shown, lambda f, p: f.to_parquet(p, index=False), "parquet")
+    clicked = rows[rows["clk"] == 1].assign(at=lambda f: pd.to_datetime(f["at"]) + pd.Timedelta(seconds=5))
+    place = tmp_path / "logs" / "clicks"
+    place.mkdir()
+    clicked[["view", "at"]].to_json(place / "all.json", orient="records", lines=True, date_format="iso")
+    names = ["label", "domain", "hour", "user_id"]
+    conf = settings(
+        tmp_path,
+        {"path": "views/{ds}.parquet", "format": "parquet"},
+        logs={"clicks": {"path": "clicks/all.json", "format": "json", "impression": "view", "time": {"column": "at", "unit": "timestamp"}}},
+        label={"window_hours": 1},
+        features=[
+            *({"name": f"own_{n}", "kind": "categorical", "column": f"impressions.{n}"} for n in names),
+            {"name": "hour", "kind": "categorical", "column": "hour"},
+            {"name": "tags", "kind": "categorical", "column": "impressions.tags", "multiple": True},
+            {"name": "by_domain", "kind": "statistic", "by": ["domain"], "rates": {"click": "shown"}},
+        ],
+    )  # fmt: skip
+    ingest.run(conf, spark, DS)
+    features.run(conf, spark, DS)
+    found = table(conf, spark, "features").set_index("impression_id").sort_index()
+    want = rows.set_index("view")
+    assert (found["label"] == want["clk"]).all()
+    assert (found["domain"] == want["surface"]).all()
+    assert {n: set(found[f"impressions_{n}"]) for n in names} == {
+        "label": {"blue"}, "domain": {"shop.example"}, "hour": {"server"}, "user_id": {"seller"},
+    }  # fmt: skip
+    assert (found["hour"] == pd.to_datetime(want["at"]).dt.strftime("%H")).all()
+    assert set(found["impressions_tags"]) == {"a\x1fb", "c"}
+    lines = describe_matches(conf, DS)
+    n = int(clicked["day"].eq(DS).sum())
+    assert lines == [f"100.0% of {n} clicks found their impression"]
+
+
+@pytest.mark.spark
+def test_clicks_that_cannot_be_the_impressions_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
+    rows = views()
+    write_days(tmp_path, rows)
+    place = tmp_path / "logs" / "clicks"
+    place.mkdir()
+    log = {"path": "clicks/*.csv", "impression": "view", "time": {"column": "at", "unit": "timestamp", "zone": "UTC"}}
+
+    def run(clicks: pd.DataFrame) -> None:
+        clicks[["view", "at"]].to_csv(place / "all.csv", index=False)
+        conf = settings(tmp_path, logs={"clicks": log}, label={"window_hours": 24})
+        ingest.run(conf, spark, DS)
+        features.run(conf, spark, DS)
+
+    clicked = rows[rows["clk"] == 1]
+    with pytest.raises(
+        DataError, match=r"none of the \d+ clicks of 2026-03-03 matched an impression.*spell the same ids"
+    ):
+        run(clicked.assign(view=clicked["view"].str.upper()))
+    early = (pd.to_datetime(clicked["at"]) - pd.Timedelta(hours=1)).dt.strftime("%Y-%m-%d %H:%M:%S")
+    with pytest.raises(DataError, match=r"clicks of 2026-03-03 come before their impression.*set `zone`"):
+        run(clicked.assign(at=early))
+    with pytest.raises(DataError, match=r"all 60 rows of 2026-03-03 are not clicked"):
+        run(clicked[clicked["day"] < DS])
+
+
+@pytest.mark.spark
+def test_numbers_that_cannot_be_read_stop_the_night_and_are_counted(tmp_path: Path, spark: SparkSession) -> None:
+    rows = views()
+    rows["slot"] = [f"{k % 7},5" for k in range(len(rows))]
+    write_days(tmp_path, rows, lambda f, p: f.to_csv(p, index=False, sep=";"))
+    conf = settings(tmp_path, {"separator": ";"})
+    ingest.run(conf, spark, DS)
+    with pytest.raises(
+        DataError, match=r"features\.slot: 100% of the 60 values.*such as `\d,5`.*logs\.impressions\.decimal"
+    ):
+        features.run(conf, spark, DS)
+    german = settings(tmp_path, {"separator": ";", "decimal": ","})
+    ingest.run(german, spark, DS)
+    features.run(german, spark, DS)
+    assert set(table(german, spark, "features")["impressions_slot"]) == {k + 0.5 for k in range(7)}
+
+    rows.loc[rows.index[-2:], "slot"] = "n/a"
+    write_days(tmp_path, rows, lambda f, p: f.to_csv(p, index=False, sep=";"))
+    ingest.run(german, spark, DS)
+    features.run(german, spark, DS)
+    profile = table(german, spark, "profile").query("measure == 'unparsable'").set_index("ds")
+    assert dict(profile["hits"]) == {DAYS[0]: 0, DAYS[1]: 0, DS: 2}
+    assert profile["example"][DS] == "n/a"
+
+
+@pytest.mark.spark
+def test_behaviours_without_times_see_no_later_snapshot(tmp_path: Path, spark: SparkSession) -> None:
+    """`before` sorts after every date: they took the newest snapshot of an item, from after the impression."""
+    write_days(tmp_path, views())
+    logs = tmp_path / "logs"
+    skus = [f"s{k}" for k in range(12)]
+    for day, category in {"2026-02-27": "old", DAYS[0]: "first", DS: "new"}.items():
+        pd.DataFrame({"sku": skus, "category": category}).to_csv(logs / f"items-{day}.csv", index=False)
+    pd.DataFrame(
+        [(f"p{u}", f"s{u}", "watch", k) for u in range(12) for k in range(2)], columns=["visitor", "sku", "what", "pos"]
+    ).to_csv(logs / "behaviours.csv", index=False)
+    behaviours = {"path": "behaviours.csv", "user": "visitor", "item": "sku", "behaviour": "what", "order": "pos"}
+    for as_of in ("day_before", "same_day"):
+        conf = settings(
+            tmp_path,
+            logs={"behaviours": behaviours, "items": {"path": "items-{ds}.csv", "key": "sku", "as_of": as_of}},
+            history={"watch": {"behaviours": "watch"}},
+            features=[
+                {"name": "watched", "kind": "sequence", "of": ["watch"], "columns": {"items.category": "category"}},
+                {"name": "slot", "kind": "numeric", "column": "impressions.slot"},
+            ],
+        )
+        ingest.run(conf, spark, DS)
+        features.run(conf, spark, DS)
+        found = table(conf, spark, "features")
+        assert {c for values in found["watched__items_category"] for c in values} == {"old"}, as_of
+
+
+@pytest.mark.spark
+def test_joins_that_match_nothing_are_told(tmp_path: Path, spark: SparkSession) -> None:
+    write_days(tmp_path, views())
+    pd.DataFrame({"sku": [f"S{k:02d}" for k in range(12)], "category": "c"}).to_csv(
+        tmp_path / "logs/items.csv", index=False
+    )
+    conf = settings(
+        tmp_path,
+        logs={"items": {"path": "items.csv", "key": "sku"}},
+        features=[{"name": "category", "kind": "categorical", "column": "items.category"}],
+        history={},
+    )
+    ingest.run(conf, spark, DS)
+    features.run(conf, spark, DS)
+    (line,) = describe_matches(conf, DS)
+    assert line == "0.0% of 60 rows found theirs in `items`; is logs.items.key spelled as in the impressions?"
