@@ -150,3 +150,14 @@ class Statistic(Feature):
 
 
 AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discriminator="kind")]
+
+
+def columns_read(feature: AnyFeature) -> list[Column]:
+    """The declared columns that a feature reads of its own row or of the events before it."""
+    match feature:
+        case Categorical() | Numeric():
+            return [feature.column]
+        case Sequence():
+            return list(feature.columns)
+        case Statistic():
+            return list(feature.by)

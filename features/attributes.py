@@ -26,13 +26,25 @@ def join_attributes(
     or before (`same_day`), or of a day before (`day_before`): never one of a later day.
     """
     next_day = F.lead("ds").over(Window.partitionBy("key").orderBy("ds"))
+    own, since, until = _unused(rows.columns, "_key", "_from", "_to")
     known = attributes.select(
-        F.col("key").alias("_key"),
-        F.col("ds").alias("_from"),
+        F.col("key").alias(own),
+        F.col("ds").alias(since),
         *(F.col(f"`{c}`").alias(f"{prefix}_{c}") for c in columns),
-        F.when(F.col("ds") != NO_DAY, next_day).alias("_to"),
+        F.when(F.col("ds") != NO_DAY, next_day).alias(until),
     )
-    first = F.col("_from") <= F.col("ds") if as_of == "same_day" else F.col("_from") < F.col("ds")
-    last = F.col("ds") < F.col("_to") if as_of == "same_day" else F.col("ds") <= F.col("_to")
-    holds = (F.col("_from") == NO_DAY) | (first & (F.col("_to").isNull() | last))
-    return rows.join(known, (F.col(key) == F.col("_key")) & holds, "left").drop("_key", "_from", "_to")
+    first = F.col(since) <= F.col("ds") if as_of == "same_day" else F.col(since) < F.col("ds")
+    last = F.col("ds") < F.col(until) if as_of == "same_day" else F.col("ds") <= F.col(until)
+    holds = (F.col(since) == NO_DAY) | (first & (F.col(until).isNull() | last))
+    return rows.join(known, (F.col(key) == F.col(own)) & holds, "left").drop(own, since, until)
+
+
+def _unused(columns: Sequence[str], *names: str) -> list[str]:
+    """`names`, each with as many underscores before it as it takes to be none of `columns` (a log may have any)."""
+    taken = {column.lower() for column in columns}
+    found = []
+    for name in names:
+        while name in taken:
+            name = f"_{name}"
+        found.append(name)
+    return found

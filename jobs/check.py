@@ -8,8 +8,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError, nearest
+from star_ctr.conf.features import columns_read
 from star_ctr.conf.logs import Log
-from star_ctr.conf.settings import Settings, columns_read
+from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import DUPLICATE, clean
 from star_ctr.features.columns import require, sources
 from star_ctr.jobs import logs

@@ -16,10 +16,11 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import AnyFeature, Column, Numeric, Sequence, Statistic, flat
+from star_ctr.conf.features import AnyFeature, Column, Numeric, Sequence, Statistic, columns_read, flat
 from star_ctr.conf.identity import features_hash
 from star_ctr.conf.logs import LabelFromClicks
-from star_ctr.conf.settings import Settings, columns_read
+from star_ctr.conf.names import IDENTITY
+from star_ctr.conf.settings import Settings
 from star_ctr.features import attribution
 from star_ctr.features.attributes import join_attributes
 from star_ctr.features.columns import require
@@ -27,8 +28,6 @@ from star_ctr.features.passes import InArrow, add_history
 from star_ctr.features.timeline import OF_EVENTS, events, weight, with_time_columns
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
-
-IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
