@@ -55,12 +55,16 @@ def behaviour_column(sequence: str) -> str:
 def name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
     """One line for each kind whose name cannot be used, and for each name that two declarations would share."""
     features = list(features)
-    return [
-        *_kind_problems(history),
-        *_shared("column of `features`", _columns(features)),
-        *_shared("number", _numbers(features)),
-        *_shared("embedding table", _tables(features)),
-    ]
+    names = {"column of `features`": _columns, "number": _numbers, "embedding table": _tables}
+    problems: dict[frozenset[str], str] = {}
+    for what, named in names.items():
+        seen: dict[str, str] = {}
+        for name, key, thing in named(features):
+            other = seen.setdefault(name.lower(), thing)
+            if other != thing:
+                clash = f"{key}: {thing} and {other} would both be the {what} `{name}`; rename one of them"
+                problems.setdefault(frozenset((thing, other)), clash)
+    return [*_kind_problems(history), *problems.values()]
 
 
 def _kind_problems(history: Iterable[str]) -> list[str]:
@@ -74,18 +78,8 @@ def _kind_problems(history: Iterable[str]) -> list[str]:
     return problems
 
 
-def _shared(what: str, names: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Problems of (name, key that asks for it, what it is there) where the same name is two things."""
-    problems, seen = [], dict[str, str]()
-    for name, key, thing in names:
-        other = seen.setdefault(name.lower(), thing)
-        if other != thing:
-            problems.append(f"{key}: {thing} and {other} would both be the {what} `{name}`; rename one of them")
-    return list(dict.fromkeys(problems))
-
-
 def _columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
-    """Columns of `features` and of the events that it is made from."""
+    """Columns of `features` and of its events: the name, the key that asks for it, and what it is there."""
     yield from ((name, "features", f"its own `{name}`") for name in IDENTITY)
     yield "settings", "features", "its own `settings`"
     for f in features:
