@@ -132,7 +132,7 @@ def test_scales_of_all_ranges(rows: DataFrame) -> None:
         "log shown",
         "log time",
     ):
-        x = np.log1p(COLUMNS[name[4:]]) if name.startswith("log ") else COLUMNS[name]
+        x = np.log1p(np.maximum(COLUMNS[name[4:]], 0.0)) if name.startswith("log ") else COLUMNS[name]
         shift = x[0]
         assert scales[name].mean == pytest.approx((x - shift).mean() + shift, rel=1e-14)
         assert scales[name].deviation == pytest.approx((x - shift).std(), rel=1e-11), name
