@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 
-import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
@@ -34,25 +34,15 @@ def test_outcomes_that_cannot_be_summed_count_as_missing(spark: SparkSession) ->
             ],
         }
     )  # fmt: skip
-    n = len(VALUES)
-    views = pd.DataFrame(
-        {
-            "impression_id": [f"{k:02d}" for k in range(n)],
-            "user_id": "u",
-            "item_id": "i",
-            "domain": "d",
-            "label": 0.0,
-            "ds": "2026-01-02",
-            "ts": pd.Timestamp("2026-01-02", tz="UTC") + pd.to_timedelta(range(n), unit="s"),
-            "spend": pd.Series(VALUES, dtype=object),
-            **dict.fromkeys(("t", "order", "tie", "_key", "_from", "_to", "hour", "weekday"), "text"),
-        }
-    )
-    kinds = {"ts": "timestamp", "spend": "double", "label": "double"}
-    schema = ", ".join(f"`{c}` {kinds.get(c, 'string')}" for c in views.columns)
+    own_names = ("t", "order", "tie", "_key", "_from", "_to", "hour", "weekday")
+    start = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
     impressions = spark.createDataFrame(
-        [tuple(row) for row in views.assign(ts=[t.to_pydatetime() for t in views["ts"]]).itertuples(index=False)],
-        schema,
+        [
+            (f"{k:02d}", "u", "i", "d", 0.0, "2026-01-02", start + dt.timedelta(seconds=k), value, *own_names)
+            for k, value in enumerate(VALUES)
+        ],
+        "impression_id string, user_id string, item_id string, domain string, label double, ds string, ts timestamp, "
+        "spend double, " + ", ".join(f"`{name}` string" for name in own_names),
     )
     items = spark.createDataFrame([("i", "2026-01-01", "cheap")], "key string, ds string, price_max string")
     impressions = join_attributes(impressions, items, "item_id", "items", ["price_max"], "day_before")
