@@ -90,6 +90,12 @@ class Comparison(Declared):
             if name.removesuffix(WITHOUT_AUX) not in known
         ]
         wrong += [
+            f"models.{name}: a name that ends in {WITHOUT_AUX} means another model without its auxiliary network; "
+            "rename it"
+            for name in self.models
+            if name.endswith(WITHOUT_AUX)
+        ]
+        wrong += [
             f"settings.{name}: no `model.name`{nearest(name, TABLE_2)}" for name in self.settings if name not in TABLE_2
         ]
         if wrong:

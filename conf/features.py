@@ -53,7 +53,8 @@ class History(Declared):
 
     `outcome` names an outcome column of the impression log (or `label`): an impression counts with that
     column's value, from its own time on (a click of a click log: from the click's time on); `impressions`
-    takes every impression; `behaviours` the rows of the behaviour log with that name. `also` keeps, of those, the
+    takes every impression; an outcome that is missing, not finite, or beyond 1e12 in size counts as 0, and all are
+    summed to a millionth; `behaviours` the rows of the behaviour log with that name. `also` keeps, of those, the
     ones whose user and item have a row of a second behaviour too: what became of them, where a log without
     times lists each behaviour by itself (watched; watched to the end). `less` sets each against what is usual: a row
     of `behaviours` counts 1 if it is `also` the other, less the share that is so among its user's (or its
@@ -112,7 +113,10 @@ class Categorical(Feature):
 
 
 class Numeric(Feature):
-    """A number, standardised and fed as it is, or cut at quantiles into buckets with embeddings, or both."""
+    """A number, standardised and fed as it is, or cut at quantiles into buckets with embeddings, or both.
+
+    NaN and infinite values count as missing. Values far outside of the usual range do not count for the scale.
+    """
 
     kind: Literal["numeric"]
     column: Column
@@ -164,3 +168,14 @@ class Statistic(Feature):
 
 
 AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discriminator="kind")]
+
+
+def columns_read(feature: AnyFeature) -> list[Column]:
+    """The declared columns that a feature reads of its own row or of the events before it."""
+    match feature:
+        case Categorical() | Numeric():
+            return [feature.column]
+        case Sequence():
+            return list(feature.columns)
+        case Statistic():
+            return list(feature.by)

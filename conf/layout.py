@@ -72,8 +72,9 @@ class NumericSource(Declared):
 class NumericField(Declared):
     """A standardised number: (x - mean) / std over the training rows, within 4 deviations; a missing value is 0.
 
-    So is any value where `std` is 0, of a number that did not vary in the training rows (a statistic of earlier days on
-    the first day of a log, say): a model has learnt nothing of it, and what varies later would only mislead it.
+    Mean and std leave out values far outside of the usual range. Where `std` is 0, every value is encoded as 0: the
+    number was constant in the training rows (a statistic of earlier days on the first day of a log, say), so that a
+    model has learnt nothing of it, and what varies later would only mislead it.
     """
 
     name: str

@@ -14,10 +14,11 @@ from star_ctr.conf.checks import Checks
 from star_ctr.conf.comparison import Comparison
 from star_ctr.conf.declared import Declared
 from star_ctr.conf.errors import nearest
-from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Numeric, Sequence, Statistic
+from star_ctr.conf.features import AnyFeature, Categorical, Column, Feature, History, Sequence, Statistic, columns_read
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import LabelColumn, LabelFromClicks, Logs, Zone
+from star_ctr.conf.names import name_problems
 from star_ctr.conf.simulation import Simulation
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 
@@ -118,6 +119,7 @@ class Settings(Declared):
             *_domain_problems(self),
             *_history_problems(self),
             *_feature_problems(self),
+            *name_problems(self.features, self.history),
             *_model_problems(self),
             *_refit_problems(self),
         ]
@@ -133,17 +135,6 @@ class Settings(Declared):
     def of_kind(self, kind: type[F]) -> list[F]:
         """The features of one kind, in their order."""
         return [f for f in self.features if isinstance(f, kind)]
-
-
-def columns_read(feature: AnyFeature) -> list[Column]:
-    """The declared columns that a feature reads of its own row or of the events before it."""
-    match feature:
-        case Categorical() | Numeric():
-            return [feature.column]
-        case Sequence():
-            return list(feature.columns)
-        case Statistic():
-            return list(feature.by)
 
 
 def _label_problems(settings: Settings) -> list[str]:
@@ -256,7 +247,7 @@ def _pooling_problems(settings: Settings) -> list[str]:
 
 
 def _column_problems(settings: Settings, feature: AnyFeature, column: Column) -> list[str]:
-    table, _, name = column.rpartition(".")
+    table, _, name = column.partition(".")
     if table == "impressions" and name in settings.outcomes():
         return [
             f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "

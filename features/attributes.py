@@ -30,26 +30,26 @@ def join_attributes(
         attributes: Snapshots with `key` and `ds`, their day (`all` for a table without days, which holds for every
             row).
         key: The column of `rows` that holds the key.
-        prefix: The name of the table; `<prefix>_known` says whether a row found its key in it.
+        prefix: The name of the table; `known_column` of it says whether a row found its key in it.
         columns: The columns to add: name in the result -> name in `attributes`.
         as_of: Which snapshot a row sees.
     """
     next_day = F.lead("ds").over(Window.partitionBy("key").orderBy("ds"))
     known = attributes.select(
-        F.col("key").alias("_key"),
-        F.col("ds").alias("_from"),
-        F.lit(True).alias("_known"),
+        F.col("key").alias("_star_ctr_key"),
+        F.col("ds").alias("_star_ctr_from"),
+        F.lit(True).alias("_star_ctr_known"),
         *(own(source).alias(target) for target, source in columns.items()),
-        F.when(F.col("ds") != NO_DAY, next_day).alias("_to"),
+        F.when(F.col("ds") != NO_DAY, next_day).alias("_star_ctr_to"),
     )
-    first = F.col("_from") <= F.col("ds") if as_of == "same_day" else F.col("_from") < F.col("ds")
-    last = F.col("ds") < F.col("_to") if as_of == "same_day" else F.col("ds") <= F.col("_to")
-    holds = (F.col("_from") == NO_DAY) | (first & (F.col("_to").isNull() | last))
-    joined = rows.join(known, (F.col(key) == F.col("_key")) & holds, "left")
-    found = F.coalesce("_known", F.lit(False)).alias(known_column(prefix))
+    first = F.col("_star_ctr_from") <= F.col("ds") if as_of == "same_day" else F.col("_star_ctr_from") < F.col("ds")
+    last = F.col("ds") < F.col("_star_ctr_to") if as_of == "same_day" else F.col("ds") <= F.col("_star_ctr_to")
+    holds = (F.col("_star_ctr_from") == NO_DAY) | (first & (F.col("_star_ctr_to").isNull() | last))
+    joined = rows.join(known, (F.col(key) == F.col("_star_ctr_key")) & holds, "left")
+    found = F.coalesce("_star_ctr_known", F.lit(False)).alias(known_column(prefix))
     return joined.select(*(own(c) for c in rows.columns), *(own(c) for c in columns), found)
 
 
 def known_column(table: str) -> str:
     """The column that says whether a row found its key in an attribute table."""
-    return f"{table}_known"
+    return f"found_{table}"

@@ -1,13 +1,8 @@
-"""Fitting the numbers' encoders on the training days: scales, bucket bounds, base rates.
-
-All of it comes out the same in whatever order Spark reads the rows: sums run over decimals, which add up
-exactly, and quantiles are exact over a sample that the rows' own hashes choose.
-"""
+"""The layout of encoded rows, with its numbers' scales, bucket bounds and base rates fitted on the training days."""
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame
 
 from star_ctr.conf.features import Categorical, Numeric, Sequence, Statistic, flat
 from star_ctr.conf.layout import (
@@ -22,14 +17,17 @@ from star_ctr.conf.layout import (
     NumericSource,
     SequenceField,
 )
+from star_ctr.conf.names import (
+    behaviour_column,
+    bucket_table,
+    count_column,
+    gap_column,
+    rate_number,
+    side_column,
+    since_column,
+)
 from star_ctr.conf.settings import Settings
-from star_ctr.features.sequences import behaviour_column, gap_column, side_column
-from star_ctr.features.statistics import count_column, since_column
-
-QUANTILE_ROWS = 200_000
-BUCKET = "__bucket"
-"""What the names of bucket fields add to those of their numbers."""
-_EXACT = "decimal(20, 6)"
+from star_ctr.features.fitting import base_rates, fit_bounds, fit_scales
 
 
 def fit_layout(
@@ -53,22 +51,13 @@ def fit_layout(
         if source.denominator and name not in known_scales.keys() | known_bounds.keys()
     }
     if rates:
-        sums = [
-            F.sum(F.col(c).cast(_EXACT)).alias(f"{name}/{c}")
-            for name, s in rates.items()
-            for c in (s.column, str(s.denominator))
-        ]
-        totals = train.agg(*sums).first()
-        assert totals is not None
-        for name, source in rates.items():
-            events, of = totals[f"{name}/{source.column}"], totals[f"{name}/{source.denominator}"]
-            base = float(events) / float(of) if of else 0.0
-            sources[name] = source.model_copy(update={"base": base})
-    scales = known_scales | _scales(train, {name: sources[name] for name in standard if name not in known_scales})
-    bounds = known_bounds | _bounds(
+        for name, base in base_rates(train, rates).items():
+            sources[name] = sources[name].model_copy(update={"base": base})
+    scales = known_scales | fit_scales(train, {name: sources[name] for name in standard if name not in known_scales})
+    bounds = known_bounds | fit_bounds(
         train, {name: (sources[name], count) for name, count in buckets.items() if name not in known_bounds}
     )
-    bucket_fields = [BucketField(name=f"{name}{BUCKET}", source=sources[name], bounds=bounds[name]) for name in buckets]
+    bucket_fields = [BucketField(name=bucket_table(n), source=sources[n], bounds=bounds[n]) for n in buckets]
     sizes = {name: FIRST_KNOWN + size for name, size in vocabulary_sizes.items()}
     sizes |= {field.name: FIRST_KNOWN + len(field.bounds) + 1 for field in bucket_fields}
     sequences = _sequence_fields(settings)
@@ -108,7 +97,7 @@ def _numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[str], d
                     column=count_column(feature.name, kind), log=True
                 )
             for kind, of in feature.rates.items():
-                made[f"{feature.name}__rate_{kind}"] = NumericSource(
+                made[rate_number(feature.name, kind)] = NumericSource(
                     column=count_column(feature.name, kind),
                     denominator=count_column(feature.name, of),
                     prior=feature.prior,
@@ -139,9 +128,10 @@ def _known(
     for field in before.numeric:
         if field.std > 0 and is_alike(field.name, field.source):
             scales[field.name], sources[field.name] = (field.mean, field.std), field.source
-    for bucket in before.buckets:
-        name = bucket.name.removesuffix(BUCKET)
-        if bucket.bounds and is_alike(name, bucket.source):
+    then = {bucket.name: bucket for bucket in before.buckets}
+    for name in list(sources):
+        bucket = then.get(bucket_table(name))
+        if bucket is not None and bucket.bounds and is_alike(name, bucket.source):
             bounds[name], sources[name] = bucket.bounds, bucket.source
     return scales, bounds
 
@@ -163,51 +153,3 @@ def _sequence_fields(settings: Settings) -> list[SequenceField]:
         sides += [IdField(name=BEHAVIOUR, column=behaviour_column(f.name), embedding=BEHAVIOUR)] if f.behaviour else []
         fields.append(SequenceField(name=f.name, length=f.length, sides=sides))
     return fields
-
-
-def value(source: NumericSource) -> Column:
-    """The number that a source makes of a features row, null where it is missing."""
-    number = F.col(source.column)
-    if source.denominator:
-        number = (number + source.prior * source.base) / (F.col(source.denominator) + source.prior)
-    number = F.when(F.isnan(number), F.lit(None)).otherwise(number)
-    return F.log1p(F.greatest(number, F.lit(0.0))) if source.log else number
-
-
-def _scales(train: DataFrame, sources: dict[str, NumericSource]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation by number; a number that does not vary has the deviation 0."""
-    if not sources:
-        return {}
-    exact = {name: value(source).cast(_EXACT) for name, source in sources.items()}
-    columns = []
-    for name, number in exact.items():
-        columns += [
-            F.count(number).alias(f"{name}/n"),
-            F.sum(number).alias(f"{name}/x"),
-            F.sum(number * number).alias(f"{name}/xx"),
-        ]
-    totals = train.agg(*columns).first()
-    assert totals is not None
-    scales = {}
-    for name in sources:
-        n = totals[f"{name}/n"]
-        mean = float(totals[f"{name}/x"]) / n if n else 0.0
-        variance = float(totals[f"{name}/xx"]) / n - mean * mean if n else 0.0
-        scales[name] = (mean, variance**0.5 if variance > 1e-9 * mean * mean else 0.0)
-    return scales
-
-
-def _bounds(train: DataFrame, sources: dict[str, tuple[NumericSource, int]]) -> dict[str, list[float]]:
-    """Bucket bounds by number: quantiles, each distinct one once."""
-    if not sources:
-        return {}
-    rows = train.count()
-    share = min(1.0, QUANTILE_ROWS / max(rows, 1))
-    sample = train.where(F.pmod(F.xxhash64("impression_id"), F.lit(1_000_000)) < int(share * 1_000_000))
-    columns = [
-        F.percentile(value(source), [k / count for k in range(1, count)]).alias(name)
-        for name, (source, count) in sources.items()
-    ]
-    found = sample.agg(*columns).first()
-    assert found is not None
-    return {name: sorted(set(found[name] or [])) for name in sources}

@@ -14,6 +14,7 @@ from star_ctr.features.lookup import Known
 
 CLIP = 4.0
 """Standardised numbers are kept within so many deviations: one wild value must not drown a row."""
+_LARGE = 2.0**512
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
@@ -50,8 +51,7 @@ class Encoder:
         for place, number in enumerate(self.layout.numeric):
             if number.std == 0.0:
                 continue
-            scaled = (numbers(rows, number.source) - number.mean) / number.std
-            floats[:, place] = np.where(np.isnan(scaled), 0.0, np.clip(scaled, -CLIP, CLIP))
+            floats[:, place] = standardised(numbers(rows, number.source), number.mean, number.std)
         return packed(ints), packed(floats)
 
     def ids(self, values: pa.ChunkedArray | pa.Array, embedding: str) -> Ints:
@@ -80,15 +80,33 @@ class Encoder:
 
 
 def numbers(rows: pa.Table, source: NumericSource) -> Floats:
-    """The numbers that a source makes, NaN where missing."""
+    """The numbers that a source makes, finite, NaN where missing; an infinite value in a column counts as missing."""
     x = _floats(rows[source.column])
     if source.denominator:
-        x = (x + source.prior * source.base) / (_floats(rows[source.denominator]) + source.prior)
+        with np.errstate(all="ignore"):
+            x = (x + source.prior * source.base) / (_floats(rows[source.denominator]) + source.prior)
+        x = _finite(x)
     return np.log1p(np.maximum(x, 0.0)) if source.log else x
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64)
+    return _finite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
+
+
+def _finite(x: Floats) -> Floats:
+    """`x`, NaN where it is infinite."""
+    infinite = np.isinf(x)
+    return np.where(infinite, np.nan, x) if infinite.any() else x
+
+
+def standardised(x: Floats, mean: float, std: float) -> Floats:
+    """(x - mean) / std within CLIP deviations, 0 where `x` is NaN; right for all finite `x`."""
+    if std > _LARGE:
+        # The difference may exceed the largest double: all three are divided by one power of two, which is exact.
+        x, mean, std = x / _LARGE, mean / _LARGE, std / _LARGE
+    with np.errstate(over="ignore"):
+        scaled = (x - mean) / std
+    return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -CLIP, CLIP))
 
 
 def bucket_ids(x: Floats, bounds: list[float]) -> Ints:

@@ -13,9 +13,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.features import columns_read
 from star_ctr.conf.layout import OTHER, OTHER_DOMAIN, Layout
 from star_ctr.conf.logs import LabelFromClicks
-from star_ctr.conf.settings import Domains, Settings, columns_read
+from star_ctr.conf.settings import Domains, Settings
 from star_ctr.features.cleaning import UNKNOWN_DOMAIN, clean_log
 from star_ctr.features.columns import backticked, require, sources
 

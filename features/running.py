@@ -2,7 +2,8 @@
 
 A pass has one key; the groups of its statistics are those of the key, each cut further by columns of its own. Within a
 batch, rows are ordered by group and their weights summed up along them. Across batches the sums of the last key are
-carried, by those columns, as if each were one event.
+carried, by those columns, as if each were one event. Names only select columns of a batch: what is carried beside
+them is held in dictionaries of its own, so that no name can be mistaken for another.
 
 A cut may lie before a request's own time: at the start of a day. What is carried is then summed by day, with
 the last time of each, so that every sum lies before such a cut or not.
@@ -22,10 +23,14 @@ import pyarrow.compute as pc
 from star_ctr.features.asof import REQUEST, TIME, Ints, codes, joined, requests_of, runs
 from star_ctr.features.timeline import SCALE, UNTIMED
 
+Floats = npt.NDArray[np.float64]
 CUT = "_cut"
 """Of a request: an earlier cut than TIME, either TIME or the start of a day."""
 DAY = "_day"
 """Of an event: its day, any number for it."""
+_LOW_BITS = 32
+_LOW = (1 << _LOW_BITS) - 1
+_SAFE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -58,16 +63,17 @@ class Running:
         self.cuts = list(dict.fromkeys(s.cut for s in statistics))
         self.days = [DAY] if CUT in self.cuts else []
         self.columns = list(dict.fromkeys((TIME, REQUEST, *self.cuts, *self.days, *self.by, *self.weights)))
-        self.carried: pa.Table | None = None
+        self.carried: _Carried | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """The statistics of the batch's requests."""
-        rows = self._with_last(joined(self.carried, batch, self.columns))
+        rows = joined(self.carried and self.carried.rows, batch, self.columns)
         requests = requests_of(batch) + (rows.num_rows - batch.num_rows)
         asked = {cut: rows[cut].take(pa.array(requests)).to_numpy() for cut in self.cuts}
         earlier = _ranked(rows[TIME].to_numpy(), asked[CUT]) if CUT in asked else None
         numbers = {column: codes(rows[column]) for column in self.by}
-        weights = {name: _weights(rows, name) for name in self.weights}
+        amounts = {name: self._amounts(rows, name) for name in self.weights}
+        last = {name: self._last_times(rows, amounts[name], name) for name in self.since}
         starts = runs([numbers[column] for column in self.key])
         groups: dict[tuple[str, ...], _Group] = {}
         arrays: list[pa.Array] = []
@@ -78,36 +84,107 @@ class Running:
                 groups[by] = _Group(starts, parts, requests, None if statistic.cut == TIME else earlier)
             group = groups[by]
             lacks = np.any([numbers[column][requests] < 0 for column in statistic.by], axis=0)
-            arrays += (pa.array(group.sums(weights[name]) / SCALE, mask=lacks) for name in statistic.sums)
+            arrays += (pa.array(group.total(amounts[name]) / SCALE, mask=lacks) for name in statistic.sums)
             for name in statistic.since:
-                last = group.newest(rows[_last(name)].to_numpy())
-                seconds = (asked[statistic.cut] - last) / 1e6
-                arrays.append(pa.array(seconds, mask=lacks | (last == UNTIMED)))
-        self.carried = self._summed(rows.slice(int(starts[-1])))
+                newest = group.newest(last[name])
+                seconds = (asked[statistic.cut] - newest) / 1e6
+                arrays.append(pa.array(seconds, mask=lacks | (newest == UNTIMED)))
+        self.carried = self._summed(rows, int(starts[-1]), amounts, last)
         return arrays
 
-    def _with_last(self, rows: pa.Table) -> pa.Table:
-        """`rows` with the time at which each event with a weight happened (else UNTIMED), unless it is carried."""
-        for name in self.since:
-            times = np.where(_weights(rows, name) > 0, rows[TIME].to_numpy(), UNTIMED)
-            last = pa.array(times)
-            if _last(name) in rows.column_names:
-                last = pc.coalesce(rows[_last(name)], last)
-                rows = rows.drop_columns([_last(name)])
-            rows = rows.append_column(_last(name), last)
-        return rows
+    def _amounts(self, rows: pa.Table, name: str) -> _Amounts:
+        """A weight of every row, 0 for a request."""
+        low = np.asarray(pc.fill_null(rows[name], 0), np.int64)
+        high = None
+        if self.carried is not None and (carried := self.carried.high.get(name)) is not None:
+            high = np.zeros(len(low), np.int64)
+            high[: len(carried)] = carried
+        return _Amounts(low, high).safe_to_sum()
 
-    def _summed(self, rows: pa.Table) -> pa.Table | None:
-        """The events of rows, summed by all columns."""
-        events = rows.filter(pc.invert(rows[REQUEST]))
-        if events.num_rows == 0:
+    def _last_times(self, rows: pa.Table, amounts: _Amounts, name: str) -> Ints:
+        """The time of each event that has a positive weight, else UNTIMED; of a carried one that of its last."""
+        times = np.where(amounts.positive(), rows[TIME].to_numpy(), UNTIMED)
+        if self.carried is not None:
+            carried = self.carried.last[name]
+            times[: len(carried)] = carried
+        return times
+
+    def _summed(
+        self, rows: pa.Table, start: int, amounts: dict[str, _Amounts], last: dict[str, Ints]
+    ) -> _Carried | None:
+        """The events from row `start` on, summed by all columns."""
+        events = start + np.flatnonzero(~rows[REQUEST].to_numpy()[start:])
+        if len(events) == 0:
             return None
-        most = [(TIME, "max"), *((_last(name), "max") for name in self.since)]
-        summed = events.group_by([*self.by, *self.days], use_threads=False).aggregate(
-            [*((w, "sum") for w in self.weights), *most]
+        by = [*self.by, *self.days]
+        chosen = rows.select(by).take(pa.array(events))
+        # Arrow composes the names of aggregates from those of columns: numbers stand for them meanwhile.
+        aggregated: list[tuple[str, Ints, str]] = [(TIME, rows[TIME].to_numpy(), "max")]
+        aggregated += ((name, last[name], "max") for name in self.since)
+        aggregated += ((name, amounts[name].low, "sum") for name in self.weights)
+        aggregated += ((name, part, "sum") for name in self.weights if (part := amounts[name].high) is not None)
+        table = pa.table(
+            [*chosen.columns, *(pa.array(values[events]) for _, values, _ in aggregated)],
+            names=[str(n) for n in range(len(by) + len(aggregated))],
         )
-        summed = summed.rename_columns([name.removesuffix("_sum").removesuffix("_max") for name in summed.column_names])
-        return summed.append_column(REQUEST, pa.array(np.zeros(summed.num_rows, bool))).sort_by(TIME)
+        keys, values = table.column_names[: len(by)], table.column_names[len(by) :]
+        how = [how for _, _, how in aggregated]
+        summed = table.group_by(keys, use_threads=False).aggregate(list(zip(values, how, strict=True)))
+        summed = summed.take(pc.sort_indices(summed[f"{values[0]}_max"]))
+        found = [summed[f"{name}_{h}"].to_numpy() for name, h in zip(values, how, strict=True)]
+        times, found = found[0], found[1:]
+        newest = dict(zip(self.since, found, strict=False))
+        sums = found[len(self.since) :]
+        high_sums = iter(sums[len(self.weights) :])
+        totals = {
+            name: _Amounts(low, next(high_sums) if amounts[name].high is not None else None).normalised()
+            for name, low in zip(self.weights, sums, strict=False)
+        }
+        columns = {name: summed[key] for name, key in zip(by, keys, strict=True)}
+        columns |= {name: pa.array(total.low) for name, total in totals.items()}
+        columns |= {TIME: pa.array(times), REQUEST: pa.array(np.zeros(len(times), bool))}
+        highs = {name: total.high for name, total in totals.items() if total.high is not None}
+        return _Carried(pa.table(columns), newest, highs)
+
+
+class _Carried(NamedTuple):
+    """What is carried to the next batch: summed events, and by weight the time of the last one and the high parts."""
+
+    rows: pa.Table
+    last: dict[str, Ints]
+    high: dict[str, Ints]
+
+
+class _Amounts(NamedTuple):
+    """Whole numbers that may lie beyond 64 bits: `high` * 2^32 + `low`."""
+
+    low: Ints
+    high: Ints | None = None
+
+    def safe_to_sum(self) -> _Amounts:
+        """The same numbers, in parts whose sums over all rows fit 64 bits."""
+        largest = max(-int(self.low.min()), int(self.low.max())) if len(self.low) else 0
+        return self if largest * len(self.low) < _SAFE else self._parted()
+
+    def normalised(self) -> _Amounts:
+        """The same numbers, the high part only if there is one."""
+        return self if self.high is None or not len(self.low) else self._parted()
+
+    def positive(self) -> npt.NDArray[np.bool_]:
+        """Which are above 0."""
+        return self.low > 0 if self.high is None else self.as_float() > 0
+
+    def _parted(self) -> _Amounts:
+        high = self.low >> _LOW_BITS
+        return _Amounts(self.low & _LOW, high if self.high is None else high + self.high)
+
+    def as_float(self) -> Floats:
+        """The nearest doubles."""
+        if self.high is None:
+            return self.low.astype(np.float64)
+        low, high = self._parted()
+        assert high is not None
+        return np.asarray(high * float(1 << _LOW_BITS) + low)
 
 
 class _Ranked(NamedTuple):
@@ -146,8 +223,12 @@ class _Group:
             at = self.run * earlier.ranks + earlier.times[self.order]
             self.end = np.searchsorted(at, self.first * earlier.ranks + earlier.cuts)
 
-    def sums(self, weights: Ints) -> Ints:
-        """The sum over what counts for each request; the weight of requests is 0."""
+    def total(self, amounts: _Amounts) -> Floats:
+        """The sum over what counts for each request, as the nearest double; that of requests is 0."""
+        high = None if amounts.high is None else self._sums(amounts.high)
+        return _Amounts(self._sums(amounts.low), high).as_float()
+
+    def _sums(self, weights: Ints) -> Ints:
         until = np.concatenate([[0], np.cumsum(weights[self.order])])
         return np.asarray(until[self.end] - until[self.first])
 
@@ -157,11 +238,3 @@ class _Group:
         above = self.run * len(values)
         newest = values[np.maximum.accumulate(above + rank[self.order]) - above]
         return np.where(self.end > self.first, newest[self.end - 1], UNTIMED)
-
-
-def _weights(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.fill_null(rows[name], 0), np.int64)
-
-
-def _last(weight: str) -> str:
-    return f"_last{weight}"

@@ -7,22 +7,8 @@ from collections.abc import Sequence as Seq
 from pyspark.sql.types import ArrayType, DoubleType, StringType, StructField
 
 from star_ctr.conf.features import Sequence, flat
+from star_ctr.conf.names import behaviour_column, gap_column, side_column
 from star_ctr.features.last_events import Wanted
-
-
-def side_column(sequence: str, column: str) -> str:
-    """The list column that a sequence has for one column of its events."""
-    return f"{sequence}__{flat(column)}"
-
-
-def gap_column(sequence: str) -> str:
-    """The list column of seconds between event and impression (null: the event has no time)."""
-    return f"{sequence}__gap"
-
-
-def behaviour_column(sequence: str) -> str:
-    """The list column that says which kind of event each one was."""
-    return f"{sequence}__behaviour"
 
 
 def of_event(column: str) -> str:

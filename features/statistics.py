@@ -10,19 +10,10 @@ from collections.abc import Sequence as Seq
 from pyspark.sql.types import DoubleType, StructField
 
 from star_ctr.conf.features import Cut, Statistic, flat
+from star_ctr.conf.names import count_column, since_column
 from star_ctr.features.asof import TIME
 from star_ctr.features.running import CUT, Counted
 from star_ctr.features.timeline import weight
-
-
-def count_column(statistic: str, kind: str) -> str:
-    """The column that counts the events of a kind."""
-    return f"{statistic}__{kind}"
-
-
-def since_column(statistic: str, kind: str) -> str:
-    """The column with the seconds since the last event of a kind (null: none yet)."""
-    return f"{statistic}__since_{kind}"
 
 
 def counted(statistic: Statistic, cut: Cut) -> Counted:

@@ -11,13 +11,17 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.conf.features import Cut, History
+from star_ctr.conf.features import AnyFeature, Cut, History, Sequence, Statistic, columns_read, flat
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import unite
 
 SCALE = 1_000_000
 """Outcomes are summed as whole millionths: sums of integers are the same in whatever order they come."""
+
+LARGEST_OUTCOME = 1e12
+"""An outcome larger than this, or less than its negative, counts as missing, as NaN and infinity do: a single broken
+row would otherwise hide all others in a sum. Its millionths fit 64 bits."""
 
 UNTIMED = 0
 """The time, in microseconds, of what lies before the first day."""
@@ -59,9 +63,9 @@ def events(
     """All events of the declared kinds of `history`.
 
     `impressions`: with `hour` and `weekday`, the outcomes of the history as `outcome_column` names them, and `label`
-    where that is a column; `clicked`: those that were clicked,
-    with `clicked_at`, where the label comes from clicks; all their other columns go along. Returns their columns with
-    `t` (microseconds), `order`, `tie` and one weight a kind.
+    where that is a column; `clicked`: those that were clicked, with `clicked_at`, where the label comes from clicks.
+    Returns `user_id` and those of their columns that statistics and sequences read, with `t` (microseconds), `order`,
+    `tie` and one weight a kind.
     """
     label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
     own: dict[str, Column] = {}
@@ -73,21 +77,42 @@ def events(
         elif outcome == "label" and label_column is None:
             delayed.append(name)
         elif outcome:
-            value = F.col("label") if outcome == "label" else F.col(f"`{outcome_column(outcome)}`")
-            own[name] = F.round(F.coalesce(value, F.lit(0.0)) * SCALE)
-    frames = [_weighted(settings, impressions, F.unix_micros("ts"), own, F.col("impression_id"))]
+            own[name] = _outcome_weight(F.col("label") if outcome == "label" else F.col(f"`{outcome_column(outcome)}`"))
+    columns = {"user_id", *(flat(c) for f in settings.features if _is_history(f) for c in columns_read(f))}
+
+    def weighted(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:
+        # A log may have columns of its own called `t` or `order`: only those that features read go along.
+        kept = [c for c in rows.columns if c in columns]
+        return _weighted(settings, rows, kept, time, weights, tie, order)
+
+    untimed = F.lit(0)
+    frames = [weighted(impressions, F.unix_micros("ts"), own, F.col("impression_id"), untimed)]
     if delayed and clicked is not None:
         ones = {name: F.lit(SCALE) for name in delayed}
-        frames.append(_weighted(settings, clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id")))
+        frames.append(weighted(clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id"), untimed))
     if behaviours is not None:
         named = {n: k for n, k in settings.history.items() if k.behaviours}
         if named:
+            own_columns = {"user_id", "item_id", "behaviour", "ts", "order"}
+            behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | own_columns))
             behaviours = _with_others(behaviours, sorted({k.also for k in named.values() if k.also}))
             weights = {name: _behaviour_weight(kind) for name, kind in named.items()}
             time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
             dated = with_time_columns(settings, behaviours)
-            frames.append(_weighted(settings, dated, time, weights, F.concat_ws("/", "item_id", "behaviour")))
+            tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce("order", F.lit(0))
+            frames.append(weighted(dated, time, weights, tie, order))
     return unite(frames)
+
+
+def _is_history(feature: AnyFeature) -> bool:
+    """Whether a feature is made from events."""
+    return isinstance(feature, Statistic | Sequence)
+
+
+def _outcome_weight(outcome: Column) -> Column:
+    """An impression's outcome in millionths, 0 where it is missing."""
+    value = outcome.try_cast("double")
+    return F.when(F.abs(value) <= LARGEST_OUTCOME, F.round(value * SCALE)).otherwise(F.lit(0.0))
 
 
 _OTHERS = "_other_behaviours"
@@ -113,11 +138,23 @@ def _behaviour_weight(kind: History) -> Column:
     return F.when(named, F.round(value * SCALE)).otherwise(F.lit(0))
 
 
-def _weighted(settings: Settings, rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column) -> DataFrame:
-    order = F.col("order") if "order" in rows.columns else F.lit(0)
-    columns = [F.col(f"`{c}`") for c in rows.columns if c not in ("order", _OTHERS)]
+def _weighted(
+    settings: Settings,
+    rows: DataFrame,
+    columns: list[str],
+    time: Column,
+    weights: dict[str, Column],
+    tie: Column,
+    order: Column,
+) -> DataFrame:
     kinds = [weights.get(name, F.lit(0)).cast("long").alias(weight(name)) for name in settings.history]
-    known = rows.select(*columns, time.alias("t"), order.cast("long").alias("order"), tie.alias("tie"), *kinds)
+    known = rows.select(
+        *(F.col(f"`{c}`") for c in columns),
+        time.alias("t"),
+        order.cast("long").alias("order"),
+        tie.alias("tie"),
+        *kinds,
+    )
     some = (
         F.greatest(*(F.abs(weight(n)) for n in settings.history))
         if len(settings.history) > 1

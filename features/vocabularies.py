@@ -12,8 +12,8 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.features import Categorical, Sequence, flat
 from star_ctr.conf.layout import FIRST_KNOWN
+from star_ctr.conf.names import side_column
 from star_ctr.conf.settings import Settings
-from star_ctr.features.sequences import side_column
 
 VOCABULARY_SCHEMA = "embedding string, value string, rows long"
 

@@ -25,12 +25,13 @@ from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from star_ctr.conf.errors import DataError, UserError, nearest
 from star_ctr.conf.layout import OTHER, Layout
+from star_ctr.conf.names import IDENTITY
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
 from star_ctr.features.passes import InArrow
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
-from star_ctr.jobs.features import IDENTITY, as_known, own_columns, select_columns, with_columns
+from star_ctr.jobs.features import as_known, own_columns, select_columns, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
 from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import predictor_of, served_model

@@ -8,8 +8,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError, nearest
+from star_ctr.conf.features import columns_read
 from star_ctr.conf.logs import Log
-from star_ctr.conf.settings import Settings, columns_read
+from star_ctr.conf.settings import Settings
 from star_ctr.features.cleaning import DUPLICATE, clean_log
 from star_ctr.features.columns import INTERNAL
 from star_ctr.jobs import logs

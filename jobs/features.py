@@ -16,10 +16,20 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, days_before, valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import AnyFeature, Categorical, Column, Numeric, Sequence, Statistic, flat
+from star_ctr.conf.features import (
+    AnyFeature,
+    Categorical,
+    Column,
+    Numeric,
+    Sequence,
+    Statistic,
+    columns_read,
+    flat,
+)
 from star_ctr.conf.identity import features_hash
 from star_ctr.conf.logs import LabelFromClicks
-from star_ctr.conf.settings import Settings, columns_read
+from star_ctr.conf.names import IDENTITY
+from star_ctr.conf.settings import Settings
 from star_ctr.features import attribution
 from star_ctr.features.attributes import join_attributes, known_column
 from star_ctr.features.columns import own, require, table_column
@@ -32,7 +42,6 @@ from star_ctr.jobs.profile import UNPARSED, check_numbers, write_profile
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
 
-IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
 KEYS = {"users": "user_id", "items": "item_id"}
 """The attribute tables, with the column of a row that holds their key."""
 _EXAMPLE = 40

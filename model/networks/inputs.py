@@ -35,7 +35,7 @@ class SharedInputs(nn.Module):
         self.widths = embedding_widths(layout, settings)
         self.tables = EmbeddingTables(layout.embeddings, self.widths, part)
         attended = [] if settings.pooling == "mean" else [s for s in layout.sequences if s.separator is None]
-        self.pooling = nn.ModuleDict({s.name: self._pooling(s, settings) for s in attended})
+        self.pooling = nn.ModuleDict({_module(s.name): self._pooling(s, settings) for s in attended})
         self.singles = sum(self.widths[field.embedding] for field in layout.categorical)
         """Width of the categorical ids' embeddings, which come first in z."""
         buckets = sum(self.widths[b.name] for b in layout.buckets)
@@ -52,7 +52,7 @@ class SharedInputs(nn.Module):
         for place, field in enumerate(self.layout.fields):
             yield self.widths[field.embedding], (place, 1, self.tables.offset[field.embedding])
         for sequence, offset in self.layout.sequence_offsets():
-            if sequence.name not in self.pooling:
+            if _module(sequence.name) not in self.pooling:
                 for side, start in sequence.starts(offset):
                     yield self.widths[side.embedding], (start, sequence.length, self.tables.offset[side.embedding])
 
@@ -84,7 +84,7 @@ class SharedInputs(nn.Module):
             attended = [
                 self._attended(ints_BI, looked_up_BS, sequence, offset)
                 for sequence, offset in self.layout.sequence_offsets()
-                if sequence.name in self.pooling
+                if _module(sequence.name) in self.pooling
             ]
         return torch.cat([*parts, *attended, floats_BN], dim=1)
 
@@ -96,13 +96,20 @@ class SharedInputs(nn.Module):
             if (field := self._target(side.embedding)) is not None:
                 before = sum(self.widths[f.embedding] for f in self.layout.fields[:field])
                 targets.append(looked_up_BS[:, before : before + self.widths[side.embedding]])
-        pooled: Tensor = self.pooling[sequence.name](torch.cat(events, 2), ints_BI[:, offset], torch.cat(targets, 1))
+        pooled: Tensor = self.pooling[_module(sequence.name)](
+            torch.cat(events, 2), ints_BI[:, offset], torch.cat(targets, 1)
+        )
         return pooled
 
     def own_loss(self) -> Tensor | None:
         """What DIEN's interest extractors add to the loss of the batch just seen, summed over its rows."""
         losses = [p.own_loss() for p in self.pooling.values() if isinstance(p, DienPooling)]
         return torch.stack(losses).sum() if losses else None
+
+
+def _module(name: str) -> str:
+    """The key of a feature's module: a `ModuleDict` refuses names of its own attributes (`items`, `type`)."""
+    return f"{name}-" if hasattr(nn.ModuleDict, name) or name == "training" else name
 
 
 def _runs(widths: list[int]) -> Iterator[tuple[int, int, int]]:

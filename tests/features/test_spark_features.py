@@ -14,12 +14,10 @@ from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.features import History, Sequence, Statistic
-from star_ctr.conf.layout import NumericSource
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features import attribution, metrics
 from star_ctr.features.attributes import join_attributes
-from star_ctr.features.encoding import _scales
 from star_ctr.features.passes import add_history
 from star_ctr.features.timeline import events, with_time_columns
 
@@ -212,12 +210,3 @@ def test_metrics_do_not_hang_on_the_order_of_rows(spark: SparkSession) -> None:
     one = metrics.by_domain(rows.repartition(1), EvaluateSettings()).orderBy("domain").collect()
     many = metrics.by_domain(rows.repartition(7, "score"), EvaluateSettings()).orderBy("domain").collect()
     assert one == many
-
-
-def test_a_number_that_does_not_vary_has_no_deviation(spark: SparkSession) -> None:
-    values = pd.DataFrame({"still": [0.0323] * 40, "small": [0.001, 0.002] * 20, "empty": [None] * 40})
-    rows = spark.createDataFrame(values, "still double, small double, empty double")
-    scales = _scales(rows, {name: NumericSource(column=name) for name in values})
-    assert scales["still"] == (pytest.approx(0.0323), 0.0)
-    assert scales["small"] == (pytest.approx(0.0015), pytest.approx(0.0005))
-    assert scales["empty"] == (0.0, 0.0)

@@ -32,7 +32,7 @@ def views(a_day: int = 60, seed: int = 0) -> pd.DataFrame:
             "sku": [f"s{k}" for k in sku],
             "surface": np.where(rng.random(n) < 0.4, "search", "home"),
             "at": [
-                (pd.Timestamp(d, tz="UTC") + pd.Timedelta(seconds=int(s))).strftime("%Y-%m-%dT%H:%M:%SZ")
+                (pd.Timestamp(str(d), tz="UTC") + pd.Timedelta(seconds=int(s))).strftime("%Y-%m-%dT%H:%M:%SZ")
                 for d, s in zip(day, seconds, strict=True)
             ],
             "slot": rng.integers(1, 6, n),

@@ -141,3 +141,20 @@ def test_the_target_is_the_candidates_own_ids_in_the_events_tables(pooling: str)
     alone = inputs.pooling["seen"](events[None], torch.tensor([2]), target[None])
     np.testing.assert_allclose(array(z[0, 9:]), array(alone[0]), atol=1e-6)
     np.testing.assert_allclose(array(z[0, 7:9]), array(tag[8]), atol=1e-6)  # a list of values stays a mean
+
+
+@pytest.mark.parametrize("name", ["items", "values", "type", "training", "forward"])
+def test_a_sequence_may_have_any_name(name: str) -> None:
+    """Also one of an attribute of PyTorch's modules; its output does not depend on the name."""
+    layout = Layout(
+        ds="2026-01-02", domains=["a"], embeddings={"item": 20}, numeric=[], buckets=[],
+        categorical=[IdField(name="item", column="item", embedding="item")],
+        sequences=[SequenceField(name="seen", length=2, sides=[IdField(name="i", column="i", embedding="item")])],
+    )  # fmt: skip
+    row, found = torch.tensor([[4, 2, 5, 6]], dtype=torch.int32), []
+    for called in ("seen", name):
+        torch.manual_seed(0)
+        renamed = [layout.sequences[0].model_copy(update={"name": called})]
+        inputs = SharedInputs(layout.model_copy(update={"sequences": renamed}), ModelSettings(dim=2, pooling="din"))
+        found.append(inputs(row, torch.zeros(1, 0)))
+    assert torch.equal(found[0], found[1])

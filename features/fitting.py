@@ -1,0 +1,196 @@
+"""What the numbers of training rows say of scales, bounds and base rates: exact, in whatever order rows are read.
+
+Numbers are made by the function that encodes them (`packing.numbers`). Sums are exact (`exact_sums`); quantiles are
+those of a sample that the rows' own hashes choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.layout import NumericSource
+from star_ctr.features.exact_sums import ExactSums
+from star_ctr.features.packing import Floats, numbers
+
+QUANTILE_ROWS = 200_000
+FENCE_ROWS = 100
+"""With fewer rows than this in the sample, nothing is an outlier."""
+FENCE_SHARE = 1_000
+"""One number in so many is left out at either end of what is usual."""
+FENCE_RANGES = 100.0
+"""How many times the usual range a number may lie outside of it and still count for the scale."""
+_ROUNDING = 1e-12
+"""A rate that is constant but for rounding varies by less than this, relative to its mean."""
+_SUMS = "name string, count long, total binary, total_squares binary"
+_ARROW_SUMS = pa.schema(
+    [("name", pa.string()), ("count", pa.int64()), ("total", pa.binary()), ("total_squares", pa.binary())]
+)
+_EVERYTHING = (-np.inf, np.inf)
+
+
+class Fit(NamedTuple):
+    """Mean and deviation of a number."""
+
+    mean: float
+    deviation: float
+
+
+def base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, float]:
+    """The rate of all rows by number: the sum of its column over that of its denominator, 0 without any."""
+    columns = sorted({column for s in sources.values() for column in (s.column, str(s.denominator))})
+    sums = _sums(train, {column: NumericSource(column=column) for column in columns}, {}, squares=False)
+
+    def rate(source: NumericSource) -> float:
+        events, of = sums[source.column].total, sums[str(source.denominator)].total
+        return float(Fraction(events, of)) if of else 0.0
+
+    return {name: rate(source) for name, source in sources.items()}
+
+
+def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, Fit]:
+    """Mean and deviation by number, both finite; the deviation is 0 only if the number does not vary.
+
+    Numbers far outside of the usual range (`fence`) are left out: a single one of 1e18 among numbers from 1 to 5 would
+    make all others look the same.
+    """
+    if not sources:
+        return {}
+    fences = _of_sample(train, sources, dict.fromkeys(sources, fence))
+    sums = _sums(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
+    return {name: _fit(source, sums[name]) for name, source in sources.items()}
+
+
+def _fit(source: NumericSource, sums: ExactSums) -> Fit:
+    mean, deviation = sums.mean(), sums.deviation()
+    is_rounding = source.denominator is not None and deviation <= _ROUNDING * abs(mean)
+    return Fit(mean, 0.0 if is_rounding else deviation)
+
+
+def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]]) -> dict[str, list[float]]:
+    """Bucket bounds by number, increasing: quantiles, each distinct one once. `sources`: with the number of buckets."""
+    if not sources:
+        return {}
+    cuts = {name: _cuts(count) for name, (_, count) in sources.items()}
+    return _of_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
+
+
+def _cuts(count: int) -> Callable[[Floats], list[float]]:
+    return lambda values: sorted({quantile(values, k / count) for k in range(1, count)}) if len(values) else []
+
+
+def fence(values: Floats) -> list[float]:
+    """The lowest and the highest number that counts for a scale, from sorted ones (n,).
+
+    The usual range leaves out one number in 1000 at either end, but at least one; the fence is 100 such ranges away.
+    There is none for few numbers, nor where nearly all are the same.
+    """
+    least = max(1, len(values) // FENCE_SHARE)
+    if len(values) < FENCE_ROWS or values[least] == values[-1 - least]:
+        return list(_EVERYTHING)
+    low, high = float(values[least]), float(values[-1 - least])
+    # Python's floats: where a range has no double, its fence is infinite.
+    away = FENCE_RANGES * (high - low)
+    return [low - away, high + away]
+
+
+def quantile(values: Floats, share: float) -> float:
+    """The quantile of sorted numbers (n > 0,), interpolated between neighbours without an overflow."""
+    position = (len(values) - 1) * share
+    below = int(position)
+    low, high = float(values[below]), float(values[min(below + 1, len(values) - 1)])
+    return low if low == high or position == below else (below + 1 - position) * low + (position - below) * high
+
+
+def _of_sample(
+    train: DataFrame, sources: Mapping[str, NumericSource], wanted: Mapping[str, Callable[[Floats], list[float]]]
+) -> dict[str, list[float]]:
+    """What `wanted` makes of each number's sorted values in a sample of some QUANTILE_ROWS rows."""
+    rows = train.count()
+    if rows > QUANTILE_ROWS:
+        share = QUANTILE_ROWS / rows
+        train = train.where(F.pmod(F.xxhash64("impression_id"), F.lit(1_000_000)) < int(share * 1_000_000))
+
+    def make(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        parts: dict[str, list[Floats]] = {name: [] for name in sources}
+        for table in map(_as_table, batches):
+            for name, source in sources.items():
+                parts[name].append(_known(numbers(table, source)))
+        found = [wanted[name](np.sort(np.concatenate([*parts.pop(name), np.empty(0)]))) for name in sources]
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(list(sources)), pa.array(found, pa.list_(pa.float64()))], names=["name", "found"]
+        )
+
+    made = _columns(train, sources).repartition(1).mapInArrow(make, "name string, found array<double>")
+    # Spark may run no task at all for a table that it knows to be empty.
+    found = {row.name: list(row.found) for row in made.collect()}
+    return {name: found[name] if name in found else wanted[name](np.empty(0)) for name in sources}
+
+
+def _sums(
+    train: DataFrame,
+    sources: Mapping[str, NumericSource],
+    fences: Mapping[str, tuple[float, float]],
+    squares: bool = True,
+) -> dict[str, ExactSums]:
+    """The sums of each number within its fence, over all rows."""
+
+    def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = {name: ExactSums(squares) for name in sources}
+        for table in map(_as_table, batches):
+            for name, source in sources.items():
+                x = _known(numbers(table, source))
+                low, high = fences.get(name, _EVERYTHING)
+                sums[name].add(x[(low <= x) & (x <= high)])
+        yield _packed(sums)
+
+    def merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = {name: ExactSums(squares) for name in sources}
+        for batch in batches:
+            for row in batch.to_pylist():
+                _merge_row(sums[row["name"]], row)
+        yield _packed(sums)
+
+    # Merged in a task of its own, so that the driver has one row a number however many partitions there are.
+    merged = _columns(train, sources).mapInArrow(add, _SUMS).repartition(1).mapInArrow(merge, _SUMS)
+    totals = {name: ExactSums(squares) for name in sources}
+    for row in merged.collect():
+        _merge_row(totals[row.name], row.asDict())
+    return totals
+
+
+def _columns(train: DataFrame, sources: Mapping[str, NumericSource]) -> DataFrame:
+    """The columns that numbers are made from."""
+    needed = {column for s in sources.values() for column in (s.column, s.denominator) if column}
+    return train.select(*(F.col(f"`{column}`") for column in sorted(needed)))
+
+
+def _as_table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
+
+
+def _known(x: Floats) -> Floats:
+    return x[~np.isnan(x)]
+
+
+def _packed(sums: Mapping[str, ExactSums]) -> pa.RecordBatch:
+    rows = [
+        {"name": name, "count": s.count, "total": _bytes(s.total), "total_squares": _bytes(s.total_squares)}
+        for name, s in sums.items()
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=_ARROW_SUMS)
+
+
+def _merge_row(sums: ExactSums, row: Mapping[str, object]) -> None:
+    total, squares = (int.from_bytes(bytes(row[key]), "big", signed=True) for key in ("total", "total_squares"))  # type: ignore[call-overload]
+    sums.merge(int(str(row["count"])), total, squares)
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)

@@ -1,0 +1,104 @@
+"""No two declarations share a composed name: such settings are refused with one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from star_ctr.conf.errors import ConfigError
+from star_ctr.conf.load import load
+
+DEMO = Path(__file__).parents[2] / "conf" / "demo.yaml"
+
+
+def lines_of(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> list[str]:
+    """What is wrong with the demo's settings once `change` is made."""
+    data = yaml.safe_load(DEMO.read_text())
+    change(data)
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(data))
+    try:
+        load(tmp_path / "x.yaml")
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []
+
+
+def adding(*features: dict[str, Any], **history: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
+    def change(data: dict[str, Any]) -> None:
+        data["features"] += features
+        data["history"] |= history
+
+    return change
+
+
+def statistic(name: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "statistic", "by": ["user_id"], **more}
+
+
+def categorical(name: str, column: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "categorical", "column": column, **more}
+
+
+NUMERIC = {"kind": "numeric", "column": "items.price"}
+SHOWN = {"impressions": True}
+CLASHES = {
+    "two columns": ([categorical("x", "items.a.b"), categorical("y", "items.a_b")], {}, "column of `features` `items_a_b`"),
+    "columns in case alone": ([categorical("x", "items.Tag"), categorical("y", "items.tag")], {}, "`items_tag`"),
+    "a count and a time": ([statistic("s", counts=["since_x"], since=["x"])], {"x": SHOWN, "since_x": SHOWN}, "`s__since_x`"),
+    "two statistics": (
+        [statistic("a__b", counts=["c"]), statistic("a", counts=["b__c"])], {"c": SHOWN, "b__c": SHOWN}, "`a__b__c`",
+    ),
+    "a count and a rate": (
+        [statistic("s", counts=["rate_click"], rates={"click": "shown"})], {"rate_click": SHOWN}, "number `s__rate_click`",
+    ),
+    "a number and a rate": ([NUMERIC | {"name": "by_item__rate_click"}], {}, "number `by_item__rate_click`"),
+    "an embedding and buckets": ([categorical("price__bucket", "items.shop")], {}, "embedding table `price__bucket`"),
+    "the gaps of sequences": ([categorical("gap", "items.gap")], {}, "embedding table `gap`"),
+    "the kinds of events": ([categorical("x", "items.a", embedding="behaviour")], {}, "embedding table `behaviour`"),
+    "a side and a gap": (
+        [
+            {"name": "s", "kind": "sequence", "of": ["click"], "columns": {"items.x": "x", "items._gap": "y"}},
+            {"name": "s__items", "kind": "sequence", "of": ["click"], "columns": {"items.x": "x"}},
+        ],
+        {},
+        "`s__items__gap`",
+    ),
+    "kinds in case alone": ([], {"Click": SHOWN}, "in upper and lower case alone"),
+    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: names of kinds are letters, digits, `_` and `-`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CLASHES)
+def test_names_that_would_be_one_are_refused(tmp_path: Path, case: str) -> None:
+    features, history, told = CLASHES[case]
+    lines = lines_of(tmp_path, adding(*features, **history))
+    assert len(lines) == 1, lines
+    assert told in lines[0]
+    assert "rename" in lines[0]
+
+
+def test_names_that_only_look_alike_are_kept(tmp_path: Path) -> None:
+    odd = ["x_max", "x_sum", "__first", "since_", "rate", "gap", "behaviour", "a-b"]
+    features = [
+        statistic("s", counts=odd, since=odd, rates=dict.fromkeys(odd, "shown")),
+        categorical("label", "items.label"),
+        categorical("ts", "items.ts"),
+        categorical("domain", "domain"),
+        categorical("again", "domain"),
+        NUMERIC | {"name": "price_log", "log": True, "encode": ["standard", "bucket"]},
+        categorical("type", "items.price"),
+    ]
+    assert lines_of(tmp_path, adding(*features, **dict.fromkeys(odd, SHOWN))) == []
+
+
+def test_an_outcome_is_found_under_a_name_with_a_dot(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["logs"]["impressions"]["outcomes"] = ["after.click"]
+        data["features"].append(categorical("x", "impressions.after.click"))
+
+    (line,) = lines_of(tmp_path, change)
+    assert "`impressions.after.click` is declared an outcome" in line

@@ -1,0 +1,94 @@
+"""What running statistics carry from batch to batch: it is found under any names, and no sum of it overflows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from star_ctr.features.asof import REQUEST, TIME, as_of
+from star_ctr.features.running import CUT, DAY, Counted, Running
+from star_ctr.features.timeline import LARGEST_OUTCOME, SCALE, weight
+
+NAME = st.builds(
+    lambda start, middle, end: f"{start}{middle}{end}",
+    st.sampled_from(["", "_", "__", "_last", "_n_", "_last_n_"]),
+    st.sampled_from(["a", "b", "price", "t", "day", "0", "1"]),
+    st.sampled_from(["", "_max", "_sum", "_first", "_max_sum", "_sum_sum", "__sum", "_", "_last"]),
+)
+
+
+def batches(columns: dict[str, pa.Array], size: int) -> Iterator[pa.RecordBatch]:
+    yield from pa.table(columns).to_batches(max_chunksize=size)
+
+
+def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[float | None]]:
+    """Statistics of one key over 30 rows, two events and a request in turn, under these names of columns and kinds."""
+    key, group = names
+    first, second = map(weight, kinds)
+    rows = range(30)
+    is_request = [n % 3 == 2 for n in rows]
+    columns = {
+        "id": pa.array(rows, pa.int64()),
+        TIME: pa.array([1_000_000 * (1 + n) for n in rows], pa.int64()),
+        CUT: pa.array([1_000_000 * (1 + n - n % 6) for n in rows], pa.int64()),
+        DAY: pa.array([n // 6 for n in rows], pa.int64()),
+        REQUEST: pa.array(is_request),
+        key: pa.array(["k"] * 30),
+        group: pa.array(["x" if n % 4 else "y" for n in rows]),
+        first: pa.array([None if asks else SCALE for asks in is_request], pa.int64()),
+        second: pa.array([None if asks else SCALE * (n % 2) for n, asks in zip(rows, is_request, strict=True)], pa.int64()),
+    }  # fmt: skip
+    counted = [
+        Counted(by, (first, second), (second, first), cut) for by in ((key,), (key, group)) for cut in (TIME, CUT)
+    ]
+    out = [str(n) for n in range(4 * len(counted))]
+    found = as_of(batches(columns, size), [Running([key], counted)], ["id"], out)
+    return [[row[name] for name in out] for batch in found for row in batch.to_pylist()]
+
+
+USUAL = statistics_of(["key", "group"], ["one", "two"], 30)
+
+
+def test_counts_of_a_group_called_max_go_on_over_three_batches() -> None:
+    """Two events before the first request of a key, four before the second, and so on, however rows are cut."""
+    for size in (30, 9, 3):
+        found = statistics_of(["items_price_max", "items_price_sum"], ["spend_max", "spend_sum"], size)
+        assert [row[0] for row in found] == [2.0 * n for n in range(1, 11)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(NAME, min_size=2, max_size=2, unique=True),
+    st.lists(NAME, min_size=2, max_size=2, unique=True),
+    st.integers(1, 10),
+)
+def test_no_value_depends_on_the_names_of_columns_and_kinds(names: list[str], kinds: list[str], size: int) -> None:
+    taken = {TIME, REQUEST, CUT, DAY, "id"}
+    if len({*names, *map(weight, kinds)} - taken) == 4:
+        assert statistics_of(names, kinds, size) == USUAL
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("size", [3, 7, 200])
+def test_sums_beyond_64_bits_are_exact(sign: int, size: int) -> None:
+    """100 outcomes of the largest size and a small one: their millionths are ten times as much as an int64 holds."""
+    largest = int(LARGEST_OUTCOME) * SCALE
+    amounts = [sign * (largest - n * n) for n in range(100)] + [sign * 3]
+    rows = [(amount, asks) for amount in amounts for asks in (False, True)]
+    columns = {
+        "id": pa.array(range(len(rows)), pa.int64()),
+        TIME: pa.array([1_000_000 * (1 + n) for n in range(len(rows))], pa.int64()),
+        REQUEST: pa.array([asks for _, asks in rows]),
+        "key": pa.array(["k"] * len(rows)),
+        "w": pa.array([None if asks else amount for amount, asks in rows], pa.int64()),
+    }
+    kernel = Running(["key"], [Counted(("key",), ("w",), ("w",))])
+    found = [r for b in as_of(batches(columns, size), [kernel], [], ["sum", "since"]) for r in b.to_pylist()]
+    exact = [sum(amounts[: n + 1]) for n in range(len(amounts))]
+    assert [row["sum"] for row in found] == [float(Fraction(total)) / SCALE for total in exact]
+    assert [row["since"] for row in found] == [1.0 if sign > 0 else None] * len(amounts)
