@@ -14,17 +14,18 @@ from pyspark.sql import functions as F
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import natural
 from star_ctr.conf.settings import Settings
-from star_ctr.features.bootstrap import INTERVALS, differences, estimates, with_intervals
+from star_ctr.features.bootstrap import EVIDENCE, INTERVALS, differences, estimates, with_intervals
 from star_ctr.jobs.store import Store, among
 
-COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:])
+COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
 
 
 def difference(store: Store, settings: Settings, run_id: str, against: str) -> list[dict[str, Any]]:
     """Write and return AUC and GAUC of `run_id` less those of `against`, one row a domain, `overall` last.
 
     Both must stand in `scores` with the same impressions; `DataError` with counts where they do not. Intervals are
-    those of the section `evaluate` of the settings; null where they are undefined, or without replicates.
+    those of the section `evaluate` of the settings; null where they are undefined, or without replicates. EVIDENCE is
+    for tests: the standard error of the difference of GAUC, and the effective number of users behind it.
     """
     if run_id == against:
         raise DataError(f"{run_id}: a run does not differ from itself; name another one")
