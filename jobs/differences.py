@@ -15,6 +15,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import natural
 from star_ctr.conf.settings import Settings
 from star_ctr.features.bootstrap import EVIDENCE, INTERVALS, differences, estimates, with_intervals
+from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.store import Store, among
 
 COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
@@ -32,6 +33,7 @@ def difference(store: Store, settings: Settings, run_id: str, against: str) -> l
     scores = store.read("scores").where(F.col("run_id").isin(run_id, against)).persist()
     try:
         ds = _same_rows(store, scores, run_id, against)
+        check_scores(scores, store.warehouse.table("scores"))
         found = differences(estimates(scores, settings.evaluate), run_id, against)
         rows = with_intervals(found, settings.evaluate.level).select(
             F.lit(run_id).alias("run_id"), F.lit(against).alias("against"), F.lit(ds).alias("ds"), *COLUMNS[3:]
