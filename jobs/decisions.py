@@ -41,6 +41,7 @@ class Outcome(StrEnum):
     HELD = "held"
     TOO_SMALL = "not enough data"
     REFIT = "refit"
+    REFIT_HELD = "refit held"
     OVERRIDDEN = "overridden"
     ROLLED_BACK = "rolled back"
 
@@ -49,8 +50,8 @@ class Outcome(StrEnum):
 class Decision:
     """One decision: on which night, of which run, against which serving one (empty if none), by whom and why.
 
-    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more; of a refit
-    `against` is the promoted run that it takes the place of.
+    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more; of a refit,
+    served or held, `against` is the promoted run that it was made of.
     """
 
     ds: str

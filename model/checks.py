@@ -22,7 +22,7 @@ def is_within_tolerance(difference: float) -> bool:
     return bool(difference <= TOLERANCE)
 
 
-def check_scores(scores: npt.NDArray[np.floating], domains: Sequence[str], what: str) -> None:
+def check_scores(scores: npt.NDArray[np.float64], domains: Sequence[str], what: str) -> None:
     """Raise `DataError` with rows by domain where scores are not click rates in [0, 1].
 
     Args:

@@ -15,6 +15,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
 from star_ctr.jobs.gate_checks import Facts
+from star_ctr.jobs.refit import publish
 from star_ctr.jobs.verdict import refit_verdict, verdict
 from tests import small_logs
 
@@ -249,6 +250,26 @@ def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
     assert accepted_before(settings, decisions.all(), small_logs.DAYS[3]) == ds
     decisions.rollback("it drifts", by="bob")
     assert pointer(settings) == mine
+
+
+def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    mine = run_id(settings, ds)
+    decisions.add(Decision(ds, mine, "", Outcome.PROMOTED, "first"))
+    refit = Decision(ds, refit_of(mine), mine, Outcome.REFIT, "asked for")
+    held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
+    for _ in range(2):
+        assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
+        assert (pointer(settings), len(decisions.all())) == (mine, 2), "once is enough"
+    last = decisions.all()[-1]
+    assert (last.run_id, last.against, last.outcome, last.reason) == (refit_of(mine), mine, *held[:2])
+    for _ in range(2):
+        assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", refit_of(mine))
+        assert (pointer(settings), len(decisions.all())) == (refit_of(mine), 3)
+    # Made anew of other rows, it is broken: the evaluated model takes its place again.
+    outcome, _, served = publish(decisions, refit, ["PCOC 3.00"])
+    assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, mine, mine)
+    assert publish(decisions, refit, ["PCOC 3.00"])[2] == mine
 
 
 def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
