@@ -14,6 +14,7 @@ from star_ctr.conf.training import ModelSettings
 from star_ctr.model import checks, export, offline, run
 from star_ctr.model.export import WEIGHTS, Predictor
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.moments import _level
 from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job, write_split
@@ -72,6 +73,14 @@ def test_running_statistics_that_are_not_finite_are_not_exported(
     with pytest.raises(DataError, match="not exported: weights that are not finite in norm"):
         run.train(mine)
     assert not (mine.place / "record.json").exists()
+
+
+def test_a_level_is_not_found_of_logits_that_are_not_finite() -> None:
+    logits, label, weight = torch.zeros(10), torch.ones(10), torch.ones(10)
+    assert _level(logits.double(), label.double(), weight.double()) > 0
+    logits[3:5] = NAN
+    with pytest.raises(DataError, match="2 of 10 training rows have a logit that is not finite"):
+        _level(logits.double(), label.double(), weight.double())
 
 
 def test_a_row_that_the_exported_model_scores_with_a_nan_fails_the_run(
