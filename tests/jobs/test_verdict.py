@@ -14,6 +14,7 @@ from star_ctr.conf.identity import judged_run, refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
+from star_ctr.jobs.gate import _with_draws
 from star_ctr.jobs.gate_checks import Facts
 from star_ctr.jobs.refit import publish
 from star_ctr.jobs.verdict import refit_verdict, verdict
@@ -159,6 +160,12 @@ def test_a_difference_that_cannot_be_tested_promotes_nothing() -> None:
         verdict(GATE, Facts(metrics(), [d for d in differences(0.0) if d["domain"] != "overall"]))[0]
         is Outcome.TOO_SMALL
     )
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0, 200), (50, 200), (500, 500)])
+def test_the_gate_has_the_draws_that_its_tests_need(asked: int, taken: int) -> None:
+    settings = load("demo", [f"evaluate.replicates={asked}"])
+    assert _with_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
 
 
 def test_models_that_differ_alike_for_all_users_leave_no_doubt() -> None:
