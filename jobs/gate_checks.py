@@ -129,7 +129,9 @@ def lost_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
             f"makes {usual:,.0f} (gate.min_share: {gate.min_share}): are its clicks complete?"
         )
         beyond = clicks == 0 or clicks < gate.min_share * usual
-        yield Check(domain, p_fewer(clicks, rows, clicks_before, rows_before), beyond, words)
+        # Within the margin it holds nothing, whatever its p-value.
+        p = p_fewer(clicks, rows, clicks_before, rows_before) if beyond else 1.0
+        yield Check(domain, p, beyond, words)
 
 
 def unseen(gate: GateSettings, facts: Facts) -> str:
