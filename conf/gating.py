@@ -12,9 +12,16 @@ from star_ctr.conf.declared import Declared
 class GateSettings(Declared):
     """What holds a candidate back, and which day is too small to say anything.
 
-    It is held where it is worse than the serving model by more than a margin and the interval of the difference leaves
-    no room for chance.
+    It is held where it is worse than the serving model by more than a margin, and chance alone would show as much, in
+    any of the domains, on no more than `error_rate` of the nights.
     """
+
+    error_rate: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="nights on which a candidate that is as good as the serving model may be held, over all checks",
+    )
 
     min_rows: int = Field(1_000, ge=0, description="test rows that a day must have")
     min_clicks: int = Field(50, ge=0, description="clicks that they must hold")
@@ -24,6 +31,12 @@ class GateSettings(Declared):
     domain_rows: int = Field(2_000, ge=1, description="rows of a night from which on a domain is large")
     gauc_margin: float = Field(0.001, ge=0, description="what the overall GAUC may lose to the serving model's")
     domain_margin: float = Field(0.01, ge=0, description="what the GAUC of the worst large domain may lose to it")
+    domain_loss: float = Field(
+        0.05,
+        gt=0,
+        description="loss of GAUC in a large domain that is to be seen on 9 of 10 nights; the reason of a promotion "
+        "names domains that have too few users for it",
+    )
     drop_margin: float = Field(
         0.03,
         ge=0,

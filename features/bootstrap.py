@@ -24,8 +24,12 @@ from star_ctr.features.user_auc import user_sums
 GROUP = ["run_id", "domain"]
 ALL = ("auc_all", "gauc_all")
 INTERVALS = ("auc_low", "auc_high", "gauc_low", "gauc_high")
+EVIDENCE = ("gauc_std", "gauc_effective")
 _AUC = "run_id string, domain string, auc_all array<double>"
-_GAUC = "run_id string, domain string, users long, gauc_users long, gauc_rows long, gauc_all array<double>"
+_GAUC = (
+    "run_id string, domain string, users long, gauc_users long, gauc_rows long, gauc_effective double, "
+    "gauc_all array<double>"
+)
 
 
 def estimates(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
@@ -56,34 +60,37 @@ def auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = Non
 def gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
     """gauc_all: eq. 9 of the data, then of each replicate; NaN where no user has both classes.
 
-    Beside it `users`, and `gauc_users` and `gauc_rows`: the users with both classes and their rows, null for none.
+    Beside it `users`, and, null for none, `gauc_users` and `gauc_rows`: the users with both classes and their rows;
+    `gauc_effective`: as how many users of equal rows they count, (sum n)^2 / sum n^2.
     """
 
     def combine(table: pa.Table) -> pa.Table:
         rows, whole, part = (_matrix(table[name]).sum(axis=0) for name in ("gauc_rows", "auc_whole", "auc_part"))
-        users, both = (int(table[name].to_numpy().sum()) for name in ("users", "gauc_users"))
+        users, both, squares = (int(table[n].to_numpy().sum()) for n in ("users", "gauc_users", "gauc_squares"))
         found = pa.array([resampling.gauc(rows, whole, part)])
         counts = {"users": users, "gauc_users": both or None, "gauc_rows": int(rows[0]) or None}
-        return _row(table, **{k: pa.array([n], pa.int64()) for k, n in counts.items()}, gauc_all=found)
+        effective = pa.array([int(rows[0]) ** 2 / squares if squares else None], pa.float64())
+        integers = {k: pa.array([n], pa.int64()) for k, n in counts.items()}
+        return _row(table, **integers, gauc_effective=effective, gauc_all=found)
 
     sums = user_sums(scores, names or names_of(scores), evaluate.replicates, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _GAUC)
 
 
 def differences(estimated: DataFrame, run_id: str, against: str) -> DataFrame:
-    """By domain, auc_all and gauc_all of `run_id` less those of `against`, replicate by replicate."""
+    """By domain, auc_all and gauc_all of `run_id` less those of `against`, by replicate; and gauc_effective."""
     ours, theirs = (
-        estimated.where(F.col("run_id") == run).select("domain", *(F.col(c).alias(f"{c}{mark}") for c in ALL))
-        for run, mark in ((run_id, ""), (against, "_other"))
+        estimated.where(F.col("run_id") == run).select("domain", *(F.col(c).alias(f"{c}{mark}") for c in ALL), *more)
+        for run, mark, more in ((run_id, "", ("gauc_effective",)), (against, "_other", ()))
     )
     less = [F.zip_with(c, f"{c}_other", lambda x, y: x - y).alias(c) for c in ALL]
-    return ours.join(theirs, "domain").select("domain", *less)
+    return ours.join(theirs, "domain").select("domain", "gauc_effective", *less)
 
 
 def with_intervals(estimated: DataFrame, level: float) -> DataFrame:
-    """`auc_all` and `gauc_all` as auc and gauc of the data with their INTERVALS, null where they are undefined."""
+    """`auc_all` and `gauc_all` as auc and gauc of the data, with INTERVALS and gauc_std; null where undefined."""
     kept = [f for f in estimated.schema.fields if f.name not in ALL]
-    names = ("auc", "gauc", *INTERVALS)
+    names = ("auc", "gauc", *INTERVALS, "auc_std", "gauc_std")
 
     def summarise(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
@@ -94,6 +101,7 @@ def with_intervals(estimated: DataFrame, level: float) -> DataFrame:
                     of[name].append(None if np.isnan(all_[0]) else float(all_[0]))
                     for bound, x in zip(("low", "high"), resampling.interval(all_[1:], level), strict=True):
                         of[f"{name}_{bound}"].append(x)
+                    of[f"{name}_std"].append(resampling.deviation(all_[1:], level))
             columns = [batch.column(f.name) for f in kept] + [pa.array(of[name], pa.float64()) for name in names]
             yield pa.RecordBatch.from_arrays(columns, names=[*(f.name for f in kept), *names])
 

@@ -53,10 +53,19 @@ def names_of(scores: DataFrame) -> Names:
 def numbered(scores: DataFrame, *more: Column) -> DataFrame:
     """What stands for the rows of `scores`: key, group, and score with a sign for the label, which `unsigned` reads.
 
-    key: a hash of the user, for `resampling.weights`; group: one of the run and domain, as in `Names`.
+    key: a hash of the user, for `resampling.weights`; group: one of the run and domain, as in `Names`. A score that is
+    no click rate ends the query: ranked as a number it would change a metric without a trace.
     """
-    key, score = F.xxhash64("user_id").alias("key"), F.abs("score")
-    return scores.select(key, _group(), F.when(F.col("label") > 0, score).otherwise(-score).alias("score"), *more)
+    key, score = F.xxhash64("user_id").alias("key"), F.abs(usable("score", F.col("score").between(0, 1)))
+    clicked = usable("label", F.col("label").isin(0.0, 1.0)) > 0
+    return scores.select(key, _group(), F.when(clicked, score).otherwise(-score).alias("score"), *more)
+
+
+def usable(column: str, holds: Column) -> Column:
+    """The column where a condition holds; an error of the query where it does not, or cannot be told."""
+    value = F.coalesce(F.col(column).cast("string"), F.lit("null"))
+    error = F.raise_error(F.concat(F.lit(f"a row has the {column} "), value, F.lit(", of which there are no metrics")))
+    return F.when(F.coalesce(holds, F.lit(False)), F.col(column)).otherwise(error)
 
 
 def unsigned(signed: Floats) -> tuple[Floats, Bools]:

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.layout import OVERALL
 from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features.bootstrap import GROUP, INTERVALS, estimates, with_intervals
+from star_ctr.features.grouped import usable
 
 _EXACT = "decimal(38, 18)"
 _LEAST = 1e-15
@@ -26,11 +27,28 @@ def by_domain(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
     where no user has both, pcoc where nothing was clicked; intervals also without replicates.
     """
     ranked = with_intervals(estimates(scores, evaluate), evaluate.level)
-    return _totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
+    return totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
 
 
-def _totals(scores: DataFrame) -> DataFrame:
-    rows = scores.select(*GROUP, "label", "score")
+def unusable(scores: DataFrame) -> DataFrame:
+    """Count by run and domain what no metric can be computed of: run_id, domain, rows, bad_scores, bad_labels.
+
+    `scores`: as for `by_domain`, also without labels. A score must be in [0, 1] and a label 0 or 1; a null or NaN is
+    neither.
+    """
+    score = F.col("score").between(0, 1)
+    label = F.col("label").isin(0.0, 1.0) if "label" in scores.columns else F.lit(True)
+    return scores.groupBy(*GROUP).agg(
+        F.count("*").alias("rows"),
+        F.count_if(~F.coalesce(score, F.lit(False))).alias("bad_scores"),
+        F.count_if(~F.coalesce(label, F.lit(False))).alias("bad_labels"),
+    )
+
+
+def totals(scores: DataFrame) -> DataFrame:
+    """Rows, clicks, PCOC and log loss of each run by domain and `overall`; what `by_domain` has without a ranking."""
+    label, score = usable("label", F.col("label").isin(0.0, 1.0)), usable("score", F.col("score").between(0, 1))
+    rows = scores.select(*GROUP, label.alias("label"), score.alias("score"))
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))
     p = F.least(F.greatest(F.col("score"), F.lit(_LEAST)), F.lit(1 - _LEAST))
     loss = -F.when(F.col("label") > 0, F.log(p)).otherwise(F.log1p(-p))

@@ -114,11 +114,12 @@ class UserSums:
     """Impression-weighted user AUC (eq. 9) summed over users with both classes.
 
     `rows`: (C,) their weighted impressions; `whole`, `part`: (C,) the weighted sum of impressions x AUC, in whole
-    ones and in 2^-36. `users`: all users, `with_both`: those with both classes, neither weighted.
+    ones and in 2^-36. `users`: all users, `with_both`: those with both classes, `squares`: the sum of their squared
+    impressions; none of them weighted.
     """
 
     def __init__(self, columns: int) -> None:
-        self.users = self.with_both = 0
+        self.users = self.with_both = self.squares = 0
         self.rows, self.whole, self.part = (np.zeros(columns, np.int64) for _ in range(3))
 
     def add(self, rows: Ints, of_auc: Floats, weight: Weights) -> None:
@@ -128,6 +129,7 @@ class UserSums:
         part = np.rint(np.ldexp(value - whole, _FRACTION))
         sums = weight.astype(np.int64) @ np.stack([rows, whole, part], axis=1).astype(np.int64)
         self.with_both += len(rows)
+        self.squares += int(np.square(rows).sum())
         self.rows += sums[:, 0]
         self.whole += sums[:, 1]
         self.part += sums[:, 2]
@@ -146,6 +148,14 @@ def interval(replicates: Floats, level: float) -> tuple[float | None, float | No
         return None, None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def deviation(replicates: Floats, level: float) -> float | None:
+    """The standard deviation of replicates, the bootstrap's standard error; None where `interval` has none."""
+    defined = replicates[~np.isnan(replicates)]
+    if len(defined) < 2 or len(defined) < level * len(replicates):
+        return None
+    return float(np.std(defined, ddof=1))
 
 
 def tied_groups(group: Ints, score: Floats, positive: Bools) -> tuple[Ints, Ints, Ints, Ints]:

@@ -19,11 +19,12 @@ from star_ctr.features.grouped import Name, Names, as_batch, numbered, parts, un
 from star_ctr.features.resampling import Bools, Floats, Ints, UserSums, tied_groups, weights
 
 SUMS = (
-    "run_id string, domain string, users long, gauc_users long, "
+    "run_id string, domain string, users long, gauc_users long, gauc_squares long, "
     "gauc_rows array<long>, auc_whole array<long>, auc_part array<long>"
 )
 _ARROW = pa.schema(
-    [("run_id", pa.string()), ("domain", pa.string()), ("users", pa.int64()), ("gauc_users", pa.int64())]
+    [("run_id", pa.string()), ("domain", pa.string()), ("users", pa.int64())]
+    + [(name, pa.int64()) for name in ("gauc_users", "gauc_squares")]
     + [(name, pa.list_(pa.int64())) for name in ("gauc_rows", "auc_whole", "auc_part")]
 )
 
@@ -122,5 +123,7 @@ class _Groups:
     def batch(self) -> pa.RecordBatch:
         """All sums, as SUMS."""
         sums = self.sums.values()
-        values = [[getattr(s, name) for s in sums] for name in ("users", "with_both", "rows", "whole", "part")]
+        values = [
+            [getattr(s, name) for s in sums] for name in ("users", "with_both", "squares", "rows", "whole", "part")
+        ]
         return as_batch(list(self.sums), values, _ARROW)

@@ -35,6 +35,7 @@ from star_ctr.jobs.features import as_known, own_columns, select_columns, with_c
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
 from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import predictor_of, served_model
+from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encoder_of
 from star_ctr.jobs.store import Store
@@ -61,7 +62,8 @@ def run(
     """Score the table `source` with run `run_id` into the Delta table `target`; returns what became of its rows.
 
     `columns` of the source go along. The run's own settings hold; of `settings`, those of places and of Spark alone.
-    `unknown_domain`: as the run's `domains.unknown` treats them, if not given.
+    `unknown_domain`: as the run's `domains.unknown` treats them, if not given. `DataError`, with the scores of before
+    left in place, where the model scores a row with what is no click rate.
     """
     store = Store(settings, spark)
     model = find_model(settings, run_id)
@@ -93,8 +95,12 @@ def run(
             raise DataError(f"{source}: no row of {rows_in:,} can be scored: {told(judged.reasons)}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
         with nullcontext(good) if encoded else _scored(store, model, good, str(judged.newest)) as scores:
-            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
-            scored = replace_given(scores, target, metadata | {"rejected_version": out.version})
+            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried).persist()
+            try:
+                check_scores(scores, source)
+                scored = replace_given(scores, target, metadata | {"rejected_version": out.version})
+            finally:
+                scores.unpersist()
     finally:
         requests.unpersist()
     if scored.rows + out.rows != rows_in:

@@ -16,6 +16,7 @@ from star_ctr.conf.identity import variant
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.evaluate import Run, judge, read_metrics
 from star_ctr.jobs.score import SCORES as SCHEMA
+from star_ctr.jobs.score import check_parity
 from star_ctr.jobs.store import Store, among
 from star_ctr.jobs.train import keep_vocabularies, read_record, rows_of_split, trained_rows, write_runs
 from star_ctr.model import offline
@@ -64,7 +65,9 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
     for _, job, _ in part:
         keep_vocabularies(job)
     # Last: what stands in `runs` with a difference counts as collected.
-    differences = [float(m.get(b"max_score_difference", b"0")) for m in metadata]
+    differences = [float(m.get(b"max_score_difference", b"nan")) for m in metadata]
+    for (_, job, _), difference in zip(part, differences, strict=True):
+        check_parity(job.run_id, difference)
     write_runs(store, [(s, record, d) for (s, _, record), d in zip(part, differences, strict=True)])
 
 

@@ -1,7 +1,8 @@
 """Decisions: which model is served, and every decision that led there, in a table that only grows.
 
-The newest decisions are what holds; a commit to the table is the switch. `serving.json` in the warehouse says the same
-to whoever loads models, and is written after it.
+The last decisions are what holds; a commit to the table is the switch. Decisions are in the order of their commits
+(`rows`): `at` is the time of day on the host that decided, and orders nothing. `serving.json` in the warehouse says the
+same to whoever loads models, and is written after the commit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from star_ctr.conf.files import write_json
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.rows import add_row, rows_of
+from star_ctr.jobs.rows import add_row, ordered_rows
 
 POINTER = "serving.json"
 _SCHEMA = pa.schema(
@@ -40,6 +41,7 @@ class Outcome(StrEnum):
     HELD = "held"
     TOO_SMALL = "not enough data"
     REFIT = "refit"
+    REFIT_HELD = "refit held"
     OVERRIDDEN = "overridden"
     ROLLED_BACK = "rolled back"
 
@@ -48,8 +50,8 @@ class Outcome(StrEnum):
 class Decision:
     """One decision: on which night, of which run, against which serving one (empty if none), by whom and why.
 
-    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more; of a refit
-    `against` is the promoted run that it takes the place of.
+    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more; of a refit,
+    served or held, `against` is the promoted run that it was made of.
     """
 
     ds: str
@@ -63,7 +65,7 @@ class Decision:
 
 
 class Decisions:
-    """The decisions of the warehouse of some settings, oldest first."""
+    """The decisions of the warehouse of some settings, in the order in which they were written."""
 
     def __init__(self, settings: Settings) -> None:
         self.warehouse = Warehouse(settings.paths)
@@ -72,8 +74,8 @@ class Decisions:
     def all(self) -> list[Decision]:
         """All of them; none where nothing was ever decided."""
         read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "facts": json.loads}
-        found = [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows_of(self.table)]
-        return sorted(found, key=lambda d: d.at)
+        rows = ordered_rows(self.table)
+        return [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
 
     def add(self, decision: Decision) -> None:
         """Write a decision down, which is what makes it hold, and then the pointer."""
@@ -82,13 +84,15 @@ class Decisions:
         self.point()
 
     def point(self) -> None:
-        """Make the pointer say what the table says."""
-        served = serving(self.all())
-        if served is None or "://" in self.warehouse.root:
+        """Make the pointer say what the table says, also where others decide at the same time."""
+        if "://" in self.warehouse.root:
             return
-        said = {"run_id": served.run_id, "model": str(Path(self.warehouse.model(served.run_id)).resolve())}
-        more = {"since": served.at.isoformat(), "outcome": str(served.outcome), "reason": served.reason}
-        write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
+        served, written = serving(self.all()), None
+        while served is not None and served != written:
+            said = {"run_id": served.run_id, "model": str(Path(self.warehouse.model(served.run_id)).resolve())}
+            more = {"since": served.at.isoformat(), "outcome": str(served.outcome), "reason": served.reason}
+            write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
+            served, written = serving(self.all()), served
 
     def promote(self, run_id: str, why: str, by: str | None = None) -> Decision:
         """Serve a run whatever the gate said of it; `UserError` for one that was not exported."""
@@ -120,7 +124,7 @@ def accepted(decisions: Iterable[Decision]) -> list[Decision]:
     for decision in decisions:
         if decision.outcome in (Outcome.PROMOTED, Outcome.REFIT, Outcome.OVERRIDDEN):
             stack.append(decision)
-        elif decision.outcome is Outcome.ROLLED_BACK:
+        elif decision.outcome is Outcome.ROLLED_BACK and stack:
             stack.pop()
     return stack
 

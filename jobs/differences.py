@@ -14,23 +14,26 @@ from pyspark.sql import functions as F
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import natural
 from star_ctr.conf.settings import Settings
-from star_ctr.features.bootstrap import INTERVALS, differences, estimates, with_intervals
+from star_ctr.features.bootstrap import EVIDENCE, INTERVALS, differences, estimates, with_intervals
+from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.store import Store, among
 
-COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:])
+COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
 
 
 def difference(store: Store, settings: Settings, run_id: str, against: str) -> list[dict[str, Any]]:
     """Write and return AUC and GAUC of `run_id` less those of `against`, one row a domain, `overall` last.
 
     Both must stand in `scores` with the same impressions; `DataError` with counts where they do not. Intervals are
-    those of the section `evaluate` of the settings; null where they are undefined, or without replicates.
+    those of the section `evaluate` of the settings; null where they are undefined, or without replicates. EVIDENCE is
+    for tests: the standard error of the difference of GAUC, and the effective number of users behind it.
     """
     if run_id == against:
         raise DataError(f"{run_id}: a run does not differ from itself; name another one")
     scores = store.read("scores").where(F.col("run_id").isin(run_id, against)).persist()
     try:
         ds = _same_rows(store, scores, run_id, against)
+        check_scores(scores, store.warehouse.table("scores"))
         found = differences(estimates(scores, settings.evaluate), run_id, against)
         rows = with_intervals(found, settings.evaluate.level).select(
             F.lit(run_id).alias("run_id"), F.lit(against).alias("against"), F.lit(ds).alias("ds"), *COLUMNS[3:]

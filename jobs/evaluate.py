@@ -20,6 +20,7 @@ from star_ctr.conf.layout import OVERALL, natural
 from star_ctr.conf.settings import EvaluateSettings, Settings
 from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.features.metrics import METRICS, by_domain
+from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among
 
@@ -47,10 +48,12 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None = None) -> list[dict[str, Any]]:
     """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows.
 
+    `DataError`, and nothing written, where scores or labels cannot be used.
     Without `evaluate` they have no intervals: of many runs at once those would take the most of the time.
     """
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
+    check_scores(scores, store.warehouse.table("scores"))
     of_run = store.spark.createDataFrame(list(runs), "run_id string, ds string, model string, seed long")
     found = by_domain(scores, evaluate or NO_INTERVALS)
     metrics = found.join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)

@@ -21,12 +21,13 @@ from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.differences import difference
 from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
+from star_ctr.jobs.gate_checks import DRAWS, Facts
 from star_ctr.jobs.models import Model, find_model
 from star_ctr.jobs.score import scored
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.store import Store, among
-from star_ctr.jobs.verdict import Facts, verdict
+from star_ctr.jobs.verdict import verdict
 
 _NIGHTS = 7
 """Nights before whose sizes say what is usual."""
@@ -67,9 +68,10 @@ def _decided(
             reason = f"{now.run_id} reads other features, so the two were not compared; promote by hand"
             return Outcome.HELD, reason, _kept(metrics, [])
         beside = _judged_beside(model, store, ds, candidate)
-        differences = difference(store, settings, candidate, beside)
-        then = next((r for r in read_metrics(store, [judged_run(now.run_id)]) if r["domain"] == OVERALL), {})
-    outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then))
+        differences = difference(store, _with_draws(settings), candidate, beside)
+        accepted = read_metrics(store, [judged_run(now.run_id)], (*COLUMNS, *INTERVALS))
+        then = next((r for r in accepted if r["domain"] == OVERALL), {})
+    outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then, settings.evaluate.level))
     return outcome, reason, _kept(metrics, differences)
 
 
@@ -95,6 +97,12 @@ def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
     store.replace("scores", joined.select(*columns), among("run_id", [name]))
     judge(store, [Run(name, ds, variant(model.settings), model.settings.trainer.seed)])
     return name
+
+
+def _with_draws(settings: Settings) -> Settings:
+    """The settings with the draws that the gate's tests need, also where `evaluate` asks for fewer or none."""
+    draws = max(settings.evaluate.replicates, DRAWS)
+    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
 
 
 def _before(settings: Settings, store: Store, ds: str) -> list[dict[str, Any]]:

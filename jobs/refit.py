@@ -2,13 +2,16 @@
 
 What was judged has not seen the day that tells most of tomorrow. Where `gate.publish` is `refit`, the same training is
 made on the window that ends with that day. No row is left to judge it by: the metrics of the promoted run speak for it,
-and the gate of the next night judges that night's candidate beside it.
+and the gate of the next night judges that night's candidate beside it. It is checked all the same (`refit_checks`): one
+that fails is not served, and the promoted run stays.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/refit.py --conf conf/kuairand.yaml
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -19,6 +22,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import OF_REFIT
 from star_ctr.jobs import split
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.refit_checks import failures
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import pin, pinned, rows_of_split, trained
@@ -41,10 +45,37 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     job = pinned(settings, store, ds, pin(store, ds, OF_REFIT))
     record = trained(settings, store, job)
     rows = sum(n for _, n in rows_of_split(store, job, "train"))
-    reason = f"gate.publish is refit: trained anew on {rows:,} rows, those of {ds} among them"
-    if served != job.run_id:
-        decisions.add(Decision(ds, job.run_id, candidate, Outcome.REFIT, reason))
-    return {**record, "rows": rows, "outcome": str(Outcome.REFIT), "reason": reason, "serving": job.run_id}
+    refit = Decision(
+        ds,
+        job.run_id,
+        candidate,
+        Outcome.REFIT,
+        f"gate.publish is refit: trained anew on {rows:,} rows, those of {ds} among them",
+    )
+    outcome, reason, served = publish(decisions, refit, failures(store, settings.gate, job))
+    return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": served}
+
+
+def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tuple[Outcome, str, str]:
+    """Serve a refit, or leave it out if checks of it failed; returns outcome, reason, and the run served from now on.
+
+    A refit that was served before, of other rows, and fails now, is rolled back. What was decided already is not
+    decided again.
+    """
+    decided = decisions.all()
+    now = serving(decided)
+    served = now.run_id if now else "none"
+    if not failed:
+        if served != refit.run_id:
+            decisions.add(refit)
+        return Outcome.REFIT, refit.reason, refit.run_id
+    reason = f"the refit is not served: {'; '.join(failed)}"
+    if served == refit.run_id:
+        return Outcome.ROLLED_BACK, reason, decisions.rollback(reason, by=refit.by).run_id
+    said = [(d.outcome, d.reason) for d in decided if d.run_id == refit.run_id][-1:]
+    if said != [(Outcome.REFIT_HELD, reason)]:
+        decisions.add(replace(refit, outcome=Outcome.REFIT_HELD, reason=reason))
+    return Outcome.REFIT_HELD, reason, served
 
 
 def not_needed(settings: Settings) -> str:

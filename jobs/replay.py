@@ -21,6 +21,7 @@ from star_ctr.features.metrics import METRICS, by_domain
 from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.score import scored
+from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import read_record
 from star_ctr.model.export import WEIGHTS
@@ -58,7 +59,9 @@ def _metrics_again(store: Store, job: TrainingJob, place: Path) -> str:
         return "none: a refit has no day left to be judged on"
     split = store.read("split", job.versions["split"])
     test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
-    now = {r.domain: r.asDict() for r in by_domain(scored(test, place, job.run_id), NO_INTERVALS).collect()}
+    scores = scored(test, place, job.run_id)
+    check_scores(scores, str(place))
+    now = {r.domain: r.asDict() for r in by_domain(scores, NO_INTERVALS).collect()}
     then = {r["domain"]: r for r in read_metrics(store, [job.run_id])}
     if not then:
         where = store.warehouse.table("metrics")

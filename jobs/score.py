@@ -20,11 +20,12 @@ from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
+from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 from star_ctr.jobs.train import read_record, write_runs
+from star_ctr.model.checks import TOLERANCE, is_within_tolerance
 from star_ctr.model.export import WEIGHTS, Predictor
-from star_ctr.model.probe import TOLERANCE
 from star_ctr.model.stream.reading import unpacked
 
 SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"
@@ -43,12 +44,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     version = store.replace("scores", scores, f"run_id = {quoted(identity)}")
     written = store.read("scores", version).where(F.col("run_id") == identity)
     rows = _ledger(store, test, written, identity, ds)
+    check_scores(written, store.warehouse.table("scores"))
     difference = largest_difference(written, record["probe"])
     write_runs(store, [(settings, record, difference)])
-    if difference > TOLERANCE:
-        raise DataError(
-            f"{identity}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})"
-        )
+    check_parity(identity, difference)
     return {"run_id": identity, "rows": rows, "max_score_difference": difference}
 
 
@@ -109,17 +108,36 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
 
 
 def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
-    """The largest difference between `scores` and the trainer's own scores of the same impressions."""
+    """The largest difference between `scores` and the trainer's own scores of the same impressions.
+
+    `DataError`, with domains, where a score of either is missing or not finite: no maximum would show that.
+    """
     if not probe:
         return 0.0
     own = scores.sparkSession.createDataFrame(list(probe.items()), "impression_id string, own double")
     # The few go to the many: as the right side of an outer join all scores would be sent to the driver.
     both = scores.join(F.broadcast(own), "impression_id")
-    found = both.agg(F.max(F.abs(F.col("score") - F.col("own"))).alias("d"), F.count("score").alias("n")).first()
-    assert found is not None
-    if found.n != len(probe):
-        raise DataError(f"{len(probe) - found.n} of {len(probe)} sampled rows were not scored")
-    return float(found.d)
+    apart = F.abs(F.col("score") - F.col("own"))
+    finite = F.coalesce(apart < float("inf"), F.lit(False))  # to Spark a NaN is greater than infinity
+    columns = (F.max(apart).alias("d"), F.count("*").alias("n"), F.count_if(~finite).alias("bad"))
+    found = both.groupBy("domain").agg(*columns).collect()
+    if bad := {r.domain: r.bad for r in found if r.bad}:
+        named = ", ".join(f"{domain}: {n:,}" for domain, n in sorted(bad.items()))
+        raise DataError(
+            f"{sum(bad.values()):,} of {len(probe):,} sampled rows have no finite difference between the scorer's and "
+            f"the trainer's score ({named})"
+        )
+    if (there := sum(r.n for r in found)) != len(probe):
+        raise DataError(f"{len(probe) - there} of {len(probe)} sampled rows were not scored")
+    return max(float(r.d) for r in found)
+
+
+def check_parity(run_id: str, difference: float) -> None:
+    """Raise `DataError` where the scorer and the trainer's model differ by more than the tolerance, or by a NaN."""
+    if not is_within_tolerance(difference):
+        raise DataError(
+            f"{run_id}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})"
+        )
 
 
 def _ledger(store: Store, test: DataFrame, written: DataFrame, identity: str, ds: str) -> int:

@@ -1,62 +1,95 @@
-"""The gate's verdict on a night's candidate, as a pure function of what was measured."""
+"""The gate's verdict on a night's candidate, as a pure function of what was measured.
+
+A number that is missing or not finite never counts in favour of a candidate. What is measured is put to the tests of
+`gate_checks`, which share `gate.error_rate`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import Any
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OVERALL
 from star_ctr.jobs.decisions import Outcome
+from star_ctr.jobs.gate_checks import (
+    PARTS,
+    Check,
+    Facts,
+    Row,
+    by_domain,
+    failed,
+    fallen,
+    interval_of,
+    label,
+    lost_clicks,
+    miscalibrated,
+    nights_before,
+    standard_error,
+    unseen,
+    where,
+    worse,
+)
 
-Row = Mapping[str, Any]
-"""A row of `metrics` or `differences`."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a night: metrics by domain of the candidate and, on the same rows, of the serving model.
-
-    `differences`: candidate less serving model, with intervals. `before`: metrics of earlier nights, of each its
-    candidate's. `serving_then`: the overall metrics with which the serving model was accepted. All but the candidate's
-    are empty where there is none.
-    """
-
-    candidate: Sequence[Row]
-    differences: Sequence[Row] = ()
-    before: Sequence[Row] = ()
-    serving_then: Row = field(default_factory=dict)
+_NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std", "gauc_effective")
 
 
 def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
     """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
-    if found := _too_small(gate, facts):
+    if found := [*_too_small(gate, facts), *_undefined(facts)]:
         return Outcome.TOO_SMALL, "; ".join(found)
-    if found := [*_miscalibrated(gate, facts), *_worse(gate, facts), *_fallen(gate, facts)]:
+    if found := list(_not_finite(facts)):
         return Outcome.HELD, "; ".join(found)
+    if checks := _failed_checks(gate, facts):
+        return Outcome.HELD, "; ".join(check.words for check in checks)
     if not facts.differences:
         return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
-    return (
-        Outcome.PROMOTED,
-        f"not worse than the serving model: overall GAUC {_of(_by_domain(facts.differences)[OVERALL])}",
-    )
+    overall = interval_of(by_domain(facts.differences)[OVERALL])
+    return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{unseen(gate, facts)}"
+
+
+def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
+    def of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
+        return failed(checks, gate.error_rate * PARTS[kind])
+
+    found = of_kind("worse", list(worse(gate, facts)))
+    # A candidate that falls alone is worse than the serving model, and the day's labels are not in question.
+    alone = any(check.domain == OVERALL for check in found)
+    return [
+        *of_kind("pcoc", [miscalibrated(gate, facts)]),
+        *found,
+        *of_kind("clicks", list(lost_clicks(gate, facts))),
+        *([] if alone else of_kind("fallen", fallen(gate, facts))),
+    ]
+
+
+def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
+    """Why a refit must not be served, by its rows, clicks, PCOC and log loss on the newest day that it trained on."""
+    overall = by_domain(totals).get(OVERALL)
+    if overall is None:
+        return ["it scored no row of the day"]
+    undefined = [
+        f"overall {label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
+        for name in ("pcoc", "log_loss")
+        if overall[name] is None or not math.isfinite(overall[name])
+    ]
+    low, high = gate.pcoc
+    if not undefined and not low <= overall["pcoc"] <= high:
+        return [f"overall PCOC {overall['pcoc']:.2f} on the day is outside of {low} to {high} (gate.pcoc)"]
+    return undefined
 
 
 def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
-    now = _by_domain(facts.candidate)
-    overall, found = now[OVERALL], []
+    now, found = by_domain(facts.candidate), []
+    overall = now.get(OVERALL, {"rows": 0, "clicks": 0})
     if overall["rows"] < gate.min_rows:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
     if overall["clicks"] < gate.min_clicks:
         found.append(f"{overall['clicks']:,} clicks (gate.min_clicks: {gate.min_clicks:,})")
-    usual: dict[str, list[int]] = {}
-    for row in facts.before:
-        usual.setdefault(row["domain"], []).append(row["rows"])
-    for domain, sizes in usual.items():
+    for domain, nights in nights_before(facts).items():
         rows = now[domain]["rows"] if domain in now else 0
-        typical = median(sizes)
+        typical = median(r["rows"] for r in nights)
         if typical >= gate.domain_rows and rows < gate.min_share * typical:
             what = "rows" if domain == OVERALL else f"rows in domain {domain}"
             found.append(
@@ -65,55 +98,32 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
     return found
 
 
-def _miscalibrated(gate: GateSettings, facts: Facts) -> list[str]:
-    pcoc = _by_domain(facts.candidate)[OVERALL]["pcoc"]
-    low, high = gate.pcoc
-    if pcoc is None or low <= pcoc <= high:
-        return []
-    return [f"overall PCOC {pcoc:.2f} is outside of {low} to {high} (gate.pcoc)"]
-
-
-def _fallen(gate: GateSettings, facts: Facts) -> list[str]:
-    """Both models are far below what they were; a candidate that is alone in that is worse than the serving model."""
-    overall, difference = _by_domain(facts.candidate)[OVERALL], _by_domain(facts.differences).get(OVERALL)
-    if difference is not None and _is_worse(difference, gate.gauc_margin):
-        return []
-    then, now = facts.serving_then.get("gauc"), overall["gauc"]
-    best = overall.get("gauc_high") or now
-    if then is None or now is None or best >= then - gate.drop_margin:
-        return []
-    return [
-        f"overall GAUC {now:.4f}, at best {best:.4f}, is more than {gate.drop_margin} (gate.drop_margin) below the "
-        f"{then:.4f} with which the serving model was accepted, which does no better on this day: are its labels right?"
+def _undefined(facts: Facts) -> list[str]:
+    """Overall numbers that the day is too small to have."""
+    overall = by_domain(facts.candidate).get(OVERALL)
+    if overall is None:
+        return ["the run has no metrics of all domains together"]
+    why = {"pcoc": "there are no clicks", "gauc": "no user has rows with and without a click"}
+    found = [
+        f"overall {label(name)} is undefined: {why.get(name, 'there are no rows')}"
+        for name in ("gauc", "pcoc", "log_loss")
+        if name in overall and overall[name] is None
     ]
-
-
-def _worse(gate: GateSettings, facts: Facts) -> list[str]:
-    rows = {r["domain"]: r["rows"] for r in facts.candidate}
-    found = []
-    for difference in facts.differences:
-        domain = difference["domain"]
-        large = domain == OVERALL or rows[domain] >= gate.domain_rows
-        margin = gate.gauc_margin if domain == OVERALL else gate.domain_margin
-        if large and _is_worse(difference, margin):
-            where = "overall" if domain == OVERALL else f"domain {domain}"
-            found.append(f"{where}: GAUC {_of(difference)} against the serving model (margin: {margin})")
+    if facts.differences:
+        difference = by_domain(facts.differences).get(OVERALL, {})
+        if difference.get("gauc") is None:
+            found.append("the overall GAUC has no difference from the serving model's")
+        elif standard_error(difference, facts.level) is None:
+            found.append("the difference of the overall GAUC has no standard error: too few users have clicks")
     return found
 
 
-def _is_worse(difference: Row, margin: float) -> bool:
-    lost, at_best = difference["gauc"], difference["gauc_high"]
-    # Without an interval (a tiny domain, or no replicates) the number alone has to do.
-    return lost is not None and lost < -margin and (lost if at_best is None else at_best) < 0
-
-
-def _of(difference: Row) -> str:
-    if difference["gauc"] is None:
-        return "undefined"
-    if difference["gauc_low"] is None:
-        return f"{difference['gauc']:+.4f}"
-    return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
-
-
-def _by_domain(rows: Sequence[Row]) -> dict[str, Row]:
-    return {r["domain"]: r for r in rows}
+def _not_finite(facts: Facts) -> Iterator[str]:
+    """Numbers that are no numbers: no comparison with them is true, so they would pass every test."""
+    then = [{"domain": OVERALL, **facts.serving_then}]
+    serving = ("the serving model's accepted ", then)
+    for prefix, rows in (("", facts.candidate), ("the difference of ", facts.differences), serving):
+        for row in rows:
+            for name in _NUMBERS:
+                if (value := row.get(name)) is not None and not math.isfinite(value):
+                    yield f"{prefix}{label(name)} of {where(row['domain'])} is {value}, not a finite number"

@@ -15,9 +15,11 @@ import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.training import ModelSettings
+from star_ctr.model.checks import check_weights
 from star_ctr.model.networks.multi_domain import MultiDomainModel
 
 WEIGHTS, LAYOUT = "model.safetensors", "layout.json"
@@ -25,13 +27,21 @@ WEIGHTS, LAYOUT = "model.safetensors", "layout.json"
 
 @torch.no_grad()
 def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, folder: Path) -> None:
-    """Write the model as it predicts now."""
+    """Write the model as it predicts now; `DataError`, and nothing written, where weights are not finite."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.served().state_dict().items()}
+    check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
     temporary = folder / f".{WEIGHTS}.tmp"
     save_file(tensors, str(temporary), metadata={"model": json.dumps(settings.model_dump(mode="json"))})
     temporary.replace(folder / WEIGHTS)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of an exported model; `DataError` where they are not finite."""
+    tensors: dict[str, Tensor] = load_file(str(folder / WEIGHTS))
+    check_weights(tensors, str(folder / WEIGHTS))
+    return tensors
 
 
 class Predictor:
@@ -43,7 +53,7 @@ class Predictor:
             settings = ModelSettings.model_validate_json(file.metadata()["model"])
         with torch.device("meta"):  # the shape alone: the weights come from the file
             self.model = MultiDomainModel(self.layout, settings).served()
-        self.model.load_state_dict(load_file(str(folder / WEIGHTS)), assign=True)
+        self.model.load_state_dict(read_weights(folder), assign=True)
 
     def predict(
         self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]

@@ -13,12 +13,14 @@ day weighs 1, and half as much for every `half_life` days that it is older.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER_DOMAIN, Layout
 from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.networks.norms import Moments, PartitionedNorm
@@ -132,6 +134,12 @@ def _level(logits: Tensor, label: Tensor, weight: Tensor) -> float:
     for _ in range(50):
         p = torch.sigmoid(logits + move)
         step = (float(weight @ p) + move - clicks) / (float(weight @ (p * (1 - p))) + 1.0)
+        if not math.isfinite(step):  # which the bounds below would turn into a move of 1
+            bad = int((~torch.isfinite(logits)).sum())
+            raise DataError(
+                f"{bad:,} of {len(logits):,} training rows have a logit that is not finite; "
+                "lower trainer.lr, or look for a numeric feature with extreme values"
+            )
         move -= max(-1.0, min(1.0, step))
         if abs(step) < 1e-10:
             break

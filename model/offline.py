@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_ctr.conf.errors import DataError
+from star_ctr.model.checks import TOLERANCE, check_scores, is_within_tolerance
 from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.probe import TOLERANCE, encoded_rows
+from star_ctr.model.probe import encoded_rows
 from star_ctr.model.run import train
 from star_ctr.model.stream.reading import live_files
 
@@ -29,33 +30,39 @@ def is_done(job: TrainingJob) -> bool:
 def train_and_score(job: TrainingJob) -> float:
     """Train a job, export it, and write its scores of the test rows; returns the seconds of the training.
 
-    Going on from a checkpoint, if one is there. `DataError` where the exported model scores a row of the
-    sample otherwise than the trainer's.
+    Going on from a checkpoint, if one is there. `DataError` where the exported model scores a row of the sample
+    otherwise than the trainer's, or not at all, or where a score is not finite.
     """
     (job.place / SCORES).unlink(missing_ok=True)
     record = train(job)
     files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     predictor = Predictor(job.place)
     tables = []
-    difference = 0.0
+    probe, compared, difference = record["probe"], 0, 0.0
     for file in files:
         keys, rows = encoded_rows(file, job.layout)
         scores = predictor.predict(rows.ints, rows.floats, rows.domain).astype(np.float64)
-        of_sample = np.array([record["probe"].get(i, np.nan) for i in keys["impression_id"].to_pylist()])
-        difference = max(difference, float(np.nanmax(np.abs(scores - of_sample), initial=0.0)))
+        ids = keys["impression_id"].to_pylist()
+        sampled = [k for k, i in enumerate(ids) if i in probe]
+        compared += len(sampled)
+        own = np.array([probe[ids[k]] for k in sampled], np.float64)
+        difference = np.maximum(difference, np.max(np.abs(scores[sampled] - own), initial=0.0))  # keeps a NaN
         tables.append(
             keys.select(["impression_id", "user_id", "domain"])
             .append_column("label", keys["label"].cast(pa.float64()))
             .append_column("score", pa.array(scores))
         )
-    if difference > TOLERANCE:
+    table = pa.concat_tables(tables)
+    check_scores(table["score"].to_numpy(), table["domain"].to_pylist(), f"{job.run_id}: the exported model")
+    if compared != len(probe):
+        raise DataError(f"{job.run_id}: {len(probe) - compared:,} of {len(probe):,} sampled rows were not scored")
+    if not is_within_tolerance(difference):
         raise DataError(
             f"{job.run_id}: the exported model differs from the trainer's by {difference:.3g} (allowed: {TOLERANCE})"
         )
-    table = pa.concat_tables(tables)
     for name, value in (("ds", job.ds), ("run_id", job.run_id)):
         table = table.add_column(0, name, pa.array([value] * len(table), pa.string()))
     temporary = job.place / f".{SCORES}.tmp"
-    pq.write_table(table.replace_schema_metadata({"max_score_difference": str(difference)}), temporary)
+    pq.write_table(table.replace_schema_metadata({"max_score_difference": str(float(difference))}), temporary)
     temporary.replace(job.place / SCORES)
     return float(record["seconds"])

@@ -10,26 +10,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from star_ctr.conf.layout import Layout
+from star_ctr.conf.layout import OTHER, Layout
+from star_ctr.model.checks import check_scores
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.stream.plan import DataFile
 from star_ctr.model.stream.reading import Rows, joined, live_files, unpacked
 
-TOLERANCE = 1e-5
-"""The largest difference that two scores of a row, by the trainer's and the exported model, may have (float32)."""
-
 
 def probe_scores(
     model: MultiDomainModel, job: TrainingJob, device: torch.device, rows_a_domain: int = 200
 ) -> dict[str, float]:
-    """Scores of the trainer's own model for a few test rows of each domain, by impression, for the scorer to match."""
+    """Score a few rows of each domain with the trainer's own model, by impression, for the scorer to match.
+
+    They are test rows, or training rows of a job that has no test (a refit). `DataError` where a score is not finite.
+    """
     files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    files = files or live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
     if not files:
         return {}
     ids, rows = probe_rows(files, job.layout, rows_a_domain)
-    scores = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
-    return dict(zip(ids, scores.double().tolist(), strict=True))
+    found = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
+    scores = found.double().cpu().numpy()
+    names = [OTHER, *job.layout.domains]
+    check_scores(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
+    return dict(zip(ids, scores.tolist(), strict=True))
 
 
 def probe_rows(files: Sequence[DataFile], layout: Layout, rows_a_domain: int) -> tuple[list[str], Rows]:

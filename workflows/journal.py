@@ -1,8 +1,8 @@
 """The journal of a warehouse: which step of which night began when, on what it stood, and how it ended.
 
 A Delta table (`steps`) that is read and written without Spark, so that to ask how the nights stand takes a second.
-An entry is added when a step begins and another one when it ends; the newest of a step is what holds. A process that
-was killed leaves its beginning, and the warehouse's lock free.
+An entry is added when a step begins and another one when it ends; the last one written of a step is what holds,
+whatever the clocks of the hosts say. A process that was killed leaves its beginning, and the warehouse's lock free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.rows import add_row, rows_of
+from star_ctr.jobs.rows import add_row, ordered_rows
 
 _SCHEMA = pa.schema(
     [
@@ -65,10 +65,10 @@ class Journal:
         self.table = Warehouse(settings.paths).table("steps")
 
     def entries(self) -> list[Entry]:
-        """All entries, oldest first; none where nothing ever ran."""
+        """All entries in the order in which they were written; none where nothing ever ran."""
         read = {"stands_on": json.loads, "gave": json.loads}
-        found = [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows_of(self.table)]
-        return sorted(found, key=lambda e: e.at)
+        rows = ordered_rows(self.table)
+        return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
 
     def add(self, entry: Entry) -> None:
         """Write an entry."""

@@ -155,6 +155,15 @@ def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
                 assert got == [None] * 3
                 continue
             assert got == pytest.approx([values[0], *np.quantile(values[1:], [0.05, 0.95])], abs=1e-10)
+        if row["domain"] == "10":
+            assert (row["gauc_std"], row["gauc_effective"]) == (None, None)
+            continue
+        part = (
+            warehouse.rows if row["domain"] == "overall" else warehouse.rows[warehouse.rows["domain"] == row["domain"]]
+        )
+        sizes = np.array([len(p) for _, p in part.groupby("user_id") if p["label"].nunique() == 2], float)
+        assert row["gauc_std"] == pytest.approx(np.std(less[1][1:], ddof=1), abs=1e-10)
+        assert row["gauc_effective"] == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum())
     apart = judge_intervals(warehouse)
     whole = next(r for r in found if r["domain"] == "overall")
     assert whole["gauc_high"] - whole["gauc_low"] < 0.7 * apart

@@ -14,7 +14,10 @@ from star_ctr.conf.identity import judged_run, refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
-from star_ctr.jobs.verdict import Facts, verdict
+from star_ctr.jobs.gate import _with_draws
+from star_ctr.jobs.gate_checks import Facts
+from star_ctr.jobs.refit import publish
+from star_ctr.jobs.verdict import refit_verdict, verdict
 from tests import small_logs
 
 GATE = GateSettings()
@@ -91,6 +94,106 @@ def test_shuffled_labels_are_seen_though_both_models_fall_alike() -> None:
     assert verdict(GATE, Facts(metrics(), differences(0.0), (), then))[0] is Outcome.PROMOTED
 
 
+def test_the_level_fell_by_chance_alone_on_a_small_day() -> None:
+    then = {"gauc": 0.64, "gauc_low": 0.54, "gauc_high": 0.74}
+    small = metrics(gauc=0.58, gauc_low=0.54, gauc_high=0.62)
+    assert verdict(GATE, Facts(small, differences(0.0), (), then))[0] is Outcome.PROMOTED
+    sure = {**then, "gauc_low": 0.635, "gauc_high": 0.645}
+    fell = metrics(gauc=0.58, gauc_low=0.575, gauc_high=0.585)
+    assert verdict(GATE, Facts(fell, differences(0.0), (), sure))[0] is Outcome.HELD
+
+
+def with_domain(rows: list[dict[str, Any]], domain: str, **changed: Any) -> list[dict[str, Any]]:
+    return [{**r, **changed} if r["domain"] == domain else r for r in rows]
+
+
+def test_a_large_domain_whose_clicks_are_gone_holds_the_night() -> None:
+    before = metrics() + metrics()
+    gone = with_domain(metrics(), "mail", clicks=0, gauc=None, gauc_low=None, gauc_high=None, pcoc=None)
+    without = [
+        {**d, "gauc": None, "gauc_low": None, "gauc_high": None} if d["domain"] == "mail" else d
+        for d in differences(0.0)
+    ]
+    for facts in (Facts(gone, without, before), Facts(gone, (), before)):
+        outcome, reason = verdict(GATE, facts)
+        assert outcome is Outcome.HELD
+        assert "domain mail: 0 clicks in 10,000 rows, where the rate of the 2 nights before makes 500" in reason
+    few = with_domain(metrics(), "mail", clicks=60)
+    assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "less than gate.min_share of them"
+    fewer = with_domain(metrics(), "mail", clicks=300)
+    assert verdict(GATE, Facts(fewer, differences(0.0), before))[0] is Outcome.PROMOTED
+    assert verdict(GATE, Facts(gone, without, with_domain(before, "mail", clicks=0)))[0] is Outcome.PROMOTED
+    rare = with_domain(before, "mail", clicks=2)
+    assert verdict(GATE, Facts(gone, without, rare))[0] is Outcome.PROMOTED, "two clicks may well not come again"
+    overall = metrics(clicks=1_000)
+    assert "overall: 1,000 clicks in 100,000 rows" in verdict(GATE, Facts(overall, differences(0.0), before))[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["gauc", "auc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std"])
+@pytest.mark.parametrize("domain", ["overall", "mail"])
+def test_no_number_that_is_not_finite_is_promoted(name: str, value: float, domain: str) -> None:
+    of_candidate = Facts(with_domain(metrics(), domain, **{name: value}), differences(0.001))
+    of_difference = Facts(metrics(), with_domain(differences(0.001), domain, **{name: value}))
+    of_serving = Facts(metrics(), differences(0.001), (), {"gauc": 0.63, name: value})
+    for facts in (of_candidate, of_difference, of_serving):
+        outcome, reason = verdict(GATE, facts)
+        assert outcome is Outcome.HELD
+        assert f"is {value}, not a finite number" in reason
+
+
+@pytest.mark.parametrize("name", ["gauc", "pcoc", "log_loss"])
+def test_an_overall_number_that_is_missing_is_not_enough_data(name: str) -> None:
+    gate = GATE.model_copy(update={"min_rows": 0, "min_clicks": 0})
+    outcome, reason = verdict(gate, Facts(metrics(**{name: None})))
+    assert outcome is Outcome.TOO_SMALL
+    assert f"overall {name.upper().replace('_', ' ').replace('LOG LOSS', 'log loss')} is undefined" in reason
+    assert verdict(gate, Facts([r for r in metrics() if r["domain"] != "overall"]))[0] is Outcome.TOO_SMALL
+
+
+def test_a_difference_that_cannot_be_tested_promotes_nothing() -> None:
+    missing = with_domain(differences(0.0), "overall", gauc=None, gauc_low=None, gauc_high=None)
+    assert verdict(GATE, Facts(metrics(), missing))[0] is Outcome.TOO_SMALL
+    untested = with_domain(differences(-0.3), "overall", gauc_low=None, gauc_high=None)
+    assert verdict(GATE, Facts(metrics(), untested))[0] is Outcome.TOO_SMALL
+    assert (
+        verdict(GATE, Facts(metrics(), [d for d in differences(0.0) if d["domain"] != "overall"]))[0]
+        is Outcome.TOO_SMALL
+    )
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(0, 200), (50, 200), (500, 500)])
+def test_the_gate_has_the_draws_that_its_tests_need(asked: int, taken: int) -> None:
+    settings = load("demo", [f"evaluate.replicates={asked}"])
+    assert _with_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
+
+
+def test_models_that_differ_alike_for_all_users_leave_no_doubt() -> None:
+    """A candidate without any order in a domain, beside a serving model that is right throughout: no spread at all."""
+    sure = with_domain(differences(0.0), "mail", gauc=-0.5, gauc_low=-0.5, gauc_high=-0.5, gauc_std=0.0)
+    assert verdict(GATE, Facts(metrics(), sure))[0] is Outcome.HELD
+
+
+def test_the_promotion_names_domains_in_which_a_loss_would_be_missed() -> None:
+    outcome, reason = verdict(
+        GATE, Facts(metrics(), with_domain(differences(0.001), "mail", gauc_low=-0.1, gauc_high=0.1))
+    )
+    assert outcome is Outcome.PROMOTED
+    assert (
+        "too few users to see a loss of 0.05 (gate.domain_loss) on 90% of nights in 1 of 2 large domains: mail"
+        in reason
+    )
+
+
+def test_a_refit_is_served_if_its_rates_fit_the_day_that_it_has_seen() -> None:
+    assert refit_verdict(GATE, metrics(log_loss=0.2)) == []
+    assert "PCOC 2.00 on the day is outside of 0.7 to 1.4" in refit_verdict(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
+    for value in (None, float("nan"), float("inf")):
+        assert refit_verdict(GATE, metrics(log_loss=0.2, pcoc=value))
+        assert refit_verdict(GATE, metrics(log_loss=value))
+    assert refit_verdict(GATE, metrics()[:2])
+
+
 @pytest.mark.parametrize("pcoc", [0.5, 2.0])
 def test_a_model_whose_rates_are_off_is_held(pcoc: float) -> None:
     outcome, reason = verdict(GATE, Facts(metrics(pcoc=pcoc)))
@@ -154,6 +257,26 @@ def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
     assert accepted_before(settings, decisions.all(), small_logs.DAYS[3]) == ds
     decisions.rollback("it drifts", by="bob")
     assert pointer(settings) == mine
+
+
+def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    mine = run_id(settings, ds)
+    decisions.add(Decision(ds, mine, "", Outcome.PROMOTED, "first"))
+    refit = Decision(ds, refit_of(mine), mine, Outcome.REFIT, "asked for")
+    held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
+    for _ in range(2):
+        assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
+        assert (pointer(settings), len(decisions.all())) == (mine, 2), "once is enough"
+    last = decisions.all()[-1]
+    assert (last.run_id, last.against, last.outcome, last.reason) == (refit_of(mine), mine, *held[:2])
+    for _ in range(2):
+        assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", refit_of(mine))
+        assert (pointer(settings), len(decisions.all())) == (refit_of(mine), 3)
+    # Made anew of other rows, it is broken: the evaluated model takes its place again.
+    outcome, _, served = publish(decisions, refit, ["PCOC 3.00"])
+    assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, mine, mine)
+    assert publish(decisions, refit, ["PCOC 3.00"])[2] == mine
 
 
 def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from star_ctr.conf.load import load
 from star_ctr.jobs import bulk, features, ingest, split
 from star_ctr.jobs.score import served_model
 from star_ctr.jobs.store import Store
-from star_ctr.model.probe import TOLERANCE
+from star_ctr.model.checks import TOLERANCE
 from star_ctr.workflows import nightly
 from tests import small_logs
 from tests.conftest import on_request

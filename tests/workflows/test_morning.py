@@ -117,6 +117,11 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
         (Outcome.PROMOTED, "good", "Promoted Because. It is served from now on."),
         (Outcome.HELD, "bad", "Held back Because. The model that is served stays."),
         (Outcome.TOO_SMALL, "warn", "Not enough data Because."),
+        (
+            Outcome.REFIT_HELD,
+            "warn",
+            "Promoted, but not its refit Because. The weights that were evaluated are served.",
+        ),
         (Outcome.OVERRIDDEN, "good", "Promoted by hand Because."),
     ],
 )

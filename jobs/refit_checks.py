@@ -1,0 +1,53 @@
+"""What a refit must pass before it is served: no day is left to judge it by, but its own rows show if it is broken.
+
+The gate's numbers speak for the model that was evaluated. The refit is another training, which may fail in its own way:
+its weights and scores must be finite, the exported model must agree with the trainer's, and the click rates that it
+predicts for the newest day that it has seen must be within the gate's band.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.tables import OF_REFIT
+from star_ctr.features.metrics import totals
+from star_ctr.jobs.score import check_parity, largest_difference, scored
+from star_ctr.jobs.score_checks import check_scores
+from star_ctr.jobs.store import Store
+from star_ctr.jobs.train import read_record
+from star_ctr.jobs.verdict import refit_verdict
+from star_ctr.model.export import read_weights
+from star_ctr.model.job import TrainingJob
+
+
+def failures(store: Store, gate: GateSettings, job: TrainingJob) -> list[str]:
+    """Return why the finished training of a refit must not be served; empty if nothing speaks against it."""
+    rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
+    try:
+        read_weights(job.place)
+        _check_parity(rows, job)
+        return _miscalibrated(rows, gate, job)
+    except DataError as error:
+        return [str(error)]
+
+
+def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
+    """Score the trainer's sample with the exported model; `DataError` where they differ, or there is no sample."""
+    probe = read_record(job.place)["probe"]
+    if not probe:
+        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train it again")
+    ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
+    sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
+    check_parity(job.run_id, largest_difference(scored(sampled, job.place, job.run_id), probe))
+
+
+def _miscalibrated(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
+    scores = scored(rows.where(F.col("day") == job.ds), job.place, job.run_id).persist()
+    try:
+        check_scores(scores, job.split)
+        return refit_verdict(gate, [row.asDict() for row in totals(scores).collect()])
+    finally:
+        scores.unpersist()

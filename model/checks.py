@@ -1,0 +1,59 @@
+"""Checks of scores and weights, which fail on what is not finite: no comparison with a NaN is true."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from star_ctr.conf.errors import DataError
+
+TOLERANCE = 1e-5
+"""The largest difference that two scores of a row, by the trainer's and the exported model, may have (float32)."""
+_NAMED = 20
+
+
+def is_within_tolerance(difference: float) -> bool:
+    """Whether a difference between two scores is small enough; a NaN is not."""
+    return bool(difference <= TOLERANCE)
+
+
+def check_scores(scores: npt.NDArray[np.float64], domains: Sequence[str], what: str) -> None:
+    """Raise `DataError` with rows by domain where scores are not click rates in [0, 1].
+
+    Args:
+        scores: (n,) scores.
+        domains: (n,) the domain of each row.
+        what: Where the scores come from, to begin the message with.
+    """
+    bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
+    if len(bad):
+        raise DataError(unusable(what, len(bad), len(scores), Counter(domains[k] for k in bad)))
+
+
+def unusable(what: str, rows: int, of: int, by_domain: Mapping[str, int]) -> str:
+    """The message about scores that cannot be used."""
+    most = sorted(by_domain.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{domain}: {n:,}" for domain, n in most[:_NAMED])
+    named += f", and {len(most) - _NAMED:,} more domains" if len(most) > _NAMED else ""
+    return f"{what}: {rows:,} of {of:,} rows have a score that is missing, not finite, or outside of [0, 1] ({named})"
+
+
+def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise `DataError` that names the tensors which hold values that are not finite."""
+    found = {
+        name: n
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and (n := int((~torch.isfinite(tensor)).sum()))
+    }
+    if found:
+        named = ", ".join(f"{name} ({n:,} of {tensors[name].numel():,})" for name, n in list(found.items())[:5])
+        more = f" and {len(found) - 5} more tensors" if len(found) > 5 else ""
+        raise DataError(
+            f"{what}: weights that are not finite in {named}{more}; "
+            "lower trainer.lr, or look for a numeric feature with extreme values"
+        )

@@ -1,0 +1,239 @@
+"""How often the gate holds a candidate that is as good as the serving model, and one that has lost a domain.
+
+`pytest tests/jobs/test_error_rate.py -s -m "slow or not slow"` prints the rates that docs/nights.md quotes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import chi2
+from scipy.stats import t as student
+
+from star_ctr.conf.gating import GateSettings
+from star_ctr.features.resampling import Floats, Ints, tied_groups, weights
+from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_seen
+from star_ctr.features.simulation import CLICK_RATES, SHARES
+from star_ctr.jobs.decisions import Outcome
+from star_ctr.jobs.gate_checks import DRAWS, PARTS, Facts
+from star_ctr.jobs.verdict import verdict
+
+GATE = GateSettings()
+Row = dict[str, Any]
+
+
+def held(facts: list[Facts]) -> tuple[float, list[str]]:
+    """The share of nights that are held, and the reasons; no night may be too small to say."""
+    decided = [verdict(GATE, night) for night in facts]
+    assert all(outcome is not Outcome.TOO_SMALL for outcome, _ in decided), decided
+    reasons = [reason for outcome, reason in decided if outcome is Outcome.HELD]
+    return len(reasons) / len(facts), reasons
+
+
+# --- nights as estimates: 19 domains of any standard error, which share users
+
+
+def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int = 400) -> Facts:
+    """A night on which every number has its own chance: differences, click rates, calibration, level."""
+    domains = [f"d{k:02d}" for k in range(len(std))]
+    errors = std * (0.5 * rng.normal() + np.sqrt(0.75) * rng.normal(size=len(std)))
+    found = errors - loss
+    weight = 1 / std / (1 / std).sum()
+    of_all = float(np.sqrt((weight**2 * std**2).sum() * 0.75 + 0.25 * (weight * std).sum() ** 2))
+    spread = np.sqrt(chi2.rvs(DRAWS - 1, size=len(std) + 1, random_state=rng) / (DRAWS - 1))
+    names, value = [*domains, "overall"], np.r_[found, weight @ found]
+    differences = [
+        {"domain": d, "gauc": x, "gauc_low": x - 2 * s, "gauc_high": x + 2 * s, "gauc_std": s, "gauc_effective": 400.0}
+        for d, x, s in zip(names, value.tolist(), (np.r_[std, of_all] * spread).tolist(), strict=True)
+    ]
+
+    def night() -> list[Row]:
+        counts = rng.poisson(clicks, len(domains))
+        rows = [{"domain": d, "rows": 20_000, "clicks": int(n)} for d, n in zip(domains, counts, strict=True)]
+        total, gauc = int(counts.sum()), 0.63 + 0.01 * rng.normal()
+        overall = {"domain": "overall", "rows": 20_000 * len(domains), "clicks": total, "gauc": gauc}
+        limits = {"gauc_low": gauc - 0.0196, "gauc_high": gauc + 0.0196, "log_loss": 0.1}
+        return [*rows, {**overall, **limits, "pcoc": clicks * len(domains) / total}]
+
+    before = [night() for _ in range(7)]
+    return Facts(night(), differences, [r for n in before for r in n], before[-1][-1])
+
+
+def test_equal_models_are_held_on_no_more_nights_than_the_error_rate() -> None:
+    rng = np.random.default_rng(1)
+    std = np.geomspace(0.004, 0.08, 19)
+    share, reasons = held([estimated(rng, std, np.zeros(19)) for _ in range(600)])
+    print(f"\nestimates: {share:.1%} of 600 nights of equal models are held")
+    assert 0.005 < share <= GATE.error_rate, reasons
+
+
+@pytest.mark.parametrize("clicks", [3, 10])
+def test_small_counts_hold_no_more_nights(clicks: int) -> None:
+    """Calibration and click rates of days with some 57 and 190 clicks, where both vary by themselves."""
+    rng = np.random.default_rng(clicks)
+    gate_passed = [estimated(rng, np.full(19, 0.02), np.zeros(19), clicks) for _ in range(500)]
+    enough = [night for night in gate_passed if night.candidate[-1]["clicks"] >= GATE.min_clicks]
+    assert len(enough) > 350
+    assert held(enough)[0] <= GATE.error_rate
+
+
+def test_a_domain_that_loses_what_the_gate_is_to_see_is_held_on_nine_nights_of_ten() -> None:
+    rng = np.random.default_rng(2)
+    std, loss = np.full(19, 0.0115), np.zeros(19)
+    loss[7] = GATE.domain_loss
+    share, reasons = held([estimated(rng, std, loss) for _ in range(400)])
+    print(f"\nestimates: {share:.1%} of 400 nights with a loss of 0.05 at a standard error of 0.0115 are held")
+    assert share >= 0.9
+    assert sum("domain d07: GAUC -" in reason for reason in reasons) / 400 >= 0.9
+    assert smallest_seen(0.035 / 20, 0.9, 0.0115, 400, DRAWS) < 0.05, "which the gate knows by itself"
+
+
+# --- nights as rows of users: 19 domains as in Table 1 of the paper
+
+
+class Nights:
+    """Simulated days of one set of users: two models know the same part of what decides clicks, each with own noise."""
+
+    def __init__(self, rows: int = 120_000, users: int = 3_000) -> None:
+        self.rows, self.users = rows, users
+        rate = np.array(CLICK_RATES) / 100
+        self.level = np.log(rate / (1 - rate)) - 0.6
+        self.share = np.array(SHARES) / sum(SHARES)
+
+    def drawn(self, seed: int, worse: int | None = None, noise: float = 0.0) -> tuple[Ints, Ints, Any, Floats, Floats]:
+        """User, domain, label, and the scores of candidate and serving model; the first has more noise in a domain."""
+        rng = np.random.default_rng(seed)
+        activity = np.exp(rng.normal(size=self.users))
+        user = rng.choice(self.users, self.rows, p=activity / activity.sum())
+        domain = rng.choice(len(self.share), self.rows, p=self.share)
+        taste = rng.normal(size=self.rows)
+        logit = self.level[domain] + 0.4 * rng.normal(size=self.users)[user] + taste
+        label = rng.random(self.rows) < 1 / (1 + np.exp(-logit))
+        known = 0.6 * taste + 0.5 * rng.normal(size=self.rows)
+        ours, theirs = (known + 0.3 * rng.normal(size=self.rows) for _ in range(2))
+        if worse is not None:
+            ours = ours + noise * rng.normal(size=self.rows) * (domain == worse)
+        return user, domain, label, ours, theirs
+
+    def facts(self, seed: int, worse: int | None = None, noise: float = 0.0) -> Facts:
+        user, domain, label, ours, theirs = self.drawn(seed, worse, noise)
+        drawn = weights(np.random.default_rng(seed + 1).integers(-(2**63), 2**63 - 1, self.users), DRAWS, 0)
+        candidate, differences = [], []
+        for name in (*range(len(self.share)), None):
+            part = slice(None) if name is None else domain == name
+            of_user = [per_user(user[part], score[part], label[part]) for score in (ours, theirs)]
+            who, rows = of_user[0][0], of_user[0][1].astype(float)
+            title = "overall" if name is None else f"d{name + 1:02d}"
+            clicks = int(label[part].sum())
+            row = {"domain": title, "rows": len(user[part]), "clicks": clicks, "pcoc": 1.0, "gauc": 0.65}
+            candidate.append({**row, "log_loss": 0.1})
+            if len(who) == 0:
+                continue
+            times = drawn[:, who].astype(float)
+            total = times @ rows
+            with np.errstate(invalid="ignore"):
+                values = times @ (rows * (of_user[0][2] - of_user[1][2])) / total
+            values = values[~np.isnan(values)]
+            std = float(values[1:].std(ddof=1)) if len(values) > 0.95 * DRAWS else None
+            low, high = np.quantile(values[1:], [0.025, 0.975]).tolist()
+            evidence = {"gauc_std": std, "gauc_effective": rows.sum() ** 2 / (rows**2).sum()}
+            differences.append(
+                {"domain": title, "gauc": float(values[0]), "gauc_low": low, "gauc_high": high, **evidence}
+            )
+        return Facts(candidate, differences)
+
+    def noise_that_loses(self, domain: int, loss: float) -> float:
+        """The noise by which a model loses so much GAUC in a domain, found on many more rows of it."""
+        rng = np.random.default_rng(0)
+        n, users = 400_000, 20_000
+        taste, user = rng.normal(size=n), rng.integers(0, users, n)
+        label = rng.random(n) < 1 / (1 + np.exp(-(self.level[domain] + 0.4 * rng.normal(size=users)[user] + taste)))
+        score = 0.6 * taste + np.sqrt(0.34) * rng.normal(size=n)
+        more = rng.normal(size=n)
+
+        def gauc(noise: float) -> float:
+            _, rows, auc = per_user(user, score + noise * more, label)
+            return float((rows * auc).sum() / rows.sum())
+
+        low, high, best = 0.0, 5.0, gauc(0.0)
+        for _ in range(12):
+            noise = (low + high) / 2
+            low, high = (noise, high) if best - gauc(noise) < loss else (low, noise)
+        return high
+
+
+def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]:
+    """Number, rows and AUC of the users with both classes."""
+    order = np.lexsort((score, user))
+    starts, rows, clicked, wins = tied_groups(user[order], score[order], label[order])
+    both = (clicked > 0) & (clicked < rows)
+    rows, clicked = rows[both], clicked[both]
+    return user[order][starts[both]], rows, wins[both] / (2.0 * clicked * (rows - clicked))
+
+
+@pytest.mark.slow
+def test_both_rates_on_nights_of_users() -> None:
+    nights, count = Nights(), 400
+    equal = [nights.facts(2 * k) for k in range(count)]
+    share, reasons = held(equal)
+    large = [sum(r["rows"] >= GATE.domain_rows for r in n.candidate) - 1 for n in equal]
+    without = np.mean([any(_old_rule(d, n) for d in n.differences) for n in equal])
+    print(f"\nusers: {share:.1%} of {count} nights of equal models are held ({np.mean(large):.0f} large domains);")
+    print(f"       {without:.1%} by an interval of 95 % for each domain by itself")
+    assert share <= GATE.error_rate, reasons
+    assert without > 0.2, "a domain by itself is no test of many"
+    for domain, least in ((13, 0.9), (7, 0.0)):
+        title = f"d{domain + 1:02d}"
+        noise = nights.noise_that_loses(domain, GATE.domain_loss)
+        lost = [nights.facts(2 * k, domain, noise) for k in range(count)]
+        share, reasons = held(lost)
+        named = sum(f"domain {title}: GAUC -" in reason for reason in reasons) / count
+        found = [next(d for d in n.differences if d["domain"] == title) for n in lost]
+        std, loss = np.mean([d["gauc_std"] for d in found]), -np.mean([d["gauc"] for d in found])
+        chance = np.mean([foreseen(d, np.mean(large) + 1) for d in found])
+        print(f"       {share:.1%} with a loss of {loss:.3f} in {title} (standard error {std:.4f}): ", end="")
+        print(f"{named:.1%} for that domain, {chance:.1%} foreseen")
+        assert abs(loss - GATE.domain_loss) < 0.005
+        assert share >= least
+        assert named == pytest.approx(chance, abs=0.06), "what the gate says of its own sight is true"
+
+
+def foreseen(difference: Row, tests: float) -> float:
+    """The chance that a loss of `domain_loss` is seen, from the standard error alone."""
+    freedom = min(DRAWS, difference["gauc_effective"]) - 1
+    critical = student.isf(GATE.error_rate * PARTS["worse"] / tests, freedom)
+    return float(student.cdf(GATE.domain_loss / difference["gauc_std"] - critical, freedom))
+
+
+def _old_rule(difference: Row, night: Facts) -> bool:
+    rows = next(r["rows"] for r in night.candidate if r["domain"] == difference["domain"])
+    margin = GATE.gauc_margin if difference["domain"] == "overall" else GATE.domain_margin
+    return bool(rows >= GATE.domain_rows and difference["gauc"] < -margin and difference["gauc_high"] < 0)
+
+
+# --- the tests themselves
+
+
+def test_p_values_against_counting() -> None:
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(200_000, 12))
+    t = means.mean(axis=1) / (means.std(axis=1, ddof=1) / np.sqrt(12))
+    assert p_below(-0.2, 0.1, 12) == pytest.approx((t < -2).mean(), abs=0.002)
+    assert p_below(-0.1, 0.0, 5) == 0.0
+    assert p_below(0.0, 0.0, 5) == 1.0
+    events = rng.binomial(40, 0.2, 200_000)  # 40 events in all, of which a fifth of the trials is now
+    assert p_fewer(3, 100, 37, 400) == pytest.approx((events <= 3).mean(), abs=0.002)
+    assert p_poisson(7, 15.0) == pytest.approx(2 * (rng.poisson(15.0, 200_000) <= 7).mean(), abs=0.004)
+    assert p_poisson(25, 15.0) == pytest.approx(2 * (rng.poisson(15.0, 200_000) >= 25).mean(), abs=0.004)
+    seen = smallest_seen(0.01, 0.9, 0.02, 150)
+    critical = 0.02 * -np.quantile(rng.standard_t(149, 400_000), 0.01)
+    assert (-seen + 0.02 * rng.standard_t(149, 400_000) < -critical).mean() == pytest.approx(0.9, abs=0.01)
+
+
+def test_holm_is_the_step_down_procedure() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
+    assert holm([0.03, 0.02], 0.05) == [True, True]
+    assert holm([0.03, 0.04], 0.05) == [False, False]
+    assert holm([], 0.05) == []

@@ -1,0 +1,82 @@
+"""What a refit must pass: each way to be broken, done to a finished training, is a reason not to serve it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from deltalake import DeltaTable, write_deltalake
+from pyspark.sql import SparkSession
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.load import load
+from star_ctr.jobs.refit_checks import failures
+from star_ctr.jobs.store import Store
+from star_ctr.model import run
+from star_ctr.model.export import WEIGHTS
+from star_ctr.model.job import TrainingJob
+from tests.model.synthetic import LAYOUT, job, write_split
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture
+def store(tmp_path: Path, spark: SparkSession) -> Store:
+    return Store(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> TrainingJob:
+    """A finished refit on two days, the newer one its own, with a few hundred rows of three domains."""
+    rows = DeltaTable(write_split(tmp_path)).to_pandas()
+    rows["day"] = [LAYOUT.ds if k % 2 else "2026-01-01" for k in range(len(rows))]
+    write_deltalake(str(tmp_path / "refit_split"), rows, partition_by=["ds", "part", "domain"])
+    mine = job(str(tmp_path / "refit_split"), tmp_path / "models" / "test")
+    run.train(mine)
+    return mine
+
+
+def change(made: TrainingJob, to: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = str(made.place / WEIGHTS)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    to(tensors)
+    save_file(tensors, path, metadata=metadata)
+
+
+def set_level(tensors: dict[str, torch.Tensor], value: float) -> None:
+    """Move the last biases of the network."""
+    names = [n for n, t in tensors.items() if n.startswith("network") and "bias" in n and t.shape[-1] == 1]
+    assert names, list(tensors)
+    for name in names:
+        tensors[name] += value
+
+
+def test_a_refit_that_is_broken_is_not_served(store: Store, made: TrainingJob, tmp_path: Path) -> None:
+    gate, weights = GateSettings(), (made.place / WEIGHTS).read_bytes()
+    assert failures(store, gate, made) == []
+    # Its rates are right on the rows that it has learnt from; a band that excludes them shows that they are looked at.
+    assert "on the day is outside of 5.0 to 6.0" in failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
+
+    change(made, lambda tensors: set_level(tensors, float("nan")))
+    assert "weights that are not finite in network" in failures(store, gate, made)[0]
+
+    (made.place / WEIGHTS).write_bytes(weights)
+    change(made, lambda tensors: set_level(tensors, 2.0))
+    assert "the scorer differs from the trainer's model by" in failures(store, gate, made)[0]
+
+    (made.place / WEIGHTS).write_bytes(weights)
+    path = made.place / "record.json"
+    record = json.loads(path.read_text())
+    first = next(iter(record["probe"]))
+    path.write_text(json.dumps({**record, "probe": {**record["probe"], first: float("nan")}}))
+    assert "1 of" in (found := failures(store, gate, made)[0])
+    assert "have no finite difference" in found
+    path.write_text(json.dumps({**record, "probe": {}}))
+    assert "left no sample" in failures(store, gate, made)[0]

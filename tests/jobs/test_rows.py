@@ -1,0 +1,139 @@
+"""Tables that grow row by row: the order of writing, whatever the clocks say and however many write."""
+
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs import rows
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.rows import SEQUENCE, add_row, ordered_rows, rows_of
+from star_ctr.workflows.journal import Entry, Journal
+from tests import small_logs
+
+SCHEMA = pa.schema([("at", pa.timestamp("us", "UTC")), ("writer", pa.int64()), ("number", pa.int64())])
+NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
+WRITERS, ROWS = 4, 15
+
+
+def row(number: int, writer: int = 0, back: float = 0.0) -> dict[str, object]:
+    """A row by a clock that runs backwards by so many seconds a row."""
+    return {"at": NOON - dt.timedelta(seconds=back * number), "writer": writer, "number": number}
+
+
+def write(table: str, writer: int) -> list[int]:
+    rows._REWRITE_AT = 8  # a process of its own
+    return [add_row(table, row(k, writer, back=1.0), SCHEMA) for k in range(ROWS)]
+
+
+def test_processes_that_add_rows_at_once_lose_and_repeat_none(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")  # none of them finds it there
+    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
+        numbers = pool.starmap(write, [(table, writer) for writer in range(WRITERS)], chunksize=1)
+    assert sorted(chain.from_iterable(numbers)) == list(range(WRITERS * ROWS))
+    there = {r[SEQUENCE]: (r["writer"], r["number"]) for r in rows_of(table)}
+    assert len(rows_of(table)) == len(there) == WRITERS * ROWS
+    for writer, own in enumerate(numbers):
+        assert own == sorted(own), "a writer's rows are in the order in which it wrote them"
+        assert [there[n] for n in own] == [(writer, k) for k in range(ROWS)]
+    assert [(r["writer"], r["number"]) for r in ordered_rows(table)] == [there[n] for n in range(WRITERS * ROWS)]
+    assert len(DeltaTable(table).file_uris()) <= 8, "the files were written as one on the way"
+
+
+def test_of_two_writers_on_top_of_one_version_the_second_takes_the_next_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = str(tmp_path / "table")
+    add_row(table, row(0), SCHEMA)
+    stale, opened = DeltaTable(table), rows._opened
+    add_row(table, row(1), SCHEMA)
+    answers = iter([stale])
+    monkeypatch.setattr(rows, "_opened", lambda *of: next(answers, None) or opened(*of))
+    assert add_row(table, row(2), SCHEMA) == 2
+    assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
+    monkeypatch.setattr(rows, "_opened", lambda *_: stale)
+    monkeypatch.setattr(rows, "_PATIENCE", 0.0)
+    with pytest.raises(UserError, match=r"other writers kept adding rows .* run the command again"):
+        add_row(table, row(3), SCHEMA)
+    assert len(rows_of(table)) == 3
+
+
+@pytest.mark.parametrize("rewrite_at", [3, 1_000])
+def test_the_order_of_writing_outlives_clocks_and_compaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewrite_at: int
+) -> None:
+    table = str(tmp_path / "table")
+    monkeypatch.setattr(rows, "_REWRITE_AT", rewrite_at)
+    for k in range(10):
+        add_row(table, row(k, back=90.0), SCHEMA)
+    assert [r["number"] for r in ordered_rows(table)] == list(range(10))
+    DeltaTable(table).optimize.compact()
+    DeltaTable(table).create_checkpoint()
+    assert add_row(table, row(10, back=90.0), SCHEMA) == 10
+    assert [r["number"] for r in ordered_rows(table)] == list(range(11))
+
+
+def test_a_table_without_numbers_goes_on_by_time_first(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")
+    old = [{"at": NOON + dt.timedelta(days=1, seconds=k), "writer": 0, "number": k} for k in range(4)]
+    for k in (1, 0, 3, 2):
+        write_deltalake(table, pa.Table.from_pylist([old[k]], SCHEMA), mode="append")
+    assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3]
+    for k in (4, 5):
+        add_row(table, row(k, back=60.0), SCHEMA)  # a day before the old ones, by its clock
+    assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3, 4, 5]
+    assert SEQUENCE not in ordered_rows(table)[0]
+
+
+def test_a_table_that_was_copied_goes_on_after_its_last_number(tmp_path: Path) -> None:
+    for k in range(3):
+        add_row(str(tmp_path / "one"), row(k), SCHEMA)
+    write_deltalake(
+        str(tmp_path / "two"),
+        pa.Table.from_pylist(rows_of(str(tmp_path / "one")), SCHEMA.append(pa.field(SEQUENCE, pa.int64()))),
+    )
+    assert add_row(str(tmp_path / "two"), row(3), SCHEMA) == 3
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load(small_logs.write(tmp_path, small_logs.frames()))
+
+
+def decision(run_id: str, against: str, outcome: Outcome, behind: float) -> Decision:
+    at = NOON - dt.timedelta(seconds=behind)
+    return Decision("2026-03-02", run_id, against, outcome, "made up", at=at)
+
+
+def test_a_clock_that_is_90_s_behind_changes_nothing_of_what_is_served(settings: Settings) -> None:
+    decisions = Decisions(settings)
+    decisions.add(decision("a", "", Outcome.PROMOTED, behind=0))
+    decisions.add(decision("b", "a", Outcome.OVERRIDDEN, behind=90))
+    now = serving(decisions.all())
+    assert now is not None
+    assert now.run_id == "b"
+    decisions.add(decision("a", "b", Outcome.ROLLED_BACK, behind=180))
+    assert [d.run_id for d in accepted(decisions.all())] == ["a"]
+    decisions.add(decision("c", "a", Outcome.PROMOTED, behind=400))
+    assert [d.run_id for d in accepted(decisions.all())] == ["a", "c"]
+
+
+def test_a_rollback_of_nothing_leaves_nothing() -> None:
+    assert accepted([decision("a", "b", Outcome.ROLLED_BACK, 0)]) == []
+    assert serving([decision("a", "b", Outcome.ROLLED_BACK, 0)]) is None
+
+
+def test_the_journal_s_last_entry_holds_whatever_its_clock_says(settings: Settings) -> None:
+    journal = Journal(settings)
+    for state, behind in (("running", 0), ("failed", 10), ("running", 120), ("done", 90)):
+        journal.add(Entry("2026-03-02", "split", "", state, NOON - dt.timedelta(seconds=behind)))
+    assert [e.state for e in journal.entries()] == ["running", "failed", "running", "done"]

@@ -1,0 +1,93 @@
+"""Scores that are no click rates: found, counted by domain, and never ranked, averaged or compared."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import EvaluateSettings
+from star_ctr.features.metrics import by_domain, totals
+from star_ctr.jobs import differences
+from star_ctr.jobs.evaluate import Run, judge
+from star_ctr.jobs.score import SCORES, check_parity, largest_difference
+from star_ctr.jobs.score_checks import check_scores
+from star_ctr.jobs.store import Store, among
+
+pytestmark = pytest.mark.spark
+NAN, INF = float("nan"), float("inf")
+BAD = [NAN, INF, -INF, None, 1.0000001, -1e-9]
+DS = "2026-03-04"
+
+
+def frame(spark: SparkSession, changed: dict[int, Any], run_id: str = "a", column: str = "score") -> DataFrame:
+    """Forty rows of two domains; some with another score or label."""
+    rows = []
+    for k in range(40):
+        row = {"label": float(k % 3 == 0), "score": 0.01 * k}
+        row[column] = changed.get(k, row[column])
+        rows.append((run_id, DS, f"i{k}", f"u{k % 7}", "home" if k < 30 else "mail", row["label"], row["score"]))
+    return spark.createDataFrame(rows, SCORES)
+
+
+@pytest.fixture
+def store(tmp_path: Path, spark: SparkSession) -> Store:
+    return Store(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
+
+
+def test_rows_are_counted_by_domain(spark: SparkSession) -> None:
+    assert check_scores(frame(spark, {0: 0.0, 1: 1.0}), "here") == 40
+    bad = frame(spark, dict(zip((1, 2, 3, 31, 32, 33), BAD, strict=True)))
+    with pytest.raises(DataError, match=r"here: a: 6 of 40 rows have a score .* \(home: 3, mail: 3\)"):
+        check_scores(bad, "here")
+    with pytest.raises(DataError, match=r"6 of 40 rows have a score"):
+        check_scores(bad.drop("label"), "here")
+    labels = frame(spark, {4: NAN, 5: None, 6: 0.5}, column="label")
+    with pytest.raises(DataError, match="3 of 40 rows have a label that is not 0 or 1"):
+        check_scores(labels, "here")
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_no_metric_is_computed_of_them(spark: SparkSession, value: Any) -> None:
+    bad = frame(spark, {35: value})
+    for found in (totals(bad), by_domain(bad, EvaluateSettings(replicates=2))):
+        with pytest.raises(PySparkException, match="a row has the score .* of which there are no metrics"):
+            found.collect()
+
+
+def test_neither_metrics_nor_differences_are_written_of_them(spark: SparkSession, store: Store) -> None:
+    store.replace("scores", frame(spark, {}), among("run_id", ["a"]))
+    store.replace("scores", frame(spark, {35: NAN}, "b"), among("run_id", ["b"]))
+    with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows have a score .* \(mail: 1\)"):
+        judge(store, [Run("b", DS, "star", 0)])
+    assert not store.exists("metrics")
+    with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows"):
+        differences.difference(store, load("demo"), "a", "b")
+    assert len(judge(store, [Run("a", DS, "star", 0)])) == 3
+
+
+def test_a_nan_is_no_small_difference(spark: SparkSession) -> None:
+    scores = frame(spark, {})
+    probe = {"i1": 0.01, "i2": 0.02, "i33": 0.33 + 2e-6}
+    assert largest_difference(scores, probe) == pytest.approx(2e-6)
+    for bad in (frame(spark, {2: NAN}), frame(spark, {2: None}), frame(spark, {2: INF})):
+        with pytest.raises(DataError, match=r"1 of 3 sampled rows have no finite difference .*\(home: 1\)"):
+            largest_difference(bad, probe)
+    with pytest.raises(DataError, match=r"2 of 3 sampled rows have no finite difference .*\(home: 1, mail: 1\)"):
+        largest_difference(scores, {**probe, "i2": NAN, "i33": INF})
+    with pytest.raises(DataError, match="1 of 4 sampled rows were not scored"):
+        largest_difference(scores, {**probe, "i99": 0.5})
+
+
+@pytest.mark.parametrize("difference", [2e-5, NAN, INF])
+def test_only_a_small_difference_passes(difference: float) -> None:
+    check_parity("a", 1e-5)
+    with pytest.raises(DataError, match="a: the scorer differs"):
+        check_parity("a", difference)
+    assert not math.isfinite(difference) or difference > 1e-5

@@ -1,0 +1,114 @@
+"""Scores and weights that are not finite: neither sampled, nor exported, nor loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.training import ModelSettings
+from star_ctr.model import checks, export, offline, run
+from star_ctr.model.export import WEIGHTS, Predictor
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.moments import _level
+from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.model.trainer import Trainer
+from tests.model.synthetic import LAYOUT, job, write_split
+
+NAN = float("nan")
+SETTINGS = ModelSettings(layers=[4, 3], dropout=0.0)
+
+
+def short_job(folder: Path) -> TrainingJob:
+    return job(str(folder / "split"), folder / "run", epochs=1)
+
+
+def test_scores_are_counted_by_domain() -> None:
+    scores = np.array([0.0, 1.0, NAN, np.inf, -1e-9, 1.1])
+    checks.check_scores(scores[:2], ["a", "b"], "here")
+    with pytest.raises(DataError, match=r"here: 4 of 6 rows have a score .* \(b: 3, a: 1\)"):
+        checks.check_scores(scores, ["a", "a", "b", "b", "a", "b"], "here")
+    assert checks.is_within_tolerance(1e-5)
+    assert not any(map(checks.is_within_tolerance, (1.1e-5, NAN, np.inf)))
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+    model = MultiDomainModel(LAYOUT, SETTINGS).eval()
+    export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
+    before = (tmp_path / "good" / WEIGHTS).read_bytes()
+    with torch.no_grad():
+        model.level(2).fill_(value)
+    with pytest.raises(
+        DataError, match=r"good: the trained model is not exported: weights that are not finite in .*\(1 of"
+    ):
+        export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
+    assert (tmp_path / "good" / WEIGHTS).read_bytes() == before
+    Predictor(tmp_path / "good")
+    tensors = load_file(str(tmp_path / "good" / WEIGHTS))
+    name = next(n for n, t in tensors.items() if t.is_floating_point() and t.numel() > 1)
+    tensors[name].view(-1)[1] = value
+    save_file(tensors, str(tmp_path / "good" / WEIGHTS), metadata={"model": SETTINGS.model_dump_json()})
+    with pytest.raises(DataError, match=rf"{WEIGHTS}: weights that are not finite in {name} \(1 of"):
+        Predictor(tmp_path / "good")
+
+
+def test_running_statistics_that_are_not_finite_are_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split(tmp_path)
+    finish = Trainer.finish
+
+    def spoilt(trainer: Trainer) -> object:
+        found = finish(trainer)
+        trainer.model.norm.var[1, 0] = NAN  # type: ignore[index,union-attr]
+        return found
+
+    monkeypatch.setattr(Trainer, "finish", spoilt)
+    mine = short_job(tmp_path)
+    with pytest.raises(DataError, match="not exported: weights that are not finite in norm"):
+        run.train(mine)
+    assert not (mine.place / "record.json").exists()
+
+
+def test_a_level_is_not_found_of_logits_that_are_not_finite() -> None:
+    logits, label, weight = torch.zeros(10), torch.ones(10), torch.ones(10)
+    assert _level(logits.double(), label.double(), weight.double()) > 0
+    logits[3:5] = NAN
+    with pytest.raises(DataError, match="2 of 10 training rows have a logit that is not finite"):
+        _level(logits.double(), label.double(), weight.double())
+
+
+def test_a_row_that_the_exported_model_scores_with_a_nan_fails_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split(tmp_path)
+    write_split(tmp_path, {"a": 30, "b": 20}, part="test")
+    mine = short_job(tmp_path)
+    predict = Predictor.predict
+
+    def spoilt(self: Predictor, *of: np.ndarray) -> np.ndarray:
+        scores = predict(self, *of)
+        scores[-1] = NAN
+        return scores
+
+    monkeypatch.setattr(Predictor, "predict", spoilt)
+    with pytest.raises(DataError, match=r"the exported model: 6 of 50 rows have a score .*\(a: 3, b: 3\)"):
+        offline.train_and_score(mine)
+    assert not (mine.place / offline.SCORES).exists()
+    monkeypatch.setattr(Predictor, "predict", predict)
+    offline.train_and_score(mine)
+    assert (mine.place / offline.SCORES).exists()
+
+
+def test_a_job_without_test_rows_has_a_sample_of_its_training_rows(tmp_path: Path) -> None:
+    write_split(tmp_path)
+    record = run.train(short_job(tmp_path))
+    assert {i.rpartition("-")[0].rpartition("-")[0] for i in record["probe"]} == {"train-a", "train-b", "train-c"}
+    model, rows = Predictor(short_job(tmp_path).place), record["probe"]
+    assert all(0 < score < 1 for score in rows.values())
+    assert model.layout.domains == ["a", "b", "c"]
