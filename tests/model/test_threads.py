@@ -97,10 +97,10 @@ def test_a_resumed_training_keeps_its_threads_on_a_machine_of_other_cores(
     begun.train_step([next(iter(begun._batches()))])
     state.save(begun)
     on_cores(monkeypatch, 2)
-    resumed = train(of_automatic_threads(table, tmp_path), must_resume=True)
-    assert (resumed["threads"], torch.get_num_threads(), resumed["resumed"]) == (3, 3, True)
-    # A number that is set holds; and the record of a training that is done again has it.
-    assert train(of_automatic_threads(table, tmp_path, threads=1), must_resume=True)["threads"] == 1
+    for declared, taken in ((0, 3), (1, 1)):
+        resumed = Trainer(of_automatic_threads(table, tmp_path, threads=declared))
+        assert state.resume(resumed, must=True)
+        assert (resumed.threads, torch.get_num_threads()) == (taken, taken)
 
 
 OF_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
