@@ -14,4 +14,4 @@ __version__ = "0.1.0"
 # another from running, and a training becomes many times slower. OpenMP reads this once, when torch is loaded, which
 # the modules of this package do after this line. It does not change results.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}

@@ -109,7 +109,7 @@ OF_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 def sleeping(said: str) -> int:
     """Count the processes whose idle threads soon sleep, by what OpenMP prints when it is loaded (OMP_DISPLAY_ENV)."""
     policies, spins = (re.findall(rf"{name} = '(.*)'", said) for name in OF_OPENMP[:2])
-    return sum(p == "PASSIVE" and int(n) <= 1000 for p, n in zip(policies, spins, strict=True))
+    return sum(p == "PASSIVE" and int(n) <= 10_000 for p, n in zip(policies, spins, strict=True))
 
 
 def environment(**more: str) -> dict[str, str]:
