@@ -9,7 +9,11 @@ from star_ctr.conf.training import ModelSettings, TrainerSettings
 from star_ctr.model.processes import most_of, world
 
 ACTIVATIONS_PER_THREAD = 400_000
-"""Outputs of the hidden layers in a step from which on another thread makes a training faster."""
+"""Outputs of the hidden layers in a step for each thread.
+
+Measured on two cores: a second thread makes a training faster at 2000 rows of layers of 256, 128 and 64 (900,000
+outputs), and slower at 512 rows of the default layers (520,000).
+"""
 
 
 def threads_for(rows: int, layers: Sequence[int], cores: int) -> int:
