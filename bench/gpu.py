@@ -20,8 +20,8 @@ from rich.table import Table
 from stream import waiting
 
 from star_ctr.model.job import TrainingJob
-from star_ctr.model.processes import readers_for
 from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
+from star_ctr.model.threads import readers_for
 from star_ctr.model.trainer import Trainer
 
 ROWS = 600_000

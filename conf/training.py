@@ -142,7 +142,12 @@ class TrainerSettings(Declared):
         description="embeddings: whole for each process (once in memory, where it can be had in common), or their rows "
         "shared out over the processes",
     )
-    threads: int = Field(0, ge=0, description="torch threads a process; 0: the cores shared out")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="torch threads of each process; 0: chosen by the batch size and the layers, at most one a core. "
+        "The last bits of the weights depend on the number: it is in the record, and resume and replay keep it",
+    )
     readers: int = Field(
         0, ge=0, description="threads of a stream that decode files ahead of the training; 0: one for every four cores"
     )

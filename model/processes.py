@@ -24,28 +24,6 @@ def device_for(settings: TrainerSettings) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def set_threads(settings: TrainerSettings) -> int:
-    """Set this process's torch threads: the declared number, or its share of the cores; returns it."""
-    threads = settings.threads or _own_cores()
-    torch.set_num_threads(threads)
-    return threads
-
-
-def readers_for(settings: TrainerSettings, for_all: bool = False) -> int:
-    """The threads that decode files: the declared number, or one for every four cores of this process.
-
-    Or of the machine, if it decodes `for_all` of its processes.
-    """
-    cores = (os.cpu_count() or 1) if for_all else _own_cores()
-    return settings.readers or max(1, cores // 4)
-
-
-def _own_cores() -> int:
-    """The cores that fall to this process."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world()[1]))
-    return max(1, (os.cpu_count() or 1) // here)
-
-
 def seed(device: torch.device, value: int) -> None:
     """Seed the draws on a device and on the CPU.
 

@@ -42,6 +42,8 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "rows_by_domain": {str(k): v for k, v in trainer.rows_by_domain.items()},
         "recorders": {r.name: r.state() for r in recorders},
         "parts": parts,
+        "processes": world()[1],
+        "threads": trainer.threads,
     }
     folder = trainer.job.place / "checkpoint"
     if (before := checkpoint.latest(folder)) and all(before.get(k) == place[k] for k in ("identity", "step")):
@@ -106,6 +108,9 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     def part(prefix: str) -> dict[str, Tensor]:
         return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
+    # Another machine may have another number of cores: as many threads as before give the same bits.
+    if not trainer.settings.threads and place["processes"] == world()[1]:
+        trainer.use_threads(place["threads"])
     trainer.model.load_state_dict(part("model/"))
     trainer.optimizers.load(part("optimizer/"))
     trainer.averaged.weights.update(part("average/"))

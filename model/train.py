@@ -21,6 +21,7 @@ from star_ctr.model.hooks.scalars import MLflow, TensorBoard
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.processes import device_for, world
 from star_ctr.model.run import train
+from star_ctr.model.threads import available_cores
 
 STOPPED = 3
 """Exit code of a process that was told to stop and saved."""
@@ -44,7 +45,8 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
         f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
         "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
     ]  # fmt: skip
-    environment = {"OMP_NUM_THREADS": "1", **OWN_STORE, **os.environ}
+    cores = max(1, available_cores() // job.trainer.processes)  # torchrun would allow each process one
+    environment = {"OMP_NUM_THREADS": str(cores), **OWN_STORE, **os.environ}
     if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise UserError(f"{job.run_id}: a training process failed; its own message stands above")
 

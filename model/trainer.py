@@ -26,12 +26,13 @@ from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.networks.norms import Moments, Segment, cut_over_ranks, segments_of
 from star_ctr.model.networks.sharding import WHOLE
 from star_ctr.model.optimizers import Averaged, Optimizers
-from star_ctr.model.processes import device_for, readers_for, seed, set_threads, wait_for_all, world
+from star_ctr.model.processes import device_for, seed, wait_for_all, world
 from star_ctr.model.shared_memory import on_one_machine
 from star_ctr.model.stream.batches import Batch, epoch_batches
 from star_ctr.model.stream.plan import MIXED, batches_of, rows_by_domain
 from star_ctr.model.stream.reading import Rows, live_files
 from star_ctr.model.stream.steps import Steps, StepsInCommon
+from star_ctr.model.threads import choose_threads, readers_for
 
 
 class Trainer:
@@ -41,7 +42,7 @@ class Trainer:
         self.job = job
         self.settings = job.trainer
         self.device = device_for(job.trainer)
-        self.threads = set_threads(job.trainer)
+        self.use_threads(choose_threads(job.trainer, job.model))
         torch.use_deterministic_algorithms(self.device.type == "cpu")
         # Checks of torch's own kernels, which cost 5% of a step, and would be warned about were they left open.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -68,6 +69,11 @@ class Trainer:
         """Whether there are other processes, with which it has memory in common."""
         self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
+
+    def use_threads(self, threads: int) -> None:
+        """Set the number of torch threads; the order of sums, and so the last bits of the weights, depend on it."""
+        self.threads = threads
+        torch.set_num_threads(threads)
 
     def train(self, hooks: Sequence[Hook] = ()) -> Moment:
         """Train from where it stands to the end; returns the last moment."""

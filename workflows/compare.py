@@ -33,6 +33,7 @@ from star_ctr.jobs.store import Store
 from star_ctr.model import offline
 from star_ctr.model.cost import Cost, costs
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.threads import available_cores
 from star_ctr.workflows.display import err, step
 
 ALONE = ["trainer.threads=1", "trainer.processes=1"]
@@ -123,7 +124,7 @@ def run(
         trials.append(Trial(model, own, train.pinned(own, store, night, pins[night])))
     # Two names may stand for the same settings: that is one run.
     once = list({t.job.run_id: t for t in trials}.values())
-    train_all(once, jobs or os.cpu_count() or 1)
+    train_all(once, jobs or available_cores())
     trained = [(t.settings, t.job) for t in once]
     with _progress() as progress:
         task = progress.add_task("into the tables", total=len(once))

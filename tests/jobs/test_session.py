@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import delta
@@ -11,6 +12,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs import session
+from star_ctr.model.threads import own_cores
 
 
 def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +27,10 @@ def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytes
     with pytest.raises(UserError, match="enough seen"):
         session._create(load("demo", ["spark.conf={spark.jars.packages: 'a:b:1,c:d:2'}"]), "test")
     assert sorted(built[0].split(",")) == ["a:b:1", "c:d:2", session.DELTA_PACKAGE]
+
+
+@pytest.mark.spark
+def test_a_task_owns_one_core_and_its_idle_threads_soon_sleep(spark: SparkSession) -> None:
+    """A training that runs as tasks, or a scorer, takes no threads for the cores of other tasks."""
+    found = spark.sparkContext.parallelize([0], 1).map(lambda _: (own_cores(), os.environ.get("OMP_WAIT_POLICY")))
+    assert found.collect() == [(1, "passive")]

@@ -1,0 +1,117 @@
+"""Training on a busy machine: rows/s beside two busy loops over rows/s without them, on the same two cores.
+
+Trainings with and without the loops alternate, a process each; a value is the median of the ratios of all turns.
+
+    python bench/beside_load.py [--turns 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from entries import entry
+from made_split import job_of
+from training import launch_alone
+
+from star_ctr.model.job import TrainingJob
+
+LOOPS = 2
+BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1_000_000): pass"
+"""A program that keeps a core busy until it is killed, or the process that started it is gone."""
+
+
+class Case(NamedTuple):
+    """A training to measure, and the smallest ratio that is good enough."""
+
+    batch_size: int
+    model: dict[str, Any]
+    rows: int
+    least: float
+
+
+CASES = [
+    Case(128, {"layers": [256, 128, 64], "activation": "silu", "dim": 8, "dropout": 0.2}, 80_000, 0.5),  # as KuaiRand
+    Case(2000, {}, 100_000, 0.35),  # the paper's
+]
+
+
+@contextmanager
+def busy(loops: int) -> Iterator[None]:
+    """Keep as many cores busy as there are loops, each a process."""
+    processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(loops)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def on_cores(number: int) -> Iterator[None]:
+    """Run this process, and those that it starts, on the first cores of the machine alone."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def train_beside(job: TrainingJob, loops: int) -> dict[str, Any]:
+    """Train a job beside busy loops; returns its record."""
+    with busy(loops):
+        launch_alone(job)
+    record: dict[str, Any] = json.loads((job.place / "record.json").read_text(encoding="utf-8"))
+    return record
+
+
+def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
+    """Alternate trainings without and with load; returns the entry of bench.json."""
+    job = job_of(
+        folder, case.rows, domains=4, model=case.model, batch_size=case.batch_size, window_rows=16_384,
+        moments_rows=0, checkpoint_minutes=1000.0,
+    )  # fmt: skip
+    alone, beside, threads = [], [], set()
+    for turn in range(turns):
+        for loops, rates in ((0, alone), (LOOPS, beside)):
+            record = train_beside(
+                job.model_copy(update={"folder": str(folder / f"{turn}-{loops}-{job.run_id}")}), loops
+            )
+            rates.append(float(record["rows_per_second"]))
+            threads.add(record["threads"])
+    ratios = [b / a for a, b in zip(alone, beside, strict=True)]
+    return entry(
+        f"training_beside_load_{case.batch_size}", statistics.median(ratios), "times its rows/s", case.least,
+        f"{LOOPS} busy loops on 2 cores, layers {job.model.layers}, {'/'.join(map(str, sorted(threads)))} thread(s); "
+        f"ratios {' '.join(f'{r:.2f}' for r in ratios)}; alone {' '.join(f'{r:,.0f}' for r in alone)}, "
+        f"beside {' '.join(f'{r:,.0f}' for r in beside)} rows/s",
+        least=True,
+    )  # fmt: skip
+
+
+def run(turns: int = 3) -> list[dict[str, Any]]:
+    """The entries of bench.json, one a batch size."""
+    with tempfile.TemporaryDirectory() as name, on_cores(2):
+        return [measure(Path(name), case, turns) for case in CASES]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3)
+    for result in run(parser.parse_args().turns):
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

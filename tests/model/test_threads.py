@@ -1,0 +1,154 @@
+"""How many threads a training uses, that a run keeps their number, and that threads without work sleep."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_ctr.conf.training import ModelSettings, TrainerSettings
+from star_ctr.model import state, threads
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.run import train
+from star_ctr.model.train import launch, write_job
+from star_ctr.model.trainer import Trainer
+from tests.model.synthetic import job, record
+
+
+def of_automatic_threads(table: str, folder: Path, **trainer: object) -> TrainingJob:
+    return job(table, folder, **{"threads": 0, "checkpoint_minutes": 1000.0, **trainer})
+
+
+def on_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    """Pretend that this process may run on so many cores."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+
+
+LAYERS = {"demo": [128, 64], "kuairand": [256, 128, 64], "paper": ModelSettings().layers}
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=list(LAYERS))
+def test_small_batches_take_one_thread_whatever_the_machine(layers: list[int]) -> None:
+    assert {threads.threads_for(128, layers, cores) for cores in (1, 2, 16, 256)} == {1}
+
+
+def test_the_batches_of_the_paper_take_both_of_two_cores() -> None:
+    assert threads.threads_for(2000, LAYERS["paper"], cores=2) == 2
+    assert threads.threads_for(8000, LAYERS["demo"], cores=2) == 2
+
+
+@given(st.integers(2, 100_000), st.lists(st.integers(1, 2048), min_size=1, max_size=8), st.integers(1, 256))
+def test_threads_grow_with_the_batch_and_stay_within_the_cores(rows: int, layers: list[int], cores: int) -> None:
+    found = threads.threads_for(rows, layers, cores)
+    assert 1 <= found <= cores
+    assert found <= threads.threads_for(2 * rows, layers, cores)
+    assert found <= threads.threads_for(rows, layers, 2 * cores)
+    assert found <= threads.threads_for(rows, [*layers, layers[-1]], cores)
+
+
+def test_the_cores_of_a_process_are_those_it_may_run_on_and_owns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    code += "; from star_ctr.model.threads import own_cores; print(own_cores())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+    on_cores(monkeypatch, 8)
+    assert threads.own_cores() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert threads.own_cores() == 2
+    for limit, found in (("1", 1), ("64", 2), ("1,4", 1), ("", 2), ("many", 2), ("0", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert threads.own_cores() == found, limit
+
+
+def test_a_process_of_several_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is cut over the processes leaves each a part of it; one that is not leaves each the whole."""
+    on_cores(monkeypatch, 64)
+    seen: list[int] = []
+    monkeypatch.setattr(threads, "threads_for", lambda rows, layers, cores: seen.append(rows) or 1)
+    monkeypatch.setattr(threads, "world", lambda: (0, 4))
+    for parallel in ("rows", "batches"):
+        threads.choose_threads(TrainerSettings.model_validate({"parallel": parallel}), ModelSettings())
+    assert seen == [500, 2000]
+
+
+def test_a_declared_number_is_taken_and_recorded(table: str, tmp_path: Path) -> None:
+    assert train(of_automatic_threads(table, tmp_path / "three", threads=3))["threads"] == 3
+    assert torch.get_num_threads() == 3
+    assert train(of_automatic_threads(table, tmp_path / "one"))["threads"] == 1
+    assert torch.get_num_threads() == 1
+
+
+def test_a_resumed_training_keeps_its_threads_on_a_machine_of_other_cores(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "threads_for", lambda rows, layers, cores: cores)
+    on_cores(monkeypatch, 3)
+    begun = Trainer(of_automatic_threads(table, tmp_path))
+    begun.train_step([next(iter(begun._batches()))])
+    state.save(begun)
+    on_cores(monkeypatch, 2)
+    for declared, taken in ((0, 3), (1, 1)):
+        resumed = Trainer(of_automatic_threads(table, tmp_path, threads=declared))
+        assert state.resume(resumed, must=True)
+        assert (resumed.threads, torch.get_num_threads()) == (taken, taken)
+
+
+OF_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+
+
+def sleeping(said: str) -> int:
+    """Count the processes whose idle threads soon sleep, by what OpenMP prints when it is loaded (OMP_DISPLAY_ENV)."""
+    policies, spins = (re.findall(rf"{name} = '(.*)'", said) for name in OF_OPENMP[:2])
+    return sum(p == "PASSIVE" and int(n) <= 10_000 for p, n in zip(policies, spins, strict=True))
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of a process that starts anew, in which OpenMP prints its settings."""
+    kept = {k: v for k, v in os.environ.items() if k not in OF_OPENMP}
+    return {**kept, "OMP_DISPLAY_ENV": "verbose", **more}
+
+
+def test_threads_of_a_launched_training_soon_sleep(table: str, tmp_path: Path) -> None:
+    j = of_automatic_threads(table, tmp_path)
+    command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(j))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert sleeping(done.stderr) == 1
+    assert record(j)["threads"] == 1
+
+
+@pytest.mark.parametrize("module", ["jobs.score", "jobs.launcher", "workflows.compare"])
+def test_threads_soon_sleep_wherever_torch_is_used(module: str) -> None:
+    code = f"import star_ctr.{module}, torch"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert sleeping(done.stderr) == 1
+
+
+def test_a_policy_of_the_user_holds() -> None:
+    active = environment(OMP_WAIT_POLICY="active")
+    code = "import star_ctr.model.trainer"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=active)
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["rows", "batches"])
+def test_processes_under_torchrun_share_the_cores_and_soon_sleep(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], parallel: str
+) -> None:
+    for name in OF_OPENMP:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+    j = of_automatic_threads(table, tmp_path, processes=2, parallel=parallel)
+    launch(j)
+    assert sleeping(capfd.readouterr().err) == 2, "of the two that train; torchrun itself computes nothing"
+    assert record(j)["threads"] == 1
