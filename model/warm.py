@@ -22,6 +22,7 @@ from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, La
 from star_ctr.conf.training import ModelSettings
 from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.model import checkpoint
+from star_ctr.model.ema import averages
 from star_ctr.model.networks.inputs import embedding_widths
 from star_ctr.model.networks.norms import PartitionedNorm, PerDomain
 from star_ctr.model.networks.tables import places_of
@@ -57,7 +58,7 @@ def warm_start(trainer: Trainer) -> dict[str, Any]:
     added = [p for p, before in enumerate(domains) if before is None]
     if added:
         _start_domains(trainer, added, domains, earlier)
-    _take_averages(trainer, tensors, origin, kept)
+    trainer.averaged.load(checkpoint.with_prefix("average/", tensors) if kept else {}, origin)
     if kept:
         _take_optimizers(trainer, tensors, origin)
     names = set(trainer.job.layout.domains)
@@ -159,19 +160,21 @@ def _take_weights(
 ) -> None:
     """The earlier weights, or where optimizers start anew their average, which is what was evaluated."""
     weights = dict(trainer.model.state_dict())
+    theirs = checkpoint.with_prefix("model/", tensors)
+    if not kept and (decay := earlier.place["identity"]["trainer"]["averaging"]):
+        theirs |= averages(theirs, checkpoint.with_prefix("average/", tensors), decay)
     partitioned = isinstance(trainer.model.norm, PartitionedNorm)
     for name, before in origin.items():
         if before is None:
             continue
         if partitioned and name in ("norm.mean", "norm.var", "norm.steps"):
             rows = [(p, q) for p, q in enumerate(domains) if q is not None]
-            mine, theirs = (list(x) for x in zip(*rows, strict=True))
+            mine, earlier_rows = (list(x) for x in zip(*rows, strict=True))
             weights[name] = weights[name].index_copy(
-                0, torch.tensor(mine, device=trainer.device), tensors[f"model/{name}"][theirs]
+                0, torch.tensor(mine, device=trainer.device), theirs[name][earlier_rows]
             )
         elif name != "norm.lone_rows":  # of which the record of a training tells
-            average = None if kept else tensors.get(f"average/{before}")
-            tensor = tensors.get(f"model/{before}") if average is None else average
+            tensor = theirs.get(before)
             if tensor is None or tensor.shape != weights[name].shape:
                 different = changes(earlier.model.model_dump(mode="json"), trainer.job.model.model_dump(mode="json"))
                 words = "; ".join(different) or f"{name} hangs on the number of domains, and that is another"
@@ -202,15 +205,6 @@ def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None]
         for module in model.modules():
             for name, neutral in getattr(module, "neutral", {}).items():
                 getattr(module, name)[p].fill_(neutral)
-
-
-@torch.no_grad()
-def _take_averages(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None], kept: bool) -> None:
-    for name, parameter in trainer.averaged.parameters:
-        before = origin[name]
-        average = tensors.get(f"average/{before}") if kept else None
-        trainer.averaged.weights[name] = parameter.detach().clone() if average is None else average
-        trainer.averaged.steps[name] = 0 if average is None else int(tensors[f"average-steps/{before}"])
 
 
 def _take_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None]) -> None:
