@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from star_ctr.conf.compatibility import changes
 from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
 from star_ctr.model.hooks.record import Recorder
@@ -117,15 +118,3 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     for recorder in recorders:
         recorder.load(place["recorders"][recorder.name])
     return True
-
-
-def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """What differs between two nested mappings, as `key: before -> now`."""
-    found: list[str] = []
-    for key in sorted({*before, *now}):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changes(a, b, f"{path}{key}.")
-        elif a != b:
-            found.append(f"{path}{key}: {a} -> {b}")
-    return found

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from star_ctr.conf.compatibility import changes, check_split
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
 from star_ctr.conf.training import ModelSettings
@@ -26,7 +27,7 @@ from star_ctr.model.ema import averages
 from star_ctr.model.networks.inputs import embedding_widths
 from star_ctr.model.networks.norms import PartitionedNorm, PerDomain
 from star_ctr.model.networks.tables import places_of
-from star_ctr.model.state import changes, loaded
+from star_ctr.model.state import loaded
 from star_ctr.model.trainer import Trainer
 
 
@@ -44,7 +45,8 @@ class _Earlier(NamedTuple):
 def warm_start(trainer: Trainer) -> dict[str, Any]:
     """Give a trainer that has not begun what the run of `job.start` learnt; returns what came over, for the record.
 
-    `UserError` where that run had other features or another form of model.
+    Raises:
+        UserError: That run had other features, encoded numbers in another way, or had another form of model.
     """
     earlier = _earlier(trainer)
     kept = trainer.settings.optimizer == "kept"
@@ -80,22 +82,12 @@ def _earlier(trainer: Trainer) -> _Earlier:
         raise UserError(f"{folder}: no finished training with its checkpoint to start from")
     settings = json.loads((folder / "record.json").read_text(encoding="utf-8"))["settings"]
     layout = Layout.model_validate_json((folder / "layout.json").read_text(encoding="utf-8"))
-    if different := changes(_features(layout), _features(trainer.job.layout)):
-        raise UserError(f"{start.run_id}: it cannot be started from, its features are others: {'; '.join(different)}")
+    check_split(start.run_id, layout, trainer.job.layout)
     files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
     if not files:
         raise UserError(f"{folder}/vocabularies: not there, so that its ids have no meaning; train that run again")
     vocabularies = read_vocabularies(files, list(settings["history"]))
     return _Earlier(start.run_id, folder, layout, ModelSettings(**settings["model"]), vocabularies, place)
-
-
-def _features(layout: Layout) -> dict[str, Any]:
-    """What must be alike for a row of one layout to mean what one of another does."""
-    return {
-        "ids": [(f.name, f.embedding) for f in layout.fields],
-        "numbers": [f.name for f in layout.numeric],
-        "sequences": [(s.name, s.length, [side.embedding for side in s.sides]) for s in layout.sequences],
-    }
 
 
 def _vocabularies_of(trainer: Trainer) -> dict[str, pa.Array]:

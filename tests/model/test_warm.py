@@ -240,7 +240,16 @@ def test_other_features_are_refused_by_name(before: TrainingJob, split: Path, tm
     j = now(before, split, tmp_path)
     sequence = NEXT.sequences[0].model_copy(update={"name": "liked"})
     other = j.model_copy(update={"layout": NEXT.model_copy(update={"sequences": [sequence]})})
-    with pytest.raises(UserError, match="last: .*features are others.*liked"):
+    with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*liked"):
+        started(other)
+
+
+def test_numbers_of_another_scale_are_refused_by_name(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+    j = now(before, split, tmp_path)
+    other = j.model_copy(
+        update={"layout": NEXT.model_copy(update={"numeric": [NEXT.numeric[0].model_copy(update={"mean": 0.5})]})}
+    )
+    with pytest.raises(UserError, match="does not encode numbers as last.*x.mean: 0.0 -> 0.5.*run `star-ctr split"):
         started(other)
 
 
