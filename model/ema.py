@@ -46,9 +46,11 @@ def log_decay(steps: Tensor, decay: float) -> Tensor:
     return late.mul_(math.log(decay)).sub_(product.log_()).add_(math.log(math.factorial(10)))
 
 
-def remaining(last: Tensor, step: int, decay: float) -> Tensor:
-    """The product of the decays of the steps after `last` up to `step`, for each of `last`, as float64."""
-    now = log_decay(torch.tensor(step, device=last.device), decay)
+def remaining(last: Tensor, now: Tensor, decay: float) -> Tensor:
+    """The product of the decays of the steps after `last`, for each of `last`, as float64.
+
+    It goes up to the step whose `log_decay` is `now`.
+    """
     return now.sub(log_decay(last, decay)).exp_()
 
 
@@ -67,18 +69,19 @@ class TableEma:
     def update(self, changes: Iterable[Change], step: int, decay: float) -> None:
         """Follow the changes of a step; no row may occur twice."""
         # With a = w + lag: a' = d * (w + lag) + (1 - d) * (w + change), hence lag' = d * (lag - change).
-        now = decay_at(step, decay)
+        d, now = decay_at(step, decay), log_decay(torch.tensor(step), decay)
         for rows, change in changes:
-            share = remaining(self.last_step.index_select(0, rows), step, decay).to(change.dtype)
-            lag = self.lag.index_select(0, rows).mul_(share.unsqueeze(1)).sub_(change, alpha=now)
+            share = remaining(self.last_step.index_select(0, rows), now, decay).to(change.dtype)
+            lag = self.lag.index_select(0, rows).mul_(share.unsqueeze(1)).sub_(change, alpha=d)
             self.lag.index_copy_(0, rows, lag)
             self.last_step.index_fill_(0, rows, step)
 
     def flush(self, table: Tensor, step: int, decay: float, part: slice = slice(None)) -> None:
         """Replace `table`, or a part of its rows, by the average as of `step`; no lag is left."""
+        now = log_decay(torch.tensor(step), decay)
         blocks = (torch.split(x[part], BLOCK) for x in (table, self.lag, self.last_step))
         for weight, lag, last in zip(*blocks, strict=True):
-            weight.add_(lag.mul_(remaining(last, step, decay).to(lag.dtype).unsqueeze(1)))
+            weight.add_(lag.mul_(remaining(last, now, decay).to(lag.dtype).unsqueeze(1)))
             lag.zero_()
 
 
@@ -176,6 +179,7 @@ def averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: 
         if kind == "weight":
             found[name] = value
         elif kind == "lag":
-            share = remaining(state[f"{name}/last_step"], int(state[f"{name}/steps"]), decay)
+            now = log_decay(state[f"{name}/steps"].cpu(), decay)
+            share = remaining(state[f"{name}/last_step"], now, decay)
             found[name] = weights[name] + value * share.to(value.dtype).unsqueeze(1)
     return found
