@@ -1,8 +1,9 @@
 """Choose settings on nights that no result is told of: variants x nights x seeds, without Spark.
 
-Trains on the splits that `star-ctr split` wrote, scores the test rows in this process, and prints mean AUC and
-GAUC of every variant (a set of overrides of `model.*` and `trainer.*`), with the difference to the first, and
-PCOC of the five largest domains. KuaiRand's nights for it are 04-29 and 04-30.
+Trains on the splits that `star-ctr split` wrote, scores the test rows, and prints mean AUC and GAUC of every variant (a
+set of overrides of `model.*` and `trainer.*`), the mean difference to the first variant over the pairs of night and
+seed with its standard error, and PCOC overall and of the five largest domains. KuaiRand's nights for it are 04-29 and
+04-30.
 
     python bench/choose.py --conf conf/kuairand.yaml --variant "" --variant "trainer.lr=0.002"
 """
@@ -12,9 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import tempfile
-import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,6 +62,40 @@ def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder / SCORES)
 
 
+def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[str, Any]:
+    """Metrics of one training, and the sums of scores and clicks by domain."""
+    logging.disable(logging.WARNING)
+    settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.tensorboard=false"])
+    with tempfile.TemporaryDirectory() as folder:
+        frame = one(settings, night, Path(folder))
+    by_domain = frame.groupby("domain").agg(n=("label", "size"), score=("score", "sum"), label=("label", "sum"))
+    return {
+        "night": night,
+        "seed": seed,
+        "auc": float(roc_auc_score(frame["label"], frame["score"])),
+        "gauc": gauc(frame),
+        "domains": by_domain.astype(float).to_dict("index"),
+    }
+
+
+def summary(runs: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the runs of a variant, and differences to those of the first, run by run, with standard errors."""
+    found: dict[str, Any] = {}
+    for metric in ("auc", "gauc"):
+        differences = np.array([a[metric] - b[metric] for a, b in zip(runs, first, strict=True)])
+        found[metric] = float(np.mean([r[metric] for r in runs]))
+        found[f"{metric}_difference"] = float(differences.mean())
+        found[f"{metric}_error"] = (
+            float(differences.std(ddof=1) / len(differences) ** 0.5) if len(differences) > 1 else float("nan")
+        )
+    domains = pd.concat([pd.DataFrame.from_dict(r["domains"], orient="index") for r in runs])
+    sums = domains.groupby(level=0).sum()
+    large = sorted(sums["n"].nlargest(5).index)
+    found["pcoc"] = {"all": float(sums["score"].sum() / sums["label"].sum())}
+    found["pcoc"] |= {d: float(sums.loc[d, "score"] / sums.loc[d, "label"]) for d in large}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conf", default="conf/kuairand.yaml")
@@ -65,38 +103,33 @@ def main() -> None:
     parser.add_argument("--variant", action="append", default=[], help="overrides, separated by blanks; empty: none")
     parser.add_argument("--nights", nargs="+", default=list(NIGHTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, each with one thread if several")
     parser.add_argument("--json", default="build/choose.json")
     arguments = parser.parse_args()
-    logging.disable(logging.WARNING)
-    results = []
-    for variant in arguments.variant or [""]:
-        began = time.monotonic()
-        scored = []
-        values = []
-        for night in arguments.nights:
-            for seed in range(arguments.seeds):
-                settings = load(arguments.conf, [*arguments.overrides, *variant.split(), f"trainer.seed={seed}"])
-                with tempfile.TemporaryDirectory() as folder:
-                    frame = one(settings, night, Path(folder))
-                scored.append(frame)
-                values.append((roc_auc_score(frame["label"], frame["score"]), gauc(frame)))
-        domains = pd.concat(scored).groupby("domain")
-        large = sorted(domains.size().nlargest(5).index)
-        both = domains[["score", "label"]].sum()
-        pcoc = {d: float(both.loc[d, "score"] / both.loc[d, "label"]) for d in large}
-        if not results:
-            print(f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'Δgauc':>8} {'s':>5}  pcoc {' '.join(large)}  variant")
-        auc, user_auc = np.mean(values, axis=0)
-        results.append({"variant": variant, "auc": auc, "gauc": user_auc, "pcoc": pcoc, "runs": values})
-        first = results[0]
-        seconds = (time.monotonic() - began) / len(values)
-        print(
-            f"{auc:8.4f} {user_auc:8.4f} {auc - first['auc']:+8.4f} {user_auc - first['gauc']:+8.4f} {seconds:5.1f}  "
-            f"{' '.join(f'{v:.2f}' for v in pcoc.values())}  {variant or '(as it is)'}",
-            flush=True,
-        )
-        Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    threads = [] if arguments.jobs == 1 else ["trainer.threads=1"]
+    results: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for variant in arguments.variant or [""]:
+            overrides = [*arguments.overrides, *threads, *variant.split()]
+            pending = [
+                pool.submit(measure, arguments.conf, overrides, night, seed)
+                for seed in range(arguments.seeds)
+                for night in arguments.nights
+            ]
+            runs = [p.result() for p in pending]
+            found = summary(runs, results[0]["runs"] if results else runs)
+            if not results:
+                domains = " ".join(found["pcoc"])
+                print(f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'±':>7} {'Δgauc':>8} {'±':>7}  pcoc {domains}  variant")
+            results.append({"variant": variant, **found, "runs": runs})
+            print(
+                f"{found['auc']:8.4f} {found['gauc']:8.4f} {found['auc_difference']:+8.4f} {found['auc_error']:7.4f} "
+                f"{found['gauc_difference']:+8.4f} {found['gauc_error']:7.4f}  "
+                f"{' '.join(f'{v:.2f}' for v in found['pcoc'].values())}  {variant or '(as it is)'}",
+                flush=True,
+            )
+            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+            Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -103,14 +103,18 @@ class TrainerSettings(Declared):
     warm_start: str | None = Field(
         None,
         description="run to go on from (§4.4): its run_id, or of this configuration's earlier nights the newest one "
-        "(`previous`), or the newest that the gate accepted (`accepted`)",
+        "(`previous`), or the newest that the gate accepted (`accepted`); the split encodes numbers as that run does",
     )
     optimizer: Literal["kept", "reset"] = Field(
         "kept",
         description="at a warm start: Adam's moments and the average go on; or they begin anew, from the average",
     )
     averaging: float = Field(
-        0.0, ge=0, lt=1, description="decay of a moving average of the weights that is evaluated instead; 0: none"
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay by step of an exponential moving average of the weights, which is evaluated and exported in "
+        "their place; 0: none",
     )
     moments_rows: int = Field(
         50_000, ge=0, description="rows of each domain over which E_p, Var_p are made true at the end; 0: none"

@@ -24,6 +24,7 @@ from star_ctr.jobs import split
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.refit_checks import failures
 from star_ctr.jobs.session import submitted
+from star_ctr.jobs.split_inputs import is_written
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import pin, pinned, rows_of_split, trained
 
@@ -40,7 +41,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         reason = reason or "the night's run was not promoted"
         return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": served}
     # A training that was killed goes on, and one that is done stands, as long as its rows are the same version.
-    if not split.is_written(settings, store, ds, OF_REFIT):
+    if not is_written(settings, store, ds, OF_REFIT):
         split.run(settings, spark, ds, OF_REFIT)
     job = pinned(settings, store, ds, pin(store, ds, OF_REFIT))
     record = trained(settings, store, job)

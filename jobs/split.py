@@ -12,16 +12,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.compatibility import check_fitted
 from star_ctr.conf.days import valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.hashing import code_hash
-from star_ctr.conf.identity import features_hash, split_hash
+from star_ctr.conf.identity import features_hash
 from star_ctr.conf.layout import OTHER, Layout, natural
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import OF_NIGHT, SplitTables
@@ -29,8 +28,8 @@ from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.encoding import fit_layout
 from star_ctr.features.packing import Encoder
 from star_ctr.features.vocabularies import fit_vocabularies
-from star_ctr.jobs.commits import find_split, split_before
 from star_ctr.jobs.session import submitted
+from star_ctr.jobs.split_inputs import find_inputs
 from star_ctr.jobs.store import Store, quoted
 
 ENCODED = (
@@ -53,8 +52,9 @@ def run(
     rows = _features(settings, store, ds, there, tested)
     train = rows.where(F.col("ds") != tested) if tested else rows
     counts = rows.groupBy("ds", "domain").count().collect()
-    before = _before(settings, store, ds, tables)
-    stands_on = _stands_on(settings, store, before)
+    inputs = find_inputs(settings, store, ds, tables)
+    before, start = inputs.before, inputs.start
+    fingerprint = inputs.fingerprint(settings, store)
     domains = settings.domains.known or _domains({r.domain for r in counts if r.ds != tested}, before and before.layout)
     parts = {r.ds: "test" if r.ds == tested else "train" for r in counts}
     entries = [(parts[r.ds], r.domain, r["count"]) for r in counts]
@@ -71,7 +71,9 @@ def run(
         .count()
         .collect()
     }
-    layout = fit_layout(settings, train, domains, sizes, ds, before and before.layout)
+    layout = fit_layout(settings, train, domains, sizes, ds, inputs.encoding())
+    if start:
+        check_fitted(start.run_id, start.layout, layout)
     known = F.col("domain").isin(domains)
     kept = rows if settings.domains.unknown == "bucket" else rows.where(known)
     kept = kept.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
@@ -90,7 +92,7 @@ def run(
         metadata=json.dumps(
             {
                 "ds": ds,
-                **stands_on,
+                **fingerprint,
                 "vocabularies": version,
                 "layout": layout.model_dump(mode="json"),
             }
@@ -102,45 +104,6 @@ def run(
         if settings.domains.unknown == "bucket" or domain in domains:
             totals[part] += n
     return totals
-
-
-def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -> bool:
-    """Whether the split of a night stands on all that it would stand on if it were written now."""
-    found = find_split(store.warehouse.table(tables.split), ds)
-    now = _stands_on(settings, store, _before(settings, store, ds, tables))
-    return found is not None and now.items() <= found[1].items()
-
-
-def _stands_on(settings: Settings, store: Store, before: _Before | None) -> dict[str, Any]:
-    """What decides the rows of a split."""
-    return {
-        "settings": split_hash(settings),
-        "code": code_hash(["star_ctr.jobs.split"]),
-        "features": store.version("features"),
-        "grown_from": before and {"ds": before.ds, "version": before.version},
-    }
-
-
-class _Before(NamedTuple):
-    """The night that a night's encoding grows from, and the version of the split that holds it."""
-
-    ds: str
-    version: int
-    layout: Layout
-    vocabularies: DataFrame
-
-
-def _before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> _Before | None:
-    """The newest night before, where the settings say that a night grows from it; a refit grows from its own night."""
-    if settings.split.vocabulary == "fitted":
-        return None
-    find = split_before if tables is OF_NIGHT else find_split
-    earlier = find(store.warehouse.table("split"), ds)
-    if earlier is None:
-        return None
-    version, metadata = earlier
-    vocabularies = store.read("vocabularies", metadata["vocabularies"]).where(F.col("ds") == metadata["ds"])
-    return _Before(metadata["ds"], version, Layout.model_validate(metadata["layout"]), vocabularies)
 
 
 def _domains(seen: set[str], before: Layout | None) -> list[str]:

@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.compatibility import check_split
 from star_ctr.conf.days import valid_day
-from star_ctr.conf.errors import DataError, UserError
+from star_ctr.conf.errors import DataError
 from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import config_hash, refit_of, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import OF_NIGHT, SplitTables
-from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.conf.vocabularies import vocabulary_files
 from star_ctr.jobs.commits import split_commit
-from star_ctr.jobs.decisions import Decisions, accepted_before
 from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted
+from star_ctr.jobs.starts import find_start
 from star_ctr.jobs.store import Store, among
 from star_ctr.model.export import WEIGHTS
 from star_ctr.model.job import TrainingJob, WarmStart
@@ -126,39 +126,24 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
         model=settings.model,
         trainer=settings.trainer,
         settings=settings.model_dump(mode="json"),
-        start=warm_start(settings, store, ds),
+        start=warm_start(settings, ds, to.layout),
     )
 
 
-def warm_start(settings: Settings, store: Store, ds: str) -> WarmStart | None:
-    """The run that a night's training is to go on from; None where it is to start afresh, or is the first of its kind.
+def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
+    """The run that the training of a night starts from, with the hash of its weights; None without one.
 
-    `UserError` for a run that was never finished, or knows later days.
+    Raises:
+        UserError: The run cannot be started from, or `layout`, that of the night's split, does not encode rows as the
+            run's did: the run has changed since the split was written.
     """
-    asked = settings.trainer.warm_start
-    if asked is None:
+    start = find_start(settings, ds)
+    if start is None:
         return None
-    names = [asked]
-    if asked == PREVIOUS:
-        names = [run_id(settings, d) for d in reversed(store.days("split")) if d < ds]
-    if asked == ACCEPTED:
-        night = accepted_before(settings, Decisions(settings).all(), ds)
-        names = [run_id(settings, night)] if night else []
-    for name in names:
-        folder = Path(store.warehouse.model(name))
-        if (folder / "record.json").exists():
-            if (night := read_record(folder)["ds"]) > ds:
-                raise UserError(f"trainer.warm_start: {name} is of the night {night} and knows days from {ds} on")
-            with (folder / WEIGHTS).open("rb") as weights:
-                return WarmStart(
-                    run_id=name, folder=str(folder), weights=hashlib.file_digest(weights, "sha256").hexdigest()[:32]
-                )
-    if asked not in (PREVIOUS, ACCEPTED):
-        raise UserError(
-            f"trainer.warm_start: {store.warehouse.model(asked)} holds no finished run; give the run_id of one, or "
-            f"`{PREVIOUS}` or `{ACCEPTED}`"
-        )
-    return None
+    check_split(start.run_id, start.layout, layout)
+    with (start.folder / WEIGHTS).open("rb") as weights:
+        digest = hashlib.file_digest(weights, "sha256").hexdigest()[:32]
+    return WarmStart(run_id=start.run_id, folder=str(start.folder), weights=digest)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

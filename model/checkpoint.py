@@ -78,3 +78,8 @@ def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[s
         warnings.simplefilter("ignore", UserWarning)
         load_checkpoint(tensors, checkpoint_id=target, no_dist=True)
     return tensors
+
+
+def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, by the rest of the name."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,16 +1,17 @@
-"""Adam (§4.1) for dense weights and, on the touched rows alone, for embeddings; the average of the weights."""
+"""Adam (§4.1) for dense weights and, on the touched rows alone, for embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.training import TrainerSettings
+from star_ctr.model.ema import WeightEma
 from star_ctr.model.gradients import DenseGradients, OfCopies, OfOneCopy, TableGradients
-from star_ctr.model.networks.rows import RowAdam, in_parts
+from star_ctr.model.networks.rows import RowAdam
 from star_ctr.model.networks.tables import EmbeddingTables
 from star_ctr.model.processes import world
 from star_ctr.model.shared_memory import in_common
@@ -65,7 +66,7 @@ class Optimizers:
         self.dense.step()
         return beside
 
-    def join(self, averaged: Averaged, in_memory: bool) -> str:
+    def join(self, averaged: WeightEma, in_memory: bool) -> str:
         """Before the first step of a group of processes, which all stand alike: settle who has which embeddings.
 
         With memory that they have in common, whole tables lie once in it, with all that has a row for each of theirs;
@@ -80,7 +81,7 @@ class Optimizers:
         for table in tables.parameters():
             table.data = in_common(table.data)
         self.sparse.share()
-        averaged.share(tables)
+        averaged.share()
         self._table_gradients = OfOneCopy(tables)
         return "one copy for all processes"
 
@@ -129,49 +130,3 @@ def tables_of(model: nn.Module) -> EmbeddingTables:
     tables = model.inputs.tables  # type: ignore[union-attr]
     assert isinstance(tables, EmbeddingTables)
     return tables
-
-
-class Averaged:
-    """A moving average of the weights (Polyak), kept beside them and evaluated in their stead.
-
-    Only what a step touched moves, so a domain's average changes by its own examples alone, and a step costs by
-    the batch. Early on the decay is smaller, (1 + t) / (10 + t) at a parameter's step t.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.parameters = list(model.named_parameters()) if decay else []
-        self.weights = {n: p.detach().clone() for n, p in self.parameters}
-        self.steps = dict.fromkeys(self.weights, 0)
-
-    def share(self, tables: EmbeddingTables) -> None:
-        """Have the averages of these tables in common with the other processes, which stand alike."""
-        own = set(tables.parameters())
-        for name, parameter in self.parameters:
-            if parameter in own:
-                self.weights[name] = in_common(self.weights[name])
-
-    @torch.no_grad()
-    def update(self, rows: Mapping[nn.Parameter, Tensor]) -> None:
-        """Move towards the weights that the step just made (gradients still at hand).
-
-        `rows`: of each embedding table, those that the step touched.
-        """
-        for name, parameter in self.parameters:
-            if parameter.grad is None:
-                continue
-            self.steps[name] = t = self.steps[name] + 1
-            share = 1.0 - min(self.decay, (1 + t) / (10 + t))
-            average = self.weights[name]
-            if (touched := rows.get(parameter)) is not None:
-                for part in in_parts(touched):
-                    before = average.index_select(0, part)
-                    average.index_copy_(0, part, before.lerp_(parameter.index_select(0, part), share))
-            else:
-                average.lerp_(parameter, share)
-
-    @torch.no_grad()
-    def swap_in(self) -> None:
-        """Give the model the averaged weights."""
-        for name, parameter in self.parameters:
-            parameter.copy_(self.weights[name])

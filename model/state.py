@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from star_ctr.conf.compatibility import changes
 from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
 from star_ctr.model.hooks.record import Recorder
@@ -20,8 +22,7 @@ from star_ctr.model.trainer import Trainer
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {f"model/{n}": t for n, t in trainer.model.state_dict().items()}
     tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors()}
-    tensors |= {f"average/{n}": t for n, t in trainer.averaged.weights.items()}
-    tensors |= {f"average-steps/{n}": torch.tensor(t) for n, t in trainer.averaged.steps.items()}
+    tensors |= {f"average/{n}": t for n, t in trainer.averaged.tensors()}
     return tensors
 
 
@@ -49,14 +50,21 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
     if (before := checkpoint.latest(folder)) and all(before.get(k) == place[k] for k in ("identity", "step")):
         return
     tensors = _tensors(trainer)
-    own = {n: t for n, t in tensors.items() if _is_of_a_table(n, t)} if parts > 1 else None
+    own = {n: t for n, t in tensors.items() if _width_of(n, t)} if parts > 1 else None
     common = {n: t for n, t in tensors.items() if n not in (own or {})}
     checkpoint.save(folder, common, place, trainer.settings.keep, rank, own)
 
 
-def _is_of_a_table(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor has a row for each of an embedding table's: its weights, their moments and their average."""
-    return "inputs.tables." in name and tensor.dim() == 2
+_TABLE = re.compile(r"/inputs\.tables\.storages\.(\d+)(/|$)")
+
+
+def _width_of(name: str, tensor: Tensor) -> int | None:
+    """The width of the embeddings that a tensor belongs to, row by row: the weights, moments, and average's state.
+
+    None for tensors without a row for each embedding.
+    """
+    found = _TABLE.search(name)
+    return int(found[1]) if found and tensor.dim() > 0 else None
 
 
 def loaded(
@@ -65,7 +73,7 @@ def loaded(
     """A checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it.
 
     `moved`: by width, the new number of each row of a storage (`sharding.resharded`); rows that none moved to are as
-    the trainer has them, and without moments.
+    the trainer has them, without moments, and with their weights as their average.
     """
     tensors, tables = checkpoint.load(folder, place), trainer.model.inputs.tables
     parts = place["parts"]
@@ -75,11 +83,11 @@ def loaded(
     for part in range(parts):
         theirs = tensors if parts == 1 else checkpoint.load(folder, place, part)
         for name, tensor in theirs.items():
-            if _is_of_a_table(name, tensor):
-                width = tensor.shape[1]
+            if (width := _width_of(name, tensor)) is not None:
                 if name not in mine:
                     fresh = tables.storages[str(width)].detach().cpu()
-                    mine[name] = torch.zeros_like(fresh) if name.startswith("optimizer/") else fresh.clone()
+                    zeros = torch.zeros(len(fresh), *tensor.shape[1:], dtype=tensor.dtype)
+                    mine[name] = fresh.clone() if name.startswith("model/") else zeros
                 resharded(tensor, (part, parts), mine[name], tables.part, moved[width] if moved else None)
     return {name: t.to(trainer.device) for name, t in (tensors | mine).items()}
 
@@ -104,31 +112,14 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
             )
         return False
     tensors = loaded(trainer, folder, place)
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
     # Another machine may have another number of cores: as many threads as before give the same bits.
     if not trainer.settings.threads and place["processes"] == world()[1]:
         trainer.use_threads(place["threads"])
-    trainer.model.load_state_dict(part("model/"))
-    trainer.optimizers.load(part("optimizer/"))
-    trainer.averaged.weights.update(part("average/"))
-    trainer.averaged.steps.update((n, int(t)) for n, t in part("average-steps/").items())
+    trainer.model.load_state_dict(checkpoint.with_prefix("model/", tensors))
+    trainer.optimizers.load(checkpoint.with_prefix("optimizer/", tensors))
+    trainer.averaged.load(checkpoint.with_prefix("average/", tensors))
     trainer.step, trainer.rows = place["step"], place["rows"]
     trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
     for recorder in recorders:
         recorder.load(place["recorders"][recorder.name])
     return True
-
-
-def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """What differs between two nested mappings, as `key: before -> now`."""
-    found: list[str] = []
-    for key in sorted({*before, *now}):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changes(a, b, f"{path}{key}.")
-        elif a != b:
-            found.append(f"{path}{key}: {a} -> {b}")
-    return found

@@ -19,13 +19,14 @@ import torch.nn.functional as F
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER_DOMAIN
+from star_ctr.model.ema import WeightEma
 from star_ctr.model.hooks import Hook, Moment, Trained
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import make_levels_true, make_moments_true, sample_files
 from star_ctr.model.networks.multi_domain import MultiDomainModel
 from star_ctr.model.networks.norms import Moments, Segment, cut_over_ranks, segments_of
 from star_ctr.model.networks.sharding import WHOLE
-from star_ctr.model.optimizers import Averaged, Optimizers
+from star_ctr.model.optimizers import Optimizers, tables_of
 from star_ctr.model.processes import device_for, seed, wait_for_all, world
 from star_ctr.model.shared_memory import on_one_machine
 from star_ctr.model.stream.batches import Batch, epoch_batches
@@ -62,7 +63,7 @@ class Trainer:
         )
         self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
-        self.averaged = Averaged(self.model, self.settings.averaging)
+        self.averaged = WeightEma(self.model, tables_of(self.model), self.settings.averaging)
         self.tables = "whole"
         """How the processes hold the embeddings, for the record."""
         self._in_common = False
@@ -145,7 +146,7 @@ class Trainer:
         sums = self.optimizers.step(self.step, domains, self._sums(batches, loss.detach()))
         if isinstance(self.model.norm, Moments):
             self.model.norm.settle()
-        self.averaged.update(self.optimizers.sparse.touched)
+        self.averaged.update(self.optimizers.sparse.changes)
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(wholes):

@@ -17,15 +17,17 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from star_ctr.conf.compatibility import changes, check_split
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
 from star_ctr.conf.training import ModelSettings
 from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.model import checkpoint
+from star_ctr.model.ema import averages
 from star_ctr.model.networks.inputs import embedding_widths
 from star_ctr.model.networks.norms import PartitionedNorm, PerDomain
 from star_ctr.model.networks.tables import places_of
-from star_ctr.model.state import changes, loaded
+from star_ctr.model.state import loaded
 from star_ctr.model.trainer import Trainer
 
 
@@ -43,7 +45,8 @@ class _Earlier(NamedTuple):
 def warm_start(trainer: Trainer) -> dict[str, Any]:
     """Give a trainer that has not begun what the run of `job.start` learnt; returns what came over, for the record.
 
-    `UserError` where that run had other features or another form of model.
+    Raises:
+        UserError: That run had other features, encoded numbers in another way, or had another form of model.
     """
     earlier = _earlier(trainer)
     kept = trainer.settings.optimizer == "kept"
@@ -57,7 +60,7 @@ def warm_start(trainer: Trainer) -> dict[str, Any]:
     added = [p for p, before in enumerate(domains) if before is None]
     if added:
         _start_domains(trainer, added, domains, earlier)
-    _take_averages(trainer, tensors, origin, kept)
+    trainer.averaged.load(checkpoint.with_prefix("average/", tensors) if kept else {}, origin)
     if kept:
         _take_optimizers(trainer, tensors, origin)
     names = set(trainer.job.layout.domains)
@@ -79,22 +82,12 @@ def _earlier(trainer: Trainer) -> _Earlier:
         raise UserError(f"{folder}: no finished training with its checkpoint to start from")
     settings = json.loads((folder / "record.json").read_text(encoding="utf-8"))["settings"]
     layout = Layout.model_validate_json((folder / "layout.json").read_text(encoding="utf-8"))
-    if different := changes(_features(layout), _features(trainer.job.layout)):
-        raise UserError(f"{start.run_id}: it cannot be started from, its features are others: {'; '.join(different)}")
+    check_split(start.run_id, layout, trainer.job.layout)
     files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
     if not files:
         raise UserError(f"{folder}/vocabularies: not there, so that its ids have no meaning; train that run again")
     vocabularies = read_vocabularies(files, list(settings["history"]))
     return _Earlier(start.run_id, folder, layout, ModelSettings(**settings["model"]), vocabularies, place)
-
-
-def _features(layout: Layout) -> dict[str, Any]:
-    """What must be alike for a row of one layout to mean what one of another does."""
-    return {
-        "ids": [(f.name, f.embedding) for f in layout.fields],
-        "numbers": [f.name for f in layout.numeric],
-        "sequences": [(s.name, s.length, [side.embedding for side in s.sides]) for s in layout.sequences],
-    }
 
 
 def _vocabularies_of(trainer: Trainer) -> dict[str, pa.Array]:
@@ -159,19 +152,21 @@ def _take_weights(
 ) -> None:
     """The earlier weights, or where optimizers start anew their average, which is what was evaluated."""
     weights = dict(trainer.model.state_dict())
+    theirs = checkpoint.with_prefix("model/", tensors)
+    if not kept and (decay := earlier.place["identity"]["trainer"]["averaging"]):
+        theirs |= averages(theirs, checkpoint.with_prefix("average/", tensors), decay)
     partitioned = isinstance(trainer.model.norm, PartitionedNorm)
     for name, before in origin.items():
         if before is None:
             continue
         if partitioned and name in ("norm.mean", "norm.var", "norm.steps"):
             rows = [(p, q) for p, q in enumerate(domains) if q is not None]
-            mine, theirs = (list(x) for x in zip(*rows, strict=True))
+            mine, earlier_rows = (list(x) for x in zip(*rows, strict=True))
             weights[name] = weights[name].index_copy(
-                0, torch.tensor(mine, device=trainer.device), tensors[f"model/{name}"][theirs]
+                0, torch.tensor(mine, device=trainer.device), theirs[name][earlier_rows]
             )
         elif name != "norm.lone_rows":  # of which the record of a training tells
-            average = None if kept else tensors.get(f"average/{before}")
-            tensor = tensors.get(f"model/{before}") if average is None else average
+            tensor = theirs.get(before)
             if tensor is None or tensor.shape != weights[name].shape:
                 different = changes(earlier.model.model_dump(mode="json"), trainer.job.model.model_dump(mode="json"))
                 words = "; ".join(different) or f"{name} hangs on the number of domains, and that is another"
@@ -202,15 +197,6 @@ def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None]
         for module in model.modules():
             for name, neutral in getattr(module, "neutral", {}).items():
                 getattr(module, name)[p].fill_(neutral)
-
-
-@torch.no_grad()
-def _take_averages(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None], kept: bool) -> None:
-    for name, parameter in trainer.averaged.parameters:
-        before = origin[name]
-        average = tensors.get(f"average/{before}") if kept else None
-        trainer.averaged.weights[name] = parameter.detach().clone() if average is None else average
-        trainer.averaged.steps[name] = 0 if average is None else int(tensors[f"average-steps/{before}"])
 
 
 def _take_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None]) -> None:

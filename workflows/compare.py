@@ -29,6 +29,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import collect, features, ingest, outside, split, train
 from star_ctr.jobs.commits import find_split
+from star_ctr.jobs.split_inputs import is_encoded_for
 from star_ctr.jobs.store import Store
 from star_ctr.model import offline
 from star_ctr.model.cost import Cost, costs
@@ -152,7 +153,7 @@ def run(
 def prepare(settings: Settings, spark: SparkSession, store: Store, night: str) -> None:
     """Make a night's split, and the features that it needs, as far as they are not there by the settings at hand."""
     found = find_split(store.warehouse.table("split"), night)
-    if found is not None and found[1].get("settings") == split_hash(settings):
+    if found is not None and is_encoded_for(settings, night, found[1]):
         return
     steps: dict[str, Any] = {"ingest": ingest.run, "features": features.run, "split": split.run}
     if _features_are_there(settings, store, night):

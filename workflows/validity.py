@@ -16,6 +16,7 @@ from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, window
 from star_ctr.conf.hashing import code_hash, digest
 from star_ctr.conf.identity import config_hash, features_hash, ingest_hash, run_id, split_hash
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.jobs import log_files
 from star_ctr.jobs.decisions import Decision, accepted_before
 from star_ctr.workflows.journal import Entry
@@ -102,8 +103,9 @@ class Standing:
         """The steps, with their nights, that one stands on."""
         number = STEPS.index(step)
         before = [(ds, STEPS[number - 1])] if number else []
-        earlier = self._start(ds) if step == "train" else self._grown_from(ds) if step == "split" else None
-        return [*before, (earlier, step)] if earlier else before
+        # The split keeps the encoding of the run to start from, which is that of the split of that run's night.
+        earlier = {"train": [self._start(ds)], "split": [self._grown_from(ds), self._start(ds)]}.get(step, [])
+        return [*before, *((night, step) for night in dict.fromkeys(earlier) if night)]
 
     def _start(self, ds: str) -> str | None:
         """The night whose model a night's training goes on from, if it is one of this configuration's."""
@@ -138,6 +140,9 @@ class Standing:
             on["contents"] = digest(
                 {t: {d: c for d, c in of.items() if d in UNDATED or d <= ds} for t, of in self.contents.items()}
             )
+        named = self.settings.trainer.warm_start
+        if step == "split" and named not in (None, PREVIOUS, ACCEPTED):
+            on["warm_start"] = str(named)
         for night, before in self._before(ds, step):
             entry = self.entry(night, before)
             if before != "ingest":
@@ -201,5 +206,6 @@ _WORDS: Mapping[str, str] = {
     "settings": "the settings that it reads",
     "code": "its code",
     "contents": "what ingest wrote",
+    "warm_start": "the run that training starts from",
     **{step: f"what {step} stands on" for step in STEPS},
 }

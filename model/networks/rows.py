@@ -19,6 +19,13 @@ AT_ONCE = 4096
 """Rows that are updated at a time on a CPU: what lies between the operations then stays in its cache."""
 
 
+class Change(NamedTuple):
+    """What a step added to some rows of a table: their numbers (N), each once, and the differences (N x D)."""
+
+    rows: Tensor
+    difference: Tensor
+
+
 class RowAdam(torch.optim.Optimizer):
     """Adam (§4.1) of tables with sparse gradients: rows without a gradient, and their moments, stay as they are.
 
@@ -30,19 +37,19 @@ class RowAdam(torch.optim.Optimizer):
         self, tables: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
         super().__init__(tables, {"lr": lr, "betas": betas, "eps": eps})
-        self.touched: dict[nn.Parameter, Tensor] = {}
-        """The rows of each table that the last step changed, each once."""
+        self.changes: dict[nn.Parameter, list[Change]] = {}
+        """What the last step changed in each table; no row occurs twice."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step on every table that has a gradient."""
-        self.touched = {}
+        self.changes = {}
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
-                    self.touched[table] = self._step(table, group["lr"], group["betas"], group["eps"])
+                    self.changes[table] = self._step(table, group["lr"], group["betas"], group["eps"])
 
-    def _step(self, table: nn.Parameter, lr: float, betas: tuple[float, float], eps: float) -> Tensor:
+    def _step(self, table: nn.Parameter, lr: float, betas: tuple[float, float], eps: float) -> list[Change]:
         beta1, beta2 = betas
         state = self._state_of(table)
         state["step"] += 1
@@ -51,14 +58,16 @@ class RowAdam(torch.optim.Optimizer):
         t = int(state["step"])
         rate = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
         first, second = state["exp_avg"], state["exp_avg_sq"]
+        changes: list[Change] = []
         for rows, gradient in zip(in_parts(rows_N), in_parts(gradient_ND), strict=True):
             mean = first.index_select(0, rows).lerp_(gradient, 1 - beta1)
             square = second.index_select(0, rows).lerp_(gradient.square(), 1 - beta2)
             first.index_copy_(0, rows, mean)
             second.index_copy_(0, rows, square)
-            change = mean.div_(square.sqrt_().add_(eps))
-            table.index_copy_(0, rows, table.index_select(0, rows).add_(change, alpha=-rate))
-        return rows_N
+            change = mean.div_(square.sqrt_().add_(eps)).mul_(-rate)
+            table.index_copy_(0, rows, table.index_select(0, rows).add_(change))
+            changes.append(Change(rows, change))
+        return changes
 
     def _state_of(self, table: nn.Parameter, zeros: Callable[[Tensor], Tensor] = torch.zeros_like) -> dict[str, Any]:
         state: dict[str, Any] = self.state[table]

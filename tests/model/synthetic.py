@@ -103,7 +103,7 @@ def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
 
 def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
     """A job whose result does not depend on which process draws for a row."""
-    j = job(table, folder, **{"epochs": EPOCHS, "averaging": 0.0, "checkpoint_minutes": 1e-6, **trainer})
+    j = job(table, folder, **{"epochs": EPOCHS, "checkpoint_minutes": 1e-6, **trainer})
     return j.model_copy(update={"model": j.model.model_copy(update={"dropout": 0.0})})
 
 

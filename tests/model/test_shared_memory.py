@@ -12,10 +12,13 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from star_ctr.conf.layout import IdField, Layout
 from star_ctr.model import shared_memory
+from star_ctr.model.ema import WeightEma
 from star_ctr.model.gradients import OfOneCopy, shared_out
+from star_ctr.model.networks.rows import Change
 from star_ctr.model.networks.tables import EmbeddingTables
 from star_ctr.model.processes import from_all, wait_for_all
 from star_ctr.model.shared_memory import in_common, on_one_machine, zeros_in_common
@@ -59,6 +62,7 @@ def _one_of_two(rank: int, store: str) -> None:
     wait_for_all()
     assert sorted(Path("/proc/self/fd").iterdir()) == files, "a descriptor is left open"
     _lay_gradients_open(rank)
+    _average_one_table(rank)
     for a_step in (2, 12):
         _take_the_same_batches(rank, a_step)
     dist.destroy_process_group()
@@ -109,6 +113,43 @@ def _lay_gradients_open(rank: int) -> None:
         if min(entries):
             assert by_both.sum(1).min() > 0.3 * by_both.sum(), "both have rows to update"
         wait_for_all()
+
+
+def _average_one_table(rank: int) -> None:
+    """Each process changes rows of its own and flushes half of the table: the bits of one process alone."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.tables = EmbeddingTables({"a": 501}, {"a": 2})
+
+    alone, together = Model(), Model()
+    one, shared = (WeightEma(m, m.tables, 0.9) for m in (alone, together))
+    (whole,), (table,) = alone.parameters(), together.parameters()
+    random = torch.Generator().manual_seed(0)
+
+    def step(of_rank: int | None) -> None:
+        rows = torch.randperm(500, generator=random)[:60] + 1
+        difference = torch.randn(60, 2, generator=random)
+        with torch.no_grad():
+            whole.index_add_(0, rows, difference)
+            one.update({whole: [Change(rows, difference)]})
+            mine = slice(None) if of_rank is None else slice(30 * of_rank, 30 * of_rank + 30)
+            table.index_add_(0, rows[mine], difference[mine])
+            shared.update({table: [Change(rows[mine], difference[mine])]})
+
+    for _ in range(10):
+        step(None)
+    table.data = in_common(table.data)
+    shared.share()
+    for _ in range(10):
+        step(rank)
+        wait_for_all()
+    assert torch.equal(table, whole)
+    one.swap_in()
+    shared.swap_in()
+    assert torch.equal(table, whole)
 
 
 def _take_the_same_batches(rank: int, a_step: int) -> None:

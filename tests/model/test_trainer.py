@@ -43,11 +43,9 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
         trainer.train_step([batch])
 
     def state(p: int) -> dict[str, torch.Tensor]:
-        """All that belongs to domain p: weights, averages, moments, optimizer state."""
+        """All that belongs to domain p: weights, averages with their clocks, moments, optimizer state."""
         own = {f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
-        own |= {
-            f"average/{n}": t for n, t in trainer.averaged.weights.items() if f"_p.{p}" in n or n == f"aux.domain.{p}"
-        }
+        own |= {f"average/{n}": t for n, t in trainer.averaged.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n}
         own |= {
             f"optimizer/{n}": t for n, t in trainer.optimizers.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
         }
@@ -63,6 +61,7 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
         assert all(torch.equal(before[p][n], after[p][n]) for n in before[p]), f"domain {p} changed"
     changed = [n for n in before[1] if not torch.equal(before[1][n], after[1][n])]
     assert {n.split("/")[0] for n in changed} == {"model", "average", "optimizer", "mean", "var"}
+    assert {"average/network.layers.0.weight_p.1/weight", "average/network.layers.0.weight_p.1/steps"} <= set(changed)
 
 
 def test_what_a_domain_adds_has_its_own_rate_and_decays_towards_the_shared_model(table: str, tmp_path: Path) -> None:

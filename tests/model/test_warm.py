@@ -14,6 +14,7 @@ from deltalake import write_deltalake
 
 from star_ctr.conf.errors import UserError
 from star_ctr.model import state
+from star_ctr.model.ema import averages
 from star_ctr.model.hooks import Hook, Moment
 from star_ctr.model.job import TrainingJob, WarmStart
 from star_ctr.model.run import train
@@ -91,6 +92,11 @@ def started(j: TrainingJob) -> tuple[Trainer, dict[str, Any]]:
     return trainer, warm_start(trainer)
 
 
+def averages_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """What a trainer would export if it stopped where it stands."""
+    return averages(trainer.model.state_dict(), dict(trainer.averaged.tensors()), trainer.averaged.decay)
+
+
 def id_now(name: str, then: int) -> int:
     return NOW[name].index(BEFORE[name][then - 2]) + 2
 
@@ -152,7 +158,8 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     cold = Trainer(now(before, split, tmp_path))
     trainer, _ = started(now(before, split, tmp_path, optimizer=optimizer))
     name = "inputs.tables.storages.4"
-    then = earlier.model.state_dict()[name] if optimizer == "kept" else earlier.averaged.weights[name]
+    average_then = averages_of(earlier)[name]
+    then = earlier.model.state_dict()[name] if optimizer == "kept" else average_then
     storage, tables = trainer.model.state_dict()[name], trainer.model.inputs.tables
     for table in ("user", "item"):
         for i, value in enumerate(NOW[table]):
@@ -168,7 +175,8 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     moments = dict(trainer.optimizers.tensors())
     if optimizer == "reset":
         assert not moments
-        assert torch.equal(trainer.averaged.weights[name], storage)
+        assert torch.equal(averages_of(trainer)[name], storage)
+        assert trainer.averaged.steps[name] == 0
         return
     theirs = dict(earlier.optimizers.tensors())
     assert moments[f"{name}/step"] == theirs[f"{name}/step"] > 0
@@ -179,7 +187,15 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     key = "network.layers.0.weight_p.{}/exp_avg"
     assert torch.equal(moments[key.format(a_now)], theirs[key.format(a_then)])
     assert key.format(NEXT.domain_id("d")) not in moments
-    assert not torch.equal(trainer.averaged.weights[name], storage)
+    average_now, user = averages_of(trainer)[name], tables.offset["user"] + 2
+    place = earlier.model.inputs.tables.offset["user"] + BEFORE["user"].index("u30") + 2
+    assert torch.equal(average_now[user + NOW["user"].index("u30")], average_then[place])
+    assert not torch.equal(average_now[user + NOW["user"].index("u30")], storage[user + NOW["user"].index("u30")])
+    assert torch.equal(average_now[user + NOW["user"].index("new3")], storage[user + NOW["user"].index("new3")])
+    assert trainer.averaged.steps[name] == earlier.averaged.steps[name] == earlier.step
+    dense = "network.layers.0.weight_p.{}"
+    assert trainer.averaged.steps[dense.format(a_now)] == earlier.averaged.steps[dense.format(a_then)] > 0
+    assert trainer.averaged.steps[dense.format(NEXT.domain_id("d"))] == 0
 
 
 def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
@@ -224,7 +240,16 @@ def test_other_features_are_refused_by_name(before: TrainingJob, split: Path, tm
     j = now(before, split, tmp_path)
     sequence = NEXT.sequences[0].model_copy(update={"name": "liked"})
     other = j.model_copy(update={"layout": NEXT.model_copy(update={"sequences": [sequence]})})
-    with pytest.raises(UserError, match="last: .*features are others.*liked"):
+    with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*liked"):
+        started(other)
+
+
+def test_numbers_of_another_scale_are_refused_by_name(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+    j = now(before, split, tmp_path)
+    other = j.model_copy(
+        update={"layout": NEXT.model_copy(update={"numeric": [NEXT.numeric[0].model_copy(update={"mean": 0.5})]})}
+    )
+    with pytest.raises(UserError, match="does not encode numbers as last.*x.mean: 0.0 -> 0.5.*run `star-ctr split"):
         started(other)
 
 

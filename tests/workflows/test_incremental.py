@@ -19,6 +19,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs import bulk, evaluate, features, gate, ingest, score, split, train
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome
+from star_ctr.jobs.starts import find_start
 from star_ctr.jobs.store import Store
 from tests import small_logs
 
@@ -151,13 +152,13 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
 
 def test_a_night_goes_on_from_the_last_accepted_one(nights: Nights) -> None:
     store, settings = Store(nights.settings, nights.spark), nights.load("trainer.warm_start=accepted")
-    assert train.warm_start(settings, store, NIGHTS[2]) is None, "no run of this configuration was accepted"
+    assert find_start(settings, NIGHTS[2]) is None, "no run of this configuration was accepted"
     decisions = Decisions(settings)
     for ds in NIGHTS[:2]:
         name = run_id(settings, ds)
         folder = Path(store.warehouse.model(name))
         shutil.copytree(Path(store.warehouse.model(run_id(nights.settings, ds))), folder)
         decisions.add(Decision(ds, name, "", Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD, "made up"))
-    start = train.warm_start(settings, store, NIGHTS[2])
+    start = train.warm_start(settings, NIGHTS[2], nights.layouts[2])
     assert start is not None
     assert start.run_id == run_id(settings, NIGHTS[0])

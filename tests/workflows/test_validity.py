@@ -137,6 +137,29 @@ def test_a_model_started_from_a_redone_one_is_stale(tmp_path: Path) -> None:
     assert warehouse.states(NIGHTS[2])["train"] == "done"
 
 
+def test_a_fitted_split_follows_the_run_that_training_starts_from(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, "trainer.warm_start=previous")
+    warehouse.nights(NIGHTS[0])
+    first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "split"))
+    first.stands_on["code"] = "of old"
+    warehouse.nights(NIGHTS[1])
+    assert warehouse.standing().state(NIGHTS[1], "split") == (State.STALE, f"split of {NIGHTS[0]} is stale")
+    warehouse.does(NIGHTS[0], "split")
+    assert warehouse.standing().state(NIGHTS[1], "split")[1] == f"changed since: split of {NIGHTS[0]}"
+    for step in ("train", "split"):
+        warehouse.does(NIGHTS[0] if step == "train" else NIGHTS[1], step)
+    assert warehouse.states(NIGHTS[1])["split"] == "done"
+
+
+def test_a_split_is_stale_when_training_is_to_start_from_another_run(warehouse: Warehouse) -> None:
+    warehouse.nights(NIGHTS[0])
+    named = warehouse.load("trainer.warm_start=a-run")
+    assert warehouse.standing(named).state(NIGHTS[0], "split") == (
+        State.STALE, "changed since: the run that training starts from",
+    )  # fmt: skip
+    assert warehouse.states(NIGHTS[0], named)["features"] == "done"
+
+
 def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
     warehouse.nights(NIGHTS[0])
     warehouse.does(NIGHTS[0], "split", "failed")

@@ -1,0 +1,79 @@
+"""What must agree between a run and the rows on which a training goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.layout import BucketField, Layout, NumericField
+
+_REMEDY = "set trainer.warm_start to another run, or remove it to train from scratch"
+
+
+def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """What differs between two nested mappings, as `key: before -> now`."""
+    found: list[str] = []
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changes(a, b, f"{path}{key}.")
+        elif a != b:
+            found.append(f"{path}{key}: {a} -> {b}")
+    return found
+
+
+def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
+    """Raise `UserError` if a layout that was fitted for a training from a run could not keep the run's encoding."""
+    if different := feature_changes(before, now) + number_changes(before, now):
+        raise UserError(
+            f"trainer.warm_start: {run_id} was trained on other features than the settings declare: "
+            f"{'; '.join(different)}; {_REMEDY}"
+        )
+
+
+def check_split(run_id: str, before: Layout, now: Layout) -> None:
+    """Raise `UserError` if a training from a run of layout `before` cannot read rows of layout `now`."""
+    if different := feature_changes(before, now):
+        raise UserError(
+            f"trainer.warm_start: {run_id} was trained on other features than the split of {now.ds} holds: "
+            f"{'; '.join(different)}; {_REMEDY}"
+        )
+    if different := number_changes(before, now):
+        raise UserError(
+            f"trainer.warm_start: the split of {now.ds} does not encode numbers as {run_id}, the run to start from, "
+            f"does: {'; '.join(different)}; run `star-ctr split --ds {now.ds}` again, or {_REMEDY}"
+        )
+
+
+def feature_changes(before: Layout, now: Layout) -> list[str]:
+    """What differs between the features of two layouts, in their order."""
+    return changes(_features(before), _features(now))
+
+
+def number_changes(before: Layout, now: Layout) -> list[str]:
+    """The numbers that `now` encodes in another way than `before`, as `name: before -> now`.
+
+    Numbers that did not vary in the rows that `before` was fitted on do not count: all of their values were encoded as
+    0, or as missing, so that a model has learnt nothing about them.
+    """
+    known = encoded_numbers(before)
+    fields = {**_dumped(now.numeric), **_dumped(now.buckets)}
+    return changes(known, {name: field for name, field in fields.items() if name in known})
+
+
+def encoded_numbers(layout: Layout) -> dict[str, Any]:
+    """How each number is encoded of which a model can learn something: source, base rate, scale and bounds."""
+    return _dumped([n for n in layout.numeric if n.std > 0]) | _dumped([b for b in layout.buckets if b.bounds])
+
+
+def _dumped(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
+    return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
+
+
+def _features(layout: Layout) -> dict[str, Any]:
+    return {
+        "ids": [(f.name, f.embedding) for f in layout.fields],
+        "numbers": [f.name for f in layout.numeric],
+        "sequences": [(s.name, s.length, [side.embedding for side in s.sides]) for s in layout.sequences],
+    }

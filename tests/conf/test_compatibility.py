@@ -1,0 +1,80 @@
+"""What must agree between a run and the rows on which a training goes on from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from star_ctr.conf.compatibility import check_fitted, check_split, encoded_numbers, number_changes
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.layout import BucketField, IdField, Layout, NumericField, NumericSource
+
+RATE = NumericSource(column="clicks", denominator="views", prior=5, base=0.2)
+BEFORE = Layout(
+    ds="2026-01-02",
+    domains=["a"],
+    embeddings={"user": 9},
+    categorical=[IdField(name="user", column="u", embedding="user")],
+    buckets=[
+        BucketField(name="x__bucket", source=NumericSource(column="x"), bounds=[1.0, 2.0]),
+        BucketField(name="empty__bucket", source=NumericSource(column="e")),
+    ],
+    numeric=[
+        NumericField(name="rate", source=RATE, mean=0.2, std=0.1),
+        NumericField(name="still", source=NumericSource(column="s"), mean=3.0, std=0.0),
+    ],
+    sequences=[],
+)
+
+
+def other(**parts: object) -> Layout:
+    return BEFORE.model_copy(update={"ds": "2026-01-03", **parts})
+
+
+def test_other_days_domains_and_vocabularies_do_not_matter() -> None:
+    check_split("last", BEFORE, other(domains=["a", "b"], embeddings={"user": 12}))
+
+
+def test_a_number_that_did_not_vary_may_be_fitted_later() -> None:
+    numeric = [BEFORE.numeric[0], BEFORE.numeric[1].model_copy(update={"mean": 4.0, "std": 2.0})]
+    buckets = [BEFORE.buckets[0], BEFORE.buckets[1].model_copy(update={"bounds": [5.0]})]
+    later = other(numeric=numeric, buckets=buckets)
+    check_split("last", BEFORE, later)
+    check_fitted("last", BEFORE, later)
+    assert encoded_numbers(BEFORE).keys() == {"rate", "x__bucket"}
+    assert number_changes(later, BEFORE), "but not the other way round"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"numeric": [BEFORE.numeric[0].model_copy(update={"mean": 0.25}), BEFORE.numeric[1]]}, "rate.mean: 0.2 -> 0.25"),
+        ({"numeric": [BEFORE.numeric[0].model_copy(update={"std": 0.0}), BEFORE.numeric[1]]}, "rate.std: 0.1 -> 0.0"),
+        (
+            {
+                "numeric": [
+                    BEFORE.numeric[0].model_copy(update={"source": RATE.model_copy(update={"base": 0.3})}),
+                    BEFORE.numeric[1],
+                ]
+            },
+            "rate.source.base: 0.2 -> 0.3",
+        ),
+        (
+            {"buckets": [BEFORE.buckets[0].model_copy(update={"bounds": [1.0, 3.0]}), BEFORE.buckets[1]]},
+            "x__bucket.bounds: [1.0, 2.0] -> [1.0, 3.0]",
+        ),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_encoded_otherwise_ask_for_another_split(changed: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_split("last", BEFORE, other(**changed))
+    assert words in str(error.value)
+    assert "the split of 2026-01-03 does not encode numbers as last" in str(error.value)
+    assert "star-ctr split --ds 2026-01-03" in str(error.value)
+    with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*set trainer.warm_sta"):
+        check_fitted("last", BEFORE, other(**changed))
+
+
+def test_other_features_ask_for_another_run() -> None:
+    for check in (check_split, check_fitted):
+        with pytest.raises(UserError, match="last was trained on other features.*numbers.*set trainer.warm_start"):
+            check("last", BEFORE, other(numeric=BEFORE.numeric[:1]))

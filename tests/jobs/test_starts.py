@@ -1,0 +1,91 @@
+"""The run that a training starts from, in warehouses that hold folders of runs and decisions alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.identity import run_id
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome
+from star_ctr.jobs.starts import find_start
+from tests.model.synthetic import LAYOUT
+
+NIGHTS = ("2026-03-02", "2026-03-03", "2026-03-04")
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def settings_of(warehouse: Path, start: str | None, *overrides: str) -> Settings:
+    start = "null" if start is None else start
+    return load("demo", [f"paths.warehouse={warehouse}", f"trainer.warm_start={start}", *overrides])
+
+
+def finish(settings: Settings, ds: str) -> str:
+    """Leave the folder of a finished run of a night; returns its name."""
+    name = run_id(settings, ds)
+    folder = Path(Warehouse(settings.paths).model(name))
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps({"ds": ds}))
+    (folder / "layout.json").write_text(LAYOUT.model_copy(update={"ds": ds}).model_dump_json())
+    return name
+
+
+def test_without_a_warm_start_there_is_no_run(warehouse: Path) -> None:
+    settings = settings_of(warehouse, None)
+    finish(settings, NIGHTS[0])
+    assert find_start(settings, NIGHTS[1]) is None
+
+
+def test_previous_is_the_newest_finished_night_before_of_this_configuration(warehouse: Path) -> None:
+    settings = settings_of(warehouse, "previous")
+    assert find_start(settings, NIGHTS[0]) is None
+    names = [finish(settings, ds) for ds in NIGHTS]
+    finish(settings_of(warehouse, "previous", "trainer.seed=1"), "2026-03-01")
+    assert find_start(settings, NIGHTS[0]) is None, "of another seed"
+    start = find_start(settings, NIGHTS[2])
+    assert start is not None
+    assert (start.run_id, start.layout.ds) == (names[1], NIGHTS[1])
+    (start.folder / "record.json").unlink()
+    earlier = find_start(settings, NIGHTS[2])
+    assert earlier is not None
+    assert earlier.run_id == names[0]
+
+
+def test_accepted_follows_the_decisions_and_does_not_start_afresh_where_the_run_is_gone(warehouse: Path) -> None:
+    settings = settings_of(warehouse, "accepted")
+    decisions = Decisions(settings)
+    names = [finish(settings, ds) for ds in NIGHTS[:2]]
+    assert find_start(settings, NIGHTS[2]) is None, "nothing was accepted"
+    for ds, name in zip(NIGHTS, names, strict=False):
+        decisions.add(Decision(ds, name, "", Outcome.PROMOTED, "made up"))
+    start = find_start(settings, NIGHTS[2])
+    assert start is not None
+    assert start.run_id == names[1]
+    decisions.rollback("a reason")
+    start = find_start(settings, NIGHTS[2])
+    assert start is not None
+    assert start.run_id == names[0]
+    shutil.rmtree(start.folder)
+    with pytest.raises(UserError, match=f"trainer.warm_start: accepted is {names[0]}, and .* holds no finished run"):
+        find_start(settings, NIGHTS[2])
+
+
+def test_a_named_run_must_be_there_and_know_no_later_day(warehouse: Path) -> None:
+    name = finish(settings_of(warehouse, None), NIGHTS[1])
+    with pytest.raises(UserError, match="trainer.warm_start: .*no-such-run holds no finished run; set it to"):
+        find_start(settings_of(warehouse, "no-such-run"), NIGHTS[1])
+    start = find_start(settings_of(warehouse, name), NIGHTS[2])
+    assert start is not None
+    assert start.run_id == name
+    with pytest.raises(UserError, match=f"{name} is of the night {NIGHTS[1]} and knows days from {NIGHTS[0]} on"):
+        find_start(settings_of(warehouse, name), NIGHTS[0])

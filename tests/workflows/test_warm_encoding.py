@@ -1,0 +1,135 @@
+"""Warm starts on fitted vocabularies: numbers stay encoded as the run's were, whatever the new days' distribution."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.layout import Layout
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import OF_NIGHT
+from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
+from star_ctr.features.packing import Encoder
+from star_ctr.jobs import features, ingest, split, train
+from star_ctr.jobs.commits import split_commit
+from star_ctr.jobs.split_inputs import is_encoded_for, is_written
+from star_ctr.jobs.store import Store
+from tests import small_logs
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+FIRST, SECOND = small_logs.DAYS[2:]
+
+
+class Nights:
+    """A night that was trained from scratch, and the next one, on whose days the numbers are others."""
+
+    def __init__(self, folder: Path, spark: SparkSession) -> None:
+        logs = small_logs.frames()
+        views = logs["views"]
+        views.loc[views["day"] == small_logs.DAYS[2], "slot"] += 40
+        expensive = views["sku"].str[1:].astype(int) % 5 == 4
+        logs["views"] = views[(views["day"] != small_logs.DAYS[2]) | expensive]
+        self.conf, self.spark = small_logs.write(folder, logs), spark
+        self.first = self.load()
+        for ds in (FIRST, SECOND):
+            ingest.run(self.first, spark, ds)
+            features.run(self.first, spark, ds)
+        split.run(self.first, spark, FIRST)
+        self.run = str(train.run(self.first, spark, FIRST)["run_id"])
+
+    def load(self, *overrides: str) -> Settings:
+        return load(self.conf, ["window.days=1", "model.embeddings={sku: {min_count: 1}}", *overrides])
+
+    def split(self, *overrides: str) -> Layout:
+        settings = self.load(*overrides)
+        split.run(settings, self.spark, SECOND)
+        return self.layout(SECOND)
+
+    def layout(self, ds: str) -> Layout:
+        _, metadata = split_commit(Store(self.first, self.spark).warehouse.table("split"), ds)
+        return Layout.model_validate(metadata["layout"])
+
+    def folder(self, run: str) -> Path:
+        return Path(Store(self.first, self.spark).warehouse.model(run))
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nights:
+    return Nights(tmp_path_factory.mktemp("nights"), spark)
+
+
+@pytest.mark.parametrize("vocabulary", ["fitted", "grown"])
+def test_a_row_has_the_buckets_and_numbers_that_the_run_knows(nights: Nights, vocabulary: str) -> None:
+    of_run, warm = nights.layout(FIRST), (f"split.vocabulary={vocabulary}", f"trainer.warm_start={nights.run}")
+    fitted = nights.split()
+    slot = {layout.ds: next(n for n in layout.numeric if n.name == "slot") for layout in (of_run, fitted)}
+    assert slot[SECOND].mean > slot[FIRST].mean + 30
+    assert fitted.buckets[0].bounds != of_run.buckets[0].bounds
+    now = nights.split(*warm)
+    known = [(n.name, n.source, n.mean, n.std) for n in of_run.numeric if n.std > 0]
+    assert len(known) > 3
+    assert [k for k in ((n.name, n.source, n.mean, n.std) for n in now.numeric) if k in known] == known
+    assert now.buckets == of_run.buckets
+    # Rows of the first night's day, which both encode.
+    store = Store(nights.first, nights.spark)
+    rows = pa.Table.from_pandas(store.read("features").where(f"ds = '{FIRST}'").toPandas()[of_run.columns])
+    _, metadata = split_commit(store.warehouse.table("split"), SECOND)
+    files = vocabulary_files(store.warehouse.table("vocabularies"), metadata["vocabularies"], SECOND)
+    theirs = [str(f) for f in sorted((nights.folder(nights.run) / "vocabularies").glob("*.parquet"))]
+    encoded = {}
+    for name, layout, values in (("run", of_run, theirs), ("now", now, files)):
+        ints, floats = Encoder(layout, read_vocabularies(values, list(nights.first.history))).encode(rows)
+        bucket = np.frombuffer(b"".join(ints.to_pylist()), np.int32).reshape(len(rows), -1)[:, len(layout.categorical)]
+        encoded[name] = bucket, np.frombuffer(b"".join(floats.to_pylist()), np.float32).reshape(len(rows), -1)
+    varied = [k for k, n in enumerate(of_run.numeric) if n.std > 0]
+    assert len(set(encoded["run"][0])) > 3
+    np.testing.assert_array_equal(encoded["now"][0], encoded["run"][0])
+    np.testing.assert_array_equal(encoded["now"][1][:, varied], encoded["run"][1][:, varied])
+    assert train.run(nights.load(*warm), nights.spark, SECOND)["steps"] > 0
+
+
+def test_another_run_to_start_from_asks_for_another_split(nights: Nights) -> None:
+    """Not silently: neither the split, nor the training on it, goes on as if nothing had changed."""
+    store = Store(nights.first, nights.spark)
+    cold, warm = nights.load(), nights.load(f"trainer.warm_start={nights.run}")
+    nights.split()
+    _, metadata = split_commit(store.warehouse.table("split"), SECOND)
+    assert is_written(cold, store, SECOND, OF_NIGHT)
+    assert is_encoded_for(cold, SECOND, metadata)
+    assert not is_written(warm, store, SECOND, OF_NIGHT)
+    assert not is_encoded_for(warm, SECOND, metadata)
+    with pytest.raises(UserError, match=f"the split of {SECOND} does not encode numbers as {nights.run}.*slot.mean"):
+        train.run(warm, nights.spark, SECOND)
+    nights.split(f"trainer.warm_start={nights.run}")
+    assert is_written(warm, store, SECOND, OF_NIGHT)
+    # A copy encodes numbers alike, so that the split stays; a run of other scales does not.
+    twin = nights.folder("2026-03-03-twin")
+    shutil.copytree(nights.folder(nights.run), twin)
+    assert is_written(nights.load(f"trainer.warm_start={twin.name}"), store, SECOND, OF_NIGHT)
+    layout = json.loads((twin / "layout.json").read_text())
+    next(n for n in layout["numeric"] if n["name"] == "slot")["mean"] += 1
+    (twin / "layout.json").write_text(json.dumps(layout))
+    other = nights.load(f"trainer.warm_start={twin.name}")
+    assert not is_written(other, store, SECOND, OF_NIGHT)
+    with pytest.raises(UserError, match=f"run `star-ctr split --ds {SECOND}` again"):
+        train.run(other, nights.spark, SECOND)
+
+
+def test_a_run_that_the_split_cannot_follow_is_refused(nights: Nights) -> None:
+    _, before = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
+    with pytest.raises(UserError, match="trainer.warm_start: .*gone holds no finished run"):
+        nights.split("trainer.warm_start=gone")
+    with pytest.raises(
+        UserError, match=f"trainer.warm_start: {nights.run} was trained on other features.*by_sku.*prior"
+    ):
+        nights.split(f"trainer.warm_start={nights.run}", "features.by_sku.prior=77")
+    _, after = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
+    assert after == before, "the split of before stays"
