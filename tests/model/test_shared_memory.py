@@ -147,6 +147,7 @@ def _average_one_table(rank: int) -> None:
         step(rank)
         wait_for_all()
     assert torch.equal(table, whole)
+    wait_for_all()
     one.swap_in()
     shared.swap_in()
     assert torch.equal(table, whole)
