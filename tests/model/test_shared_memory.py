@@ -147,9 +147,21 @@ def _average_one_table(rank: int) -> None:
         step(rank)
         wait_for_all()
     assert torch.equal(table, whole)
+    wait_for_all()
     one.swap_in()
-    shared.swap_in()
+    flushed = torch.zeros(2, dtype=torch.long)
+    (state,) = shared.tables.values()
+    flush = state.flush
+
+    def recorded(table: torch.Tensor, step: int, decay: float, part: slice) -> None:
+        flushed.copy_(torch.tensor([part.start, part.stop]))
+        flush(table, step, decay, part)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(state, "flush", recorded)
+        shared.swap_in()
     assert torch.equal(table, whole)
+    assert [part.tolist() for part in from_all(flushed)] == [[0, 250], [250, 501]], "each row once"
 
 
 def _take_the_same_batches(rank: int, a_step: int) -> None:
