@@ -10,12 +10,16 @@ from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 from star_ctr.conf.errors import DataError, nearest
 from star_ctr.conf.layout import OVERALL, natural
+from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features.bootstrap import INTERVALS
+from star_ctr.features.columns import CORRUPT, own
 from star_ctr.features.metrics import METRICS, by_domain
+from star_ctr.features.text import check_key, is_undecodable, spell, to_number
 from star_ctr.jobs.given import NOT_READ, first_line, opened
 
 _ALL = "all"
@@ -69,52 +73,87 @@ def run(spark: SparkSession, scored: Scored, evaluate: EvaluateSettings) -> list
 
 
 def read(spark: SparkSession, path: str) -> DataFrame:
-    """A Delta or Parquet table, or a CSV file, whose values stay text; `DataError` where it is none of them."""
+    """A Delta or Parquet table, or a CSV file, whose values stay text; `DataError` where it is none of them.
+
+    A line of a CSV file with more or fewer fields than the header is kept in the column `CORRUPT`.
+    """
     try:
-        if path.removesuffix(".gz").endswith(".csv"):
-            return spark.read.option("header", "true").option("escape", '"').csv(path)
-        return opened(spark, path).rows
+        if not _is_csv(path):
+            return opened(spark, path).rows
+        reader = spark.read.option("header", "true").option("escape", '"')
+        header = reader.csv(path).columns
+        schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
+        return reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).csv(path)
     except NOT_READ as error:
         raise DataError(f"{path}: neither a Delta or Parquet table nor a .csv file: {first_line(error)}") from None
 
 
-def _rows(table: DataFrame, scored: Scored) -> DataFrame:
-    def text(column: str | None) -> Column:
-        return F.lit(_ALL) if column is None else table[f"`{column}`"].cast("string")
+def _is_csv(path: str) -> bool:
+    return path.removesuffix(".gz").endswith(".csv")
 
+
+def _rows(table: DataFrame, scored: Scored) -> DataFrame:
+    """The columns that are read, keys in one spelling, each with what is wrong with it (null: nothing)."""
+    log = Log(path=scored.path, format="csv" if _is_csv(scored.path) else "parquet")
+    types = {f.name: f.dataType for f in table.schema.fields}
+    columns: list[Column] = []
+    keys = {"ds": scored.ds, "user_id": scored.user, "domain": scored.domain}
+    for name, column in keys.items():
+        if column is None:
+            columns += [F.lit(_ALL).alias(name), F.lit(None).cast("string").alias(f"{name}_problem")]
+            continue
+        text = spell(log, own(column), types[column])
+        wrong = F.when(is_undecodable(text, log), F.lit(f"{column}: text that is not UTF-8"))
+        wrong = F.coalesce(wrong, check_key(log, text, own(column), types[column], column))
+        columns += [text.alias(name), wrong.alias(f"{name}_problem")]
+    broken = F.col(CORRUPT).isNotNull() if CORRUPT in table.columns else F.lit(False)
     return table.select(
-        text(scored.ds).alias("ds"),
-        text(scored.user).alias("user_id"),
-        text(scored.domain).alias("domain"),
-        *(table[f"`{column}`"].try_cast("double").alias(name)
+        *columns,
+        # Of a CSV file `true` and `1.0` are text, in a table they have a type.
+        *(F.coalesce(own(column).try_cast("double"), to_number(own(column).cast("string"))).alias(name)
           for name, column in (("label", scored.label), ("score", scored.score))),
+        broken.alias("broken"),
     )  # fmt: skip
 
 
 def _check(rows: DataFrame, scored: Scored) -> None:
     """`DataError` that counts the rows which cannot be judged, with the option of the column that is to blame."""
+    domain = F.when(F.col("domain") == OVERALL, F.lit(f"{scored.domain}: a domain called `{OVERALL}`"))
+    keys = {
+        "--user-col": F.col("user_id_problem"),
+        "--domain-col": F.coalesce("domain_problem", domain),
+        "--ds-col": F.col("ds_problem"),
+    }
     bad = {
-        "--user-col": ("no user", F.col("user_id").isNull()),
-        "--domain-col": (f"no domain, or one called `{OVERALL}`", _not(F.col("domain") != OVERALL)),
-        "--ds-col": ("no day", F.col("ds").isNull()),
         "--label-col": ("labels that are not 0 or 1", _not(F.col("label").isin(0, 1))),
         "--score-col": (
             "scores that are missing, no numbers or not in [0, 1]",
             _not(F.col("score").between(0, 1)),
         ),
     }  # fmt: skip
-    found = rows.agg(F.count("*").alias("rows"), *(F.count_if(c).alias(o) for o, (_, c) in bad.items())).first()
+    counts = [F.count_if(c).alias(o) for o, (_, c) in bad.items()]
+    for option, problem in keys.items():
+        counts += [F.count(problem).alias(option), F.min(problem).alias(f"{option} why")]
+    found = rows.agg(F.count("*").alias("rows"), F.count_if("broken").alias("broken"), *counts).first()
     assert found is not None
     if found.rows == 0:
         raise DataError(f"{scored.path}: holds no rows")
     columns = scored.columns()
-    told = [
+    problems = (
+        [f"{found.broken:,} of {found.rows:,} lines have more or fewer fields than the header"] if found.broken else []
+    )
+    problems += [
+        f"{found[option]:,} of {found.rows:,} rows cannot be used: {found[f'{option} why']} ({option})"
+        for option in keys
+        if found[option]
+    ]
+    problems += [
         f"{found[option]:,} of {found.rows:,} rows have {what} ({option} {columns[option]})"
         for option, (what, _) in bad.items()
         if found[option]
     ]
-    if told:
-        raise DataError(f"{scored.path}: " + "; ".join(told))
+    if problems:
+        raise DataError(f"{scored.path}: " + "; ".join(problems))
 
 
 def _not(condition: Column) -> Column:

@@ -241,9 +241,9 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
         (lambda t: t.assign(bought=t["bought"].where(t.index > 2, 2)), r"3 of 800 rows have labels that are not 0 or 1 \(--label-col bought\)"),
         (lambda t: t.assign(p=t["p"].where(t.index > 1, np.nan).where(t.index < 799, 1.5)), "3 of 800 rows have scores that are missing"),
         (lambda t: t.assign(p=t["p"].astype(str).where(t.index > 0, "high")), "1 of 800 rows have scores .* no numbers"),
-        (lambda t: t.assign(who=t["who"].where(t.index > 3, None)), r"4 of 800 rows have no user \(--user-col who\)"),
-        (lambda t: t.assign(page=t["page"].where(t.index > 0, "overall")), "1 of 800 rows have no domain, or one called `overall`"),
-        (lambda t: t.assign(day=t["day"].where(t.index > 0, None)), "1 of 800 rows have no day"),
+        (lambda t: t.assign(who=t["who"].where(t.index > 3, None)), r"4 of 800 rows cannot be used: who: missing \(--user-col\)"),
+        (lambda t: t.assign(page=t["page"].where(t.index > 0, "overall")), "1 of 800 rows cannot be used: page: a domain called `overall`"),
+        (lambda t: t.assign(day=t["day"].where(t.index > 0, None)), "1 of 800 rows cannot be used: day: missing"),
         (lambda t: t.iloc[:0], "holds no rows"),
     ],
 )  # fmt: skip
@@ -256,3 +256,28 @@ def test_scores_that_cannot_be_judged_are_counted(tmp_path: Path, spark: SparkSe
 def test_a_table_that_is_not_there(tmp_path: Path, spark: SparkSession) -> None:
     with pytest.raises(DataError, match="neither a Delta or Parquet table nor a .csv file"):
         judged.run(spark, judged.Scored(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
+
+
+def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: SparkSession) -> None:
+    """By bytes that are no UTF-8, by floats, by texts that mean missing, or by lines with a field too many."""
+    rows = foreign()
+    named = [f"\u738b{k % 12:02d}\u4e94" for k in range(len(rows))]
+    path = tmp_path / "scores.csv"
+
+    def judge(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
+        table.to_csv(path, index=False, **more)
+        return judged.run(spark, judged.Scored(str(path), "who", "bought", "p"), EVALUATE)[0]
+
+    with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: text that is not UTF-8"):
+        judge(rows.assign(who=named), encoding="gbk")
+    assert judge(rows.assign(who=named))["users"] == 12
+    with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: a float this large has lost digits"):
+        judge(rows.assign(who=[2.0**53 + 2 * k for k in range(len(rows))]))
+    with pytest.raises(DataError, match="400 of 800 rows cannot be used: who: missing"):
+        judge(rows.assign(who=["NULL" if k % 2 else f"u{k % 9}" for k in range(len(rows))]))
+    whole = rows.assign(who=[float(k % 5) if k % 2 else k % 5 for k in range(len(rows))], bought=rows["bought"] == 1)
+    assert judge(whole)["users"] == 5
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1] + ",surplus", *lines[2:]]) + "\n")
+    with pytest.raises(DataError, match="1 of 800 lines have more or fewer fields than the header"):
+        judged.run(spark, judged.Scored(str(path), "who", "bought", "p"), EVALUATE)
