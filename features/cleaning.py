@@ -47,6 +47,9 @@ UNKNOWN_DOMAIN = "domain: unknown domain"
 UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
 _HASH = "_star_ctr_hash"
 _GOOD = "_star_ctr_good"
+_DAY = "_star_ctr_day"
+_NUMBER = "_star_ctr_number"
+_FIRST = "_star_ctr_first"
 _TEXT = "_star_ctr_text"
 
 
@@ -78,7 +81,9 @@ def clean_log(
     # A column that came later than the first files is null in those.
     require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
     rows = unite([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
-    return _mark_duplicates(rows, _key(log), None if compare_all else getattr(log, "duplicate_days", 0))
+    has_days = getattr(log, "time", None) is not None
+    reach = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
+    return _mark_duplicates(rows, _key(log), reach)
 
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
@@ -233,23 +238,25 @@ def _mark_duplicates(rows: DataFrame, key: list[str], reach: int | None) -> Data
     A row is compared with the rows of its own day and of the `reach` days before it, and with those alone: which row is
     kept does not depend on which days are read together. With `reach` None, all rows are compared.
     """
-    # Rows with a reason do not take part: each stands alone under its own group. A column and no expression, of which
+    # Rows with a reason do not take part: each stands alone under its own group. Columns and no expressions, of which
     # each window would make its own and sort by it.
     rows = rows.withColumn(_GOOD, F.col("reason").isNull())
     day = F.coalesce(F.unix_date(F.try_to_timestamp("ds", F.lit("yyyy-MM-dd")).cast("date")), F.lit(0))
-    rows = rows.withColumn("_star_ctr_day", F.lit(0) if reach is None else day)
-    # The second window needs the order of the first and no other: rows are sorted once.
-    order = Window.partitionBy(*key, _GOOD).orderBy("_star_ctr_day", _HASH)
-    near = Window.partitionBy(*key, _GOOD).orderBy("_star_ctr_day").rangeBetween(-(reach or 0), 0)
-    rows = rows.withColumn("_star_ctr_number", F.row_number().over(order))
-    first = F.min(F.struct("_star_ctr_number", _HASH)).over(near)
-    rows = rows.withColumn("_star_ctr_first", first)
-    extra = F.col(_GOOD) & (F.col("_star_ctr_number") > F.col("_star_ctr_first._star_ctr_number"))
-    same = F.col(_HASH) == F.col(f"_star_ctr_first.{_HASH}")
+    rows = rows.withColumn(_DAY, F.lit(0) if reach is None else day)
+    group = Window.partitionBy(*key, _GOOD, *([] if reach else [_DAY]))
+    order = group.orderBy(_DAY, _HASH)
+    # Within reach of a day there may be other rows from each day on. Otherwise the first row of a group is that of all
+    # of it, which costs less to find. Both need one order of rows, so that they are sorted once.
+    near = group.orderBy(_DAY).rangeBetween(-reach, 0) if reach else order
+    rows = rows.withColumn(_NUMBER, F.row_number().over(order))
+    first = F.first(F.struct(_NUMBER, _HASH)) if not reach else F.min(F.struct(_NUMBER, _HASH))
+    rows = rows.withColumn(_FIRST, first.over(near))
+    extra = F.col(_GOOD) & (F.col(_NUMBER) > F.col(f"{_FIRST}.{_NUMBER}"))
+    same = F.col(_HASH) == F.col(f"{_FIRST}.{_HASH}")
     names = [k for k in key if k != _HASH]
     conflict = F.lit(f"{', '.join(names)}: used by two different rows") if names else F.lit(DUPLICATE)
     reason = F.when(extra & same, F.lit(DUPLICATE)).when(extra, conflict).otherwise(F.col("reason"))
-    return rows.withColumn("reason", reason).drop(_GOOD, _HASH, "_star_ctr_day", "_star_ctr_number", "_star_ctr_first")
+    return rows.withColumn("reason", reason).drop(_GOOD, _HASH, _DAY, _NUMBER, _FIRST)
 
 
 def whole(rows: DataFrame) -> Column:
