@@ -31,10 +31,10 @@ def by_domain(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
 
 
 def unusable(scores: DataFrame) -> DataFrame:
-    """Count by run and domain what no metric can be computed of: run_id, domain, rows, bad_scores, bad_labels.
+    """Count invalid scores and labels by run and domain: run_id, domain, rows, bad_scores, bad_labels.
 
-    `scores`: as for `by_domain`, also without labels. A score must be in [0, 1] and a label 0 or 1; a null or NaN is
-    neither.
+    `scores`: as for `by_domain`; the label is optional. A score must be in [0, 1] and a label 0 or 1; null and NaN are
+    invalid.
     """
     score = F.col("score").between(0, 1)
     label = F.col("label").isin(0.0, 1.0) if "label" in scores.columns else F.lit(True)
@@ -46,7 +46,7 @@ def unusable(scores: DataFrame) -> DataFrame:
 
 
 def totals(scores: DataFrame) -> DataFrame:
-    """Rows, clicks, PCOC and log loss of each run by domain and `overall`; what `by_domain` has without a ranking."""
+    """Compute rows, clicks, PCOC and log loss of each run by domain and `overall`: the metrics without ranking."""
     label, score = usable("label", F.col("label").isin(0.0, 1.0)), usable("score", F.col("score").between(0, 1))
     rows = scores.select(*GROUP, label.alias("label"), score.alias("score"))
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))

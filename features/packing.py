@@ -80,7 +80,7 @@ class Encoder:
 
 
 def numbers(rows: pa.Table, source: NumericSource) -> Floats:
-    """The numbers that a source makes, finite, NaN where missing; an infinite value in a column counts as missing."""
+    """Compute the numbers of a source: finite, or NaN if missing; an infinite value counts as missing."""
     x = _floats(rows[source.column])
     if source.denominator:
         with np.errstate(all="ignore"):
@@ -94,15 +94,15 @@ def _floats(column: pa.ChunkedArray) -> Floats:
 
 
 def _finite(x: Floats) -> Floats:
-    """`x`, NaN where it is infinite."""
+    """Replace infinite values by NaN."""
     infinite = np.isinf(x)
     return np.where(infinite, np.nan, x) if infinite.any() else x
 
 
 def standardised(x: Floats, mean: float, std: float) -> Floats:
-    """(x - mean) / std within CLIP deviations, 0 where `x` is NaN; right for all finite `x`."""
+    """Return (x - mean) / std clipped to CLIP, 0 where `x` is NaN; does not overflow for any finite `x`."""
     if std > _LARGE:
-        # The difference may exceed the largest double: all three are divided by one power of two, which is exact.
+        # The difference may overflow: dividing all three by the same power of two is exact and avoids it.
         x, mean, std = x / _LARGE, mean / _LARGE, std / _LARGE
     with np.errstate(over="ignore"):
         scaled = (x - mean) / std

@@ -2,8 +2,8 @@
 
 A pass has one key; the groups of its statistics are those of the key, each cut further by columns of its own. Within a
 batch, rows are ordered by group and their weights summed up along them. Across batches the sums of the last key are
-carried, by those columns, as if each were one event. Names only select columns of a batch: what is carried beside
-them is held in dictionaries of its own, so that no name can be mistaken for another.
+carried, by those columns, as if each were one event. Names only select columns of a batch. Carried state is kept in
+separate dictionaries, so names cannot collide.
 
 A cut may lie before a request's own time: at the start of a day. What is carried is then summed by day, with
 the last time of each, so that every sum lies before such a cut or not.
@@ -93,7 +93,7 @@ class Running:
         return arrays
 
     def _amounts(self, rows: pa.Table, name: str) -> _Amounts:
-        """A weight of every row, 0 for a request."""
+        """Return a weight of every row, 0 for a request."""
         low = np.asarray(pc.fill_null(rows[name], 0), np.int64)
         high = None
         if self.carried is not None and (carried := self.carried.high.get(name)) is not None:
@@ -102,7 +102,7 @@ class Running:
         return _Amounts(low, high).safe_to_sum()
 
     def _last_times(self, rows: pa.Table, amounts: _Amounts, name: str) -> Ints:
-        """The time of each event that has a positive weight, else UNTIMED; of a carried one that of its last."""
+        """Return the time of each event with a positive weight, else UNTIMED; for carried sums, their last time."""
         times = np.where(amounts.positive(), rows[TIME].to_numpy(), UNTIMED)
         if self.carried is not None:
             carried = self.carried.last[name]
@@ -112,13 +112,13 @@ class Running:
     def _summed(
         self, rows: pa.Table, start: int, amounts: dict[str, _Amounts], last: dict[str, Ints]
     ) -> _Carried | None:
-        """The events from row `start` on, summed by all columns."""
+        """Sum the events from row `start` on by all columns."""
         events = start + np.flatnonzero(~rows[REQUEST].to_numpy()[start:])
         if len(events) == 0:
             return None
         by = [*self.by, *self.days]
         chosen = rows.select(by).take(pa.array(events))
-        # Arrow composes the names of aggregates from those of columns: numbers stand for them meanwhile.
+        # Arrow derives the names of aggregates from column names: use numbers as names until then.
         aggregated: list[tuple[str, Ints, str]] = [(TIME, rows[TIME].to_numpy(), "max")]
         aggregated += ((name, last[name], "max") for name in self.since)
         aggregated += ((name, amounts[name].low, "sum") for name in self.weights)
@@ -148,7 +148,7 @@ class Running:
 
 
 class _Carried(NamedTuple):
-    """What is carried to the next batch: summed events, and by weight the time of the last one and the high parts."""
+    """State carried to the next batch: summed events, and for each weight the last time and the high parts."""
 
     rows: pa.Table
     last: dict[str, Ints]
@@ -156,22 +156,22 @@ class _Carried(NamedTuple):
 
 
 class _Amounts(NamedTuple):
-    """Whole numbers that may lie beyond 64 bits: `high` * 2^32 + `low`."""
+    """Integers that may exceed 64 bits: `high` * 2^32 + `low`."""
 
     low: Ints
     high: Ints | None = None
 
     def safe_to_sum(self) -> _Amounts:
-        """The same numbers, in parts whose sums over all rows fit 64 bits."""
+        """Return the same numbers, split so that sums over all rows fit into 64 bits."""
         largest = max(-int(self.low.min()), int(self.low.max())) if len(self.low) else 0
         return self if largest * len(self.low) < _SAFE else self._parted()
 
     def normalised(self) -> _Amounts:
-        """The same numbers, the high part only if there is one."""
+        """Return the same numbers, without `high` if it is zero."""
         return self if self.high is None or not len(self.low) else self._parted()
 
     def positive(self) -> npt.NDArray[np.bool_]:
-        """Which are above 0."""
+        """Return a mask of the numbers above 0."""
         return self.low > 0 if self.high is None else self.as_float() > 0
 
     def _parted(self) -> _Amounts:
@@ -179,7 +179,7 @@ class _Amounts(NamedTuple):
         return _Amounts(self.low & _LOW, high if self.high is None else high + self.high)
 
     def as_float(self) -> Floats:
-        """The nearest doubles."""
+        """Convert to the nearest doubles."""
         if self.high is None:
             return self.low.astype(np.float64)
         low, high = self._parted()
@@ -224,7 +224,7 @@ class _Group:
             self.end = np.searchsorted(at, self.first * earlier.ranks + earlier.cuts)
 
     def total(self, amounts: _Amounts) -> Floats:
-        """The sum over what counts for each request, as the nearest double; that of requests is 0."""
+        """Sum the events that count for each request, rounded to the nearest double; requests themselves add 0."""
         high = None if amounts.high is None else self._sums(amounts.high)
         return _Amounts(self._sums(amounts.low), high).as_float()
 

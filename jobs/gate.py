@@ -100,7 +100,7 @@ def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
 
 
 def _with_draws(settings: Settings) -> Settings:
-    """The settings with the draws that the gate's tests need, also where `evaluate` asks for fewer or none."""
+    """Return settings with at least the bootstrap draws that the gate's tests need."""
     draws = max(settings.evaluate.replicates, DRAWS)
     return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
 

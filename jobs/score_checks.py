@@ -1,4 +1,4 @@
-"""Checks of scores in Spark, before anything is computed of them: a NaN would be ranked, averaged and compared."""
+"""Checks of scores in Spark. They run before metrics, in which a NaN would be ranked or averaged silently."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from star_ctr.model import checks
 
 
 def check_scores(scores: DataFrame, where: str) -> int:
-    """Return the number of rows; `DataError` with rows by domain where scores or labels cannot be used.
+    """Return the number of rows; raises `DataError`, with rows by domain, if scores or labels are invalid.
 
-    `scores`: run_id, domain, score, and label if there is one; `where`: the table that they come from.
+    `scores`: run_id, domain, score and, optionally, label; `where`: the table of the scores, for messages.
     """
     found = unusable(scores).collect()
     for run_id in sorted({r.run_id for r in found}):

@@ -1,6 +1,6 @@
-"""The gate's verdict on a night's candidate, as a pure function of what was measured.
+"""The gate's verdict on a night's candidate, as a pure function of its metrics.
 
-A number that is missing or not finite never counts in favour of a candidate. What is measured is put to the tests of
+A missing or non-finite metric never counts in favour of a candidate. All other metrics go through the tests in
 `gate_checks`, which share `gate.error_rate`.
 """
 
@@ -54,7 +54,7 @@ def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
         return failed(checks, gate.error_rate * PARTS[kind])
 
     found = of_kind("worse", list(worse(gate, facts)))
-    # A candidate that falls alone is worse than the serving model, and the day's labels are not in question.
+    # If only the candidate dropped, it is worse than the serving model, and the day's labels are not suspect.
     alone = any(check.domain == OVERALL for check in found)
     return [
         *of_kind("pcoc", [miscalibrated(gate, facts)]),
@@ -65,10 +65,10 @@ def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
 
 
 def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
-    """Why a refit must not be served, by its rows, clicks, PCOC and log loss on the newest day that it trained on."""
+    """Return why a refit must not be served, based on `totals` for its newest training day."""
     overall = by_domain(totals).get(OVERALL)
     if overall is None:
-        return ["it scored no row of the day"]
+        return ["no row of the day was scored"]
     undefined = [
         f"overall {label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
         for name in ("pcoc", "log_loss")
@@ -76,7 +76,7 @@ def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
     ]
     low, high = gate.pcoc
     if not undefined and not low <= overall["pcoc"] <= high:
-        return [f"overall PCOC {overall['pcoc']:.2f} on the day is outside of {low} to {high} (gate.pcoc)"]
+        return [f"overall PCOC {overall['pcoc']:.2f} on the day is outside [{low}, {high}] (gate.pcoc)"]
     return undefined
 
 
@@ -99,11 +99,11 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
 
 
 def _undefined(facts: Facts) -> list[str]:
-    """Overall numbers that the day is too small to have."""
+    """Return messages for overall metrics that are undefined because the day is too small."""
     overall = by_domain(facts.candidate).get(OVERALL)
     if overall is None:
-        return ["the run has no metrics of all domains together"]
-    why = {"pcoc": "there are no clicks", "gauc": "no user has rows with and without a click"}
+        return ["the run has no overall metrics"]
+    why = {"pcoc": "there are no clicks", "gauc": "no user has both clicked and unclicked rows"}
     found = [
         f"overall {label(name)} is undefined: {why.get(name, 'there are no rows')}"
         for name in ("gauc", "pcoc", "log_loss")
@@ -112,14 +112,14 @@ def _undefined(facts: Facts) -> list[str]:
     if facts.differences:
         difference = by_domain(facts.differences).get(OVERALL, {})
         if difference.get("gauc") is None:
-            found.append("the overall GAUC has no difference from the serving model's")
+            found.append("the overall GAUC difference from the serving model is undefined")
         elif standard_error(difference, facts.level) is None:
-            found.append("the difference of the overall GAUC has no standard error: too few users have clicks")
+            found.append("the overall GAUC difference has no standard error: too few users have clicks")
     return found
 
 
 def _not_finite(facts: Facts) -> Iterator[str]:
-    """Numbers that are no numbers: no comparison with them is true, so they would pass every test."""
+    """Yield messages for non-finite metrics: every comparison with NaN is false, so they would pass every check."""
     then = [{"domain": OVERALL, **facts.serving_then}]
     serving = ("the serving model's accepted ", then)
     for prefix, rows in (("", facts.candidate), ("the difference of ", facts.differences), serving):

@@ -68,7 +68,7 @@ def test_numbers_that_are_encoded_otherwise_ask_for_another_split(changed: dict[
     with pytest.raises(UserError) as error:
         check_split("last", BEFORE, other(**changed))
     assert words in str(error.value)
-    assert "the split of 2026-01-03 does not encode numbers as last" in str(error.value)
+    assert "the split of 2026-01-03 does not encode numbers like last" in str(error.value)
     assert "star-ctr split --ds 2026-01-03" in str(error.value)
     with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*set trainer.warm_sta"):
         check_fitted("last", BEFORE, other(**changed))

@@ -67,8 +67,8 @@ CLASHES = {
         {},
         "`s__items__gap`",
     ),
-    "kinds in case alone": ([], {"Click": SHOWN}, "in upper and lower case alone"),
-    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: names of kinds are letters, digits, `_` and `-`"),
+    "kinds in case alone": ([], {"Click": SHOWN}, "only in case"),
+    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: use only letters, digits, `_` and `-` in the name of a kind"),
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def test_odd_clocks_are_quarantined_and_move_no_night(tmp_path: Path, spark: Spa
     assert ingest.newest_day(conf, spark) == DS
     assert ingest.run(conf, spark)["impressions"] == len(rows)
     left_out = table(conf, spark, "quarantine")
-    assert list(left_out["reason"]) == ["at: outside of `earliest` to `latest`"] * 3
+    assert list(left_out["reason"]) == ["at: not between `earliest` and `latest`"] * 3
     assert {json.loads(r)["view"] for r in left_out["row"]} == {"x1", "x2", "x3"}
 
 
@@ -160,7 +160,7 @@ def test_features_read_the_logs_own_columns_and_never_the_label(tmp_path: Path, 
     assert set(found["impressions_tags"]) == {"a\x1fb", "c"}
     lines = describe_matches(conf, DS)
     n = int(clicked["day"].eq(DS).sum())
-    assert lines == [f"100.0% of {n} clicks found their impression"]
+    assert lines == [f"100.0% of {n} clicks matched an impression"]
 
 
 @pytest.mark.spark
@@ -179,7 +179,7 @@ def test_clicks_that_cannot_be_the_impressions_stop_the_night(tmp_path: Path, sp
 
     clicked = rows[rows["clk"] == 1]
     with pytest.raises(
-        DataError, match=r"none of the \d+ clicks of 2026-03-03 matched an impression.*spell the same ids"
+        DataError, match=r"none of the \d+ clicks of 2026-03-03 matched an impression.*contain the same ids"
     ):
         run(clicked.assign(view=clicked["view"].str.upper()))
     early = (pd.to_datetime(clicked["at"]) - pd.Timedelta(hours=1)).dt.strftime("%Y-%m-%d %H:%M:%S")
@@ -257,4 +257,4 @@ def test_joins_that_match_nothing_are_told(tmp_path: Path, spark: SparkSession) 
     ingest.run(conf, spark, DS)
     features.run(conf, spark, DS)
     (line,) = describe_matches(conf, DS)
-    assert line == "0.0% of 60 rows found theirs in `items`; is logs.items.key spelled as in the impressions?"
+    assert line == "0.0% of 60 rows matched `items`; check that logs.items.key has the same ids as the impressions"

@@ -62,10 +62,10 @@ def test_a_refit_that_is_broken_is_not_served(store: Store, made: TrainingJob, t
     gate, weights = GateSettings(), (made.place / WEIGHTS).read_bytes()
     assert failures(store, gate, made) == []
     # Its rates are right on the rows that it has learnt from; a band that excludes them shows that they are looked at.
-    assert "on the day is outside of 5.0 to 6.0" in failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
+    assert "on the day is outside [5.0, 6.0]" in failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
 
     change(made, lambda tensors: set_level(tensors, float("nan")))
-    assert "weights that are not finite in network" in failures(store, gate, made)[0]
+    assert "non-finite weights in network" in failures(store, gate, made)[0]
 
     (made.place / WEIGHTS).write_bytes(weights)
     change(made, lambda tensors: set_level(tensors, 2.0))

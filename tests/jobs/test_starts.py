@@ -87,5 +87,5 @@ def test_a_named_run_must_be_there_and_know_no_later_day(warehouse: Path) -> Non
     start = find_start(settings_of(warehouse, name), NIGHTS[2])
     assert start is not None
     assert start.run_id == name
-    with pytest.raises(UserError, match=f"{name} is of the night {NIGHTS[1]} and knows days from {NIGHTS[0]} on"):
+    with pytest.raises(UserError, match=f"{name} is of the night {NIGHTS[1]} and was trained on {NIGHTS[0]} or later"):
         find_start(settings_of(warehouse, name), NIGHTS[0])

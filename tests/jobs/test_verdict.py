@@ -87,7 +87,7 @@ def test_shuffled_labels_are_seen_though_both_models_fall_alike() -> None:
     shuffled = metrics(gauc=0.5, gauc_low=0.49, gauc_high=0.51)
     outcome, reason = verdict(GATE, Facts(shuffled, differences(0.0), (), then))
     assert outcome is Outcome.HELD
-    assert "are its labels right?" in reason
+    assert "check the labels of this day" in reason
     outcome, reason = verdict(GATE, Facts(shuffled, differences(-0.12), (), then))
     assert outcome is Outcome.HELD
     assert "labels" not in reason, "the serving model has not fallen, so the day is not to blame"
@@ -117,7 +117,7 @@ def test_a_large_domain_whose_clicks_are_gone_holds_the_night() -> None:
     for facts in (Facts(gone, without, before), Facts(gone, (), before)):
         outcome, reason = verdict(GATE, facts)
         assert outcome is Outcome.HELD
-        assert "domain mail: 0 clicks in 10,000 rows, where the rate of the 2 nights before makes 500" in reason
+        assert "domain mail: 0 clicks in 10,000 rows, expected 500 at the click rate of the 2 nights before" in reason
     few = with_domain(metrics(), "mail", clicks=60)
     assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "less than gate.min_share of them"
     fewer = with_domain(metrics(), "mail", clicks=300)
@@ -180,14 +180,14 @@ def test_the_promotion_names_domains_in_which_a_loss_would_be_missed() -> None:
     )
     assert outcome is Outcome.PROMOTED
     assert (
-        "too few users to see a loss of 0.05 (gate.domain_loss) on 90% of nights in 1 of 2 large domains: mail"
+        "too few users to detect a loss of 0.05 (gate.domain_loss) on 90% of nights in 1 of 2 large domains: mail"
         in reason
     )
 
 
 def test_a_refit_is_served_if_its_rates_fit_the_day_that_it_has_seen() -> None:
     assert refit_verdict(GATE, metrics(log_loss=0.2)) == []
-    assert "PCOC 2.00 on the day is outside of 0.7 to 1.4" in refit_verdict(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
+    assert "PCOC 2.00 on the day is outside [0.7, 1.4]" in refit_verdict(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
     for value in (None, float("nan"), float("inf")):
         assert refit_verdict(GATE, metrics(log_loss=0.2, pcoc=value))
         assert refit_verdict(GATE, metrics(log_loss=value))

@@ -43,9 +43,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
     before = (tmp_path / "good" / WEIGHTS).read_bytes()
     with torch.no_grad():
         model.level(2).fill_(value)
-    with pytest.raises(
-        DataError, match=r"good: the trained model is not exported: weights that are not finite in .*\(1 of"
-    ):
+    with pytest.raises(DataError, match=r"good: the trained model is not exported: non-finite weights in .*\(1 of"):
         export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
     assert (tmp_path / "good" / WEIGHTS).read_bytes() == before
     Predictor(tmp_path / "good")
@@ -53,7 +51,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
     name = next(n for n, t in tensors.items() if t.is_floating_point() and t.numel() > 1)
     tensors[name].view(-1)[1] = value
     save_file(tensors, str(tmp_path / "good" / WEIGHTS), metadata={"model": SETTINGS.model_dump_json()})
-    with pytest.raises(DataError, match=rf"{WEIGHTS}: weights that are not finite in {name} \(1 of"):
+    with pytest.raises(DataError, match=rf"{WEIGHTS}: non-finite weights in {name} \(1 of"):
         Predictor(tmp_path / "good")
 
 
@@ -70,7 +68,7 @@ def test_running_statistics_that_are_not_finite_are_not_exported(
 
     monkeypatch.setattr(Trainer, "finish", spoilt)
     mine = short_job(tmp_path)
-    with pytest.raises(DataError, match="not exported: weights that are not finite in norm"):
+    with pytest.raises(DataError, match="not exported: non-finite weights in norm"):
         run.train(mine)
     assert not (mine.place / "record.json").exists()
 
@@ -79,7 +77,7 @@ def test_a_level_is_not_found_of_logits_that_are_not_finite() -> None:
     logits, label, weight = torch.zeros(10), torch.ones(10), torch.ones(10)
     assert _level(logits.double(), label.double(), weight.double()) > 0
     logits[3:5] = NAN
-    with pytest.raises(DataError, match="2 of 10 training rows have a logit that is not finite"):
+    with pytest.raises(DataError, match="2 of 10 training rows have a non-finite logit"):
         _level(logits.double(), label.double(), weight.double())
 
 

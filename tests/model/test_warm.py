@@ -249,7 +249,7 @@ def test_numbers_of_another_scale_are_refused_by_name(before: TrainingJob, split
     other = j.model_copy(
         update={"layout": NEXT.model_copy(update={"numeric": [NEXT.numeric[0].model_copy(update={"mean": 0.5})]})}
     )
-    with pytest.raises(UserError, match="does not encode numbers as last.*x.mean: 0.0 -> 0.5.*run `star-ctr split"):
+    with pytest.raises(UserError, match="does not encode numbers like last.*x.mean: 0.0 -> 0.5.*run `star-ctr split"):
         started(other)
 
 

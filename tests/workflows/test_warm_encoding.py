@@ -106,7 +106,7 @@ def test_another_run_to_start_from_asks_for_another_split(nights: Nights) -> Non
     assert is_encoded_for(cold, SECOND, metadata)
     assert not is_written(warm, store, SECOND, OF_NIGHT)
     assert not is_encoded_for(warm, SECOND, metadata)
-    with pytest.raises(UserError, match=f"the split of {SECOND} does not encode numbers as {nights.run}.*slot.mean"):
+    with pytest.raises(UserError, match=f"the split of {SECOND} does not encode numbers like {nights.run}.*slot.mean"):
         train.run(warm, nights.spark, SECOND)
     nights.split(f"trainer.warm_start={nights.run}")
     assert is_written(warm, store, SECOND, OF_NIGHT)
