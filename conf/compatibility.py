@@ -58,16 +58,16 @@ def number_changes(before: Layout, now: Layout) -> list[str]:
     missing, so a model has learned nothing about them.
     """
     known = encoded_numbers(before)
-    fields = {**_dumped(now.numeric), **_dumped(now.buckets)}
+    fields = {**_dump(now.numeric), **_dump(now.buckets)}
     return changes(known, {name: field for name, field in fields.items() if name in known})
 
 
 def encoded_numbers(layout: Layout) -> dict[str, Any]:
     """Return the encoding (source, base rate, scale, bounds) of each number that is not constant."""
-    return _dumped([n for n in layout.numeric if n.std > 0]) | _dumped([b for b in layout.buckets if b.bounds])
+    return _dump([n for n in layout.numeric if n.std > 0]) | _dump([b for b in layout.buckets if b.bounds])
 
 
-def _dumped(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
+def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
     return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
 
 

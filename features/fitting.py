@@ -45,7 +45,7 @@ class Fit(NamedTuple):
 def base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, float]:
     """Return the overall rate of each number: the sum of its column over that of its denominator, or 0."""
     columns = sorted({column for s in sources.values() for column in (s.column, str(s.denominator))})
-    sums = _sums(train, {column: NumericSource(column=column) for column in columns}, {}, squares=False)
+    sums = _sum_inliers(train, {column: NumericSource(column=column) for column in columns}, {}, squares=False)
 
     def rate(source: NumericSource) -> float:
         events, of = sums[source.column].total, sums[str(source.denominator)].total
@@ -61,8 +61,8 @@ def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[s
     """
     if not sources:
         return {}
-    fences = _of_sample(train, sources, dict.fromkeys(sources, fence))
-    sums = _sums(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
+    fences = _apply_to_sample(train, sources, dict.fromkeys(sources, fence))
+    sums = _sum_inliers(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
     return {name: _fit(source, sums[name]) for name, source in sources.items()}
 
 
@@ -77,7 +77,7 @@ def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]
     if not sources:
         return {}
     cuts = {name: _cuts(count) for name, (_, count) in sources.items()}
-    return _of_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
+    return _apply_to_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
 
 
 def _cuts(count: int) -> Callable[[Floats], list[float]]:
@@ -107,7 +107,7 @@ def quantile(values: Floats, share: float) -> float:
     return low if low == high or position == below else (below + 1 - position) * low + (position - below) * high
 
 
-def _of_sample(
+def _apply_to_sample(
     train: DataFrame, sources: Mapping[str, NumericSource], wanted: Mapping[str, Callable[[Floats], list[float]]]
 ) -> dict[str, list[float]]:
     """Apply `wanted` to each number's sorted values in a sample of about QUANTILE_ROWS rows."""
@@ -120,7 +120,7 @@ def _of_sample(
         parts: dict[str, list[Floats]] = {name: [] for name in sources}
         for table in map(_as_table, batches):
             for name, source in sources.items():
-                parts[name].append(_known(numbers(table, source)))
+                parts[name].append(_drop_missing(numbers(table, source)))
         found = [wanted[name](np.sort(np.concatenate([*parts.pop(name), np.empty(0)]))) for name in sources]
         yield pa.RecordBatch.from_arrays(
             [pa.array(list(sources)), pa.array(found, pa.list_(pa.float64()))], names=["name", "found"]
@@ -132,7 +132,7 @@ def _of_sample(
     return {name: found[name] if name in found else wanted[name](np.empty(0)) for name in sources}
 
 
-def _sums(
+def _sum_inliers(
     train: DataFrame,
     sources: Mapping[str, NumericSource],
     fences: Mapping[str, tuple[float, float]],
@@ -144,17 +144,17 @@ def _sums(
         sums = {name: ExactSums(squares) for name in sources}
         for table in map(_as_table, batches):
             for name, source in sources.items():
-                x = _known(numbers(table, source))
+                x = _drop_missing(numbers(table, source))
                 low, high = fences.get(name, _EVERYTHING)
                 sums[name].add(x[(low <= x) & (x <= high)])
-        yield _packed(sums)
+        yield _pack(sums)
 
     def merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = {name: ExactSums(squares) for name in sources}
         for batch in batches:
             for row in batch.to_pylist():
                 _merge_row(sums[row["name"]], row)
-        yield _packed(sums)
+        yield _pack(sums)
 
     # Merged in a separate task, so that the driver receives one row per number for any number of partitions.
     merged = _columns(train, sources).mapInArrow(add, _SUMS).repartition(1).mapInArrow(merge, _SUMS)
@@ -174,11 +174,11 @@ def _as_table(batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_batches([batch])
 
 
-def _known(x: Floats) -> Floats:
+def _drop_missing(x: Floats) -> Floats:
     return x[~np.isnan(x)]
 
 
-def _packed(sums: Mapping[str, ExactSums]) -> pa.RecordBatch:
+def _pack(sums: Mapping[str, ExactSums]) -> pa.RecordBatch:
     rows = [
         {"name": name, "count": s.count, "total": _bytes(s.total), "total_squares": _bytes(s.total_squares)}
         for name, s in sums.items()

@@ -56,12 +56,12 @@ def numbered(scores: DataFrame, *more: Column) -> DataFrame:
     key: a hash of the user, for `resampling.weights`; group: a hash of the run and domain, as in `Names`. The query
     fails on an invalid score, which would otherwise change the ranking and the metrics silently.
     """
-    key, score = F.xxhash64("user_id").alias("key"), F.abs(usable("score", F.col("score").between(0, 1)))
-    clicked = usable("label", F.col("label").isin(0.0, 1.0)) > 0
+    key, score = F.xxhash64("user_id").alias("key"), F.abs(require_valid("score", F.col("score").between(0, 1)))
+    clicked = require_valid("label", F.col("label").isin(0.0, 1.0)) > 0
     return scores.select(key, _group(), F.when(clicked, score).otherwise(-score).alias("score"), *more)
 
 
-def usable(column: str, holds: Column) -> Column:
+def require_valid(column: str, holds: Column) -> Column:
     """Return the column, and fail the query on a row where the condition is false or null."""
     value = F.coalesce(F.col(column).cast("string"), F.lit("null"))
     error = F.raise_error(F.concat(F.lit(f"a row has the {column} "), value, F.lit(", which is invalid: no metrics")))

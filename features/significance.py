@@ -25,7 +25,7 @@ def p_below(estimate: float, std: float, users: float, draws: float = math.inf) 
     return float(t.cdf(estimate / std, min(draws, users) - 1))
 
 
-def smallest_seen(rate: float, power: float, std: float, users: float, draws: float = math.inf) -> float:
+def smallest_detectable(rate: float, power: float, std: float, users: float, draws: float = math.inf) -> float:
     """Return the smallest true loss for which `p_below` is at most `rate` with probability `power`."""
     freedom = min(draws, users) - 1
     return float((t.isf(rate, freedom) + t.isf(1 - power, freedom)) * std)

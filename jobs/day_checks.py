@@ -54,15 +54,15 @@ def check_quarantine(settings: Settings, store: Store, ds: str) -> None:
         (F.col("run_id") == DATA_RUN) & F.col("step").startswith("ingest") & F.expr(among("ds", days))
     )
     entries = [r.asDict() for r in ledger.select("step", "ds", "reason", "rows_in", "rows_out").collect()]
-    beyond = [found for found in quarantined_days(entries) if found.share > limit]
-    if not beyond:
+    exceeded = [found for found in quarantined_days(entries) if found.share > limit]
+    if not exceeded:
         return
-    worst = max(beyond, key=lambda q: (q.share, q.day))
+    worst = max(exceeded, key=lambda q: (q.share, q.day))
     reason = max(worst.reasons, key=lambda r: worst.reasons[r])
-    values = _values_of(store, worst, reason)
+    values = _frequent_values(store, worst, reason)
     shown = f" (values: {', '.join(f'`{v}`' for v in values)})" if values else ""
     remedy = next((text.format(log=worst.log) for part, text in _REMEDIES.items() if part in reason), "")
-    more = f"; {len(beyond) - 1} more days exceed the limit" if len(beyond) > 1 else ""
+    more = f"; {len(exceeded) - 1} more days exceed the limit" if len(exceeded) > 1 else ""
     of_day = f"the {worst.rows:,} rows of {worst.day}" if worst.day != UNKNOWN_DAY else f"all {worst.rows:,} rows"
     raise DataError(
         f"logs.{worst.log}: {worst.share:.0%} of {of_day} are quarantined (checks.max_quarantined: {limit:.0%}), most "
@@ -93,7 +93,7 @@ def quarantined_days(entries: Iterable[Mapping[str, Any]]) -> list[Quarantined]:
     ]
 
 
-def _values_of(store: Store, found: Quarantined, reason: str) -> list[str]:
+def _frequent_values(store: Store, found: Quarantined, reason: str) -> list[str]:
     """Return the most frequent values, in the quarantined rows, of the column in the reason."""
     column = reason.partition(":")[0].replace("'", "\\'")
     rows = store.read("quarantine").where(
@@ -118,16 +118,16 @@ def check_labels(settings: Settings, store: Store, ds: str, clicks: Mapping[str,
     """
     if clicks:
         total, matched, early = sum(clicks.values()), clicks.get(MATCHED, 0), clicks.get(EARLY, 0)
-        said = ", ".join(f"{n:,} {fate or 'matched'}" for fate, n in sorted(clicks.items(), key=lambda c: -c[1]))
+        summary = ", ".join(f"{n:,} {fate or 'matched'}" for fate, n in sorted(clicks.items(), key=lambda c: -c[1]))
         if early > settings.checks.max_early_clicks * (matched + early):
             raise DataError(
-                f"logs.clicks: {early:,} of the {total:,} clicks of {ds} come before their impression ({said}); "
+                f"logs.clicks: {early:,} of the {total:,} clicks of {ds} come before their impression ({summary}); "
                 "set `zone` of logs.clicks.time or logs.impressions.time (checks.max_early_clicks: "
                 f"{settings.checks.max_early_clicks:.0%})"
             )
         if not matched:
             raise DataError(
-                f"logs.clicks: none of the {total:,} clicks of {ds} matched an impression ({said}); check that "
+                f"logs.clicks: none of the {total:,} clicks of {ds} matched an impression ({summary}); check that "
                 "logs.clicks.impression and logs.impressions.id contain the same ids"
             )
     found = store.read("features").where(F.col("ds") == ds).groupBy("label").count().collect()

@@ -18,13 +18,13 @@ from scipy.stats import norm
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OVERALL
-from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_seen
+from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_detectable
 
 Row = Mapping[str, Any]
 """A row of `metrics` or `differences`."""
 DRAWS = 200
 """Minimum number of bootstrap draws for the gate: the standard error is then accurate to 5 %."""
-PARTS = {"worse": 0.7, "fallen": 0.1, "pcoc": 0.1, "clicks": 0.1}
+PARTS = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
 """Share of the error rate by kind of test. The last three detect failures that are usually obvious."""
 _POWER = 0.9
 _NAMED = 5
@@ -52,26 +52,26 @@ class Check(NamedTuple):
     domain: str
     p: float
     beyond: bool
-    words: str
+    message: str
 
 
-def failed(checks: Sequence[Check], rate: float) -> list[Check]:
+def select_failed(checks: Sequence[Check], rate: float) -> list[Check]:
     """Return the checks that are significant at a family-wise error rate and exceed their margin."""
     rejected = holm([check.p for check in checks], rate)
     return [check for check, reject in zip(checks, rejected, strict=True) if reject and check.beyond]
 
 
-def worse(gate: GateSettings, facts: Facts) -> Iterator[Check]:
+def check_gauc(gate: GateSettings, facts: Facts) -> Iterator[Check]:
     """Compare GAUC with the serving model, overall and in large domains."""
-    for difference, users, std in _tested(gate, facts):
+    for difference, users, std in _testable(gate, facts):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
-        told = f"{where(difference['domain'])}: GAUC {interval_of(difference)}"
+        told = f"{domain_label(difference['domain'])}: GAUC {format_interval(difference)}"
         p = p_below(difference["gauc"], std, users, DRAWS)
-        words = f"{told} against the serving model (margin: {margin})"
-        yield Check(difference["domain"], p, difference["gauc"] < -margin, words)
+        message = f"{told} against the serving model (margin: {margin})"
+        yield Check(difference["domain"], p, difference["gauc"] < -margin, message)
 
 
-def _tested(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, float]]:
+def _testable(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, float]]:
     """Yield the testable GAUC differences, overall and in large domains, with effective users and std."""
     rows = {r["domain"]: r["rows"] for r in facts.candidate}
     for difference in facts.differences:
@@ -82,21 +82,21 @@ def _tested(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, floa
             yield difference, users, std
 
 
-def miscalibrated(gate: GateSettings, facts: Facts) -> Check:
+def check_calibration(gate: GateSettings, facts: Facts) -> Check:
     """Compare predicted and actual clicks, overall."""
-    overall = by_domain(facts.candidate)[OVERALL]
+    overall = index_by_domain(facts.candidate)[OVERALL]
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
-    words = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
-    return Check(OVERALL, p_poisson(clicks, pcoc * clicks), not low <= pcoc <= high, words)
+    message = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
+    return Check(OVERALL, p_poisson(clicks, pcoc * clicks), not low <= pcoc <= high, message)
 
 
-def fallen(gate: GateSettings, facts: Facts) -> list[Check]:
+def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
     """Compare GAUC with the serving model's when it was accepted; empty if there is nothing to compare with."""
-    overall, then = by_domain(facts.candidate)[OVERALL], facts.serving_then.get("gauc")
+    overall, then = index_by_domain(facts.candidate)[OVERALL], facts.serving_then.get("gauc")
     if then is None:
         return []
-    difference = by_domain(facts.differences).get(OVERALL, {})
+    difference = index_by_domain(facts.differences).get(OVERALL, {})
     users = difference.get("gauc_effective") or overall.get("gauc_users") or math.inf
     own = standard_error(overall, facts.level)
     if own is None and users < math.inf:
@@ -106,16 +106,16 @@ def fallen(gate: GateSettings, facts: Facts) -> list[Check]:
         p = 0.0  # no standard error is known: decide by the margin alone
     else:
         p = p_below(beyond, math.hypot(own, standard_error(facts.serving_then, facts.level) or own), users, DRAWS)
-    words = (
+    message = (
         f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below the {then:.4f} "
         "with which the serving model was accepted; both models dropped: check the labels of this day"
     )
-    return [Check(OVERALL, p, beyond < 0, words)]
+    return [Check(OVERALL, p, beyond < 0, message)]
 
 
-def lost_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
+def check_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
     """Compare click rates with earlier nights, overall and in large domains."""
-    now = by_domain(facts.candidate)
+    now = index_by_domain(facts.candidate)
     for domain, nights in nights_before(facts).items():
         if domain not in now or max(now[domain]["rows"], median(r["rows"] for r in nights)) < gate.domain_rows:
             continue
@@ -124,27 +124,27 @@ def lost_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
         if not rows or not clicks_before:
             continue
         usual = clicks_before / rows_before * rows
-        words = (
-            f"{where(domain)}: {clicks:,} clicks in {rows:,} rows, expected {usual:,.0f} at the click rate of the "
-            f"{len(nights)} nights before (gate.min_share: {gate.min_share}): check for missing clicks"
+        message = (
+            f"{domain_label(domain)}: {clicks:,} clicks in {rows:,} rows, expected {usual:,.0f} at the click rate of "
+            f"the {len(nights)} nights before (gate.min_share: {gate.min_share}): check for missing clicks"
         )
         beyond = clicks == 0 or clicks < gate.min_share * usual
         # Within the margin the p-value does not matter.
         p = p_fewer(clicks, rows, clicks_before, rows_before) if beyond else 1.0
-        yield Check(domain, p, beyond, words)
+        yield Check(domain, p, beyond, message)
 
 
-def unseen(gate: GateSettings, facts: Facts) -> str:
+def describe_low_power(gate: GateSettings, facts: Facts) -> str:
     """Name the large domains with too little power to detect a loss of `gate.domain_loss`."""
     rows = {r["domain"]: r["rows"] for r in facts.candidate}
     domains = [d["domain"] for d in facts.differences if d["domain"] != OVERALL]
     large = [domain for domain in domains if rows.get(domain, 0) >= gate.domain_rows]
-    tested = list(_tested(gate, facts))
-    rate = gate.error_rate * PARTS["worse"] / max(len(tested), 1)
+    tested = list(_testable(gate, facts))
+    rate = gate.error_rate * PARTS["gauc"] / max(len(tested), 1)
     seen = {
         difference["domain"]
         for difference, users, std in tested
-        if max(smallest_seen(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
+        if max(smallest_detectable(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
     }
     missed = [domain for domain in large if domain not in seen]
     if not missed:
@@ -164,24 +164,24 @@ def standard_error(row: Row, level: float) -> float | None:
     return None if low is None or high is None else float((high - low) / (2 * norm.isf((1 - level) / 2)))
 
 
-def interval_of(difference: Row) -> str:
+def format_interval(difference: Row) -> str:
     """Format a difference with its interval."""
     if difference["gauc_low"] is None:
         return f"{difference['gauc']:+.4f}"
     return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
 
 
-def label(name: str) -> str:
+def metric_label(name: str) -> str:
     """Return the name of a metric in messages."""
     return "log loss" if name == "log_loss" else name.upper()
 
 
-def where(domain: str) -> str:
+def domain_label(domain: str) -> str:
     """Return the name of a domain in messages."""
     return OVERALL if domain == OVERALL else f"domain {domain}"
 
 
-def by_domain(rows: Sequence[Row]) -> dict[str, Row]:
+def index_by_domain(rows: Sequence[Row]) -> dict[str, Row]:
     """Index rows by domain."""
     return {r["domain"]: r for r in rows}
 

@@ -84,10 +84,10 @@ def _count_clicks(fates: Mapping[tuple[str, str], int], days: list[str]) -> list
 def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
     """Raise `DataError` if the share of unparsable values of a numeric feature exceeds `checks.max_unparsable`."""
     limit = settings.checks.max_unparsable
-    beyond = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
-    if not beyond:
+    exceeded = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
+    if not exceeded:
         return
-    worst = max(beyond, key=lambda m: (m.share, m.ds))
+    worst = max(exceeded, key=lambda m: (m.share, m.ds))
     feature = next(f.name for f in settings.of_kind(Numeric) if f.column == worst.name)
     table = worst.name.partition(".")[0]
     raise DataError(

@@ -29,7 +29,7 @@ def failures(store: Store, gate: GateSettings, job: TrainingJob) -> list[str]:
     try:
         read_weights(job.place)
         _check_parity(rows, job)
-        return _miscalibrated(rows, gate, job)
+        return _check_rates(rows, gate, job)
     except DataError as error:
         return [str(error)]
 
@@ -44,7 +44,7 @@ def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
     check_parity(job.run_id, largest_difference(scored(sampled, job.place, job.run_id), probe))
 
 
-def _miscalibrated(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
+def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
     scores = scored(rows.where(F.col("day") == job.ds), job.place, job.run_id).persist()
     try:
         check_scores(scores, job.split)

@@ -18,18 +18,18 @@ from star_ctr.jobs.gate_checks import (
     Check,
     Facts,
     Row,
-    by_domain,
-    failed,
-    fallen,
-    interval_of,
-    label,
-    lost_clicks,
-    miscalibrated,
+    check_calibration,
+    check_clicks,
+    check_gauc,
+    check_gauc_drop,
+    describe_low_power,
+    domain_label,
+    format_interval,
+    index_by_domain,
+    metric_label,
     nights_before,
+    select_failed,
     standard_error,
-    unseen,
-    where,
-    worse,
 )
 
 _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std", "gauc_effective")
@@ -42,35 +42,36 @@ def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
     if found := list(_not_finite(facts)):
         return Outcome.HELD, "; ".join(found)
     if checks := _failed_checks(gate, facts):
-        return Outcome.HELD, "; ".join(check.words for check in checks)
+        return Outcome.HELD, "; ".join(check.message for check in checks)
     if not facts.differences:
         return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
-    overall = interval_of(by_domain(facts.differences)[OVERALL])
-    return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{unseen(gate, facts)}"
+    overall = format_interval(index_by_domain(facts.differences)[OVERALL])
+    low_power = describe_low_power(gate, facts)
+    return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
 
 
 def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
     def of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
-        return failed(checks, gate.error_rate * PARTS[kind])
+        return select_failed(checks, gate.error_rate * PARTS[kind])
 
-    found = of_kind("worse", list(worse(gate, facts)))
+    found = of_kind("gauc", list(check_gauc(gate, facts)))
     # If only the candidate dropped, it is worse than the serving model, and the day's labels are not suspect.
     alone = any(check.domain == OVERALL for check in found)
     return [
-        *of_kind("pcoc", [miscalibrated(gate, facts)]),
+        *of_kind("pcoc", [check_calibration(gate, facts)]),
         *found,
-        *of_kind("clicks", list(lost_clicks(gate, facts))),
-        *([] if alone else of_kind("fallen", fallen(gate, facts))),
+        *of_kind("clicks", list(check_clicks(gate, facts))),
+        *([] if alone else of_kind("gauc_drop", check_gauc_drop(gate, facts))),
     ]
 
 
 def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
     """Return why a refit must not be served, based on `totals` for its newest training day."""
-    overall = by_domain(totals).get(OVERALL)
+    overall = index_by_domain(totals).get(OVERALL)
     if overall is None:
         return ["no row of the day was scored"]
     undefined = [
-        f"overall {label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
+        f"overall {metric_label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
         for name in ("pcoc", "log_loss")
         if overall[name] is None or not math.isfinite(overall[name])
     ]
@@ -81,7 +82,7 @@ def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
 
 
 def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
-    now, found = by_domain(facts.candidate), []
+    now, found = index_by_domain(facts.candidate), []
     overall = now.get(OVERALL, {"rows": 0, "clicks": 0})
     if overall["rows"] < gate.min_rows:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
@@ -100,17 +101,17 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
 
 def _undefined(facts: Facts) -> list[str]:
     """Return messages for overall metrics that are undefined because the day is too small."""
-    overall = by_domain(facts.candidate).get(OVERALL)
+    overall = index_by_domain(facts.candidate).get(OVERALL)
     if overall is None:
         return ["the run has no overall metrics"]
     why = {"pcoc": "there are no clicks", "gauc": "no user has both clicked and unclicked rows"}
     found = [
-        f"overall {label(name)} is undefined: {why.get(name, 'there are no rows')}"
+        f"overall {metric_label(name)} is undefined: {why.get(name, 'there are no rows')}"
         for name in ("gauc", "pcoc", "log_loss")
         if name in overall and overall[name] is None
     ]
     if facts.differences:
-        difference = by_domain(facts.differences).get(OVERALL, {})
+        difference = index_by_domain(facts.differences).get(OVERALL, {})
         if difference.get("gauc") is None:
             found.append("the overall GAUC difference from the serving model is undefined")
         elif standard_error(difference, facts.level) is None:
@@ -126,4 +127,5 @@ def _not_finite(facts: Facts) -> Iterator[str]:
         for row in rows:
             for name in _NUMBERS:
                 if (value := row.get(name)) is not None and not math.isfinite(value):
-                    yield f"{prefix}{label(name)} of {where(row['domain'])} is {value}, not a finite number"
+                    metric = f"{prefix}{metric_label(name)} of {domain_label(row['domain'])}"
+                    yield f"{metric} is {value}, not a finite number"

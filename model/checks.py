@@ -32,10 +32,10 @@ def check_scores(scores: npt.NDArray[np.float64], domains: Sequence[str], what: 
     """
     bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(bad):
-        raise DataError(unusable(what, len(bad), len(scores), Counter(domains[k] for k in bad)))
+        raise DataError(format_invalid_scores(what, len(bad), len(scores), Counter(domains[k] for k in bad)))
 
 
-def unusable(what: str, rows: int, of: int, by_domain: Mapping[str, int]) -> str:
+def format_invalid_scores(what: str, rows: int, of: int, by_domain: Mapping[str, int]) -> str:
     """Format the message about invalid scores."""
     most = sorted(by_domain.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{domain}: {n:,}" for domain, n in most[:_NAMED])
