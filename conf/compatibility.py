@@ -48,7 +48,7 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
 
 def feature_changes(before: Layout, now: Layout) -> list[str]:
     """Return the differences between the features of two layouts, including their order."""
-    return changes(_features(before), _features(now))
+    return changes(_dump_features(before), _dump_features(now))
 
 
 def number_changes(before: Layout, now: Layout) -> list[str]:
@@ -71,7 +71,7 @@ def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, A
     return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
 
 
-def _features(layout: Layout) -> dict[str, Any]:
+def _dump_features(layout: Layout) -> dict[str, Any]:
     return {
         "ids": [(f.name, f.embedding) for f in layout.fields],
         "numbers": [f.name for f in layout.numeric],

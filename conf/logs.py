@@ -23,14 +23,14 @@ _OFFSET = re.compile(r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2})?")
 _PATTERN_LETTERS = frozenset("GyMLdQqEaBhHkKmsSVzOXxZnN")
 
 
-def _zone(value: str) -> str:
+def _check_zone(value: str) -> str:
     known = zoneinfo.available_timezones()
     if known and value not in known and not _OFFSET.fullmatch(value):
         raise ValueError(f"`{value}` is not a time zone{nearest(value, known)} (examples: Europe/Berlin, +01:00)")
     return value
 
 
-def _pattern(value: str) -> str:
+def _check_pattern(value: str) -> str:
     """Check that Spark can read a date pattern; the error for another library's pattern says what to write instead."""
     if "%" in value:
         raise ValueError(f"`{value}` is not a Spark date pattern: write yyyy-MM-dd, not %Y-%m-%d")
@@ -43,7 +43,7 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _encoding(value: str) -> str:
+def _check_encoding(value: str) -> str:
     try:
         codecs.lookup(value)
     except LookupError:
@@ -51,8 +51,8 @@ def _encoding(value: str) -> str:
     return value
 
 
-Zone = Annotated[str, AfterValidator(_zone)]
-Pattern = Annotated[NonEmpty, AfterValidator(_pattern)]
+Zone = Annotated[str, AfterValidator(_check_zone)]
+Pattern = Annotated[NonEmpty, AfterValidator(_check_pattern)]
 
 
 class TimeColumn(Declared):
@@ -98,7 +98,7 @@ class Log(Declared):
     path: NonEmpty
     format: Literal["csv", "parquet", "json", "delta"] = "csv"
     separator: NonEmpty = Field(",", description="CSV only")
-    encoding: Annotated[str, AfterValidator(_encoding)] = Field("UTF-8", description="for CSV and JSON files")
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field("UTF-8", description="for CSV and JSON files")
     null_values: list[str] = Field(list(NULL_VALUES), description="texts that stand for a missing value in any column")
     decimal: Literal[".", ","] = Field(
         ".", description="decimal separator of numbers in text; with a comma, dots may group thousands"
@@ -183,7 +183,7 @@ class Logs(Declared):
         return {name: log for name, log in logs.items() if log is not None}
 
 
-def label_text(value: Any) -> str:
+def normalize_label(value: Any) -> str:
     """Normalize a label value for comparison: 1, 1.0, "1" and "1.0" all become `1`."""
     if value is None:
         return ""
@@ -191,12 +191,12 @@ def label_text(value: Any) -> str:
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text).removeprefix("+")
 
 
-def _label_values(values: Any) -> Any:
+def _normalize_labels(values: Any) -> Any:
     given = values if isinstance(values, list | tuple) else [values]
-    return [label_text(v) for v in given]
+    return [normalize_label(v) for v in given]
 
 
-LabelValues = Annotated[list[str], BeforeValidator(_label_values), Field(min_length=1)]
+LabelValues = Annotated[list[str], BeforeValidator(_normalize_labels), Field(min_length=1)]
 
 
 class LabelColumn(Declared):
@@ -210,7 +210,7 @@ class LabelColumn(Declared):
     negative: LabelValues = Field(["0", "false"], description="values that mean no click, such as [0, -1, '']")
 
     @model_validator(mode="after")
-    def _disjoint(self) -> LabelColumn:
+    def _check_disjoint(self) -> LabelColumn:
         if both := sorted({*self.positive} & {*self.negative}):
             raise ValueError(f"`{both[0]}` is both `positive` and `negative`; remove it from one of them")
         return self

@@ -55,7 +55,7 @@ def behaviour_column(sequence: str) -> str:
 def name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
     """Return a message for each invalid kind name, and for each name that two declarations produce."""
     features = list(features)
-    names = {"column of `features`": _columns, "number": _numbers, "embedding table": _tables}
+    names = {"column of `features`": _iter_columns, "number": _iter_numbers, "embedding table": _iter_tables}
     problems: dict[frozenset[str], str] = {}
     for what, named in names.items():
         seen: dict[str, str] = {}
@@ -78,7 +78,7 @@ def _kind_problems(history: Iterable[str]) -> list[str]:
     return problems
 
 
-def _columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     """Yield the columns of `features` and of events: name, settings key, and description."""
     yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY)
     yield "settings", "features", "the built-in column `settings`"
@@ -101,7 +101,7 @@ def _columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
                 yield behaviour_column(f.name), where, f"the behaviours of `{f.name}`"
 
 
-def _numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     for f in features:
         where = f"features.{f.name}"
         if isinstance(f, Numeric):
@@ -115,7 +115,7 @@ def _numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
                 yield since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
 
 
-def _tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     yield GAP, "features", "the time gaps of sequences"
     yield BEHAVIOUR, "features", "the kinds of events in sequences"
     for f in features:
@@ -126,4 +126,4 @@ def _tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
         elif isinstance(f, Sequence):
             yield from ((name, where, f"the embedding `{name}`") for name in f.columns.values())
         elif "bucket" in f.encode:
-            yield from ((bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _numbers([f]))
+            yield from ((bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _iter_numbers([f]))

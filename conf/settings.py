@@ -43,7 +43,7 @@ class Window(Declared):
     days: int = Field(7, ge=1)
 
 
-def _domain_name(value: Any) -> Any:
+def _parse_domain_name(value: Any) -> Any:
     """Convert a number to text; reject a bool, because YAML reads an unquoted `no` as false."""
     if isinstance(value, bool):
         raise ValueError(f"YAML reads this as {str(value).lower()}; quote the domain's name, for example 'no'")
@@ -57,7 +57,7 @@ class Domains(Declared):
     training window. `drop` leaves their rows out (counted, with the reason), `bucket` gives them to `other`.
     """
 
-    known: list[Annotated[str, BeforeValidator(_domain_name)]] | None = None
+    known: list[Annotated[str, BeforeValidator(_parse_domain_name)]] | None = None
     unknown: Literal["drop", "bucket"] = "bucket"
 
 

@@ -38,7 +38,7 @@ from star_ctr.features.columns import (
     sources,
     stored_name,
 )
-from star_ctr.features.text import NESTED, check_key, is_undecodable, spell, to_number
+from star_ctr.features.text import NESTED, check_key, is_undecodable, to_number, to_text
 from star_ctr.features.times import check_time, parse_day, parse_time
 
 DUPLICATE = "duplicate"
@@ -77,7 +77,7 @@ def clean_log(
         require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
     # A column that the first files lack is null there.
     require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
-    rows = unite([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
+    rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     return _mark_duplicates(rows, _key(log), None if compare_all else getattr(log, "duplicate_days", 0))
 
 
@@ -87,7 +87,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
     # Materialized as columns, so that expressions shared by several others are evaluated once.
     texts = {c: f"{_TEXT}{k}" for k, c in enumerate(types)}
-    spelled = {texts[c]: spell(log, own(c), kind, log.types.get(c) == "string") for c, kind in types.items()}
+    spelled = {texts[c]: to_text(log, own(c), kind, log.types.get(c) == "string") for c, kind in types.items()}
     rows = raw.withColumns(spelled)
     # Depends on the values only, not on column order or on columns that are empty.
     parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(F.col(texts[c]), types[c])) for c in sorted(types))
@@ -118,7 +118,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day)
     checks += [bad_day] if bad_day is not None else []
     reason = F.coalesce(*checks)
-    _refuse_twins([*columns, "ds"], f"logs.{name}")
+    _check_case_collisions([*columns, "ds"], f"logs.{name}")
     return rows.select(
         *(value.alias(k) for k, value in columns.items()),
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
@@ -206,7 +206,7 @@ def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column
     return checks
 
 
-def _refuse_twins(names: Iterable[str], where: str) -> None:
+def _check_case_collisions(names: Iterable[str], where: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.lower(), name)) != name:
@@ -270,7 +270,7 @@ def counted(rows: DataFrame, domain: Column) -> DataFrame:
     )
 
 
-def unite(frames: list[DataFrame]) -> DataFrame:
+def union_frames(frames: list[DataFrame]) -> DataFrame:
     """Union DataFrames by column name; a missing column is null.
 
     If a column holds lists in one DataFrame and single values in another, single values become lists of length one.

@@ -52,12 +52,12 @@ class ExactSums:
         place = exponent - _SMALLEST
         high, low = whole >> _HALF, whole & _MASK
         self.count += len(x)
-        self._parts += _by_place(place, high, low)
+        self._parts += _sum_by_exponent(place, high, low)
         if self.squares:
             # (high * 2^27 + low)^2: each of the three products is split into two parts of at most 27 bits.
             products = (high * high, high * low, low * low)
             parts = [part for product in products for part in (product >> _HALF, product & _MASK)]
-            self._square_parts += _by_place(place, *parts)
+            self._square_parts += _sum_by_exponent(place, *parts)
 
     @property
     def total(self) -> int:
@@ -98,15 +98,15 @@ class ExactSums:
         """The population standard deviation (`ddof` 0); 0.0 only if all numbers are equal."""
         total, n = self.total, self.count
         variance = n * self.total_squares - total * total
-        return _root(variance, (n * n) << 2 * _UNIT) if variance else 0.0
+        return _sqrt_ratio(variance, (n * n) << 2 * _UNIT) if variance else 0.0
 
 
-def _by_place(place: Ints, *parts: Ints) -> Ints:
+def _sum_by_exponent(place: Ints, *parts: Ints) -> Ints:
     """Sum each of `parts` (n,) by `place` (n,): (parts, exponents)."""
     return np.stack([np.bincount(place, part, _EXPONENTS) for part in parts]).astype(np.int64)
 
 
-def _root(numerator: int, denominator: int) -> float:
+def _sqrt_ratio(numerator: int, denominator: int) -> float:
     """Return the square root of a positive ratio as a double greater than 0."""
     shift = 2 * 64 - numerator.bit_length() + denominator.bit_length()
     shift += shift & 1

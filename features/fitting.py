@@ -63,10 +63,10 @@ def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[s
         return {}
     fences = _apply_to_sample(train, sources, dict.fromkeys(sources, fence))
     sums = _sum_inliers(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
-    return {name: _fit(source, sums[name]) for name, source in sources.items()}
+    return {name: _fit_scale(source, sums[name]) for name, source in sources.items()}
 
 
-def _fit(source: NumericSource, sums: ExactSums) -> Fit:
+def _fit_scale(source: NumericSource, sums: ExactSums) -> Fit:
     mean, deviation = sums.mean(), sums.deviation()
     is_rounding = source.denominator is not None and deviation <= _ROUNDING * abs(mean)
     return Fit(mean, 0.0 if is_rounding else deviation)
@@ -76,11 +76,11 @@ def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]
     """Fit bucket bounds by number: the distinct quantiles, ascending. `sources`: source and number of buckets."""
     if not sources:
         return {}
-    cuts = {name: _cuts(count) for name, (_, count) in sources.items()}
+    cuts = {name: _cut_into(count) for name, (_, count) in sources.items()}
     return _apply_to_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
 
 
-def _cuts(count: int) -> Callable[[Floats], list[float]]:
+def _cut_into(count: int) -> Callable[[Floats], list[float]]:
     return lambda values: sorted({quantile(values, k / count) for k in range(1, count)}) if len(values) else []
 
 
@@ -126,7 +126,7 @@ def _apply_to_sample(
             [pa.array(list(sources)), pa.array(found, pa.list_(pa.float64()))], names=["name", "found"]
         )
 
-    made = _columns(train, sources).repartition(1).mapInArrow(make, "name string, found array<double>")
+    made = _select_columns(train, sources).repartition(1).mapInArrow(make, "name string, found array<double>")
     # Spark may run no task at all for a table that is known to be empty.
     found = {row.name: list(row.found) for row in made.collect()}
     return {name: found[name] if name in found else wanted[name](np.empty(0)) for name in sources}
@@ -157,14 +157,14 @@ def _sum_inliers(
         yield _pack(sums)
 
     # Merged in a separate task, so that the driver receives one row per number for any number of partitions.
-    merged = _columns(train, sources).mapInArrow(add, _SUMS).repartition(1).mapInArrow(merge, _SUMS)
+    merged = _select_columns(train, sources).mapInArrow(add, _SUMS).repartition(1).mapInArrow(merge, _SUMS)
     totals = {name: ExactSums(squares) for name in sources}
     for row in merged.collect():
         _merge_row(totals[row.name], row.asDict())
     return totals
 
 
-def _columns(train: DataFrame, sources: Mapping[str, NumericSource]) -> DataFrame:
+def _select_columns(train: DataFrame, sources: Mapping[str, NumericSource]) -> DataFrame:
     """Select the columns that numbers are computed from."""
     needed = {column for s in sources.values() for column in (s.column, s.denominator) if column}
     return train.select(*(F.col(f"`{column}`") for column in sorted(needed)))
@@ -180,7 +180,7 @@ def _drop_missing(x: Floats) -> Floats:
 
 def _pack(sums: Mapping[str, ExactSums]) -> pa.RecordBatch:
     rows = [
-        {"name": name, "count": s.count, "total": _bytes(s.total), "total_squares": _bytes(s.total_squares)}
+        {"name": name, "count": s.count, "total": _to_bytes(s.total), "total_squares": _to_bytes(s.total_squares)}
         for name, s in sums.items()
     ]
     return pa.RecordBatch.from_pylist(rows, schema=_ARROW_SUMS)
@@ -191,5 +191,5 @@ def _merge_row(sums: ExactSums, row: Mapping[str, object]) -> None:
     sums.merge(int(str(row["count"])), total, squares)
 
 
-def _bytes(number: int) -> bytes:
+def _to_bytes(number: int) -> bytes:
     return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)

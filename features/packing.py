@@ -85,15 +85,15 @@ def numbers(rows: pa.Table, source: NumericSource) -> Floats:
     if source.denominator:
         with np.errstate(all="ignore"):
             x = (x + source.prior * source.base) / (_floats(rows[source.denominator]) + source.prior)
-        x = _finite(x)
+        x = _replace_infinite(x)
     return np.log1p(np.maximum(x, 0.0)) if source.log else x
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return _finite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
+    return _replace_infinite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
 
 
-def _finite(x: Floats) -> Floats:
+def _replace_infinite(x: Floats) -> Floats:
     """Replace infinite values by NaN."""
     infinite = np.isinf(x)
     return np.where(infinite, np.nan, x) if infinite.any() else x

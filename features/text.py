@@ -34,7 +34,7 @@ _SCIENTIFIC = r"^[+-]?\d(\.\d+E|(\.\d+)?e\+)\d+$"
 """Large floats as Java (1.5E18) and Python (1.5e+18) write them; `7E10` may also be a hexadecimal id."""
 
 
-def spell(log: Log, column: Column, kind: DataType, verbatim: bool = False) -> Column:
+def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) -> Column:
     """Convert a column to canonical text: whole numbers without a fraction, lists as lists of text, structs as JSON.
 
     Args:
@@ -48,13 +48,13 @@ def spell(log: Log, column: Column, kind: DataType, verbatim: bool = False) -> C
     if isinstance(kind, ArrayType):
         if isinstance(kind.elementType, (*NESTED, ArrayType)):
             return F.transform(column, F.to_json)
-        return F.transform(column, lambda x: _spell_plain(x, kind.elementType))
-    text = _spell_plain(column, kind)
+        return F.transform(column, lambda x: _scalar_to_text(x, kind.elementType))
+    text = _scalar_to_text(column, kind)
     if not isinstance(kind, StringType | BinaryType):
         return text
     text = _without_null_values(log, text)
     # Typed formats distinguish text from numbers; in CSV and JSON a number may have been written either way.
-    return text if verbatim or log.format in ("parquet", "delta") else _whole_text(text)
+    return text if verbatim or log.format in ("parquet", "delta") else _normalize_whole_number(text)
 
 
 def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str, verbatim: bool = False) -> Column:
@@ -62,11 +62,11 @@ def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str,
 
     Args:
         log: The log of the column.
-        text: The text of the column, from `spell`.
+        text: The text of the column, from `to_text`.
         column: The column.
         kind: Its type; the caller rejects lists and structs.
         name: The name of the column in the reason.
-        verbatim: As in `spell`.
+        verbatim: As in `to_text`.
     """
     checks = [F.when(F.coalesce(F.trim(text) == "", F.lit(True)), F.lit(f"{name}: missing"))]
     if isinstance(kind, FloatType | DoubleType):
@@ -109,7 +109,7 @@ def to_number(text: Column, decimal: str = ".") -> Column:
     return F.coalesce(number, F.when(lower == "true", F.lit(1.0)).when(lower == "false", F.lit(0.0)))
 
 
-def _spell_plain(column: Column, kind: DataType) -> Column:
+def _scalar_to_text(column: Column, kind: DataType) -> Column:
     if isinstance(kind, FloatType | DoubleType):
         digits = F.when(
             (column == F.floor(column)) & (F.abs(column) < 1e18), column.cast("decimal(20, 0)").cast("string")
@@ -124,7 +124,7 @@ def _spell_plain(column: Column, kind: DataType) -> Column:
     return column.cast("string")
 
 
-def _whole_text(text: Column) -> Column:
+def _normalize_whole_number(text: Column) -> Column:
     """Remove the fraction or exponent of a whole number; return any other text unchanged."""
     # The cheap test first: most texts do not need the regular expression.
     fraction = text.contains(".0") & text.rlike(_WHOLE)

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.features import AnyFeature, Cut, History, Sequence, Statistic, columns_read, flat
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import unite
+from star_ctr.features.cleaning import union_frames
 
 SCALE = 1_000_000
 """Outcomes are summed as whole millionths: sums of integers are the same in whatever order they come."""
@@ -101,7 +101,7 @@ def events(
             dated = with_time_columns(settings, behaviours)
             tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce("order", F.lit(0))
             frames.append(weighted(dated, time, weights, tie, order))
-    return unite(frames)
+    return union_frames(frames)
 
 
 def _is_history(feature: AnyFeature) -> bool:

@@ -74,7 +74,7 @@ def check_quarantine(settings: Settings, store: Store, ds: str) -> None:
 def quarantined_days(entries: Iterable[Mapping[str, Any]]) -> list[Quarantined]:
     """Collect the quarantined rows of each log and day from ledger entries, without duplicates and dropped domains.
 
-    Rows with an unreadable time have no day; their share is relative to all rows of the log.
+    Rows with an unreadable time have no day; their share is relative to all rows of the log in `entries`.
     """
     rows: dict[tuple[str, str], int] = {}
     reasons: dict[tuple[str, str], dict[str, int]] = {}

@@ -61,11 +61,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     days = [day for day in window(settings, ds) if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
-    fates = _write_fates(settings, store, ds)
+    fates = _write_click_fates(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features))
     rows = with_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
     found = [known_column(table) for table in KEYS if known_column(table) in rows.columns]
-    rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, unparsed(settings, rows).alias(UNPARSED))
+    rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, find_unparsable(settings, rows).alias(UNPARSED))
     with as_known(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
         store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
@@ -133,14 +133,14 @@ def as_known(
     told = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
     read, behaviours = _read_by(told), None
     if settings.logs.behaviours:
-        behaviours = _behaviours(settings, store, ds, read)
+        behaviours = _read_behaviours(settings, store, ds, read)
     clicked, impressions = None, read_impressions(settings, store, ds, told)
     if isinstance(settings.label, LabelFromClicks):
         # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
         labelled = label_rows(settings, store, impressions)
         clicked = with_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
     shown = with_columns(settings, store, impressions, told)
-    _refuse_lists(settings, shown)
+    _reject_lists(settings, shown)
     known = events(settings, shown, clicked, behaviours)
     known = known.select(
         *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
@@ -151,7 +151,7 @@ def as_known(
         known.unpersist()
 
 
-def _refuse_lists(settings: Settings, events: DataFrame) -> None:
+def _reject_lists(settings: Settings, events: DataFrame) -> None:
     """Raise `DataError` if a sequence reads a column of lists: it needs one value per event."""
     lists = {name for name, kind in events.dtypes if kind.startswith("array")}
     for sequence in settings.of_kind(Sequence):
@@ -159,7 +159,7 @@ def _refuse_lists(settings: Settings, events: DataFrame) -> None:
             raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, but a sequence needs single values")
 
 
-def _behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:
+def _read_behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:
     """Read the behaviours up to day `ds`, with the attributes of their items."""
     reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
     rows = store.read("behaviours").where(reached).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
@@ -172,7 +172,7 @@ def _behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) ->
     return _with_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
 
 
-def _write_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[str, str], int]:
+def _write_click_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[str, str], int]:
     """Write the fate of every click to the ledger; returns the clicks by day and fate."""
     if not isinstance(settings.label, LabelFromClicks):
         return {}
@@ -232,12 +232,12 @@ def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
                 )
             value = F.array_join(value, lists[column])
         elif column in numeric:
-            value = _number(settings, column, kind)
+            value = _parse_number(settings, column, kind)
         columns.append(value.cast("string" if column not in numeric else "double").alias(flat(column)))
     return columns
 
 
-def _number(settings: Settings, column: Column, kind: str) -> SparkColumn:
+def _parse_number(settings: Settings, column: Column, kind: str) -> SparkColumn:
     """Parse a column as a number; `hour`, `weekday` and typed columns already are numbers."""
     value, table = F.col(flat(column)), column.rpartition(".")[0]
     if kind != "string":
@@ -245,14 +245,14 @@ def _number(settings: Settings, column: Column, kind: str) -> SparkColumn:
     return to_number(value, getattr(settings.logs, table).decimal if table else ".")
 
 
-def unparsed(settings: Settings, rows: DataFrame) -> SparkColumn:
+def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
     """Map each column of a numeric feature to the start of its unparsable text; null if there is none."""
     types = dict(rows.dtypes)
     found = []
     for column in sorted({f.column for f in settings.of_kind(Numeric)}):
         text = F.col(flat(column))
         if types[flat(column)] == "string":
-            bad = text.isNotNull() & _number(settings, column, "string").isNull()
+            bad = text.isNotNull() & _parse_number(settings, column, "string").isNull()
             found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
     if not found:
         return F.lit(None).cast("map<string,string>")

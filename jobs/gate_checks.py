@@ -100,7 +100,7 @@ def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
     users = difference.get("gauc_effective") or overall.get("gauc_users") or math.inf
     own = standard_error(overall, facts.level)
     if own is None and users < math.inf:
-        own = 0.5 / math.sqrt(users)  # upper bound for the mean of so many values in [0, 1]
+        own = 0.5 / math.sqrt(users)  # upper bound for the mean of values in [0, 1]
     beyond = overall["gauc"] - (then - gate.drop_margin)
     if own is None or users <= 1:
         p = 0.0  # no standard error is known: decide by the margin alone

@@ -54,7 +54,7 @@ def newest_day(settings: Settings, spark: SparkSession) -> str:
     if dated(log):
         if found := days(settings, "impressions"):
             return found[-1]
-        raise DataError(f"logs.impressions.path: no file of any day matches {location(settings, log)}")
+        raise DataError(f"logs.impressions.path: no file matches {location(settings, log)} for any day")
     raw = logs.read(settings, spark, "impressions", None)
     rows: dict[str, int] = {}
     if raw is not None:
@@ -63,7 +63,7 @@ def newest_day(settings: Settings, spark: SparkSession) -> str:
     today = dt.datetime.now(ZoneInfo(settings.zone)).date().isoformat()
     if day := newest_complete(rows, today):
         return day
-    raise DataError(f"logs.impressions.path: no usable row of a day before today in {location(settings, log)}")
+    raise DataError(f"logs.impressions.path: no usable rows before today in {location(settings, log)}")
 
 
 def newest_complete(rows: Mapping[str, int], today: str) -> str | None:
@@ -82,7 +82,7 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str) -> int:
     raw = logs.read(settings, store.spark, name, read)
     if raw is None:
         if name == "impressions":
-            raise DataError(f"logs.impressions.path: no file of {wanted[0]} to {ds} in {location(settings, log)}")
+            raise DataError(f"logs.impressions.path: no file for {wanted[0]} to {ds} in {location(settings, log)}")
         if not store.exists(name):
             return 0
     rows = store.read(name).limit(0) if raw is None else clean_log(settings, name, raw)

@@ -22,7 +22,7 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import unite
+from star_ctr.features.cleaning import union_frames
 from star_ctr.features.columns import CORRUPT, FILE_DAY, own
 from star_ctr.jobs.log_files import LogFile, dated, file_system, files, location, of_day
 
@@ -57,7 +57,7 @@ def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] |
     read = [f for f in found if wanted is None or f.day is None or f.day in wanted]
     frames: dict[str, DataFrame] = {}
     kinds: dict[tuple[Any, ...], list[str]] = {}
-    for members, schema in _groups(settings, log, read):
+    for members, schema in _group_files(settings, log, read):
         frame = _read_group(spark, settings, log, members, schema)
         if not frame.columns:
             continue
@@ -66,16 +66,16 @@ def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] |
         frames[first] = frame.withColumn(FILE_DAY, F.lit(day)) if day else frame
         kind = tuple(sorted((f.name, f.dataType.simpleString()) for f in frames[first].schema.fields))
         kinds.setdefault(kind, []).append(first)
-    return {firsts[0]: unite([frames[first] for first in firsts]) for firsts in kinds.values()} or None
+    return {firsts[0]: union_frames([frames[first] for first in firsts]) for firsts in kinds.values()} or None
 
 
-def _groups(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[tuple[list[LogFile], Any]]:
+def _group_files(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[tuple[list[LogFile], Any]]:
     """Group files that can be read together: same day, folder and schema."""
     # A writer without rows may leave an empty file.
     read = [f for f in read if f.size or log.format == "parquet"]
     groups: dict[tuple[Any, ...], list[LogFile]] = {}
     schemas: dict[tuple[Any, ...], Any] = {}
-    for file, schema in zip(read, _schemas(settings, log, read), strict=True):
+    for file, schema in zip(read, _read_schemas(settings, log, read), strict=True):
         if schema is not EMPTY:
             key = (file.day, file.folder, str(schema))
             groups.setdefault(key, []).append(file)
@@ -87,14 +87,14 @@ EMPTY = "empty"
 """The schema of a file without a header, and so without rows."""
 
 
-def _schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]:
+def _read_schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]:
     """Yield the schema of each file: the header of a CSV file, the footer of a Parquet file."""
     fs = file_system(settings, log)
 
     def schema(file: LogFile) -> Any:
         try:
             if log.format == "csv":
-                return _header(fs, log, file)
+                return _read_header(fs, log, file)
             if log.format == "parquet":
                 with fs.open(file.path, "rb") as handle:
                     return pq.read_schema(handle).remove_metadata()
@@ -106,7 +106,7 @@ def _schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]
         yield from pool.map(schema, read)
 
 
-def _header(fs: Any, log: Log, file: LogFile) -> Any:
+def _read_header(fs: Any, log: Log, file: LogFile) -> Any:
     """Return the column names of a CSV file, made unique as Spark does; EMPTY for a file without a header."""
     with fs.open(file.path, "rb", compression="infer") as handle:
         head = handle.read(_HEADER_BYTES)

@@ -68,7 +68,7 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema) -> int:
     give_up = time.monotonic() + _PATIENCE
     while True:
         try:
-            return _add(_opened(table, schema), row, schema)
+            return _add(_open_or_create(table, schema), row, schema)
         except CommitFailedError as error:
             if time.monotonic() > give_up:
                 raise UserError(
@@ -98,7 +98,7 @@ def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema) -> int:
     return number
 
 
-def _opened(table: str, schema: pa.Schema) -> DeltaTable:
+def _open_or_create(table: str, schema: pa.Schema) -> DeltaTable:
     """Open a table, or create it empty: a conflict is only detected for a commit on top of a known version."""
     try:
         return DeltaTable(table)

@@ -50,13 +50,13 @@ class SplitInputs(NamedTuple):
             "code": code_hash(["star_ctr.jobs.split"]),
             "features": store.version("features"),
             "grown_from": self.before and {"ds": self.before.ds, "version": self.before.version},
-            "numbers": _numbers(self.start),
+            "numbers": _hash_numbers(self.start),
         }
 
 
 def find_inputs(settings: Settings, store: Store, ds: str, tables: SplitTables) -> SplitInputs:
     """Find the inputs of the split of night `ds`; raises `UserError` if training cannot start from the run."""
-    return SplitInputs(_before(settings, store, ds, tables), _start(settings, ds, tables))
+    return SplitInputs(_find_before(settings, store, ds, tables), _find_start(settings, ds, tables))
 
 
 def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -> bool:
@@ -68,16 +68,16 @@ def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -
 
 def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> bool:
     """Return whether a commit of a night's split has the current settings and encoding of numbers."""
-    now = {"settings": split_hash(settings), "numbers": _numbers(_start(settings, ds, OF_NIGHT))}
+    now = {"settings": split_hash(settings), "numbers": _hash_numbers(_find_start(settings, ds, OF_NIGHT))}
     return now.items() <= metadata.items()
 
 
-def _start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
+def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
     """Find the run that the night's training starts from; None for a refit, which trains from scratch."""
     return find_start(settings, ds) if tables is OF_NIGHT else None
 
 
-def _numbers(start: Start | None) -> str | None:
+def _hash_numbers(start: Start | None) -> str | None:
     """Hash the encoding of numbers of the run to start from.
 
     Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start from.
@@ -85,7 +85,7 @@ def _numbers(start: Start | None) -> str | None:
     return start and digest(encoded_numbers(start.layout), 32)
 
 
-def _before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> Before | None:
+def _find_before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> Before | None:
     """Find the night whose vocabularies are extended, if any; a refit extends those of its own night."""
     if settings.split.vocabulary == "fitted":
         return None

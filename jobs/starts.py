@@ -47,8 +47,8 @@ def find_start(settings: Settings, ds: str) -> Start | None:
         case "accepted":
             night = accepted_before(settings, Decisions(settings).all(), ds)
         case _:
-            return _read(asked, asked, warehouse, ds)
-    return _read(asked, run_id(settings, night), warehouse, ds) if night else None
+            return _read_start(asked, asked, warehouse, ds)
+    return _read_start(asked, run_id(settings, night), warehouse, ds) if night else None
 
 
 def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
@@ -58,7 +58,7 @@ def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str |
     return max((night for night in nights if night < ds and run_id(settings, night) in finished), default=None)
 
 
-def _read(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
+def _read_start(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
     folder = Path(warehouse.model(name))
     record, layout = folder / "record.json", folder / "layout.json"
     if not (record.exists() and layout.exists()):

@@ -37,9 +37,9 @@ _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_st
 
 def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
     """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
-    if found := [*_too_small(gate, facts), *_undefined(facts)]:
+    if found := [*_too_small(gate, facts), *_find_undefined(facts)]:
         return Outcome.TOO_SMALL, "; ".join(found)
-    if found := list(_not_finite(facts)):
+    if found := list(_find_non_finite(facts)):
         return Outcome.HELD, "; ".join(found)
     if checks := _failed_checks(gate, facts):
         return Outcome.HELD, "; ".join(check.message for check in checks)
@@ -51,17 +51,17 @@ def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
 
 
 def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
-    def of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
+    def failed_of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
         return select_failed(checks, gate.error_rate * PARTS[kind])
 
-    found = of_kind("gauc", list(check_gauc(gate, facts)))
+    found = failed_of_kind("gauc", list(check_gauc(gate, facts)))
     # If only the candidate dropped, it is worse than the serving model, and the day's labels are not suspect.
     alone = any(check.domain == OVERALL for check in found)
     return [
-        *of_kind("pcoc", [check_calibration(gate, facts)]),
+        *failed_of_kind("pcoc", [check_calibration(gate, facts)]),
         *found,
-        *of_kind("clicks", list(check_clicks(gate, facts))),
-        *([] if alone else of_kind("gauc_drop", check_gauc_drop(gate, facts))),
+        *failed_of_kind("clicks", list(check_clicks(gate, facts))),
+        *([] if alone else failed_of_kind("gauc_drop", check_gauc_drop(gate, facts))),
     ]
 
 
@@ -99,7 +99,7 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
     return found
 
 
-def _undefined(facts: Facts) -> list[str]:
+def _find_undefined(facts: Facts) -> list[str]:
     """Return messages for overall metrics that are undefined because the day is too small."""
     overall = index_by_domain(facts.candidate).get(OVERALL)
     if overall is None:
@@ -119,7 +119,7 @@ def _undefined(facts: Facts) -> list[str]:
     return found
 
 
-def _not_finite(facts: Facts) -> Iterator[str]:
+def _find_non_finite(facts: Facts) -> Iterator[str]:
     """Yield messages for non-finite metrics: every comparison with NaN is false, so they would pass every check."""
     then = [{"domain": OVERALL, **facts.serving_then}]
     serving = ("the serving model's accepted ", then)

@@ -50,8 +50,8 @@ def change(made: TrainingJob, to: Callable[[dict[str, torch.Tensor]], None]) -> 
     save_file(tensors, path, metadata=metadata)
 
 
-def set_level(tensors: dict[str, torch.Tensor], value: float) -> None:
-    """Set the output biases of the network."""
+def shift_bias(tensors: dict[str, torch.Tensor], value: float) -> None:
+    """Shift the output biases of the network by `value`."""
     names = [n for n, t in tensors.items() if n.startswith("network") and "bias" in n and t.shape[-1] == 1]
     assert names, list(tensors)
     for name in names:
@@ -64,11 +64,11 @@ def test_a_broken_refit_is_not_served(store: Store, made: TrainingJob, tmp_path:
     # PCOC is close to 1 on its own training rows, so use a band that excludes 1 to trigger the check.
     assert "on the day is outside [5.0, 6.0]" in failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
 
-    change(made, lambda tensors: set_level(tensors, float("nan")))
+    change(made, lambda tensors: shift_bias(tensors, float("nan")))
     assert "non-finite weights in network" in failures(store, gate, made)[0]
 
     (made.place / WEIGHTS).write_bytes(weights)
-    change(made, lambda tensors: set_level(tensors, 2.0))
+    change(made, lambda tensors: shift_bias(tensors, 2.0))
     assert "the scorer differs from the trainer's model by" in failures(store, gate, made)[0]
 
     (made.place / WEIGHTS).write_bytes(weights)

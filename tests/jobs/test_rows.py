@@ -52,13 +52,13 @@ def test_concurrent_writers_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
 def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = str(tmp_path / "table")
     add_row(table, row(0), SCHEMA)
-    stale, opened = DeltaTable(table), rows._opened
+    stale, opened = DeltaTable(table), rows._open_or_create
     add_row(table, row(1), SCHEMA)
     answers = iter([stale])
-    monkeypatch.setattr(rows, "_opened", lambda *of: next(answers, None) or opened(*of))
+    monkeypatch.setattr(rows, "_open_or_create", lambda *of: next(answers, None) or opened(*of))
     assert add_row(table, row(2), SCHEMA) == 2
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
-    monkeypatch.setattr(rows, "_opened", lambda *_: stale)
+    monkeypatch.setattr(rows, "_open_or_create", lambda *_: stale)
     monkeypatch.setattr(rows, "_PATIENCE", 0.0)
     with pytest.raises(UserError, match=r"other writers kept adding rows .* run the command again"):
         add_row(table, row(3), SCHEMA)

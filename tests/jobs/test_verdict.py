@@ -14,7 +14,7 @@ from star_ctr.conf.identity import judged_run, refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
-from star_ctr.jobs.gate import _with_draws
+from star_ctr.jobs.gate import _with_min_draws
 from star_ctr.jobs.gate_checks import Facts
 from star_ctr.jobs.refit import publish
 from star_ctr.jobs.verdict import refit_verdict, verdict
@@ -165,7 +165,7 @@ def test_an_untestable_difference_is_not_promoted() -> None:
 @pytest.mark.parametrize(("asked", "taken"), [(0, 200), (50, 200), (500, 500)])
 def test_the_gate_uses_enough_bootstrap_draws(asked: int, taken: int) -> None:
     settings = load("demo", [f"evaluate.replicates={asked}"])
-    assert _with_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
+    assert _with_min_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
 
 
 def test_a_difference_without_spread_is_significant() -> None:
