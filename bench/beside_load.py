@@ -1,6 +1,6 @@
-"""Training on a busy machine: rows/s beside two busy loops over rows/s without them, on the same two cores.
+"""Training throughput on a busy machine: rows/s next to two busy loops, relative to rows/s without them, on two cores.
 
-Trainings with and without the loops alternate, a process each; a value is the median of the ratios of all turns.
+Training runs with and without the loops alternate, each in its own process. A value is the median of the ratios.
 
     python bench/beside_load.py [--turns 3]
 """
@@ -27,11 +27,11 @@ from star_ctr.model.job import TrainingJob
 
 LOOPS = 2
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1_000_000): pass"
-"""A program that keeps a core busy until it is killed, or the process that started it is gone."""
+"""A program that keeps a core busy until it is killed or its parent process exits."""
 
 
 class Case(NamedTuple):
-    """A training to measure, and the smallest ratio that is good enough."""
+    """A training to measure, and the minimum ratio."""
 
     batch_size: int
     model: dict[str, Any]
@@ -40,14 +40,16 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case(128, {"layers": [256, 128, 64], "activation": "silu", "dim": 8, "dropout": 0.2}, 80_000, 0.5),  # as KuaiRand
-    Case(2000, {}, 100_000, 0.35),  # the paper's
+    Case(
+        128, {"layers": [256, 128, 64], "activation": "silu", "dim": 8, "dropout": 0.2}, 80_000, 0.5
+    ),  # as in conf/kuairand.yaml
+    Case(2000, {}, 100_000, 0.35),  # as in the paper
 ]
 
 
 @contextmanager
 def busy(loops: int) -> Iterator[None]:
-    """Keep as many cores busy as there are loops, each a process."""
+    """Run busy loops, each in its own process."""
     processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(loops)]
     try:
         yield
@@ -59,7 +61,7 @@ def busy(loops: int) -> Iterator[None]:
 
 @contextmanager
 def on_cores(number: int) -> Iterator[None]:
-    """Run this process, and those that it starts, on the first cores of the machine alone."""
+    """Restrict this process and its children to the first cores of the machine."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:number])
     try:
@@ -69,7 +71,7 @@ def on_cores(number: int) -> Iterator[None]:
 
 
 def train_beside(job: TrainingJob, loops: int) -> dict[str, Any]:
-    """Train a job beside busy loops; returns its record."""
+    """Train a job next to busy loops; returns its record."""
     with busy(loops):
         launch_alone(job)
     record: dict[str, Any] = json.loads((job.place / "record.json").read_text(encoding="utf-8"))
@@ -77,7 +79,7 @@ def train_beside(job: TrainingJob, loops: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
-    """Alternate trainings without and with load; returns the entry of bench.json."""
+    """Alternate training runs without and with load; returns the entry for bench.json."""
     job = job_of(
         folder, case.rows, domains=4, model=case.model, batch_size=case.batch_size, window_rows=16_384,
         moments_rows=0, checkpoint_minutes=1000.0,
@@ -101,7 +103,7 @@ def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
 
 
 def run(turns: int = 3) -> list[dict[str, Any]]:
-    """The entries of bench.json, one a batch size."""
+    """Return the entries for bench.json, one per batch size."""
     with tempfile.TemporaryDirectory() as name, on_cores(2):
         return [measure(Path(name), case, turns) for case in CASES]
 

@@ -1,9 +1,8 @@
-"""Choose settings on nights that no result is told of: variants x nights x seeds, without Spark.
+"""Choose settings on nights that no reported result uses: variants x nights x seeds, without Spark.
 
 Trains on the splits that `star-ctr split` wrote, scores the test rows, and prints mean AUC and GAUC of every variant (a
-set of overrides of `model.*` and `trainer.*`), the mean difference to the first variant over the pairs of night and
-seed with its standard error, and PCOC overall and of the five largest domains. KuaiRand's nights for it are 04-29 and
-04-30.
+set of overrides of `model.*` and `trainer.*`), the mean difference to the first variant, paired by night and seed, with
+its standard error, and PCOC overall and for the five largest domains. For KuaiRand these nights are 04-29 and 04-30.
 
     python bench/choose.py --conf conf/kuairand.yaml --variant "" --variant "trainer.lr=0.002"
 """
@@ -63,7 +62,7 @@ def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
 
 
 def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[str, Any]:
-    """Metrics of one training, and the sums of scores and clicks by domain."""
+    """Train once; returns metrics, and the sums of scores and clicks by domain."""
     logging.disable(logging.WARNING)
     settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.tensorboard=false"])
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +78,7 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
 
 
 def summary(runs: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the runs of a variant, and differences to those of the first, run by run, with standard errors."""
+    """Average the runs of a variant, and their paired differences to the first variant, with standard errors."""
     found: dict[str, Any] = {}
     for metric in ("auc", "gauc"):
         differences = np.array([a[metric] - b[metric] for a, b in zip(runs, first, strict=True)])
@@ -103,7 +102,12 @@ def main() -> None:
     parser.add_argument("--variant", action="append", default=[], help="overrides, separated by blanks; empty: none")
     parser.add_argument("--nights", nargs="+", default=list(NIGHTS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, each with one thread if several")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="number of parallel training runs; each uses one thread if there are several",
+    )
     parser.add_argument("--json", default="build/choose.json")
     arguments = parser.parse_args()
     threads = [] if arguments.jobs == 1 else ["trainer.threads=1"]
@@ -125,7 +129,7 @@ def main() -> None:
             print(
                 f"{found['auc']:8.4f} {found['gauc']:8.4f} {found['auc_difference']:+8.4f} {found['auc_error']:7.4f} "
                 f"{found['gauc_difference']:+8.4f} {found['gauc_error']:7.4f}  "
-                f"{' '.join(f'{v:.2f}' for v in found['pcoc'].values())}  {variant or '(as it is)'}",
+                f"{' '.join(f'{v:.2f}' for v in found['pcoc'].values())}  {variant or '(default)'}",
                 flush=True,
             )
             Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)

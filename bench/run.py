@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-# First, before torch is loaded: it sets how threads wait.
+# Import before torch: sets the OpenMP wait policy.
 import star_ctr  # noqa: F401  # isort: skip
 
 import beside_load

@@ -1,4 +1,4 @@
-"""Settings of the checks that stop a night whose logs cannot be right."""
+"""Settings of the data quality checks that stop a night."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from star_ctr.conf.declared import Declared
 
 
 class Checks(Declared):
-    """Limits within which a day of logs is believed; beyond one of them the night stops and says why.
+    """Data quality limits for a day of logs; the night stops if one is exceeded.
 
-    A night stops as well when its day holds labels of one class only, or when none of its clicks finds its impression.
+    A night also stops if all labels of its day are of one class, or if none of its clicks matches an impression.
     """
 
     max_quarantined: float = Field(
-        0.1, ge=0, le=1, description="largest share of a log's rows of a day that may be quarantined"
+        0.1, ge=0, le=1, description="maximum share of a log's rows for a day that may be quarantined"
     )
     max_unparsable: float = Field(
-        0.1, ge=0, le=1, description="largest share of a numeric feature's values of a day that may be no numbers"
+        0.1, ge=0, le=1, description="maximum share of a numeric feature's values that may be unparsable"
     )
     max_early_clicks: float = Field(
-        0.1, ge=0, le=1, description="largest share of a day's matched clicks that may come before their impression"
+        0.1, ge=0, le=1, description="maximum share of a day's matched clicks that may precede their impression"
     )
-    one_class: bool = Field(False, description="accept a day on which everything, or nothing, was clicked")
+    one_class: bool = Field(False, description="accept a day on which all rows have the same label")

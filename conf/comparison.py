@@ -90,8 +90,8 @@ class Comparison(Declared):
             if name.removesuffix(WITHOUT_AUX) not in known
         ]
         wrong += [
-            f"models.{name}: a name that ends in {WITHOUT_AUX} means another model without its auxiliary network; "
-            "rename it"
+            f"models.{name}: the suffix {WITHOUT_AUX} is reserved for a model without its auxiliary network; "
+            "rename this one"
             for name in self.models
             if name.endswith(WITHOUT_AUX)
         ]

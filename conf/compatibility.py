@@ -1,4 +1,4 @@
-"""What must agree between a run and the rows on which a training goes on from it."""
+"""Checks that a training run can continue on the rows of another split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _REMEDY = "set trainer.warm_start to another run, or remove it to train from scr
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """What differs between two nested mappings, as `key: before -> now`."""
+    """Return the differences between two nested mappings, as `key: before -> now`."""
     found: list[str] = []
     for key in sorted({*before, *now}):
         a, b = before.get(key), now.get(key)
@@ -24,7 +24,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list
 
 
 def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
-    """Raise `UserError` if a layout that was fitted for a training from a run could not keep the run's encoding."""
+    """Raise `UserError` if a newly fitted layout does not keep the encoding of the run to start from."""
     if different := feature_changes(before, now) + number_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained on other features than the settings declare: "
@@ -33,7 +33,7 @@ def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
 
 
 def check_split(run_id: str, before: Layout, now: Layout) -> None:
-    """Raise `UserError` if a training from a run of layout `before` cannot read rows of layout `now`."""
+    """Raise `UserError` if a run with layout `before` cannot continue on rows with layout `now`."""
     if different := feature_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained on other features than the split of {now.ds} holds: "
@@ -41,37 +41,37 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
         )
     if different := number_changes(before, now):
         raise UserError(
-            f"trainer.warm_start: the split of {now.ds} does not encode numbers as {run_id}, the run to start from, "
-            f"does: {'; '.join(different)}; run `star-ctr split --ds {now.ds}` again, or {_REMEDY}"
+            f"trainer.warm_start: the split of {now.ds} does not encode numbers like {run_id}, the run to start "
+            f"from: {'; '.join(different)}; run `star-ctr split --ds {now.ds}` again, or {_REMEDY}"
         )
 
 
 def feature_changes(before: Layout, now: Layout) -> list[str]:
-    """What differs between the features of two layouts, in their order."""
-    return changes(_features(before), _features(now))
+    """Return the differences between the features of two layouts, including their order."""
+    return changes(_dump_features(before), _dump_features(now))
 
 
 def number_changes(before: Layout, now: Layout) -> list[str]:
-    """The numbers that `now` encodes in another way than `before`, as `name: before -> now`.
+    """Return the numbers that `now` encodes differently from `before`, as `name: before -> now`.
 
-    Numbers that did not vary in the rows that `before` was fitted on do not count: all of their values were encoded as
-    0, or as missing, so that a model has learnt nothing about them.
+    Ignores numbers that were constant in the rows that `before` was fitted on. Their values were all encoded as 0 or as
+    missing, so a model has learned nothing about them.
     """
     known = encoded_numbers(before)
-    fields = {**_dumped(now.numeric), **_dumped(now.buckets)}
+    fields = {**_dump(now.numeric), **_dump(now.buckets)}
     return changes(known, {name: field for name, field in fields.items() if name in known})
 
 
 def encoded_numbers(layout: Layout) -> dict[str, Any]:
-    """How each number is encoded of which a model can learn something: source, base rate, scale and bounds."""
-    return _dumped([n for n in layout.numeric if n.std > 0]) | _dumped([b for b in layout.buckets if b.bounds])
+    """Return the encoding (source, base rate, scale, bounds) of each number that is not constant."""
+    return _dump([n for n in layout.numeric if n.std > 0]) | _dump([b for b in layout.buckets if b.bounds])
 
 
-def _dumped(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
+def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
     return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
 
 
-def _features(layout: Layout) -> dict[str, Any]:
+def _dump_features(layout: Layout) -> dict[str, Any]:
     return {
         "ids": [(f.name, f.embedding) for f in layout.fields],
         "numbers": [f.name for f in layout.numeric],

@@ -34,6 +34,6 @@ def window(settings: Settings, ds: str) -> list[str]:
 
 
 def days_before(ds: str, number: int) -> list[str]:
-    """The `number` days before `ds`, oldest first."""
+    """Return the `number` days before `ds`, oldest first."""
     day = dt.date.fromisoformat(ds)
     return [(day - dt.timedelta(days=k)).isoformat() for k in range(number, 0, -1)]

@@ -53,9 +53,9 @@ class History(Declared):
 
     `outcome` names an outcome column of the impression log (or `label`): an impression counts with that
     column's value, from its own time on (a click of a click log: from the click's time on); `impressions`
-    takes every impression; an outcome that is missing, not finite, or beyond 1e12 in size counts as 0, and all are
-    summed to a millionth; `behaviours` the rows of the behaviour log with that name. `also` keeps, of those, the
-    ones whose user and item have a row of a second behaviour too: what became of them, where a log without
+    takes every impression; an outcome that is missing, NaN, infinite or above 1e12 in absolute value counts as 0, and
+    sums have a precision of one millionth; `behaviours` the rows of the behaviour log with that name. `also` keeps, of
+    those, the ones whose user and item have a row of a second behaviour too: what became of them, where a log without
     times lists each behaviour by itself (watched; watched to the end). `less` sets each against what is usual: a row
     of `behaviours` counts 1 if it is `also` the other, less the share that is so among its user's (or its
     item's) rows. It is for rates: a user's then tells of the user and not of the items that came their way.
@@ -89,14 +89,14 @@ class Feature(Declared):
 
 
 LIST_SEPARATOR = "\x1f"
-"""Between the values of a list column once it is text: ASCII's own separator, which no value should hold."""
+"""Separates the values of a list column that is stored as text: the ASCII unit separator, not expected in values."""
 
 
 class Categorical(Feature):
     """A column of discrete values, each with an embedding.
 
-    With `multiple`, a column of lists (Parquet, JSON or Delta), each of whose values has an embedding; with
-    `separator`, text that is split into such a list.
+    Set `multiple` for a column of lists (Parquet, JSON or Delta), or `separator` to split text into a list. Each value
+    of a list has an embedding.
     """
 
     kind: Literal["categorical"]
@@ -108,14 +108,14 @@ class Categorical(Feature):
 
     @property
     def splitter(self) -> str | None:
-        """What separates the values of a list in the `features` table; None for a column of single values."""
+        """The separator of list values in the `features` table; None for a column of single values."""
         return self.separator or (LIST_SEPARATOR if self.multiple else None)
 
 
 class Numeric(Feature):
-    """A number, standardised and fed as it is, or cut at quantiles into buckets with embeddings, or both.
+    """A number that is standardized, or cut at quantiles into buckets with embeddings, or both.
 
-    NaN and infinite values count as missing. Values far outside of the usual range do not count for the scale.
+    NaN and infinite values count as missing. Outliers are excluded when the scale is fitted.
     """
 
     kind: Literal["numeric"]
@@ -171,7 +171,7 @@ AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discr
 
 
 def columns_read(feature: AnyFeature) -> list[Column]:
-    """The declared columns that a feature reads of its own row or of the events before it."""
+    """Return the declared columns that a feature reads from its own row or from earlier events."""
     match feature:
         case Categorical() | Numeric():
             return [feature.column]

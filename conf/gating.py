@@ -12,15 +12,15 @@ from star_ctr.conf.declared import Declared
 class GateSettings(Declared):
     """What holds a candidate back, and which day is too small to say anything.
 
-    It is held where it is worse than the serving model by more than a margin, and chance alone would show as much, in
-    any of the domains, on no more than `error_rate` of the nights.
+    A candidate is held if it is significantly worse than the serving model and by more than a margin. `error_rate` is
+    the significance level over all checks and domains.
     """
 
     error_rate: float = Field(
         0.05,
         gt=0,
         lt=0.5,
-        description="nights on which a candidate that is as good as the serving model may be held, over all checks",
+        description="share of nights on which a candidate as good as the serving model may be held, over all checks",
     )
 
     min_rows: int = Field(1_000, ge=0, description="test rows that a day must have")
@@ -34,7 +34,7 @@ class GateSettings(Declared):
     domain_loss: float = Field(
         0.05,
         gt=0,
-        description="loss of GAUC in a large domain that is to be seen on 9 of 10 nights; the reason of a promotion "
+        description="loss of GAUC in a large domain that should be detected on 9 of 10 nights; the promotion reason "
         "names domains that have too few users for it",
     )
     drop_margin: float = Field(

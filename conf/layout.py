@@ -72,9 +72,9 @@ class NumericSource(Declared):
 class NumericField(Declared):
     """A standardised number: (x - mean) / std over the training rows, within 4 deviations; a missing value is 0.
 
-    Mean and std leave out values far outside of the usual range. Where `std` is 0, every value is encoded as 0: the
-    number was constant in the training rows (a statistic of earlier days on the first day of a log, say), so that a
-    model has learnt nothing of it, and what varies later would only mislead it.
+    Mean and std exclude outliers. If `std` is 0, every value is encoded as 0: the number was constant in the training
+    rows (for example, a statistic of earlier days on the first day of a log), so the model has learned nothing about it
+    and values that vary later would only mislead it.
     """
 
     name: str

@@ -17,65 +17,65 @@ ColumnType = Literal["string", "long", "double"]
 
 
 NULL_VALUES = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "<NA>", "00000000-0000-0000-0000-000000000000")
-"""Texts that mean "no value" unless a log declares others: empty, Hive's and pandas' marks, the zero advertising id."""
+"""Default texts for a missing value: empty, the null markers of Hive and pandas, the all-zero advertising id."""
 
 _OFFSET = re.compile(r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2})?")
 _PATTERN_LETTERS = frozenset("GyMLdQqEaBhHkKmsSVzOXxZnN")
 
 
-def _zone(value: str) -> str:
+def _check_zone(value: str) -> str:
     known = zoneinfo.available_timezones()
     if known and value not in known and not _OFFSET.fullmatch(value):
-        raise ValueError(f"`{value}` is no time zone{nearest(value, known)} (write one as in Europe/Berlin or +01:00)")
+        raise ValueError(f"`{value}` is not a time zone{nearest(value, known)} (examples: Europe/Berlin, +01:00)")
     return value
 
 
-def _pattern(value: str) -> str:
-    """A date pattern that Spark can read; other libraries' patterns are refused with what to write instead."""
+def _check_pattern(value: str) -> str:
+    """Check that Spark can read a date pattern; the error for another library's pattern says what to write instead."""
     if "%" in value:
-        raise ValueError(f"`{value}` is no Spark date pattern: write yyyy-MM-dd, and not %Y-%m-%d")
+        raise ValueError(f"`{value}` is not a Spark date pattern: write yyyy-MM-dd, not %Y-%m-%d")
     letters = set(re.findall(r"[A-Za-z]", re.sub(r"'[^']*'", "", value)))
     if wrong := letters - _PATTERN_LETTERS:
         raise ValueError(
-            f"`{value}` is no Spark date pattern: `{''.join(sorted(wrong))}` cannot be read "
+            f"`{value}` is not a Spark date pattern: `{''.join(sorted(wrong))}` cannot be read "
             "(y is the year, M the month, d the day, H the hour, m the minute, s the second)"
         )
     return value
 
 
-def _encoding(value: str) -> str:
+def _check_encoding(value: str) -> str:
     try:
         codecs.lookup(value)
     except LookupError:
-        raise ValueError(f"`{value}` is no character encoding; write one as in UTF-8, GBK or windows-1252") from None
+        raise ValueError(f"`{value}` is not a character encoding (examples: UTF-8, GBK, windows-1252)") from None
     return value
 
 
-Zone = Annotated[str, AfterValidator(_zone)]
-Pattern = Annotated[NonEmpty, AfterValidator(_pattern)]
+Zone = Annotated[str, AfterValidator(_check_zone)]
+Pattern = Annotated[NonEmpty, AfterValidator(_check_pattern)]
 
 
 class TimeColumn(Declared):
     """When a row happened.
 
-    `unit` says how the column is written: epoch seconds (`s`), epoch milliseconds (`ms`), or a `timestamp`: a
-    timestamp column, ISO text, or text in the declared `format`. A time that carries a zone of its own is read in that
-    zone, any other in `zone`. A time of day without a date is refused.
+    `unit` is the unit of the column: epoch seconds (`s`), epoch milliseconds (`ms`), or `timestamp` for a timestamp
+    column, ISO 8601 text, or text in the declared `format`. A time with its own zone is read in that zone, any other in
+    `zone`. A row with a time of day but no date is quarantined.
     """
 
     column: NonEmpty
     unit: Literal["s", "ms", "timestamp"] = "ms"
-    format: Pattern | None = Field(None, description="Spark date pattern of the text, as in yyMMddHH; ISO 8601 if none")
-    zone: Zone = Field("UTC", description="time zone of times that carry none")
+    format: Pattern | None = Field(None, description="Spark date pattern, such as yyMMddHH; default: ISO 8601")
+    zone: Zone = Field("UTC", description="time zone of times without their own zone")
     earliest: dt.date = Field(dt.date(2000, 1, 1), description="rows with an earlier time are quarantined")
     latest: dt.date | None = Field(
-        None, description="rows with a time after this day are quarantined; if not given, those after tomorrow"
+        None, description="rows with a time after this day are quarantined; default: tomorrow"
     )
 
     @model_validator(mode="after")
     def _fits(self) -> TimeColumn:
         if self.format is not None and self.unit != "timestamp":
-            raise ValueError("`format` is for text: set `unit` to timestamp")
+            raise ValueError("`format` applies to text only: set `unit` to timestamp")
         if self.latest is not None and self.latest < self.earliest:
             raise ValueError(f"`latest` ({self.latest}) is before `earliest` ({self.earliest})")
         return self
@@ -98,17 +98,15 @@ class Log(Declared):
     path: NonEmpty
     format: Literal["csv", "parquet", "json", "delta"] = "csv"
     separator: NonEmpty = Field(",", description="CSV only")
-    encoding: Annotated[str, AfterValidator(_encoding)] = Field("UTF-8", description="of CSV and JSON files")
-    null_values: list[str] = Field(
-        list(NULL_VALUES), description="texts that mean that a value is missing, whatever the column"
-    )
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field("UTF-8", description="for CSV and JSON files")
+    null_values: list[str] = Field(list(NULL_VALUES), description="texts that stand for a missing value in any column")
     decimal: Literal[".", ","] = Field(
-        ".", description="decimal separator of numbers in text; with a comma, dots may group the thousands"
+        ".", description="decimal separator of numbers in text; with a comma, dots may group thousands"
     )
     types: dict[str, ColumnType] = Field(
         default_factory=dict,
-        description="types of columns; a value that does not fit sends its row to quarantine. A `string` is kept "
-        "letter by letter; in any other text of CSV and JSON, 12.0 is written 12",
+        description="column types; a row with a value of another type is quarantined. The text of a `string` is kept "
+        "unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12",
     )
 
 
@@ -125,7 +123,7 @@ class ImpressionLog(Log):
         default_factory=list, description="what happened after the impression; never a feature of the same row"
     )
     duplicate_days: int = Field(
-        1, ge=0, le=31, description="days before its own in which a row's duplicate is looked for; the earlier is kept"
+        1, ge=0, le=31, description="days before a row's own day to search for duplicates; the earlier row is kept"
     )
 
 
@@ -134,7 +132,7 @@ class ClickLog(Log):
 
     impression: NonEmpty
     time: TimeColumn
-    duplicate_days: int = Field(1, ge=0, le=31, description="as of impressions")
+    duplicate_days: int = Field(1, ge=0, le=31, description="see logs.impressions.duplicate_days")
 
 
 class BehaviourLog(Log):
@@ -149,7 +147,7 @@ class BehaviourLog(Log):
     behaviour: NonEmpty = Field(description="the column that names what was done")
     time: TimeColumn | None = None
     order: NonEmpty | None = None
-    duplicate_days: int = Field(1, ge=0, le=31, description="as of impressions")
+    duplicate_days: int = Field(1, ge=0, le=31, description="see logs.impressions.duplicate_days")
 
     @model_validator(mode="after")
     def _time_or_order(self) -> BehaviourLog:
@@ -185,36 +183,36 @@ class Logs(Declared):
         return {name: log for name, log in logs.items() if log is not None}
 
 
-def label_text(value: Any) -> str:
-    """A label's value in the one spelling in which labels are compared: 1, 1.0, "1" and "1.0" are all `1`."""
+def normalize_label(value: Any) -> str:
+    """Normalize a label value for comparison: 1, 1.0, "1" and "1.0" all become `1`."""
     if value is None:
         return ""
     text = str(value).strip().lower()
     return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text).removeprefix("+")
 
 
-def _label_values(values: Any) -> Any:
+def _normalize_labels(values: Any) -> Any:
     given = values if isinstance(values, list | tuple) else [values]
-    return [label_text(v) for v in given]
+    return [normalize_label(v) for v in given]
 
 
-LabelValues = Annotated[list[str], BeforeValidator(_label_values), Field(min_length=1)]
+LabelValues = Annotated[list[str], BeforeValidator(_normalize_labels), Field(min_length=1)]
 
 
 class LabelColumn(Declared):
-    """The label is a column of the impression log: a value of `positive` is a click, one of `negative` none.
+    """The label is a column of the impression log; `positive` values are clicks, `negative` values are not.
 
-    Rows with any other value are quarantined. An empty text in a list stands for a missing value.
+    Rows with any other value are quarantined. An empty string in a list stands for a missing value.
     """
 
     column: NonEmpty
     positive: LabelValues = Field(["1", "true"], description="values that mean a click")
-    negative: LabelValues = Field(["0", "false"], description="values that mean no click, as in [0, -1, '']")
+    negative: LabelValues = Field(["0", "false"], description="values that mean no click, such as [0, -1, '']")
 
     @model_validator(mode="after")
-    def _disjoint(self) -> LabelColumn:
+    def _check_disjoint(self) -> LabelColumn:
         if both := sorted({*self.positive} & {*self.negative}):
-            raise ValueError(f"`{both[0]}` is both `positive` and `negative`; leave it out of one")
+            raise ValueError(f"`{both[0]}` is both `positive` and `negative`; remove it from one of them")
         return self
 
 

@@ -1,8 +1,8 @@
-"""Names composed of declared ones, and the check that no two declarations share one.
+"""Names derived from declared ones, and the check that they are unique.
 
-A feature, a kind of history or a column may have any name that its own rules allow. The names below are put together
-from them: columns of `features`, numbers, and embedding tables. They are only ever composed, never taken apart again.
-Spark does not tell upper from lower case in names of columns, so the check does not either.
+Columns of `features`, numbers and embedding tables get names that are built from the names of features, kinds of
+history and columns. Code only builds these names and never parses them. Column names in Spark are case-insensitive, and
+so is the check.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from star_ctr.conf.features import AnyFeature, Categorical, Numeric, Sequence, S
 from star_ctr.conf.layout import BEHAVIOUR, GAP
 
 IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
-"""The columns that every row of `features` has."""
+"""Columns of every row of `features`."""
 
 
 def count_column(statistic: str, kind: str) -> str:
-    """The column that counts the events of a kind."""
+    """Return the name of the column that counts the events of a kind."""
     return f"{statistic}__{kind}"
 
 
 def since_column(statistic: str, kind: str) -> str:
-    """The column with the seconds since the last event of a kind (null: none yet)."""
+    """Return the name of the column with the seconds since the last event of a kind (null: none yet)."""
     return f"{statistic}__since_{kind}"
 
 
 def rate_number(statistic: str, kind: str) -> str:
-    """The number that is the smoothed rate of a kind."""
+    """Return the name of the number with the smoothed rate of a kind."""
     return f"{statistic}__rate_{kind}"
 
 
 def bucket_table(number: str) -> str:
-    """The field of a number's buckets, and their embedding table."""
+    """Return the name of a number's bucket field, which is also that of its embedding table."""
     return f"{number}__bucket"
 
 
 def side_column(sequence: str, column: str) -> str:
-    """The list column that a sequence has for one column of its events."""
+    """Return the name of the list column of a sequence for one column of its events."""
     return f"{sequence}__{flat(column)}"
 
 
 def gap_column(sequence: str) -> str:
-    """The list column of seconds between event and impression (null: the event has no time)."""
+    """Return the name of the list column with the seconds from event to impression (null: the event has no time)."""
     return f"{sequence}__gap"
 
 
 def behaviour_column(sequence: str) -> str:
-    """The list column that says which kind of event each one was."""
+    """Return the name of the list column with the kind of each event."""
     return f"{sequence}__behaviour"
 
 
 def name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
-    """One line for each kind whose name cannot be used, and for each name that two declarations would share."""
+    """Return a message for each invalid kind name, and for each name that two declarations produce."""
     features = list(features)
-    names = {"column of `features`": _columns, "number": _numbers, "embedding table": _tables}
+    names = {"column of `features`": _iter_columns, "number": _iter_numbers, "embedding table": _iter_tables}
     problems: dict[frozenset[str], str] = {}
     for what, named in names.items():
         seen: dict[str, str] = {}
         for name, key, thing in named(features):
             other = seen.setdefault(name.lower(), thing)
             if other != thing:
-                clash = f"{key}: {thing} and {other} would both be the {what} `{name}`; rename one of them"
+                clash = f"{key}: {thing} and {other} both produce the {what} `{name}`; rename one of them"
                 problems.setdefault(frozenset((thing, other)), clash)
     return [*_kind_problems(history), *problems.values()]
 
@@ -71,21 +71,21 @@ def _kind_problems(history: Iterable[str]) -> list[str]:
     problems, seen = [], dict[str, str]()
     for kind in history:
         if not re.fullmatch(r"[\w-]+", kind):
-            problems.append(f"history: `{kind}`: names of kinds are letters, digits, `_` and `-`; rename it")
+            problems.append(f"history: `{kind}`: use only letters, digits, `_` and `-` in the name of a kind")
         other = seen.setdefault(kind.lower(), kind)
         if other != kind:
-            problems.append(f"history.{kind}: differs from `{other}` in upper and lower case alone; rename one")
+            problems.append(f"history.{kind}: differs from `{other}` only in case; rename one of them")
     return problems
 
 
-def _columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
-    """Columns of `features` and of its events: the name, the key that asks for it, and what it is there."""
-    yield from ((name, "features", f"its own `{name}`") for name in IDENTITY)
-    yield "settings", "features", "its own `settings`"
+def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+    """Yield the columns of `features` and of events: name, settings key, and description."""
+    yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY)
+    yield "settings", "features", "the built-in column `settings`"
     for f in features:
         where = f"features.{f.name}"
         for column in columns_read(f):
-            thing = f"its own `{column}`" if column in IDENTITY else f"`{column}`"
+            thing = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
             yield flat(column), where, thing
         if isinstance(f, Statistic):
             for kind in f.kinds():
@@ -101,7 +101,7 @@ def _columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
                 yield behaviour_column(f.name), where, f"the behaviours of `{f.name}`"
 
 
-def _numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     for f in features:
         where = f"features.{f.name}"
         if isinstance(f, Numeric):
@@ -115,7 +115,7 @@ def _numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
                 yield since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
 
 
-def _tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     yield GAP, "features", "the time gaps of sequences"
     yield BEHAVIOUR, "features", "the kinds of events in sequences"
     for f in features:
@@ -126,4 +126,4 @@ def _tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
         elif isinstance(f, Sequence):
             yield from ((name, where, f"the embedding `{name}`") for name in f.columns.values())
         elif "bucket" in f.encode:
-            yield from ((bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _numbers([f]))
+            yield from ((bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _iter_numbers([f]))

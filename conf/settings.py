@@ -43,10 +43,10 @@ class Window(Declared):
     days: int = Field(7, ge=1)
 
 
-def _domain_name(value: Any) -> Any:
-    """Numbers as text; YAML reads an unquoted `no` as false, which is refused."""
+def _parse_domain_name(value: Any) -> Any:
+    """Convert a number to text; reject a bool, because YAML reads an unquoted `no` as false."""
     if isinstance(value, bool):
-        raise ValueError(f"YAML reads this as {str(value).lower()}; put the domain's name in quotes, as in 'no'")
+        raise ValueError(f"YAML reads this as {str(value).lower()}; quote the domain's name, for example 'no'")
     return str(value) if isinstance(value, int) else value
 
 
@@ -57,7 +57,7 @@ class Domains(Declared):
     training window. `drop` leaves their rows out (counted, with the reason), `bucket` gives them to `other`.
     """
 
-    known: list[Annotated[str, BeforeValidator(_domain_name)]] | None = None
+    known: list[Annotated[str, BeforeValidator(_parse_domain_name)]] | None = None
     unknown: Literal["drop", "bucket"] = "bucket"
 
 
@@ -94,7 +94,7 @@ class Settings(Declared):
 
     name: str = Field(min_length=1)
     about: str = ""
-    zone: Zone = Field("UTC", description="the time zone whose midnights bound a day")
+    zone: Zone = Field("UTC", description="time zone in which days begin and end")
     paths: Paths
     logs: Logs
     label: LabelColumn | LabelFromClicks
@@ -146,8 +146,8 @@ def _label_problems(settings: Settings) -> list[str]:
     own = settings.label.column if isinstance(settings.label, LabelColumn) else None
     if "label" in settings.logs.impressions.outcomes and own != "label":
         return [
-            "logs.impressions.outcomes: a column called `label` could be mistaken for the label itself "
-            "(`outcome: label` in `history`); rename it in the log, or leave it out"
+            "logs.impressions.outcomes: a column named `label` conflicts with the label itself "
+            "(`outcome: label` in `history`); rename it in the log, or remove it from the list"
         ]
     return []
 

@@ -32,7 +32,7 @@ TABLES = {
         Table("items", "item attributes, one row an item, or an item and day", ("ds",)),
         Table("quarantine", "rows that could not be used, whole, each with its reason", ("log", "ds")),
         Table("features", "labelled rows with all features as known at the impression", ("ds",)),
-        Table("profile", "match rates of joins, and values that are no numbers, one row a day and measure", ("ds",)),
+        Table("profile", "match rates of joins and unparsable numeric values, one row per day and measure", ("ds",)),
         Table("vocabularies", "ids of the values that a night's training days hold", ("ds",)),
         Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
         Table("refit_vocabularies", "ids of the values that a refit's days hold", ("ds",)),

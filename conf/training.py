@@ -103,7 +103,7 @@ class TrainerSettings(Declared):
     warm_start: str | None = Field(
         None,
         description="run to go on from (§4.4): its run_id, or of this configuration's earlier nights the newest one "
-        "(`previous`), or the newest that the gate accepted (`accepted`); the split encodes numbers as that run does",
+        "(`previous`), or the newest that the gate accepted (`accepted`); the split encodes numbers like that run",
     )
     optimizer: Literal["kept", "reset"] = Field(
         "kept",
@@ -113,8 +113,8 @@ class TrainerSettings(Declared):
         0.0,
         ge=0,
         lt=1,
-        description="decay by step of an exponential moving average of the weights, which is evaluated and exported in "
-        "their place; 0: none",
+        description="decay per step of an exponential moving average (EMA) of the weights, which is evaluated and "
+        "exported instead of the weights; 0: no EMA",
     )
     moments_rows: int = Field(
         50_000, ge=0, description="rows of each domain over which E_p, Var_p are made true at the end; 0: none"
@@ -149,8 +149,8 @@ class TrainerSettings(Declared):
     threads: int = Field(
         0,
         ge=0,
-        description="torch threads of each process; 0: chosen by the batch size and the layers, at most one a core. "
-        "The last bits of the weights depend on the number: it is in the record, and resume and replay keep it",
+        description="torch threads per process; 0: chosen from the batch size and the layers, at most one per core. "
+        "Weights are bit-identical only for the same number: the record holds it; resume and replay reuse it",
     )
     readers: int = Field(
         0, ge=0, description="threads of a stream that decode files ahead of the training; 0: one for every four cores"

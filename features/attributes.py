@@ -20,19 +20,19 @@ def join_attributes(
     columns: Mapping[str, str],
     as_of: Literal["same_day", "day_before"],
 ) -> DataFrame:
-    """`rows` with columns of `attributes` added, null where nothing was known.
+    """Add columns of `attributes` to `rows`, null where no snapshot matches.
 
-    Of several snapshots a row sees the newest of its own day or before (`same_day`), or of a day before
-    (`day_before`): never one of a later day.
+    A row sees the newest snapshot of its own day or earlier (`same_day`), or of an earlier day (`day_before`), never
+    one of a later day.
 
     Args:
         rows: Rows with `key` and `ds`.
-        attributes: Snapshots with `key` and `ds`, their day (`all` for a table without days, which holds for every
+        attributes: Snapshots with `key` and `ds`, their day (`all` for a table without days, which applies to every
             row).
         key: The column of `rows` that holds the key.
-        prefix: The name of the table; `known_column` of it says whether a row found its key in it.
+        prefix: The name of the table; its `known_column` says whether a row's key matched.
         columns: The columns to add: name in the result -> name in `attributes`.
-        as_of: Which snapshot a row sees.
+        as_of: The snapshot that a row sees.
     """
     next_day = F.lead("ds").over(Window.partitionBy("key").orderBy("ds"))
     known = attributes.select(
@@ -51,5 +51,5 @@ def join_attributes(
 
 
 def known_column(table: str) -> str:
-    """The column that says whether a row found its key in an attribute table."""
+    """Return the name of the column that says whether a row's key matched in an attribute table."""
     return f"found_{table}"

@@ -60,8 +60,8 @@ def auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = Non
 def gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
     """gauc_all: eq. 9 of the data, then of each replicate; NaN where no user has both classes.
 
-    Beside it `users`, and, null for none, `gauc_users` and `gauc_rows`: the users with both classes and their rows;
-    `gauc_effective`: as how many users of equal rows they count, (sum n)^2 / sum n^2.
+    Also returns `users`, and, null if there are none, `gauc_users` and `gauc_rows`: the users with both classes and
+    their rows; `gauc_effective`: their effective number, (sum n)^2 / sum n^2.
     """
 
     def combine(table: pa.Table) -> pa.Table:
@@ -78,7 +78,7 @@ def gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = No
 
 
 def differences(estimated: DataFrame, run_id: str, against: str) -> DataFrame:
-    """By domain, auc_all and gauc_all of `run_id` less those of `against`, by replicate; and gauc_effective."""
+    """Return auc_all and gauc_all of `run_id` minus those of `against`, by domain; and gauc_effective."""
     ours, theirs = (
         estimated.where(F.col("run_id") == run).select("domain", *(F.col(c).alias(f"{c}{mark}") for c in ALL), *more)
         for run, mark, more in ((run_id, "", ("gauc_effective",)), (against, "_other", ()))
@@ -88,7 +88,7 @@ def differences(estimated: DataFrame, run_id: str, against: str) -> DataFrame:
 
 
 def with_intervals(estimated: DataFrame, level: float) -> DataFrame:
-    """`auc_all` and `gauc_all` as auc and gauc of the data, with INTERVALS and gauc_std; null where undefined."""
+    """Convert `auc_all` and `gauc_all` to auc, gauc, INTERVALS and gauc_std; null where undefined."""
     kept = [f for f in estimated.schema.fields if f.name not in ALL]
     names = ("auc", "gauc", *INTERVALS, "auc_std", "gauc_std")
 

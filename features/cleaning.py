@@ -3,8 +3,8 @@
 Every function keeps all rows and says in the column `reason` what is wrong with one (null: nothing); the step
 that writes them sends those with a reason to quarantine, so that rows read = rows written + left out.
 
-Files of one log may differ in their columns and types. `clean_log` brings each of them into the table's columns, and
-only then unites them: a union of an integer and a float would rewrite every id.
+Files of one log may differ in their columns and types. `clean_log` first maps each file to the table's columns and then
+unions them: a direct union of an integer and a float column would rewrite every id.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from star_ctr.features.columns import (
     sources,
     stored_name,
 )
-from star_ctr.features.text import NESTED, check_key, is_undecodable, spell, to_number
+from star_ctr.features.text import NESTED, check_key, is_undecodable, to_number, to_text
 from star_ctr.features.times import check_time, parse_day, parse_time
 
 DUPLICATE = "duplicate"
@@ -60,17 +60,17 @@ def clean_log(
     carried: Mapping[str, Column] | None = None,
     compare_all: bool = False,
 ) -> DataFrame:
-    """The rows of log `name` in the columns of its table, with `ds`, `reason` and `raw` (a bad row as it was read).
+    """Clean the rows of log `name` into its table's columns, plus `ds`, `reason` and `raw` (a bad row as read).
 
     Args:
         settings: The data set.
         name: The log: impressions, clicks, behaviours, users or items.
-        raw: Its rows; or a frame for all files that have the same columns and types, by the name of the first one.
-        carried: Expressions over the log's columns that go along under their names.
-        compare_all: Look for the duplicates of a row among all rows, however many days apart.
+        raw: Its rows; or one DataFrame per schema, by the name of the first file with that schema.
+        carried: Additional columns by name, as expressions over the log's columns.
+        compare_all: Search for duplicates among all rows, however many days apart.
 
     Raises:
-        DataError: A declared column is missing, or its type cannot hold what it is declared as.
+        DataError: A declared column is missing or has an incompatible type.
     """
     frames = {"": raw} if isinstance(raw, DataFrame) else raw
     log = settings.logs.declared()[name]
@@ -78,23 +78,23 @@ def clean_log(
     needed = {key: column for key, column in asked.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
         require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
-    # A column that came later than the first files is null in those.
+    # A column that the first files lack is null there.
     require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
-    rows = unite([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
+    rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     has_days = getattr(log, "time", None) is not None
     reach = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
     return _mark_duplicates(rows, _key(log), reach)
 
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
-    """Rows of files of one schema in the table's columns, with `ds`, `reason`, `raw` and a hash of their values."""
+    """Parse the rows of files with one schema into the table's columns, with `ds`, `reason`, `raw` and a value hash."""
     log = settings.logs.declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
-    # In columns of their own, so that what several expressions read is made once.
+    # Materialized as columns, so that expressions shared by several others are evaluated once.
     texts = {c: f"{_TEXT}{k}" for k, c in enumerate(types)}
-    spelled = {texts[c]: spell(log, own(c), kind, log.types.get(c) == "string") for c, kind in types.items()}
+    spelled = {texts[c]: to_text(log, own(c), kind, log.types.get(c) == "string") for c, kind in types.items()}
     rows = raw.withColumns(spelled)
-    # The same for the same values, whatever the order of columns and whichever of them are empty.
+    # Depends on the values only, not on column order or on columns that are empty.
     parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(F.col(texts[c]), types[c])) for c in sorted(types))
     rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
     row_hash = F.md5(_TEXT)
@@ -109,7 +109,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         value, check = _parse_own(log, column, F.col(texts[column]))
         columns[stored_name(column)] = value
         checks += [check] if check is not None else []
-    # What a file's encoding cannot hold makes different values one, in whatever column.
+    # Text that cannot be decoded makes different values equal, in any column.
     broken = is_undecodable(F.col(_TEXT), log)
     checks.insert(0, F.when(broken, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
     corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
@@ -118,12 +118,12 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     day = getattr(log, "day", None)
     own_day = F.col(texts[day.column]) if day else None
     time = getattr(log, "time", None)
-    # A time that cannot be right tells no day either.
+    # An implausible time does not determine a day either.
     ts = F.when(check_time(time, columns["ts"]).isNull(), columns["ts"]) if time else None
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day)
     checks += [bad_day] if bad_day is not None else []
     reason = F.coalesce(*checks)
-    _refuse_twins([*columns, "ds"], f"logs.{name}")
+    _check_case_collisions([*columns, "ds"], f"logs.{name}")
     return rows.select(
         *(value.alias(k) for k, value in columns.items()),
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
@@ -138,9 +138,9 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
 def _parse_declared(
     settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, str]
 ) -> tuple[dict[str, Column], list[Column]]:
-    """The table's own columns of a log, and the checks on them (each null where all is well).
+    """Return the declared columns of a log's table, and the checks on them (null if a row passes).
 
-    `texts`: the name of the column that holds each column's text.
+    `texts`: for each column, the name of the column that holds its text.
     """
     log = settings.logs.declared()[name]
     columns: dict[str, Column] = {}
@@ -156,7 +156,7 @@ def _parse_declared(
         if isinstance(types[source], (*NESTED, ArrayType)):
             raise DataError(
                 f"logs.{name}: `{source}` is a {types[source].simpleString()} and cannot be `{target}`; "
-                "name a column of plain values"
+                "choose a column of scalar values"
             )
         columns[target] = F.col(texts[source])
         verbatim = log.types.get(source) == "string"
@@ -177,17 +177,17 @@ def _parse_declared(
 
 
 def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
-    """The label, 1.0 or 0.0, and the check that its value is declared."""
-    # A number is compared as a number: 1, 1.0 and +1 are one label.
+    """Parse the label as 1.0 or 0.0, and check that its value is declared."""
+    # Numbers are compared by value: 1, 1.0 and +1 are the same label.
     text = F.regexp_replace(F.lower(F.trim(F.coalesce(text, F.lit("")))), r"^\+?(-?\d+)(\.0+)?$", "$1")
     value = F.when(text.isin(label.positive), F.lit(1.0)).when(text.isin(label.negative), F.lit(0.0))
     return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
 
 
 def _parse_own(log: Log, column: str, text: Column) -> tuple[Column, Column | None]:
-    """A log's own column in its declared type, and the check that it fits; text where no type is declared.
+    """Cast a log's own column to its declared type, and check that the value fits.
 
-    A column without a declared type is text whatever the file says: the next file may say something else.
+    A column without a declared type becomes text, whatever its type in the file: the next file may have another type.
     """
     kind = log.types.get(column)
     if kind is None and column in getattr(log, "outcomes", ()):
@@ -211,11 +211,11 @@ def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column
     return checks
 
 
-def _refuse_twins(names: Iterable[str], where: str) -> None:
+def _check_case_collisions(names: Iterable[str], where: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.lower(), name)) != name:
-            raise DataError(f"{where}: `{other}` and `{name}` differ in upper and lower case only; rename one")
+            raise DataError(f"{where}: `{other}` and `{name}` differ only in case; rename one of them")
 
 
 def _flat_text(text: Column, kind: DataType) -> Column:
@@ -233,20 +233,20 @@ def _key(log: Log) -> list[str]:
 
 
 def _mark_duplicates(rows: DataFrame, key: list[str], reach: int | None) -> DataFrame:
-    """Mark all but the first of the rows of a key: `duplicate` where the whole row is the same, else a conflict.
+    """Mark all rows of a key except the first: as `duplicate` if the whole row is the same, else as a conflict.
 
-    A row is compared with the rows of its own day and of the `reach` days before it, and with those alone: which row is
-    kept does not depend on which days are read together. With `reach` None, all rows are compared.
+    A row is compared only with the rows of its own day and of the `reach` days before, so the row that is kept does not
+    depend on which days are read together. If `reach` is None, all rows are compared.
     """
-    # Rows with a reason do not take part: each stands alone under its own group. Columns and no expressions, of which
-    # each window would make its own and sort by it.
+    # Rows with a reason do not take part: each is alone in its group. These are columns and not
+    # expressions, which each window would compute and sort by separately.
     rows = rows.withColumn(_GOOD, F.col("reason").isNull())
     day = F.coalesce(F.unix_date(F.try_to_timestamp("ds", F.lit("yyyy-MM-dd")).cast("date")), F.lit(0))
     rows = rows.withColumn(_DAY, F.lit(0) if reach is None else day)
     group = Window.partitionBy(*key, _GOOD, *([] if reach else [_DAY]))
     order = group.orderBy(_DAY, _HASH)
-    # Within reach of a day there may be other rows from each day on. Otherwise the first row of a group is that of all
-    # of it, which costs less to find. Both need one order of rows, so that they are sorted once.
+    # With a reach, each day has its own first row. Without one, the first row of the group is enough, which is cheaper
+    # to find. Both windows can use one order, so rows are sorted once.
     near = group.orderBy(_DAY).rangeBetween(-reach, 0) if reach else order
     rows = rows.withColumn(_NUMBER, F.row_number().over(order))
     first = F.first(F.struct(_NUMBER, _HASH)) if not reach else F.min(F.struct(_NUMBER, _HASH))
@@ -277,10 +277,10 @@ def counted(rows: DataFrame, domain: Column) -> DataFrame:
     )
 
 
-def unite(frames: list[DataFrame]) -> DataFrame:
-    """The rows of all frames; a column that some lack is null there.
+def union_frames(frames: list[DataFrame]) -> DataFrame:
+    """Union DataFrames by column name; a missing column is null.
 
-    Where a column holds lists in one frame and single values in another, the single ones become lists of one.
+    If a column holds lists in one DataFrame and single values in another, single values become lists of length one.
     """
     kinds: dict[str, DataType] = {}
     for frame in frames:

@@ -1,4 +1,4 @@
-"""The columns of a log as its settings declare them: which it must have, and under which names its table keeps them."""
+"""The columns of a log: which ones its settings require, and their names in the log's table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star_ctr.conf.settings import Settings
 CORRUPT = "_star_ctr_corrupt"
 FILE_DAY = "_star_ctr_file_day"
 INTERNAL = (CORRUPT, FILE_DAY)
-"""Columns that reading adds to those of the log."""
+"""Columns that the reader adds to those of the log."""
 OWN_SUFFIX = "_raw"
 
 
@@ -47,7 +47,7 @@ def require(there: Iterable[str], wanted: Mapping[str, str], where: str) -> None
     missing = {key: column for key, column in wanted.items() if column not in names}
     if missing:
         lines = [f"{where}.{key}: no column `{c}`{nearest(c, names)}" for key, c in missing.items()]
-        raise DataError("\n".join([*lines, f"(columns there: {', '.join(names)})"]))
+        raise DataError("\n".join([*lines, f"(existing columns: {', '.join(names)})"]))
 
 
 def backticked(column: str) -> str:
@@ -56,14 +56,14 @@ def backticked(column: str) -> str:
 
 
 def own(column: str) -> Column:
-    """A log's own column, by its name."""
+    """Return a log's own column by name."""
     return F.col(backticked(column))
 
 
 def declared_columns(settings: Settings, log: Log) -> dict[str, str]:
-    """The log's columns that its table keeps under the table's own names: column -> name in the table.
+    """Return the log's columns that its table stores under predefined names: log column -> table column.
 
-    Times and days are not among them: the table has them in another form (`ts`, `ds`).
+    Excludes times and days, which the table stores in another form (`ts`, `ds`).
     """
     match log:
         case ImpressionLog():
@@ -82,7 +82,7 @@ def declared_columns(settings: Settings, log: Log) -> dict[str, str]:
 
 
 def consumed_columns(settings: Settings, log: Log) -> set[str]:
-    """The log's columns that its table does not keep a second time under their own names."""
+    """Return the log's columns that its table does not also store under their own names."""
     time, day, order = (getattr(log, name, None) for name in ("time", "day", "order"))
     more = {time.column if time else None, day.column if day else None, order}
     return {*declared_columns(settings, log), *(name for name in more if name is not None)}
@@ -94,10 +94,10 @@ _TABLE_COLUMNS = frozenset(
 
 
 def stored_name(column: str) -> str:
-    """The name under which a table keeps a log's own column.
+    """Return the name under which a table stores a log's own column.
 
-    A column that is called like one of the table's (in upper or lower case: to Spark they are the same) gets `_raw`
-    added, and so does one that is called like such a name: no two columns become one.
+    Appends `_raw` to a name that collides with one of the table's columns, ignoring case as Spark does, or with another
+    such name. Distinct columns therefore stay distinct.
     """
     bare = column.lower()
     while bare.endswith(OWN_SUFFIX) and bare not in _TABLE_COLUMNS:
@@ -106,10 +106,10 @@ def stored_name(column: str) -> str:
 
 
 def table_column(settings: Settings, table: str, column: str) -> str:
-    """Where `table` keeps what the settings call `<table>.<column>`: the log's own column of that name.
+    """Return the name in `table` of the log's own column that the settings call `<table>.<column>`.
 
     Raises:
-        DataError: The column says when a row happened, which the table keeps in another form.
+        DataError: The column holds a row's time or day, which the table stores in another form.
     """
     log = settings.logs.declared()[table]
     names = declared_columns(settings, log)
@@ -117,6 +117,6 @@ def table_column(settings: Settings, table: str, column: str) -> str:
         return names[column]
     if column in consumed_columns(settings, log):
         raise DataError(
-            f"{table}.{column}: is declared as the time or day of logs.{table}, and no feature; use `hour` or `weekday`"
+            f"{table}.{column}: is the time or day of logs.{table} and cannot be a feature; use `hour` or `weekday`"
         )
     return stored_name(column)

@@ -1,4 +1,4 @@
-"""The layout of encoded rows, with its numbers' scales, bucket bounds and base rates fitted on the training days."""
+"""The layout of encoded rows, with scales, bucket bounds and base rates fitted on the training days."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the numbers of training rows say of scales, bounds and base rates: exact, in whatever order rows are read.
+"""Fits scales, bucket bounds and base rates on training rows; the result does not depend on the order of rows.
 
-Numbers are made by the function that encodes them (`packing.numbers`). Sums are exact (`exact_sums`); quantiles are
-those of a sample that the rows' own hashes choose.
+Numbers are computed by the function that encodes them (`packing.numbers`). Sums are exact (`exact_sums`). Quantiles are
+taken from a sample that is chosen by a hash of each row.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from star_ctr.features.packing import Floats, numbers
 
 QUANTILE_ROWS = 200_000
 FENCE_ROWS = 100
-"""With fewer rows than this in the sample, nothing is an outlier."""
+"""No value is an outlier if the sample has fewer rows than this."""
 FENCE_SHARE = 1_000
-"""One number in so many is left out at either end of what is usual."""
+"""The usual range leaves out one number in this many at either end."""
 FENCE_RANGES = 100.0
-"""How many times the usual range a number may lie outside of it and still count for the scale."""
+"""Distance from the usual range, in widths of that range, beyond which a number is an outlier."""
 _ROUNDING = 1e-12
-"""A rate that is constant but for rounding varies by less than this, relative to its mean."""
+"""A rate with a smaller relative standard deviation than this is constant up to rounding."""
 _SUMS = "name string, count long, total binary, total_squares binary"
 _ARROW_SUMS = pa.schema(
     [("name", pa.string()), ("count", pa.int64()), ("total", pa.binary()), ("total_squares", pa.binary())]
@@ -36,16 +36,16 @@ _EVERYTHING = (-np.inf, np.inf)
 
 
 class Fit(NamedTuple):
-    """Mean and deviation of a number."""
+    """Mean and standard deviation of a number."""
 
     mean: float
     deviation: float
 
 
 def base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, float]:
-    """The rate of all rows by number: the sum of its column over that of its denominator, 0 without any."""
+    """Return the overall rate of each number: the sum of its column over that of its denominator, or 0."""
     columns = sorted({column for s in sources.values() for column in (s.column, str(s.denominator))})
-    sums = _sums(train, {column: NumericSource(column=column) for column in columns}, {}, squares=False)
+    sums = _sum_inliers(train, {column: NumericSource(column=column) for column in columns}, {}, squares=False)
 
     def rate(source: NumericSource) -> float:
         events, of = sums[source.column].total, sums[str(source.denominator)].total
@@ -55,63 +55,62 @@ def base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[s
 
 
 def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, Fit]:
-    """Mean and deviation by number, both finite; the deviation is 0 only if the number does not vary.
+    """Fit mean and standard deviation by number, both finite; the latter is 0 only if the number is constant.
 
-    Numbers far outside of the usual range (`fence`) are left out: a single one of 1e18 among numbers from 1 to 5 would
-    make all others look the same.
+    Outliers (outside `fence`) are left out: a single 1e18 among numbers from 1 to 5 would make all others look equal.
     """
     if not sources:
         return {}
-    fences = _of_sample(train, sources, dict.fromkeys(sources, fence))
-    sums = _sums(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
-    return {name: _fit(source, sums[name]) for name, source in sources.items()}
+    fences = _apply_to_sample(train, sources, dict.fromkeys(sources, fence))
+    sums = _sum_inliers(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
+    return {name: _fit_scale(source, sums[name]) for name, source in sources.items()}
 
 
-def _fit(source: NumericSource, sums: ExactSums) -> Fit:
+def _fit_scale(source: NumericSource, sums: ExactSums) -> Fit:
     mean, deviation = sums.mean(), sums.deviation()
     is_rounding = source.denominator is not None and deviation <= _ROUNDING * abs(mean)
     return Fit(mean, 0.0 if is_rounding else deviation)
 
 
 def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]]) -> dict[str, list[float]]:
-    """Bucket bounds by number, increasing: quantiles, each distinct one once. `sources`: with the number of buckets."""
+    """Fit bucket bounds by number: the distinct quantiles, ascending. `sources`: source and number of buckets."""
     if not sources:
         return {}
-    cuts = {name: _cuts(count) for name, (_, count) in sources.items()}
-    return _of_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
+    cuts = {name: _cut_into(count) for name, (_, count) in sources.items()}
+    return _apply_to_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
 
 
-def _cuts(count: int) -> Callable[[Floats], list[float]]:
+def _cut_into(count: int) -> Callable[[Floats], list[float]]:
     return lambda values: sorted({quantile(values, k / count) for k in range(1, count)}) if len(values) else []
 
 
 def fence(values: Floats) -> list[float]:
-    """The lowest and the highest number that counts for a scale, from sorted ones (n,).
+    """Return the bounds outside which a number is an outlier, from sorted `values` (n,).
 
-    The usual range leaves out one number in 1000 at either end, but at least one; the fence is 100 such ranges away.
-    There is none for few numbers, nor where nearly all are the same.
+    The usual range leaves out one number in 1000 at either end, but at least one. The fence lies 100 times the width of
+    that range away from it. It is infinite if there are few numbers, or if nearly all are equal.
     """
     least = max(1, len(values) // FENCE_SHARE)
     if len(values) < FENCE_ROWS or values[least] == values[-1 - least]:
         return list(_EVERYTHING)
     low, high = float(values[least]), float(values[-1 - least])
-    # Python's floats: where a range has no double, its fence is infinite.
+    # Python floats: if the range overflows a double, the fence is infinite.
     away = FENCE_RANGES * (high - low)
     return [low - away, high + away]
 
 
 def quantile(values: Floats, share: float) -> float:
-    """The quantile of sorted numbers (n > 0,), interpolated between neighbours without an overflow."""
+    """Return a quantile of sorted numbers (n > 0,), interpolated linearly without overflow."""
     position = (len(values) - 1) * share
     below = int(position)
     low, high = float(values[below]), float(values[min(below + 1, len(values) - 1)])
     return low if low == high or position == below else (below + 1 - position) * low + (position - below) * high
 
 
-def _of_sample(
+def _apply_to_sample(
     train: DataFrame, sources: Mapping[str, NumericSource], wanted: Mapping[str, Callable[[Floats], list[float]]]
 ) -> dict[str, list[float]]:
-    """What `wanted` makes of each number's sorted values in a sample of some QUANTILE_ROWS rows."""
+    """Apply `wanted` to each number's sorted values in a sample of about QUANTILE_ROWS rows."""
     rows = train.count()
     if rows > QUANTILE_ROWS:
         share = QUANTILE_ROWS / rows
@@ -121,52 +120,52 @@ def _of_sample(
         parts: dict[str, list[Floats]] = {name: [] for name in sources}
         for table in map(_as_table, batches):
             for name, source in sources.items():
-                parts[name].append(_known(numbers(table, source)))
+                parts[name].append(_drop_missing(numbers(table, source)))
         found = [wanted[name](np.sort(np.concatenate([*parts.pop(name), np.empty(0)]))) for name in sources]
         yield pa.RecordBatch.from_arrays(
             [pa.array(list(sources)), pa.array(found, pa.list_(pa.float64()))], names=["name", "found"]
         )
 
-    made = _columns(train, sources).repartition(1).mapInArrow(make, "name string, found array<double>")
-    # Spark may run no task at all for a table that it knows to be empty.
+    made = _select_columns(train, sources).repartition(1).mapInArrow(make, "name string, found array<double>")
+    # Spark may run no task at all for a table that is known to be empty.
     found = {row.name: list(row.found) for row in made.collect()}
     return {name: found[name] if name in found else wanted[name](np.empty(0)) for name in sources}
 
 
-def _sums(
+def _sum_inliers(
     train: DataFrame,
     sources: Mapping[str, NumericSource],
     fences: Mapping[str, tuple[float, float]],
     squares: bool = True,
 ) -> dict[str, ExactSums]:
-    """The sums of each number within its fence, over all rows."""
+    """Sum each number over all rows, without outliers."""
 
     def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = {name: ExactSums(squares) for name in sources}
         for table in map(_as_table, batches):
             for name, source in sources.items():
-                x = _known(numbers(table, source))
+                x = _drop_missing(numbers(table, source))
                 low, high = fences.get(name, _EVERYTHING)
                 sums[name].add(x[(low <= x) & (x <= high)])
-        yield _packed(sums)
+        yield _pack(sums)
 
     def merge(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = {name: ExactSums(squares) for name in sources}
         for batch in batches:
             for row in batch.to_pylist():
                 _merge_row(sums[row["name"]], row)
-        yield _packed(sums)
+        yield _pack(sums)
 
-    # Merged in a task of its own, so that the driver has one row a number however many partitions there are.
-    merged = _columns(train, sources).mapInArrow(add, _SUMS).repartition(1).mapInArrow(merge, _SUMS)
+    # Merged in a separate task, so that the driver receives one row per number for any number of partitions.
+    merged = _select_columns(train, sources).mapInArrow(add, _SUMS).repartition(1).mapInArrow(merge, _SUMS)
     totals = {name: ExactSums(squares) for name in sources}
     for row in merged.collect():
         _merge_row(totals[row.name], row.asDict())
     return totals
 
 
-def _columns(train: DataFrame, sources: Mapping[str, NumericSource]) -> DataFrame:
-    """The columns that numbers are made from."""
+def _select_columns(train: DataFrame, sources: Mapping[str, NumericSource]) -> DataFrame:
+    """Select the columns that numbers are computed from."""
     needed = {column for s in sources.values() for column in (s.column, s.denominator) if column}
     return train.select(*(F.col(f"`{column}`") for column in sorted(needed)))
 
@@ -175,13 +174,13 @@ def _as_table(batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_batches([batch])
 
 
-def _known(x: Floats) -> Floats:
+def _drop_missing(x: Floats) -> Floats:
     return x[~np.isnan(x)]
 
 
-def _packed(sums: Mapping[str, ExactSums]) -> pa.RecordBatch:
+def _pack(sums: Mapping[str, ExactSums]) -> pa.RecordBatch:
     rows = [
-        {"name": name, "count": s.count, "total": _bytes(s.total), "total_squares": _bytes(s.total_squares)}
+        {"name": name, "count": s.count, "total": _to_bytes(s.total), "total_squares": _to_bytes(s.total_squares)}
         for name, s in sums.items()
     ]
     return pa.RecordBatch.from_pylist(rows, schema=_ARROW_SUMS)
@@ -192,5 +191,5 @@ def _merge_row(sums: ExactSums, row: Mapping[str, object]) -> None:
     sums.merge(int(str(row["count"])), total, squares)
 
 
-def _bytes(number: int) -> bytes:
+def _to_bytes(number: int) -> bytes:
     return number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)

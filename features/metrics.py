@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.layout import OVERALL
 from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features.bootstrap import GROUP, INTERVALS, estimates, with_intervals
-from star_ctr.features.grouped import usable
+from star_ctr.features.grouped import require_valid
 
 _EXACT = "decimal(38, 18)"
 _LEAST = 1e-15
@@ -30,11 +30,11 @@ def by_domain(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
     return totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
 
 
-def unusable(scores: DataFrame) -> DataFrame:
-    """Count by run and domain what no metric can be computed of: run_id, domain, rows, bad_scores, bad_labels.
+def count_invalid(scores: DataFrame) -> DataFrame:
+    """Count invalid scores and labels by run and domain: run_id, domain, rows, bad_scores, bad_labels.
 
-    `scores`: as for `by_domain`, also without labels. A score must be in [0, 1] and a label 0 or 1; a null or NaN is
-    neither.
+    `scores`: as for `by_domain`; the label is optional. A score must be in [0, 1] and a label 0 or 1; null and NaN are
+    invalid.
     """
     score = F.col("score").between(0, 1)
     label = F.col("label").isin(0.0, 1.0) if "label" in scores.columns else F.lit(True)
@@ -46,8 +46,9 @@ def unusable(scores: DataFrame) -> DataFrame:
 
 
 def totals(scores: DataFrame) -> DataFrame:
-    """Rows, clicks, PCOC and log loss of each run by domain and `overall`; what `by_domain` has without a ranking."""
-    label, score = usable("label", F.col("label").isin(0.0, 1.0)), usable("score", F.col("score").between(0, 1))
+    """Compute rows, clicks, PCOC and log loss of each run by domain and `overall`: the metrics without ranking."""
+    label = require_valid("label", F.col("label").isin(0.0, 1.0))
+    score = require_valid("score", F.col("score").between(0, 1))
     rows = scores.select(*GROUP, label.alias("label"), score.alias("score"))
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))
     p = F.least(F.greatest(F.col("score"), F.lit(_LEAST)), F.lit(1 - _LEAST))

@@ -80,29 +80,29 @@ class Encoder:
 
 
 def numbers(rows: pa.Table, source: NumericSource) -> Floats:
-    """The numbers that a source makes, finite, NaN where missing; an infinite value in a column counts as missing."""
+    """Compute the numbers of a source: finite, or NaN if missing; an infinite value counts as missing."""
     x = _floats(rows[source.column])
     if source.denominator:
         with np.errstate(all="ignore"):
             x = (x + source.prior * source.base) / (_floats(rows[source.denominator]) + source.prior)
-        x = _finite(x)
+        x = _replace_infinite(x)
     return np.log1p(np.maximum(x, 0.0)) if source.log else x
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return _finite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
+    return _replace_infinite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
 
 
-def _finite(x: Floats) -> Floats:
-    """`x`, NaN where it is infinite."""
+def _replace_infinite(x: Floats) -> Floats:
+    """Replace infinite values by NaN."""
     infinite = np.isinf(x)
     return np.where(infinite, np.nan, x) if infinite.any() else x
 
 
 def standardised(x: Floats, mean: float, std: float) -> Floats:
-    """(x - mean) / std within CLIP deviations, 0 where `x` is NaN; right for all finite `x`."""
+    """Return (x - mean) / std clipped to CLIP, 0 where `x` is NaN; does not overflow for any finite `x`."""
     if std > _LARGE:
-        # The difference may exceed the largest double: all three are divided by one power of two, which is exact.
+        # The difference may overflow: dividing all three by the same power of two is exact and avoids it.
         x, mean, std = x / _LARGE, mean / _LARGE, std / _LARGE
     with np.errstate(over="ignore"):
         scaled = (x - mean) / std

@@ -113,9 +113,9 @@ def auc(positive: Ints, negative: Ints, wins: Ints) -> Floats:
 class UserSums:
     """Impression-weighted user AUC (eq. 9) summed over users with both classes.
 
-    `rows`: (C,) their weighted impressions; `whole`, `part`: (C,) the weighted sum of impressions x AUC, in whole
-    ones and in 2^-36. `users`: all users, `with_both`: those with both classes, `squares`: the sum of their squared
-    impressions; none of them weighted.
+    `rows`: (C,) their weighted impressions; `whole`, `part`: (C,) the weighted sum of impressions x AUC, its
+    integer part and the rest in units of 2^-36. Unweighted: `users`, all users; `with_both`, those with both classes;
+    `squares`, the sum of the squared impressions of the latter.
     """
 
     def __init__(self, columns: int) -> None:
@@ -151,7 +151,7 @@ def interval(replicates: Floats, level: float) -> tuple[float | None, float | No
 
 
 def deviation(replicates: Floats, level: float) -> float | None:
-    """The standard deviation of replicates, the bootstrap's standard error; None where `interval` has none."""
+    """Return the standard deviation of the replicates (the bootstrap standard error); None if `interval` is None."""
     defined = replicates[~np.isnan(replicates)]
     if len(defined) < 2 or len(defined) < level * len(replicates):
         return None

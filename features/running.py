@@ -2,8 +2,8 @@
 
 A pass has one key; the groups of its statistics are those of the key, each cut further by columns of its own. Within a
 batch, rows are ordered by group and their weights summed up along them. Across batches the sums of the last key are
-carried, by those columns, as if each were one event. Names only select columns of a batch: what is carried beside
-them is held in dictionaries of its own, so that no name can be mistaken for another.
+carried, by those columns, as if each were one event. Names only select columns of a batch. Carried state is kept in
+separate dictionaries, so names cannot collide.
 
 A cut may lie before a request's own time: at the start of a day. What is carried is then summed by day, with
 the last time of each, so that every sum lies before such a cut or not.
@@ -89,36 +89,36 @@ class Running:
                 newest = group.newest(last[name])
                 seconds = (asked[statistic.cut] - newest) / 1e6
                 arrays.append(pa.array(seconds, mask=lacks | (newest == UNTIMED)))
-        self.carried = self._summed(rows, int(starts[-1]), amounts, last)
+        self.carried = self._sum_events(rows, int(starts[-1]), amounts, last)
         return arrays
 
-    def _amounts(self, rows: pa.Table, name: str) -> _Amounts:
-        """A weight of every row, 0 for a request."""
+    def _amounts(self, rows: pa.Table, name: str) -> _WideInts:
+        """Return a weight of every row, 0 for a request."""
         low = np.asarray(pc.fill_null(rows[name], 0), np.int64)
         high = None
         if self.carried is not None and (carried := self.carried.high.get(name)) is not None:
             high = np.zeros(len(low), np.int64)
             high[: len(carried)] = carried
-        return _Amounts(low, high).safe_to_sum()
+        return _WideInts(low, high).safe_to_sum()
 
-    def _last_times(self, rows: pa.Table, amounts: _Amounts, name: str) -> Ints:
-        """The time of each event that has a positive weight, else UNTIMED; of a carried one that of its last."""
+    def _last_times(self, rows: pa.Table, amounts: _WideInts, name: str) -> Ints:
+        """Return the time of each event with a positive weight, else UNTIMED; for carried sums, their last time."""
         times = np.where(amounts.positive(), rows[TIME].to_numpy(), UNTIMED)
         if self.carried is not None:
             carried = self.carried.last[name]
             times[: len(carried)] = carried
         return times
 
-    def _summed(
-        self, rows: pa.Table, start: int, amounts: dict[str, _Amounts], last: dict[str, Ints]
+    def _sum_events(
+        self, rows: pa.Table, start: int, amounts: dict[str, _WideInts], last: dict[str, Ints]
     ) -> _Carried | None:
-        """The events from row `start` on, summed by all columns."""
+        """Sum the events from row `start` on by all columns."""
         events = start + np.flatnonzero(~rows[REQUEST].to_numpy()[start:])
         if len(events) == 0:
             return None
         by = [*self.by, *self.days]
         chosen = rows.select(by).take(pa.array(events))
-        # Arrow composes the names of aggregates from those of columns: numbers stand for them meanwhile.
+        # Arrow derives the names of aggregates from column names: use numbers as names until then.
         aggregated: list[tuple[str, Ints, str]] = [(TIME, rows[TIME].to_numpy(), "max")]
         aggregated += ((name, last[name], "max") for name in self.since)
         aggregated += ((name, amounts[name].low, "sum") for name in self.weights)
@@ -137,7 +137,7 @@ class Running:
         sums = found[len(self.since) :]
         high_sums = iter(sums[len(self.weights) :])
         totals = {
-            name: _Amounts(low, next(high_sums) if amounts[name].high is not None else None).normalised()
+            name: _WideInts(low, next(high_sums) if amounts[name].high is not None else None).normalised()
             for name, low in zip(self.weights, sums, strict=False)
         }
         columns = {name: summed[key] for name, key in zip(by, keys, strict=True)}
@@ -148,41 +148,41 @@ class Running:
 
 
 class _Carried(NamedTuple):
-    """What is carried to the next batch: summed events, and by weight the time of the last one and the high parts."""
+    """State carried to the next batch: summed events, and for each weight the last time and the high parts."""
 
     rows: pa.Table
     last: dict[str, Ints]
     high: dict[str, Ints]
 
 
-class _Amounts(NamedTuple):
-    """Whole numbers that may lie beyond 64 bits: `high` * 2^32 + `low`."""
+class _WideInts(NamedTuple):
+    """Integers that may exceed 64 bits: `high` * 2^32 + `low`."""
 
     low: Ints
     high: Ints | None = None
 
-    def safe_to_sum(self) -> _Amounts:
-        """The same numbers, in parts whose sums over all rows fit 64 bits."""
+    def safe_to_sum(self) -> _WideInts:
+        """Return the same numbers, split so that sums over all rows fit into 64 bits."""
         largest = max(-int(self.low.min()), int(self.low.max())) if len(self.low) else 0
-        return self if largest * len(self.low) < _SAFE else self._parted()
+        return self if largest * len(self.low) < _SAFE else self._split_high()
 
-    def normalised(self) -> _Amounts:
-        """The same numbers, the high part only if there is one."""
-        return self if self.high is None or not len(self.low) else self._parted()
+    def normalised(self) -> _WideInts:
+        """Return the same numbers, without `high` if it is zero."""
+        return self if self.high is None or not len(self.low) else self._split_high()
 
     def positive(self) -> npt.NDArray[np.bool_]:
-        """Which are above 0."""
+        """Return a mask of the numbers above 0."""
         return self.low > 0 if self.high is None else self.as_float() > 0
 
-    def _parted(self) -> _Amounts:
+    def _split_high(self) -> _WideInts:
         high = self.low >> _LOW_BITS
-        return _Amounts(self.low & _LOW, high if self.high is None else high + self.high)
+        return _WideInts(self.low & _LOW, high if self.high is None else high + self.high)
 
     def as_float(self) -> Floats:
-        """The nearest doubles."""
+        """Convert to the nearest doubles."""
         if self.high is None:
             return self.low.astype(np.float64)
-        low, high = self._parted()
+        low, high = self._split_high()
         assert high is not None
         return np.asarray(high * float(1 << _LOW_BITS) + low)
 
@@ -223,10 +223,10 @@ class _Group:
             at = self.run * earlier.ranks + earlier.times[self.order]
             self.end = np.searchsorted(at, self.first * earlier.ranks + earlier.cuts)
 
-    def total(self, amounts: _Amounts) -> Floats:
-        """The sum over what counts for each request, as the nearest double; that of requests is 0."""
+    def total(self, amounts: _WideInts) -> Floats:
+        """Sum the events that count for each request, rounded to the nearest double; requests themselves add 0."""
         high = None if amounts.high is None else self._sums(amounts.high)
-        return _Amounts(self._sums(amounts.low), high).as_float()
+        return _WideInts(self._sums(amounts.low), high).as_float()
 
     def _sums(self, weights: Ints) -> Ints:
         until = np.concatenate([[0], np.cumsum(weights[self.order])])

@@ -14,14 +14,14 @@ from pyspark.sql import functions as F
 from star_ctr.conf.features import AnyFeature, Cut, History, Sequence, Statistic, columns_read, flat
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import unite
+from star_ctr.features.cleaning import union_frames
 
 SCALE = 1_000_000
 """Outcomes are summed as whole millionths: sums of integers are the same in whatever order they come."""
 
 LARGEST_OUTCOME = 1e12
-"""An outcome larger than this, or less than its negative, counts as missing, as NaN and infinity do: a single broken
-row would otherwise hide all others in a sum. Its millionths fit 64 bits."""
+"""Outcomes with a larger absolute value count as missing, like NaN and infinity: a single broken row would otherwise
+dominate a sum. In units of one millionth, this value fits into 64 bits."""
 
 UNTIMED = 0
 """The time, in microseconds, of what lies before the first day."""
@@ -36,7 +36,7 @@ def weight(kind: str) -> str:
 
 
 def outcome_column(outcome: str) -> str:
-    """The column in which events carry an outcome of the impression log."""
+    """Return the name of the event column for an outcome of the impression log."""
     return f"_outcome_{outcome}"
 
 
@@ -60,12 +60,12 @@ def cut_micros(settings: Settings, cut: Cut) -> Column:
 def events(
     settings: Settings, impressions: DataFrame, clicked: DataFrame | None, behaviours: DataFrame | None
 ) -> DataFrame:
-    """All events of the declared kinds of `history`.
+    """Build the events of all declared kinds of `history`.
 
-    `impressions`: with `hour` and `weekday`, the outcomes of the history as `outcome_column` names them, and `label`
-    where that is a column; `clicked`: those that were clicked, with `clicked_at`, where the label comes from clicks.
-    Returns `user_id` and those of their columns that statistics and sequences read, with `t` (microseconds), `order`,
-    `tie` and one weight a kind.
+    `impressions`: with `hour`, `weekday`, the outcomes under their `outcome_column`, and `label` if it is a column;
+    `clicked`: if the label comes from clicks, the clicked impressions with `clicked_at`.
+    Returns `user_id`, the columns that statistics and sequences read, `t` (microseconds), `order`, `tie` and one weight
+    per kind.
     """
     label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
     own: dict[str, Column] = {}
@@ -81,7 +81,7 @@ def events(
     columns = {"user_id", *(flat(c) for f in settings.features if _is_history(f) for c in columns_read(f))}
 
     def weighted(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:
-        # A log may have columns of its own called `t` or `order`: only those that features read go along.
+        # A log may have its own columns named `t` or `order`: keep only those that features read.
         kept = [c for c in rows.columns if c in columns]
         return _weighted(settings, rows, kept, time, weights, tie, order)
 
@@ -101,16 +101,16 @@ def events(
             dated = with_time_columns(settings, behaviours)
             tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce("order", F.lit(0))
             frames.append(weighted(dated, time, weights, tie, order))
-    return unite(frames)
+    return union_frames(frames)
 
 
 def _is_history(feature: AnyFeature) -> bool:
-    """Whether a feature is made from events."""
+    """Return whether a feature is computed from events."""
     return isinstance(feature, Statistic | Sequence)
 
 
 def _outcome_weight(outcome: Column) -> Column:
-    """An impression's outcome in millionths, 0 where it is missing."""
+    """Return an impression's outcome in millionths, 0 if it is missing."""
     value = outcome.try_cast("double")
     return F.when(F.abs(value) <= LARGEST_OUTCOME, F.round(value * SCALE)).otherwise(F.lit(0.0))
 

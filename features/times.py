@@ -1,4 +1,4 @@
-"""When a row happened and which day it belongs to, read from whatever a log writes."""
+"""Parse the time and the day of log rows."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.logs import AttributeLog, DayColumn, Log, TimeColumn
 
-# A date, a time of day, and a zone in any of the spellings that exports use: Z, +01, +0100, UTC, Europe/Berlin. The
-# zone needs a time before it, so that the end of 2022-05-05 is never taken for one.
+# A date, a time of day, and a zone in any common form: Z, +01, +0100, UTC, Europe/Berlin. A zone needs a time before
+# it, so that the end of 2022-05-05 is not read as one.
 _ISO = (
     r"^\s*(\d{4}-\d{1,2}-\d{1,2})"
     r"(?:[T ]\s*(\d{1,2}(?::\d{1,2}(?::\d{1,2}(?:[.,]\d+)?)?)?)\s*"
     r"(Z|z|(?:UTC|GMT|UT)?(?:[+-]\d{1,2}(?::?\d{2})?)?|[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*)?)?\s*$"
 )
-OUTSIDE = "outside of `earliest` to `latest`"
-"""In the reason of a row whose time or log day cannot be."""
+OUTSIDE = "not between `earliest` and `latest`"
+"""Part of the reason of a row with an implausible time or log day."""
 _ZONE_LETTERS = frozenset("VzOXxZ")
 
 
 def parse_time(column: TimeColumn, source: Column, kind: DataType, where: str) -> Column:
-    """The instant of a row, null where it cannot be read.
+    """Parse the time of a row, null if that fails.
 
     Args:
-        column: How the settings declare it.
+        column: Its declaration in the settings.
         source: The log's column.
         kind: Its type.
-        where: The key of the settings, for errors.
+        where: The settings key, for errors.
 
     Raises:
-        DataError: The column's type holds no times of the declared unit.
+        DataError: The column's type does not match the declared unit.
     """
     if column.unit in ("s", "ms"):
         factor = 1_000_000 if column.unit == "s" else 1_000
@@ -52,7 +52,7 @@ def parse_time(column: TimeColumn, source: Column, kind: DataType, where: str) -
         micros = F.call_function("div", source, F.lit(1000))
         return F.to_utc_timestamp(F.timestamp_micros(micros), column.zone)
     raise DataError(
-        f"{where}: `{column.column}` is a {kind.simpleString()}, and unit `timestamp` needs text or a timestamp"
+        f"{where}: `{column.column}` is a {kind.simpleString()}, but unit `timestamp` needs text or a timestamp"
     )
 
 
@@ -60,7 +60,7 @@ def _parse_pattern(column: TimeColumn, source: Column, kind: DataType) -> Column
     pattern = str(column.format)
     text = F.trim(source.cast("string"))
     if isinstance(kind, IntegralType) and pattern.isalpha():
-        text = F.lpad(text, len(pattern), "0")  # 09010203 is 9010203 as a number
+        text = F.lpad(text, len(pattern), "0")  # as a number, 09010203 is 9010203
     parsed = F.try_to_timestamp(text, F.lit(pattern))
     return parsed if _ZONE_LETTERS & set(pattern) else F.to_utc_timestamp(parsed, column.zone)
 
@@ -75,7 +75,7 @@ def _parse_iso(column: TimeColumn, source: Column) -> Column:
 
 
 def check_time(column: TimeColumn, ts: Column) -> Column:
-    """The reason why a row's time cannot be used, null where it can."""
+    """Return the reason why a row's time is unusable, null if it is usable."""
     unreadable = F.when(ts.isNull(), F.lit(f"{column.column}: no usable time"))
     first, last = column.earliest, _latest(column)
     outside = (ts < F.lit(_midnight(first))) | (ts >= F.lit(_midnight(last + dt.timedelta(days=1))))
@@ -83,7 +83,7 @@ def check_time(column: TimeColumn, ts: Column) -> Column:
 
 
 def _latest(column: TimeColumn) -> dt.date:
-    # A clock may be hours ahead, and another zone a day; a phone that lives in 2036 is neither.
+    # Allow a day: a clock may be hours ahead, or in another zone. A phone whose clock says 2036 is quarantined.
     return column.latest or dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
 
 
@@ -94,19 +94,19 @@ def _midnight(day: dt.date) -> dt.datetime:
 def parse_day(
     log: Log, zone: str, ts: Column | None, own: Column | None, file_day: Column
 ) -> tuple[Column, Column | None]:
-    """The day that a row belongs to, and the check on it.
+    """Return the day of a row, and the check on it.
 
     Args:
-        log: The log; its `day`, if declared, says how `own` is written.
-        zone: The zone whose midnights bound a day.
+        log: The log; its `day`, if declared, has the format of `own`.
+        zone: The time zone of days.
         ts: The row's time, if the log has times.
         own: The text of the log's own day column, if one is declared.
-        file_day: The day that the file's path names, null if none.
+        file_day: The day in the file's path, null if none.
     """
     day: DayColumn | None = getattr(log, "day", None)
     if day is not None and own is not None:
         date = F.to_date(F.try_to_timestamp(own, F.lit(day.format)))
-        bad = F.when(date.isNull(), F.lit(f"{day.column}: no day in the form {day.format}"))
+        bad = F.when(date.isNull(), F.lit(f"{day.column}: no day in the format {day.format}"))
         time: TimeColumn | None = getattr(log, "time", None)
         if time is not None:
             outside = (date < F.lit(time.earliest)) | (date > F.lit(_latest(time)))

@@ -62,8 +62,8 @@ def run(
     """Score the table `source` with run `run_id` into the Delta table `target`; returns what became of its rows.
 
     `columns` of the source go along. The run's own settings hold; of `settings`, those of places and of Spark alone.
-    `unknown_domain`: as the run's `domains.unknown` treats them, if not given. `DataError`, with the scores of before
-    left in place, where the model scores a row with what is no click rate.
+    `unknown_domain`: defaults to the run's `domains.unknown`. Raises `DataError`, and leaves existing scores in place,
+    if a score is NaN or outside [0, 1].
     """
     store = Store(settings, spark)
     model = find_model(settings, run_id)

@@ -1,8 +1,8 @@
 """Decisions: which model is served, and every decision that led there, in a table that only grows.
 
-The last decisions are what holds; a commit to the table is the switch. Decisions are in the order of their commits
-(`rows`): `at` is the time of day on the host that decided, and orders nothing. `serving.json` in the warehouse says the
-same to whoever loads models, and is written after the commit.
+The latest decisions are in force, and a commit to the table switches the serving model. Decisions are ordered by commit
+(`rows`); `at` is the time on the host that decided, and does not affect the order. `serving.json` in the warehouse,
+which model servers read, is written after the commit.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Outcome(StrEnum):
 class Decision:
     """One decision: on which night, of which run, against which serving one (empty if none), by whom and why.
 
-    Of a rollback `run_id` is the run that is served again, and `against` the one that is not any more; of a refit,
-    served or held, `against` is the promoted run that it was made of.
+    For a rollback, `run_id` is the run that is served again, and `against` the one that it replaces. For a refit,
+    served or held, `against` is the promoted run that it was made from.
     """
 
     ds: str
@@ -65,7 +65,7 @@ class Decision:
 
 
 class Decisions:
-    """The decisions of the warehouse of some settings, in the order in which they were written."""
+    """The decisions of a warehouse, in the order in which they were written."""
 
     def __init__(self, settings: Settings) -> None:
         self.warehouse = Warehouse(settings.paths)
@@ -84,7 +84,7 @@ class Decisions:
         self.point()
 
     def point(self) -> None:
-        """Make the pointer say what the table says, also where others decide at the same time."""
+        """Bring the pointer in line with the table, even if other processes decide at the same time."""
         if "://" in self.warehouse.root:
             return
         served, written = serving(self.all()), None

@@ -25,8 +25,8 @@ def difference(store: Store, settings: Settings, run_id: str, against: str) -> l
     """Write and return AUC and GAUC of `run_id` less those of `against`, one row a domain, `overall` last.
 
     Both must stand in `scores` with the same impressions; `DataError` with counts where they do not. Intervals are
-    those of the section `evaluate` of the settings; null where they are undefined, or without replicates. EVIDENCE is
-    for tests: the standard error of the difference of GAUC, and the effective number of users behind it.
+    configured in the settings section `evaluate`; null if undefined or without replicates. EVIDENCE holds the inputs of
+    significance tests: the standard error of the GAUC difference, and its effective number of users.
     """
     if run_id == against:
         raise DataError(f"{run_id}: a run does not differ from itself; name another one")

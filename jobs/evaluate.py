@@ -48,7 +48,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None = None) -> list[dict[str, Any]]:
     """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows.
 
-    `DataError`, and nothing written, where scores or labels cannot be used.
+    Raises `DataError`, and writes nothing, if scores or labels are invalid.
     Without `evaluate` they have no intervals: of many runs at once those would take the most of the time.
     """
     names = [r.run_id for r in runs]

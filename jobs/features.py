@@ -43,17 +43,17 @@ from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, among, by_day
 
 KEYS = {"users": "user_id", "items": "item_id"}
-"""The attribute tables, with the column of a row that holds their key."""
+"""The attribute tables, and the row column that holds the key of each."""
 _EXAMPLE = 40
-"""Characters of a text that is no number which are kept to be shown."""
+"""Number of characters kept of an unparsable value, as an example."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
     """Write the features of the window's days and `ds`; returns the rows by day.
 
     Raises:
-        DataError: The day's labels cannot be right, or a numeric feature's values are no numbers (`checks`). The table,
-            `profile` and the ledger are written before that, to be looked into.
+        DataError: The day's labels are implausible, or too many values of a numeric feature are unparsable (`checks`).
+            The table, `profile` and the ledger are written first, for inspection.
     """
     store = Store(settings, spark)
     there = store.days("impressions")
@@ -61,11 +61,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     days = [day for day in window(settings, ds) if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
-    fates = _write_fates(settings, store, ds)
+    fates = _write_click_fates(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features))
     rows = with_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
     found = [known_column(table) for table in KEYS if known_column(table) in rows.columns]
-    rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, unparsed(settings, rows).alias(UNPARSED))
+    rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, find_unparsable(settings, rows).alias(UNPARSED))
     with as_known(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
         store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
@@ -85,14 +85,14 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def read_impressions(settings: Settings, store: Store, ds: str, features: Iterable[AnyFeature]) -> DataFrame:
-    """The impressions up to day `ds`, with the columns of their log that `features` and the history read."""
+    """Read the impressions up to day `ds`, with the log columns that `features` and the history use."""
     return select_columns(settings, store.read("impressions").where(F.col("ds") <= ds), features)
 
 
 def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Cleaned impressions with no columns of their log but those that are read, under names of their own.
+    """Keep only the log columns that features read, under separate names.
 
-    What features compute later (`hour`, `label`, `clicked_at` ...) can then not take the place of a column of the log.
+    Columns that are computed later (`hour`, `label`, `clicked_at` ...) then cannot replace a column of the log.
     """
     there = set(rows.columns)
     wanted = {flat(c): c.partition(".")[2] for c in sorted(_read_by(features)) if c.startswith("impressions.")}
@@ -106,14 +106,14 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
 
 
 def label_rows(settings: Settings, store: Store, impressions: DataFrame) -> DataFrame:
-    """Impressions with their label; with `clicked_at` where that comes from clicks."""
+    """Add the label to impressions, and `clicked_at` if labels come from clicks."""
     if isinstance(settings.label, LabelFromClicks):
         return attribution.attribute(impressions.drop("label"), store.read("clicks"), settings.label.window_hours)
     return impressions
 
 
 def with_columns(settings: Settings, store: Store, impressions: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Impressions (as `select_columns` gives them) with hour, weekday and the attributes that `features` read."""
+    """Add hour, weekday and the attributes that `features` read to impressions from `select_columns`."""
     return _with_attributes(settings, store, with_time_columns(settings, impressions), _read_by(features))
 
 
@@ -133,14 +133,14 @@ def as_known(
     told = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
     read, behaviours = _read_by(told), None
     if settings.logs.behaviours:
-        behaviours = _behaviours(settings, store, ds, read)
+        behaviours = _read_behaviours(settings, store, ds, read)
     clicked, impressions = None, read_impressions(settings, store, ds, told)
     if isinstance(settings.label, LabelFromClicks):
         # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
         labelled = label_rows(settings, store, impressions)
         clicked = with_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
     shown = with_columns(settings, store, impressions, told)
-    _refuse_lists(settings, shown)
+    _reject_lists(settings, shown)
     known = events(settings, shown, clicked, behaviours)
     known = known.select(
         *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
@@ -151,29 +151,29 @@ def as_known(
         known.unpersist()
 
 
-def _refuse_lists(settings: Settings, events: DataFrame) -> None:
-    """Raise `DataError` for a sequence that takes a column of lists along: it has one value an event."""
+def _reject_lists(settings: Settings, events: DataFrame) -> None:
+    """Raise `DataError` if a sequence reads a column of lists: it needs one value per event."""
     lists = {name for name, kind in events.dtypes if kind.startswith("array")}
     for sequence in settings.of_kind(Sequence):
         if found := [c for c in sequence.columns if flat(c) in lists]:
-            raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, and a sequence takes single values")
+            raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, but a sequence needs single values")
 
 
-def _behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:
-    """The behaviours up to day `ds`, with what is read of their items."""
+def _read_behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:
+    """Read the behaviours up to day `ds`, with the attributes of their items."""
     reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
     rows = store.read("behaviours").where(reached).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
     log, first = settings.logs.items, store.days("impressions")[0]
     if log is None:
         return rows
-    # Behaviours without a time lie before the first day: they see the snapshots from before it, and no newer ones.
+    # Behaviours without a time lie before the first day, so they may only see snapshots from before it.
     seen_from = first if log.as_of == "day_before" else days_before(first, 1)[0]
     day = F.when(F.col("ds") == BEFORE_FIRST_DAY, F.lit(seen_from)).otherwise(F.col("ds"))
     return _with_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
 
 
-def _write_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[str, str], int]:
-    """Write the fate of every click into the ledger; returns the clicks by day and fate."""
+def _write_click_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[str, str], int]:
+    """Write the fate of every click to the ledger; returns the clicks by day and fate."""
     if not isinstance(settings.label, LabelFromClicks):
         return {}
     impressions = store.read("impressions").where(F.col("ds") <= ds)
@@ -211,10 +211,10 @@ def _with_attributes(
 
 
 def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
-    """Columns that features read of their own row, beyond those that every row has.
+    """Return the columns that features read from their own row, besides those of every row.
 
     Raises:
-        DataError: A column of lists is read by a feature of single values, or the other way round.
+        DataError: A feature of single values reads a column of lists, or vice versa.
     """
     numeric = {f.column for f in settings.of_kind(Numeric)}
     lists = {f.column: f.splitter for f in settings.of_kind(Categorical) if f.splitter}
@@ -232,27 +232,27 @@ def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
                 )
             value = F.array_join(value, lists[column])
         elif column in numeric:
-            value = _number(settings, column, kind)
+            value = _parse_number(settings, column, kind)
         columns.append(value.cast("string" if column not in numeric else "double").alias(flat(column)))
     return columns
 
 
-def _number(settings: Settings, column: Column, kind: str) -> SparkColumn:
-    """The number in a column of rows; of `hour` and the like, and of typed columns, as it is."""
+def _parse_number(settings: Settings, column: Column, kind: str) -> SparkColumn:
+    """Parse a column as a number; `hour`, `weekday` and typed columns already are numbers."""
     value, table = F.col(flat(column)), column.rpartition(".")[0]
     if kind != "string":
         return value.try_cast("double")
     return to_number(value, getattr(settings.logs, table).decimal if table else ".")
 
 
-def unparsed(settings: Settings, rows: DataFrame) -> SparkColumn:
-    """By column, the beginning of each text that a numeric feature reads and that is no number; null if none is."""
+def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
+    """Map each column of a numeric feature to the start of its unparsable text; null if there is none."""
     types = dict(rows.dtypes)
     found = []
     for column in sorted({f.column for f in settings.of_kind(Numeric)}):
         text = F.col(flat(column))
         if types[flat(column)] == "string":
-            bad = text.isNotNull() & _number(settings, column, "string").isNull()
+            bad = text.isNotNull() & _parse_number(settings, column, "string").isNull()
             found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
     if not found:
         return F.lit(None).cast("map<string,string>")

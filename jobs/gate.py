@@ -68,7 +68,7 @@ def _decided(
             reason = f"{now.run_id} reads other features, so the two were not compared; promote by hand"
             return Outcome.HELD, reason, _kept(metrics, [])
         beside = _judged_beside(model, store, ds, candidate)
-        differences = difference(store, _with_draws(settings), candidate, beside)
+        differences = difference(store, _with_min_draws(settings), candidate, beside)
         accepted = read_metrics(store, [judged_run(now.run_id)], (*COLUMNS, *INTERVALS))
         then = next((r for r in accepted if r["domain"] == OVERALL), {})
     outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then, settings.evaluate.level))
@@ -99,8 +99,8 @@ def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
     return name
 
 
-def _with_draws(settings: Settings) -> Settings:
-    """The settings with the draws that the gate's tests need, also where `evaluate` asks for fewer or none."""
+def _with_min_draws(settings: Settings) -> Settings:
+    """Return settings with at least the bootstrap draws that the gate's tests need."""
     draws = max(settings.evaluate.replicates, DRAWS)
     return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
 

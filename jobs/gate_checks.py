@@ -1,9 +1,9 @@
 """The statistical tests behind the gate's verdict.
 
-Each reason to hold a candidate is a test and a margin: what was measured must be worse by more than the margin, and by
-more than chance explains. The tests share `gate.error_rate`: each kind has a part of it (`PARTS`), and those of one
-kind, one a domain, are corrected by Holm's procedure. So a candidate that is as good as the serving model, on a day
-like the others, is held on no more than that share of the nights, however many domains there are.
+Each reason to hold a candidate combines a significance test and a margin: the metric must be significantly worse, and
+by more than the margin. The tests share `gate.error_rate`: each kind of test gets a part of it (`PARTS`), and the tests
+of one kind (one per domain) are corrected by Holm's procedure. A candidate as good as the serving model, on an ordinary
+day, is therefore held on at most that share of nights, for any number of domains.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from scipy.stats import norm
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OVERALL
-from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_seen
+from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_detectable
 
 Row = Mapping[str, Any]
 """A row of `metrics` or `differences`."""
 DRAWS = 200
-"""Bootstrap draws that the gate takes at least: they give a standard error to 5 %."""
-PARTS = {"worse": 0.7, "fallen": 0.1, "pcoc": 0.1, "clicks": 0.1}
-"""How the kinds of tests share the error rate. The last three look for failures that leave little doubt."""
+"""Minimum number of bootstrap draws for the gate: the standard error is then accurate to 5 %."""
+PARTS = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
+"""Share of the error rate by kind of test. The last three detect failures that are usually obvious."""
 _POWER = 0.9
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a night: metrics by domain of the candidate and, on the same rows, of the serving model.
+    """The metrics by domain that a verdict is based on.
 
-    `differences`: candidate less serving model, with intervals and EVIDENCE. `before`: metrics of earlier nights, of
-    each its candidate's. `serving_then`: the overall metrics with which the serving model was accepted. All but the
-    candidate's are empty where there is none. `level`: that of the intervals.
+    `candidate`: metrics of the candidate. `differences`: candidate minus serving model on the same rows, with intervals
+    and EVIDENCE. `before`: metrics of the candidates of earlier nights. `serving_then`: the overall metrics of the
+    serving model when it was accepted. All except `candidate` may be empty. `level`: the confidence level of intervals.
     """
 
     candidate: Sequence[Row]
@@ -47,32 +47,32 @@ class Facts:
 
 
 class Check(NamedTuple):
-    """A test of a domain: its p-value, whether the loss is beyond the margin, and both in words."""
+    """A test of a domain: its p-value, whether the margin is exceeded, and a message."""
 
     domain: str
     p: float
     beyond: bool
-    words: str
+    message: str
 
 
-def failed(checks: Sequence[Check], rate: float) -> list[Check]:
-    """The checks that fail beyond their margin, where a true null hypothesis may fail at a rate."""
+def select_failed(checks: Sequence[Check], rate: float) -> list[Check]:
+    """Return the checks that are significant at a family-wise error rate and exceed their margin."""
     rejected = holm([check.p for check in checks], rate)
     return [check for check, reject in zip(checks, rejected, strict=True) if reject and check.beyond]
 
 
-def worse(gate: GateSettings, facts: Facts) -> Iterator[Check]:
-    """Compare the GAUC with the serving model's, overall and in large domains."""
-    for difference, users, std in _tested(gate, facts):
+def check_gauc(gate: GateSettings, facts: Facts) -> Iterator[Check]:
+    """Compare GAUC with the serving model, overall and in large domains."""
+    for difference, users, std in _testable(gate, facts):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
-        told = f"{where(difference['domain'])}: GAUC {interval_of(difference)}"
+        told = f"{domain_label(difference['domain'])}: GAUC {format_interval(difference)}"
         p = p_below(difference["gauc"], std, users, DRAWS)
-        words = f"{told} against the serving model (margin: {margin})"
-        yield Check(difference["domain"], p, difference["gauc"] < -margin, words)
+        message = f"{told} against the serving model (margin: {margin})"
+        yield Check(difference["domain"], p, difference["gauc"] < -margin, message)
 
 
-def _tested(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, float]]:
-    """The differences of GAUC that can be tested, overall and in large domains, with effective users and std."""
+def _testable(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, float]]:
+    """Yield the testable GAUC differences, overall and in large domains, with effective users and std."""
     rows = {r["domain"]: r["rows"] for r in facts.candidate}
     for difference in facts.differences:
         domain, std = difference["domain"], standard_error(difference, facts.level)
@@ -82,40 +82,40 @@ def _tested(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, floa
             yield difference, users, std
 
 
-def miscalibrated(gate: GateSettings, facts: Facts) -> Check:
-    """Compare predicted with actual clicks, overall."""
-    overall = by_domain(facts.candidate)[OVERALL]
+def check_calibration(gate: GateSettings, facts: Facts) -> Check:
+    """Compare predicted and actual clicks, overall."""
+    overall = index_by_domain(facts.candidate)[OVERALL]
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
-    words = f"overall PCOC {pcoc:.2f} is outside of {low} to {high} (gate.pcoc)"
-    return Check(OVERALL, p_poisson(clicks, pcoc * clicks), not low <= pcoc <= high, words)
+    message = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
+    return Check(OVERALL, p_poisson(clicks, pcoc * clicks), not low <= pcoc <= high, message)
 
 
-def fallen(gate: GateSettings, facts: Facts) -> list[Check]:
-    """Both models are far below what they were. A list of one, or of none where there is nothing to compare with."""
-    overall, then = by_domain(facts.candidate)[OVERALL], facts.serving_then.get("gauc")
+def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
+    """Compare GAUC with the serving model's when it was accepted; empty if there is nothing to compare with."""
+    overall, then = index_by_domain(facts.candidate)[OVERALL], facts.serving_then.get("gauc")
     if then is None:
         return []
-    difference = by_domain(facts.differences).get(OVERALL, {})
+    difference = index_by_domain(facts.differences).get(OVERALL, {})
     users = difference.get("gauc_effective") or overall.get("gauc_users") or math.inf
     own = standard_error(overall, facts.level)
     if own is None and users < math.inf:
-        own = 0.5 / math.sqrt(users)  # no average of so many users' AUC, each between 0 and 1, is less certain
+        own = 0.5 / math.sqrt(users)  # upper bound for the mean of values in [0, 1]
     beyond = overall["gauc"] - (then - gate.drop_margin)
     if own is None or users <= 1:
-        p = 0.0  # nothing tells how certain the number is: it has to do alone
+        p = 0.0  # no standard error is known: decide by the margin alone
     else:
         p = p_below(beyond, math.hypot(own, standard_error(facts.serving_then, facts.level) or own), users, DRAWS)
-    words = (
+    message = (
         f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below the {then:.4f} "
-        "with which the serving model was accepted, which does no better on this day: are its labels right?"
+        "with which the serving model was accepted; both models dropped: check the labels of this day"
     )
-    return [Check(OVERALL, p, beyond < 0, words)]
+    return [Check(OVERALL, p, beyond < 0, message)]
 
 
-def lost_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
-    """Click rates overall and in large domains, against those of the nights before."""
-    now = by_domain(facts.candidate)
+def check_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
+    """Compare click rates with earlier nights, overall and in large domains."""
+    now = index_by_domain(facts.candidate)
     for domain, nights in nights_before(facts).items():
         if domain not in now or max(now[domain]["rows"], median(r["rows"] for r in nights)) < gate.domain_rows:
             continue
@@ -124,70 +124,70 @@ def lost_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
         if not rows or not clicks_before:
             continue
         usual = clicks_before / rows_before * rows
-        words = (
-            f"{where(domain)}: {clicks:,} clicks in {rows:,} rows, where the rate of the {len(nights)} nights before "
-            f"makes {usual:,.0f} (gate.min_share: {gate.min_share}): are its clicks complete?"
+        message = (
+            f"{domain_label(domain)}: {clicks:,} clicks in {rows:,} rows, expected {usual:,.0f} at the click rate of "
+            f"the {len(nights)} nights before (gate.min_share: {gate.min_share}): check for missing clicks"
         )
         beyond = clicks == 0 or clicks < gate.min_share * usual
-        # Within the margin it holds nothing, whatever its p-value.
+        # Within the margin the p-value does not matter.
         p = p_fewer(clicks, rows, clicks_before, rows_before) if beyond else 1.0
-        yield Check(domain, p, beyond, words)
+        yield Check(domain, p, beyond, message)
 
 
-def unseen(gate: GateSettings, facts: Facts) -> str:
-    """Names the large domains in which a loss of `gate.domain_loss` would be missed too often."""
+def describe_low_power(gate: GateSettings, facts: Facts) -> str:
+    """Name the large domains with too little power to detect a loss of `gate.domain_loss`."""
     rows = {r["domain"]: r["rows"] for r in facts.candidate}
     domains = [d["domain"] for d in facts.differences if d["domain"] != OVERALL]
     large = [domain for domain in domains if rows.get(domain, 0) >= gate.domain_rows]
-    tested = list(_tested(gate, facts))
-    rate = gate.error_rate * PARTS["worse"] / max(len(tested), 1)
+    tested = list(_testable(gate, facts))
+    rate = gate.error_rate * PARTS["gauc"] / max(len(tested), 1)
     seen = {
         difference["domain"]
         for difference, users, std in tested
-        if max(smallest_seen(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
+        if max(smallest_detectable(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
     }
     missed = [domain for domain in large if domain not in seen]
     if not missed:
         return ""
     more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
     return (
-        f"; too few users to see a loss of {gate.domain_loss} (gate.domain_loss) on {_POWER:.0%} of nights in "
+        f"; too few users to detect a loss of {gate.domain_loss} (gate.domain_loss) on {_POWER:.0%} of nights in "
         f"{len(missed)} of {len(large)} large domains: {', '.join(missed[:_NAMED])}{more}"
     )
 
 
 def standard_error(row: Row, level: float) -> float | None:
-    """The standard error of a row's GAUC: that of its draws, or what its interval says."""
+    """Return the standard error of a row's GAUC, from its bootstrap draws or its interval."""
     if (std := row.get("gauc_std")) is not None:
         return float(std)
     low, high = row.get("gauc_low"), row.get("gauc_high")
     return None if low is None or high is None else float((high - low) / (2 * norm.isf((1 - level) / 2)))
 
 
-def interval_of(difference: Row) -> str:
-    """A difference with its interval."""
+def format_interval(difference: Row) -> str:
+    """Format a difference with its interval."""
     if difference["gauc_low"] is None:
         return f"{difference['gauc']:+.4f}"
     return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
 
 
-def label(name: str) -> str:
-    """A metric as messages name it."""
+def metric_label(name: str) -> str:
+    """Return the name of a metric in messages."""
     return "log loss" if name == "log_loss" else name.upper()
 
 
-def where(domain: str) -> str:
-    """A domain as messages name it."""
+def domain_label(domain: str) -> str:
+    """Return the name of a domain in messages."""
     return OVERALL if domain == OVERALL else f"domain {domain}"
 
 
-def by_domain(rows: Sequence[Row]) -> dict[str, Row]:
-    """The row of each domain."""
+def index_by_domain(rows: Sequence[Row]) -> dict[str, Row]:
+    """Index rows by domain."""
     return {r["domain"]: r for r in rows}
 
 
 def nights_before(facts: Facts) -> dict[str, list[Row]]:
-    """The metrics of earlier nights, by domain."""
+    """Group the metrics of earlier nights by domain."""
     found: dict[str, list[Row]] = {}
     for row in facts.before:
         found.setdefault(row["domain"], []).append(row)

@@ -27,15 +27,15 @@ from star_ctr.jobs.store import Store, among, by_day, quoted
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
 _COMPLETE = 0.1
-"""Of the median day's rows, what the newest day must have: a few rows of a wrong clock make no day."""
+"""Minimum rows of the newest day, relative to the median day: a few rows with a wrong clock are not a day."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
     """Write the tables of all declared logs; returns the rows written by log.
 
     Raises:
-        DataError: A log cannot be read, holds no row of the day, or too many rows of a day had to be quarantined (all
-            tables, the quarantine and the ledger are written before that, to be looked into).
+        DataError: A log cannot be read, holds no row of the day, or too many rows of a day are quarantined. All tables,
+            the quarantine and the ledger are written first, for inspection.
     """
     ds = valid_day(ds) if ds else newest_day(settings, spark)
     store = Store(settings, spark)
@@ -45,16 +45,16 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def newest_day(settings: Settings, spark: SparkSession) -> str:
-    """The newest complete day of the impression log.
+    """Return the newest complete day of the impression log.
 
-    Where its path names days, the newest of those; else the newest day before today that has rows as other days have:
-    the clock of one phone does not decide which night it is.
+    This is the newest day in its path, if the path has days. Otherwise it is the newest day before today with about as
+    many rows as other days: a single phone with a wrong clock must not determine the day.
     """
     log = settings.logs.impressions
     if dated(log):
         if found := days(settings, "impressions"):
             return found[-1]
-        raise DataError(f"logs.impressions.path: no file of any day matches {location(settings, log)}")
+        raise DataError(f"logs.impressions.path: no file matches {location(settings, log)} for any day")
     raw = logs.read(settings, spark, "impressions", None)
     rows: dict[str, int] = {}
     if raw is not None:
@@ -63,11 +63,11 @@ def newest_day(settings: Settings, spark: SparkSession) -> str:
     today = dt.datetime.now(ZoneInfo(settings.zone)).date().isoformat()
     if day := newest_complete(rows, today):
         return day
-    raise DataError(f"logs.impressions.path: no usable row of a day before today in {location(settings, log)}")
+    raise DataError(f"logs.impressions.path: no usable rows before today in {location(settings, log)}")
 
 
 def newest_complete(rows: Mapping[str, int], today: str) -> str | None:
-    """The newest day before `today` with at least a tenth of the median day's rows; None where there is no day."""
+    """Return the newest day before `today` with at least a tenth of the median day's rows; None if there is none."""
     past = sorted(day for day in rows if day < today and day not in UNDATED)
     sizes = sorted(rows[day] for day in past)
     return next((day for day in reversed(past) if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]), None)
@@ -77,12 +77,12 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str) -> int:
     wanted = window(settings, ds)
     log = settings.logs.declared()[name]
     reaches_back = name in REACH_BACK
-    # Days before the window are read too: a row that was there already is a duplicate, whichever night runs.
+    # Read days before the window too, so that the same rows are duplicates whichever night runs.
     read = None if reaches_back else [*days_before(wanted[0], getattr(log, "duplicate_days", 0)), *wanted]
     raw = logs.read(settings, store.spark, name, read)
     if raw is None:
         if name == "impressions":
-            raise DataError(f"logs.impressions.path: no file of {wanted[0]} to {ds} in {location(settings, log)}")
+            raise DataError(f"logs.impressions.path: no file for {wanted[0]} to {ds} in {location(settings, log)}")
         if not store.exists(name):
             return 0
     rows = store.read(name).limit(0) if raw is None else clean_log(settings, name, raw)
@@ -98,7 +98,7 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str) -> int:
                 f"{location(settings, log)}: no row of day {ds}; the newest day there is "
                 f"{newest_day(settings, store.spark)}"
             )
-        # A log that is read whole replaces all its days: one whose file was withdrawn is gone.
+        # A log that is read as a whole replaces all its days, which removes the days of deleted files.
         where = f"{among('ds', UNDATED)} OR ds <= {quoted(ds)}" if reaches_back else among("ds", [*wanted, *UNDATED])
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")

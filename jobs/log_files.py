@@ -61,8 +61,8 @@ def day_of(glob: str, file: str) -> str | None:
 class LogFile(NamedTuple):
     """A file of a log.
 
-    `day`: None where the path tells none. `folder`: the URL of the folder that the glob names, with this file somewhere
-    below it; None where the glob names the file itself. `url`: the file as Spark names it.
+    `day`: the day in the path, or None. `folder`: the URL of the folder that the glob matched and that contains this
+    file; None if the glob matched the file itself. `url`: the URL of the file for Spark.
     """
 
     day: str | None
@@ -74,9 +74,9 @@ class LogFile(NamedTuple):
 
 
 def files(settings: Settings, name: str) -> list[LogFile]:
-    """The files of a log, sorted by day and path, on any file system that fsspec knows.
+    """List the files of a log, sorted by day and path, on any file system that fsspec supports.
 
-    A folder that the glob names stands for all files below it.
+    A folder that the glob matches stands for all files below it.
     """
     log = settings.logs.declared()[name]
     glob = location(settings, log)
@@ -94,12 +94,12 @@ def files(settings: Settings, name: str) -> list[LogFile]:
 
 
 def file_system(settings: Settings, log: Log) -> AbstractFileSystem:
-    """The file system that a log's files lie in."""
+    """Return the file system of a log's files."""
     return fsspec.core.url_to_fs(wild(location(settings, log)))[0]
 
 
 def _url(glob: str, path: str) -> str:
-    """A path of fsspec's as Spark names it: with the scheme, and the host if there is one, of the log's glob."""
+    """Convert an fsspec path to a URL for Spark, with the scheme and host of the log's glob."""
     scheme, host, *_ = urlsplit(glob)
     if "://" not in glob:
         return path

@@ -1,7 +1,7 @@
 """Reading the declared logs: which files, of which days, in which format.
 
-Files of one log may differ in their columns and types, as their writers do. They are read in groups of one schema each:
-a single schema for all would rewrite, or lose, what does not fit it.
+Files of one log may differ in their columns and types. They are read in groups with the same schema, because a single
+schema for all files would change or drop values that do not fit it.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from pyspark.sql.types import LongType, StringType, StructField, StructType
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import unite
+from star_ctr.features.cleaning import union_frames
 from star_ctr.features.columns import CORRUPT, FILE_DAY, own
 from star_ctr.jobs.log_files import LogFile, dated, file_system, files, location, of_day
 
 _HEADER_BYTES = 1 << 20
 _AT_ONCE = 16
-"""Files whose headers are read at the same time: in an object store each answers after a while."""
+"""Number of file headers to read concurrently, to hide the latency of object stores."""
 
 
 def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] | None) -> dict[str, DataFrame] | None:
-    """The raw rows of log `name`, a frame for each schema by the name of its first file.
+    """Read the raw rows of log `name`: a DataFrame per schema, by the name of its first file.
 
     Args:
         settings: The data set.
         spark: The session.
         name: The log.
-        wanted: The days to read, where the log's path names days; None for all of them.
+        wanted: The days to read, if the log's path has days; None for all of them.
 
     Returns:
-        The frames, or None where no file is of a wanted day.
+        The DataFrames, or None if no file matches the days.
 
     Raises:
-        DataError: No file matches at all, or one cannot be read in the declared format.
+        DataError: No file matches the path, or one cannot be read in the declared format.
     """
     log = settings.logs.declared()[name]
     glob = location(settings, log)
@@ -53,11 +53,11 @@ def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] |
     found = files(settings, name)
     if not found:
         which = f"{glob} for any day" if dated(log) else glob
-        raise DataError(f"logs.{name}.path: no file matches {which}; is paths.logs ({settings.paths.logs}) right?")
+        raise DataError(f"logs.{name}.path: no file matches {which}; check paths.logs ({settings.paths.logs})")
     read = [f for f in found if wanted is None or f.day is None or f.day in wanted]
     frames: dict[str, DataFrame] = {}
     kinds: dict[tuple[Any, ...], list[str]] = {}
-    for members, schema in _groups(settings, log, read):
+    for members, schema in _group_files(settings, log, read):
         frame = _read_group(spark, settings, log, members, schema)
         if not frame.columns:
             continue
@@ -66,16 +66,16 @@ def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] |
         frames[first] = frame.withColumn(FILE_DAY, F.lit(day)) if day else frame
         kind = tuple(sorted((f.name, f.dataType.simpleString()) for f in frames[first].schema.fields))
         kinds.setdefault(kind, []).append(first)
-    return {firsts[0]: unite([frames[first] for first in firsts]) for firsts in kinds.values()} or None
+    return {firsts[0]: union_frames([frames[first] for first in firsts]) for firsts in kinds.values()} or None
 
 
-def _groups(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[tuple[list[LogFile], Any]]:
-    """Files that can be read together, with what `_schemas` says of them: of one day, one folder and one schema."""
-    # A file without a byte is of a writer that had nothing to write.
+def _group_files(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[tuple[list[LogFile], Any]]:
+    """Group files that can be read together: same day, folder and schema."""
+    # A writer without rows may leave an empty file.
     read = [f for f in read if f.size or log.format == "parquet"]
     groups: dict[tuple[Any, ...], list[LogFile]] = {}
     schemas: dict[tuple[Any, ...], Any] = {}
-    for file, schema in zip(read, _schemas(settings, log, read), strict=True):
+    for file, schema in zip(read, _read_schemas(settings, log, read), strict=True):
         if schema is not EMPTY:
             key = (file.day, file.folder, str(schema))
             groups.setdefault(key, []).append(file)
@@ -84,17 +84,17 @@ def _groups(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[tuple
 
 
 EMPTY = "empty"
-"""The schema of a file that holds no header and so no row."""
+"""The schema of a file without a header, and so without rows."""
 
 
-def _schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]:
-    """What tells files apart that cannot be read together: the header of a CSV file, the footer of a Parquet file."""
+def _read_schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]:
+    """Yield the schema of each file: the header of a CSV file, the footer of a Parquet file."""
     fs = file_system(settings, log)
 
     def schema(file: LogFile) -> Any:
         try:
             if log.format == "csv":
-                return _header(fs, log, file)
+                return _read_header(fs, log, file)
             if log.format == "parquet":
                 with fs.open(file.path, "rb") as handle:
                     return pq.read_schema(handle).remove_metadata()
@@ -106,8 +106,8 @@ def _schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]
         yield from pool.map(schema, read)
 
 
-def _header(fs: Any, log: Log, file: LogFile) -> Any:
-    """The names in a CSV file's header, made different from each other as Spark does; EMPTY for a file without one."""
+def _read_header(fs: Any, log: Log, file: LogFile) -> Any:
+    """Return the column names of a CSV file, made unique as Spark does; EMPTY for a file without a header."""
     with fs.open(file.path, "rb", compression="infer") as handle:
         head = handle.read(_HEADER_BYTES)
     text = head.decode(log.encoding, errors="replace").removeprefix("\ufeff")
@@ -125,13 +125,13 @@ def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list
     urls = [_escape(f.url) for f in members]
     day, folder = members[0].day, members[0].folder
     if log.format == "csv":
-        # A schema with a place for unreadable lines: without one, Spark drops the surplus fields in silence.
+        # Add a column for corrupt records: without one, Spark drops surplus fields silently.
         fields = StructType([StructField(c, StringType()) for c in (*schema, CORRUPT)])
         reader = spark.read.schema(fields).option("header", "true").option("sep", log.separator).option("escape", '"')
         reader = reader.option("encoding", log.encoding).option("columnNameOfCorruptRecord", CORRUPT)
         return reader.csv(urls)
     if log.format == "json":
-        # Numbers stay as they are written: one file's 12 is another's 12.0, and large ids would lose digits.
+        # Keep numbers as text: one file's 12 is another's 12.0, and large ids would lose digits.
         reader = spark.read.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
         if log.encoding.upper() not in ("UTF-8", "UTF8"):
             reader = reader.option("encoding", log.encoding).option("lineSep", "\n")
@@ -142,17 +142,17 @@ def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list
         return reader.schema(StructType([*names, StructField(CORRUPT, StringType())])).json(urls)
     if log.format == "delta":
         return _load(spark.read, log, of_day(location(settings, log), str(day)))
-    # Folders below the one that the glob names may hold columns in their names (hour=13).
+    # Folders below the one that the glob matched may be partition columns (hour=13).
     reader = spark.read.option("basePath", folder) if folder else spark.read
     return restore_instants(_load(reader, log, urls), schema)
 
 
 def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:
-    """Rows of Parquet files with times in nanoseconds that carry a zone as timestamps; Spark reads them as integers.
+    """Convert nanosecond times that are adjusted to UTC, which Spark reads from Parquet as integers, to timestamps.
 
     Args:
-        rows: The rows as Spark reads them.
-        schema: The files' own schema, which tells a time from a number.
+        rows: The rows as read by Spark.
+        schema: The files' own schema, which distinguishes times from integers.
     """
     zoned = {
         f.name: F.timestamp_micros(F.call_function("div", own(f.name), F.lit(1000)))
@@ -172,5 +172,5 @@ def _load(reader: Any, log: Log, paths: str | list[str]) -> DataFrame:
 
 
 def _escape(url: str) -> str:
-    """A path that Spark does not take for a pattern."""
+    """Escape glob characters in a path for Spark."""
     return "".join(f"\\{c}" if c in "{}[]*?\\" else c for c in url)

@@ -1,7 +1,7 @@
-"""Profile: what share of a day's rows found what they were joined with, and of its values were no numbers.
+"""Data profile: match rates of joins, and unparsable values of numeric features.
 
-A join that matches nothing and a number that cannot be read both end as missing values, which a model trains on without
-a word. They are counted here, by day, in the table `profile`.
+A join without a match and an unparsable number both become missing values, which a model trains on silently. This
+module counts them by day in the table `profile`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from star_ctr.jobs.store import Store, among, quoted
 
 MATCH, UNPARSABLE = "matched", "unparsable"
 UNPARSED = "unparsed"
-"""The column of `features` that holds, by column, the texts of a row that are no numbers."""
+"""The column of `features` with a row's unparsable values, by column."""
 _SCHEMA = "ds string, name string, measure string, rows long, hits long, example string"
 
 
 class Measure(NamedTuple):
-    """How many (`hits`) of `rows` were matched, or could not be read; `name`: the table, or the column."""
+    """The number (`hits`) of `rows` that matched or were unparsable; `name`: the table or column."""
 
     ds: str
     name: str
@@ -38,16 +38,16 @@ class Measure(NamedTuple):
 
     @property
     def share(self) -> float:
-        """`hits` over `rows`; of none, 1 for a match and 0 for what cannot be read."""
+        """`hits` over `rows`; without rows, 1 for matches and 0 for unparsable values."""
         return self.hits / self.rows if self.rows else float(self.measure == MATCH)
 
 
 def write_profile(
     settings: Settings, store: Store, days: Iterable[str], fates: Mapping[tuple[str, str], int]
 ) -> list[Measure]:
-    """Count what the features of some days found, write it into `profile`, and return it.
+    """Compute the profile of some days of features, write it to `profile`, and return it.
 
-    `fates`: what became of clicks, rows by day and fate.
+    `fates`: number of clicks by day and fate.
     """
     days = list(days)
     found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
@@ -82,29 +82,29 @@ def _count_clicks(fates: Mapping[tuple[str, str], int], days: list[str]) -> list
 
 
 def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
-    """Raise `DataError` where more of a numeric feature's values are no numbers than `checks.max_unparsable`."""
+    """Raise `DataError` if the share of unparsable values of a numeric feature exceeds `checks.max_unparsable`."""
     limit = settings.checks.max_unparsable
-    beyond = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
-    if not beyond:
+    exceeded = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
+    if not exceeded:
         return
-    worst = max(beyond, key=lambda m: (m.share, m.ds))
+    worst = max(exceeded, key=lambda m: (m.share, m.ds))
     feature = next(f.name for f in settings.of_kind(Numeric) if f.column == worst.name)
     table = worst.name.partition(".")[0]
     raise DataError(
-        f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are no "
+        f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are not "
         f"numbers, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); set logs.{table}.decimal or "
         f"logs.{table}.null_values, or make the feature categorical"
     )
 
 
 def describe_matches(settings: Settings, ds: str) -> list[str]:
-    """Lines for a person: what share of day `ds` found its users, items and impressions; read without Spark."""
+    """Describe the match rates of day `ds`, a line per join; reads without Spark."""
     found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {quoted(ds)} AND measure = '{MATCH}'")
     lines = []
     for r in sorted(found, key=lambda r: r["name"]):
         share = r["hits"] / r["rows"] if r["rows"] else 1.0
-        what = "clicks found their impression" if r["name"] == "clicks" else f"rows found theirs in `{r['name']}`"
+        what = "clicks matched an impression" if r["name"] == "clicks" else f"rows matched `{r['name']}`"
         key = "logs.clicks.impression" if r["name"] == "clicks" else f"logs.{r['name']}.key"
-        warning = f"; is {key} spelled as in the impressions?" if share < 0.5 else ""
+        warning = f"; check that {key} has the same ids as the impressions" if share < 0.5 else ""
         lines.append(f"{share:.1%} of {r['rows']:,} {what}{warning}")
     return lines

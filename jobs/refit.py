@@ -2,8 +2,8 @@
 
 What was judged has not seen the day that tells most of tomorrow. Where `gate.publish` is `refit`, the same training is
 made on the window that ends with that day. No row is left to judge it by: the metrics of the promoted run speak for it,
-and the gate of the next night judges that night's candidate beside it. It is checked all the same (`refit_checks`): one
-that fails is not served, and the promoted run stays.
+and the gate of the next night judges that night's candidate beside it. It must still pass its own checks
+(`refit_checks`): if one fails, it is not served, and the promoted run stays.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/refit.py --conf conf/kuairand.yaml
 """
@@ -51,17 +51,17 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         job.run_id,
         candidate,
         Outcome.REFIT,
-        f"gate.publish is refit: trained anew on {rows:,} rows, those of {ds} among them",
+        f"gate.publish is refit: retrained on {rows:,} rows, including those of {ds}",
     )
     outcome, reason, served = publish(decisions, refit, failures(store, settings.gate, job))
     return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": served}
 
 
 def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tuple[Outcome, str, str]:
-    """Serve a refit, or leave it out if checks of it failed; returns outcome, reason, and the run served from now on.
+    """Serve a refit, or hold it if its checks failed; returns outcome, reason, and the run that is served now.
 
-    A refit that was served before, of other rows, and fails now, is rolled back. What was decided already is not
-    decided again.
+    If the refit is already served, trained on other rows, and fails now, it is rolled back. An existing decision is not
+    written again.
     """
     decided = decisions.all()
     now = serving(decided)

@@ -1,8 +1,8 @@
-"""What a refit must pass before it is served: no day is left to judge it by, but its own rows show if it is broken.
+"""Checks that a refit must pass before it is served. They use its own training rows, since no unseen day is left.
 
-The gate's numbers speak for the model that was evaluated. The refit is another training, which may fail in its own way:
-its weights and scores must be finite, the exported model must agree with the trainer's, and the click rates that it
-predicts for the newest day that it has seen must be within the gate's band.
+The gate evaluated the promoted run. A refit is a separate training run and can fail on its own: its weights and scores
+must be finite, the exported model must match the trainer's model, and PCOC on its newest training day must be within
+`gate.pcoc`.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from star_ctr.model.job import TrainingJob
 
 
 def failures(store: Store, gate: GateSettings, job: TrainingJob) -> list[str]:
-    """Return why the finished training of a refit must not be served; empty if nothing speaks against it."""
+    """Return the reasons why a trained refit must not be served; empty if there are none."""
     rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
     try:
         read_weights(job.place)
         _check_parity(rows, job)
-        return _miscalibrated(rows, gate, job)
+        return _check_rates(rows, gate, job)
     except DataError as error:
         return [str(error)]
 
 
 def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
-    """Score the trainer's sample with the exported model; `DataError` where they differ, or there is no sample."""
+    """Raise `DataError` if the exported model does not match the trainer's scores, or there is no sample of them."""
     probe = read_record(job.place)["probe"]
     if not probe:
-        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train it again")
+        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train again")
     ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
     check_parity(job.run_id, largest_difference(scored(sampled, job.place, job.run_id), probe))
 
 
-def _miscalibrated(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
+def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
     scores = scored(rows.where(F.col("day") == job.ds), job.place, job.run_id).persist()
     try:
         check_scores(scores, job.split)

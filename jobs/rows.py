@@ -1,8 +1,8 @@
-"""Rows of Delta tables without Spark: read in a moment, and added one at a time in a certain order.
+"""Reads and appends rows of Delta tables without Spark, in commit order.
 
-A row gets the next number of its table's sequence. The number is also the version of an application transaction in the
-table's log: of two writers that take the same number, on whatever hosts, Delta refuses the second, which then takes the
-next one. So the order of rows is the order of their commits, and depends on no clock.
+Each row gets the next sequence number of its table. The number is also the version of a `txn` action in the Delta log:
+if two writers use the same number, on any hosts, Delta rejects the second, which then retries with the next one. The
+order of rows is therefore their commit order, independent of clocks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from star_ctr.conf.errors import UserError
 
 SEQUENCE = "sequence"
-"""The column with a row's number; null in rows from before there was one."""
+"""The column with a row's sequence number; null in rows that predate the column."""
 _APPLICATION = "star-ctr/sequence"
 _REWRITE_AT = 100
-"""Files at which a table that grows row by row is written as one."""
+"""Number of files at which the table is rewritten as a single file."""
 _PATIENCE = 120.0
-"""Seconds for which a writer tries again when others are faster."""
+"""Seconds for which a writer retries after conflicts."""
 
 
 def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
@@ -41,9 +41,9 @@ def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",
 
 
 def ordered_rows(table: str) -> list[dict[str, Any]]:
-    """Return all rows that `add_row` added, in the order of their commits and without their numbers.
+    """Return all rows that `add_row` added, in commit order and without their sequence numbers.
 
-    Rows without a number were added before there were any: they come first, by the time in their column `at`.
+    Rows that predate sequence numbers come first, ordered by their column `at`.
     """
     rows = rows_of(table)
     rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
@@ -51,7 +51,7 @@ def ordered_rows(table: str) -> list[dict[str, Any]]:
 
 
 def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema) -> int:
-    """Add a row to a table, and create the table with the first one.
+    """Append a row to a table; creates the table if needed.
 
     Args:
         table: Path or URL of the table.
@@ -59,16 +59,16 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema) -> int:
         schema: The columns, without `SEQUENCE`.
 
     Returns:
-        The row's number in the table's sequence.
+        The row's sequence number.
 
     Raises:
-        UserError: Other writers were faster for two minutes.
+        UserError: Every attempt conflicted with other writers for two minutes.
     """
     schema = schema.append(pa.field(SEQUENCE, pa.int64()))
     give_up = time.monotonic() + _PATIENCE
     while True:
         try:
-            return _add(_opened(table, schema), row, schema)
+            return _add(_open_or_create(table, schema), row, schema)
         except CommitFailedError as error:
             if time.monotonic() > give_up:
                 raise UserError(
@@ -79,12 +79,12 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema) -> int:
 
 
 def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema) -> int:
-    """Add a row on top of the version that `delta` has open; `CommitFailedError` if another one took its number."""
+    """Append a row to the open version of `delta`; raises `CommitFailedError` if its number is taken."""
     number = _next_number(delta)
     rows = [{**row, SEQUENCE: number}]
     there = {field.name for field in delta.schema().fields}
-    # Many small files become one in the same commit. deltalake's own `compact` is no alternative: it takes no
-    # transaction, and two of them at once leave every row twice.
+    # Rewrite many small files as one in the same commit. deltalake's `compact` does not work here: it has no `txn`
+    # action, and two concurrent calls duplicate every row.
     rewrite = len(delta.file_uris()) >= _REWRITE_AT and there == set(schema.names)
     if rewrite:
         rows = [*_query(delta, "SELECT * FROM rows"), *rows]
@@ -98,8 +98,8 @@ def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema) -> int:
     return number
 
 
-def _opened(table: str, schema: pa.Schema) -> DeltaTable:
-    """Open a table, or create it empty: only a commit on top of a known version can be refused for its number."""
+def _open_or_create(table: str, schema: pa.Schema) -> DeltaTable:
+    """Open a table, or create it empty: a conflict is only detected for a commit on top of a known version."""
     try:
         return DeltaTable(table)
     except TableNotFoundError:
@@ -112,10 +112,10 @@ def _opened(table: str, schema: pa.Schema) -> DeltaTable:
 
 
 def _next_number(delta: DeltaTable) -> int:
-    """The number after the last one; 0 for the first."""
+    """Return the next sequence number; 0 for the first row."""
     last = delta.transaction_version(_APPLICATION)
     if last is None and SEQUENCE in {field.name for field in delta.schema().fields}:
-        # The rows were copied into a new table, whose log knows no transaction.
+        # The rows were copied to a new table, whose log has no `txn` action.
         last = _query(delta, f"SELECT max({SEQUENCE}) AS last FROM rows")[0]["last"]
     return 0 if last is None else int(last) + 1
 

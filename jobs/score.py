@@ -108,9 +108,9 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
 
 
 def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
-    """The largest difference between `scores` and the trainer's own scores of the same impressions.
+    """Return the largest difference between `scores` and the trainer's own scores of the same impressions.
 
-    `DataError`, with domains, where a score of either is missing or not finite: no maximum would show that.
+    Raises `DataError`, with counts by domain, if a score is missing or not finite, which a maximum would hide.
     """
     if not probe:
         return 0.0
@@ -118,7 +118,7 @@ def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
     # The few go to the many: as the right side of an outer join all scores would be sent to the driver.
     both = scores.join(F.broadcast(own), "impression_id")
     apart = F.abs(F.col("score") - F.col("own"))
-    finite = F.coalesce(apart < float("inf"), F.lit(False))  # to Spark a NaN is greater than infinity
+    finite = F.coalesce(apart < float("inf"), F.lit(False))  # in Spark, NaN is greater than infinity
     columns = (F.max(apart).alias("d"), F.count("*").alias("n"), F.count_if(~finite).alias("bad"))
     found = both.groupBy("domain").agg(*columns).collect()
     if bad := {r.domain: r.bad for r in found if r.bad}:
@@ -133,7 +133,7 @@ def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
 
 
 def check_parity(run_id: str, difference: float) -> None:
-    """Raise `DataError` where the scorer and the trainer's model differ by more than the tolerance, or by a NaN."""
+    """Raise `DataError` if the scorer and the trainer's model differ by more than the tolerance, or by NaN."""
     if not is_within_tolerance(difference):
         raise DataError(
             f"{run_id}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})"

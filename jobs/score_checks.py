@@ -1,26 +1,26 @@
-"""Checks of scores in Spark, before anything is computed of them: a NaN would be ranked, averaged and compared."""
+"""Checks of scores in Spark. They run before metrics, in which a NaN would be ranked or averaged silently."""
 
 from __future__ import annotations
 
 from pyspark.sql import DataFrame
 
 from star_ctr.conf.errors import DataError
-from star_ctr.features.metrics import unusable
+from star_ctr.features.metrics import count_invalid
 from star_ctr.model import checks
 
 
 def check_scores(scores: DataFrame, where: str) -> int:
-    """Return the number of rows; `DataError` with rows by domain where scores or labels cannot be used.
+    """Return the number of rows; raises `DataError`, with rows by domain, if scores or labels are invalid.
 
-    `scores`: run_id, domain, score, and label if there is one; `where`: the table that they come from.
+    `scores`: run_id, domain, score and, optionally, label; `where`: the table of the scores, for messages.
     """
-    found = unusable(scores).collect()
+    found = count_invalid(scores).collect()
     for run_id in sorted({r.run_id for r in found}):
         of_run = [r for r in found if r.run_id == run_id]
         rows = sum(r.rows for r in of_run)
         bad = {r.domain: r.bad_scores for r in of_run if r.bad_scores}
         if bad:
-            raise DataError(checks.unusable(f"{where}: {run_id}", sum(bad.values()), rows, bad))
+            raise DataError(checks.format_invalid_scores(f"{where}: {run_id}", sum(bad.values()), rows, bad))
         if labels := sum(r.bad_labels for r in of_run):
             raise DataError(f"{where}: {run_id}: {labels:,} of {rows:,} rows have a label that is not 0 or 1")
     return sum(r.rows for r in found)

@@ -31,7 +31,7 @@ _RUNTIME = {
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
     # pandas writes Parquet times in nanoseconds, which Spark otherwise refuses to read at all.
     "spark.sql.legacy.parquet.nanosAsLong": "true",
-    # Logs come in GBK, windows-1252 and others; without this, Spark 4 reads ISO-8859-1, UTF-8, UTF-16 and UTF-32 alone.
+    # Allow GBK, windows-1252 and others; by default, Spark 4 only reads ISO-8859-1, UTF-8, UTF-16 and UTF-32.
     "spark.sql.legacy.javaCharsets": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
     # Runs cite versions: the log of a table outlives Delta's thirty days, and no deletion vectors, since

@@ -1,4 +1,4 @@
-"""What a night's split depends on besides its features: an earlier night, and the run that training starts from."""
+"""The inputs of a split besides features: an earlier night, and the run that training starts from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from star_ctr.jobs.store import Store
 
 
 class Before(NamedTuple):
-    """The night whose vocabularies a night's grow from, and the version of the split that holds it."""
+    """The night whose vocabularies are extended, and the version of its split."""
 
     ds: str
     version: int
@@ -28,7 +28,7 @@ class Before(NamedTuple):
 
 
 class SplitInputs(NamedTuple):
-    """What a night's encoding goes on from; both are None where it is fitted on the window's days alone."""
+    """The inputs of an encoding; both are None if it is fitted only on the days of the window."""
 
     before: Before | None
     start: Start | None
@@ -36,58 +36,57 @@ class SplitInputs(NamedTuple):
     def encoding(self) -> Layout | None:
         """The layout whose scales, bounds and base rates are kept.
 
-        That of the run to start from, if there is one, whatever night the vocabularies grow from: weights belong to
-        the encoding of the rows that they were trained on.
+        The layout of the run to start from takes precedence over that of the earlier night: weights are only valid for
+        the encoding that they were trained on.
         """
         if self.start:
             return self.start.layout
         return self.before and self.before.layout
 
     def fingerprint(self, settings: Settings, store: Store) -> dict[str, Any]:
-        """Everything that decides the rows of a split."""
+        """Everything that determines the rows of a split."""
         return {
             "settings": split_hash(settings),
             "code": code_hash(["star_ctr.jobs.split"]),
             "features": store.version("features"),
             "grown_from": self.before and {"ds": self.before.ds, "version": self.before.version},
-            "numbers": _numbers(self.start),
+            "numbers": _hash_numbers(self.start),
         }
 
 
 def find_inputs(settings: Settings, store: Store, ds: str, tables: SplitTables) -> SplitInputs:
-    """Look up what the split of night `ds` goes on from; `UserError` for a run that cannot be started from."""
-    return SplitInputs(_before(settings, store, ds, tables), _start(settings, ds, tables))
+    """Find the inputs of the split of night `ds`; raises `UserError` if training cannot start from the run."""
+    return SplitInputs(_find_before(settings, store, ds, tables), _find_start(settings, ds, tables))
 
 
 def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -> bool:
-    """Whether the split of a night was written from the inputs that it would be written from now."""
+    """Return whether the split of a night is up to date with its current inputs."""
     found = find_split(store.warehouse.table(tables.split), ds)
     now = find_inputs(settings, store, ds, tables).fingerprint(settings, store)
     return found is not None and now.items() <= found[1].items()
 
 
 def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> bool:
-    """Whether a commit of a night's split has the settings, and encodes numbers, as it would now."""
-    now = {"settings": split_hash(settings), "numbers": _numbers(_start(settings, ds, OF_NIGHT))}
+    """Return whether a commit of a night's split has the current settings and encoding of numbers."""
+    now = {"settings": split_hash(settings), "numbers": _hash_numbers(_find_start(settings, ds, OF_NIGHT))}
     return now.items() <= metadata.items()
 
 
-def _start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
-    """The run that the night's training starts from; a refit trains from scratch."""
+def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
+    """Find the run that the night's training starts from; None for a refit, which trains from scratch."""
     return find_start(settings, ds) if tables is OF_NIGHT else None
 
 
-def _numbers(start: Start | None) -> str | None:
-    """Hash of how the run to start from encodes numbers.
+def _hash_numbers(start: Start | None) -> str | None:
+    """Hash the encoding of numbers of the run to start from.
 
-    The run's name is not part of it: if another run that encodes numbers alike becomes the one to start from, the
-    split stays valid.
+    Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start from.
     """
     return start and digest(encoded_numbers(start.layout), 32)
 
 
-def _before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> Before | None:
-    """The newest night before, where the settings say that a night grows from it; a refit grows from its own night."""
+def _find_before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> Before | None:
+    """Find the night whose vocabularies are extended, if any; a refit extends those of its own night."""
     if settings.split.vocabulary == "fitted":
         return None
     find = split_before if tables is OF_NIGHT else find_split

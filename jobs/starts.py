@@ -1,6 +1,6 @@
 """The run that a night's training starts from (`trainer.warm_start`).
 
-Both the split, which encodes numbers as that run does, and the training look it up here. Without torch, since Spark
+Used by the split, which encodes numbers like that run, and by the training. Does not import torch, because Spark
 workers import what the split imports.
 """
 
@@ -20,7 +20,7 @@ from star_ctr.jobs.decisions import Decisions, accepted_before
 
 
 class Start(NamedTuple):
-    """A finished run to start from, and the layout of the rows that it was trained on."""
+    """A finished run to start from, and the layout of its training rows."""
 
     run_id: str
     folder: Path
@@ -31,11 +31,11 @@ def find_start(settings: Settings, ds: str) -> Start | None:
     """Find the run that the training of night `ds` starts from.
 
     Returns:
-        The run; None where the training starts from scratch, also because no earlier night of this configuration was
+        The run; None if training starts from scratch, including when no earlier night of this configuration has been
         trained (`previous`) or accepted (`accepted`) yet.
 
     Raises:
-        UserError: The run is not there, is not finished, or was trained on days from `ds` on.
+        UserError: The run does not exist, is not finished, or was trained on `ds` or later days.
     """
     asked = settings.trainer.warm_start
     warehouse = Warehouse(settings.paths)
@@ -47,18 +47,18 @@ def find_start(settings: Settings, ds: str) -> Start | None:
         case "accepted":
             night = accepted_before(settings, Decisions(settings).all(), ds)
         case _:
-            return _read(asked, asked, warehouse, ds)
-    return _read(asked, run_id(settings, night), warehouse, ds) if night else None
+            return _read_start(asked, asked, warehouse, ds)
+    return _read_start(asked, run_id(settings, night), warehouse, ds) if night else None
 
 
 def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
-    """The newest night before `ds` of which a run of this configuration is finished."""
+    """Return the newest night before `ds` with a finished run of this configuration."""
     nights = {name[: len(ds)] for name in warehouse.finished()}
     finished = set(warehouse.finished())
     return max((night for night in nights if night < ds and run_id(settings, night) in finished), default=None)
 
 
-def _read(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
+def _read_start(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
     folder = Path(warehouse.model(name))
     record, layout = folder / "record.json", folder / "layout.json"
     if not (record.exists() and layout.exists()):
@@ -68,5 +68,5 @@ def _read(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
             f"`{ACCEPTED}`, or remove it to train from scratch"
         )
     if (night := json.loads(record.read_text(encoding="utf-8"))["ds"]) > ds:
-        raise UserError(f"trainer.warm_start: {name} is of the night {night} and knows days from {ds} on")
+        raise UserError(f"trainer.warm_start: {name} is of the night {night} and was trained on {ds} or later days")
     return Start(name, folder, Layout.model_validate_json(layout.read_text(encoding="utf-8")))

@@ -78,12 +78,12 @@ class Store:
         return sorted(row.ds for row in rows if row.ds)
 
     def write_ledger(self, step: str, entries: DataFrame, where: str) -> None:
-        """Replace the ledger's rows of a step before training.
+        """Replace the ledger rows of a step that precedes training.
 
         Args:
             step: The step.
             entries: ds, domain, rows_in, rows_out, reason.
-            where: SQL over `ds`: the days whose rows are replaced.
+            where: SQL predicate over `ds` for the days to replace.
         """
         rows = entries.select(
             F.lit(DATA_RUN).alias("run_id"),

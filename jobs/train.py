@@ -131,11 +131,11 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
 
 
 def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
-    """The run that the training of a night starts from, with the hash of its weights; None without one.
+    """Find the run that the training of a night starts from, with the hash of its weights; None without one.
 
     Raises:
-        UserError: The run cannot be started from, or `layout`, that of the night's split, does not encode rows as the
-            run's did: the run has changed since the split was written.
+        UserError: Training cannot start from the run, or the run has changed since the split was written, so that
+            `layout` (of the night's split) encodes rows differently.
     """
     start = find_start(settings, ds)
     if start is None:

@@ -1,6 +1,6 @@
-"""The gate's verdict on a night's candidate, as a pure function of what was measured.
+"""The gate's verdict on a night's candidate, as a pure function of its metrics.
 
-A number that is missing or not finite never counts in favour of a candidate. What is measured is put to the tests of
+A missing or non-finite metric never counts in favour of a candidate. All other metrics go through the tests in
 `gate_checks`, which share `gate.error_rate`.
 """
 
@@ -18,18 +18,18 @@ from star_ctr.jobs.gate_checks import (
     Check,
     Facts,
     Row,
-    by_domain,
-    failed,
-    fallen,
-    interval_of,
-    label,
-    lost_clicks,
-    miscalibrated,
+    check_calibration,
+    check_clicks,
+    check_gauc,
+    check_gauc_drop,
+    describe_low_power,
+    domain_label,
+    format_interval,
+    index_by_domain,
+    metric_label,
     nights_before,
+    select_failed,
     standard_error,
-    unseen,
-    where,
-    worse,
 )
 
 _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std", "gauc_effective")
@@ -37,51 +37,52 @@ _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_st
 
 def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
     """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
-    if found := [*_too_small(gate, facts), *_undefined(facts)]:
+    if found := [*_too_small(gate, facts), *_find_undefined(facts)]:
         return Outcome.TOO_SMALL, "; ".join(found)
-    if found := list(_not_finite(facts)):
+    if found := list(_find_non_finite(facts)):
         return Outcome.HELD, "; ".join(found)
     if checks := _failed_checks(gate, facts):
-        return Outcome.HELD, "; ".join(check.words for check in checks)
+        return Outcome.HELD, "; ".join(check.message for check in checks)
     if not facts.differences:
         return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
-    overall = interval_of(by_domain(facts.differences)[OVERALL])
-    return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{unseen(gate, facts)}"
+    overall = format_interval(index_by_domain(facts.differences)[OVERALL])
+    low_power = describe_low_power(gate, facts)
+    return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
 
 
 def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
-    def of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
-        return failed(checks, gate.error_rate * PARTS[kind])
+    def failed_of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
+        return select_failed(checks, gate.error_rate * PARTS[kind])
 
-    found = of_kind("worse", list(worse(gate, facts)))
-    # A candidate that falls alone is worse than the serving model, and the day's labels are not in question.
+    found = failed_of_kind("gauc", list(check_gauc(gate, facts)))
+    # If only the candidate dropped, it is worse than the serving model, and the day's labels are not suspect.
     alone = any(check.domain == OVERALL for check in found)
     return [
-        *of_kind("pcoc", [miscalibrated(gate, facts)]),
+        *failed_of_kind("pcoc", [check_calibration(gate, facts)]),
         *found,
-        *of_kind("clicks", list(lost_clicks(gate, facts))),
-        *([] if alone else of_kind("fallen", fallen(gate, facts))),
+        *failed_of_kind("clicks", list(check_clicks(gate, facts))),
+        *([] if alone else failed_of_kind("gauc_drop", check_gauc_drop(gate, facts))),
     ]
 
 
 def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
-    """Why a refit must not be served, by its rows, clicks, PCOC and log loss on the newest day that it trained on."""
-    overall = by_domain(totals).get(OVERALL)
+    """Return why a refit must not be served, based on `totals` for its newest training day."""
+    overall = index_by_domain(totals).get(OVERALL)
     if overall is None:
-        return ["it scored no row of the day"]
+        return ["no row of the day was scored"]
     undefined = [
-        f"overall {label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
+        f"overall {metric_label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
         for name in ("pcoc", "log_loss")
         if overall[name] is None or not math.isfinite(overall[name])
     ]
     low, high = gate.pcoc
     if not undefined and not low <= overall["pcoc"] <= high:
-        return [f"overall PCOC {overall['pcoc']:.2f} on the day is outside of {low} to {high} (gate.pcoc)"]
+        return [f"overall PCOC {overall['pcoc']:.2f} on the day is outside [{low}, {high}] (gate.pcoc)"]
     return undefined
 
 
 def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
-    now, found = by_domain(facts.candidate), []
+    now, found = index_by_domain(facts.candidate), []
     overall = now.get(OVERALL, {"rows": 0, "clicks": 0})
     if overall["rows"] < gate.min_rows:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
@@ -98,32 +99,33 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
     return found
 
 
-def _undefined(facts: Facts) -> list[str]:
-    """Overall numbers that the day is too small to have."""
-    overall = by_domain(facts.candidate).get(OVERALL)
+def _find_undefined(facts: Facts) -> list[str]:
+    """Return messages for overall metrics that are undefined because the day is too small."""
+    overall = index_by_domain(facts.candidate).get(OVERALL)
     if overall is None:
-        return ["the run has no metrics of all domains together"]
-    why = {"pcoc": "there are no clicks", "gauc": "no user has rows with and without a click"}
+        return ["the run has no overall metrics"]
+    why = {"pcoc": "there are no clicks", "gauc": "no user has both clicked and unclicked rows"}
     found = [
-        f"overall {label(name)} is undefined: {why.get(name, 'there are no rows')}"
+        f"overall {metric_label(name)} is undefined: {why.get(name, 'there are no rows')}"
         for name in ("gauc", "pcoc", "log_loss")
         if name in overall and overall[name] is None
     ]
     if facts.differences:
-        difference = by_domain(facts.differences).get(OVERALL, {})
+        difference = index_by_domain(facts.differences).get(OVERALL, {})
         if difference.get("gauc") is None:
-            found.append("the overall GAUC has no difference from the serving model's")
+            found.append("the overall GAUC difference from the serving model is undefined")
         elif standard_error(difference, facts.level) is None:
-            found.append("the difference of the overall GAUC has no standard error: too few users have clicks")
+            found.append("the overall GAUC difference has no standard error: too few users have clicks")
     return found
 
 
-def _not_finite(facts: Facts) -> Iterator[str]:
-    """Numbers that are no numbers: no comparison with them is true, so they would pass every test."""
+def _find_non_finite(facts: Facts) -> Iterator[str]:
+    """Yield messages for non-finite metrics: every comparison with NaN is false, so they would pass every check."""
     then = [{"domain": OVERALL, **facts.serving_then}]
     serving = ("the serving model's accepted ", then)
     for prefix, rows in (("", facts.candidate), ("the difference of ", facts.differences), serving):
         for row in rows:
             for name in _NUMBERS:
                 if (value := row.get(name)) is not None and not math.isfinite(value):
-                    yield f"{prefix}{label(name)} of {where(row['domain'])} is {value}, not a finite number"
+                    metric = f"{prefix}{metric_label(name)} of {domain_label(row['domain'])}"
+                    yield f"{metric} is {value}, not a finite number"

@@ -81,5 +81,5 @@ def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[s
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names start with a prefix, by the rest of the name."""
+    """Select the tensors whose names start with a prefix, and strip the prefix."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

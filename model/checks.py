@@ -1,4 +1,4 @@
-"""Checks of scores and weights, which fail on what is not finite: no comparison with a NaN is true."""
+"""Checks of scores and weights that also fail on NaN, with which every comparison is false."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from torch import Tensor
 from star_ctr.conf.errors import DataError
 
 TOLERANCE = 1e-5
-"""The largest difference that two scores of a row, by the trainer's and the exported model, may have (float32)."""
+"""Maximum difference between the scores of the trainer's and the exported model (float32)."""
 _NAMED = 20
 
 
 def is_within_tolerance(difference: float) -> bool:
-    """Whether a difference between two scores is small enough; a NaN is not."""
+    """Return whether a difference between two scores is small enough; False for NaN."""
     return bool(difference <= TOLERANCE)
 
 
 def check_scores(scores: npt.NDArray[np.float64], domains: Sequence[str], what: str) -> None:
-    """Raise `DataError` with rows by domain where scores are not click rates in [0, 1].
+    """Raise `DataError`, with rows by domain, if scores are not in [0, 1].
 
     Args:
         scores: (n,) scores.
         domains: (n,) the domain of each row.
-        what: Where the scores come from, to begin the message with.
+        what: The source of the scores, as the start of the message.
     """
     bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(bad):
-        raise DataError(unusable(what, len(bad), len(scores), Counter(domains[k] for k in bad)))
+        raise DataError(format_invalid_scores(what, len(bad), len(scores), Counter(domains[k] for k in bad)))
 
 
-def unusable(what: str, rows: int, of: int, by_domain: Mapping[str, int]) -> str:
-    """The message about scores that cannot be used."""
+def format_invalid_scores(what: str, rows: int, of: int, by_domain: Mapping[str, int]) -> str:
+    """Format the message about invalid scores."""
     most = sorted(by_domain.items(), key=lambda item: (-item[1], item[0]))
     named = ", ".join(f"{domain}: {n:,}" for domain, n in most[:_NAMED])
     named += f", and {len(most) - _NAMED:,} more domains" if len(most) > _NAMED else ""
-    return f"{what}: {rows:,} of {of:,} rows have a score that is missing, not finite, or outside of [0, 1] ({named})"
+    return f"{what}: {rows:,} of {of:,} rows have a score that is missing, not finite or outside [0, 1] ({named})"
 
 
 def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise `DataError` that names the tensors which hold values that are not finite."""
+    """Raise `DataError` that names the tensors with non-finite values."""
     found = {
         name: n
         for name, tensor in tensors.items()
@@ -54,6 +54,6 @@ def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
         named = ", ".join(f"{name} ({n:,} of {tensors[name].numel():,})" for name, n in list(found.items())[:5])
         more = f" and {len(found) - 5} more tensors" if len(found) > 5 else ""
         raise DataError(
-            f"{what}: weights that are not finite in {named}{more}; "
-            "lower trainer.lr, or look for a numeric feature with extreme values"
+            f"{what}: non-finite weights in {named}{more}; "
+            "lower trainer.lr, or check numeric features for extreme values"
         )

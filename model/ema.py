@@ -1,11 +1,11 @@
-"""An exponential moving average (EMA) of the weights, evaluated in their place.
+"""An exponential moving average (EMA) of the weights, for evaluation and export.
 
-At step t the average takes the share 1 - d(t) of the weights, with d(t) = min(decay, (1 + t) / (10 + t)): early on the
-decay is smaller, so that the average forgets the random start.
+Step t updates the average a to d(t) * a + (1 - d(t)) * w, with d(t) = min(decay, (1 + t) / (10 + t)). The decay is
+smaller early on, so that the average quickly forgets the random initialization.
 
-Dense parameters count the steps in which they have a gradient. What belongs to one domain therefore changes only by
-steps on batches of that domain. Embedding tables count all steps, and their average is that of a dense EMA over the
-whole table, computed lazily: see `TableEma`.
+Dense parameters count the steps in which they have a gradient, so the average of a domain's parameters changes only in
+steps on batches of that domain. Embedding tables count all steps. Their average equals a dense EMA over the whole
+table, but is computed lazily: see `TableEma`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from star_ctr.model.processes import wait_for_all, world
 from star_ctr.model.shared_memory import in_common
 
 BLOCK = 1 << 16
-"""Rows of a table that are flushed at a time."""
+"""Table rows per block of a flush."""
 
 
 def decay_at(step: int, decay: float) -> float:
-    """The decay d(t) of step t; the first step is 1."""
+    """Return the decay d(t) of step t; the first step is 1."""
     return min(decay, (1 + step) / (10 + step))
 
 
 def log_decay(steps: Tensor, decay: float) -> Tensor:
-    """The logarithm of d(1) * ... * d(t) for each t of `steps`, as float64.
+    """Return the logarithm of d(1) * ... * d(t) for each t in `steps`, as float64.
 
-    A closed form and not a running sum: it needs no state, so that a resumed run computes the same bits.
+    Uses a closed form instead of a running sum: it needs no state, so a resumed run computes the same bits.
     """
     # The first `warm` steps have the decay (1 + t) / (10 + t), whose product is 10! / ((t + 2) ... (t + 10)).
     warm = max(0, math.floor((10 * decay - 1) / (1 - decay)))
@@ -47,19 +47,19 @@ def log_decay(steps: Tensor, decay: float) -> Tensor:
 
 
 def remaining(last: Tensor, now: Tensor, decay: float) -> Tensor:
-    """The product of the decays of the steps after `last`, for each of `last`, as float64.
+    """Return the product of the decays of the steps after `last`, elementwise, as float64.
 
-    It goes up to the step whose `log_decay` is `now`.
+    The last step of the product is the one whose `log_decay` is `now`.
     """
     return now.sub(log_decay(last, decay)).exp_()
 
 
 class TableEma:
-    """The EMA of an embedding table in which a step changes few rows.
+    """The EMA of an embedding table whose steps change few rows.
 
-    While a row stays the same, the difference of its average to it shrinks by each step's decay. It is therefore
-    enough to keep that difference, the lag, as of the row's last change, and the step of that change: a step costs by
-    the rows that it changes. `flush` brings the whole table up to date.
+    While a row does not change, the lag (its average minus its weights) shrinks by each step's decay. The state per row
+    is therefore only the lag as of the row's last change, and the step of that change, and the cost of a step depends
+    only on the rows that it changes. `flush` applies the outstanding decay to the whole table.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -67,7 +67,7 @@ class TableEma:
         self.last_step = torch.zeros(len(table), dtype=torch.int32, device=table.device)
 
     def update(self, changes: Iterable[Change], step: int, decay: float) -> None:
-        """Follow the changes of a step; no row may occur twice."""
+        """Update the EMA with the changes of a step; each row may occur at most once."""
         # With a = w + lag: a' = d * (w + lag) + (1 - d) * (w + change), hence lag' = d * (lag - change).
         d, now = decay_at(step, decay), log_decay(torch.tensor(step), decay)
         for rows, change in changes:
@@ -77,7 +77,7 @@ class TableEma:
             self.last_step.index_fill_(0, rows, step)
 
     def flush(self, table: Tensor, step: int, decay: float, part: slice = slice(None)) -> None:
-        """Replace `table`, or a part of its rows, by the average as of `step`; no lag is left."""
+        """Replace `table`, or a slice of its rows, by the average as of `step`, and reset the lag."""
         now = log_decay(torch.tensor(step), decay)
         blocks = (torch.split(x[part], BLOCK) for x in (table, self.lag, self.last_step))
         for weight, lag, last in zip(*blocks, strict=True):
@@ -86,7 +86,7 @@ class TableEma:
 
 
 class WeightEma:
-    """The EMA of a model's weights; without any state if the decay is 0."""
+    """The EMA of a model's weights; has no state if the decay is 0."""
 
     def __init__(self, model: nn.Module, tables: EmbeddingTables, decay: float) -> None:
         self.decay = decay
@@ -98,14 +98,14 @@ class WeightEma:
         self._shared = False
 
     def share(self) -> None:
-        """Put the state of the tables into memory that all processes share; all call this, with equal states."""
+        """Move the state of the tables to shared memory; call this in all processes, with equal states."""
         for table in self.tables.values():
             table.lag, table.last_step = in_common(table.lag), in_common(table.last_step)
         self._shared = True
 
     @torch.no_grad()
     def update(self, changes: Mapping[nn.Parameter, Iterable[Change]]) -> None:
-        """Follow the step that the optimizers just made; call this while the gradients are still there.
+        """Update the EMA after an optimizer step; call this before gradients are cleared.
 
         Args:
             changes: For each embedding table, the rows that this process changed.
@@ -120,9 +120,9 @@ class WeightEma:
 
     @torch.no_grad()
     def swap_in(self) -> None:
-        """Replace the model's weights by their averages; all processes call this.
+        """Replace the model's weights by their averages; call this in all processes.
 
-        Processes that share the tables flush a range of the rows each.
+        If processes share the tables, each flushes a range of the rows.
         """
         rank, processes = world() if self._shared else (0, 1)
         for name, parameter in self.parameters:
@@ -136,7 +136,7 @@ class WeightEma:
             wait_for_all()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The state by name, for a checkpoint."""
+        """Yield the state by name, for a checkpoint."""
         for name, _ in self.parameters:
             yield f"{name}/steps", torch.tensor(self.steps[name])
             if (table := self.tables.get(name)) is not None:
@@ -146,12 +146,12 @@ class WeightEma:
                 yield f"{name}/weight", self.weights[name]
 
     def load(self, tensors: Mapping[str, Tensor], origin: Mapping[str, str | None] | None = None) -> None:
-        """Take over the state that `tensors` returned.
+        """Load the state that `tensors` returned.
 
         Args:
             tensors: The state by name.
-            origin: The name that a parameter has in `tensors`, where it is another; None if it has no state there.
-                Such parameters, and those whose state is incomplete, start with the model's weights as their average.
+            origin: The names of renamed parameters in `tensors`, or None for parameters without state. The average of
+                those, and of parameters with incomplete state, starts from the model's weights.
         """
         for name, parameter in self.parameters:
             before = origin[name] if origin is not None else name
@@ -172,7 +172,7 @@ class WeightEma:
 
 
 def averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
-    """The averages by parameter, from a checkpoint's weights and the state that `WeightEma.tensors` returned."""
+    """Compute the averages by parameter from a checkpoint's weights and the state of `WeightEma.tensors`."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():
         name, _, kind = key.rpartition("/")

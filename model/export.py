@@ -27,7 +27,7 @@ WEIGHTS, LAYOUT = "model.safetensors", "layout.json"
 
 @torch.no_grad()
 def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, folder: Path) -> None:
-    """Write the model as it predicts now; `DataError`, and nothing written, where weights are not finite."""
+    """Write the model as it predicts now; raises `DataError`, and writes nothing, if weights are not finite."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.served().state_dict().items()}
     check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, fol
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of an exported model; `DataError` where they are not finite."""
+    """Read the tensors of an exported model; raises `DataError` if they are not finite."""
     tensors: dict[str, Tensor] = load_file(str(folder / WEIGHTS))
     check_weights(tensors, str(folder / WEIGHTS))
     return tensors

@@ -134,11 +134,11 @@ def _level(logits: Tensor, label: Tensor, weight: Tensor) -> float:
     for _ in range(50):
         p = torch.sigmoid(logits + move)
         step = (float(weight @ p) + move - clicks) / (float(weight @ (p * (1 - p))) + 1.0)
-        if not math.isfinite(step):  # which the bounds below would turn into a move of 1
+        if not math.isfinite(step):  # the bounds below would turn it into a step of 1
             bad = int((~torch.isfinite(logits)).sum())
             raise DataError(
-                f"{bad:,} of {len(logits):,} training rows have a logit that is not finite; "
-                "lower trainer.lr, or look for a numeric feature with extreme values"
+                f"{bad:,} of {len(logits):,} training rows have a non-finite logit; "
+                "lower trainer.lr, or check numeric features for extreme values"
             )
         move -= max(-1.0, min(1.0, step))
         if abs(step) < 1e-10:

@@ -30,8 +30,8 @@ def is_done(job: TrainingJob) -> bool:
 def train_and_score(job: TrainingJob) -> float:
     """Train a job, export it, and write its scores of the test rows; returns the seconds of the training.
 
-    Going on from a checkpoint, if one is there. `DataError` where the exported model scores a row of the sample
-    otherwise than the trainer's, or not at all, or where a score is not finite.
+    Resumes from a checkpoint if there is one. Raises `DataError` if the exported model does not score every row of the
+    sample like the trainer's model, or if a score is not finite.
     """
     (job.place / SCORES).unlink(missing_ok=True)
     record = train(job)
@@ -46,7 +46,7 @@ def train_and_score(job: TrainingJob) -> float:
         sampled = [k for k, i in enumerate(ids) if i in probe]
         compared += len(sampled)
         own = np.array([probe[ids[k]] for k in sampled], np.float64)
-        difference = np.maximum(difference, np.max(np.abs(scores[sampled] - own), initial=0.0))  # keeps a NaN
+        difference = np.maximum(difference, np.max(np.abs(scores[sampled] - own), initial=0.0))  # propagates NaN
         tables.append(
             keys.select(["impression_id", "user_id", "domain"])
             .append_column("label", keys["label"].cast(pa.float64()))

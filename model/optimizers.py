@@ -1,4 +1,4 @@
-"""Adam (§4.1) for dense weights and, on the touched rows alone, for embeddings."""
+"""Adam (§4.1) for dense weights and, only on the touched rows, for embeddings."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from star_ctr.model.stream.reading import Rows, joined, live_files, unpacked
 def probe_scores(
     model: MultiDomainModel, job: TrainingJob, device: torch.device, rows_a_domain: int = 200
 ) -> dict[str, float]:
-    """Score a few rows of each domain with the trainer's own model, by impression, for the scorer to match.
+    """Score a few rows of each domain with the trainer's own model, by impression, for the parity check of the scorer.
 
-    They are test rows, or training rows of a job that has no test (a refit). `DataError` where a score is not finite.
+    Uses test rows, or training rows if the job has no test rows (a refit). Raises `DataError` if a score is not finite.
     """
     files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     files = files or live_files(job.split, job.versions["split"], job.ds, "train", job.layout)

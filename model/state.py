@@ -59,9 +59,9 @@ _TABLE = re.compile(r"/inputs\.tables\.storages\.(\d+)(/|$)")
 
 
 def _width_of(name: str, tensor: Tensor) -> int | None:
-    """The width of the embeddings that a tensor belongs to, row by row: the weights, moments, and average's state.
+    """Return the embedding width of a tensor with one row per embedding: weights, Adam moments and EMA state.
 
-    None for tensors without a row for each embedding.
+    Returns None for other tensors.
     """
     found = _TABLE.search(name)
     return int(found[1]) if found and tensor.dim() > 0 else None
@@ -72,8 +72,8 @@ def loaded(
 ) -> dict[str, Tensor]:
     """A checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it.
 
-    `moved`: by width, the new number of each row of a storage (`sharding.resharded`); rows that none moved to are as
-    the trainer has them, without moments, and with their weights as their average.
+    `moved`: by width, the new index of each row of a storage (`sharding.resharded`). Rows without a source keep the
+    trainer's weights, have no Adam moments, and their average starts from their weights.
     """
     tensors, tables = checkpoint.load(folder, place), trainer.model.inputs.tables
     parts = place["parts"]
@@ -112,7 +112,7 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
             )
         return False
     tensors = loaded(trainer, folder, place)
-    # Another machine may have another number of cores: as many threads as before give the same bits.
+    # Keep the number of threads even if the number of cores differs, so that results are bit-identical.
     if not trainer.settings.threads and place["processes"] == world()[1]:
         trainer.use_threads(place["threads"])
     trainer.model.load_state_dict(checkpoint.with_prefix("model/", tensors))

@@ -1,4 +1,4 @@
-"""The CPU cores and the threads of a training process."""
+"""CPU cores and torch threads of a training process."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from star_ctr.conf.training import ModelSettings, TrainerSettings
 from star_ctr.model.processes import most_of, world
 
 ACTIVATIONS_PER_THREAD = 400_000
-"""Outputs of the hidden layers in a step for each thread.
+"""Hidden layer outputs per step and thread.
 
-Measured on two cores: a second thread makes a training faster at 2000 rows of layers of 256, 128 and 64 (900,000
-outputs), and not at 512 rows of the default layers (520,000).
+Measured on two cores: a second thread speeds up training with 2000 rows and layers of 256, 128 and 64 (900,000
+outputs), but not with 512 rows and the default layers (520,000).
 """
 
 
 def threads_for(rows: int, layers: Sequence[int], cores: int) -> int:
-    """Return how many torch threads a step on some rows of a batch is worth, at most one a core.
+    """Return the number of torch threads for a training step, at most one per core.
 
-    It depends on nothing that changes from run to run, such as the load: sums of another number of threads have other
-    bits. Small batches take one thread, which more of them only wait for.
+    The result must not depend on anything that varies between runs, such as the load, because sums are bit-identical
+    only for the same number of threads. Small batches get one thread: more would mostly wait.
 
     Args:
-        rows: Rows of a step that fall to this process.
+        rows: Rows per step in this process.
         layers: Widths of the hidden layers.
         cores: Cores that this process owns.
     """
@@ -31,10 +31,10 @@ def threads_for(rows: int, layers: Sequence[int], cores: int) -> int:
 
 
 def choose_threads(trainer: TrainerSettings, model: ModelSettings) -> int:
-    """Return the number of torch threads for this process; all processes of a training get the same number.
+    """Return the number of torch threads; the same in all processes of a training.
 
-    All processes must call this together: `trainer.threads` if it is set, else the smallest of their own choices, so
-    that the number in the record is that of every process.
+    All processes must call this together. Returns `trainer.threads` if set, else the minimum over the processes, so
+    that the number in the record applies to every process.
     """
     if trainer.threads:
         return trainer.threads
@@ -43,20 +43,20 @@ def choose_threads(trainer: TrainerSettings, model: ModelSettings) -> int:
 
 
 def readers_for(settings: TrainerSettings, for_all: bool = False) -> int:
-    """Return the number of threads that decode files: the setting, or one for every four cores of this process.
+    """Return the number of threads that decode files: the setting, or one per four cores of this process.
 
-    With `for_all` this process decodes for all processes of the machine, and all cores count.
+    With `for_all`, this process decodes for all processes of the machine, so all of its cores count.
     """
     return settings.readers or max(1, (available_cores() if for_all else own_cores()) // 4)
 
 
 def available_cores() -> int:
-    """Return the number of cores that the operating system lets this process run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def own_cores() -> int:
-    """Return this process's share of the available cores, and at most OMP_NUM_THREADS.
+    """Return this process's share of the available cores, at most OMP_NUM_THREADS.
 
     Spark sets OMP_NUM_THREADS to the cores of a task, and torchrun to 1 if it starts several processes and finds it
     unset.

@@ -45,7 +45,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
         f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
         "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
     ]  # fmt: skip
-    cores = max(1, available_cores() // job.trainer.processes)  # torchrun would allow each process one
+    cores = max(1, available_cores() // job.trainer.processes)  # torchrun would set one per process
     environment = {"OMP_NUM_THREADS": str(cores), **OWN_STORE, **os.environ}
     if subprocess.run(command, check=False, env=environment).returncode != 0:
         raise UserError(f"{job.run_id}: a training process failed; its own message stands above")

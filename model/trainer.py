@@ -72,7 +72,7 @@ class Trainer:
         self.rows_by_domain: dict[int, int] = {}
 
     def use_threads(self, threads: int) -> None:
-        """Set the number of torch threads; the order of sums, and so the last bits of the weights, depend on it."""
+        """Set the number of torch threads. Weights are only bit-identical for the same number."""
         self.threads = threads
         torch.set_num_threads(threads)
 

@@ -43,10 +43,10 @@ class _Earlier(NamedTuple):
 
 
 def warm_start(trainer: Trainer) -> dict[str, Any]:
-    """Give a trainer that has not begun what the run of `job.start` learnt; returns what came over, for the record.
+    """Initialize a new trainer from the run in `job.start`; returns what was loaded, for the record.
 
     Raises:
-        UserError: That run had other features, encoded numbers in another way, or had another form of model.
+        UserError: That run has different features, a different encoding of numbers, or a different model architecture.
     """
     earlier = _earlier(trainer)
     kept = trainer.settings.optimizer == "kept"

@@ -9,9 +9,9 @@ import os
 
 __version__ = "0.1.0"
 
-# Threads of OpenMP that wait for one another spin for about a tenth of a millisecond, the time that it takes to fall
-# asleep and wake up, and then sleep. By default they spin for many milliseconds: beside other processes they then keep
-# one another from running, and a training becomes many times slower. OpenMP reads this once, when torch is loaded,
-# which the modules of this package do after this line. It does not change results.
+# Let idle OpenMP threads spin for about 0.1 ms (the time it takes to sleep and wake up), then sleep. By default they
+# spin for many milliseconds, which makes training many times slower next to other processes. OpenMP reads these
+# variables once, when torch is loaded, and the modules of this package import torch after this point. Results do not
+# change.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
     os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "2000"}

@@ -1,8 +1,8 @@
 """The journal of a warehouse: which step of which night began when, on what it stood, and how it ended.
 
 A Delta table (`steps`) that is read and written without Spark, so that to ask how the nights stand takes a second.
-An entry is added when a step begins and another one when it ends; the last one written of a step is what holds,
-whatever the clocks of the hosts say. A process that was killed leaves its beginning, and the warehouse's lock free.
+An entry is added when a step begins and another one when it ends. The entry of a step that was written last counts,
+regardless of the hosts' clocks. A killed process leaves its first entry, and releases the warehouse's lock.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Journal:
         self.table = Warehouse(settings.paths).table("steps")
 
     def entries(self) -> list[Entry]:
-        """All entries in the order in which they were written; none where nothing ever ran."""
+        """Return all entries in the order in which they were written; empty if nothing has run yet."""
         read = {"stands_on": json.loads, "gave": json.loads}
         rows = ordered_rows(self.table)
         return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]

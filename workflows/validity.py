@@ -103,7 +103,7 @@ class Standing:
         """The steps, with their nights, that one stands on."""
         number = STEPS.index(step)
         before = [(ds, STEPS[number - 1])] if number else []
-        # The split keeps the encoding of the run to start from, which is that of the split of that run's night.
+        # The split keeps the encoding of the run to start from, so it depends on the split of that run's night.
         earlier = {"train": [self._start(ds)], "split": [self._grown_from(ds), self._start(ds)]}.get(step, [])
         return [*before, *((night, step) for night in dict.fromkeys(earlier) if night)]
 
@@ -174,7 +174,7 @@ class Standing:
             if entry.step == "ingest" and entry.state == "done":
                 for table, days in entry.gave.items():
                     of_table = found.setdefault(table, {})
-                    if table in log_files.REACH_BACK:  # replaced up to the night, withdrawn days as well
+                    if table in log_files.REACH_BACK:  # replaced up to the night, including deleted days
                         for day in [d for d in of_table if d in UNDATED or d <= entry.ds]:
                             del of_table[day]
                     of_table.update(days)

@@ -108,7 +108,7 @@ class SharedInputs(nn.Module):
 
 
 def _module(name: str) -> str:
-    """The key of a feature's module: a `ModuleDict` refuses names of its own attributes (`items`, `type`)."""
+    """Return the key of a feature's module: a `ModuleDict` rejects names of its own attributes (`items`, `type`)."""
     return f"{name}-" if hasattr(nn.ModuleDict, name) or name == "training" else name
 
 

@@ -20,7 +20,7 @@ AT_ONCE = 4096
 
 
 class Change(NamedTuple):
-    """What a step added to some rows of a table: their numbers (N), each once, and the differences (N x D)."""
+    """The change of table rows in a step: distinct row indices (N) and differences (N x D)."""
 
     rows: Tensor
     difference: Tensor
@@ -38,7 +38,7 @@ class RowAdam(torch.optim.Optimizer):
     ) -> None:
         super().__init__(tables, {"lr": lr, "betas": betas, "eps": eps})
         self.changes: dict[nn.Parameter, list[Change]] = {}
-        """What the last step changed in each table; no row occurs twice."""
+        """The changes of the last step in each table, without duplicate rows."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

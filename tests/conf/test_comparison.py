@@ -59,7 +59,7 @@ def test_each_run_is_asked_for_once_and_first_seeds_come_first() -> None:
         ({"models": {"x": {"model.embeddings": {}}}}, "cannot differ between compared models"),
         ({"models": {"x": {"features": []}}}, "`features` cannot differ"),
         ({"plans": [{"nights": ["yesterday"]}]}, "is no day"),
-        ({"models": {"x_noaux": {"model.dim": 4}}}, "x_noaux: a name that ends in _noaux means another model"),
+        ({"models": {"x_noaux": {"model.dim": 4}}}, "x_noaux: the suffix _noaux is reserved for a model"),
     ],
 )
 def test_wrong_comparisons_are_refused(value: dict[str, object], words: str) -> None:

@@ -1,4 +1,4 @@
-"""What must agree between a run and the rows on which a training goes on from it."""
+"""Compatibility of a run with the rows of a split that training continues on."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def other(**parts: object) -> Layout:
     return BEFORE.model_copy(update={"ds": "2026-01-03", **parts})
 
 
-def test_other_days_domains_and_vocabularies_do_not_matter() -> None:
+def test_days_domains_and_vocabularies_may_differ() -> None:
     check_split("last", BEFORE, other(domains=["a", "b"], embeddings={"user": 12}))
 
 
-def test_a_number_that_did_not_vary_may_be_fitted_later() -> None:
+def test_a_constant_number_may_be_fitted_later() -> None:
     numeric = [BEFORE.numeric[0], BEFORE.numeric[1].model_copy(update={"mean": 4.0, "std": 2.0})]
     buckets = [BEFORE.buckets[0], BEFORE.buckets[1].model_copy(update={"bounds": [5.0]})]
     later = other(numeric=numeric, buckets=buckets)
     check_split("last", BEFORE, later)
     check_fitted("last", BEFORE, later)
     assert encoded_numbers(BEFORE).keys() == {"rate", "x__bucket"}
-    assert number_changes(later, BEFORE), "but not the other way round"
+    assert number_changes(later, BEFORE), "but not vice versa"
 
 
 @pytest.mark.parametrize(
@@ -64,17 +64,17 @@ def test_a_number_that_did_not_vary_may_be_fitted_later() -> None:
         ),
     ],
 )  # fmt: skip
-def test_numbers_that_are_encoded_otherwise_ask_for_another_split(changed: dict[str, object], words: str) -> None:
+def test_a_different_encoding_requires_a_new_split(changed: dict[str, object], words: str) -> None:
     with pytest.raises(UserError) as error:
         check_split("last", BEFORE, other(**changed))
     assert words in str(error.value)
-    assert "the split of 2026-01-03 does not encode numbers as last" in str(error.value)
+    assert "the split of 2026-01-03 does not encode numbers like last" in str(error.value)
     assert "star-ctr split --ds 2026-01-03" in str(error.value)
     with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*set trainer.warm_sta"):
         check_fitted("last", BEFORE, other(**changed))
 
 
-def test_other_features_ask_for_another_run() -> None:
+def test_different_features_require_a_different_run() -> None:
     for check in (check_split, check_fitted):
         with pytest.raises(UserError, match="last was trained on other features.*numbers.*set trainer.warm_start"):
             check("last", BEFORE, other(numeric=BEFORE.numeric[:1]))

@@ -1,4 +1,4 @@
-"""No two declarations share a composed name: such settings are refused with one line."""
+"""Derived names are unique: settings with a collision are rejected with one message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEMO = Path(__file__).parents[2] / "conf" / "demo.yaml"
 
 
 def lines_of(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> list[str]:
-    """What is wrong with the demo's settings once `change` is made."""
+    """Return the errors of the demo settings after applying `change`."""
     data = yaml.safe_load(DEMO.read_text())
     change(data)
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(data))
@@ -47,7 +47,7 @@ NUMERIC = {"kind": "numeric", "column": "items.price"}
 SHOWN = {"impressions": True}
 CLASHES = {
     "two columns": ([categorical("x", "items.a.b"), categorical("y", "items.a_b")], {}, "column of `features` `items_a_b`"),
-    "columns in case alone": ([categorical("x", "items.Tag"), categorical("y", "items.tag")], {}, "`items_tag`"),
+    "columns that differ only in case": ([categorical("x", "items.Tag"), categorical("y", "items.tag")], {}, "`items_tag`"),
     "a count and a time": ([statistic("s", counts=["since_x"], since=["x"])], {"x": SHOWN, "since_x": SHOWN}, "`s__since_x`"),
     "two statistics": (
         [statistic("a__b", counts=["c"]), statistic("a", counts=["b__c"])], {"c": SHOWN, "b__c": SHOWN}, "`a__b__c`",
@@ -59,7 +59,7 @@ CLASHES = {
     "an embedding and buckets": ([categorical("price__bucket", "items.shop")], {}, "embedding table `price__bucket`"),
     "the gaps of sequences": ([categorical("gap", "items.gap")], {}, "embedding table `gap`"),
     "the kinds of events": ([categorical("x", "items.a", embedding="behaviour")], {}, "embedding table `behaviour`"),
-    "a side and a gap": (
+    "a column and a gap": (
         [
             {"name": "s", "kind": "sequence", "of": ["click"], "columns": {"items.x": "x", "items._gap": "y"}},
             {"name": "s__items", "kind": "sequence", "of": ["click"], "columns": {"items.x": "x"}},
@@ -67,13 +67,13 @@ CLASHES = {
         {},
         "`s__items__gap`",
     ),
-    "kinds in case alone": ([], {"Click": SHOWN}, "in upper and lower case alone"),
-    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: names of kinds are letters, digits, `_` and `-`"),
+    "kinds that differ only in case": ([], {"Click": SHOWN}, "only in case"),
+    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: use only letters, digits, `_` and `-` in the name of a kind"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CLASHES)
-def test_names_that_would_be_one_are_refused(tmp_path: Path, case: str) -> None:
+def test_colliding_names_are_rejected(tmp_path: Path, case: str) -> None:
     features, history, told = CLASHES[case]
     lines = lines_of(tmp_path, adding(*features, **history))
     assert len(lines) == 1, lines
@@ -81,7 +81,7 @@ def test_names_that_would_be_one_are_refused(tmp_path: Path, case: str) -> None:
     assert "rename" in lines[0]
 
 
-def test_names_that_only_look_alike_are_kept(tmp_path: Path) -> None:
+def test_similar_names_are_accepted(tmp_path: Path) -> None:
     odd = ["x_max", "x_sum", "__first", "since_", "rate", "gap", "behaviour", "a-b"]
     features = [
         statistic("s", counts=odd, since=odd, rates=dict.fromkeys(odd, "shown")),
@@ -95,7 +95,7 @@ def test_names_that_only_look_alike_are_kept(tmp_path: Path) -> None:
     assert lines_of(tmp_path, adding(*features, **dict.fromkeys(odd, SHOWN))) == []
 
 
-def test_an_outcome_is_found_under_a_name_with_a_dot(tmp_path: Path) -> None:
+def test_an_outcome_name_may_contain_a_dot(tmp_path: Path) -> None:
     def change(data: dict[str, Any]) -> None:
         data["logs"]["impressions"]["outcomes"] = ["after.click"]
         data["features"].append(categorical("x", "impressions.after.click"))

@@ -1,4 +1,4 @@
-"""Cleaning of logs: one spelling of ids, declared labels, own columns that keep their values, duplicates by day."""
+"""Cleaning of logs: normalized ids, declared labels, own columns, deduplication by day."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AT = 1_772_359_951_000  # 2026-03-01 10:12:31 UTC, in milliseconds
 
 
 def conf(label: dict[str, Any] | None = None, **log: Any) -> Settings:
-    """Settings of a log with the columns id, who, what, where, at, clk."""
+    """Create settings for a log with the columns id, who, what, where, at, clk."""
     found = load("demo")
     log = {"path": "x", "format": "parquet", "id": "id", "user": "who", "item": "what", "domain": "where"} | log
     log.setdefault("time", {"column": "at", "unit": "ms"})
@@ -38,7 +38,7 @@ def conf(label: dict[str, Any] | None = None, **log: Any) -> Settings:
 
 
 def frame(spark: SparkSession, rows: list[dict[str, Any]], types: str) -> DataFrame:
-    """Rows with defaults for what a test does not name; `types` as Spark's DDL, of the named columns."""
+    """Create rows, with defaults for missing columns; `types` is the Spark DDL of the given columns."""
     names = [part.split()[0].strip("`") for part in types.split(",")]
     plain = {"id": "string", "who": "string", "what": "string", "where": "string", "at": "long", "clk": "long"}
     more = [f"{name} {kind}" for name, kind in plain.items() if name not in names]
@@ -54,8 +54,8 @@ def good(rows: DataFrame) -> DataFrame:
     return rows.where(F.col("reason").isNull())
 
 
-def test_an_id_has_one_spelling_whatever_type_its_file_gives_it(spark: SparkSession) -> None:
-    """Pandas makes floats of a column with a missing value; other files have integers, text or decimals."""
+def test_ids_are_normalized_across_file_types(spark: SparkSession) -> None:
+    """Pandas writes a column with missing values as floats; other files have integers, text or decimals."""
     ids = [7, 10_000_001, 2**53 - 1]
     files = {
         "long": frame(spark, [{"who": i, "id": f"a{i}"} for i in ids], "who long, id string"),
@@ -71,7 +71,7 @@ def test_an_id_has_one_spelling_whatever_type_its_file_gives_it(spark: SparkSess
     assert [r.reason for r in rows.where(F.col("reason").isNotNull()).collect()] == ["who: missing"]
 
 
-def test_csv_and_json_text_of_whole_numbers_is_one_spelling_unless_declared_a_string(spark: SparkSession) -> None:
+def test_whole_numbers_in_csv_and_json_are_normalized_unless_declared_as_string(spark: SparkSession) -> None:
     texts = ["12", "12.0", "12.000", "1.2E1", "0012", "7E10", "1.5", "a.0", "-3.0"]
     rows = frame(spark, [{"who": t} for t in texts], "who string")
     want = ["12", "12", "12", "12", "0012", "7E10", "1.5", "a.0", "-3"]
@@ -81,16 +81,16 @@ def test_csv_and_json_text_of_whole_numbers_is_one_spelling_unless_declared_a_st
     assert [r.user_id for r in kept.collect()] == texts
 
 
-def test_ids_that_a_float_has_rounded_are_refused(spark: SparkSession) -> None:
-    """Twelve users above 2^53 became one."""
+def test_ids_rounded_by_floats_are_quarantined(spark: SparkSession) -> None:
+    """Above 2^53, twelve users became one."""
     large = [float(2**53), 1e18, 12.5, float("inf")]
     rows = clean_log(conf(), "impressions", frame(spark, [{"who": x} for x in large], "who double"))
     reasons = sorted(r.reason for r in rows.collect())
     assert (
         reasons
         == ["who: a float this large has lost digits; write the id as an integer or as text"] * 3
-        + ["who: a number with a fraction is no id"]
-        or reasons.count("who: a number with a fraction is no id") == 1
+        + ["who: an id cannot have a fraction"]
+        or reasons.count("who: an id cannot have a fraction") == 1
     )
     written = clean_log(
         conf(format="json"), "impressions", frame(spark, [{"who": "1.2345678901234568e+18"}, {"who": "9007199254740994.0"}], "who string")
@@ -110,7 +110,7 @@ def test_ids_that_a_float_has_rounded_are_refused(spark: SparkSession) -> None:
         ({}, "double", [1.0, 0.0, 0.5, float("nan")], [1.0, 0.0, None, None]),
     ],
 )
-def test_labels_are_what_is_declared_and_nothing_else(
+def test_only_declared_label_values_are_accepted(
     spark: SparkSession, declared: dict[str, Any], kind: str, values: list[Any], want: list[float | None]
 ) -> None:
     rows = clean_log(conf(declared), "impressions", frame(spark, [{"clk": v} for v in values], f"clk {kind}"))
@@ -121,8 +121,8 @@ def test_labels_are_what_is_declared_and_nothing_else(
     ]
 
 
-def test_own_columns_keep_their_values_beside_the_tables(spark: SparkSession) -> None:
-    """A log of a marketplace has a seller's user_id, a site's domain, a label and an hour of its own."""
+def test_own_columns_with_reserved_names_are_kept(spark: SparkSession) -> None:
+    """A marketplace log has its own columns user_id (seller), domain (site), label and hour."""
     own = {
         "user_id": "seller",
         "domain": "shop.example",
@@ -139,13 +139,13 @@ def test_own_columns_keep_their_values_beside_the_tables(spark: SparkSession) ->
 
 
 @given(st.lists(st.from_regex(r"(domain|Domain|label|ts|price|_x)(_raw){0,3}", fullmatch=True), unique_by=str.lower))
-def test_no_two_own_columns_become_one(names: list[str]) -> None:
+def test_own_columns_get_distinct_names(names: list[str]) -> None:
     stored = [stored_name(name).lower() for name in names]
     assert len(set(stored)) == len(names)
     assert not {"domain", "label", "ts"} & set(stored)
 
 
-def test_what_means_missing_is_missing(spark: SparkSession) -> None:
+def test_null_values_become_null(spark: SparkSession) -> None:
     tokens = ["\\N", "NULL", "nan", "None", " ", "00000000-0000-0000-0000-000000000000", "u1"]
     rows = frame(spark, [{"who": t, "city": t} for t in tokens], "who string, city string")
     found = clean_log(conf(format="csv"), "impressions", rows).orderBy("impression_id").collect()
@@ -157,7 +157,7 @@ def test_what_means_missing_is_missing(spark: SparkSession) -> None:
     assert [r.user_id for r in own] == tokens
 
 
-def test_numbers_in_text_by_their_decimal_separator(spark: SparkSession) -> None:
+def test_numbers_are_parsed_with_the_decimal_separator(spark: SparkSession) -> None:
     texts = ["12.5", " 7 ", "1e3", "true", "12,5", "1.234,50", "1.234", "x", "2026-03-01", "3d", ""]
     rows = spark.createDataFrame([(k, t) for k, t in enumerate(texts)], "k long, t string")
     found = (
@@ -167,7 +167,7 @@ def test_numbers_in_text_by_their_decimal_separator(spark: SparkSession) -> None
     assert [r.c for r in found] == [None, 7.0, 1000.0, 1.0, 12.5, 1234.5, 1234.0, None, None, None, None]
 
 
-def test_a_list_stays_a_list_and_an_object_no_key(spark: SparkSession) -> None:
+def test_lists_are_kept_and_structs_are_rejected_as_ids(spark: SparkSession) -> None:
     rows = frame(spark, [{"tags": ["a", "b"], "n": [1.0, 2.5]}], "tags array<string>, n array<double>")
     (found,) = clean_log(conf(), "impressions", rows).collect()
     assert (found.tags, found.n) == (["a", "b"], ["1", "2.5"])
@@ -184,8 +184,8 @@ LOG = st.lists(
 
 @settings(max_examples=12, deadline=None)
 @given(LOG, st.integers(0, 2))
-def test_which_row_is_kept_does_not_depend_on_the_days_read(spark: SparkSession, log: list[Any], reach: int) -> None:
-    """Each day against a loop over it and the days before; then the same from every window that holds those days."""
+def test_deduplication_does_not_depend_on_the_days_read(spark: SparkSession, log: list[Any], reach: int) -> None:
+    """Compare each day with a loop over it and the days before, and with every window that covers those days."""
     midnight = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     rows = [
         {"id": f"v{i}", "who": f"u{v}", "at": int((midnight + dt.timedelta(days=d, hours=1)).timestamp() * 1000)}
@@ -215,7 +215,7 @@ def test_which_row_is_kept_does_not_depend_on_the_days_read(spark: SparkSession,
         assert sorted(again, key=text) == sorted((r for r in whole if r[0] >= DAYS[first]), key=text)
 
 
-def test_a_repeated_row_is_a_duplicate_and_another_one_a_conflict(spark: SparkSession) -> None:
+def test_duplicates_and_conflicts_are_distinguished(spark: SparkSession) -> None:
     rows = [{"id": "v", "who": "a"}, {"id": "v", "who": "a"}, {"id": "v", "who": "b"}]
     found = clean_log(conf(), "impressions", frame(spark, rows, "id string, who string")).collect()
     assert sorted(str(r.reason) for r in found) in (

@@ -1,4 +1,4 @@
-"""Exact sums against fractions: any doubles, in any order, from any parts."""
+"""Compares exact sums with `Fraction`: any doubles, in any order, split into any parts."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_mean_and_deviation_are_rounded_once(values: list[float]) -> None:
     assert sums.mean() == float(exact_mean(x))
     variance, found = exact_variance(x), Fraction(sums.deviation())
     assert (found == 0) == (variance == 0)
-    # The root lies within one unit in the last place.
+    # The square root is accurate to one ulp.
     step = Fraction(math.ulp(float(found)))
     assert max(found - step, Fraction(0)) ** 2 <= variance <= (found + step) ** 2
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_ranges_that_doubles_cannot_square(name: str) -> None:
+def test_squares_beyond_the_range_of_doubles(name: str) -> None:
     x = RANGES[name][:500]
     sums = summed(x)
     assert sums.mean() == float(exact_mean(x))
@@ -66,7 +66,7 @@ def test_ranges_that_doubles_cannot_square(name: str) -> None:
     assert max(found - step, Fraction(0)) ** 2 <= variance <= (found + step) ** 2
 
 
-def test_ordinary_numbers_have_the_mean_and_deviation_of_numpy() -> None:
+def test_mean_and_deviation_match_numpy() -> None:
     rng = np.random.default_rng(0)
     for x in (rng.normal(size=200_000), rng.lognormal(0, 1, 200_000), rng.integers(0, 50, 200_000).astype(float)):
         sums = summed(x)
@@ -74,7 +74,7 @@ def test_ordinary_numbers_have_the_mean_and_deviation_of_numpy() -> None:
         assert sums.deviation() == pytest.approx(x.std(), rel=1e-12)
 
 
-def test_only_a_constant_has_no_deviation() -> None:
+def test_deviation_is_zero_only_for_constants() -> None:
     for value in (0.0323, 1e300, 5e-324, 0.0, -3.0):
         assert summed(np.full(1000, value)).deviation() == 0.0
     assert (summed(np.empty(0)).mean(), summed(np.empty(0)).deviation()) == (0.0, 0.0)
@@ -82,7 +82,7 @@ def test_only_a_constant_has_no_deviation() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(DOUBLES, min_size=1, max_size=40), st.integers(1, 7), st.randoms(use_true_random=False))
-def test_order_and_parts_change_no_bit(values: list[float], parts: int, random) -> None:  # type: ignore[no-untyped-def]
+def test_sums_do_not_depend_on_order_or_parts(values: list[float], parts: int, random) -> None:  # type: ignore[no-untyped-def]
     whole, shuffled = summed(np.array(values)), list(values)
     random.shuffle(shuffled)
     merged = ExactSums()
@@ -94,7 +94,7 @@ def test_order_and_parts_change_no_bit(values: list[float], parts: int, random) 
     assert (merged.mean(), merged.deviation()) == (whole.mean(), whole.deviation())
 
 
-def test_more_rows_than_are_summed_at_a_time() -> None:
+def test_more_rows_than_one_block() -> None:
     x = np.random.default_rng(1).normal(1e9, 1.0, 200_001)
     sums = summed(x)
     assert sums.total == int(sum(map(Fraction, x.tolist())) * 2**1126)

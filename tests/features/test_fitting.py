@@ -1,4 +1,4 @@
-"""Scales, bounds and base rates: finite, exact, robust, and the same for any order of the rows."""
+"""Scales, bounds and base rates are finite, exact, robust, and independent of row order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(DOUBLES, min_size=1, max_size=30), st.lists(st.integers(1, 99), min_size=2, max_size=5, unique=True))
-def test_quantiles_are_finite_and_between_their_neighbours(values: list[float], shares: list[int]) -> None:
+def test_quantiles_are_finite_and_between_their_neighbors(values: list[float], shares: list[int]) -> None:
     x = np.sort(np.array(values))
     for share in shares:
         found, position = quantile(x, share / 100), (len(x) - 1) * (share / 100)
@@ -29,14 +29,14 @@ def test_quantiles_are_finite_and_between_their_neighbours(values: list[float], 
         assert low <= found <= high or found == pytest.approx(low, rel=1e-15)
 
 
-def test_quantiles_are_those_of_numpy() -> None:
+def test_quantiles_match_numpy() -> None:
     x = np.sort(np.random.default_rng(0).normal(size=1001))
     assert [quantile(x, k / 20) for k in range(1, 20)] == pytest.approx(
         np.quantile(x, np.arange(1, 20) / 20), abs=1e-14
     )
 
 
-def test_the_fence_leaves_ordinary_numbers_alone() -> None:
+def test_ordinary_numbers_are_not_outliers() -> None:
     rng = np.random.default_rng(0)
     for x in (rng.normal(size=200_000), rng.exponential(size=200_000), rng.lognormal(0, 2, 200_000)):
         low, high = fence(np.sort(x))
@@ -49,7 +49,7 @@ def test_the_fence_leaves_ordinary_numbers_alone() -> None:
 
 
 @pytest.mark.parametrize("wild", [1e18, -1e18, 1e308, -1.0])
-def test_a_wild_number_in_a_hundred_is_outside_of_the_fence(wild: float) -> None:
+def test_one_extreme_value_in_a_hundred_is_an_outlier(wild: float) -> None:
     usual = 1.77e12 + 1e6 * np.arange(99.0)
     low, high = fence(np.sort(np.r_[usual, wild]))
     assert not low <= wild <= high
@@ -58,7 +58,7 @@ def test_a_wild_number_in_a_hundred_is_outside_of_the_fence(wild: float) -> None
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(DOUBLES, min_size=2, max_size=20))
-def test_standardised_numbers_are_right_over_the_whole_range(values: list[float]) -> None:
+def test_standardization_is_exact_over_the_full_range(values: list[float]) -> None:
     from fractions import Fraction
 
     from star_ctr.features.exact_sums import ExactSums
@@ -73,7 +73,7 @@ def test_standardised_numbers_are_right_over_the_whole_range(values: list[float]
     np.testing.assert_allclose(found, [float(max(-4, min(4, x))) for x in exact], rtol=1e-14, atol=1e-14)
 
 
-def test_what_is_not_finite_is_missing() -> None:
+def test_non_finite_values_are_missing() -> None:
     rows = pa.table(
         {
             "x": [np.nan, np.inf, -np.inf, None, 1.0, -5.0, 1.7e308],
@@ -118,7 +118,7 @@ def rows(spark: SparkSession) -> DataFrame:
 
 
 @pytest.mark.spark
-def test_scales_of_all_ranges(rows: DataFrame) -> None:
+def test_scales_over_all_ranges(rows: DataFrame) -> None:
     scales = fit_scales(rows, SOURCES)
     assert all(np.isfinite(fit).all() for fit in scales.values())
     for name in (
@@ -151,8 +151,8 @@ def test_scales_of_all_ranges(rows: DataFrame) -> None:
 
 
 @pytest.mark.spark
-def test_order_and_partitions_change_no_bit(rows: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where quantiles are those of a sample."""
+def test_the_fit_does_not_depend_on_order_or_partitions(rows: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if quantiles come from a sample."""
     buckets = {name: (source, 20) for name, source in SOURCES.items()}
     rates = {"rate": SOURCES["rate"]}
     for limit in (200_000, 3_000):
@@ -169,7 +169,7 @@ def test_order_and_partitions_change_no_bit(rows: DataFrame, monkeypatch: pytest
 
 
 @pytest.mark.spark
-def test_no_rows_have_no_scale(spark: SparkSession) -> None:
+def test_the_fit_of_an_empty_table(spark: SparkSession) -> None:
     none = spark.createDataFrame([], "impression_id string, x double, y double")
     source = NumericSource(column="x", denominator="y", prior=1.0)
     assert fit_scales(none, {"x": source}) == {"x": (0.0, 0.0)}

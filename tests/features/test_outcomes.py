@@ -1,4 +1,4 @@
-"""Outcomes as events: their millionths, what counts as missing, and logs with columns named like the events' own."""
+"""Outcomes as events: fixed-point values, missing values, and log columns named like event columns."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ VALUES = [1.5, math.nan, math.inf, -math.inf, None, 1e18, -1e300, LARGEST_OUTCOM
 COUNTED = [1.5, 0, 0, 0, 0, 0, 0, LARGEST_OUTCOME, -LARGEST_OUTCOME, 1e-6, 0, -2.25]
 
 
-def test_outcomes_that_cannot_be_summed_count_as_missing(spark: SparkSession) -> None:
-    """The log has columns `t`, `order`, `tie`, `_key` of its own, with text in them."""
+def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
+    """The log has its own text columns `t`, `order`, `tie` and `_key`."""
     conf = load("kuairand", ["paths.logs=/none"])
     conf = conf.model_copy(
         update={

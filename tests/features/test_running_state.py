@@ -1,4 +1,4 @@
-"""What running statistics carry from batch to batch: it is found under any names, and no sum of it overflows."""
+"""State of running statistics between batches: works with any names, and sums do not overflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batches(columns: dict[str, pa.Array], size: int) -> Iterator[pa.RecordBatch]
 
 
 def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[float | None]]:
-    """Statistics of one key over 30 rows, two events and a request in turn, under these names of columns and kinds."""
+    """Compute statistics of one key over 30 rows (two events, then a request) with the given names."""
     key, group = names
     first, second = map(weight, kinds)
     rows = range(30)
@@ -54,8 +54,8 @@ def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[fl
 USUAL = statistics_of(["key", "group"], ["one", "two"], 30)
 
 
-def test_counts_of_a_group_called_max_go_on_over_three_batches() -> None:
-    """Two events before the first request of a key, four before the second, and so on, however rows are cut."""
+def test_counts_of_a_group_named_max_span_three_batches() -> None:
+    """The first request of a key has two earlier events, the second four, and so on, for any batch size."""
     for size in (30, 9, 3):
         found = statistics_of(["items_price_max", "items_price_sum"], ["spend_max", "spend_sum"], size)
         assert [row[0] for row in found] == [2.0 * n for n in range(1, 11)]
@@ -67,7 +67,7 @@ def test_counts_of_a_group_called_max_go_on_over_three_batches() -> None:
     st.lists(NAME, min_size=2, max_size=2, unique=True),
     st.integers(1, 10),
 )
-def test_no_value_depends_on_the_names_of_columns_and_kinds(names: list[str], kinds: list[str], size: int) -> None:
+def test_values_do_not_depend_on_the_names_of_columns_and_kinds(names: list[str], kinds: list[str], size: int) -> None:
     taken = {TIME, REQUEST, CUT, DAY, "id"}
     if len({*names, *map(weight, kinds)} - taken) == 4:
         assert statistics_of(names, kinds, size) == USUAL
@@ -76,7 +76,7 @@ def test_no_value_depends_on_the_names_of_columns_and_kinds(names: list[str], ki
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("size", [3, 7, 200])
 def test_sums_beyond_64_bits_are_exact(sign: int, size: int) -> None:
-    """100 outcomes of the largest size and a small one: their millionths are ten times as much as an int64 holds."""
+    """100 outcomes of the maximum value and a small one: in millionths, their sum is ten times the int64 maximum."""
     largest = int(LARGEST_OUTCOME) * SCALE
     amounts = [sign * (largest - n * n) for n in range(100)] + [sign * 3]
     rows = [(amount, asks) for amount in amounts for asks in (False, True)]

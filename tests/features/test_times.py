@@ -1,4 +1,4 @@
-"""Times as logs write them, each against the instant that Python makes of it."""
+"""Compares parsed times in the formats of real logs with Python's `datetime`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FORMS = {
     "2026-03-01 10:12:31 UTC+1": at(9, UTC),
     "2026-03-01 10:12:31 Europe/Berlin": at(9, UTC),
     "2026-03-01 10:12:31 America/New_York": at(15, UTC),
-    "2022-05-05": dt.datetime(2022, 5, 5, tzinfo=BERLIN),  # -05 is no zone
+    "2022-05-05": dt.datetime(2022, 5, 5, tzinfo=BERLIN),  # -05 is not a zone
     "2022-05-05 10:12:31": dt.datetime(2022, 5, 5, 10, 12, 31, tzinfo=BERLIN),
     "10:12:31": None,
     "T10:12:31": None,
@@ -54,7 +54,7 @@ FORMS = {
 
 
 @pytest.mark.spark
-def test_text_is_read_in_its_own_zone_or_else_in_the_declared_one(spark: SparkSession) -> None:
+def test_text_is_parsed_in_its_own_zone_or_the_declared_one(spark: SparkSession) -> None:
     column = TimeColumn(column="at", unit="timestamp", zone="Europe/Berlin")
     rows = spark.createDataFrame([(k, text) for k, text in enumerate(FORMS)], "k long, at string")
     parsed = parse_time(column, F.col("at"), StringType(), "logs.impressions.time")
@@ -64,7 +64,7 @@ def test_text_is_read_in_its_own_zone_or_else_in_the_declared_one(spark: SparkSe
 
 
 @pytest.mark.spark
-def test_a_declared_pattern_reads_what_is_no_iso_text(spark: SparkSession) -> None:
+def test_a_declared_pattern_is_used_for_other_text(spark: SparkSession) -> None:
     column = TimeColumn(column="at", unit="timestamp", format="yyMMddHH")
     rows = spark.createDataFrame([("14102100", 14102100), ("09010203", 9010203), ("x", None)], "t string, n long")
     found = rows.select(
@@ -80,7 +80,7 @@ def test_a_declared_pattern_reads_what_is_no_iso_text(spark: SparkSession) -> No
 
 
 @pytest.mark.spark
-def test_times_outside_of_the_bounds_are_named(spark: SparkSession) -> None:
+def test_times_outside_the_bounds_are_quarantined(spark: SparkSession) -> None:
     tomorrow = dt.datetime.now(UTC) + dt.timedelta(days=3)
     times = [
         "1969-12-31 12:00:00",
@@ -108,6 +108,6 @@ def test_times_outside_of_the_bounds_are_named(spark: SparkSession) -> None:
         ({"earliest": "2030-01-01", "latest": "2020-01-01"}, "is before `earliest`"),
     ],
 )
-def test_a_mistyped_time_is_refused_when_the_settings_are_loaded(declared: dict[str, str], message: str) -> None:
+def test_an_invalid_time_declaration_is_rejected(declared: dict[str, str], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TimeColumn.model_validate({"column": "at"} | declared)

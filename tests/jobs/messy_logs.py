@@ -1,4 +1,4 @@
-"""A small log that a test can write in any format and spoil in any way: one file a day, its YAML, three days."""
+"""A small log of three days, one file per day, that tests can write in any format and corrupt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DS = DAYS[-1]
 
 
 def views(a_day: int = 60, seed: int = 0) -> pd.DataFrame:
-    """Impressions of all days: day, view, visitor, sku, surface, at (ISO text in UTC), slot, clk."""
+    """Create impressions of all days: day, view, visitor, sku, surface, at (ISO text in UTC), slot, clk."""
     rng = np.random.default_rng(seed)
     n = a_day * len(DAYS)
     day = np.repeat(DAYS, a_day)
@@ -44,7 +44,7 @@ def views(a_day: int = 60, seed: int = 0) -> pd.DataFrame:
 def write_days(
     folder: Path, rows: pd.DataFrame, write: Callable[[pd.DataFrame, Path], Any] | None = None, suffix: str = "csv"
 ) -> None:
-    """One file of impressions a day; CSV unless `write` says otherwise."""
+    """Write one file of impressions per day; CSV unless `write` is given."""
     place = folder / "logs" / "views"
     place.mkdir(parents=True, exist_ok=True)
     for day, of in rows.groupby("day"):
@@ -52,7 +52,7 @@ def write_days(
 
 
 def settings(folder: Path, log: dict[str, Any] | None = None, **more: Any) -> Settings:
-    """The settings of the log; `log`: other keys of `logs.impressions`, `more`: other sections."""
+    """Load the settings of the log; `log`: more keys of `logs.impressions`, `more`: more sections."""
     conf: dict[str, Any] = {
         "name": "messy",
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / "warehouse")},

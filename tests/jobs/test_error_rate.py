@@ -1,4 +1,4 @@
-"""How often the gate holds a candidate that is as good as the serving model, and one that has lost a domain.
+"""Error rate and power of the gate: how often it holds an equal candidate, and one that is worse in a domain.
 
 `pytest tests/jobs/test_error_rate.py -s -m "slow or not slow"` prints the rates that docs/nights.md quotes.
 """
@@ -14,7 +14,7 @@ from scipy.stats import t as student
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.features.resampling import Floats, Ints, tied_groups, weights
-from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_seen
+from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_detectable
 from star_ctr.features.simulation import CLICK_RATES, SHARES
 from star_ctr.jobs.decisions import Outcome
 from star_ctr.jobs.gate_checks import DRAWS, PARTS, Facts
@@ -25,18 +25,18 @@ Row = dict[str, Any]
 
 
 def held(facts: list[Facts]) -> tuple[float, list[str]]:
-    """The share of nights that are held, and the reasons; no night may be too small to say."""
+    """Return the share of nights that are held, and the reasons; no night may have too little data."""
     decided = [verdict(GATE, night) for night in facts]
     assert all(outcome is not Outcome.TOO_SMALL for outcome, _ in decided), decided
     reasons = [reason for outcome, reason in decided if outcome is Outcome.HELD]
     return len(reasons) / len(facts), reasons
 
 
-# --- nights as estimates: 19 domains of any standard error, which share users
+# --- nights drawn from standard errors: 19 domains that share users
 
 
 def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int = 400) -> Facts:
-    """A night on which every number has its own chance: differences, click rates, calibration, level."""
+    """Draw a night with independent noise in differences, click rates, calibration and the GAUC of both models."""
     domains = [f"d{k:02d}" for k in range(len(std))]
     errors = std * (0.5 * rng.normal() + np.sqrt(0.75) * rng.normal(size=len(std)))
     found = errors - loss
@@ -61,7 +61,7 @@ def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int =
     return Facts(night(), differences, [r for n in before for r in n], before[-1][-1])
 
 
-def test_equal_models_are_held_on_no_more_nights_than_the_error_rate() -> None:
+def test_equal_models_are_held_at_most_at_the_error_rate() -> None:
     rng = np.random.default_rng(1)
     std = np.geomspace(0.004, 0.08, 19)
     share, reasons = held([estimated(rng, std, np.zeros(19)) for _ in range(600)])
@@ -70,8 +70,8 @@ def test_equal_models_are_held_on_no_more_nights_than_the_error_rate() -> None:
 
 
 @pytest.mark.parametrize("clicks", [3, 10])
-def test_small_counts_hold_no_more_nights(clicks: int) -> None:
-    """Calibration and click rates of days with some 57 and 190 clicks, where both vary by themselves."""
+def test_small_counts_do_not_raise_the_error_rate(clicks: int) -> None:
+    """Calibration and click rates are noisy on days with about 57 and 190 clicks."""
     rng = np.random.default_rng(clicks)
     gate_passed = [estimated(rng, np.full(19, 0.02), np.zeros(19), clicks) for _ in range(500)]
     enough = [night for night in gate_passed if night.candidate[-1]["clicks"] >= GATE.min_clicks]
@@ -79,7 +79,7 @@ def test_small_counts_hold_no_more_nights(clicks: int) -> None:
     assert held(enough)[0] <= GATE.error_rate
 
 
-def test_a_domain_that_loses_what_the_gate_is_to_see_is_held_on_nine_nights_of_ten() -> None:
+def test_a_loss_of_domain_loss_is_held_on_nine_of_ten_nights() -> None:
     rng = np.random.default_rng(2)
     std, loss = np.full(19, 0.0115), np.zeros(19)
     loss[7] = GATE.domain_loss
@@ -87,14 +87,14 @@ def test_a_domain_that_loses_what_the_gate_is_to_see_is_held_on_nine_nights_of_t
     print(f"\nestimates: {share:.1%} of 400 nights with a loss of 0.05 at a standard error of 0.0115 are held")
     assert share >= 0.9
     assert sum("domain d07: GAUC -" in reason for reason in reasons) / 400 >= 0.9
-    assert smallest_seen(0.035 / 20, 0.9, 0.0115, 400, DRAWS) < 0.05, "which the gate knows by itself"
+    assert smallest_detectable(0.035 / 20, 0.9, 0.0115, 400, DRAWS) < 0.05, "the gate computes this power itself"
 
 
-# --- nights as rows of users: 19 domains as in Table 1 of the paper
+# --- nights simulated from users: 19 domains as in Table 1 of the paper
 
 
 class Nights:
-    """Simulated days of one set of users: two models know the same part of what decides clicks, each with own noise."""
+    """Simulated days of one set of users. Two models share the same signal, each with its own noise."""
 
     def __init__(self, rows: int = 120_000, users: int = 3_000) -> None:
         self.rows, self.users = rows, users
@@ -103,7 +103,7 @@ class Nights:
         self.share = np.array(SHARES) / sum(SHARES)
 
     def drawn(self, seed: int, worse: int | None = None, noise: float = 0.0) -> tuple[Ints, Ints, Any, Floats, Floats]:
-        """User, domain, label, and the scores of candidate and serving model; the first has more noise in a domain."""
+        """Draw user, domain, label and both models' scores; the candidate may have more noise in a domain."""
         rng = np.random.default_rng(seed)
         activity = np.exp(rng.normal(size=self.users))
         user = rng.choice(self.users, self.rows, p=activity / activity.sum())
@@ -145,7 +145,7 @@ class Nights:
         return Facts(candidate, differences)
 
     def noise_that_loses(self, domain: int, loss: float) -> float:
-        """The noise by which a model loses so much GAUC in a domain, found on many more rows of it."""
+        """Find the noise with which a model loses the given GAUC in a domain, on many more rows."""
         rng = np.random.default_rng(0)
         n, users = 400_000, 20_000
         taste, user = rng.normal(size=n), rng.integers(0, users, n)
@@ -165,7 +165,7 @@ class Nights:
 
 
 def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]:
-    """Number, rows and AUC of the users with both classes."""
+    """Compute number, rows and AUC of the users with both classes."""
     order = np.lexsort((score, user))
     starts, rows, clicked, wins = tied_groups(user[order], score[order], label[order])
     both = (clicked > 0) & (clicked < rows)
@@ -174,16 +174,16 @@ def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]
 
 
 @pytest.mark.slow
-def test_both_rates_on_nights_of_users() -> None:
+def test_error_rate_and_power_on_simulated_users() -> None:
     nights, count = Nights(), 400
     equal = [nights.facts(2 * k) for k in range(count)]
     share, reasons = held(equal)
     large = [sum(r["rows"] >= GATE.domain_rows for r in n.candidate) - 1 for n in equal]
     without = np.mean([any(_old_rule(d, n) for d in n.differences) for n in equal])
     print(f"\nusers: {share:.1%} of {count} nights of equal models are held ({np.mean(large):.0f} large domains);")
-    print(f"       {without:.1%} by an interval of 95 % for each domain by itself")
+    print(f"       {without:.1%} with an uncorrected 95 % interval per domain")
     assert share <= GATE.error_rate, reasons
-    assert without > 0.2, "a domain by itself is no test of many"
+    assert without > 0.2, "uncorrected intervals hold far more nights"
     for domain, least in ((13, 0.9), (7, 0.0)):
         title = f"d{domain + 1:02d}"
         noise = nights.noise_that_loses(domain, GATE.domain_loss)
@@ -192,18 +192,18 @@ def test_both_rates_on_nights_of_users() -> None:
         named = sum(f"domain {title}: GAUC -" in reason for reason in reasons) / count
         found = [next(d for d in n.differences if d["domain"] == title) for n in lost]
         std, loss = np.mean([d["gauc_std"] for d in found]), -np.mean([d["gauc"] for d in found])
-        chance = np.mean([foreseen(d, np.mean(large) + 1) for d in found])
+        chance = np.mean([expected_power(d, np.mean(large) + 1) for d in found])
         print(f"       {share:.1%} with a loss of {loss:.3f} in {title} (standard error {std:.4f}): ", end="")
-        print(f"{named:.1%} for that domain, {chance:.1%} foreseen")
+        print(f"{named:.1%} for that domain, {chance:.1%} expected")
         assert abs(loss - GATE.domain_loss) < 0.005
         assert share >= least
-        assert named == pytest.approx(chance, abs=0.06), "what the gate says of its own sight is true"
+        assert named == pytest.approx(chance, abs=0.06), "the power that the gate claims is correct"
 
 
-def foreseen(difference: Row, tests: float) -> float:
-    """The chance that a loss of `domain_loss` is seen, from the standard error alone."""
+def expected_power(difference: Row, tests: float) -> float:
+    """Return the power to detect a loss of `domain_loss`, from the standard error."""
     freedom = min(DRAWS, difference["gauc_effective"]) - 1
-    critical = student.isf(GATE.error_rate * PARTS["worse"] / tests, freedom)
+    critical = student.isf(GATE.error_rate * PARTS["gauc"] / tests, freedom)
     return float(student.cdf(GATE.domain_loss / difference["gauc_std"] - critical, freedom))
 
 
@@ -213,26 +213,26 @@ def _old_rule(difference: Row, night: Facts) -> bool:
     return bool(rows >= GATE.domain_rows and difference["gauc"] < -margin and difference["gauc_high"] < 0)
 
 
-# --- the tests themselves
+# --- significance tests
 
 
-def test_p_values_against_counting() -> None:
+def test_p_values_match_simulation() -> None:
     rng = np.random.default_rng(0)
     means = rng.normal(size=(200_000, 12))
     t = means.mean(axis=1) / (means.std(axis=1, ddof=1) / np.sqrt(12))
     assert p_below(-0.2, 0.1, 12) == pytest.approx((t < -2).mean(), abs=0.002)
     assert p_below(-0.1, 0.0, 5) == 0.0
     assert p_below(0.0, 0.0, 5) == 1.0
-    events = rng.binomial(40, 0.2, 200_000)  # 40 events in all, of which a fifth of the trials is now
+    events = rng.binomial(40, 0.2, 200_000)  # 40 events in total; a fifth of the trials are current
     assert p_fewer(3, 100, 37, 400) == pytest.approx((events <= 3).mean(), abs=0.002)
     assert p_poisson(7, 15.0) == pytest.approx(2 * (rng.poisson(15.0, 200_000) <= 7).mean(), abs=0.004)
     assert p_poisson(25, 15.0) == pytest.approx(2 * (rng.poisson(15.0, 200_000) >= 25).mean(), abs=0.004)
-    seen = smallest_seen(0.01, 0.9, 0.02, 150)
+    seen = smallest_detectable(0.01, 0.9, 0.02, 150)
     critical = 0.02 * -np.quantile(rng.standard_t(149, 400_000), 0.01)
     assert (-seen + 0.02 * rng.standard_t(149, 400_000) < -critical).mean() == pytest.approx(0.9, abs=0.01)
 
 
-def test_holm_is_the_step_down_procedure() -> None:
+def test_holm_matches_the_step_down_procedure() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert holm([0.03, 0.02], 0.05) == [True, True]
     assert holm([0.03, 0.04], 0.05) == [False, False]

@@ -1,4 +1,4 @@
-"""Ingest and features on logs that cannot be right: what stops a night, and what no night may change."""
+"""Ingest and features on corrupt logs: checks that stop a night, and results that no night may change."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def table(conf: Settings, spark: SparkSession, name: str) -> pd.DataFrame:
     return Store(conf, spark).read(name).toPandas()
 
 
-# --- which day is the newest
+# --- the newest day
 
 
-def test_a_few_rows_of_a_wrong_clock_are_no_night() -> None:
+def test_a_few_rows_with_a_wrong_clock_are_not_a_night() -> None:
     rows = {"2026-03-01": 60, "2026-03-02": 70, "2026-03-03": 55, "2026-03-09": 1, "2036-01-01": 900}
     assert newest_complete(rows, "2026-03-20") == "2026-03-03"
-    assert newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not over
+    assert newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not complete
     assert newest_complete({"2026-03-01": 3}, "2026-03-20") == "2026-03-01"
     assert newest_complete({"unknown": 3}, "2026-03-20") is None
 
 
 @pytest.mark.spark
-def test_odd_clocks_are_quarantined_and_move_no_night(tmp_path: Path, spark: SparkSession) -> None:
+def test_implausible_times_are_quarantined(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     odd = rows.iloc[:3].assign(
         view=["x1", "x2", "x3"], at=["2036-01-01T00:00:00Z", "1969-07-20T20:17:40Z", "1970-01-01T00:00:10Z"]
@@ -48,14 +48,14 @@ def test_odd_clocks_are_quarantined_and_move_no_night(tmp_path: Path, spark: Spa
     assert ingest.newest_day(conf, spark) == DS
     assert ingest.run(conf, spark)["impressions"] == len(rows)
     left_out = table(conf, spark, "quarantine")
-    assert list(left_out["reason"]) == ["at: outside of `earliest` to `latest`"] * 3
+    assert list(left_out["reason"]) == ["at: not between `earliest` and `latest`"] * 3
     assert {json.loads(r)["view"] for r in left_out["row"]} == {"x1", "x2", "x3"}
 
 
-# --- too much in quarantine
+# --- too many quarantined rows
 
 
-def test_quarantined_rows_count_by_day_without_duplicates_and_dropped_domains() -> None:
+def test_quarantined_rows_exclude_duplicates_and_dropped_domains() -> None:
     def entry(step: str, ds: str, reason: str, n: int) -> dict[str, Any]:
         return {"step": step, "ds": ds, "reason": reason, "rows_in": n, "rows_out": 0 if reason else n}
 
@@ -75,8 +75,8 @@ def test_quarantined_rows_count_by_day_without_duplicates_and_dropped_domains() 
 
 
 @pytest.mark.spark
-def test_undeclared_labels_stop_the_night_with_their_values(tmp_path: Path, spark: SparkSession) -> None:
-    """Labels of -1 left the clicked rows alone, and the gate promoted what was trained on them."""
+def test_undeclared_labels_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
+    """With labels of 1 and -1, only clicked rows were left, and the gate promoted a model trained on them."""
     rows = views()
     write_days(tmp_path, rows.assign(clk=rows["clk"].replace({0: -1})))
     with pytest.raises(DataError, match=r"% of the 60 rows of .*`-1`.*declare the values in label\.positive"):
@@ -86,12 +86,12 @@ def test_undeclared_labels_stop_the_night_with_their_values(tmp_path: Path, spar
     assert table(declared, spark, "impressions")["label"].sum() == rows["clk"].sum()
 
 
-# --- nights that write one day
+# --- nights that write the same day
 
 
 @pytest.mark.spark
-def test_two_nights_write_a_day_alike(tmp_path: Path, spark: SparkSession) -> None:
-    """Rows of the day before that come again: with a window of one day they were new to the next night."""
+def test_two_nights_write_the_same_rows_for_a_day(tmp_path: Path, spark: SparkSession) -> None:
+    """Repeated rows of the day before looked new to the next night with a window of one day."""
     rows = views()
     again = rows[rows["day"] == DAYS[0]].head(30).assign(day=DAYS[1])
     write_days(tmp_path, pd.concat([rows, again]))
@@ -106,7 +106,7 @@ def test_two_nights_write_a_day_alike(tmp_path: Path, spark: SparkSession) -> No
 
 
 @pytest.mark.spark
-def test_a_withdrawn_file_is_gone_from_the_table(tmp_path: Path, spark: SparkSession) -> None:
+def test_the_rows_of_a_deleted_file_are_removed(tmp_path: Path, spark: SparkSession) -> None:
     write_days(tmp_path, views())
     items = tmp_path / "logs" / "items"
     items.mkdir()
@@ -120,12 +120,12 @@ def test_a_withdrawn_file_is_gone_from_the_table(tmp_path: Path, spark: SparkSes
     assert sorted(set(table(conf, spark, "items")["ds"])) == [DAYS[1]]
 
 
-# --- what features make of them
+# --- features
 
 
 @pytest.mark.spark
-def test_features_read_the_logs_own_columns_and_never_the_label(tmp_path: Path, spark: SparkSession) -> None:
-    """With a click log, `impressions.label` was the label itself; `impressions.domain` was the surface."""
+def test_features_read_own_columns_and_never_the_label(tmp_path: Path, spark: SparkSession) -> None:
+    """With a click log, `impressions.label` was read as the label, and `impressions.domain` as the surface."""
     rows = views()
     shown = rows.drop(columns="clk").assign(label="blue", domain="shop.example", hour="server", user_id="seller")
     shown["tags"] = [["a", "b"] if k % 2 else ["c"] for k in range(len(rows))]
@@ -160,11 +160,11 @@ def test_features_read_the_logs_own_columns_and_never_the_label(tmp_path: Path, 
     assert set(found["impressions_tags"]) == {"a\x1fb", "c"}
     lines = describe_matches(conf, DS)
     n = int(clicked["day"].eq(DS).sum())
-    assert lines == [f"100.0% of {n} clicks found their impression"]
+    assert lines == [f"100.0% of {n} clicks matched an impression"]
 
 
 @pytest.mark.spark
-def test_clicks_that_cannot_be_the_impressions_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
+def test_implausible_clicks_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     write_days(tmp_path, rows)
     place = tmp_path / "logs" / "clicks"
@@ -179,7 +179,7 @@ def test_clicks_that_cannot_be_the_impressions_stop_the_night(tmp_path: Path, sp
 
     clicked = rows[rows["clk"] == 1]
     with pytest.raises(
-        DataError, match=r"none of the \d+ clicks of 2026-03-03 matched an impression.*spell the same ids"
+        DataError, match=r"none of the \d+ clicks of 2026-03-03 matched an impression.*contain the same ids"
     ):
         run(clicked.assign(view=clicked["view"].str.upper()))
     early = (pd.to_datetime(clicked["at"]) - pd.Timedelta(hours=1)).dt.strftime("%Y-%m-%d %H:%M:%S")
@@ -190,7 +190,7 @@ def test_clicks_that_cannot_be_the_impressions_stop_the_night(tmp_path: Path, sp
 
 
 @pytest.mark.spark
-def test_numbers_that_cannot_be_read_stop_the_night_and_are_counted(tmp_path: Path, spark: SparkSession) -> None:
+def test_unparsable_numbers_are_counted_and_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     rows["slot"] = [f"{k % 7},5" for k in range(len(rows))]
     write_days(tmp_path, rows, lambda f, p: f.to_csv(p, index=False, sep=";"))
@@ -215,8 +215,8 @@ def test_numbers_that_cannot_be_read_stop_the_night_and_are_counted(tmp_path: Pa
 
 
 @pytest.mark.spark
-def test_behaviours_without_times_see_no_later_snapshot(tmp_path: Path, spark: SparkSession) -> None:
-    """`before` sorts after every date: they took the newest snapshot of an item, from after the impression."""
+def test_behaviours_without_times_do_not_see_later_snapshots(tmp_path: Path, spark: SparkSession) -> None:
+    """`before` sorts after every date, so they read the newest snapshot of an item, from after the impression."""
     write_days(tmp_path, views())
     logs = tmp_path / "logs"
     skus = [f"s{k}" for k in range(12)]
@@ -243,7 +243,7 @@ def test_behaviours_without_times_see_no_later_snapshot(tmp_path: Path, spark: S
 
 
 @pytest.mark.spark
-def test_joins_that_match_nothing_are_told(tmp_path: Path, spark: SparkSession) -> None:
+def test_joins_without_matches_are_reported(tmp_path: Path, spark: SparkSession) -> None:
     write_days(tmp_path, views())
     pd.DataFrame({"sku": [f"S{k:02d}" for k in range(12)], "category": "c"}).to_csv(
         tmp_path / "logs/items.csv", index=False
@@ -257,4 +257,4 @@ def test_joins_that_match_nothing_are_told(tmp_path: Path, spark: SparkSession) 
     ingest.run(conf, spark, DS)
     features.run(conf, spark, DS)
     (line,) = describe_matches(conf, DS)
-    assert line == "0.0% of 60 rows found theirs in `items`; is logs.items.key spelled as in the impressions?"
+    assert line == "0.0% of 60 rows matched `items`; check that logs.items.key has the same ids as the impressions"

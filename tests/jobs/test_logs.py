@@ -1,4 +1,4 @@
-"""Reading of log files as their writers leave them: encodings, headers, types, and lines that are broken."""
+"""Reading real-world log files: encodings, headers, types and corrupt lines."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def cleaned(conf: Settings, spark: SparkSession) -> DataFrame:
     return clean_log(conf, "impressions", raw)
 
 
-def test_bytes_of_another_encoding_are_read_as_declared_or_refused(tmp_path: Path, spark: SparkSession) -> None:
-    """Twelve cities in GBK became six, all of them marks of what could not be decoded."""
+def test_undecodable_text_is_quarantined(tmp_path: Path, spark: SparkSession) -> None:
+    """Twelve cities in GBK became six, all replacement characters."""
     cities = ["北京", "上海", "广州", "深圳", "天津", "重庆", "成都", "武汉", "西安", "南京", "杭州", "苏州"]
     rows = views()
     rows["city"] = [cities[k % 12] for k in range(len(rows))]
@@ -47,8 +47,8 @@ def test_bytes_of_another_encoding_are_read_as_declared_or_refused(tmp_path: Pat
     )
 
 
-def test_files_of_one_day_are_read_by_their_own_headers(tmp_path: Path, spark: SparkSession) -> None:
-    """Parts in another order of columns, with a new column, a byte order mark, or without a byte."""
+def test_each_file_is_read_with_its_own_header(tmp_path: Path, spark: SparkSession) -> None:
+    """Files with a different column order, a new column, a byte order mark, or no content."""
     rows = views()
     place = tmp_path / "logs" / "views"
     place.mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_files_of_one_day_are_read_by_their_own_headers(tmp_path: Path, spark: S
     assert got["campaign"].notna().sum() == len(rows) - 100
 
 
-def test_a_column_missing_from_one_file_names_that_file(tmp_path: Path, spark: SparkSession) -> None:
+def test_the_error_for_a_missing_column_names_the_file(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     write_days(tmp_path, rows[rows["day"] < DAYS[2]])
     write_days(tmp_path, rows[rows["day"] == DAYS[2]].rename(columns={"sku": "product"}))
@@ -81,11 +81,11 @@ def test_a_column_missing_from_one_file_names_that_file(tmp_path: Path, spark: S
         cleaned(settings(tmp_path), spark)
 
 
-def test_ids_of_json_and_csv_do_not_change_with_a_missing_value(tmp_path: Path, spark: SparkSession) -> None:
+def test_a_missing_value_does_not_change_ids_in_json_and_csv(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     rows["visitor"] = [10_000_000 + k % 12 for k in range(len(rows))]
     holed = rows.copy()
-    holed.loc[holed.index[-3:], "visitor"] = pd.NA  # of the last day alone: its numbers are floats now
+    holed.loc[holed.index[-3:], "visitor"] = pd.NA  # only on the last day, whose numbers become floats
     for form, write in {
         "csv": lambda f, p: f.to_csv(p, index=False),
         "json": lambda f, p: f.to_json(p, orient="records", lines=True),
@@ -99,7 +99,7 @@ def test_ids_of_json_and_csv_do_not_change_with_a_missing_value(tmp_path: Path, 
         assert [r.reason for r in found.where("reason IS NOT NULL").collect()] == ["visitor: missing"] * 3
 
 
-def test_a_broken_line_is_kept_as_it_was(tmp_path: Path, spark: SparkSession) -> None:
+def test_a_corrupt_line_is_quarantined_unchanged(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     write_days(tmp_path, rows)
     place = tmp_path / "logs" / "views"
@@ -118,7 +118,7 @@ def test_a_broken_line_is_kept_as_it_was(tmp_path: Path, spark: SparkSession) ->
     assert [(r.reason, r.raw, r.ds) for r in found] == [("unreadable row", cut, DAYS[2])]
 
 
-def test_objects_and_texts_under_one_name_are_one_column(tmp_path: Path, spark: SparkSession) -> None:
+def test_structs_and_text_in_the_same_column(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
 
     def write(frame: pd.DataFrame, path: Path) -> None:
@@ -139,7 +139,7 @@ def test_objects_and_texts_under_one_name_are_one_column(tmp_path: Path, spark: 
     }
 
 
-def test_parquet_times_in_nanoseconds_are_read_in_their_own_zone(tmp_path: Path, spark: SparkSession) -> None:
+def test_parquet_nanosecond_times_keep_their_zone(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     times = pd.to_datetime(rows["at"]).astype("datetime64[ns, UTC]")
 

@@ -1,4 +1,4 @@
-"""Tables that grow row by row: the order of writing, whatever the clocks say and however many write."""
+"""Row-by-row appends: commit order, with clock skew and concurrent writers."""
 
 from __future__ import annotations
 
@@ -26,41 +26,39 @@ WRITERS, ROWS = 4, 15
 
 
 def row(number: int, writer: int = 0, back: float = 0.0) -> dict[str, object]:
-    """A row by a clock that runs backwards by so many seconds a row."""
+    """Create a row with a clock that runs backwards by `back` seconds per row."""
     return {"at": NOON - dt.timedelta(seconds=back * number), "writer": writer, "number": number}
 
 
 def write(table: str, writer: int) -> list[int]:
-    rows._REWRITE_AT = 8  # a process of its own
+    rows._REWRITE_AT = 8  # in a separate process
     return [add_row(table, row(k, writer, back=1.0), SCHEMA) for k in range(ROWS)]
 
 
-def test_processes_that_add_rows_at_once_lose_and_repeat_none(tmp_path: Path) -> None:
-    table = str(tmp_path / "table")  # none of them finds it there
+def test_concurrent_writers_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")  # does not exist yet
     with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
         numbers = pool.starmap(write, [(table, writer) for writer in range(WRITERS)], chunksize=1)
     assert sorted(chain.from_iterable(numbers)) == list(range(WRITERS * ROWS))
     there = {r[SEQUENCE]: (r["writer"], r["number"]) for r in rows_of(table)}
     assert len(rows_of(table)) == len(there) == WRITERS * ROWS
     for writer, own in enumerate(numbers):
-        assert own == sorted(own), "a writer's rows are in the order in which it wrote them"
+        assert own == sorted(own), "a writer's rows keep their order"
         assert [there[n] for n in own] == [(writer, k) for k in range(ROWS)]
     assert [(r["writer"], r["number"]) for r in ordered_rows(table)] == [there[n] for n in range(WRITERS * ROWS)]
-    assert len(DeltaTable(table).file_uris()) <= 8, "the files were written as one on the way"
+    assert len(DeltaTable(table).file_uris()) <= 8, "files were compacted in between"
 
 
-def test_of_two_writers_on_top_of_one_version_the_second_takes_the_next_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = str(tmp_path / "table")
     add_row(table, row(0), SCHEMA)
-    stale, opened = DeltaTable(table), rows._opened
+    stale, opened = DeltaTable(table), rows._open_or_create
     add_row(table, row(1), SCHEMA)
     answers = iter([stale])
-    monkeypatch.setattr(rows, "_opened", lambda *of: next(answers, None) or opened(*of))
+    monkeypatch.setattr(rows, "_open_or_create", lambda *of: next(answers, None) or opened(*of))
     assert add_row(table, row(2), SCHEMA) == 2
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
-    monkeypatch.setattr(rows, "_opened", lambda *_: stale)
+    monkeypatch.setattr(rows, "_open_or_create", lambda *_: stale)
     monkeypatch.setattr(rows, "_PATIENCE", 0.0)
     with pytest.raises(UserError, match=r"other writers kept adding rows .* run the command again"):
         add_row(table, row(3), SCHEMA)
@@ -68,7 +66,7 @@ def test_of_two_writers_on_top_of_one_version_the_second_takes_the_next_number(
 
 
 @pytest.mark.parametrize("rewrite_at", [3, 1_000])
-def test_the_order_of_writing_outlives_clocks_and_compaction(
+def test_the_row_order_survives_clock_skew_and_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewrite_at: int
 ) -> None:
     table = str(tmp_path / "table")
@@ -82,19 +80,19 @@ def test_the_order_of_writing_outlives_clocks_and_compaction(
     assert [r["number"] for r in ordered_rows(table)] == list(range(11))
 
 
-def test_a_table_without_numbers_goes_on_by_time_first(tmp_path: Path) -> None:
+def test_rows_without_numbers_come_first_by_time(tmp_path: Path) -> None:
     table = str(tmp_path / "table")
     old = [{"at": NOON + dt.timedelta(days=1, seconds=k), "writer": 0, "number": k} for k in range(4)]
     for k in (1, 0, 3, 2):
         write_deltalake(table, pa.Table.from_pylist([old[k]], SCHEMA), mode="append")
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3]
     for k in (4, 5):
-        add_row(table, row(k, back=60.0), SCHEMA)  # a day before the old ones, by its clock
+        add_row(table, row(k, back=60.0), SCHEMA)  # its clock is a day behind the old rows
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3, 4, 5]
     assert SEQUENCE not in ordered_rows(table)[0]
 
 
-def test_a_table_that_was_copied_goes_on_after_its_last_number(tmp_path: Path) -> None:
+def test_a_copied_table_continues_after_its_last_number(tmp_path: Path) -> None:
     for k in range(3):
         add_row(str(tmp_path / "one"), row(k), SCHEMA)
     write_deltalake(
@@ -114,7 +112,7 @@ def decision(run_id: str, against: str, outcome: Outcome, behind: float) -> Deci
     return Decision("2026-03-02", run_id, against, outcome, "made up", at=at)
 
 
-def test_a_clock_that_is_90_s_behind_changes_nothing_of_what_is_served(settings: Settings) -> None:
+def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: Settings) -> None:
     decisions = Decisions(settings)
     decisions.add(decision("a", "", Outcome.PROMOTED, behind=0))
     decisions.add(decision("b", "a", Outcome.OVERRIDDEN, behind=90))
@@ -127,12 +125,12 @@ def test_a_clock_that_is_90_s_behind_changes_nothing_of_what_is_served(settings:
     assert [d.run_id for d in accepted(decisions.all())] == ["a", "c"]
 
 
-def test_a_rollback_of_nothing_leaves_nothing() -> None:
+def test_a_rollback_without_a_promotion() -> None:
     assert accepted([decision("a", "b", Outcome.ROLLED_BACK, 0)]) == []
     assert serving([decision("a", "b", Outcome.ROLLED_BACK, 0)]) is None
 
 
-def test_the_journal_s_last_entry_holds_whatever_its_clock_says(settings: Settings) -> None:
+def test_the_last_journal_entry_counts_despite_clock_skew(settings: Settings) -> None:
     journal = Journal(settings)
     for state, behind in (("running", 0), ("failed", 10), ("running", 120), ("done", 90)):
         journal.add(Entry("2026-03-02", "split", "", state, NOON - dt.timedelta(seconds=behind)))

@@ -1,4 +1,4 @@
-"""Scores that are no click rates: found, counted by domain, and never ranked, averaged or compared."""
+"""Invalid scores: counted by domain, and never ranked, averaged or compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DS = "2026-03-04"
 
 
 def frame(spark: SparkSession, changed: dict[int, Any], run_id: str = "a", column: str = "score") -> DataFrame:
-    """Forty rows of two domains; some with another score or label."""
+    """Create 40 rows in two domains, some with a changed score or label."""
     rows = []
     for k in range(40):
         row = {"label": float(k % 3 == 0), "score": 0.01 * k}
@@ -41,7 +41,7 @@ def store(tmp_path: Path, spark: SparkSession) -> Store:
     return Store(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
 
 
-def test_rows_are_counted_by_domain(spark: SparkSession) -> None:
+def test_invalid_rows_are_counted_by_domain(spark: SparkSession) -> None:
     assert check_scores(frame(spark, {0: 0.0, 1: 1.0}), "here") == 40
     bad = frame(spark, dict(zip((1, 2, 3, 31, 32, 33), BAD, strict=True)))
     with pytest.raises(DataError, match=r"here: a: 6 of 40 rows have a score .* \(home: 3, mail: 3\)"):
@@ -54,14 +54,14 @@ def test_rows_are_counted_by_domain(spark: SparkSession) -> None:
 
 
 @pytest.mark.parametrize("value", BAD)
-def test_no_metric_is_computed_of_them(spark: SparkSession, value: Any) -> None:
+def test_invalid_scores_fail_the_query(spark: SparkSession, value: Any) -> None:
     bad = frame(spark, {35: value})
     for found in (totals(bad), by_domain(bad, EvaluateSettings(replicates=2))):
-        with pytest.raises(PySparkException, match="a row has the score .* of which there are no metrics"):
+        with pytest.raises(PySparkException, match="a row has the score .* which is invalid: no metrics"):
             found.collect()
 
 
-def test_neither_metrics_nor_differences_are_written_of_them(spark: SparkSession, store: Store) -> None:
+def test_invalid_scores_write_no_metrics_or_differences(spark: SparkSession, store: Store) -> None:
     store.replace("scores", frame(spark, {}), among("run_id", ["a"]))
     store.replace("scores", frame(spark, {35: NAN}, "b"), among("run_id", ["b"]))
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows have a score .* \(mail: 1\)"):
@@ -72,7 +72,7 @@ def test_neither_metrics_nor_differences_are_written_of_them(spark: SparkSession
     assert len(judge(store, [Run("a", DS, "star", 0)])) == 3
 
 
-def test_a_nan_is_no_small_difference(spark: SparkSession) -> None:
+def test_a_nan_fails_the_parity_check(spark: SparkSession) -> None:
     scores = frame(spark, {})
     probe = {"i1": 0.01, "i2": 0.02, "i33": 0.33 + 2e-6}
     assert largest_difference(scores, probe) == pytest.approx(2e-6)
@@ -86,7 +86,7 @@ def test_a_nan_is_no_small_difference(spark: SparkSession) -> None:
 
 
 @pytest.mark.parametrize("difference", [2e-5, NAN, INF])
-def test_only_a_small_difference_passes(difference: float) -> None:
+def test_a_large_difference_fails_the_parity_check(difference: float) -> None:
     check_parity("a", 1e-5)
     with pytest.raises(DataError, match="a: the scorer differs"):
         check_parity("a", difference)

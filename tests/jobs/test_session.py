@@ -30,7 +30,7 @@ def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytes
 
 
 @pytest.mark.spark
-def test_a_task_owns_one_core_and_its_idle_threads_soon_sleep(spark: SparkSession) -> None:
-    """A training that runs as tasks, or a scorer, takes no threads for the cores of other tasks."""
+def test_a_task_uses_one_core_and_its_idle_threads_sleep(spark: SparkSession) -> None:
+    """Training or scoring in a task must not use threads on the cores of other tasks."""
     found = spark.sparkContext.parallelize([0], 1).map(lambda _: (own_cores(), os.environ.get("OMP_WAIT_POLICY")))
     assert found.collect() == [(1, "passive")]

@@ -1,4 +1,4 @@
-"""The run that a training starts from, in warehouses that hold folders of runs and decisions alone."""
+"""The run that training starts from, in warehouses that contain only run folders and decisions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings_of(warehouse: Path, start: str | None, *overrides: str) -> Settings
 
 
 def finish(settings: Settings, ds: str) -> str:
-    """Leave the folder of a finished run of a night; returns its name."""
+    """Create the folder of a finished run of a night; returns its name."""
     name = run_id(settings, ds)
     folder = Path(Warehouse(settings.paths).model(name))
     folder.mkdir(parents=True)
@@ -40,18 +40,18 @@ def finish(settings: Settings, ds: str) -> str:
     return name
 
 
-def test_without_a_warm_start_there_is_no_run(warehouse: Path) -> None:
+def test_no_warm_start_finds_no_run(warehouse: Path) -> None:
     settings = settings_of(warehouse, None)
     finish(settings, NIGHTS[0])
     assert find_start(settings, NIGHTS[1]) is None
 
 
-def test_previous_is_the_newest_finished_night_before_of_this_configuration(warehouse: Path) -> None:
+def test_previous_finds_the_newest_finished_run_of_this_configuration(warehouse: Path) -> None:
     settings = settings_of(warehouse, "previous")
     assert find_start(settings, NIGHTS[0]) is None
     names = [finish(settings, ds) for ds in NIGHTS]
     finish(settings_of(warehouse, "previous", "trainer.seed=1"), "2026-03-01")
-    assert find_start(settings, NIGHTS[0]) is None, "of another seed"
+    assert find_start(settings, NIGHTS[0]) is None, "a run with another seed does not count"
     start = find_start(settings, NIGHTS[2])
     assert start is not None
     assert (start.run_id, start.layout.ds) == (names[1], NIGHTS[1])
@@ -61,7 +61,7 @@ def test_previous_is_the_newest_finished_night_before_of_this_configuration(ware
     assert earlier.run_id == names[0]
 
 
-def test_accepted_follows_the_decisions_and_does_not_start_afresh_where_the_run_is_gone(warehouse: Path) -> None:
+def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path) -> None:
     settings = settings_of(warehouse, "accepted")
     decisions = Decisions(settings)
     names = [finish(settings, ds) for ds in NIGHTS[:2]]
@@ -80,12 +80,12 @@ def test_accepted_follows_the_decisions_and_does_not_start_afresh_where_the_run_
         find_start(settings, NIGHTS[2])
 
 
-def test_a_named_run_must_be_there_and_know_no_later_day(warehouse: Path) -> None:
+def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:
     name = finish(settings_of(warehouse, None), NIGHTS[1])
     with pytest.raises(UserError, match="trainer.warm_start: .*no-such-run holds no finished run; set it to"):
         find_start(settings_of(warehouse, "no-such-run"), NIGHTS[1])
     start = find_start(settings_of(warehouse, name), NIGHTS[2])
     assert start is not None
     assert start.run_id == name
-    with pytest.raises(UserError, match=f"{name} is of the night {NIGHTS[1]} and knows days from {NIGHTS[0]} on"):
+    with pytest.raises(UserError, match=f"{name} is of the night {NIGHTS[1]} and was trained on {NIGHTS[0]} or later"):
         find_start(settings_of(warehouse, name), NIGHTS[0])

@@ -14,7 +14,7 @@ from star_ctr.conf.identity import judged_run, refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
-from star_ctr.jobs.gate import _with_draws
+from star_ctr.jobs.gate import _with_min_draws
 from star_ctr.jobs.gate_checks import Facts
 from star_ctr.jobs.refit import publish
 from star_ctr.jobs.verdict import refit_verdict, verdict
@@ -87,14 +87,14 @@ def test_shuffled_labels_are_seen_though_both_models_fall_alike() -> None:
     shuffled = metrics(gauc=0.5, gauc_low=0.49, gauc_high=0.51)
     outcome, reason = verdict(GATE, Facts(shuffled, differences(0.0), (), then))
     assert outcome is Outcome.HELD
-    assert "are its labels right?" in reason
+    assert "check the labels of this day" in reason
     outcome, reason = verdict(GATE, Facts(shuffled, differences(-0.12), (), then))
     assert outcome is Outcome.HELD
-    assert "labels" not in reason, "the serving model has not fallen, so the day is not to blame"
+    assert "labels" not in reason, "the serving model has not dropped, so the labels are not suspect"
     assert verdict(GATE, Facts(metrics(), differences(0.0), (), then))[0] is Outcome.PROMOTED
 
 
-def test_the_level_fell_by_chance_alone_on_a_small_day() -> None:
+def test_a_gauc_drop_by_chance_on_a_small_day_is_not_held() -> None:
     then = {"gauc": 0.64, "gauc_low": 0.54, "gauc_high": 0.74}
     small = metrics(gauc=0.58, gauc_low=0.54, gauc_high=0.62)
     assert verdict(GATE, Facts(small, differences(0.0), (), then))[0] is Outcome.PROMOTED
@@ -107,7 +107,7 @@ def with_domain(rows: list[dict[str, Any]], domain: str, **changed: Any) -> list
     return [{**r, **changed} if r["domain"] == domain else r for r in rows]
 
 
-def test_a_large_domain_whose_clicks_are_gone_holds_the_night() -> None:
+def test_missing_clicks_in_a_large_domain_are_held() -> None:
     before = metrics() + metrics()
     gone = with_domain(metrics(), "mail", clicks=0, gauc=None, gauc_low=None, gauc_high=None, pcoc=None)
     without = [
@@ -117,14 +117,14 @@ def test_a_large_domain_whose_clicks_are_gone_holds_the_night() -> None:
     for facts in (Facts(gone, without, before), Facts(gone, (), before)):
         outcome, reason = verdict(GATE, facts)
         assert outcome is Outcome.HELD
-        assert "domain mail: 0 clicks in 10,000 rows, where the rate of the 2 nights before makes 500" in reason
+        assert "domain mail: 0 clicks in 10,000 rows, expected 500 at the click rate of the 2 nights before" in reason
     few = with_domain(metrics(), "mail", clicks=60)
-    assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "less than gate.min_share of them"
+    assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "fewer than gate.min_share"
     fewer = with_domain(metrics(), "mail", clicks=300)
     assert verdict(GATE, Facts(fewer, differences(0.0), before))[0] is Outcome.PROMOTED
     assert verdict(GATE, Facts(gone, without, with_domain(before, "mail", clicks=0)))[0] is Outcome.PROMOTED
     rare = with_domain(before, "mail", clicks=2)
-    assert verdict(GATE, Facts(gone, without, rare))[0] is Outcome.PROMOTED, "two clicks may well not come again"
+    assert verdict(GATE, Facts(gone, without, rare))[0] is Outcome.PROMOTED, "two missing clicks are not significant"
     overall = metrics(clicks=1_000)
     assert "overall: 1,000 clicks in 100,000 rows" in verdict(GATE, Facts(overall, differences(0.0), before))[1]
 
@@ -132,7 +132,7 @@ def test_a_large_domain_whose_clicks_are_gone_holds_the_night() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["gauc", "auc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std"])
 @pytest.mark.parametrize("domain", ["overall", "mail"])
-def test_no_number_that_is_not_finite_is_promoted(name: str, value: float, domain: str) -> None:
+def test_a_non_finite_metric_is_held(name: str, value: float, domain: str) -> None:
     of_candidate = Facts(with_domain(metrics(), domain, **{name: value}), differences(0.001))
     of_difference = Facts(metrics(), with_domain(differences(0.001), domain, **{name: value}))
     of_serving = Facts(metrics(), differences(0.001), (), {"gauc": 0.63, name: value})
@@ -143,7 +143,7 @@ def test_no_number_that_is_not_finite_is_promoted(name: str, value: float, domai
 
 
 @pytest.mark.parametrize("name", ["gauc", "pcoc", "log_loss"])
-def test_an_overall_number_that_is_missing_is_not_enough_data(name: str) -> None:
+def test_a_missing_overall_metric_is_not_enough_data(name: str) -> None:
     gate = GATE.model_copy(update={"min_rows": 0, "min_clicks": 0})
     outcome, reason = verdict(gate, Facts(metrics(**{name: None})))
     assert outcome is Outcome.TOO_SMALL
@@ -151,7 +151,7 @@ def test_an_overall_number_that_is_missing_is_not_enough_data(name: str) -> None
     assert verdict(gate, Facts([r for r in metrics() if r["domain"] != "overall"]))[0] is Outcome.TOO_SMALL
 
 
-def test_a_difference_that_cannot_be_tested_promotes_nothing() -> None:
+def test_an_untestable_difference_is_not_promoted() -> None:
     missing = with_domain(differences(0.0), "overall", gauc=None, gauc_low=None, gauc_high=None)
     assert verdict(GATE, Facts(metrics(), missing))[0] is Outcome.TOO_SMALL
     untested = with_domain(differences(-0.3), "overall", gauc_low=None, gauc_high=None)
@@ -163,31 +163,31 @@ def test_a_difference_that_cannot_be_tested_promotes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(0, 200), (50, 200), (500, 500)])
-def test_the_gate_has_the_draws_that_its_tests_need(asked: int, taken: int) -> None:
+def test_the_gate_uses_enough_bootstrap_draws(asked: int, taken: int) -> None:
     settings = load("demo", [f"evaluate.replicates={asked}"])
-    assert _with_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
+    assert _with_min_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
 
 
-def test_models_that_differ_alike_for_all_users_leave_no_doubt() -> None:
-    """A candidate without any order in a domain, beside a serving model that is right throughout: no spread at all."""
+def test_a_difference_without_spread_is_significant() -> None:
+    """The candidate has no ranking in a domain and the serving model is perfect: the difference has no spread."""
     sure = with_domain(differences(0.0), "mail", gauc=-0.5, gauc_low=-0.5, gauc_high=-0.5, gauc_std=0.0)
     assert verdict(GATE, Facts(metrics(), sure))[0] is Outcome.HELD
 
 
-def test_the_promotion_names_domains_in_which_a_loss_would_be_missed() -> None:
+def test_a_promotion_names_domains_with_low_power() -> None:
     outcome, reason = verdict(
         GATE, Facts(metrics(), with_domain(differences(0.001), "mail", gauc_low=-0.1, gauc_high=0.1))
     )
     assert outcome is Outcome.PROMOTED
     assert (
-        "too few users to see a loss of 0.05 (gate.domain_loss) on 90% of nights in 1 of 2 large domains: mail"
+        "too few users to detect a loss of 0.05 (gate.domain_loss) on 90% of nights in 1 of 2 large domains: mail"
         in reason
     )
 
 
-def test_a_refit_is_served_if_its_rates_fit_the_day_that_it_has_seen() -> None:
+def test_a_refit_needs_a_pcoc_within_the_band() -> None:
     assert refit_verdict(GATE, metrics(log_loss=0.2)) == []
-    assert "PCOC 2.00 on the day is outside of 0.7 to 1.4" in refit_verdict(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
+    assert "PCOC 2.00 on the day is outside [0.7, 1.4]" in refit_verdict(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
     for value in (None, float("nan"), float("inf")):
         assert refit_verdict(GATE, metrics(log_loss=0.2, pcoc=value))
         assert refit_verdict(GATE, metrics(log_loss=value))
@@ -267,13 +267,13 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
     held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
     for _ in range(2):
         assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
-        assert (pointer(settings), len(decisions.all())) == (mine, 2), "once is enough"
+        assert (pointer(settings), len(decisions.all())) == (mine, 2), "the decision is written once"
     last = decisions.all()[-1]
     assert (last.run_id, last.against, last.outcome, last.reason) == (refit_of(mine), mine, *held[:2])
     for _ in range(2):
         assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", refit_of(mine))
         assert (pointer(settings), len(decisions.all())) == (refit_of(mine), 3)
-    # Made anew of other rows, it is broken: the evaluated model takes its place again.
+    # The refit, retrained on other rows, is broken: the evaluated model replaces it.
     outcome, _, served = publish(decisions, refit, ["PCOC 3.00"])
     assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, mine, mine)
     assert publish(decisions, refit, ["PCOC 3.00"])[2] == mine

@@ -1,4 +1,4 @@
-"""Scores and weights that are not finite: neither sampled, nor exported, nor loaded."""
+"""Non-finite scores and weights are not sampled, exported or loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def short_job(folder: Path) -> TrainingJob:
     return job(str(folder / "split"), folder / "run", epochs=1)
 
 
-def test_scores_are_counted_by_domain() -> None:
+def test_invalid_scores_are_counted_by_domain() -> None:
     scores = np.array([0.0, 1.0, NAN, np.inf, -1e-9, 1.1])
     checks.check_scores(scores[:2], ["a", "b"], "here")
     with pytest.raises(DataError, match=r"here: 4 of 6 rows have a score .* \(b: 3, a: 1\)"):
@@ -37,15 +37,13 @@ def test_scores_are_counted_by_domain() -> None:
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+def test_non_finite_weights_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
     model = MultiDomainModel(LAYOUT, SETTINGS).eval()
     export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
     before = (tmp_path / "good" / WEIGHTS).read_bytes()
     with torch.no_grad():
         model.level(2).fill_(value)
-    with pytest.raises(
-        DataError, match=r"good: the trained model is not exported: weights that are not finite in .*\(1 of"
-    ):
+    with pytest.raises(DataError, match=r"good: the trained model is not exported: non-finite weights in .*\(1 of"):
         export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
     assert (tmp_path / "good" / WEIGHTS).read_bytes() == before
     Predictor(tmp_path / "good")
@@ -53,13 +51,11 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
     name = next(n for n, t in tensors.items() if t.is_floating_point() and t.numel() > 1)
     tensors[name].view(-1)[1] = value
     save_file(tensors, str(tmp_path / "good" / WEIGHTS), metadata={"model": SETTINGS.model_dump_json()})
-    with pytest.raises(DataError, match=rf"{WEIGHTS}: weights that are not finite in {name} \(1 of"):
+    with pytest.raises(DataError, match=rf"{WEIGHTS}: non-finite weights in {name} \(1 of"):
         Predictor(tmp_path / "good")
 
 
-def test_running_statistics_that_are_not_finite_are_not_exported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_split(tmp_path)
     finish = Trainer.finish
 
@@ -70,22 +66,20 @@ def test_running_statistics_that_are_not_finite_are_not_exported(
 
     monkeypatch.setattr(Trainer, "finish", spoilt)
     mine = short_job(tmp_path)
-    with pytest.raises(DataError, match="not exported: weights that are not finite in norm"):
+    with pytest.raises(DataError, match="not exported: non-finite weights in norm"):
         run.train(mine)
     assert not (mine.place / "record.json").exists()
 
 
-def test_a_level_is_not_found_of_logits_that_are_not_finite() -> None:
+def test_non_finite_logits_fail_the_calibration() -> None:
     logits, label, weight = torch.zeros(10), torch.ones(10), torch.ones(10)
     assert _level(logits.double(), label.double(), weight.double()) > 0
     logits[3:5] = NAN
-    with pytest.raises(DataError, match="2 of 10 training rows have a logit that is not finite"):
+    with pytest.raises(DataError, match="2 of 10 training rows have a non-finite logit"):
         _level(logits.double(), label.double(), weight.double())
 
 
-def test_a_row_that_the_exported_model_scores_with_a_nan_fails_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_nan_score_of_the_exported_model_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_split(tmp_path)
     write_split(tmp_path, {"a": 30, "b": 20}, part="test")
     mine = short_job(tmp_path)
@@ -105,7 +99,7 @@ def test_a_row_that_the_exported_model_scores_with_a_nan_fails_the_run(
     assert (mine.place / offline.SCORES).exists()
 
 
-def test_a_job_without_test_rows_has_a_sample_of_its_training_rows(tmp_path: Path) -> None:
+def test_a_job_without_test_rows_samples_training_rows(tmp_path: Path) -> None:
     write_split(tmp_path)
     record = run.train(short_job(tmp_path))
     assert {i.rpartition("-")[0].rpartition("-")[0] for i in record["probe"]} == {"train-a", "train-b", "train-c"}

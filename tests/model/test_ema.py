@@ -1,4 +1,4 @@
-"""The average of the weights against a dense EMA that goes over every weight at every step."""
+"""Compares the EMA of the weights with a dense EMA that updates every weight in every step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.model.synthetic import LAYOUT, job, version_of, write_split
 
 ROWS = 40
 MANY = LAYOUT.model_copy(update={"embeddings": {"user": 2000, "item": 30}})
-"""Most users are in one or two rows of the split."""
+"""Most users occur in one or two rows of the split."""
 
 
 class Model(nn.Module):
-    """A table and a dense parameter, as the average sees them."""
+    """A model with a table and a dense parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def change(self, rng: np.random.Generator, rows: list[int]) -> dict[nn.Parameter, list[Change]]:
-        """Change these rows, and the dense parameter where there are any."""
+        """Change the given rows, and the dense parameter if there are any."""
         parts = [torch.tensor(part, dtype=torch.long) for part in (rows[:2], rows[2:])]
         changes = [Change(part, torch.from_numpy(rng.normal(size=(len(part), 3))).float()) for part in parts]
         for part, difference in changes:
@@ -53,7 +53,7 @@ class Model(nn.Module):
 
 
 class Dense:
-    """The definition, in NumPy and float64, with a clock for each parameter."""
+    """Reference EMA in NumPy and float64, with a step counter per parameter."""
 
     def __init__(self, start: np.ndarray, decay: float) -> None:
         self.average, self.decay, self.step = start.astype(np.float64), decay, 0
@@ -65,7 +65,7 @@ class Dense:
 
 
 @pytest.mark.parametrize("decay", [0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
-def test_products_of_decays_have_a_closed_form(decay: float) -> None:
+def test_the_closed_form_of_decay_products(decay: float) -> None:
     t = np.arange(1, 20_001)
     expected = np.concatenate([[0.0], np.cumsum(np.log(np.minimum(decay, (1 + t) / (10 + t))))])
     found = log_decay(torch.arange(20_001, dtype=torch.int32), decay)
@@ -80,9 +80,7 @@ def test_products_of_decays_have_a_closed_form(decay: float) -> None:
     stops=st.sets(st.integers(1, 299), max_size=4),
     seed=st.integers(0, 1000),
 )
-def test_a_table_has_the_average_of_a_dense_ema_also_when_resumed(
-    decay: float, rare: float, stops: set[int], seed: int
-) -> None:
+def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float, stops: set[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = Model()
     whole, resumed = model.averaged(decay), model.averaged(decay)
@@ -110,10 +108,10 @@ def test_a_table_has_the_average_of_a_dense_ema_also_when_resumed(
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
     resumed.swap_in()
-    assert all(torch.equal(p, swapped[n]) for n, p in model.named_parameters()), "a resumed run has other bits"
+    assert all(torch.equal(p, swapped[n]) for n, p in model.named_parameters()), "a resumed run is not bit-identical"
 
 
-def test_a_row_touched_ten_times_in_two_thousand_steps_is_exported_as_its_weight() -> None:
+def test_a_rarely_touched_row_is_exported_as_its_weight() -> None:
     rng = np.random.default_rng(0)
     model = Model()
     average = model.averaged(0.99)
@@ -128,10 +126,10 @@ def test_a_row_touched_ten_times_in_two_thousand_steps_is_exported_as_its_weight
     assert torch.equal(model.storage[8], start[8]), "a row that was never touched"
     before = model.storage.detach().clone()
     average.swap_in()
-    assert torch.equal(model.storage, before), "a table that is up to date stays as it is"
+    assert torch.equal(model.storage, before), "a second flush changes nothing"
 
 
-def test_a_flush_covers_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_covers_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     swapped = []
     for block in (1 << 16, 7):
         monkeypatch.setattr(ema, "BLOCK", block)
@@ -146,7 +144,7 @@ def test_a_flush_covers_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(*swapped)
 
 
-def test_without_a_decay_there_is_no_state() -> None:
+def test_no_decay_has_no_state() -> None:
     model = Model()
     average = model.averaged(0.0)
     before = model.storage.detach().clone()
@@ -162,8 +160,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])
-def test_a_training_exports_the_dense_average_of_its_weights(many: str, tmp_path: Path, decay: float) -> None:
-    """Weights of a domain count the steps of its batches, all others every step; stopped twice on the way."""
+def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path, decay: float) -> None:
+    """A domain's weights count the steps of its batches, all others every step; training is interrupted twice."""
 
     class Reference(Hook):
         def __init__(self) -> None:
@@ -196,4 +194,6 @@ def test_a_training_exports_the_dense_average_of_its_weights(many: str, tmp_path
             parameter.detach().numpy(), reference.of[name].average, atol=2e-6, rtol=1e-5, err_msg=name
         )
     table = "inputs.tables.storages.4"
-    assert not torch.allclose(weights[table], trainer.model.state_dict()[table], atol=1e-3), "nothing was averaged"
+    assert not torch.allclose(weights[table], trainer.model.state_dict()[table], atol=1e-3), (
+        "the average equals the weights"
+    )

@@ -145,7 +145,7 @@ def test_the_target_is_the_candidates_own_ids_in_the_events_tables(pooling: str)
 
 @pytest.mark.parametrize("name", ["items", "values", "type", "training", "forward"])
 def test_a_sequence_may_have_any_name(name: str) -> None:
-    """Also one of an attribute of PyTorch's modules; its output does not depend on the name."""
+    """Including attribute names of PyTorch modules; the output does not depend on the name."""
     layout = Layout(
         ds="2026-01-02", domains=["a"], embeddings={"item": 20}, numeric=[], buckets=[],
         categorical=[IdField(name="item", column="item", embedding="item")],

@@ -76,7 +76,7 @@ def test_processes_that_update_or_save_late_are_waited_for(table: str, tmp_path:
         torch.testing.assert_close(ours[name], theirs[name], atol=TOLERANCE, rtol=0)
         lag = name.replace("model/", "average/") + "/lag"
         torch.testing.assert_close(ours[lag], theirs[lag], atol=TOLERANCE, rtol=0)
-        assert theirs[lag].abs().max() > 5 * TOLERANCE, "the averages differ from the weights"
+        assert theirs[lag].abs().max() > 5 * TOLERANCE, "the averages must differ from the weights"
 
 
 def _last_saved(j: TrainingJob) -> dict[str, torch.Tensor]:

@@ -116,7 +116,7 @@ def _lay_gradients_open(rank: int) -> None:
 
 
 def _average_one_table(rank: int) -> None:
-    """Each process changes rows of its own and flushes half of the table: the bits of one process alone."""
+    """Each process changes its own rows and flushes half of the table; bit-identical to a single process."""
 
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How many threads a training uses, that a run keeps their number, and that threads without work sleep."""
+"""Threads of a training: their number, which a run keeps, and that idle threads sleep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def of_automatic_threads(table: str, folder: Path, **trainer: object) -> Trainin
 
 
 def on_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-    """Pretend that this process may run on so many cores."""
+    """Pretend that this process may run on `cores` cores."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "available_cores", lambda: cores)
 
@@ -36,11 +36,11 @@ LAYERS = {"demo": [128, 64], "kuairand": [256, 128, 64], "paper": ModelSettings(
 
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=list(LAYERS))
-def test_small_batches_take_one_thread_whatever_the_machine(layers: list[int]) -> None:
+def test_small_batches_use_one_thread_on_any_machine(layers: list[int]) -> None:
     assert {threads.threads_for(128, layers, cores) for cores in (1, 2, 16, 256)} == {1}
 
 
-def test_the_batches_of_the_paper_take_both_of_two_cores() -> None:
+def test_the_batches_of_the_paper_use_two_cores() -> None:
     assert threads.threads_for(2000, LAYERS["paper"], cores=2) == 2
     assert threads.threads_for(8000, LAYERS["demo"], cores=2) == 2
 
@@ -54,7 +54,7 @@ def test_threads_grow_with_the_batch_and_stay_within_the_cores(rows: int, layers
     assert found <= threads.threads_for(rows, [*layers, layers[-1]], cores)
 
 
-def test_the_cores_of_a_process_are_those_it_may_run_on_and_owns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
@@ -70,8 +70,8 @@ def test_the_cores_of_a_process_are_those_it_may_run_on_and_owns(monkeypatch: py
         assert threads.own_cores() == found, limit
 
 
-def test_a_process_of_several_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that is cut over the processes leaves each a part of it; one that is not leaves each the whole."""
+def test_each_process_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is either split over the processes, or each process gets a whole one."""
     on_cores(monkeypatch, 64)
     seen: list[int] = []
     monkeypatch.setattr(threads, "threads_for", lambda rows, layers, cores: seen.append(rows) or 1)
@@ -81,14 +81,14 @@ def test_a_process_of_several_counts_its_own_rows(monkeypatch: pytest.MonkeyPatc
     assert seen == [500, 2000]
 
 
-def test_a_declared_number_is_taken_and_recorded(table: str, tmp_path: Path) -> None:
+def test_a_declared_number_is_used_and_recorded(table: str, tmp_path: Path) -> None:
     assert train(of_automatic_threads(table, tmp_path / "three", threads=3))["threads"] == 3
     assert torch.get_num_threads() == 3
     assert train(of_automatic_threads(table, tmp_path / "one"))["threads"] == 1
     assert torch.get_num_threads() == 1
 
 
-def test_a_resumed_training_keeps_its_threads_on_a_machine_of_other_cores(
+def test_a_resumed_training_keeps_its_threads_on_any_machine(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "threads_for", lambda rows, layers, cores: cores)
@@ -107,18 +107,18 @@ OF_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 
 def sleeping(said: str) -> int:
-    """Count the processes whose idle threads soon sleep, by what OpenMP prints when it is loaded (OMP_DISPLAY_ENV)."""
+    """Count the processes with the expected OpenMP settings, as printed by OMP_DISPLAY_ENV."""
     policies, spins = (re.findall(rf"{name} = '(.*)'", said) for name in OF_OPENMP[:2])
     return sum(p == "PASSIVE" and int(n) <= 10_000 for p, n in zip(policies, spins, strict=True))
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return the environment of a process that starts anew, in which OpenMP prints its settings."""
+    """Return the environment of a new process in which OpenMP prints its settings."""
     kept = {k: v for k, v in os.environ.items() if k not in OF_OPENMP}
     return {**kept, "OMP_DISPLAY_ENV": "verbose", **more}
 
 
-def test_threads_of_a_launched_training_soon_sleep(table: str, tmp_path: Path) -> None:
+def test_idle_threads_of_a_launched_training_sleep(table: str, tmp_path: Path) -> None:
     j = of_automatic_threads(table, tmp_path)
     command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(j))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
@@ -127,13 +127,13 @@ def test_threads_of_a_launched_training_soon_sleep(table: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("module", ["jobs.score", "jobs.launcher", "workflows.compare"])
-def test_threads_soon_sleep_wherever_torch_is_used(module: str) -> None:
+def test_idle_threads_sleep_in_every_module_with_torch(module: str) -> None:
     code = f"import star_ctr.{module}, torch"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     assert sleeping(done.stderr) == 1
 
 
-def test_a_policy_of_the_user_holds() -> None:
+def test_a_wait_policy_of_the_user_is_kept() -> None:
     active = environment(OMP_WAIT_POLICY="active")
     code = "import star_ctr.model.trainer"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=active)
@@ -142,7 +142,7 @@ def test_a_policy_of_the_user_holds() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["rows", "batches"])
-def test_processes_under_torchrun_share_the_cores_and_soon_sleep(
+def test_torchrun_processes_share_the_cores_and_idle_threads_sleep(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], parallel: str
 ) -> None:
     for name in OF_OPENMP:
@@ -150,5 +150,5 @@ def test_processes_under_torchrun_share_the_cores_and_soon_sleep(
     monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
     j = of_automatic_threads(table, tmp_path, processes=2, parallel=parallel)
     launch(j)
-    assert sleeping(capfd.readouterr().err) == 2, "of the two that train; torchrun itself computes nothing"
+    assert sleeping(capfd.readouterr().err) == 2, "only the two workers; torchrun itself computes nothing"
     assert record(j)["threads"] == 1

@@ -43,7 +43,7 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
         trainer.train_step([batch])
 
     def state(p: int) -> dict[str, torch.Tensor]:
-        """All that belongs to domain p: weights, averages with their clocks, moments, optimizer state."""
+        """Return the state of domain p: weights, EMA with step counters, normalization statistics, optimizer state."""
         own = {f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
         own |= {f"average/{n}": t for n, t in trainer.averaged.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n}
         own |= {

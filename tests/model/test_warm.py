@@ -93,7 +93,7 @@ def started(j: TrainingJob) -> tuple[Trainer, dict[str, Any]]:
 
 
 def averages_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """What a trainer would export if it stopped where it stands."""
+    """Return the weights that a trainer would export now."""
     return averages(trainer.model.state_dict(), dict(trainer.averaged.tensors()), trainer.averaged.decay)
 
 
@@ -244,12 +244,12 @@ def test_other_features_are_refused_by_name(before: TrainingJob, split: Path, tm
         started(other)
 
 
-def test_numbers_of_another_scale_are_refused_by_name(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+def test_a_different_scale_is_rejected_by_name(before: TrainingJob, split: Path, tmp_path: Path) -> None:
     j = now(before, split, tmp_path)
     other = j.model_copy(
         update={"layout": NEXT.model_copy(update={"numeric": [NEXT.numeric[0].model_copy(update={"mean": 0.5})]})}
     )
-    with pytest.raises(UserError, match="does not encode numbers as last.*x.mean: 0.0 -> 0.5.*run `star-ctr split"):
+    with pytest.raises(UserError, match="does not encode numbers like last.*x.mean: 0.0 -> 0.5.*run `star-ctr split"):
         started(other)
 
 

@@ -102,7 +102,7 @@ def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights
     bad.change("clicks", BAD, shuffled)
     decision = bad.run(BAD)
     assert decision.outcome is Outcome.HELD
-    assert "are its labels right?" in decision.reason
+    assert "check the labels of this day" in decision.reason
     assert served(bad) == GOOD[1]
 
     # Its model has learnt from the shuffled day; the labels that it is judged by are right again.

@@ -151,7 +151,7 @@ def test_a_fitted_split_follows_the_run_that_training_starts_from(tmp_path: Path
     assert warehouse.states(NIGHTS[1])["split"] == "done"
 
 
-def test_a_split_is_stale_when_training_is_to_start_from_another_run(warehouse: Warehouse) -> None:
+def test_a_split_is_stale_if_training_starts_from_another_run(warehouse: Warehouse) -> None:
     warehouse.nights(NIGHTS[0])
     named = warehouse.load("trainer.warm_start=a-run")
     assert warehouse.standing(named).state(NIGHTS[0], "split") == (

@@ -1,4 +1,4 @@
-"""Warm starts on fitted vocabularies: numbers stay encoded as the run's were, whatever the new days' distribution."""
+"""Warm starts with fitted vocabularies: numbers keep the encoding of the run on days with another distribution."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIRST, SECOND = small_logs.DAYS[2:]
 
 
 class Nights:
-    """A night that was trained from scratch, and the next one, on whose days the numbers are others."""
+    """A night that was trained from scratch, and the next one, whose numbers have another distribution."""
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         logs = small_logs.frames()
@@ -67,7 +67,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nig
 
 
 @pytest.mark.parametrize("vocabulary", ["fitted", "grown"])
-def test_a_row_has_the_buckets_and_numbers_that_the_run_knows(nights: Nights, vocabulary: str) -> None:
+def test_rows_keep_the_encoding_of_the_run(nights: Nights, vocabulary: str) -> None:
     of_run, warm = nights.layout(FIRST), (f"split.vocabulary={vocabulary}", f"trainer.warm_start={nights.run}")
     fitted = nights.split()
     slot = {layout.ds: next(n for n in layout.numeric if n.name == "slot") for layout in (of_run, fitted)}
@@ -78,7 +78,7 @@ def test_a_row_has_the_buckets_and_numbers_that_the_run_knows(nights: Nights, vo
     assert len(known) > 3
     assert [k for k in ((n.name, n.source, n.mean, n.std) for n in now.numeric) if k in known] == known
     assert now.buckets == of_run.buckets
-    # Rows of the first night's day, which both encode.
+    # Rows of the first night's day, encoded with both layouts.
     store = Store(nights.first, nights.spark)
     rows = pa.Table.from_pandas(store.read("features").where(f"ds = '{FIRST}'").toPandas()[of_run.columns])
     _, metadata = split_commit(store.warehouse.table("split"), SECOND)
@@ -96,8 +96,8 @@ def test_a_row_has_the_buckets_and_numbers_that_the_run_knows(nights: Nights, vo
     assert train.run(nights.load(*warm), nights.spark, SECOND)["steps"] > 0
 
 
-def test_another_run_to_start_from_asks_for_another_split(nights: Nights) -> None:
-    """Not silently: neither the split, nor the training on it, goes on as if nothing had changed."""
+def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
+    """Neither the split nor training on it continues silently with the old encoding."""
     store = Store(nights.first, nights.spark)
     cold, warm = nights.load(), nights.load(f"trainer.warm_start={nights.run}")
     nights.split()
@@ -106,11 +106,11 @@ def test_another_run_to_start_from_asks_for_another_split(nights: Nights) -> Non
     assert is_encoded_for(cold, SECOND, metadata)
     assert not is_written(warm, store, SECOND, OF_NIGHT)
     assert not is_encoded_for(warm, SECOND, metadata)
-    with pytest.raises(UserError, match=f"the split of {SECOND} does not encode numbers as {nights.run}.*slot.mean"):
+    with pytest.raises(UserError, match=f"the split of {SECOND} does not encode numbers like {nights.run}.*slot.mean"):
         train.run(warm, nights.spark, SECOND)
     nights.split(f"trainer.warm_start={nights.run}")
     assert is_written(warm, store, SECOND, OF_NIGHT)
-    # A copy encodes numbers alike, so that the split stays; a run of other scales does not.
+    # A copy of the run has the same encoding, so the split stays valid; a run with other scales does not.
     twin = nights.folder("2026-03-03-twin")
     shutil.copytree(nights.folder(nights.run), twin)
     assert is_written(nights.load(f"trainer.warm_start={twin.name}"), store, SECOND, OF_NIGHT)
@@ -123,7 +123,7 @@ def test_another_run_to_start_from_asks_for_another_split(nights: Nights) -> Non
         train.run(other, nights.spark, SECOND)
 
 
-def test_a_run_that_the_split_cannot_follow_is_refused(nights: Nights) -> None:
+def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
     _, before = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
     with pytest.raises(UserError, match="trainer.warm_start: .*gone holds no finished run"):
         nights.split("trainer.warm_start=gone")
@@ -132,4 +132,4 @@ def test_a_run_that_the_split_cannot_follow_is_refused(nights: Nights) -> None:
     ):
         nights.split(f"trainer.warm_start={nights.run}", "features.by_sku.prior=77")
     _, after = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
-    assert after == before, "the split of before stays"
+    assert after == before, "the previous split stays"
