@@ -19,7 +19,7 @@ from star_ctr.conf.settings import EvaluateSettings
 from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.features.columns import CORRUPT, own
 from star_ctr.features.metrics import METRICS, by_domain
-from star_ctr.features.text import check_key, is_undecodable, spell, to_number
+from star_ctr.features.text import check_key, is_undecodable, to_number, to_text
 from star_ctr.jobs.given import NOT_READ, first_line, opened
 
 _ALL = "all"
@@ -102,7 +102,7 @@ def _rows(table: DataFrame, scored: Scored) -> DataFrame:
         if column is None:
             columns += [F.lit(_ALL).alias(name), F.lit(None).cast("string").alias(f"{name}_problem")]
             continue
-        text = spell(log, own(column), types[column])
+        text = to_text(log, own(column), types[column])
         wrong = F.when(is_undecodable(text, log), F.lit(f"{column}: text that is not UTF-8"))
         wrong = F.coalesce(wrong, check_key(log, text, own(column), types[column], column))
         columns += [text.alias(name), wrong.alias(f"{name}_problem")]
