@@ -51,6 +51,8 @@ _DAY = "_star_ctr_day"
 _NUMBER = "_star_ctr_number"
 _FIRST = "_star_ctr_first"
 _TEXT = "_star_ctr_text"
+_TEXTS = "_star_ctr_texts"
+_NUMBERS = "_star_ctr_numbers"
 
 
 def clean_log(
@@ -90,13 +92,11 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     """Parse the rows of files with one schema into the table's columns, with `ds`, `reason`, `raw` and a value hash."""
     log = settings.logs.declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
-    # Materialized as columns, so that expressions shared by several others are evaluated once.
-    texts = {c: f"{_TEXT}{k}" for k, c in enumerate(types)}
-    spelled = {texts[c]: to_text(log, own(c), kind, log.types.get(c) == "string") for c, kind in types.items()}
-    rows = raw.withColumns(spelled)
+    rows, texts = _with_texts(log, raw, types)
     # Depends on the values only, not on column order or on columns that are empty.
-    parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(F.col(texts[c]), types[c])) for c in sorted(types))
+    parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(texts[c], types[c])) for c in sorted(types))
     rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
+    rows, numbers = _with_numbers(log, rows, texts)
     row_hash = F.md5(_TEXT)
 
     columns, checks = _parse_declared(settings, name, types, texts)
@@ -106,7 +106,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     for column in types:
         if column in consumed:
             continue
-        value, check = _parse_own(log, column, F.col(texts[column]))
+        value, check = _parse_own(log, column, texts[column], numbers)
         columns[stored_name(column)] = value
         checks += [check] if check is not None else []
     # Text that cannot be decoded makes different values equal, in any column.
@@ -116,7 +116,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     checks.insert(0, F.when(corrupt.isNotNull(), F.lit("unreadable row")))
     file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else F.lit(None).cast("string")
     day = getattr(log, "day", None)
-    own_day = F.col(texts[day.column]) if day else None
+    own_day = texts[day.column] if day else None
     time = getattr(log, "time", None)
     # An implausible time does not determine a day either.
     ts = F.when(check_time(time, columns["ts"]).isNull(), columns["ts"]) if time else None
@@ -136,11 +136,11 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
 
 
 def _parse_declared(
-    settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, str]
+    settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, Column]
 ) -> tuple[dict[str, Column], list[Column]]:
     """Return the declared columns of a log's table, and the checks on them (null if a row passes).
 
-    `texts`: for each column, the name of the column that holds its text.
+    `texts`: the text of each column.
     """
     log = settings.logs.declared()[name]
     columns: dict[str, Column] = {}
@@ -158,20 +158,20 @@ def _parse_declared(
                 f"logs.{name}: `{source}` is a {types[source].simpleString()} and cannot be `{target}`; "
                 "choose a column of scalar values"
             )
-        columns[target] = F.col(texts[source])
+        columns[target] = texts[source]
         verbatim = log.types.get(source) == "string"
         checks.append(check_key(log, columns[target], own(source), types[source], source, verbatim))
     if isinstance(log, ImpressionLog):
         checks += _check_domain(settings, columns)
         if isinstance(settings.label, LabelColumn):
-            label, check = _parse_label(settings.label, F.col(texts[settings.label.column]))
+            label, check = _parse_label(settings.label, texts[settings.label.column])
             columns["label"] = label
             checks.append(check)
     if isinstance(log, BehaviourLog):
         columns["order"] = F.lit(0).cast("long")
         if log.order is not None:
             columns["ts"] = F.lit(None).cast("timestamp")
-            columns["order"] = F.col(texts[log.order]).try_cast("bigint")
+            columns["order"] = texts[log.order].try_cast("bigint")
             checks.append(F.when(columns["order"].isNull(), F.lit(f"{log.order}: not a whole number")))
     return columns, checks
 
@@ -184,17 +184,44 @@ def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
     return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
 
 
-def _parse_own(log: Log, column: str, text: Column) -> tuple[Column, Column | None]:
-    """Cast a log's own column to its declared type, and check that the value fits.
+def _with_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[DataFrame, dict[str, Column]]:
+    """Add the text of each column; returns the rows, and the text by column."""
+    # All text columns go through one expression over an array: Spark compiles code for each expression, and for a log
+    # with many columns that took longer than to run it.
+    plain = [c for c, kind in types.items() if isinstance(kind, StringType) and log.types.get(c) != "string"]
+    rows, texts = raw, {}
+    if plain:
+        array = F.transform(F.array(*map(own, plain)), lambda text: to_text(log, text, StringType()))
+        rows = rows.withColumn(_TEXTS, array)
+        texts = {c: F.get(_TEXTS, F.lit(k)) for k, c in enumerate(plain)}
+    others = {c: f"{_TEXT}{k}" for k, c in enumerate(types) if c not in texts}
+    verbatim = {name: to_text(log, own(c), types[c], log.types.get(c) == "string") for c, name in others.items()}
+    rows = rows.withColumns(verbatim) if verbatim else rows
+    return rows, {c: texts[c] if c in texts else F.col(others[c]) for c in types}
 
-    A column without a declared type becomes text, whatever its type in the file: the next file may have another type.
+
+def _declared_type(log: Log, column: str) -> str | None:
+    return log.types.get(column) or ("double" if column in getattr(log, "outcomes", ()) else None)
+
+
+def _with_numbers(log: Log, rows: DataFrame, texts: Mapping[str, Column]) -> tuple[DataFrame, dict[str, Column]]:
+    """Add the number of each column that is declared a double; returns the rows, and the number by column."""
+    doubles = [c for c in texts if _declared_type(log, c) == "double"]
+    if not doubles:
+        return rows, {}
+    array = F.transform(F.array(*(texts[c] for c in doubles)), lambda text: to_number(text, log.decimal))
+    return rows.withColumn(_NUMBERS, array), {c: F.get(_NUMBERS, F.lit(k)) for k, c in enumerate(doubles)}
+
+
+def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column]) -> tuple[Column, Column | None]:
+    """Return a log's own column in its declared type (text if none is declared), and the check that it fits.
+
+    A column without a declared type is text whatever the file says, since the next file may say something else.
     """
-    kind = log.types.get(column)
-    if kind is None and column in getattr(log, "outcomes", ()):
-        kind = "double"
+    kind = _declared_type(log, column)
     if kind is None or kind == "string":
         return text, None
-    value = to_number(text, log.decimal) if kind == "double" else text.try_cast("bigint")
+    value = numbers[column] if kind == "double" else text.try_cast("bigint")
     misfit = value.isNull() & text.isNotNull() & (F.trim(text) != "")
     return value, F.when(misfit, F.lit(f"{column}: not a {kind}"))
 
