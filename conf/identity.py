@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from star_ctr.conf.features import Numeric, columns_read
 from star_ctr.conf.hashing import digest
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.training import HOW_NOT_WHAT
@@ -28,7 +29,11 @@ def config_hash(settings: Settings) -> str:
 
 def ingest_hash(settings: Settings) -> str:
     """Hash of the settings that decide what `ingest` of a night writes."""
-    return digest(settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "window"}))
+    parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "window"})
+    # How a column of a log is read depends on the features that read it: as a number or as an id.
+    parts["numbers"] = sorted({f.column for f in settings.of_kind(Numeric)})
+    parts["ids"] = sorted({c for f in settings.features if not isinstance(f, Numeric) for c in columns_read(f)})
+    return digest(parts)
 
 
 def features_hash(settings: Settings) -> str:

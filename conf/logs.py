@@ -45,10 +45,16 @@ def _check_pattern(value: str) -> str:
 
 def _check_encoding(value: str) -> str:
     try:
-        codecs.lookup(value)
+        name = codecs.lookup(value).name
     except LookupError:
         raise ValueError(f"`{value}` is not a character encoding (examples: UTF-8, GBK, windows-1252)") from None
-    return value
+    if name.startswith(("utf-16", "utf-32")):
+        raise ValueError(f"`{value}`: UTF-16 and UTF-32 files are not supported; convert them to UTF-8")
+    return "UTF-8" if name in ("utf-8", "utf-8-sig") else value  # a byte order mark is skipped
+
+
+def _parse_separator(value: str) -> str:
+    return "\t" if value == "\\t" else value
 
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
@@ -97,7 +103,7 @@ class Log(Declared):
 
     path: NonEmpty
     format: Literal["csv", "parquet", "json", "delta"] = "csv"
-    separator: NonEmpty = Field(",", description="CSV only")
+    separator: Annotated[NonEmpty, AfterValidator(_parse_separator)] = Field(",", description="CSV only")
     encoding: Annotated[str, AfterValidator(_check_encoding)] = Field("UTF-8", description="for CSV and JSON files")
     null_values: list[str] = Field(list(NULL_VALUES), description="texts that stand for a missing value in any column")
     decimal: Literal[".", ","] = Field(

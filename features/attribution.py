@@ -23,8 +23,10 @@ def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) ->
     `impressions` needs impression_id and ts, `clicks` impression_id and ts.
     """
     fates = click_fates(impressions, clicks, window_hours)
-    first = fates.where(F.col("fate") == MATCHED).select("impression_id", F.col("ts").alias("clicked_at"))
-    return impressions.join(first, "impression_id", "left").withColumn(
+    first = fates.where(F.col("fate") == MATCHED).select(
+        "impression_id", F.col("shown_at").alias("ts"), F.col("ts").alias("clicked_at")
+    )
+    return impressions.join(first, ["impression_id", "ts"], "left").withColumn(
         "label", F.col("clicked_at").isNotNull().cast("double")
     )
 
@@ -32,10 +34,22 @@ def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) ->
 def click_fates(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
     """Each click with its `fate`: empty for the one that made the label, else why it did not count.
 
-    Columns: impression_id, ts, ds (of the click), domain (of the impression, null for an orphan), fate.
+    Columns: impression_id, ts, ds (of the click), shown_at and domain (of the impression, null for an orphan), fate.
+    Where an id is used again on another day, a click belongs to the newest impression before it.
     """
-    shown = impressions.select("impression_id", F.col("ts").alias("shown_at"), "domain")
-    joined = clicks.select("impression_id", "ts", "ds").join(shown, "impression_id", "left")
+    asked = clicks.select("impression_id").distinct()
+    by_time = Window.partitionBy("impression_id").orderBy("ts")
+    shown = impressions.join(asked, "impression_id", "left_semi").select(
+        F.col("impression_id").alias("_id"),
+        F.col("ts").alias("shown_at"),
+        "domain",
+        F.lead("ts").over(by_time).alias("_next"),
+        (F.row_number().over(by_time) == 1).alias("_first"),
+    )
+    since = F.col("_first") | (F.col("shown_at") <= F.col("ts"))
+    until = F.col("_next").isNull() | (F.col("ts") < F.col("_next"))
+    matches = (F.col("impression_id") == F.col("_id")) & since & until
+    joined = clicks.select("impression_id", "ts", "ds").join(shown, matches, "left")
     delay = F.unix_micros("ts") - F.unix_micros("shown_at")
     timing = (
         F.when(F.col("shown_at").isNull(), ORPHAN)
@@ -43,11 +57,10 @@ def click_fates(impressions: DataFrame, clicks: DataFrame, window_hours: float) 
         .when(delay > int(window_hours * 3_600_000_000), LATE)
         .otherwise(MATCHED)
     )
-    order = Window.partitionBy("impression_id", "timing").orderBy("ts", "ds")
+    order = Window.partitionBy("impression_id", "shown_at", "timing").orderBy("ts", "ds")
     again = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
-    return joined.withColumn("timing", timing).select(
-        "impression_id", "ts", "ds", "domain", F.when(again, REPEATED).otherwise(F.col("timing")).alias("fate")
-    )
+    fate = F.when(again, REPEATED).otherwise(F.col("timing")).alias("fate")
+    return joined.withColumn("timing", timing).select("impression_id", "ts", "ds", "shown_at", "domain", fate)
 
 
 def counted(fates: DataFrame) -> DataFrame:

@@ -12,14 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, StringType
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    DateType,
+    DoubleType,
+    FloatType,
+    StringType,
+    TimestampNTZType,
+    TimestampType,
+)
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import (
-    AttributeLog,
     BehaviourLog,
     ImpressionLog,
     LabelColumn,
@@ -38,21 +46,22 @@ from star_ctr.features.columns import (
     sources,
     stored_name,
 )
-from star_ctr.features.text import NESTED, check_key, is_undecodable, to_number, to_text
+from star_ctr.features.duplicates import HASH, duplicate_key, mark_duplicates
+from star_ctr.features.own_values import columns_by_use, declared_type, with_numbers, with_texts
+from star_ctr.features.text import (
+    LOST,
+    NESTED,
+    check_key,
+    is_rounded,
+    is_undecodable,
+    to_plain_number,
+)
 from star_ctr.features.times import check_time, parse_day, parse_time
 
-DUPLICATE = "duplicate"
 UNKNOWN_DAY = "unknown"
 UNKNOWN_DOMAIN = "domain: unknown domain"
 UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
-_HASH = "_star_ctr_hash"
-_GOOD = "_star_ctr_good"
-_DAY = "_star_ctr_day"
-_NUMBER = "_star_ctr_number"
-_FIRST = "_star_ctr_first"
 _TEXT = "_star_ctr_text"
-_TEXTS = "_star_ctr_texts"
-_NUMBERS = "_star_ctr_numbers"
 
 
 def clean_log(
@@ -85,18 +94,19 @@ def clean_log(
     rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     has_days = getattr(log, "time", None) is not None
     reach = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
-    return _mark_duplicates(rows, _key(log), reach)
+    return mark_duplicates(rows, duplicate_key(log), reach)
 
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
     """Parse the rows of files with one schema into the table's columns, with `ds`, `reason`, `raw` and a value hash."""
     log = settings.logs.declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
-    rows, texts = _with_texts(log, raw, types)
+    rows, texts = with_texts(log, raw, types)
     # Depends on the values only, not on column order or on columns that are empty.
     parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(texts[c], types[c])) for c in sorted(types))
     rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
-    rows, numbers = _with_numbers(log, rows, texts)
+    rows, numbers = with_numbers(log, rows, texts, types)
+    read_as = columns_by_use(settings, name)
     row_hash = F.md5(_TEXT)
 
     columns, checks = _parse_declared(settings, name, types, texts)
@@ -107,6 +117,10 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         if column in consumed:
             continue
         value, check = _parse_own(log, column, texts[column], numbers)
+        if column in read_as["id"] and isinstance(types[column], FloatType | DoubleType):
+            check = F.when(is_rounded(own(column), types[column]), F.lit(f"{column}: {LOST}"))
+        if column in read_as["number"] and log.decimal == "," and isinstance(types[column], StringType):
+            value = value if column in log.types else to_plain_number(value)
         columns[stored_name(column)] = value
         checks += [check] if check is not None else []
     # Text that cannot be decoded makes different values equal, in any column.
@@ -114,13 +128,13 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     checks.insert(0, F.when(broken, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
     corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     checks.insert(0, F.when(corrupt.isNotNull(), F.lit("unreadable row")))
-    file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else F.lit(None).cast("string")
-    day = getattr(log, "day", None)
-    own_day = texts[day.column] if day else None
-    time = getattr(log, "time", None)
-    # An implausible time does not determine a day either.
-    ts = F.when(check_time(time, columns["ts"]).isNull(), columns["ts"]) if time else None
-    ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day)
+    file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
+    day, time = getattr(log, "day", None), getattr(log, "time", None)
+    is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
+    own_day = None if day is None else own(day.column) if is_date else texts[day.column]
+    # A time that cannot be right tells no day either.
+    ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
+    ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)
     checks += [bad_day] if bad_day is not None else []
     reason = F.coalesce(*checks)
     _check_case_collisions([*columns, "ds"], f"logs.{name}")
@@ -129,7 +143,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
         # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
         F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(own, types))))).alias("raw"),
-        row_hash.alias(_HASH),
+        row_hash.alias(HASH),
         reason.alias("reason"),
         *(value.alias(k) for k, value in carried.items()),
     )
@@ -148,9 +162,9 @@ def _parse_declared(
     time = getattr(log, "time", None)
     if time is not None:
         where = f"logs.{name}.time"
-        columns["ts"] = parse_time(time, own(time.column), types[time.column], where)
-        checks.append(check_time(time, columns["ts"]))
-    for source, target in declared_columns(settings, log).items():
+        columns["ts"] = parse_time(time, own(time.column), texts[time.column], types[time.column], where)
+        checks.append(check_time(time, columns["ts"], settings.zone))
+    for target, source in declared_columns(settings, log).items():
         if target == "label":
             continue
         if isinstance(types[source], (*NESTED, ArrayType)):
@@ -184,41 +198,12 @@ def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
     return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
 
 
-def _with_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[DataFrame, dict[str, Column]]:
-    """Add the text of each column; returns the rows, and the text by column."""
-    # All text columns go through one expression over an array: Spark compiles code for each expression, and for a log
-    # with many columns that took longer than to run it.
-    plain = [c for c, kind in types.items() if isinstance(kind, StringType) and log.types.get(c) != "string"]
-    rows, texts = raw, {}
-    if plain:
-        array = F.transform(F.array(*map(own, plain)), lambda text: to_text(log, text, StringType()))
-        rows = rows.withColumn(_TEXTS, array)
-        texts = {c: F.get(_TEXTS, F.lit(k)) for k, c in enumerate(plain)}
-    others = {c: f"{_TEXT}{k}" for k, c in enumerate(types) if c not in texts}
-    verbatim = {name: to_text(log, own(c), types[c], log.types.get(c) == "string") for c, name in others.items()}
-    rows = rows.withColumns(verbatim) if verbatim else rows
-    return rows, {c: texts[c] if c in texts else F.col(others[c]) for c in types}
-
-
-def _declared_type(log: Log, column: str) -> str | None:
-    return log.types.get(column) or ("double" if column in getattr(log, "outcomes", ()) else None)
-
-
-def _with_numbers(log: Log, rows: DataFrame, texts: Mapping[str, Column]) -> tuple[DataFrame, dict[str, Column]]:
-    """Add the number of each column that is declared a double; returns the rows, and the number by column."""
-    doubles = [c for c in texts if _declared_type(log, c) == "double"]
-    if not doubles:
-        return rows, {}
-    array = F.transform(F.array(*(texts[c] for c in doubles)), lambda text: to_number(text, log.decimal))
-    return rows.withColumn(_NUMBERS, array), {c: F.get(_NUMBERS, F.lit(k)) for k, c in enumerate(doubles)}
-
-
 def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column]) -> tuple[Column, Column | None]:
     """Return a log's own column in its declared type (text if none is declared), and the check that it fits.
 
     A column without a declared type is text whatever the file says, since the next file may say something else.
     """
-    kind = _declared_type(log, column)
+    kind = declared_type(log, column)
     if kind is None or kind == "string":
         return text, None
     value = numbers[column] if kind == "double" else text.try_cast("bigint")
@@ -247,43 +232,6 @@ def _check_case_collisions(names: Iterable[str], where: str) -> None:
 
 def _flat_text(text: Column, kind: DataType) -> Column:
     return F.to_json(text) if isinstance(kind, ArrayType) else text
-
-
-def _key(log: Log) -> list[str]:
-    match log:
-        case ImpressionLog():
-            return ["impression_id"]
-        case AttributeLog():
-            return ["key", "ds"]
-        case _:
-            return [_HASH]
-
-
-def _mark_duplicates(rows: DataFrame, key: list[str], reach: int | None) -> DataFrame:
-    """Mark all rows of a key except the first: as `duplicate` if the whole row is the same, else as a conflict.
-
-    A row is compared only with the rows of its own day and of the `reach` days before, so the row that is kept does not
-    depend on which days are read together. If `reach` is None, all rows are compared.
-    """
-    # Rows with a reason do not take part: each is alone in its group. These are columns and not
-    # expressions, which each window would compute and sort by separately.
-    rows = rows.withColumn(_GOOD, F.col("reason").isNull())
-    day = F.coalesce(F.unix_date(F.try_to_timestamp("ds", F.lit("yyyy-MM-dd")).cast("date")), F.lit(0))
-    rows = rows.withColumn(_DAY, F.lit(0) if reach is None else day)
-    group = Window.partitionBy(*key, _GOOD, *([] if reach else [_DAY]))
-    order = group.orderBy(_DAY, _HASH)
-    # With a reach, each day has its own first row. Without one, the first row of the group is enough, which is cheaper
-    # to find. Both windows can use one order, so rows are sorted once.
-    near = group.orderBy(_DAY).rangeBetween(-reach, 0) if reach else order
-    rows = rows.withColumn(_NUMBER, F.row_number().over(order))
-    first = F.first(F.struct(_NUMBER, _HASH)) if not reach else F.min(F.struct(_NUMBER, _HASH))
-    rows = rows.withColumn(_FIRST, first.over(near))
-    extra = F.col(_GOOD) & (F.col(_NUMBER) > F.col(f"{_FIRST}.{_NUMBER}"))
-    same = F.col(_HASH) == F.col(f"{_FIRST}.{_HASH}")
-    names = [k for k in key if k != _HASH]
-    conflict = F.lit(f"{', '.join(names)}: used by two different rows") if names else F.lit(DUPLICATE)
-    reason = F.when(extra & same, F.lit(DUPLICATE)).when(extra, conflict).otherwise(F.col("reason"))
-    return rows.withColumn("reason", reason).drop(_GOOD, _HASH, _DAY, _NUMBER, _FIRST)
 
 
 def whole(rows: DataFrame) -> Column:

@@ -61,21 +61,21 @@ def own(column: str) -> Column:
 
 
 def declared_columns(settings: Settings, log: Log) -> dict[str, str]:
-    """Return the log's columns that its table stores under predefined names: log column -> table column.
+    """Return the log's columns that its table stores under predefined names: table column -> log column.
 
     Excludes times and days, which the table stores in another form (`ts`, `ds`).
     """
     match log:
         case ImpressionLog():
-            names = {log.user: "user_id", log.item: "item_id", log.domain: "domain"}
-            names |= {log.id: "impression_id"} if log.id else {}
-            names |= {settings.label.column: "label"} if isinstance(settings.label, LabelColumn) else {}
+            names = {"user_id": log.user, "item_id": log.item, "domain": log.domain}
+            names |= {"impression_id": log.id} if log.id else {}
+            names |= {"label": settings.label.column} if isinstance(settings.label, LabelColumn) else {}
         case ClickLog():
-            names = {log.impression: "impression_id"}
+            names = {"impression_id": log.impression}
         case BehaviourLog():
-            names = {log.user: "user_id", log.item: "item_id", log.behaviour: "behaviour"}
+            names = {"user_id": log.user, "item_id": log.item, "behaviour": log.behaviour}
         case AttributeLog():
-            names = {log.key: "key"}
+            names = {"key": log.key}
         case _:
             raise AssertionError(type(log))
     return names
@@ -85,7 +85,7 @@ def consumed_columns(settings: Settings, log: Log) -> set[str]:
     """Return the log's columns that its table does not also store under their own names."""
     time, day, order = (getattr(log, name, None) for name in ("time", "day", "order"))
     more = {time.column if time else None, day.column if day else None, order}
-    return {*declared_columns(settings, log), *(name for name in more if name is not None)}
+    return {*declared_columns(settings, log).values(), *(name for name in more if name is not None)}
 
 
 _TABLE_COLUMNS = frozenset(
@@ -112,7 +112,7 @@ def table_column(settings: Settings, table: str, column: str) -> str:
         DataError: The column holds a row's time or day, which the table stores in another form.
     """
     log = settings.logs.declared()[table]
-    names = declared_columns(settings, log)
+    names = {source: target for target, source in declared_columns(settings, log).items()}
     if column in names:
         return names[column]
     if column in consumed_columns(settings, log):

@@ -6,6 +6,7 @@ As in `cleaning`, every function keeps all rows: what is wrong with one stands i
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,7 +56,8 @@ def _before_the_outcome(settings: Settings, columns: Sequence[str]) -> Settings:
     """Settings that ask of an impression what is known when it is shown, and take domains as they come."""
     log, after = settings.logs.impressions, settings.outcomes()
     types = {column: kind for column, kind in log.types.items() if column in columns and column not in after}
-    log = log.model_copy(update={"outcomes": [], "types": types})
+    time = log.time.model_copy(update={"latest": dt.date.max})  # candidates may be of any day to come
+    log = log.model_copy(update={"outcomes": [], "types": types, "time": time})
     return settings.model_copy(
         update={
             "logs": settings.logs.model_copy(update={"impressions": log}),

@@ -7,6 +7,8 @@ because pandas met a missing value. Every file is converted to canonical text be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -27,11 +29,13 @@ from star_ctr.conf.logs import Log
 REPLACEMENT = "\ufffd"
 """The character that a decoder inserts for invalid bytes."""
 NESTED = (StructType, MapType, VariantType)
-_EXACT_FLOATS = {FloatType: 2.0**24, DoubleType: 2.0**53}
+_EXACT_FLOATS = {"float": 2.0**24, "double": 2.0**53}
 """Below these, floats represent integers exactly; from there on, different ids may have become equal."""
 _WHOLE = r"^[+-]?\d+\.0+$"
-_SCIENTIFIC = r"^[+-]?\d(\.\d+E|(\.\d+)?e\+)\d+$"
-"""Large floats as Java (1.5E18) and Python (1.5e+18) write them; `7E10` may also be a hexadecimal id."""
+_JAVA_FLOAT = r"^[+-]?\d\.\d+E\d+$"
+"""A large float as Java writes it, with all of its digits; `7E10` may also be a hexadecimal id."""
+_ROUNDED_FLOAT = r"^[+-]?\d(\.\d+)?[eE]\+\d+$"
+"""A float that a spreadsheet, C or Python wrote (1.23457E+14), which keep few digits or only write large ones so."""
 
 
 def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) -> Column:
@@ -48,13 +52,12 @@ def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) ->
     if isinstance(kind, ArrayType):
         if isinstance(kind.elementType, (*NESTED, ArrayType)):
             return F.transform(column, F.to_json)
-        return F.transform(column, lambda x: _scalar_to_text(x, kind.elementType))
+        return F.transform(column, lambda x: to_text(log, x, kind.elementType, verbatim))
     text = _scalar_to_text(column, kind)
-    if not isinstance(kind, StringType | BinaryType):
-        return text
-    text = _without_null_values(log, text)
     # Typed formats distinguish text from numbers; in CSV and JSON a number may have been written either way.
-    return text if verbatim or log.format in ("parquet", "delta") else _normalize_whole_number(text)
+    if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
+        text = _normalize_whole_number(text)
+    return _without_null_values(log, text)
 
 
 def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str, verbatim: bool = False) -> Column:
@@ -70,19 +73,28 @@ def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str,
     """
     checks = [F.when(F.coalesce(F.trim(text) == "", F.lit(True)), F.lit(f"{name}: missing"))]
     if isinstance(kind, FloatType | DoubleType):
-        checks.append(F.when(F.abs(column) >= _EXACT_FLOATS[type(kind)], F.lit(f"{name}: {_LOST}")))
+        checks.append(F.when(is_rounded(column, kind), F.lit(f"{name}: {LOST}")))
     if isinstance(kind, FloatType | DoubleType | DecimalType):
         checks.append(F.when(column != F.floor(column), F.lit(f"{name}: an id cannot have a fraction")))
     if isinstance(kind, BinaryType):
         checks.append(F.when(~F.is_valid_utf8(column.cast("string")), F.lit(f"{name}: bytes are not valid UTF-8")))
     if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
         # A float written as text by another tool: 1.23E18 has lost its last digits.
-        number = F.when(column.rlike(_SCIENTIFIC) | column.rlike(_WHOLE), column.try_cast("double"))
-        checks.append(F.when(F.abs(number) >= _EXACT_FLOATS[DoubleType], F.lit(f"{name}: {_LOST}")))
+        number = F.when(column.rlike(_JAVA_FLOAT) | column.rlike(_WHOLE), column.try_cast("double"))
+        rounded = is_rounded(number, DoubleType()) | column.rlike(_ROUNDED_FLOAT)
+        checks.append(F.when(rounded, F.lit(f"{name}: {LOST}")))
     return F.coalesce(*checks)
 
 
-_LOST = "a float this large has lost digits; write the id as an integer or as text"
+_GROUPED = r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$"
+LOST = "a float this large has lost digits; write the id as an integer or as text"
+
+
+def is_rounded(column: Column, kind: DataType) -> Column:
+    """Return whether a float is so large that different integers have become the same."""
+    limit = _EXACT_FLOATS["float" if isinstance(kind, FloatType) else "double"]
+    rounded: Column = F.abs(column) >= limit
+    return rounded
 
 
 def is_undecodable(text: Column, log: Log) -> Column:
@@ -100,13 +112,28 @@ def to_number(text: Column, decimal: str = ".") -> Column:
     """
     plain = F.trim(text)
     if decimal == ",":
-        grouped = plain.rlike(r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$")
+        grouped = plain.rlike(_GROUPED)
         plain = F.when(grouped, F.regexp_replace(plain, r"\.", "")).when(~plain.contains("."), plain)
         plain = F.regexp_replace(plain, ",", ".")
     lower = F.lower(plain)
     # Java parses 1d and 1f as numbers; log writers do not mean that.
     number = F.when(~lower.rlike("[0-9.][df]$"), plain.try_cast("double"))
     return F.coalesce(number, F.when(lower == "true", F.lit(1.0)).when(lower == "false", F.lit(0.0)))
+
+
+def to_numbers(texts: Sequence[Column], decimal: str) -> Column:
+    """Parse several texts as an array of numbers, with one expression for all of them (see `to_number`)."""
+
+    def parse(text: Column) -> Column:
+        return to_number(text, decimal)
+
+    return F.transform(F.array(*texts), parse)
+
+
+def to_plain_number(text: Column) -> Column:
+    """Rewrite a number with a decimal comma with a decimal point; return any other text unchanged."""
+    number = to_number(text, ",").cast("string")
+    return F.coalesce(F.when(text.contains(",") | text.rlike(_GROUPED), number), text)
 
 
 def _scalar_to_text(column: Column, kind: DataType) -> Column:
@@ -128,7 +155,7 @@ def _normalize_whole_number(text: Column) -> Column:
     """Remove the fraction or exponent of a whole number; return any other text unchanged."""
     # The cheap test first: most texts do not need the regular expression.
     fraction = text.contains(".0") & text.rlike(_WHOLE)
-    exponent = (text.contains("E") | text.contains("e+")) & text.rlike(_SCIENTIFIC)
+    exponent = text.contains("E") & text.rlike(_JAVA_FLOAT)
     number = text.try_cast("decimal(38, 18)")
     digits = F.when(number == F.floor(number), number.cast("decimal(38, 0)").cast("string"))
     return (
@@ -138,4 +165,6 @@ def _normalize_whole_number(text: Column) -> Column:
 
 def _without_null_values(log: Log, text: Column) -> Column:
     tokens = sorted({token.strip() for token in log.null_values})
-    return F.when(~F.trim(text).isin(tokens), text) if tokens else text
+    # Tabs and no-break spaces are as empty as spaces.
+    bare = F.trim(F.translate(text, "\t\r\n\u00a0", "    "))
+    return F.when(~bare.isin(tokens), text) if tokens else text

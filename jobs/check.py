@@ -11,8 +11,9 @@ from star_ctr.conf.errors import DataError, nearest
 from star_ctr.conf.features import columns_read
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import DUPLICATE, clean_log
+from star_ctr.features.cleaning import clean_log
 from star_ctr.features.columns import INTERNAL
+from star_ctr.features.duplicates import DUPLICATE
 from star_ctr.jobs import logs
 from star_ctr.jobs.log_files import dated, location
 from star_ctr.jobs.log_files import days as days_of_log
@@ -36,7 +37,9 @@ def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str
         there = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
         found["columns"] = len(there)
         found["problems"] += _feature_columns(settings, name, there)
-        first = {file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow()) for file, frame in raw.items()}
+        first = {
+            file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow(), frame.schema) for file, frame in raw.items()
+        }
         cleaned = clean_log(settings, name, first)
         reasons = cleaned.groupBy(F.coalesce("reason", F.lit("")).alias("reason")).count().collect()
         counts = {r.reason: r["count"] for r in reasons}

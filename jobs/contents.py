@@ -20,7 +20,9 @@ def of_night(settings: Settings, store: Store, ds: str) -> dict[str, dict[str, s
         rows = store.read(name)
         since = F.lit(True) if name in REACH_BACK else F.col("ds") >= first
         written = F.col("ds").isin(NO_DAY, BEFORE_FIRST_DAY) | (since & (F.col("ds") <= ds))
-        hashed = F.xxhash64(*(F.col(f"`{c}`") for c in sorted(rows.columns))).cast("decimal(38, 0)")
+        columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
+        # A hash skips nulls: without the flags, a value could move to its neighbour unseen.
+        hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
         days = rows.where(written).groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum"))
         found[name] = {r.ds: f"{r.rows}:{r.sum}" for r in days.collect()}
     return found

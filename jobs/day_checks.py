@@ -15,7 +15,8 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import DATA_RUN
 from star_ctr.features.attribution import EARLY, MATCHED
-from star_ctr.features.cleaning import DUPLICATE, UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
+from star_ctr.features.cleaning import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
+from star_ctr.features.duplicates import DUPLICATE
 from star_ctr.jobs.store import Store, among, quoted
 
 _REMEDIES = {

@@ -232,17 +232,15 @@ def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
                 )
             value = F.array_join(value, lists[column])
         elif column in numeric:
-            value = _parse_number(settings, column, kind)
+            value = _parse_number(column, kind)
         columns.append(value.cast("string" if column not in numeric else "double").alias(flat(column)))
     return columns
 
 
-def _parse_number(settings: Settings, column: Column, kind: str) -> SparkColumn:
-    """Parse a column as a number; `hour`, `weekday` and typed columns already are numbers."""
-    value, table = F.col(flat(column)), column.rpartition(".")[0]
-    if kind != "string":
-        return value.try_cast("double")
-    return to_number(value, getattr(settings.logs, table).decimal if table else ".")
+def _parse_number(column: Column, kind: str) -> SparkColumn:
+    """Parse a column as a number; ingest has written all numbers with a decimal point."""
+    value = F.col(flat(column))
+    return to_number(value) if kind == "string" else value.try_cast("double")
 
 
 def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
@@ -252,12 +250,13 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
     for column in sorted({f.column for f in settings.of_kind(Numeric)}):
         text = F.col(flat(column))
         if types[flat(column)] == "string":
-            bad = text.isNotNull() & _parse_number(settings, column, "string").isNull()
+            bad = text.isNotNull() & _parse_number(column, "string").isNull()
             found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
     if not found:
-        return F.lit(None).cast("map<string,string>")
+        return F.lit(None).cast("string")
     entries = F.filter(F.array(*found), lambda entry: entry.isNotNull())
-    return F.when(F.size(entries) > 0, F.map_from_entries(entries))
+    # As JSON: Spark moves a map to Python and back far more slowly than text.
+    return F.when(F.size(entries) > 0, F.to_json(F.map_from_entries(entries)))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,18 @@ import json
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
+import fsspec
+import pyarrow.parquet as pq
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import LongType
 
 from star_ctr.conf.errors import DataError, UserError
+from star_ctr.jobs.logs import restore_instants
 from star_ctr.jobs.store import newest_version
 
 
@@ -40,7 +45,16 @@ def opened(spark: SparkSession, table: str) -> Given:
     if DeltaTable.isDeltaTable(spark, table):
         version = newest_version(spark, table)
         return Given(spark.read.format("delta").option("versionAsOf", version).load(table), version)
-    return Given(spark.read.parquet(table), None)
+    return Given(restore_times(spark.read.parquet(table)), None)
+
+
+def restore_times(rows: DataFrame) -> DataFrame:
+    """Read the times of a Parquet table as ingest does; its files have one schema."""
+    files = rows.inputFiles() if any(isinstance(f.dataType, LongType) for f in rows.schema.fields) else []
+    if not files:
+        return rows
+    with fsspec.open(unquote(files[0]), "rb") as handle:
+        return restore_instants(rows, pq.read_schema(handle))
 
 
 def first_line(error: Exception) -> str:

@@ -18,7 +18,8 @@ from pyspark.sql import functions as F
 from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, valid_day, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import DUPLICATE, UNKNOWN_DAY, clean_log, counted, whole
+from star_ctr.features.cleaning import UNKNOWN_DAY, clean_log, counted, whole
+from star_ctr.features.duplicates import DUPLICATE
 from star_ctr.jobs import logs
 from star_ctr.jobs.day_checks import check_quarantine
 from star_ctr.jobs.log_files import REACH_BACK, dated, days, location

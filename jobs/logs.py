@@ -97,7 +97,8 @@ def _read_schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator
                 return _read_header(fs, log, file)
             if log.format == "parquet":
                 with fs.open(file.path, "rb") as handle:
-                    return pq.read_schema(handle).remove_metadata()
+                    footer = pq.ParquetFile(handle)
+                    return footer.schema_arrow.remove_metadata() if footer.metadata.num_rows else EMPTY
         except (OSError, EOFError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{file.path}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
         return None
@@ -113,7 +114,10 @@ def _read_header(fs: Any, log: Log, file: LogFile) -> Any:
     text = head.decode(log.encoding, errors="replace").removeprefix("\ufeff")
     if not text.strip():
         return EMPTY
-    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=log.separator))
+    if len(log.separator) > 1:
+        names = text.splitlines()[0].split(log.separator)
+    else:
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=log.separator))
     lower = [name.lower() for name in names]
     twins = {name for name in lower if lower.count(name) > 1}
     return tuple(
@@ -154,13 +158,14 @@ def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:
         rows: The rows as read by Spark.
         schema: The files' own schema, which distinguishes times from integers.
     """
-    zoned = {
-        f.name: F.timestamp_micros(F.call_function("div", own(f.name), F.lit(1000)))
-        for f in schema
-        if pa.types.is_timestamp(f.type) and f.type.unit == "ns" and f.type.tz is not None
-        if f.name in rows.columns and isinstance(rows.schema[f.name].dataType, LongType)
-    }
-    return rows.withColumns(zoned) if zoned else rows
+    times = {}
+    for field in schema:
+        is_nanos = pa.types.is_timestamp(field.type) and field.type.unit == "ns"
+        if is_nanos and field.name in rows.columns and isinstance(rows.schema[field.name].dataType, LongType):
+            micros = F.timestamp_micros(F.call_function("div", own(field.name), F.lit(1000)))
+            # The session is in UTC, so that the cast keeps the local time as it was written.
+            times[field.name] = micros if field.type.tz is not None else micros.cast("timestamp_ntz")
+    return rows.withColumns(times) if times else rows
 
 
 def _load(reader: Any, log: Log, paths: str | list[str]) -> DataFrame:

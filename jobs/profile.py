@@ -63,7 +63,7 @@ def _count_features(settings: Settings, store: Store, days: list[str]) -> list[M
     counts = [F.count("*").alias("rows")]
     counts += [F.sum(F.col(known_column(t)).cast("long")).alias(t) for t in tables]
     for k, column in enumerate(numbers):
-        text = F.element_at(UNPARSED, F.lit(column))
+        text = F.element_at(F.from_json(UNPARSED, "map<string,string>"), F.lit(column))
         read, bad = F.count(flat(column)), F.count(text)
         counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
     measures = []

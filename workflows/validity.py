@@ -174,7 +174,10 @@ class Standing:
             if entry.step == "ingest" and entry.state == "done":
                 for table, days in entry.gave.items():
                     of_table = found.setdefault(table, {})
-                    if table in log_files.REACH_BACK:  # replaced up to the night, including deleted days
+                    if table not in log_files.REACH_BACK:
+                        for day in [d for d in of_table if d in UNDATED or d in window(self.settings, entry.ds)]:
+                            del of_table[day]
+                    else:  # replaced up to the night, including deleted days
                         for day in [d for d in of_table if d in UNDATED or d <= entry.ds]:
                             del of_table[day]
                     of_table.update(days)

@@ -16,8 +16,9 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import DUPLICATE, clean_log
+from star_ctr.features.cleaning import clean_log
 from star_ctr.features.columns import stored_name
+from star_ctr.features.duplicates import DUPLICATE
 from star_ctr.features.text import to_number
 
 pytestmark = pytest.mark.spark
