@@ -172,8 +172,8 @@ def _take_weights(
             tensor = theirs.get(before)
             if tensor is None or tensor.shape != weights[name].shape:
                 raise UserError(
-                    f"{earlier.run_id}: it cannot be started from, because the shape of {name} depends on the number of "
-                    f"domains: {len(earlier.layout.domains)} -> {len(trainer.job.layout.domains)}"
+                    f"{earlier.run_id}: it cannot be started from, because the shape of {name} depends on the "
+                    f"number of domains: {len(earlier.layout.domains)} -> {len(trainer.job.layout.domains)}"
                 )
             weights[name] = tensor
     trainer.model.load_state_dict(weights)
