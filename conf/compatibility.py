@@ -68,8 +68,8 @@ def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
     Many settings change what weights mean but not their shapes, for example `combine` and `activation`. Therefore all
     settings are compared, except those that are known to be safe to change.
     """
-    dumps = (settings.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for settings in (before, now))
-    if different := changes(*dumps, path="model."):
+    earlier, current = (settings.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for settings in (before, now))
+    if different := changes(earlier, current, "model."):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with other settings of the model: {'; '.join(different)}; "
             f"set them back, or {_REMEDY}"
