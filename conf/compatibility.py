@@ -1,4 +1,4 @@
-"""Checks that a training run can continue on the rows of another split."""
+"""Checks that a training run can continue on the rows of another split, with the settings of another model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,24 @@ from typing import Any
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import BucketField, Layout, NumericField
+from star_ctr.conf.training import ModelSettings
 
 _REMEDY = "set trainer.warm_start to another run, or remove it to train from scratch"
+_MAY_CHANGE = frozenset(
+    {
+        # Used in training only. What the weights learned so far has the same meaning with another value.
+        "dropout",
+        "norm_momentum",
+        "adversarial",
+        "interest_loss",
+        # The initialization of a training from scratch.
+        "domain_spread",
+        # Rows of embeddings are matched by value, whatever their minimum counts; widths are compared table by table.
+        "embeddings",
+        "dim",
+    }
+)
+"""Settings of the model that may differ between a run and the one that it starts from."""
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
@@ -46,9 +62,23 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
         )
 
 
+def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
+    """Raise `UserError` if a model with settings `now` would compute something else from the weights of a run.
+
+    Many settings change what weights mean but not their shapes, for example `combine` and `activation`. Therefore all
+    settings are compared, except those that are known to be safe to change.
+    """
+    earlier, current = (settings.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for settings in (before, now))
+    if different := changes(earlier, current, "model."):
+        raise UserError(
+            f"trainer.warm_start: {run_id} was trained with other settings of the model: {'; '.join(different)}; "
+            f"set them back, or {_REMEDY}"
+        )
+
+
 def feature_changes(before: Layout, now: Layout) -> list[str]:
     """Return the differences between the features of two layouts, including their order."""
-    return changes(_dump_features(before), _dump_features(now))
+    return changes(_name_features(before), _name_features(now)) or changes(_dump_features(before), _dump_features(now))
 
 
 def number_changes(before: Layout, now: Layout) -> list[str]:
@@ -71,9 +101,23 @@ def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, A
     return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
 
 
-def _dump_features(layout: Layout) -> dict[str, Any]:
+def _name_features(layout: Layout) -> dict[str, Any]:
     return {
-        "ids": [(f.name, f.embedding) for f in layout.fields],
+        "ids": [f.name for f in layout.fields],
         "numbers": [f.name for f in layout.numeric],
-        "sequences": [(s.name, s.length, [side.embedding for side in s.sides]) for s in layout.sequences],
+        "sequences": [s.name for s in layout.sequences],
     }
+
+
+def _dump_features(layout: Layout) -> dict[str, Any]:
+    """Return what ids are made from and looked up in, by feature; `number_changes` compares numbers and buckets."""
+    ids = {f.name: f.model_dump(mode="json", exclude={"name"}) for f in layout.categorical}
+    sequences = {
+        s.name: {
+            "length": s.length,
+            "separator": s.separator,
+            "sides": {str(k): side.model_dump(mode="json", exclude={"name"}) for k, side in enumerate(s.sides)},
+        }
+        for s in layout.sequences
+    }
+    return {"ids": ids, "sequences": sequences}

@@ -11,6 +11,8 @@ from star_ctr.conf.settings import Paths
 
 DATA_RUN = "data"
 """The `run_id` of ledger rows of the steps before training, which all models share."""
+WEIGHTS = "model.safetensors"
+"""The file of a run's folder with the exported weights."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import judged_run
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import WEIGHTS
 from star_ctr.features.metrics import METRICS, by_domain
 from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
 from star_ctr.jobs.launcher import launch_on_spark
@@ -24,7 +25,6 @@ from star_ctr.jobs.score import scored
 from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import read_record
-from star_ctr.model.export import WEIGHTS
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.train import launch
 

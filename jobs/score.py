@@ -20,12 +20,13 @@ from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import WEIGHTS
 from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.store import Store, quoted
 from star_ctr.jobs.train import read_record, write_runs
 from star_ctr.model.checks import TOLERANCE, is_within_tolerance
-from star_ctr.model.export import WEIGHTS, Predictor
+from star_ctr.model.export import Predictor
 from star_ctr.model.stream.reading import unpacked
 
 SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.compatibility import encoded_numbers
-from star_ctr.conf.hashing import code_hash, digest
+from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import split_hash
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
@@ -50,7 +49,7 @@ class SplitInputs(NamedTuple):
             "code": code_hash(["star_ctr.jobs.split"]),
             "features": store.version("features"),
             "grown_from": self.before and {"ds": self.before.ds, "version": self.before.version},
-            "numbers": _hash_numbers(self.start),
+            "numbers": self.start and self.start.hash_numbers(),
         }
 
 
@@ -68,21 +67,14 @@ def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -
 
 def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> bool:
     """Return whether a commit of a night's split has the current settings and encoding of numbers."""
-    now = {"settings": split_hash(settings), "numbers": _hash_numbers(_find_start(settings, ds, OF_NIGHT))}
+    start = _find_start(settings, ds, OF_NIGHT)
+    now = {"settings": split_hash(settings), "numbers": start and start.hash_numbers()}
     return now.items() <= metadata.items()
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
     """Find the run that the night's training starts from; None for a refit, which trains from scratch."""
     return find_start(settings, ds) if tables is OF_NIGHT else None
-
-
-def _hash_numbers(start: Start | None) -> str | None:
-    """Hash the encoding of numbers of the run to start from.
-
-    Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start from.
-    """
-    return start and digest(encoded_numbers(start.layout), 32)
 
 
 def _find_before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> Before | None:

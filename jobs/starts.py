@@ -6,15 +6,19 @@ workers import what the split imports.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from star_ctr.conf.compatibility import encoded_numbers
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.hashing import digest
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import Warehouse
+from star_ctr.conf.tables import WEIGHTS, Warehouse
 from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.jobs.decisions import Decisions, accepted_before
 
@@ -25,6 +29,28 @@ class Start(NamedTuple):
     run_id: str
     folder: Path
     layout: Layout
+
+    def hash_numbers(self) -> str:
+        """Hash the encoding of numbers, which the split keeps.
+
+        Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start
+        from.
+        """
+        return digest(encoded_numbers(self.layout), 32)
+
+    def hash_weights(self) -> str:
+        """Hash the exported weights; raises `UserError` if there are none. Reads an unchanged file once per process."""
+        file = self.folder / WEIGHTS
+        if not file.exists():
+            raise UserError(f"trainer.warm_start: {file} does not exist; train {self.run_id} again")
+        found = file.stat()
+        return _hash_file(file, found.st_mtime_ns, found.st_size)
+
+
+@cache
+def _hash_file(file: Path, _modified: int, _size: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:32]
 
 
 def find_start(settings: Settings, ds: str) -> Start | None:

@@ -5,7 +5,6 @@ spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf con
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ from star_ctr.jobs.launcher import launch_on_spark
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.starts import find_start
 from star_ctr.jobs.store import Store, among
-from star_ctr.model.export import WEIGHTS
 from star_ctr.model.job import TrainingJob, WarmStart
 from star_ctr.model.train import launch
 
@@ -141,9 +139,7 @@ def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
     if start is None:
         return None
     check_split(start.run_id, start.layout, layout)
-    with (start.folder / WEIGHTS).open("rb") as weights:
-        digest = hashlib.file_digest(weights, "sha256").hexdigest()[:32]
-    return WarmStart(run_id=start.run_id, folder=str(start.folder), weights=digest)
+    return WarmStart(run_id=start.run_id, folder=str(start.folder), weights=start.hash_weights())
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -76,6 +76,12 @@ class TableEma:
             self.lag.index_copy_(0, rows, lag)
             self.last_step.index_fill_(0, rows, step)
 
+    def settle(self, step: int, decay: float) -> None:
+        """Apply the outstanding decay to all lags, so that they are as of `step`; later steps may use another decay."""
+        now = log_decay(torch.tensor(step), decay)
+        self.lag.mul_(remaining(self.last_step, now, decay).to(self.lag.dtype).unsqueeze(1))
+        self.last_step.fill_(step)
+
     def flush(self, table: Tensor, step: int, decay: float, part: slice = slice(None)) -> None:
         """Replace `table`, or a slice of its rows, by the average as of `step`, and reset the lag."""
         now = log_decay(torch.tensor(step), decay)
@@ -145,13 +151,19 @@ class WeightEma:
             else:
                 yield f"{name}/weight", self.weights[name]
 
-    def load(self, tensors: Mapping[str, Tensor], origin: Mapping[str, str | None] | None = None) -> None:
+    def load(
+        self,
+        tensors: Mapping[str, Tensor],
+        origin: Mapping[str, str | None] | None = None,
+        decay: float | None = None,
+    ) -> None:
         """Load the state that `tensors` returned.
 
         Args:
             tensors: The state by name.
             origin: The names of renamed parameters in `tensors`, or None for parameters without state. The average of
                 those, and of parameters with incomplete state, starts from the model's weights.
+            decay: The decay that the state was computed with; this EMA's own if not given.
         """
         for name, parameter in self.parameters:
             before = origin[name] if origin is not None else name
@@ -169,6 +181,8 @@ class WeightEma:
                     continue
             if state["steps"] is not None:
                 self.steps[name] = int(state["steps"])
+            if table is not None and decay is not None and decay != self.decay:
+                table.settle(self.steps[name], decay)
 
 
 def averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:

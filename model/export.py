@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from star_ctr.conf.layout import Layout
+from star_ctr.conf.tables import WEIGHTS
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model.checks import check_weights
 from star_ctr.model.networks.multi_domain import MultiDomainModel
 
-WEIGHTS, LAYOUT = "model.safetensors", "layout.json"
+LAYOUT = "layout.json"
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from star_ctr.conf.compatibility import changes, check_split
+from star_ctr.conf.compatibility import check_model, check_split
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
 from star_ctr.conf.training import ModelSettings
@@ -46,7 +46,7 @@ def warm_start(trainer: Trainer) -> dict[str, Any]:
     """Initialize a new trainer from the run in `job.start`; returns what was loaded, for the record.
 
     Raises:
-        UserError: That run has different features, a different encoding of numbers, or a different model architecture.
+        UserError: That run has different features, a different encoding of numbers, or different settings of the model.
     """
     earlier = _earlier(trainer)
     kept = trainer.settings.optimizer == "kept"
@@ -60,7 +60,8 @@ def warm_start(trainer: Trainer) -> dict[str, Any]:
     added = [p for p, before in enumerate(domains) if before is None]
     if added:
         _start_domains(trainer, added, domains, earlier)
-    trainer.averaged.load(checkpoint.with_prefix("average/", tensors) if kept else {}, origin)
+    averaging = earlier.place["identity"]["trainer"]["averaging"]
+    trainer.averaged.load(checkpoint.with_prefix("average/", tensors) if kept else {}, origin, averaging)
     if kept:
         _take_optimizers(trainer, tensors, origin)
     names = set(trainer.job.layout.domains)
@@ -83,11 +84,13 @@ def _earlier(trainer: Trainer) -> _Earlier:
     settings = json.loads((folder / "record.json").read_text(encoding="utf-8"))["settings"]
     layout = Layout.model_validate_json((folder / "layout.json").read_text(encoding="utf-8"))
     check_split(start.run_id, layout, trainer.job.layout)
+    model = ModelSettings(**settings["model"])
+    check_model(start.run_id, model, trainer.job.model)
     files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
     if not files:
         raise UserError(f"{folder}/vocabularies: not there, so that its ids have no meaning; train that run again")
     vocabularies = read_vocabularies(files, list(settings["history"]))
-    return _Earlier(start.run_id, folder, layout, ModelSettings(**settings["model"]), vocabularies, place)
+    return _Earlier(start.run_id, folder, layout, model, vocabularies, place)
 
 
 def _vocabularies_of(trainer: Trainer) -> dict[str, pa.Array]:
@@ -168,9 +171,10 @@ def _take_weights(
         elif name != "norm.lone_rows":  # of which the record of a training tells
             tensor = theirs.get(before)
             if tensor is None or tensor.shape != weights[name].shape:
-                different = changes(earlier.model.model_dump(mode="json"), trainer.job.model.model_dump(mode="json"))
-                words = "; ".join(different) or f"{name} hangs on the number of domains, and that is another"
-                raise UserError(f"{earlier.run_id}: it cannot be started from, its model has another form: {words}")
+                raise UserError(
+                    f"{earlier.run_id}: it cannot be started from, because the shape of {name} depends on the "
+                    f"number of domains: {len(earlier.layout.domains)} -> {len(trainer.job.layout.domains)}"
+                )
             weights[name] = tensor
     trainer.model.load_state_dict(weights)
 

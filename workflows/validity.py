@@ -13,12 +13,14 @@ from enum import StrEnum
 from functools import cache, cached_property
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, window
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.hashing import code_hash, digest
 from star_ctr.conf.identity import config_hash, features_hash, ingest_hash, run_id, split_hash
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.jobs import log_files
 from star_ctr.jobs.decisions import Decision, accepted_before
+from star_ctr.jobs.starts import find_start
 from star_ctr.workflows.journal import Entry
 
 STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate", "refit")
@@ -140,14 +142,25 @@ class Standing:
             on["contents"] = digest(
                 {t: {d: c for d, c in of.items() if d in UNDATED or d <= ds} for t, of in self.contents.items()}
             )
-        named = self.settings.trainer.warm_start
-        if step == "split" and named not in (None, PREVIOUS, ACCEPTED):
-            on["warm_start"] = str(named)
+        if step in ("split", "train") and self.settings.trainer.warm_start not in (None, PREVIOUS, ACCEPTED):
+            on["warm_start"] = self._hash_named_start(ds, step)
         for night, before in self._before(ds, step):
             entry = self.entry(night, before)
             if before != "ingest":
                 on[before if night == ds else f"{before} of {night}"] = digest(entry.stands_on if entry else None)
         return on
+
+    def _hash_named_start(self, ds: str, step: str) -> str:
+        """Hash what a step reads of the run that `trainer.warm_start` names; no journal entry here tells of that run.
+
+        An earlier night of this configuration, as with `previous`, is followed by its own entries instead.
+        """
+        try:
+            start = find_start(self.settings, ds)
+            assert start is not None
+            return start.hash_numbers() if step == "split" else start.hash_weights()
+        except UserError:  # which the step raises, too, if it is run
+            return f"{self.settings.trainer.warm_start} cannot be used"
 
     def _settings_of(self, step: str) -> str:
         match step:

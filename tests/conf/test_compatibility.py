@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from star_ctr.conf.compatibility import check_fitted, check_split, encoded_numbers, number_changes
+from star_ctr.conf.compatibility import check_fitted, check_model, check_split, encoded_numbers, number_changes
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.layout import BucketField, IdField, Layout, NumericField, NumericSource
+from star_ctr.conf.layout import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.training import EmbeddingSettings, ModelSettings
 
 RATE = NumericSource(column="clicks", denominator="views", prior=5, base=0.2)
 BEFORE = Layout(
@@ -78,3 +79,56 @@ def test_different_features_require_a_different_run() -> None:
     for check in (check_split, check_fitted):
         with pytest.raises(UserError, match="last was trained on other features.*numbers.*set trainer.warm_start"):
             check("last", BEFORE, other(numeric=BEFORE.numeric[:1]))
+
+
+SEEN = SequenceField(name="seen", length=3, separator=",", sides=[IdField(name="item", column="s", embedding="item")])
+WITH_SEQUENCE = BEFORE.model_copy(update={"sequences": [SEEN]})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"categorical": [IdField(name="user", column="v", embedding="user")]}, "ids.user.column: u -> v"),
+        ({"categorical": [IdField(name="user", column="u", embedding="item")]}, "ids.user.embedding: user -> item"),
+        ({"sequences": [SEEN.model_copy(update={"separator": "|"})]}, "sequences.seen.separator: , -> |"),
+        ({"sequences": [SEEN.model_copy(update={"separator": None})]}, "sequences.seen.separator: , -> None"),
+        ({"sequences": [SEEN.model_copy(update={"length": 4})]}, "sequences.seen.length: 3 -> 4"),
+        (
+            {"sequences": [SEEN.model_copy(update={"sides": [SEEN.sides[0].model_copy(update={"column": "t"})]})]},
+            "sequences.seen.sides.0.column: s -> t",
+        ),
+        (
+            {"sequences": [SEEN.model_copy(update={"sides": [*SEEN.sides, *SEEN.sides]})]},
+            "sequences.seen.sides.1: None -> ",
+        ),
+        ({"numeric": BEFORE.numeric[::-1]}, "numbers: ['rate', 'still'] -> ['still', 'rate']"),
+    ],
+)  # fmt: skip
+def test_a_feature_that_keeps_its_name_alone_is_another(changed: dict[str, object], words: str) -> None:
+    now = WITH_SEQUENCE.model_copy(update={"ds": "2026-01-03", **changed})
+    for check in (check_split, check_fitted):
+        with pytest.raises(UserError) as error:
+            check("last", WITH_SEQUENCE, now)
+        assert words in str(error.value)
+        assert "last was trained on other features" in str(error.value)
+
+
+OTHER_VALUES = {
+    "name": "base", "norm": "bn", "combine": "sum", "experts": 3, "levels": 3, "gate_width": 8, "aux": False,
+    "aux_width": 8, "domain_dim": 4, "pooling": "din", "attention_width": 8, "layers": [8], "activation": "silu",
+    "norm_eps": 0.1,
+}  # fmt: skip
+SAFE_VALUES = {
+    "domain_spread": 0.5, "adversarial": 0.5, "interest_loss": 0.5, "dim": 8, "dropout": 0.5, "norm_momentum": 0.5,
+    "embeddings": {"user": EmbeddingSettings(min_count=3)},
+}  # fmt: skip
+
+
+def test_each_setting_of_a_model_must_be_the_same_unless_it_is_safe_to_change() -> None:
+    before = ModelSettings()
+    assert OTHER_VALUES.keys() | SAFE_VALUES.keys() == ModelSettings.model_fields.keys(), "a new setting: is it safe?"
+    check_model("last", before, before.model_copy(update=SAFE_VALUES))
+    for name, value in OTHER_VALUES.items():
+        with pytest.raises(UserError) as error:
+            check_model("last", before, before.model_copy(update={name: value}))
+        assert f"model.{name}: {getattr(before, name)} -> {value}; set them back, or set trainer" in str(error.value)

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.load import load
+from star_ctr.conf.tables import WEIGHTS
 from star_ctr.jobs.refit_checks import failures
 from star_ctr.jobs.store import Store
 from star_ctr.model import run
-from star_ctr.model.export import WEIGHTS
 from star_ctr.model.job import TrainingJob
 from tests.model.synthetic import LAYOUT, job, write_split
 

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.tables import WEIGHTS
 from star_ctr.conf.training import ModelSettings
 from star_ctr.model import checks, export, offline, run
-from star_ctr.model.export import WEIGHTS, Predictor
+from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.moments import _level
 from star_ctr.model.networks.multi_domain import MultiDomainModel

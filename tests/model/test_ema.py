@@ -111,6 +111,32 @@ def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float,
     assert all(torch.equal(p, swapped[n]) for n, p in model.named_parameters()), "a resumed run is not bit-identical"
 
 
+@pytest.mark.parametrize(("first", "second"), [(0.9, 0.9999), (0.9999, 0.9), (0.9, 0.9), (0.99, 0.5)])
+def test_a_loaded_ema_goes_on_with_another_decay(first: float, second: float) -> None:
+    """Rows that change before, after, on both sides of, and never around the load, against a dense EMA."""
+    rng = np.random.default_rng(0)
+    model = Model()
+    average = model.averaged(first)
+    dense = {n: Dense(p.detach().numpy(), first) for n, p in model.named_parameters()}
+    rows = [*[range(10, 30)] * 100, *[range(10, 20)] * 20, *[range(5, 20)] * 60]
+    for step, among in enumerate(rows):
+        if step == 120:
+            saved = {n: t.clone() for n, t in average.tensors()}
+            average = model.averaged(second)
+            average.load(saved, decay=first)
+            for reference in dense.values():
+                reference.decay = second
+        average.update(model.change(rng, sorted(rng.choice(list(among), 3, replace=False).tolist())))
+        for name, parameter in model.named_parameters():
+            dense[name].update(parameter.detach().numpy())
+    weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+    average.swap_in()
+    for name, parameter in model.named_parameters():
+        scale = max(1.0, np.abs(dense[name].average).max())
+        np.testing.assert_allclose(parameter.detach().numpy(), dense[name].average, atol=1e-5 * scale, err_msg=name)
+    assert not torch.allclose(weights["dense"], model.dense, atol=1e-3), "the average equals the weights"
+
+
 def test_a_rarely_touched_row_is_exported_as_its_weight() -> None:
     rng = np.random.default_rng(0)
     model = Model()

@@ -224,16 +224,65 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
 
 
 @pytest.mark.parametrize(
-    ("model", "word"),
-    [({"layers": [8, 8]}, "layers"), ({"dim": 8}, "4 wide and these 8"), ({"name": "mmoe"}, "name")],
+    ("model", "words"),
+    [
+        ({"layers": [8, 8]}, r"model.layers: \[16, 8\] -> \[8, 8\]"),
+        ({"dim": 8}, "last: it cannot be started from.*4 wide and these 8"),
+        ({"name": "mmoe"}, "model.name: star -> mmoe"),
+        # Weights of the same shapes that would mean something else.
+        ({"combine": "sum"}, "trainer.warm_start: last was trained with other.*model.combine: product -> sum; set"),
+        ({"activation": "silu"}, "model.activation: relu -> silu"),
+        ({"norm_eps": 0.1}, "model.norm_eps: 1e-05 -> 0.1"),
+    ],
 )
-def test_another_form_of_model_is_refused_by_name(
-    before: TrainingJob, split: Path, tmp_path: Path, model: dict[str, object], word: str
+def test_a_model_that_computes_something_else_is_refused_by_name(
+    before: TrainingJob, split: Path, tmp_path: Path, model: dict[str, object], words: str
 ) -> None:
     j = now(before, split, tmp_path)
     other = j.model_copy(update={"model": j.model.model_copy(update=model)})
-    with pytest.raises(UserError, match=f"last: it cannot be started from.*{word}"):
+    with pytest.raises(UserError, match=words):
         started(other)
+
+
+def test_a_model_as_wide_as_there_are_domains_needs_the_same_number(
+    before: TrainingJob, split: Path, tmp_path: Path
+) -> None:
+    earlier = job(write_split(tmp_path), tmp_path / "run")
+    earlier = earlier.model_copy(
+        update={"run_id": "last", "model": earlier.model.model_copy(update={"name": "cross_stitch"})}
+    )
+    earlier = earlier.model_copy(update={"settings": {"history": {}, "model": earlier.model.model_dump(mode="json")}})
+    train(earlier)
+    (earlier.place / "vocabularies").mkdir()
+    pq.write_table(vocabularies(BEFORE).drop_columns("ds"), earlier.place / "vocabularies" / "part-0.parquet")
+    j = now(earlier, split, tmp_path / "now")
+    fewer = j.model_copy(update={"model": earlier.model, "layout": NEXT.model_copy(update={"domains": ["c", "a"]})})
+    with pytest.raises(UserError, match="depends on the number of domains: 3 -> 2"):
+        started(fewer)
+    assert started(j.model_copy(update={"model": earlier.model}))[1]["domains_added"] == ["d"]
+
+
+def test_settings_of_training_alone_may_change(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+    j = now(before, split, tmp_path)
+    model = {"dropout": 0.3, "norm_momentum": 0.2, "adversarial": 0.5, "interest_loss": 0.5, "domain_spread": 0.1}
+    changed, same = started(j.model_copy(update={"model": j.model.model_copy(update=model)}))[0], started(j)[0]
+    c = NEXT.domain_id("c")
+    ints, floats = torch.tensor([[5, 3, 2, 4, 6, 0, 0]], dtype=torch.int32), torch.tensor([[0.3]])
+    a, b = (t.model.eval().predict(ints, floats, torch.tensor([c])) for t in (changed, same))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("averaging", [0.5, 0.9, 0.999])
+def test_a_kept_average_is_the_same_under_another_decay(
+    before: TrainingJob, split: Path, tmp_path: Path, averaging: float
+) -> None:
+    earlier, (trainer, _) = resumed(before), started(now(before, split, tmp_path, averaging=averaging))
+    then, mine = (t.model.inputs.tables.offset["item"] + 2 for t in (earlier, trainer))
+    name, known = "inputs.tables.storages.4", len(BEFORE["item"])
+    average = averages_of(earlier)[name][then : then + known]
+    weights = earlier.model.state_dict()[name][then : then + known]
+    assert (average - weights).abs().max() > 1e-4
+    torch.testing.assert_close(averages_of(trainer)[name][mine : mine + known], average, atol=1e-7, rtol=1e-6)
 
 
 def test_other_features_are_refused_by_name(before: TrainingJob, split: Path, tmp_path: Path) -> None:

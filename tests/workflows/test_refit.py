@@ -12,12 +12,11 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import OF_REFIT
+from star_ctr.conf.tables import OF_REFIT, WEIGHTS
 from star_ctr.jobs import clean, features, gate, refit, replay, split
 from star_ctr.jobs.decisions import Decisions, Outcome, serving
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import read_record
-from star_ctr.model.export import WEIGHTS
 from star_ctr.workflows import backfill
 from tests import small_logs
 from tests.workflows.small_night import DS, Night
