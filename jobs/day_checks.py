@@ -44,7 +44,7 @@ class Quarantined(NamedTuple):
         return sum(self.reasons.values()) / max(self.rows, 1)
 
 
-def check_quarantine(settings: Settings, store: Store, ds: str) -> None:
+def check_quarantine(settings: Settings, store: Store, ds: str, read_rows: Mapping[str, int]) -> None:
     """Raise `DataError` if the quarantined share of a log's rows for a day exceeds `checks.max_quarantined`.
 
     Checks all days of the window, because the model is trained on them.
@@ -55,7 +55,7 @@ def check_quarantine(settings: Settings, store: Store, ds: str) -> None:
         (F.col("run_id") == DATA_RUN) & F.col("step").startswith("ingest") & F.expr(among("ds", days))
     )
     entries = [r.asDict() for r in ledger.select("step", "ds", "reason", "rows_in", "rows_out").collect()]
-    exceeded = [found for found in quarantined_days(entries) if found.share > limit]
+    exceeded = [found for found in quarantined_days(entries, read_rows) if found.share > limit]
     if not exceeded:
         return
     worst = max(exceeded, key=lambda q: (q.share, q.day))
@@ -72,10 +72,10 @@ def check_quarantine(settings: Settings, store: Store, ds: str) -> None:
     )
 
 
-def quarantined_days(entries: Iterable[Mapping[str, Any]]) -> list[Quarantined]:
+def quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapping[str, int]) -> list[Quarantined]:
     """Collect the quarantined rows of each log and day from ledger entries, without duplicates and dropped domains.
 
-    Rows with an unreadable time have no day; their share is relative to all rows of the log in `entries`.
+    Rows with an unreadable time have no day; their share is relative to all rows that were read (`read_rows`).
     """
     rows: dict[tuple[str, str], int] = {}
     reasons: dict[tuple[str, str], dict[str, int]] = {}
@@ -87,9 +87,8 @@ def quarantined_days(entries: Iterable[Mapping[str, Any]]) -> list[Quarantined]:
         if why and why != DUPLICATE and not why.startswith(UNKNOWN_DOMAIN):
             of_day = reasons.setdefault(key, {})
             of_day[why] = of_day.get(why, 0) + entry["rows_in"] - entry["rows_out"]
-    totals = {log: sum(n for (other, _), n in rows.items() if other == log) for log, _ in rows}
     return [
-        Quarantined(log, day, totals[log] if day == UNKNOWN_DAY else rows[log, day], of_day)
+        Quarantined(log, day, read_rows.get(log, rows[log, day]) if day == UNKNOWN_DAY else rows[log, day], of_day)
         for (log, day), of_day in sorted(reasons.items())
     ]
 

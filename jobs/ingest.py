@@ -40,8 +40,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     """
     ds = valid_day(ds) if ds else newest_day(settings, spark)
     store = Store(settings, spark)
-    written = {name: _ingest_log(settings, store, name, ds) for name in settings.logs.declared()}
-    check_quarantine(settings, store, ds)
+    read: dict[str, int] = {}
+    written = {name: _ingest_log(settings, store, name, ds, read) for name in settings.logs.declared()}
+    check_quarantine(settings, store, ds, read)
     return written
 
 
@@ -74,7 +75,11 @@ def newest_complete(rows: Mapping[str, int], today: str) -> str | None:
     return next((day for day in reversed(past) if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]), None)
 
 
-def _ingest_log(settings: Settings, store: Store, name: str, ds: str) -> int:
+def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows: dict[str, int]) -> int:
+    """Write the table of one log; returns the rows written.
+
+    Sets `read_rows` to all rows that were read, of whatever day, if some of them have no day.
+    """
     wanted = window(settings, ds)
     log = settings.logs.declared()[name]
     reaches_back = name in REACH_BACK
@@ -94,6 +99,8 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str) -> int:
     ledger = counted(rows, F.col("domain") if name == "impressions" else F.lit("all")).persist()
     try:
         found = [row.ds for row in ledger.select("ds").distinct().collect()]
+        if UNKNOWN_DAY in found and raw is not None:
+            read_rows[name] = sum(frame.count() for frame in raw.values())
         if name == "impressions" and ds not in found:
             raise DataError(
                 f"{location(settings, log)}: no row of day {ds}; the newest day there is "

@@ -6,10 +6,12 @@ contents, and killed anywhere it leaves the version before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
@@ -65,7 +67,16 @@ class Store:
             writer = writer.option("userMetadata", metadata)
         for key, value in options.items():
             writer = writer.option(key, value)
-        writer.save(self.warehouse.table(table))
+        try:
+            writer.save(self.warehouse.table(table))
+        except AnalysisException as error:
+            if "DELTA_FAILED_TO_MERGE_FIELDS" not in str(error):
+                raise
+            fields = re.findall(r"'([^']+)'", str(error).splitlines()[0])
+            raise DataError(
+                f"{self.warehouse.table(table)}: column `{fields[0] if fields else '?'}` has another type than in "
+                "the table; move the table's folder away and run the nights again (star-ctr backfill)"
+            ) from None
         return self.version(table)
 
     def version(self, table: str) -> int:

@@ -47,6 +47,7 @@ FORMS = {
     "T10:12:31": None,
     "2026": None,
     "2026-03-01 10:12:31 Middle/Earth": None,
+    "2026-03-01 10:12:31 CST": None,  # Chicago, or China
     "2026-13-01 10:12:31": None,
     "yesterday": None,
     "": None,
@@ -57,7 +58,7 @@ FORMS = {
 def test_text_is_parsed_in_its_own_zone_or_the_declared_one(spark: SparkSession) -> None:
     column = TimeColumn(column="at", unit="timestamp", zone="Europe/Berlin")
     rows = spark.createDataFrame([(k, text) for k, text in enumerate(FORMS)], "k long, at string")
-    parsed = parse_time(column, F.col("at"), StringType(), "logs.impressions.time")
+    parsed = parse_time(column, F.col("at"), F.col("at"), StringType(), "logs.impressions.time")
     found = rows.select("k", F.unix_micros(parsed).alias("t")).orderBy("k").collect()
     want = [None if w is None else round(w.timestamp() * 1_000_000) for w in FORMS.values()]
     assert dict(zip(FORMS, (r.t for r in found), strict=True)) == dict(zip(FORMS, want, strict=True))
@@ -68,14 +69,16 @@ def test_a_declared_pattern_is_used_for_other_text(spark: SparkSession) -> None:
     column = TimeColumn(column="at", unit="timestamp", format="yyMMddHH")
     rows = spark.createDataFrame([("14102100", 14102100), ("09010203", 9010203), ("x", None)], "t string, n long")
     found = rows.select(
-        F.unix_seconds(parse_time(column, F.col("t"), StringType(), "time")).alias("t"),
-        F.unix_seconds(parse_time(column, F.col("n"), LongType(), "time")).alias("n"),
+        F.unix_seconds(parse_time(column, F.col("t"), F.col("t"), StringType(), "time")).alias("t"),
+        F.unix_seconds(parse_time(column, F.col("n"), F.col("n").cast("string"), LongType(), "time")).alias("n"),
     ).collect()
     want = [dt.datetime(2014, 10, 21, tzinfo=UTC).timestamp(), dt.datetime(2009, 1, 2, 3, tzinfo=UTC).timestamp(), None]
     assert [r.t for r in found] == [r.n for r in found] == want
     zoned = TimeColumn(column="at", unit="timestamp", format="dd/MM/yyyy HH:mm XXX", zone="Europe/Berlin")
     text = spark.createDataFrame([("01/03/2026 10:00 +05:00",)], "t string")
-    (row,) = text.select(F.unix_seconds(parse_time(zoned, F.col("t"), StringType(), "time")).alias("t")).collect()
+    (row,) = text.select(
+        F.unix_seconds(parse_time(zoned, F.col("t"), F.col("t"), StringType(), "time")).alias("t")
+    ).collect()
     assert row.t == dt.datetime(2026, 3, 1, 5, tzinfo=UTC).timestamp()
 
 
@@ -91,11 +94,11 @@ def test_times_outside_the_bounds_are_quarantined(spark: SparkSession) -> None:
     ]
     rows = spark.createDataFrame([(k, t) for k, t in enumerate(times)], "k long, t string")
     ts = F.col("t").cast("timestamp")
-    reason = rows.select("k", check_time(TimeColumn(column="at"), ts).alias("r")).orderBy("k").collect()
+    reason = rows.select("k", check_time(TimeColumn(column="at"), ts, "UTC").alias("r")).orderBy("k").collect()
     outside = f"at: {OUTSIDE}"
     assert [r.r for r in reason] == [outside, outside, None, outside, outside]
     wide = TimeColumn.model_validate({"column": "at", "earliest": "1960-01-01", "latest": "2036-01-01"})
-    assert [r.r for r in rows.select("k", check_time(wide, ts).alias("r")).orderBy("k").collect()] == [None] * 5
+    assert [r.r for r in rows.select("k", check_time(wide, ts, "UTC").alias("r")).orderBy("k").collect()] == [None] * 5
 
 
 @pytest.mark.parametrize(

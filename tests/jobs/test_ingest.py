@@ -64,14 +64,15 @@ def test_quarantined_rows_exclude_duplicates_and_dropped_domains() -> None:
             entry("ingest", "d1", "", 60), entry("ingest", "d1", "duplicate", 30), entry("ingest", "d1", "x: bad", 10),
             entry("ingest", "d2", "", 50), entry("ingest", "d2", "domain: unknown domain a", 50),
             entry("ingest", "unknown", "at: no usable time", 20), entry("ingest.items", "all", "key: missing", 2),
-        ]
+        ],
+        {"impressions": 2_000},
     )  # fmt: skip
     assert found == [
         Quarantined("impressions", "d1", 100, {"x: bad": 10}),
-        Quarantined("impressions", "unknown", 220, {"at: no usable time": 20}),
+        Quarantined("impressions", "unknown", 2_000, {"at: no usable time": 20}),
         Quarantined("items", "all", 2, {"key: missing": 2}),
     ]
-    assert [q.share for q in found] == [0.1, 20 / 220, 1.0]
+    assert [q.share for q in found] == [0.1, 0.01, 1.0]
 
 
 @pytest.mark.spark
