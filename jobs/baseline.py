@@ -8,7 +8,6 @@ from statistics import median, median_low
 from typing import Any, NamedTuple
 
 from star_ctr.conf.identity import judged_run
-from star_ctr.conf.layout import OVERALL
 from star_ctr.features.significance import dispersion
 from star_ctr.jobs.decisions import Decision, Outcome, accepted
 
@@ -39,7 +38,8 @@ def baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> list[st
     """Select the runs of earlier nights whose rows and clicks are usual.
 
     Nights that the gate held or that had not enough data are left out, so that a lasting fault does not become usual.
-    If a person promoted such a night, the change is accepted: the baseline starts there. If no night is left, all count.
+    If a person promoted such a night, the change is accepted: the baseline starts there. If no night is left,
+    all count.
 
     Args:
         runs: The run of each earlier night, oldest first.
@@ -77,17 +77,3 @@ def usual_clicks(nights: Sequence[Sequence[Row]], domain: str) -> Clicks:
     expected = [rate * row["rows"] for row in counted]
     dispersed = dispersion([row["clicks"] for row in counted], expected)
     return Clicks(rate, len(there), sum(row["rows"] for row in there), dispersed)
-
-
-def overall_dispersion(nights: Sequence[Sequence[Row]]) -> tuple[float, float]:
-    """Return the dispersion of overall clicks: of the totals, or of the domains if their clicks vary more.
-
-    A few users with very many clicks are rare in seven totals, but show up in some of the domains.
-    """
-    spread, freedom = usual_clicks(nights, OVERALL).dispersed
-    of_domains = [usual_clicks(nights, domain) for domain in typical_rows(nights) if domain != OVERALL]
-    clicks = [usual.rate * usual.rows for usual in of_domains]
-    if total := sum(clicks):
-        mean = sum(n * usual.dispersed[0] for n, usual in zip(clicks, of_domains, strict=True)) / total
-        spread = max(spread, mean)
-    return spread, freedom

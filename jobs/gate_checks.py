@@ -18,7 +18,7 @@ from scipy.stats import norm
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OVERALL
 from star_ctr.features.significance import holm, p_below, p_count, smallest_detectable
-from star_ctr.jobs.baseline import Row, overall_dispersion, typical_rows, usual_clicks
+from star_ctr.jobs.baseline import Row, typical_rows, usual_clicks
 
 DRAWS = 200
 """Minimum number of bootstrap draws for the gate: the standard error is then accurate to 5 %."""
@@ -88,7 +88,7 @@ def check_calibration(gate: GateSettings, facts: Facts) -> Check:
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
     message = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
-    below = p_count(clicks, pcoc * clicks, overall_dispersion(facts.before))
+    below = p_count(clicks, pcoc * clicks, usual_clicks(facts.before, OVERALL).dispersed)
     return Check(OVERALL, 2 * min(below, 1 - below), not low <= pcoc <= high, message)
 
 

@@ -87,10 +87,14 @@ def test_healthy_nights_are_held_at_most_at_the_error_rate(kind: str) -> None:
     assert share <= GATE.error_rate
 
 
-@pytest.mark.parametrize(("mean", "fano", "before"), [(50, 1, 7), (50, 4, 7), (50, 8, 7), (100, 15, 7), (50, 4, 3)])
+@pytest.mark.parametrize(
+    ("mean", "fano", "before"), [(50, 1, 7), (50, 4, 7), (50, 8, 7), (100, 15, 7), (50, 4, 3), (200, 4, 1)]
+)
 def test_missing_clicks_in_a_domain_are_held(mean: int, fano: int, before: int) -> None:
     share, kinds = share_held(negative_binomial(mean, fano), 300, before, lost=0)
-    print(f"\nmean {mean}, Fano factor {fano}, {before} nights before: {share:.1%} of 300 nights without clicks are held")
+    print(
+        f"\nmean {mean}, Fano factor {fano}, {before} nights before: {share:.1%} of 300 nights without clicks are held"
+    )
     assert share >= 0.9
     assert kinds["domain d0: 0 clicks"] >= 0.9 * 300
 

@@ -117,12 +117,16 @@ def test_missing_clicks_in_a_large_domain_are_held() -> None:
     for facts in (Facts(gone, without, before), Facts(gone, (), before)):
         outcome, reason = verdict(GATE, facts)
         assert outcome is Outcome.HELD
-        assert "domain mail: 0 clicks in 10,000 rows, expected 500 at the median click rate of 2 earlier nights" in reason
+        assert (
+            "domain mail: 0 clicks in 10,000 rows, expected 500 at the median click rate of 2 earlier nights" in reason
+        )
     few = with_domain(metrics(), "mail", clicks=60)
     assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "fewer than gate.min_share"
     fewer = with_domain(metrics(), "mail", clicks=300)
     assert verdict(GATE, Facts(fewer, differences(0.0), before))[0] is Outcome.PROMOTED
-    assert verdict(GATE, Facts(gone, without, [with_domain(n, "mail", clicks=0) for n in before]))[0] is Outcome.PROMOTED
+    assert (
+        verdict(GATE, Facts(gone, without, [with_domain(n, "mail", clicks=0) for n in before]))[0] is Outcome.PROMOTED
+    )
     rare = [with_domain(night, "mail", clicks=2) for night in before]
     assert verdict(GATE, Facts(gone, without, rare))[0] is Outcome.PROMOTED, "two missing clicks are not significant"
     overall = metrics(clicks=1_000)
