@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy.stats import binom, poisson, t
+from scipy.stats import t
+
+PRIOR_DISPERSION, PRIOR_FREEDOM = 4.0, 12.0
+"""Dispersion of counts assumed without data, and the degrees of freedom that this assumption is worth."""
 
 
 def p_below(estimate: float, std: float, users: float, draws: float = math.inf) -> float:
@@ -31,14 +34,38 @@ def smallest_detectable(rate: float, power: float, std: float, users: float, dra
     return float((t.isf(rate, freedom) + t.isf(1 - power, freedom)) * std)
 
 
-def p_fewer(events: int, trials: int, events_before: int, trials_before: int) -> float:
-    """Return the p-value of so few events at the rate of the earlier trials; exact, conditional on all events."""
-    return float(binom.cdf(events, events + events_before, trials / (trials + trials_before)))
+def dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
+    """Estimate the variance of nightly counts relative to Poisson counts, shrunk toward a conservative prior.
+
+    A few users cause many of the events, so counts vary more than Poisson counts do. The residuals are those of square
+    roots, whose variance does not depend on the mean. The largest one counts only as much as the second largest: one
+    odd night must not hide a loss on the nights after it.
+
+    Args:
+        events: Count of each night.
+        expected: Expected count of each night; above 0.
+
+    Returns:
+        The dispersion, at least 1, and its degrees of freedom.
+    """
+    squares = sorted(4 * (math.sqrt(c) - math.sqrt(e)) ** 2 for c, e in zip(events, expected, strict=True))
+    freedom = max(len(squares) - 2, 0)  # one for the expected rate, one for the night that is cut
+    found = sum(squares[:-1]) + squares[-2] if freedom else 0.0
+    total = PRIOR_FREEDOM + freedom
+    return max(1.0, (PRIOR_FREEDOM * PRIOR_DISPERSION + found) / total), total
 
 
-def p_poisson(events: int, expected: float) -> float:
-    """Return the two-sided p-value of a number of events against its expected value."""
-    return min(1.0, 2 * float(min(poisson.cdf(events, expected), poisson.sf(events - 1, expected))))
+def p_count(events: float, expected: float, dispersed: tuple[float, float], error: float = 0.0) -> float:
+    """Return the one-sided p-value of so few events (one minus it: of so many), by Student's t on square roots.
+
+    Args:
+        events: The count.
+        expected: Its expected value.
+        dispersed: Dispersion and its degrees of freedom, from `dispersion`.
+        error: Variance of the expected value, relative to that of the count.
+    """
+    spread, freedom = dispersed
+    return float(t.cdf(2 * (math.sqrt(events) - math.sqrt(expected)) / math.sqrt(spread * (1 + error)), freedom))
 
 
 def holm(p: Sequence[float], rate: float) -> list[bool]:

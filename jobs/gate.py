@@ -18,6 +18,7 @@ from star_ctr.conf.identity import features_hash, judged_run, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
 from star_ctr.features.bootstrap import INTERVALS
+from star_ctr.jobs.baseline import NIGHTS, baseline_runs
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.differences import difference
 from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
@@ -28,9 +29,6 @@ from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.store import Store, among
 from star_ctr.jobs.verdict import verdict
-
-_NIGHTS = 7
-"""Nights before whose sizes say what is usual."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -45,7 +43,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         later = f"the serving model is of a later night, {now.ds}"
         reason = "it is served already" if now.ds <= ds else later
         return {"run_id": candidate, "outcome": "nothing to decide", "reason": reason, "serving": now.run_id}
-    outcome, reason, facts = _decided(settings, store, ds, candidate, now)
+    outcome, reason, facts = _decided(settings, store, ds, candidate, decided)
     against = now.run_id if now else ""
     said = [d for d in decided if d.run_id == candidate][-1:]
     # A night that is run again, or was killed here, decides the same: that is no new decision.
@@ -56,10 +54,13 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def _decided(
-    settings: Settings, store: Store, ds: str, candidate: str, now: Decision | None
+    settings: Settings, store: Store, ds: str, candidate: str, decisions: list[Decision]
 ) -> tuple[Outcome, str, dict[str, Any]]:
+    now = serving(decisions)
     metrics = read_metrics(store, [candidate], (*COLUMNS, *INTERVALS))
-    before = _before(settings, store, ds)
+    runs = _runs_before(settings, store, ds)
+    before = _by_night(store, baseline_runs(runs, decisions))
+    recent = _by_night(store, runs[-NIGHTS:])
     differences: list[dict[str, Any]] = []
     then: dict[str, Any] = {}
     if now is not None:
@@ -71,7 +72,8 @@ def _decided(
         differences = difference(store, _with_min_draws(settings), candidate, beside)
         accepted = read_metrics(store, [judged_run(now.run_id)], (*COLUMNS, *INTERVALS))
         then = next((r for r in accepted if r["domain"] == OVERALL), {})
-    outcome, reason = verdict(settings.gate, Facts(metrics, differences, before, then, settings.evaluate.level))
+    facts = Facts(metrics, differences, before, then, settings.evaluate.level, recent)
+    outcome, reason = verdict(settings.gate, facts)
     return outcome, reason, _kept(metrics, differences)
 
 
@@ -105,11 +107,16 @@ def _with_min_draws(settings: Settings) -> Settings:
     return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
 
 
-def _before(settings: Settings, store: Store, ds: str) -> list[dict[str, Any]]:
-    """The metrics of this configuration's nights before."""
+def _runs_before(settings: Settings, store: Store, ds: str) -> list[str]:
+    """Return the runs of this configuration's earlier nights, oldest first."""
     there = store.read("metrics").where(F.col("ds") < ds).select("run_id", "ds").distinct().collect()
-    nights = sorted({r.ds for r in there if r.run_id == run_id(settings, r.ds)})[-_NIGHTS:]
-    return read_metrics(store, [run_id(settings, night) for night in nights])
+    return [run_id(settings, night) for night in sorted({r.ds for r in there if r.run_id == run_id(settings, r.ds)})]
+
+
+def _by_night(store: Store, runs: list[str]) -> list[list[dict[str, Any]]]:
+    """Read the metrics of runs, one list a run."""
+    rows = read_metrics(store, runs)
+    return [[row for row in rows if row["run_id"] == run] for run in runs]
 
 
 def _kept(metrics: list[dict[str, Any]], differences: list[dict[str, Any]]) -> dict[str, Any]:

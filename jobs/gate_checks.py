@@ -9,19 +9,17 @@ day, is therefore held on at most that share of nights, for any number of domain
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scipy.stats import norm
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OVERALL
-from star_ctr.features.significance import holm, p_below, p_fewer, p_poisson, smallest_detectable
+from star_ctr.features.significance import holm, p_below, p_count, smallest_detectable
+from star_ctr.jobs.baseline import Row, typical_rows, usual_clicks
 
-Row = Mapping[str, Any]
-"""A row of `metrics` or `differences`."""
 DRAWS = 200
 """Minimum number of bootstrap draws for the gate: the standard error is then accurate to 5 %."""
 PARTS = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
@@ -35,15 +33,17 @@ class Facts:
     """The metrics by domain that a verdict is based on.
 
     `candidate`: metrics of the candidate. `differences`: candidate minus serving model on the same rows, with intervals
-    and EVIDENCE. `before`: metrics of the candidates of earlier nights. `serving_then`: the overall metrics of the
-    serving model when it was accepted. All except `candidate` may be empty. `level`: the confidence level of intervals.
+    and EVIDENCE. `before`: metrics of the candidates of the usual earlier nights (`baseline_runs`), one list a night.
+    `serving_then`: the overall metrics of the serving model when it was accepted. `recent`: like `before`, for the last
+    nights, whatever the gate decided. All except `candidate` may be empty. `level`: the confidence level of intervals.
     """
 
     candidate: Sequence[Row]
     differences: Sequence[Row] = ()
-    before: Sequence[Row] = ()
+    before: Sequence[Sequence[Row]] = ()
     serving_then: Row = field(default_factory=dict)
     level: float = 0.95
+    recent: Sequence[Sequence[Row]] = ()
 
 
 class Check(NamedTuple):
@@ -88,7 +88,8 @@ def check_calibration(gate: GateSettings, facts: Facts) -> Check:
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
     message = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
-    return Check(OVERALL, p_poisson(clicks, pcoc * clicks), not low <= pcoc <= high, message)
+    below = p_count(clicks, pcoc * clicks, usual_clicks(facts.before, OVERALL).dispersed)
+    return Check(OVERALL, 2 * min(below, 1 - below), not low <= pcoc <= high, message)
 
 
 def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
@@ -116,21 +117,20 @@ def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
 def check_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
     """Compare click rates with earlier nights, overall and in large domains."""
     now = index_by_domain(facts.candidate)
-    for domain, nights in nights_before(facts).items():
-        if domain not in now or max(now[domain]["rows"], median(r["rows"] for r in nights)) < gate.domain_rows:
+    for domain, typical in typical_rows(facts.before).items():
+        rows = now[domain]["rows"] if domain in now else 0
+        usual = usual_clicks(facts.before, domain)
+        expected = usual.rate * rows
+        if max(rows, typical) < gate.domain_rows or not expected:
             continue
-        rows, clicks = now[domain]["rows"], now[domain]["clicks"]
-        rows_before, clicks_before = (sum(r[name] for r in nights) for name in ("rows", "clicks"))
-        if not rows or not clicks_before:
-            continue
-        usual = clicks_before / rows_before * rows
+        clicks = now[domain]["clicks"]
         message = (
-            f"{domain_label(domain)}: {clicks:,} clicks in {rows:,} rows, expected {usual:,.0f} at the click rate of "
-            f"the {len(nights)} nights before (gate.min_share: {gate.min_share}): check for missing clicks"
+            f"{domain_label(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median click "
+            f"rate of {usual.nights} earlier nights (gate.min_share: {gate.min_share}): check for missing clicks"
         )
-        beyond = clicks == 0 or clicks < gate.min_share * usual
+        beyond = clicks == 0 or clicks < gate.min_share * expected
         # Within the margin the p-value does not matter.
-        p = p_fewer(clicks, rows, clicks_before, rows_before) if beyond else 1.0
+        p = p_count(clicks, expected, usual.dispersed, usual.error(rows)) if beyond else 1.0
         yield Check(domain, p, beyond, message)
 
 
@@ -184,11 +184,3 @@ def domain_label(domain: str) -> str:
 def index_by_domain(rows: Sequence[Row]) -> dict[str, Row]:
     """Index rows by domain."""
     return {r["domain"]: r for r in rows}
-
-
-def nights_before(facts: Facts) -> dict[str, list[Row]]:
-    """Group the metrics of earlier nights by domain."""
-    found: dict[str, list[Row]] = {}
-    for row in facts.before:
-        found.setdefault(row["domain"], []).append(row)
-    return found

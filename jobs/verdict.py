@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from statistics import median
 
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OVERALL
+from star_ctr.jobs.baseline import Row, typical_rows
 from star_ctr.jobs.decisions import Outcome
 from star_ctr.jobs.gate_checks import (
     PARTS,
     Check,
     Facts,
-    Row,
     check_calibration,
     check_clicks,
     check_gauc,
@@ -27,7 +26,6 @@ from star_ctr.jobs.gate_checks import (
     format_interval,
     index_by_domain,
     metric_label,
-    nights_before,
     select_failed,
     standard_error,
 )
@@ -88,9 +86,11 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
     if overall["clicks"] < gate.min_clicks:
         found.append(f"{overall['clicks']:,} clicks (gate.min_clicks: {gate.min_clicks:,})")
-    for domain, nights in nights_before(facts).items():
+    recent = typical_rows(facts.recent or facts.before)
+    for domain, typical in typical_rows(facts.before).items():
         rows = now[domain]["rows"] if domain in now else 0
-        typical = median(r["rows"] for r in nights)
+        if not rows and not recent.get(domain, 0):
+            continue  # absent on most nights: retired, or there on some days of the week only
         if typical >= gate.domain_rows and rows < gate.min_share * typical:
             what = "rows" if domain == OVERALL else f"rows in domain {domain}"
             found.append(

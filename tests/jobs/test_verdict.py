@@ -70,7 +70,7 @@ def test_a_small_domain_alone_holds_nothing_back() -> None:
 
 
 def test_a_day_of_which_too_little_came_says_nothing() -> None:
-    before = metrics() + metrics()
+    before = [metrics(), metrics()]
     small = [{**r, "rows": r["rows"] // 10} for r in metrics()]
     outcome, reason = verdict(GATE, Facts(small, differences(-0.1), before))
     assert outcome is Outcome.TOO_SMALL
@@ -108,7 +108,7 @@ def with_domain(rows: list[dict[str, Any]], domain: str, **changed: Any) -> list
 
 
 def test_missing_clicks_in_a_large_domain_are_held() -> None:
-    before = metrics() + metrics()
+    before = [metrics(), metrics()]
     gone = with_domain(metrics(), "mail", clicks=0, gauc=None, gauc_low=None, gauc_high=None, pcoc=None)
     without = [
         {**d, "gauc": None, "gauc_low": None, "gauc_high": None} if d["domain"] == "mail" else d
@@ -117,13 +117,17 @@ def test_missing_clicks_in_a_large_domain_are_held() -> None:
     for facts in (Facts(gone, without, before), Facts(gone, (), before)):
         outcome, reason = verdict(GATE, facts)
         assert outcome is Outcome.HELD
-        assert "domain mail: 0 clicks in 10,000 rows, expected 500 at the click rate of the 2 nights before" in reason
+        assert (
+            "domain mail: 0 clicks in 10,000 rows, expected 500 at the median click rate of 2 earlier nights" in reason
+        )
     few = with_domain(metrics(), "mail", clicks=60)
     assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "fewer than gate.min_share"
     fewer = with_domain(metrics(), "mail", clicks=300)
     assert verdict(GATE, Facts(fewer, differences(0.0), before))[0] is Outcome.PROMOTED
-    assert verdict(GATE, Facts(gone, without, with_domain(before, "mail", clicks=0)))[0] is Outcome.PROMOTED
-    rare = with_domain(before, "mail", clicks=2)
+    assert (
+        verdict(GATE, Facts(gone, without, [with_domain(n, "mail", clicks=0) for n in before]))[0] is Outcome.PROMOTED
+    )
+    rare = [with_domain(night, "mail", clicks=2) for night in before]
     assert verdict(GATE, Facts(gone, without, rare))[0] is Outcome.PROMOTED, "two missing clicks are not significant"
     overall = metrics(clicks=1_000)
     assert "overall: 1,000 clicks in 100,000 rows" in verdict(GATE, Facts(overall, differences(0.0), before))[1]

@@ -1,0 +1,132 @@
+"""Which earlier nights are usual, and what the gate makes of changes that last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.identity import refit_of
+from star_ctr.jobs.baseline import NIGHTS, baseline_runs, typical_rows, usual_clicks
+from star_ctr.jobs.decisions import Decision, Outcome
+from star_ctr.jobs.gate_checks import Facts
+from star_ctr.jobs.verdict import verdict
+
+GATE = GateSettings()
+RUNS = [f"2026-03-{day:02d}-star" for day in range(1, 31)]
+Row = dict[str, Any]
+
+
+def decision(run: str, outcome: Outcome, against: str = "") -> Decision:
+    return Decision(run[:10], run, against, outcome, "")
+
+
+def night(**domains: tuple[int, int]) -> list[Row]:
+    """Make the metrics of a night from the rows and clicks of each domain."""
+    found: list[Row] = [{"domain": d, "rows": rows, "clicks": clicks} for d, (rows, clicks) in domains.items()]
+    total = {name: sum(row[name] for row in found) for name in ("rows", "clicks")}
+    good = {"gauc": 0.65, "gauc_low": 0.6, "gauc_high": 0.7, "log_loss": 0.1, "pcoc": 1.0}
+    return [*found, {"domain": "overall", **total, **good}]
+
+
+class Sequel:
+    """Nights that follow each other, each decided by the gate with the baseline of the nights before."""
+
+    def __init__(self) -> None:
+        self.nights: list[list[Row]] = []
+        self.decisions: list[Decision] = []
+
+    def next(self, **domains: tuple[int, int]) -> Outcome:
+        runs, metrics = RUNS[: len(self.nights)], night(**domains)
+        before = [self.nights[RUNS.index(run)] for run in baseline_runs(runs, self.decisions)]
+        outcome, _ = verdict(GATE, Facts(metrics, (), before, {}, 0.95, self.nights[-NIGHTS:]))
+        self.decisions.append(decision(RUNS[len(self.nights)], outcome))
+        self.nights.append(metrics)
+        return outcome
+
+    def promote(self) -> None:
+        """Promote the last night by hand."""
+        self.decisions.append(decision(RUNS[len(self.nights) - 1], Outcome.OVERRIDDEN))
+
+
+HOME, MAIL = (50_000, 3_000), (10_000, 500)
+
+
+@pytest.mark.parametrize(
+    ("mail", "outcome"), [((10_000, 100), Outcome.HELD), ((10_000, 0), Outcome.HELD), ((2_000, 100), Outcome.TOO_SMALL)]
+)
+def test_a_lasting_loss_does_not_become_usual_until_a_person_accepts_it(
+    mail: tuple[int, int], outcome: Outcome
+) -> None:
+    sequel = Sequel()
+    assert {sequel.next(home=HOME, mail=MAIL) for _ in range(8)} == {Outcome.PROMOTED}
+    assert {sequel.next(home=HOME, mail=mail) for _ in range(10)} == {outcome}
+    assert sequel.next(home=HOME, mail=MAIL) is Outcome.PROMOTED, "the fault is repaired"
+    assert sequel.next(home=HOME, mail=mail) is outcome
+    sequel.promote()
+    assert {sequel.next(home=HOME, mail=mail) for _ in range(8)} == {Outcome.PROMOTED}, "one promotion is enough"
+
+
+@pytest.mark.parametrize("odd", [(40_000, 12_000), (40_000, 1), (500_000, 25_000)])
+def test_one_odd_night_does_not_change_what_is_usual(odd: tuple[int, int]) -> None:
+    before = [*[night(home=HOME, mail=MAIL)] * 3, night(home=HOME, mail=odd), *[night(home=HOME, mail=MAIL)] * 3]
+    assert verdict(GATE, Facts(night(home=HOME, mail=MAIL), (), before))[0] is Outcome.PROMOTED
+    assert verdict(GATE, Facts(night(home=HOME, mail=(10_000, 0)), (), before))[0] is Outcome.HELD
+    assert verdict(GATE, Facts(night(home=HOME, mail=(10_000, 60)), (), before))[0] is Outcome.HELD
+
+
+def test_a_domain_of_some_days_of_the_week_is_not_missed_on_the_others() -> None:
+    sequel = Sequel()
+    for day in range(28):
+        weekend = {"mail": MAIL} if day % 7 in (2, 3) else {}
+        assert sequel.next(home=HOME, **weekend) is Outcome.PROMOTED, f"night {day}"
+    lost = {"mail": (10_000, 0)}
+    assert [sequel.next(home=HOME, **extra) for extra in ({}, lost)] == [Outcome.PROMOTED, Outcome.HELD]
+
+
+def test_a_retired_domain_is_missed_until_most_nights_are_without_it() -> None:
+    sequel = Sequel()
+    for _ in range(7):
+        sequel.next(home=HOME, mail=MAIL)
+    assert [sequel.next(home=HOME) for _ in range(12)] == [Outcome.TOO_SMALL] * 4 + [Outcome.PROMOTED] * 8
+    sequel = Sequel()
+    for _ in range(7):
+        sequel.next(home=HOME, mail=MAIL)
+    assert sequel.next(home=HOME) is Outcome.TOO_SMALL
+    sequel.promote()
+    assert sequel.next(home=HOME) is Outcome.PROMOTED
+
+
+def test_nights_that_were_not_promoted_are_left_out() -> None:
+    outcomes = [Outcome.PROMOTED, Outcome.HELD, Outcome.TOO_SMALL, Outcome.PROMOTED]
+    decisions = [decision(run, outcome) for run, outcome in zip(RUNS, outcomes, strict=False)]
+    assert baseline_runs(RUNS[:5], decisions) == [RUNS[0], RUNS[3], RUNS[4]], "undecided nights count"
+    assert baseline_runs(RUNS[1:3], decisions) == RUNS[1:3], "all count if none is left"
+    assert baseline_runs(RUNS[:20], decisions) == RUNS[13:20]
+    assert baseline_runs([], decisions) == []
+    again = [*decisions, decision(RUNS[1], Outcome.PROMOTED)]
+    assert RUNS[1] in baseline_runs(RUNS[:5], again), "the last decision on a night is the one that counts"
+
+
+def test_a_night_promoted_by_hand_starts_the_baseline() -> None:
+    decisions = [decision(RUNS[0], Outcome.PROMOTED), decision(RUNS[1], Outcome.HELD)]
+    by_hand = [*decisions, decision(RUNS[1], Outcome.OVERRIDDEN)]
+    assert baseline_runs(RUNS[:3], by_hand) == RUNS[1:3]
+    refit = [*by_hand, decision(refit_of(RUNS[1]), Outcome.REFIT, RUNS[1])]
+    assert baseline_runs(RUNS[:3], refit) == RUNS[1:3]
+    undone = [*by_hand, decision(RUNS[0], Outcome.ROLLED_BACK, RUNS[1])]
+    assert baseline_runs(RUNS[:3], undone) == [RUNS[0], RUNS[2]]
+    promoted = [*decisions, decision(RUNS[0], Outcome.OVERRIDDEN)]
+    assert baseline_runs(RUNS[:3], promoted) == [RUNS[0], RUNS[2]], "the gate promoted it as well"
+
+
+def test_usual_rows_and_clicks_are_medians() -> None:
+    nights = [night(home=(100, 10)), night(home=(300, 90), mail=(50, 5)), night(home=(200, 40), mail=(70, 0))]
+    assert typical_rows(nights) == {"home": 200, "mail": 50, "overall": 270}
+    assert typical_rows(nights[:2])["mail"] == 0
+    usual = usual_clicks(nights, "home")
+    assert (usual.rate, usual.nights, usual.rows) == (0.2, 3, 600)
+    assert usual_clicks(nights, "mail").rate == 0.05, "nights without the domain say nothing of its click rate"
+    assert usual_clicks(nights, "none").rate == 0.0
+    assert typical_rows([]) == {}
