@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.features import Categorical, Numeric
 from star_ctr.conf.load import load
 from star_ctr.conf.logs import LabelColumn
 from star_ctr.conf.settings import Settings
@@ -89,9 +90,8 @@ def test_ids_rounded_by_floats_are_quarantined(spark: SparkSession) -> None:
     reasons = sorted(r.reason for r in rows.collect())
     lost = "who: a float this large has lost digits; write the id as an integer or as text"
     assert reasons == [lost, lost, lost, "who: an id cannot have a fraction"]
-    written = clean_log(
-        conf(format="json"), "impressions", frame(spark, [{"who": "1.2345678901234568e+18"}, {"who": "9007199254740994.0"}], "who string")
-    )  # fmt: skip
+    texts = ["1.2345678901234568e+18", "9007199254740994.0", "1.23457E+14", "1.2345678901234568E19"]
+    written = clean_log(conf(format="json"), "impressions", frame(spark, [{"who": t} for t in texts], "who string"))
     assert all("lost digits" in r.reason for r in written.collect())
     whole = clean_log(conf(), "impressions", frame(spark, [{"who": 2**60 + 1}, {"who": 2**60 + 2}], "who long"))
     assert {r.user_id for r in good(whole).collect()} == {str(2**60 + 1), str(2**60 + 2)}
@@ -219,3 +219,41 @@ def test_duplicates_and_conflicts_are_distinguished(spark: SparkSession) -> None
         sorted(["None", DUPLICATE, "impression_id: used by two different rows"]),
         sorted(["None", "impression_id: used by two different rows", "impression_id: used by two different rows"]),
     )
+
+
+def test_a_column_read_as_an_id_must_not_be_rounded_either(spark: SparkSession) -> None:
+    """Campaigns above 2^53 were one campaign where a file had them as floats."""
+    chosen = conf()
+    campaign = Categorical(name="campaign", kind="categorical", column="impressions.campaign")
+    chosen = chosen.model_copy(update={"features": [campaign]})
+    rows = frame(spark, [{"campaign": 2.0**53, "views": 1e18}], "campaign double, views double")
+    (found,) = clean_log(chosen, "impressions", rows).collect()
+    assert found.reason == "campaign: a float this large has lost digits; write the id as an integer or as text"
+    (found,) = clean_log(conf(), "impressions", rows).collect()
+    assert found.reason is None
+
+
+def test_a_decimal_comma_is_read_in_texts_alone(spark: SparkSession) -> None:
+    """A Parquet float of 1.234 became 1234."""
+    chosen = conf(decimal=",", types={"x": "double"})
+    price = Numeric(name="price", kind="numeric", column="impressions.price")
+    chosen = chosen.model_copy(update={"features": [price]})
+    typed = frame(spark, [{"x": 1.234, "price": 2.125}], "x double, price double")
+    text = frame(spark, [{"x": "1.234,5", "price": "2,125"}], "x string, price string")
+    rows = [*clean_log(chosen, "impressions", typed).collect(), *clean_log(chosen, "impressions", text).collect()]
+    assert [(r.x, r.price, r.reason) for r in rows] == [(1.234, "2.125", None), (1234.5, "2.125", None)]
+
+
+def test_null_values_hold_for_every_type_and_in_lists(spark: SparkSession) -> None:
+    rows = frame(spark, [{"who": -1, "tags": ["a", "-1"]}, {"who": 5, "tags": ["b"]}], "who long, tags array<string>")
+    found = clean_log(conf(null_values=["-1"]), "impressions", rows).orderBy("impression_id").collect()
+    assert [(r.user_id, r.tags, r.reason) for r in found] == [(None, ["a", None], "who: missing"), ("5", ["b"], None)]
+    blank = clean_log(conf(), "impressions", frame(spark, [{"who": "NULL\t"}, {"who": "\u00a0"}], "who string"))
+    assert {r.reason for r in blank.collect()} == {"who: missing"}
+
+
+def test_one_column_may_be_two_declared_ones(spark: SparkSession) -> None:
+    (found,) = clean_log(
+        conf(item="what", domain="what"), "impressions", frame(spark, [{"what": "a"}], "what string")
+    ).collect()
+    assert (found.item_id, found.domain) == ("a", "a")

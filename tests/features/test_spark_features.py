@@ -73,6 +73,25 @@ def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
     }
 
 
+def test_an_id_that_is_used_again_keeps_its_own_click(spark: SparkSession) -> None:
+    """An impression was labelled by the click of another one with its id, three days later."""
+    shown = spark.createDataFrame(
+        [("1", stamp("2026-03-01 10:00:00"), "a"), ("1", stamp("2026-03-04 10:00:00"), "b")],
+        "impression_id string, ts timestamp, domain string",
+    )
+    clicks = spark.createDataFrame(
+        [("1", stamp("2026-03-04 10:05:00"), "2026-03-04"), ("1", stamp("2026-02-28 10:00:00"), "2026-02-28")],
+        "impression_id string, ts timestamp, ds string",
+    )
+    labelled = {r.domain: r.label for r in attribution.attribute(shown, clicks, window_hours=24).collect()}
+    assert labelled == {"a": 0.0, "b": 1.0}
+    fates = attribution.click_fates(shown, clicks, window_hours=24).collect()
+    assert {(r.ds, r.domain, r.fate) for r in fates} == {
+        ("2026-03-04", "b", ""),
+        ("2026-02-28", "a", "click before its impression"),
+    }
+
+
 @pytest.mark.parametrize(("as_of", "want"), [("day_before", [None, "old", "mid"]), ("same_day", ["old", "mid", "mid"])])
 def test_attributes_are_those_of_an_earlier_or_the_same_day(spark: SparkSession, as_of: str, want: list[str]) -> None:
     rows = spark.createDataFrame(

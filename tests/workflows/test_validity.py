@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import itertools
@@ -81,6 +82,18 @@ def test_what_was_done_is_valid_and_the_rest_is_missing(warehouse: Warehouse) ->
     warehouse.nights(NIGHTS[0])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     assert warehouse.states(NIGHTS[1]) == all_of(State.MISSING)
+
+
+def test_a_withdrawn_day_is_noticed_by_later_nights(warehouse: Warehouse) -> None:
+    """Ingest of a night empties a day whose file is gone; a later night had counted that day in its history."""
+    warehouse.nights(*NIGHTS[:2])
+    before = warehouse.standing().contents["impressions"]
+    assert small_logs.DAYS[0] in before
+    ingest = warehouse.entries[0]
+    gave = {"impressions": {day: "1" for day in ingest.gave["impressions"] if day != small_logs.DAYS[0]}}
+    warehouse.entries.append(dataclasses.replace(ingest, at=dt.datetime(2026, 3, 6, tzinfo=dt.UTC), gave=gave))
+    assert small_logs.DAYS[0] not in warehouse.standing().contents["impressions"]
+    assert warehouse.states(NIGHTS[1])["features"] == State.STALE.value
 
 
 def test_a_changed_file_asks_for_ingest_and_changed_contents_for_the_rest(warehouse: Warehouse) -> None:
