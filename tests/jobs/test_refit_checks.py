@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,12 +18,17 @@ from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.load import load
 from star_ctr.conf.tables import WEIGHTS
 from star_ctr.jobs.refit_checks import failures
+from star_ctr.jobs.rows import rows_of
 from star_ctr.jobs.store import Store
 from star_ctr.model import run
 from star_ctr.model.job import TrainingJob
 from tests.model.synthetic import LAYOUT, job, write_split
 
 pytestmark = pytest.mark.spark
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("impression_id", "user_id", "day", "ds", "part", "domain")]
+    + [("label", pa.float32()), ("domain_id", pa.int32()), ("ints", pa.binary()), ("floats", pa.binary())]
+)
 
 
 @pytest.fixture
@@ -33,9 +39,11 @@ def store(tmp_path: Path, spark: SparkSession) -> Store:
 @pytest.fixture
 def made(tmp_path: Path) -> TrainingJob:
     """A finished refit on two days, with a few hundred rows in three domains."""
-    rows = DeltaTable(write_split(tmp_path)).to_pandas()
-    rows["day"] = [LAYOUT.ds if k % 2 else "2026-01-01" for k in range(len(rows))]
-    write_deltalake(str(tmp_path / "refit_split"), rows, partition_by=["ds", "part", "domain"])
+    rows = rows_of(write_split(tmp_path))
+    for number, row in enumerate(rows):
+        row["day"] = LAYOUT.ds if number % 2 else "2026-01-01"
+    data = pa.Table.from_pylist(rows, SCHEMA)
+    write_deltalake(str(tmp_path / "refit_split"), data, partition_by=["ds", "part", "domain"])
     mine = job(str(tmp_path / "refit_split"), tmp_path / "models" / "test")
     run.train(mine)
     return mine
