@@ -80,7 +80,8 @@ def read(spark: SparkSession, path: str) -> DataFrame:
     try:
         if not _is_csv(path):
             return opened(spark, path).rows
-        reader = spark.read.option("header", "true").option("escape", '"')
+        # Without pruning: only a parser that reads all columns sees a surplus field.
+        reader = spark.read.option("header", "true").option("escape", '"').option("columnPruning", "false")
         header = reader.csv(path).columns
         schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
         return reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).csv(path)

@@ -132,7 +132,9 @@ def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list
         # Add a column for corrupt records: without one, Spark drops surplus fields silently.
         fields = StructType([StructField(c, StringType()) for c in (*schema, CORRUPT)])
         reader = spark.read.schema(fields).option("header", "true").option("sep", log.separator).option("escape", '"')
-        reader = reader.option("encoding", log.encoding).option("columnNameOfCorruptRecord", CORRUPT)
+        # Without pruning: only a parser that reads all columns sees a surplus field.
+        reader = reader.option("encoding", log.encoding).option("columnPruning", "false")
+        reader = reader.option("columnNameOfCorruptRecord", CORRUPT)
         return reader.csv(urls)
     if log.format == "json":
         # Keep numbers as text: one file's 12 is another's 12.0, and large ids would lose digits.
