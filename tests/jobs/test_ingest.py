@@ -165,6 +165,7 @@ def test_features_read_own_columns_and_never_the_label(tmp_path: Path, spark: Sp
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_implausible_clicks_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     write_days(tmp_path, rows)
@@ -191,6 +192,7 @@ def test_implausible_clicks_stop_the_night(tmp_path: Path, spark: SparkSession) 
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_unparsable_numbers_are_counted_and_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     rows["slot"] = [f"{k % 7},5" for k in range(len(rows))]
@@ -216,6 +218,7 @@ def test_unparsable_numbers_are_counted_and_stop_the_night(tmp_path: Path, spark
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_behaviours_without_times_do_not_see_later_snapshots(tmp_path: Path, spark: SparkSession) -> None:
     """`before` sorts after every date, so they read the newest snapshot of an item, from after the impression."""
     write_days(tmp_path, views())
