@@ -7,7 +7,7 @@ import re
 
 from pyspark.sql import Column
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, DateType, NumericType, StringType, TimestampNTZType, TimestampType
+from pyspark.sql.types import DataType, DateType, LongType, NumericType, StringType, TimestampNTZType, TimestampType
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.conf.errors import DataError
@@ -52,6 +52,9 @@ def parse_time(column: TimeColumn, source: Column, text: Column, kind: DataType,
         return _parse_pattern(column, text, kind)
     if isinstance(kind, StringType):
         return _parse_iso(column, source)
+    if isinstance(kind, LongType):  # nanoseconds that pandas wrote without a zone and Spark copied as integers
+        micros = F.call_function("div", source, F.lit(1000))
+        return F.to_utc_timestamp(F.timestamp_micros(micros), column.zone)
     raise DataError(
         f"{where}: `{column.column}` is a {kind.simpleString()}, but unit `timestamp` needs text or a timestamp"
     )

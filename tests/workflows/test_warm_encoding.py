@@ -128,9 +128,12 @@ def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
     _, before = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
     with pytest.raises(UserError, match="trainer.warm_start: .*gone holds no finished run"):
         nights.split("trainer.warm_start=gone")
+    changed = "features.by_sku.prior=77"
+    features.run(nights.load(changed), nights.spark, SECOND)
     with pytest.raises(
         UserError, match=f"trainer.warm_start: {nights.run} was trained on other features.*by_sku.*prior"
     ):
-        nights.split(f"trainer.warm_start={nights.run}", "features.by_sku.prior=77")
+        nights.split(f"trainer.warm_start={nights.run}", changed)
+    features.run(nights.first, nights.spark, SECOND)
     _, after = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
     assert after == before, "the previous split stays"
