@@ -128,10 +128,10 @@ def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
     _, before = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
     with pytest.raises(UserError, match="trainer.warm_start: .*gone holds no finished run"):
         nights.split("trainer.warm_start=gone")
-    changed = "features.by_sku.prior=77"
+    changed = "features.slot.log=true"
     features.run(nights.load(changed), nights.spark, SECOND)
     with pytest.raises(
-        UserError, match=f"trainer.warm_start: {nights.run} was trained on other features.*by_sku.*prior"
+        UserError, match=f"trainer.warm_start: {nights.run} was trained on other features.*slot.*log"
     ):
         nights.split(f"trainer.warm_start={nights.run}", changed)
     features.run(nights.first, nights.spark, SECOND)
