@@ -190,9 +190,7 @@ def test_deduplication_does_not_depend_on_the_days_read(spark: SparkSession, log
     ]
     frame_of = frame(spark, rows, "id string, who string, at long")
     chosen = conf(duplicate_days=reach)
-    whole = sorted(
-        (r.ds, r.impression_id, r.user_id, r.reason) for r in clean_log(chosen, "impressions", frame_of).collect()
-    )
+    whole = [(r.ds, r.impression_id, r.user_id, r.reason) for r in clean_log(chosen, "impressions", frame_of).collect()]
 
     def text(row: tuple[str, str, str, str | None]) -> tuple[str, ...]:
         return tuple(str(x) for x in row)
