@@ -14,6 +14,15 @@ DATA_RUN = "data"
 WEIGHTS = "model.safetensors"
 """The file of a run's folder with the exported weights."""
 
+TABLE_PROPERTIES = {
+    # Runs cite versions: the log of a table outlives Delta's thirty days, and no deletion vectors, since
+    # the trainer reads the files themselves.
+    "logRetentionDuration": "interval 400 days",
+    "deletedFileRetentionDuration": "interval 30 days",
+    "enableDeletionVectors": "false",
+}
+"""The Delta properties of every new table, whoever creates it."""
+
 
 @dataclass(frozen=True)
 class Table:

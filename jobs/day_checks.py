@@ -17,6 +17,7 @@ from star_ctr.conf.tables import DATA_RUN
 from star_ctr.features.attribution import EARLY, MATCHED
 from star_ctr.features.cleaning import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
 from star_ctr.features.duplicates import DUPLICATE
+from star_ctr.jobs.rows import rows_of
 from star_ctr.jobs.store import Store, among, quoted
 
 _REMEDIES = {
@@ -51,10 +52,9 @@ def check_quarantine(settings: Settings, store: Store, ds: str, read_rows: Mappi
     """
     limit = settings.checks.max_quarantined
     days = [*window(settings, ds), NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY]
-    ledger = store.read("ledger").where(
-        (F.col("run_id") == DATA_RUN) & F.col("step").startswith("ingest") & F.expr(among("ds", days))
+    entries = rows_of(
+        store.warehouse.table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {among('ds', days)}"
     )
-    entries = [r.asDict() for r in ledger.select("step", "ds", "reason", "rows_in", "rows_out").collect()]
     exceeded = [found for found in quarantined_days(entries, read_rows) if found.share > limit]
     if not exceeded:
         return

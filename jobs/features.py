@@ -40,7 +40,7 @@ from star_ctr.features.timeline import OF_EVENTS, events, outcome_column, weight
 from star_ctr.jobs.day_checks import check_labels
 from star_ctr.jobs.profile import UNPARSED, check_numbers, write_profile
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.store import Store, among, by_day
+from star_ctr.jobs.store import LedgerEntry, Store, among, by_day, ledger_entries
 
 KEYS = {"users": "user_id", "items": "item_id"}
 """The attribute tables, and the row column that holds the key of each."""
@@ -69,19 +69,13 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     with as_known(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
         store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
-    written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().persist()
-    entries = written.select(
-        "ds", "domain", F.col("count").alias("rows_in"), F.col("count").alias("rows_out"), F.lit("").alias("reason")
-    )
-    try:
-        store.write_ledger("features", entries, among("ds", days))
-        rows_by_day = {row.ds: row["sum(count)"] for row in written.groupBy("ds").sum("count").orderBy("ds").collect()}
-    finally:
-        written.unpersist()
+    written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().collect()
+    entries = [LedgerEntry(row.ds, row.domain, row["count"], row["count"], "") for row in written]
+    store.write_ledger("features", entries, among("ds", days))
     measures = write_profile(settings, store, days, fates)
     check_numbers(settings, measures)
     check_labels(settings, store, ds, {fate: n for (day, fate), n in fates.items() if day == ds})
-    return rows_by_day
+    return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}
 
 
 def read_impressions(settings: Settings, store: Store, ds: str, features: Iterable[AnyFeature]) -> DataFrame:
@@ -181,13 +175,12 @@ def _write_click_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[
     days = [day for day in store.days("clicks") if day <= ds]
     if not days:
         return {}
-    counts = attribution.counted(fates.where(F.col("ds") <= ds)).persist()
-    try:
-        store.write_ledger("attribute", counts, among("ds", days))
-        of_day = counts.groupBy("ds", "reason").agg(F.sum("rows_in").alias("n")).collect()
-    finally:
-        counts.unpersist()
-    return {(r.ds, r.reason): r.n for r in of_day}
+    entries = ledger_entries(attribution.counted(fates.where(F.col("ds") <= ds)))
+    store.write_ledger("attribute", entries, among("ds", days))
+    found: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        found[entry.ds, entry.reason] = found.get((entry.ds, entry.reason), 0) + entry.rows_in
+    return found
 
 
 def _read_by(features: Iterable[AnyFeature]) -> set[Column]:

@@ -18,7 +18,6 @@ from pyspark.sql.types import LongType
 
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.jobs.logs import restore_instants
-from star_ctr.jobs.store import newest_version
 
 
 class Given(NamedTuple):
@@ -43,7 +42,7 @@ def read_given(spark: SparkSession, table: str) -> Given:
 def opened(spark: SparkSession, table: str) -> Given:
     """The same, with Spark's own error, one of NOT_READ."""
     if DeltaTable.isDeltaTable(spark, table):
-        version = newest_version(spark, table)
+        version = int(DeltaTable.forPath(spark, table).history(1).select("version").collect()[0].version)
         return Given(spark.read.format("delta").option("versionAsOf", version).load(table), version)
     return Given(restore_times(spark.read.parquet(table)), None)
 

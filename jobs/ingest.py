@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Mapping
 from zoneinfo import ZoneInfo
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, valid_day, window
@@ -24,7 +24,7 @@ from star_ctr.jobs import logs
 from star_ctr.jobs.day_checks import check_quarantine
 from star_ctr.jobs.log_files import REACH_BACK, dated, days, location
 from star_ctr.jobs.session import submitted
-from star_ctr.jobs.store import Store, among, by_day, quoted
+from star_ctr.jobs.store import Store, among, by_day, ledger_entries, quoted
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
 _COMPLETE = 0.1
@@ -96,9 +96,9 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows:
         rows = rows.withColumns({"reason": F.lit(None).cast("string"), "raw": F.lit(None).cast("string")})
     chosen = F.expr(among("ds", UNDATED)) | (F.col("ds") <= ds if reaches_back else F.col("ds").isin(wanted))
     rows = rows.where(chosen).persist()
-    ledger = counted(rows, F.col("domain") if name == "impressions" else F.lit("all")).persist()
     try:
-        found = [row.ds for row in ledger.select("ds").distinct().collect()]
+        ledger = ledger_entries(counted(rows, F.col("domain") if name == "impressions" else F.lit("all")))
+        found = {entry.ds for entry in ledger}
         if UNKNOWN_DAY in found and raw is not None:
             read_rows[name] = sum(frame.count() for frame in raw.values())
         if name == "impressions" and ds not in found:
@@ -111,15 +111,20 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows:
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
         store.replace(name, by_day(good).sortWithinPartitions("ds", *order), where)
-        left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
-        quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole(left_out).alias("row"))
-        store.replace("quarantine", by_day(quarantined), f"log = '{name}' AND ({where})")
-        step = "ingest" if name == "impressions" else f"ingest.{name}"
-        store.write_ledger(step, ledger, where)
-        return int(ledger.agg(F.sum("rows_out")).first()[0] or 0)  # type: ignore[index]
+        _write_quarantine(store, name, rows, where, any(e.reason not in ("", DUPLICATE) for e in ledger))
+        store.write_ledger("ingest" if name == "impressions" else f"ingest.{name}", ledger, where)
+        return sum(entry.rows_out for entry in ledger)
     finally:
-        ledger.unpersist()
         rows.unpersist()
+
+
+def _write_quarantine(store: Store, name: str, rows: DataFrame, where: str, any_bad: bool) -> None:
+    """Replace the quarantined rows of a log; writes nothing if there are none and were none."""
+    if not any_bad and not any(p["log"] == name for p in store.partitions("quarantine")) and store.exists("quarantine"):
+        return
+    left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
+    quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole(left_out).alias("row"))
+    store.replace("quarantine", by_day(quarantined), f"log = '{name}' AND ({where})")
 
 
 if __name__ == "__main__":

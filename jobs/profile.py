@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import pyarrow as pa
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
@@ -17,13 +18,22 @@ from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
 from star_ctr.features.attributes import known_column
 from star_ctr.features.attribution import MATCHED
-from star_ctr.jobs.rows import rows_of
-from star_ctr.jobs.store import Store, among, quoted
+from star_ctr.jobs.rows import literal, rows_of
+from star_ctr.jobs.store import Store, among
 
 MATCH, UNPARSABLE = "matched", "unparsable"
 UNPARSED = "unparsed"
 """The column of `features` with a row's unparsable values, by column."""
-_SCHEMA = "ds string, name string, measure string, rows long, hits long, example string"
+_SCHEMA = pa.schema(
+    [
+        ("ds", pa.string()),
+        ("name", pa.string()),
+        ("measure", pa.string()),
+        ("rows", pa.int64()),
+        ("hits", pa.int64()),
+        ("example", pa.string()),
+    ]
+)
 
 
 class Measure(NamedTuple):
@@ -51,8 +61,7 @@ def write_profile(
     """
     days = list(days)
     found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
-    rows = store.spark.createDataFrame([tuple(m) for m in found], _SCHEMA)
-    store.replace("profile", rows.coalesce(1), among("ds", days))
+    store.put("profile", found, _SCHEMA, among("ds", days))
     return found
 
 
@@ -99,7 +108,7 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
 
 def describe_matches(settings: Settings, ds: str) -> list[str]:
     """Describe the match rates of day `ds`, a line per join; reads without Spark."""
-    found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {quoted(ds)} AND measure = '{MATCH}'")
+    found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {literal(ds)} AND measure = '{MATCH}'")
     lines = []
     for r in sorted(found, key=lambda r: r["name"]):
         share = r["hits"] / r["rows"] if r["rows"] else 1.0

@@ -1,23 +1,24 @@
-"""Reads and appends rows of Delta tables without Spark, in commit order.
+"""Reads, appends and replaces rows of small Delta tables without Spark: a commit takes milliseconds instead of seconds.
 
-Each row gets the next sequence number of its table. The number is also the version of a `txn` action in the Delta log:
-if two writers use the same number, on any hosts, Delta rejects the second, which then retries with the next one. The
-order of rows is therefore their commit order, independent of clocks.
+Each row that `add_row` appends gets the next sequence number of its table. The number is also the version of a `txn`
+action in the Delta log: if two writers use the same number, on any hosts, Delta rejects the second, which then retries
+with the next one. The order of rows is therefore their commit order, independent of clocks.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.tables import TABLE_PROPERTIES
 
 SEQUENCE = "sequence"
 """The column with a row's sequence number; null in rows that predate the column."""
@@ -26,6 +27,7 @@ _REWRITE_AT = 100
 """Number of files at which the table is rewritten as a single file."""
 _PATIENCE = 120.0
 """Seconds for which a writer retries after conflicts."""
+T = TypeVar("T")
 
 
 def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
@@ -65,14 +67,56 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema) -> int:
         UserError: Every attempt conflicted with other writers for two minutes.
     """
     schema = schema.append(pa.field(SEQUENCE, pa.int64()))
+    return _retry(table, lambda: _add(_open_or_create(table, schema), row, schema))
+
+
+def replace_rows(
+    table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str, partitions: Sequence[str] = ()
+) -> None:
+    """Replace the rows for which `where` holds by `rows`, in one commit; creates the table if needed.
+
+    Args:
+        table: Path or URL of the table.
+        rows: The values of each row, in the order of `schema`; `where` must hold for all of them.
+        schema: The columns.
+        where: An SQL condition; see `literal`.
+        partitions: The columns that a new table is partitioned by.
+
+    Raises:
+        UserError: Every attempt conflicted with other writers for two minutes.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    data = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+    def replace() -> None:
+        delta = _open_or_create(table, schema, partitions)
+        there = {field.name for field in delta.schema().fields}
+        write_deltalake(
+            delta,
+            data,
+            mode="overwrite",
+            predicate=where,
+            schema_mode=None if there == set(schema.names) else "merge",
+        )
+
+    _retry(table, replace)
+
+
+def literal(value: str) -> str:
+    """Quote a string for an SQL condition of this module; Spark's SQL escapes differently (`store.quoted`)."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _retry(table: str, write: Callable[[], T]) -> T:
+    """Call `write` until it does not conflict with another writer."""
     give_up = time.monotonic() + _PATIENCE
     while True:
         try:
-            return _add(_open_or_create(table, schema), row, schema)
+            return write()
         except CommitFailedError as error:
             if time.monotonic() > give_up:
                 raise UserError(
-                    f"{table}: other writers kept adding rows for {_PATIENCE:.0f} s, and this one was not added "
+                    f"{table}: other writers kept changing it for {_PATIENCE:.0f} s, and these rows were not written "
                     f"({error}); run the command again"
                 ) from None
             time.sleep(random.uniform(0.0, 0.05))
@@ -98,15 +142,16 @@ def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema) -> int:
     return number
 
 
-def _open_or_create(table: str, schema: pa.Schema) -> DeltaTable:
+def _open_or_create(table: str, schema: pa.Schema, partitions: Sequence[str] = ()) -> DeltaTable:
     """Open a table, or create it empty: a conflict is only detected for a commit on top of a known version."""
     try:
         return DeltaTable(table)
     except TableNotFoundError:
         if "://" not in table:
             Path(table).mkdir(parents=True, exist_ok=True)
+    properties = {f"delta.{name}": value for name, value in TABLE_PROPERTIES.items()}
     try:
-        return DeltaTable.create(table, schema, mode="error")
+        return DeltaTable.create(table, schema, mode="error", partition_by=list(partitions), configuration=properties)
     except DeltaError:  # another writer created it first
         return DeltaTable(table)
 

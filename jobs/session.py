@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import TABLE_PROPERTIES
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 
@@ -34,11 +35,7 @@ _RUNTIME = {
     # Allow GBK, windows-1252 and others; by default, Spark 4 only reads ISO-8859-1, UTF-8, UTF-16 and UTF-32.
     "spark.sql.legacy.javaCharsets": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "16384",
-    # Runs cite versions: the log of a table outlives Delta's thirty days, and no deletion vectors, since
-    # the trainer reads the files themselves.
-    "spark.databricks.delta.properties.defaults.logRetentionDuration": "interval 400 days",
-    "spark.databricks.delta.properties.defaults.deletedFileRetentionDuration": "interval 30 days",
-    "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+    **{f"spark.databricks.delta.properties.defaults.{k}": v for k, v in TABLE_PROPERTIES.items()},
 }
 
 

@@ -30,7 +30,7 @@ from star_ctr.features.packing import Encoder
 from star_ctr.features.vocabularies import fit_vocabularies
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.split_inputs import find_inputs
-from star_ctr.jobs.store import Store, quoted
+from star_ctr.jobs.store import LedgerEntry, Store, quoted
 
 ENCODED = (
     "impression_id string, user_id string, day string, label float, domain_id int, "
@@ -153,8 +153,8 @@ def _ledger(
             entry = entries.setdefault((name, "domain unknown in training" if left_out else ""), [0, 0])
             entry[0] += n
             entry[1] += 0 if left_out else n
-        rows = [(ds, domain, n_in, n_out, reason) for (domain, reason), (n_in, n_out) in sorted(entries.items())]
-        store.write_ledger(f"{step}.{part}", store.ledger_rows(rows), f"ds = {quoted(ds)}")
+        rows = [LedgerEntry(ds, domain, n[0], n[1], reason) for (domain, reason), n in sorted(entries.items())]
+        store.write_ledger(f"{step}.{part}", rows, f"ds = {quoted(ds)}")
 
 
 _ENCODERS: dict[tuple[str, ...], Encoder] = {}

@@ -8,29 +8,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from delta.tables import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
-from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import DATA_RUN, TABLES, Warehouse
+from star_ctr.jobs.rows import literal, replace_rows
 
-LEDGER = StructType(
+LEDGER = pa.schema(
     [
-        StructField("run_id", StringType()),
-        StructField("ds", StringType()),
-        StructField("domain", StringType()),
-        StructField("step", StringType()),
-        StructField("rows_in", LongType()),
-        StructField("rows_out", LongType()),
-        StructField("reason", StringType()),
+        ("run_id", pa.string()),
+        ("ds", pa.string()),
+        ("domain", pa.string()),
+        ("step", pa.string()),
+        ("rows_in", pa.int64()),
+        ("rows_out", pa.int64()),
+        ("reason", pa.string()),
     ]
 )
+
+
+class LedgerEntry(NamedTuple):
+    """The rows of a day and domain into and out of a step, and why the difference was left out."""
+
+    ds: str
+    domain: str
+    rows_in: int
+    rows_out: int
+    reason: str
 
 
 class Store:
@@ -42,13 +52,17 @@ class Store:
 
     def exists(self, table: str) -> bool:
         """Whether the table has been written."""
-        return DeltaTable.isDeltaTable(self.spark, self.warehouse.table(table))
+        return bool(DeltaTable.is_deltatable(self.warehouse.table(table)))
 
-    def read(self, table: str, version: int | None = None) -> DataFrame:
-        """A table at one version (the newest if none is given); `DataError` that names the step if missing."""
+    def require(self, table: str) -> None:
+        """Raise `DataError` that names the step if the table is missing."""
         if not self.exists(table):
             step = "ingest" if TABLES[table].name in _INGESTED else _MADE_BY.get(table, "nightly")
             raise DataError(f"{self.warehouse.table(table)}: no such table yet; run `star-ctr {step}` first")
+
+    def read(self, table: str, version: int | None = None) -> DataFrame:
+        """A table at one version (the newest if none is given); `DataError` that names the step if missing."""
+        self.require(table)
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
@@ -81,47 +95,50 @@ class Store:
 
     def version(self, table: str) -> int:
         """The newest version of a table."""
-        return newest_version(self.spark, self.warehouse.table(table))
+        return newest_version(self.warehouse.table(table))
 
     def days(self, table: str) -> list[str]:
-        """The days that a table holds, oldest first."""
-        rows = self.read(table).select("ds").distinct().collect()
-        return sorted(row.ds for row in rows if row.ds)
+        """The days that a table holds, oldest first; read from the Delta log where days are partitions."""
+        if "ds" not in TABLES[table].partitions:
+            rows = self.read(table).select("ds").distinct().collect()
+            return sorted(row.ds for row in rows if row.ds)
+        self.require(table)
+        return sorted({p["ds"] for p in self.partitions(table) if p["ds"]})
 
-    def write_ledger(self, step: str, entries: DataFrame, where: str) -> None:
+    def partitions(self, table: str) -> list[dict[str, str]]:
+        """The partitions that hold files, from the Delta log; none if the table is missing."""
+        return DeltaTable(self.warehouse.table(table)).partitions() if self.exists(table) else []
+
+    def write_ledger(self, step: str, entries: Iterable[LedgerEntry], where: str) -> None:
         """Replace the ledger rows of a step that precedes training.
 
         Args:
             step: The step.
-            entries: ds, domain, rows_in, rows_out, reason.
-            where: SQL predicate over `ds` for the days to replace.
+            entries: ds, domain, rows in, rows out and reason of each row.
+            where: SQL condition over `ds` for the days to replace.
         """
-        rows = entries.select(
-            F.lit(DATA_RUN).alias("run_id"),
-            "ds",
-            "domain",
-            F.lit(step).alias("step"),
-            F.col("rows_in").cast("long").alias("rows_in"),
-            F.col("rows_out").cast("long").alias("rows_out"),
-            "reason",
-        )
-        self.replace("ledger", rows.coalesce(1), f"run_id = '{DATA_RUN}' AND step = '{step}' AND ({where})")
+        rows = [(DATA_RUN, ds, domain, step, n_in, n_out, reason) for ds, domain, n_in, n_out, reason in entries]
+        self.put("ledger", rows, LEDGER, f"run_id = '{DATA_RUN}' AND step = '{step}' AND ({where})")
 
     def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
         """Replace the ledger's rows of a step of some runs; `entries`: run_id, ds, domain, rows_in, rows_out."""
         rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
-        where = f"step = '{step}' AND {among('run_id', sorted({r[0] for r in rows}))}"
-        self.replace("ledger", self.spark.createDataFrame(rows, LEDGER).coalesce(1), where)
+        runs = ", ".join(literal(run_id) for run_id in sorted({r[0] for r in rows}))
+        self.put("ledger", rows, LEDGER, f"step = '{step}' AND run_id IN ({runs})")
 
-    def ledger_rows(self, rows: Iterable[tuple[str, str, int, int, str]]) -> DataFrame:
-        """A frame of ledger entries from (ds, domain, rows_in, rows_out, reason)."""
-        schema = StructType([f for f in LEDGER.fields if f.name not in ("run_id", "step")])
-        return self.spark.createDataFrame(list(rows), schema)
+    def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
+        """Replace the rows of a small table for which `where` holds by rows of this process, without Spark."""
+        replace_rows(self.warehouse.table(table), rows, schema, where, TABLES[table].partitions)
 
 
-def newest_version(spark: SparkSession, path: str) -> int:
+def ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
+    """Collect ledger entries from a DataFrame with their columns: a few per day, domain and reason."""
+    return [LedgerEntry(*row) for row in counts.select(*LedgerEntry._fields).collect()]
+
+
+def newest_version(path: str) -> int:
     """The newest version of the Delta table at a path."""
-    return int(DeltaTable.forPath(spark, path).history(1).select("version").collect()[0].version)
+    return int(DeltaTable(path, without_files=True).version())
 
 
 def by_day(rows: DataFrame) -> DataFrame:

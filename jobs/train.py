@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -25,15 +26,27 @@ from star_ctr.conf.tables import OF_NIGHT, SplitTables
 from star_ctr.conf.vocabularies import vocabulary_files
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.launcher import launch_on_spark
+from star_ctr.jobs.rows import literal
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.starts import find_start
-from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.store import Store
 from star_ctr.model.job import TrainingJob, WarmStart
 from star_ctr.model.train import launch
 
-RUN = (
-    "run_id string, ds string, model string, seed long, config string, code string, versions string, "
-    "rows long, seconds double, max_score_difference double, record string"
+RUN = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("ds", pa.string()),
+        ("model", pa.string()),
+        ("seed", pa.int64()),
+        ("config", pa.string()),
+        ("code", pa.string()),
+        ("versions", pa.string()),
+        ("rows", pa.int64()),
+        ("seconds", pa.float64()),
+        ("max_score_difference", pa.float64()),
+        ("record", pa.string()),
+    ]
 )
 
 
@@ -171,8 +184,7 @@ def write_runs(store: Store, runs: Sequence[tuple[Settings, dict[str, Any], floa
         )
         for settings, record, difference in runs
     ]  # fmt: skip
-    frame = store.spark.createDataFrame(rows, RUN)
-    store.replace("runs", frame.coalesce(1), among("run_id", [r[0] for r in rows]))
+    store.put("runs", rows, RUN, f"run_id IN ({', '.join(literal(r[0]) for r in rows)})")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import rows
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, serving
-from star_ctr.jobs.rows import SEQUENCE, add_row, ordered_rows, rows_of
+from star_ctr.jobs.rows import SEQUENCE, add_row, literal, ordered_rows, replace_rows, rows_of
 from star_ctr.workflows.journal import Entry, Journal
 from tests import small_logs
 
@@ -60,7 +61,7 @@ def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monke
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
     monkeypatch.setattr(rows, "_open_or_create", lambda *_: stale)
     monkeypatch.setattr(rows, "_PATIENCE", 0.0)
-    with pytest.raises(UserError, match=r"other writers kept adding rows .* run the command again"):
+    with pytest.raises(UserError, match=r"other writers kept changing it .* run the command again"):
         add_row(table, row(3), SCHEMA)
     assert len(rows_of(table)) == 3
 
@@ -135,3 +136,58 @@ def test_the_last_journal_entry_counts_despite_clock_skew(settings: Settings) ->
     for state, behind in (("running", 0), ("failed", 10), ("running", 120), ("done", 90)):
         journal.add(Entry("2026-03-02", "split", "", state, NOON - dt.timedelta(seconds=behind)))
     assert [e.state for e in journal.entries()] == ["running", "failed", "running", "done"]
+
+
+# --- replaced rows
+
+LEDGER = pa.schema([("run_id", pa.string()), ("ds", pa.string()), ("number", pa.int64())])
+
+
+def contents(table: str) -> list[tuple[object, ...]]:
+    return sorted((r["run_id"], r["ds"], r["number"]) for r in rows_of(table))
+
+
+def test_replacing_rows_changes_no_others(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")
+    replace_rows(table, [("a", "1", 1), ("a", "2", 2)], LEDGER, "run_id = 'a'", ["run_id"])
+    replace_rows(table, [("it's", "1", 3)], LEDGER, "run_id = " + literal("it's"))
+    replace_rows(table, [("a", "1", 5), ("a", "1", 6)], LEDGER, "run_id = 'a' AND (ds IN ('1') OR ds <= '0')")
+    assert contents(table) == [("a", "1", 5), ("a", "1", 6), ("a", "2", 2), ("it's", "1", 3)]
+    replace_rows(table, [], LEDGER, "run_id = 'a' AND ds = '1'")
+    assert contents(table) == [("a", "2", 2), ("it's", "1", 3)]
+    with pytest.raises(DeltaError):
+        replace_rows(table, [("b", "1", 5)], LEDGER, "run_id = 'a'")
+    wide = LEDGER.append(pa.field("why", pa.string()))
+    replace_rows(table, [("a", "2", 2, "none")], wide, "run_id = 'a'")
+    assert {r["run_id"]: r["why"] for r in rows_of(table)} == {"a": "none", "it's": None}
+    metadata = DeltaTable(table).metadata()
+    assert metadata.partition_columns == ["run_id"]
+    assert metadata.configuration["delta.logRetentionDuration"] == "interval 400 days"
+
+
+def replace(table: str, writer: int) -> None:
+    for k in range(ROWS):
+        key = f"own {writer}" if k % 2 else "common"
+        replace_rows(table, [(key, "1", k), (key, "2", k)], LEDGER, f"run_id = '{key}'", ["run_id"])
+
+
+def test_concurrent_replacements_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")
+    with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
+        pool.starmap(replace, [(table, writer) for writer in range(WRITERS)], chunksize=1)
+    last = {"common": ROWS - 1} | {f"own {w}": ROWS - 2 for w in range(WRITERS)}
+    assert contents(table) == sorted((key, ds, number) for key, number in last.items() for ds in "12")
+
+
+def test_a_replacement_on_top_of_another_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same rows and of rows in the same files: neither may stand twice, or come back."""
+    table = str(tmp_path / "table")
+    replace_rows(table, [("a", "1", 1), ("a", "2", 1)], LEDGER, "run_id = 'a'")
+    opened = rows._open_or_create
+    for where, new in (("run_id = 'a'", [("a", "1", 3)]), ("ds = '9'", [("b", "9", 3)])):
+        stale = DeltaTable(table)
+        replace_rows(table, [("a", "1", 2)], LEDGER, "run_id = 'a' AND ds <> '9'")
+        answers = iter([stale])
+        monkeypatch.setattr(rows, "_open_or_create", lambda *of, answers=answers: next(answers, None) or opened(*of))
+        replace_rows(table, new, LEDGER, where)
+    assert contents(table) == [("a", "1", 2), ("b", "9", 3)]
