@@ -138,7 +138,7 @@ def ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
 
 def newest_version(path: str) -> int:
     """The newest version of the Delta table at a path."""
-    return int(DeltaTable(path, without_files=True).version())
+    return int(DeltaTable(path).version())
 
 
 def by_day(rows: DataFrame) -> DataFrame:
