@@ -126,6 +126,7 @@ def test_idle_threads_of_a_launched_training_sleep(table: str, tmp_path: Path) -
     assert record(j)["threads"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["jobs.score", "jobs.launcher", "workflows.compare"])
 def test_idle_threads_sleep_in_every_module_with_torch(module: str) -> None:
     code = f"import star_ctr.{module}, torch"

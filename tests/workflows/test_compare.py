@@ -25,7 +25,7 @@ from star_ctr.workflows import compare, comparison_report
 from star_ctr.workflows.comparison import IN_PAPER, frame, on_common, order_in_paper, paired
 from tests import small_logs
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 NIGHTS = list(small_logs.DAYS[-2:])
 AGAIN = 'compare.models={"star_again": {"model.name": "star"}}'
 PLANS = [

@@ -49,6 +49,7 @@ def test_a_domain_that_the_settings_do_not_know_goes_to_quarantine_or_to_other(c
         assert kept["reason"].str.startswith("domain: unknown domain").sum() == strange
 
 
+@pytest.mark.slow
 def test_a_domain_that_training_does_not_know_is_left_out_of_the_split_or_is_other(
     conf: Path, spark: SparkSession
 ) -> None:
