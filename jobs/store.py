@@ -123,6 +123,8 @@ class Store:
     def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
         """Replace the ledger's rows of a step of some runs; `entries`: run_id, ds, domain, rows_in, rows_out."""
         rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
+        if not rows:
+            return
         runs = ", ".join(literal(run_id) for run_id in sorted({r[0] for r in rows}))
         self.put("ledger", rows, LEDGER, f"step = '{step}' AND run_id IN ({runs})")
 
