@@ -91,7 +91,7 @@ class Comparison(Declared):
         ]
         wrong += [
             f"models.{name}: the suffix {WITHOUT_AUX} is reserved for a model without its auxiliary network; "
-            "rename this one"
+            "rename the model"
             for name in self.models
             if name.endswith(WITHOUT_AUX)
         ]

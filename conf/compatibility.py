@@ -12,7 +12,7 @@ from star_ctr.conf.training import ModelSettings
 _REMEDY = "set trainer.warm_start to another run, or remove it to train from scratch"
 _MAY_CHANGE = frozenset(
     {
-        # Used in training only. What the weights learned so far has the same meaning with another value.
+        # Used only in training: the weights learned so far keep their meaning if the value changes.
         "dropout",
         "norm_momentum",
         "adversarial",
@@ -24,7 +24,7 @@ _MAY_CHANGE = frozenset(
         "dim",
     }
 )
-"""Settings of the model that may differ between a run and the one that it starts from."""
+"""Model settings that may differ between a run and the run that it starts from."""
 
 
 def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
@@ -43,7 +43,7 @@ def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
     """Raise `UserError` if a newly fitted layout does not keep the encoding of the run to start from."""
     if different := feature_changes(before, now) + number_changes(before, now):
         raise UserError(
-            f"trainer.warm_start: {run_id} was trained on other features than the settings declare: "
+            f"trainer.warm_start: {run_id} was trained with different features than the settings declare: "
             f"{'; '.join(different)}; {_REMEDY}"
         )
 
@@ -52,7 +52,7 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
     """Raise `UserError` if a run with layout `before` cannot continue on rows with layout `now`."""
     if different := feature_changes(before, now):
         raise UserError(
-            f"trainer.warm_start: {run_id} was trained on other features than the split of {now.ds} holds: "
+            f"trainer.warm_start: {run_id} was trained with different features than the split of {now.ds} has: "
             f"{'; '.join(different)}; {_REMEDY}"
         )
     if different := number_changes(before, now):
@@ -63,7 +63,7 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
 
 
 def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
-    """Raise `UserError` if a model with settings `now` would compute something else from the weights of a run.
+    """Raise `UserError` if the weights of a run have another meaning in a model with settings `now`.
 
     Many settings change what weights mean but not their shapes, for example `combine` and `activation`. Therefore all
     settings are compared, except those that are known to be safe to change.
@@ -71,8 +71,8 @@ def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
     earlier, current = (settings.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for settings in (before, now))
     if different := changes(earlier, current, "model."):
         raise UserError(
-            f"trainer.warm_start: {run_id} was trained with other settings of the model: {'; '.join(different)}; "
-            f"set them back, or {_REMEDY}"
+            f"trainer.warm_start: {run_id} was trained with different model settings: {'; '.join(different)}; "
+            f"change them back, or {_REMEDY}"
         )
 
 

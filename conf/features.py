@@ -51,14 +51,14 @@ def flat(column: str) -> str:
 class History(Declared):
     """A kind of event in users' histories, put together from the logs that tell of it.
 
-    `outcome` names an outcome column of the impression log (or `label`): an impression counts with that
-    column's value, from its own time on (a click of a click log: from the click's time on); `impressions`
-    takes every impression; an outcome that is missing, NaN, infinite or above 1e12 in absolute value counts as 0, and
-    sums have a precision of one millionth; `behaviours` the rows of the behaviour log with that name. `also` keeps, of
-    those, the ones whose user and item have a row of a second behaviour too: what became of them, where a log without
-    times lists each behaviour by itself (watched; watched to the end). `less` sets each against what is usual: a row
-    of `behaviours` counts 1 if it is `also` the other, less the share that is so among its user's (or its
-    item's) rows. It is for rates: a user's then tells of the user and not of the items that came their way.
+    `impressions` takes every impression. `outcome` names an outcome column of the impression log (or `label`): an
+    impression counts with the value of that column, from its own time on (a click of a click log: from the time of the
+    click on). An outcome that is missing, NaN, infinite or above 1e12 in absolute value counts as 0, and sums have a
+    precision of one millionth. `behaviours` takes the rows of the behaviour log with that name. `also` keeps only those
+    rows whose user and item have a row of a second behaviour too: in a log without times that lists each behaviour
+    separately (watched; watched to the end), it tells what a row led to. `less` subtracts an average: a row of
+    `behaviours` counts 1 if it also has the second behaviour (else 0), minus the share of such rows among the rows of
+    its user (or its item). Use it for rates: the rate of a user then describes the user, not the items shown to them.
     """
 
     impressions: bool = False

@@ -10,7 +10,7 @@ from star_ctr.conf.declared import Declared
 
 
 class GateSettings(Declared):
-    """What holds a candidate back, and which day is too small to say anything.
+    """When the gate holds a candidate, and which days have too little data for a decision.
 
     A candidate is held if it is significantly worse than the serving model and by more than a margin. `error_rate` is
     the significance level over all checks and domains.

@@ -31,7 +31,7 @@ def _check_zone(value: str) -> str:
 
 
 def _check_pattern(value: str) -> str:
-    """Check that Spark can read a date pattern; the error for another library's pattern says what to write instead."""
+    """Check that a value is a Spark date pattern; the error for a pattern of another library explains the letters."""
     if "%" in value:
         raise ValueError(f"`{value}` is not a Spark date pattern: write yyyy-MM-dd, not %Y-%m-%d")
     letters = set(re.findall(r"[A-Za-z]", re.sub(r"'[^']*'", "", value)))
@@ -111,8 +111,8 @@ class Log(Declared):
     )
     types: dict[str, ColumnType] = Field(
         default_factory=dict,
-        description="column types; a row with a value of another type is quarantined. The text of a `string` is kept "
-        "unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12",
+        description="column types; a row with a value of another type is quarantined. The text of a `string` column is "
+        "kept unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12",
     )
 
 

@@ -71,7 +71,7 @@ def _kind_problems(history: Iterable[str]) -> list[str]:
     problems, seen = [], dict[str, str]()
     for kind in history:
         if not re.fullmatch(r"[\w-]+", kind):
-            problems.append(f"history: `{kind}`: rename it with only letters, digits, `_` and `-`")
+            problems.append(f"history: `{kind}`: a name may only have letters, digits, `_` and `-`; rename it")
         other = seen.setdefault(kind.lower(), kind)
         if other != kind:
             problems.append(f"history.{kind}: differs from `{other}` only in case; rename one of them")

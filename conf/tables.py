@@ -12,16 +12,16 @@ from star_ctr.conf.settings import Paths
 DATA_RUN = "data"
 """The `run_id` of ledger rows of the steps before training, which all models share."""
 WEIGHTS = "model.safetensors"
-"""The file of a run's folder with the exported weights."""
+"""The file in a run's folder that holds the exported weights."""
 
 TABLE_PROPERTIES = {
-    # Runs cite versions: the log of a table outlives Delta's thirty days, and no deletion vectors, since
-    # the trainer reads the files themselves.
+    # Runs refer to table versions, so the log is kept for longer than Delta's default of 30 days. Deletion vectors are
+    # off, because the trainer reads the data files directly.
     "logRetentionDuration": "interval 400 days",
     "deletedFileRetentionDuration": "interval 30 days",
     "enableDeletionVectors": "false",
 }
-"""The Delta properties of every new table, whoever creates it."""
+"""The Delta properties of every new table, whether Spark or deltalake creates it."""
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ class TrainerSettings(Declared):
     )
     warm_start: str | None = Field(
         None,
-        description="run to go on from (§4.4): its run_id, or of this configuration's earlier nights the newest one "
-        "(`previous`), or the newest that the gate accepted (`accepted`); the split encodes numbers like that run",
+        description="run to start from (§4.4): its run_id, the newest earlier night of this configuration "
+        "(`previous`), or the newest one that the gate accepted (`accepted`); the split encodes numbers like that run",
     )
     optimizer: Literal["kept", "reset"] = Field(
         "kept",
@@ -150,7 +150,7 @@ class TrainerSettings(Declared):
         0,
         ge=0,
         description="torch threads per process; 0: chosen from the batch size and the layers, at most one per core. "
-        "Weights are bit-identical only for the same number: the record holds it; resume and replay reuse it",
+        "Weights are bit-identical only for the same number, so resume and replay reuse the number in the record",
     )
     readers: int = Field(
         0, ge=0, description="threads of a stream that decode files ahead of the training; 0: one for every four cores"

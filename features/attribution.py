@@ -35,7 +35,7 @@ def click_fates(impressions: DataFrame, clicks: DataFrame, window_hours: float) 
     """Each click with its `fate`: empty for the one that made the label, else why it did not count.
 
     Columns: impression_id, ts, ds (of the click), shown_at and domain (of the impression, null for an orphan), fate.
-    Where an id is used again on another day, a click belongs to the newest impression before it.
+    If an id is used again on another day, a click belongs to the latest impression with that id before the click.
     """
     asked = clicks.select("impression_id").distinct()
     by_time = Window.partitionBy("impression_id").orderBy("ts")

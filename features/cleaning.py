@@ -89,7 +89,7 @@ def clean_log(
     needed = {key: column for key, column in asked.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
         require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
-    # A column that the first files lack is null there.
+    # A column may be missing in some of the files; it is null there.
     require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
     rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     has_days = getattr(log, "time", None) is not None
@@ -132,7 +132,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
     own_day = None if day is None else own(day.column) if is_date else texts[day.column]
-    # A time that cannot be right tells no day either.
+    # An implausible time does not determine the day either.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)
     checks += [bad_day] if bad_day is not None else []
@@ -201,7 +201,7 @@ def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
 def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column]) -> tuple[Column, Column | None]:
     """Return a log's own column in its declared type (text if none is declared), and the check that it fits.
 
-    A column without a declared type is text whatever the file says, since the next file may say something else.
+    A column without a declared type becomes text, whatever its type in this file: the next file may have another type.
     """
     kind = declared_type(log, column)
     if kind is None or kind == "string":

@@ -117,6 +117,6 @@ def table_column(settings: Settings, table: str, column: str) -> str:
         return names[column]
     if column in consumed_columns(settings, log):
         raise DataError(
-            f"{table}.{column}: is the time or day of logs.{table} and cannot be a feature; use `hour` or `weekday`"
+            f"{table}.{column}: the time or day of logs.{table} cannot be a feature; use `hour` or `weekday`"
         )
     return stored_name(column)

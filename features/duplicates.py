@@ -1,4 +1,4 @@
-"""Duplicates within a log: which of the rows of a key is kept."""
+"""Mark duplicate rows within a log; the first row of each key is kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIRST = "_star_ctr_first"
 
 
 def duplicate_key(log: Log) -> list[str]:
-    """Return the columns in which rows of a log must not be equal."""
+    """Return the columns whose values together must be unique in a log."""
     match log:
         case ImpressionLog():
             return ["impression_id"]

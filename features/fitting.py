@@ -1,4 +1,4 @@
-"""Fits scales, bucket bounds and base rates on training rows; the result does not depend on the order of rows.
+"""Fit scales, bucket bounds and base rates on training rows; the result does not depend on the order of rows.
 
 Numbers are computed by the function that encodes them (`packing.numbers`). Sums are exact (`exact_sums`). Quantiles are
 taken from a sample that is chosen by a hash of each row.
@@ -23,7 +23,7 @@ QUANTILE_ROWS = 200_000
 FENCE_ROWS = 100
 """No value is an outlier if the sample has fewer rows than this."""
 FENCE_SHARE = 1_000
-"""The usual range leaves out one number in this many at either end."""
+"""The usual range excludes one number in this many at each end."""
 FENCE_RANGES = 100.0
 """Distance from the usual range, in widths of that range, beyond which a number is an outlier."""
 _ROUNDING = 1e-12
@@ -87,8 +87,8 @@ def _cut_into(count: int) -> Callable[[Floats], list[float]]:
 def fence(values: Floats) -> list[float]:
     """Return the bounds outside which a number is an outlier, from sorted `values` (n,).
 
-    The usual range leaves out one number in 1000 at either end, but at least one. The fence lies 100 times the width of
-    that range away from it. It is infinite if there are few numbers, or if nearly all are equal.
+    The usual range excludes one number in 1000 at each end, but at least one. The fence is 100 times the width of that
+    range away from it. It is infinite if there are few numbers, or if nearly all are equal.
     """
     least = max(1, len(values) // FENCE_SHARE)
     if len(values) < FENCE_ROWS or values[least] == values[-1 - least]:

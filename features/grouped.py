@@ -64,7 +64,9 @@ def numbered(scores: DataFrame, *more: Column) -> DataFrame:
 def require_valid(column: str, holds: Column) -> Column:
     """Return the column, and fail the query on a row where the condition is false or null."""
     value = F.coalesce(F.col(column).cast("string"), F.lit("null"))
-    error = F.raise_error(F.concat(F.lit(f"a row has the {column} "), value, F.lit(", which is invalid: no metrics")))
+    error = F.raise_error(
+        F.concat(F.lit(f"a row has the invalid {column} "), value, F.lit("; no metrics are computed"))
+    )
     return F.when(F.coalesce(holds, F.lit(False)), F.col(column)).otherwise(error)
 
 

@@ -47,7 +47,7 @@ def with_numbers(
     doubles = [c for c in texts if declared_type(log, c) == "double"]
     if not doubles:
         return rows, {}
-    # A float of the file's own is written with a point, whatever separates decimals in texts.
+    # Floats of a typed file become text with a decimal point; `decimal` applies only to numbers in text.
     written = {c: isinstance(types[c], StringType) for c in doubles}
     numbers: dict[str, Column] = {}
     for number, (is_text, decimal) in enumerate(((True, log.decimal), (False, "."))):

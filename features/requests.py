@@ -56,7 +56,7 @@ def _before_the_outcome(settings: Settings, columns: Sequence[str]) -> Settings:
     """Settings that ask of an impression what is known when it is shown, and take domains as they come."""
     log, after = settings.logs.impressions, settings.outcomes()
     types = {column: kind for column, kind in log.types.items() if column in columns and column not in after}
-    time = log.time.model_copy(update={"latest": dt.date.max})  # candidates may be of any day to come
+    time = log.time.model_copy(update={"latest": dt.date.max})  # requests may be for any future day
     log = log.model_copy(update={"outcomes": [], "types": types, "time": time})
     return settings.model_copy(
         update={

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from scipy.stats import t
 
 PRIOR_DISPERSION, PRIOR_FREEDOM = 4.0, 12.0
-"""Dispersion of counts assumed without data, and the degrees of freedom that this assumption is worth."""
+"""Prior dispersion of counts, used without data, and the weight of this prior in degrees of freedom."""
 
 
 def p_below(estimate: float, std: float, users: float, draws: float = math.inf) -> float:
@@ -56,7 +56,9 @@ def dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[floa
 
 
 def p_count(events: float, expected: float, dispersed: tuple[float, float], error: float = 0.0) -> float:
-    """Return the one-sided p-value of so few events (one minus it: of so many), by Student's t on square roots.
+    """Return the one-sided p-value of a count this low, by Student's t on square roots.
+
+    One minus this value is the p-value of a count this high.
 
     Args:
         events: The count.

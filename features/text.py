@@ -35,7 +35,7 @@ _WHOLE = r"^[+-]?\d+\.0+$"
 _JAVA_FLOAT = r"^[+-]?\d\.\d+E\d+$"
 """A large float as Java writes it, with all of its digits; `7E10` may also be a hexadecimal id."""
 _ROUNDED_FLOAT = r"^[+-]?\d(\.\d+)?[eE]\+\d+$"
-"""A float that a spreadsheet, C or Python wrote (1.23457E+14), which keep few digits or only write large ones so."""
+"""A float in exponent notation from a spreadsheet, C or Python (1.23457E+14): it has few digits, or is very large."""
 
 
 def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) -> Column:

@@ -89,7 +89,7 @@ def check_time(column: TimeColumn, ts: Column, zone: str) -> Column:
 
 
 def _latest(column: TimeColumn) -> dt.date:
-    # Allow a day: a clock may be hours ahead, or in another zone. A phone whose clock says 2036 is quarantined.
+    # Allow a day: a clock may be hours ahead, or in another zone. Rows with a clock set to 2036 are quarantined.
     return column.latest or dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
 
 

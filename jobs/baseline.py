@@ -1,4 +1,4 @@
-"""What is usual: the earlier nights that a night is compared with, and their rows and click rates by domain."""
+"""The gate's baseline: the earlier nights that a night is compared with, and their rows and click rates by domain."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Clicks(NamedTuple):
     dispersed: tuple[float, float]
 
     def error(self, rows: int) -> float:
-        """Return the variance of the expected clicks of so many rows, relative to that of the clicks themselves."""
+        """Return the variance of the expected clicks in `rows` rows, relative to that of the clicks themselves."""
         of_median = 1.0 if self.nights < 3 else math.pi / 2  # relative to the variance of a mean
         return of_median * rows / self.rows if self.rows else 0.0
 
 
 def baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> list[str]:
-    """Select the runs of earlier nights whose rows and clicks are usual.
+    """Select the runs of the earlier nights that form the baseline.
 
-    Nights that the gate held or that had not enough data are left out, so that a lasting fault does not become usual.
-    If a person promoted such a night, the change is accepted: the baseline starts there. If no night is left,
-    all count.
+    Nights that were held or did not have enough data are left out, so that a persistent fault does not become the
+    baseline. If a person promoted such a night, the change is accepted, and the baseline starts there. If no night is
+    left, all nights count.
 
     Args:
         runs: The run of each earlier night, oldest first.
@@ -60,7 +60,7 @@ def baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> list[st
 def typical_rows(nights: Sequence[Sequence[Row]]) -> dict[str, float]:
     """Return the median of each domain's nightly rows; a night without the domain counts as 0 rows.
 
-    Of an even number of nights, the lower middle value is taken: a domain there on half of the nights is not missed.
+    For an even number of nights, this is the lower middle value: 0 for a domain that is absent on half of the nights.
     """
     found: dict[str, list[int]] = {}
     for night in nights:

@@ -21,7 +21,7 @@ def of_night(settings: Settings, store: Store, ds: str) -> dict[str, dict[str, s
         since = F.lit(True) if name in REACH_BACK else F.col("ds") >= first
         written = F.col("ds").isin(NO_DAY, BEFORE_FIRST_DAY) | (since & (F.col("ds") <= ds))
         columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
-        # A hash skips nulls: without the flags, a value could move to its neighbour unseen.
+        # xxhash64 skips nulls: without the flags, a value that moves to the next column would not change the hash.
         hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
         days = rows.where(written).groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum"))
         found[name] = {r.ds: f"{r.rows}:{r.sum}" for r in days.collect()}

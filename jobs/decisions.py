@@ -84,7 +84,7 @@ class Decisions:
         self.point()
 
     def point(self) -> None:
-        """Bring the pointer in line with the table, even if other processes decide at the same time."""
+        """Update `serving.json` to match the table, even if other processes write decisions at the same time."""
         if "://" in self.warehouse.root:
             return
         served, written = serving(self.all()), None

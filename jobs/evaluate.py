@@ -48,8 +48,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None = None) -> list[dict[str, Any]]:
     """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows.
 
-    Raises `DataError`, and writes nothing, if scores or labels are invalid.
-    Without `evaluate` they have no intervals: of many runs at once those would take the most of the time.
+    Raises `DataError`, and writes nothing, if scores or labels are invalid. Without `evaluate`, no intervals are
+    computed: for many runs at once, they would take most of the time.
     """
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()

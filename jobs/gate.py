@@ -114,7 +114,7 @@ def _runs_before(settings: Settings, store: Store, ds: str) -> list[str]:
 
 
 def _by_night(store: Store, runs: list[str]) -> list[list[dict[str, Any]]]:
-    """Read the metrics of runs, one list a run."""
+    """Read the metrics of runs, one list per run."""
     rows = read_metrics(store, runs)
     return [[row for row in rows if row["run_id"] == run] for run in runs]
 

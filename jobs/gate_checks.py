@@ -33,7 +33,7 @@ class Facts:
     """The metrics by domain that a verdict is based on.
 
     `candidate`: metrics of the candidate. `differences`: candidate minus serving model on the same rows, with intervals
-    and EVIDENCE. `before`: metrics of the candidates of the usual earlier nights (`baseline_runs`), one list a night.
+    and EVIDENCE. `before`: metrics of the candidates of the baseline nights (`baseline_runs`), one list per night.
     `serving_then`: the overall metrics of the serving model when it was accepted. `recent`: like `before`, for the last
     nights, whatever the gate decided. All except `candidate` may be empty. `level`: the confidence level of intervals.
     """
@@ -109,7 +109,7 @@ def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
         p = p_below(beyond, math.hypot(own, standard_error(facts.serving_then, facts.level) or own), users, DRAWS)
     message = (
         f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below the {then:.4f} "
-        "with which the serving model was accepted; both models dropped: check the labels of this day"
+        "at which the serving model was accepted; both models dropped: check the labels of this day"
     )
     return [Check(OVERALL, p, beyond < 0, message)]
 

@@ -48,7 +48,7 @@ def opened(spark: SparkSession, table: str) -> Given:
 
 
 def restore_times(rows: DataFrame) -> DataFrame:
-    """Read the times of a Parquet table as ingest does; its files have one schema."""
+    """Convert the times of a Parquet table in the same way as ingest; all of its files must have one schema."""
     files = rows.inputFiles() if any(isinstance(f.dataType, LongType) for f in rows.schema.fields) else []
     if not files:
         return rows

@@ -78,7 +78,7 @@ def newest_complete(rows: Mapping[str, int], today: str) -> str | None:
 def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows: dict[str, int]) -> int:
     """Write the table of one log; returns the rows written.
 
-    Sets `read_rows` to all rows that were read, of whatever day, if some of them have no day.
+    If some rows have no day, sets `read_rows[name]` to the number of rows read, of all days.
     """
     wanted = window(settings, ds)
     log = settings.logs.declared()[name]
@@ -119,7 +119,7 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows:
 
 
 def _write_quarantine(store: Store, name: str, rows: DataFrame, where: str, any_bad: bool) -> None:
-    """Replace the quarantined rows of a log; writes nothing if there are none and were none."""
+    """Replace the quarantined rows of a log; writes nothing if there are none now and were none before."""
     if not any_bad and not any(p["log"] == name for p in store.partitions("quarantine")) and store.exists("quarantine"):
         return
     left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))

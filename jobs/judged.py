@@ -73,7 +73,7 @@ def run(spark: SparkSession, scored: Scored, evaluate: EvaluateSettings) -> list
 
 
 def read(spark: SparkSession, path: str) -> DataFrame:
-    """A Delta or Parquet table, or a CSV file, whose values stay text; `DataError` where it is none of them.
+    """Read a Delta or Parquet table, or a CSV file, whose values stay text; raises `DataError` for anything else.
 
     A line of a CSV file with more or fewer fields than the header is kept in the column `CORRUPT`.
     """
@@ -94,7 +94,7 @@ def _is_csv(path: str) -> bool:
 
 
 def _rows(table: DataFrame, scored: Scored) -> DataFrame:
-    """The columns that are read, keys in one spelling, each with what is wrong with it (null: nothing)."""
+    """Select the columns to evaluate: keys as canonical text, each with the reason why it is invalid (null: valid)."""
     log = Log(path=scored.path, format="csv" if _is_csv(scored.path) else "parquet")
     types = {f.name: f.dataType for f in table.schema.fields}
     columns: list[Column] = []
@@ -110,7 +110,7 @@ def _rows(table: DataFrame, scored: Scored) -> DataFrame:
     broken = F.col(CORRUPT).isNotNull() if CORRUPT in table.columns else F.lit(False)
     return table.select(
         *columns,
-        # Of a CSV file `true` and `1.0` are text, in a table they have a type.
+        # In a CSV file, `true` and `1.0` are text; in a table, they have a type.
         *(F.coalesce(own(column).try_cast("double"), to_number(own(column).cast("string"))).alias(name)
           for name, column in (("label", scored.label), ("score", scored.score))),
         broken.alias("broken"),

@@ -1,4 +1,4 @@
-"""Reading the declared logs: which files, of which days, in which format.
+"""Read the declared logs.
 
 Files of one log may differ in their columns and types. They are read in groups with the same schema, because a single
 schema for all files would change or drop values that do not fit it.

@@ -1,9 +1,9 @@
-"""Refit: the night's promoted model trained anew on the days up to the one that it was judged on, and served.
+"""Train the promoted model of a night again, on days up to and including the evaluated day, and serve it (a refit).
 
-What was judged has not seen the day that tells most of tomorrow. Where `gate.publish` is `refit`, the same training is
-made on the window that ends with that day. No row is left to judge it by: the metrics of the promoted run speak for it,
-and the gate of the next night judges that night's candidate beside it. It must still pass its own checks
-(`refit_checks`): if one fails, it is not served, and the promoted run stays.
+The promoted model has not seen the evaluated day, which says most about the next day. If `gate.publish` is `refit`, the
+same training runs on the window that ends with that day. No unseen rows are left to evaluate the refit on: the metrics
+of the promoted run stand for it, and the gate of the next night compares that night's candidate with it. A refit must
+pass its own checks (`refit_checks`). If one fails, the refit is not served, and the promoted run stays.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/refit.py --conf conf/kuairand.yaml
 """
@@ -60,8 +60,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tuple[Outcome, str, str]:
     """Serve a refit, or hold it if its checks failed; returns outcome, reason, and the run that is served now.
 
-    If the refit is already served, trained on other rows, and fails now, it is rolled back. An existing decision is not
-    written again.
+    If an earlier training of the refit is already served and the new one fails, it is rolled back. An existing decision
+    is not written again.
     """
     decided = decisions.all()
     now = serving(decided)

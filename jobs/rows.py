@@ -116,7 +116,7 @@ def _retry(table: str, write: Callable[[], T]) -> T:
         except CommitFailedError as error:
             if time.monotonic() > give_up:
                 raise UserError(
-                    f"{table}: other writers kept changing it for {_PATIENCE:.0f} s, and these rows were not written "
+                    f"{table}: not written, because other writers kept changing the table for {_PATIENCE:.0f} s "
                     f"({error}); run the command again"
                 ) from None
             time.sleep(random.uniform(0.0, 0.05))

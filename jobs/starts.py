@@ -90,9 +90,9 @@ def _read_start(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
     if not (record.exists() and layout.exists()):
         of = "" if asked == name else f"{asked} is {name}, and "
         raise UserError(
-            f"trainer.warm_start: {of}{folder} holds no finished run; set it to the run_id of one, to `{PREVIOUS}` or "
-            f"`{ACCEPTED}`, or remove it to train from scratch"
+            f"trainer.warm_start: {of}{folder} holds no finished run; set it to the run_id of a finished run, "
+            f"to `{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
         )
     if (night := json.loads(record.read_text(encoding="utf-8"))["ds"]) > ds:
-        raise UserError(f"trainer.warm_start: {name} is of the night {night} and was trained on {ds} or later days")
+        raise UserError(f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days")
     return Start(name, folder, Layout.model_validate_json(layout.read_text(encoding="utf-8")))

@@ -88,8 +88,8 @@ class Store:
                 raise
             fields = re.findall(r"'([^']+)'", str(error).splitlines()[0])
             raise DataError(
-                f"{self.warehouse.table(table)}: column `{fields[0] if fields else '?'}` has another type than in "
-                "the table; move the table's folder away and run the nights again (star-ctr backfill)"
+                f"{self.warehouse.table(table)}: column `{fields[0] if fields else '?'}` has a different type "
+                "in the table; move the table's folder away and run `star-ctr backfill`"
             ) from None
         return self.version(table)
 
@@ -129,7 +129,7 @@ class Store:
         self.put("ledger", rows, LEDGER, f"step = '{step}' AND run_id IN ({runs})")
 
     def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
-        """Replace the rows of a small table for which `where` holds by rows of this process, without Spark."""
+        """Replace the rows of a small table for which `where` holds by `rows`, without Spark."""
         replace_rows(self.warehouse.table(table), rows, schema, where, TABLES[table].partitions)
 
 

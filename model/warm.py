@@ -113,8 +113,8 @@ def _moved_rows(
     for name, size in earlier.layout.embeddings.items():
         if widths[name] != tables.widths[name]:
             raise UserError(
-                f"{earlier.run_id}: it cannot be started from, its embeddings of {name} are {widths[name]} wide and "
-                f"these {tables.widths[name]}"
+                f"{earlier.run_id}: training cannot start from this run, because its embeddings of {name} are "
+                f"{widths[name]} wide and these {tables.widths[name]}"
             )
         ids = _moved_ids(size, earlier.vocabularies.get(name), mine.get(name), tables.sizes[name])
         there = np.flatnonzero(ids >= UNKNOWN)
@@ -172,8 +172,8 @@ def _take_weights(
             tensor = theirs.get(before)
             if tensor is None or tensor.shape != weights[name].shape:
                 raise UserError(
-                    f"{earlier.run_id}: it cannot be started from, because the shape of {name} depends on the "
-                    f"number of domains: {len(earlier.layout.domains)} -> {len(trainer.job.layout.domains)}"
+                    f"{earlier.run_id}: training cannot start from this run, because the shape of {name} depends on "
+                    f"the number of domains: {len(earlier.layout.domains)} -> {len(trainer.job.layout.domains)}"
                 )
             weights[name] = tensor
     trainer.model.load_state_dict(weights)

@@ -1,8 +1,8 @@
-"""The journal of a warehouse: which step of which night began when, on what it stood, and how it ended.
+"""The journal of a warehouse: when each step of each night began, what its inputs were, and how it ended.
 
-A Delta table (`steps`) that is read and written without Spark, so that to ask how the nights stand takes a second.
-An entry is added when a step begins and another one when it ends. The entry of a step that was written last counts,
-regardless of the hosts' clocks. A killed process leaves its first entry, and releases the warehouse's lock.
+The journal is a Delta table (`steps`) that is read and written without Spark, so that `star-ctr status` takes a second.
+An entry is added when a step begins and another when it ends. The entry of a step that was written last counts,
+regardless of the hosts' clocks. A killed process leaves only its first entry, and releases the warehouse's lock.
 """
 
 from __future__ import annotations

@@ -151,15 +151,15 @@ class Standing:
         return on
 
     def _hash_named_start(self, ds: str, step: str) -> str:
-        """Hash what a step reads of the run that `trainer.warm_start` names; no journal entry here tells of that run.
+        """Hash what a step reads from the run that `trainer.warm_start` names, which may have no entry in this journal.
 
-        An earlier night of this configuration, as with `previous`, is followed by its own entries instead.
+        With `previous` and `accepted`, the run is an earlier night of this configuration, which has its own entries.
         """
         try:
             start = find_start(self.settings, ds)
             assert start is not None
             return start.hash_numbers() if step == "split" else start.hash_weights()
-        except UserError:  # which the step raises, too, if it is run
+        except UserError:  # the step raises it too
             return f"{self.settings.trainer.warm_start} cannot be used"
 
     def _settings_of(self, step: str) -> str:

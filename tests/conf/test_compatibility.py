@@ -71,13 +71,17 @@ def test_a_different_encoding_requires_a_new_split(changed: dict[str, object], w
     assert words in str(error.value)
     assert "the split of 2026-01-03 does not encode numbers like last" in str(error.value)
     assert "star-ctr split --ds 2026-01-03" in str(error.value)
-    with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*set trainer.warm_sta"):
+    with pytest.raises(
+        UserError, match="trainer.warm_start: last was trained with different features.*set trainer.warm_sta"
+    ):
         check_fitted("last", BEFORE, other(**changed))
 
 
 def test_different_features_require_a_different_run() -> None:
     for check in (check_split, check_fitted):
-        with pytest.raises(UserError, match="last was trained on other features.*numbers.*set trainer.warm_start"):
+        with pytest.raises(
+            UserError, match="last was trained with different features.*numbers.*set trainer.warm_start"
+        ):
             check("last", BEFORE, other(numeric=BEFORE.numeric[:1]))
 
 
@@ -110,7 +114,7 @@ def test_a_feature_that_keeps_its_name_alone_is_another(changed: dict[str, objec
         with pytest.raises(UserError) as error:
             check("last", WITH_SEQUENCE, now)
         assert words in str(error.value)
-        assert "last was trained on other features" in str(error.value)
+        assert "last was trained with different features" in str(error.value)
 
 
 OTHER_VALUES = {
@@ -131,4 +135,4 @@ def test_each_setting_of_a_model_must_be_the_same_unless_it_is_safe_to_change() 
     for name, value in OTHER_VALUES.items():
         with pytest.raises(UserError) as error:
             check_model("last", before, before.model_copy(update={name: value}))
-        assert f"model.{name}: {getattr(before, name)} -> {value}; set them back, or set trainer" in str(error.value)
+        assert f"model.{name}: {getattr(before, name)} -> {value}; change them back, or set trainer" in str(error.value)

@@ -68,7 +68,7 @@ CLASHES = {
         "`s__items__gap`",
     ),
     "kinds that differ only in case": ([], {"Click": SHOWN}, "only in case"),
-    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: rename it with only letters, digits, `_` and `-`"),
+    "a kind with a dot": ([], {"a.b": SHOWN}, "`a.b`: a name may only have letters, digits, `_` and `-`; rename it"),
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monke
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
     monkeypatch.setattr(rows, "_open_or_create", lambda *_: stale)
     monkeypatch.setattr(rows, "_PATIENCE", 0.0)
-    with pytest.raises(UserError, match=r"other writers kept changing it .* run the command again"):
+    with pytest.raises(UserError, match=r"other writers kept changing the table .* run the command again"):
         add_row(table, row(3), SCHEMA)
     assert len(rows_of(table)) == 3
 

@@ -57,7 +57,7 @@ def test_invalid_rows_are_counted_by_domain(spark: SparkSession) -> None:
 def test_invalid_scores_fail_the_query(spark: SparkSession, value: Any) -> None:
     bad = frame(spark, {35: value})
     for found in (totals(bad), by_domain(bad, EvaluateSettings(replicates=2))):
-        with pytest.raises(PySparkException, match="a row has the score .* which is invalid: no metrics"):
+        with pytest.raises(PySparkException, match="a row has the invalid score .*; no metrics are computed"):
             found.collect()
 
 

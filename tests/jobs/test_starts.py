@@ -87,5 +87,7 @@ def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:
     start = find_start(settings_of(warehouse, name), NIGHTS[2])
     assert start is not None
     assert start.run_id == name
-    with pytest.raises(UserError, match=f"{name} is of the night {NIGHTS[1]} and was trained on {NIGHTS[0]} or later"):
+    with pytest.raises(
+        UserError, match=f"{name} is a run of night {NIGHTS[1]} and was trained on {NIGHTS[0]} or later"
+    ):
         find_start(settings_of(warehouse, name), NIGHTS[0])

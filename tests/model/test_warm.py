@@ -227,7 +227,7 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
     ("model", "words"),
     [
         ({"layers": [8, 8]}, r"model.layers: \[16, 8\] -> \[8, 8\]"),
-        ({"dim": 8}, "last: it cannot be started from.*4 wide and these 8"),
+        ({"dim": 8}, "last: training cannot start from this run.*4 wide and these 8"),
         ({"name": "mmoe"}, "model.name: star -> mmoe"),
         # Weights of the same shapes that would mean something else.
         ({"combine": "sum"}, "trainer.warm_start: last was trained with other.*model.combine: product -> sum; set"),
@@ -289,7 +289,7 @@ def test_other_features_are_refused_by_name(before: TrainingJob, split: Path, tm
     j = now(before, split, tmp_path)
     sequence = NEXT.sequences[0].model_copy(update={"name": "liked"})
     other = j.model_copy(update={"layout": NEXT.model_copy(update={"sequences": [sequence]})})
-    with pytest.raises(UserError, match="trainer.warm_start: last was trained on other features.*liked"):
+    with pytest.raises(UserError, match="trainer.warm_start: last was trained with different features.*liked"):
         started(other)
 
 

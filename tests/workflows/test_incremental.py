@@ -120,7 +120,9 @@ def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) 
     with pytest.raises(UserError, match="no-such-run holds no finished run"):
         train.run(nights.load("trainer.warm_start=no-such-run"), nights.spark, NIGHTS[1])
     last = nights.records[2]["run_id"]
-    with pytest.raises(UserError, match=f"{last} is of the night {NIGHTS[2]} and was trained on {NIGHTS[1]} or later"):
+    with pytest.raises(
+        UserError, match=f"{last} is a run of night {NIGHTS[2]} and was trained on {NIGHTS[1]} or later"
+    ):
         train.run(nights.load(f"trainer.warm_start={last}"), nights.spark, NIGHTS[1])
 
 

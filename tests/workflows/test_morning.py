@@ -120,7 +120,7 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
         (
             Outcome.REFIT_HELD,
             "warn",
-            "Promoted, refit held Because. The evaluated weights are served.",
+            "Promoted, refit held Because. The promoted weights stay in service.",
         ),
         (Outcome.OVERRIDDEN, "good", "Promoted by hand Because."),
     ],

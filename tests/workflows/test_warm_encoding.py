@@ -130,7 +130,9 @@ def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
         nights.split("trainer.warm_start=gone")
     changed = "features.slot.log=true"
     features.run(nights.load(changed), nights.spark, SECOND)
-    with pytest.raises(UserError, match=f"trainer.warm_start: {nights.run} was trained on other features.*slot.*log"):
+    with pytest.raises(
+        UserError, match=f"trainer.warm_start: {nights.run} was trained with different features.*slot.*log"
+    ):
         nights.split(f"trainer.warm_start={nights.run}", changed)
     features.run(nights.first, nights.spark, SECOND)
     _, after = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)

@@ -17,7 +17,7 @@ _SAID = {
     Outcome.HELD: ("bad", "Held back", "The model that is served stays."),
     Outcome.TOO_SMALL: ("warn", "Not enough data", "The day is too small to judge by; the model that is served stays."),
     Outcome.REFIT: ("good", "Promoted", "Its refit is served from now on."),
-    Outcome.REFIT_HELD: ("warn", "Promoted, refit held", "The evaluated weights are served."),
+    Outcome.REFIT_HELD: ("warn", "Promoted, refit held", "The promoted weights stay in service."),
     Outcome.OVERRIDDEN: ("good", "Promoted by hand", "It is served from now on."),
     Outcome.ROLLED_BACK: ("warn", "Rolled back", ""),
 }
