@@ -118,7 +118,8 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
             continue
         value, check = _parse_own(log, column, texts[column], numbers)
         if column in read_as["id"] and isinstance(types[column], FloatType | DoubleType):
-            check = F.when(is_rounded(own(column), types[column]), F.lit(f"{column}: {LOST}"))
+            rounded = F.when(is_rounded(own(column), types[column]), F.lit(f"{column}: {LOST}"))
+            check = rounded if check is None else F.coalesce(rounded, check)
         if column in read_as["number"] and log.decimal == "," and isinstance(types[column], StringType):
             value = value if column in log.types else to_plain_number(value)
         columns[stored_name(column)] = value
@@ -132,6 +133,8 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
     own_day = None if day is None else own(day.column) if is_date else texts[day.column]
+    if day is not None and own_day is not None and isinstance(types[day.column], TimestampType):
+        own_day = F.from_utc_timestamp(own_day, settings.zone)
     # An implausible time does not determine the day either.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)

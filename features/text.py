@@ -32,6 +32,7 @@ NESTED = (StructType, MapType, VariantType)
 _EXACT_FLOATS = {"float": 2.0**24, "double": 2.0**53}
 """Below these, floats represent integers exactly; from there on, different ids may have become equal."""
 _WHOLE = r"^[+-]?\d+\.0+$"
+_WHOLE_WITH_COMMA = r"^[+-]?\d+,0+$"
 _JAVA_FLOAT = r"^[+-]?\d\.\d+E\d+$"
 """A large float as Java writes it, with all of its digits; `7E10` may also be a hexadecimal id."""
 _ROUNDED_FLOAT = r"^[+-]?\d(\.\d+)?[eE]\+\d+$"
@@ -56,7 +57,7 @@ def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) ->
     text = _scalar_to_text(column, kind)
     # Typed formats distinguish text from numbers; in CSV and JSON a number may have been written either way.
     if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
-        text = _normalize_whole_number(text)
+        text = _normalize_whole_number(text, log.decimal)
     return _without_null_values(log, text)
 
 
@@ -151,15 +152,19 @@ def _scalar_to_text(column: Column, kind: DataType) -> Column:
     return column.cast("string")
 
 
-def _normalize_whole_number(text: Column) -> Column:
+def _normalize_whole_number(text: Column, decimal: str) -> Column:
     """Remove the fraction or exponent of a whole number; return any other text unchanged."""
     # The cheap test first: most texts do not need the regular expression.
     fraction = text.contains(".0") & text.rlike(_WHOLE)
+    if decimal == ",":  # 1.000 is a thousand
+        fraction = (fraction & ~text.rlike(_GROUPED)) | (text.contains(",0") & text.rlike(_WHOLE_WITH_COMMA))
     exponent = text.contains("E") & text.rlike(_JAVA_FLOAT)
     number = text.try_cast("decimal(38, 18)")
     digits = F.when(number == F.floor(number), number.cast("decimal(38, 0)").cast("string"))
     return (
-        F.when(fraction, F.regexp_replace(text, r"\.0+$", "")).when(exponent, F.coalesce(digits, text)).otherwise(text)
+        F.when(fraction, F.regexp_replace(text, r"[.,]0+$", ""))
+        .when(exponent, F.coalesce(digits, text))
+        .otherwise(text)
     )
 
 

@@ -105,7 +105,7 @@ def parse_day(
         own: The log's own day as a date or as text, if one is declared.
         file_day: The day in the file's path, if it names one. It is the day of all rows of the file: a row can then
             belong to one day only, whichever files are read.
-        is_date: Whether `own` is a date or timestamp.
+        is_date: Whether `own` is a date, or a timestamp in local time.
     """
     if file_day is not None:
         return file_day, None

@@ -58,21 +58,23 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     store = Store(settings, spark)
     there = store.days("impressions")
     ds = valid_day(ds) if ds else there[-1]
-    days = [day for day in window(settings, ds) if day in there]
+    # Replaces all days of the window: also one whose log was withdrawn.
+    wanted = window(settings, ds)
+    days = [day for day in wanted if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
     fates = _write_click_fates(settings, store, ds)
-    rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features))
+    rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features), ds)
     rows = with_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
     found = [known_column(table) for table in KEYS if known_column(table) in rows.columns]
     rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, find_unparsable(settings, rows).alias(UNPARSED))
     with as_known(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(features_hash(settings)))
-        store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", days))
+        store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", wanted))
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().collect()
     entries = [LedgerEntry(row.ds, row.domain, row["count"], row["count"], "") for row in written]
-    store.write_ledger("features", entries, among("ds", days))
-    measures = write_profile(settings, store, days, fates)
+    store.write_ledger("features", entries, among("ds", wanted))
+    measures = write_profile(settings, store, wanted, fates)
     check_numbers(settings, measures)
     check_labels(settings, store, ds, {fate: n for (day, fate), n in fates.items() if day == ds})
     return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}
@@ -99,11 +101,16 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     return rows.select(*plain, *(own(column).alias(name) for name, column in stored.items()))
 
 
-def label_rows(settings: Settings, store: Store, impressions: DataFrame) -> DataFrame:
+def label_rows(settings: Settings, store: Store, impressions: DataFrame, ds: str) -> DataFrame:
     """Add the label to impressions, and `clicked_at` if labels come from clicks."""
     if isinstance(settings.label, LabelFromClicks):
-        return attribution.attribute(impressions.drop("label"), store.read("clicks"), settings.label.window_hours)
+        return attribution.attribute(impressions.drop("label"), _read_clicks(store, ds), settings.label.window_hours)
     return impressions
+
+
+def _read_clicks(store: Store, ds: str) -> DataFrame:
+    """Read the clicks up to day `ds`: if a night runs again after later ones, its labels stay the same."""
+    return store.read("clicks").where(F.col("ds") <= ds)
 
 
 def with_columns(settings: Settings, store: Store, impressions: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
@@ -131,7 +138,7 @@ def as_known(
     clicked, impressions = None, read_impressions(settings, store, ds, told)
     if isinstance(settings.label, LabelFromClicks):
         # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
-        labelled = label_rows(settings, store, impressions)
+        labelled = label_rows(settings, store, impressions, ds)
         clicked = with_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
     shown = with_columns(settings, store, impressions, told)
     _reject_lists(settings, shown)
@@ -171,11 +178,11 @@ def _write_click_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[
     if not isinstance(settings.label, LabelFromClicks):
         return {}
     impressions = store.read("impressions").where(F.col("ds") <= ds)
-    fates = attribution.click_fates(impressions, store.read("clicks"), settings.label.window_hours)
+    fates = attribution.click_fates(impressions, _read_clicks(store, ds), settings.label.window_hours)
     days = [day for day in store.days("clicks") if day <= ds]
     if not days:
         return {}
-    entries = ledger_entries(attribution.counted(fates.where(F.col("ds") <= ds)))
+    entries = ledger_entries(attribution.counted(fates))
     store.write_ledger("attribute", entries, among("ds", days))
     found: dict[tuple[str, str], int] = {}
     for entry in entries:

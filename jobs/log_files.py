@@ -5,6 +5,7 @@ What a step of the night would read is asked many times and for many nights; tha
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec import AbstractFileSystem
 
+from star_ctr.conf.errors import DataError
 from star_ctr.conf.hashing import digest
 from star_ctr.conf.logs import Log
 from star_ctr.conf.settings import Settings
@@ -47,7 +49,11 @@ def wild(glob: str) -> str:
 
 
 def day_of(glob: str, file: str) -> str | None:
-    """The day that a file's path tells, by the marks in the log's glob; None where it does not match."""
+    """The day that a file's path tells, by the marks in the log's glob; None where it does not match.
+
+    Raises:
+        DataError: There are digits in the place of the day, but they are not a date.
+    """
     pattern = re.escape(glob).replace(r"\*", "[^/]*")
     for mark, group in DAY_MARKS.items():
         pattern = pattern.replace(re.escape(mark), group, 1).replace(re.escape(mark), "[0-9-]+")
@@ -55,7 +61,10 @@ def day_of(glob: str, file: str) -> str | None:
     if match is None:
         return None
     text = match["ds"]
-    return text if "-" in text else f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    try:
+        return dt.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise DataError(f"{file}: `{text}` is not a date; rename the file, or move it out of {glob}") from None
 
 
 class LogFile(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -99,7 +100,7 @@ def _read_schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator
                 with fs.open(file.path, "rb") as handle:
                     footer = pq.ParquetFile(handle)
                     return footer.schema_arrow.remove_metadata() if footer.metadata.num_rows else EMPTY
-        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+        except (OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException) as error:
             raise DataError(f"{file.path}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
         return None
 
@@ -141,7 +142,7 @@ def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list
         reader = spark.read.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
         if log.encoding.upper() not in ("UTF-8", "UTF8"):
             reader = reader.option("encoding", log.encoding).option("lineSep", "\n")
-        found = reader.json(urls).schema.fields
+        found = _load(reader, log, urls).schema.fields
         if not found:
             return spark.createDataFrame([], StructType())
         names = [f for f in found if f.name != CORRUPT]

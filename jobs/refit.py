@@ -69,6 +69,7 @@ def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tup
     if not failed:
         if served != refit.run_id:
             decisions.add(refit)
+        decisions.point()  # in case an earlier attempt was killed between the decision and `serving.json`
         return Outcome.REFIT, refit.reason, refit.run_id
     reason = f"the refit is not served: {'; '.join(failed)}"
     if served == refit.run_id:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from star_ctr.conf.compatibility import encoded_numbers
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.hashing import digest
-from star_ctr.conf.identity import run_id
+from star_ctr.conf.identity import judged_run, run_id
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import WEIGHTS, Warehouse
@@ -93,6 +93,8 @@ def _read_start(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
             f"trainer.warm_start: {of}{folder} holds no finished run; set it to the run_id of a finished run, "
             f"to `{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
         )
-    if (night := json.loads(record.read_text(encoding="utf-8"))["ds"]) > ds:
+    night = json.loads(record.read_text(encoding="utf-8"))["ds"]
+    # A refit was also trained on its own night, the day that the run before it was evaluated on.
+    if night > ds or (night == ds and judged_run(name) != name):
         raise UserError(f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days")
     return Start(name, folder, Layout.model_validate_json(layout.read_text(encoding="utf-8")))

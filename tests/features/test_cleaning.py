@@ -164,6 +164,45 @@ def test_numbers_are_parsed_with_the_decimal_separator(spark: SparkSession) -> N
     assert [r.c for r in found] == [None, 7.0, 1000.0, 1.0, 12.5, 1234.5, 1234.0, None, None, None, None]
 
 
+def test_a_thousand_with_a_decimal_comma_is_not_one(spark: SparkSession) -> None:
+    """Of 999, 1.000 and 1.001 the second lost its zeros before it was parsed."""
+    texts = ["999", "1.000", "1.001", "2.000.000", "12,0", "12,50", "12.0", "5,000"]
+    rows = frame(
+        spark,
+        [{"id": f"{k}", "price": t, "who": t} for k, t in enumerate(texts)],
+        "id string, price string, who string",
+    )
+    cleaned = (
+        clean_log(conf(format="csv", decimal=",", types={"price": "double"}), "impressions", rows)
+        .orderBy("impression_id")
+        .collect()
+    )
+    assert [r.price for r in cleaned] == [999.0, 1000.0, 1001.0, 2e6, 12.0, 12.5, 12.0, 5.0]
+    assert [r.user_id for r in cleaned] == ["999", "1.000", "1.001", "2.000.000", "12", "12,50", "12", "5"]
+
+
+def test_a_day_in_a_timestamp_column_is_that_of_the_zone(spark: SparkSession) -> None:
+    """Midnight in Berlin is the day before in UTC; a snapshot must not be seen a day early."""
+    rows = frame(spark, [{"at": 1_772_359_951_000}], "at long").withColumn(
+        "day", F.lit("2026-02-28 23:00:00").cast("timestamp")
+    )
+    for zone, day in (("Europe/Berlin", "2026-03-01"), ("UTC", "2026-02-28")):
+        chosen = conf(day={"column": "day"}).model_copy(update={"zone": zone})
+        assert [r.ds for r in clean_log(chosen, "impressions", rows).collect()] == [day]
+        plain = rows.withColumn("day", F.lit("2026-03-02").cast("date"))
+        assert [r.ds for r in clean_log(chosen, "impressions", plain).collect()] == ["2026-03-02"]
+
+
+def test_a_float_does_not_fit_a_column_declared_as_long(spark: SparkSession) -> None:
+    """Also where a feature reads it as an id, which is checked for lost digits."""
+    chosen = conf(types={"category": "long"})
+    feature = Categorical.model_validate({"name": "c", "kind": "categorical", "column": "impressions.category"})
+    chosen = chosen.model_copy(update={"features": [feature]})
+    rows = frame(spark, [{"category": x} for x in (3.0, 3.5, 2.0**60)], "category double")
+    found = clean_log(chosen, "impressions", rows).orderBy("impression_id").collect()
+    assert [r.reason and r.reason.partition(": ")[2][:10] for r in found] == [None, "not a long", "a float th"]
+
+
 def test_lists_are_kept_and_structs_are_rejected_as_ids(spark: SparkSession) -> None:
     rows = frame(spark, [{"tags": ["a", "b"], "n": [1.0, 2.5]}], "tags array<string>, n array<double>")
     (found,) = clean_log(conf(), "impressions", rows).collect()

@@ -125,6 +125,46 @@ def test_the_rows_of_a_deleted_file_are_removed(tmp_path: Path, spark: SparkSess
 
 
 @pytest.mark.spark
+def test_a_night_that_runs_again_reads_no_later_click_and_drops_a_withdrawn_day(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    rows = views()
+    write_days(tmp_path, rows.drop(columns="clk"))
+    place = tmp_path / "logs" / "clicks"
+    place.mkdir()
+    clicked = rows[rows["clk"] == 1].assign(at=lambda f: pd.to_datetime(f["at"]) + pd.Timedelta(seconds=5))
+    late = rows[(rows["clk"] == 0) & (rows["day"] == DAYS[1])].head(9).assign(day=DS, at=f"{DS}T00:00:01Z")
+    for day, of_day in pd.concat([clicked.astype({"at": str}), late]).groupby("day"):
+        of_day[["view", "at"]].to_json(place / f"{day}.json", orient="records", lines=True)
+    conf = settings(
+        tmp_path,
+        logs={"clicks": {"path": "clicks/{ds}.json", "format": "json", "impression": "view", "time": {"column": "at", "unit": "timestamp"}}},
+        label={"window_hours": 48},
+        window={"days": 1},
+    )  # fmt: skip
+    clicks = rows.groupby("day")["clk"].sum()
+
+    def found() -> dict[str, float]:
+        return dict(table(conf, spark, "features").groupby("ds")["label"].sum())
+
+    ingest.run(conf, spark, DAYS[1])
+    features.run(conf, spark, DAYS[1])
+    first = found()
+    assert first == {day: clicks[day] for day in DAYS[:2]}
+    ingest.run(conf, spark, DS)
+    features.run(conf, spark, DAYS[1])
+    assert found() == first
+    features.run(conf, spark, DS)
+    assert found() == first | {DAYS[1]: clicks[DAYS[1]] + 9, DS: clicks[DS]}
+    (tmp_path / "logs" / "views" / f"{DAYS[1]}.csv").unlink()
+    ingest.run(conf, spark, DS)
+    features.run(conf, spark, DS)
+    rows_of = {"features": "ds > ''", "profile": "name == 'impressions.slot'", "ledger": "step == 'features'"}
+    for name, chosen in rows_of.items():
+        assert sorted(set(table(conf, spark, name).query(chosen)["ds"])) == [DAYS[0], DS], name
+
+
+@pytest.mark.spark
 def test_features_read_own_columns_and_never_the_label(tmp_path: Path, spark: SparkSession) -> None:
     """With a click log, `impressions.label` was read as the label, and `impressions.domain` as the surface."""
     rows = views()

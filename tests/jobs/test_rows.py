@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import multiprocessing
 from itertools import chain
 from pathlib import Path
@@ -16,7 +17,8 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import rows
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.decisions import POINTER, Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.refit import publish
 from star_ctr.jobs.rows import SEQUENCE, add_row, literal, ordered_rows, replace_rows, rows_of
 from star_ctr.workflows.journal import Entry, Journal
 from tests import small_logs
@@ -124,6 +126,20 @@ def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: S
     assert [d.run_id for d in accepted(decisions.all())] == ["a"]
     decisions.add(decision("c", "a", Outcome.PROMOTED, behind=400))
     assert [d.run_id for d in accepted(decisions.all())] == ["a", "c"]
+
+
+def test_a_refit_is_pointed_to_again_after_a_kill(settings: Settings) -> None:
+    """Killed between the decision and `serving.json`, the refit was done but never served."""
+    decisions = Decisions(settings)
+    decisions.add(decision("a", "", Outcome.PROMOTED, behind=0))
+    pointer = Path(decisions.warehouse.root) / POINTER
+    before = pointer.read_text()
+    refit = decision("a-refit", "a", Outcome.REFIT, behind=0)
+    decisions.add(refit)
+    pointer.write_text(before)
+    assert publish(decisions, refit, [])[2] == "a-refit"
+    assert json.loads(pointer.read_text())["run_id"] == "a-refit"
+    assert len(decisions.all()) == 2
 
 
 def test_a_rollback_without_a_promotion() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import run_id
+from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
@@ -78,6 +78,18 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
     shutil.rmtree(start.folder)
     with pytest.raises(UserError, match=f"trainer.warm_start: accepted is {names[0]}, and .* holds no finished run"):
         find_start(settings, NIGHTS[2])
+
+
+def test_a_refit_was_trained_on_the_day_that_its_night_is_evaluated_on(warehouse: Path) -> None:
+    name = finish(settings_of(warehouse, None), NIGHTS[1])
+    models = Path(Warehouse(settings_of(warehouse, None).paths).models)
+    (models / name).rename(models / refit_of(name))
+    asked = settings_of(warehouse, refit_of(name))
+    with pytest.raises(UserError, match=f"is a run of night {NIGHTS[1]} and was trained on {NIGHTS[1]} or later"):
+        find_start(asked, NIGHTS[1])
+    start = find_start(asked, NIGHTS[2])
+    assert start is not None
+    assert start.run_id == refit_of(name)
 
 
 def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:
