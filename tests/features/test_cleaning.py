@@ -218,7 +218,7 @@ LOG = st.lists(
 )  # day, id, which row of that id
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(LOG, st.integers(0, 2))
 def test_deduplication_does_not_depend_on_the_days_read(spark: SparkSession, log: list[Any], reach: int) -> None:
     """Compare each day with a loop over it and the days before, and with every window that covers those days."""

@@ -124,6 +124,7 @@ def test_the_rows_of_a_deleted_file_are_removed(tmp_path: Path, spark: SparkSess
 # --- features
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 def test_a_night_that_runs_again_reads_no_later_click_and_drops_a_withdrawn_day(
     tmp_path: Path, spark: SparkSession

@@ -22,20 +22,7 @@ from star_ctr.jobs.refit import publish
 from star_ctr.jobs.rows import SEQUENCE, add_row, literal, ordered_rows, replace_rows, rows_of
 from star_ctr.workflows.journal import Entry, Journal
 from tests import small_logs
-
-SCHEMA = pa.schema([("at", pa.timestamp("us", "UTC")), ("writer", pa.int64()), ("number", pa.int64())])
-NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
-WRITERS, ROWS = 4, 15
-
-
-def row(number: int, writer: int = 0, back: float = 0.0) -> dict[str, object]:
-    """Create a row with a clock that runs backwards by `back` seconds per row."""
-    return {"at": NOON - dt.timedelta(seconds=back * number), "writer": writer, "number": number}
-
-
-def write(table: str, writer: int) -> list[int]:
-    rows._REWRITE_AT = 8  # in a separate process
-    return [add_row(table, row(k, writer, back=1.0), SCHEMA) for k in range(ROWS)]
+from tests.jobs.row_writers import LEDGER, NOON, ROWS, SCHEMA, WRITERS, replace, row, write
 
 
 def test_concurrent_writers_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
@@ -156,8 +143,6 @@ def test_the_last_journal_entry_counts_despite_clock_skew(settings: Settings) ->
 
 # --- replaced rows
 
-LEDGER = pa.schema([("run_id", pa.string()), ("ds", pa.string()), ("number", pa.int64())])
-
 
 def contents(table: str) -> list[tuple[object, ...]]:
     return sorted((r["run_id"], r["ds"], r["number"]) for r in rows_of(table))
@@ -179,12 +164,6 @@ def test_replacing_rows_changes_no_others(tmp_path: Path) -> None:
     metadata = DeltaTable(table).metadata()
     assert metadata.partition_columns == ["run_id"]
     assert metadata.configuration["delta.logRetentionDuration"] == "interval 400 days"
-
-
-def replace(table: str, writer: int) -> None:
-    for k in range(ROWS):
-        key = f"own {writer}" if k % 2 else "common"
-        replace_rows(table, [(key, "1", k), (key, "2", k)], LEDGER, f"run_id = '{key}'", ["run_id"])
 
 
 def test_concurrent_replacements_lose_and_duplicate_no_rows(tmp_path: Path) -> None:

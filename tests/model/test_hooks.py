@@ -145,7 +145,7 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
 
 
 def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path: Path) -> None:
-    undisturbed, stopped = (job(table, tmp_path / name, epochs=25, checkpoint_minutes=0.002) for name in "ab")
+    undisturbed, stopped = (job(table, tmp_path / name, epochs=12, checkpoint_minutes=0.002) for name in "ab")
     train(undisturbed)
     stopped.place.mkdir()
     (stopped.place / "job.json").write_text(stopped.model_dump_json())

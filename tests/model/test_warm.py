@@ -230,7 +230,10 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
         ({"dim": 8}, "last: training cannot start from this run.*4 wide and these 8"),
         ({"name": "mmoe"}, "model.name: star -> mmoe"),
         # Weights of the same shapes that would mean something else.
-        ({"combine": "sum"}, "trainer.warm_start: last was trained with other.*model.combine: product -> sum; set"),
+        (
+            {"combine": "sum"},
+            "trainer.warm_start: last was trained with different.*model.combine: product -> sum; change",
+        ),
         ({"activation": "silu"}, "model.activation: relu -> silu"),
         ({"norm_eps": 0.1}, "model.norm_eps: 1e-05 -> 0.1"),
     ],
