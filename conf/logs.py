@@ -72,7 +72,7 @@ class TimeColumn(Declared):
     column: NonEmpty
     unit: Literal["s", "ms", "timestamp"] = "ms"
     format: Pattern | None = Field(None, description="Spark date pattern, such as yyMMddHH; default: ISO 8601")
-    zone: Zone = Field("UTC", description="time zone of times without their own zone")
+    zone: Zone = Field("UTC", description="time zone of times without their own zone; default: `zone` of the data set")
     earliest: dt.date = Field(dt.date(2000, 1, 1), description="rows with an earlier time are quarantined")
     latest: dt.date | None = Field(
         None, description="rows with a time after this day are quarantined; default: tomorrow"

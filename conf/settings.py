@@ -94,7 +94,7 @@ class Settings(Declared):
 
     name: str = Field(min_length=1)
     about: str = ""
-    zone: Zone = Field("UTC", description="time zone in which days begin and end")
+    zone: Zone = Field("UTC", description="time zone in which days begin and end, and of times without a zone")
     paths: Paths
     logs: Logs
     label: LabelColumn | LabelFromClicks
@@ -111,6 +111,21 @@ class Settings(Declared):
     spark: SparkSettings = SparkSettings()
     simulate: Simulation | None = None
     compare: Comparison = Comparison()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pass_zone_on(cls, given: Any) -> Any:
+        """Let times without a zone be in the zone of the days, unless their log declares another one."""
+        logs = given.get("logs") if isinstance(given, dict) else None
+        if not isinstance(logs, dict) or "zone" not in given:
+            return given
+        filled = {
+            name: {**log, "time": {"zone": given["zone"], **log["time"]}}
+            if isinstance(log, dict) and isinstance(log.get("time"), dict)
+            else log
+            for name, log in logs.items()
+        }
+        return {**given, "logs": filled}
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:

@@ -118,3 +118,11 @@ def test_a_misspelt_key_of_one_of_several_forms_is_all_that_is_told(tmp_path: Pa
     (tmp_path / "y.yaml").write_text(text.replace("kind: statistic", "kind: statistics", 1))
     with pytest.raises(ConfigError, match="no kind `statistics`; did you mean `statistic`"):
         load(tmp_path / "y.yaml")
+
+
+def test_times_are_in_the_zone_of_the_days_unless_their_log_has_another() -> None:
+    """Local times were read as UTC where only the data set's zone was declared."""
+    assert load("demo", ["zone=Europe/Berlin"]).logs.impressions.time.zone == "Europe/Berlin"
+    other = ["zone=Europe/Berlin", "logs.impressions.time.zone=Asia/Tokyo"]
+    assert load("demo", other).logs.impressions.time.zone == "Asia/Tokyo"
+    assert load("demo").logs.impressions.time.zone == "UTC"
