@@ -133,8 +133,8 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
     own_day = None if day is None else own(day.column) if is_date else texts[day.column]
-    if day is not None and own_day is not None and isinstance(types[day.column], TimestampType):
-        own_day = F.from_utc_timestamp(own_day, settings.zone)
+    if day is not None and isinstance(types[day.column], TimestampType):
+        own_day = F.from_utc_timestamp(own(day.column), settings.zone)
     # An implausible time does not determine the day either.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)

@@ -120,7 +120,8 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows:
 
 def _write_quarantine(store: Store, name: str, rows: DataFrame, where: str, any_bad: bool) -> None:
     """Replace the quarantined rows of a log; writes nothing if there are none now and were none before."""
-    if not any_bad and not any(p["log"] == name for p in store.partitions("quarantine")) and store.exists("quarantine"):
+    there = store.exists("quarantine")
+    if there and not any_bad and not any(p["log"] == name for p in store.partitions("quarantine")):
         return
     left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
     quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", whole(left_out).alias("row"))

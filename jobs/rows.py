@@ -107,6 +107,11 @@ def literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def any_of(column: str, values: Iterable[str]) -> str:
+    """Return an SQL condition of this module: the column is one of `values` (at least one is needed)."""
+    return f"{column} IN ({', '.join(map(literal, values))})"
+
+
 def _retry(table: str, write: Callable[[], T]) -> T:
     """Call `write` until it does not conflict with another writer."""
     give_up = time.monotonic() + _PATIENCE

@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import DATA_RUN, TABLES, Warehouse
-from star_ctr.jobs.rows import literal, replace_rows
+from star_ctr.jobs.rows import any_of, replace_rows
 
 LEDGER = pa.schema(
     [
@@ -95,19 +95,19 @@ class Store:
 
     def version(self, table: str) -> int:
         """The newest version of a table."""
-        return newest_version(self.warehouse.table(table))
+        return int(DeltaTable(self.warehouse.table(table)).version())
 
     def days(self, table: str) -> list[str]:
         """The days that a table holds, oldest first; read from the Delta log where days are partitions."""
         if "ds" not in TABLES[table].partitions:
             rows = self.read(table).select("ds").distinct().collect()
             return sorted(row.ds for row in rows if row.ds)
-        self.require(table)
         return sorted({p["ds"] for p in self.partitions(table) if p["ds"]})
 
     def partitions(self, table: str) -> list[dict[str, str]]:
-        """The partitions that hold files, from the Delta log; none if the table is missing."""
-        return DeltaTable(self.warehouse.table(table)).partitions() if self.exists(table) else []
+        """The partitions that hold files, from the Delta log; `DataError` that names the step if missing."""
+        self.require(table)
+        return DeltaTable(self.warehouse.table(table)).partitions()
 
     def write_ledger(self, step: str, entries: Iterable[LedgerEntry], where: str) -> None:
         """Replace the ledger rows of a step that precedes training.
@@ -125,8 +125,8 @@ class Store:
         rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
         if not rows:
             return
-        runs = ", ".join(literal(run_id) for run_id in sorted({r[0] for r in rows}))
-        self.put("ledger", rows, LEDGER, f"step = '{step}' AND run_id IN ({runs})")
+        runs = any_of("run_id", sorted({r[0] for r in rows}))
+        self.put("ledger", rows, LEDGER, f"step = '{step}' AND {runs}")
 
     def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
         """Replace the rows of a small table for which `where` holds by `rows`, without Spark."""
@@ -136,11 +136,6 @@ class Store:
 def ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
     """Collect ledger entries from a DataFrame with their columns: a few per day, domain and reason."""
     return [LedgerEntry(*row) for row in counts.select(*LedgerEntry._fields).collect()]
-
-
-def newest_version(path: str) -> int:
-    """The newest version of the Delta table at a path."""
-    return int(DeltaTable(path).version())
 
 
 def by_day(rows: DataFrame) -> DataFrame:

@@ -26,7 +26,7 @@ from star_ctr.conf.tables import OF_NIGHT, SplitTables
 from star_ctr.conf.vocabularies import vocabulary_files
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.launcher import launch_on_spark
-from star_ctr.jobs.rows import literal
+from star_ctr.jobs.rows import any_of
 from star_ctr.jobs.session import submitted
 from star_ctr.jobs.starts import find_start
 from star_ctr.jobs.store import Store
@@ -184,7 +184,7 @@ def write_runs(store: Store, runs: Sequence[tuple[Settings, dict[str, Any], floa
         )
         for settings, record, difference in runs
     ]  # fmt: skip
-    store.put("runs", rows, RUN, f"run_id IN ({', '.join(literal(r[0]) for r in rows)})")
+    store.put("runs", rows, RUN, any_of("run_id", [r[0] for r in rows]))
 
 
 if __name__ == "__main__":
