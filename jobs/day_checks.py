@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, window
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import DATA_RUN
+from star_ctr.conf.tables import DATA_RUN, Warehouse
 from star_ctr.features.attribution import EARLY, MATCHED
 from star_ctr.features.cleaning import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
 from star_ctr.features.duplicates import DUPLICATE
@@ -51,10 +51,7 @@ def check_quarantine(settings: Settings, store: Store, ds: str, read_rows: Mappi
     Checks all days of the window, because the model is trained on them.
     """
     limit = settings.checks.max_quarantined
-    days = [*window(settings, ds), NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY]
-    entries = rows_of(
-        store.warehouse.table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {among('ds', days)}"
-    )
+    entries = _ingest_entries(settings, window(settings, ds))
     exceeded = [found for found in quarantined_days(entries, read_rows) if found.share > limit]
     if not exceeded:
         return
@@ -69,6 +66,23 @@ def check_quarantine(settings: Settings, store: Store, ds: str, read_rows: Mappi
         f"logs.{worst.log}: {worst.share:.0%} of {of_day} are quarantined (checks.max_quarantined: {limit:.0%}), most "
         f"often because of `{reason}`{shown}{more}. {remedy + '. ' if remedy else ''}See the table `quarantine`: "
         f"star-ctr tables --show quarantine --where \"log = '{worst.log}'\""
+    )
+
+
+def describe_quarantine(settings: Settings, ds: str) -> list[str]:
+    """Describe the quarantined rows of day `ds` and of no day, a line per log and reason; reads without Spark."""
+    return [
+        f"{count:,} rows of logs.{found.log} are quarantined: {reason}"
+        for found in quarantined_days(_ingest_entries(settings, [ds]), {})
+        for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])
+    ]
+
+
+def _ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[str, Any]]:
+    """Read the ledger entries of ingested days, and of rows without a day."""
+    of_days = among("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
+    return rows_of(
+        Warehouse(settings.paths).table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {of_days}"
     )
 
 

@@ -68,6 +68,15 @@ def newest_day(settings: Settings, spark: SparkSession) -> str:
     raise DataError(f"logs.impressions.path: no usable rows before today in {location(settings, log)}")
 
 
+def day_with_files(settings: Settings, ds: str) -> str:
+    """Return `ds`; raise `DataError` if the impression log has days in its path, but no file of this one."""
+    log = settings.logs.impressions
+    if not dated(log) or valid_day(ds) in (there := days(settings, "impressions")):
+        return valid_day(ds)
+    found = f"there are files of {there[0]} to {there[-1]}" if there else "there are no files of any day"
+    raise DataError(f"--ds {ds}: {location(settings, log)} matches no file of this day; {found}")
+
+
 def newest_complete(rows: Mapping[str, int], today: str) -> str | None:
     """Return the newest day before `today` with at least a tenth of the median day's rows; None if there is none."""
     past = sorted(day for day in rows if day < today and day not in UNDATED)

@@ -89,7 +89,7 @@ def _spread(row: Mapping[str, Any], key: str) -> str:
     return "" if low is None or high is None else f" ±{(high - low) / 2:.4f}".replace("0.", ".", 1)
 
 
-def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
+def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     """A metric by domain and day, each with its change against the day before; seven days fit 80 columns.
 
     Green is better (a higher AUC, a lower log loss, a PCOC nearer to 1), red worse; * where the day's interval leaves
@@ -98,8 +98,8 @@ def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
     days = sorted({r["ds"] for r in rows})
     caption = "* the day before lies outside the day's interval" if any(r["outside"] for r in rows) else None
     run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
-    title = f"{metric} of {run}, {days[0]} to {days[-1]}"
-    table = _slim(Table(title=title, title_justify="left", caption=caption, caption_justify="left"))
+    title = Text(f"{metric} of {run}, {days[0]} to {days[-1]}")  # above the table, which would wrap it to its width
+    table = _slim(Table(caption=caption, caption_justify="left"))
     table.add_column("domain")
     for day in days:
         table.add_column(day.removeprefix(f"{days[-1][:4]}-"), justify="right")
@@ -107,7 +107,7 @@ def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Table:
     for domain in dict.fromkeys(r["domain"] for r in sorted(rows, key=lambda r: natural(r["domain"]))):
         style = "bold" if domain == OVERALL else None
         table.add_row(domain, *(cells.get((domain, day), "–") for day in days), style=style)
-    return table
+    return Group(title, table)
 
 
 def _changed(row: Mapping[str, Any], metric: str) -> str:
@@ -141,7 +141,11 @@ _STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red
 def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """Nights x steps by their states, and below why those are not done that something can be said of."""
     steps = list(dict.fromkeys(r["step"] for r in rows))
-    table, why = Table("night", *steps), Table("night", "step", "why", box=None)
+    table, why = _slim(Table()), Table("night", "step", "why", box=None)
+    for column in ("night", *steps):
+        table.add_column(column, no_wrap=True)
+    for column in why.columns[:2]:
+        column.no_wrap = True
     for ds in dict.fromkeys(r["ds"] for r in rows):
         of_night = {r["step"]: r for r in rows if r["ds"] == ds}
         table.add_row(ds, *(Text(of_night[s]["state"], style=_STATES[of_night[s]["state"]]) for s in steps))

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import contents, evaluate, features, gate, ingest, refit, score, split, train
+from star_ctr.jobs.day_checks import describe_quarantine
 from star_ctr.jobs.profile import describe_matches
 from star_ctr.jobs.store import Store
 from star_ctr.workflows.display import err, step
@@ -46,9 +47,13 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def night_of(settings: Settings, spark: SparkSession, name: str, ds: str | None) -> str:
-    """The night that a step is asked for: `ds`, or the newest one that what it reads holds."""
+    """The night that a step is asked for: `ds`, or the newest one that what it reads holds.
+
+    Raises:
+        DataError: The step is `ingest`, and the impression log has no file of day `ds`.
+    """
     if ds is not None:
-        return valid_day(ds)
+        return ingest.day_with_files(settings, ds) if name == "ingest" else valid_day(ds)
     if name == "ingest":
         return ingest.newest_day(settings, spark)
     return Store(settings, spark).days(_READS.get(name, "scores"))[-1]
@@ -69,7 +74,7 @@ def run_step(
     entry = journal.written(ds, name, standing.run_of(ds, name), standing.stands_on(ds, name), why, gave)
     with step(name, spark.sparkContext), entry:
         result = ACTIONS[name](settings, spark, ds, **more)
-    if name == "features":
-        for line in describe_matches(settings, ds):
-            err.print(f"  {line}", highlight=False)
+    describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
+    for line in describe(settings, ds) if describe else ():
+        err.print(f"  {line}", highlight=False)
     return result

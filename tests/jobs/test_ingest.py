@@ -13,8 +13,8 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import contents, features, ingest
-from star_ctr.jobs.day_checks import Quarantined, quarantined_days
-from star_ctr.jobs.ingest import newest_complete
+from star_ctr.jobs.day_checks import Quarantined, describe_quarantine, quarantined_days
+from star_ctr.jobs.ingest import day_with_files, newest_complete
 from star_ctr.jobs.profile import describe_matches
 from star_ctr.jobs.store import Store
 from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
@@ -33,6 +33,15 @@ def test_a_few_rows_with_a_wrong_clock_are_not_a_night() -> None:
     assert newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not complete
     assert newest_complete({"2026-03-01": 3}, "2026-03-20") == "2026-03-01"
     assert newest_complete({"unknown": 3}, "2026-03-20") is None
+
+
+def test_a_day_without_files_is_refused(tmp_path: Path) -> None:
+    write_days(tmp_path, views())
+    conf = settings(tmp_path)
+    assert day_with_files(conf, DS) == DS
+    with pytest.raises(DataError, match=rf"--ds 2027-03-03: .* no file of this day; .* {DAYS[0]} to {DS}"):
+        day_with_files(conf, "2027-03-03")
+    assert day_with_files(settings(tmp_path, {"path": "views/*.csv"}), "2027-03-03") == "2027-03-03"
 
 
 @pytest.mark.spark
@@ -82,6 +91,9 @@ def test_undeclared_labels_stop_the_night(tmp_path: Path, spark: SparkSession) -
     write_days(tmp_path, rows.assign(clk=rows["clk"].replace({0: -1})))
     with pytest.raises(DataError, match=r"% of the 60 rows of .*`-1`.*declare the values in label\.positive"):
         ingest.run(settings(tmp_path), spark, DS)
+    unclicked = int((rows[rows["day"] == DS]["clk"] == 0).sum())
+    [line] = describe_quarantine(settings(tmp_path), DS)
+    assert line.startswith(f"{unclicked} rows of logs.impressions are quarantined: clk: ")
     declared = settings(tmp_path, label={"column": "clk", "negative": [-1]})
     ingest.run(declared, spark, DS)
     assert table(declared, spark, "impressions")["label"].sum() == rows["clk"].sum()

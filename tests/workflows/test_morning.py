@@ -115,7 +115,7 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
     ("outcome", "kind", "said"),
     [
         (Outcome.PROMOTED, "good", "Promoted Because. It is served from now on."),
-        (Outcome.HELD, "bad", "Held back Because. The model that is served stays."),
+        (Outcome.HELD, "bad", "Held back Because. The serving model does not change."),
         (Outcome.TOO_SMALL, "warn", "Not enough data Because."),
         (
             Outcome.REFIT_HELD,

@@ -14,8 +14,8 @@ from star_ctr.workflows.morning.numbers import change, interval, number, short_d
 
 _SAID = {
     Outcome.PROMOTED: ("good", "Promoted", "It is served from now on."),
-    Outcome.HELD: ("bad", "Held back", "The model that is served stays."),
-    Outcome.TOO_SMALL: ("warn", "Not enough data", "The day is too small to judge by; the model that is served stays."),
+    Outcome.HELD: ("bad", "Held back", "The serving model does not change."),
+    Outcome.TOO_SMALL: ("warn", "Not enough data", "The serving model does not change."),
     Outcome.REFIT: ("good", "Promoted", "Its refit is served from now on."),
     Outcome.REFIT_HELD: ("warn", "Promoted, refit held", "The promoted weights stay in service."),
     Outcome.OVERRIDDEN: ("good", "Promoted by hand", "It is served from now on."),
