@@ -1,27 +1,30 @@
-"""Checkpoints: a torch.distributed.checkpoint folder of tensors, with its place in the run as JSON beside it.
+"""Checkpoints of a training: one folder per checkpoint, with safetensors files and a JSON file.
 
-A checkpoint is written under another name and counts once `latest.json` names it, which is replaced in
-one step: killed anywhere, the one before still counts.
+A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `place.json` holds the
+size and SHA-256 of each file. If a file is missing, truncated or changed, the previous checkpoint is used. Nothing is
+unpickled, so that a run folder from an untrusted source cannot execute code.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.state_dict_loader import load as load_checkpoint
-from torch.distributed.checkpoint.state_dict_saver import save as save_checkpoint
 
-from star_ctr.conf.files import write_json
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.files import hash_file, sync_folder, write_json
 from star_ctr.model.processes import wait_for_all
 
-LATEST = "latest.json"
+PLACE = "place.json"
+_COMMON = "common.safetensors"
+
+
+class DamagedError(DataError):
+    """A file of a checkpoint is missing or differs from what was written."""
 
 
 def save(
@@ -32,51 +35,95 @@ def save(
     rank: int = 0,
     own: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint of `tensors` at `place` (JSON, with `step` in it), and keep the newest `keep`.
+    """Write a checkpoint and delete all but the newest `keep`.
 
-    Of several processes the first one does, unless each has tensors of its `own` (None: it has not): then all of them
-    call this.
+    Args:
+        folder: The folder of all checkpoints of a training.
+        tensors: The tensors that all processes share; process 0 writes them.
+        place: The state of the training other than tensors, as JSON; `step` names the checkpoint.
+        keep: The number of checkpoints to keep.
+        rank: The rank of this process.
+        own: The tensors that only this process holds. If given, all processes must call this; else only process 0.
     """
     name = f"step-{place['step']:09d}"
-    target = folder / name
+    partial = folder / f".{name}.partial"
     if rank == 0:
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     if own is not None:
         wait_for_all()
-        _write(target / f"part-{rank}", own)
+        _write(partial / _part_name(rank), own)
         wait_for_all()
     if rank > 0:
         return
-    _write(target, tensors)
-    write_json(folder / LATEST, {**place, "folder": name})
-    others = sorted((p for p in folder.glob("step-*") if p.name != name), key=lambda p: p.name, reverse=True)
-    for other in others[keep - 1 :]:
-        shutil.rmtree(other, ignore_errors=True)
+    _write(partial / _COMMON, tensors)
+    files = {file.name: [file.stat().st_size, hash_file(file)] for file in sorted(partial.iterdir())}
+    write_json(partial / PLACE, {**place, "files": files})
+    sync_folder(partial)
+    # Checkpoints of later steps are damaged; otherwise the training would have resumed from them.
+    for other in _list_folders(folder):
+        if other.name >= name:
+            shutil.rmtree(other)
+    partial.rename(folder / name)
+    for other in _list_folders(folder)[keep:]:
+        shutil.rmtree(other)
 
 
-def _write(target: Path, tensors: dict[str, Tensor]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        save_checkpoint(dict(tensors), checkpoint_id=str(target), no_dist=True)
+def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    # Clone, because safetensors rejects tensors that share memory.
+    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, str(file))
+
+
+def _part_name(rank: int) -> str:
+    return f"part-{rank}.safetensors"
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    """List the folders of the checkpoints, newest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
+
+
+def places(folder: Path) -> list[dict[str, Any]]:
+    """Return the contents of `place.json` of all complete checkpoints, newest first; checks the sizes of files only."""
+    found = []
+    for step in _list_folders(folder):
+        try:
+            place: dict[str, Any] = json.loads((step / PLACE).read_text(encoding="utf-8"))
+            complete = all((step / name).stat().st_size == size for name, (size, _) in place["files"].items())
+        except (OSError, ValueError, KeyError):
+            continue
+        if complete:
+            found.append({**place, "folder": step.name})
+    return found
 
 
 def latest(folder: Path) -> dict[str, Any] | None:
-    """The place of the newest whole checkpoint, None without one."""
-    path = folder / LATEST
-    if not path.exists():
-        return None
-    place: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return place
+    """Return the contents of `place.json` of the newest complete checkpoint; None if there is none."""
+    return next(iter(places(folder)), None)
+
+
+def is_whole(folder: Path, place: dict[str, Any]) -> bool:
+    """Return whether the files of a checkpoint are those that were written."""
+    try:
+        return all(hash_file(folder / place["folder"] / name) == of for name, (_, of) in place["files"].items())
+    except OSError:
+        return False
 
 
 def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[str, Tensor]:
-    """The tensors of the checkpoint at `place`, or those that one process had for its own."""
-    target = str(folder / place["folder"] / ("" if part is None else f"part-{part}"))
-    metadata: dict[str, Any] = FileSystemReader(target).read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in metadata.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        load_checkpoint(tensors, checkpoint_id=target, no_dist=True)
+    """Return the common tensors of a checkpoint, or those of one process.
+
+    Raises:
+        DamagedError: The file is missing or differs from what was written.
+    """
+    file = folder / place["folder"] / (_COMMON if part is None else _part_name(part))
+    try:
+        intact = hash_file(file) == place["files"][file.name][1]
+    except (OSError, KeyError):
+        intact = False
+    if not intact:
+        raise DamagedError(f"{file}: the checkpoint is damaged; delete the folder {file.parent}")
+    tensors: dict[str, Tensor] = load_file(str(file))
     return tensors
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.model import checkpoint
 from star_ctr.model.hooks.record import Recorder
 from star_ctr.model.networks.sharding import resharded
-from star_ctr.model.processes import world
+from star_ctr.model.processes import most_of, world
 from star_ctr.model.trainer import Trainer
 
 
@@ -45,14 +46,52 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "parts": parts,
         "processes": world()[1],
         "threads": trainer.threads,
+        "worlds": trainer.worlds,
     }
     folder = trainer.job.place / "checkpoint"
-    if (before := checkpoint.latest(folder)) and all(before.get(k) == place[k] for k in ("identity", "step")):
+    before = checkpoint.latest(folder)
+    if before and all(before.get(k) == place[k] for k in ("identity", "step")) and checkpoint.is_whole(folder, before):
         return
     tensors = _tensors(trainer)
     own = {n: t for n, t in tensors.items() if _width_of(n, t)} if parts > 1 else None
     common = {n: t for n, t in tensors.items() if n not in (own or {})}
     checkpoint.save(folder, common, place, trainer.settings.keep, rank, own)
+
+
+def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Load the newest checkpoint of this job that all processes can read; None if there is none."""
+    found = []
+    for place in checkpoint.places(folder):
+        if changed := changes(place.get("identity", {}), trainer.job.identity()):
+            if must:
+                raise UserError(
+                    f"{folder}: the checkpoint is of another training; changed since: {'; '.join(changed)}. "
+                    "Set it back, or train without --resume"
+                )
+            continue
+        found.append(place)
+    while True:
+        # All processes must resume from the same step, even if the files of one cannot be read by some of them.
+        step = -most_of(-(found[0]["step"] if found else -1))
+        if step < 0:
+            return None
+        newest = next((p for p in found if p["step"] == step), None)
+        tensors = _load_whole(trainer, folder, newest) if newest else None
+        if most_of(int(tensors is None)) == 0:
+            assert newest is not None
+            assert tensors is not None
+            return newest, tensors
+        found = [p for p in found if p["step"] < step]
+
+
+def _load_whole(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Load a checkpoint; None, with a warning, if it is damaged."""
+    try:
+        return loaded(trainer, folder, place)
+    except checkpoint.DamagedError as error:
+        if world()[0] == 0:
+            warnings.warn(f"{error}. The training resumes from an earlier checkpoint", stacklevel=2)
+        return None
 
 
 _TABLE = re.compile(r"/inputs\.tables\.storages\.(\d+)(/|$)")
@@ -99,19 +138,12 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     is an error if there is no checkpoint, or one of another data set or configuration: `UserError` names what changed.
     """
     folder = trainer.job.place / "checkpoint"
-    place = checkpoint.latest(folder)
-    if place is None:
+    found = _load_newest(trainer, folder, must)
+    if found is None:
         if must:
             raise UserError(f"{folder}: no checkpoint to resume from; train without --resume")
         return False
-    if changed := changes(place.get("identity", {}), trainer.job.identity()):
-        if must:
-            raise UserError(
-                f"{folder}: the checkpoint is of another training; changed since: {'; '.join(changed)}. "
-                "Set it back, or train without --resume"
-            )
-        return False
-    tensors = loaded(trainer, folder, place)
+    place, tensors = found
     # Keep the number of threads even if the number of cores differs, so that results are bit-identical.
     if not trainer.settings.threads and place["processes"] == world()[1]:
         trainer.use_threads(place["threads"])
@@ -119,6 +151,9 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     trainer.optimizers.load(checkpoint.with_prefix("optimizer/", tensors))
     trainer.averaged.load(checkpoint.with_prefix("average/", tensors))
     trainer.step, trainer.rows = place["step"], place["rows"]
+    before, now = place["worlds"], trainer.world_now()
+    same = {**before[-1], "step": trainer.step} == now
+    trainer.worlds = before if same else [*before, now]
     trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
     for recorder in recorders:
         recorder.load(place["recorders"][recorder.name])

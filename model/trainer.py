@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,8 +69,19 @@ class Trainer:
         """How the processes hold the embeddings, for the record."""
         self._in_common = False
         """Whether there are other processes, with which it has memory in common."""
+        self.worlds = [self.world_now()]
+        """Numbers of processes and threads, with the step from which they apply. The exact weights depend on them."""
         self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
+
+    def world_now(self) -> dict[str, Any]:
+        """Return what the bits of the weights depend on besides the job, from the current step on."""
+        return {
+            "step": getattr(self, "step", 0),
+            "processes": world()[1],
+            "threads": self.threads,
+            "device": self.device.type,
+        }
 
     def use_threads(self, threads: int) -> None:
         """Set the number of torch threads. Weights are only bit-identical for the same number."""

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 from star_ctr.features.packing import packed
+from star_ctr.model.checkpoint import latest
 from star_ctr.model.job import TrainingJob
 
 LAYOUT = Layout(
@@ -122,16 +123,16 @@ def same_weights(one: TrainingJob, other: TrainingJob) -> None:
 
 
 def record(j: TrainingJob) -> dict[str, Any]:
-    """The record that a finished training left."""
-    return dict(json.loads((j.place / "record.json").read_text()))
+    """Return the results of a finished training."""
+    return dict(json.loads((j.place / "result.json").read_text()))
 
 
 def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
     """Act once the job's checkpoint stands at a step."""
-    latest = j.place / "checkpoint" / "latest.json"
+    folder = j.place / "checkpoint"
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
-        if latest.exists() and json.loads(latest.read_text())["step"] >= step:
+        if (found := latest(folder)) and found["step"] >= step:
             act()
             return
         time.sleep(0.005)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -127,6 +126,55 @@ def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
     assert latest["step"] == trainer.steps
 
 
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path: Path) -> None:
+    mine = job(table, tmp_path, keep=2, epochs=2)
+    trainer = Trainer(mine)
+    steps = iter(list(trainer._batches()))
+    for _ in range(3):
+        trainer.train_step([next(steps)])
+        state.save(trainer)
+    folder = tmp_path / "checkpoint"
+    newest, before = sorted(folder.glob("step-*"), reverse=True)
+    assert (newest.name, before.name) == ("step-000000003", "step-000000002")
+    tensors = newest / "common.safetensors"
+    content = tensors.read_bytes()
+
+    tensors.write_bytes(content[:-1])  # truncated
+    again = Trainer(mine)
+    assert state.resume(again)
+    assert again.step == 2
+    tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the right size, and another content
+    again = Trainer(mine)
+    with pytest.warns(UserWarning, match="the checkpoint is damaged"):
+        assert state.resume(again)
+    assert again.step == 2
+    tensors.write_bytes(content)
+    (newest / "place.json").write_text("")
+    again = Trainer(mine)
+    assert state.resume(again)
+    assert again.step == 2
+
+    # Both are damaged: the training starts from scratch, and its checkpoints are not taken for older ones.
+    (before / "place.json").write_text("")
+    again = Trainer(mine)
+    assert not state.resume(again)
+    again.train_step([next(iter(again._batches()))])
+    state.save(again)
+    assert [p.name for p in folder.glob("step-*")] == ["step-000000001"]
+
+
+def test_a_killed_save_leaves_the_checkpoint_before(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path))
+    trainer.train_step([next(iter(trainer._batches()))])
+    state.save(trainer)
+    partial = tmp_path / "checkpoint" / ".step-000000002.partial"
+    partial.mkdir()
+    (partial / "common.safetensors").write_bytes(b"half")
+    place = checkpoint.latest(tmp_path / "checkpoint")
+    assert place is not None
+    assert place["step"] == 1
+
+
 def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     before = Trainer(job(table, tmp_path))
     with pytest.raises(UserError, match="no checkpoint to resume from"):
@@ -151,15 +199,16 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path
     (stopped.place / "job.json").write_text(stopped.model_dump_json())
     command = [sys.executable, "-m", "star_ctr.model.train", str(stopped.place / "job.json")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    latest = stopped.place / "checkpoint" / "latest.json"
+    folder = stopped.place / "checkpoint"
     deadline = time.monotonic() + 120
-    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not checkpoint.latest(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3, said
     assert "run it again to go on" in said
-    place = json.loads(latest.read_text())
+    place = checkpoint.latest(folder)
+    assert place is not None
     assert 0 < place["step"] < Trainer(stopped).steps
     assert train(stopped)["resumed"]
     assert (stopped.place / "model.safetensors").read_bytes() == (undisturbed.place / "model.safetensors").read_bytes()
