@@ -6,57 +6,64 @@ The job file is what `star-ctr train` writes into the run's folder; the record a
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import UserError, describe_full_storage
+from star_ctr.conf.files import write_text
+from star_ctr.conf.tables import RESULT
+from star_ctr.model.agent import STOPPED, open_store
+from star_ctr.model.checkpoint import latest
 from star_ctr.model.hooks import Hook
 from star_ctr.model.hooks.checkpoints import StoppedError
 from star_ctr.model.hooks.progress import ProgressBar
 from star_ctr.model.hooks.scalars import MLflow, TensorBoard
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.lifetime import end_with_parent, run_to_end
 from star_ctr.model.processes import device_for, world
 from star_ctr.model.run import train
 from star_ctr.model.threads import available_cores
 
-STOPPED = 3
-"""Exit code of a process that was told to stop and saved."""
-
-OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Environment in which torchrun starts a group anew with a store of its own: in the agent's, which it shares by
-default, the addresses of the processes that died still stand, and the new ones call those (pytorch/pytorch#135712)."""
-
 
 def launch(job: TrainingJob, must_resume: bool = False) -> None:
-    """Train a job with as many processes as its settings say; the record and the model land in its folder.
+    """Train a job with the number of processes in its settings; writes the results and the model to its folder.
 
-    A group that loses a process is started again from the last checkpoint, up to `trainer.restarts` times.
+    If a process fails, the group is restarted from the last checkpoint, up to `trainer.restarts` times. All its
+    processes end with this one.
+
+    Raises:
+        StoppedError: This process received SIGTERM, and the group has saved a checkpoint.
+        UserError: A process failed.
     """
     path = write_job(job)
     if job.trainer.processes == 1:
         train(job, hooks_of(job), must_resume)
         return
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
-        "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
-    ]  # fmt: skip
     cores = max(1, available_cores() // job.trainer.processes)  # torchrun would set one per process
-    environment = {"OMP_NUM_THREADS": str(cores), **OWN_STORE, **os.environ}
-    if subprocess.run(command, check=False, env=environment).returncode != 0:
-        raise UserError(f"{job.run_id}: a training process failed; its own message stands above")
+    with tempfile.TemporaryDirectory(prefix="star-ctr-") as store:
+        command = [
+            sys.executable, "-m", "star_ctr.model.agent", store,
+            f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
+            "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
+        ]  # fmt: skip
+        code = run_to_end(command, {"OMP_NUM_THREADS": str(cores), **os.environ})
+    if code == STOPPED:
+        saved = latest(job.place / "checkpoint")
+        where = f"after saving a checkpoint at step {saved['step']}" if saved else "before its first checkpoint"
+        raise StoppedError(f"{job.run_id}: stopped by SIGTERM {where}; run the same command again to resume")
+    if code != 0:
+        raise UserError(f"{job.run_id}: a training process failed; see its message above")
 
 
 def write_job(job: TrainingJob) -> Path:
-    """Put the job's file into its folder, and the record of an earlier training away; returns the file."""
+    """Write the job to its folder, and remove the results of an earlier training; returns the path."""
     path = job.place / "job.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(job.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (job.place / "record.json").unlink(missing_ok=True)
+    write_text(path, job.model_dump_json(indent=1) + "\n")
+    (job.place / RESULT).unlink(missing_ok=True)
     return path
 
 
@@ -75,13 +82,17 @@ def hooks_of(job: TrainingJob) -> list[Hook]:
 def main(path: str, must_resume: bool = False) -> None:
     """Join the group of processes, if there is one, and train."""
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if "RANK" in os.environ:
         cuda = device_for(job.trainer).type == "cuda"
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if cuda else "gloo")
+        end_with_parent()
+        rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        backend, store = "nccl" if cuda else "gloo", open_store(restarts, processes)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
     # A group that was started again goes on from its checkpoint, if the first one came as far as that.
-    first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    first = restarts == "0"
     try:
         train(job, hooks_of(job) if world()[0] == 0 else [], must_resume and first)
     finally:
@@ -99,3 +110,7 @@ if __name__ == "__main__":
         raise SystemExit(STOPPED) from None
     except UserError as error:
         raise SystemExit(f"train: {error}") from None
+    except Exception as error:  # safetensors has its own error for a full disk
+        if message := describe_full_storage(error):
+            raise SystemExit(f"train: {message}") from None
+        raise

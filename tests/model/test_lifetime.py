@@ -1,0 +1,128 @@
+"""Processes of a training leave no orphans when one is killed, and listen on loopback only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from star_ctr.model import checkpoint
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.train import write_job
+from tests.model.synthetic import record, same_model, when, without_dropout
+
+pytestmark = pytest.mark.slow
+
+LAUNCH = """
+import sys
+from pathlib import Path
+from star_ctr.conf.errors import UserError
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.train import launch
+try:
+    launch(TrainingJob.model_validate_json(Path(sys.argv[1]).read_text()))
+except UserError as error:
+    raise SystemExit(f"stopped: {error}")
+"""
+
+
+def processes_of(j: TrainingJob) -> dict[int, str]:
+    """Return the processes of a job by id, each with its kind: launcher, agent or worker."""
+    kinds = {"-c": "launcher", "star_ctr.model.agent": "agent", "star_ctr.model.train": "worker"}
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if str(j.place / "job.json") in words:
+            found[int(folder.name)] = next(kind for word, kind in kinds.items() if word in words)
+    return found
+
+
+def remaining(j: TrainingJob, seconds: float = 5.0) -> dict[int, str]:
+    """Return the processes of a job that are still running after some seconds."""
+    until = time.monotonic() + seconds
+    while (found := processes_of(j)) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Return the addresses, in hexadecimal, that the processes listen on."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            target = str(descriptor.readlink())
+            sockets |= {target[8:-1]} if target.startswith("socket:[") else set()
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and words[9] in sockets:
+                found.add(words[1].partition(":")[0])
+    return found
+
+
+@pytest.fixture
+def group(table: str, tmp_path: Path) -> Iterator[tuple[TrainingJob, subprocess.Popen[str]]]:
+    """A training with two processes, launched from a process of its own."""
+    two = without_dropout(table, tmp_path / "two", processes=2, epochs=20)
+    command = [sys.executable, "-c", LAUNCH, str(write_job(two))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    yield two, process
+    for pid in processes_of(two):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["launcher", "agent"])
+def test_a_killed_parent_leaves_no_orphans(group: tuple[TrainingJob, subprocess.Popen[bytes]], kind: str) -> None:
+    two, process = group
+    addresses: set[str] = set()
+
+    def kill() -> None:
+        found = processes_of(two)
+        addresses.update(listening(list(found)))
+        assert sorted(found.values()) == ["agent", "launcher", "worker", "worker"]
+        os.kill(next(pid for pid, of in found.items() if of == kind), signal.SIGKILL)
+
+    when(process, two, 5, kill)
+    process.wait(timeout=30)
+    assert remaining(two) == {}
+    loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+    assert addresses, "the processes are connected"
+    assert addresses <= loopback
+
+
+def test_sigterm_saves_a_checkpoint_and_leaves_no_orphans(group: tuple[TrainingJob, subprocess.Popen[str]]) -> None:
+    two, process = group
+    when(process, two, 5, process.terminate)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "stopped: test: stopped by SIGTERM after saving a checkpoint at step" in said
+    assert "Traceback" not in said, said
+    assert remaining(two) == {}
+    place = checkpoint.latest(two.place / "checkpoint")
+    assert place is not None
+    assert place["step"] >= 5
+    assert not (two.place / "result.json").exists()
+
+
+def test_a_killed_worker_is_replaced(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    two = without_dropout(table, tmp_path / "two", processes=2)
+    process = subprocess.Popen([sys.executable, "-c", LAUNCH, str(write_job(two))])
+
+    def kill() -> None:
+        os.kill(next(pid for pid, kind in processes_of(two).items() if kind == "worker"), signal.SIGKILL)
+
+    when(process, two, 5, kill)
+    assert process.wait(timeout=300) == 0
+    assert remaining(two) == {}
+    same_model(alone, two)
+    assert record(two)["resumed"]
