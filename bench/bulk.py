@@ -30,6 +30,7 @@ from entries import entry
 from made_split import job_of, layout_of
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.files import hash_file
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
@@ -48,11 +49,13 @@ MODEL = "model={name: star}"
 def finished_run(settings: Settings, layout: Layout) -> Path:
     """The folder of a run as training leaves it, with a model as it is before the first step."""
     from star_ctr.conf.tables import Warehouse
+    from star_ctr.jobs.attempts import attempt_folder
 
-    folder = Path(Warehouse(settings.paths).model(RUN))
+    folder = attempt_folder(Warehouse(settings.paths), RUN, 1)
     torch.manual_seed(0)
     export(MultiDomainModel(layout, settings.model).eval(), settings.model, layout, folder)
-    record = {"run_id": RUN, "ds": layout.ds, "settings": settings.model_dump(mode="json")}
+    files = {name: hash_file(folder / name) for name in ("layout.json", "model.safetensors")}
+    record = {"run_id": RUN, "ds": layout.ds, "settings": settings.model_dump(mode="json"), "files": files}
     (folder / "record.json").write_text(json.dumps(record))
     return folder
 
@@ -131,8 +134,9 @@ def encoded_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]
 def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     """The entry of raw rows."""
     from star_ctr.jobs import features, ingest, simulate, split
+    from star_ctr.jobs.attempts import copy_vocabularies
     from star_ctr.jobs.store import Store
-    from star_ctr.jobs.train import keep_vocabularies, pinned
+    from star_ctr.jobs.train import pinned
 
     settings = load("demo", [
         MODEL, f"paths.warehouse={folder}/simulated", f"paths.logs={folder}/logs",
@@ -144,7 +148,7 @@ def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     store = Store(settings, spark)
     job = pinned(settings, store, store.days("split")[-1])
     model = finished_run(settings, job.layout)
-    keep_vocabularies(job.model_copy(update={"folder": str(model)}))
+    copy_vocabularies(job.in_attempt(1, model))
     source, rows_of_split = f"{folder}/logs/impressions", store.warehouse.table("split")
     found = compared(settings, spark, model, source, rows_of_split, False)
     return entry("bulk_scoring_raw_vs_forward", found.ratio, "times its rows/s", 0.1,

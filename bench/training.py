@@ -83,7 +83,7 @@ def rate(job: TrainingJob, cores: set[int]) -> float:
         launch_alone(job)
     finally:
         os.sched_setaffinity(0, before)
-    return float(json.loads((job.place / "record.json").read_text())["rows_per_second"])
+    return float(json.loads((job.place / "result.json").read_text())["rows_per_second"])
 
 
 def launch_alone(job: TrainingJob) -> None:
@@ -148,7 +148,7 @@ def resume_after_kill(folder: Path, kills: int) -> dict[str, Any]:
         process.wait()
         subprocess.run(command_of(job), check=True, stderr=subprocess.DEVNULL)
         same += (job.place / "model.safetensors").read_bytes() == bits
-        resumed += bool(json.loads((job.place / "record.json").read_text())["resumed"])
+        resumed += bool(json.loads((job.place / "result.json").read_text())["resumed"])
     return entry(
         "resume_after_kill", same, f"of {kills} to the same bits", kills,
         f"kill -9 at a random moment of {whole:.0f} s; {resumed} of them found a checkpoint", least=True,

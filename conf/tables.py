@@ -12,7 +12,11 @@ from star_ctr.conf.settings import Paths
 DATA_RUN = "data"
 """The `run_id` of ledger rows of the steps before training, which all models share."""
 WEIGHTS = "model.safetensors"
-"""The file in a run's folder that holds the exported weights."""
+"""File of an attempt that holds the exported weights."""
+RESULT = "result.json"
+"""File of an attempt that holds the results of its training."""
+RECORD = "record.json"
+"""File of an attempt that marks it as published: the results of its training, and the hash of each file."""
 
 TABLE_PROPERTIES = {
     # Runs refer to table versions, so the log is kept for longer than Delta's default of 30 days. Deletion vectors are
@@ -57,6 +61,7 @@ TABLES = {
         Table("differences", "AUC and GAUC of a run less those of another on the same rows", ("run_id",)),
         Table("runs", "one record a training run: settings, versions read, code, seed", ("run_id",)),
         Table("steps", "what was run when, on what it stood, and how it ended; one row a start and an end", ()),
+        Table("lease", "which process writes to the warehouse; one row when it starts and one when it ends", ()),
         Table("decisions", "which run was promoted, held, rolled back: by whom, and why; it only grows", ()),
         Table("ledger", "rows into and out of each step, with the reason of what was left out", ("run_id",)),
     )
@@ -89,10 +94,10 @@ class Warehouse:
 
     def finished(self) -> list[str]:
         """The runs that were trained to their end, the newest night last."""
-        return sorted(record.parent.name for record in Path(self.models).glob("*/record.json"))
+        return sorted({record.parent.parent.name for record in Path(self.models).glob(f"*/attempt-*/{RECORD}")})
 
-    def model(self, run_id: str) -> str:
-        """The folder of a run: checkpoints, record, exported model; `UserError` for one in an object store."""
+    def run_folder(self, run_id: str) -> str:
+        """The folder of a run, with a folder for each attempt; `UserError` for one in an object store."""
         if "://" in self.models:
             raise UserError(
                 f"{self.models}: a training writes files; set paths.models to a folder that all machines see"

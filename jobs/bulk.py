@@ -31,6 +31,7 @@ from star_ctr.conf.tables import TABLES
 from star_ctr.features.cleaning import whole
 from star_ctr.features.passes import InArrow
 from star_ctr.features.requests import CARRIED, Policy, encoded_requests, raw_requests, unknown_domains
+from star_ctr.jobs.decisions import Decisions, serving
 from star_ctr.jobs.features import as_known, own_columns, select_columns, with_columns
 from star_ctr.jobs.given import chosen, columns_there, is_within, place, read_given, replace_given
 from star_ctr.jobs.models import Model, find_model
@@ -58,15 +59,19 @@ def run(
     columns: Sequence[str] = (),
     encoded: bool = False,
     unknown_domain: Policy | None = None,
+    attempt: int | None = None,
 ) -> dict[str, Any]:
     """Score the table `source` with run `run_id` into the Delta table `target`; returns what became of its rows.
 
     `columns` of the source go along. The run's own settings hold; of `settings`, those of places and of Spark alone.
-    `unknown_domain`: defaults to the run's `domains.unknown`. Raises `DataError`, and leaves existing scores in place,
-    if a score is NaN or outside [0, 1].
+    `unknown_domain`: defaults to the run's `domains.unknown`. `attempt`: the serving one of this run by default, else
+    the newest. Raises `DataError`, and leaves existing scores in place, if a score is NaN or outside [0, 1].
     """
     store = Store(settings, spark)
-    model = find_model(settings, run_id)
+    now = serving(Decisions(settings).all())
+    if attempt is None and now is not None and now.run_id == run_id:
+        attempt = now.attempt
+    model = find_model(settings, run_id, attempt)
     policy = unknown_domain or ("drop" if model.settings.domains.unknown == "drop" else "other")
     given = read_given(spark, source)
     rejected = f"{target.rstrip('/')}_rejected"
@@ -86,7 +91,13 @@ def run(
         if policy == "fail":
             _refuse_unknown(checked, model.layout, source)
         good = requests.where(F.col("reason").isNull()).drop("reason", "raw")
-        metadata = {"run_id": run_id, "input": place(spark, source), "version": given.version, "where": where}
+        metadata = {
+            "run_id": run_id,
+            "attempt": model.attempt.number,
+            "input": place(spark, source),
+            "version": given.version,
+            "where": where,
+        }
         left_out = requests.where(F.col("reason").isNotNull()).drop(CARRIED, "score")
         left_out = left_out.select(F.lit(run_id).alias("run_id"), "reason", whole(left_out).alias("row"))
         out = replace_given(left_out, rejected, metadata)
@@ -108,9 +119,9 @@ def run(
             f"{source}: {rows_in:,} rows, and {scored.rows:,} scored and {out.rows:,} left out; see {rejected}"
         )
     return {
-        "run_id": run_id, "input": source, "input_version": given.version, "output": target,
-        "output_version": scored.version, "rejected": rejected, "unknown_domain": policy, "rows": rows_in,
-        "scored": scored.rows, "left_out": out.rows, "reasons": judged.reasons,
+        "run_id": run_id, "attempt": model.attempt.number, "input": source, "input_version": given.version,
+        "output": target, "output_version": scored.version, "rejected": rejected, "unknown_domain": policy,
+        "rows": rows_in, "scored": scored.rows, "left_out": out.rows, "reasons": judged.reasons,
     }  # fmt: skip
 
 
@@ -192,7 +203,7 @@ def _scoring(rows: DataFrame, model: Model, encoded: bool) -> InArrow:
 
     Encoded rows may have a `reason` not to be scored, which goes along with `raw`.
     """
-    served, history = served_model(rows.sparkSession, model.folder), list(model.settings.history)
+    served, history = served_model(rows.sparkSession, model.attempt), list(model.settings.history)
     files = model.vocabularies
     along = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
     first = COLUMNS[1:4]
@@ -227,6 +238,9 @@ def _scoring(rows: DataFrame, model: Model, encoded: bool) -> InArrow:
 def declare(parser: argparse.ArgumentParser) -> None:
     """The arguments of the job under spark-submit, beside --conf and --set."""
     parser.add_argument("--run-id", required=True, help="the run whose model scores")
+    parser.add_argument(
+        "--attempt", type=int, help="the attempt of the run: the serving or the newest one if not given"
+    )
     parser.add_argument("--input", required=True, dest="source", help="a Delta or Parquet table, by path or URL")
     parser.add_argument("--output", required=True, dest="target", help="the Delta table of scores, replaced as a whole")
     parser.add_argument("--where", help="SQL: those rows of the input alone")

@@ -14,11 +14,12 @@ from pyspark.sql import functions as F
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.identity import variant
 from star_ctr.conf.settings import Settings
+from star_ctr.jobs.attempts import publish_attempt, read_result
 from star_ctr.jobs.evaluate import Run, judge, read_metrics
 from star_ctr.jobs.score import SCORES as SCHEMA
 from star_ctr.jobs.score import check_parity
 from star_ctr.jobs.store import Store, among
-from star_ctr.jobs.train import keep_vocabularies, read_record, rows_of_split, trained_rows, write_runs
+from star_ctr.jobs.train import rows_of_split, trained_rows, write_runs
 from star_ctr.model import offline
 from star_ctr.model.job import TrainingJob
 
@@ -31,7 +32,8 @@ Trained = tuple[Settings, TrainingJob]
 def run(store: Store, runs: Sequence[Trained]) -> Iterator[int]:
     """Bring runs into the tables; yields how many are there after each commit."""
     there = _there(store)
-    waiting = [(s, job, r) for s, job in runs if there.get((r := read_record(job.place))["run_id"]) != r["fingerprint"]]
+    results = [(s, job, read_result(job)) for s, job in runs]
+    waiting = [(s, job, r) for s, job, r in results if there.get(job.run_id) != (r["fingerprint"], job.attempt)]
     yield len(runs) - len(waiting)
     for start in range(0, len(waiting), AT_ONCE):
         part = waiting[start : start + AT_ONCE]
@@ -61,23 +63,24 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
     uneven = sorted({run_id for run_id, *_, n_in, n_out in entries if n_in != n_out})
     if uneven:
         raise DataError(f"{', '.join(uneven)}: rows of the split and scored rows differ; see the ledger")
-    judge(store, [Run(job.run_id, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
-    for _, job, _ in part:
-        keep_vocabularies(job)
+    judge(store, [Run(job.run_id, job.attempt, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
     # Last: what stands in `runs` with a difference counts as collected.
     differences = [float(m.get(b"max_score_difference", b"nan")) for m in metadata]
     for (_, job, _), difference in zip(part, differences, strict=True):
         check_parity(job.run_id, difference)
-    write_runs(store, [(s, record, d) for (s, _, record), d in zip(part, differences, strict=True)])
+    write_runs(
+        store, [(s, publish_attempt(job, keep=True), d) for (s, job, _), d in zip(part, differences, strict=True)]
+    )
 
 
-def _there(store: Store) -> dict[str, str]:
-    """The fingerprints of the runs that are in the tables, scored."""
+def _there(store: Store) -> dict[str, tuple[str, int]]:
+    """Return the fingerprint and attempt of each run that has been scored and collected."""
     if not store.exists("runs"):
         return {}
     fingerprint = F.get_json_object("record", "$.fingerprint")
     scored = store.read("runs").where(F.col("max_score_difference").isNotNull())
-    return {r.run_id: r.fingerprint for r in scored.select("run_id", fingerprint.alias("fingerprint")).collect()}
+    rows = scored.select("run_id", "attempt", fingerprint.alias("fingerprint")).orderBy("attempt").collect()
+    return {r.run_id: (r.fingerprint, r.attempt) for r in rows}  # the newest attempt wins
 
 
 def metrics(store: Store, runs: Sequence[Trained]) -> list[dict[str, Any]]:

@@ -20,18 +20,20 @@ from star_ctr.conf.layout import OVERALL, natural
 from star_ctr.conf.settings import EvaluateSettings, Settings
 from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.features.metrics import METRICS, by_domain
+from star_ctr.jobs.attempts import find_attempt
 from star_ctr.jobs.score_checks import check_scores
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.store import Store, among
 
-COLUMNS = ("run_id", "ds", "model", "seed", "domain", *METRICS)
+COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
 NO_INTERVALS = EvaluateSettings(replicates=0)
 
 
 class Run(NamedTuple):
-    """A run as the tables name it."""
+    """A scored attempt of a run, as named in the tables; `attempt` is None for scores from outside."""
 
     run_id: str
+    attempt: int | None
     ds: str
     model: str
     seed: int
@@ -41,8 +43,21 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     """Write and return the metrics of night `ds`, one row a domain, `overall` last."""
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("scores")[-1]
-    night = Run(run_id(settings, ds), ds, variant(settings), settings.trainer.seed)
+    name = run_id(settings, ds)
+    night = Run(name, _scored_attempt(store, name, ds), ds, variant(settings), settings.trainer.seed)
     return judge(store, [night], settings.evaluate)
+
+
+def _scored_attempt(store: Store, name: str, ds: str) -> int | None:
+    """Return the attempt that a run's scores are from; raises `DataError` if it is not the newest published one."""
+    scores = store.read("scores")
+    attempt = F.col("attempt") if "attempt" in scores.columns else F.lit(None).alias("attempt")
+    row = scores.where(F.col("run_id") == name).select(attempt).first()
+    newest = find_attempt(store.warehouse, name)
+    if row is not None and newest is not None and row.attempt != newest.number:
+        table = store.warehouse.table("scores")
+        raise DataError(f"{table}: the scores are not from {newest}; run `star-ctr score --ds {ds}`")
+    return row.attempt if row else None
 
 
 def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None = None) -> list[dict[str, Any]]:
@@ -54,7 +69,7 @@ def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None =
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
     check_scores(scores, store.warehouse.table("scores"))
-    of_run = store.spark.createDataFrame(list(runs), "run_id string, ds string, model string, seed long")
+    of_run = store.spark.createDataFrame(list(runs), "run_id string, attempt long, ds string, model string, seed long")
     found = by_domain(scores, evaluate or NO_INTERVALS)
     metrics = found.join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)
     store.replace("metrics", metrics.repartition(1), among("run_id", names))
@@ -80,4 +95,4 @@ def read_metrics(store: Store, names: Sequence[str], columns: Sequence[str] = CO
 
 
 if __name__ == "__main__":
-    submitted("evaluate", run)
+    submitted_step("evaluate")

@@ -25,7 +25,7 @@ def run(store: Store, name: str, table: str, references: Mapping[str, str]) -> l
     seeds = sorted(r.seed for r in given.select("seed").distinct().collect())
     runs = []
     for night, reference in references.items():
-        rows = store.read("scores").where(F.col("run_id") == reference).drop("run_id", "score")
+        rows = store.read("scores").where(F.col("run_id") == reference).drop("run_id", "attempt", "score")
         total = rows.count()
         for seed in seeds:
             identity = f"{night}-{name}-s{seed}"
@@ -41,10 +41,12 @@ def run(store: Store, name: str, table: str, references: Mapping[str, str]) -> l
                     f"{table}: of the {total:,} rows of {night}, seed {seed}, {total - found.rows:,} have no score, "
                     f"{found.n - found.rows:,} have a second one, {found.n - found.good:,} scores are not in [0, 1]"
                 )
-            columns = ("run_id", "ds", "impression_id", "user_id", "domain", "label", "score")
-            scored = scored.withColumn("run_id", F.lit(identity)).select(*columns)
+            columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
+            scored = scored.withColumns({"run_id": F.lit(identity), "attempt": F.lit(None).cast("long")}).select(
+                *columns
+            )
             store.replace("scores", scored.repartition(1), among("run_id", [identity]))
-            runs.append(Run(identity, night, name, seed))
+            runs.append(Run(identity, None, night, name, seed))
     return judge(store, runs)
 
 

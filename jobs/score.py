@@ -18,18 +18,23 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.files import hash_file
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import WEIGHTS
+from star_ctr.jobs.attempts import Attempt, check_files, published_attempt
 from star_ctr.jobs.score_checks import check_scores
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.store import Store, quoted
-from star_ctr.jobs.train import read_record, write_runs
+from star_ctr.jobs.train import write_runs
 from star_ctr.model.checks import TOLERANCE, is_within_tolerance
-from star_ctr.model.export import Predictor
+from star_ctr.model.export import LAYOUT, Predictor
 from star_ctr.model.stream.reading import unpacked
 
-SCORES = "run_id string, ds string, impression_id string, user_id string, domain string, label double, score double"
+SCORES = (
+    "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "
+    "score double"
+)
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -37,53 +42,55 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     store = Store(settings, spark)
     ds = valid_day(ds) if ds else store.days("split")[-1]
     identity = run_id(settings, ds)
-    folder = Path(store.warehouse.model(identity))
-    record = read_record(folder)
+    attempt = check_files(published_attempt(store.warehouse, identity))
+    record = attempt.record()
     split = store.read("split", record["versions"]["split"])
     test = split.where((F.col("ds") == ds) & (F.col("part") == "test"))
-    scores = scored(test, folder, identity)
-    version = store.replace("scores", scores, f"run_id = {quoted(identity)}")
+    version = store.replace("scores", scored(test, attempt), f"run_id = {quoted(identity)}")
     written = store.read("scores", version).where(F.col("run_id") == identity)
     rows = _ledger(store, test, written, identity, ds)
     check_scores(written, store.warehouse.table("scores"))
     difference = largest_difference(written, record["probe"])
     write_runs(store, [(settings, record, difference)])
     check_parity(identity, difference)
-    return {"run_id": identity, "rows": rows, "max_score_difference": difference}
+    return {"run_id": identity, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
 
 
-_PREDICTORS: dict[tuple[str, int], Predictor] = {}
+_PREDICTORS: dict[ServedModel, Predictor] = {}
 
 
 def predictor_of(model: ServedModel) -> Predictor:
-    """The predictor of an exported model, in a worker: one a process and not one a task."""
+    """Return the predictor of a model in a worker. It is cached per process, not loaded per task."""
     import torch
 
     torch.set_num_threads(model.threads)  # torch would take all cores of the machine in every task
-    key = (model.folder, model.stamp)
-    if key not in _PREDICTORS:
+    if model not in _PREDICTORS:
         _PREDICTORS.clear()
-        _PREDICTORS[key] = Predictor(Path(model.folder))
-    return _PREDICTORS[key]
+        _PREDICTORS[model] = Predictor(Path(model.folder), dict(model.files))
+    return _PREDICTORS[model]
 
 
 class ServedModel(NamedTuple):
-    """What a worker must know of an exported model: its folder, when it was written, and the cores of a task."""
+    """What a worker needs to load a model: its folder, the hashes of its files, and the number of cores per task."""
 
     folder: str
-    stamp: int
+    files: tuple[tuple[str, str], ...]
     threads: int
 
 
-def served_model(spark: SparkSession, folder: Path) -> ServedModel:
-    """The model exported to `folder`, for the workers of a session."""
+def served_model(spark: SparkSession, attempt: Attempt) -> ServedModel:
+    """Describe the model of an attempt to the workers of a session, which verify its files when they load it."""
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
-    return ServedModel(str(folder.absolute()), (folder / WEIGHTS).stat().st_mtime_ns, threads)
+    names = (WEIGHTS, LAYOUT)
+    # A replay is not published, so it has no record.
+    files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
+    return ServedModel(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
 
 
-def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
-    """The `scores` rows of encoded rows, by the model exported to `folder`."""
-    model = served_model(rows.sparkSession, folder)
+def scored(rows: DataFrame, attempt: Attempt) -> DataFrame:
+    """Score encoded rows with the model of an attempt; returns rows of `scores`."""
+    model = served_model(rows.sparkSession, attempt)
+    identity, number = attempt.run_id, attempt.number
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = predictor_of(model)
@@ -97,11 +104,12 @@ def scored(rows: DataFrame, folder: Path, identity: str) -> DataFrame:
             yield pa.RecordBatch.from_arrays(
                 [
                     pa.array([identity] * n),
+                    pa.array([number] * n, pa.int64()),
                     *(batch.column(c) for c in ("ds", "impression_id", "user_id", "domain")),
                     batch.column("label").cast(pa.float64()),
                     pa.array(scores.astype(np.float64)),
                 ],
-                names=["run_id", "ds", "impression_id", "user_id", "domain", "label", "score"],
+                names=["run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score"],
             )
 
     wanted = rows.select("ds", "impression_id", "user_id", "domain", "label", "domain_id", "ints", "floats")
@@ -151,4 +159,4 @@ def _ledger(store: Store, test: DataFrame, written: DataFrame, identity: str, ds
 
 
 if __name__ == "__main__":
-    submitted("score", run)
+    submitted_step("score")

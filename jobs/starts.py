@@ -6,29 +6,33 @@ workers import what the split imports.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from star_ctr.conf.compatibility import encoded_numbers
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import hash_file
 from star_ctr.conf.hashing import digest
 from star_ctr.conf.identity import judged_run, run_id
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import WEIGHTS, Warehouse
 from star_ctr.conf.training import ACCEPTED, PREVIOUS
+from star_ctr.jobs.attempts import Attempt, find_attempt
 from star_ctr.jobs.decisions import Decisions, accepted_before
 
 
 class Start(NamedTuple):
-    """A finished run to start from, and the layout of its training rows."""
+    """A published attempt to start from, and the layout of its training rows."""
 
-    run_id: str
-    folder: Path
+    attempt: Attempt
     layout: Layout
+
+    @property
+    def run_id(self) -> str:
+        """Run of the attempt."""
+        return self.attempt.run_id
 
     def hash_numbers(self) -> str:
         """Hash the encoding of numbers, which the split keeps.
@@ -40,17 +44,16 @@ class Start(NamedTuple):
 
     def hash_weights(self) -> str:
         """Hash the exported weights; raises `UserError` if there are none. Reads an unchanged file once per process."""
-        file = self.folder / WEIGHTS
+        file = self.attempt.folder / WEIGHTS
         if not file.exists():
             raise UserError(f"trainer.warm_start: {file} does not exist; train {self.run_id} again")
         found = file.stat()
-        return _hash_file(file, found.st_mtime_ns, found.st_size)
+        return _hash_cached(file, found.st_mtime_ns, found.st_size)[:32]
 
 
 @cache
-def _hash_file(file: Path, _modified: int, _size: int) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()[:32]
+def _hash_cached(file: Path, _modified: int, _size: int) -> str:
+    return hash_file(file)
 
 
 def find_start(settings: Settings, ds: str) -> Start | None:
@@ -71,10 +74,15 @@ def find_start(settings: Settings, ds: str) -> Start | None:
         case "previous":
             night = _newest_finished(settings, warehouse, ds)
         case "accepted":
-            night = accepted_before(settings, Decisions(settings).all(), ds)
+            # Take the accepted attempt: a later attempt of the same night may have been held.
+            found = accepted_before(settings, Decisions(settings).all(), ds)
+            return _read_start(asked, find_attempt(warehouse, *found.model), found.run_id, ds) if found else None
         case _:
-            return _read_start(asked, asked, warehouse, ds)
-    return _read_start(asked, run_id(settings, night), warehouse, ds) if night else None
+            return _read_start(asked, find_attempt(warehouse, asked), asked, ds)
+    if night is None:
+        return None
+    name = run_id(settings, night)
+    return _read_start(asked, find_attempt(warehouse, name), name, ds)
 
 
 def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
@@ -84,17 +92,18 @@ def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str |
     return max((night for night in nights if night < ds and run_id(settings, night) in finished), default=None)
 
 
-def _read_start(asked: str, name: str, warehouse: Warehouse, ds: str) -> Start:
-    folder = Path(warehouse.model(name))
-    record, layout = folder / "record.json", folder / "layout.json"
-    if not (record.exists() and layout.exists()):
+def _read_start(asked: str, attempt: Attempt | None, name: str, ds: str) -> Start:
+    if attempt is None:
         of = "" if asked == name else f"{asked} is {name}, and "
         raise UserError(
-            f"trainer.warm_start: {of}{folder} holds no finished run; set it to the run_id of a finished run, "
+            f"trainer.warm_start: {of}there is no finished run of this name; set it to the run_id of a finished run, "
             f"to `{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
         )
-    night = json.loads(record.read_text(encoding="utf-8"))["ds"]
+    night = attempt.record()["ds"]
     # A refit was also trained on its own night, the day that the run before it was evaluated on.
     if night > ds or (night == ds and judged_run(name) != name):
         raise UserError(f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days")
-    return Start(name, folder, Layout.model_validate_json(layout.read_text(encoding="utf-8")))
+    layout = attempt.folder / "layout.json"
+    if not layout.exists():
+        raise UserError(f"trainer.warm_start: {layout} does not exist; restore it, or train {name} again")
+    return Start(attempt, Layout.model_validate_json(layout.read_text(encoding="utf-8")))

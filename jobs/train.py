@@ -6,7 +6,6 @@ spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf con
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,19 +14,27 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.compatibility import check_split
+from star_ctr.conf.compatibility import changes, check_split
 from star_ctr.conf.days import valid_day
-from star_ctr.conf.errors import DataError
+from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.identity import config_hash, refit_of, run_id, variant
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import OF_NIGHT, SplitTables
-from star_ctr.conf.vocabularies import vocabulary_files
+from star_ctr.conf.tables import OF_NIGHT, SplitTables, Warehouse
+from star_ctr.jobs.attempts import (
+    assign_attempt,
+    attempt_of,
+    check_files,
+    list_attempts,
+    publish_attempt,
+    read_result,
+    recorded_job,
+)
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.launcher import launch_on_spark
-from star_ctr.jobs.rows import any_of
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.rows import literal
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.starts import find_start
 from star_ctr.jobs.store import Store
 from star_ctr.model.job import TrainingJob, WarmStart
@@ -36,6 +43,7 @@ from star_ctr.model.train import launch
 RUN = pa.schema(
     [
         ("run_id", pa.string()),
+        ("attempt", pa.int64()),
         ("ds", pa.string()),
         ("model", pa.string()),
         ("seed", pa.int64()),
@@ -62,16 +70,33 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: 
 
 
 def trained(settings: Settings, store: Store, job: TrainingJob, resume: bool = False) -> dict[str, Any]:
-    """Train a job, and write down what it did; returns its record without its bulk."""
-    start = launch if job.trainer.launcher == "torchrun" else launch_on_spark
-    start(job, resume)
-    record = read_record(job.place)
-    keep_vocabularies(job)
-    write_runs(store, [(settings, record, None)])
-    short = trained_rows(store, [(job, record)])
+    """Train a job unless its attempt is published, and publish it; returns a summary of its record."""
+    if not attempt_of(job).is_published:
+        if resume:
+            _check_resumable(store.warehouse, job)
+        start = launch if job.trainer.launcher == "torchrun" else launch_on_spark
+        start(job, resume)
+    short = trained_rows(store, [(job, read_result(job))])
     if short:
         raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
-    return {k: record[k] for k in ("run_id", "steps", "parameters", "seconds", "resumed", "device", "processes")}
+    record = publish_attempt(job)
+    write_runs(store, [(settings, record, None)])
+    summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
+    return {k: record[k] for k in summary}
+
+
+def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
+    """Raise `UserError` if there is no training of this job to resume; the message says what changed."""
+    if job.place.exists():
+        return
+    attempts = list_attempts(warehouse, job.run_id)
+    if not attempts:
+        raise UserError(f"{job.place}: no checkpoint to resume from; train without --resume")
+    changed = changes(recorded_job(attempts[-1]).identity(), job.identity())
+    raise UserError(
+        f"{attempts[-1].folder}: changed since this training: {'; '.join(changed) or 'its files'}. Set it back, or "
+        "train without --resume"
+    )
 
 
 def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
@@ -125,13 +150,13 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
     """The job of a night, pinned to what `pin` finds, or found before."""
     to = to or pin(store, ds)
     identity = run_id(settings, ds) if to.tables is OF_NIGHT else refit_of(run_id(settings, ds))
-    return TrainingJob(
+    job = TrainingJob(
         run_id=identity,
         ds=ds,
         split=store.warehouse.table(to.tables.split),
         vocabularies=store.warehouse.table(to.tables.vocabularies),
         versions=to.versions,
-        folder=store.warehouse.model(identity),
+        folder="",
         code=to.code,
         layout=to.layout,
         model=settings.model,
@@ -139,6 +164,7 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
         settings=settings.model_dump(mode="json"),
         start=warm_start(settings, ds, to.layout),
     )
+    return assign_attempt(store.warehouse, job)
 
 
 def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
@@ -151,41 +177,25 @@ def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
     start = find_start(settings, ds)
     if start is None:
         return None
-    check_split(start.run_id, start.layout, layout)
-    return WarmStart(run_id=start.run_id, folder=str(start.folder), weights=start.hash_weights())
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record that a finished training left in its folder."""
-    path = folder / "record.json"
-    if not path.exists():
-        raise DataError(f"{path}: not there; the training did not finish, run `star-ctr train` again")
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
-
-
-def keep_vocabularies(job: TrainingJob) -> None:
-    """Put the vocabularies into the run's folder: a model encodes by its own, whatever later nights fit."""
-    files = vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
-    target = job.place / "vocabularies"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for number, file in enumerate(sorted(files)):
-        shutil.copyfile(file, target / f"part-{number:05d}.parquet")
+    check_split(start.attempt.run_id, start.layout, layout)
+    run_id, number, folder = check_files(start.attempt)
+    return WarmStart(run_id=run_id, attempt=number, folder=str(folder), weights=start.hash_weights())
 
 
 def write_runs(store: Store, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:
-    """Write the rows of some runs: settings, record, and the largest difference of scores once it is known."""
+    """Write the rows of attempts: settings, record, and the largest score difference if it is known."""
     rows = [
         (
-            record["run_id"], record["ds"], variant(settings), record["seed"], config_hash(settings), record["code"],
-            json.dumps(record["versions"]), sum(record["rows"].values()), float(record["seconds"]), difference,
-            json.dumps({k: v for k, v in record.items() if k != "probe"}, sort_keys=True),
+            record["run_id"], record["attempt"], record["ds"], variant(settings), record["seed"],
+            config_hash(settings), record["code"], json.dumps(record["versions"]),
+            sum(record["rows"].values()), float(record["seconds"]), difference,
+            json.dumps({k: v for k, v in record.items() if k not in ("probe", "files")}, sort_keys=True),
         )
         for settings, record, difference in runs
     ]  # fmt: skip
-    store.put("runs", rows, RUN, any_of("run_id", [r[0] for r in rows]))
+    attempts = (f"(run_id = {literal(r[0])} AND attempt = {r[1]})" for r in rows)
+    store.put("runs", rows, RUN, f"({' OR '.join(attempts)})")
 
 
 if __name__ == "__main__":
-    submitted("train", run)
+    submitted_step("train")

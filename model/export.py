@@ -8,6 +8,7 @@ predicts, in its served form: there is no second copy of the paper's equations.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.files import hash_file
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.tables import WEIGHTS
 from star_ctr.conf.training import ModelSettings
@@ -46,9 +49,20 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 class Predictor:
-    """An exported model, ready to predict rows of any domains on the CPU."""
+    """An exported model, ready to predict rows of any domains on the CPU.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The folder of the model.
+        files: The expected SHA-256 of files in the folder, by name.
+
+    Raises:
+        DataError: A file differs from its hash.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
+        for name, digest in (files or {}).items():
+            if hash_file(folder / name) != digest:
+                raise DataError(f"{folder / name}: differs from the record of the training; restore the file")
         self.layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
             settings = ModelSettings.model_validate_json(file.metadata()["model"])

@@ -12,9 +12,10 @@ from star_ctr.conf.training import HOW_NOT_WHAT, ModelSettings, TrainerSettings
 
 
 class WarmStart(Declared):
-    """The run that a training goes on from: its name, its folder and the hash of its exported weights."""
+    """The attempt that a training starts from: run, number, folder, and the hash of its exported weights."""
 
     run_id: str
+    attempt: int = 1
     folder: str
     weights: str
 
@@ -28,6 +29,7 @@ class TrainingJob(Declared):
     """
 
     run_id: str
+    attempt: int = 1
     ds: str
     split: str
     vocabularies: str = ""
@@ -42,8 +44,23 @@ class TrainingJob(Declared):
 
     @property
     def place(self) -> Path:
-        """The run's folder."""
+        """Folder of the attempt."""
         return Path(self.folder)
+
+    def in_attempt(self, number: int, folder: Path) -> TrainingJob:
+        """Return a copy of the job with the given attempt and folder."""
+        return self.model_copy(update={"attempt": number, "folder": str(folder)})
+
+    def is_result(self, record: dict[str, Any]) -> bool:
+        """Return whether a record belongs to a training of this job.
+
+        With `trainer.parallel=batches`, the training must also have used the same number of processes throughout,
+        because this number decides how many batches make a step.
+        """
+        if record.get("fingerprint") != self.fingerprint():
+            return False
+        sizes = {world["processes"] for world in record["worlds"]}
+        return self.trainer.parallel == "rows" or sizes == {self.trainer.processes}
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the weights, by name; how many processes and threads share the work does not.
@@ -58,7 +75,7 @@ class TrainingJob(Declared):
             "trainer": self.trainer.model_dump(mode="json", exclude=set(HOW_NOT_WHAT)),
             "model": self.model.model_dump(mode="json"),
             "layout": digest(self.layout.model_dump(mode="json"), 32),
-            "start": self.start and self.start.model_dump(exclude={"folder"}),
+            "start": self.start and self.start.model_dump(exclude={"folder", "attempt"}),
         }
 
     def fingerprint(self) -> str:

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.tables import RESULT
 from star_ctr.model.checks import TOLERANCE, check_scores, is_within_tolerance
 from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.probe import encoded_rows
 from star_ctr.model.run import train
 from star_ctr.model.stream.reading import live_files
+from star_ctr.model.train import write_job
 
 SCORES = "scores.parquet"
 
@@ -23,8 +25,7 @@ def is_done(job: TrainingJob) -> bool:
     """Whether the job's folder holds the scores of this very job."""
     if not (job.place / SCORES).exists():  # which goes first and comes last
         return False
-    record = json.loads((job.place / "record.json").read_text(encoding="utf-8"))
-    return bool(record["fingerprint"] == job.fingerprint())
+    return job.is_result(json.loads((job.place / RESULT).read_text(encoding="utf-8")))
 
 
 def train_and_score(job: TrainingJob) -> float:
@@ -34,6 +35,7 @@ def train_and_score(job: TrainingJob) -> float:
     sample like the trainer's model, or if a score is not finite.
     """
     (job.place / SCORES).unlink(missing_ok=True)
+    write_job(job)
     record = train(job)
     files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     predictor = Predictor(job.place)
@@ -60,8 +62,8 @@ def train_and_score(job: TrainingJob) -> float:
         raise DataError(
             f"{job.run_id}: the exported model differs from the trainer's by {difference:.3g} (allowed: {TOLERANCE})"
         )
-    for name, value in (("ds", job.ds), ("run_id", job.run_id)):
-        table = table.add_column(0, name, pa.array([value] * len(table), pa.string()))
+    for name, value in (("ds", job.ds), ("attempt", job.attempt), ("run_id", job.run_id)):
+        table = table.add_column(0, name, pa.array([value] * len(table)))
     temporary = job.place / f".{SCORES}.tmp"
     pq.write_table(table.replace_schema_metadata({"max_score_difference": str(float(difference))}), temporary)
     temporary.replace(job.place / SCORES)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from star_ctr.conf.files import write_json
+from star_ctr.conf.tables import RESULT
 from star_ctr.model import export, state
 from star_ctr.model.hooks import Hook
 from star_ctr.model.hooks.checkpoints import Checkpoints
@@ -20,9 +21,9 @@ from star_ctr.model.warm import warm_start
 
 
 def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = False) -> dict[str, Any]:
-    """Train a job to its end and export it; returns (and writes) the run's record.
+    """Train a job to its end and export it; returns the results and writes them to `result.json`.
 
-    Goes on from the job's checkpoint where there is one (`must_resume`: it has to be there, and of this very job).
+    Resumes from the job's checkpoint if there is one. With `must_resume`, a checkpoint of this job must exist.
     """
     trainer = Trainer(job)
     curve, mixing, spent, started = recorders = Curve(), Mixing(trainer.files, trainer.mixed), Spent(), Started()
@@ -37,6 +38,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     trainer.model.inputs.tables.gather()
     record = {
         "run_id": job.run_id,
+        "attempt": job.attempt,
         "ds": job.ds,
         "seed": job.trainer.seed,
         "fingerprint": job.fingerprint(),
@@ -44,6 +46,8 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "code": job.code,
         "settings": job.settings,
         "processes": world()[1],
+        "worlds": trainer.worlds,
+        "reproducible": len(trainer.worlds) == 1,
         "tables": trainer.tables,
         "threads": trainer.threads,
         "device": str(trainer.device),
@@ -65,5 +69,5 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
     if world()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.place)
         record["probe"] = probe_scores(trainer.model, job, trainer.device)
-        write_json(job.place / "record.json", record)
+        write_json(job.place / RESULT, record)
     return record

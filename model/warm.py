@@ -20,6 +20,7 @@ from torch import Tensor
 from star_ctr.conf.compatibility import check_model, check_split
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.layout import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
+from star_ctr.conf.tables import RESULT
 from star_ctr.conf.training import ModelSettings
 from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.model import checkpoint
@@ -79,9 +80,14 @@ def _earlier(trainer: Trainer) -> _Earlier:
     assert start is not None
     folder = Path(start.folder)
     place = checkpoint.latest(folder / "checkpoint")
-    if place is None or not (folder / "record.json").exists():
-        raise UserError(f"{folder}: no finished training with its checkpoint to start from")
-    settings = json.loads((folder / "record.json").read_text(encoding="utf-8"))["settings"]
+    if not (folder / RESULT).exists():
+        raise UserError(f"{folder}: no finished training to start from; train {start.run_id} again")
+    record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    settings = record["settings"]
+    if place is None or place["step"] != record["steps"]:
+        raise UserError(
+            f"{folder / 'checkpoint'}: the final checkpoint is missing or damaged; train {start.run_id} again"
+        )
     layout = Layout.model_validate_json((folder / "layout.json").read_text(encoding="utf-8"))
     check_split(start.run_id, layout, trainer.job.layout)
     model = ModelSettings(**settings["model"])

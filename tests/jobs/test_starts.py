@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome
 from star_ctr.jobs.starts import find_start
-from tests.model.synthetic import LAYOUT
+from tests.published import publish
 
 NIGHTS = ("2026-03-02", "2026-03-03", "2026-03-04")
 
@@ -31,13 +30,8 @@ def settings_of(warehouse: Path, start: str | None, *overrides: str) -> Settings
 
 
 def finish(settings: Settings, ds: str) -> str:
-    """Create the folder of a finished run of a night; returns its name."""
-    name = run_id(settings, ds)
-    folder = Path(Warehouse(settings.paths).model(name))
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps({"ds": ds}))
-    (folder / "layout.json").write_text(LAYOUT.model_copy(update={"ds": ds}).model_dump_json())
-    return name
+    """Publish an attempt of a night; returns the name of its run."""
+    return publish(settings, run_id(settings, ds), ds).run_id
 
 
 def test_no_warm_start_finds_no_run(warehouse: Path) -> None:
@@ -55,7 +49,7 @@ def test_previous_finds_the_newest_finished_run_of_this_configuration(warehouse:
     start = find_start(settings, NIGHTS[2])
     assert start is not None
     assert (start.run_id, start.layout.ds) == (names[1], NIGHTS[1])
-    (start.folder / "record.json").unlink()
+    (start.attempt.folder / "record.json").unlink()
     earlier = find_start(settings, NIGHTS[2])
     assert earlier is not None
     assert earlier.run_id == names[0]
@@ -67,7 +61,7 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
     names = [finish(settings, ds) for ds in NIGHTS[:2]]
     assert find_start(settings, NIGHTS[2]) is None, "nothing was accepted"
     for ds, name in zip(NIGHTS, names, strict=False):
-        decisions.add(Decision(ds, name, "", Outcome.PROMOTED, "made up"))
+        decisions.add(Decision(ds, name, 1, "", None, Outcome.PROMOTED, "made up"), decisions.all())
     start = find_start(settings, NIGHTS[2])
     assert start is not None
     assert start.run_id == names[1]
@@ -75,8 +69,8 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
     start = find_start(settings, NIGHTS[2])
     assert start is not None
     assert start.run_id == names[0]
-    shutil.rmtree(start.folder)
-    with pytest.raises(UserError, match=f"trainer.warm_start: accepted is {names[0]}, and .* holds no finished run"):
+    shutil.rmtree(start.attempt.folder)
+    with pytest.raises(UserError, match=f"trainer.warm_start: accepted is {names[0]}, and there is no finished run"):
         find_start(settings, NIGHTS[2])
 
 
@@ -94,7 +88,7 @@ def test_a_refit_was_trained_on_the_day_that_its_night_is_evaluated_on(warehouse
 
 def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:
     name = finish(settings_of(warehouse, None), NIGHTS[1])
-    with pytest.raises(UserError, match="trainer.warm_start: .*no-such-run holds no finished run; set it to"):
+    with pytest.raises(UserError, match="trainer.warm_start: there is no finished run of this name; set it to"):
         find_start(settings_of(warehouse, "no-such-run"), NIGHTS[1])
     start = find_start(settings_of(warehouse, name), NIGHTS[2])
     assert start is not None

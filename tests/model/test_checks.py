@@ -69,7 +69,7 @@ def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypa
     mine = short_job(tmp_path)
     with pytest.raises(DataError, match="not exported: non-finite weights in norm"):
         run.train(mine)
-    assert not (mine.place / "record.json").exists()
+    assert not (mine.place / "result.json").exists()
 
 
 def test_non_finite_logits_fail_the_calibration() -> None:

@@ -185,7 +185,7 @@ def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait
 def test_killed_after_the_last_step_it_is_finished_and_not_trained_again(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path)
     before, model = train(j), bits(j)
-    (tmp_path / "record.json").unlink()
+    (tmp_path / "result.json").unlink()
     (tmp_path / "model.safetensors").unlink()
     again = train(j)
     assert again["resumed"]

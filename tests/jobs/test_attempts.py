@@ -1,0 +1,350 @@
+"""Attempts: a published attempt never changes, and decisions keep referring to what was judged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from star_ctr.conf.errors import DataError, UserError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import RECORD, WEIGHTS, Warehouse
+from star_ctr.jobs import verify
+from star_ctr.jobs.attempts import (
+    Attempt,
+    assign_attempt,
+    attempt_folder,
+    attempt_of,
+    check_run_id,
+    damaged_files,
+    find_attempt,
+    publish_attempt,
+    published_attempt,
+)
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, manual_hold, serving
+from star_ctr.jobs.gate import _nothing_to_decide
+from star_ctr.jobs.refit import _nothing_to_refit
+from star_ctr.jobs.rows import SupersededError
+from star_ctr.model.export import Predictor
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.run import train
+from star_ctr.model.train import write_job
+from tests.model.synthetic import LAYOUT, job, version_of, write_split
+from tests.published import publish
+
+RUN = "2026-01-02-star"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load("demo", [f"paths.warehouse={tmp_path}"])
+
+
+@pytest.fixture
+def warehouse(settings: Settings) -> Warehouse:
+    return Warehouse(settings.paths)
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> TrainingJob:
+    """A job on a split with vocabularies."""
+    table = write_split(tmp_path, {"a": 80, "b": 40})
+    values = [(name, f"v{k}", k + 2) for name, size in LAYOUT.embeddings.items() for k in range(size - 2)]
+    columns = [pa.array(c) for c in zip(*values, strict=True)]
+    rows = pa.table([*columns, pa.array([LAYOUT.ds] * len(values))], names=["embedding", "value", "id", "ds"])
+    write_deltalake(str(tmp_path / "vocabularies"), rows, partition_by=["ds"])
+    made = job(table, tmp_path)
+    return made.model_copy(
+        update={
+            "run_id": RUN,
+            "vocabularies": str(tmp_path / "vocabularies"),
+            "versions": {"split": version_of(table), "vocabularies": 0},
+            "settings": {"history": {}},
+        }
+    )
+
+
+def trained(made: TrainingJob) -> Attempt:
+    """Train a job as `star-ctr train` does, and publish it."""
+    if not attempt_of(made).is_published:
+        write_job(made)
+        train(made)
+    publish_attempt(made)
+    return attempt_of(made)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def test_a_training_on_changed_inputs_is_a_new_attempt(warehouse: Warehouse, first: TrainingJob) -> None:
+    one = trained(assign_attempt(warehouse, first))
+    assert (one.number, one.folder.name) == (1, "attempt-001")
+    before = contents(one.folder)
+    assert {"model.safetensors", "layout.json", "vocabularies/part-00000.parquet", "result.json"} < set(before)
+    assert trained(assign_attempt(warehouse, first)) == one, "the same job is not trained again"
+    restated = first.model_copy(update={"trainer": first.trainer.model_copy(update={"seed": 5})})
+    two = trained(assign_attempt(warehouse, restated))
+    assert two.number == 2
+    assert contents(one.folder) == before
+    assert published_attempt(warehouse, RUN) == two
+    assert published_attempt(warehouse, RUN, 1) == one
+    with pytest.raises(UserError, match="--attempt 3: .* has no such attempt; it has attempts 1, 2"):
+        published_attempt(warehouse, RUN, 3)
+    assert trained(assign_attempt(warehouse, first)).number == 3, "only the newest published attempt is reused"
+
+
+def test_the_same_model_again_is_no_new_attempt(warehouse: Warehouse, first: TrainingJob) -> None:
+    """A night that runs again writes a new version of the split, with the same rows."""
+    one = trained(assign_attempt(warehouse, first))
+    again = assign_attempt(warehouse, first.model_copy(update={"code": "another version of the same"}))
+    assert again.attempt == 2
+    assert not trained(again).is_published
+    assert not again.place.exists()
+    assert published_attempt(warehouse, RUN) == one
+    write_job(again)
+    train(again)
+    assert publish_attempt(again, keep=True)["attempt"] == 2
+
+
+def test_an_unpublished_attempt_is_resumed_and_invisible(warehouse: Warehouse, first: TrainingJob) -> None:
+    made = assign_attempt(warehouse, first)
+    write_job(made)
+    train(made)  # killed before it was published
+    assert find_attempt(warehouse, RUN) is None
+    assert warehouse.finished() == []
+    again = assign_attempt(warehouse, first)
+    assert again.place == made.place
+    other = assign_attempt(warehouse, first.model_copy(update={"code": "changed"}))
+    assert other.attempt == 2, "another job must not train into its folder"
+    assert trained(again).record()["attempt"] == 1
+
+
+PUBLISH = """
+import os, signal, sys
+from pathlib import Path
+from star_ctr.jobs import attempts
+from star_ctr.model.job import TrainingJob
+calls = iter(range(int(sys.argv[2]) + 1))
+
+def kill_before(function):
+    def call(*arguments):
+        if next(calls, None) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return call
+
+for name in ("hash_file", "sync_folder", "write_json"):
+    setattr(attempts, name, kill_before(getattr(attempts, name)))
+attempts.shutil.copyfile = kill_before(attempts.shutil.copyfile)
+attempts.publish_attempt(TrainingJob.model_validate_json(Path(sys.argv[1]).read_text()))
+"""
+
+
+def test_publishing_is_atomic_under_kills(warehouse: Warehouse, first: TrainingJob) -> None:
+    made = assign_attempt(warehouse, first)
+    file = write_job(made)
+    train(made)
+    kills = 0
+    for step in (0, 5, 100):
+        done = subprocess.run([sys.executable, "-c", PUBLISH, str(file), str(step)], check=False)
+        killed = done.returncode == -signal.SIGKILL
+        assert killed or done.returncode == 0
+        assert attempt_of(made).is_published != killed
+        kills += killed
+    assert kills == 2
+    assert damaged_files(attempt_of(made)) == []
+    assert Predictor(made.place, attempt_of(made).record()["files"]).layout.domains == LAYOUT.domains
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "layout.json", "vocabularies/part-00000.parquet"])
+def test_a_corrupted_file_is_detected(settings: Settings, warehouse: Warehouse, first: TrainingJob, file: str) -> None:
+    attempt = trained(assign_attempt(warehouse, first))
+    decisions = Decisions(settings)
+    decisions.promote(RUN, "the first one", by="ann")
+    assert [row["damaged"] for row in verify.run(settings)] == [""]
+    path = attempt.folder / file
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    [row] = verify.run(settings)
+    assert (row["run_id"], row["attempt"], row["why"], row["damaged"]) == (RUN, 1, "serving", file)
+    if not file.startswith("vocabularies"):
+        with pytest.raises(DataError, match=f"{file}: differs from the record"):
+            Predictor(attempt.folder, {file: attempt.record()["files"][file]})
+    assert assign_attempt(warehouse, first).attempt == 2, "a damaged attempt is not reused"
+    publish(settings, "2026-01-03-other", "2026-01-03")
+    decisions.promote("2026-01-03-other", "whole", by="ann")
+    with pytest.raises(DataError, match=rf"differ from the record of .*: {file}"):
+        decisions.rollback("back", by="ann")
+
+
+def test_a_run_id_cannot_escape_the_models_folder(settings: Settings, warehouse: Warehouse) -> None:
+    for bad in ("../x", "a/b", "..", ".hidden", "", "/etc", "a\0b", "a b"):
+        with pytest.raises(UserError, match="not a run id"):
+            check_run_id(bad)
+        with pytest.raises(UserError, match="not a run id"):
+            published_attempt(warehouse, bad)
+        with pytest.raises(UserError, match="not a run id"):
+            Decisions(settings).promote(bad, "why", by="ann")
+    assert check_run_id(RUN) == RUN
+
+
+# --- decisions
+
+
+def add(decisions: Decisions, decision: Decision) -> Decision:
+    decisions.add(decision, decisions.all())
+    return decision
+
+
+def promoted(ds: str, run: str, attempt: int = 1, by: str = "gate") -> Decision:
+    outcome = Outcome.PROMOTED if by == "gate" else Outcome.OVERRIDDEN
+    return Decision(ds, run, attempt, "", None, outcome, "made up", by)
+
+
+def test_a_decision_based_on_a_stale_read_is_rejected(settings: Settings) -> None:
+    decisions = Decisions(settings)
+    read = decisions.all()
+    add(decisions, promoted("2026-01-02", "a"))
+    with pytest.raises(SupersededError):
+        decisions.add(promoted("2026-01-02", "b"), read)
+    assert [d.run_id for d in decisions.all()] == ["a"]
+
+
+def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None:
+    decisions = Decisions(settings)
+    nights = {ds: publish(settings, f"{ds}-star", ds) for ds in ("2026-01-02", "2026-01-03", "2026-01-04")}
+    one, two, three = nights.values()
+    for attempt in (one, two):
+        add(decisions, promoted(attempt.run_id[:10], attempt.run_id))
+    decisions.rollback("complaints", by="ann")
+    decided = decisions.all()
+    now = serving(decided)
+    assert now is not None
+    assert now.model == (one.run_id, 1)
+    hold = manual_hold(decided)
+    assert hold is not None
+    assert str(hold) == "decided by ann (rolled back: complaints); holds until a night after 2026-01-03 is judged"
+    assert _nothing_to_decide(decided, two, "2026-01-03") == str(hold)
+    again = publish(settings, two.run_id, "2026-01-03", 2)
+    assert _nothing_to_decide(decided, again, "2026-01-03") == str(hold), (
+        "a new attempt of that night does not end the hold"
+    )
+    assert _nothing_to_decide(decided, three, "2026-01-04") == ""
+    add(decisions, promoted("2026-01-04", three.run_id))
+    assert manual_hold(decisions.all()) is None
+
+
+def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
+    decisions, run = Decisions(settings), "2026-01-02-star"
+    newest = publish(settings, run, "2026-01-02")
+    publish(settings, f"{run}-refit", "2026-01-02")
+    add(decisions, promoted("2026-01-02", run))
+    assert _nothing_to_refit(decisions.all(), run, newest) == ""
+    add(
+        decisions,
+        replace(promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, against=run, against_attempt=1),
+    )
+    assert _nothing_to_refit(decisions.all(), run, newest) == ""
+    decisions.rollback("it drifts", by="ann")
+    assert "decided by ann" in _nothing_to_refit(decisions.all(), run, newest)
+
+
+def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
+    run = "2026-01-02-star"
+    decided = [
+        promoted("2026-01-02", run, by="ann"),
+        replace(promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, against=run, against_attempt=1),
+    ]
+    hold = manual_hold(decided)
+    assert hold is not None
+    assert hold.decision.by == "ann"
+
+
+def test_a_new_attempt_of_the_served_run_is_judged(settings: Settings) -> None:
+    one = publish(settings, RUN, "2026-01-02")
+    decided = [promoted("2026-01-02", RUN)]
+    assert _nothing_to_decide(decided, one, "2026-01-02") == "it is served already"
+    two = publish(settings, RUN, "2026-01-02", 2)
+    assert _nothing_to_decide(decided, two, "2026-01-02") == ""
+    refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
+    assert _nothing_to_decide([*decided, refit], one, "2026-01-02") == "it is served already"
+    assert _nothing_to_decide([*decided, refit], two, "2026-01-02") == ""
+
+
+def test_a_person_cannot_use_the_name_of_the_gate(settings: Settings) -> None:
+    publish(settings, RUN, "2026-01-02")
+    with pytest.raises(UserError, match="--by gate: this name is reserved"):
+        Decisions(settings).promote(RUN, "why", by="gate")
+
+
+def test_the_pointer_names_the_attempt(settings: Settings, warehouse: Warehouse) -> None:
+    publish(settings, RUN, "2026-01-02", 1)
+    publish(settings, RUN, "2026-01-02", 2)
+    Decisions(settings).promote(RUN, "the older one", by="ann", attempt=1)
+    pointer = json.loads((Path(warehouse.root) / "serving.json").read_text())
+    assert (pointer["run_id"], pointer["attempt"]) == (RUN, 1)
+    assert pointer["model"] == str(attempt_folder(warehouse, RUN, 1).resolve())
+    assert (Path(pointer["model"]) / WEIGHTS).exists()
+    assert (Path(pointer["model"]) / RECORD).exists()
+
+
+def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People decide without the lease, which `star-ctr clean` holds."""
+    decisions = Decisions(settings)
+    publish(settings, "2026-01-02-star", "2026-01-02")
+    old = publish(settings, "2026-01-01-star", "2026-01-01")
+    decisions.promote("2026-01-02-star", "the newest", by="ann")
+    write = Decisions.add
+
+    def add_late(self: Decisions, decision: Decision, after: list[Decision]) -> None:
+        if decision.run_id == old.run_id and (old.folder / RECORD).exists():
+            shutil.rmtree(old.folder)
+        write(self, decision, after)
+
+    monkeypatch.setattr(Decisions, "add", add_late)
+    with pytest.raises(UserError, match="has just deleted this model; serve another one"):
+        decisions.promote(old.run_id, "the old one", by="ann")
+    now = serving(decisions.all())
+    assert now is not None
+    assert now.run_id == "2026-01-02-star"
+
+
+def test_a_refit_has_the_inputs_of_the_promoted_attempt(settings: Settings) -> None:
+    """The gate held attempt 2, on a restated log. A refit on that log must not be served for attempt 1."""
+    one, two = (publish(settings, RUN, "2026-01-02", number) for number in (1, 2))
+    refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
+    held = replace(promoted("2026-01-02", RUN, 2), outcome=Outcome.HELD)
+    decided = [promoted("2026-01-02", RUN), refit, held]
+    assert _nothing_to_refit(decided, RUN, one) == ""
+    assert "the newest attempt of the night's run was not promoted" in _nothing_to_refit(decided, RUN, two)
+
+
+def test_the_gate_s_rollback_of_a_refit_keeps_a_person_s_hold(settings: Settings) -> None:
+    by_ann = promoted("2026-01-02", RUN, by="ann")
+    refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
+    back = replace(by_ann, outcome=Outcome.ROLLED_BACK, by="gate", against=refit.run_id, against_attempt=1)
+    hold = manual_hold([by_ann, refit, back])
+    assert hold is not None
+    assert hold.decision.by == "ann"
+
+
+def test_a_command_repairs_a_pointer_that_a_kill_left_behind(settings: Settings, warehouse: Warehouse) -> None:
+    decisions = Decisions(settings)
+    for ds in ("2026-01-02", "2026-01-03"):
+        publish(settings, f"{ds}-star", ds)
+        add(decisions, promoted(ds, f"{ds}-star"))
+    pointer = Path(warehouse.root) / "serving.json"
+    pointer.write_text("{}")
+    with pytest.raises(UserError):
+        decisions.promote("2026-01-03-star", "again", by="ann")
+    assert json.loads(pointer.read_text())["run_id"] == "2026-01-03-star"

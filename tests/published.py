@@ -1,0 +1,38 @@
+"""Published attempts for tests, made without training: folders with a record and a few files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from star_ctr.conf.files import hash_file
+from star_ctr.conf.layout import Layout
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import RECORD, WEIGHTS, Warehouse
+from star_ctr.jobs.attempts import Attempt, attempt_folder
+from tests.model.synthetic import LAYOUT
+
+
+def publish(
+    settings: Settings,
+    run_id: str,
+    ds: str,
+    number: int = 1,
+    layout: Layout = LAYOUT,
+    weights: bytes = b"weights",
+    **record: object,
+) -> Attempt:
+    """Publish an attempt of a run of night `ds`; replaces an existing one."""
+    folder = attempt_folder(Warehouse(settings.paths), run_id, number)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "layout.json").write_text(layout.model_copy(update={"ds": ds}).model_dump_json())
+    (folder / WEIGHTS).write_bytes(weights)
+    files = {name: hash_file(folder / name) for name in ("layout.json", WEIGHTS)}
+    (folder / RECORD).write_text(json.dumps({"ds": ds, "attempt": number, "files": files, **record}))
+    return Attempt(run_id, number, folder)
+
+
+def newest_folder(settings: Settings, run_id: str) -> Path:
+    """Return the folder of the newest published attempt of a run."""
+    run = Path(Warehouse(settings.paths).run_folder(run_id))
+    return sorted(record.parent for record in run.glob(f"attempt-*/{RECORD}"))[-1]
