@@ -1,8 +1,11 @@
 """Decisions: which model is served, and every decision that led there, in a table that only grows.
 
-The latest decisions are in force, and a commit to the table switches the serving model. Decisions are ordered by commit
-(`rows`); `at` is the time on the host that decided, and does not affect the order. `serving.json` in the warehouse,
-which model servers read, is written after the commit.
+A commit to the table switches the serving model. Decisions are ordered by their sequence number (see `rows`); `at` is
+the time on the host that decided, and does not affect the order. `serving.json` in the warehouse, which model servers
+read, is written after the commit.
+
+A manual decision holds until the candidate of a newer night is judged. Until then, the gate makes no decisions on
+nights that had been judged before it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -23,13 +26,17 @@ from star_ctr.conf.files import write_json
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.rows import add_row, ordered_rows
+from star_ctr.jobs.attempts import Attempt, attempt_folder, check_files, find_attempt, published_attempt
+from star_ctr.jobs.rows import SupersededError, add_row, any_of, ordered_rows, rows_of
 
 POINTER = "serving.json"
+GATE = "gate"
+"""Author of automatic decisions."""
 _SCHEMA = pa.schema(
     [
-        ("at", pa.timestamp("us", "UTC")), ("ds", pa.string()), ("run_id", pa.string()), ("against", pa.string()),
-        ("outcome", pa.string()), ("reason", pa.string()), ("by", pa.string()), ("facts", pa.string()),
+        ("at", pa.timestamp("us", "UTC")), ("ds", pa.string()), ("run_id", pa.string()), ("attempt", pa.int64()),
+        ("against", pa.string()), ("against_attempt", pa.int64()), ("outcome", pa.string()), ("reason", pa.string()),
+        ("by", pa.string()), ("facts", pa.string()),
     ]
 )  # fmt: skip
 
@@ -46,22 +53,40 @@ class Outcome(StrEnum):
     ROLLED_BACK = "rolled back"
 
 
+_SERVING_OUTCOMES = (Outcome.PROMOTED, Outcome.REFIT, Outcome.OVERRIDDEN)
+"""Outcomes that make the attempt of the decision the serving model."""
+
+
 @dataclass(frozen=True)
 class Decision:
-    """One decision: on which night, of which run, against which serving one (empty if none), by whom and why.
+    """A decision on an attempt: the night, the serving attempt it was compared with (empty if none), by whom and why.
 
-    For a rollback, `run_id` is the run that is served again, and `against` the one that it replaces. For a refit,
-    served or held, `against` is the promoted run that it was made from.
+    For a rollback, `run_id` and `attempt` are served again, and `against` is the run that they replace. For a refit,
+    served or held, `against` is the promoted attempt that it was made from. `sequence` is None until the decision is
+    written.
     """
 
     ds: str
     run_id: str
+    attempt: int
     against: str
+    against_attempt: int | None
     outcome: Outcome
     reason: str
-    by: str = "gate"
+    by: str = GATE
     facts: dict[str, Any] = field(default_factory=dict)
     at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    sequence: int | None = None
+
+    @property
+    def model(self) -> tuple[str, int]:
+        """Run and attempt that the decision is about."""
+        return self.run_id, self.attempt
+
+    @property
+    def is_manual(self) -> bool:
+        """Whether a person made the decision."""
+        return self.by != GATE
 
 
 class Decisions:
@@ -72,15 +97,26 @@ class Decisions:
         self.table = self.warehouse.table("decisions")
 
     def all(self) -> list[Decision]:
-        """All of them; none where nothing was ever decided."""
+        """Return all decisions, oldest first."""
         read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "facts": json.loads}
-        rows = ordered_rows(self.table)
+        # Tables from before there were attempts lack their columns.
+        rows = [{"attempt": 1, "against_attempt": None, **row} for row in ordered_rows(self.table)]
         return [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
 
-    def add(self, decision: Decision) -> None:
-        """Write a decision down, which is what makes it hold, and then the pointer."""
+    def add(self, decision: Decision, after: Sequence[Decision]) -> None:
+        """Commit a decision, then update the pointer.
+
+        Args:
+            decision: The decision.
+            after: All decisions that it is based on.
+
+        Raises:
+            SupersededError: Another decision has been written since `after` was read.
+        """
         row = {**asdict(decision), "outcome": str(decision.outcome), "facts": json.dumps(decision.facts)}
-        add_row(self.table, row, _SCHEMA)
+        del row["sequence"]
+        last = after[-1].sequence if after else -1
+        add_row(self.table, row, _SCHEMA, last)
         self.point()
 
     def point(self) -> None:
@@ -89,52 +125,137 @@ class Decisions:
             return
         served, written = serving(self.all()), None
         while served is not None and served != written:
-            said = {"run_id": served.run_id, "model": str(Path(self.warehouse.model(served.run_id)).resolve())}
+            folder = attempt_folder(self.warehouse, *served.model)
+            said = {"run_id": served.run_id, "attempt": served.attempt, "model": str(folder.resolve())}
             more = {"since": served.at.isoformat(), "outcome": str(served.outcome), "reason": served.reason}
             write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
             served, written = serving(self.all()), served
 
-    def promote(self, run_id: str, why: str, by: str | None = None) -> Decision:
-        """Serve a run whatever the gate said of it; `UserError` for one that was not exported."""
-        if run_id not in (there := self.warehouse.finished()):
-            raise UserError(f"--run-id {run_id}: no finished run; the newest are {', '.join(there[-5:]) or 'none'}")
-        now = serving(self.all())
-        if now is not None and now.run_id == run_id:
-            raise UserError(f"{run_id} is being served, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
-        record = json.loads((Path(self.warehouse.model(run_id)) / "record.json").read_text(encoding="utf-8"))
-        against = now.run_id if now else ""
-        decision = Decision(record["ds"], run_id, against, Outcome.OVERRIDDEN, why, by or getpass.getuser())
-        self.add(decision)
-        return decision
+    def promote(self, run_id: str, why: str, by: str | None = None, attempt: int | None = None) -> Decision:
+        """Serve an attempt of a run (the newest if not given), regardless of what the gate decided.
+
+        Raises:
+            UserError: The attempt is not published, or is already serving.
+            DataError: One of its files is damaged.
+        """
+        chosen = check_files(published_attempt(self.warehouse, run_id, attempt))
+
+        def decide(decided: list[Decision]) -> Decision:
+            now = serving(decided)
+            if now is not None and now.model == (run_id, chosen.number):
+                raise UserError(f"{chosen} is already serving, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
+            return Decision(
+                chosen.record()["ds"],
+                run_id,
+                chosen.number,
+                now.run_id if now else "",
+                now.attempt if now else None,
+                Outcome.OVERRIDDEN,
+                why,
+                _author(by),
+                {"metrics": self._metrics(chosen)},
+            )
+
+        return self._decide(decide, by)
 
     def rollback(self, why: str, by: str | None = None) -> Decision:
-        """Serve the run that was served before this one; `UserError` where there was none."""
-        stack = accepted(self.all())
-        if len(stack) < 2:
-            raise UserError(f"{self.table}: no model was served before the one that is; nothing to go back to")
-        last, before = stack[-1], stack[-2]
-        decision = Decision(before.ds, before.run_id, last.run_id, Outcome.ROLLED_BACK, why, by or getpass.getuser())
-        self.add(decision)
-        return decision
+        """Serve the previous serving attempt again; raises `UserError` if there is none."""
+
+        def decide(decided: list[Decision]) -> Decision:
+            stack = accepted(decided)
+            if len(stack) < 2:
+                raise UserError(f"{self.table}: there is no earlier serving model to roll back to")
+            last, before = stack[-1], stack[-2]
+            check_files(published_attempt(self.warehouse, *before.model))
+            return Decision(before.ds, *before.model, *last.model, Outcome.ROLLED_BACK, why, _author(by))
+
+        return self._decide(decide, by)
+
+    def _decide(self, decide: Callable[[list[Decision]], Decision], by: str | None) -> Decision:
+        """Call `decide` with all decisions and commit its result; repeat if another decision is committed meanwhile.
+
+        People decide without the lease, while nights run. If `star-ctr clean` deletes the model meanwhile, the decision
+        is taken back.
+        """
+        self.point()  # an earlier command may have been killed before it wrote `serving.json`
+        while True:
+            decided = self.all()
+            decision = decide(decided)
+            try:
+                self.add(decision, decided)
+            except SupersededError:
+                continue
+            if find_attempt(self.warehouse, *decision.model) is None:
+                before = serving(decided)
+                if before is not None:
+                    undo = Decision(
+                        before.ds, *before.model, *decision.model, Outcome.OVERRIDDEN, "deleted", _author(by)
+                    )
+                    self.add(undo, self.all())
+                raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")
+            return decision
+
+    def _metrics(self, attempt: Attempt) -> list[dict[str, Any]]:
+        """Read the metrics of an attempt, without Spark; empty if the table only holds those of another attempt."""
+        rows = rows_of(self.warehouse.table("metrics"), any_of("run_id", [attempt.run_id]))
+        return [row for row in rows if row.get("attempt") == attempt.number]
+
+
+def _author(by: str | None) -> str:
+    """Return the name of the person who decides; raises `UserError` for the name of the gate."""
+    by = by or getpass.getuser()
+    if by == GATE:
+        raise UserError(f"--by {GATE}: this name is reserved for the gate; pass the name of a person")
+    return by
 
 
 def accepted(decisions: Iterable[Decision]) -> list[Decision]:
-    """The decisions whose runs stand: the last one is served, the one before would be after a rollback."""
+    """Return the decisions that are in force: the last one is serving, and a rollback returns to the one before it."""
     stack: list[Decision] = []
     for decision in decisions:
-        if decision.outcome in (Outcome.PROMOTED, Outcome.REFIT, Outcome.OVERRIDDEN):
+        if decision.outcome in _SERVING_OUTCOMES:
             stack.append(decision)
-        elif decision.outcome is Outcome.ROLLED_BACK and stack:
-            stack.pop()
+        elif decision.outcome is Outcome.ROLLED_BACK:
+            # A rollback also undoes decisions that were committed between its read and its write.
+            while stack and stack[-1].model != decision.model:
+                stack.pop()
     return stack
 
 
-def accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) -> str | None:
-    """The newest night before `ds` whose run, of this configuration, stands accepted; None where there is none."""
-    nights = [d.ds for d in accepted(decisions) if d.ds < ds and d.run_id == run_id(settings, d.ds)]
-    return max(nights, default=None)
+def accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) -> Decision | None:
+    """Return this configuration's accepted decision of the newest night before `ds`; None if there is none."""
+    mine = [d for d in accepted(decisions) if d.ds < ds and d.run_id == run_id(settings, d.ds)]
+    # If several attempts of the night were accepted, take the last one.
+    return max(reversed(mine), key=lambda d: d.ds, default=None)
 
 
 def serving(decisions: Sequence[Decision]) -> Decision | None:
-    """The decision that put the serving model there; None where there is none."""
+    """Return the decision that the serving model comes from; None if there is none."""
     return next(reversed(accepted(decisions)), None)
+
+
+class Hold(NamedTuple):
+    """A manual decision that is in force, and the newest night that had been judged when it was made."""
+
+    decision: Decision
+    night: str
+
+    def __str__(self) -> str:
+        """Return the description for messages."""
+        d = self.decision
+        return f"decided by {d.by} ({d.outcome}: {d.reason}); holds until a night after {self.night} is judged"
+
+
+def manual_hold(decisions: Sequence[Decision]) -> Hold | None:
+    """Return the manual decision that determines the serving model; None if the gate made the last such decision."""
+    # The refit of a manually promoted model does not end the hold, and neither does the rollback of the refit.
+    of_refits = (Outcome.REFIT, Outcome.ROLLED_BACK)
+    switches = [k for k, d in enumerate(decisions) if _switches(d) and (d.is_manual or d.outcome not in of_refits)]
+    last = switches[-1] if switches else None
+    if last is None or not decisions[last].is_manual:
+        return None
+    return Hold(decisions[last], max(d.ds for d in decisions[: last + 1]))
+
+
+def _switches(decision: Decision) -> bool:
+    return decision.outcome in _SERVING_OUTCOMES or decision.outcome is Outcome.ROLLED_BACK

@@ -14,18 +14,21 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.days import valid_day
-from star_ctr.conf.identity import features_hash, judged_run, run_id, variant
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.identity import features_hash, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
 from star_ctr.features.bootstrap import INTERVALS
+from star_ctr.jobs.attempts import Attempt, published_attempt
 from star_ctr.jobs.baseline import NIGHTS, baseline_runs
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, manual_hold, serving
 from star_ctr.jobs.differences import difference
 from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
 from star_ctr.jobs.gate_checks import DRAWS, Facts
 from star_ctr.jobs.models import Model, find_model
+from star_ctr.jobs.rows import SupersededError
 from star_ctr.jobs.score import scored
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.store import Store, among
 from star_ctr.jobs.verdict import verdict
@@ -35,53 +38,110 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     """Decide on the run of night `ds`; returns outcome, reason, and what is served from now on."""
     store, decisions = Store(settings, spark), Decisions(settings)
     ds = valid_day(ds) if ds else store.days("scores")[-1]
-    candidate = run_id(settings, ds)
+    candidate = published_attempt(store.warehouse, run_id(settings, ds))
     decisions.point()
-    decided = decisions.all()
+    while True:
+        decided = decisions.all()
+        if reason := _nothing_to_decide(decided, candidate, ds):
+            return _result(candidate, "nothing to decide", reason, serving(decided))
+        decision = _decide(settings, store, ds, candidate, decided)
+        # If the night runs again, for example after a kill, do not add the same decision twice.
+        if not _is_repeated(decided, decision):
+            try:
+                decisions.add(decision, decided)
+            except SupersededError:  # for example, a manual decision was committed meanwhile
+                continue
+        return _result(candidate, str(decision.outcome), decision.reason, serving(decisions.all()))
+
+
+def _result(candidate: Attempt, outcome: str, reason: str, served: Decision | None) -> dict[str, Any]:
+    return {
+        "run_id": candidate.run_id, "attempt": candidate.number, "outcome": outcome, "reason": reason,
+        "serving": served.run_id if served else "none", "serving_attempt": served.attempt if served else None,
+    }  # fmt: skip
+
+
+def _nothing_to_decide(decided: list[Decision], candidate: Attempt, ds: str) -> str:
+    """Return why the gate must not decide on a candidate; empty if it may."""
     now = serving(decided)
-    if now is not None and (judged_run(now.run_id) == candidate or now.ds > ds):
-        later = f"the serving model is of a later night, {now.ds}"
-        reason = "it is served already" if now.ds <= ds else later
-        return {"run_id": candidate, "outcome": "nothing to decide", "reason": reason, "serving": now.run_id}
-    outcome, reason, facts = _decided(settings, store, ds, candidate, decided)
-    against = now.run_id if now else ""
-    said = [d for d in decided if d.run_id == candidate][-1:]
-    # A night that is run again, or was killed here, decides the same: that is no new decision.
-    if [(d.against, d.outcome, d.reason) for d in said] != [(against, outcome, reason)]:
-        decisions.add(Decision(ds, candidate, against, outcome, reason, facts=facts))
-    served = candidate if outcome is Outcome.PROMOTED else against
-    return {"run_id": candidate, "outcome": str(outcome), "reason": reason, "serving": served or "none"}
+    if now is not None and now.ds > ds:
+        return f"the serving model is of a later night, {now.ds}"
+    if (hold := manual_hold(decided)) and ds <= hold.night:
+        return str(hold)
+    if now is not None and _judged_attempt(now) == (candidate.run_id, candidate.number):
+        return "it is served already"
+    return ""
 
 
-def _decided(
-    settings: Settings, store: Store, ds: str, candidate: str, decisions: list[Decision]
-) -> tuple[Outcome, str, dict[str, Any]]:
+def _judged_attempt(decision: Decision) -> tuple[str, int | None]:
+    """Return the attempt that was judged for a decision: for a refit, the promoted attempt that it was made from."""
+    if decision.outcome is Outcome.REFIT:
+        return decision.against, decision.against_attempt
+    return decision.model
+
+
+def _is_repeated(decided: list[Decision], new: Decision) -> bool:
+    """Return whether the last decision on this attempt is the same and does not change the serving model."""
+    said = [d for d in decided if d.model == new.model][-1:]
+    same = [(d.against, d.against_attempt, d.outcome, d.reason) for d in said]
+    return same == [(new.against, new.against_attempt, new.outcome, new.reason)] and new.outcome is not Outcome.PROMOTED
+
+
+def _decide(settings: Settings, store: Store, ds: str, candidate: Attempt, decisions: list[Decision]) -> Decision:
     now = serving(decisions)
-    metrics = read_metrics(store, [candidate], (*COLUMNS, *INTERVALS))
+    metrics = read_metrics(store, [candidate.run_id], (*COLUMNS, *INTERVALS))
+    _check_attempt(store, candidate, metrics)
     runs = _runs_before(settings, store, ds)
     before = _by_night(store, baseline_runs(runs, decisions))
     recent = _by_night(store, runs[-NIGHTS:])
     differences: list[dict[str, Any]] = []
     then: dict[str, Any] = {}
+
+    def decision(outcome: Outcome, reason: str) -> Decision:
+        facts = {"metrics": metrics, "differences": differences}
+        against, number = now.model if now else ("", None)
+        return Decision(ds, candidate.run_id, candidate.number, against, number, outcome, reason, facts=facts)
+
     if now is not None:
-        model = find_model(settings, now.run_id)
+        # A refit was also trained on its own night, so compare that night with the promoted attempt instead.
+        same_night = now.outcome is Outcome.REFIT and now.ds == ds
+        model = find_model(settings, *(_judged_attempt(now) if same_night else now.model))
         if features_hash(model.settings) != features_hash(settings):
-            reason = f"{now.run_id} reads other features, so the two were not compared; promote by hand"
-            return Outcome.HELD, reason, _kept(metrics, [])
+            reason = (
+                f"{model.attempt} uses different features, so the two were not compared; use `star-ctr promote` to "
+                "serve the candidate"
+            )
+            return decision(Outcome.HELD, reason)
         beside = _judged_beside(model, store, ds, candidate)
-        differences = difference(store, _with_min_draws(settings), candidate, beside)
-        accepted = read_metrics(store, [judged_run(now.run_id)], (*COLUMNS, *INTERVALS))
-        then = next((r for r in accepted if r["domain"] == OVERALL), {})
+        differences = difference(store, _with_min_draws(settings), candidate.run_id, beside)
+        then = next((r for r in accepted_metrics(decisions, now) if r["domain"] == OVERALL), {})
     facts = Facts(metrics, differences, before, then, settings.evaluate.level, recent)
-    outcome, reason = verdict(settings.gate, facts)
-    return outcome, reason, _kept(metrics, differences)
+    return decision(*verdict(settings.gate, facts))
 
 
-def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
-    """Score and judge a run on another night's rows; returns the name under which its scores stand.
+def accepted_metrics(decisions: list[Decision], now: Decision) -> list[dict[str, Any]]:
+    """Return the metrics that the serving model was accepted with; for a refit, those of the promoted attempt."""
+    judged = _judged_attempt(now)
+    found = [d for d in decisions if d.model == judged and d.facts.get("metrics")]
+    return found[-1].facts["metrics"] if found else []
 
-    The rows are the candidate's, with their domains, so that both are judged alike; a domain that the model does not
-    know it takes as it does in its own night.
+
+def _check_attempt(store: Store, candidate: Attempt, metrics: list[dict[str, Any]]) -> None:
+    """Raise `DataError` if the metrics are missing or belong to another attempt."""
+    of = {row["attempt"] for row in metrics}
+    if of != {candidate.number}:
+        found = f"found those of attempt {max(of)}" if of else "found none"
+        raise DataError(
+            f"{store.warehouse.table('metrics')}: no metrics of {candidate}, {found}; run `star-ctr score` and "
+            "`star-ctr evaluate` first"
+        )
+
+
+def _judged_beside(model: Model, store: Store, ds: str, candidate: Attempt) -> str:
+    """Score and judge a model on another night's rows; returns the run id of these scores.
+
+    Uses the rows and domains of the candidate, so that both are judged on the same rows. A domain that the model does
+    not know is scored as on its own night.
     """
     known = F.col("domain").isin(list(model.layout.domains))
     rows = (
@@ -91,13 +151,13 @@ def _judged_beside(model: Model, store: Store, ds: str, candidate: str) -> str:
         .withColumn("part", F.lit("test"))
     )
     encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))
-    scores = scored(encoded, model.folder, model.run_id).select("impression_id", "score")
-    name = f"{model.run_id}@{ds}"
-    of_candidate = store.read("scores").where(F.col("run_id") == candidate).drop("score")
+    scores = scored(encoded, model.attempt).select("impression_id", "attempt", "score")
+    name = f"{model.attempt.run_id}@{ds}"
+    of_candidate = store.read("scores").where(F.col("run_id") == candidate.run_id).drop("attempt", "score")
     joined: DataFrame = of_candidate.withColumn("run_id", F.lit(name)).join(scores, "impression_id")
-    columns = ("run_id", "ds", "impression_id", "user_id", "domain", "label", "score")
+    columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
     store.replace("scores", joined.select(*columns), among("run_id", [name]))
-    judge(store, [Run(name, ds, variant(model.settings), model.settings.trainer.seed)])
+    judge(store, [Run(name, model.attempt.number, ds, variant(model.settings), model.settings.trainer.seed)])
     return name
 
 
@@ -119,10 +179,5 @@ def _by_night(store: Store, runs: list[str]) -> list[list[dict[str, Any]]]:
     return [[row for row in rows if row["run_id"] == run] for run in runs]
 
 
-def _kept(metrics: list[dict[str, Any]], differences: list[dict[str, Any]]) -> dict[str, Any]:
-    """What stands beside a decision: the numbers that it was made from."""
-    return {"metrics": metrics, "differences": differences}
-
-
 if __name__ == "__main__":
-    submitted("gate", run)
+    submitted_step("gate")

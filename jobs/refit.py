@@ -21,9 +21,11 @@ from star_ctr.conf.identity import judged_run, run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import OF_REFIT
 from star_ctr.jobs import split
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.attempts import Attempt, attempt_folder, find_attempt
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, manual_hold, serving
 from star_ctr.jobs.refit_checks import failures
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.rows import SupersededError
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.split_inputs import is_written
 from star_ctr.jobs.store import Store
 from star_ctr.jobs.train import pin, pinned, rows_of_split, trained
@@ -34,22 +36,27 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     store, decisions = Store(settings, spark), Decisions(settings)
     ds = valid_day(ds) if ds else store.days("scores")[-1]
     candidate = run_id(settings, ds)
-    now = serving(decisions.all())
-    served = now.run_id if now else "none"
-    reason = not_needed(settings)
-    if reason or judged_run(served) != candidate:
-        reason = reason or "the night's run was not promoted"
+    decisions.point()
+    decided = decisions.all()
+    now = serving(decided)
+    if reason := not_needed(settings) or _nothing_to_refit(
+        decided, candidate, find_attempt(store.warehouse, candidate)
+    ):
+        served = now.run_id if now else "none"
         return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": served}
+    promoted = next(d for d in reversed(accepted(decided)) if d.run_id == candidate)
     # A training that was killed goes on, and one that is done stands, as long as its rows are the same version.
     if not is_written(settings, store, ds, OF_REFIT):
         split.run(settings, spark, ds, OF_REFIT)
     job = pinned(settings, store, ds, pin(store, ds, OF_REFIT))
     record = trained(settings, store, job)
+    job = job.in_attempt(record["attempt"], attempt_folder(store.warehouse, job.run_id, record["attempt"]))
     rows = sum(n for _, n in rows_of_split(store, job, "train"))
     refit = Decision(
         ds,
         job.run_id,
-        candidate,
+        job.attempt,
+        *promoted.model,
         Outcome.REFIT,
         f"gate.publish is refit: retrained on {rows:,} rows, including those of {ds}",
     )
@@ -57,27 +64,74 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": served}
 
 
+def _nothing_to_refit(decided: Sequence[Decision], candidate: str, newest: Attempt | None) -> str:
+    """Return why the run of the night must not be refit; empty if it may.
+
+    Args:
+        decided: All decisions.
+        candidate: The run of the night.
+        newest: Its newest published attempt. A refit has the same inputs, so this attempt must be the promoted one.
+    """
+    now = serving(decided)
+    if now is None or judged_run(now.run_id) != candidate:
+        return "the night's run was not promoted"
+    promoted = next((d for d in reversed(accepted(decided)) if d.run_id == candidate), None)
+    if promoted is None or newest is None or promoted.attempt != newest.number:
+        return f"the newest attempt of the night's run was not promoted: {newest or candidate}"
+    if (hold := manual_hold(decided)) and hold.decision.outcome is Outcome.ROLLED_BACK:
+        return str(hold)  # a refit would undo the rollback
+    if now.outcome is Outcome.OVERRIDDEN and now.run_id != candidate:
+        return str(manual_hold(decided))
+    return ""
+
+
 def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tuple[Outcome, str, str]:
     """Serve a refit, or hold it if its checks failed; returns outcome, reason, and the run that is served now.
 
-    If an earlier training of the refit is already served and the new one fails, it is rolled back. An existing decision
-    is not written again.
+    The refit is served only if the promoted attempt that it was made from, or an earlier refit of it, is still serving.
+    If the refit is already serving and now fails, it is rolled back. The same decision is not written twice.
     """
-    decided = decisions.all()
+    while True:
+        decided = decisions.all()
+        now = serving(decided)
+        served = now.run_id if now else "none"
+        decision = _decide(decided, refit, failed)
+        if decision is None:
+            decisions.point()  # an earlier call may have been killed before it wrote `serving.json`
+            is_served = now is not None and now.model == refit.model
+            outcome = Outcome.REFIT if is_served else Outcome.REFIT_HELD
+            return outcome, refit.reason if is_served else _reason(failed), served
+        try:
+            decisions.add(decision, decided)
+        except SupersededError:
+            continue
+        now = serving(decisions.all())
+        return decision.outcome, decision.reason, now.run_id if now else "none"
+
+
+def _decide(decided: list[Decision], refit: Decision, failed: Sequence[str]) -> Decision | None:
+    """Return the decision on a refit; None if the same decision was already made."""
     now = serving(decided)
-    served = now.run_id if now else "none"
-    if not failed:
-        if served != refit.run_id:
-            decisions.add(refit)
-        decisions.point()  # in case an earlier attempt was killed between the decision and `serving.json`
-        return Outcome.REFIT, refit.reason, refit.run_id
-    reason = f"the refit is not served: {'; '.join(failed)}"
-    if served == refit.run_id:
-        return Outcome.ROLLED_BACK, reason, decisions.rollback(reason, by=refit.by).run_id
-    said = [(d.outcome, d.reason) for d in decided if d.run_id == refit.run_id][-1:]
-    if said != [(Outcome.REFIT_HELD, reason)]:
-        decisions.add(replace(refit, outcome=Outcome.REFIT_HELD, reason=reason))
-    return Outcome.REFIT_HELD, reason, served
+    if failed:
+        reason = _reason(failed)
+        if now is not None and now.model == refit.model:
+            before = accepted(decided)[-2]
+            return replace(
+                refit, ds=before.ds, run_id=before.run_id, attempt=before.attempt, against=now.run_id,
+                against_attempt=now.attempt, outcome=Outcome.ROLLED_BACK, reason=reason,
+            )  # fmt: skip
+        said = [(d.outcome, d.reason) for d in decided if d.model == refit.model][-1:]
+        held = replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
+        return None if said == [(held.outcome, reason)] else held
+    promoted = (refit.against, refit.against_attempt)
+    if now is None or (now.model != promoted and (now.against, now.against_attempt) != promoted):
+        reason = _reason([f"{now.run_id if now else 'no model'} is serving now"])
+        return replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
+    return None if now.model == refit.model else refit
+
+
+def _reason(failed: Sequence[str]) -> str:
+    return f"the refit is not served: {'; '.join(failed)}"
 
 
 def not_needed(settings: Settings) -> str:
@@ -86,4 +140,4 @@ def not_needed(settings: Settings) -> str:
 
 
 if __name__ == "__main__":
-    submitted("refit", run)
+    submitted_step("refit")

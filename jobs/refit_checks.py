@@ -14,10 +14,10 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.tables import OF_REFIT
 from star_ctr.features.metrics import totals
+from star_ctr.jobs.attempts import attempt_of, read_result
 from star_ctr.jobs.score import check_parity, largest_difference, scored
 from star_ctr.jobs.score_checks import check_scores
 from star_ctr.jobs.store import Store
-from star_ctr.jobs.train import read_record
 from star_ctr.jobs.verdict import refit_verdict
 from star_ctr.model.export import read_weights
 from star_ctr.model.job import TrainingJob
@@ -36,16 +36,16 @@ def failures(store: Store, gate: GateSettings, job: TrainingJob) -> list[str]:
 
 def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
     """Raise `DataError` if the exported model does not match the trainer's scores, or there is no sample of them."""
-    probe = read_record(job.place)["probe"]
+    probe = read_result(job)["probe"]
     if not probe:
         raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train again")
     ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
-    check_parity(job.run_id, largest_difference(scored(sampled, job.place, job.run_id), probe))
+    check_parity(job.run_id, largest_difference(scored(sampled, attempt_of(job)), probe))
 
 
 def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
-    scores = scored(rows.where(F.col("day") == job.ds), job.place, job.run_id).persist()
+    scores = scored(rows.where(F.col("day") == job.ds), attempt_of(job)).persist()
     try:
         check_scores(scores, job.split)
         return refit_verdict(gate, [row.asDict() for row in totals(scores).collect()])

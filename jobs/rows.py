@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,10 @@ from star_ctr.conf.tables import TABLE_PROPERTIES
 SEQUENCE = "sequence"
 """The column with a row's sequence number; null in rows that predate the column."""
 _APPLICATION = "star-ctr/sequence"
+_TOKEN, _NUMBER = "star-ctr/token", "star-ctr/number"
+"""Keys in the metadata of a commit that appended a row: an id of the call, and the sequence number of the row."""
+_RECENT = 10
+"""Number of commits in which a retry looks for its own row."""
 _REWRITE_AT = 100
 """Number of files at which the table is rewritten as a single file."""
 _PATIENCE = 120.0
@@ -43,31 +48,48 @@ def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",
 
 
 def ordered_rows(table: str) -> list[dict[str, Any]]:
-    """Return all rows that `add_row` added, in commit order and without their sequence numbers.
+    """Return all rows that `add_row` added, in commit order.
 
     Rows that predate sequence numbers come first, ordered by their column `at`.
     """
     rows = rows_of(table)
     rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
-    return [{k: v for k, v in row.items() if k != SEQUENCE} for row in rows]
+    return rows
 
 
-def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema) -> int:
+class SupersededError(Exception):
+    """Another writer has added a row since the caller last read the table."""
+
+
+def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | None = None) -> int:
     """Append a row to a table; creates the table if needed.
 
     Args:
         table: Path or URL of the table.
         row: Values by column.
         schema: The columns, without `SEQUENCE`.
+        after: The sequence number that the last row must have; -1 if the table must be empty, None for no check.
 
     Returns:
         The row's sequence number.
 
     Raises:
+        SupersededError: The sequence number of the last row is not `after`.
         UserError: Every attempt conflicted with other writers for two minutes.
     """
     schema = schema.append(pa.field(SEQUENCE, pa.int64()))
-    return _retry(table, lambda: _add(_open_or_create(table, schema), row, schema))
+    token, is_retry = uuid.uuid4().hex, False
+
+    def add() -> int:
+        nonlocal is_retry
+        delta = _open_or_create(table, schema)
+        # A storage can commit a row and still report a failure.
+        if is_retry and (number := _committed_number(delta, token)) is not None:
+            return number
+        is_retry = True
+        return _add(delta, row, schema, after, token)
+
+    return _retry(table, add)
 
 
 def replace_rows(
@@ -127,9 +149,16 @@ def _retry(table: str, write: Callable[[], T]) -> T:
             time.sleep(random.uniform(0.0, 0.05))
 
 
-def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema) -> int:
+def _committed_number(delta: DeltaTable, token: str) -> int | None:
+    """Return the sequence number of the row with this token, if one of the last commits has appended it."""
+    return next((int(c[_NUMBER]) for c in delta.history(_RECENT) if c.get(_TOKEN) == token), None)
+
+
+def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema, after: int | None, token: str) -> int:
     """Append a row to the open version of `delta`; raises `CommitFailedError` if its number is taken."""
     number = _next_number(delta)
+    if after not in (None, number - 1):
+        raise SupersededError
     rows = [{**row, SEQUENCE: number}]
     there = {field.name for field in delta.schema().fields}
     # Rewrite many small files as one in the same commit. deltalake's `compact` does not work here: it has no `txn`
@@ -141,8 +170,11 @@ def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema) -> int:
         delta,
         pa.Table.from_pylist(rows, schema),
         mode="overwrite" if rewrite else "append",
-        schema_mode=None if SEQUENCE in there else "merge",
-        commit_properties=CommitProperties(app_transactions=[Transaction(_APPLICATION, number)]),
+        schema_mode=None if set(schema.names) <= there else "merge",
+        commit_properties=CommitProperties(
+            custom_metadata={_TOKEN: token, _NUMBER: str(number)},
+            app_transactions=[Transaction(_APPLICATION, number)],
+        ),
     )
     return number
 

@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def decision(run: str, outcome: Outcome, against: str = "") -> Decision:
-    return Decision(run[:10], run, against, outcome, "")
+    return Decision(run[:10], run, 1, against, 1 if against else None, outcome, "")
 
 
 def night(**domains: tuple[int, int]) -> list[Row]:

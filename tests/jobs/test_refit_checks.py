@@ -80,7 +80,7 @@ def test_a_broken_refit_is_not_served(store: Store, made: TrainingJob, tmp_path:
     assert "the scorer differs from the trainer's model by" in failures(store, gate, made)[0]
 
     (made.place / WEIGHTS).write_bytes(weights)
-    path = made.place / "record.json"
+    path = made.place / "result.json"
     record = json.loads(path.read_text())
     first = next(iter(record["probe"]))
     path.write_text(json.dumps({**record, "probe": {**record["probe"], first: float("nan")}}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
@@ -79,7 +79,7 @@ def test_rows_without_numbers_come_first_by_time(tmp_path: Path) -> None:
     for k in (4, 5):
         add_row(table, row(k, back=60.0), SCHEMA)  # its clock is a day behind the old rows
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3, 4, 5]
-    assert SEQUENCE not in ordered_rows(table)[0]
+    assert [r[SEQUENCE] for r in ordered_rows(table)] == [None, None, None, None, 0, 1]
 
 
 def test_a_copied_table_continues_after_its_last_number(tmp_path: Path) -> None:
@@ -99,30 +99,34 @@ def settings(tmp_path: Path) -> Settings:
 
 def decision(run_id: str, against: str, outcome: Outcome, behind: float) -> Decision:
     at = NOON - dt.timedelta(seconds=behind)
-    return Decision("2026-03-02", run_id, against, outcome, "made up", at=at)
+    return Decision("2026-03-02", run_id, 1, against, 1 if against else None, outcome, "made up", at=at)
+
+
+def add(decisions: Decisions, made: Decision) -> None:
+    decisions.add(made, decisions.all())
 
 
 def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: Settings) -> None:
     decisions = Decisions(settings)
-    decisions.add(decision("a", "", Outcome.PROMOTED, behind=0))
-    decisions.add(decision("b", "a", Outcome.OVERRIDDEN, behind=90))
+    add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
+    add(decisions, decision("b", "a", Outcome.OVERRIDDEN, behind=90))
     now = serving(decisions.all())
     assert now is not None
     assert now.run_id == "b"
-    decisions.add(decision("a", "b", Outcome.ROLLED_BACK, behind=180))
+    add(decisions, decision("a", "b", Outcome.ROLLED_BACK, behind=180))
     assert [d.run_id for d in accepted(decisions.all())] == ["a"]
-    decisions.add(decision("c", "a", Outcome.PROMOTED, behind=400))
+    add(decisions, decision("c", "a", Outcome.PROMOTED, behind=400))
     assert [d.run_id for d in accepted(decisions.all())] == ["a", "c"]
 
 
 def test_a_refit_is_pointed_to_again_after_a_kill(settings: Settings) -> None:
     """Killed between the decision and `serving.json`, the refit was done but never served."""
     decisions = Decisions(settings)
-    decisions.add(decision("a", "", Outcome.PROMOTED, behind=0))
+    add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
     pointer = Path(decisions.warehouse.root) / POINTER
     before = pointer.read_text()
     refit = decision("a-refit", "a", Outcome.REFIT, behind=0)
-    decisions.add(refit)
+    add(decisions, refit)
     pointer.write_text(before)
     assert publish(decisions, refit, [])[2] == "a-refit"
     assert json.loads(pointer.read_text())["run_id"] == "a-refit"
@@ -186,3 +190,20 @@ def test_a_replacement_on_top_of_another_is_made_again(tmp_path: Path, monkeypat
         monkeypatch.setattr(rows, "_open_or_create", lambda *of, answers=answers: next(answers, None) or opened(*of))
         replace_rows(table, new, LEDGER, where)
     assert contents(table) == [("a", "1", 2), ("b", "9", 3)]
+
+
+def test_a_commit_whose_answer_was_lost_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rollback that was committed, and then reported as failed, was written twice."""
+    table = str(tmp_path / "table")
+    add_row(table, row(0), SCHEMA)
+    write = rows.write_deltalake
+    failures = iter([True])
+
+    def write_and_fail(*arguments: object, **more: object) -> None:
+        write(*arguments, **more)
+        if next(failures, False):
+            raise CommitFailedError("the answer was lost")
+
+    monkeypatch.setattr(rows, "write_deltalake", write_and_fail)
+    assert add_row(table, row(1), SCHEMA, after=0) == 1
+    assert [r["number"] for r in ordered_rows(table)] == [0, 1]

@@ -32,7 +32,7 @@ def frame(spark: SparkSession, changed: dict[int, Any], run_id: str = "a", colum
     for k in range(40):
         row = {"label": float(k % 3 == 0), "score": 0.01 * k}
         row[column] = changed.get(k, row[column])
-        rows.append((run_id, DS, f"i{k}", f"u{k % 7}", "home" if k < 30 else "mail", row["label"], row["score"]))
+        rows.append((run_id, 1, DS, f"i{k}", f"u{k % 7}", "home" if k < 30 else "mail", row["label"], row["score"]))
     return spark.createDataFrame(rows, SCORES)
 
 
@@ -65,11 +65,11 @@ def test_invalid_scores_write_no_metrics_or_differences(spark: SparkSession, sto
     store.replace("scores", frame(spark, {}), among("run_id", ["a"]))
     store.replace("scores", frame(spark, {35: NAN}, "b"), among("run_id", ["b"]))
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows have a score .* \(mail: 1\)"):
-        judge(store, [Run("b", DS, "star", 0)])
+        judge(store, [Run("b", None, DS, "star", 0)])
     assert not store.exists("metrics")
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows"):
         differences.difference(store, load("demo"), "a", "b")
-    assert len(judge(store, [Run("a", DS, "star", 0)])) == 3
+    assert len(judge(store, [Run("a", None, DS, "star", 0)])) == 3
 
 
 def test_a_nan_fails_the_parity_check(spark: SparkSession) -> None:

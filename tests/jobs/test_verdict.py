@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from star_ctr.jobs.gate_checks import Facts
 from star_ctr.jobs.refit import publish
 from star_ctr.jobs.verdict import refit_verdict, verdict
 from tests import small_logs
+from tests.published import publish as publish_run
 
 GATE = GateSettings()
 
@@ -215,10 +217,13 @@ def settings(tmp_path: Path) -> Settings:
     return load(small_logs.write(tmp_path, small_logs.frames()))
 
 
-def finished(settings: Settings, run_id: str, ds: str) -> None:
-    folder = Path(Decisions(settings).warehouse.model(run_id))
-    folder.mkdir(parents=True)
-    (folder / "record.json").write_text(json.dumps({"ds": ds}))
+def add(
+    decisions: Decisions, ds: str, run_id: str, against: str, outcome: Outcome, reason: str, **more: Any
+) -> Decision:
+    decided = decisions.all()
+    decision = Decision(ds, run_id, 1, against, 1 if against else None, outcome, reason, **more)
+    decisions.add(decision, decided)
+    return decision
 
 
 def pointer(settings: Settings) -> str:
@@ -228,19 +233,20 @@ def pointer(settings: Settings) -> str:
 def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
     decisions = Decisions(settings)
     assert serving(decisions.all()) is None
-    decisions.add(Decision("2026-03-02", "a", "", Outcome.PROMOTED, "first"))
-    decisions.add(Decision("2026-03-03", "b", "a", Outcome.HELD, "worse"))
+    add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
+    add(decisions, "2026-03-03", "b", "a", Outcome.HELD, "worse")
     assert pointer(settings) == "a"
-    finished(settings, "b", "2026-03-03")
+    publish_run(settings, "a", "2026-03-02")
+    publish_run(settings, "b", "2026-03-03")
     decisions.promote("b", "the day was odd", by="ann")
     assert pointer(settings) == "b"
-    with pytest.raises(UserError, match="is being served"):
+    with pytest.raises(UserError, match="is already serving"):
         decisions.promote("b", "again")
-    with pytest.raises(UserError, match="no finished run; the newest are b"):
+    with pytest.raises(UserError, match="no finished run in .*the newest: b, a"):
         decisions.promote("c", "why not")
     decisions.rollback("complaints", by="bob")
     assert pointer(settings) == "a"
-    with pytest.raises(UserError, match="nothing to go back to"):
+    with pytest.raises(UserError, match="no earlier serving model to roll back to"):
         decisions.rollback("more complaints")
     said = [(d.run_id, str(d.outcome), d.by) for d in decisions.all()]
     assert said == [
@@ -254,11 +260,14 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
 def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
     decisions, ds = Decisions(settings), small_logs.DAYS[2]
     mine = run_id(settings, ds)
-    decisions.add(Decision(ds, mine, "", Outcome.PROMOTED, "first"))
-    decisions.add(Decision(ds, refit_of(mine), mine, Outcome.REFIT, "asked for"))
+    add(decisions, ds, mine, "", Outcome.PROMOTED, "first")
+    add(decisions, ds, refit_of(mine), mine, Outcome.REFIT, "asked for")
     assert pointer(settings) == refit_of(mine)
     assert judged_run(refit_of(mine)) == judged_run(mine) == mine
-    assert accepted_before(settings, decisions.all(), small_logs.DAYS[3]) == ds
+    found = accepted_before(settings, decisions.all(), small_logs.DAYS[3])
+    assert found is not None
+    assert found.model == (mine, 1)
+    publish_run(settings, mine, ds)
     decisions.rollback("it drifts", by="bob")
     assert pointer(settings) == mine
 
@@ -266,8 +275,8 @@ def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
 def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None:
     decisions, ds = Decisions(settings), small_logs.DAYS[2]
     mine = run_id(settings, ds)
-    decisions.add(Decision(ds, mine, "", Outcome.PROMOTED, "first"))
-    refit = Decision(ds, refit_of(mine), mine, Outcome.REFIT, "asked for")
+    add(decisions, ds, mine, "", Outcome.PROMOTED, "first")
+    refit = Decision(ds, refit_of(mine), 1, mine, 1, Outcome.REFIT, "asked for")
     held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
     for _ in range(2):
         assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
@@ -285,16 +294,19 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
 
 def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
     decisions = Decisions(settings)
-    decisions.add(Decision("2026-03-02", "a", "", Outcome.PROMOTED, "first"))
+    add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
     (Path(settings.paths.warehouse) / "serving.json").unlink()
     decisions.point()
     assert pointer(settings) == "a"
 
 
 def test_the_accepted_night_before_is_of_this_configuration(settings: Settings) -> None:
-    first, second = (Decision(ds, run_id(settings, ds), "", Outcome.PROMOTED, "") for ds in small_logs.DAYS[1:3])
-    other = Decision(small_logs.DAYS[2], "another configuration's", "", Outcome.PROMOTED, "")
-    assert accepted_before(settings, [first, other], small_logs.DAYS[3]) == first.ds
-    assert accepted_before(settings, [first, second], small_logs.DAYS[2]) == first.ds
-    rolled = Decision(first.ds, first.run_id, second.run_id, Outcome.ROLLED_BACK, "")
-    assert accepted_before(settings, [first, second, rolled], small_logs.DAYS[3]) == first.ds
+    days = small_logs.DAYS
+    first, second = (Decision(ds, run_id(settings, ds), 1, "", None, Outcome.PROMOTED, "") for ds in days[1:3])
+    other = Decision(days[2], "another configuration's", 1, "", None, Outcome.PROMOTED, "")
+    assert accepted_before(settings, [first, other], days[3]) == first
+    assert accepted_before(settings, [first, second], days[2]) == first
+    rolled = Decision(first.ds, *first.model, *second.model, Outcome.ROLLED_BACK, "")
+    assert accepted_before(settings, [first, second, rolled], days[3]) == first
+    again = replace(first, attempt=2)
+    assert accepted_before(settings, [first, again], days[3]) == again, "of several attempts, the one accepted last"

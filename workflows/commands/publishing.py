@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Json, Set, app, listed, printed, writing
+from star_ctr.workflows.commands import Conf, Json, Set, app, listed, printed
 
 if TYPE_CHECKING:
     from star_ctr.jobs.decisions import Decision
@@ -25,35 +25,53 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
 
     found = decisions.Decisions(load(conf, set or [])).all()
     now = decisions.serving(found)
-    columns = ["at", "ds", "run_id", "outcome", "by", "reason"]
+    columns = ["at", "ds", "run_id", "attempt", "outcome", "by", "reason"]
     rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
+    hold = decisions.manual_hold(found)
     result = {
         "serving": now and now.run_id,
+        "attempt": now and now.attempt,
+        "hold": hold and str(hold),
         "decisions": [{**r, "facts": d.facts} for r, d in zip(rows, found, strict=True)],
     }
     printed(result, json, lambda: plain_table(rows, columns))
-    err.print(f"serving: {now.run_id if now else 'no model yet'}", highlight=False)
+    served = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
+    err.print(f"serving: {served}{f'; {hold}' if hold else ''}", highlight=False)
 
 
 @app.command()
-def promote(conf: Conf, run_id: RunId, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
-    """Serve a run by hand, whatever the gate said of it; the history keeps who did and why."""
+def promote(
+    conf: Conf,
+    run_id: RunId,
+    why: Why,
+    attempt: Annotated[int | None, typer.Option(metavar="N", help="Attempt of the run; the newest by default.")] = None,
+    set: Set = None,
+    by: By = None,
+    json: Json = None,
+) -> None:
+    """Serve a run, regardless of what the gate decided; holds until the candidate of a newer night is judged."""
+    from star_ctr.conf.load import load
     from star_ctr.jobs.decisions import Decisions
 
-    with writing(conf, set) as settings:
-        _tell(Decisions(settings).promote(run_id, why, by), json)
+    _tell(Decisions(load(conf, set or [])).promote(run_id, why, by, attempt), json)
 
 
 @app.command()
 def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
-    """Serve again the model that was served before this one; the history keeps who did and why."""
+    """Serve the previous serving model again; holds until the candidate of a newer night is judged."""
+    from star_ctr.conf.load import load
     from star_ctr.jobs.decisions import Decisions
 
-    with writing(conf, set) as settings:
-        _tell(Decisions(settings).rollback(why, by), json)
+    _tell(Decisions(load(conf, set or [])).rollback(why, by), json)
 
 
 def _tell(decision: Decision, json: str | None) -> None:
     outcome, before = str(decision.outcome), decision.against
-    result = {"serving": decision.run_id, "before": before, "outcome": outcome, "by": decision.by}
+    result = {
+        "serving": decision.run_id,
+        "attempt": decision.attempt,
+        "before": before,
+        "outcome": outcome,
+        "by": decision.by,
+    }
     listed(result, json, {k: v or "none" for k, v in result.items()})

@@ -1,0 +1,276 @@
+"""Random sequences of nights, restated logs, decisions, refits, cleaning and kills: the serving model always works.
+
+Trainings are copies of a few real ones, and the verdict of the gate is random. Everything else is real: attempts,
+decisions, their order, what the gate and the refit may decide, and cleaning. A kill is an exception raised at a random
+write and at all writes after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from star_ctr.conf import files as conf_files
+from star_ctr.conf.days import days_between
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.identity import refit_of, run_id
+from star_ctr.conf.load import load
+from star_ctr.conf.tables import RECORD, RESULT, Warehouse
+from star_ctr.jobs import attempts, clean, gate, refit
+from star_ctr.jobs import decisions as decisions_job
+from star_ctr.jobs.attempts import (
+    assign_attempt,
+    attempt_of,
+    damaged_files,
+    find_attempt,
+    publish_attempt,
+    published_attempt,
+)
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, serving
+from star_ctr.model.export import Predictor
+from star_ctr.model.job import TrainingJob
+from star_ctr.model.probe import probe_rows
+from star_ctr.model.run import train
+from star_ctr.model.stream.reading import live_files
+from star_ctr.workflows import retention
+from tests.model.synthetic import LAYOUT, job, version_of, write_split
+
+pytestmark = pytest.mark.slow
+NIGHTS = days_between("2026-03-01", "2026-03-05")
+VARIANTS = 3
+EVENTS = st.tuples(
+    st.sampled_from(("night", "night", "night", "restate", "gate", "promote", "rollback", "refit", "clean")),
+    st.sampled_from(NIGHTS),
+    st.sampled_from((True, True, False)),  # whether a candidate is good, or a refit passes its checks
+    st.integers(0, 100),
+    st.sampled_from((None, None, None, None, 0, 1, 2, 3, 4, 6)),  # the number of writes after which a command is killed
+)
+
+
+class Killed(BaseException):
+    """Raised at a write, to simulate SIGKILL."""
+
+
+@contextmanager
+def killed_at(number: int | None) -> Iterator[None]:
+    """Raise `Killed` at each write after the first `number` ones; never if `number` is None."""
+    count = 0
+
+    def killable(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            nonlocal count
+            count += 1
+            if number is not None and count > number:
+                raise Killed
+            return write(*arguments, **more)
+
+        return call
+
+    with (
+        patch.object(attempts, "write_json", killable(attempts.write_json)),
+        patch.object(attempts.shutil, "copyfile", killable(shutil.copyfile)),
+        patch.object(decisions_job, "add_row", killable(decisions_job.add_row)),
+        patch.object(decisions_job, "write_json", killable(decisions_job.write_json)),
+        patch.object(attempts, "write_text", killable(conf_files.write_text)),
+        patch.object(Path, "rename", killable(Path.rename)),
+        patch.object(clean.shutil, "rmtree", killable(shutil.rmtree)),
+        suppress(Killed),
+    ):
+        yield
+
+
+class Trainings:
+    """A few real trainings on one split, with vocabularies."""
+
+    def __init__(self, folder: Path) -> None:
+        import pyarrow as pa
+        from deltalake import write_deltalake
+
+        self.table = write_split(folder, {"a": 60, "b": 30})
+        values = [(name, f"v{k}", k + 2) for name, size in LAYOUT.embeddings.items() for k in range(size - 2)]
+        columns = [pa.array(c) for c in zip(*values, strict=True)]
+        rows = pa.table([*columns, pa.array([LAYOUT.ds] * len(values))], names=["embedding", "value", "id", "ds"])
+        write_deltalake(str(folder / "vocabularies"), rows, partition_by=["ds"])
+        self.jobs = []
+        for seed in range(VARIANTS):
+            made = job(self.table, folder / f"trained-{seed}", seed=seed).model_copy(
+                update={
+                    "vocabularies": str(folder / "vocabularies"), "settings": {"history": {}},
+                    "versions": {"split": version_of(self.table), "vocabularies": 0},
+                }
+            )  # fmt: skip
+            train(made)
+            self.jobs.append(made)
+
+    def copy(self, variant: int, to: TrainingJob) -> None:
+        """Copy a real training to the folder of a job, as if the job had been trained."""
+        shutil.copytree(self.jobs[variant].place, to.place, dirs_exist_ok=True)
+        (to.place / "job.json").write_text(to.model_dump_json())
+        result = json.loads((to.place / RESULT).read_text())
+        result |= {"run_id": to.run_id, "attempt": to.attempt, "ds": to.ds, "fingerprint": to.fingerprint()}
+        (to.place / RESULT).write_text(json.dumps(result))
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    return Trainings(tmp_path_factory.mktemp("trainings"))
+
+
+class Sequence:
+    """A warehouse, with checks that run after every event."""
+
+    def __init__(self, folder: Path, trainings: Trainings) -> None:
+        self.folder, self.trainings = folder, trainings
+        ages = ("attempts=0", "models=3", "rollbacks=2")
+        overrides = [f"paths.warehouse={folder}", *(f"retention.{age}" for age in ages), "gate.publish=refit"]
+        self.settings = load("demo", overrides)
+        self.warehouse = Warehouse(self.settings.paths)
+        self.logs = dict.fromkeys(NIGHTS, 0)
+        self.manual: tuple[tuple[str, int], str] | None = None
+
+    def run(self, kind: str, ds: str, good: bool, pick: int, kill: int | None) -> None:
+        """Run an event, then check the warehouse."""
+        with killed_at(kill):
+            match kind:
+                case "night":
+                    self.night(ds, good)
+                case "restate":
+                    self.logs[ds] += 1
+                case "gate":
+                    if find_attempt(self.warehouse, run_id(self.settings, ds)):
+                        self.judge(ds, good)
+                case "promote":
+                    self.promote(pick)
+                case "rollback":
+                    self.rollback()
+                case "refit":
+                    self.refit(ds, good)
+                case "clean":
+                    self.clean()
+        self.check_serving_model()
+        self.check_manual_decision()
+
+    def job(self, ds: str, run: str) -> TrainingJob:
+        return self.trainings.jobs[0].model_copy(
+            update={"run_id": run, "ds": ds, "code": f"log {self.logs[ds]}", "folder": ""}
+        )
+
+    def train(self, ds: str, run: str) -> TrainingJob:
+        """Train as `star-ctr train` does."""
+        made = assign_attempt(self.warehouse, self.job(ds, run))
+        if not attempt_of(made).is_published:
+            self.trainings.copy((self.logs[ds] + NIGHTS.index(ds)) % VARIANTS, made)
+        # The split of all nights is the same, so use the vocabularies of its own night.
+        with patch.object(
+            attempts, "vocabulary_files", lambda table, version, _: vocabularies_of_split(table, version)
+        ):
+            publish_attempt(made)
+        return made
+
+    def night(self, ds: str, good: bool) -> None:
+        self.train(ds, run_id(self.settings, ds))
+        self.judge(ds, good)
+        if good:
+            self.refit(ds, True)
+
+    def judge(self, ds: str, good: bool) -> None:
+        def decide(_settings: Any, _store: Any, ds: str, candidate: Any, decided: list[Decision]) -> Decision:
+            now = serving(decided)
+            against = now.model if now else ("", None)
+            outcome = Outcome.PROMOTED if good else Outcome.HELD
+            return Decision(ds, candidate.run_id, candidate.number, *against, outcome, "drawn")
+
+        before = Decisions(self.settings).all()
+        with patch.object(gate, "_decide", decide):
+            result = gate.run(self.settings, None, ds)  # type: ignore[arg-type]
+        now = serving(Decisions(self.settings).all())
+        assert (result["serving"], result["serving_attempt"]) == ((now.run_id, now.attempt) if now else ("none", None))
+        if self.manual and result["outcome"] != "nothing to decide":
+            assert ds > self.manual[1], "a manual decision holds for all nights that had been judged before it"
+            if good:
+                self.manual = None
+        assert len(Decisions(self.settings).all()) - len(before) <= 1
+
+    def refit(self, ds: str, works: bool) -> None:
+        decisions, run = Decisions(self.settings), run_id(self.settings, ds)
+        decided = decisions.all()
+        if refit._nothing_to_refit(decided, run):
+            return
+        promoted = next(d for d in reversed(accepted(decided)) if d.run_id == run)
+        made = self.train(ds, refit_of(run))
+        decision = Decision(ds, made.run_id, made.attempt, *promoted.model, Outcome.REFIT, "refit")
+        refit.publish(decisions, decision, [] if works else ["PCOC 3"])
+
+    def promote(self, pick: int) -> None:
+        if runs := self.warehouse.finished():
+            with suppress(UserError):
+                Decisions(self.settings).promote(runs[pick % len(runs)], "drawn", by="ann")
+
+    def rollback(self) -> None:
+        with suppress(UserError):
+            Decisions(self.settings).rollback("drawn", by="ann")
+
+    def clean(self) -> None:
+        for record in Path(self.warehouse.models).glob(f"*/attempt-*/{RECORD}"):
+            os.utime(record, (1, 1))
+        # Ages count from the newest night in the tables, which these sequences do not write.
+        with patch.object(clean, "_nights", lambda *_: set(NIGHTS)):
+            retention.run(self.settings, dry_run=False)
+
+    def check_serving_model(self) -> None:
+        decided = Decisions(self.settings).all()
+        now = serving(decided)
+        if now is None:
+            return
+        attempt = published_attempt(self.warehouse, *now.model)
+        record = attempt.record()
+        predictor = Predictor(attempt.folder, record["files"])
+        files = live_files(self.trainings.table, version_of(self.trainings.table), LAYOUT.ds, "train", LAYOUT)
+        ids, rows = probe_rows(files, LAYOUT, 200)
+        scores = predictor.predict(rows.ints, rows.floats, rows.domain)
+        np.testing.assert_allclose(scores, [record["probe"][i] for i in ids], atol=1e-5)
+        for decision in accepted(decided)[-1 - self.settings.retention.rollbacks :]:
+            assert damaged_files(published_attempt(self.warehouse, *decision.model)) == []
+
+    def check_manual_decision(self) -> None:
+        decided = Decisions(self.settings).all()
+        if decided and decided[-1].is_manual:  # even if the command was killed after the commit
+            self.manual = (decided[-1].model, max(d.ds for d in decided))
+        if self.manual:
+            now = serving(decided)
+            assert now is not None
+            refit_of_it = now.outcome is Outcome.REFIT and (now.against, now.against_attempt) == self.manual[0]
+            assert now.model == self.manual[0] or refit_of_it
+
+
+def vocabularies_of_split(table: str, version: int) -> list[str]:
+    from star_ctr.conf.vocabularies import vocabulary_files
+
+    return vocabulary_files(table, version, LAYOUT.ds)
+
+
+# Do not shrink failing sequences, which takes minutes.
+@examples(
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
+)
+@given(events=st.lists(EVENTS, min_size=10, max_size=18))
+def test_the_serving_model_works_after_random_events(
+    trainings: Trainings, events: list[tuple[str, str, bool, int, int | None]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        sequence = Sequence(Path(folder), trainings)
+        for event in events:
+            sequence.run(*event)
