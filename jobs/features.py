@@ -39,7 +39,7 @@ from star_ctr.features.text import to_number
 from star_ctr.features.timeline import OF_EVENTS, events, outcome_column, weight, with_time_columns
 from star_ctr.jobs.day_checks import check_labels
 from star_ctr.jobs.profile import UNPARSED, check_numbers, write_profile
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.store import LedgerEntry, Store, among, by_day, ledger_entries
 
 KEYS = {"users": "user_id", "items": "item_id"}
@@ -260,4 +260,4 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
 
 
 if __name__ == "__main__":
-    submitted("features", run)
+    submitted_step("features")

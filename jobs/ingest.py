@@ -23,7 +23,7 @@ from star_ctr.features.duplicates import DUPLICATE
 from star_ctr.jobs import logs
 from star_ctr.jobs.day_checks import check_quarantine
 from star_ctr.jobs.log_files import REACH_BACK, dated, days, location
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.store import Store, among, by_day, ledger_entries, quoted
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
@@ -138,4 +138,4 @@ def _write_quarantine(store: Store, name: str, rows: DataFrame, where: str, any_
 
 
 if __name__ == "__main__":
-    submitted("ingest", run)
+    submitted_step("ingest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shutil
@@ -146,9 +147,10 @@ def check_java() -> None:
 def submitted(
     app: str, run: Callable[..., Any], declare: Callable[[argparse.ArgumentParser], None] | None = None
 ) -> None:
-    """The way in of a step for `spark-submit jobs/STEP.py --conf CONF [--ds DAY] [--set key=value]`.
+    """Run a job that is not a step of a night under spark-submit.
 
-    `declare` adds a step's own arguments, which `run` takes by name, in the place of `--ds`.
+    The command is `spark-submit jobs/JOB.py --conf CONF [--ds DAY] [--set key=value]`.
+    `declare` adds the job's own arguments, which are passed to `run` by name instead of `--ds`.
     """
     from star_ctr.conf.load import load
 
@@ -167,3 +169,9 @@ def submitted(
         print(f"{app}: {result}")
     except UserError as error:
         raise SystemExit(f"{app}: {error}") from None
+
+
+def submitted_step(name: str) -> None:
+    """Run a step of a night under `spark-submit jobs/STEP.py`, with the lease and the journal, like `star-ctr STEP`."""
+    # Import by name, so that the code hashes of the steps do not include `workflows`.
+    importlib.import_module("star_ctr.workflows.submit").main(name)

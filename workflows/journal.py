@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.rows import add_row, ordered_rows
+from star_ctr.jobs.rows import SEQUENCE, add_row, ordered_rows
 
 _SCHEMA = pa.schema(
     [
@@ -68,7 +68,7 @@ class Journal:
         """Return all entries in the order in which they were written; empty if nothing has run yet."""
         read = {"stands_on": json.loads, "gave": json.loads}
         rows = ordered_rows(self.table)
-        return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
+        return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items() if k != SEQUENCE}) for row in rows]
 
     def add(self, entry: Entry) -> None:
         """Write an entry."""
@@ -91,7 +91,9 @@ class Journal:
         try:
             yield
         except BaseException as error:
-            note("failed", seconds=time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:2000])
+            # This fails, too, if the disk is full. The step then counts as killed, and the original error is raised.
+            with suppress(Exception):
+                note("failed", seconds=time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:2000])
             raise
         seconds = time.monotonic() - began
         note("done", seconds=seconds, gave=gave())

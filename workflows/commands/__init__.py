@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -55,7 +55,7 @@ def with_spark(
     """
     from star_ctr.jobs.session import start
     from star_ctr.workflows.display import step
-    from star_ctr.workflows.lock import only_writer
+    from star_ctr.workflows.lease import only_writer
 
     settings = load(conf, overrides or [])
     with only_writer(settings, wait) if writes else nullcontext():
@@ -80,13 +80,3 @@ def listed(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any]
 
     rows = [{"what": key, "value": value} for key, value in (shown or result).items()]
     printed(result, json, lambda: plain_table(rows, ["what", "value"]))
-
-
-@contextmanager
-def writing(conf: str, overrides: list[str] | None) -> Iterator[Settings]:
-    """The settings of what writes to the warehouse without Spark, which has it for itself meanwhile."""
-    from star_ctr.workflows.lock import only_writer
-
-    settings = load(conf, overrides or [])
-    with only_writer(settings):
-        yield settings

@@ -1,0 +1,68 @@
+"""Commands that only read a warehouse need no write permission."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.decisions import Decisions
+from tests.published import publish
+from tests.workflows.made_nights import NIGHTS, MadeNights
+
+READ_ONLY = """
+import os, sys
+root = os.path.realpath(sys.argv.pop(1))
+
+def refuse(event, arguments):
+    changes = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "os.truncate", "os.link", "os.symlink")
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    if (writes or event in changes) and isinstance(arguments[0], (str, bytes)):
+        if os.path.realpath(os.fsdecode(arguments[0])).startswith(root):
+            raise PermissionError(13, "read-only", arguments[0])
+
+sys.addaudithook(refuse)
+from star_ctr.workflows.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
+    nights = MadeNights(tmp_path_factory.mktemp("warehouse"))
+    nights.nights()
+    for ds in NIGHTS:
+        publish(nights.settings, nights.run(ds), ds)
+    return nights
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(f): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["report"], ["serving"], ["metrics"], ["verify"], ["verify", "--all"], ["clean"]]
+)
+def test_a_reader_changes_nothing(made: MadeNights, tmp_path: Path, command: list[str]) -> None:
+    before = files(made.folder)
+    words = [*command, "--conf", "demo", "--set", f"paths.warehouse={made.folder}"]
+    words += ["--out", str(tmp_path / "page.html")] if command == ["report"] else []
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, str(made.folder), *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert files(made.folder) == before
+
+
+def test_the_audit_hook_rejects_a_writer(made: MadeNights) -> None:
+    assert Decisions(made.settings).all()
+    words = ["rollback", "--why", "x", "--conf", "demo", "--set", f"paths.warehouse={made.folder}"]
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, str(made.folder), *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "read-only" in done.stderr
+    assert Warehouse(made.settings.paths).finished()

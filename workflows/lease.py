@@ -1,0 +1,256 @@
+"""One writer per warehouse: a lease that a process on any host takes before it writes.
+
+Taking or releasing the lease adds a row to the Delta table `lease`. The commit fails if another process has added a row
+since the table was read, so only one process gets the lease, on any storage that Delta supports. While it works, the
+holder updates a heartbeat file every few seconds. Another process takes over the lease if the holder is dead. On the
+same machine, this means that its process has exited; otherwise, that its heartbeat has not changed for a minute. The
+waiting process measures this minute itself, so that the clocks of the hosts need not agree. A holder that has lost the
+lease kills itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.settings import Settings
+from star_ctr.conf.tables import Warehouse
+from star_ctr.jobs.rows import SEQUENCE, SupersededError, add_row, ordered_rows
+
+TAKEN, RELEASED = "taken", "released"
+_SCHEMA = pa.schema(
+    [
+        ("at", pa.timestamp("us", "UTC")), ("event", pa.string()), ("holder", pa.string()), ("machine", pa.string()),
+        ("host", pa.string()), ("pid", pa.int64()), ("started", pa.string()), ("command", pa.string()),
+    ]
+)  # fmt: skip
+_HEARTBEAT_SECONDS = 5.0
+"""Interval between heartbeats."""
+_TIMEOUT_SECONDS = 60.0
+"""Time without a heartbeat after which a holder on another machine counts as dead."""
+_MIN_WAIT_SECONDS = 1.0
+"""Time that a process waits for a held lease before it fails, even without `wait`."""
+
+
+@contextmanager
+def only_writer(settings: Settings, wait: bool = False) -> Iterator[None]:
+    """Hold the lease of the warehouse while writing to it.
+
+    Args:
+        settings: The settings, with the warehouse.
+        wait: Wait for another holder instead of failing.
+
+    Raises:
+        UserError: Another process holds the lease, and `wait` is false.
+    """
+    lease = _Lease(Warehouse(settings.paths))
+    lease.take(wait)
+    with lease.alive():
+        yield
+
+
+def held(settings: Settings) -> bool:
+    """Return whether a process holds the lease, without writing. A holder on another machine counts as alive."""
+    last = _last_row(Warehouse(settings.paths).table("lease"))
+    return last is not None and last["event"] == TAKEN and not _has_exited(last)
+
+
+class _Lease:
+    def __init__(self, warehouse: Warehouse) -> None:
+        self.table, self.root = warehouse.table("lease"), warehouse.root
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        self.mine: dict[str, Any] = {
+            "holder": uuid.uuid4().hex, "machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(),
+            "started": _start_time(os.getpid()), "command": command,
+        }  # fmt: skip
+        self.number, self._renewed = -1, 0.0
+
+    def take(self, wait: bool) -> None:
+        """Take the lease as soon as it is free or its holder is dead."""
+        asked, monitor = time.monotonic(), _HolderMonitor(self.root)
+        while True:
+            last = _last_row(self.table)
+            if last is None or last["event"] == RELEASED or _has_exited(last) or monitor.is_dead(last):
+                # Create the heartbeat before taking the lease, because a missing one counts as dead after a minute.
+                heartbeat = _Heartbeat(self.root, self.mine["holder"])
+                heartbeat.create()
+                if self._add(TAKEN, last[SEQUENCE] if last else -1):
+                    if last is not None:
+                        _Heartbeat(self.root, last["holder"]).delete()
+                    return
+                heartbeat.delete()
+                continue
+            # Give a holder on another machine time to show a heartbeat.
+            is_known_alive = last["machine"] == self.mine["machine"] or monitor.is_alive
+            if not wait and is_known_alive and time.monotonic() - asked > _MIN_WAIT_SECONDS:
+                raise UserError(
+                    f"{self.root}: process {last['pid']} on {last['host']} (`{last['command']}`, since "
+                    f"{last['at']:%Y-%m-%d %H:%M:%S}) is writing to it; wait until it is done, or pass --wait"
+                )
+            time.sleep(0.2)
+
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Keep up the heartbeat inside the block, and release the lease at its end."""
+        done = threading.Event()
+        self._renewed = _elapsed()
+        # Two threads: a call to the storage may hang, and the lease expires nevertheless.
+        threads = [
+            threading.Thread(target=target, args=(done,), name="lease", daemon=True)
+            for target in (self._renew, self._watch)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+            with suppress(Exception):  # for example, on a full disk; the lease is free once this process exits
+                self._add(RELEASED, self.number)
+            _Heartbeat(self.root, self.mine["holder"]).delete()
+
+    def _renew(self, done: threading.Event) -> None:
+        """Change the heartbeat, and end this process if another one has taken the lease over."""
+        heartbeat = _Heartbeat(self.root, self.mine["holder"])
+        while not done.wait(_HEARTBEAT_SECONDS):
+            changed = False
+            with suppress(Exception):  # the storage may recover before the lease expires
+                heartbeat.change()
+                changed = True
+            # The process that takes a lease over deletes the heartbeat.
+            with suppress(Exception):
+                last = _last_row(self.table)
+                if last is None or last["holder"] != self.mine["holder"]:
+                    self._abort()
+                if changed:
+                    self._renewed = _elapsed()
+
+    def _watch(self, done: threading.Event) -> None:
+        """End this process before its lease expires if it could not be renewed; makes no call that can hang."""
+        while not done.wait(min(1.0, _HEARTBEAT_SECONDS)):
+            if _elapsed() - self._renewed > _TIMEOUT_SECONDS - 2 * _HEARTBEAT_SECONDS:
+                self._abort()
+
+    def _abort(self) -> None:
+        """Kill this process immediately, because another one may be writing to the warehouse."""
+        message = f"{self.root}: this process did not renew its lease in time and lost it; run the command again\n"
+        os.write(2, message.encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _add(self, event: str, after: int) -> bool:
+        """Add a row after row `after`; returns False if that is no longer the last row."""
+        row = {"at": dt.datetime.now(dt.UTC), "event": event, **self.mine}
+        try:
+            self.number = add_row(self.table, row, _SCHEMA, after)
+        except SupersededError:
+            return False
+        return True
+
+
+class _Heartbeat:
+    """A file that the holder of the lease keeps changing while it is alive."""
+
+    def __init__(self, root: str, holder: str) -> None:
+        self._file = f"{root}/lease-{holder}.pulse"
+        self._fs, self._path = fsspec.core.url_to_fs(self._file)
+        self._is_local, self._beats = "://" not in root, 0
+
+    def create(self) -> None:
+        self._fs.makedirs(self._fs._parent(self._path), exist_ok=True)
+        self._fs.pipe_file(self._path, b"0")
+
+    def change(self) -> None:
+        self._beats += 1
+        if self._is_local:
+            os.utime(self._path)  # works even if the disk is full
+        else:
+            self._fs.pipe_file(self._path, str(self._beats).encode())
+
+    def read(self) -> str:
+        """Return a value that differs after each change; empty if there is no file."""
+        try:
+            if not self._is_local:
+                return str(self._fs.cat_file(self._path))
+            with Path(self._path).open("rb") as file:  # NFS refreshes its attributes when a file is opened
+                return str(os.fstat(file.fileno()).st_mtime_ns)
+        except OSError:
+            return ""
+
+    def delete(self) -> None:
+        with suppress(OSError):
+            self._fs.rm_file(self._path)
+
+
+class _HolderMonitor:
+    """Watches the heartbeat of a holder from a waiting process."""
+
+    def __init__(self, root: str) -> None:
+        self._root, self._holder, self._value, self._since = root, "", "", 0.0
+        self.is_alive = False
+
+    def is_dead(self, last: dict[str, Any]) -> bool:
+        """Return whether the heartbeat of the holder has not changed for `_TIMEOUT_SECONDS`, by the local clock."""
+        heartbeat = _Heartbeat(self._root, last["holder"]).read()
+        if last["holder"] != self._holder:
+            self._holder, self._value, self._since, self.is_alive = last["holder"], heartbeat, time.monotonic(), False
+        elif heartbeat != self._value:
+            self._value, self._since, self.is_alive = heartbeat, time.monotonic(), True
+        return time.monotonic() - self._since > _TIMEOUT_SECONDS
+
+
+def _elapsed() -> float:
+    """Return the seconds since some point in time, including those in which the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _last_row(table: str) -> dict[str, Any] | None:
+    rows = ordered_rows(table)
+    return rows[-1] if rows else None
+
+
+def _has_exited(last: dict[str, Any]) -> bool:
+    """Return whether the holder ran on this machine and its process has exited."""
+    return bool(last["machine"] == _machine() and _start_time(last["pid"]) != last["started"])
+
+
+def _machine() -> str:
+    """Identify the machine; on Linux, the boot and the PID namespace, which differs between containers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return f"{socket.gethostname()} {uuid.getnode()}"
+
+
+def _start_time(pid: int) -> str:
+    """Return the start time of a process on this machine, because ids are reused; empty if there is none."""
+    try:
+        # Skip the command, which may contain spaces. The start time is field 22 of the line.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state == "Z" else fields[18]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "" if Path("/proc/self/stat").exists() else "running"
