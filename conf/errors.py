@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+
+_STORAGE_FULL = re.compile(r"No space left on device|Disk quota exceeded|os error 28\b|os error 122\b")
 
 
 class UserError(Exception):
@@ -16,6 +20,19 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """The logs or tables are not what the configuration declares, or a check on them failed."""
+
+
+def describe_full_storage(error: BaseException) -> str | None:
+    """Return a message if an error or one of its causes reports full storage; None otherwise.
+
+    Spark, Delta and Parquet wrap the operating system's message in their own errors.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _STORAGE_FULL.search(str(seen)):
+            return "the storage is full; free some space, for example with `star-ctr clean`, and run the command again"
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

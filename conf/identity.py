@@ -18,6 +18,7 @@ _NOT_OF_THE_MODEL: Any = {
     "evaluate": True,
     "gate": True,
     "checks": True,
+    "retention": True,
     "trainer": {*HOW_NOT_WHAT, "seed"},
 }
 

@@ -19,6 +19,7 @@ from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.logs import LabelColumn, LabelFromClicks, Logs, Zone
 from star_ctr.conf.names import name_problems
+from star_ctr.conf.retention import Retention
 from star_ctr.conf.simulation import Simulation
 from star_ctr.conf.training import ModelSettings, TrainerSettings
 
@@ -108,6 +109,7 @@ class Settings(Declared):
     trainer: TrainerSettings = TrainerSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
+    retention: Retention = Retention()
     spark: SparkSettings = SparkSettings()
     simulate: Simulation | None = None
     compare: Comparison = Comparison()

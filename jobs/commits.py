@@ -21,19 +21,25 @@ def split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
 
 def find_split(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
     """The same, None where the split was never written or not for this night."""
-    return next((commit for commit in _commits(table) if commit[1]["ds"] == ds), None)
+    return next((commit for commit in _night_commits(table) if commit[1]["ds"] == ds), None)
 
 
 def split_before(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
     """The newest version of the newest night before `ds`; None where there is none."""
-    earlier = [commit for commit in _commits(table) if commit[1]["ds"] < ds]
+    earlier = [commit for commit in _night_commits(table) if commit[1]["ds"] < ds]
     return max(earlier, key=lambda c: (c[1]["ds"], c[0]), default=None)
 
 
-def _commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Versions that wrote a night, with their metadata, the newest first."""
+REMOVED = "removed"
+"""Key in the metadata of a commit that lists the nights that the commit removed."""
+
+
+def _night_commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the versions that wrote a night, with their metadata, newest first; skips nights removed since."""
+    removed: set[str] = set()
     for commit in DeltaTable(table).history() if DeltaTable.is_deltatable(table) else []:
         text = commit.get("userMetadata")
         metadata = json.loads(text) if text else {}
-        if "ds" in metadata:
+        removed.update(metadata.get(REMOVED, ()))
+        if "ds" in metadata and metadata["ds"] not in removed:
             yield int(commit["version"]), metadata

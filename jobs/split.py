@@ -28,7 +28,7 @@ from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.encoding import fit_layout
 from star_ctr.features.packing import Encoder
 from star_ctr.features.vocabularies import fit_vocabularies
-from star_ctr.jobs.session import submitted
+from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.split_inputs import find_inputs
 from star_ctr.jobs.store import LedgerEntry, Store, quoted
 
@@ -125,6 +125,11 @@ def _features(settings: Settings, store: Store, ds: str, there: list[str], teste
             f"{where}: needs {ds} and at least one day of the {settings.window.days} before it, and holds "
             f"{', '.join(there) or 'no day'}; run `star-ctr features --ds {ds}`"
         )
+    ingested = store.days("impressions") if store.exists("impressions") else []
+    if lost := [day for day in wanted if day not in there and day in ingested]:
+        raise DataError(
+            f"{where}: lacks {', '.join(lost)}, although they were ingested; run `star-ctr features --ds {ds}`"
+        )
     rows = store.read("features").where(F.col("ds").isin(days))
     stale = sorted(
         r.ds for r in rows.where(F.col("settings") != features_hash(settings)).select("ds").distinct().collect()
@@ -216,4 +221,4 @@ def _laid_out(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> Da
 
 
 if __name__ == "__main__":
-    submitted("split", run)
+    submitted_step("split")

@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.days import days_between, valid_day
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
+from star_ctr.jobs.decisions import serving
 from star_ctr.jobs.ingest import newest_day
 from star_ctr.workflows.display import err
 from star_ctr.workflows.nightly import run_step
@@ -53,11 +54,22 @@ def nights(settings: Settings, spark: SparkSession, first: str | None, last: str
 def reason(standing: Standing, ds: str, name: str) -> str | None:
     """Why a step of a night has to be run; None where it is done and still valid."""
     state, why = standing.state(ds, name)
+    now = serving(standing.decisions)
+    is_history = now is not None and now.ds > ds  # a gate decides nothing then
+    if state is State.REMOVED:
+        # Run it again only if a later step of the night needs its results.
+        later = steps_of(standing.settings)[steps_of(standing.settings).index(name) + 1 :]
+        needed = [step for step in later if standing.state(ds, step)[0] not in (State.DONE, State.REMOVED)]
+        needed = [step for step in needed if not (is_history and step in ("gate", "refit"))]
+        return f"removed, but needed by {needed[0]}" if needed else None
+    removed = (step for step in steps_of(standing.settings) if standing.state(ds, step)[0] is State.REMOVED)
+    if is_history and name in ("gate", "refit") and next(removed, None):
+        return None
     if state is not State.DONE:
         return f"{state}: {why}"
     if name == "features":
         # Other nights write this night's days too, and know more of them (a click that came later, say).
         other = standing.last_writer(ds)
-        if other != ds and standing.state(ds, "split")[0] is not State.DONE:
+        if other != ds and standing.state(ds, "split")[0] not in (State.DONE, State.REMOVED):
             return f"night {other} has written these days since, and split is to read them"
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import UserError, describe_full_storage
 from star_ctr.workflows.commands import app
 
 _KINDS = ("steps", "metrics", "logs", "nights", "publishing", "reports", "records", "comparisons", "tables")
@@ -21,6 +21,12 @@ def main() -> None:
         app()
     except UserError as error:
         sys.stderr.write(f"star-ctr: {error}\n")
+        raise SystemExit(1) from None
+    except Exception as error:
+        message = describe_full_storage(error)
+        if message is None:
+            raise
+        sys.stderr.write(f"star-ctr: {message}\n")
         raise SystemExit(1) from None
 
 

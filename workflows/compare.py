@@ -28,6 +28,7 @@ from star_ctr.conf.layout import natural
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import collect, features, ingest, outside, split, train
+from star_ctr.jobs.attempts import read_result
 from star_ctr.jobs.commits import find_split
 from star_ctr.jobs.split_inputs import is_encoded_for
 from star_ctr.jobs.store import Store
@@ -145,7 +146,7 @@ def run(
             measured = costs(last)
     seconds: dict[str, list[float]] = {}
     for t in trials:
-        seconds.setdefault(t.model, []).append(train.read_record(t.job.place)["seconds"])
+        seconds.setdefault(t.model, []).append(read_result(t.job)["seconds"])
     means = {model: sum(values) / len(values) for model, values in seconds.items()}
     return Results(settings.name, comparison, rows, _shares(store, next(iter(last.values()))), measured, means)
 

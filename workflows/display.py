@@ -135,7 +135,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return plain_table(sorted(means, key=lambda r: -r["gauc"]), ["model", "runs", *names])
 
 
-_STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "missing": "dim"}
+_STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "missing": "dim", "removed": "dim"}
 
 
 def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:

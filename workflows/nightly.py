@@ -13,6 +13,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.days import valid_day
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import contents, evaluate, features, gate, ingest, refit, score, split, train
 from star_ctr.jobs.day_checks import describe_quarantine
@@ -67,6 +68,11 @@ def run_step(
     `standing`: how the nights stand before it, if that is known.
     """
     journal, standing = Journal(settings), standing or standing_of(settings, busy=True)
+    if start := standing.removed_start(ds, name):
+        raise UserError(
+            f"{name} of {ds} starts from the night {start}, which `star-ctr clean` has removed; run "
+            f"`star-ctr backfill --from {start}`"
+        )
 
     def gave() -> dict[str, dict[str, str]]:
         return contents.of_night(settings, Store(settings, spark), ds) if name == "ingest" else {}

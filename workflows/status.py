@@ -10,7 +10,7 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs import log_files
 from star_ctr.jobs.decisions import Decisions
 from star_ctr.workflows.journal import Journal
-from star_ctr.workflows.lock import held
+from star_ctr.workflows.lease import held
 from star_ctr.workflows.validity import Standing, steps_of
 
 

@@ -44,6 +44,7 @@ class State(StrEnum):
     RUNNING = "running"
     FAILED = "failed"
     MISSING = "missing"
+    REMOVED = "removed"
 
 
 class Standing:
@@ -66,6 +67,16 @@ class Standing:
     def nights(self) -> list[str]:
         """The nights of which anything was run, oldest first."""
         return sorted({ds for ds, step, run in self._newest if run in ("", run_id(self.settings, ds))})
+
+    def removed_start(self, ds: str, step: str) -> str | None:
+        """Return the earlier night that a step starts from if its results were removed; None otherwise."""
+        start = (self._start(ds), "train")
+        needed = {"split": [(self._grown_from(ds), "split"), start], "train": [start]}.get(step, [])
+        for night, before in needed:
+            entry = self.entry(night, before) if night else None
+            if entry is not None and entry.state == "removed":
+                return night
+        return None
 
     def run_of(self, ds: str, step: str) -> str:
         """The run that an entry of a step is of."""
@@ -91,7 +102,7 @@ class Standing:
             return State.FAILED, entry.error
         for before, of in self._before(ds, step):
             state, _ = self.state(before, of)
-            if state is not State.DONE:
+            if state not in (State.DONE, State.REMOVED):
                 return State.STALE, f"{of} of {before} is {state}" if before != ds else f"{of} is {state}"
         now = self.stands_on(ds, step)
         changed = [k for k in {**entry.stands_on, **now} if entry.stands_on.get(k) != now.get(k)]
@@ -99,7 +110,7 @@ class Standing:
             return State.STALE, f"changed since: {', '.join(_WORDS.get(k, k) for k in changed)}"
         if step == "ingest" and (days := self._overwritten(entry)):
             return State.STALE, f"another night has since written other contents of {', '.join(days)}"
-        return State.DONE, ""
+        return (State.REMOVED, entry.why) if entry.state == "removed" else (State.DONE, "")
 
     def _before(self, ds: str, step: str) -> list[tuple[str, str]]:
         """The steps, with their nights, that one stands on."""
@@ -115,7 +126,8 @@ class Standing:
             case "previous":
                 return self._newest_before(ds, "train")
             case "accepted":
-                return accepted_before(self.settings, self.decisions, ds)
+                found = accepted_before(self.settings, self.decisions, ds)
+                return found.ds if found else None
         return None
 
     def _grown_from(self, ds: str) -> str | None:

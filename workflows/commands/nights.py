@@ -18,6 +18,7 @@ To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="The last ni
 def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """The whole night: ingest, features, split, train, score, evaluate, gate; ends with the metrics by domain."""
     from star_ctr.conf.tables import Warehouse
+    from star_ctr.jobs.attempts import published_attempt
     from star_ctr.workflows import nightly as night
     from star_ctr.workflows.display import err, metrics_table
 
@@ -28,7 +29,8 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     rows, gate = result["metrics"], result["gate"]
     printed(rows, json, lambda: metrics_table(rows))
     err.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
-    err.print(f"{time.monotonic() - began:.0f} s; the model: {Warehouse(settings.paths).model(rows[0]['run_id'])}")
+    folder = published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
+    err.print(f"{time.monotonic() - began:.0f} s; the model: {folder}", highlight=False)
     err.print(f"The tables: star-ctr tables --conf {conf} (--show metrics)", highlight=False)
 
 

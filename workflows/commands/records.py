@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Json, Set, app, listed, printed, with_spark, writing
+from star_ctr.workflows.commands import Conf, Json, Set, Wait, app, listed, printed, with_spark
 
 
 @app.command()
 def replay(
     conf: Conf,
     run_id: Annotated[str, typer.Option("--run-id", metavar="RUN", help="The recorded run.")],
+    attempt: Annotated[int | None, typer.Option(metavar="N", help="Attempt of the run; the newest by default.")] = None,
     set: Set = None,
     json: Json = None,
 ) -> None:
@@ -22,7 +24,7 @@ def replay(
     """
     from star_ctr.jobs import replay as job
 
-    _, result = with_spark("replay", conf, set, lambda s, spark: job.run(s, spark, run_id), writes=True)
+    _, result = with_spark("replay", conf, set, lambda s, spark: job.run(s, spark, run_id, attempt), writes=True)
     listed(result, json)
     if (result["weights"], result["metrics"]) != ("the same bits", "the same"):
         raise typer.Exit(1)
@@ -32,14 +34,43 @@ def replay(
 def clean(
     conf: Conf,
     set: Set = None,
-    days: Annotated[float, typer.Option(min=0, help="Keep what was replaced in so many days.")] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the data instead of only listing it.")] = False,
+    json: Json = None,
+    wait: Wait = False,
+) -> None:
+    """Delete data that is older than the ages in the section `retention`; without --yes, only list it.
+
+    Keeps what the serving model, rollbacks, pinned runs and later nights need. In a scheduled job, pass --yes --wait.
+    """
+    from star_ctr.conf.load import load
+    from star_ctr.workflows import retention
+    from star_ctr.workflows.display import err, plain_table
+    from star_ctr.workflows.lease import only_writer
+
+    settings = load(conf, set or [])
+    with only_writer(settings, wait) if yes else nullcontext():
+        rows = retention.run(settings, dry_run=not yes)
+    printed(rows, json, lambda: plain_table(rows, ["what", "items", "bytes", "why"]))
+    freed = sum(row["bytes"] for row in rows) / 1e6
+    err.print(f"{freed:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}", highlight=False)
+
+
+@app.command()
+def verify(
+    conf: Conf,
+    set: Set = None,
+    everything: Annotated[bool, typer.Option("--all", help="Verify all published attempts.")] = False,
     json: Json = None,
 ) -> None:
-    """Remove files that were replaced days ago, but none that a recorded run or the serving model cites."""
-    from star_ctr.jobs import clean as job
+    """Verify the files of the serving model, of models that a rollback can return to, and of pinned runs.
+
+    Exits with code 1 if a file is missing or changed. Needs no Spark and writes nothing.
+    """
+    from star_ctr.conf.load import load
+    from star_ctr.jobs import verify as job
     from star_ctr.workflows.display import plain_table
 
-    with writing(conf, set) as settings:
-        rows = job.run(settings, days, dry_run)
-    printed(rows, json, lambda: plain_table(rows, ["table", "files", "bytes", "versions kept for runs"]))
+    rows = job.run(load(conf, set or []), everything)
+    printed(rows, json, lambda: plain_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
+    if any(row["damaged"] for row in rows):
+        raise typer.Exit(1)

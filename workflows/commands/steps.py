@@ -96,6 +96,10 @@ def score(
     json: Json = None,
     wait: Wait = False,
     run_id: Annotated[str | None, typer.Option(help="Bulk: the run whose model scores.")] = None,
+    attempt: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Bulk: the attempt; the serving or the newest one if not given."),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -125,7 +129,8 @@ def score(
     docs/scoring.md tells of the latter.
     """
     bulk = {
-        "--run-id": run_id, "--output": target, "--where": where, "--columns": columns, "--encoded": encoded or None,
+        "--run-id": run_id, "--attempt": attempt, "--output": target, "--where": where, "--columns": columns,
+        "--encoded": encoded or None,
         "--unknown-domain": unknown_domain,
     }  # fmt: skip
     if source is None:
@@ -143,7 +148,7 @@ def score(
         "score", conf, set,
         lambda s, spark: job.run(
             s, spark, run_id=run_id, source=source, target=target, where=where, columns=names, encoded=encoded,
-            unknown_domain=unknown_domain,
+            unknown_domain=unknown_domain, attempt=attempt,
         ),
     )  # fmt: skip
     shown = {key: value for key, value in result.items() if key != "reasons"}

@@ -17,7 +17,7 @@ _WAYS = (
     ("The days before it", ("split.train", "train")),
 )
 """Ways of rows through the steps: what one lets out is what the next one takes in."""
-_GLYPHS = {"done": "✓", "stale": "↻", "running": "…", "failed": "✗", "missing": "·"}
+_GLYPHS = {"done": "✓", "stale": "↻", "running": "…", "failed": "✗", "missing": "·", "removed": "·"}
 _SECTIONS = ("window", "split", "model", "trainer")
 
 

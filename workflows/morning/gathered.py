@@ -15,7 +15,7 @@ from star_ctr.conf.tables import DATA_RUN, Warehouse
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.jobs.rows import rows_of
 from star_ctr.workflows import status
-from star_ctr.workflows.lock import held
+from star_ctr.workflows.lease import held
 
 NIGHTS = 14
 """So many nights, the newest ones, stand in what goes over days."""
@@ -153,6 +153,5 @@ class _Tables:
 
     def record(self, run: str) -> dict[str, Any]:
         """The record of a run; empty where it was never trained to its end."""
-        rows = self.read("runs", run)
-        record: dict[str, Any] = json.loads(rows[0]["record"]) if rows else {}
-        return {**record, "max_score_difference": rows[0]["max_score_difference"]} if rows else record
+        row = max(self.read("runs", run), key=lambda row: row["attempt"], default=None)
+        return {**json.loads(row["record"]), "max_score_difference": row["max_score_difference"]} if row else {}

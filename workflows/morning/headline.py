@@ -35,6 +35,8 @@ def headline(morning: Morning) -> str:
     if served is not None:
         ours = {morning.run_id: "this one", refit_of(morning.run_id): "this one, refit with the night’s day"}
         which = ours.get(served.run_id) or f"<code>{escape(served.run_id)}</code>"
+        if served.run_id == morning.run_id and served.attempt != morning.record.get("attempt", served.attempt):
+            which = f"attempt {served.attempt} of this night’s run"
         now = f"Served now: {which}, since {served.at:%Y-%m-%d %H:%M} UTC."
     return (
         f'<header class="{kind}"><p class="lead">{lead}</p><h1>{title}</h1>{words}'
@@ -77,7 +79,7 @@ def _alarms(morning: Morning) -> str:
     said = []
     for row in morning.standing:
         newer = row["ds"] > morning.ds
-        if row["ds"] < morning.ds or row["state"] == "done" or (row["state"] == "missing" and not newer):
+        if row["ds"] < morning.ds or row["state"] in ("done", "removed") or (row["state"] == "missing" and not newer):
             continue
         if row["state"] == "missing":
             if row["step"] == "ingest":

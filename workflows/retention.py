@@ -1,0 +1,69 @@
+"""Retention: implements `star-ctr clean`, which deletes old data and records removed steps in the journal.
+
+The journal is written before data is deleted, so that a step without results never counts as done. A removed step is
+only run again if a later step of its night must run.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from star_ctr.conf.days import window
+from star_ctr.conf.settings import Settings
+from star_ctr.jobs import clean
+from star_ctr.workflows.journal import Entry, Journal
+
+
+def run(settings: Settings, dry_run: bool) -> list[dict[str, Any]]:
+    """Delete data that is older than the ages in `retention` and no longer needed.
+
+    Args:
+        settings: The settings.
+        dry_run: Only report what would be deleted.
+
+    Returns:
+        One row per table or attempt that is deleted: what, items, bytes, why.
+    """
+    planned = clean.plan(settings)
+    if not dry_run:
+        journal = Journal(settings)
+        for entry in _removed_entries(settings, planned, journal.entries()):
+            journal.add(entry)
+        clean.apply(settings, planned)
+    files = clean.vacuum(settings, planned.kept, dry_run=dry_run)
+    rows = [
+        {"what": r.what, "items": ", ".join(_shorten(r.names)), "bytes": r.bytes, "why": r.why}
+        for r in planned.removals
+    ]
+    why = f"replaced more than {settings.retention.replaced:g} days ago"
+    rows += [
+        {"what": found["table"], "items": f"{found['files']} files", "bytes": found["bytes"], "why": why}
+        for found in files
+        if found["files"]
+    ]
+    rows += [{"what": f["table"], "items": "", "bytes": 0, "why": f["note"]} for f in files if f["note"]]
+    return rows
+
+
+def _shorten(names: tuple[str, ...], most: int = 3) -> list[str]:
+    return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
+
+
+def _removed_entries(settings: Settings, planned: clean.Plan, entries: list[Entry]) -> Iterator[Entry]:
+    """Yield an entry for each step whose results are deleted."""
+    newest = {entry.place: entry for entry in entries}
+    features, splits, scores = (planned.names(table) for table in ("features", "split", "scores"))
+    kept_runs = {run for run, _ in planned.kept}
+    models = {attempt.run_id for attempt in planned.attempts} - kept_runs
+    for entry in newest.values():
+        gone = (
+            (entry.step == "features" and not features.isdisjoint(window(settings, entry.ds)))
+            or (entry.step == "split" and entry.ds in splits)
+            or (entry.step == "score" and entry.run_id in scores)
+            or (entry.step == "train" and entry.run_id in models)
+        )
+        if gone and entry.state == "done":
+            yield replace(entry, state="removed", at=dt.datetime.now(dt.UTC), seconds=None, why="removed by clean")
