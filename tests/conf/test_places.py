@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 
 def place(*overrides: str) -> str:
-    return Warehouse(load("demo", overrides).paths).model("run")
+    return Warehouse(load("demo", overrides).paths).run_folder("run")
 
 
 def test_trainings_lie_below_the_warehouse_or_where_they_are_told_to() -> None:

@@ -66,7 +66,7 @@ class MadeNights:
             gauc = 0.63 + 0.004 * self.rng.standard_normal() - 0.004 * k * (domain != OVERALL)
             pcoc = float(np.exp(self.rng.normal(0, 0.02 + 0.02 * k * (domain != OVERALL))))
             row = {
-                "run_id": name or self.run(ds), "ds": ds, "model": variant(self.settings), "seed": 0, "domain": domain, "rows": n,
+                "run_id": name or self.run(ds), "attempt": 1, "ds": ds, "model": variant(self.settings), "seed": 0, "domain": domain, "rows": n,
                 "users": n // 7, "clicks": max(n // 25, 1), "auc": gauc + 0.11, "gauc": gauc, "pcoc": pcoc, "log_loss": 0.15 + 0.01 * self.rng.random(),
             }  # fmt: skip
             if self.intervals:
@@ -125,7 +125,16 @@ class MadeNights:
             "waiting_share": 0.0369, "mixing": 0.93, "rows": dict.fromkeys(self.domains, 10_000), "curve": [[35 * (k + 1), round(float(v), 6)] for k, v in enumerate(losses)],
         }  # fmt: skip
         self.write(
-            "runs", [{"run_id": self.run(ds), "ds": ds, "max_score_difference": 1.2e-7, "record": json.dumps(record)}]
+            "runs",
+            [
+                {
+                    "run_id": self.run(ds),
+                    "attempt": 1,
+                    "ds": ds,
+                    "max_score_difference": 1.2e-7,
+                    "record": json.dumps(record),
+                }
+            ],
         )
 
     def step(self, ds: str, step: str, state: str = "done", error: str = "") -> None:
@@ -141,8 +150,10 @@ class MadeNights:
 
     def decide(self, ds: str, outcome: Outcome, reason: str, by: str = "gate") -> None:
         decisions = Decisions(self.settings)
-        now = serving(decisions.all())
-        decisions.add(Decision(ds, self.run(ds), now.run_id if now else "", outcome, reason, by))
+        decided = decisions.all()
+        now = serving(decided)
+        against = now.model if now else ("", None)
+        decisions.add(Decision(ds, self.run(ds), 1, *against, outcome, reason, by), decided)
 
     def nights(self, nights: Sequence[str] = NIGHTS) -> None:
         """Whole nights, the gate's decisions among them: the first and the last are promoted, the others held back."""

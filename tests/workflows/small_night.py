@@ -54,7 +54,7 @@ class Night:
         """All tables but the journal, with their rows in an order of their own; of `runs` what does not tell the time."""
         store, found = Store(self.settings, self.spark), {}
         for name in TABLES:
-            if name == "steps" or not store.exists(name):
+            if name in ("steps", "lease") or not store.exists(name):
                 continue
             rows = store.read(name).toPandas()
             if name == "runs":

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,17 +18,36 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import TABLES
+from star_ctr.conf.tables import TABLES, WEIGHTS, Warehouse
+from star_ctr.jobs import simulate
+from star_ctr.jobs.attempts import damaged_files, published_attempt
 from star_ctr.jobs.decisions import Decisions
 from star_ctr.jobs.store import Store
 from star_ctr.workflows import status
+from star_ctr.workflows.journal import Journal
 from tests import small_logs
 from tests.conftest import KUAIRAND, kuairand, on_request
 
-pytestmark = [pytest.mark.slow, on_request, pytest.mark.timeout(3 * 3600)]
-KILLS = int(os.environ.get("STAR_CTR_KILLS", "2"))
-TELL_THE_TIME = {"steps": None, "decisions": None, "runs": ["seconds", "record", "versions"]}
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+KILLS = int(os.environ.get("STAR_CTR_KILLS", "20"))
+TELL_THE_TIME = {"steps": None, "lease": None, "decisions": None, "runs": ["seconds", "record", "versions"]}
 """Tables, or columns of one, that no two runs have alike: times, and the number of commits that led there."""
+MARK = "STAR_CTR_TEST_GROUP"
+"""Environment variable that marks the processes of a backfill."""
+
+BACKFILL = """
+import datetime as dt, os, socket, sys, time
+host, skew = sys.argv[1], float(sys.argv[2])
+if host:
+    socket.gethostname = lambda: host
+    from star_ctr.workflows import lease
+    lease._machine = lambda: host
+    real = time.time
+    time.time = lambda: real() + skew
+from star_ctr.workflows.cli import main
+sys.argv[1:] = sys.argv[3:]
+main()
+"""
 
 
 class Nights(NamedTuple):
@@ -42,16 +61,31 @@ class Nights(NamedTuple):
     def settings(self) -> Settings:
         return load(self.conf, list(self.overrides))
 
-    def backfill(self) -> subprocess.Popen[bytes]:
-        """In a session of its own, so that all of it can be killed."""
-        command = [sys.executable, "-m", "star_ctr.workflows.cli", "backfill", "--conf", self.conf]
+    def backfill(
+        self, number: int, host: str = "", home: Path | None = None, skew: float = 0.0
+    ) -> subprocess.Popen[bytes]:
+        """Start a backfill in a session of its own, so that all of it can be killed."""
+        command = [sys.executable, "-c", BACKFILL, host, str(skew), "backfill", "--conf", self.conf]
         command += ["--from", self.first, "--to", self.last, *(w for o in self.overrides for w in ("--set", o))]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        environment = {**os.environ, MARK: str(number), **({"HOME": str(home)} if home else {})}
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, env=environment
+        )
 
 
-def small(folder: Path) -> Nights:
+def small(folder: Path, *overrides: str) -> Nights:
     conf = small_logs.write(folder, small_logs.frames())
-    return Nights(str(conf), (), *small_logs.DAYS[2:])
+    return Nights(str(conf), overrides, small_logs.DAYS[-1], small_logs.DAYS[-1])
+
+
+def simulated(folder: Path) -> Nights:
+    """Five nights of simulated logs, trained by two processes."""
+    overrides = (
+        f"paths.logs={folder}/logs", f"paths.warehouse={folder}/warehouse", "window.days=2", "trainer.processes=2",
+        "trainer.checkpoint_minutes=0.02",
+        "simulate={impressions: 20000, days: 7, users: 500, items: 300, seed: 3}",
+    )  # fmt: skip
+    return Nights("demo", overrides, "2026-01-06", "2026-01-10")
 
 
 def real(folder: Path) -> Nights:
@@ -73,38 +107,172 @@ def contents(settings: Settings, spark: SparkSession) -> dict[str, tuple[int, st
     return found
 
 
-@pytest.mark.parametrize("logs", [small, pytest.param(real, marks=kuairand)])
-def test_killed_backfills_come_to_the_same_tables(
-    logs: Callable[[Path], Nights], tmp_path: Path, spark: SparkSession
-) -> None:
-    whole, killed = (logs(tmp_path / name) for name in ("whole", "killed"))
-    began = time.monotonic()
-    process = whole.backfill()
-    said = process.communicate(timeout=3600)[1]
-    assert process.returncode == 0, said.decode()
-    took = time.monotonic() - began
-    rng, kills = random.Random(0), 0
-    for _ in range(KILLS):
-        process = killed.backfill()
-        try:
-            # Together about as long as it took undisturbed, so that every kill falls into the work.
-            process.communicate(timeout=rng.uniform(0.3, 1.5) * took / KILLS)
-        except subprocess.TimeoutExpired:
+def processes_of(group: int) -> set[int]:
+    """Return the processes marked with a backfill, regardless of session and parent."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{MARK}={group}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                found |= {int(folder.name)} - {0 if state != "Z" else int(folder.name)}
+    return found
+
+
+def wait_for_exit(group: int, seconds: float = 20) -> bool:
+    """Wait until all processes of a backfill have exited; returns False after a timeout."""
+    until = time.monotonic() + seconds
+    while processes_of(group) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not processes_of(group)
+
+
+class Moment(NamedTuple):
+    """When to kill, in seconds after a step has started, and which processes (all, a rank, or the first one)."""
+
+    step: str
+    seconds: float
+    kill: str = "all"
+
+
+def ranks(group: int) -> list[int]:
+    """Return the worker processes of a training."""
+    words = {pid: (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0") for pid in sorted(processes_of(group))}
+    return [pid for pid, of in words.items() if b"star_ctr.model.train" in of and b"star_ctr.model.agent" not in of]
+
+
+def kill_at(nights: Nights, number: int, moment: Moment) -> tuple[bool, str]:
+    """Run a backfill and kill it at a moment; returns whether it was still running then, and its stderr."""
+    process = nights.backfill(number)
+    journal = Journal(nights.settings())
+    began = len(journal.entries())
+    while process.poll() is None:
+        if any(e.step == moment.step and e.state == "running" for e in journal.entries()[began:]):
+            time.sleep(moment.seconds)
+            break
+        time.sleep(0.02)
+    killed = process.poll() is None
+    if killed and moment.kill == "rank" and (found := ranks(number)):
+        os.kill(found[-1], signal.SIGKILL)
+        time.sleep(3.0)  # its group is restarted, and killed as a whole then
+    if killed and moment.kill == "agent":
+        os.kill(process.pid, signal.SIGKILL)  # the first process only; the others must notice
+    elif killed:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-    assert kills == KILLS
-    process = killed.backfill()
-    time.sleep(min(20, 0.1 * took))
-    second = killed.backfill()
-    _, said = second.communicate(timeout=120)
-    if process.poll() is None:
-        assert second.returncode == 1
-        assert f"process {process.pid}" in said.decode()
-    said = process.communicate(timeout=3600)[1]
-    assert process.returncode == 0, said.decode()
-    states = status.run(killed.settings(), killed.first, killed.last, 14)
-    assert {r["state"] for r in states} == {"done"}
+    said = process.communicate()[1].decode()
+    return killed, said
+
+
+def run_to_completion(nights: Nights, number: int = 0) -> None:
+    process = nights.backfill(number)
+    said = process.communicate(timeout=3600)[1].decode()
+    assert process.returncode == 0, said
+    assert wait_for_exit(number)
+    assert {r["state"] for r in status.run(nights.settings(), nights.first, nights.last, 14)} == {"done"}
+
+
+def weights(settings: Settings) -> dict[str, str]:
+    """Return the hash of the weights of the newest attempt of each run."""
+    warehouse = Warehouse(settings.paths)
+    newest = {run: published_attempt(warehouse, run) for run in warehouse.finished()}
+    assert all(damaged_files(attempt) == [] for attempt in newest.values())
+    return {run: attempt.record()["files"][WEIGHTS] for run, attempt in newest.items()}
+
+
+def assert_same_results(killed: Nights, whole: Nights, spark: SparkSession) -> None:
+    """Assert that two backfills ended with the same tables, weights and decisions."""
     assert contents(killed.settings(), spark) == contents(whole.settings(), spark)
-    decided = [[(d.run_id, d.outcome, d.reason) for d in Decisions(n.settings()).all()] for n in (whole, killed)]
+    assert weights(killed.settings()) == weights(whole.settings())
+    decided = [
+        [(d.model, d.against, d.against_attempt, d.outcome, d.reason) for d in Decisions(n.settings()).all()]
+        for n in (whole, killed)
+    ]
     assert decided[0] == decided[1]
+
+
+MOMENTS = (Moment("train", 5.0, "agent"), Moment("gate", 0.1))
+"""Moments during training, where only the first process is killed, and during the gate."""
+
+
+class Race(NamedTuple):
+    """A night that two hosts started at the same time, with the stderr and exit code of each."""
+
+    nights: Nights
+    ended: list[tuple[str, int]]
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory) -> Race:
+    folder = tmp_path_factory.mktemp("raced")
+    nights = small(folder / "nights", "trainer.processes=2")
+    processes = []
+    for k in (1, 2):
+        home = folder / f"home-{k}"
+        home.mkdir()
+        processes.append(nights.backfill(k, host=f"host-{k}", home=home, skew=90 * k))
+    return Race(nights, [(p.communicate(timeout=900)[1].decode(), p.returncode) for p in processes])
+
+
+def test_two_hosts_cannot_run_the_same_night(raced: Race) -> None:
+    """One host runs it, and the other fails and names the first. They differ in home folder, name and clock."""
+    assert sorted(code for _, code in raced.ended) == [0, 1], raced.ended
+    refused = next(said for said, code in raced.ended if code == 1)
+    assert " is writing to it; wait until it is done, or pass --wait" in refused
+    assert "on host-" in refused
+    nights = raced.nights
+    assert {r["state"] for r in status.run(nights.settings(), nights.first, nights.last, 14)} == {"done"}
+
+
+def test_a_killed_backfill_ends_with_the_same_tables_and_weights(
+    raced: Race, tmp_path: Path, spark: SparkSession
+) -> None:
+    killed = small(tmp_path / "killed", "trainer.processes=2")
+    kills = 0
+    for number, moment in enumerate(MOMENTS, start=1):
+        was_killed, said = kill_at(killed, number, moment)
+        assert wait_for_exit(number), f"orphaned processes after {moment}"
+        assert "Traceback" not in said, said
+        kills += was_killed
+    assert kills == len(MOMENTS)
+    run_to_completion(killed)
+    assert_same_results(killed, raced.nights, spark)
+
+
+@on_request
+@pytest.mark.timeout(3 * 3600)
+def test_five_nights_killed_twenty_times_end_with_the_same_tables_and_weights(
+    tmp_path: Path, spark: SparkSession
+) -> None:
+    whole, killed = (simulated(tmp_path / name) for name in ("whole", "killed"))
+    for nights in (whole, killed):
+        simulate.run(nights.settings(), spark)
+    run_to_completion(whole)
+    rng, kills, number = random.Random(0), 0, 0
+    while kills < KILLS:
+        number += 1
+        step = rng.choice(("ingest", "features", "split", "train", "train", "train", "score", "evaluate", "gate"))
+        moment = Moment(step, rng.uniform(0.0, 8.0), rng.choice(("all", "all", "rank", "agent")))
+        was_killed, said = kill_at(killed, number, moment)
+        assert wait_for_exit(number), f"orphaned processes after {moment}"
+        assert "Traceback" not in said, said
+        kills += was_killed
+        if not was_killed:
+            break
+    assert kills >= KILLS // 2, "the nights finished before they could be killed often enough"
+    run_to_completion(killed)
+    assert_same_results(killed, whole, spark)
+
+
+@on_request
+@kuairand
+@pytest.mark.timeout(3 * 3600)
+def test_killed_backfills_of_real_logs_end_with_the_same_tables(tmp_path: Path, spark: SparkSession) -> None:
+    whole, killed = (real(tmp_path / name) for name in ("whole", "killed"))
+    run_to_completion(whole)
+    rng = random.Random(0)
+    for number in range(1, 6):
+        step = rng.choice(("ingest", "features", "split", "train", "score", "evaluate", "gate"))
+        kill_at(killed, number, Moment(step, rng.uniform(0.0, 10.0)))
+        assert wait_for_exit(number)
+    run_to_completion(killed)
+    assert_same_results(killed, whole, spark)

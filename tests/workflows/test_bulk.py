@@ -24,6 +24,7 @@ from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.identity import run_id
 from star_ctr.conf.load import load
 from star_ctr.jobs import bulk, features, ingest, split
+from star_ctr.jobs.attempts import published_attempt
 from star_ctr.jobs.score import served_model
 from star_ctr.jobs.store import Store
 from star_ctr.model.checks import TOLERANCE
@@ -126,7 +127,7 @@ def test_rows_that_were_never_shown_are_scored_as_if_they_were(nights: Nights) -
     assert told["rows"] == told["scored"] == len(expected)
     metadata = json.loads(Deltalake(told["output"]).history(1)[0]["userMetadata"])
     assert metadata == {
-        "run_id": nights.run_id, "input": f"file:{table}", "version": 1, "where": "slot >= 4",
+        "run_id": nights.run_id, "attempt": 1, "input": f"file:{table}", "version": 1, "where": "slot >= 4",
         "rejected_version": Deltalake(told["rejected"]).version(),
     }  # fmt: skip
     found.index = found.index.str.removeprefix("c-")
@@ -230,11 +231,11 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
 
 
 def test_a_task_of_several_cores_gets_as_many_threads(nights: Nights) -> None:
-    folder = Path(Store(nights.settings, nights.spark).warehouse.model(nights.run_id))
-    assert served_model(nights.spark, folder).threads == 1
-    code = "import sys, torch; from star_ctr.jobs.score import *; m = ServedModel(sys.argv[1], 0, 2); predictor_of(m)"
+    attempt = published_attempt(Store(nights.settings, nights.spark).warehouse, nights.run_id)
+    assert served_model(nights.spark, attempt).threads == 1
+    code = "import sys, torch; from star_ctr.jobs.score import *; m = ServedModel(sys.argv[1], (), 2); predictor_of(m)"
     code += "; assert predictor_of(m) is predictor_of(m); print(torch.get_num_threads())"
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(attempt.folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
 
 

@@ -24,6 +24,7 @@ from star_ctr.model import offline
 from star_ctr.workflows import compare, comparison_report
 from star_ctr.workflows.comparison import IN_PAPER, frame, on_common, order_in_paper, paired
 from tests import small_logs
+from tests.published import newest_folder
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 NIGHTS = list(small_logs.DAYS[-2:])
@@ -62,7 +63,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> C
         patch.setattr(offline, "train_and_score", in_this_process)
         with pytest.raises(KeyboardInterrupt):
             compare.run(str(conf), SMALL, spark, PLANS)
-    trained = len(list((folder / "warehouse" / "models").glob("*/scores.parquet")))
+    trained = len(list((folder / "warehouse" / "models").rglob("scores.parquet")))
     rows = store.read("split").where("part = 'test'").select("impression_id").toPandas()
     rng = np.random.default_rng(0)
     seeds = [rows.assign(score=rng.random(len(rows)), seed=s) for s in (0, 1)]
@@ -133,7 +134,7 @@ def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: Spar
     night = NIGHTS[1]
     overrides = [*SMALL, *compared.results.comparison.overrides("base_noaux"), "trainer.seed=0"]
     settings = load(compared.conf, overrides)
-    weights = Path(compared.store.warehouse.model(run_id(settings, night))) / "model.safetensors"
+    weights = newest_folder(settings, run_id(settings, night)) / "model.safetensors"
     bits = weights.read_bytes()
     before = [r for r in compared.results.rows if r["compared"] == "base_noaux"]
     scores = compared.store.read("scores").where(f"run_id = '{before[0]['run_id']}'").toPandas()

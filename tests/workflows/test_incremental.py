@@ -17,11 +17,13 @@ from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.jobs import bulk, evaluate, features, gate, ingest, score, split, train
+from star_ctr.jobs.attempts import attempt_folder, published_attempt
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome
 from star_ctr.jobs.starts import find_start
 from star_ctr.jobs.store import Store
 from tests import small_logs
+from tests.published import newest_folder
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 NIGHTS = small_logs.DAYS[1:]
@@ -49,7 +51,7 @@ class Nights:
             score.run(self.settings, spark, ds)
             evaluate.run(self.settings, spark, ds)
             gate.run(self.settings, spark, ds)
-            self.records.append(train.read_record(Path(store.warehouse.model(identity))))
+            self.records.append(published_attempt(store.warehouse, identity).record())
             _, metadata = split_commit(store.warehouse.table("split"), ds)
             self.layouts.append(Layout.model_validate(metadata["layout"]))
             rows = store.read("vocabularies", metadata["vocabularies"]).where(f"ds = '{ds}'").toPandas()
@@ -117,7 +119,7 @@ def test_each_night_goes_on_from_the_last_one(nights: Nights) -> None:
 
 
 def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) -> None:
-    with pytest.raises(UserError, match="no-such-run holds no finished run"):
+    with pytest.raises(UserError, match="no finished run of this name"):
         train.run(nights.load("trainer.warm_start=no-such-run"), nights.spark, NIGHTS[1])
     last = nights.records[2]["run_id"]
     with pytest.raises(
@@ -158,9 +160,10 @@ def test_a_night_goes_on_from_the_last_accepted_one(nights: Nights) -> None:
     decisions = Decisions(settings)
     for ds in NIGHTS[:2]:
         name = run_id(settings, ds)
-        folder = Path(store.warehouse.model(name))
-        shutil.copytree(Path(store.warehouse.model(run_id(nights.settings, ds))), folder)
-        decisions.add(Decision(ds, name, "", Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD, "made up"))
+        folder = attempt_folder(store.warehouse, name, 1)
+        shutil.copytree(newest_folder(settings, run_id(nights.settings, ds)), folder)
+        outcome = Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD
+        decisions.add(Decision(ds, name, 1, "", None, outcome, "made up"), decisions.all())
     start = train.warm_start(settings, NIGHTS[2], nights.layouts[2])
     assert start is not None
     assert start.run_id == run_id(settings, NIGHTS[0])

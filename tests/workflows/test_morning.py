@@ -18,6 +18,7 @@ from star_ctr.workflows.morning import course, quality
 from star_ctr.workflows.morning.gathered import gather
 from star_ctr.workflows.morning.headline import headline
 from star_ctr.workflows.morning.page import written
+from tests.published import publish
 from tests.workflows.made_nights import DOMAINS, NIGHTS, MadeNights
 
 LAST, BEFORE = NIGHTS[-1], NIGHTS[-2]
@@ -139,6 +140,7 @@ def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
     for ds in (BEFORE, LAST):
         made.metrics(ds)
         made.decide(ds, Outcome.PROMOTED, "better")
+    publish(made.settings, made.run(BEFORE), BEFORE)
     Decisions(made.settings).rollback("clicks fell", by="ann")
     last, before = (words(headline(gather(made.settings, ds))) for ds in (LAST, BEFORE))
     assert "Rolled back Clicks fell. (ann) An earlier model is served instead." in last

@@ -14,7 +14,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.jobs import clean, features, ingest, replay, split, train
+from star_ctr.jobs import clean, features, ingest, replay, split
+from star_ctr.jobs.attempts import published_attempt
 from star_ctr.jobs.store import Store
 from star_ctr.workflows import backfill, nightly
 from tests import small_logs
@@ -51,10 +52,10 @@ def test_a_backfill_keeps_what_a_night_did_and_redoes_what_changed(night: Night,
 def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkSession) -> None:
     store = Store(night.settings, spark)
     run_id = night.metrics[0]["run_id"]
-    cited = train.read_record(Path(store.warehouse.model(run_id)))["versions"]["split"]
+    cited = published_attempt(store.warehouse, run_id).record()["versions"]["split"]
     for _ in range(2):  # an older and a newer version of which no run knows
         split.run(night.settings, spark, DS)
-    removed = {r["table"]: r["files"] for r in clean.run(night.settings, 0, dry_run=False)}
+    removed = {r["table"]: r["files"] for r in clean.vacuum(night.settings, clean.plan(night.settings).kept, 0)}
     assert removed["split"] > 0
     with pytest.raises(Exception, match="(?i)file"):
         store.read("split", cited + 1).toPandas()

@@ -98,10 +98,11 @@ def test_bulk_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNi
 
 
 @pytest.mark.slow
+@on_request
 @kuairand
 def test_the_night_trains_again_to_the_same_bits_after_cleaning(night: RealNight) -> None:
     (run,) = (night.warehouse / "models").iterdir()
-    night.command("clean", "--days", "0")
+    night.command("clean", "--yes", "--set", "retention.replaced=0")
     night.command("replay", "--run-id", run.name, "--json", "again.json")
     again = json.loads((night.folder / "again.json").read_text())
     assert (again["weights"], again["metrics"]) == ("the same bits", "the same")

@@ -14,11 +14,12 @@ from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.tables import OF_REFIT, WEIGHTS
 from star_ctr.jobs import clean, features, gate, refit, replay, split
+from star_ctr.jobs.attempts import published_attempt
 from star_ctr.jobs.decisions import Decisions, Outcome, serving
 from star_ctr.jobs.store import Store
-from star_ctr.jobs.train import read_record
 from star_ctr.workflows import backfill
 from tests import small_logs
+from tests.published import newest_folder
 from tests.workflows.small_night import DS, Night
 
 pytestmark = pytest.mark.spark
@@ -81,13 +82,13 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     pointer = json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())
     assert pointer["run_id"] == now.run_id
     store = Store(settings, spark)
-    record = read_record(Path(store.warehouse.model(refit_of(names[BEFORE]))))
+    record = published_attempt(store.warehouse, refit_of(names[BEFORE])).record()
     seen = store.read("refit_split", record["versions"]["split"]).where(f"ds = '{BEFORE}'").toPandas()
     assert set(seen["day"]) == {small_logs.DAYS[1], BEFORE}
     assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
 
     # Asked for again it stands as it is: the same rows, the same bits, no new decision. Of other rows it is made anew.
-    made, weights = store.version("refit_split"), Path(store.warehouse.model(now.run_id)) / WEIGHTS
+    made, weights = store.version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS
     bits = weights.read_bytes()
     assert refit.run(settings, spark, DS)["serving"] == now.run_id
     assert (store.version("refit_split"), weights.read_bytes()) == (made, bits)
@@ -104,7 +105,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).all()) == len(decided)
     split.run(settings, spark, BEFORE, OF_REFIT)
-    clean.run(settings, 0, dry_run=False)
+    clean.vacuum(settings, clean.plan(settings).kept, 0)
     again = replay.run(settings, spark, refit_of(names[BEFORE]))
     assert again["weights"] == "the same bits"
     assert again["metrics"].startswith("none")

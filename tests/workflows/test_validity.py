@@ -6,7 +6,6 @@ import dataclasses
 import datetime as dt
 import hashlib
 import itertools
-import json
 import os
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from star_ctr.conf.settings import Settings
 from star_ctr.workflows import status, validity
 from star_ctr.workflows.backfill import reason
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.lock import held, only_writer
+from star_ctr.workflows.lease import held, only_writer
 from star_ctr.workflows.validity import OF_A_RUN, STEPS, Standing, State, steps_of
 from tests import small_logs
 from tests.model.synthetic import LAYOUT
+from tests.published import publish
 
 NIGHTS = small_logs.DAYS[1:]
 
@@ -178,17 +178,16 @@ def test_a_split_is_stale_if_training_starts_from_another_run(warehouse: Warehou
 
 
 class NamedRun:
-    """The folder of a run of another configuration, without Spark or torch."""
+    """A run of another configuration, without Spark or torch."""
 
     def __init__(self, warehouse: Warehouse) -> None:
-        self.folder = Path(tables.Warehouse(warehouse.settings.paths).model("a-run"))
+        self.settings, self.number = warehouse.settings, 0
 
-    def train(self, weights: bytes, mean: float = 0.0, ds: str = small_logs.DAYS[0]) -> None:
+    def train(self, weights: bytes, mean: float = 0.0, ds: str = small_logs.DAYS[0]) -> Path:
+        """Publish another attempt; returns its folder."""
+        self.number += 1
         layout = LAYOUT.model_copy(update={"numeric": [LAYOUT.numeric[0].model_copy(update={"mean": mean})]})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "record.json").write_text(json.dumps({"ds": ds}))
-        (self.folder / "layout.json").write_text(layout.model_dump_json())
-        (self.folder / tables.WEIGHTS).write_bytes(weights)
+        return publish(self.settings, "a-run", ds, self.number, layout, weights).folder
 
 
 def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again(tmp_path: Path) -> None:
@@ -214,22 +213,21 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
 @pytest.mark.parametrize("file", ["record.json", "layout.json", tables.WEIGHTS])
 def test_a_night_is_stale_if_the_named_run_is_gone(tmp_path: Path, file: str) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
-    run = NamedRun(warehouse)
-    run.train(b"1")
+    folder = NamedRun(warehouse).train(b"1")
     warehouse.nights(NIGHTS[0])
-    (run.folder / file).unlink()
+    (folder / file).unlink()
     assert warehouse.states(NIGHTS[0]) == from_step("train" if file == tables.WEIGHTS else "split")
 
 
 def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
-    NamedRun(warehouse).train(b"1")
+    folder = NamedRun(warehouse).train(b"1")
     read: list[str] = []
     of_file = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: read.append(f.name) or of_file(f, name))
     warehouse.nights(*NIGHTS)
     assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * len(NIGHTS)
-    assert read == [str(NamedRun(warehouse).folder / tables.WEIGHTS)]
+    assert read == [str(folder / tables.WEIGHTS)]
 
 
 def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import hash_file
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
@@ -19,10 +20,12 @@ from star_ctr.conf.tables import OF_NIGHT
 from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
 from star_ctr.features.packing import Encoder
 from star_ctr.jobs import features, ingest, split, train
+from star_ctr.jobs.attempts import attempt_folder
 from star_ctr.jobs.commits import split_commit
 from star_ctr.jobs.split_inputs import is_encoded_for, is_written
 from star_ctr.jobs.store import Store
 from tests import small_logs
+from tests.published import newest_folder
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 FIRST, SECOND = small_logs.DAYS[2:]
@@ -58,7 +61,7 @@ class Nights:
         return Layout.model_validate(metadata["layout"])
 
     def folder(self, run: str) -> Path:
-        return Path(Store(self.first, self.spark).warehouse.model(run))
+        return newest_folder(self.first, run)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +115,17 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
     nights.split(f"trainer.warm_start={nights.run}")
     assert is_written(warm, store, SECOND, OF_NIGHT)
     # A copy of the run has the same encoding, so the split stays valid; a run with other scales does not.
-    twin = nights.folder("2026-03-03-twin")
+    name = "2026-03-03-twin"
+    twin = attempt_folder(store.warehouse, name, 1)
     shutil.copytree(nights.folder(nights.run), twin)
-    assert is_written(nights.load(f"trainer.warm_start={twin.name}"), store, SECOND, OF_NIGHT)
+    assert is_written(nights.load(f"trainer.warm_start={name}"), store, SECOND, OF_NIGHT)
     layout = json.loads((twin / "layout.json").read_text())
     next(n for n in layout["numeric"] if n["name"] == "slot")["mean"] += 1
     (twin / "layout.json").write_text(json.dumps(layout))
-    other = nights.load(f"trainer.warm_start={twin.name}")
+    record = json.loads((twin / "record.json").read_text())
+    record["files"]["layout.json"] = hash_file(twin / "layout.json")
+    (twin / "record.json").write_text(json.dumps(record))
+    other = nights.load(f"trainer.warm_start={name}")
     assert not is_written(other, store, SECOND, OF_NIGHT)
     with pytest.raises(UserError, match=f"run `star-ctr split --ds {SECOND}` again"):
         train.run(other, nights.spark, SECOND)
@@ -126,7 +133,7 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
 
 def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
     _, before = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
-    with pytest.raises(UserError, match="trainer.warm_start: .*gone holds no finished run"):
+    with pytest.raises(UserError, match="trainer.warm_start: there is no finished run of this name"):
         nights.split("trainer.warm_start=gone")
     changed = "features.slot.log=true"
     features.run(nights.load(changed), nights.spark, SECOND)
