@@ -151,5 +151,5 @@ def test_torchrun_processes_share_the_cores_and_idle_threads_sleep(
     monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
     j = of_automatic_threads(table, tmp_path, processes=2, parallel=parallel)
     launch(j)
-    assert sleeping(capfd.readouterr().err) == 2, "only the two workers; torchrun itself computes nothing"
+    assert sleeping(capfd.readouterr().err) == 3, "the two workers and their agent"
     assert record(j)["threads"] == 1
