@@ -207,7 +207,7 @@ class Sequence:
     def refit(self, ds: str, works: bool) -> None:
         decisions, run = Decisions(self.settings), run_id(self.settings, ds)
         decided = decisions.all()
-        if refit._nothing_to_refit(decided, run):
+        if refit._nothing_to_refit(decided, run, find_attempt(self.warehouse, run)):
             return
         promoted = next(d for d in reversed(accepted(decided)) if d.run_id == run)
         made = self.train(ds, refit_of(run))
