@@ -15,6 +15,7 @@ from star_ctr.conf.errors import describe_full_storage
 from star_ctr.conf.load import load
 from star_ctr.workflows import status
 from tests import small_logs
+from tests.conftest import on_request
 
 DS = small_logs.DAYS[-1]
 
@@ -82,6 +83,7 @@ def nightly(conf: Path, warehouse: Path, *overrides: str) -> subprocess.Complete
 
 
 @pytest.mark.slow
+@on_request
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs permission to mount a file system")
 def test_a_night_on_a_full_disk_can_be_run_again(tmp_path: Path, disk: Disk) -> None:
     conf = small_logs.write(tmp_path, small_logs.frames())
