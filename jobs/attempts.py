@@ -40,6 +40,11 @@ class Attempt(NamedTuple):
         return f"{self.run_id} (attempt {self.number})"
 
     @property
+    def key(self) -> tuple[str, int]:
+        """Run and number, by which decisions and tables refer to the attempt."""
+        return self.run_id, self.number
+
+    @property
     def is_published(self) -> bool:
         """Whether the training is complete and can be used for scoring."""
         return (self.folder / RECORD).exists()

@@ -59,7 +59,7 @@ def plan(settings: Settings) -> Plan:
     nights = sorted({night for table in ("features", "split", "scores") for night in _nights(warehouse, table)} - {""})
     newest = nights[-1] if nights else ""
     kept = kept_attempts(settings, warehouse, attempts, newest)
-    gone = [a for a in attempts if (a.run_id, a.number) not in kept]
+    gone = [a for a in attempts if a.key not in kept]
     removals = []
     if newest and ages.features is not None:
         # Keep the training window of the next night, too.
@@ -171,7 +171,7 @@ def _pinned_versions(warehouse: Warehouse, kept: set[tuple[str, int]]) -> dict[s
     """Return, by table, the versions and nights that the kept attempts are pinned to."""
     pinned: dict[str, set[tuple[int, str]]] = {}
     for attempt in saved_attempts(warehouse):
-        if (attempt.run_id, attempt.number) in kept:
+        if attempt.key in kept:
             job = recorded_job(attempt)
             of = {"split": job.split, "vocabularies": job.vocabularies}
             for name, version in job.versions.items():

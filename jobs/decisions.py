@@ -142,7 +142,7 @@ class Decisions:
 
         def decide(decided: list[Decision]) -> Decision:
             now = serving(decided)
-            if now is not None and now.model == (run_id, chosen.number):
+            if now is not None and now.model == chosen.key:
                 raise UserError(f"{chosen} is already serving, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
             return Decision(
                 chosen.record()["ds"],

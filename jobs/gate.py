@@ -68,7 +68,7 @@ def _nothing_to_decide(decided: list[Decision], candidate: Attempt, ds: str) -> 
         return f"the serving model is of a later night, {now.ds}"
     if (hold := manual_hold(decided)) and ds <= hold.night:
         return str(hold)
-    if now is not None and _judged_attempt(now) == (candidate.run_id, candidate.number):
+    if now is not None and _judged_attempt(now) == candidate.key:
         return "it is served already"
     return ""
 

@@ -60,12 +60,12 @@ def kept_attempts(
         published = [a for a in of_run if a.is_published]
         for attempt in of_run:
             if not attempt.is_published and (not published or attempt.number > published[-1].number):
-                kept.setdefault((run, attempt.number), Reason.UNFINISHED)
+                kept.setdefault(attempt.key, Reason.UNFINISHED)
             elif published and attempt.number == published[-1].number:
                 # Also of a run with another kept attempt: a run refers to its newest one.
-                kept.setdefault((run, attempt.number), Reason.NEWEST)
+                kept.setdefault(attempt.key, Reason.NEWEST)
             elif published and (ages.attempts is None or _age(published[-1]) < ages.attempts):
-                kept.setdefault((run, attempt.number), Reason.RECENT)
+                kept.setdefault(attempt.key, Reason.RECENT)
     return kept
 
 
@@ -100,7 +100,7 @@ def _kept_by_name(settings: Settings, warehouse: Warehouse) -> dict[Key, Reason]
     if start not in (None, PREVIOUS, ACCEPTED) and (found := find_attempt(warehouse, str(start))):
         named.append(found)
     for attempt in named:
-        kept.setdefault((attempt.run_id, attempt.number), Reason.PINNED)
+        kept.setdefault(attempt.key, Reason.PINNED)
     for run, number in list(kept):
         published = find_attempt(warehouse, run, number)
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import UserError, message_for_user
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import TABLE_PROPERTIES
 
@@ -167,8 +167,10 @@ def submitted(
         session = start(settings, f"star-ctr {app}")
         result = run(settings, session, **arguments)
         print(f"{app}: {result}")
-    except UserError as error:
-        raise SystemExit(f"{app}: {error}") from None
+    except Exception as error:
+        if message := message_for_user(error):
+            raise SystemExit(f"{app}: {message}") from None
+        raise
 
 
 def submitted_step(name: str) -> None:

@@ -29,11 +29,11 @@ def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
     for decision in decisions_in_force(settings, decided):
         wanted[decision.model] = "serving" if now and decision.model == now.model else "for a rollback"
     for attempt in pinned_attempts(settings, warehouse):
-        wanted.setdefault((attempt.run_id, attempt.number), "pinned")
+        wanted.setdefault(attempt.key, "pinned")
     if everything:
         for attempt in saved_attempts(warehouse):
             if attempt.is_published:
-                wanted.setdefault((attempt.run_id, attempt.number), "published")
+                wanted.setdefault(attempt.key, "published")
     return [_verify(warehouse, *model, why) for model, why in wanted.items()]
 
 

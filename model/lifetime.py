@@ -19,13 +19,16 @@ _GRACE_SECONDS = 60.0
 """Time that a process has to save a checkpoint after SIGTERM."""
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int | None = None) -> None:
     """Kill this process when its parent is gone.
 
     A parent that is killed cannot stop its children. Without this, the processes of a killed training would keep
     running next to those of the training that replaces it.
+
+    Args:
+        parent: The process id of the parent. By default, the one in the environment, or the current parent.
     """
-    parent = int(os.environ.get(PARENT, os.getppid()))
+    parent = parent or int(os.environ.get(PARENT, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from star_ctr.conf.errors import UserError, describe_full_storage
+from star_ctr.conf.errors import UserError, message_for_user
 from star_ctr.conf.files import write_text
 from star_ctr.conf.tables import RESULT
 from star_ctr.model.agent import STOPPED, open_store
@@ -108,9 +108,7 @@ if __name__ == "__main__":
     except StoppedError as error:
         print(f"train: {error}", file=sys.stderr)
         raise SystemExit(STOPPED) from None
-    except UserError as error:
-        raise SystemExit(f"train: {error}") from None
     except Exception as error:  # safetensors has its own error for a full disk
-        if message := describe_full_storage(error):
+        if message := message_for_user(error):
             raise SystemExit(f"train: {message}") from None
         raise

@@ -9,7 +9,7 @@ from star_ctr.conf.files import hash_file
 from star_ctr.conf.layout import Layout
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import RECORD, WEIGHTS, Warehouse
-from star_ctr.jobs.attempts import Attempt, attempt_folder
+from star_ctr.jobs.attempts import Attempt, attempt_folder, published_attempt
 from tests.model.synthetic import LAYOUT
 
 
@@ -34,5 +34,4 @@ def publish(
 
 def newest_folder(settings: Settings, run_id: str) -> Path:
     """Return the folder of the newest published attempt of a run."""
-    run = Path(Warehouse(settings.paths).run_folder(run_id))
-    return sorted(record.parent for record in run.glob(f"attempt-*/{RECORD}"))[-1]
+    return published_attempt(Warehouse(settings.paths), run_id).folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from star_ctr.conf.errors import UserError, describe_full_storage
+from star_ctr.conf.errors import message_for_user
 from star_ctr.workflows.commands import app
 
 _KINDS = ("steps", "metrics", "logs", "nights", "publishing", "reports", "records", "comparisons", "tables")
@@ -19,12 +19,8 @@ def main() -> None:
     """Run the command; an error that a user can mend is printed without a traceback."""
     try:
         app()
-    except UserError as error:
-        sys.stderr.write(f"star-ctr: {error}\n")
-        raise SystemExit(1) from None
     except Exception as error:
-        message = describe_full_storage(error)
-        if message is None:
+        if (message := message_for_user(error)) is None:
             raise
         sys.stderr.write(f"star-ctr: {message}\n")
         raise SystemExit(1) from None

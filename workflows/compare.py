@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +33,7 @@ from star_ctr.jobs.store import Store
 from star_ctr.model import offline
 from star_ctr.model.cost import Cost, costs
 from star_ctr.model.job import TrainingJob
+from star_ctr.model.lifetime import end_with_parent
 from star_ctr.model.threads import available_cores
 from star_ctr.workflows.display import err, step
 
@@ -183,7 +182,8 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
         return
     # A fresh interpreter: a fork of a process in which Spark's and torch's threads run may hang.
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, max(len(waiting), 1)), mp_context=spawn, initializer=end_with_parent)
+    size = min(jobs, max(len(waiting), 1))
+    pool = ProcessPoolExecutor(size, mp_context=spawn, initializer=end_with_parent, initargs=(os.getpid(),))
     with pool, _progress() as progress:
         task = progress.add_task("training", total=len(trials), completed=len(trials) - len(waiting))
         running = {pool.submit(offline.train_and_score, t.job): t for t in waiting}
@@ -206,18 +206,6 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
             f"compare: {len(failed)} of {len(trials)} trainings failed ({', '.join(failed[:5])} …); "
             "their words stand above, what succeeded is kept: run it again"
         )
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it is gone: killed, that one cannot tell it to."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "only in a process that multiprocessing started"
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _progress() -> Progress:

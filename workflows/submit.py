@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from star_ctr.conf.errors import UserError, describe_full_storage
+from star_ctr.conf.errors import message_for_user
 from star_ctr.conf.load import load
 from star_ctr.jobs.session import start
 from star_ctr.workflows.lease import only_writer
@@ -26,9 +26,7 @@ def main(name: str) -> None:
             spark = start(settings, f"star-ctr {name}")
             result = run_step(settings, spark, name, night_of(settings, spark, name, arguments.ds), "asked for")
         print(f"{name}: {result}")
-    except UserError as error:
-        raise SystemExit(f"{name}: {error}") from None
     except Exception as error:
-        if message := describe_full_storage(error):
+        if message := message_for_user(error):
             raise SystemExit(f"{name}: {message}") from None
         raise

@@ -34,6 +34,9 @@ Day = Annotated[
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - is standard output.")
 ]
+AttemptNumber = Annotated[
+    int | None, typer.Option("--attempt", metavar="N", help="Attempt of the run; the newest by default.")
+]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Where another process writes to the warehouse, wait until it is done.")
 ]

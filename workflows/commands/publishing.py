@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Json, Set, app, listed, printed
+from star_ctr.workflows.commands import AttemptNumber, Conf, Json, Set, app, listed, printed
 
 if TYPE_CHECKING:
     from star_ctr.jobs.decisions import Decision
@@ -44,7 +44,7 @@ def promote(
     conf: Conf,
     run_id: RunId,
     why: Why,
-    attempt: Annotated[int | None, typer.Option(metavar="N", help="Attempt of the run; the newest by default.")] = None,
+    attempt: AttemptNumber = None,
     set: Set = None,
     by: By = None,
     json: Json = None,

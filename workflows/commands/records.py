@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.commands import Conf, Json, Set, Wait, app, listed, printed, with_spark
+from star_ctr.workflows.commands import AttemptNumber, Conf, Json, Set, Wait, app, listed, printed, with_spark
 
 
 @app.command()
 def replay(
     conf: Conf,
     run_id: Annotated[str, typer.Option("--run-id", metavar="RUN", help="The recorded run.")],
-    attempt: Annotated[int | None, typer.Option(metavar="N", help="Attempt of the run; the newest by default.")] = None,
+    attempt: AttemptNumber = None,
     set: Set = None,
     json: Json = None,
 ) -> None:
