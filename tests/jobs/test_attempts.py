@@ -73,7 +73,7 @@ def first(tmp_path: Path) -> TrainingJob:
     )
 
 
-def trained(made: TrainingJob) -> Attempt:
+def train_and_publish(made: TrainingJob) -> Attempt:
     """Train a job as `star-ctr train` does, and publish it."""
     if not attempt_of(made).is_published:
         write_job(made)
@@ -87,28 +87,30 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_training_on_changed_inputs_is_a_new_attempt(warehouse: Warehouse, first: TrainingJob) -> None:
-    one = trained(assign_attempt(warehouse, first))
+    one = train_and_publish(assign_attempt(warehouse, first))
     assert (one.number, one.folder.name) == (1, "attempt-001")
     before = contents(one.folder)
     assert {"model.safetensors", "layout.json", "vocabularies/part-00000.parquet", "result.json"} < set(before)
-    assert trained(assign_attempt(warehouse, first)) == one, "the same job is not trained again"
+    assert train_and_publish(assign_attempt(warehouse, first)) == one, "the same job is not trained again"
     restated = first.model_copy(update={"trainer": first.trainer.model_copy(update={"seed": 5})})
-    two = trained(assign_attempt(warehouse, restated))
+    two = train_and_publish(assign_attempt(warehouse, restated))
     assert two.number == 2
     assert contents(one.folder) == before
     assert published_attempt(warehouse, RUN) == two
     assert published_attempt(warehouse, RUN, 1) == one
     with pytest.raises(UserError, match="--attempt 3: .* has no such attempt; it has attempts 1, 2"):
         published_attempt(warehouse, RUN, 3)
-    assert trained(assign_attempt(warehouse, first)).number == 3, "only the newest published attempt is reused"
+    assert train_and_publish(assign_attempt(warehouse, first)).number == 3, (
+        "only the newest published attempt is reused"
+    )
 
 
 def test_the_same_model_again_is_no_new_attempt(warehouse: Warehouse, first: TrainingJob) -> None:
     """A night that runs again writes a new version of the split, with the same rows."""
-    one = trained(assign_attempt(warehouse, first))
+    one = train_and_publish(assign_attempt(warehouse, first))
     again = assign_attempt(warehouse, first.model_copy(update={"code": "another version of the same"}))
     assert again.attempt == 2
-    assert not trained(again).is_published
+    assert not train_and_publish(again).is_published
     assert not again.place.exists()
     assert published_attempt(warehouse, RUN) == one
     write_job(again)
@@ -126,7 +128,7 @@ def test_an_unpublished_attempt_is_resumed_and_invisible(warehouse: Warehouse, f
     assert again.place == made.place
     other = assign_attempt(warehouse, first.model_copy(update={"code": "changed"}))
     assert other.attempt == 2, "another job must not train into its folder"
-    assert trained(again).record()["attempt"] == 1
+    assert train_and_publish(again).record()["attempt"] == 1
 
 
 PUBLISH = """
@@ -168,7 +170,7 @@ def test_publishing_is_atomic_under_kills(warehouse: Warehouse, first: TrainingJ
 
 @pytest.mark.parametrize("file", ["model.safetensors", "layout.json", "vocabularies/part-00000.parquet"])
 def test_a_corrupted_file_is_detected(settings: Settings, warehouse: Warehouse, first: TrainingJob, file: str) -> None:
-    attempt = trained(assign_attempt(warehouse, first))
+    attempt = train_and_publish(assign_attempt(warehouse, first))
     decisions = Decisions(settings)
     decisions.promote(RUN, "the first one", by="ann")
     assert [row["damaged"] for row in verify.run(settings)] == [""]
