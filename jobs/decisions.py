@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import write_json
-from star_ctr.conf.identity import run_id
+from star_ctr.conf.identity import judged_run, run_id
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import Warehouse
 from star_ctr.jobs.attempts import Attempt, attempt_folder, check_files, find_attempt, published_attempt
@@ -227,6 +227,16 @@ def accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) 
     mine = [d for d in accepted(decisions) if d.ds < ds and d.run_id == run_id(settings, d.ds)]
     # If several attempts of the night were accepted, take the last one.
     return max(reversed(mine), key=lambda d: d.ds, default=None)
+
+
+def judged_attempt(decisions: Iterable[Decision], decision: Decision) -> tuple[str, int | None]:
+    """Return the attempt whose metrics a decision relies on: for a refit, the attempt that it was made from."""
+    if judged_run(decision.run_id) == decision.run_id:
+        return decision.model
+    # If a person promoted the refit, `against` of that decision is the run that it replaced.
+    of_refits = (Outcome.REFIT, Outcome.REFIT_HELD)
+    made = [d for d in decisions if d.model == decision.model and d.outcome in of_refits]
+    return (made[-1].against, made[-1].against_attempt) if made else (judged_run(decision.run_id), None)
 
 
 def serving(decisions: Sequence[Decision]) -> Decision | None:

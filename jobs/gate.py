@@ -15,13 +15,13 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.days import valid_day
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import features_hash, run_id, variant
+from star_ctr.conf.identity import features_hash, judged_run, run_id, variant
 from star_ctr.conf.layout import OTHER, OVERALL
 from star_ctr.conf.settings import Settings
 from star_ctr.features.bootstrap import INTERVALS
 from star_ctr.jobs.attempts import Attempt, published_attempt
 from star_ctr.jobs.baseline import NIGHTS, baseline_runs
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, manual_hold, serving
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, judged_attempt, manual_hold, serving
 from star_ctr.jobs.differences import difference
 from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
 from star_ctr.jobs.gate_checks import DRAWS, Facts
@@ -68,16 +68,9 @@ def _nothing_to_decide(decided: list[Decision], candidate: Attempt, ds: str) -> 
         return f"the serving model is of a later night, {now.ds}"
     if (hold := manual_hold(decided)) and ds <= hold.night:
         return str(hold)
-    if now is not None and _judged_attempt(now) == candidate.key:
+    if now is not None and judged_attempt(decided, now) == candidate.key:
         return "it is served already"
     return ""
-
-
-def _judged_attempt(decision: Decision) -> tuple[str, int | None]:
-    """Return the attempt that was judged for a decision: for a refit, the promoted attempt that it was made from."""
-    if decision.outcome is Outcome.REFIT:
-        return decision.against, decision.against_attempt
-    return decision.model
 
 
 def _is_repeated(decided: list[Decision], new: Decision) -> bool:
@@ -104,8 +97,8 @@ def _decide(settings: Settings, store: Store, ds: str, candidate: Attempt, decis
 
     if now is not None:
         # A refit was also trained on its own night, so compare that night with the promoted attempt instead.
-        same_night = now.outcome is Outcome.REFIT and now.ds == ds
-        model = find_model(settings, *(_judged_attempt(now) if same_night else now.model))
+        same_night = judged_run(now.run_id) != now.run_id and now.ds == ds
+        model = find_model(settings, *(judged_attempt(decisions, now) if same_night else now.model))
         if features_hash(model.settings) != features_hash(settings):
             reason = (
                 f"{model.attempt} uses different features, so the two were not compared; use `star-ctr promote` to "
@@ -121,7 +114,7 @@ def _decide(settings: Settings, store: Store, ds: str, candidate: Attempt, decis
 
 def accepted_metrics(decisions: list[Decision], now: Decision) -> list[dict[str, Any]]:
     """Return the metrics that the serving model was accepted with; for a refit, those of the promoted attempt."""
-    judged = _judged_attempt(now)
+    judged = judged_attempt(decisions, now)
     found = [d for d in decisions if d.model == judged and d.facts.get("metrics")]
     return found[-1].facts["metrics"] if found else []
 

@@ -9,12 +9,11 @@ from enum import StrEnum
 
 from star_ctr.conf.days import days_before
 from star_ctr.conf.errors import DataError, UserError, nearest
-from star_ctr.conf.identity import judged_run
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import RECORD, Warehouse
 from star_ctr.conf.training import ACCEPTED, PREVIOUS
 from star_ctr.jobs.attempts import Attempt, find_attempt, list_attempts, recorded_job
-from star_ctr.jobs.decisions import Decision, Decisions, accepted
+from star_ctr.jobs.decisions import Decision, Decisions, accepted, judged_attempt
 
 DAY = 24 * 3600.0
 Key = tuple[str, int]
@@ -93,8 +92,9 @@ def _kept_by_name(settings: Settings, warehouse: Warehouse) -> dict[Key, Reason]
     of_configuration = {d.run_id[len(d.ds) :]: d for d in accepted(decided)}
     for decision in [*decisions_in_force(settings, decided), *of_configuration.values()]:
         kept[decision.model] = Reason.DECISION
-        if judged_run(decision.run_id) != decision.run_id and decision.against_attempt:
-            kept[decision.against, decision.against_attempt] = Reason.DECISION
+        run, number = judged_attempt(decided, decision)
+        if number is not None:
+            kept[run, number] = Reason.DECISION
     named = pinned_attempts(settings, warehouse)
     start = settings.trainer.warm_start
     if start not in (None, PREVIOUS, ACCEPTED) and (found := find_attempt(warehouse, str(start))):

@@ -12,10 +12,11 @@ import pytest
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.gating import GateSettings
 from star_ctr.conf.identity import judged_run, refit_of, run_id
+from star_ctr.conf.layout import OVERALL
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, serving
-from star_ctr.jobs.gate import _with_min_draws
+from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, judged_attempt, serving
+from star_ctr.jobs.gate import _with_min_draws, accepted_metrics
 from star_ctr.jobs.gate_checks import Facts
 from star_ctr.jobs.refit import publish
 from star_ctr.jobs.verdict import refit_verdict, verdict
@@ -270,6 +271,21 @@ def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
     publish_run(settings, mine, ds)
     decisions.rollback("it drifts", by="bob")
     assert pointer(settings) == mine
+
+
+def test_a_refit_promoted_by_hand_has_the_metrics_of_the_run_it_was_made_from(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    mine = run_id(settings, ds)
+    of_night = [{"domain": OVERALL, "gauc": 0.6}]
+    before = Decision(small_logs.DAYS[1], "other", 1, "", None, Outcome.PROMOTED, "first")
+    judged = Decision(ds, mine, 2, "other", 1, Outcome.PROMOTED, "better", facts={"metrics": of_night})
+    refit = Decision(ds, refit_of(mine), 1, mine, 2, Outcome.REFIT_HELD, "PCOC 3.00")
+    # `against` of a manual decision is the run that was serving, not the one that the refit was made from.
+    by_hand = Decision(ds, refit_of(mine), 1, "other", 1, Outcome.OVERRIDDEN, "looks fine", by="ann")
+    assert judged_attempt([before, judged, refit, by_hand], by_hand) == (mine, 2)
+    assert accepted_metrics([before, judged, refit, by_hand], by_hand) == of_night
+    assert judged_attempt([by_hand], by_hand) == (mine, None)
+    assert accepted_metrics([by_hand], by_hand) == []
 
 
 def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None:
