@@ -15,6 +15,8 @@ airflow: export STAR_CTR_FIRST_NIGHT := $(if $(KUAIRAND),2022-05-04,2026-01-07)
 airflow: export STAR_CTR_LAST_NIGHT := $(if $(KUAIRAND),2022-05-05,2026-01-08)
 endif
 AIRFLOW_PORT ?= 8080
+# Tests run in this many processes, each with a Spark session of its own (2 GB).
+TEST_PROCESSES ?= 2
 
 .PHONY: help nightly demo demo-logs test test-slow lint bench format requirements clean java airflow airflow-env
 help:
@@ -62,12 +64,12 @@ airflow: .airflow/.ready java $(if $(or $(STAR_CTR_CONF),$(KUAIRAND)),,demo-logs
 	$(BIN)/python -m star_ctr.workflows.local_airflow --port $(AIRFLOW_PORT)
 
 test: .venv/.ready java
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Without a network its tests are skipped, and say so.
 test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
-	$(BIN)/python -m pytest -m slow --timeout=1800
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow --timeout=1800
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -274,7 +274,7 @@ def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
 
 
 def test_a_refit_promoted_by_hand_has_the_metrics_of_the_run_it_was_made_from(settings: Settings) -> None:
-    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    ds = small_logs.DAYS[2]
     mine = run_id(settings, ds)
     of_night = [{"domain": OVERALL, "gauc": 0.6}]
     before = Decision(small_logs.DAYS[1], "other", 1, "", None, Outcome.PROMOTED, "first")

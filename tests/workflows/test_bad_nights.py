@@ -16,13 +16,12 @@ from star_ctr.conf.settings import Settings
 from star_ctr.jobs import simulate
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.workflows import nightly
-from tests.conftest import on_request
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow, on_request]
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 GOOD = ("2026-01-06", "2026-01-07")
 BAD, NEXT = "2026-01-08", "2026-01-09"
-ROWS = 200_000  # of five days: GAUC of a day is then known to some 0.02
+ROWS = 60_000  # of five days: enough for the gate to find shuffled labels
 
 
 class Nights:
@@ -36,7 +35,7 @@ class Nights:
                 f"paths.logs={folder}/logs",
                 f"paths.warehouse={folder}/warehouse",
                 "window.days=1",
-                f"simulate={{impressions: {ROWS}, days: 5, users: 2000, items: 1000, seed: 3}}",
+                f"simulate={{impressions: {ROWS}, days: 5, users: 600, items: 300, seed: 3}}",
             ],
         )
 
@@ -129,21 +128,18 @@ def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights
     ]
 
 
-def test_a_day_without_one_of_its_domains_says_nothing(nights: Nights, tmp_path: Path) -> None:
-    bad = nights.copied(tmp_path / "lost")
+def test_a_day_with_missing_rows_is_not_judged(nights: Nights, tmp_path: Path) -> None:
+    """The largest domain is missing, and the others have a tenth of their rows."""
+    bad = nights.copied(tmp_path / "missing")
     largest = bad.rows("impressions", GOOD[1])["domain"].value_counts().index[0]
-    bad.change("impressions", BAD, lambda rows: rows[rows["domain"] != largest])
+    bad.change(
+        "impressions",
+        BAD,
+        lambda rows: rows[rows["domain"] != largest].groupby("domain").sample(frac=0.1, random_state=0),
+    )
     decision = bad.run(BAD)
     assert decision.outcome is Outcome.TOO_SMALL
     assert f"0 rows in domain {largest}, where the nights before had" in decision.reason
-    assert served(bad) == GOOD[1]
-
-
-def test_a_day_ten_times_smaller_says_nothing(nights: Nights, tmp_path: Path) -> None:
-    bad = nights.copied(tmp_path / "small")
-    bad.change("impressions", BAD, lambda rows: rows.sample(frac=0.1, random_state=0))
-    decision = bad.run(BAD)
-    assert decision.outcome is Outcome.TOO_SMALL
-    assert "rows, where the nights before had" in decision.reason
+    assert " rows, where the nights before had" in decision.reason
     assert "gate.min_share" in decision.reason
     assert served(bad) == GOOD[1]
