@@ -28,6 +28,8 @@ def read(table: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 DS = "2022-05-05"
+DAYS = 4
+"""Number of training days."""
 
 
 class RealNight:
@@ -38,11 +40,21 @@ class RealNight:
         self.night("one.json")
 
     def command(self, name: str, *arguments: str) -> None:
-        places = [f"paths.warehouse={self.warehouse}", f"paths.logs={KUAIRAND.absolute()}"]
-        star_ctr(name, "--conf", "kuairand", *(x for p in places for x in ("--set", p)), *arguments, cwd=self.folder)
+        settings = [f"paths.warehouse={self.warehouse}", f"paths.logs={KUAIRAND.absolute()}", f"window.days={DAYS}"]
+        star_ctr(name, "--conf", "kuairand", *(x for s in settings for x in ("--set", s)), *arguments, cwd=self.folder)
 
     def night(self, target: str) -> None:
         self.command("nightly", "--ds", DS, "--json", target)
+
+
+def raw_log() -> pd.DataFrame:
+    """Return the impressions as they are in the log: all text, empty fields null.
+
+    The log has no ids, so a row's id is the hash of all its fields.
+    """
+    files = sorted(KUAIRAND.glob("log_standard_*.csv*"))
+    rows = [pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files]
+    return pd.concat(rows, ignore_index=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +70,23 @@ def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_the_metrics_of_panda
         assert read(tmp_path / "warehouse" / table, ["impression_id"])["impression_id"].is_unique, table
     ledger = read(tmp_path / "warehouse" / "ledger")
     steps = ledger.groupby("step")[["rows_in", "rows_out"]].sum()
-    assert tuple(steps.loc["ingest"]) == (185_061, 180_384)
-    assert ledger[(ledger["step"] == "ingest") & (ledger["reason"] == "duplicate")]["rows_in"].sum() == 4_677
+    log = raw_log()
+    days = sorted(log["date"].unique())
+    rows = log.groupby("date").size()
+    unique = log.drop_duplicates().groupby("date").size()
+    window, train = days[-1 - DAYS :], days[-1 - DAYS : -1]
+    assert rows.sum() > unique.sum() > 180_000
+    print(steps, rows, unique, window)
+    assert tuple(steps.loc["ingest"]) == (rows.sum(), unique.sum())
+    duplicates = ledger[(ledger["step"] == "ingest") & (ledger["reason"] == "duplicate")]
+    assert duplicates["rows_in"].sum() == rows.sum() - unique.sum()
     assert tuple(steps.loc["ingest.behaviours"]) == (1_230_650, 1_230_650)
-    assert tuple(steps.loc["features"]) == (180_384, 180_384)
-    assert tuple(steps.loc["train"]) == tuple(steps.loc["split.train"]) == (167_281, 167_281)
-    assert {tuple(steps.loc[s]) for s in ("score", "evaluate", "split.test")} == {(13_103, 13_103)}
+    assert tuple(steps.loc["features"]) == (unique[window].sum(),) * 2
+    assert tuple(steps.loc["train"]) == tuple(steps.loc["split.train"]) == (unique[train].sum(),) * 2
+    assert {tuple(steps.loc[s]) for s in ("score", "evaluate", "split.test")} == {(unique[days[-1]],) * 2}
 
     scores = read(tmp_path / "warehouse" / "scores")
-    assert len(scores) == 13_103
+    assert len(scores) == unique[days[-1]]
     overall = next(m for m in json.loads((tmp_path / "one.json").read_text()) if m["domain"] == "overall")
     users = [u for _, u in scores.groupby("user_id") if u["label"].nunique() == 2]
     gauc = np.average([roc_auc_score(u["label"], u["score"]) for u in users], weights=[len(u) for u in users])
@@ -77,10 +97,8 @@ def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_the_metrics_of_panda
 @pytest.mark.slow
 @kuairand
 def test_bulk_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNight) -> None:
-    files = sorted(KUAIRAND.glob("log_standard_*.csv*"))
-    # As the log has them: all text, the empty one null; the log has no ids, so that a row's is the hash of all of it.
-    logs = [pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""]) for file in files]
-    raw = pd.concat([rows[rows["date"] == DS.replace("-", "")] for rows in logs], ignore_index=True)
+    log = raw_log()
+    raw = log[log["date"] == DS.replace("-", "")].reset_index(drop=True)
     raw.to_parquet(night.folder / "day.parquet", index=False)
     scores = read(night.warehouse / "scores").set_index("impression_id").sort_index()
     (run,) = (night.warehouse / "models").iterdir()
@@ -88,8 +106,9 @@ def test_bulk_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNi
         "score", "--run-id", run.name, "--input", "day.parquet", "--output", "scored", "--json", "scored.json"
     )
     told = json.loads((night.folder / "scored.json").read_text())
-    assert (told["rows"], told["scored"]) == (len(raw), 13_103)
-    assert told["reasons"] == {"duplicate": len(raw) - 13_103}
+    unique = len(raw.drop_duplicates())
+    assert (told["rows"], told["scored"]) == (len(raw), unique)
+    assert told["reasons"] == {"duplicate": len(raw) - unique}
     found = read(night.folder / "scored").set_index("impression_id").sort_index()
     assert list(found.index) == list(scores.index)
     assert (found["run_id"] == run.name).all()
