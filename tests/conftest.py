@@ -38,6 +38,16 @@ on_request = pytest.mark.skipif(
 )
 
 
+SHARE_A_NIGHT = ("test_night.py", "test_night_again.py", "test_refit.py")
+"""Files whose tests use the same night, which takes a minute."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Run the tests of a file, or of files that share a night, in the same process (`pytest --dist loadgroup`)."""
+    group = "night" if item.path.name in SHARE_A_NIGHT else str(item.path)
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     from star_ctr.jobs.session import start

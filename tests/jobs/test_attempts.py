@@ -10,9 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
-from deltalake import write_deltalake
 
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
@@ -38,7 +36,7 @@ from star_ctr.model.export import Predictor
 from star_ctr.model.job import TrainingJob
 from star_ctr.model.run import train
 from star_ctr.model.train import write_job
-from tests.model.synthetic import LAYOUT, job, version_of, write_split
+from tests.model.synthetic import LAYOUT, job, with_vocabularies, write_split
 from tests.published import publish
 
 RUN = "2026-01-02-star"
@@ -58,19 +56,7 @@ def warehouse(settings: Settings) -> Warehouse:
 def first(tmp_path: Path) -> TrainingJob:
     """A job on a split with vocabularies."""
     table = write_split(tmp_path, {"a": 80, "b": 40})
-    values = [(name, f"v{k}", k + 2) for name, size in LAYOUT.embeddings.items() for k in range(size - 2)]
-    columns = [pa.array(c) for c in zip(*values, strict=True)]
-    rows = pa.table([*columns, pa.array([LAYOUT.ds] * len(values))], names=["embedding", "value", "id", "ds"])
-    write_deltalake(str(tmp_path / "vocabularies"), rows, partition_by=["ds"])
-    made = job(table, tmp_path)
-    return made.model_copy(
-        update={
-            "run_id": RUN,
-            "vocabularies": str(tmp_path / "vocabularies"),
-            "versions": {"split": version_of(table), "vocabularies": 0},
-            "settings": {"history": {}},
-        }
-    )
+    return with_vocabularies(job(table, tmp_path), tmp_path).model_copy(update={"run_id": RUN})
 
 
 def train_and_publish(made: TrainingJob) -> Attempt:

@@ -102,6 +102,17 @@ def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
     )
 
 
+def with_vocabularies(made: TrainingJob, folder: Path) -> TrainingJob:
+    """Write the vocabularies of a job's embeddings to a table below `folder`, and return the job with them."""
+    values = [(name, f"v{k}", k + 2) for name, size in LAYOUT.embeddings.items() for k in range(size - 2)]
+    columns = [pa.array(c) for c in zip(*values, strict=True)]
+    rows = pa.table([*columns, pa.array([LAYOUT.ds] * len(values))], names=["embedding", "value", "id", "ds"])
+    table = str(folder / "vocabularies")
+    write_deltalake(table, rows, partition_by=["ds"])
+    versions = {**made.versions, "vocabularies": version_of(table)}
+    return made.model_copy(update={"vocabularies": table, "versions": versions, "settings": {"history": {}}})
+
+
 def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
     """A job whose result does not depend on which process draws for a row."""
     j = job(table, folder, **{"epochs": EPOCHS, "checkpoint_minutes": 1e-6, **trainer})

@@ -46,7 +46,7 @@ from star_ctr.model.probe import probe_rows
 from star_ctr.model.run import train
 from star_ctr.model.stream.reading import live_files
 from star_ctr.workflows import retention
-from tests.model.synthetic import LAYOUT, job, version_of, write_split
+from tests.model.synthetic import LAYOUT, job, version_of, with_vocabularies, write_split
 
 pytestmark = pytest.mark.slow
 NIGHTS = days_between("2026-03-01", "2026-03-05")
@@ -96,24 +96,13 @@ class Trainings:
     """A few real trainings on one split, with vocabularies."""
 
     def __init__(self, folder: Path) -> None:
-        import pyarrow as pa
-        from deltalake import write_deltalake
-
         self.table = write_split(folder, {"a": 60, "b": 30})
-        values = [(name, f"v{k}", k + 2) for name, size in LAYOUT.embeddings.items() for k in range(size - 2)]
-        columns = [pa.array(c) for c in zip(*values, strict=True)]
-        rows = pa.table([*columns, pa.array([LAYOUT.ds] * len(values))], names=["embedding", "value", "id", "ds"])
-        write_deltalake(str(folder / "vocabularies"), rows, partition_by=["ds"])
+        made = with_vocabularies(job(self.table, folder), folder)
         self.jobs = []
         for seed in range(VARIANTS):
-            made = job(self.table, folder / f"trained-{seed}", seed=seed).model_copy(
-                update={
-                    "vocabularies": str(folder / "vocabularies"), "settings": {"history": {}},
-                    "versions": {"split": version_of(self.table), "vocabularies": 0},
-                }
-            )  # fmt: skip
-            train(made)
-            self.jobs.append(made)
+            trainer = made.trainer.model_copy(update={"seed": seed})
+            self.jobs.append(made.model_copy(update={"trainer": trainer, "folder": str(folder / f"trained-{seed}")}))
+            train(self.jobs[-1])
 
     def copy(self, variant: int, to: TrainingJob) -> None:
         """Copy a real training to the folder of a job, as if the job had been trained."""
