@@ -69,12 +69,18 @@ def with_spark(
 
 
 def printed(result: Any, json: str | None, table: Callable[[], Any]) -> None:
-    """Print a result as a table, and write it as JSON where that is asked for (then alone if to standard output)."""
+    """Print a result as a table, unless it has no rows, and write it as JSON to the target, if any.
+
+    If the target is standard output, only the JSON is printed.
+    """
     from star_ctr.workflows import display
 
     display.write_json(result, json)
-    if json != "-":
-        display.out.print(table())
+    if json == "-":
+        return
+    shown = table()
+    if getattr(shown, "row_count", 1):
+        display.out.print(shown)
 
 
 def listed(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:

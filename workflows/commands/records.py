@@ -52,7 +52,8 @@ def clean(
         rows = retention.run(settings, dry_run=not yes)
     printed(rows, json, lambda: plain_table(rows, ["what", "items", "bytes", "why"]))
     freed = sum(row["bytes"] for row in rows) / 1e6
-    err.print(f"{freed:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}", highlight=False)
+    done = f"{freed:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}"
+    err.print(done if rows else "nothing is old enough to delete (section `retention`)", highlight=False)
 
 
 @app.command()
@@ -68,9 +69,15 @@ def verify(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs import verify as job
-    from star_ctr.workflows.display import plain_table
+    from star_ctr.workflows.display import err, plain_table
 
     rows = job.run(load(conf, set or []), everything)
     printed(rows, json, lambda: plain_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
+    if not rows:
+        err.print(
+            "nothing to verify: no model is published"
+            if everything
+            else "nothing to verify: no model is serving or pinned"
+        )
     if any(row["damaged"] for row in rows):
         raise typer.Exit(1)

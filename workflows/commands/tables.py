@@ -22,11 +22,14 @@ def tables(
 ) -> None:
     """Every table with path, version, rows and what it holds; with --show the first rows of one."""
     from star_ctr.jobs import tables as job
-    from star_ctr.workflows.display import plain_table, records
+    from star_ctr.workflows.display import err, plain_table, records
 
     if show is not None:
         _, rows = with_spark("tables", conf, set, lambda s, spark: job.show(s, spark, show, where, limit))
         printed(rows, json, lambda: records(rows))
         return
     settings, rows = with_spark("tables", conf, set, job.run)
-    printed(rows, json, lambda: plain_table(rows, ["table", "version", "rows", "holds"], settings.paths.warehouse))
+    there = [row for row in rows if row["version"] is not None]
+    printed(rows, json, lambda: plain_table(there, ["table", "version", "rows", "holds"], settings.paths.warehouse))
+    if not there:
+        err.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)
