@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -26,7 +27,7 @@ from star_ctr.jobs.store import Store
 from star_ctr.workflows import status
 from star_ctr.workflows.journal import Journal
 from tests import small_logs
-from tests.conftest import KUAIRAND, kuairand, on_request
+from tests.conftest import INTERPRETED, KUAIRAND, kuairand, on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 KILLS = int(os.environ.get("STAR_CTR_KILLS", "20"))
@@ -75,6 +76,7 @@ class Nights(NamedTuple):
 
 def small(folder: Path, *overrides: str) -> Nights:
     conf = small_logs.write(folder, small_logs.frames())
+    overrides = (*overrides, f"spark.conf={json.dumps(INTERPRETED)}")
     return Nights(str(conf), overrides, small_logs.DAYS[-1], small_logs.DAYS[-1])
 
 

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 GOOD = ("2026-01-06", "2026-01-07")
 BAD, NEXT = "2026-01-08", "2026-01-09"
-ROWS = 60_000  # of five days: enough for the gate to find shuffled labels
+ROWS = 150_000  # of five days: enough for the gate to find shuffled labels
 
 
 class Nights:
@@ -35,7 +35,7 @@ class Nights:
                 f"paths.logs={folder}/logs",
                 f"paths.warehouse={folder}/warehouse",
                 "window.days=1",
-                f"simulate={{impressions: {ROWS}, days: 5, users: 600, items: 300, seed: 3}}",
+                f"simulate={{impressions: {ROWS}, days: 5, users: 400, items: 300, seed: 3}}",
             ],
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,9 @@ from tests.conftest import KUAIRAND, kuairand, on_request
 
 def star_ctr(*arguments: str, cwd: Path) -> None:
     command = [str(Path(sys.executable).parent / "star-ctr"), *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    # This night has enough rows to be faster with the JVM's usual options than with those of small tests.
+    environment = {k: v for k, v in os.environ.items() if k != "JDK_JAVA_OPTIONS"}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
 
 
@@ -28,7 +31,7 @@ def read(table: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 DS = "2022-05-05"
-DAYS = 4
+DAYS = 2
 """Number of training days."""
 
 
@@ -75,11 +78,9 @@ def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_the_metrics_of_panda
     rows = log.groupby("date").size()
     unique = log.drop_duplicates().groupby("date").size()
     window, train = days[-1 - DAYS :], days[-1 - DAYS : -1]
-    assert rows.sum() > unique.sum() > 180_000
-    print(steps, rows, unique, window)
-    assert tuple(steps.loc["ingest"]) == (rows.sum(), unique.sum())
+    assert tuple(steps.loc["ingest"]) == (rows[window].sum(), unique[window].sum())
     duplicates = ledger[(ledger["step"] == "ingest") & (ledger["reason"] == "duplicate")]
-    assert duplicates["rows_in"].sum() == rows.sum() - unique.sum()
+    assert duplicates["rows_in"].sum() == rows[window].sum() - unique[window].sum() > 1000
     assert tuple(steps.loc["ingest.behaviours"]) == (1_230_650, 1_230_650)
     assert tuple(steps.loc["features"]) == (unique[window].sum(),) * 2
     assert tuple(steps.loc["train"]) == tuple(steps.loc["split.train"]) == (unique[train].sum(),) * 2
