@@ -143,7 +143,9 @@ def vacuum(
             # Without the old log, the files of a kept run cannot be told from others.
             names, note = set(), f"nothing is deleted, because a version of a kept run cannot be read: {error}"
         fs, root = fsspec.core.url_to_fs(place)
-        files = {path: info["size"] for path, info in fs.find(root, detail=True).items() if _file_name(path) in names}
+        there = fs.find(root, detail=True)
+        names -= _checksums({_file_name(path) for path in there} - names)
+        files = {path: info["size"] for path, info in there.items() if _file_name(path) in names}
         if not dry_run:
             for path in files:
                 fs.rm_file(path)
@@ -158,6 +160,11 @@ def vacuum(
 def _file_name(path: str) -> str:
     """Return the name of a data file. It is unique; the Delta log and the file system encode folders differently."""
     return path.rsplit("/", 1)[-1]
+
+
+def _checksums(names: set[str]) -> set[str]:
+    """Return the names of the checksum files that Hadoop writes next to files on a local disk."""
+    return {f".{name}.crc" for name in names}
 
 
 def _files_of_night(place: str, version: int, ds: str) -> list[str]:

@@ -123,13 +123,13 @@ class Decisions:
         """Update `serving.json` to match the table, even if other processes write decisions at the same time."""
         if "://" in self.warehouse.root:
             return
-        served, written = serving(self.all()), None
-        while served is not None and served != written:
-            folder = attempt_folder(self.warehouse, *served.model)
-            said = {"run_id": served.run_id, "attempt": served.attempt, "model": str(folder.resolve())}
-            more = {"since": served.at.isoformat(), "outcome": str(served.outcome), "reason": served.reason}
+        switch, written = _last_switch(self.all()), None
+        while switch is not None and switch != written:
+            folder = attempt_folder(self.warehouse, *switch.model)
+            said = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
+            more = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
             write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
-            served, written = serving(self.all()), served
+            switch, written = _last_switch(self.all()), switch
 
     def promote(self, run_id: str, why: str, by: str | None = None, attempt: int | None = None) -> Decision:
         """Serve an attempt of a run (the newest if not given), regardless of what the gate decided.
@@ -265,6 +265,13 @@ def manual_hold(decisions: Sequence[Decision]) -> Hold | None:
     if last is None or not decisions[last].is_manual:
         return None
     return Hold(decisions[last], max(d.ds for d in decisions[: last + 1]))
+
+
+def _last_switch(decisions: Sequence[Decision]) -> Decision | None:
+    """Return the decision that made the serving model serve, which may be a rollback; None if no model is serving."""
+    if serving(decisions) is None:
+        return None
+    return next(d for d in reversed(decisions) if _switches(d))
 
 
 def _switches(decision: Decision) -> bool:

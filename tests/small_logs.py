@@ -5,6 +5,7 @@ Five days of a shop with three surfaces; written by pandas alone, so that tests 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +65,11 @@ CONF = {
 }  # fmt: skip
 
 
-def frames(seed: int = 0, rows_a_day: int = 300) -> dict[str, pd.DataFrame]:
+def frames(seed: int = 0, rows_a_day: int = 300, days: Sequence[str] = DAYS) -> dict[str, pd.DataFrame]:
     """Impressions and clicks of all days, as written: `seen` is local time without a zone, `at` ISO text with one."""
     rng = np.random.default_rng(seed)
     views, clicks = [], []
-    for d, day in enumerate(DAYS):
+    for d, day in enumerate(days):
         start = pd.Timestamp(day, tz=ZONE)
         for k in range(rows_a_day):
             at = start + pd.Timedelta(seconds=int(rng.integers(0, 86_400)))

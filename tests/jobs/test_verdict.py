@@ -247,6 +247,8 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
         decisions.promote("c", "why not")
     decisions.rollback("complaints", by="bob")
     assert pointer(settings) == "a"
+    written = json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())
+    assert (written["outcome"], written["reason"], written["attempt"]) == ("rolled back", "complaints", 1)
     with pytest.raises(UserError, match="no earlier serving model to roll back to"):
         decisions.rollback("more complaints")
     said = [(d.run_id, str(d.outcome), d.by) for d in decisions.all()]

@@ -3,76 +3,55 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import simulate
 from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.workflows import nightly
+from tests import small_logs
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
-GOOD = ("2026-01-06", "2026-01-07")
-BAD, NEXT = "2026-01-08", "2026-01-09"
-ROWS = 150_000  # of five days: enough for the gate to find shuffled labels
+DAYS = (*small_logs.DAYS, "2026-03-05")
+GOOD, BAD, NEXT = DAYS[1:3], DAYS[3], DAYS[4]
+ROWS = 4_000  # a day, of 30 users: the GAUC of a day is then known to some 0.02
 
 
 class Nights:
-    """Simulated logs of a folder with its warehouse."""
+    """Logs and their warehouse in a folder."""
 
-    def __init__(self, folder: Path, spark: SparkSession) -> None:
-        self.folder, self.spark = folder, spark
-        self.settings: Settings = load(
-            "demo",
-            [
-                f"paths.logs={folder}/logs",
-                f"paths.warehouse={folder}/warehouse",
-                "window.days=1",
-                f"simulate={{impressions: {ROWS}, days: 5, users: 400, items: 300, seed: 3}}",
-            ],
-        )
+    def __init__(self, folder: Path, spark: SparkSession, logs: dict[str, pd.DataFrame]) -> None:
+        self.folder, self.spark, self.logs = folder, spark, logs
+        conf = small_logs.write(folder, logs)
+        # Models of one day of these logs differ by some 0.02 in GAUC; labels at random cost some 0.1.
+        gate = ["gate.domain_rows=1000", "gate.gauc_margin=0.04", "gate.domain_margin=0.08"]
+        self.settings = load(conf, ["window.days=1", "trainer.epochs=3", *gate])
 
-    def copied(self, folder: Path) -> Nights:
-        shutil.copytree(self.folder, folder)
-        return Nights(folder, self.spark)
+    def with_logs(self, folder: Path, **changed: pd.DataFrame) -> Nights:
+        """Return a copy with other logs in another folder."""
+        shutil.copytree(self.folder / "warehouse", folder / "warehouse")
+        return Nights(folder, self.spark, {**self.logs, **changed})
 
     def run(self, ds: str) -> Decision:
         """Run a night; returns what the gate decided."""
         nightly.run(self.settings, self.spark, ds)
         return Decisions(self.settings).all()[-1]
 
-    def change(self, log: str, ds: str, to: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-        """Put other rows in the place of a day's rows of a log."""
-        place = self.folder / "logs" / log / f"ds={ds}"
-        rows = to(pd.concat([read(file) for file in sorted(place.glob("part-*"))], ignore_index=True))
-        shutil.rmtree(place)
-        place.mkdir()
-        if log == "clicks":
-            rows.to_json(place / "part-0.json.gz", orient="records", lines=True)
-        else:
-            rows.to_parquet(place / "part-0.parquet", index=False)
-
-    def rows(self, log: str, ds: str) -> pd.DataFrame:
-        files = sorted((self.folder / "logs" / log / f"ds={ds}").glob("part-*"))
-        return pd.concat([read(file) for file in files], ignore_index=True)
-
-
-def read(file: Path) -> pd.DataFrame:
-    return pd.read_json(file, lines=True) if ".json" in file.name else pd.read_parquet(file)
+    def serving(self) -> str:
+        """Return the night of the serving model."""
+        now = serving(Decisions(self.settings).all())
+        assert now is not None
+        return now.ds
 
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nights:
-    """Two good nights: the second one's model is served."""
-    made = Nights(tmp_path_factory.mktemp("good") / "nights", spark)
-    simulate.run(made.settings, spark)
+    """Two good nights: the second one's model is serving."""
+    made = Nights(tmp_path_factory.mktemp("good"), spark, small_logs.frames(rows_a_day=ROWS, days=DAYS))
     assert made.run(GOOD[0]).reason == "no model is served yet, and nothing speaks against this one"
     second = made.run(GOOD[1])
     assert (second.outcome, second.ds) == (Outcome.PROMOTED, GOOD[1]), second.reason
@@ -80,43 +59,32 @@ def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nig
     return made
 
 
-def served(nights: Nights) -> str:
-    now = serving(Decisions(nights.settings).all())
-    assert now is not None
-    return now.ds
-
-
 def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights: Nights, tmp_path: Path) -> None:
-    bad = nights.copied(tmp_path / "shuffled")
-    shown = bad.rows("impressions", BAD)
-    day_ends = pd.Timestamp(NEXT, tz="UTC").value // 10**6
-
-    def shuffled(clicks: pd.DataFrame) -> pd.DataFrame:
-        of_day = clicks["impression_id"].isin(shown["impression_id"])
-        any_rows = shown.sample(int(of_day.sum()), random_state=0)
-        at = np.minimum(any_rows["shown_at"] + 5_000, np.maximum(any_rows["shown_at"] + 1, day_ends - 1))
-        made_up = any_rows[["impression_id", "user_id"]].assign(clicked_at=at)
-        return pd.concat([clicks[~of_day], made_up], ignore_index=True)
-
-    bad.change("clicks", BAD, shuffled)
+    views, clicks = nights.logs["views"], nights.logs["clicks"]
+    shown = views[views["day"] == BAD]
+    of_day = clicks["view"].isin(shown["view"])
+    drawn = shown.sample(int(of_day.sum()), random_state=0)
+    at = drawn["seen"].dt.tz_localize(small_logs.ZONE).dt.tz_convert("UTC").map(lambda t: t.isoformat())
+    shuffled = pd.DataFrame({"view": drawn["view"], "at": at})
+    bad = nights.with_logs(tmp_path, clicks=pd.concat([clicks[~of_day], shuffled], ignore_index=True))
     decision = bad.run(BAD)
-    assert decision.outcome is Outcome.HELD
+    assert decision.outcome is Outcome.HELD, decision.reason
     assert "check the labels of this day" in decision.reason
-    assert served(bad) == GOOD[1]
+    assert bad.serving() == GOOD[1]
 
     # Its model has learnt from the shuffled day; the labels that it is judged by are right again.
     decision = bad.run(NEXT)
-    assert decision.outcome is Outcome.HELD
+    assert decision.outcome is Outcome.HELD, decision.reason
     assert "overall: GAUC -" in decision.reason
     assert "against the serving model" in decision.reason
-    assert served(bad) == GOOD[1]
+    assert bad.serving() == GOOD[1]
 
     # A person knows better, and then thinks better of it.
     decisions = Decisions(bad.settings)
     decisions.promote(decision.run_id, "a test of the way back", by="ann")
-    assert served(bad) == NEXT
+    assert bad.serving() == NEXT
     decisions.rollback("as the gate said", by="ann")
-    assert served(bad) == GOOD[1]
+    assert bad.serving() == GOOD[1]
     said = [(d.ds, str(d.outcome), d.by) for d in decisions.all()]
     assert said == [
         (GOOD[0], "promoted", "gate"),
@@ -129,17 +97,14 @@ def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights
 
 
 def test_a_day_with_missing_rows_is_not_judged(nights: Nights, tmp_path: Path) -> None:
-    """The largest domain is missing, and the others have a tenth of their rows."""
-    bad = nights.copied(tmp_path / "missing")
-    largest = bad.rows("impressions", GOOD[1])["domain"].value_counts().index[0]
-    bad.change(
-        "impressions",
-        BAD,
-        lambda rows: rows[rows["domain"] != largest].groupby("domain").sample(frac=0.1, random_state=0),
-    )
+    """The largest domain is missing, and the others have half of their rows."""
+    views = nights.logs["views"]
+    others = views[(views["day"] == BAD) & (views["surface"] != "home")]
+    left = pd.concat([views[views["day"] != BAD], others.sample(frac=0.5, random_state=0)], ignore_index=True)
+    bad = nights.with_logs(tmp_path, views=left)
     decision = bad.run(BAD)
-    assert decision.outcome is Outcome.TOO_SMALL
-    assert f"0 rows in domain {largest}, where the nights before had" in decision.reason
+    assert decision.outcome is Outcome.TOO_SMALL, decision.reason
+    assert "0 rows in domain home, where the nights before had" in decision.reason
     assert " rows, where the nights before had" in decision.reason
     assert "gate.min_share" in decision.reason
-    assert served(bad) == GOOD[1]
+    assert bad.serving() == GOOD[1]

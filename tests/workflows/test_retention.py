@@ -308,3 +308,22 @@ def test_a_changed_gate_does_not_rebuild_removed_nights(nights: Nights) -> None:
     standing = standing_of(other, busy=False)
     assert [reason(standing, DAYS[2], step) for step in STEPS[:-1]] == [None] * 7
     assert "the settings that it reads" in str(reason(standing, DAYS[-1], "gate"))
+
+
+def test_checksum_files_are_deleted_with_their_data_files(nights: Nights) -> None:
+    """Spark writes them next to the files of a local disk. To Delta, they are files of no version."""
+
+    def write_checksums() -> set[Path]:
+        data = set((nights.folder / "split").rglob("*.parquet"))
+        for file in data:
+            file.with_name(f".{file.name}.crc").write_bytes(b"crc")
+        return data
+
+    before = write_checksums()
+    settings = nights.load("retention.replaced=0", "retention.splits=3")
+    retention.run(settings, dry_run=False)
+    live = {Path(uri.removeprefix("file://")) for uri in DeltaTable(nights.tables.table("split")).file_uris()}
+    after = set((nights.folder / "split").rglob("*.parquet"))
+    assert live <= after < before
+    checksums = {file.name for file in (nights.folder / "split").rglob(".*.crc")}
+    assert checksums == {f".{file.name}.crc" for file in after}

@@ -66,12 +66,12 @@ def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = 
 
 
 def _tell(decision: Decision, json: str | None) -> None:
-    outcome, before = str(decision.outcome), decision.against
     result = {
         "serving": decision.run_id,
         "attempt": decision.attempt,
-        "before": before,
-        "outcome": outcome,
+        "before": decision.against,
+        "before_attempt": decision.against_attempt,
+        "outcome": str(decision.outcome),
         "by": decision.by,
     }
     listed(result, json, {k: v or "none" for k, v in result.items()})

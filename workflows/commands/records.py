@@ -80,4 +80,5 @@ def verify(
             else "nothing to verify: no model is serving or pinned"
         )
     if any(row["damaged"] for row in rows):
+        err.print("Restore the damaged files, or serve another model with `star-ctr promote` or `star-ctr rollback`.")
         raise typer.Exit(1)
