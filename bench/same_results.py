@@ -35,10 +35,11 @@ OF_PROCESSES = {"steps", "lease"}
 """Tables that hold when and where something ran."""
 
 
-def read(table: Path) -> pd.DataFrame:
-    """Read the newest version of a table, without columns that are not compared, in an order of its own."""
+def read(table: Path, renamed: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read the newest version of a table under the new names of its columns, without those that are not compared."""
     files = [uri.removeprefix("file://") for uri in DeltaTable(str(table)).file_uris()]
     rows = pd.concat([pd.DataFrame(), *(pd.read_parquet(file) for file in files)], ignore_index=True)
+    rows = rows.rename(columns=dict(renamed or {}))
     return rows.drop(columns=[c for c in rows if c in NOT_COMPARED])
 
 
@@ -48,12 +49,8 @@ def in_order(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[keys.sort_values(list(keys)).index].reset_index(drop=True) if len(rows.columns) else rows
 
 
-def compare_tables(old: pd.DataFrame, after: Path, columns: Mapping[str, str]) -> str:
+def compare_tables(old: pd.DataFrame, new: pd.DataFrame) -> str:
     """Return how the contents of two tables differ; empty if they do not."""
-    if not (after / "_delta_log").is_dir():
-        return "missing"
-    old = old.rename(columns=dict(columns))
-    old, new = old.drop(columns=[c for c in old if c in NOT_COMPARED]), read(after)
     if set(old) != set(new):
         return f"other columns: {sorted(set(old) ^ set(new))}"
     if len(old) != len(new):
@@ -99,8 +96,8 @@ def main() -> None:
         if table.name in OF_PROCESSES:
             continue
         name = renamed.get("tables", {}).get(table.name, table.name)
-        rows = read(table)
-        found = compare_tables(rows, arguments.after / name, renamed.get("columns", {}))
+        rows, other = read(table, renamed.get("columns")), arguments.after / name
+        found = compare_tables(rows, read(other)) if DeltaTable.is_deltatable(str(other)) else "missing"
         print(f"{name:28} {len(rows):12,}  {found or 'same'}")
         different += bool(found)
     old, new = weights(arguments.before), weights(arguments.after)

@@ -91,10 +91,9 @@ def _kept_by_name(settings: Settings, warehouse: Warehouse) -> dict[Key, Reason]
     decided = Decisions(settings).all()
     of_configuration = {d.run_id[len(d.ds) :]: d for d in accepted(decided)}
     for decision in [*decisions_in_force(settings, decided), *of_configuration.values()]:
-        kept[decision.model] = Reason.DECISION
-        run, number = judged_attempt(decided, decision)
-        if number is not None:
-            kept[run, number] = Reason.DECISION
+        for run, number in (decision.model, judged_attempt(decided, decision)):
+            if number is not None:
+                kept[run, number] = Reason.DECISION
     named = pinned_attempts(settings, warehouse)
     start = settings.trainer.warm_start
     if start not in (None, PREVIOUS, ACCEPTED) and (found := find_attempt(warehouse, str(start))):

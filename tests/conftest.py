@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,8 +24,8 @@ KUAIRAND = Path(os.environ.get("STAR_CTR_DATA", str(ROOT / "../shared/data"))) /
 
 # Most queries of the tests run once on few rows, so that compiling them takes longer than running them.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-"""Options of Spark for the tests' own session. Commands that tests start in other processes run compiled queries."""
+INTERPRETED = 'spark.conf={"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}'
+"""Override with which Spark interprets queries. By default, commands in other processes run compiled queries."""
 
 kuairand = pytest.mark.skipif(
     not KUAIRAND.is_dir(),
@@ -53,8 +52,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     from star_ctr.jobs.session import start
 
     os.environ["STAR_CTR_SPARK_LOG"] = str(tmp_path_factory.mktemp("spark") / "spark.log")
-    options = ["master=local[2]", "driver_memory=2g", "shuffle_partitions=2", f"conf={json.dumps(INTERPRETED)}"]
-    settings = load("demo", [f"spark.{option}" for option in options])
+    small = ["spark.master=local[2]", "spark.driver_memory=2g", "spark.shuffle_partitions=2"]
+    settings = load("demo", [*small, INTERPRETED])
     session = start(settings, "tests")
     yield session
     session.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -78,8 +77,7 @@ class Nights(NamedTuple):
 
 def small(folder: Path, *overrides: str) -> Nights:
     conf = small_logs.write(folder, small_logs.frames())
-    overrides = (*overrides, f"spark.conf={json.dumps(INTERPRETED)}")
-    return Nights(str(conf), overrides, small_logs.DAYS[-1], small_logs.DAYS[-1])
+    return Nights(str(conf), (*overrides, INTERPRETED), small_logs.DAYS[-1], small_logs.DAYS[-1])
 
 
 def simulated(folder: Path) -> Nights:
@@ -88,7 +86,7 @@ def simulated(folder: Path) -> Nights:
         f"paths.logs={folder}/logs", f"paths.warehouse={folder}/warehouse", "window.days=2", "trainer.processes=2",
         "trainer.checkpoint_minutes=0.02",
         "simulate={impressions: 20000, days: 7, users: 500, items: 300, seed: 3}",
-        f"spark.conf={json.dumps(INTERPRETED)}",
+        INTERPRETED,
     )  # fmt: skip
     return Nights("demo", overrides, "2026-01-06", "2026-01-10")
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from star_ctr.conf.days import days_between
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import run_id
+from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings import Settings
 from star_ctr.conf.tables import RECORD, TABLES, Warehouse
@@ -202,6 +202,23 @@ def test_superseded_attempts_are_deleted_and_their_numbers_not_reused(nights: Ni
     folder = Path(nights.tables.run_folder(other))
     again = assign_attempt(nights.tables, nights.job(other, 0, 0, folder))
     assert again.attempt == 2, "decisions refer to attempt 1"
+
+
+def test_a_served_refit_and_the_attempt_that_it_was_made_from_are_kept(nights: Nights) -> None:
+    night = DAYS[-2]  # the last accepted night of a configuration is kept for another reason
+    run = run_id(nights.settings, night)
+    old = time.time() - 31 * 24 * 3600
+    for name, number in ((run, 2), (refit_of(run), 1), (refit_of(run), 2)):
+        attempt = publish(nights.settings, name, night, number)
+        nights.pin(attempt, 0, 0)
+        os.utime(attempt.folder / RECORD, (old, old))
+    decisions = Decisions(nights.settings)
+    refit = Decision(night, refit_of(run), 1, run, 1, Outcome.REFIT, "made up")
+    decisions.add(refit, decisions.all())
+    nights.settings = nights.load("retention.rollbacks=0")
+    nights.clean()
+    assert [a.number for a in list_attempts(nights.tables, refit_of(run))] == [1, 2]
+    assert [a.number for a in list_attempts(nights.tables, run)] == [1, 2]
 
 
 def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:

@@ -74,11 +74,7 @@ def verify(
     rows = job.run(load(conf, set or []), everything)
     printed(rows, json, lambda: plain_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
     if not rows:
-        err.print(
-            "nothing to verify: no model is published"
-            if everything
-            else "nothing to verify: no model is serving or pinned"
-        )
+        err.print(f"nothing to verify: no model is {'published' if everything else 'serving or pinned'}")
     if any(row["damaged"] for row in rows):
         err.print("Restore the damaged files, or serve another model with `star-ctr promote` or `star-ctr rollback`.")
         raise typer.Exit(1)
