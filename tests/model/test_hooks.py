@@ -148,6 +148,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
     with pytest.warns(UserWarning, match="the checkpoint is damaged"):
         assert state.resume(again)
     assert again.step == 2
+    again.train_step([list(again._batches())[2]])
+    state.save(again)  # replaces the damaged checkpoint of step 3
+    rewritten = Trainer(mine)
+    assert state.resume(rewritten)
+    assert rewritten.step == 3
     tensors.write_bytes(content)
     (newest / "place.json").write_text("")
     again = Trainer(mine)
