@@ -36,7 +36,7 @@ help:
 	@touch $@
 
 java: .venv/.ready
-	@$(BIN)/python -c "from star_ctr.jobs.session import check_java; check_java()" 2>&1 | tail -1 | sed 's/^.*UserError: //' | grep . && exit 1 || true
+	@$(BIN)/python -c "from star_ctr.jobs.io.session import check_java; check_java()" 2>&1 | tail -1 | sed 's/^.*UserError: //' | grep . && exit 1 || true
 
 nightly: .venv/.ready java
 ifneq ($(KUAIRAND),)
@@ -61,7 +61,7 @@ airflow-env: .airflow/.ready
 	@touch $@
 
 airflow: .airflow/.ready java $(if $(or $(STAR_CTR_CONF),$(KUAIRAND)),,demo-logs)
-	$(BIN)/python -m star_ctr.workflows.local_airflow --port $(AIRFLOW_PORT)
+	$(BIN)/python -m star_ctr.workflows.airflow.local --port $(AIRFLOW_PORT)
 
 test: .venv/.ready java
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup

@@ -23,7 +23,7 @@ from entries import entry
 from made_split import job_of
 from training import launch_alone
 
-from star_ctr.model.job import TrainingJob
+from star_ctr.model.training.job import TrainingJob
 
 LOOPS = 2
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1_000_000): pass"

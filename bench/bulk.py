@@ -30,13 +30,13 @@ from entries import entry
 from made_split import job_of, layout_of
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.files import hash_file
-from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
+from star_ctr.conf.settings.root import Settings
+from star_ctr.model.data.reader import unpacked
 from star_ctr.model.export import Predictor, export
-from star_ctr.model.networks.multi_domain import MultiDomainModel
-from star_ctr.model.stream.reading import unpacked
+from star_ctr.model.models.multi_domain import MultiDomainModel
 
 RUN = "measured"
 A_PART = {True: "domain_id = 3", False: "domain = 'd03'"}
@@ -48,8 +48,8 @@ MODEL = "model={name: star}"
 
 def finished_run(settings: Settings, layout: Layout) -> Path:
     """The folder of a run as training leaves it, with a model as it is before the first step."""
-    from star_ctr.conf.tables import Warehouse
-    from star_ctr.jobs.attempts import attempt_folder
+    from star_ctr.conf.contracts.catalog import Warehouse
+    from star_ctr.jobs.registry.attempts import attempt_folder
 
     folder = attempt_folder(Warehouse(settings.paths), RUN, 1)
     torch.manual_seed(0)
@@ -85,10 +85,10 @@ def scored(
     settings: Settings, spark: SparkSession, source: str, target: str, encoded: bool, where: str | None = None
 ) -> float:
     """Rows a second of bulk scoring."""
-    from star_ctr.jobs import bulk
+    from star_ctr.jobs.tools import batch_score
 
     began = time.perf_counter()
-    told = bulk.run(settings, spark, run_id=RUN, source=source, target=target, encoded=encoded, where=where)
+    told = batch_score.run(settings, spark, run_id=RUN, source=source, target=target, encoded=encoded, where=where)
     seconds = time.perf_counter() - began
     return float(told["rows"]) / seconds
 
@@ -133,9 +133,10 @@ def encoded_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]
 
 def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     """The entry of raw rows."""
-    from star_ctr.jobs import features, ingest, simulate, split
-    from star_ctr.jobs.attempts import copy_vocabularies
-    from star_ctr.jobs.store import Store
+    from star_ctr.jobs import features, ingest, split
+    from star_ctr.jobs.io.warehouse import Store
+    from star_ctr.jobs.registry.attempts import copy_vocabularies
+    from star_ctr.jobs.tools import simulate
     from star_ctr.jobs.train import pinned
 
     settings = load("demo", [
@@ -157,7 +158,7 @@ def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
 
 def run(rows: int = 2_000_000) -> Iterator[dict[str, Any]]:
     """Both ratios as entries of bench.json, each as it is known; a quarter as many raw rows as encoded ones."""
-    from star_ctr.jobs.session import start
+    from star_ctr.jobs.io.session import start
 
     spark = start(load("demo", ["spark.master=local[2]"]), "bulk")
     try:

@@ -23,14 +23,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.conf.identity import run_id
-from star_ctr.conf.layout import Layout
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.run_id import run_id
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.commits import split_commit
-from star_ctr.model.job import TrainingJob
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.split_commits import split_commit
 from star_ctr.model.offline import SCORES, train_and_score
+from star_ctr.model.training.job import TrainingJob
 
 NIGHTS = ("2022-04-29", "2022-04-30")
 

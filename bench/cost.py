@@ -20,15 +20,15 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from entries import entry
 
-from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.features.packing import packed
+from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.features.encoding.row_encoder import packed
 from star_ctr.model.cost import taking_turns
+from star_ctr.model.data.batches import Batch
+from star_ctr.model.data.reader import Rows
 from star_ctr.model.export import Predictor, export
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.stream.batches import Batch
-from star_ctr.model.stream.reading import Rows
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
 
 ROWS, VOCABULARY, FIELDS, LENGTH, NUMBERS = 2000, 100_000, 20, 20, 30
 MODELS = {

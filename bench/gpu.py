@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from stream import waiting
 
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
-from star_ctr.model.threads import readers_for
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.data.batches import Batch, ahead, epoch_batches
+from star_ctr.model.distributed.threads import readers_for
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
 
 ROWS = 600_000
 STEPS = 40

@@ -87,11 +87,11 @@ def spark_pass(folder: str) -> None:
     """The sorted pass in a process of its own; prints seconds and checksums."""
     from pyspark.sql import functions as F
 
-    from star_ctr.conf.features import History, Sequence
     from star_ctr.conf.load import load
-    from star_ctr.features.passes import Pass, add_pass
-    from star_ctr.features.timeline import SCALE, weight
-    from star_ctr.jobs.session import start
+    from star_ctr.conf.settings.features import History, Sequence
+    from star_ctr.features.point_in_time.events import SCALE, weight
+    from star_ctr.features.point_in_time.scan_planner import Pass, add_pass
+    from star_ctr.jobs.io.session import start
 
     settings = load("demo", ["spark.master=local[2]", "spark.driver_memory=2g"])
     settings = settings.model_copy(update={"history": {"watch": History(impressions=True)}})

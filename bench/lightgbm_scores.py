@@ -22,12 +22,12 @@ from choose import gauc
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.conf.layout import Layout
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.commits import split_commit
-from star_ctr.model.probe import encoded_rows
-from star_ctr.model.stream.reading import live_files
+from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.model.data.reader import live_files
+from star_ctr.model.parity_sample import encoded_rows
 
 SPACE: dict[str, list[Any]] = {
     "learning_rate": [0.03, 0.05, 0.1],

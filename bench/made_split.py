@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
-from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.features.packing import packed
-from star_ctr.model.job import TrainingJob
+from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.features.encoding.row_encoder import packed
+from star_ctr.model.training.job import TrainingJob
 
 FIELDS, NUMBERS, LENGTH = 8, 20, 50
 ROWS_A_FILE = 16_384

@@ -92,8 +92,8 @@ def generate(file: Path, rows: int) -> None:
 def ours(way: str, files: list[str]) -> None:
     """Ours with some files one after the other; prints seconds and values a line."""
     from star_ctr.conf.load import load
-    from star_ctr.features import bootstrap
-    from star_ctr.jobs.session import start
+    from star_ctr.features.evaluation import bootstrap
+    from star_ctr.jobs.io.session import start
 
     settings = load("demo", ["spark.master=local[2]", "spark.driver_memory=2g"])
     spark = start(settings, "metrics")

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from star_ctr.conf.comparison import PAPER, TABLE_2, Plan
-from star_ctr.conf.layout import OVERALL
+from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.load import load
-from star_ctr.jobs.session import start
-from star_ctr.workflows import compare
-from star_ctr.workflows.comparison import frame
+from star_ctr.conf.settings.compare import PAPER, TABLE_2, Plan
+from star_ctr.jobs.io.session import start
+from star_ctr.workflows.compare import run
+from star_ctr.workflows.compare.tables import frame
 
 SPACE: dict[str, list[Any]] = {
     "trainer.lr": [0.0005, 0.001, 0.002],
@@ -59,7 +59,7 @@ def main() -> None:
     comparison = {"settings": {}, "models": named, "plans": [plan.model_dump(mode="json")]}
     overrides = [*arguments.overrides, *(f"compare.{key}={json.dumps(value)}" for key, value in comparison.items())]
     spark = start(load(arguments.conf, overrides), "search")
-    results = compare.run(arguments.conf, overrides, spark, jobs=arguments.jobs, measure=False)
+    results = run.run(arguments.conf, overrides, spark, jobs=arguments.jobs, measure=False)
     rows = frame(results.rows)
     scores = rows[rows["domain"] == OVERALL].groupby("compared")[["auc", "gauc"]].mean()
     scores["mean"] = scores.mean(axis=1)

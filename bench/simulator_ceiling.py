@@ -15,7 +15,7 @@ from choose import gauc
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.load import load
-from star_ctr.features.simulation import CLICK_RATES, SHARES
+from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 
 
 def read(root: str, log: str, columns: list[str]) -> pd.DataFrame:

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from size import read, star_ctr
 
-from star_ctr.conf.layout import Layout
-from star_ctr.features.packing import Encoder
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.features.encoding.row_encoder import Encoder
 
 TARGET = Path("build/sizing.json")
 CORES = 2

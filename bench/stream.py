@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 from entries import entry
 from made_split import job_of
 
-from star_ctr.model.hooks.record import Spent
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.stream.batches import epoch_batches
-from star_ctr.model.stream.plan import DataFile
-from star_ctr.model.stream.reading import live_files
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.batches import epoch_batches
+from star_ctr.model.data.reader import live_files
+from star_ctr.model.training.callbacks.record import Spent
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
 
 ROWS = 200_000
 COLUMNS = ["label", "domain_id", "ints", "floats"]

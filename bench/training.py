@@ -23,11 +23,11 @@ from entries import entry
 from made_split import job_of, layout_of
 
 from star_ctr.model.cost import taking_turns
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.stream.batches import Batch
-from star_ctr.model.stream.reading import Rows
+from star_ctr.model.data.batches import Batch
+from star_ctr.model.data.reader import Rows
 from star_ctr.model.train import launch, write_job
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
 
 PAIRED = 800_000
 """Rows of the trainings of one and of two processes: half a minute, so that what is not of the steady state counts little.

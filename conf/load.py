@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from star_ctr.conf.errors import ConfigError, nearest
-from star_ctr.conf.settings import Settings
+from star_ctr.conf.settings.root import Settings
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DATA_VARIABLE = "STAR_CTR_DATA"

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from star_ctr.workflows.display import metrics_table
+from star_ctr.workflows.terminal import metrics_table
 
 
 def main() -> None:

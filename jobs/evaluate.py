@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import valid_day
+from star_ctr.conf.contracts.dates import valid_day
+from star_ctr.conf.contracts.encoded_row import OVERALL, natural
+from star_ctr.conf.contracts.run_id import run_id, variant
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import run_id, variant
-from star_ctr.conf.layout import OVERALL, natural
-from star_ctr.conf.settings import EvaluateSettings, Settings
-from star_ctr.features.bootstrap import INTERVALS
-from star_ctr.features.metrics import METRICS, by_domain
-from star_ctr.jobs.attempts import find_attempt
-from star_ctr.jobs.score_checks import check_scores
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.store import Store, among
+from star_ctr.conf.settings.root import EvaluateSettings, Settings
+from star_ctr.features.evaluation.bootstrap import INTERVALS
+from star_ctr.features.evaluation.metrics import METRICS, by_domain
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.quality.score_checks import check_scores
+from star_ctr.jobs.registry.attempts import find_attempt
 
 COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
 NO_INTERVALS = EvaluateSettings(replicates=0)

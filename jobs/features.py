@@ -14,9 +14,11 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import BEFORE_FIRST_DAY, days_before, valid_day, window
+from star_ctr.conf.contracts.column_names import IDENTITY
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, days_before, valid_day, window
+from star_ctr.conf.contracts.run_id import features_hash
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import (
+from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
     Column,
@@ -26,21 +28,19 @@ from star_ctr.conf.features import (
     columns_read,
     flat,
 )
-from star_ctr.conf.identity import features_hash
-from star_ctr.conf.logs import LabelFromClicks
-from star_ctr.conf.names import IDENTITY
-from star_ctr.conf.settings import Settings
-from star_ctr.features import attribution
-from star_ctr.features.attributes import join_attributes, known_column
-from star_ctr.features.columns import own, require, table_column
-from star_ctr.features.passes import InArrow, add_history
-from star_ctr.features.requests import CARRIED
-from star_ctr.features.text import to_number
-from star_ctr.features.timeline import OF_EVENTS, events, outcome_column, weight, with_time_columns
-from star_ctr.jobs.day_checks import check_labels
-from star_ctr.jobs.profile import UNPARSED, check_numbers, write_profile
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.store import LedgerEntry, Store, among, by_day, ledger_entries
+from star_ctr.conf.settings.logs import LabelFromClicks
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.log_columns import own, require, table_column
+from star_ctr.features.cleaning.text import to_number
+from star_ctr.features.encoding.scoring_rows import CARRIED
+from star_ctr.features.point_in_time import attribution
+from star_ctr.features.point_in_time.attributes import join_attributes, known_column
+from star_ctr.features.point_in_time.events import OF_EVENTS, events, outcome_column, weight, with_time_columns
+from star_ctr.features.point_in_time.scan_planner import InArrow, add_history
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.warehouse import LedgerEntry, Store, among, by_day, ledger_entries
+from star_ctr.jobs.quality.day_checks import check_labels
+from star_ctr.jobs.quality.profile import UNPARSED, check_numbers, write_profile
 
 KEYS = {"users": "user_id", "items": "item_id"}
 """The attribute tables, and the row column that holds the key of each."""

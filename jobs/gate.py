@@ -13,25 +13,25 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import valid_day
+from star_ctr.conf.contracts.dates import valid_day
+from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
+from star_ctr.conf.contracts.run_id import features_hash, judged_run, run_id, variant
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import features_hash, judged_run, run_id, variant
-from star_ctr.conf.layout import OTHER, OVERALL
-from star_ctr.conf.settings import Settings
-from star_ctr.features.bootstrap import INTERVALS
-from star_ctr.jobs.attempts import Attempt, published_attempt
-from star_ctr.jobs.baseline import NIGHTS, baseline_runs
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, judged_attempt, manual_hold, serving
-from star_ctr.jobs.differences import difference
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.jobs.evaluate import COLUMNS, Run, judge, read_metrics
-from star_ctr.jobs.gate_checks import DRAWS, Facts
-from star_ctr.jobs.models import Model, find_model
-from star_ctr.jobs.rows import SupersededError
+from star_ctr.jobs.io.delta_rows import SupersededError
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.registry.attempts import Attempt, published_attempt
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, judged_attempt, manual_hold, serving
+from star_ctr.jobs.registry.gate_baseline import NIGHTS, baseline_runs
+from star_ctr.jobs.registry.gate_checks import DRAWS, Facts
+from star_ctr.jobs.registry.gate_policy import verdict
+from star_ctr.jobs.registry.models import Model, find_model
 from star_ctr.jobs.score import scored
-from star_ctr.jobs.session import submitted_step
 from star_ctr.jobs.split import encode
-from star_ctr.jobs.store import Store, among
-from star_ctr.jobs.verdict import verdict
+from star_ctr.jobs.tools.differences import difference
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:

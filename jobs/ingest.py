@@ -15,16 +15,16 @@ from zoneinfo import ZoneInfo
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import BEFORE_FIRST_DAY, NO_DAY, days_before, valid_day, window
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, days_before, valid_day, window
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import UNKNOWN_DAY, clean_log, counted, whole
-from star_ctr.features.duplicates import DUPLICATE
-from star_ctr.jobs import logs
-from star_ctr.jobs.day_checks import check_quarantine
-from star_ctr.jobs.log_files import REACH_BACK, dated, days, location
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.store import Store, among, by_day, ledger_entries, quoted
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import UNKNOWN_DAY, clean_log, counted, whole
+from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.jobs.io import log_reader
+from star_ctr.jobs.io.log_files import REACH_BACK, dated, days, location
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.warehouse import Store, among, by_day, ledger_entries, quoted
+from star_ctr.jobs.quality.day_checks import check_quarantine
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
 _COMPLETE = 0.1
@@ -57,7 +57,7 @@ def newest_day(settings: Settings, spark: SparkSession) -> str:
         if found := days(settings, "impressions"):
             return found[-1]
         raise DataError(f"logs.impressions.path: no file matches {location(settings, log)} for any day")
-    raw = logs.read(settings, spark, "impressions", None)
+    raw = log_reader.read(settings, spark, "impressions", None)
     rows: dict[str, int] = {}
     if raw is not None:
         good = clean_log(settings, "impressions", raw).where(F.col("reason").isNull())
@@ -94,7 +94,7 @@ def _ingest_log(settings: Settings, store: Store, name: str, ds: str, read_rows:
     reaches_back = name in REACH_BACK
     # Read days before the window too, so that the same rows are duplicates whichever night runs.
     read = None if reaches_back else [*days_before(wanted[0], getattr(log, "duplicate_days", 0)), *wanted]
-    raw = logs.read(settings, store.spark, name, read)
+    raw = log_reader.read(settings, store.spark, name, read)
     if raw is None:
         if name == "impressions":
             raise DataError(f"logs.impressions.path: no file for {wanted[0]} to {ds} in {location(settings, log)}")

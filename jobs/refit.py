@@ -16,18 +16,18 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.days import valid_day
-from star_ctr.conf.identity import judged_run, run_id
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import OF_REFIT
+from star_ctr.conf.contracts.catalog import OF_REFIT
+from star_ctr.conf.contracts.dates import valid_day
+from star_ctr.conf.contracts.run_id import judged_run, run_id
+from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import split
-from star_ctr.jobs.attempts import Attempt, attempt_folder, find_attempt
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, manual_hold, serving
-from star_ctr.jobs.refit_checks import failures
-from star_ctr.jobs.rows import SupersededError
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.split_inputs import is_written
-from star_ctr.jobs.store import Store
+from star_ctr.jobs.io.delta_rows import SupersededError
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.split_inputs import is_written
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import Attempt, attempt_folder, find_attempt
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, accepted, manual_hold, serving
+from star_ctr.jobs.registry.refit_checks import failures
 from star_ctr.jobs.train import pin, pinned, rows_of_split, trained
 
 

@@ -16,20 +16,20 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import valid_day
+from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.dates import valid_day
+from star_ctr.conf.contracts.run_id import run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
-from star_ctr.conf.identity import run_id
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import WEIGHTS
-from star_ctr.jobs.attempts import Attempt, check_files, published_attempt
-from star_ctr.jobs.score_checks import check_scores
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.store import Store, quoted
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.warehouse import Store, quoted
+from star_ctr.jobs.quality.score_checks import check_scores
+from star_ctr.jobs.registry.attempts import Attempt, check_files, published_attempt
 from star_ctr.jobs.train import write_runs
-from star_ctr.model.checks import TOLERANCE, is_within_tolerance
+from star_ctr.model.data.reader import unpacked
 from star_ctr.model.export import LAYOUT, Predictor
-from star_ctr.model.stream.reading import unpacked
+from star_ctr.model.score_checks import TOLERANCE, is_within_tolerance
 
 SCORES = (
     "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "

@@ -17,20 +17,20 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.compatibility import check_fitted
-from star_ctr.conf.days import valid_day, window
+from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables
+from star_ctr.conf.contracts.compatibility import check_fitted
+from star_ctr.conf.contracts.dates import valid_day, window
+from star_ctr.conf.contracts.encoded_row import OTHER, Layout, natural
+from star_ctr.conf.contracts.run_id import features_hash
+from star_ctr.conf.contracts.vocabulary import read_vocabularies, vocabulary_files
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.identity import features_hash
-from star_ctr.conf.layout import OTHER, Layout, natural
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import OF_NIGHT, SplitTables
-from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
-from star_ctr.features.encoding import fit_layout
-from star_ctr.features.packing import Encoder
-from star_ctr.features.vocabularies import fit_vocabularies
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.split_inputs import find_inputs
-from star_ctr.jobs.store import LedgerEntry, Store, quoted
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.encoding.layout import fit_layout
+from star_ctr.features.encoding.row_encoder import Encoder
+from star_ctr.features.encoding.vocabularies import fit_vocabularies
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.split_inputs import find_inputs
+from star_ctr.jobs.io.warehouse import LedgerEntry, Store, quoted
 
 ENCODED = (
     "impression_id string, user_id string, day string, label float, domain_id int, "

@@ -14,15 +14,20 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.compatibility import changes, check_split
-from star_ctr.conf.days import valid_day
+from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables, Warehouse
+from star_ctr.conf.contracts.compatibility import changes, check_split
+from star_ctr.conf.contracts.dates import valid_day
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.fingerprint import code_hash
+from star_ctr.conf.contracts.run_id import config_hash, refit_of, run_id, variant
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.conf.hashing import code_hash
-from star_ctr.conf.identity import config_hash, refit_of, run_id, variant
-from star_ctr.conf.layout import Layout
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import OF_NIGHT, SplitTables, Warehouse
-from star_ctr.jobs.attempts import (
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import literal
+from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.spark_launcher import launch_on_spark
+from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import (
     assign_attempt,
     attempt_of,
     check_files,
@@ -31,14 +36,9 @@ from star_ctr.jobs.attempts import (
     read_result,
     recorded_job,
 )
-from star_ctr.jobs.commits import split_commit
-from star_ctr.jobs.launcher import launch_on_spark
-from star_ctr.jobs.rows import literal
-from star_ctr.jobs.session import submitted_step
-from star_ctr.jobs.starts import find_start
-from star_ctr.jobs.store import Store
-from star_ctr.model.job import TrainingJob, WarmStart
+from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
+from star_ctr.model.training.job import TrainingJob, WarmStart
 
 RUN = pa.schema(
     [

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from star_ctr.model.data.batches import Batch, epoch_batches
+from star_ctr.model.data.reader import Rows, joined, live_files
 from star_ctr.model.export import Predictor, export
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.probe import encoded_rows
-from star_ctr.model.stream.batches import Batch, epoch_batches
-from star_ctr.model.stream.reading import Rows, joined, live_files
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.parity_sample import encoded_rows
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
-from star_ctr.conf.layout import Layout
-from star_ctr.conf.tables import WEIGHTS
-from star_ctr.conf.training import ModelSettings
-from star_ctr.model.checks import check_weights
-from star_ctr.model.networks.multi_domain import MultiDomainModel
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.score_checks import check_weights
 
 LAYOUT = "layout.json"
 

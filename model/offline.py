@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from star_ctr.conf.contracts.catalog import RESULT
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.tables import RESULT
-from star_ctr.model.checks import TOLERANCE, check_scores, is_within_tolerance
+from star_ctr.model.data.reader import live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.probe import encoded_rows
-from star_ctr.model.run import train
-from star_ctr.model.stream.reading import live_files
+from star_ctr.model.parity_sample import encoded_rows
+from star_ctr.model.score_checks import TOLERANCE, check_scores, is_within_tolerance
 from star_ctr.model.train import write_job
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
 
 SCORES = "scores.parquet"
 

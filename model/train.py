@@ -13,20 +13,20 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from star_ctr.conf.contracts.catalog import RESULT
 from star_ctr.conf.errors import UserError, message_for_user
 from star_ctr.conf.files import write_text
-from star_ctr.conf.tables import RESULT
-from star_ctr.model.agent import STOPPED, open_store
-from star_ctr.model.checkpoint import latest
-from star_ctr.model.hooks import Hook
-from star_ctr.model.hooks.checkpoints import StoppedError
-from star_ctr.model.hooks.progress import ProgressBar
-from star_ctr.model.hooks.scalars import MLflow, TensorBoard
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.lifetime import end_with_parent, run_to_end
-from star_ctr.model.processes import device_for, world
-from star_ctr.model.run import train
-from star_ctr.model.threads import available_cores
+from star_ctr.model.distributed.process_group import device_for, world
+from star_ctr.model.distributed.process_lifetime import end_with_parent, run_to_end
+from star_ctr.model.distributed.threads import available_cores
+from star_ctr.model.distributed.torchrun_agent import STOPPED, open_store
+from star_ctr.model.training.callbacks import Hook
+from star_ctr.model.training.callbacks.checkpoints import StoppedError
+from star_ctr.model.training.callbacks.progress import ProgressBar
+from star_ctr.model.training.callbacks.scalars import MLflow, TensorBoard
+from star_ctr.model.training.checkpoint import latest
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
 
 
 def launch(job: TrainingJob, must_resume: bool = False) -> None:
@@ -46,7 +46,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
     cores = max(1, available_cores() // job.trainer.processes)  # torchrun would set one per process
     with tempfile.TemporaryDirectory(prefix="star-ctr-") as store:
         command = [
-            sys.executable, "-m", "star_ctr.model.agent", store,
+            sys.executable, "-m", "star_ctr.model.distributed.torchrun_agent", store,
             f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
             "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
         ]  # fmt: skip

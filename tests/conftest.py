@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
+from star_ctr.conf.settings.root import Settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
-    from star_ctr.jobs.session import start
+    from star_ctr.jobs.io.session import start
 
     os.environ["STAR_CTR_SPARK_LOG"] = str(tmp_path_factory.mktemp("spark") / "spark.log")
     small = ["spark.master=local[2]", "spark.driver_memory=2g", "spark.shuffle_partitions=2"]

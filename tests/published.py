@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from star_ctr.conf.contracts.catalog import RECORD, WEIGHTS, Warehouse
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.files import hash_file
-from star_ctr.conf.layout import Layout
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import RECORD, WEIGHTS, Warehouse
-from star_ctr.jobs.attempts import Attempt, attempt_folder, published_attempt
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.registry.attempts import Attempt, attempt_folder, published_attempt
 from tests.model.synthetic import LAYOUT
 
 

@@ -49,7 +49,7 @@ def test_imports_run_one_way(room: str) -> None:
 
 
 def test_airflow_stays_in_the_folder_of_dags() -> None:
-    dags = ROOT / "workflows/dags"
+    dags = ROOT / "workflows/airflow/dags"
     for file in (f for room in ROOMS for f in (ROOT / room).rglob("*.py")):
         names = {n.split(".")[0] for n in imports(file)}
         assert names.isdisjoint({"star_ctr"} if file.is_relative_to(dags) else {"airflow"}), file
@@ -71,8 +71,10 @@ def test_the_wheel_installs_one_name(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if "dist-info" not in n} == {"star_ctr"}
     assert not [n for n in names if "/dags/" in n], "the DAG is read from the clone, by Airflow's own Python"
-    assert {"star_ctr/jobs/train.py", "star_ctr/conf/kuairand.yaml", "star_ctr/features/asof.py"} <= set(names)
-    assert "star_ctr/workflows/morning/page.css" in names
+    assert {"star_ctr/jobs/train.py", "star_ctr/conf/kuairand.yaml", "star_ctr/features/point_in_time/scan.py"} <= set(
+        names
+    )
+    assert "star_ctr/workflows/report/page.css" in names
 
 
 def test_every_command_teaches() -> None:

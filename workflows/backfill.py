@@ -6,15 +6,15 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.days import days_between, valid_day
+from star_ctr.conf.contracts.dates import days_between, valid_day
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs.decisions import serving
+from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.ingest import newest_day
-from star_ctr.workflows.display import err
+from star_ctr.jobs.registry.decisions import serving
 from star_ctr.workflows.nightly import run_step
+from star_ctr.workflows.staleness import Standing, State, steps_of
 from star_ctr.workflows.status import standing_of
-from star_ctr.workflows.validity import Standing, State, steps_of
+from star_ctr.workflows.terminal import err
 
 KEPT = "kept"
 """What a backfill did with a step that was done and still valid."""

@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.rows import SEQUENCE, add_row, ordered_rows
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, ordered_rows
 
 _SCHEMA = pa.schema(
     [

@@ -27,10 +27,10 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.rows import SEQUENCE, SupersededError, add_row, ordered_rows
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, ordered_rows
 
 TAKEN, RELEASED = "taken", "released"
 _SCHEMA = pa.schema(

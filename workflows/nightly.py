@@ -12,17 +12,18 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.days import valid_day
+from star_ctr.conf.contracts.dates import valid_day
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import contents, evaluate, features, gate, ingest, refit, score, split, train
-from star_ctr.jobs.day_checks import describe_quarantine
-from star_ctr.jobs.profile import describe_matches
-from star_ctr.jobs.store import Store
-from star_ctr.workflows.display import err, step
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs import evaluate, features, gate, ingest, refit, score, split, train
+from star_ctr.jobs.io import table_hashes
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.quality.day_checks import describe_quarantine
+from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.journal import Journal
+from star_ctr.workflows.staleness import Standing, steps_of
 from star_ctr.workflows.status import standing_of
-from star_ctr.workflows.validity import Standing, steps_of
+from star_ctr.workflows.terminal import err, step
 
 ACTIONS: dict[str, Callable[..., Any]] = {
     "ingest": ingest.run,
@@ -75,7 +76,7 @@ def run_step(
         )
 
     def gave() -> dict[str, dict[str, str]]:
-        return contents.of_night(settings, Store(settings, spark), ds) if name == "ingest" else {}
+        return table_hashes.of_night(settings, Store(settings, spark), ds) if name == "ingest" else {}
 
     entry = journal.written(ds, name, standing.run_of(ds, name), standing.stands_on(ds, name), why, gave)
     with step(name, spark.sparkContext), entry:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from star_ctr.conf.days import days_between, valid_day
+from star_ctr.conf.contracts.dates import days_between, valid_day
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import log_files
-from star_ctr.jobs.decisions import Decisions
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io import log_files
+from star_ctr.jobs.registry.decisions import Decisions
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.lease import held
-from star_ctr.workflows.validity import Standing, steps_of
+from star_ctr.workflows.staleness import Standing, steps_of
 
 
 def standing_of(settings: Settings, busy: bool) -> Standing:

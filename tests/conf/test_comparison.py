@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from star_ctr.conf.comparison import PAPER, Comparison, Plan
+from star_ctr.conf.contracts.run_id import config_hash, split_hash, variant
 from star_ctr.conf.errors import ConfigError
-from star_ctr.conf.identity import config_hash, split_hash, variant
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.compare import PAPER, Comparison, Plan
 
 
 def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_split() -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from star_ctr.conf.compatibility import check_fitted, check_model, check_split, encoded_numbers, number_changes
+from star_ctr.conf.contracts.compatibility import (
+    check_fitted,
+    check_model,
+    check_split,
+    encoded_numbers,
+    number_changes,
+)
+from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.layout import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.conf.training import EmbeddingSettings, ModelSettings
+from star_ctr.conf.settings.training import EmbeddingSettings, ModelSettings
 
 RATE = NumericSource(column="clicks", denominator="views", prior=5, base=0.2)
 BEFORE = Layout(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.conf import hashing
-from star_ctr.conf.hashing import code_hash
+from star_ctr.conf.contracts import fingerprint
+from star_ctr.conf.contracts.fingerprint import code_hash
 
 SOURCE = '''
 """Summary."""
@@ -40,7 +40,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package `star_ctr` with two modules."""
     (tmp_path / "mine.py").write_text(SOURCE)
     (tmp_path / "other.py").write_text(OTHER)
-    monkeypatch.setattr(hashing, "files", lambda _: tmp_path)
+    monkeypatch.setattr(fingerprint, "files", lambda _: tmp_path)
     return tmp_path
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from star_ctr.conf.contracts.run_id import config_hash, run_id
 from star_ctr.conf.errors import ConfigError
-from star_ctr.conf.identity import config_hash, run_id
 from star_ctr.conf.load import load
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.fingerprint import code_hash
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.hashing import code_hash
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import Warehouse
 from tests.conftest import ROOT
 
 

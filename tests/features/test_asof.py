@@ -9,8 +9,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.asof import REQUEST, TIME, as_of
-from star_ctr.features.last_events import KIND_BITS, REQUEST_TIME, LastEvents, Wanted
+from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents, Wanted
+from star_ctr.features.point_in_time.scan import REQUEST, TIME, as_of
 
 ROW = st.tuples(
     st.sampled_from("abc"),  # user

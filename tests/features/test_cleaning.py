@@ -13,14 +13,14 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.features import Categorical, Numeric
 from star_ctr.conf.load import load
-from star_ctr.conf.logs import LabelColumn
-from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import clean_log
-from star_ctr.features.columns import stored_name
-from star_ctr.features.duplicates import DUPLICATE
-from star_ctr.features.text import to_number
+from star_ctr.conf.settings.features import Categorical, Numeric
+from star_ctr.conf.settings.logs import LabelColumn
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import clean_log
+from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.features.cleaning.log_columns import stored_name
+from star_ctr.features.cleaning.text import to_number
 
 pytestmark = pytest.mark.spark
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.exact_sums import ExactSums
+from star_ctr.features.encoding.exact_sums import ExactSums
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 RANGES = {

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.layout import NumericSource
-from star_ctr.features import fitting
-from star_ctr.features.fitting import base_rates, fence, fit_bounds, fit_scales, quantile
-from star_ctr.features.packing import numbers, standardised
+from star_ctr.conf.contracts.encoded_row import NumericSource
+from star_ctr.features.encoding import fitting
+from star_ctr.features.encoding.fitting import base_rates, fence, fit_bounds, fit_scales, quantile
+from star_ctr.features.encoding.row_encoder import numbers, standardised
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -61,7 +61,7 @@ def test_one_extreme_value_in_a_hundred_is_an_outlier(wild: float) -> None:
 def test_standardization_is_exact_over_the_full_range(values: list[float]) -> None:
     from fractions import Fraction
 
-    from star_ctr.features.exact_sums import ExactSums
+    from star_ctr.features.encoding.exact_sums import ExactSums
 
     sums = ExactSums()
     sums.add(np.array(values))

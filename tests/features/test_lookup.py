@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_ctr.features import lookup
-from star_ctr.features.lookup import Known
+from star_ctr.features.encoding import value_index
+from star_ctr.features.encoding.value_index import Known
 
 TEXT = st.text(max_size=6)
 
@@ -32,10 +32,12 @@ def many(rng: np.random.Generator) -> tuple[pa.Array, pa.Array]:
 def test_a_hash_that_an_unknown_value_shares_is_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
     known, wanted = many(np.random.default_rng(0))
     expected = pc.index_in(wanted, value_set=known).to_pylist()
-    whole = lookup._hashes
+    whole = value_index._hashes
     known_hashes = whole(known)
     # Every wanted value gets the hash of a known one, which for most is not its own.
-    monkeypatch.setattr(lookup, "_hashes", lambda v: known_hashes if len(v) == len(known) else known_hashes[: len(v)])
+    monkeypatch.setattr(
+        value_index, "_hashes", lambda v: known_hashes if len(v) == len(known) else known_hashes[: len(v)]
+    )
     found = Known(known).find(wanted).to_pylist()
     distinct = wanted.dictionary_encode().dictionary.to_pylist()
     own = {value: known[k].as_py() == value for k, value in enumerate(distinct)}
@@ -44,5 +46,5 @@ def test_a_hash_that_an_unknown_value_shares_is_no_match(monkeypatch: pytest.Mon
 
 def test_known_values_of_one_hash_are_still_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     known, wanted = many(np.random.default_rng(1))
-    monkeypatch.setattr(lookup, "_hashes", lambda v: np.zeros(len(v), dtype=np.uint64))
+    monkeypatch.setattr(value_index, "_hashes", lambda v: np.zeros(len(v), dtype=np.uint64))
     assert Known(known).find(wanted).to_pylist() == pc.index_in(wanted, value_set=known).to_pylist()

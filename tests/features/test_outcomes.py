@@ -9,11 +9,11 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.features import History, Sequence, Statistic
 from star_ctr.conf.load import load
-from star_ctr.features.attributes import join_attributes
-from star_ctr.features.passes import add_history
-from star_ctr.features.timeline import LARGEST_OUTCOME, events
+from star_ctr.conf.settings.features import History, Sequence, Statistic
+from star_ctr.features.point_in_time.attributes import join_attributes
+from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, events
+from star_ctr.features.point_in_time.scan_planner import add_history
 
 pytestmark = pytest.mark.spark
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from star_ctr.conf.layout import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.features.packing import Encoder, bucket_ids, gap_ids
+from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.features.encoding.row_encoder import Encoder, bucket_ids, gap_ids
 
 LAYOUT = Layout(
     ds="2026-01-01",

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.features.resampling import RankSums, UserSums, auc, gauc, interval, tied_groups, weights
-from star_ctr.features.user_auc import _users, _whole_users
+from star_ctr.features.evaluation.poisson_bootstrap import RankSums, UserSums, auc, gauc, interval, tied_groups, weights
+from star_ctr.features.evaluation.user_auc import _users, _whole_users
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:

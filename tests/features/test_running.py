@@ -9,11 +9,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.conf.features import Sequence, Statistic
-from star_ctr.features.asof import REQUEST, TIME, as_of
-from star_ctr.features.passes import Pass, passes
-from star_ctr.features.running import CUT, DAY, Counted, Running
-from star_ctr.features.timeline import SCALE
+from star_ctr.conf.settings.features import Sequence, Statistic
+from star_ctr.features.point_in_time.events import SCALE
+from star_ctr.features.point_in_time.running_counts import CUT, DAY, Counted, Running
+from star_ctr.features.point_in_time.scan import REQUEST, TIME, as_of
+from star_ctr.features.point_in_time.scan_planner import Pass, passes
 
 ROW = st.tuples(
     st.sampled_from(["a", "a", "a", "b", None]),  # the key: mostly one, so that it goes on over batches

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.asof import REQUEST, TIME, as_of
-from star_ctr.features.running import CUT, DAY, Counted, Running
-from star_ctr.features.timeline import LARGEST_OUTCOME, SCALE, weight
+from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, SCALE, weight
+from star_ctr.features.point_in_time.running_counts import CUT, DAY, Counted, Running
+from star_ctr.features.point_in_time.scan import REQUEST, TIME, as_of
 
 NAME = st.builds(
     lambda start, middle, end: f"{start}{middle}{end}",

@@ -10,11 +10,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.conf.simulation import Simulation
-from star_ctr.features import simulated_clicks as clicking
-from star_ctr.features import simulated_logs as out
-from star_ctr.features import simulation as sim
-from star_ctr.jobs import simulate
+from star_ctr.conf.settings.simulate import Simulation
+from star_ctr.features.simulation import clicks as clicking
+from star_ctr.features.simulation import impressions as sim
+from star_ctr.features.simulation import logs as out
+from star_ctr.jobs.tools import simulate
 
 pytestmark = pytest.mark.spark
 SMALL = Simulation(impressions=40_000, days=4, users=3_000, items=2_000, seed=3)
@@ -89,7 +89,7 @@ def test_clicks_come_late_past_midnight_twice_and_without_an_impression(
 
 
 def test_the_logs_pass_the_check_of_the_demo(spark: SparkSession, tmp_path: Path) -> None:
-    from star_ctr.jobs import check
+    from star_ctr.jobs.tools import check
 
     settings = load(
         "demo",

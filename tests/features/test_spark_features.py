@@ -13,13 +13,14 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.conf.features import History, Sequence, Statistic
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import EvaluateSettings
-from star_ctr.features import attribution, metrics
-from star_ctr.features.attributes import join_attributes
-from star_ctr.features.passes import add_history
-from star_ctr.features.timeline import events, with_time_columns
+from star_ctr.conf.settings.features import History, Sequence, Statistic
+from star_ctr.conf.settings.root import EvaluateSettings
+from star_ctr.features.evaluation import metrics
+from star_ctr.features.point_in_time import attribution
+from star_ctr.features.point_in_time.attributes import join_attributes
+from star_ctr.features.point_in_time.events import events, with_time_columns
+from star_ctr.features.point_in_time.scan_planner import add_history
 
 pytestmark = pytest.mark.spark
 

@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType
 
-from star_ctr.conf.logs import TimeColumn
-from star_ctr.features.times import OUTSIDE, check_time, parse_time
+from star_ctr.conf.settings.logs import TimeColumn
+from star_ctr.features.cleaning.times import OUTSIDE, check_time, parse_time
 
 BERLIN = ZoneInfo("Europe/Berlin")
 UTC = dt.UTC

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
+from star_ctr.conf.settings.root import Settings
 
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03")
 DS = DAYS[-1]

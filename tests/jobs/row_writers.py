@@ -6,8 +6,8 @@ import datetime as dt
 
 import pyarrow as pa
 
-from star_ctr.jobs import rows
-from star_ctr.jobs.rows import add_row, replace_rows
+from star_ctr.jobs.io import delta_rows
+from star_ctr.jobs.io.delta_rows import add_row, replace_rows
 
 SCHEMA = pa.schema([("at", pa.timestamp("us", "UTC")), ("writer", pa.int64()), ("number", pa.int64())])
 NOON = dt.datetime(2026, 3, 2, 12, tzinfo=dt.UTC)
@@ -20,7 +20,7 @@ def row(number: int, writer: int = 0, back: float = 0.0) -> dict[str, object]:
 
 
 def write(table: str, writer: int) -> list[int]:
-    rows._REWRITE_AT = 8  # in a separate process
+    delta_rows._REWRITE_AT = 8  # in a separate process
     return [add_row(table, row(k, writer, back=1.0), SCHEMA) for k in range(ROWS)]
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from star_ctr.conf.contracts.catalog import RECORD, WEIGHTS, Warehouse
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import RECORD, WEIGHTS, Warehouse
-from star_ctr.jobs import verify
-from star_ctr.jobs.attempts import (
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.gate import _nothing_to_decide
+from star_ctr.jobs.io.delta_rows import SupersededError
+from star_ctr.jobs.refit import _nothing_to_refit
+from star_ctr.jobs.registry.attempts import (
     Attempt,
     assign_attempt,
     attempt_folder,
@@ -28,14 +30,12 @@ from star_ctr.jobs.attempts import (
     publish_attempt,
     published_attempt,
 )
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, manual_hold, serving
-from star_ctr.jobs.gate import _nothing_to_decide
-from star_ctr.jobs.refit import _nothing_to_refit
-from star_ctr.jobs.rows import SupersededError
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, manual_hold, serving
+from star_ctr.jobs.tools import verify
 from star_ctr.model.export import Predictor
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.run import train
 from star_ctr.model.train import write_job
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
 from tests.model.synthetic import LAYOUT, job, with_vocabularies, write_split
 from tests.published import publish
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from star_ctr.conf.gating import GateSettings
-from star_ctr.conf.identity import refit_of
-from star_ctr.jobs.baseline import NIGHTS, baseline_runs, typical_rows, usual_clicks
-from star_ctr.jobs.decisions import Decision, Outcome
-from star_ctr.jobs.gate_checks import Facts
-from star_ctr.jobs.verdict import verdict
+from star_ctr.conf.contracts.run_id import refit_of
+from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.jobs.registry.decisions import Decision, Outcome
+from star_ctr.jobs.registry.gate_baseline import NIGHTS, baseline_runs, typical_rows, usual_clicks
+from star_ctr.jobs.registry.gate_checks import Facts
+from star_ctr.jobs.registry.gate_policy import verdict
 
 GATE = GateSettings()
 RUNS = [f"2026-03-{day:02d}-star" for day in range(1, 31)]

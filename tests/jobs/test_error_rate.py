@@ -12,13 +12,13 @@ import pytest
 from scipy.stats import chi2
 from scipy.stats import t as student
 
-from star_ctr.conf.gating import GateSettings
-from star_ctr.features.resampling import Floats, Ints, tied_groups, weights
-from star_ctr.features.significance import holm, p_below, p_count, smallest_detectable
-from star_ctr.features.simulation import CLICK_RATES, SHARES
-from star_ctr.jobs.decisions import Outcome
-from star_ctr.jobs.gate_checks import DRAWS, PARTS, Facts
-from star_ctr.jobs.verdict import verdict
+from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints, tied_groups, weights
+from star_ctr.features.evaluation.significance import holm, p_below, p_count, smallest_detectable
+from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
+from star_ctr.jobs.registry.decisions import Outcome
+from star_ctr.jobs.registry.gate_checks import DRAWS, PARTS, Facts
+from star_ctr.jobs.registry.gate_policy import verdict
 
 GATE = GateSettings()
 Row = dict[str, Any]

@@ -14,12 +14,12 @@ from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import EvaluateSettings, Settings
-from star_ctr.features.bootstrap import estimates
-from star_ctr.features.resampling import weights
-from star_ctr.jobs import differences, judged
+from star_ctr.conf.settings.root import EvaluateSettings, Settings
+from star_ctr.features.evaluation.bootstrap import estimates
+from star_ctr.features.evaluation.poisson_bootstrap import weights
 from star_ctr.jobs.evaluate import Run, judge, read_metrics
-from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.tools import differences, evaluate_table
 
 pytestmark = pytest.mark.spark
 EVALUATE = EvaluateSettings(replicates=30, level=0.9, seed=4)
@@ -220,7 +220,7 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
         spark.createDataFrame(rows).write.format("delta").save(path)
     else:
         rows.to_parquet(path) if form == "parquet" else rows.to_csv(path, index=False)
-    found = judged.run(spark, judged.Scored(path, **COLUMNS), EVALUATE)
+    found = evaluate_table.run(spark, evaluate_table.Scored(path, **COLUMNS), EVALUATE)
     assert [(r["ds"], r["domain"]) for r in found] == [
         (day, domain) for day in ("2026-03-03", DS) for domain in ("1", "2", "10", "overall")
     ]
@@ -230,7 +230,7 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
     assert (got["rows"], got["clicks"]) == (len(day), day["label"].sum())
     assert got["auc"] == pytest.approx(roc_auc_score(day["label"], day["score"]), abs=1e-12)
     assert [got["gauc_low"], got["gauc_high"]] == pytest.approx(list(np.quantile(want[1][1:], [0.05, 0.95])), abs=1e-10)
-    whole = judged.run(spark, judged.Scored(path, "who", "bought", "p"), EVALUATE)
+    whole = evaluate_table.run(spark, evaluate_table.Scored(path, "who", "bought", "p"), EVALUATE)
     assert [(r["ds"], r["domain"], r["rows"]) for r in whole] == [(None, "overall", 800)]
 
 
@@ -250,12 +250,12 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
 def test_scores_that_cannot_be_judged_are_counted(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:
     change(foreign()).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(DataError, match=words):
-        judged.run(spark, judged.Scored(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.Scored(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
 
 
 def test_a_table_that_is_not_there(tmp_path: Path, spark: SparkSession) -> None:
     with pytest.raises(DataError, match="neither a Delta or Parquet table nor a .csv file"):
-        judged.run(spark, judged.Scored(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.Scored(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
 
 
 def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: SparkSession) -> None:
@@ -266,7 +266,7 @@ def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: Spar
 
     def judge(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
         table.to_csv(path, index=False, **more)
-        return judged.run(spark, judged.Scored(str(path), "who", "bought", "p"), EVALUATE)[0]
+        return evaluate_table.run(spark, evaluate_table.Scored(str(path), "who", "bought", "p"), EVALUATE)[0]
 
     with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: text that is not UTF-8"):
         judge(rows.assign(who=named), encoding="gbk")
@@ -280,4 +280,4 @@ def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: Spar
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1] + ",surplus", *lines[2:]]) + "\n")
     with pytest.raises(DataError, match="1 of 800 lines have more or fewer fields than the header"):
-        judged.run(spark, judged.Scored(str(path), "who", "bought", "p"), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.Scored(str(path), "who", "bought", "p"), EVALUATE)

@@ -11,12 +11,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import contents, features, ingest
-from star_ctr.jobs.day_checks import Quarantined, describe_quarantine, quarantined_days
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs import features, ingest
 from star_ctr.jobs.ingest import day_with_files, newest_complete
-from star_ctr.jobs.profile import describe_matches
-from star_ctr.jobs.store import Store
+from star_ctr.jobs.io import table_hashes
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.quality.day_checks import Quarantined, describe_quarantine, quarantined_days
+from star_ctr.jobs.quality.profile import describe_matches
 from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
 
 
@@ -111,9 +112,9 @@ def test_two_nights_write_the_same_rows_for_a_day(tmp_path: Path, spark: SparkSe
     conf = settings(tmp_path, window={"days": 1})
     store = Store(conf, spark)
     ingest.run(conf, spark, DAYS[1])
-    first = contents.of_night(conf, store, DAYS[1])["impressions"]
+    first = table_hashes.of_night(conf, store, DAYS[1])["impressions"]
     ingest.run(conf, spark, DS)
-    second = contents.of_night(conf, store, DS)["impressions"]
+    second = table_hashes.of_night(conf, store, DS)["impressions"]
     assert second[DAYS[1]] == first[DAYS[1]]
     assert second[DAYS[1]].startswith("60:")
 

@@ -8,8 +8,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
-from star_ctr.jobs.launcher import launch_on_spark
-from star_ctr.model.run import train
+from star_ctr.jobs.io.spark_launcher import launch_on_spark
+from star_ctr.model.training.run import train
 from tests.model.synthetic import record, same_model, without_dropout, write_split
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]

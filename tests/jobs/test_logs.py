@@ -14,16 +14,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings import Settings
-from star_ctr.features.cleaning import clean_log
-from star_ctr.jobs import logs
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import clean_log
+from star_ctr.jobs.io import log_reader
 from tests.jobs.messy_logs import DAYS, settings, views, write_days
 
 pytestmark = pytest.mark.spark
 
 
 def cleaned(conf: Settings, spark: SparkSession) -> DataFrame:
-    raw = logs.read(conf, spark, "impressions", None)
+    raw = log_reader.read(conf, spark, "impressions", None)
     assert raw is not None
     return clean_log(conf, "impressions", raw)
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from star_ctr.conf.gating import GateSettings
-from star_ctr.features.resampling import Floats, Ints
-from star_ctr.features.significance import PRIOR_DISPERSION, PRIOR_FREEDOM, dispersion, p_count
-from star_ctr.jobs.decisions import Outcome
-from star_ctr.jobs.gate_checks import Facts
-from star_ctr.jobs.verdict import verdict
+from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints
+from star_ctr.features.evaluation.significance import PRIOR_DISPERSION, PRIOR_FREEDOM, dispersion, p_count
+from star_ctr.jobs.registry.decisions import Outcome
+from star_ctr.jobs.registry.gate_checks import Facts
+from star_ctr.jobs.registry.gate_policy import verdict
 
 GATE = GateSettings(min_clicks=0)
 Row = dict[str, Any]

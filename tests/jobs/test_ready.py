@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
-from star_ctr.jobs import ready
+from star_ctr.jobs.tools import ready
 from star_ctr.workflows.cli import app
 
 DAY = "2026-01-06"

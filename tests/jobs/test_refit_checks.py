@@ -14,14 +14,14 @@ from pyspark.sql import SparkSession
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from star_ctr.conf.gating import GateSettings
+from star_ctr.conf.contracts.catalog import WEIGHTS
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import WEIGHTS
-from star_ctr.jobs.refit_checks import failures
-from star_ctr.jobs.rows import rows_of
-from star_ctr.jobs.store import Store
-from star_ctr.model import run
-from star_ctr.model.job import TrainingJob
+from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.jobs.io.delta_rows import rows_of
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.refit_checks import failures
+from star_ctr.model.training import run
+from star_ctr.model.training.job import TrainingJob
 from tests.model.synthetic import LAYOUT, job, write_split
 
 pytestmark = pytest.mark.spark

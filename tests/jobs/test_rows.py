@@ -15,11 +15,11 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import rows
-from star_ctr.jobs.decisions import POINTER, Decision, Decisions, Outcome, accepted, serving
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io import delta_rows
+from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, literal, ordered_rows, replace_rows, rows_of
 from star_ctr.jobs.refit import publish
-from star_ctr.jobs.rows import SEQUENCE, add_row, literal, ordered_rows, replace_rows, rows_of
+from star_ctr.jobs.registry.decisions import POINTER, Decision, Decisions, Outcome, accepted, serving
 from star_ctr.workflows.journal import Entry, Journal
 from tests import small_logs
 from tests.jobs.row_writers import LEDGER, NOON, ROWS, SCHEMA, WRITERS, replace, row, write
@@ -42,14 +42,14 @@ def test_concurrent_writers_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
 def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = str(tmp_path / "table")
     add_row(table, row(0), SCHEMA)
-    stale, opened = DeltaTable(table), rows._open_or_create
+    stale, opened = DeltaTable(table), delta_rows._open_or_create
     add_row(table, row(1), SCHEMA)
     answers = iter([stale])
-    monkeypatch.setattr(rows, "_open_or_create", lambda *of: next(answers, None) or opened(*of))
+    monkeypatch.setattr(delta_rows, "_open_or_create", lambda *of: next(answers, None) or opened(*of))
     assert add_row(table, row(2), SCHEMA) == 2
     assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
-    monkeypatch.setattr(rows, "_open_or_create", lambda *_: stale)
-    monkeypatch.setattr(rows, "_PATIENCE", 0.0)
+    monkeypatch.setattr(delta_rows, "_open_or_create", lambda *_: stale)
+    monkeypatch.setattr(delta_rows, "_PATIENCE", 0.0)
     with pytest.raises(UserError, match=r"other writers kept changing the table .* run the command again"):
         add_row(table, row(3), SCHEMA)
     assert len(rows_of(table)) == 3
@@ -60,7 +60,7 @@ def test_the_row_order_survives_clock_skew_and_compaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewrite_at: int
 ) -> None:
     table = str(tmp_path / "table")
-    monkeypatch.setattr(rows, "_REWRITE_AT", rewrite_at)
+    monkeypatch.setattr(delta_rows, "_REWRITE_AT", rewrite_at)
     for k in range(10):
         add_row(table, row(k, back=90.0), SCHEMA)
     assert [r["number"] for r in ordered_rows(table)] == list(range(10))
@@ -182,12 +182,14 @@ def test_a_replacement_on_top_of_another_is_made_again(tmp_path: Path, monkeypat
     """Of the same rows and of rows in the same files: neither may stand twice, or come back."""
     table = str(tmp_path / "table")
     replace_rows(table, [("a", "1", 1), ("a", "2", 1)], LEDGER, "run_id = 'a'")
-    opened = rows._open_or_create
+    opened = delta_rows._open_or_create
     for where, new in (("run_id = 'a'", [("a", "1", 3)]), ("ds = '9'", [("b", "9", 3)])):
         stale = DeltaTable(table)
         replace_rows(table, [("a", "1", 2)], LEDGER, "run_id = 'a' AND ds <> '9'")
         answers = iter([stale])
-        monkeypatch.setattr(rows, "_open_or_create", lambda *of, answers=answers: next(answers, None) or opened(*of))
+        monkeypatch.setattr(
+            delta_rows, "_open_or_create", lambda *of, answers=answers: next(answers, None) or opened(*of)
+        )
         replace_rows(table, new, LEDGER, where)
     assert contents(table) == [("a", "1", 2), ("b", "9", 3)]
 
@@ -196,7 +198,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(tmp_path: Path, monkeypa
     """A rollback that was committed, and then reported as failed, was written twice."""
     table = str(tmp_path / "table")
     add_row(table, row(0), SCHEMA)
-    write = rows.write_deltalake
+    write = delta_rows.write_deltalake
     failures = iter([True])
 
     def write_and_fail(*arguments: object, **more: object) -> None:
@@ -204,6 +206,6 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(tmp_path: Path, monkeypa
         if next(failures, False):
             raise CommitFailedError("the answer was lost")
 
-    monkeypatch.setattr(rows, "write_deltalake", write_and_fail)
+    monkeypatch.setattr(delta_rows, "write_deltalake", write_and_fail)
     assert add_row(table, row(1), SCHEMA, after=0) == 1
     assert [r["number"] for r in ordered_rows(table)] == [0, 1]

@@ -12,13 +12,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import EvaluateSettings
-from star_ctr.features.metrics import by_domain, totals
-from star_ctr.jobs import differences
+from star_ctr.conf.settings.root import EvaluateSettings
+from star_ctr.features.evaluation.metrics import by_domain, totals
 from star_ctr.jobs.evaluate import Run, judge
+from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.score import SCORES, check_parity, largest_difference
-from star_ctr.jobs.score_checks import check_scores
-from star_ctr.jobs.store import Store, among
+from star_ctr.jobs.tools import differences
 
 pytestmark = pytest.mark.spark
 NAN, INF = float("nan"), float("inf")

@@ -11,8 +11,8 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
-from star_ctr.jobs import session
-from star_ctr.model.threads import own_cores
+from star_ctr.jobs.io import session
+from star_ctr.model.distributed.threads import own_cores
 
 
 def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytest.MonkeyPatch) -> None:

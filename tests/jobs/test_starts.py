@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.run_id import refit_of, run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome
-from star_ctr.jobs.starts import find_start
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome
+from star_ctr.jobs.registry.warm_starts import find_start
 from tests.published import publish
 
 NIGHTS = ("2026-03-02", "2026-03-03", "2026-03-04")

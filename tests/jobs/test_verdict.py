@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.run_id import judged_run, refit_of, run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.gating import GateSettings
-from star_ctr.conf.identity import judged_run, refit_of, run_id
-from star_ctr.conf.layout import OVERALL
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted_before, judged_attempt, serving
+from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.gate import _with_min_draws, accepted_metrics
-from star_ctr.jobs.gate_checks import Facts
 from star_ctr.jobs.refit import publish
-from star_ctr.jobs.verdict import refit_verdict, verdict
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, accepted_before, judged_attempt, serving
+from star_ctr.jobs.registry.gate_checks import Facts
+from star_ctr.jobs.registry.gate_policy import refit_verdict, verdict
 from tests import small_logs
 from tests.published import publish as publish_run
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.run import train
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
 from tests.model.synthetic import without_dropout, write_split
 
 

@@ -14,11 +14,11 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from safetensors.numpy import load_file
 
-from star_ctr.conf.layout import IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.features.packing import packed
-from star_ctr.model.checkpoint import latest
-from star_ctr.model.job import TrainingJob
+from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
+from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.features.encoding.row_encoder import packed
+from star_ctr.model.training.checkpoint import latest
+from star_ctr.model.training.job import TrainingJob
 
 LAYOUT = Layout(
     ds="2026-01-02",

@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from star_ctr.conf.contracts.catalog import WEIGHTS
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.tables import WEIGHTS
-from star_ctr.conf.training import ModelSettings
-from star_ctr.model import checks, export, offline, run
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model import export, offline, score_checks
 from star_ctr.model.export import Predictor
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.moments import _level
-from star_ctr.model.networks.multi_domain import MultiDomainModel
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.training import run
+from star_ctr.model.training.calibration import _level
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job, write_split
 
 NAN = float("nan")
@@ -30,11 +31,11 @@ def short_job(folder: Path) -> TrainingJob:
 
 def test_invalid_scores_are_counted_by_domain() -> None:
     scores = np.array([0.0, 1.0, NAN, np.inf, -1e-9, 1.1])
-    checks.check_scores(scores[:2], ["a", "b"], "here")
+    score_checks.check_scores(scores[:2], ["a", "b"], "here")
     with pytest.raises(DataError, match=r"here: 4 of 6 rows have a score .* \(b: 3, a: 1\)"):
-        checks.check_scores(scores, ["a", "a", "b", "b", "a", "b"], "here")
-    assert checks.is_within_tolerance(1e-5)
-    assert not any(map(checks.is_within_tolerance, (1.1e-5, NAN, np.inf)))
+        score_checks.check_scores(scores, ["a", "a", "b", "b", "a", "b"], "here")
+    assert score_checks.is_within_tolerance(1e-5)
+    assert not any(map(score_checks.is_within_tolerance, (1.1e-5, NAN, np.inf)))
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.training import ModelSettings
-from star_ctr.model.networks.compared import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
-from star_ctr.model.networks.layers import StarFCN
-from star_ctr.model.networks.norms import BatchNorm, LayerNorm
-from star_ctr.model.networks.successors import PLE
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model.layers.normalization import BatchNorm, LayerNorm
+from star_ctr.model.layers.star import StarFCN
+from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
+from star_ctr.model.models.successors import PLE
 from tests.model.arrays import array, randomise
 from tests.model.synthetic import ALL
 
@@ -171,7 +171,7 @@ def test_batch_and_layer_normalization() -> None:
 @pytest.mark.parametrize("name", [n for n in ALL if n != "pepnet"])  # its gates stop the gradient on purpose
 def test_gradients_by_finite_differences(name: str) -> None:
     settings = ModelSettings(name=name, layers=[3], activation="silu")  # type: ignore[arg-type]
-    from star_ctr.model.networks.multi_domain import make_network
+    from star_ctr.model.models.multi_domain import make_network
 
     network = make_network(settings, 5, 3, priors=2)
     randomise(network, RNG)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from star_ctr.model import ema, state
-from star_ctr.model.ema import WeightEma, averages, log_decay
-from star_ctr.model.hooks import Hook, Moment
-from star_ctr.model.networks.rows import Change
-from star_ctr.model.networks.tables import EmbeddingTables
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.embeddings.row_adam import Change
+from star_ctr.model.embeddings.tables import EmbeddingTables
+from star_ctr.model.training import ema, trainer_state
+from star_ctr.model.training.callbacks import Hook, Moment
+from star_ctr.model.training.ema import WeightEma, averages, log_decay
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job, version_of, write_split
 
 ROWS = 40
@@ -207,11 +207,11 @@ def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path
         trainer = Trainer(j)
         if part == 0:
             reference.of = {n: Dense(p.detach().numpy(), decay) for n, p in trainer.model.named_parameters()}
-        assert state.resume(trainer) == (part > 0)
+        assert trainer_state.resume(trainer) == (part > 0)
         try:
             trainer.train([reference])
         except InterruptedError:
-            state.save(trainer)
+            trainer_state.save(trainer)
     weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     assert trainer.step == trainer.steps > 100
     trainer.averaged.swap_in()

@@ -12,17 +12,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from star_ctr.conf.training import ModelSettings
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model.data.batches import ahead, epoch_batches
+from star_ctr.model.data.reader import live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.networks.multi_domain import MultiDomainModel
-from star_ctr.model.networks.norms import segments_of
-from star_ctr.model.probe import probe_rows
-from star_ctr.model.run import train
-from star_ctr.model.stream.batches import ahead, epoch_batches
-from star_ctr.model.stream.reading import live_files
+from star_ctr.model.layers.normalization import segments_of
+from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.parity_sample import probe_rows
 from star_ctr.model.train import write_job
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import ALL, LAYOUT, job, record, same_model, same_weights, when, without_dropout
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none is at hand")

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 
 from star_ctr.conf.errors import UserError
-from star_ctr.model import checkpoint, state
-from star_ctr.model.hooks import Hook, Moment, Trained
-from star_ctr.model.hooks.checkpoints import Checkpoints, StoppedError
-from star_ctr.model.hooks.record import Mixing
-from star_ctr.model.hooks.scalars import MLflow, TensorBoard
-from star_ctr.model.run import train
-from star_ctr.model.stream.batches import Batch
-from star_ctr.model.stream.plan import DataFile
-from star_ctr.model.stream.reading import Rows
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.batches import Batch
+from star_ctr.model.data.reader import Rows
+from star_ctr.model.training import checkpoint, trainer_state
+from star_ctr.model.training.callbacks import Hook, Moment, Trained
+from star_ctr.model.training.callbacks.checkpoints import Checkpoints, StoppedError
+from star_ctr.model.training.callbacks.record import Mixing
+from star_ctr.model.training.callbacks.scalars import MLflow, TensorBoard
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job
 
 DOMAINS = set(LAYOUT.domains)
@@ -116,7 +116,7 @@ def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
 
     class Every(Hook):
         def step(self, moment: Moment) -> None:
-            state.save(trainer)
+            trainer_state.save(trainer)
 
     trainer.train([Every()])
     steps = sorted(int(p.name.removeprefix("step-")) for p in (tmp_path / "checkpoint").glob("step-*"))
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
     steps = iter(list(trainer._batches()))
     for _ in range(3):
         trainer.train_step([next(steps)])
-        state.save(trainer)
+        trainer_state.save(trainer)
     folder = tmp_path / "checkpoint"
     newest, before = sorted(folder.glob("step-*"), reverse=True)
     assert (newest.name, before.name) == ("step-000000003", "step-000000002")
@@ -141,12 +141,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
 
     tensors.write_bytes(content[:-1])  # truncated
     again = Trainer(mine)
-    assert state.resume(again)
+    assert trainer_state.resume(again)
     assert again.step == 2
     tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the right size, and another content
     again = Trainer(mine)
     with pytest.warns(UserWarning, match="the checkpoint is damaged"):
-        assert state.resume(again)
+        assert trainer_state.resume(again)
     assert again.step == 2
     again.train_step([list(again._batches())[2]])
     state.save(again)  # replaces the damaged checkpoint of step 3
@@ -156,22 +156,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
     tensors.write_bytes(content)
     (newest / "place.json").write_text("")
     again = Trainer(mine)
-    assert state.resume(again)
+    assert trainer_state.resume(again)
     assert again.step == 2
 
     # Both are damaged: the training starts from scratch, and its checkpoints are not taken for older ones.
     (before / "place.json").write_text("")
     again = Trainer(mine)
-    assert not state.resume(again)
+    assert not trainer_state.resume(again)
     again.train_step([next(iter(again._batches()))])
-    state.save(again)
+    trainer_state.save(again)
     assert [p.name for p in folder.glob("step-*")] == ["step-000000001"]
 
 
 def test_a_killed_save_leaves_the_checkpoint_before(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path))
     trainer.train_step([next(iter(trainer._batches()))])
-    state.save(trainer)
+    trainer_state.save(trainer)
     partial = tmp_path / "checkpoint" / ".step-000000002.partial"
     partial.mkdir()
     (partial / "common.safetensors").write_bytes(b"half")
@@ -183,18 +183,20 @@ def test_a_killed_save_leaves_the_checkpoint_before(table: str, tmp_path: Path) 
 def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     before = Trainer(job(table, tmp_path))
     with pytest.raises(UserError, match="no checkpoint to resume from"):
-        state.resume(before, must=True)
+        trainer_state.resume(before, must=True)
     before.train_step([next(iter(before._batches()))])
-    state.save(before)
+    trainer_state.save(before)
     other = Trainer(job(table, tmp_path, lr=0.5, processes=1, threads=2))
     with pytest.raises(UserError, match=r"changed since: trainer\.lr: 0\.001 -> 0\.5\. "):
-        state.resume(other, must=True)
-    assert not state.resume(other)
-    assert state.resume(Trainer(job(table, tmp_path, checkpoint_minutes=9.0)), must=True), "that changes no weights"
+        trainer_state.resume(other, must=True)
+    assert not trainer_state.resume(other)
+    assert trainer_state.resume(Trainer(job(table, tmp_path, checkpoint_minutes=9.0)), must=True), (
+        "that changes no weights"
+    )
     changed = job(table, tmp_path)
     changed = changed.model_copy(update={"versions": {**changed.versions, "vocabularies": 7}})
     with pytest.raises(UserError, match=r"versions\.vocabularies: None -> 7"):
-        state.resume(Trainer(changed), must=True)
+        trainer_state.resume(Trainer(changed), must=True)
 
 
 def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.model.networks.layers import AuxiliaryNetwork, Dropout, StarFCN, StarLinear
-from star_ctr.model.networks.norms import PartitionedNorm
+from star_ctr.model.layers.normalization import PartitionedNorm
+from star_ctr.model.layers.star import AuxiliaryNetwork, Dropout, StarFCN, StarLinear
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.model import checkpoint
-from star_ctr.model.job import TrainingJob
 from star_ctr.model.train import write_job
+from star_ctr.model.training import checkpoint
+from star_ctr.model.training.job import TrainingJob
 from tests.model.synthetic import record, same_model, when, without_dropout
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ except UserError as error:
 
 def processes_of(j: TrainingJob) -> dict[int, str]:
     """Return the processes of a job by id, each with its kind: launcher, agent or worker."""
-    kinds = {"-c": "launcher", "star_ctr.model.agent": "agent", "star_ctr.model.train": "worker"}
+    kinds = {"-c": "launcher", "star_ctr.model.distributed.torchrun_agent": "agent", "star_ctr.model.train": "worker"}
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

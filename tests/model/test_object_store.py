@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fsspec
 
-from star_ctr.model.run import train
+from star_ctr.model.training.run import train
 from tests.model.synthetic import job
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.model.stream.plan import MIXED, DataFile, Draw, Read, plan, rows_by_domain
+from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, plan, rows_by_domain
 
 FILES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50)), min_size=1, max_size=20)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.layout import IdField, Layout, SequenceField
-from star_ctr.conf.training import ModelSettings
-from star_ctr.model.networks.inputs import SharedInputs
-from star_ctr.model.networks.pooling import DienPooling, DinPooling
+from star_ctr.conf.contracts.encoded_row import IdField, Layout, SequenceField
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model.embeddings.shared_inputs import SharedInputs
+from star_ctr.model.layers.attention_pooling import DienPooling, DinPooling
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(11)

@@ -16,14 +16,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from star_ctr.model import checkpoint
+from star_ctr.model.embeddings.row_adam import RowAdam
 from star_ctr.model.export import export
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.networks.norms import segments_of
-from star_ctr.model.networks.rows import RowAdam
-from star_ctr.model.run import train
+from star_ctr.model.layers.normalization import segments_of
 from star_ctr.model.train import launch, write_job
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.training import checkpoint
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import EPOCHS, ROWS, TOLERANCE, record, same_model, same_weights, when, without_dropout
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def workers(j: TrainingJob) -> list[int]:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        agents = (b"torch.distributed.run", b"star_ctr.model.agent")
+        agents = (b"torch.distributed.run", b"star_ctr.model.distributed.torchrun_agent")
         if str(j.place / "job.json").encode() in words and not any(agent in words for agent in agents):
             found.append(int(folder.name))
     return sorted(found)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.model.networks import rows as row_adam
-from star_ctr.model.networks.rows import RowAdam, summed_by_row
+from star_ctr.model.embeddings import row_adam as row_adam
+from star_ctr.model.embeddings.row_adam import RowAdam, summed_by_row
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from star_ctr.model.networks.norms import cut_over_ranks, segments_of
+from star_ctr.model.layers.normalization import cut_over_ranks, segments_of
 
 
 def test_segments_of_sorted_domains() -> None:

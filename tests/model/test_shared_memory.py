@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from star_ctr.conf.layout import IdField, Layout
-from star_ctr.model import shared_memory
-from star_ctr.model.ema import WeightEma
-from star_ctr.model.gradients import OfOneCopy, shared_out
-from star_ctr.model.networks.rows import Change
-from star_ctr.model.networks.tables import EmbeddingTables
-from star_ctr.model.processes import from_all, wait_for_all
-from star_ctr.model.shared_memory import in_common, on_one_machine, zeros_in_common
-from star_ctr.model.stream.batches import Batch
-from star_ctr.model.stream.reading import Rows
-from star_ctr.model.stream.steps import StepsInCommon
+from star_ctr.conf.contracts.encoded_row import IdField, Layout
+from star_ctr.model.data.batches import Batch
+from star_ctr.model.data.reader import Rows
+from star_ctr.model.data.step_batches import StepsInCommon
+from star_ctr.model.distributed import shared_memory
+from star_ctr.model.distributed.gradients import OfOneCopy, shared_out
+from star_ctr.model.distributed.process_group import from_all, wait_for_all
+from star_ctr.model.distributed.shared_memory import in_common, on_one_machine, zeros_in_common
+from star_ctr.model.embeddings.row_adam import Change
+from star_ctr.model.embeddings.tables import EmbeddingTables
+from star_ctr.model.training.ema import WeightEma
 
 ROWS = st.lists(st.sets(st.integers(0, 2000), max_size=600).map(sorted), min_size=1, max_size=4)
 

@@ -15,15 +15,15 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.layout import Layout
-from star_ctr.features.packing import packed
-from star_ctr.model.stream import batches as stream
-from star_ctr.model.stream.batches import Batch, ahead, epoch_batches
-from star_ctr.model.stream.plan import DataFile
-from star_ctr.model.stream.reading import Rows, live_files, read_files, unpacked
-from star_ctr.model.stream.steps import Steps
-from star_ctr.model.stream.window import Window
+from star_ctr.features.encoding.row_encoder import packed
+from star_ctr.model.data import batches as stream
+from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.batches import Batch, ahead, epoch_batches
+from star_ctr.model.data.reader import Rows, live_files, read_files, unpacked
+from star_ctr.model.data.shuffle_window import Window
+from star_ctr.model.data.step_batches import Steps
 from tests.model.synthetic import LAYOUT, ROWS, version_of, write_split
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.training import ModelSettings
-from star_ctr.model.networks.successors import PLE, PEPNet
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model.models.successors import PLE, PEPNet
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(5)

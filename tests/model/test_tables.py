@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_ctr.conf.layout import IdField, Layout, SequenceField
-from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.model.networks import tables as tables_module
-from star_ctr.model.networks.inputs import SharedInputs
-from star_ctr.model.networks.rows import grouped
-from star_ctr.model.networks.sharding import resharded, rows_of_part
-from star_ctr.model.networks.tables import EmbeddingTables, MeanLookup
-from star_ctr.model.optimizers import Optimizers
-from star_ctr.model.processes import seed
+from star_ctr.conf.contracts.encoded_row import IdField, Layout, SequenceField
+from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.model.distributed.process_group import seed
+from star_ctr.model.embeddings import tables as tables_module
+from star_ctr.model.embeddings.row_adam import grouped
+from star_ctr.model.embeddings.sharding import resharded, rows_of_part
+from star_ctr.model.embeddings.shared_inputs import SharedInputs
+from star_ctr.model.embeddings.tables import EmbeddingTables, MeanLookup
+from star_ctr.model.training.optimizers import Optimizers
 from tests.model.arrays import array
 
 RNG = np.random.default_rng(0)

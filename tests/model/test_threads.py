@@ -13,12 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_ctr.conf.training import ModelSettings, TrainerSettings
-from star_ctr.model import state, threads
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.run import train
+from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.model.distributed import threads
 from star_ctr.model.train import launch, write_job
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.training import trainer_state
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import job, record
 
 
@@ -95,11 +96,11 @@ def test_a_resumed_training_keeps_its_threads_on_any_machine(
     on_cores(monkeypatch, 3)
     begun = Trainer(of_automatic_threads(table, tmp_path))
     begun.train_step([next(iter(begun._batches()))])
-    state.save(begun)
+    trainer_state.save(begun)
     on_cores(monkeypatch, 2)
     for declared, taken in ((0, 3), (1, 1)):
         resumed = Trainer(of_automatic_threads(table, tmp_path, threads=declared))
-        assert state.resume(resumed, must=True)
+        assert trainer_state.resume(resumed, must=True)
         assert (resumed.threads, torch.get_num_threads()) == (taken, taken)
 
 

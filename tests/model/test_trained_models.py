@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.training import ModelSettings
+from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.model.data.batches import epoch_batches
+from star_ctr.model.data.reader import live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.networks.multi_domain import MultiDomainModel
-from star_ctr.model.probe import probe_rows
-from star_ctr.model.run import train
-from star_ctr.model.stream.batches import epoch_batches
-from star_ctr.model.stream.reading import live_files
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.parity_sample import probe_rows
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import ALL, LAYOUT, ROWS, job
 
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from star_ctr.conf.errors import DataError
+from star_ctr.model.data.batches import epoch_batches
+from star_ctr.model.data.reader import joined, live_files, read_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.run import train
-from star_ctr.model.stream.batches import epoch_batches
-from star_ctr.model.stream.reading import joined, live_files, read_files
 from star_ctr.model.train import write_job
-from star_ctr.model.trainer import Trainer
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, ROWS, job, when, without_dropout
 
 
@@ -95,7 +95,7 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     record = train(j)
     probe = record["probe"]
     assert len(probe) == 27  # the first test file of each domain
-    from star_ctr.model.probe import probe_rows
+    from star_ctr.model.parity_sample import probe_rows
 
     ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     domains = rows.domain

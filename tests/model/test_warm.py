@@ -13,14 +13,14 @@ import torch
 from deltalake import write_deltalake
 
 from star_ctr.conf.errors import UserError
-from star_ctr.model import state
-from star_ctr.model.ema import averages
-from star_ctr.model.hooks import Hook, Moment
-from star_ctr.model.job import TrainingJob, WarmStart
-from star_ctr.model.run import train
 from star_ctr.model.train import launch
-from star_ctr.model.trainer import Trainer
-from star_ctr.model.warm import warm_start
+from star_ctr.model.training import trainer_state
+from star_ctr.model.training.callbacks import Hook, Moment
+from star_ctr.model.training.ema import averages
+from star_ctr.model.training.job import TrainingJob, WarmStart
+from star_ctr.model.training.run import train
+from star_ctr.model.training.trainer import Trainer
+from star_ctr.model.training.warm_start import warm_start
 from tests.model.synthetic import LAYOUT, job, record, same_weights, version_of, write_split
 
 BEFORE = {"user": [f"u{i}" for i in range(48)], "item": [f"i{i}" for i in range(28)]}
@@ -83,7 +83,7 @@ def now(before: TrainingJob, split: Path, folder: Path, **trainer: object) -> Tr
 def resumed(j: TrainingJob) -> Trainer:
     """A trainer where a finished training left off."""
     trainer = Trainer(j)
-    assert state.resume(trainer)
+    assert trainer_state.resume(trainer)
     return trainer
 
 

@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from star_ctr.conf.identity import run_id, variant
-from star_ctr.conf.layout import OVERALL
+from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES
+from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.run_id import run_id, variant
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import DATA_RUN, TABLES
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.validity import Standing, steps_of
+from star_ctr.workflows.staleness import Standing, steps_of
 
 DOMAINS = ("home", "search", "banner", "<script>alert('x')</script>", "a domain whose name goes on & on & on")
 NIGHTS = tuple(f"2026-01-0{day}" for day in range(4, 9))

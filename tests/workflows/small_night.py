@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.contracts.catalog import TABLES
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import TABLES
-from star_ctr.jobs.store import Store
+from star_ctr.jobs.io.warehouse import Store
 from star_ctr.workflows import nightly
 from tests import small_logs
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from star_ctr.workflows.commands.logs import NOT_YET
-from star_ctr.workflows.local_airflow import LocalAirflow
-from star_ctr.workflows.validity import STEPS
+from star_ctr.workflows.airflow.local import LocalAirflow
+from star_ctr.workflows.cli.logs import NOT_YET
+from star_ctr.workflows.staleness import STEPS
 from tests import small_logs
 from tests.conftest import ROOT
 
 VENV = ROOT / ".airflow/venv"
-FILE = ROOT / "workflows/dags/star_nightly.py"
+FILE = ROOT / "workflows/airflow/dags/star_nightly.py"
 TASKS = ["wait_for_logs", *STEPS]
 COMMANDS = ["ready", *STEPS]
 

@@ -16,17 +16,17 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.days import days_between
+from star_ctr.conf.contracts.catalog import TABLES, WEIGHTS, Warehouse
+from star_ctr.conf.contracts.dates import days_between
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import TABLES, WEIGHTS, Warehouse
-from star_ctr.jobs import simulate
-from star_ctr.jobs.attempts import damaged_files, published_attempt
-from star_ctr.jobs.decisions import Decisions
-from star_ctr.jobs.store import Store
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import damaged_files, published_attempt
+from star_ctr.jobs.registry.decisions import Decisions
+from star_ctr.jobs.tools import simulate
 from star_ctr.workflows import status
 from star_ctr.workflows.journal import Journal
-from star_ctr.workflows.validity import STEPS
+from star_ctr.workflows.staleness import STEPS
 from tests import small_logs
 from tests.conftest import INTERPRETED, KUAIRAND, kuairand, on_request
 
@@ -140,7 +140,11 @@ class Moment(NamedTuple):
 def ranks(group: int) -> list[int]:
     """Return the worker processes of a training."""
     words = {pid: (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0") for pid in sorted(processes_of(group))}
-    return [pid for pid, of in words.items() if b"star_ctr.model.train" in of and b"star_ctr.model.agent" not in of]
+    return [
+        pid
+        for pid, of in words.items()
+        if b"star_ctr.model.train" in of and b"star_ctr.model.distributed.torchrun_agent" not in of
+    ]
 
 
 def kill_at(nights: Nights, number: int, moment: Moment) -> tuple[bool, str]:

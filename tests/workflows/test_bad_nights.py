@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
 from star_ctr.workflows import nightly
 from tests import small_logs
 

@@ -20,14 +20,15 @@ from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
+from star_ctr.conf.contracts.run_id import run_id
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.conf.identity import run_id
 from star_ctr.conf.load import load
-from star_ctr.jobs import bulk, features, ingest, split
-from star_ctr.jobs.attempts import published_attempt
+from star_ctr.jobs import features, ingest, split
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import published_attempt
 from star_ctr.jobs.score import served_model
-from star_ctr.jobs.store import Store
-from star_ctr.model.checks import TOLERANCE
+from star_ctr.jobs.tools import batch_score
+from star_ctr.model.score_checks import TOLERANCE
 from star_ctr.workflows import nightly
 from tests import small_logs
 from tests.conftest import on_request
@@ -65,7 +66,7 @@ class Nights:
 
     def score(self, source: str, target: str, **more: Any) -> tuple[dict[str, Any], pd.DataFrame]:
         target = str(self.folder / target)
-        told = bulk.run(self.settings, self.spark, run_id=self.run_id, source=source, target=target, **more)
+        told = batch_score.run(self.settings, self.spark, run_id=self.run_id, source=source, target=target, **more)
         return told, read(target)
 
     def write(self, name: str, rows: pd.DataFrame) -> str:
@@ -187,7 +188,7 @@ def test_errors_say_what_is_wrong_and_leave_the_output(nights: Nights, tmp_path:
     ).write.format("delta").save(str(nights.folder / "held"))
     version = Deltalake(str(nights.folder / "held")).version()
     with pytest.raises(UserError, match=rf"--run-id 2026-03-03-none: no finished run in .*the newest: {nights.run_id}"):
-        bulk.run(nights.settings, nights.spark, run_id="2026-03-03-none", source=nights.input, target="x")
+        batch_score.run(nights.settings, nights.spark, run_id="2026-03-03-none", source=nights.input, target="x")
     with pytest.raises(DataError, match="nowhere: neither a Delta nor a Parquet table"):
         nights.score(str(tmp_path / "nowhere"), "held")
     nights.day.to_csv(tmp_path / "views.csv")
@@ -227,7 +228,7 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
         if target.endswith("delta-other"):
             nights.spark.createDataFrame([(1,)], "mine int").write.format("delta").save(target)
         with pytest.raises(UserError, match=problem):
-            bulk.run(nights.settings, nights.spark, run_id=nights.run_id, source=nights.input, target=target)
+            batch_score.run(nights.settings, nights.spark, run_id=nights.run_id, source=nights.input, target=target)
 
 
 def test_a_task_of_several_cores_gets_as_many_threads(nights: Nights) -> None:

@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from star_ctr.workflows.morning.charts import WIDTH, Circle, Line, Span, calibration, forest, lines, spark, stacked
-from star_ctr.workflows.morning.numbers import change, clipped, clock, number, seconds
-from star_ctr.workflows.morning.scales import Scale, ratios, spanned, ticks, written
+from star_ctr.workflows.report.charts import WIDTH, Circle, Line, Span, calibration, forest, lines, spark, stacked
+from star_ctr.workflows.report.formatting import change, clipped, clock, number, seconds
+from star_ctr.workflows.report.scales import Scale, ratios, spanned, ticks, written
 
 
 def found(svg: str, tag: str, kind: str = "") -> list[ET.Element]:

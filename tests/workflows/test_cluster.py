@@ -20,7 +20,7 @@ import pytest
 from deltalake import DeltaTable
 from sklearn.metrics import log_loss, roc_auc_score
 
-from star_ctr.jobs.session import DELTA_PACKAGE
+from star_ctr.jobs.io.session import DELTA_PACKAGE
 from tests import small_logs
 from tests.conftest import ROOT, on_request
 

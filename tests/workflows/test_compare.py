@@ -14,15 +14,15 @@ from pyspark.sql import SparkSession
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.conf.comparison import Plan
+from star_ctr.conf.contracts.run_id import run_id
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.conf.identity import run_id
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.compare import Plan
 from star_ctr.jobs import evaluate, score, train
-from star_ctr.jobs.store import Store
+from star_ctr.jobs.io.warehouse import Store
 from star_ctr.model import offline
-from star_ctr.workflows import compare, comparison_report
-from star_ctr.workflows.comparison import IN_PAPER, frame, on_common, order_in_paper, paired
+from star_ctr.workflows.compare import report, run
+from star_ctr.workflows.compare.tables import IN_PAPER, frame, on_common, order_in_paper, paired
 from tests import small_logs
 from tests.published import newest_folder
 
@@ -38,7 +38,7 @@ SMALL = ["trainer.moments_rows=0", "model.layers=[8,4]", AGAIN]
 
 class Compared(SimpleNamespace):
     conf: Path
-    results: compare.Results
+    results: run.Results
     store: Store
     trained: int
 
@@ -59,16 +59,16 @@ def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> C
 
     real = offline.train_and_score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "ProcessPoolExecutor", _InThisProcess)
+        patch.setattr(run, "ProcessPoolExecutor", _InThisProcess)
         patch.setattr(offline, "train_and_score", in_this_process)
         with pytest.raises(KeyboardInterrupt):
-            compare.run(str(conf), SMALL, spark, PLANS)
+            run.run(str(conf), SMALL, spark, PLANS)
     trained = len(list((folder / "warehouse" / "models").rglob("scores.parquet")))
     rows = store.read("split").where("part = 'test'").select("impression_id").toPandas()
     rng = np.random.default_rng(0)
     seeds = [rows.assign(score=rng.random(len(rows)), seed=s) for s in (0, 1)]
     pd.concat(seeds).to_parquet(folder / "random.parquet")
-    results = compare.run(str(conf), SMALL, spark, PLANS, [("random", str(folder / "random.parquet"))], jobs=2)
+    results = run.run(str(conf), SMALL, spark, PLANS, [("random", str(folder / "random.parquet"))], jobs=2)
     return Compared(conf=conf, results=results, store=store, trained=trained)
 
 
@@ -122,10 +122,10 @@ def test_features_are_made_once_for_all_nights(compared: Compared) -> None:
 def test_a_second_call_trains_nothing_and_says_the_same(
     compared: Compared, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "ProcessPoolExecutor", _InThisProcess)
+    monkeypatch.setattr(run, "ProcessPoolExecutor", _InThisProcess)
     monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("it was trained before"))
     versions = [compared.store.version(t) for t in ("split", "scores", "metrics")]
-    again = compare.run(str(compared.conf), SMALL, spark, PLANS)
+    again = run.run(str(compared.conf), SMALL, spark, PLANS)
     assert [compared.store.version(t) for t in ("split", "scores", "metrics")] == versions
     assert again.rows == [r for r in compared.results.rows if r["compared"] != "random"]
 
@@ -172,18 +172,18 @@ def test_metrics_of_an_outside_model_are_those_of_scikit_learn(compared: Compare
 def test_an_outside_model_must_score_every_row_once(
     compared: Compared, tmp_path: Path, change: Any, words: str
 ) -> None:
-    from star_ctr.jobs import outside
+    from star_ctr.jobs.tools import import_scores
 
     run = next(r for r in compared.results.rows if r["compared"] == "star" and r["ds"] == NIGHTS[1])
     table = compared.store.read("scores").where(f"run_id = '{run['run_id']}'").toPandas()
     change(table[["impression_id", "score"]]).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(DataError, match=words):
-        outside.run(compared.store, "wrong", str(tmp_path / "scores.parquet"), {NIGHTS[1]: run["run_id"]})
+        import_scores.run(compared.store, "wrong", str(tmp_path / "scores.parquet"), {NIGHTS[1]: run["run_id"]})
 
 
 def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) -> None:
-    report = comparison_report.write(compared.results, "star-ctr compare", tmp_path)
-    text = report.read_text()
+    path = report.write(compared.results, "star-ctr compare", tmp_path)
+    text = path.read_text()
     for part in ("Table 1", "Table 2", "GAUC (eq. 9)", "log loss", "less Base", "Figure 6", "Figure 7", "## Cost"):
         assert part in text
     for figure in ("figure6.png", "figure7.png", "differences.png"):
@@ -236,7 +236,7 @@ def test_a_command_line_that_asks_for_what_there_is_not(
     compared: Compared, spark: SparkSession, models: str, nights: str, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        compare.run(str(compared.conf), [], spark, compare.plans_of(models, nights, 1))
+        run.run(str(compared.conf), [], spark, run.plans_of(models, nights, 1))
 
 
 def test_what_is_compared_is_compared_on_what_all_have() -> None:

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.layout import OTHER_DOMAIN
+from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, ingest, split
-from star_ctr.jobs.store import Store
+from star_ctr.jobs.io.warehouse import Store
 from tests import small_logs
 
 pytestmark = pytest.mark.spark

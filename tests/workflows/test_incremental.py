@@ -11,17 +11,18 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.run_id import run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import run_id
-from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import bulk, evaluate, features, gate, ingest, score, split, train
-from star_ctr.jobs.attempts import attempt_folder, published_attempt
-from star_ctr.jobs.commits import split_commit
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome
-from star_ctr.jobs.starts import find_start
-from star_ctr.jobs.store import Store
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs import evaluate, features, gate, ingest, score, split, train
+from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import attempt_folder, published_attempt
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome
+from star_ctr.jobs.registry.warm_starts import find_start
+from star_ctr.jobs.tools import batch_score
 from tests import small_logs
 from tests.published import newest_folder
 
@@ -142,7 +143,7 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
     given, target = str(tmp_path / "day"), str(tmp_path / "scored")
     views = Path(nights.settings.paths.logs) / "views" / f"{NIGHTS[1].replace('-', '')}.parquet"
     nights.spark.read.parquet(str(views)).write.parquet(given)
-    bulk.run(nights.settings, nights.spark, run_id=runs[0], source=given, target=target)
+    batch_score.run(nights.settings, nights.spark, run_id=runs[0], source=given, target=target)
     other = nights.spark.read.format("delta").load(target).toPandas().set_index("impression_id")
     np.testing.assert_allclose(beside["score"], other.loc[beside.index, "score"], atol=1e-5)
     metrics = {r["domain"]: r for r in second.facts["metrics"]}

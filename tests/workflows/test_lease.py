@@ -14,7 +14,7 @@ import pytest
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
+from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows import lease
 from star_ctr.workflows.lease import held, only_writer
 

@@ -17,10 +17,10 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
+from star_ctr.conf.contracts.run_id import run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import run_id
 from star_ctr.conf.load import load
-from star_ctr.jobs import days
+from star_ctr.jobs.tools import metrics_by_day
 from star_ctr.workflows.cli import app
 
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-04")
@@ -114,7 +114,7 @@ def test_a_table_from_before_there_were_intervals(tmp_path: Path) -> None:
     row = {"run_id": run_id(settings, DAYS[0]), "ds": DAYS[0], "domain": "overall"}
     old = pa.Table.from_pylist([{**row, "gauc": 0.6, "auc": 0.6, "pcoc": 1.0, "log_loss": 0.3}])
     write_deltalake(f"{tmp_path}/metrics", old, partition_by=["run_id"])
-    assert days.run(settings)[0]["low"] is None
+    assert metrics_by_day.run(settings)[0]["low"] is None
 
 
 def test_a_look_starts_no_spark(conf: list[str]) -> None:
@@ -165,7 +165,7 @@ def test_options_that_do_not_go_together(arguments: list[str], words: str) -> No
 
 @pytest.mark.spark
 def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSession) -> None:
-    from star_ctr.jobs.store import Store, among
+    from star_ctr.jobs.io.warehouse import Store, among
 
     given = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.replicates=20"]
     settings = load("demo", [given[3], given[5]])
@@ -202,6 +202,6 @@ def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSessi
     ],
 )
 def test_green_is_better(metric: str, before: float, value: float, colour: str) -> None:
-    from star_ctr.workflows.display import _changed
+    from star_ctr.workflows.terminal import _changed
 
     assert f"[{colour}]" in _changed({"value": value, "change": value - before, "outside": None}, metric)

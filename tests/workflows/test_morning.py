@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.layout import OVERALL
-from star_ctr.jobs.decisions import Decisions, Outcome
-from star_ctr.workflows.morning import course, quality
-from star_ctr.workflows.morning.gathered import gather
-from star_ctr.workflows.morning.headline import headline
-from star_ctr.workflows.morning.page import written
+from star_ctr.jobs.registry.decisions import Decisions, Outcome
+from star_ctr.workflows.report import night, quality
+from star_ctr.workflows.report.data import gather
+from star_ctr.workflows.report.headline import headline
+from star_ctr.workflows.report.page import written
 from tests.published import publish
 from tests.workflows.made_nights import DOMAINS, NIGHTS, MadeNights
 
@@ -150,7 +150,7 @@ def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
 
 
 def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
-    kept = words(course.rows_kept(gather(whole.settings)))
+    kept = words(night.rows_kept(gather(whole.settings)))
     sizes = [int(24_000 / (k + 1) ** 1.3) for k in range(len(DOMAINS))]
     out, lost = sum(sizes), sum(20 + k + 3 for k in range(len(DOMAINS)))
     assert f"ingest {out + lost:,} {out:,} {lost}" in kept
@@ -171,7 +171,7 @@ def test_rows_that_vanish_between_two_steps_are_told(made: MadeNights) -> None:
     ]
     made.write("ledger", rows)
     assert "score 98 98 0 2 fewer than the step before gave evaluate 98 98 0" in words(
-        course.rows_kept(gather(made.settings))
+        night.rows_kept(gather(made.settings))
     )
 
 
@@ -180,10 +180,10 @@ def test_the_nights_and_what_is_not_as_it_should_be(made: MadeNights) -> None:
     morning = gather(made.settings)
     assert "alarms" not in headline(morning)
     assert all(row["state"] == "done" for row in morning.standing)
-    drawn = course.time_spent(morning)
+    drawn = night.time_spent(morning)
     assert drawn.count("<rect") == 7 * len(NIGHTS)
     seconds = next(e.seconds for e in made.entries if (e.ds, e.step) == (LAST, "train"))
-    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(course.nights(morning))
+    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.nights(morning))
     made.step("2026-01-09", "ingest")
     made.step("2026-01-09", "features", "failed", error="DataError: disk <full>")
     top = headline(gather(made.settings))
@@ -196,7 +196,7 @@ def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
     made.metrics(LAST)
     made.record(LAST, start="2026-01-07-star")
     morning = gather(made.settings)
-    said = words(course.stands_on(morning))
+    said = words(night.stands_on(morning))
     for fact in (
         made.run(LAST),
         morning.settings_hash,
@@ -206,7 +206,7 @@ def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
         "1.2e-07",
     ):
         assert fact in said
-    assert "12,074" in words(course.training(morning))
+    assert "12,074" in words(night.training(morning))
 
 
 def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from star_ctr.workflows.morning.gathered import gather
-from star_ctr.workflows.morning.page import written
+from star_ctr.workflows.report.data import gather
+from star_ctr.workflows.report.page import written
 from tests.workflows.made_nights import NIGHTS, MadeNights
 
 BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)

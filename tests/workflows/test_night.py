@@ -12,13 +12,14 @@ import pytest
 from pyspark.sql import SparkSession
 from sklearn.metrics import log_loss, roc_auc_score
 
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.jobs import check, evaluate, features, ingest, score, split, tables, train
-from star_ctr.jobs.commits import split_commit
-from star_ctr.jobs.store import Store
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs import evaluate, features, ingest, score, split, train
+from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.tools import check, tables
 from tests import small_logs
 from tests.workflows.small_night import DS, Night
 

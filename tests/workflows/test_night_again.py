@@ -14,9 +14,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.jobs import clean, features, ingest, replay, split
-from star_ctr.jobs.attempts import published_attempt
-from star_ctr.jobs.store import Store
+from star_ctr.jobs import features, ingest, split
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import published_attempt
+from star_ctr.jobs.tools import replay, vacuum
 from star_ctr.workflows import backfill, nightly
 from tests import small_logs
 from tests.workflows.small_night import DS, Night
@@ -55,7 +56,7 @@ def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkS
     cited = published_attempt(store.warehouse, run_id).record()["versions"]["split"]
     for _ in range(2):  # an older and a newer version of which no run knows
         split.run(night.settings, spark, DS)
-    removed = {r["table"]: r["files"] for r in clean.vacuum(night.settings, clean.plan(night.settings).kept, 0)}
+    removed = {r["table"]: r["files"] for r in vacuum.vacuum(night.settings, vacuum.plan(night.settings).kept, 0)}
     assert removed["split"] > 0
     with pytest.raises(Exception, match="(?i)file"):
         store.read("split", cited + 1).toPandas()

@@ -24,14 +24,15 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from star_ctr.conf import files as conf_files
-from star_ctr.conf.days import days_between
+from star_ctr.conf.contracts.catalog import RECORD, RESULT, Warehouse
+from star_ctr.conf.contracts.dates import days_between
+from star_ctr.conf.contracts.run_id import refit_of, run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import RECORD, RESULT, Warehouse
-from star_ctr.jobs import attempts, clean, gate, refit
-from star_ctr.jobs import decisions as decisions_job
-from star_ctr.jobs.attempts import (
+from star_ctr.jobs import gate, refit
+from star_ctr.jobs.registry import attempts
+from star_ctr.jobs.registry import decisions as decisions_job
+from star_ctr.jobs.registry.attempts import (
     assign_attempt,
     attempt_of,
     damaged_files,
@@ -39,12 +40,13 @@ from star_ctr.jobs.attempts import (
     publish_attempt,
     published_attempt,
 )
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.tools import vacuum
+from star_ctr.model.data.reader import live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.job import TrainingJob
-from star_ctr.model.probe import probe_rows
-from star_ctr.model.run import train
-from star_ctr.model.stream.reading import live_files
+from star_ctr.model.parity_sample import probe_rows
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.run import train
 from star_ctr.workflows import retention
 from tests.model.synthetic import LAYOUT, job, version_of, with_vocabularies, write_split
 
@@ -86,7 +88,7 @@ def killed_at(number: int | None) -> Iterator[None]:
         patch.object(decisions_job, "write_json", killable(decisions_job.write_json)),
         patch.object(attempts, "write_text", killable(conf_files.write_text)),
         patch.object(Path, "rename", killable(Path.rename)),
-        patch.object(clean.shutil, "rmtree", killable(shutil.rmtree)),
+        patch.object(vacuum.shutil, "rmtree", killable(shutil.rmtree)),
         suppress(Killed),
     ):
         yield
@@ -216,7 +218,7 @@ class Sequence:
         for record in Path(self.warehouse.models).glob(f"*/attempt-*/{RECORD}"):
             os.utime(record, (1, 1))
         # Ages count from the newest night in the tables, which these sequences do not write.
-        with patch.object(clean, "_nights", lambda *_: set(NIGHTS)):
+        with patch.object(vacuum, "_nights", lambda *_: set(NIGHTS)):
             retention.run(self.settings, dry_run=False)
 
     def check_serving_model(self) -> None:
@@ -246,7 +248,7 @@ class Sequence:
 
 
 def vocabularies_of_split(table: str, version: int) -> list[str]:
-    from star_ctr.conf.vocabularies import vocabulary_files
+    from star_ctr.conf.contracts.vocabulary import vocabulary_files
 
     return vocabulary_files(table, version, LAYOUT.ds)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.conf.tables import Warehouse
-from star_ctr.jobs.decisions import Decisions
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.jobs.registry.decisions import Decisions
 from tests.published import publish
 from tests.workflows.made_nights import NIGHTS, MadeNights
 

@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.contracts.catalog import OF_REFIT, WEIGHTS
+from star_ctr.conf.contracts.run_id import refit_of, run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
-from star_ctr.conf.tables import OF_REFIT, WEIGHTS
-from star_ctr.jobs import clean, features, gate, refit, replay, split
-from star_ctr.jobs.attempts import published_attempt
-from star_ctr.jobs.decisions import Decisions, Outcome, serving
-from star_ctr.jobs.store import Store
+from star_ctr.jobs import features, gate, refit, split
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import published_attempt
+from star_ctr.jobs.registry.decisions import Decisions, Outcome, serving
+from star_ctr.jobs.tools import replay, vacuum
 from star_ctr.workflows import backfill
 from tests import small_logs
 from tests.published import newest_folder
@@ -105,7 +106,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).all()) == len(decided)
     split.run(settings, spark, BEFORE, OF_REFIT)
-    clean.vacuum(settings, clean.plan(settings).kept, 0)
+    vacuum.vacuum(settings, vacuum.plan(settings).kept, 0)
     again = replay.run(settings, spark, refit_of(names[BEFORE]))
     assert again["weights"] == "the same bits"
     assert again["metrics"].startswith("none")

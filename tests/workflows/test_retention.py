@@ -14,24 +14,24 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
-from star_ctr.conf.days import days_between
+from star_ctr.conf.contracts.catalog import RECORD, TABLES, Warehouse
+from star_ctr.conf.contracts.dates import days_between
+from star_ctr.conf.contracts.run_id import refit_of, run_id
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.identity import refit_of, run_id
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import RECORD, TABLES, Warehouse
-from star_ctr.jobs.attempts import Attempt, assign_attempt, list_attempts, published_attempt
-from star_ctr.jobs.commits import find_split
-from star_ctr.jobs.decisions import Decision, Decisions, Outcome, serving
-from star_ctr.jobs.rows import rows_of
-from star_ctr.model.job import TrainingJob
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import rows_of
+from star_ctr.jobs.io.split_commits import find_split
+from star_ctr.jobs.registry.attempts import Attempt, assign_attempt, list_attempts, published_attempt
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows import retention
 from star_ctr.workflows.backfill import reason
 from star_ctr.workflows.cli import app
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import only_writer
+from star_ctr.workflows.staleness import STEPS, Standing, State
 from star_ctr.workflows.status import standing_of
-from star_ctr.workflows.validity import STEPS, Standing, State
 from tests.model.synthetic import job
 from tests.published import publish
 

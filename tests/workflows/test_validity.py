@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.conf import tables
+from star_ctr.conf.contracts import catalog
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.workflows import status, validity
+from star_ctr.conf.settings.root import Settings
+from star_ctr.workflows import staleness, status
 from star_ctr.workflows.backfill import reason
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import held, only_writer
-from star_ctr.workflows.validity import OF_A_RUN, STEPS, Standing, State, steps_of
+from star_ctr.workflows.staleness import OF_A_RUN, STEPS, Standing, State, steps_of
 from tests import small_logs
 from tests.model.synthetic import LAYOUT
 from tests.published import publish
@@ -127,8 +127,8 @@ def test_changed_code_asks_for_the_step_that_imports_it(
 ) -> None:
     warehouse = Warehouse(tmp_path, "gate.publish=refit")
     warehouse.nights(NIGHTS[0])
-    was = validity._code
-    monkeypatch.setattr(validity, "_code", lambda s: "other" if s == step else was(s))
+    was = staleness._code
+    monkeypatch.setattr(staleness, "_code", lambda s: "other" if s == step else was(s))
     assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEPS)
     assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "changed since: its code")
 
@@ -210,13 +210,13 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     assert warehouse.standing().state(NIGHTS[0], "split") == (State.STALE, why)
 
 
-@pytest.mark.parametrize("file", ["record.json", "layout.json", tables.WEIGHTS])
+@pytest.mark.parametrize("file", ["record.json", "layout.json", catalog.WEIGHTS])
 def test_a_night_is_stale_if_the_named_run_is_gone(tmp_path: Path, file: str) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
     folder = NamedRun(warehouse).train(b"1")
     warehouse.nights(NIGHTS[0])
     (folder / file).unlink()
-    assert warehouse.states(NIGHTS[0]) == from_step("train" if file == tables.WEIGHTS else "split")
+    assert warehouse.states(NIGHTS[0]) == from_step("train" if file == catalog.WEIGHTS else "split")
 
 
 def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: read.append(f.name) or of_file(f, name))
     warehouse.nights(*NIGHTS)
     assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * len(NIGHTS)
-    assert read == [str(folder / tables.WEIGHTS)]
+    assert read == [str(folder / catalog.WEIGHTS)]
 
 
 def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:

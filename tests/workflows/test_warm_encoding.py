@@ -11,19 +11,19 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.contracts.catalog import OF_NIGHT
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.vocabulary import read_vocabularies, vocabulary_files
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
-from star_ctr.conf.layout import Layout
 from star_ctr.conf.load import load
-from star_ctr.conf.settings import Settings
-from star_ctr.conf.tables import OF_NIGHT
-from star_ctr.conf.vocabularies import read_vocabularies, vocabulary_files
-from star_ctr.features.packing import Encoder
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.encoding.row_encoder import Encoder
 from star_ctr.jobs import features, ingest, split, train
-from star_ctr.jobs.attempts import attempt_folder
-from star_ctr.jobs.commits import split_commit
-from star_ctr.jobs.split_inputs import is_encoded_for, is_written
-from star_ctr.jobs.store import Store
+from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.jobs.io.split_inputs import is_encoded_for, is_written
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.registry.attempts import attempt_folder
 from tests import small_logs
 from tests.published import newest_folder
 

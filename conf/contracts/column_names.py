@@ -1,0 +1,129 @@
+"""Names derived from declared ones, and the check that they are unique.
+
+Columns of `features`, numbers and embedding tables get names that are built from the names of features, kinds of
+history and columns. Code only builds these names and never parses them. Column names in Spark are case-insensitive, and
+so is the check.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, GAP
+from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Statistic, columns_read, flat
+
+IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
+"""Columns of every row of `features`."""
+
+
+def count_column(statistic: str, kind: str) -> str:
+    """Return the name of the column that counts the events of a kind."""
+    return f"{statistic}__{kind}"
+
+
+def since_column(statistic: str, kind: str) -> str:
+    """Return the name of the column with the seconds since the last event of a kind (null: none yet)."""
+    return f"{statistic}__since_{kind}"
+
+
+def rate_number(statistic: str, kind: str) -> str:
+    """Return the name of the number with the smoothed rate of a kind."""
+    return f"{statistic}__rate_{kind}"
+
+
+def bucket_table(number: str) -> str:
+    """Return the name of a number's bucket field, which is also that of its embedding table."""
+    return f"{number}__bucket"
+
+
+def side_column(sequence: str, column: str) -> str:
+    """Return the name of the list column of a sequence for one column of its events."""
+    return f"{sequence}__{flat(column)}"
+
+
+def gap_column(sequence: str) -> str:
+    """Return the name of the list column with the seconds from event to impression (null: the event has no time)."""
+    return f"{sequence}__gap"
+
+
+def behaviour_column(sequence: str) -> str:
+    """Return the name of the list column with the kind of each event."""
+    return f"{sequence}__behaviour"
+
+
+def name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
+    """Return a message for each invalid kind name, and for each name that two declarations produce."""
+    features = list(features)
+    names = {"column of `features`": _iter_columns, "number": _iter_numbers, "embedding table": _iter_tables}
+    problems: dict[frozenset[str], str] = {}
+    for what, named in names.items():
+        seen: dict[str, str] = {}
+        for name, key, thing in named(features):
+            other = seen.setdefault(name.lower(), thing)
+            if other != thing:
+                clash = f"{key}: {thing} and {other} both produce the {what} `{name}`; rename one of them"
+                problems.setdefault(frozenset((thing, other)), clash)
+    return [*_kind_problems(history), *problems.values()]
+
+
+def _kind_problems(history: Iterable[str]) -> list[str]:
+    problems, seen = [], dict[str, str]()
+    for kind in history:
+        if not re.fullmatch(r"[\w-]+", kind):
+            problems.append(f"history: `{kind}`: a name may only have letters, digits, `_` and `-`; rename it")
+        other = seen.setdefault(kind.lower(), kind)
+        if other != kind:
+            problems.append(f"history.{kind}: differs from `{other}` only in case; rename one of them")
+    return problems
+
+
+def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+    """Yield the columns of `features` and of events: name, settings key, and description."""
+    yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY)
+    yield "settings", "features", "the built-in column `settings`"
+    for f in features:
+        where = f"features.{f.name}"
+        for column in columns_read(f):
+            thing = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
+            yield flat(column), where, thing
+        if isinstance(f, Statistic):
+            for kind in f.kinds():
+                yield count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
+            for kind in f.since:
+                yield since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
+        elif isinstance(f, Sequence):
+            for column in f.columns:
+                yield side_column(f.name, column), where, f"`{column}` of the events in `{f.name}`"
+            if f.gap:
+                yield gap_column(f.name), where, f"the gaps of `{f.name}`"
+            if f.behaviour:
+                yield behaviour_column(f.name), where, f"the behaviours of `{f.name}`"
+
+
+def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+    for f in features:
+        where = f"features.{f.name}"
+        if isinstance(f, Numeric):
+            yield f.name, where, f"the feature `{f.name}`"
+        elif isinstance(f, Statistic):
+            for kind in f.counts:
+                yield count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
+            for kind in f.rates:
+                yield rate_number(f.name, kind), where, f"the rate of `{kind}` in `{f.name}`"
+            for kind in f.since:
+                yield since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
+
+
+def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+    yield GAP, "features", "the time gaps of sequences"
+    yield BEHAVIOUR, "features", "the kinds of events in sequences"
+    for f in features:
+        where = f"features.{f.name}"
+        if isinstance(f, Categorical):
+            name = f.embedding or f.name
+            yield name, where, f"the embedding `{name}`"
+        elif isinstance(f, Sequence):
+            yield from ((name, where, f"the embedding `{name}`") for name in f.columns.values())
+        elif "bucket" in f.encode:
+            yield from ((bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _iter_numbers([f]))

@@ -1,0 +1,1 @@
+"""Typed settings: one module per section of the YAML file."""

@@ -1,0 +1,25 @@
+"""Settings of the data quality checks that stop a night."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from star_ctr.conf.settings.base import Declared
+
+
+class Checks(Declared):
+    """Data quality limits for a day of logs; the night stops if one is exceeded.
+
+    A night also stops if all labels of its day are of one class, or if none of its clicks matches an impression.
+    """
+
+    max_quarantined: float = Field(
+        0.1, ge=0, le=1, description="maximum share of a log's rows for a day that may be quarantined"
+    )
+    max_unparsable: float = Field(
+        0.1, ge=0, le=1, description="maximum share of a numeric feature's values that may be unparsable"
+    )
+    max_early_clicks: float = Field(
+        0.1, ge=0, le=1, description="maximum share of a day's matched clicks that may precede their impression"
+    )
+    one_class: bool = Field(False, description="accept a day on which all rows have the same label")

@@ -1,0 +1,28 @@
+"""Settings of `star-ctr clean`: how long to keep data that is no longer needed."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from star_ctr.conf.settings.base import Declared
+
+
+class Retention(Declared):
+    """Ages in days after which `star-ctr clean` deletes data. Data without an age is kept.
+
+    Ages of nights count back from the newest night. The serving model, the models that a rollback can return to, and
+    pinned runs are kept regardless of age, with the table versions that they were trained on.
+    """
+
+    replaced: float = Field(30, ge=0, description="age of table files, since newer versions replaced them")
+    attempts: float | None = Field(
+        30, ge=0, description="age of attempts, since newer attempts of the same run superseded them"
+    )
+    features: int | None = Field(
+        None, ge=1, description="age of days of `features`; the training window of the newest night is kept"
+    )
+    splits: int | None = Field(None, ge=1, description="age of nights of `split` and its vocabularies")
+    scores: int | None = Field(None, ge=1, description="age of nights of `scores`; metrics are kept")
+    models: int | None = Field(None, ge=1, description="age of nights of models")
+    rollbacks: int = Field(5, ge=0, description="number of earlier serving models to keep for rollbacks")
+    pinned: list[str] = Field(default_factory=list, description="ids of runs whose models are kept regardless of age")

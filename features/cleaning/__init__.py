@@ -1,0 +1,1 @@
+"""Raw log rows to clean rows: keys, times, types, duplicates, quarantine."""

@@ -1,0 +1,265 @@
+"""From a log's own columns to clean rows: keys, times and types, duplicates, and what must go to quarantine.
+
+Every function keeps all rows and says in the column `reason` what is wrong with one (null: nothing); the step
+that writes them sends those with a reason to quarantine, so that rows read = rows written + left out.
+
+Files of one log may differ in their columns and types. `clean_log` first maps each file to the table's columns and then
+unions them: a direct union of an integer and a float column would rewrite every id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    ArrayType,
+    DataType,
+    DateType,
+    DoubleType,
+    FloatType,
+    StringType,
+    TimestampNTZType,
+    TimestampType,
+)
+
+from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, LabelColumn, Log
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.duplicates import HASH, duplicate_key, mark_duplicates
+from star_ctr.features.cleaning.log_columns import (
+    CORRUPT,
+    FILE_DAY,
+    INTERNAL,
+    backticked,
+    consumed_columns,
+    declared_columns,
+    own,
+    require,
+    sources,
+    stored_name,
+)
+from star_ctr.features.cleaning.own_columns import columns_by_use, declared_type, with_numbers, with_texts
+from star_ctr.features.cleaning.text import LOST, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
+from star_ctr.features.cleaning.times import check_time, parse_day, parse_time
+
+UNKNOWN_DAY = "unknown"
+UNKNOWN_DOMAIN = "domain: unknown domain"
+UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
+_TEXT = "_star_ctr_text"
+
+
+def clean_log(
+    settings: Settings,
+    name: str,
+    raw: DataFrame | Mapping[str, DataFrame],
+    carried: Mapping[str, Column] | None = None,
+    compare_all: bool = False,
+) -> DataFrame:
+    """Clean the rows of log `name` into its table's columns, plus `ds`, `reason` and `raw` (a bad row as read).
+
+    Args:
+        settings: The data set.
+        name: The log: impressions, clicks, behaviours, users or items.
+        raw: Its rows; or one DataFrame per schema, by the name of the first file with that schema.
+        carried: Additional columns by name, as expressions over the log's columns.
+        compare_all: Search for duplicates among all rows, however many days apart.
+
+    Raises:
+        DataError: A declared column is missing or has an incompatible type.
+    """
+    frames = {"": raw} if isinstance(raw, DataFrame) else raw
+    log = settings.logs.declared()[name]
+    asked = sources(settings, name)
+    needed = {key: column for key, column in asked.items() if not key.startswith(("types.", "outcomes."))}
+    for file, frame in frames.items():
+        require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
+    # A column may be missing in some of the files; it is null there.
+    require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
+    rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
+    has_days = getattr(log, "time", None) is not None
+    reach = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
+    return mark_duplicates(rows, duplicate_key(log), reach)
+
+
+def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
+    """Parse the rows of files with one schema into the table's columns, with `ds`, `reason`, `raw` and a value hash."""
+    log = settings.logs.declared()[name]
+    types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
+    rows, texts = with_texts(log, raw, types)
+    # Depends on the values only, not on column order or on columns that are empty.
+    parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(texts[c], types[c])) for c in sorted(types))
+    rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
+    rows, numbers = with_numbers(log, rows, texts, types)
+    read_as = columns_by_use(settings, name)
+    row_hash = F.md5(_TEXT)
+
+    columns, checks = _parse_declared(settings, name, types, texts)
+    if isinstance(log, ImpressionLog) and not log.id:
+        columns = {"impression_id": row_hash, **columns}
+    consumed = consumed_columns(settings, log)
+    for column in types:
+        if column in consumed:
+            continue
+        value, check = _parse_own(log, column, texts[column], numbers)
+        if column in read_as["id"] and isinstance(types[column], FloatType | DoubleType):
+            rounded = F.when(is_rounded(own(column), types[column]), F.lit(f"{column}: {LOST}"))
+            check = rounded if check is None else F.coalesce(rounded, check)
+        if column in read_as["number"] and log.decimal == "," and isinstance(types[column], StringType):
+            value = value if column in log.types else to_plain_number(value)
+        columns[stored_name(column)] = value
+        checks += [check] if check is not None else []
+    # Text that cannot be decoded makes different values equal, in any column.
+    broken = is_undecodable(F.col(_TEXT), log)
+    checks.insert(0, F.when(broken, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
+    corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
+    checks.insert(0, F.when(corrupt.isNotNull(), F.lit("unreadable row")))
+    file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
+    day, time = getattr(log, "day", None), getattr(log, "time", None)
+    is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
+    own_day = None if day is None else own(day.column) if is_date else texts[day.column]
+    if day is not None and isinstance(types[day.column], TimestampType):
+        own_day = F.from_utc_timestamp(own(day.column), settings.zone)
+    # An implausible time does not determine the day either.
+    ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
+    ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)
+    checks += [bad_day] if bad_day is not None else []
+    reason = F.coalesce(*checks)
+    _check_case_collisions([*columns, "ds"], f"logs.{name}")
+    return rows.select(
+        *(value.alias(k) for k, value in columns.items()),
+        F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
+        # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
+        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(own, types))))).alias("raw"),
+        row_hash.alias(HASH),
+        reason.alias("reason"),
+        *(value.alias(k) for k, value in carried.items()),
+    )
+
+
+def _parse_declared(
+    settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, Column]
+) -> tuple[dict[str, Column], list[Column]]:
+    """Return the declared columns of a log's table, and the checks on them (null if a row passes).
+
+    `texts`: the text of each column.
+    """
+    log = settings.logs.declared()[name]
+    columns: dict[str, Column] = {}
+    checks: list[Column] = []
+    time = getattr(log, "time", None)
+    if time is not None:
+        where = f"logs.{name}.time"
+        columns["ts"] = parse_time(time, own(time.column), texts[time.column], types[time.column], where)
+        checks.append(check_time(time, columns["ts"], settings.zone))
+    for target, source in declared_columns(settings, log).items():
+        if target == "label":
+            continue
+        if isinstance(types[source], (*NESTED, ArrayType)):
+            raise DataError(
+                f"logs.{name}: `{source}` is a {types[source].simpleString()} and cannot be `{target}`; "
+                "choose a column of scalar values"
+            )
+        columns[target] = texts[source]
+        verbatim = log.types.get(source) == "string"
+        checks.append(check_key(log, columns[target], own(source), types[source], source, verbatim))
+    if isinstance(log, ImpressionLog):
+        checks += _check_domain(settings, columns)
+        if isinstance(settings.label, LabelColumn):
+            label, check = _parse_label(settings.label, texts[settings.label.column])
+            columns["label"] = label
+            checks.append(check)
+    if isinstance(log, BehaviourLog):
+        columns["order"] = F.lit(0).cast("long")
+        if log.order is not None:
+            columns["ts"] = F.lit(None).cast("timestamp")
+            columns["order"] = texts[log.order].try_cast("bigint")
+            checks.append(F.when(columns["order"].isNull(), F.lit(f"{log.order}: not a whole number")))
+    return columns, checks
+
+
+def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
+    """Parse the label as 1.0 or 0.0, and check that its value is declared."""
+    # Numbers are compared by value: 1, 1.0 and +1 are the same label.
+    text = F.regexp_replace(F.lower(F.trim(F.coalesce(text, F.lit("")))), r"^\+?(-?\d+)(\.0+)?$", "$1")
+    value = F.when(text.isin(label.positive), F.lit(1.0)).when(text.isin(label.negative), F.lit(0.0))
+    return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
+
+
+def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column]) -> tuple[Column, Column | None]:
+    """Return a log's own column in its declared type (text if none is declared), and the check that it fits.
+
+    A column without a declared type becomes text, whatever its type in this file: the next file may have another type.
+    """
+    kind = declared_type(log, column)
+    if kind is None or kind == "string":
+        return text, None
+    value = numbers[column] if kind == "double" else text.try_cast("bigint")
+    misfit = value.isNull() & text.isNotNull() & (F.trim(text) != "")
+    return value, F.when(misfit, F.lit(f"{column}: not a {kind}"))
+
+
+def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column]:
+    domain = columns["domain"]
+    checks = [F.when(domain.isin(OVERALL, OTHER), F.concat(F.lit("domain: reserved name "), domain))]
+    if settings.domains.known is not None:
+        unknown = ~domain.isin(*settings.domains.known)
+        if settings.domains.unknown == "drop":
+            checks.append(F.when(unknown, F.concat(F.lit(f"{UNKNOWN_DOMAIN} "), domain)))
+        else:
+            columns["domain"] = F.when(unknown, F.lit(OTHER)).otherwise(domain)
+    return checks
+
+
+def _check_case_collisions(names: Iterable[str], where: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(name.lower(), name)) != name:
+            raise DataError(f"{where}: `{other}` and `{name}` differ only in case; rename one of them")
+
+
+def _flat_text(text: Column, kind: DataType) -> Column:
+    return F.to_json(text) if isinstance(kind, ArrayType) else text
+
+
+def whole(rows: DataFrame) -> Column:
+    """A cleaned row as JSON: as it was read where something is wrong with it, else in its table's columns."""
+    columns = [c for c in rows.columns if c not in ("reason", "raw")]
+    return F.coalesce("raw", F.to_json(F.struct(*(F.col(backticked(c)) for c in columns))))
+
+
+def counted(rows: DataFrame, domain: Column) -> DataFrame:
+    """Ledger entries of cleaned rows: rows in and out by day, domain and reason."""
+    good = F.col("reason").isNull()
+    return (
+        rows.groupBy(
+            "ds", F.coalesce(domain, F.lit("unknown")).alias("domain"), F.coalesce("reason", F.lit("")).alias("why")
+        )
+        .agg(F.count("*").alias("rows_in"), F.sum(good.cast("long")).alias("rows_out"))
+        .withColumnRenamed("why", "reason")
+    )
+
+
+def union_frames(frames: list[DataFrame]) -> DataFrame:
+    """Union DataFrames by column name; a missing column is null.
+
+    If a column holds lists in one DataFrame and single values in another, single values become lists of length one.
+    """
+    kinds: dict[str, DataType] = {}
+    for frame in frames:
+        for field in frame.schema.fields:
+            if isinstance(field.dataType, ArrayType) or field.name not in kinds:
+                kinds[field.name] = field.dataType
+
+    def fit(frame: DataFrame) -> DataFrame:
+        lone = {
+            f.name: F.when(own(f.name).isNotNull(), F.array(own(f.name)))
+            for f in frame.schema.fields
+            if isinstance(kinds[f.name], ArrayType) and isinstance(f.dataType, StringType)
+        }
+        return frame.withColumns(lone) if lone else frame
+
+    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), map(fit, frames))

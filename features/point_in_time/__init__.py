@@ -1,0 +1,1 @@
+"""Sequences, statistics and attributes as of the time of each row."""

@@ -1,0 +1,1 @@
+"""Simulated logs of 19 domains."""

@@ -1,0 +1,209 @@
+"""Reads, appends and replaces rows of small Delta tables without Spark: a commit takes milliseconds instead of seconds.
+
+Each row that `add_row` appends gets the next sequence number of its table. The number is also the version of a `txn`
+action in the Delta log: if two writers use the same number, on any hosts, Delta rejects the second, which then retries
+with the next one. The order of rows is therefore their commit order, independent of clocks.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
+from star_ctr.conf.errors import UserError
+
+SEQUENCE = "sequence"
+"""The column with a row's sequence number; null in rows that predate the column."""
+_APPLICATION = "star-ctr/sequence"
+_TOKEN, _NUMBER = "star-ctr/token", "star-ctr/number"
+"""Keys in the metadata of a commit that appended a row: an id of the call, and the sequence number of the row."""
+_RECENT = 10
+"""Number of commits in which a retry looks for its own row."""
+_REWRITE_AT = 100
+"""Number of files at which the table is rewritten as a single file."""
+_PATIENCE = 120.0
+"""Seconds for which a writer retries after conflicts."""
+T = TypeVar("T")
+
+
+def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
+    """The rows of a table for which an SQL condition holds; none where it was never written.
+
+    (deltalake's own way into pyarrow needs a newer pyarrow than petastorm can live with where a table is partitioned.)
+    """
+    try:
+        delta = DeltaTable(table)
+    except TableNotFoundError:
+        return []
+    return _query(delta, f"SELECT {', '.join(columns)} FROM rows" + (f" WHERE {where}" if where else ""))
+
+
+def ordered_rows(table: str) -> list[dict[str, Any]]:
+    """Return all rows that `add_row` added, in commit order.
+
+    Rows that predate sequence numbers come first, ordered by their column `at`.
+    """
+    rows = rows_of(table)
+    rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
+    return rows
+
+
+class SupersededError(Exception):
+    """Another writer has added a row since the caller last read the table."""
+
+
+def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | None = None) -> int:
+    """Append a row to a table; creates the table if needed.
+
+    Args:
+        table: Path or URL of the table.
+        row: Values by column.
+        schema: The columns, without `SEQUENCE`.
+        after: The sequence number that the last row must have; -1 if the table must be empty, None for no check.
+
+    Returns:
+        The row's sequence number.
+
+    Raises:
+        SupersededError: The sequence number of the last row is not `after`.
+        UserError: Every attempt conflicted with other writers for two minutes.
+    """
+    schema = schema.append(pa.field(SEQUENCE, pa.int64()))
+    token, is_retry = uuid.uuid4().hex, False
+
+    def add() -> int:
+        nonlocal is_retry
+        delta = _open_or_create(table, schema)
+        # A storage can commit a row and still report a failure.
+        if is_retry and (number := _committed_number(delta, token)) is not None:
+            return number
+        is_retry = True
+        return _add(delta, row, schema, after, token)
+
+    return _retry(table, add)
+
+
+def replace_rows(
+    table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str, partitions: Sequence[str] = ()
+) -> None:
+    """Replace the rows for which `where` holds by `rows`, in one commit; creates the table if needed.
+
+    Args:
+        table: Path or URL of the table.
+        rows: The values of each row, in the order of `schema`; `where` must hold for all of them.
+        schema: The columns.
+        where: An SQL condition; see `literal`.
+        partitions: The columns that a new table is partitioned by.
+
+    Raises:
+        UserError: Every attempt conflicted with other writers for two minutes.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    data = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+    def replace() -> None:
+        delta = _open_or_create(table, schema, partitions)
+        there = {field.name for field in delta.schema().fields}
+        write_deltalake(
+            delta,
+            data,
+            mode="overwrite",
+            predicate=where,
+            schema_mode=None if there == set(schema.names) else "merge",
+        )
+
+    _retry(table, replace)
+
+
+def literal(value: str) -> str:
+    """Quote a string for an SQL condition of this module; Spark's SQL escapes differently (`store.quoted`)."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def any_of(column: str, values: Iterable[str]) -> str:
+    """Return an SQL condition of this module: the column is one of `values` (at least one is needed)."""
+    return f"{column} IN ({', '.join(map(literal, values))})"
+
+
+def _retry(table: str, write: Callable[[], T]) -> T:
+    """Call `write` until it does not conflict with another writer."""
+    give_up = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return write()
+        except CommitFailedError as error:
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"{table}: not written, because other writers kept changing the table for {_PATIENCE:.0f} s "
+                    f"({error}); run the command again"
+                ) from None
+            time.sleep(random.uniform(0.0, 0.05))
+
+
+def _committed_number(delta: DeltaTable, token: str) -> int | None:
+    """Return the sequence number of the row with this token, if one of the last commits has appended it."""
+    return next((int(c[_NUMBER]) for c in delta.history(_RECENT) if c.get(_TOKEN) == token), None)
+
+
+def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema, after: int | None, token: str) -> int:
+    """Append a row to the open version of `delta`; raises `CommitFailedError` if its number is taken."""
+    number = _next_number(delta)
+    if after not in (None, number - 1):
+        raise SupersededError
+    rows = [{**row, SEQUENCE: number}]
+    there = {field.name for field in delta.schema().fields}
+    # Rewrite many small files as one in the same commit. deltalake's `compact` does not work here: it has no `txn`
+    # action, and two concurrent calls duplicate every row.
+    rewrite = len(delta.file_uris()) >= _REWRITE_AT and there == set(schema.names)
+    if rewrite:
+        rows = [*_query(delta, "SELECT * FROM rows"), *rows]
+    write_deltalake(
+        delta,
+        pa.Table.from_pylist(rows, schema),
+        mode="overwrite" if rewrite else "append",
+        schema_mode=None if set(schema.names) <= there else "merge",
+        commit_properties=CommitProperties(
+            custom_metadata={_TOKEN: token, _NUMBER: str(number)},
+            app_transactions=[Transaction(_APPLICATION, number)],
+        ),
+    )
+    return number
+
+
+def _open_or_create(table: str, schema: pa.Schema, partitions: Sequence[str] = ()) -> DeltaTable:
+    """Open a table, or create it empty: a conflict is only detected for a commit on top of a known version."""
+    try:
+        return DeltaTable(table)
+    except TableNotFoundError:
+        if "://" not in table:
+            Path(table).mkdir(parents=True, exist_ok=True)
+    properties = {f"delta.{name}": value for name, value in TABLE_PROPERTIES.items()}
+    try:
+        return DeltaTable.create(table, schema, mode="error", partition_by=list(partitions), configuration=properties)
+    except DeltaError:  # another writer created it first
+        return DeltaTable(table)
+
+
+def _next_number(delta: DeltaTable) -> int:
+    """Return the next sequence number; 0 for the first row."""
+    last = delta.transaction_version(_APPLICATION)
+    if last is None and SEQUENCE in {field.name for field in delta.schema().fields}:
+        # The rows were copied to a new table, whose log has no `txn` action.
+        last = _query(delta, f"SELECT max({SEQUENCE}) AS last FROM rows")[0]["last"]
+    return 0 if last is None else int(last) + 1
+
+
+def _query(delta: DeltaTable, query: str) -> list[dict[str, Any]]:
+    found = QueryBuilder().register("rows", delta).execute(query).read_all()
+    names = found.schema.names
+    values = (found.column(name).to_pylist() for name in names)
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]

@@ -1,0 +1,28 @@
+"""Contents: a hash of each day of the tables that ingest writes, the same however the rows lie in files."""
+
+from __future__ import annotations
+
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, window
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.log_files import REACH_BACK
+from star_ctr.jobs.io.warehouse import Store
+
+
+def of_night(settings: Settings, store: Store, ds: str) -> dict[str, dict[str, str]]:
+    """By table and day, what an ingest of night `ds` has written: the number of rows and the sum of their hashes."""
+    first = window(settings, ds)[0]
+    found: dict[str, dict[str, str]] = {}
+    for name in settings.logs.declared():
+        if not store.exists(name):
+            continue
+        rows = store.read(name)
+        since = F.lit(True) if name in REACH_BACK else F.col("ds") >= first
+        written = F.col("ds").isin(NO_DAY, BEFORE_FIRST_DAY) | (since & (F.col("ds") <= ds))
+        columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
+        # xxhash64 skips nulls: without the flags, a value that moves to the next column would not change the hash.
+        hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
+        days = rows.where(written).groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum"))
+        found[name] = {r.ds: f"{r.rows}:{r.sum}" for r in days.collect()}
+    return found

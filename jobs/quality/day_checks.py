@@ -1,0 +1,153 @@
+"""Data quality checks that stop the night if a day of logs exceeds the limits in `checks`.
+
+They run after the tables, the quarantine and the ledger are written, so that the data can be inspected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.catalog import DATA_RUN, Warehouse
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, window
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
+from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
+from star_ctr.jobs.io.delta_rows import rows_of
+from star_ctr.jobs.io.warehouse import Store, among, quoted
+
+_REMEDIES = {
+    UNDECLARED_LABEL: "declare the values in label.positive and label.negative",
+    "no usable time": "set unit, format or zone of logs.{log}.time",
+    "not between `earliest` and `latest`": "set unit, or earliest and latest, of logs.{log}.time",
+    "used by two different rows": "check that the column identifies a row",
+    "lost digits": "write the log with integers or text",
+}
+_VALUES = 3
+"""Number of example values in a message."""
+
+
+class Quarantined(NamedTuple):
+    """The quarantined rows of a log and day, by reason."""
+
+    log: str
+    day: str
+    rows: int
+    reasons: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """The share of the day's rows that are quarantined."""
+        return sum(self.reasons.values()) / max(self.rows, 1)
+
+
+def check_quarantine(settings: Settings, store: Store, ds: str, read_rows: Mapping[str, int]) -> None:
+    """Raise `DataError` if the quarantined share of a log's rows for a day exceeds `checks.max_quarantined`.
+
+    Checks all days of the window, because the model is trained on them.
+    """
+    limit = settings.checks.max_quarantined
+    entries = _ingest_entries(settings, window(settings, ds))
+    exceeded = [found for found in quarantined_days(entries, read_rows) if found.share > limit]
+    if not exceeded:
+        return
+    worst = max(exceeded, key=lambda q: (q.share, q.day))
+    reason = max(worst.reasons, key=lambda r: worst.reasons[r])
+    values = _frequent_values(store, worst, reason)
+    shown = f" (values: {', '.join(f'`{v}`' for v in values)})" if values else ""
+    remedy = next((text.format(log=worst.log) for part, text in _REMEDIES.items() if part in reason), "")
+    more = f"; {len(exceeded) - 1} more days exceed the limit" if len(exceeded) > 1 else ""
+    of_day = f"the {worst.rows:,} rows of {worst.day}" if worst.day != UNKNOWN_DAY else f"all {worst.rows:,} rows"
+    raise DataError(
+        f"logs.{worst.log}: {worst.share:.0%} of {of_day} are quarantined (checks.max_quarantined: {limit:.0%}), most "
+        f"often because of `{reason}`{shown}{more}. {remedy + '. ' if remedy else ''}See the table `quarantine`: "
+        f"star-ctr tables --show quarantine --where \"log = '{worst.log}'\""
+    )
+
+
+def describe_quarantine(settings: Settings, ds: str) -> list[str]:
+    """Describe the quarantined rows of day `ds` and of no day, a line per log and reason; reads without Spark."""
+    return [
+        f"{count:,} rows of logs.{found.log} are quarantined: {reason}"
+        for found in quarantined_days(_ingest_entries(settings, [ds]), {})
+        for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])
+    ]
+
+
+def _ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[str, Any]]:
+    """Read the ledger entries of ingested days, and of rows without a day."""
+    of_days = among("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
+    return rows_of(
+        Warehouse(settings.paths).table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {of_days}"
+    )
+
+
+def quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapping[str, int]) -> list[Quarantined]:
+    """Collect the quarantined rows of each log and day from ledger entries, without duplicates and dropped domains.
+
+    Rows with an unreadable time have no day; their share is relative to all rows that were read (`read_rows`).
+    """
+    rows: dict[tuple[str, str], int] = {}
+    reasons: dict[tuple[str, str], dict[str, int]] = {}
+    for entry in entries:
+        log = entry["step"].partition(".")[2] or "impressions"
+        key = (log, entry["ds"])
+        rows[key] = rows.get(key, 0) + entry["rows_in"]
+        why = entry["reason"]
+        if why and why != DUPLICATE and not why.startswith(UNKNOWN_DOMAIN):
+            of_day = reasons.setdefault(key, {})
+            of_day[why] = of_day.get(why, 0) + entry["rows_in"] - entry["rows_out"]
+    return [
+        Quarantined(log, day, read_rows.get(log, rows[log, day]) if day == UNKNOWN_DAY else rows[log, day], of_day)
+        for (log, day), of_day in sorted(reasons.items())
+    ]
+
+
+def _frequent_values(store: Store, found: Quarantined, reason: str) -> list[str]:
+    """Return the most frequent values, in the quarantined rows, of the column in the reason."""
+    column = reason.partition(":")[0].replace("'", "\\'")
+    rows = store.read("quarantine").where(
+        f"log = '{found.log}' AND ds = {quoted(found.day)} AND reason = {quoted(reason)}"
+    )
+    value = F.coalesce(F.get_json_object("row", f"$['{column}']"), F.lit(""))
+    counts = rows.groupBy(value.alias("value")).count().orderBy(F.desc("count"), "value").limit(_VALUES).collect()
+    return [r.value[:40] for r in counts] if any(r.value for r in counts) else []
+
+
+def check_labels(settings: Settings, store: Store, ds: str, clicks: Mapping[str, int] | None) -> None:
+    """Raise `DataError` if the labels of day `ds` are implausible.
+
+    Args:
+        settings: The data set.
+        store: Its tables; `features` holds the day.
+        ds: The day.
+        clicks: If labels come from clicks, the day's clicks by fate.
+
+    Raises:
+        DataError: No click matched, too many clicks precede their impression, or all rows have the same label.
+    """
+    if clicks:
+        total, matched, early = sum(clicks.values()), clicks.get(MATCHED, 0), clicks.get(EARLY, 0)
+        summary = ", ".join(f"{n:,} {fate or 'matched'}" for fate, n in sorted(clicks.items(), key=lambda c: -c[1]))
+        if early > settings.checks.max_early_clicks * (matched + early):
+            raise DataError(
+                f"logs.clicks: {early:,} of the {total:,} clicks of {ds} come before their impression ({summary}); "
+                "set `zone` of logs.clicks.time or logs.impressions.time (checks.max_early_clicks: "
+                f"{settings.checks.max_early_clicks:.0%})"
+            )
+        if not matched:
+            raise DataError(
+                f"logs.clicks: none of the {total:,} clicks of {ds} matched an impression ({summary}); check that "
+                "logs.clicks.impression and logs.impressions.id contain the same ids"
+            )
+    found = store.read("features").where(F.col("ds") == ds).groupBy("label").count().collect()
+    if len(found) == 1 and not settings.checks.one_class:
+        what = "clicked" if found[0].label else "not clicked"
+        raise DataError(
+            f"{store.warehouse.table('features')}: all {found[0]['count']:,} rows of {ds} are {what}, so no model can "
+            "be evaluated on them; check the label in the log, or set checks.one_class to accept such a day"
+        )

@@ -1,0 +1,119 @@
+"""Data profile: match rates of joins, and unparsable values of numeric features.
+
+A join without a match and an unparsable number both become missing values, which a model trains on silently. This
+module counts them by day in the table `profile`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.features import Numeric, flat
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.attributes import known_column
+from star_ctr.features.point_in_time.attribution import MATCHED
+from star_ctr.jobs.io.delta_rows import literal, rows_of
+from star_ctr.jobs.io.warehouse import Store, among
+
+MATCH, UNPARSABLE = "matched", "unparsable"
+UNPARSED = "unparsed"
+"""The column of `features` with a row's unparsable values, by column."""
+_SCHEMA = pa.schema(
+    [
+        ("ds", pa.string()),
+        ("name", pa.string()),
+        ("measure", pa.string()),
+        ("rows", pa.int64()),
+        ("hits", pa.int64()),
+        ("example", pa.string()),
+    ]
+)
+
+
+class Measure(NamedTuple):
+    """The number (`hits`) of `rows` that matched or were unparsable; `name`: the table or column."""
+
+    ds: str
+    name: str
+    measure: str
+    rows: int
+    hits: int
+    example: str = ""
+
+    @property
+    def share(self) -> float:
+        """`hits` over `rows`; without rows, 1 for matches and 0 for unparsable values."""
+        return self.hits / self.rows if self.rows else float(self.measure == MATCH)
+
+
+def write_profile(
+    settings: Settings, store: Store, days: Iterable[str], fates: Mapping[tuple[str, str], int]
+) -> list[Measure]:
+    """Compute the profile of some days of features, write it to `profile`, and return it.
+
+    `fates`: number of clicks by day and fate.
+    """
+    days = list(days)
+    found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
+    store.put("profile", found, _SCHEMA, among("ds", days))
+    return found
+
+
+def _count_features(settings: Settings, store: Store, days: list[str]) -> list[Measure]:
+    rows = store.read("features").where(F.col("ds").isin(days))
+    tables = [t for t in ("users", "items") if known_column(t) in rows.columns and getattr(settings.logs, t)]
+    numbers = sorted({f.column for f in settings.of_kind(Numeric)})
+    counts = [F.count("*").alias("rows")]
+    counts += [F.sum(F.col(known_column(t)).cast("long")).alias(t) for t in tables]
+    for k, column in enumerate(numbers):
+        text = F.element_at(F.from_json(UNPARSED, "map<string,string>"), F.lit(column))
+        read, bad = F.count(flat(column)), F.count(text)
+        counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
+    measures = []
+    for r in rows.groupBy("ds").agg(*counts).orderBy("ds").collect():
+        measures += [Measure(r.ds, t, MATCH, r.rows, r[t] or 0) for t in tables]
+        measures += [
+            Measure(r.ds, c, UNPARSABLE, r[f"read{k}"] + r[f"not{k}"], r[f"not{k}"], r[f"as{k}"] or "")
+            for k, c in enumerate(numbers)
+        ]
+    return measures
+
+
+def _count_clicks(fates: Mapping[tuple[str, str], int], days: list[str]) -> list[Measure]:
+    totals = {day: sum(n for (d, _), n in fates.items() if d == day) for day in days}
+    return [Measure(day, "clicks", MATCH, n, fates.get((day, MATCHED), 0)) for day, n in totals.items() if n]
+
+
+def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
+    """Raise `DataError` if the share of unparsable values of a numeric feature exceeds `checks.max_unparsable`."""
+    limit = settings.checks.max_unparsable
+    exceeded = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
+    if not exceeded:
+        return
+    worst = max(exceeded, key=lambda m: (m.share, m.ds))
+    feature = next(f.name for f in settings.of_kind(Numeric) if f.column == worst.name)
+    table = worst.name.partition(".")[0]
+    raise DataError(
+        f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are not "
+        f"numbers, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); set logs.{table}.decimal or "
+        f"logs.{table}.null_values, or make the feature categorical"
+    )
+
+
+def describe_matches(settings: Settings, ds: str) -> list[str]:
+    """Describe the match rates of day `ds`, a line per join; reads without Spark."""
+    found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {literal(ds)} AND measure = '{MATCH}'")
+    lines = []
+    for r in sorted(found, key=lambda r: r["name"]):
+        share = r["hits"] / r["rows"] if r["rows"] else 1.0
+        what = "clicks matched an impression" if r["name"] == "clicks" else f"rows matched `{r['name']}`"
+        key = "logs.clicks.impression" if r["name"] == "clicks" else f"logs.{r['name']}.key"
+        warning = f"; check that {key} has the same ids as the impressions" if share < 0.5 else ""
+        lines.append(f"{share:.1%} of {r['rows']:,} {what}{warning}")
+    return lines

@@ -1,0 +1,248 @@
+"""Attempts of a run. Each training has its own folder, which never changes once it is published.
+
+    models/<run_id>/attempt-001/    job.json, result.json, checkpoint/, tensorboard/
+                                    model.safetensors, layout.json, vocabularies/
+                                    record.json     written last and atomically, with the hash of each file
+
+A run is trained again if its inputs or the code changed, for example because a log was restated. Such a training is
+a new attempt, so that the serving model stays as it was judged. A run refers to its newest published attempt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from star_ctr.conf.contracts.catalog import RECORD, RESULT, WEIGHTS, Warehouse
+from star_ctr.conf.contracts.vocabulary import vocabulary_files
+from star_ctr.conf.errors import DataError, UserError, nearest
+from star_ctr.conf.files import hash_file, sync_folder, write_json, write_text
+from star_ctr.model.training.job import TrainingJob
+
+_ATTEMPT = re.compile(r"attempt-(\d+)")
+_LAST_DELETED = "last-attempt"
+"""File of a run that holds the highest number among its deleted attempts."""
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Attempt(NamedTuple):
+    """A training of a run, and its folder."""
+
+    run_id: str
+    number: int
+    folder: Path
+
+    def __str__(self) -> str:
+        """Return the name for messages."""
+        return f"{self.run_id} (attempt {self.number})"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Run and number, by which decisions and tables refer to the attempt."""
+        return self.run_id, self.number
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the training is complete and can be used for scoring."""
+        return (self.folder / RECORD).exists()
+
+    def record(self) -> dict[str, Any]:
+        """Read the record; raises `DataError` if the attempt is not published."""
+        return _read_json(self.folder / RECORD)
+
+
+def check_run_id(run_id: str) -> str:
+    """Return the run id if it is safe to use as a folder name; raises `UserError` otherwise."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise UserError(f"--run-id {run_id}: not a run id; `star-ctr serving` and the table `runs` list run ids")
+    return run_id
+
+
+def attempt_folder(warehouse: Warehouse, run_id: str, number: int) -> Path:
+    """Return the folder of an attempt, which need not exist."""
+    return Path(warehouse.run_folder(check_run_id(run_id))) / f"attempt-{number:03d}"
+
+
+def list_attempts(warehouse: Warehouse, run_id: str) -> list[Attempt]:
+    """List all attempts of a run, including unpublished ones, oldest first."""
+    return _attempts_in(Path(warehouse.run_folder(check_run_id(run_id))), run_id)
+
+
+def _attempts_in(run: Path, run_id: str) -> list[Attempt]:
+    found = [(int(match[1]), path) for path in run.glob("attempt-*") if (match := _ATTEMPT.fullmatch(path.name))]
+    return [Attempt(run_id, number, path) for number, path in sorted(found)]
+
+
+def saved_attempts(warehouse: Warehouse) -> list[Attempt]:
+    """List the attempts of all runs that have a `job.json`, including unpublished ones."""
+    runs = sorted({job.parent.parent.name for job in Path(warehouse.models).glob("*/attempt-*/job.json")})
+    attempts = [attempt for run in runs for attempt in list_attempts(warehouse, run)]
+    return [attempt for attempt in attempts if (attempt.folder / "job.json").exists()]
+
+
+def find_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -> Attempt | None:
+    """Return a published attempt of a run, the newest if no number is given; None if there is none."""
+    published = [a for a in list_attempts(warehouse, run_id) if a.is_published and number in (None, a.number)]
+    return published[-1] if published else None
+
+
+def published_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -> Attempt:
+    """Like `find_attempt`, but raises `UserError` if there is none."""
+    if found := find_attempt(warehouse, run_id, number):
+        return found
+    if number is not None and find_attempt(warehouse, run_id):
+        numbers = [str(a.number) for a in list_attempts(warehouse, run_id) if a.is_published]
+        raise UserError(f"--attempt {number}: {run_id} has no such attempt; it has attempts {', '.join(numbers)}")
+    there = warehouse.finished()[::-1]
+    newest = f"the newest: {', '.join(there[:5])}" if there else "there are none yet; run `star-ctr train` first"
+    raise UserError(f"--run-id {run_id}: no finished run in {warehouse.models}{nearest(run_id, there)} ({newest})")
+
+
+def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
+    """Return the job with its attempt assigned.
+
+    If the newest published attempt is an undamaged result of this job, it is reused. If a later, unpublished attempt is
+    of this job, its training is resumed. Otherwise, the job gets a new attempt.
+    """
+    attempts = list_attempts(warehouse, job.run_id)
+    for attempt in reversed(attempts):
+        if attempt.is_published:
+            if job.is_result(attempt.record()) and not damaged_files(attempt):
+                return job.in_attempt(attempt.number, attempt.folder)
+            break
+        if _read_fingerprint(attempt) == job.fingerprint():
+            return job.in_attempt(attempt.number, attempt.folder)
+    number = max([_last_reserved(warehouse, job.run_id), *(a.number for a in attempts)]) + 1
+    return job.in_attempt(number, attempt_folder(warehouse, job.run_id, number))
+
+
+def reserve_number(warehouse: Warehouse, attempt: Attempt) -> None:
+    """Reserve the number of an attempt that will be deleted, because decisions still refer to it."""
+    last = max(attempt.number, _last_reserved(warehouse, attempt.run_id))
+    write_text(Path(warehouse.run_folder(attempt.run_id)) / _LAST_DELETED, f"{last}\n")
+
+
+def _last_reserved(warehouse: Warehouse, run_id: str) -> int:
+    file = Path(warehouse.run_folder(run_id)) / _LAST_DELETED
+    return int(file.read_text()) if file.exists() else 0
+
+
+def attempt_of(job: TrainingJob) -> Attempt:
+    """Return the attempt that a job trains."""
+    return Attempt(job.run_id, job.attempt, job.place)
+
+
+def recorded_job(attempt: Attempt) -> TrainingJob:
+    """Read the job of an attempt."""
+    return TrainingJob.model_validate(_read_json(attempt.folder / "job.json"))
+
+
+def _read_fingerprint(attempt: Attempt) -> str | None:
+    """Return the fingerprint of an attempt's job; None if it cannot be read."""
+    try:
+        return recorded_job(attempt).fingerprint()
+    except (DataError, ValueError):
+        return None
+
+
+def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
+    """Publish a finished training: copy its vocabularies, then write the record with the hash of each file.
+
+    Does nothing if the attempt is published already. If the newest published attempt of the run has the same model, bit
+    by bit, the training is deleted: a night that runs again on the same rows leaves no second attempt.
+
+    Args:
+        job: The job of the training.
+        keep: Whether to keep the training even if the newest published attempt has the same model.
+
+    Returns:
+        The record of the attempt that holds the model.
+    """
+    attempt = attempt_of(job)
+    if attempt.is_published:
+        return attempt.record()
+    result = read_result(job)
+    copy_vocabularies(job)
+    files = {str(file.relative_to(attempt.folder)): hash_file(file) for file in _published_files(attempt.folder)}
+    if not keep and (same := _same_model(attempt, files)):
+        shutil.rmtree(attempt.folder)
+        return same.record()
+    sync_folder(attempt.folder)
+    record = {**result, "attempt": attempt.number, "files": files}
+    write_json(attempt.folder / RECORD, record)
+    return record
+
+
+def _same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
+    """Return the newest published attempt of the run if its model has the given files; None otherwise."""
+    others = _attempts_in(attempt.folder.parent, attempt.run_id)
+    newest = next((other for other in reversed(others) if other.is_published), None)
+    if newest is None or damaged_files(newest):
+        return None
+    return newest if _model_files(newest.record()["files"]) == _model_files(files) else None
+
+
+def _model_files(files: dict[str, str]) -> dict[str, str]:
+    """Return the hashes of the files that determine scores."""
+    of_model = (WEIGHTS, "layout.json", "vocabularies/")
+    return {name: digest for name, digest in files.items() if name.startswith(of_model)}
+
+
+def read_result(job: TrainingJob) -> dict[str, Any]:
+    """Read the results of a finished training; raises `DataError` if it did not finish."""
+    if (job.place / RECORD).exists():
+        return _read_json(job.place / RECORD)
+    return _read_json(job.place / RESULT)
+
+
+def _published_files(folder: Path) -> list[Path]:
+    """List the files of a model and of its last checkpoint, which a warm start reads."""
+    files = [folder / name for name in ("job.json", RESULT, "layout.json", WEIGHTS)]
+    last = sorted((folder / "checkpoint").glob("step-*"))[-1:]
+    return [*files, *(file for inner in (folder / "vocabularies", *last) for file in sorted(inner.iterdir()))]
+
+
+def copy_vocabularies(job: TrainingJob) -> None:
+    """Copy the vocabularies into the attempt, so that its encoding does not depend on later nights."""
+    files = vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
+    target = job.place / "vocabularies"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for number, file in enumerate(sorted(files)):
+        shutil.copyfile(file, target / f"part-{number:05d}.parquet")
+
+
+def damaged_files(attempt: Attempt) -> list[str]:
+    """Return the files of a published attempt that are missing or differ from the record."""
+    found = []
+    for name, digest in attempt.record()["files"].items():
+        try:
+            if hash_file(attempt.folder / name) == digest:
+                continue
+        except OSError:
+            pass
+        found.append(name)
+    return found
+
+
+def check_files(attempt: Attempt) -> Attempt:
+    """Return the attempt; raises `DataError` if any of its files is damaged."""
+    if damaged := damaged_files(attempt):
+        raise DataError(
+            f"{attempt.folder}: files differ from the record of {attempt}: {', '.join(damaged)}. Restore them, or "
+            "serve another model with `star-ctr promote` or `star-ctr rollback`"
+        )
+    return attempt
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: not found; the training did not finish. Run `star-ctr train` again") from None
+    except ValueError:
+        raise DataError(f"{path}: damaged, not valid JSON. Restore the file, or run `star-ctr train` again") from None
+    return found

@@ -1,0 +1,38 @@
+"""Models of published attempts: the layout, vocabularies and settings that are needed for scoring."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.registry.attempts import Attempt, check_files, published_attempt
+from star_ctr.model.export import LAYOUT
+
+
+class Model(NamedTuple):
+    """A published attempt, its layout, and the settings that it was trained with."""
+
+    attempt: Attempt
+    layout: Layout
+    settings: Settings
+
+    @property
+    def vocabularies(self) -> list[str]:
+        """Files of its vocabularies."""
+        return [str(file) for file in sorted((self.attempt.folder / "vocabularies").glob("*.parquet"))]
+
+
+def find_model(settings: Settings, run_id: str, number: int | None = None) -> Model:
+    """Return the model of an attempt, the newest if no number is given, after verifying its files.
+
+    Raises:
+        UserError: There is no such run or attempt.
+        DataError: A file of the attempt is damaged.
+    """
+    attempt = check_files(published_attempt(Warehouse(settings.paths), run_id, number))
+    layout = Layout.model_validate_json((attempt.folder / LAYOUT).read_text(encoding="utf-8"))
+    own = Settings.model_validate(attempt.record()["settings"])
+    own = own.model_copy(update={"paths": settings.paths, "spark": settings.spark})
+    return Model(attempt, layout, own)

@@ -1,0 +1,53 @@
+"""Checks that a refit must pass before it is served. They use its own training rows, since no unseen day is left.
+
+The gate evaluated the promoted run. A refit is a separate training run and can fail on its own: its weights and scores
+must be finite, the exported model must match the trainer's model, and PCOC on its newest training day must be within
+`gate.pcoc`.
+"""
+
+from __future__ import annotations
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.catalog import OF_REFIT
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.features.evaluation.metrics import totals
+from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.quality.score_checks import check_scores
+from star_ctr.jobs.registry.attempts import attempt_of, read_result
+from star_ctr.jobs.registry.gate_policy import refit_verdict
+from star_ctr.jobs.score import check_parity, largest_difference, scored
+from star_ctr.model.export import read_weights
+from star_ctr.model.training.job import TrainingJob
+
+
+def failures(store: Store, gate: GateSettings, job: TrainingJob) -> list[str]:
+    """Return the reasons why a trained refit must not be served; empty if there are none."""
+    rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
+    try:
+        read_weights(job.place)
+        _check_parity(rows, job)
+        return _check_rates(rows, gate, job)
+    except DataError as error:
+        return [str(error)]
+
+
+def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
+    """Raise `DataError` if the exported model does not match the trainer's scores, or there is no sample of them."""
+    probe = read_result(job)["probe"]
+    if not probe:
+        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train again")
+    ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
+    sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
+    check_parity(job.run_id, largest_difference(scored(sampled, attempt_of(job)), probe))
+
+
+def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
+    scores = scored(rows.where(F.col("day") == job.ds), attempt_of(job)).persist()
+    try:
+        check_scores(scores, job.split)
+        return refit_verdict(gate, [row.asDict() for row in totals(scores).collect()])
+    finally:
+        scores.unpersist()

@@ -1,0 +1,109 @@
+"""The run that a night's training starts from (`trainer.warm_start`).
+
+Used by the split, which encodes numbers like that run, and by the training. Does not import torch, because Spark
+workers import what the split imports.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from star_ctr.conf.contracts.catalog import WEIGHTS, Warehouse
+from star_ctr.conf.contracts.compatibility import encoded_numbers
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.fingerprint import digest
+from star_ctr.conf.contracts.run_id import judged_run, run_id
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import hash_file
+from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.training import ACCEPTED, PREVIOUS
+from star_ctr.jobs.registry.attempts import Attempt, find_attempt
+from star_ctr.jobs.registry.decisions import Decisions, accepted_before
+
+
+class Start(NamedTuple):
+    """A published attempt to start from, and the layout of its training rows."""
+
+    attempt: Attempt
+    layout: Layout
+
+    @property
+    def run_id(self) -> str:
+        """Run of the attempt."""
+        return self.attempt.run_id
+
+    def hash_numbers(self) -> str:
+        """Hash the encoding of numbers, which the split keeps.
+
+        Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start
+        from.
+        """
+        return digest(encoded_numbers(self.layout), 32)
+
+    def hash_weights(self) -> str:
+        """Hash the exported weights; raises `UserError` if there are none. Reads an unchanged file once per process."""
+        file = self.attempt.folder / WEIGHTS
+        if not file.exists():
+            raise UserError(f"trainer.warm_start: {file} does not exist; train {self.run_id} again")
+        found = file.stat()
+        return _hash_cached(file, found.st_mtime_ns, found.st_size)[:32]
+
+
+@cache
+def _hash_cached(file: Path, _modified: int, _size: int) -> str:
+    return hash_file(file)
+
+
+def find_start(settings: Settings, ds: str) -> Start | None:
+    """Find the run that the training of night `ds` starts from.
+
+    Returns:
+        The run; None if training starts from scratch, including when no earlier night of this configuration has been
+        trained (`previous`) or accepted (`accepted`) yet.
+
+    Raises:
+        UserError: The run does not exist, is not finished, or was trained on `ds` or later days.
+    """
+    asked = settings.trainer.warm_start
+    warehouse = Warehouse(settings.paths)
+    match asked:
+        case None:
+            return None
+        case "previous":
+            night = _newest_finished(settings, warehouse, ds)
+        case "accepted":
+            # Take the accepted attempt: a later attempt of the same night may have been held.
+            found = accepted_before(settings, Decisions(settings).all(), ds)
+            return _read_start(asked, find_attempt(warehouse, *found.model), found.run_id, ds) if found else None
+        case _:
+            return _read_start(asked, find_attempt(warehouse, asked), asked, ds)
+    if night is None:
+        return None
+    name = run_id(settings, night)
+    return _read_start(asked, find_attempt(warehouse, name), name, ds)
+
+
+def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
+    """Return the newest night before `ds` with a finished run of this configuration."""
+    nights = {name[: len(ds)] for name in warehouse.finished()}
+    finished = set(warehouse.finished())
+    return max((night for night in nights if night < ds and run_id(settings, night) in finished), default=None)
+
+
+def _read_start(asked: str, attempt: Attempt | None, name: str, ds: str) -> Start:
+    if attempt is None:
+        of = "" if asked == name else f"{asked} is {name}, and "
+        raise UserError(
+            f"trainer.warm_start: {of}there is no finished run of this name; set it to the run_id of a finished run, "
+            f"to `{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
+        )
+    night = attempt.record()["ds"]
+    # A refit was also trained on its own night, the day that the run before it was evaluated on.
+    if night > ds or (night == ds and judged_run(name) != name):
+        raise UserError(f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days")
+    layout = attempt.folder / "layout.json"
+    if not layout.exists():
+        raise UserError(f"trainer.warm_start: {layout} does not exist; restore it, or train {name} again")
+    return Start(attempt, Layout.model_validate_json(layout.read_text(encoding="utf-8")))

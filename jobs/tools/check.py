@@ -1,0 +1,70 @@
+"""Check: read the logs' headers and first rows, and say what is wrong before anything long starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError, nearest
+from star_ctr.conf.settings.features import columns_read
+from star_ctr.conf.settings.logs import Log
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import clean_log
+from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.features.cleaning.log_columns import INTERNAL
+from star_ctr.jobs.io import log_reader
+from star_ctr.jobs.io.log_files import dated, location
+from star_ctr.jobs.io.log_files import days as days_of_log
+from star_ctr.jobs.io.session import submitted
+
+FIRST_ROWS = 2_000
+
+
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
+    """One entry a log: its files, the rows looked at, and the problems found (an empty list: none)."""
+    return [_check(settings, spark, name, log, ds) for name, log in settings.logs.declared().items()]
+
+
+def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"log": name, "path": location(settings, log), "rows": 0, "problems": []}
+    try:
+        days = [ds] if ds else days_of_log(settings, name)[-1:] if dated(log) else None
+        raw = log_reader.read(settings, spark, name, days)
+        if raw is None:
+            raise DataError(f"logs.{name}.path: no file of {days} matches {found['path']}")
+        there = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
+        found["columns"] = len(there)
+        found["problems"] += _feature_columns(settings, name, there)
+        first = {
+            file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow(), frame.schema) for file, frame in raw.items()
+        }
+        cleaned = clean_log(settings, name, first)
+        reasons = cleaned.groupBy(F.coalesce("reason", F.lit("")).alias("reason")).count().collect()
+        counts = {r.reason: r["count"] for r in reasons}
+        found["rows"] = sum(counts.values())
+        found["problems"] += [
+            f"{n} of the first {found['rows']} rows: {reason}"
+            for reason, n in sorted(counts.items())
+            if reason not in ("", DUPLICATE)
+        ]
+        found["days"] = sorted(r.ds for r in cleaned.select("ds").distinct().collect())
+    except DataError as error:
+        found["problems"] += str(error).split("\n")
+    return found
+
+
+def _feature_columns(settings: Settings, name: str, there: set[str]) -> list[str]:
+    """Features that read a column which the log does not have."""
+    problems = []
+    for feature in settings.features:
+        for column in columns_read(feature):
+            table, _, own = column.rpartition(".")
+            if table == name and own not in there:
+                problems.append(f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, there)}")
+    return problems
+
+
+if __name__ == "__main__":
+    submitted("check", run)

@@ -1,0 +1,1 @@
+"""Process groups, gradients across processes, threads, and the lifetime of child processes."""

@@ -1,0 +1,1 @@
+"""Embedding tables, their Adam updates, and their sharding over processes."""

@@ -1,0 +1,1 @@
+"""The model (STAR) and the models that it is compared with."""

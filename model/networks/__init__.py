@@ -1,1 +1,0 @@
-"""The paper's model and those it is compared with: inputs and embeddings, normalization, networks, all put together."""

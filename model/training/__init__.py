@@ -1,0 +1,1 @@
+"""The trainer and its parts: optimizers, EMA, checkpoints, calibration, warm start, callbacks."""

@@ -1,0 +1,74 @@
+"""A training from its job to the record and the exported model in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from star_ctr.conf.contracts.catalog import RESULT
+from star_ctr.conf.files import write_json
+from star_ctr.model import export
+from star_ctr.model.distributed.process_group import world
+from star_ctr.model.parity_sample import probe_scores
+from star_ctr.model.training import trainer_state
+from star_ctr.model.training.callbacks import Hook
+from star_ctr.model.training.callbacks.checkpoints import Checkpoints
+from star_ctr.model.training.callbacks.record import Curve, Mixing, Spent, Started
+from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.trainer import Trainer
+from star_ctr.model.training.warm_start import warm_start
+
+
+def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = False) -> dict[str, Any]:
+    """Train a job to its end and export it; returns the results and writes them to `result.json`.
+
+    Resumes from the job's checkpoint if there is one. With `must_resume`, a checkpoint of this job must exist.
+    """
+    trainer = Trainer(job)
+    curve, mixing, spent, started = recorders = Curve(), Mixing(trainer.files, trainer.mixed), Spent(), Started()
+    resumed = trainer_state.resume(trainer, recorders, must_resume)
+    if job.start and not resumed:
+        started.report = warm_start(trainer)
+    # Checkpoints come last: what the others hold of a step is in them.
+    checkpoints = Checkpoints(lambda: trainer_state.save(trainer, recorders), job.trainer.checkpoint_minutes)
+    trainer.train([*hooks, *recorders, checkpoints])
+    trainer_state.save(trainer, recorders)
+    moments, levels = trainer.finish()
+    trainer.model.inputs.tables.gather()
+    record = {
+        "run_id": job.run_id,
+        "attempt": job.attempt,
+        "ds": job.ds,
+        "seed": job.trainer.seed,
+        "fingerprint": job.fingerprint(),
+        "versions": job.versions,
+        "code": job.code,
+        "settings": job.settings,
+        "processes": world()[1],
+        "worlds": trainer.worlds,
+        "reproducible": len(trainer.worlds) == 1,
+        "tables": trainer.tables,
+        "threads": trainer.threads,
+        "device": str(trainer.device),
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps": trainer.step,
+        "resumed": resumed,
+        "start": started.report,
+        "seconds": round(spent.total.seconds, 3),
+        "rows_per_second": round(spent.total.rate, 1),
+        "waiting_share": round(spent.total.waiting_share, 4),
+        "mixing": mixing.found,
+        "rows": trainer.by_name(trainer.rows_by_domain),
+        "moments_rows": trainer.by_name(moments),
+        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
+        "lone_rows": trainer.by_name(trainer.model.lone_rows()),
+        "curve": curve.curve,
+    }
+    if world()[0] == 0:
+        export.export(trainer.model, job.model, job.layout, job.place)
+        record["probe"] = probe_scores(trainer.model, job, trainer.device)
+        write_json(job.place / RESULT, record)
+    return record

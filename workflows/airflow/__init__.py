@@ -1,0 +1,1 @@
+"""The nightly DAG, and Airflow on one machine to look at it."""

@@ -1,0 +1,152 @@
+"""The night of star-ctr as a DAG: wait for a day's logs, then one task a step, each a command that also runs by hand.
+
+A run works on the day before its date: the run of 2026-03-05, early in the morning, is the night of 2026-03-04.
+Nights run one at a time and the oldest first, also those that were missed; every step is safe to run again.
+
+To run a night by hand, trigger the DAG: the form asks for the configuration (`conf`), overrides (`set`) and the `day`.
+A task that fails is tried three times more, at growing intervals; a training goes on from its last checkpoint. If the
+last try fails, a line is appended to `failures.log` in `AIRFLOW_HOME`, and `STAR_CTR_ON_FAILURE` is called with it.
+
+This file is read by Airflow's own Python, in which star-ctr is not installed: it imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.sensors.bash import BashSensor
+from airflow.sdk import DAG, CronTriggerTimetable, Param
+
+ROOT = Path(__file__).resolve().parents[3]
+NOT_YET = 75  # how `star-ctr ready` ends while logs are missing
+
+
+def setting(name: str, default: str) -> str:
+    """The environment's `STAR_CTR_<name>`; empty counts as not set."""
+    return os.environ.get(f"STAR_CTR_{name}") or default
+
+
+HOME = setting("HOME", str(ROOT))
+COMMAND = setting("COMMAND", str(ROOT / ".venv/bin/star-ctr"))
+ON_FAILURE = setting("ON_FAILURE", "")
+ZONE = ZoneInfo(setting("ZONE", "UTC"))
+FIRST_NIGHT = dt.date.fromisoformat(setting("FIRST_NIGHT", "2026-01-06"))
+LAST_NIGHT = setting("LAST_NIGHT", "")
+RETRY = dt.timedelta(seconds=float(setting("RETRY_SECONDS", "300")))
+POKE = dt.timedelta(seconds=float(setting("POKE_SECONDS", "300")))
+WAIT = dt.timedelta(hours=float(setting("WAIT_HOURS", "18")))
+
+# The steps of a night in their order: the hours that each may take, and what it does.
+STEPS: Mapping[str, tuple[int, str]] = {
+    "ingest": (4, "Daily logs into clean tables; duplicates are counted, bad rows kept in `quarantine` with a reason."),
+    "features": (6, "Joins, labels, and builds sequences and statistics as they were known at each impression."),
+    "split": (4, "Encodes the days of the window before the night as train, and the day of the night as test."),
+    "train": (12, "Trains the model and exports it. Told to stop it saves first; the next try goes on from there."),
+    "score": (4, "Scores the test rows with the exported model."),
+    "evaluate": (2, "AUC, GAUC, PCOC and log loss of the night, for each domain and overall, into `metrics`."),
+    "gate": (2, "Promotes the night's model or holds it, beside the one that is served; `decisions` has the reason."),
+    "refit": (
+        12,
+        "Trains what was promoted anew with the night's day in it; does nothing unless gate.publish is refit.",
+    ),
+}
+
+
+def day_of(run: Any, params: Mapping[str, Any]) -> str:
+    """The day of the logs that a run works on: the one asked for, or the day before the run's own date."""
+    if params["day"]:
+        return str(params["day"])
+    # A run triggered through the API may have no date of its own.
+    moment: dt.datetime = run.logical_date or run.run_after
+    return (moment.astimezone(ZONE).date() - dt.timedelta(days=1)).isoformat()
+
+
+def command(step: str, run: Any, params: Mapping[str, Any]) -> str:
+    """The line that runs a step, quoted for the shell."""
+    arguments = [COMMAND, step, "--conf", params["conf"], "--ds", day_of(run, params)]
+    for override in params["set"] or []:
+        arguments += ["--set", override]
+    return f"cd {shlex.quote(HOME)} && exec {shlex.join(arguments)}"
+
+
+def tell(context: Mapping[str, Any]) -> None:
+    """Tell of a task that has failed for good."""
+    task, run = context["ti"], context["dag_run"]
+    line = (
+        f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ} {task.dag_id}: {task.task_id} of the night "
+        f"{day_of(run, context['params'])} failed on try {task.try_number} (run {run.run_id}): "
+        f"{context.get('exception')}"
+    )
+    home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
+    with (home / "failures.log").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    if ON_FAILURE:
+        subprocess.run([*shlex.split(ON_FAILURE), line], check=True, timeout=60)
+
+
+def at(day: dt.date, time: dt.time) -> dt.datetime:
+    """A moment of the date on which the night of `day` runs."""
+    return dt.datetime.combine(day + dt.timedelta(days=1), time, ZONE)
+
+
+with DAG(
+    dag_id="star_nightly",
+    description="star-ctr: from a day's logs to a model and its metrics by domain",
+    doc_md=__doc__,
+    schedule=CronTriggerTimetable(setting("SCHEDULE", "0 2 * * *"), timezone=str(ZONE)),
+    start_date=at(FIRST_NIGHT, dt.time.min),
+    end_date=at(dt.date.fromisoformat(LAST_NIGHT), dt.time.max) if LAST_NIGHT else None,
+    catchup=True,
+    max_active_runs=1,
+    params={
+        "conf": Param(
+            setting("CONF", "conf/demo.yaml"), type="string", minLength=1, description="the data set: a YAML file"
+        ),
+        "set": Param(
+            [], type=["null", "array"], items={"type": "string", "pattern": "^[^=]+="},
+            description="overrides, one KEY=VALUE a line, as in trainer.seed=1",
+        ),
+        "day": Param(
+            None, type=["null", "string"], format="date",
+            description="the day of the logs; if empty, the day before the run's date",
+        ),
+    },
+    user_defined_macros={"command": command},
+    default_args={
+        "owner": "star-ctr",
+        "retries": 3,
+        "retry_delay": RETRY,
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": dt.timedelta(hours=1),
+        "on_failure_callback": tell,
+        "do_xcom_push": False,
+    },
+    tags=["star-ctr"],
+) as dag:  # fmt: skip
+    last: Any = BashSensor(
+        task_id="wait_for_logs",
+        bash_command="{{ command('ready', dag_run, params) }}",
+        retry_exit_code=NOT_YET,
+        mode="reschedule",
+        poke_interval=POKE,
+        timeout=WAIT,
+        execution_timeout=dt.timedelta(minutes=10),
+        doc_md="Asks `star-ctr ready` until the files of the day are there; takes no worker in between.",
+    )
+    for name, (hours, doc) in STEPS.items():
+        task = BashOperator(
+            task_id=name,
+            bash_command=f"{{{{ command('{name}', dag_run, params) }}}}",
+            execution_timeout=dt.timedelta(hours=hours),
+            doc_md=f"{doc}\n\nBy hand: `star-ctr {name} --conf CONF --ds DAY`; the line of this run is under Rendered.",
+        )
+        last >> task
+        last = task

@@ -1,0 +1,26 @@
+"""The command line `star-ctr`: one module per group of commands."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from star_ctr.conf.errors import message_for_user
+from star_ctr.workflows.cli.base import app
+
+_GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables")
+for _group in _GROUPS:  # in the order in which --help lists the commands
+    importlib.import_module(f"star_ctr.workflows.cli.{_group}")
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run a command; print errors that the user can fix without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        if (message := message_for_user(error)) is None:
+            raise
+        sys.stderr.write(f"star-ctr: {message}\n")
+        raise SystemExit(1) from None
