@@ -34,7 +34,7 @@ from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.model.data.reader import unpacked
+from star_ctr.model.data.reader import unpack_columns
 from star_ctr.model.export import Predictor, export
 from star_ctr.model.models.multi_domain import MultiDomainModel
 
@@ -49,9 +49,9 @@ MODEL = "model={name: star}"
 def finished_run(settings: Settings, layout: Layout) -> Path:
     """The folder of a run as training leaves it, with a model as it is before the first step."""
     from star_ctr.conf.contracts.catalog import Warehouse
-    from star_ctr.jobs.registry.attempts import attempt_folder
+    from star_ctr.jobs.registry.attempts import get_attempt_folder
 
-    folder = attempt_folder(Warehouse(settings.paths), RUN, 1)
+    folder = get_attempt_folder(Warehouse(settings.paths), RUN, 1)
     torch.manual_seed(0)
     export(MultiDomainModel(layout, settings.model).eval(), settings.model, layout, folder)
     files = {name: hash_file(folder / name) for name in ("layout.json", "model.safetensors")}
@@ -66,7 +66,7 @@ def forward(folder: str, table: str) -> None:
     predictor = Predictor(Path(folder))
     files = pads.dataset([uri.removeprefix("file://") for uri in DeltaTable(table).file_uris()])
     rows = files.to_table(columns=["ints", "floats", "domain_id"])
-    parts = [unpacked(b["ints"], b["floats"], predictor.layout) for b in rows.to_batches()]
+    parts = [unpack_columns(b["ints"], b["floats"], predictor.layout) for b in rows.to_batches()]
     ints, floats = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
     domains = rows["domain_id"].to_numpy().astype(np.int32)
 
@@ -134,10 +134,10 @@ def encoded_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]
 def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     """The entry of raw rows."""
     from star_ctr.jobs import features, ingest, split
-    from star_ctr.jobs.io.warehouse import Store
+    from star_ctr.jobs.io.warehouse import WarehouseTables
     from star_ctr.jobs.registry.attempts import copy_vocabularies
     from star_ctr.jobs.tools import simulate
-    from star_ctr.jobs.train import pinned
+    from star_ctr.jobs.train import make_job
 
     settings = load("demo", [
         MODEL, f"paths.warehouse={folder}/simulated", f"paths.logs={folder}/logs",
@@ -146,10 +146,10 @@ def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     simulate.run(settings, spark)
     for step in (ingest, features, split):
         step.run(settings, spark)  # type: ignore[attr-defined]
-    store = Store(settings, spark)
-    job = pinned(settings, store, store.days("split")[-1])
+    store = WarehouseTables(settings, spark)
+    job = make_job(settings, store, store.days("split")[-1])
     model = finished_run(settings, job.layout)
-    copy_vocabularies(job.in_attempt(1, model))
+    copy_vocabularies(job.for_attempt(1, model))
     source, rows_of_split = f"{folder}/logs/impressions", store.warehouse.table("split")
     found = compared(settings, spark, model, source, rows_of_split, False)
     return entry("bulk_scoring_raw_vs_forward", found.ratio, "times its rows/s", 0.1,

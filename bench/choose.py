@@ -25,10 +25,10 @@ from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.model.offline import SCORES, train_and_score
 from star_ctr.model.training.job import TrainingJob
 
@@ -51,9 +51,9 @@ def gauc(frame: pd.DataFrame) -> float:
 def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
     """Train one night and score its test rows."""
     table = Warehouse(settings.paths).table("split")
-    version, metadata = split_commit(table, night)
+    version, metadata = read_split_commit(table, night)
     job = TrainingJob(
-        run_id=run_id(settings, night), ds=night, split=table, versions={"split": version}, folder=str(folder),
+        run_id=make_run_id(settings, night), ds=night, split=table, versions={"split": version}, folder=str(folder),
         code="", layout=Layout.model_validate(metadata["layout"]), model=settings.model, trainer=settings.trainer,
         settings={},
     )  # fmt: skip

@@ -22,8 +22,8 @@ from entries import entry
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
-from star_ctr.features.encoding.row_encoder import packed
-from star_ctr.model.cost import taking_turns
+from star_ctr.features.encoding.row_encoder import pack_rows
+from star_ctr.model.cost import time_in_turns
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
 from star_ctr.model.export import Predictor, export
@@ -70,7 +70,7 @@ def trainer_of(folder: Path, name: str, domains: int) -> Trainer:
         columns = {
             "impression_id": [f"i{p}" for p in range(domains)], "user_id": ["u"] * domains,
             "day": ["2026-01-01"] * domains, "label": rows.label, "domain_id": np.arange(1, domains + 1, dtype=np.int32),
-            "ints": packed(rows.ints), "floats": packed(rows.floats), "ds": [layout.ds] * domains,
+            "ints": pack_rows(rows.ints), "floats": pack_rows(rows.floats), "ds": [layout.ds] * domains,
             "part": ["train"] * domains, "domain": layout.domains,
         }  # fmt: skip
         write_deltalake(table, pa.table(columns), partition_by=["ds", "part", "domain"])
@@ -87,7 +87,7 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
         folder = Path(name)
         trainers = {m: trainer_of(folder, m, 19) for m in MODELS} | {"star of 200": trainer_of(folder, "star", 200)}
         batches = {p: Batch(p, rows_of(layout_of(19), p, ROWS, p), np.zeros(ROWS, dtype=np.int32)) for p in range(1, 8)}
-        steps = taking_turns(
+        steps = time_in_turns(
             {m: lambda k, t=t: t.train_step([batches[1 + k % 7]]) for m, t in trainers.items()}, rounds
         )
         predictors = {}
@@ -95,7 +95,7 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
             trainer = trainers[m]
             export(trainer.model.eval(), trainer.job.model, trainer.job.layout, trainer.job.place)
             predictors[m] = Predictor(trainer.job.place)
-        predictions = taking_turns(
+        predictions = time_in_turns(
             {
                 m: lambda k, p=p: p.predict(
                     *(getattr(batches[1 + k % 7].rows, c) for c in ("ints", "floats", "domain"))

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from stream import waiting
 
-from star_ctr.model.data.batches import Batch, ahead, epoch_batches
-from star_ctr.model.distributed.threads import readers_for
+from star_ctr.model.data.batches import Batch, iter_epoch, prefetch
+from star_ctr.model.distributed.threads import choose_readers
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 
@@ -33,9 +33,9 @@ def stream_alone(job: TrainingJob) -> float:
     trainer = Trainer(job)
     s = job.trainer
     began = time.perf_counter()
-    batches = ahead(
-        epoch_batches(
-            trainer.files, job.layout, s.batch_size, s.window_rows, s.seed, 0, readers=readers_for(job.trainer)
+    batches = prefetch(
+        iter_epoch(
+            trainer.files, job.layout, s.batch_size, s.window_rows, s.seed, 0, readers=choose_readers(job.trainer)
         ),
         pin=True,
     )
@@ -46,7 +46,7 @@ def stream_alone(job: TrainingJob) -> float:
 def steps_alone(job: TrainingJob) -> tuple[float, float]:
     """Rows a second of steps whose batches are at hand, and the share of that time in which the GPU computes."""
     trainer = Trainer(job)
-    full = [b for b in itertools.islice(trainer._batches(), 30) if len(b.rows) == job.trainer.batch_size][:8]
+    full = [b for b in itertools.islice(trainer._iter_batches(), 30) if len(b.rows) == job.trainer.batch_size][:8]
 
     def steps(n: int) -> float:
         torch.cuda.synchronize()

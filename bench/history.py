@@ -89,8 +89,8 @@ def spark_pass(folder: str) -> None:
 
     from star_ctr.conf.load import load
     from star_ctr.conf.settings.features import History, Sequence
-    from star_ctr.features.point_in_time.events import SCALE, weight
-    from star_ctr.features.point_in_time.scan_planner import Pass, add_pass
+    from star_ctr.features.point_in_time.events import SCALE, name_weight_column
+    from star_ctr.features.point_in_time.scan_planner import ScanPlan, run_scan
     from star_ctr.jobs.io.session import start
 
     settings = load("demo", ["spark.master=local[2]", "spark.driver_memory=2g"])
@@ -101,14 +101,14 @@ def spark_pass(folder: str) -> None:
     began = time.monotonic()
     seen = spark.read.parquet(f"{folder}/behaviours.parquet")
     events = seen.select(
-        "user_id", "t", F.lit(0).alias("order"), F.col("item_id").alias("tie"), F.lit(SCALE).alias(weight("watch")),
+        "user_id", "t", F.lit(0).alias("order"), F.col("item_id").alias("tie"), F.lit(SCALE).alias(name_weight_column("watch")),
         F.col("item_id").cast("string").alias("item_id"),
     )  # fmt: skip
     shown = spark.read.parquet(f"{folder}/impressions.parquet")
     rows = shown.select(
         "user_id", "impression_id", F.timestamp_micros("t").alias("ts"), F.lit("2026-01-01").alias("ds")
     )
-    last = add_pass(settings, rows, events, Pass(("user_id",), "time", [], [sequence])).select("s__item_id")
+    last = run_scan(settings, rows, events, ScanPlan(("user_id",), "time", [], [sequence])).select("s__item_id")
     total = F.aggregate(F.col("s__item_id"), F.lit(0).cast("long"), lambda a, x: a + x.cast("long"))
     found = last.agg(F.sum(F.size("s__item_id")), F.sum(total)).first()
     assert found is not None

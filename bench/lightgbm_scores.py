@@ -25,9 +25,9 @@ from sklearn.metrics import roc_auc_score
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.load import load
-from star_ctr.jobs.io.split_commits import split_commit
-from star_ctr.model.data.reader import live_files
-from star_ctr.model.parity_sample import encoded_rows
+from star_ctr.jobs.io.split_commits import read_split_commit
+from star_ctr.model.data.reader import list_live_files
+from star_ctr.model.parity_sample import read_encoded_rows
 
 SPACE: dict[str, list[Any]] = {
     "learning_rate": [0.03, 0.05, 0.1],
@@ -46,13 +46,13 @@ FIRST = {
 
 def rows_of(table: str, night: str, part: str) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
     """Keys, features, and which of the features are categories."""
-    version, metadata = split_commit(table, night)
+    version, metadata = read_split_commit(table, night)
     layout = Layout.model_validate(metadata["layout"])
     keys, features = [], []
-    for file in live_files(table, version, night, part, layout):
-        of_file, rows = encoded_rows(file, layout)
+    for file in list_live_files(table, version, night, part, layout):
+        of_file, rows = read_encoded_rows(file, layout)
         keys.append(of_file.to_pandas())
-        lengths = [rows.ints[:, [offset]] for _, offset in layout.sequence_offsets()]
+        lengths = [rows.ints[:, [offset]] for _, offset in layout.iter_sequence_offsets()]
         ids = rows.ints[:, : len(layout.fields)]
         features.append(np.hstack([rows.domain[:, None], ids, *lengths, rows.floats]).astype(np.float32))
     return pd.concat(keys, ignore_index=True), np.concatenate(features), list(range(1 + len(layout.categorical)))

@@ -11,7 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
-from star_ctr.features.encoding.row_encoder import packed
+from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.training.job import TrainingJob
 
 FIELDS, NUMBERS, LENGTH = 8, 20, 50
@@ -53,17 +53,17 @@ def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
     rng = np.random.default_rng([p, start])
     # Zipf's law: the k-th id comes 1 / k times as often as the first one.
     ints = np.exp(rng.uniform(np.log(2), np.log(layout.embeddings["f0"]), (n, layout.ints))).astype(np.int32)
-    for sequence, offset in layout.sequence_offsets():
+    for sequence, offset in layout.iter_sequence_offsets():
         length = rng.integers(0, LENGTH + 1, n)
         ints[:, offset] = length
-        for _, first in sequence.starts(offset):
+        for _, first in sequence.iter_offsets(offset):
             ints[:, first : first + LENGTH] *= np.arange(LENGTH) < length[:, None]
     floats = rng.normal(size=(n, NUMBERS)).astype(np.float32)
     label = (rng.random(n) < 1 / (1 + np.exp(3 - floats[:, 0]))).astype(np.float32)
     columns = {
         "impression_id": [f"{p:03d}-{i:09d}" for i in range(start, start + n)], "user_id": ["u"] * n,
         "day": ["2026-01-01"] * n, "label": label, "domain_id": np.full(n, p, dtype=np.int32),
-        "ints": packed(ints), "floats": packed(floats), "ds": [layout.ds] * n, "part": ["train"] * n,
+        "ints": pack_rows(ints), "floats": pack_rows(floats), "ds": [layout.ds] * n, "part": ["train"] * n,
         "domain": [layout.domains[p - 1]] * n,
     }  # fmt: skip
     write_deltalake(table, pa.table(columns), mode="append", partition_by=["ds", "part", "domain"])

@@ -22,7 +22,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import PAPER, TABLE_2, Plan
 from star_ctr.jobs.io.session import start
 from star_ctr.workflows.compare import run
-from star_ctr.workflows.compare.tables import frame
+from star_ctr.workflows.compare.tables import make_frame
 
 SPACE: dict[str, list[Any]] = {
     "trainer.lr": [0.0005, 0.001, 0.002],
@@ -60,7 +60,7 @@ def main() -> None:
     overrides = [*arguments.overrides, *(f"compare.{key}={json.dumps(value)}" for key, value in comparison.items())]
     spark = start(load(arguments.conf, overrides), "search")
     results = run.run(arguments.conf, overrides, spark, jobs=arguments.jobs, measure=False)
-    rows = frame(results.rows)
+    rows = make_frame(results.rows)
     scores = rows[rows["domain"] == OVERALL].groupby("compared")[["auc", "gauc"]].mean()
     scores["mean"] = scores.mean(axis=1)
     found = {}

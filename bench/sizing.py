@@ -30,7 +30,7 @@ from rich.table import Table
 from size import read, star_ctr
 
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.features.encoding.row_encoder import Encoder
+from star_ctr.features.encoding.row_encoder import RowEncoder
 
 TARGET = Path("build/sizing.json")
 CORES = 2
@@ -76,12 +76,12 @@ def encoding(ids: int, batch: int = 16_384) -> float:
     """Core seconds of a million values encoded by a vocabulary of `ids` values, in the batches that `split` has."""
     rng = np.random.default_rng(0)
     layout = Layout(ds="", domains=[], embeddings={}, categorical=[], buckets=[], numeric=[], sequences=[])
-    encoder = Encoder(layout, {"item": pa.array(np.arange(ids).astype("U12"))})
+    encoder = RowEncoder(layout, {"item": pa.array(np.arange(ids).astype("U12"))})
     first, *batches = (pa.array(rng.integers(0, ids, batch).astype("U12")) for _ in range(11))
-    encoder.ids(first, "item")  # a worker sorts the vocabulary once
+    encoder.encode_ids(first, "item")  # a worker sorts the vocabulary once
     began = time.process_time()
     for values in batches:
-        encoder.ids(values, "item")
+        encoder.encode_ids(values, "item")
     return (time.process_time() - began) / (len(batches) * batch) * 1e6
 
 

@@ -25,9 +25,9 @@ from entries import entry
 from made_split import job_of
 
 from star_ctr.model.data.batch_order import DataFile
-from star_ctr.model.data.batches import epoch_batches
-from star_ctr.model.data.reader import live_files
-from star_ctr.model.training.callbacks.record import Spent
+from star_ctr.model.data.batches import iter_epoch
+from star_ctr.model.data.reader import list_live_files
+from star_ctr.model.training.callbacks.record import TimeSpent
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 
@@ -37,12 +37,12 @@ COLUMNS = ["label", "domain_id", "ints", "floats"]
 
 def files_of(job: TrainingJob) -> list[DataFile]:
     """The training files of a job."""
-    return live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
+    return list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
 
 
 def batches_of(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
     """The stream's own batches: shuffled, of one domain each, 2000 rows."""
-    return epoch_batches(files, job.layout, 2000, job.trainer.window_rows, 0, epoch)
+    return iter_epoch(files, job.layout, 2000, job.trainer.window_rows, 0, epoch)
 
 
 def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any, ...]]:
@@ -66,7 +66,7 @@ def seconds(make: Callable[[], Iterator[Any]]) -> float:
 
 def waiting(job: TrainingJob) -> tuple[float, float]:
     """The share of a training's time that it waits for data, and its rows a second."""
-    spent = Spent()
+    spent = TimeSpent()
     Trainer(job).train([spent])
     return spent.total.waiting_share, spent.total.rate
 

@@ -22,7 +22,7 @@ import numpy as np
 from entries import entry
 from made_split import job_of, layout_of
 
-from star_ctr.model.cost import taking_turns
+from star_ctr.model.cost import time_in_turns
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
 from star_ctr.model.train import launch, write_job
@@ -51,9 +51,9 @@ def batch_of(vocabulary: int, seed: int) -> Batch:
     ints = rng.integers(2, 1000, (2000, layout.ints))
     places = np.linspace(2, vocabulary - 1, DISTINCT).astype(np.int64)
     ints[:, 0] = places[rng.integers(0, DISTINCT, 2000)]
-    for sequence, offset in layout.sequence_offsets():
+    for sequence, offset in layout.iter_sequence_offsets():
         ints[:, offset] = sequence.length
-        first = sequence.starts(offset)[0][1]
+        first = sequence.iter_offsets(offset)[0][1]
         ints[:, first : first + sequence.length] = places[rng.integers(0, DISTINCT, (2000, sequence.length))]
     floats = rng.normal(size=(2000, layout.floats)).astype(np.float32)
     label = (rng.random(2000) < 0.1).astype(np.float32)
@@ -68,7 +68,7 @@ def table_size(folder: Path, rounds: int = 30) -> dict[str, Any]:
         trainer = trainer_of(folder, vocabulary)
         batches = [batch_of(vocabulary, k) for k in range(4)]
         steps[vocabulary] = lambda k, t=trainer, b=batches: t.train_step([b[k % 4]])
-    ms = taking_turns(steps, rounds)
+    ms = time_in_turns(steps, rounds)
     return entry(
         "step_10m_vs_100k_rows", ms[10_000_000] / ms[100_000], "times as long", 1.3,
         f"the default model, {DISTINCT:,} ids in use; with 100,000 rows {ms[100_000]:.0f} ms",

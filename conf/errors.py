@@ -35,12 +35,12 @@ def describe_full_storage(error: BaseException) -> str | None:
     return None
 
 
-def message_for_user(error: BaseException) -> str | None:
+def format_user_error(error: BaseException) -> str | None:
     """Return what a command prints for an error that the user can mend; None for all others."""
     return str(error) if isinstance(error, UserError) else describe_full_storage(error)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """`"; did you mean X?"` for the known word nearest to `word`, else an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f"; did you mean `{close[0]}`?" if close else ""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from star_ctr.conf.errors import ConfigError, nearest
+from star_ctr.conf.errors import ConfigError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -36,7 +36,7 @@ def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
         raise ConfigError(f"{path}: expected a mapping of settings at the top; see conf/kuairand.yaml for one")
     for override in overrides:
         _apply(data, override)
-    data = _substitute(data, path)
+    data = _substitute_variables(data, path)
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
@@ -53,7 +53,7 @@ def _find(conf: str) -> Path:
         return shipped / f"{conf}.yaml"
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
     raise ConfigError(
-        f"{conf}: no such configuration file{nearest(path.stem, names)}; "
+        f"{conf}: no such configuration file{suggest_nearest(path.stem, names)}; "
         f"give a YAML file, or one that ships with star-ctr: {', '.join(names)}"
     )
 
@@ -67,12 +67,12 @@ def _apply(data: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: `{text}` is not a YAML value; quote it") from None
     if isinstance(value, str):
-        value = _number(value)
+        value = _parse_number(value)
     place: Any = data
     *parents, last = key.split(".")
     for part in parents:
         if isinstance(place, list):
-            place = _named(place, part, override)
+            place = _find_by_name(place, part, override)
         elif isinstance(place, dict):
             if place.get(part) is None:
                 place[part] = {}
@@ -84,14 +84,16 @@ def _apply(data: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def _named(items: list[Any], name: str, override: str) -> Any:
+def _find_by_name(items: list[Any], name: str, override: str) -> Any:
     names = [item.get("name") for item in items if isinstance(item, dict)]
     if name not in names:
-        raise ConfigError(f"--set {override}: nothing is named `{name}`{nearest(name, [str(n) for n in names])}")
+        raise ConfigError(
+            f"--set {override}: nothing is named `{name}`{suggest_nearest(name, [str(n) for n in names])}"
+        )
     return next(item for item in items if isinstance(item, dict) and item.get("name") == name)
 
 
-def _number(text: str) -> Any:
+def _parse_number(text: str) -> Any:
     """YAML 1.1 reads 1e-3 as text; a user means the number."""
     try:
         return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
@@ -99,7 +101,7 @@ def _number(text: str) -> Any:
         return text
 
 
-def data_folder() -> str | None:
+def find_data_folder() -> str | None:
     """`STAR_CTR_DATA`, or else the first of `data/` and `../shared/data` that is there."""
     given = os.environ.get(DATA_VARIABLE)
     if given:
@@ -107,17 +109,17 @@ def data_folder() -> str | None:
     return next((str(p) for p in (Path("data"), Path("../shared/data")) if p.is_dir()), None)
 
 
-def _substitute(value: Any, path: Path) -> Any:
+def _substitute_variables(value: Any, path: Path) -> Any:
     if isinstance(value, Mapping):
-        return {key: _substitute(inner, path) for key, inner in value.items()}
+        return {key: _substitute_variables(inner, path) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_substitute(inner, path) for inner in value]
+        return [_substitute_variables(inner, path) for inner in value]
     if not isinstance(value, str):
         return value
 
     def variable(match: re.Match[str]) -> str:
         name = match.group(1)
-        found = data_folder() if name == DATA_VARIABLE else os.environ.get(name)
+        found = find_data_folder() if name == DATA_VARIABLE else os.environ.get(name)
         if found is None:
             raise ConfigError(
                 f"{path}: `{value}` uses ${{{name}}}, which is not set; export {name}, the folder that holds the data"
@@ -131,26 +133,26 @@ def _explain(path: Path, node: yaml.Node, data: Any, error: ValidationError) -> 
     lines = []
     problems = error.errors()
     # Where one of several forms has an unknown key, what the other forms would need is no help.
-    misspelt = {_section(p["loc"]) for p in problems if p["type"] == "extra_forbidden"}
+    misspelt = {_strip_last(p["loc"]) for p in problems if p["type"] == "extra_forbidden"}
     for problem in problems:
         location = [part for part in problem["loc"] if not _is_tag(part)]
         if (
             problem["type"] == "missing"
             and len(location) < len(problem["loc"])
-            and _section(problem["loc"]) in misspelt
+            and _strip_last(problem["loc"]) in misspelt
         ):
             continue
-        where = ".".join(_label(data, location))
-        line = _line(node, location)
+        where = ".".join(_label_parts(data, location))
+        line = _find_line(node, location)
         place = f"{path}:{line}" if line else str(path)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            known = sorted(set(_known_keys(location[:-1])))
-            message = f"unknown key{nearest(str(location[-1]), known)}"
+            known = sorted(set(_list_known_keys(location[:-1])))
+            message = f"unknown key{suggest_nearest(str(location[-1]), known)}"
             message += f" (known here: {', '.join(known)})" if known else ""
         elif problem["type"] == "union_tag_invalid":
             tag = str(problem["ctx"]["tag"])
-            message = f"no kind `{tag}`{nearest(tag, _KINDS)} (known here: {', '.join(_KINDS)})"
+            message = f"no kind `{tag}`{suggest_nearest(tag, _KINDS)} (known here: {', '.join(_KINDS)})"
         elif problem["type"] == "missing":
             message = "this key is required"
         elif problem["type"] not in ("value_error",) and not isinstance(problem.get("input"), dict | list):
@@ -159,7 +161,7 @@ def _explain(path: Path, node: yaml.Node, data: Any, error: ValidationError) -> 
     return list(dict.fromkeys(lines))
 
 
-def _section(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+def _strip_last(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(part for part in location[:-1] if not _is_tag(part))
 
 
@@ -171,23 +173,23 @@ def _is_tag(part: int | str) -> bool:
 _KINDS = ("categorical", "numeric", "sequence", "statistic")
 
 
-def _label(data: Any, location: Sequence[int | str]) -> list[str]:
+def _label_parts(data: Any, location: Sequence[int | str]) -> list[str]:
     """The location with list indices replaced by the names of what stands there."""
     parts = []
     for part in location:
-        data = data[part] if _holds(data, part) else None
+        data = data[part] if _has_part(data, part) else None
         named = isinstance(part, int) and isinstance(data, dict) and "name" in data
         parts.append(str(data["name"]) if named else str(part))
     return parts
 
 
-def _holds(data: Any, part: int | str) -> bool:
+def _has_part(data: Any, part: int | str) -> bool:
     if isinstance(data, dict):
         return part in data
     return isinstance(data, list) and isinstance(part, int) and part < len(data)
 
 
-def _line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
+def _find_line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
     """The line (from 1) of the deepest key of `location` that the file itself holds."""
     line = None
     for part in location:
@@ -204,19 +206,19 @@ def _line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
     return line
 
 
-def _known_keys(location: Sequence[int | str]) -> list[str]:
+def _list_known_keys(location: Sequence[int | str]) -> list[str]:
     """The keys that the settings know at `location`."""
     models: list[type[BaseModel]] = [Settings]
     for part in location:
         found: list[type[BaseModel]] = []
         for model in models:
             field = model.model_fields.get(str(part))
-            found += _models_in(field.annotation) if field else ([model] if isinstance(part, int) else [])
+            found += _list_models(field.annotation) if field else ([model] if isinstance(part, int) else [])
         models = found or models
     return [name for model in models for name in model.model_fields]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _list_models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _models_in(inner)]
+    return [model for inner in getattr(annotation, "__args__", ()) for model in _list_models(inner)]

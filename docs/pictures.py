@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from star_ctr.workflows.terminal import metrics_table
+from star_ctr.workflows.terminal import make_metrics_table
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 def table(metrics: str) -> None:
     """The table that a night ends with."""
     console = Console(record=True, width=88, file=io.StringIO())
-    console.print(metrics_table(json.loads(Path(metrics).read_text(encoding="utf-8"))))
+    console.print(make_metrics_table(json.loads(Path(metrics).read_text(encoding="utf-8"))))
     console.save_svg("docs/night.svg", title="star-ctr nightly --conf conf/kuairand.yaml --ds 2022-05-05")
 
 

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import valid_day
-from star_ctr.conf.contracts.encoded_row import OVERALL, natural
-from star_ctr.conf.contracts.run_id import run_id, variant
+from star_ctr.conf.contracts.dates import check_day
+from star_ctr.conf.contracts.encoded_row import OVERALL, domain_sort_key
+from star_ctr.conf.contracts.run_id import format_variant, make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import EvaluateSettings, Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
-from star_ctr.features.evaluation.metrics import METRICS, by_domain
-from star_ctr.jobs.io.session import submitted_step
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
+from star_ctr.jobs.io.session import run_submitted_step
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import find_attempt
 
@@ -41,14 +41,14 @@ class Run(NamedTuple):
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
     """Write and return the metrics of night `ds`, one row a domain, `overall` last."""
-    store = Store(settings, spark)
-    ds = valid_day(ds) if ds else store.days("scores")[-1]
-    name = run_id(settings, ds)
-    night = Run(name, _scored_attempt(store, name, ds), ds, variant(settings), settings.trainer.seed)
-    return judge(store, [night], settings.evaluate)
+    store = WarehouseTables(settings, spark)
+    ds = check_day(ds) if ds else store.days("scores")[-1]
+    name = make_run_id(settings, ds)
+    night = Run(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
+    return evaluate_runs(store, [night], settings.evaluate)
 
 
-def _scored_attempt(store: Store, name: str, ds: str) -> int | None:
+def _find_scored_attempt(store: WarehouseTables, name: str, ds: str) -> int | None:
     """Return the attempt that a run's scores are from; raises `DataError` if it is not the newest published one."""
     scores = store.read("scores")
     attempt = F.col("attempt") if "attempt" in scores.columns else F.lit(None).alias("attempt")
@@ -60,7 +60,9 @@ def _scored_attempt(store: Store, name: str, ds: str) -> int | None:
     return row.attempt if row else None
 
 
-def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None = None) -> list[dict[str, Any]]:
+def evaluate_runs(
+    store: WarehouseTables, runs: Sequence[Run], evaluate: EvaluateSettings | None = None
+) -> list[dict[str, Any]]:
     """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows.
 
     Raises `DataError`, and writes nothing, if scores or labels are invalid. Without `evaluate`, no intervals are
@@ -70,9 +72,9 @@ def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None =
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
     check_scores(scores, store.warehouse.table("scores"))
     of_run = store.spark.createDataFrame(list(runs), "run_id string, attempt long, ds string, model string, seed long")
-    found = by_domain(scores, evaluate or NO_INTERVALS)
+    found = compute_metrics(scores, evaluate or NO_INTERVALS)
     metrics = found.join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)
-    store.replace("metrics", metrics.repartition(1), among("run_id", names))
+    store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
     scores.unpersist()
     rows = read_metrics(store, names, (*COLUMNS, *INTERVALS) if evaluate else COLUMNS)
     missing = [r for r in runs if r.run_id not in {m["run_id"] for m in rows}]
@@ -84,15 +86,17 @@ def judge(store: Store, runs: Sequence[Run], evaluate: EvaluateSettings | None =
     return rows
 
 
-def read_metrics(store: Store, names: Sequence[str], columns: Sequence[str] = COLUMNS) -> list[dict[str, Any]]:
+def read_metrics(
+    store: WarehouseTables, names: Sequence[str], columns: Sequence[str] = COLUMNS
+) -> list[dict[str, Any]]:
     """The metrics of some runs, in their order; domains in theirs and `overall` last."""
     found = store.read("metrics").where(F.col("run_id").isin(list(names))).select(*columns).collect()
     place = {name: k for k, name in enumerate(names)}
     return sorted(
         (r.asDict() for r in found),
-        key=lambda r: (place[r["run_id"]], natural(r["domain"])),
+        key=lambda r: (place[r["run_id"]], domain_sort_key(r["domain"])),
     )
 
 
 if __name__ == "__main__":
-    submitted_step("evaluate")
+    run_submitted_step("evaluate")

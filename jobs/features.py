@@ -15,8 +15,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.column_names import IDENTITY
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, days_before, valid_day, window
-from star_ctr.conf.contracts.run_id import features_hash
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, check_day, list_days_before, list_window_days
+from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.features import (
     AnyFeature,
@@ -25,20 +25,32 @@ from star_ctr.conf.settings.features import (
     Numeric,
     Sequence,
     Statistic,
-    columns_read,
-    flat,
+    flatten_column_name,
+    list_read_columns,
 )
 from star_ctr.conf.settings.logs import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.log_columns import own, require, table_column
+from star_ctr.features.cleaning.log_columns import list_own_columns, make_table_column, require
 from star_ctr.features.cleaning.text import to_number
 from star_ctr.features.encoding.scoring_rows import CARRIED
 from star_ctr.features.point_in_time import attribution
-from star_ctr.features.point_in_time.attributes import join_attributes, known_column
-from star_ctr.features.point_in_time.events import OF_EVENTS, events, outcome_column, weight, with_time_columns
-from star_ctr.features.point_in_time.scan_planner import InArrow, add_history
-from star_ctr.jobs.io.session import submitted_step
-from star_ctr.jobs.io.warehouse import LedgerEntry, Store, among, by_day, ledger_entries
+from star_ctr.features.point_in_time.attributes import join_attributes, name_match_column
+from star_ctr.features.point_in_time.events import (
+    OF_EVENTS,
+    add_time_columns,
+    build_events,
+    name_outcome_column,
+    name_weight_column,
+)
+from star_ctr.features.point_in_time.scan_planner import _ArrowScan, add_history
+from star_ctr.jobs.io.session import run_submitted_step
+from star_ctr.jobs.io.warehouse import (
+    LedgerEntry,
+    WarehouseTables,
+    collect_ledger_entries,
+    make_in_condition,
+    repartition_by_day,
+)
 from star_ctr.jobs.quality.day_checks import check_labels
 from star_ctr.jobs.quality.profile import UNPARSED, check_numbers, write_profile
 
@@ -55,32 +67,38 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         DataError: The day's labels are implausible, or too many values of a numeric feature are unparsable (`checks`).
             The table, `profile` and the ledger are written first, for inspection.
     """
-    store = Store(settings, spark)
+    store = WarehouseTables(settings, spark)
     there = store.days("impressions")
-    ds = valid_day(ds) if ds else there[-1]
+    ds = check_day(ds) if ds else there[-1]
     # Replaces all days of the window: also one whose log was withdrawn.
-    wanted = window(settings, ds)
+    wanted = list_window_days(settings, ds)
     days = [day for day in wanted if day in there]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
     fates = _write_click_fates(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features), ds)
-    rows = with_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
-    found = [known_column(table) for table in KEYS if known_column(table) in rows.columns]
-    rows = rows.select(*IDENTITY, *own_columns(settings, rows), *found, find_unparsable(settings, rows).alias(UNPARSED))
-    with as_known(settings, store, rows, ds) as rows:
-        rows = rows.withColumn("settings", F.lit(features_hash(settings)))
-        store.replace("features", by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"), among("ds", wanted))
+    rows = add_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
+    found = [name_match_column(table) for table in KEYS if name_match_column(table) in rows.columns]
+    rows = rows.select(
+        *IDENTITY, *add_own_columns(settings, rows), *found, find_unparsable(settings, rows).alias(UNPARSED)
+    )
+    with add_point_in_time(settings, store, rows, ds) as rows:
+        rows = rows.withColumn("settings", F.lit(hash_features_settings(settings)))
+        store.replace(
+            "features",
+            repartition_by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"),
+            make_in_condition("ds", wanted),
+        )
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().collect()
     entries = [LedgerEntry(row.ds, row.domain, row["count"], row["count"], "") for row in written]
-    store.write_ledger("features", entries, among("ds", wanted))
+    store.write_ledger("features", entries, make_in_condition("ds", wanted))
     measures = write_profile(settings, store, wanted, fates)
     check_numbers(settings, measures)
     check_labels(settings, store, ds, {fate: n for (day, fate), n in fates.items() if day == ds})
     return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}
 
 
-def read_impressions(settings: Settings, store: Store, ds: str, features: Iterable[AnyFeature]) -> DataFrame:
+def read_impressions(settings: Settings, store: WarehouseTables, ds: str, features: Iterable[AnyFeature]) -> DataFrame:
     """Read the impressions up to day `ds`, with the log columns that `features` and the history use."""
     return select_columns(settings, store.read("impressions").where(F.col("ds") <= ds), features)
 
@@ -91,38 +109,42 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     Columns that are computed later (`hour`, `label`, `clicked_at` ...) then cannot replace a column of the log.
     """
     there = set(rows.columns)
-    wanted = {flat(c): c.partition(".")[2] for c in sorted(_read_by(features)) if c.startswith("impressions.")}
-    stored = {name: table_column(settings, "impressions", column) for name, column in wanted.items()}
+    wanted = {
+        flatten_column_name(c): c.partition(".")[2] for c in sorted(_read_by(features)) if c.startswith("impressions.")
+    }
+    stored = {name: make_table_column(settings, "impressions", column) for name, column in wanted.items()}
     require(there, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
-    kept = {outcome_column(o): table_column(settings, "impressions", o) for o in sorted(outcomes)}
+    kept = {name_outcome_column(o): make_table_column(settings, "impressions", o) for o in sorted(outcomes)}
     stored |= {name: column for name, column in kept.items() if column in there}
     plain = [c for c in (*IDENTITY, CARRIED) if c in there]
-    return rows.select(*plain, *(own(column).alias(name) for name, column in stored.items()))
+    return rows.select(*plain, *(list_own_columns(column).alias(name) for name, column in stored.items()))
 
 
-def label_rows(settings: Settings, store: Store, impressions: DataFrame, ds: str) -> DataFrame:
+def label_rows(settings: Settings, store: WarehouseTables, impressions: DataFrame, ds: str) -> DataFrame:
     """Add the label to impressions, and `clicked_at` if labels come from clicks."""
     if isinstance(settings.label, LabelFromClicks):
         return attribution.attribute(impressions.drop("label"), _read_clicks(store, ds), settings.label.window_hours)
     return impressions
 
 
-def _read_clicks(store: Store, ds: str) -> DataFrame:
+def _read_clicks(store: WarehouseTables, ds: str) -> DataFrame:
     """Read the clicks up to day `ds`: if a night runs again after later ones, its labels stay the same."""
     return store.read("clicks").where(F.col("ds") <= ds)
 
 
-def with_columns(settings: Settings, store: Store, impressions: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
+def add_columns(
+    settings: Settings, store: WarehouseTables, impressions: DataFrame, features: Iterable[AnyFeature]
+) -> DataFrame:
     """Add hour, weekday and the attributes that `features` read to impressions from `select_columns`."""
-    return _with_attributes(settings, store, with_time_columns(settings, impressions), _read_by(features))
+    return _add_attributes(settings, store, add_time_columns(settings, impressions), _read_by(features))
 
 
 @contextmanager
-def as_known(
-    settings: Settings, store: Store, rows: DataFrame, ds: str, then: InArrow | None = None
+def add_point_in_time(
+    settings: Settings, store: WarehouseTables, rows: DataFrame, ds: str, then: _ArrowScan | None = None
 ) -> Iterator[DataFrame]:
-    """`rows` (of days up to `ds`, with `own_columns`) with the statistics and sequences known at each one's cut.
+    """`rows` (of days up to `ds`, with `add_own_columns`) with the statistics and sequences known at each one's cut.
 
     With `then`, what that makes of them. Histories are those that the tables hold; rows need not be among them.
 
@@ -139,12 +161,14 @@ def as_known(
     if isinstance(settings.label, LabelFromClicks):
         # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
         labelled = label_rows(settings, store, impressions, ds)
-        clicked = with_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
-    shown = with_columns(settings, store, impressions, told)
+        clicked = add_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
+    shown = add_columns(settings, store, impressions, told)
     _reject_lists(settings, shown)
-    known = events(settings, shown, clicked, behaviours)
+    known = build_events(settings, shown, clicked, behaviours)
     known = known.select(
-        *sorted({*map(flat, read), "user_id"}), *OF_EVENTS, *(weight(kind) for kind in settings.history)
+        *sorted({*map(flatten_column_name, read), "user_id"}),
+        *OF_EVENTS,
+        *(name_weight_column(kind) for kind in settings.history),
     ).persist()
     try:
         yield add_history(settings, rows, known, then)
@@ -155,12 +179,12 @@ def as_known(
 def _reject_lists(settings: Settings, events: DataFrame) -> None:
     """Raise `DataError` if a sequence reads a column of lists: it needs one value per event."""
     lists = {name for name, kind in events.dtypes if kind.startswith("array")}
-    for sequence in settings.of_kind(Sequence):
-        if found := [c for c in sequence.columns if flat(c) in lists]:
+    for sequence in settings.select_features(Sequence):
+        if found := [c for c in sequence.columns if flatten_column_name(c) in lists]:
             raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, but a sequence needs single values")
 
 
-def _read_behaviours(settings: Settings, store: Store, ds: str, read: set[Column]) -> DataFrame:
+def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: set[Column]) -> DataFrame:
     """Read the behaviours up to day `ds`, with the attributes of their items."""
     reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
     rows = store.read("behaviours").where(reached).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
@@ -168,22 +192,22 @@ def _read_behaviours(settings: Settings, store: Store, ds: str, read: set[Column
     if log is None:
         return rows
     # Behaviours without a time lie before the first day, so they may only see snapshots from before it.
-    seen_from = first if log.as_of == "day_before" else days_before(first, 1)[0]
+    seen_from = first if log.as_of == "day_before" else list_days_before(first, 1)[0]
     day = F.when(F.col("ds") == BEFORE_FIRST_DAY, F.lit(seen_from)).otherwise(F.col("ds"))
-    return _with_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
+    return _add_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
 
 
-def _write_click_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[str, str], int]:
+def _write_click_fates(settings: Settings, store: WarehouseTables, ds: str) -> dict[tuple[str, str], int]:
     """Write the fate of every click to the ledger; returns the clicks by day and fate."""
     if not isinstance(settings.label, LabelFromClicks):
         return {}
     impressions = store.read("impressions").where(F.col("ds") <= ds)
-    fates = attribution.click_fates(impressions, _read_clicks(store, ds), settings.label.window_hours)
+    fates = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours)
     days = [day for day in store.days("clicks") if day <= ds]
     if not days:
         return {}
-    entries = ledger_entries(attribution.counted(fates))
-    store.write_ledger("attribute", entries, among("ds", days))
+    entries = collect_ledger_entries(attribution.count_clicks(fates))
+    store.write_ledger("attribute", entries, make_in_condition("ds", days))
     found: dict[tuple[str, str], int] = {}
     for entry in entries:
         found[entry.ds, entry.reason] = found.get((entry.ds, entry.reason), 0) + entry.rows_in
@@ -191,11 +215,11 @@ def _write_click_fates(settings: Settings, store: Store, ds: str) -> dict[tuple[
 
 
 def _read_by(features: Iterable[AnyFeature]) -> set[Column]:
-    return {column for feature in features for column in columns_read(feature)}
+    return {column for feature in features for column in list_read_columns(feature)}
 
 
-def _with_attributes(
-    settings: Settings, store: Store, rows: DataFrame, read: set[Column], only: str | None = None
+def _add_attributes(
+    settings: Settings, store: WarehouseTables, rows: DataFrame, read: set[Column], only: str | None = None
 ) -> DataFrame:
     """Rows with the attributes that are read, as known on their day."""
     for table, key in KEYS.items():
@@ -204,27 +228,27 @@ def _with_attributes(
         if log is None or not wanted or (only and only != table):
             continue
         attributes = store.read(table)
-        stored = {flat(c): table_column(settings, table, c.partition(".")[2]) for c in wanted}
-        require(attributes.columns, {c: stored[flat(c)] for c in wanted}, "features")
+        stored = {flatten_column_name(c): make_table_column(settings, table, c.partition(".")[2]) for c in wanted}
+        require(attributes.columns, {c: stored[flatten_column_name(c)] for c in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows
 
 
-def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
+def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
     """Return the columns that features read from their own row, besides those of every row.
 
     Raises:
         DataError: A feature of single values reads a column of lists, or vice versa.
     """
-    numeric = {f.column for f in settings.of_kind(Numeric)}
-    lists = {f.column: f.splitter for f in settings.of_kind(Categorical) if f.splitter}
-    read = {c: f.name for f in settings.features if not isinstance(f, Sequence) for c in columns_read(f)}
+    numeric = {f.column for f in settings.select_features(Numeric)}
+    lists = {f.column: f.splitter for f in settings.select_features(Categorical) if f.splitter}
+    read = {c: f.name for f in settings.features if not isinstance(f, Sequence) for c in list_read_columns(f)}
     types = dict(rows.dtypes)
     columns = []
     for column, feature in sorted(read.items()):
         if column in IDENTITY:
             continue
-        value, kind = F.col(flat(column)), types[flat(column)]
+        value, kind = F.col(flatten_column_name(column)), types[flatten_column_name(column)]
         if kind.startswith("array"):
             if column not in lists:
                 raise DataError(
@@ -233,13 +257,13 @@ def own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
             value = F.array_join(value, lists[column])
         elif column in numeric:
             value = _parse_number(column, kind)
-        columns.append(value.cast("string" if column not in numeric else "double").alias(flat(column)))
+        columns.append(value.cast("string" if column not in numeric else "double").alias(flatten_column_name(column)))
     return columns
 
 
 def _parse_number(column: Column, kind: str) -> SparkColumn:
     """Parse a column as a number; ingest has written all numbers with a decimal point."""
-    value = F.col(flat(column))
+    value = F.col(flatten_column_name(column))
     return to_number(value) if kind == "string" else value.try_cast("double")
 
 
@@ -247,9 +271,9 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
     """Map each column of a numeric feature to the start of its unparsable text; null if there is none."""
     types = dict(rows.dtypes)
     found = []
-    for column in sorted({f.column for f in settings.of_kind(Numeric)}):
-        text = F.col(flat(column))
-        if types[flat(column)] == "string":
+    for column in sorted({f.column for f in settings.select_features(Numeric)}):
+        text = F.col(flatten_column_name(column))
+        if types[flatten_column_name(column)] == "string":
             bad = text.isNotNull() & _parse_number(column, "string").isNull()
             found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
     if not found:
@@ -260,4 +284,4 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
 
 
 if __name__ == "__main__":
-    submitted_step("features")
+    run_submitted_step("features")

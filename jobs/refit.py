@@ -17,41 +17,41 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import OF_REFIT
-from star_ctr.conf.contracts.dates import valid_day
-from star_ctr.conf.contracts.run_id import judged_run, run_id
+from star_ctr.conf.contracts.dates import check_day
+from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import split
 from star_ctr.jobs.io.delta_rows import SupersededError
-from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import is_written
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import Attempt, attempt_folder, find_attempt
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, accepted, manual_hold, serving
-from star_ctr.jobs.registry.refit_checks import failures
-from star_ctr.jobs.train import pin, pinned, rows_of_split, trained
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import Attempt, find_attempt, get_attempt_folder
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_manual_hold, find_serving, list_accepted
+from star_ctr.jobs.registry.refit_checks import find_failures
+from star_ctr.jobs.train import count_split_rows, make_job, pin_versions, train_run
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
     """Refit the run of night `ds` if it is served and the settings ask for it; returns what is served from now on."""
-    store, decisions = Store(settings, spark), Decisions(settings)
-    ds = valid_day(ds) if ds else store.days("scores")[-1]
-    candidate = run_id(settings, ds)
-    decisions.point()
+    store, decisions = WarehouseTables(settings, spark), Decisions(settings)
+    ds = check_day(ds) if ds else store.days("scores")[-1]
+    candidate = make_run_id(settings, ds)
+    decisions.update_pointer()
     decided = decisions.all()
-    now = serving(decided)
-    if reason := not_needed(settings) or _nothing_to_refit(
+    now = find_serving(decided)
+    if reason := explain_not_needed(settings) or _explain_no_refit(
         decided, candidate, find_attempt(store.warehouse, candidate)
     ):
         served = now.run_id if now else "none"
         return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": served}
-    promoted = next(d for d in reversed(accepted(decided)) if d.run_id == candidate)
+    promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == candidate)
     # A training that was killed goes on, and one that is done stands, as long as its rows are the same version.
     if not is_written(settings, store, ds, OF_REFIT):
         split.run(settings, spark, ds, OF_REFIT)
-    job = pinned(settings, store, ds, pin(store, ds, OF_REFIT))
-    record = trained(settings, store, job)
-    job = job.in_attempt(record["attempt"], attempt_folder(store.warehouse, job.run_id, record["attempt"]))
-    rows = sum(n for _, n in rows_of_split(store, job, "train"))
+    job = make_job(settings, store, ds, pin_versions(store, ds, OF_REFIT))
+    record = train_run(settings, store, job)
+    job = job.for_attempt(record["attempt"], get_attempt_folder(store.warehouse, job.run_id, record["attempt"]))
+    rows = sum(n for _, n in count_split_rows(store, job, "train"))
     refit = Decision(
         ds,
         job.run_id,
@@ -60,11 +60,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         Outcome.REFIT,
         f"gate.publish is refit: retrained on {rows:,} rows, including those of {ds}",
     )
-    outcome, reason, served = publish(decisions, refit, failures(store, settings.gate, job))
+    outcome, reason, served = publish(decisions, refit, find_failures(store, settings.gate, job))
     return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": served}
 
 
-def _nothing_to_refit(decided: Sequence[Decision], candidate: str, newest: Attempt | None) -> str:
+def _explain_no_refit(decided: Sequence[Decision], candidate: str, newest: Attempt | None) -> str:
     """Return why the run of the night must not be refit; empty if it may.
 
     Args:
@@ -72,16 +72,16 @@ def _nothing_to_refit(decided: Sequence[Decision], candidate: str, newest: Attem
         candidate: The run of the night.
         newest: Its newest published attempt. A refit has the same inputs, so this attempt must be the promoted one.
     """
-    now = serving(decided)
-    if now is None or judged_run(now.run_id) != candidate:
+    now = find_serving(decided)
+    if now is None or strip_refit_suffix(now.run_id) != candidate:
         return "the night's run was not promoted"
-    promoted = next((d for d in reversed(accepted(decided)) if d.run_id == candidate), None)
+    promoted = next((d for d in reversed(list_accepted(decided)) if d.run_id == candidate), None)
     if promoted is None or newest is None or promoted.attempt != newest.number:
         return f"the newest attempt of the night's run was not promoted: {newest or candidate}"
-    if (hold := manual_hold(decided)) and hold.decision.outcome is Outcome.ROLLED_BACK:
+    if (hold := find_manual_hold(decided)) and hold.decision.outcome is Outcome.ROLLED_BACK:
         return str(hold)  # a refit would undo the rollback
     if now.outcome is Outcome.OVERRIDDEN and now.run_id != candidate:
-        return str(manual_hold(decided))
+        return str(find_manual_hold(decided))
     return ""
 
 
@@ -93,29 +93,29 @@ def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tup
     """
     while True:
         decided = decisions.all()
-        now = serving(decided)
+        now = find_serving(decided)
         served = now.run_id if now else "none"
         decision = _decide(decided, refit, failed)
         if decision is None:
-            decisions.point()  # an earlier call may have been killed before it wrote `serving.json`
+            decisions.update_pointer()  # an earlier call may have been killed before it wrote `serving.json`
             is_served = now is not None and now.model == refit.model
             outcome = Outcome.REFIT if is_served else Outcome.REFIT_HELD
-            return outcome, refit.reason if is_served else _reason(failed), served
+            return outcome, refit.reason if is_served else _format_reason(failed), served
         try:
             decisions.add(decision, decided)
         except SupersededError:
             continue
-        now = serving(decisions.all())
+        now = find_serving(decisions.all())
         return decision.outcome, decision.reason, now.run_id if now else "none"
 
 
 def _decide(decided: list[Decision], refit: Decision, failed: Sequence[str]) -> Decision | None:
     """Return the decision on a refit; None if the same decision was already made."""
-    now = serving(decided)
+    now = find_serving(decided)
     if failed:
-        reason = _reason(failed)
+        reason = _format_reason(failed)
         if now is not None and now.model == refit.model:
-            before = accepted(decided)[-2]
+            before = list_accepted(decided)[-2]
             return replace(
                 refit, ds=before.ds, run_id=before.run_id, attempt=before.attempt, against=now.run_id,
                 against_attempt=now.attempt, outcome=Outcome.ROLLED_BACK, reason=reason,
@@ -125,19 +125,19 @@ def _decide(decided: list[Decision], refit: Decision, failed: Sequence[str]) -> 
         return None if said == [(held.outcome, reason)] else held
     promoted = (refit.against, refit.against_attempt)
     if now is None or (now.model != promoted and (now.against, now.against_attempt) != promoted):
-        reason = _reason([f"{now.run_id if now else 'no model'} is serving now"])
+        reason = _format_reason([f"{now.run_id if now else 'no model'} is serving now"])
         return replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
     return None if now.model == refit.model else refit
 
 
-def _reason(failed: Sequence[str]) -> str:
+def _format_reason(failed: Sequence[str]) -> str:
     return f"the refit is not served: {'; '.join(failed)}"
 
 
-def not_needed(settings: Settings) -> str:
+def explain_not_needed(settings: Settings) -> str:
     """Why no refit is asked for; empty where one is."""
     return "" if settings.gate.publish == "refit" else f"gate.publish is {settings.gate.publish}"
 
 
 if __name__ == "__main__":
-    submitted_step("refit")
+    run_submitted_step("refit")

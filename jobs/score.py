@@ -17,17 +17,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import WEIGHTS
-from star_ctr.conf.contracts.dates import valid_day
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.dates import check_day
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.session import submitted_step
-from star_ctr.jobs.io.warehouse import Store, quoted
+from star_ctr.jobs.io.session import run_submitted_step
+from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
 from star_ctr.jobs.quality.score_checks import check_scores
-from star_ctr.jobs.registry.attempts import Attempt, check_files, published_attempt
+from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
 from star_ctr.jobs.train import write_runs
-from star_ctr.model.data.reader import unpacked
+from star_ctr.model.data.reader import unpack_columns
 from star_ctr.model.export import LAYOUT, Predictor
 from star_ctr.model.score_checks import TOLERANCE, is_within_tolerance
 
@@ -39,27 +39,27 @@ SCORES = (
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
     """Score night `ds` with its run; returns the rows scored and the largest difference from the trainer's scores."""
-    store = Store(settings, spark)
-    ds = valid_day(ds) if ds else store.days("split")[-1]
-    identity = run_id(settings, ds)
-    attempt = check_files(published_attempt(store.warehouse, identity))
+    store = WarehouseTables(settings, spark)
+    ds = check_day(ds) if ds else store.days("split")[-1]
+    identity = make_run_id(settings, ds)
+    attempt = check_files(get_published_attempt(store.warehouse, identity))
     record = attempt.record()
     split = store.read("split", record["versions"]["split"])
     test = split.where((F.col("ds") == ds) & (F.col("part") == "test"))
-    version = store.replace("scores", scored(test, attempt), f"run_id = {quoted(identity)}")
+    version = store.replace("scores", score_rows(test, attempt), f"run_id = {quote_spark_literal(identity)}")
     written = store.read("scores", version).where(F.col("run_id") == identity)
-    rows = _ledger(store, test, written, identity, ds)
+    rows = _write_ledger(store, test, written, identity, ds)
     check_scores(written, store.warehouse.table("scores"))
-    difference = largest_difference(written, record["probe"])
+    difference = compute_largest_difference(written, record["probe"])
     write_runs(store, [(settings, record, difference)])
     check_parity(identity, difference)
     return {"run_id": identity, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
 
 
-_PREDICTORS: dict[ServedModel, Predictor] = {}
+_PREDICTORS: dict[ModelFiles, Predictor] = {}
 
 
-def predictor_of(model: ServedModel) -> Predictor:
+def load_predictor(model: ModelFiles) -> Predictor:
     """Return the predictor of a model in a worker. It is cached per process, not loaded per task."""
     import torch
 
@@ -70,7 +70,7 @@ def predictor_of(model: ServedModel) -> Predictor:
     return _PREDICTORS[model]
 
 
-class ServedModel(NamedTuple):
+class ModelFiles(NamedTuple):
     """What a worker needs to load a model: its folder, the hashes of its files, and the number of cores per task."""
 
     folder: str
@@ -78,28 +78,28 @@ class ServedModel(NamedTuple):
     threads: int
 
 
-def served_model(spark: SparkSession, attempt: Attempt) -> ServedModel:
+def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
     """Describe the model of an attempt to the workers of a session, which verify its files when they load it."""
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
     names = (WEIGHTS, LAYOUT)
     # A replay is not published, so it has no record.
     files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
-    return ServedModel(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
+    return ModelFiles(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
 
 
-def scored(rows: DataFrame, attempt: Attempt) -> DataFrame:
+def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
     """Score encoded rows with the model of an attempt; returns rows of `scores`."""
-    model = served_model(rows.sparkSession, attempt)
+    model = describe_model(rows.sparkSession, attempt)
     identity, number = attempt.run_id, attempt.number
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = predictor_of(model)
+        predictor = load_predictor(model)
         layout = predictor.layout
         for batch in batches:
             n = batch.num_rows
             if n == 0:
                 continue
-            ints, floats = unpacked(batch.column("ints"), batch.column("floats"), layout)
+            ints, floats = unpack_columns(batch.column("ints"), batch.column("floats"), layout)
             scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
             yield pa.RecordBatch.from_arrays(
                 [
@@ -116,7 +116,7 @@ def scored(rows: DataFrame, attempt: Attempt) -> DataFrame:
     return wanted.mapInArrow(score, SCORES)
 
 
-def largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
+def compute_largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
     """Return the largest difference between `scores` and the trainer's own scores of the same impressions.
 
     Raises `DataError`, with counts by domain, if a score is missing or not finite, which a maximum would hide.
@@ -149,7 +149,7 @@ def check_parity(run_id: str, difference: float) -> None:
         )
 
 
-def _ledger(store: Store, test: DataFrame, written: DataFrame, identity: str, ds: str) -> int:
+def _write_ledger(store: WarehouseTables, test: DataFrame, written: DataFrame, identity: str, ds: str) -> int:
     rows_in = {r.domain: r["count"] for r in test.groupBy("domain").count().collect()}
     rows_out = {r.domain: r["count"] for r in written.groupBy("domain").count().collect()}
     store.write_run_ledger("score", [(identity, ds, d, n, rows_out.get(d, 0)) for d, n in sorted(rows_in.items())])
@@ -159,4 +159,4 @@ def _ledger(store: Store, test: DataFrame, written: DataFrame, identity: str, ds
 
 
 if __name__ == "__main__":
-    submitted_step("score")
+    run_submitted_step("score")

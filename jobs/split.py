@@ -19,18 +19,18 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables
 from star_ctr.conf.contracts.compatibility import check_fitted
-from star_ctr.conf.contracts.dates import valid_day, window
-from star_ctr.conf.contracts.encoded_row import OTHER, Layout, natural
-from star_ctr.conf.contracts.run_id import features_hash
-from star_ctr.conf.contracts.vocabulary import read_vocabularies, vocabulary_files
+from star_ctr.conf.contracts.dates import check_day, list_window_days
+from star_ctr.conf.contracts.encoded_row import OTHER, Layout, domain_sort_key
+from star_ctr.conf.contracts.run_id import hash_features_settings
+from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.layout import fit_layout
-from star_ctr.features.encoding.row_encoder import Encoder
+from star_ctr.features.encoding.row_encoder import RowEncoder
 from star_ctr.features.encoding.vocabularies import fit_vocabularies
-from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import find_inputs
-from star_ctr.jobs.io.warehouse import LedgerEntry, Store, quoted
+from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark_literal
 
 ENCODED = (
     "impression_id string, user_id string, day string, label float, domain_id int, "
@@ -45,23 +45,27 @@ def run(
 
     That of a refit (`tables`) has the window's days up to `ds` itself as train, and no test.
     """
-    store = Store(settings, spark)
+    store = WarehouseTables(settings, spark)
     there = store.days("features")
-    ds = valid_day(ds) if ds else there[-1]
+    ds = check_day(ds) if ds else there[-1]
     tested = ds if tables is OF_NIGHT else None
-    rows = _features(settings, store, ds, there, tested)
+    rows = _read_features(settings, store, ds, there, tested)
     train = rows.where(F.col("ds") != tested) if tested else rows
     counts = rows.groupBy("ds", "domain").count().collect()
     inputs = find_inputs(settings, store, ds, tables)
     before, start = inputs.before, inputs.start
     fingerprint = inputs.fingerprint(settings, store)
-    domains = settings.domains.known or _domains({r.domain for r in counts if r.ds != tested}, before and before.layout)
+    domains = settings.domains.known or _list_domains(
+        {r.domain for r in counts if r.ds != tested}, before and before.layout
+    )
     parts = {r.ds: "test" if r.ds == tested else "train" for r in counts}
     entries = [(parts[r.ds], r.domain, r["count"]) for r in counts]
-    _ledger(settings, store, tables.split, ds, entries, domains)
+    _write_ledger(settings, store, tables.split, ds, entries, domains)
     vocabularies = fit_vocabularies(settings, train, before and before.vocabularies).withColumn("ds", F.lit(ds))
     version = store.replace(
-        tables.vocabularies, vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"), f"ds = {quoted(ds)}"
+        tables.vocabularies,
+        vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"),
+        f"ds = {quote_spark_literal(ds)}",
     )
     sizes = {
         r.embedding: r["count"]
@@ -83,12 +87,14 @@ def run(
     for r in counts:
         name = r.domain if r.domain in domains else OTHER
         sizes_by_domain[name] = sizes_by_domain.get(name, 0) + r["count"]
-    encoded = encode(settings, kept, layout, vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds))
-    laid_out = _laid_out(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
+    encoded = encode(
+        settings, kept, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
+    )
+    laid_out = _arrange_rows(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
     store.replace(
         tables.split,
         laid_out,
-        f"ds = {quoted(ds)}",
+        f"ds = {quote_spark_literal(ds)}",
         metadata=json.dumps(
             {
                 "ds": ds,
@@ -106,18 +112,20 @@ def run(
     return totals
 
 
-def _domains(seen: set[str], before: Layout | None) -> list[str]:
+def _list_domains(seen: set[str], before: Layout | None) -> list[str]:
     """The domains of the layout: those of before, each in its place, then the new ones."""
     known = before.domains if before else []
-    return [*known, *sorted(seen - {*known, OTHER}, key=natural)]
+    return [*known, *sorted(seen - {*known, OTHER}, key=domain_sort_key)]
 
 
-def _features(settings: Settings, store: Store, ds: str, there: list[str], tested: str | None) -> DataFrame:
+def _read_features(
+    settings: Settings, store: WarehouseTables, ds: str, there: list[str], tested: str | None
+) -> DataFrame:
     """The features of a night's window and of the night itself, all made with the settings at hand.
 
     Where nothing is tested, the night itself is the last of the window's days.
     """
-    wanted = window(settings, ds) if tested else window(settings, ds)[1:]
+    wanted = list_window_days(settings, ds) if tested else list_window_days(settings, ds)[1:]
     days = [day for day in wanted if day in there]
     where = store.warehouse.table("features")
     if ds not in days or (tested and len(days) < 2):
@@ -132,15 +140,21 @@ def _features(settings: Settings, store: Store, ds: str, there: list[str], teste
         )
     rows = store.read("features").where(F.col("ds").isin(days))
     stale = sorted(
-        r.ds for r in rows.where(F.col("settings") != features_hash(settings)).select("ds").distinct().collect()
+        r.ds
+        for r in rows.where(F.col("settings") != hash_features_settings(settings)).select("ds").distinct().collect()
     )
     if stale:
         raise DataError(f"{where}: {', '.join(stale)} were made with other settings; run `star-ctr features --ds {ds}`")
     return rows
 
 
-def _ledger(
-    settings: Settings, store: Store, step: str, ds: str, counts: list[tuple[str, str, int]], domains: list[str]
+def _write_ledger(
+    settings: Settings,
+    store: WarehouseTables,
+    step: str,
+    ds: str,
+    counts: list[tuple[str, str, int]],
+    domains: list[str],
 ) -> None:
     """Rows into the split by part and domain; those of domains that training does not know may be left out.
 
@@ -159,18 +173,18 @@ def _ledger(
             entry[0] += n
             entry[1] += 0 if left_out else n
         rows = [LedgerEntry(ds, domain, n[0], n[1], reason) for (domain, reason), n in sorted(entries.items())]
-        store.write_ledger(f"{step}.{part}", rows, f"ds = {quoted(ds)}")
+        store.write_ledger(f"{step}.{part}", rows, f"ds = {quote_spark_literal(ds)}")
 
 
-_ENCODERS: dict[tuple[str, ...], Encoder] = {}
+_ENCODERS: dict[tuple[str, ...], RowEncoder] = {}
 
 
-def encoder_of(layout: Layout, files: list[str], history: list[str]) -> Encoder:
+def load_encoder(layout: Layout, files: list[str], history: list[str]) -> RowEncoder:
     """The encoder of a layout, in a worker: one a process and not one a task, as vocabularies are large."""
     key = (layout.model_dump_json(), *files)
     if key not in _ENCODERS:
         _ENCODERS.clear()
-        _ENCODERS[key] = Encoder(layout, read_vocabularies(files, history))
+        _ENCODERS[key] = RowEncoder(layout, read_vocabularies(files, history))
     return _ENCODERS[key]
 
 
@@ -179,7 +193,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
     history = list(settings.history)
 
     def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        encoder = encoder_of(layout, files, history)
+        encoder = load_encoder(layout, files, history)
         for batch in batches:
             table = pa.Table.from_batches([batch])
             ints, floats = encoder.encode(table)
@@ -200,7 +214,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
     return rows.mapInArrow(pack, ENCODED)
 
 
-def _laid_out(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> DataFrame:
+def _arrange_rows(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> DataFrame:
     """Rows of one domain together, in the order of a hash, so that each file is a random sample of its domain.
 
     Large domains are dealt over as many tasks as their rows (`counts`) fill files. The number of tasks is fixed
@@ -221,4 +235,4 @@ def _laid_out(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> Da
 
 
 if __name__ == "__main__":
-    submitted_step("split")
+    run_submitted_step("split")

@@ -15,26 +15,26 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables, Warehouse
-from star_ctr.conf.contracts.compatibility import changes, check_split
-from star_ctr.conf.contracts.dates import valid_day
+from star_ctr.conf.contracts.compatibility import check_split, list_changes
+from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.fingerprint import code_hash
-from star_ctr.conf.contracts.run_id import config_hash, refit_of, run_id, variant
+from star_ctr.conf.contracts.fingerprint import hash_code
+from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_refit_run_id, make_run_id
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import literal
-from star_ctr.jobs.io.session import submitted_step
+from star_ctr.jobs.io.delta_rows import quote_literal
+from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
-from star_ctr.jobs.io.split_commits import split_commit
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.split_commits import read_split_commit
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
-    attempt_of,
     check_files,
+    get_attempt,
     list_attempts,
     publish_attempt,
+    read_job,
     read_result,
-    recorded_job,
 )
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
@@ -64,19 +64,19 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: 
     A training that was broken off goes on from its checkpoint if nothing changed since; with `resume` it is an error if
     something did, or if there is no checkpoint.
     """
-    store = Store(settings, spark)
-    ds = valid_day(ds) if ds else store.days("split")[-1]
-    return trained(settings, store, pinned(settings, store, ds), resume)
+    store = WarehouseTables(settings, spark)
+    ds = check_day(ds) if ds else store.days("split")[-1]
+    return train_run(settings, store, make_job(settings, store, ds), resume)
 
 
-def trained(settings: Settings, store: Store, job: TrainingJob, resume: bool = False) -> dict[str, Any]:
+def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob, resume: bool = False) -> dict[str, Any]:
     """Train a job unless its attempt is published, and publish it; returns a summary of its record."""
-    if not attempt_of(job).is_published:
+    if not get_attempt(job).is_published:
         if resume:
             _check_resumable(store.warehouse, job)
         start = launch if job.trainer.launcher == "torchrun" else launch_on_spark
         start(job, resume)
-    short = trained_rows(store, [(job, read_result(job))])
+    short = write_trained_rows(store, [(job, read_result(job))])
     if short:
         raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
     record = publish_attempt(job)
@@ -92,21 +92,21 @@ def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
     attempts = list_attempts(warehouse, job.run_id)
     if not attempts:
         raise UserError(f"{job.place}: no checkpoint to resume from; train without --resume")
-    changed = changes(recorded_job(attempts[-1]).identity(), job.identity())
+    changed = list_changes(read_job(attempts[-1]).identity(), job.identity())
     raise UserError(
         f"{attempts[-1].folder}: changed since this training: {'; '.join(changed) or 'its files'}. Set it back, or "
         "train without --resume"
     )
 
 
-def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
+def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
     """Write into the ledger what rows of the split some runs were trained on; returns the runs that miss some."""
     entries, short = [], []
     of_split: dict[tuple[str, int, str], list[tuple[str, int]]] = {}
     for job, record in runs:
         place = (job.split, job.versions["split"], job.ds)
         if place not in of_split:
-            of_split[place] = rows_of_split(store, job, "train")
+            of_split[place] = count_split_rows(store, job, "train")
         # The record counts a row once a pass, the ledger once.
         passes = job.trainer.epochs
         trained = record["rows"]
@@ -117,7 +117,7 @@ def trained_rows(store: Store, runs: Sequence[tuple[TrainingJob, dict[str, Any]]
     return short
 
 
-def rows_of_split(store: Store, job: TrainingJob, part: str) -> list[tuple[str, int]]:
+def count_split_rows(store: WarehouseTables, job: TrainingJob, part: str) -> list[tuple[str, int]]:
     """The rows of each domain in a part of the split that a job is pinned to."""
     rows = store.read(Path(job.split).name, job.versions["split"]).where(
         (F.col("ds") == job.ds) & (F.col("part") == part)
@@ -125,7 +125,7 @@ def rows_of_split(store: Store, job: TrainingJob, part: str) -> list[tuple[str, 
     return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
-class Pin(NamedTuple):
+class PinnedVersions(NamedTuple):
     """What all trainings of a night stand on: versions of the tables, the split's layout, the trainer's code."""
 
     tables: SplitTables
@@ -134,22 +134,22 @@ class Pin(NamedTuple):
     code: str
 
 
-def pin(store: Store, ds: str, tables: SplitTables = OF_NIGHT) -> Pin:
+def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = OF_NIGHT) -> PinnedVersions:
     """The split's newest version of a night, with the layout that stands in that commit, and the code at hand."""
     store.read(tables.split)
-    version, metadata = split_commit(store.warehouse.table(tables.split), ds)
-    return Pin(
+    version, metadata = read_split_commit(store.warehouse.table(tables.split), ds)
+    return PinnedVersions(
         tables,
         {"split": version, "vocabularies": metadata["vocabularies"]},
         Layout.model_validate(metadata["layout"]),
-        code_hash(["star_ctr.model.train"]),
+        hash_code(["star_ctr.model.train"]),
     )
 
 
-def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> TrainingJob:
-    """The job of a night, pinned to what `pin` finds, or found before."""
-    to = to or pin(store, ds)
-    identity = run_id(settings, ds) if to.tables is OF_NIGHT else refit_of(run_id(settings, ds))
+def make_job(settings: Settings, store: WarehouseTables, ds: str, to: PinnedVersions | None = None) -> TrainingJob:
+    """The job of a night, pinned to what `pin_versions` finds, or found before."""
+    to = to or pin_versions(store, ds)
+    identity = make_run_id(settings, ds) if to.tables is OF_NIGHT else make_refit_run_id(make_run_id(settings, ds))
     job = TrainingJob(
         run_id=identity,
         ds=ds,
@@ -162,12 +162,12 @@ def pinned(settings: Settings, store: Store, ds: str, to: Pin | None = None) -> 
         model=settings.model,
         trainer=settings.trainer,
         settings=settings.model_dump(mode="json"),
-        start=warm_start(settings, ds, to.layout),
+        start=find_warm_start(settings, ds, to.layout),
     )
     return assign_attempt(store.warehouse, job)
 
 
-def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
+def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
     """Find the run that the training of a night starts from, with the hash of its weights; None without one.
 
     Raises:
@@ -182,20 +182,20 @@ def warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
     return WarmStart(run_id=run_id, attempt=number, folder=str(folder), weights=start.hash_weights())
 
 
-def write_runs(store: Store, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:
+def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:
     """Write the rows of attempts: settings, record, and the largest score difference if it is known."""
     rows = [
         (
-            record["run_id"], record["attempt"], record["ds"], variant(settings), record["seed"],
-            config_hash(settings), record["code"], json.dumps(record["versions"]),
+            record["run_id"], record["attempt"], record["ds"], format_variant(settings), record["seed"],
+            hash_config(settings), record["code"], json.dumps(record["versions"]),
             sum(record["rows"].values()), float(record["seconds"]), difference,
             json.dumps({k: v for k, v in record.items() if k not in ("probe", "files")}, sort_keys=True),
         )
         for settings, record, difference in runs
     ]  # fmt: skip
-    attempts = (f"(run_id = {literal(r[0])} AND attempt = {r[1]})" for r in rows)
+    attempts = (f"(run_id = {quote_literal(r[0])} AND attempt = {r[1]})" for r in rows)
     store.put("runs", rows, RUN, f"({' OR '.join(attempts)})")
 
 
 if __name__ == "__main__":
-    submitted_step("train")
+    run_submitted_step("train")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from star_ctr.model.data.batches import Batch, epoch_batches
-from star_ctr.model.data.reader import Rows, joined, live_files
+from star_ctr.model.data.batches import Batch, iter_epoch
+from star_ctr.model.data.reader import Rows, concat_rows, list_live_files
 from star_ctr.model.export import Predictor, export
-from star_ctr.model.parity_sample import encoded_rows
+from star_ctr.model.parity_sample import read_encoded_rows
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 
@@ -28,7 +28,7 @@ class Cost:
     predict_ms: float
 
 
-def taking_turns(actions: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 3) -> dict[str, float]:
+def time_in_turns(actions: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 3) -> dict[str, float]:
     """The median milliseconds of each action, called with the number of the round.
 
     All take turns, so that a machine that changes its pace slows all of them; the first rounds do not count.
@@ -42,17 +42,17 @@ def taking_turns(actions: Mapping[str, Callable[[int], object]], rounds: int, wa
     return {name: statistics.median(t[warm_up:]) for name, t in times.items()}
 
 
-def costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_rows: int = 2000) -> dict[str, Cost]:
+def measure_costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_rows: int = 2000) -> dict[str, Cost]:
     """The cost of each job's model, untrained: on first batches of its own stream, and on test rows of all domains."""
     with tempfile.TemporaryDirectory() as folder:
         trainers, batches, steps, predictions = {}, {}, {}, {}
         for name, job in jobs.items():
             trainer = Trainer(job.model_copy(update={"folder": str(Path(folder) / name)}))
-            trainers[name], batches[name] = trainer, _first_batches(trainer, rounds)
-            steps[name] = _step(trainer, batches[name])
+            trainers[name], batches[name] = trainer, _take_batches(trainer, rounds)
+            steps[name] = _time_step(trainer, batches[name])
             export(trainer.model.eval(), job.model, job.layout, trainer.job.place)
-            predictions[name] = _prediction(Predictor(trainer.job.place), _test_rows(job, predicted_rows))
-        step_ms, predict_ms = taking_turns(steps, rounds), taking_turns(predictions, rounds)
+            predictions[name] = _make_prediction(Predictor(trainer.job.place), _read_test_rows(job, predicted_rows))
+        step_ms, predict_ms = time_in_turns(steps, rounds), time_in_turns(predictions, rounds)
     return {
         n: Cost(
             sum(p.numel() for p in trainers[n].model.parameters()),
@@ -64,22 +64,22 @@ def costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_rows: int
     }
 
 
-def _first_batches(trainer: Trainer, n: int) -> list[Batch]:
+def _take_batches(trainer: Trainer, n: int) -> list[Batch]:
     t = trainer.settings
-    batches = epoch_batches(trainer.files, trainer.job.layout, t.batch_size, t.window_rows, 0, 0, trainer.mixed)
+    batches = iter_epoch(trainer.files, trainer.job.layout, t.batch_size, t.window_rows, 0, 0, trainer.mixed)
     return list(islice(batches, n))
 
 
-def _step(trainer: Trainer, batches: Sequence[Batch]) -> Callable[[int], object]:
+def _time_step(trainer: Trainer, batches: Sequence[Batch]) -> Callable[[int], object]:
     return lambda k: trainer.train_step([batches[k % len(batches)]])
 
 
-def _prediction(predictor: Predictor, rows: Rows) -> Callable[[int], object]:
+def _make_prediction(predictor: Predictor, rows: Rows) -> Callable[[int], object]:
     return lambda _: predictor.predict(rows.ints, rows.floats, rows.domain)
 
 
-def _test_rows(job: TrainingJob, n: int) -> Rows:
+def _read_test_rows(job: TrainingJob, n: int) -> Rows:
     """Test rows of all domains, in equal parts as far as they go."""
-    files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     first = {f.domain: f for f in reversed(files)}
-    return joined([encoded_rows(f, job.layout, max(n // len(first), 1))[1] for f in first.values()])
+    return concat_rows([read_encoded_rows(f, job.layout, max(n // len(first), 1))[1] for f in first.values()])

@@ -32,7 +32,7 @@ LAYOUT = "layout.json"
 @torch.no_grad()
 def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, folder: Path) -> None:
     """Write the model as it predicts now; raises `DataError`, and writes nothing, if weights are not finite."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.served().state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.fold_for_inference().state_dict().items()}
     check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -67,7 +67,7 @@ class Predictor:
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
             settings = ModelSettings.model_validate_json(file.metadata()["model"])
         with torch.device("meta"):  # the shape alone: the weights come from the file
-            self.model = MultiDomainModel(self.layout, settings).served()
+            self.model = MultiDomainModel(self.layout, settings).fold_for_inference()
         self.model.load_state_dict(read_weights(folder), assign=True)
 
     def predict(

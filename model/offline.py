@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from star_ctr.conf.contracts.catalog import RESULT
 from star_ctr.conf.errors import DataError
-from star_ctr.model.data.reader import live_files
+from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.parity_sample import encoded_rows
+from star_ctr.model.parity_sample import read_encoded_rows
 from star_ctr.model.score_checks import TOLERANCE, check_scores, is_within_tolerance
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
@@ -21,7 +21,7 @@ from star_ctr.model.training.run import train
 SCORES = "scores.parquet"
 
 
-def is_done(job: TrainingJob) -> bool:
+def is_trained(job: TrainingJob) -> bool:
     """Whether the job's folder holds the scores of this very job."""
     if not (job.place / SCORES).exists():  # which goes first and comes last
         return False
@@ -37,12 +37,12 @@ def train_and_score(job: TrainingJob) -> float:
     (job.place / SCORES).unlink(missing_ok=True)
     write_job(job)
     record = train(job)
-    files = live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     predictor = Predictor(job.place)
     tables = []
     probe, compared, difference = record["probe"], 0, 0.0
     for file in files:
-        keys, rows = encoded_rows(file, job.layout)
+        keys, rows = read_encoded_rows(file, job.layout)
         scores = predictor.predict(rows.ints, rows.floats, rows.domain).astype(np.float64)
         ids = keys["impression_id"].to_pylist()
         sampled = [k for k, i in enumerate(ids) if i in probe]

@@ -14,17 +14,17 @@ import torch
 import torch.distributed as dist
 
 from star_ctr.conf.contracts.catalog import RESULT
-from star_ctr.conf.errors import UserError, message_for_user
+from star_ctr.conf.errors import UserError, format_user_error
 from star_ctr.conf.files import write_text
-from star_ctr.model.distributed.process_group import device_for, world
-from star_ctr.model.distributed.process_lifetime import end_with_parent, run_to_end
-from star_ctr.model.distributed.threads import available_cores
+from star_ctr.model.distributed.process_group import choose_device, get_rank_and_size
+from star_ctr.model.distributed.process_lifetime import end_with_parent, run_child
+from star_ctr.model.distributed.threads import count_cores
 from star_ctr.model.distributed.torchrun_agent import STOPPED, open_store
-from star_ctr.model.training.callbacks import Hook
+from star_ctr.model.training.callbacks import Callback
 from star_ctr.model.training.callbacks.checkpoints import StoppedError
 from star_ctr.model.training.callbacks.progress import ProgressBar
 from star_ctr.model.training.callbacks.scalars import MLflow, TensorBoard
-from star_ctr.model.training.checkpoint import latest
+from star_ctr.model.training.checkpoint import find_latest
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 
@@ -41,18 +41,18 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
     """
     path = write_job(job)
     if job.trainer.processes == 1:
-        train(job, hooks_of(job), must_resume)
+        train(job, make_callbacks(job), must_resume)
         return
-    cores = max(1, available_cores() // job.trainer.processes)  # torchrun would set one per process
+    cores = max(1, count_cores() // job.trainer.processes)  # torchrun would set one per process
     with tempfile.TemporaryDirectory(prefix="star-ctr-") as store:
         command = [
             sys.executable, "-m", "star_ctr.model.distributed.torchrun_agent", store,
             f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
             "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
         ]  # fmt: skip
-        code = run_to_end(command, {"OMP_NUM_THREADS": str(cores), **os.environ})
+        code = run_child(command, {"OMP_NUM_THREADS": str(cores), **os.environ})
     if code == STOPPED:
-        saved = latest(job.place / "checkpoint")
+        saved = find_latest(job.place / "checkpoint")
         where = f"after saving a checkpoint at step {saved['step']}" if saved else "before its first checkpoint"
         raise StoppedError(f"{job.run_id}: stopped by SIGTERM {where}; run the same command again to resume")
     if code != 0:
@@ -67,9 +67,9 @@ def write_job(job: TrainingJob) -> Path:
     return path
 
 
-def hooks_of(job: TrainingJob) -> list[Hook]:
+def make_callbacks(job: TrainingJob) -> list[Callback]:
     """What shows a training while it runs: a bar, TensorBoard's files, and MLflow where MLFLOW_TRACKING_URI is set."""
-    hooks: list[Hook] = [ProgressBar("train")]
+    hooks: list[Callback] = [ProgressBar("train")]
     if job.trainer.tensorboard:
         hooks.append(TensorBoard(job.place / "tensorboard"))
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -84,7 +84,7 @@ def main(path: str, must_resume: bool = False) -> None:
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if "RANK" in os.environ:
-        cuda = device_for(job.trainer).type == "cuda"
+        cuda = choose_device(job.trainer).type == "cuda"
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         end_with_parent()
@@ -94,7 +94,7 @@ def main(path: str, must_resume: bool = False) -> None:
     # A group that was started again goes on from its checkpoint, if the first one came as far as that.
     first = restarts == "0"
     try:
-        train(job, hooks_of(job) if world()[0] == 0 else [], must_resume and first)
+        train(job, make_callbacks(job) if get_rank_and_size()[0] == 0 else [], must_resume and first)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -109,6 +109,6 @@ if __name__ == "__main__":
         print(f"train: {error}", file=sys.stderr)
         raise SystemExit(STOPPED) from None
     except Exception as error:  # safetensors has its own error for a full disk
-        if message := message_for_user(error):
+        if message := format_user_error(error):
             raise SystemExit(f"train: {message}") from None
         raise

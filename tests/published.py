@@ -9,7 +9,7 @@ from star_ctr.conf.contracts.catalog import RECORD, WEIGHTS, Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.registry.attempts import Attempt, attempt_folder, published_attempt
+from star_ctr.jobs.registry.attempts import Attempt, get_attempt_folder, get_published_attempt
 from tests.model.synthetic import LAYOUT
 
 
@@ -23,7 +23,7 @@ def publish(
     **record: object,
 ) -> Attempt:
     """Publish an attempt of a run of night `ds`; replaces an existing one."""
-    folder = attempt_folder(Warehouse(settings.paths), run_id, number)
+    folder = get_attempt_folder(Warehouse(settings.paths), run_id, number)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "layout.json").write_text(layout.model_copy(update={"ds": ds}).model_dump_json())
     (folder / WEIGHTS).write_bytes(weights)
@@ -34,4 +34,4 @@ def publish(
 
 def newest_folder(settings: Settings, run_id: str) -> Path:
     """Return the folder of the newest published attempt of a run."""
-    return published_attempt(Warehouse(settings.paths), run_id).folder
+    return get_published_attempt(Warehouse(settings.paths), run_id).folder

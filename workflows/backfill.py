@@ -6,14 +6,14 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.dates import days_between, valid_day
+from star_ctr.conf.contracts.dates import check_day, list_days
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.ingest import newest_day
-from star_ctr.jobs.registry.decisions import serving
+from star_ctr.jobs.ingest import find_newest_day
+from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.workflows.nightly import run_step
-from star_ctr.workflows.staleness import Standing, State, steps_of
-from star_ctr.workflows.status import standing_of
+from star_ctr.workflows.staleness import Staleness, State, list_steps
+from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import err
 
 KEPT = "kept"
@@ -27,11 +27,11 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     are caught up with, or `last` where none was. A step that fails ends it; run again, it goes on from there.
     """
     report = []
-    for ds in nights(settings, spark, first, last):
+    for ds in list_nights(settings, spark, first, last):
         err.print(f"[bold]{ds}[/]")
-        for name in steps_of(settings):
-            standing = standing_of(settings, busy=False)
-            why = reason(standing, ds, name)
+        for name in list_steps(settings):
+            standing = read_staleness(settings, busy=False)
+            why = explain(standing, ds, name)
             if why is None:
                 err.print(f"  {name:<10} {KEPT}: done and still valid", highlight=False)
             else:
@@ -41,35 +41,35 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     return report
 
 
-def nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:
+def list_nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:
     """The nights of a backfill, oldest first."""
-    known = standing_of(settings, busy=False).nights()
-    end = valid_day(last) if last else newest_day(settings, spark)
-    start = valid_day(first) if first else min([end, *known[:1]])
+    known = read_staleness(settings, busy=False).nights()
+    end = check_day(last) if last else find_newest_day(settings, spark)
+    start = check_day(first) if first else min([end, *known[:1]])
     if start > end:
         raise UserError(f"--from {start} is after --to {end}; give the older day first")
-    return days_between(start, end)
+    return list_days(start, end)
 
 
-def reason(standing: Standing, ds: str, name: str) -> str | None:
+def explain(standing: Staleness, ds: str, name: str) -> str | None:
     """Why a step of a night has to be run; None where it is done and still valid."""
     state, why = standing.state(ds, name)
-    now = serving(standing.decisions)
+    now = find_serving(standing.decisions)
     is_history = now is not None and now.ds > ds  # a gate decides nothing then
     if state is State.REMOVED:
         # Run it again only if a later step of the night needs its results.
-        later = steps_of(standing.settings)[steps_of(standing.settings).index(name) + 1 :]
+        later = list_steps(standing.settings)[list_steps(standing.settings).index(name) + 1 :]
         needed = [step for step in later if standing.state(ds, step)[0] not in (State.DONE, State.REMOVED)]
         needed = [step for step in needed if not (is_history and step in ("gate", "refit"))]
         return f"removed, but needed by {needed[0]}" if needed else None
-    removed = (step for step in steps_of(standing.settings) if standing.state(ds, step)[0] is State.REMOVED)
+    removed = (step for step in list_steps(standing.settings) if standing.state(ds, step)[0] is State.REMOVED)
     if is_history and name in ("gate", "refit") and next(removed, None):
         return None
     if state is not State.DONE:
         return f"{state}: {why}"
     if name == "features":
         # Other nights write this night's days too, and know more of them (a click that came later, say).
-        other = standing.last_writer(ds)
+        other = standing.find_last_writer(ds)
         if other != ds and standing.state(ds, "split")[0] not in (State.DONE, State.REMOVED):
             return f"night {other} has written these days since, and split is to read them"
     return None

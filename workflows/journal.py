@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, ordered_rows
+from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, read_ordered_rows
 
 _SCHEMA = pa.schema(
     [
@@ -67,7 +67,7 @@ class Journal:
     def entries(self) -> list[Entry]:
         """Return all entries in the order in which they were written; empty if nothing has run yet."""
         read = {"stands_on": json.loads, "gave": json.loads}
-        rows = ordered_rows(self.table)
+        rows = read_ordered_rows(self.table)
         return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items() if k != SEQUENCE}) for row in rows]
 
     def add(self, entry: Entry) -> None:
@@ -76,7 +76,7 @@ class Journal:
         add_row(self.table, row, _SCHEMA)
 
     @contextmanager
-    def written(
+    def record_step(
         self, ds: str, step: str, run_id: str, stands_on: dict[str, str], why: str, gave: Callable[[], dict[str, Any]]
     ) -> Iterator[None]:
         """Write down that a step begins, and how it ended; `gave` is asked for at a good end."""

@@ -30,7 +30,7 @@ import pyarrow as pa
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, ordered_rows
+from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, read_ordered_rows
 
 TAKEN, RELEASED = "taken", "released"
 _SCHEMA = pa.schema(
@@ -48,7 +48,7 @@ _MIN_WAIT_SECONDS = 1.0
 
 
 @contextmanager
-def only_writer(settings: Settings, wait: bool = False) -> Iterator[None]:
+def hold_lease(settings: Settings, wait: bool = False) -> Iterator[None]:
     """Hold the lease of the warehouse while writing to it.
 
     Args:
@@ -64,9 +64,9 @@ def only_writer(settings: Settings, wait: bool = False) -> Iterator[None]:
         yield
 
 
-def held(settings: Settings) -> bool:
+def is_held(settings: Settings) -> bool:
     """Return whether a process holds the lease, without writing. A holder on another machine counts as alive."""
-    last = _last_row(Warehouse(settings.paths).table("lease"))
+    last = _read_last_row(Warehouse(settings.paths).table("lease"))
     return last is not None and last["event"] == TAKEN and not _has_exited(last)
 
 
@@ -75,8 +75,8 @@ class _Lease:
         self.table, self.root = warehouse.table("lease"), warehouse.root
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         self.mine: dict[str, Any] = {
-            "holder": uuid.uuid4().hex, "machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(),
-            "started": _start_time(os.getpid()), "command": command,
+            "holder": uuid.uuid4().hex, "machine": _identify_machine(), "host": socket.gethostname(), "pid": os.getpid(),
+            "started": _get_start_time(os.getpid()), "command": command,
         }  # fmt: skip
         self.number, self._renewed = -1, 0.0
 
@@ -84,7 +84,7 @@ class _Lease:
         """Take the lease as soon as it is free or its holder is dead."""
         asked, monitor = time.monotonic(), _HolderMonitor(self.root)
         while True:
-            last = _last_row(self.table)
+            last = _read_last_row(self.table)
             if last is None or last["event"] == RELEASED or _has_exited(last) or monitor.is_dead(last):
                 # Create the heartbeat before taking the lease, because a missing one counts as dead after a minute.
                 heartbeat = _Heartbeat(self.root, self.mine["holder"])
@@ -108,7 +108,7 @@ class _Lease:
     def alive(self) -> Iterator[None]:
         """Keep up the heartbeat inside the block, and release the lease at its end."""
         done = threading.Event()
-        self._renewed = _elapsed()
+        self._renewed = _get_elapsed()
         # Two threads: a call to the storage may hang, and the lease expires nevertheless.
         threads = [
             threading.Thread(target=target, args=(done,), name="lease", daemon=True)
@@ -136,16 +136,16 @@ class _Lease:
                 changed = True
             # The process that takes a lease over deletes the heartbeat.
             with suppress(Exception):
-                last = _last_row(self.table)
+                last = _read_last_row(self.table)
                 if last is None or last["holder"] != self.mine["holder"]:
                     self._abort()
                 if changed:
-                    self._renewed = _elapsed()
+                    self._renewed = _get_elapsed()
 
     def _watch(self, done: threading.Event) -> None:
         """End this process before its lease expires if it could not be renewed; makes no call that can hang."""
         while not done.wait(min(1.0, _HEARTBEAT_SECONDS)):
-            if _elapsed() - self._renewed > _TIMEOUT_SECONDS - 2 * _HEARTBEAT_SECONDS:
+            if _get_elapsed() - self._renewed > _TIMEOUT_SECONDS - 2 * _HEARTBEAT_SECONDS:
                 self._abort()
 
     def _abort(self) -> None:
@@ -215,22 +215,22 @@ class _HolderMonitor:
         return time.monotonic() - self._since > _TIMEOUT_SECONDS
 
 
-def _elapsed() -> float:
+def _get_elapsed() -> float:
     """Return the seconds since some point in time, including those in which the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def _last_row(table: str) -> dict[str, Any] | None:
-    rows = ordered_rows(table)
+def _read_last_row(table: str) -> dict[str, Any] | None:
+    rows = read_ordered_rows(table)
     return rows[-1] if rows else None
 
 
 def _has_exited(last: dict[str, Any]) -> bool:
     """Return whether the holder ran on this machine and its process has exited."""
-    return bool(last["machine"] == _machine() and _start_time(last["pid"]) != last["started"])
+    return bool(last["machine"] == _identify_machine() and _get_start_time(last["pid"]) != last["started"])
 
 
-def _machine() -> str:
+def _identify_machine() -> str:
     """Identify the machine; on Linux, the boot and the PID namespace, which differs between containers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -239,7 +239,7 @@ def _machine() -> str:
         return f"{socket.gethostname()} {uuid.getnode()}"
 
 
-def _start_time(pid: int) -> str:
+def _get_start_time(pid: int) -> str:
     """Return the start time of a process on this machine, because ids are reused; empty if there is none."""
     try:
         # Skip the command, which may contain spaces. The start time is field 22 of the line.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from star_ctr.conf.contracts.dates import window
+from star_ctr.conf.contracts.dates import list_window_days
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.tools import vacuum
 from star_ctr.workflows.journal import Entry, Journal
@@ -27,13 +27,13 @@ def run(settings: Settings, dry_run: bool) -> list[dict[str, Any]]:
     Returns:
         One row per table or attempt that is deleted: what, items, bytes, why.
     """
-    planned = vacuum.plan(settings)
+    planned = vacuum.plan_removals(settings)
     if not dry_run:
         journal = Journal(settings)
-        for entry in _removed_entries(settings, planned, journal.entries()):
+        for entry in _make_removed_entries(settings, planned, journal.entries()):
             journal.add(entry)
-        vacuum.apply(settings, planned)
-    files = vacuum.vacuum(settings, planned.kept, dry_run=dry_run)
+        vacuum.remove(settings, planned)
+    files = vacuum.vacuum_files(settings, planned.kept, dry_run=dry_run)
     rows = [
         {"what": r.what, "items": ", ".join(_shorten(r.names)), "bytes": r.bytes, "why": r.why}
         for r in planned.removals
@@ -52,7 +52,7 @@ def _shorten(names: tuple[str, ...], most: int = 3) -> list[str]:
     return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
 
 
-def _removed_entries(settings: Settings, planned: vacuum.Plan, entries: list[Entry]) -> Iterator[Entry]:
+def _make_removed_entries(settings: Settings, planned: vacuum.Plan, entries: list[Entry]) -> Iterator[Entry]:
     """Yield an entry for each step whose results are deleted."""
     newest = {entry.place: entry for entry in entries}
     features, splits, scores = (planned.names(table) for table in ("features", "split", "scores"))
@@ -60,7 +60,7 @@ def _removed_entries(settings: Settings, planned: vacuum.Plan, entries: list[Ent
     models = {attempt.run_id for attempt in planned.attempts} - kept_runs
     for entry in newest.values():
         gone = (
-            (entry.step == "features" and not features.isdisjoint(window(settings, entry.ds)))
+            (entry.step == "features" and not features.isdisjoint(list_window_days(settings, entry.ds)))
             or (entry.step == "split" and entry.ds in splits)
             or (entry.step == "score" and entry.run_id in scores)
             or (entry.step == "train" and entry.run_id in models)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from star_ctr.conf.errors import message_for_user
+from star_ctr.conf.errors import format_user_error
 from star_ctr.conf.load import load
 from star_ctr.jobs.io.session import start
-from star_ctr.workflows.lease import only_writer
-from star_ctr.workflows.nightly import night_of, run_step
+from star_ctr.workflows.lease import hold_lease
+from star_ctr.workflows.nightly import choose_night, run_step
 
 
 def main(name: str) -> None:
@@ -22,11 +22,11 @@ def main(name: str) -> None:
     arguments = parser.parse_args()
     try:
         settings = load(arguments.conf, arguments.overrides)
-        with only_writer(settings, arguments.wait):
+        with hold_lease(settings, arguments.wait):
             spark = start(settings, f"star-ctr {name}")
-            result = run_step(settings, spark, name, night_of(settings, spark, name, arguments.ds), "asked for")
+            result = run_step(settings, spark, name, choose_night(settings, spark, name, arguments.ds), "asked for")
         print(f"{name}: {result}")
     except Exception as error:
-        if message := message_for_user(error):
+        if message := format_user_error(error):
             raise SystemExit(f"{name}: {message}") from None
         raise

@@ -12,26 +12,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache, cached_property
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, days_before, window
-from star_ctr.conf.contracts.fingerprint import code_hash, digest
-from star_ctr.conf.contracts.run_id import config_hash, features_hash, ingest_hash, run_id, split_hash
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_days_before, list_window_days
+from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
+from star_ctr.conf.contracts.run_id import (
+    hash_config,
+    hash_features_settings,
+    hash_ingest_settings,
+    hash_split_settings,
+    make_run_id,
+)
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.training import ACCEPTED, PREVIOUS
 from star_ctr.jobs.io import log_files
-from star_ctr.jobs.registry.decisions import Decision, accepted_before
+from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
 
 STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate", "refit")
 """The night, in its order; the last one only where `gate.publish` asks for it."""
-OF_A_RUN = STEPS[3:]
+RUN_STEPS = STEPS[3:]
 """Steps that each model has of its own; the others are shared."""
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
 
 
-def steps_of(settings: Settings) -> tuple[str, ...]:
+def list_steps(settings: Settings) -> tuple[str, ...]:
     """The steps of a night of some settings."""
     return STEPS if settings.gate.publish == "refit" else STEPS[:-1]
 
@@ -47,7 +53,7 @@ class State(StrEnum):
     REMOVED = "removed"
 
 
-class Standing:
+class Staleness:
     """How the nights of some settings stand, by the journal's entries and the logs' files.
 
     `decisions`: those of the gate and of people. `busy`: whether a process is writing to the warehouse now; if none is,
@@ -66,33 +72,33 @@ class Standing:
 
     def nights(self) -> list[str]:
         """The nights of which anything was run, oldest first."""
-        return sorted({ds for ds, step, run in self._newest if run in ("", run_id(self.settings, ds))})
+        return sorted({ds for ds, step, run in self._newest if run in ("", make_run_id(self.settings, ds))})
 
-    def removed_start(self, ds: str, step: str) -> str | None:
+    def find_removed_start(self, ds: str, step: str) -> str | None:
         """Return the earlier night that a step starts from if its results were removed; None otherwise."""
         start = (self._start(ds), "train")
-        needed = {"split": [(self._grown_from(ds), "split"), start], "train": [start]}.get(step, [])
+        needed = {"split": [(self._find_vocabulary_night(ds), "split"), start], "train": [start]}.get(step, [])
         for night, before in needed:
             entry = self.entry(night, before) if night else None
             if entry is not None and entry.state == "removed":
                 return night
         return None
 
-    def run_of(self, ds: str, step: str) -> str:
+    def get_run_id(self, ds: str, step: str) -> str:
         """The run that an entry of a step is of."""
-        return run_id(self.settings, ds) if step in OF_A_RUN else ""
+        return make_run_id(self.settings, ds) if step in RUN_STEPS else ""
 
     def entry(self, ds: str, step: str) -> Entry | None:
         """The newest entry of a step of a night."""
-        return self._newest.get((ds, step, self.run_of(ds, step)))
+        return self._newest.get((ds, step, self.get_run_id(ds, step)))
 
     def state(self, ds: str, step: str) -> tuple[State, str]:
         """The state of a step of a night, and why it is that one."""
         if (ds, step) not in self._known:
-            self._known[ds, step] = self._state(ds, step)
+            self._known[ds, step] = self._compute_state(ds, step)
         return self._known[ds, step]
 
-    def _state(self, ds: str, step: str) -> tuple[State, str]:
+    def _compute_state(self, ds: str, step: str) -> tuple[State, str]:
         entry = self.entry(ds, step)
         if entry is None:
             return State.MISSING, "never run"
@@ -100,7 +106,7 @@ class Standing:
             return (State.RUNNING, entry.process) if self.busy else (State.FAILED, f"{entry.process} was killed")
         if entry.state == "failed":
             return State.FAILED, entry.error
-        for before, of in self._before(ds, step):
+        for before, of in self._list_dependencies(ds, step):
             state, _ = self.state(before, of)
             if state not in (State.DONE, State.REMOVED):
                 return State.STALE, f"{of} of {before} is {state}" if before != ds else f"{of} is {state}"
@@ -108,58 +114,60 @@ class Standing:
         changed = [k for k in {**entry.stands_on, **now} if entry.stands_on.get(k) != now.get(k)]
         if changed:
             return State.STALE, f"changed since: {', '.join(_WORDS.get(k, k) for k in changed)}"
-        if step == "ingest" and (days := self._overwritten(entry)):
+        if step == "ingest" and (days := self._find_overwritten(entry)):
             return State.STALE, f"another night has since written other contents of {', '.join(days)}"
         return (State.REMOVED, entry.why) if entry.state == "removed" else (State.DONE, "")
 
-    def _before(self, ds: str, step: str) -> list[tuple[str, str]]:
+    def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """The steps, with their nights, that one stands on."""
         number = STEPS.index(step)
         before = [(ds, STEPS[number - 1])] if number else []
         # The split keeps the encoding of the run to start from, so it depends on the split of that run's night.
-        earlier = {"train": [self._start(ds)], "split": [self._grown_from(ds), self._start(ds)]}.get(step, [])
+        earlier = {"train": [self._start(ds)], "split": [self._find_vocabulary_night(ds), self._start(ds)]}.get(
+            step, []
+        )
         return [*before, *((night, step) for night in dict.fromkeys(earlier) if night)]
 
     def _start(self, ds: str) -> str | None:
         """The night whose model a night's training goes on from, if it is one of this configuration's."""
         match self.settings.trainer.warm_start:
             case "previous":
-                return self._newest_before(ds, "train")
+                return self._find_newest_before(ds, "train")
             case "accepted":
-                found = accepted_before(self.settings, self.decisions, ds)
+                found = find_accepted_before(self.settings, self.decisions, ds)
                 return found.ds if found else None
         return None
 
-    def _grown_from(self, ds: str) -> str | None:
-        return None if self.settings.split.vocabulary == "fitted" else self._newest_before(ds, "split")
+    def _find_vocabulary_night(self, ds: str) -> str | None:
+        return None if self.settings.split.vocabulary == "fitted" else self._find_newest_before(ds, "split")
 
-    def _newest_before(self, ds: str, step: str) -> str | None:
+    def _find_newest_before(self, ds: str, step: str) -> str | None:
         # Also one that failed or was killed: it was to be what this night stands on.
-        return max((e.ds for e in self.entries if e.step == step and e.ds < ds and self._mine(e)), default=None)
+        return max((e.ds for e in self.entries if e.step == step and e.ds < ds and self._is_mine(e)), default=None)
 
-    def _mine(self, entry: Entry) -> bool:
-        return entry.run_id == self.run_of(entry.ds, entry.step)
+    def _is_mine(self, entry: Entry) -> bool:
+        return entry.run_id == self.get_run_id(entry.ds, entry.step)
 
     def stands_on(self, ds: str, step: str) -> dict[str, str]:
         """Hashes of all that decides what a step would write now."""
-        on = {"settings": self._settings_of(step), "code": _code(step)}
+        on = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
         if step == "ingest":
-            days = window(self.settings, ds)
+            days = list_window_days(self.settings, ds)
             for name, found in self._files.items():
                 reach = getattr(self.settings.logs.declared()[name], "duplicate_days", 0)
-                since = None if name in log_files.REACH_BACK else [*days_before(days[0], reach), days[0]][0]
-                on[f"logs.{name}"] = log_files.fingerprint(found, since, ds)
+                since = None if name in log_files.REACH_BACK else [*list_days_before(days[0], reach), days[0]][0]
+                on[f"logs.{name}"] = log_files.hash_files(found, since, ds)
             return on
         if step == "features":
-            on["contents"] = digest(
-                {t: {d: c for d, c in of.items() if d in UNDATED or d <= ds} for t, of in self.contents.items()}
+            on["contents"] = hash_json(
+                {t: {d: c for d, c in of.items() if d in UNDATED or d <= ds} for t, of in self.table_hashes.items()}
             )
         if step in ("split", "train") and self.settings.trainer.warm_start not in (None, PREVIOUS, ACCEPTED):
             on["warm_start"] = self._hash_named_start(ds, step)
-        for night, before in self._before(ds, step):
+        for night, before in self._list_dependencies(ds, step):
             entry = self.entry(night, before)
             if before != "ingest":
-                on[before if night == ds else f"{before} of {night}"] = digest(entry.stands_on if entry else None)
+                on[before if night == ds else f"{before} of {night}"] = hash_json(entry.stands_on if entry else None)
         return on
 
     def _hash_named_start(self, ds: str, step: str) -> str:
@@ -174,25 +182,25 @@ class Standing:
         except UserError:  # the step raises it too
             return f"{self.settings.trainer.warm_start} cannot be used"
 
-    def _settings_of(self, step: str) -> str:
+    def _hash_settings(self, step: str) -> str:
         match step:
             case "ingest":
-                return ingest_hash(self.settings)
+                return hash_ingest_settings(self.settings)
             case "features":
-                return digest([features_hash(self.settings), self.settings.window.days])
+                return hash_json([hash_features_settings(self.settings), self.settings.window.days])
             case "split":
-                return split_hash(self.settings)
+                return hash_split_settings(self.settings)
             case "gate":
-                return digest(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
-        of_run = [config_hash(self.settings), self.settings.trainer.seed]
-        return digest([*of_run, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else of_run)
+                return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
+        of_run = [hash_config(self.settings), self.settings.trainer.seed]
+        return hash_json([*of_run, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else of_run)
 
     @cached_property
     def _files(self) -> dict[str, list[log_files.LogFile]]:
-        return {name: log_files.files(self.settings, name) for name in self.settings.logs.declared()}
+        return {name: log_files.list_files(self.settings, name) for name in self.settings.logs.declared()}
 
     @cached_property
-    def contents(self) -> dict[str, dict[str, str]]:
+    def table_hashes(self) -> dict[str, dict[str, str]]:
         """What each day of each ingested table holds now, by the last ingest that wrote it."""
         found: dict[str, dict[str, str]] = {}
         for entry in self.entries:
@@ -200,7 +208,9 @@ class Standing:
                 for table, days in entry.gave.items():
                     of_table = found.setdefault(table, {})
                     if table not in log_files.REACH_BACK:
-                        for day in [d for d in of_table if d in UNDATED or d in window(self.settings, entry.ds)]:
+                        for day in [
+                            d for d in of_table if d in UNDATED or d in list_window_days(self.settings, entry.ds)
+                        ]:
                             del of_table[day]
                     else:  # replaced up to the night, including deleted days
                         for day in [d for d in of_table if d in UNDATED or d <= entry.ds]:
@@ -208,26 +218,26 @@ class Standing:
                     of_table.update(days)
         return found
 
-    def _overwritten(self, entry: Entry) -> list[str]:
+    def _find_overwritten(self, entry: Entry) -> list[str]:
         """Days that do not hold any more what an ingest wrote."""
         return sorted(
             {
                 day
                 for table, days in entry.gave.items()
                 for day, content in days.items()
-                if self.contents[table].get(day) != content
+                if self.table_hashes[table].get(day) != content
             }
         )
 
-    def last_writer(self, ds: str) -> str | None:
+    def find_last_writer(self, ds: str) -> str | None:
         """The night that wrote the features of day `ds` last, by the nights' windows."""
-        writers = [e for e in self.entries if e.step == "features" and ds in window(self.settings, e.ds)]
+        writers = [e for e in self.entries if e.step == "features" and ds in list_window_days(self.settings, e.ds)]
         return writers[-1].ds if writers else None
 
 
 @cache
-def _code(step: str) -> str:
-    return code_hash([f"star_ctr.jobs.{step}"])
+def _hash_step_code(step: str) -> str:
+    return hash_code([f"star_ctr.jobs.{step}"])
 
 
 _WORDS: Mapping[str, str] = {

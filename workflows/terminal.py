@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from star_ctr.conf.contracts.encoded_row import OVERALL, natural
+from star_ctr.conf.contracts.encoded_row import OVERALL, domain_sort_key
 
 if TYPE_CHECKING:  # what needs no Spark is not to wait for its import
     from pyspark import SparkContext
@@ -26,7 +26,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def step(name: str, context: SparkContext | None) -> Iterator[None]:
+def show_step(name: str, context: SparkContext | None) -> Iterator[None]:
     """Show a step while it runs, with the progress of Spark's tasks, and its time when it is done."""
     began = time.monotonic()
     done = threading.Event()
@@ -34,7 +34,7 @@ def step(name: str, context: SparkContext | None) -> Iterator[None]:
 
         def watch() -> None:
             while context is not None and not done.wait(0.5):
-                status.update(f"{name} … {_tasks(context)}{time.monotonic() - began:.0f} s")
+                status.update(f"{name} … {_count_tasks(context)}{time.monotonic() - began:.0f} s")
 
         watcher = threading.Thread(target=watch, daemon=True)
         # The trainer draws a bar of its own.
@@ -52,7 +52,7 @@ def step(name: str, context: SparkContext | None) -> Iterator[None]:
     err.print(f"[green]✓[/] {name:<10} {time.monotonic() - began:6.1f} s")
 
 
-def _tasks(context: SparkContext) -> str:
+def _count_tasks(context: SparkContext) -> str:
     tracker = context.statusTracker()
     finished = total = 0
     for stage in tracker.getActiveStageIds():
@@ -62,9 +62,9 @@ def _tasks(context: SparkContext) -> str:
     return f"{finished}/{total} tasks, " if total else ""
 
 
-def metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+def make_metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """The metrics of a night by domain; AUC and GAUC with half the width of their intervals where there are any."""
-    table = _slim(Table(title=title or rows[0]["run_id"], title_justify="left"))
+    table = _narrow(Table(title=title or rows[0]["run_id"], title_justify="left"))
     columns = {
         "domain": "domain", "rows": "rows", "users": "users", "clicks": "clicks", "AUC": "auc",
         "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss",
@@ -74,22 +74,22 @@ def metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -
         table.add_column(name, justify="left" if key == "domain" else "right", no_wrap=key not in ("auc", "gauc"))
     for row in rows:
         style = "bold" if row["domain"] == OVERALL else None
-        table.add_row(*(_cell(row[key]) + _spread(row, key) for key in columns.values()), style=style)
+        table.add_row(*(_format_cell(row[key]) + _format_spread(row, key) for key in columns.values()), style=style)
     return table
 
 
-def _slim(table: Table) -> Table:
+def _narrow(table: Table) -> Table:
     """Without lines between columns, so that it fits 80 of them."""
     table.box, table.show_edge, table.pad_edge, table.collapse_padding = SIMPLE_HEAD, False, False, True
     return table
 
 
-def _spread(row: Mapping[str, Any], key: str) -> str:
+def _format_spread(row: Mapping[str, Any], key: str) -> str:
     low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
     return "" if low is None or high is None else f" ±{(high - low) / 2:.4f}".replace("0.", ".", 1)
 
 
-def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
+def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     """A metric by domain and day, each with its change against the day before; seven days fit 80 columns.
 
     Green is better (a higher AUC, a lower log loss, a PCOC nearer to 1), red worse; * where the day's interval leaves
@@ -99,21 +99,21 @@ def days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     caption = "* the day before lies outside the day's interval" if any(r["outside"] for r in rows) else None
     run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
     title = Text(f"{metric} of {run}, {days[0]} to {days[-1]}")  # above the table, which would wrap it to its width
-    table = _slim(Table(caption=caption, caption_justify="left"))
+    table = _narrow(Table(caption=caption, caption_justify="left"))
     table.add_column("domain")
     for day in days:
         table.add_column(day.removeprefix(f"{days[-1][:4]}-"), justify="right")
-    cells = {(r["domain"], r["ds"]): _changed(r, metric) for r in rows}
-    for domain in dict.fromkeys(r["domain"] for r in sorted(rows, key=lambda r: natural(r["domain"]))):
+    cells = {(r["domain"], r["ds"]): _format_change(r, metric) for r in rows}
+    for domain in dict.fromkeys(r["domain"] for r in sorted(rows, key=lambda r: domain_sort_key(r["domain"]))):
         style = "bold" if domain == OVERALL else None
         table.add_row(domain, *(cells.get((domain, day), "–") for day in days), style=style)
     return Group(title, table)
 
 
-def _changed(row: Mapping[str, Any], metric: str) -> str:
+def _format_change(row: Mapping[str, Any], metric: str) -> str:
     value, change = row["value"], row["change"]
     if value is None or change is None:
-        return _cell(value)
+        return _format_cell(value)
     better = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change}.get(metric, change)
     arrow = "▲" if change > 0 else "▼" if change < 0 else "="
     colour = "green" if better > 0 else "red" if better < 0 else "dim"
@@ -121,7 +121,7 @@ def _changed(row: Mapping[str, Any], metric: str) -> str:
     return f"{value:.4f} [{colour}]{arrow}{told}[/]{'*' if row['outside'] else ' '}"
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def make_comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The overall metrics of compared models, as means over their nights and seeds, the best GAUC first."""
     overall: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -132,16 +132,16 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         {"model": m, "runs": len(of), **{n: sum(r[n] for r in of) / len(of) for n in names}}
         for m, of in overall.items()
     ]
-    return plain_table(sorted(means, key=lambda r: -r["gauc"]), ["model", "runs", *names])
+    return make_table(sorted(means, key=lambda r: -r["gauc"]), ["model", "runs", *names])
 
 
 _STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "missing": "dim", "removed": "dim"}
 
 
-def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
+def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """Nights x steps by their states, and below why those are not done that something can be said of."""
     steps = list(dict.fromkeys(r["step"] for r in rows))
-    table, why = _slim(Table()), Table("night", "step", "why", box=None)
+    table, why = _narrow(Table()), Table("night", "step", "why", box=None)
     for column in ("night", *steps):
         table.add_column(column, no_wrap=True)
     for column in why.columns[:2]:
@@ -155,18 +155,18 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     return Group(table, why) if why.rows else Group(table)
 
 
-def plain_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:
+def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:
     """A table of some columns of `rows`."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         numbers = any(isinstance(r.get(column), int | float) for r in rows)
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_row(*(_format_cell(row.get(column)) for column in columns))
     return table
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -174,7 +174,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def records(rows: Sequence[Mapping[str, Any]]) -> Table:
+def format_records(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of any table, one below the other, a line a column: wide ones stay readable."""
     table = Table("column", "value", show_header=False, title_justify="left", title=f"{len(rows)} rows")
     for row in rows:

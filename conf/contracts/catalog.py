@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings.root import Paths
+from star_ctr.conf.settings.root import PathSettings
 
 DATA_RUN = "data"
 """The `run_id` of ledger rows of the steps before training, which all models share."""
@@ -84,7 +84,7 @@ LOG_TABLES = ("impressions", "clicks", "behaviours", "users", "items")
 class Warehouse:
     """The places of one data set's tables and models below `paths.warehouse`."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathSettings) -> None:
         self.root = paths.warehouse.rstrip("/")
         self.models = (paths.models or f"{self.root}/models").rstrip("/")
 
@@ -92,7 +92,7 @@ class Warehouse:
         """The folder of a table; `KeyError` for a name that no part declares."""
         return f"{self.root}/{TABLES[name].name}"
 
-    def finished(self) -> list[str]:
+    def list_finished_runs(self) -> list[str]:
         """The runs that were trained to their end, the newest night last."""
         return sorted({record.parent.parent.name for record in Path(self.models).glob(f"*/attempt-*/{RECORD}")})
 

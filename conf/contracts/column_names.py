@@ -11,48 +11,56 @@ import re
 from collections.abc import Iterable, Iterator
 
 from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, GAP
-from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Statistic, columns_read, flat
+from star_ctr.conf.settings.features import (
+    AnyFeature,
+    Categorical,
+    Numeric,
+    Sequence,
+    Statistic,
+    flatten_column_name,
+    list_read_columns,
+)
 
 IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
 """Columns of every row of `features`."""
 
 
-def count_column(statistic: str, kind: str) -> str:
+def name_count_column(statistic: str, kind: str) -> str:
     """Return the name of the column that counts the events of a kind."""
     return f"{statistic}__{kind}"
 
 
-def since_column(statistic: str, kind: str) -> str:
+def name_since_column(statistic: str, kind: str) -> str:
     """Return the name of the column with the seconds since the last event of a kind (null: none yet)."""
     return f"{statistic}__since_{kind}"
 
 
-def rate_number(statistic: str, kind: str) -> str:
+def name_rate(statistic: str, kind: str) -> str:
     """Return the name of the number with the smoothed rate of a kind."""
     return f"{statistic}__rate_{kind}"
 
 
-def bucket_table(number: str) -> str:
+def name_bucket_table(number: str) -> str:
     """Return the name of a number's bucket field, which is also that of its embedding table."""
     return f"{number}__bucket"
 
 
-def side_column(sequence: str, column: str) -> str:
+def name_side_column(sequence: str, column: str) -> str:
     """Return the name of the list column of a sequence for one column of its events."""
-    return f"{sequence}__{flat(column)}"
+    return f"{sequence}__{flatten_column_name(column)}"
 
 
-def gap_column(sequence: str) -> str:
+def name_gap_column(sequence: str) -> str:
     """Return the name of the list column with the seconds from event to impression (null: the event has no time)."""
     return f"{sequence}__gap"
 
 
-def behaviour_column(sequence: str) -> str:
+def name_behaviour_column(sequence: str) -> str:
     """Return the name of the list column with the kind of each event."""
     return f"{sequence}__behaviour"
 
 
-def name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
+def find_name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
     """Return a message for each invalid kind name, and for each name that two declarations produce."""
     features = list(features)
     names = {"column of `features`": _iter_columns, "number": _iter_numbers, "embedding table": _iter_tables}
@@ -64,10 +72,10 @@ def name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> lis
             if other != thing:
                 clash = f"{key}: {thing} and {other} both produce the {what} `{name}`; rename one of them"
                 problems.setdefault(frozenset((thing, other)), clash)
-    return [*_kind_problems(history), *problems.values()]
+    return [*_find_kind_problems(history), *problems.values()]
 
 
-def _kind_problems(history: Iterable[str]) -> list[str]:
+def _find_kind_problems(history: Iterable[str]) -> list[str]:
     problems, seen = [], dict[str, str]()
     for kind in history:
         if not re.fullmatch(r"[\w-]+", kind):
@@ -84,21 +92,21 @@ def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     yield "settings", "features", "the built-in column `settings`"
     for f in features:
         where = f"features.{f.name}"
-        for column in columns_read(f):
+        for column in list_read_columns(f):
             thing = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
-            yield flat(column), where, thing
+            yield flatten_column_name(column), where, thing
         if isinstance(f, Statistic):
             for kind in f.kinds():
-                yield count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
+                yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
             for kind in f.since:
-                yield since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
+                yield name_since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
         elif isinstance(f, Sequence):
             for column in f.columns:
-                yield side_column(f.name, column), where, f"`{column}` of the events in `{f.name}`"
+                yield name_side_column(f.name, column), where, f"`{column}` of the events in `{f.name}`"
             if f.gap:
-                yield gap_column(f.name), where, f"the gaps of `{f.name}`"
+                yield name_gap_column(f.name), where, f"the gaps of `{f.name}`"
             if f.behaviour:
-                yield behaviour_column(f.name), where, f"the behaviours of `{f.name}`"
+                yield name_behaviour_column(f.name), where, f"the behaviours of `{f.name}`"
 
 
 def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
@@ -108,11 +116,11 @@ def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
             yield f.name, where, f"the feature `{f.name}`"
         elif isinstance(f, Statistic):
             for kind in f.counts:
-                yield count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
+                yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
             for kind in f.rates:
-                yield rate_number(f.name, kind), where, f"the rate of `{kind}` in `{f.name}`"
+                yield name_rate(f.name, kind), where, f"the rate of `{kind}` in `{f.name}`"
             for kind in f.since:
-                yield since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
+                yield name_since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"
 
 
 def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
@@ -126,4 +134,6 @@ def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
         elif isinstance(f, Sequence):
             yield from ((name, where, f"the embedding `{name}`") for name in f.columns.values())
         elif "bucket" in f.encode:
-            yield from ((bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _iter_numbers([f]))
+            yield from (
+                (name_bucket_table(name), where, f"the buckets of `{name}`") for name, _, _ in _iter_numbers([f])
+            )

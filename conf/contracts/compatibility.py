@@ -27,13 +27,13 @@ _MAY_CHANGE = frozenset(
 """Model settings that may differ between a run and the run that it starts from."""
 
 
-def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+def list_changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
     """Return the differences between two nested mappings, as `key: before -> now`."""
     found: list[str] = []
     for key in sorted({*before, *now}):
         a, b = before.get(key), now.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += changes(a, b, f"{path}{key}.")
+            found += list_changes(a, b, f"{path}{key}.")
         elif a != b:
             found.append(f"{path}{key}: {a} -> {b}")
     return found
@@ -41,7 +41,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list
 
 def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
     """Raise `UserError` if a newly fitted layout does not keep the encoding of the run to start from."""
-    if different := feature_changes(before, now) + number_changes(before, now):
+    if different := list_feature_changes(before, now) + list_number_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different features than the settings declare: "
             f"{'; '.join(different)}; {_REMEDY}"
@@ -50,12 +50,12 @@ def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
 
 def check_split(run_id: str, before: Layout, now: Layout) -> None:
     """Raise `UserError` if a run with layout `before` cannot continue on rows with layout `now`."""
-    if different := feature_changes(before, now):
+    if different := list_feature_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different features than the split of {now.ds} has: "
             f"{'; '.join(different)}; {_REMEDY}"
         )
-    if different := number_changes(before, now):
+    if different := list_number_changes(before, now):
         raise UserError(
             f"trainer.warm_start: the split of {now.ds} does not encode numbers like {run_id}, the run to start "
             f"from: {'; '.join(different)}; run `star-ctr split --ds {now.ds}` again, or {_REMEDY}"
@@ -69,30 +69,32 @@ def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
     settings are compared, except those that are known to be safe to change.
     """
     earlier, current = (settings.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for settings in (before, now))
-    if different := changes(earlier, current, "model."):
+    if different := list_changes(earlier, current, "model."):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different model settings: {'; '.join(different)}; "
             f"change them back, or {_REMEDY}"
         )
 
 
-def feature_changes(before: Layout, now: Layout) -> list[str]:
+def list_feature_changes(before: Layout, now: Layout) -> list[str]:
     """Return the differences between the features of two layouts, including their order."""
-    return changes(_name_features(before), _name_features(now)) or changes(_dump_features(before), _dump_features(now))
+    return list_changes(_name_features(before), _name_features(now)) or list_changes(
+        _dump_features(before), _dump_features(now)
+    )
 
 
-def number_changes(before: Layout, now: Layout) -> list[str]:
+def list_number_changes(before: Layout, now: Layout) -> list[str]:
     """Return the numbers that `now` encodes differently from `before`, as `name: before -> now`.
 
     Ignores numbers that were constant in the rows that `before` was fitted on. Their values were all encoded as 0 or as
     missing, so a model has learned nothing about them.
     """
-    known = encoded_numbers(before)
+    known = dump_number_encodings(before)
     fields = {**_dump(now.numeric), **_dump(now.buckets)}
-    return changes(known, {name: field for name, field in fields.items() if name in known})
+    return list_changes(known, {name: field for name, field in fields.items() if name in known})
 
 
-def encoded_numbers(layout: Layout) -> dict[str, Any]:
+def dump_number_encodings(layout: Layout) -> dict[str, Any]:
     """Return the encoding (source, base rate, scale, bounds) of each number that is not constant."""
     return _dump([n for n in layout.numeric if n.std > 0]) | _dump([b for b in layout.buckets if b.bounds])
 
@@ -110,7 +112,7 @@ def _name_features(layout: Layout) -> dict[str, Any]:
 
 
 def _dump_features(layout: Layout) -> dict[str, Any]:
-    """Return what ids are made from and looked up in, by feature; `number_changes` compares numbers and buckets."""
+    """Return what ids are made from and looked up in, by feature; `list_number_changes` compares numbers and buckets."""
     ids = {f.name: f.model_dump(mode="json", exclude={"name"}) for f in layout.categorical}
     sequences = {
         s.name: {

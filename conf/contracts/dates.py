@@ -13,7 +13,7 @@ BEFORE_FIRST_DAY = "before"
 """Of behaviours that happened before the logs begin."""
 
 
-def valid_day(ds: str) -> str:
+def check_day(ds: str) -> str:
     """`ds` if it is a day, else `DataError`."""
     try:
         return dt.date.fromisoformat(ds).isoformat()
@@ -21,19 +21,19 @@ def valid_day(ds: str) -> str:
         raise DataError(f"--ds {ds}: write a day as in 2022-05-05") from None
 
 
-def days_between(first: str, last: str) -> list[str]:
+def list_days(first: str, last: str) -> list[str]:
     """All days from `first` to `last`, both included."""
     start, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
     return [(start + dt.timedelta(days=k)).isoformat() for k in range((end - start).days + 1)]
 
 
-def window(settings: Settings, ds: str) -> list[str]:
+def list_window_days(settings: Settings, ds: str) -> list[str]:
     """The days of the training window and `ds` itself, oldest first."""
     first = dt.date.fromisoformat(ds) - dt.timedelta(days=settings.window.days)
-    return days_between(first.isoformat(), ds)
+    return list_days(first.isoformat(), ds)
 
 
-def days_before(ds: str, number: int) -> list[str]:
+def list_days_before(ds: str, number: int) -> list[str]:
     """Return the `number` days before `ds`, oldest first."""
     day = dt.date.fromisoformat(ds)
     return [(day - dt.timedelta(days=k)).isoformat() for k in range(number, 0, -1)]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from star_ctr.conf.settings.base import Declared
+from star_ctr.conf.settings.base import SettingsModel
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 GAP, BEHAVIOUR = "gap", "behaviour"
@@ -28,12 +28,12 @@ GAP_BUCKETS = 34
 """Time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
 
 
-def natural(domain: str) -> tuple[bool, int, str]:
+def domain_sort_key(domain: str) -> tuple[bool, int, str]:
     """The order in which domains are shown: numbers as numbers, then names, `overall` last."""
     return domain == OVERALL, int(domain) if domain.isdigit() else 1 << 60, domain
 
 
-class IdField(Declared):
+class IdField(SettingsModel):
     """One id of a row, made from `column` of the features and looked up in the embedding table `embedding`."""
 
     name: str
@@ -41,7 +41,7 @@ class IdField(Declared):
     embedding: str
 
 
-class SequenceField(Declared):
+class SequenceField(SettingsModel):
     """A list of up to `length` events (or values, where a `separator` splits them), with one id for every side."""
 
     name: str
@@ -54,12 +54,12 @@ class SequenceField(Declared):
         """4-byte places that it takes: its length, then `length` ids a side."""
         return 1 + self.length * len(self.sides)
 
-    def starts(self, offset: int) -> list[tuple[IdField, int]]:
+    def iter_offsets(self, offset: int) -> list[tuple[IdField, int]]:
         """Each side with the place of its first id, where the sequence's own place is `offset`."""
         return [(side, offset + 1 + k * self.length) for k, side in enumerate(self.sides)]
 
 
-class NumericSource(Declared):
+class NumericSource(SettingsModel):
     """How a number is made from columns of `features`: as it is, or a smoothed rate of two counts."""
 
     column: str
@@ -69,7 +69,7 @@ class NumericSource(Declared):
     log: bool = False
 
 
-class NumericField(Declared):
+class NumericField(SettingsModel):
     """A standardised number: (x - mean) / std over the training rows, within 4 deviations; a missing value is 0.
 
     Mean and std exclude outliers. If `std` is 0, every value is encoded as 0: the number was constant in the training
@@ -83,7 +83,7 @@ class NumericField(Declared):
     std: float = 1.0
 
 
-class BucketField(Declared):
+class BucketField(SettingsModel):
     """A number cut at `bounds` (quantiles of the training rows); the bucket's id has an embedding."""
 
     name: str
@@ -91,7 +91,7 @@ class BucketField(Declared):
     bounds: list[float] = Field(default_factory=list)
 
 
-class Layout(Declared):
+class Layout(SettingsModel):
     """Everything needed to read an encoded row, or to encode one."""
 
     ds: str
@@ -133,7 +133,7 @@ class Layout(Declared):
         """Bytes of an encoded row in memory: its integers and numbers, its label, its domain and its file's number."""
         return 4 * (self.ints + self.floats + 3)
 
-    def sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
+    def iter_sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
         """Each sequence with the place of its length in the row's integers."""
         offset = len(self.fields)
         for sequence in self.sequences:

@@ -11,13 +11,13 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 
-def digest(value: Any, length: int = 8) -> str:
+def hash_json(value: Any, length: int = 8) -> str:
     """A short hexadecimal hash of a JSON value; equal values give equal hashes, whatever the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
-def code_hash(modules: Sequence[str]) -> str:
+def hash_code(modules: Sequence[str]) -> str:
     """Hash the code of `modules` and of everything in `star_ctr` that they import, directly or indirectly.
 
     Comments, formatting, docstrings and the texts of `help=` and `description=` do not count, so that rewording them
@@ -35,13 +35,13 @@ def code_hash(modules: Sequence[str]) -> str:
         name = waiting.pop()
         if name in code:
             continue
-        file = _file(name)
+        file = _find_source(name)
         if file is None:
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         code[name] = ast.dump(_WithoutProse().visit(tree))
-        waiting += _imports(tree)
-    return digest(code, 16)
+        waiting += _list_imports(tree)
+    return hash_json(code, 16)
 
 
 class _WithoutProse(ast.NodeTransformer):
@@ -59,17 +59,17 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _imports(tree: ast.AST) -> list[str]:
+def _list_imports(tree: ast.AST) -> list[str]:
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.startswith("star_ctr.") and _file(name)]
+    return [name for name in found if name.startswith("star_ctr.") and _find_source(name)]
 
 
-def _file(name: str) -> Traversable | None:
+def _find_source(name: str) -> Traversable | None:
     """The source of a module of star_ctr, by its name alone: to import it, and Spark and torch with it, is slow.
 
     Also out of an archive, as which the code may have come to a cluster.

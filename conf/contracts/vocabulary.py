@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, FIRST_KNOWN
 
 
-def vocabulary_files(table: str, version: int, ds: str) -> list[str]:
+def list_vocabulary_files(table: str, version: int, ds: str) -> list[str]:
     """The files of one night's vocabularies at one version."""
     return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))
 

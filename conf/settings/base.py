@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 NonEmpty = Annotated[str, Field(min_length=1)]
 
 
-class Declared(BaseModel):
+class SettingsModel(BaseModel):
     """Base of all settings: unknown keys are refused, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from star_ctr.conf.settings.base import Declared
+from star_ctr.conf.settings.base import SettingsModel
 
 
-class Checks(Declared):
+class CheckSettings(SettingsModel):
     """Data quality limits for a day of logs; the night stops if one is exceeded.
 
     A night also stops if all labels of its day are of one class, or if none of its clicks matches an impression.

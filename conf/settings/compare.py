@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from star_ctr.conf.errors import nearest
-from star_ctr.conf.settings.base import Declared, NonEmpty
+from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 
-def _of_model_or_trainer(key: str) -> str:
+def _check_override_key(key: str) -> str:
     section, _, name = key.partition(".")
     if section not in ("model", "trainer") or key in ("model.embeddings", "trainer.seed") or not name:
         raise ValueError(
@@ -23,7 +23,7 @@ def _of_model_or_trainer(key: str) -> str:
     return key
 
 
-def _day(value: Any) -> str:
+def _parse_day(value: Any) -> str:
     """A day as text; YAML reads a bare one as a date."""
     try:
         return dt.date.fromisoformat(str(value)).isoformat()
@@ -31,8 +31,8 @@ def _day(value: Any) -> str:
         raise ValueError(f"`{value}` is no day; write it as in 2022-05-05") from None
 
 
-Day = Annotated[str, BeforeValidator(_day)]
-Overrides = dict[Annotated[str, AfterValidator(_of_model_or_trainer)], Any]
+Day = Annotated[str, BeforeValidator(_parse_day)]
+Overrides = dict[Annotated[str, AfterValidator(_check_override_key)], Any]
 
 MIXED, SINGLE = {"trainer.batches": "mixed"}, {"trainer.batches": "single_domain"}
 PAPER: Mapping[str, Mapping[str, Any]] = {
@@ -56,7 +56,7 @@ TABLE_2 = ("base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "star", "p
 WITHOUT_AUX = "_noaux"
 
 
-class Plan(Declared):
+class Plan(SettingsModel):
     """Some models, each trained on all of the nights with all of the seeds."""
 
     models: list[NonEmpty] = Field(default=list(TABLE_2), min_length=1)
@@ -67,7 +67,7 @@ class Plan(Declared):
     title: str = Field("Table 2", description="what the report calls its tables")
 
 
-class Comparison(Declared):
+class Comparison(SettingsModel):
     """What `star-ctr compare` does where its command line says nothing else.
 
     `settings`: overrides of all models of one `model.name`, as a search found them. `models`: further models by
@@ -80,10 +80,10 @@ class Comparison(Declared):
     models: dict[str, Overrides] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _models_are_known(self) -> Comparison:
+    def _check_models(self) -> Comparison:
         known = {*PAPER, *self.models}
         wrong = [
-            f"models: `{name}` is no model{nearest(name, known)}; known are {', '.join(sorted(known))}, each also "
+            f"models: `{name}` is no model{suggest_nearest(name, known)}; known are {', '.join(sorted(known))}, each also "
             f"with {WITHOUT_AUX}; another can be declared under `compare.models`"
             for plan in self.plans
             for name in plan.models
@@ -96,7 +96,9 @@ class Comparison(Declared):
             if name.endswith(WITHOUT_AUX)
         ]
         wrong += [
-            f"settings.{name}: no `model.name`{nearest(name, TABLE_2)}" for name in self.settings if name not in TABLE_2
+            f"settings.{name}: no `model.name`{suggest_nearest(name, TABLE_2)}"
+            for name in self.settings
+            if name not in TABLE_2
         ]
         if wrong:
             raise ValueError("\n".join(wrong))

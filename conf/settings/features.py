@@ -11,44 +11,44 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from star_ctr.conf.errors import nearest
-from star_ctr.conf.settings.base import Declared, NonEmpty
+from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 PLAIN_COLUMNS = ("user_id", "item_id", "domain", "hour", "weekday")
 COLUMN_TABLES = ("impressions", "users", "items")
 
 
-def _column(value: str) -> str:
+def _check_column(value: str) -> str:
     table, dot, column = value.partition(".")
     if not dot and value in PLAIN_COLUMNS:
         return value
     if dot and table in COLUMN_TABLES and column:
         return value
-    hint = nearest(value, PLAIN_COLUMNS) if not dot else nearest(table, COLUMN_TABLES)
+    hint = suggest_nearest(value, PLAIN_COLUMNS) if not dot else suggest_nearest(table, COLUMN_TABLES)
     raise ValueError(
         f"`{value}` names no column: write one of {', '.join(PLAIN_COLUMNS)}, "
         f"or `table.column` with a table of {', '.join(COLUMN_TABLES)}{hint}"
     )
 
 
-def _name(value: str) -> str:
+def _check_name(value: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
         raise ValueError(f"`{value}`: names are lower case letters, digits and underscores")
     return value
 
 
-Column = Annotated[str, AfterValidator(_column)]
-Name = Annotated[str, AfterValidator(_name)]
+Column = Annotated[str, AfterValidator(_check_column)]
+Name = Annotated[str, AfterValidator(_check_name)]
 Cut = Literal["time", "day"]
 NumericEncoding = Literal["standard", "bucket"]
 
 
-def flat(column: str) -> str:
+def flatten_column_name(column: str) -> str:
     """The name that a declared column has in the `features` table: `items.author_id` -> `items_author_id`."""
     return column.replace(".", "_")
 
 
-class History(Declared):
+class History(SettingsModel):
     """A kind of event in users' histories, put together from the logs that tell of it.
 
     `impressions` takes every impression. `outcome` names an outcome column of the impression log (or `label`): an
@@ -68,7 +68,7 @@ class History(Declared):
     less: Literal["user_id", "item_id"] | None = None
 
     @model_validator(mode="after")
-    def _some_source(self) -> History:
+    def _check_source(self) -> History:
         if self.impressions and self.outcome:
             raise ValueError("`impressions` takes every impression, `outcome` those with the outcome: give one")
         if not (self.impressions or self.outcome or self.behaviours):
@@ -82,7 +82,7 @@ class History(Declared):
         return self
 
 
-class Feature(Declared):
+class Feature(SettingsModel):
     """What all features have: a name, unique in the data set."""
 
     name: Name
@@ -157,7 +157,7 @@ class Statistic(Feature):
     buckets: int = Field(20, ge=2, le=1000)
 
     @model_validator(mode="after")
-    def _something(self) -> Statistic:
+    def _check_not_empty(self) -> Statistic:
         if not (self.counts or self.rates or self.since):
             raise ValueError("give at least one of `counts`, `rates`, `since`")
         return self
@@ -170,7 +170,7 @@ class Statistic(Feature):
 AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discriminator="kind")]
 
 
-def columns_read(feature: AnyFeature) -> list[Column]:
+def list_read_columns(feature: AnyFeature) -> list[Column]:
     """Return the declared columns that a feature reads from its own row or from earlier events."""
     match feature:
         case Categorical() | Numeric():

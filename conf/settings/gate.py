@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from star_ctr.conf.settings.base import Declared
+from star_ctr.conf.settings.base import SettingsModel
 
 
-class GateSettings(Declared):
+class GateSettings(SettingsModel):
     """When the gate holds a candidate, and which days have too little data for a decision.
 
     A candidate is held if it is significantly worse than the serving model and by more than a margin. `error_rate` is
@@ -51,7 +51,7 @@ class GateSettings(Declared):
     )
 
     @model_validator(mode="after")
-    def _band(self) -> GateSettings:
+    def _check_band(self) -> GateSettings:
         if not 0 < self.pcoc[0] < self.pcoc[1]:
             raise ValueError("pcoc: give the lower bound first, as in [0.8, 1.25]")
         return self

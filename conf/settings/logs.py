@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from star_ctr.conf.errors import nearest
-from star_ctr.conf.settings.base import Declared, NonEmpty
+from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 ColumnType = Literal["string", "long", "double"]
 
@@ -26,7 +26,9 @@ _PATTERN_LETTERS = frozenset("GyMLdQqEaBhHkKmsSVzOXxZnN")
 def _check_zone(value: str) -> str:
     known = zoneinfo.available_timezones()
     if known and value not in known and not _OFFSET.fullmatch(value):
-        raise ValueError(f"`{value}` is not a time zone{nearest(value, known)} (examples: Europe/Berlin, +01:00)")
+        raise ValueError(
+            f"`{value}` is not a time zone{suggest_nearest(value, known)} (examples: Europe/Berlin, +01:00)"
+        )
     return value
 
 
@@ -61,7 +63,7 @@ Zone = Annotated[str, AfterValidator(_check_zone)]
 Pattern = Annotated[NonEmpty, AfterValidator(_check_pattern)]
 
 
-class TimeColumn(Declared):
+class TimeColumn(SettingsModel):
     """When a row happened.
 
     `unit` is the unit of the column: epoch seconds (`s`), epoch milliseconds (`ms`), or `timestamp` for a timestamp
@@ -79,7 +81,7 @@ class TimeColumn(Declared):
     )
 
     @model_validator(mode="after")
-    def _fits(self) -> TimeColumn:
+    def _check_format(self) -> TimeColumn:
         if self.format is not None and self.unit != "timestamp":
             raise ValueError("`format` applies to text only: set `unit` to timestamp")
         if self.latest is not None and self.latest < self.earliest:
@@ -87,14 +89,14 @@ class TimeColumn(Declared):
         return self
 
 
-class DayColumn(Declared):
+class DayColumn(SettingsModel):
     """The log day that a row belongs to, as the log itself says; `format` is a Spark date pattern."""
 
     column: NonEmpty
     format: Pattern = "yyyy-MM-dd"
 
 
-class Log(Declared):
+class Log(SettingsModel):
     """A log: a glob of files, each of one day or several, or the folder of a Delta table.
 
     A relative path lies below `paths.logs`; `{ds}` in it stands for the day (2022-05-05), `{yyyymmdd}` for
@@ -156,7 +158,7 @@ class BehaviourLog(Log):
     duplicate_days: int = Field(1, ge=0, le=31, description="see logs.impressions.duplicate_days")
 
     @model_validator(mode="after")
-    def _time_or_order(self) -> BehaviourLog:
+    def _check_time_or_order(self) -> BehaviourLog:
         if (self.time is None) == (self.order is None):
             raise ValueError("give either `time` (rows have times) or `order` (rows lie before the first day)")
         return self
@@ -174,7 +176,7 @@ class AttributeLog(Log):
     as_of: Literal["same_day", "day_before"] = "day_before"
 
 
-class Logs(Declared):
+class LogSettings(SettingsModel):
     """The logs of a data set; only impressions are required."""
 
     impressions: ImpressionLog
@@ -205,7 +207,7 @@ def _normalize_labels(values: Any) -> Any:
 LabelValues = Annotated[list[str], BeforeValidator(_normalize_labels), Field(min_length=1)]
 
 
-class LabelColumn(Declared):
+class LabelColumn(SettingsModel):
     """The label is a column of the impression log; `positive` values are clicks, `negative` values are not.
 
     Rows with any other value are quarantined. An empty string in a list stands for a missing value.
@@ -222,7 +224,7 @@ class LabelColumn(Declared):
         return self
 
 
-class LabelFromClicks(Declared):
+class LabelFromClicks(SettingsModel):
     """The label is 1 where the click log holds a click within `window_hours` after the impression."""
 
     window_hours: float = Field(gt=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from star_ctr.conf.settings.base import Declared
+from star_ctr.conf.settings.base import SettingsModel
 
 
-class Retention(Declared):
+class RetentionSettings(SettingsModel):
     """Ages in days after which `star-ctr clean` deletes data. Data without an age is kept.
 
     Ages of nights count back from the newest night. The serving model, the models that a rollback can return to, and

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from star_ctr.conf.contracts.column_names import name_problems
+from star_ctr.conf.contracts.column_names import find_name_problems
 from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
-from star_ctr.conf.errors import nearest
-from star_ctr.conf.settings.base import Declared
-from star_ctr.conf.settings.checks import Checks
+from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.features import (
     AnyFeature,
@@ -24,18 +24,18 @@ from star_ctr.conf.settings.features import (
     History,
     Sequence,
     Statistic,
-    columns_read,
+    list_read_columns,
 )
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.conf.settings.logs import LabelColumn, LabelFromClicks, Logs, Zone
-from star_ctr.conf.settings.retention import Retention
-from star_ctr.conf.settings.simulate import Simulation
+from star_ctr.conf.settings.logs import LabelColumn, LabelFromClicks, LogSettings, Zone
+from star_ctr.conf.settings.retention import RetentionSettings
+from star_ctr.conf.settings.simulate import SimulateSettings
 from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
 
 F = TypeVar("F", bound=Feature)
 
 
-class Paths(Declared):
+class PathSettings(SettingsModel):
     """Where the logs are read and the tables are written (folders, or URLs that Spark understands)."""
 
     logs: str
@@ -47,7 +47,7 @@ class Paths(Declared):
     )
 
 
-class Window(Declared):
+class WindowSettings(SettingsModel):
     """The training window: the `days` before the test day."""
 
     days: int = Field(7, ge=1)
@@ -60,7 +60,7 @@ def _parse_domain_name(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
-class Domains(Declared):
+class DomainSettings(SettingsModel):
     """Which domains there are, and what becomes of rows of any other.
 
     With `known`, rows of other domains are met at ingest; without, a domain is known once it occurs in the
@@ -71,7 +71,7 @@ class Domains(Declared):
     unknown: Literal["drop", "bucket"] = "bucket"
 
 
-class SplitSettings(Declared):
+class SplitSettings(SettingsModel):
     """How the encoded rows are laid out: one row group a file, one domain a file."""
 
     rows_per_file: int = Field(16_384, ge=1)
@@ -82,7 +82,7 @@ class SplitSettings(Declared):
     )
 
 
-class EvaluateSettings(Declared):
+class EvaluateSettings(SettingsModel):
     """Intervals of AUC and GAUC: the bootstrap over a night's users."""
 
     replicates: int = Field(200, ge=0, description="draws of the users; 0: no intervals")
@@ -90,7 +90,7 @@ class EvaluateSettings(Declared):
     seed: int = Field(0, ge=0, description="other draws for another seed; runs that are compared share them")
 
 
-class SparkSettings(Declared):
+class SparkSettings(SettingsModel):
     """The Spark session that `star-ctr` commands start; under spark-submit, spark-submit's own settings hold."""
 
     master: str = "local[*]"
@@ -99,33 +99,33 @@ class SparkSettings(Declared):
     conf: dict[str, str] = Field(default_factory=dict)
 
 
-class Settings(Declared):
+class Settings(SettingsModel):
     """One data set from its logs to its model."""
 
     name: str = Field(min_length=1)
     about: str = ""
     zone: Zone = Field("UTC", description="time zone in which days begin and end, and of times without a zone")
-    paths: Paths
-    logs: Logs
+    paths: PathSettings
+    logs: LogSettings
     label: LabelColumn | LabelFromClicks
-    domains: Domains = Domains()
-    checks: Checks = Checks()
+    domains: DomainSettings = DomainSettings()
+    checks: CheckSettings = CheckSettings()
     history: dict[str, History] = Field(default_factory=dict)
     features: list[AnyFeature] = Field(min_length=1)
-    window: Window = Window()
+    window: WindowSettings = WindowSettings()
     split: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     gate: GateSettings = GateSettings()
-    retention: Retention = Retention()
+    retention: RetentionSettings = RetentionSettings()
     spark: SparkSettings = SparkSettings()
-    simulate: Simulation | None = None
+    simulate: SimulateSettings | None = None
     compare: Comparison = Comparison()
 
     @model_validator(mode="before")
     @classmethod
-    def _pass_zone_on(cls, given: Any) -> Any:
+    def _inherit_zone(cls, given: Any) -> Any:
         """Let times without a zone be in the zone of the days, unless their log declares another one."""
         logs = given.get("logs") if isinstance(given, dict) else None
         if not isinstance(logs, dict) or "zone" not in given:
@@ -139,15 +139,15 @@ class Settings(Declared):
         return {**given, "logs": filled}
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Settings:
+    def _check_consistency(self) -> Settings:
         problems = [
-            *_label_problems(self),
-            *_domain_problems(self),
-            *_history_problems(self),
-            *_feature_problems(self),
-            *name_problems(self.features, self.history),
-            *_model_problems(self),
-            *_refit_problems(self),
+            *_find_label_problems(self),
+            *_find_domain_problems(self),
+            *_find_history_problems(self),
+            *_find_feature_problems(self),
+            *find_name_problems(self.features, self.history),
+            *_find_model_problems(self),
+            *_find_refit_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -158,12 +158,12 @@ class Settings(Declared):
         label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
         return frozenset({*self.logs.impressions.outcomes, *label})
 
-    def of_kind(self, kind: type[F]) -> list[F]:
+    def select_features(self, kind: type[F]) -> list[F]:
         """The features of one kind, in their order."""
         return [f for f in self.features if isinstance(f, kind)]
 
 
-def _label_problems(settings: Settings) -> list[str]:
+def _find_label_problems(settings: Settings) -> list[str]:
     from_clicks = isinstance(settings.label, LabelFromClicks)
     if from_clicks and settings.logs.clicks is None:
         return ["label.window_hours: the label comes from clicks, but `logs.clicks` is not declared"]
@@ -178,19 +178,19 @@ def _label_problems(settings: Settings) -> list[str]:
     return []
 
 
-def _domain_problems(settings: Settings) -> list[str]:
+def _find_domain_problems(settings: Settings) -> list[str]:
     reserved = {OVERALL, OTHER} & set(settings.domains.known or [])
     return [f"domains.known: `{name}` is reserved; rename that domain" for name in sorted(reserved)]
 
 
-def _history_problems(settings: Settings) -> list[str]:
+def _find_history_problems(settings: Settings) -> list[str]:
     problems = []
     outcomes = {*settings.outcomes(), "label"}
     for name, kind in settings.history.items():
         if kind.outcome and kind.outcome not in outcomes:
             problems.append(
                 f"history.{name}.outcome: `{kind.outcome}` is neither `label` nor one of "
-                f"`logs.impressions.outcomes`{nearest(kind.outcome, outcomes)}"
+                f"`logs.impressions.outcomes`{suggest_nearest(kind.outcome, outcomes)}"
             )
         if kind.behaviours and settings.logs.behaviours is None:
             problems.append(f"history.{name}.behaviours: `logs.behaviours` is not declared")
@@ -202,7 +202,7 @@ def _history_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _feature_problems(settings: Settings) -> list[str]:
+def _find_feature_problems(settings: Settings) -> list[str]:
     problems = []
     seen: set[str] = set()
     for feature in settings.features:
@@ -210,15 +210,15 @@ def _feature_problems(settings: Settings) -> list[str]:
         if feature.name in seen:
             problems.append(f"{where}: the name is used twice; rename one")
         seen.add(feature.name)
-        for column in columns_read(feature):
-            problems += [f"{where}: {problem}" for problem in _column_problems(settings, feature, column)]
+        for column in list_read_columns(feature):
+            problems += [f"{where}: {problem}" for problem in _find_column_problems(settings, feature, column)]
         kinds: list[str] = []
         if isinstance(feature, Sequence):
             kinds = feature.of
         elif isinstance(feature, Statistic):
             kinds = [*feature.kinds(), *feature.since]
         problems += [
-            f"{where}: `{kind}` is no kind of `history`{nearest(kind, settings.history)}"
+            f"{where}: `{kind}` is no kind of `history`{suggest_nearest(kind, settings.history)}"
             for kind in kinds
             if kind not in settings.history
         ]
@@ -233,8 +233,8 @@ def _feature_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _model_problems(settings: Settings) -> list[str]:
-    problems = _pooling_problems(settings)
+def _find_model_problems(settings: Settings) -> list[str]:
+    problems = _find_pooling_problems(settings)
     if settings.trainer.batches == "single_domain":
         if settings.model.name == "mulann":
             problems.append("trainer.batches: MulANN's discriminator needs batches of several domains; set it to mixed")
@@ -251,7 +251,7 @@ def _model_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _refit_problems(settings: Settings) -> list[str]:
+def _find_refit_problems(settings: Settings) -> list[str]:
     if settings.gate.publish == "refit" and settings.trainer.warm_start is not None:
         return [
             "gate.publish: a refit is trained from scratch, but trainer.warm_start wants nights that go on from each "
@@ -260,19 +260,19 @@ def _refit_problems(settings: Settings) -> list[str]:
     return []
 
 
-def _pooling_problems(settings: Settings) -> list[str]:
+def _find_pooling_problems(settings: Settings) -> list[str]:
     if settings.model.pooling == "mean":
         return []
-    of_row = {f.embedding or f.name for f in settings.of_kind(Categorical) if f.splitter is None}
+    of_row = {f.embedding or f.name for f in settings.select_features(Categorical) if f.splitter is None}
     return [
         f"model.pooling: {settings.model.pooling} weighs the events of `{sequence.name}` by the candidate, but no "
         "categorical feature shares an embedding with it; give one of them, or set model.pooling to mean"
-        for sequence in settings.of_kind(Sequence)
+        for sequence in settings.select_features(Sequence)
         if not of_row & set(sequence.columns.values())
     ]
 
 
-def _column_problems(settings: Settings, feature: AnyFeature, column: Column) -> list[str]:
+def _find_column_problems(settings: Settings, feature: AnyFeature, column: Column) -> list[str]:
     table, _, name = column.partition(".")
     if table == "impressions" and name in settings.outcomes():
         return [

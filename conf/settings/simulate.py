@@ -6,10 +6,10 @@ import datetime as dt
 
 from pydantic import Field
 
-from star_ctr.conf.settings.base import Declared
+from star_ctr.conf.settings.base import SettingsModel
 
 
-class Simulation(Declared):
+class SimulateSettings(SettingsModel):
     """How much to simulate; how clicks arise is described in docs/simulator.md and is not a setting."""
 
     impressions: int = Field(600_000, ge=1_000, description="impressions over all days")

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from star_ctr.conf.settings.base import Declared
+from star_ctr.conf.settings.base import SettingsModel
 
 Width = Annotated[int, Field(ge=1)]
-HOW_NOT_WHAT = frozenset(
+NOT_AFFECTING_WEIGHTS = frozenset(
     {
         "checkpoint_minutes",
         "keep",
@@ -32,14 +32,14 @@ ACCEPTED = "accepted"
 """The same: its newest run of an earlier night that the gate, or a person, accepted (§4.4)."""
 
 
-class EmbeddingSettings(Declared):
+class EmbeddingSettings(SettingsModel):
     """One shared embedding table: ids seen fewer than `min_count` times in training share one row."""
 
     dim: Width | None = Field(None, description="width of its rows; `model.dim` if not given")
     min_count: int = Field(1, ge=1)
 
 
-class ModelSettings(Declared):
+class ModelSettings(SettingsModel):
     """STAR (§3), a model that §4.1 compares it with, or a later one: which parts, how wide, how deep."""
 
     name: Literal["star", "base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "ple", "pepnet"] = "star"
@@ -79,7 +79,7 @@ class ModelSettings(Declared):
     embeddings: dict[str, EmbeddingSettings] = Field(default_factory=dict)
 
 
-class TrainerSettings(Declared):
+class TrainerSettings(SettingsModel):
     """How the model is trained: §4.1 gives Adam, 0.001 and batches of 2000."""
 
     batch_size: int = Field(2000, ge=2)

@@ -29,20 +29,20 @@ from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, LabelColumn, Log
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.duplicates import HASH, duplicate_key, mark_duplicates
+from star_ctr.features.cleaning.duplicates import HASH, list_key_columns, mark_duplicates
 from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
     FILE_DAY,
     INTERNAL,
-    backticked,
-    consumed_columns,
-    declared_columns,
-    own,
+    list_consumed_columns,
+    list_own_columns,
+    list_required_columns,
+    make_stored_name,
+    map_declared_columns,
+    quote_name,
     require,
-    sources,
-    stored_name,
 )
-from star_ctr.features.cleaning.own_columns import columns_by_use, declared_type, with_numbers, with_texts
+from star_ctr.features.cleaning.own_columns import add_numbers, add_texts, get_declared_type, split_columns_by_use
 from star_ctr.features.cleaning.text import LOST, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
 from star_ctr.features.cleaning.times import check_time, parse_day, parse_time
 
@@ -73,7 +73,7 @@ def clean_log(
     """
     frames = {"": raw} if isinstance(raw, DataFrame) else raw
     log = settings.logs.declared()[name]
-    asked = sources(settings, name)
+    asked = list_required_columns(settings, name)
     needed = {key: column for key, column in asked.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
         require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
@@ -82,35 +82,35 @@ def clean_log(
     rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     has_days = getattr(log, "time", None) is not None
     reach = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
-    return mark_duplicates(rows, duplicate_key(log), reach)
+    return mark_duplicates(rows, list_key_columns(log), reach)
 
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
     """Parse the rows of files with one schema into the table's columns, with `ds`, `reason`, `raw` and a value hash."""
     log = settings.logs.declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
-    rows, texts = with_texts(log, raw, types)
+    rows, texts = add_texts(log, raw, types)
     # Depends on the values only, not on column order or on columns that are empty.
-    parts = (F.concat(F.lit(f"{c}\x1e"), _flat_text(texts[c], types[c])) for c in sorted(types))
+    parts = (F.concat(F.lit(f"{c}\x1e"), _flatten_to_text(texts[c], types[c])) for c in sorted(types))
     rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
-    rows, numbers = with_numbers(log, rows, texts, types)
-    read_as = columns_by_use(settings, name)
+    rows, numbers = add_numbers(log, rows, texts, types)
+    read_as = split_columns_by_use(settings, name)
     row_hash = F.md5(_TEXT)
 
     columns, checks = _parse_declared(settings, name, types, texts)
     if isinstance(log, ImpressionLog) and not log.id:
         columns = {"impression_id": row_hash, **columns}
-    consumed = consumed_columns(settings, log)
+    consumed = list_consumed_columns(settings, log)
     for column in types:
         if column in consumed:
             continue
         value, check = _parse_own(log, column, texts[column], numbers)
         if column in read_as["id"] and isinstance(types[column], FloatType | DoubleType):
-            rounded = F.when(is_rounded(own(column), types[column]), F.lit(f"{column}: {LOST}"))
+            rounded = F.when(is_rounded(list_own_columns(column), types[column]), F.lit(f"{column}: {LOST}"))
             check = rounded if check is None else F.coalesce(rounded, check)
         if column in read_as["number"] and log.decimal == "," and isinstance(types[column], StringType):
             value = value if column in log.types else to_plain_number(value)
-        columns[stored_name(column)] = value
+        columns[make_stored_name(column)] = value
         checks += [check] if check is not None else []
     # Text that cannot be decoded makes different values equal, in any column.
     broken = is_undecodable(F.col(_TEXT), log)
@@ -120,9 +120,9 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
-    own_day = None if day is None else own(day.column) if is_date else texts[day.column]
+    own_day = None if day is None else list_own_columns(day.column) if is_date else texts[day.column]
     if day is not None and isinstance(types[day.column], TimestampType):
-        own_day = F.from_utc_timestamp(own(day.column), settings.zone)
+        own_day = F.from_utc_timestamp(list_own_columns(day.column), settings.zone)
     # An implausible time does not determine the day either.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)
@@ -133,7 +133,9 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         *(value.alias(k) for k, value in columns.items()),
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
         # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
-        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(own, types))))).alias("raw"),
+        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(list_own_columns, types))))).alias(
+            "raw"
+        ),
         row_hash.alias(HASH),
         reason.alias("reason"),
         *(value.alias(k) for k, value in carried.items()),
@@ -153,9 +155,9 @@ def _parse_declared(
     time = getattr(log, "time", None)
     if time is not None:
         where = f"logs.{name}.time"
-        columns["ts"] = parse_time(time, own(time.column), texts[time.column], types[time.column], where)
+        columns["ts"] = parse_time(time, list_own_columns(time.column), texts[time.column], types[time.column], where)
         checks.append(check_time(time, columns["ts"], settings.zone))
-    for target, source in declared_columns(settings, log).items():
+    for target, source in map_declared_columns(settings, log).items():
         if target == "label":
             continue
         if isinstance(types[source], (*NESTED, ArrayType)):
@@ -165,7 +167,7 @@ def _parse_declared(
             )
         columns[target] = texts[source]
         verbatim = log.types.get(source) == "string"
-        checks.append(check_key(log, columns[target], own(source), types[source], source, verbatim))
+        checks.append(check_key(log, columns[target], list_own_columns(source), types[source], source, verbatim))
     if isinstance(log, ImpressionLog):
         checks += _check_domain(settings, columns)
         if isinstance(settings.label, LabelColumn):
@@ -194,7 +196,7 @@ def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column
 
     A column without a declared type becomes text, whatever its type in this file: the next file may have another type.
     """
-    kind = declared_type(log, column)
+    kind = get_declared_type(log, column)
     if kind is None or kind == "string":
         return text, None
     value = numbers[column] if kind == "double" else text.try_cast("bigint")
@@ -221,17 +223,17 @@ def _check_case_collisions(names: Iterable[str], where: str) -> None:
             raise DataError(f"{where}: `{other}` and `{name}` differ only in case; rename one of them")
 
 
-def _flat_text(text: Column, kind: DataType) -> Column:
+def _flatten_to_text(text: Column, kind: DataType) -> Column:
     return F.to_json(text) if isinstance(kind, ArrayType) else text
 
 
-def whole(rows: DataFrame) -> Column:
+def dump_row(rows: DataFrame) -> Column:
     """A cleaned row as JSON: as it was read where something is wrong with it, else in its table's columns."""
     columns = [c for c in rows.columns if c not in ("reason", "raw")]
-    return F.coalesce("raw", F.to_json(F.struct(*(F.col(backticked(c)) for c in columns))))
+    return F.coalesce("raw", F.to_json(F.struct(*(F.col(quote_name(c)) for c in columns))))
 
 
-def counted(rows: DataFrame, domain: Column) -> DataFrame:
+def count_rows(rows: DataFrame, domain: Column) -> DataFrame:
     """Ledger entries of cleaned rows: rows in and out by day, domain and reason."""
     good = F.col("reason").isNull()
     return (
@@ -256,7 +258,7 @@ def union_frames(frames: list[DataFrame]) -> DataFrame:
 
     def fit(frame: DataFrame) -> DataFrame:
         lone = {
-            f.name: F.when(own(f.name).isNotNull(), F.array(own(f.name)))
+            f.name: F.when(list_own_columns(f.name).isNotNull(), F.array(list_own_columns(f.name)))
             for f in frame.schema.fields
             if isinstance(kinds[f.name], ArrayType) and isinstance(f.dataType, StringType)
         }

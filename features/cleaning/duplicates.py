@@ -16,7 +16,7 @@ _NUMBER = "_star_ctr_number"
 _FIRST = "_star_ctr_first"
 
 
-def duplicate_key(log: Log) -> list[str]:
+def list_key_columns(log: Log) -> list[str]:
     """Return the columns whose values together must be unique in a log."""
     match log:
         case ImpressionLog():

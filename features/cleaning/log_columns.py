@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from star_ctr.conf.errors import DataError, nearest
+from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog, LabelColumn, Log
 from star_ctr.conf.settings.root import Settings
 
@@ -18,7 +18,7 @@ INTERNAL = (CORRUPT, FILE_DAY)
 OWN_SUFFIX = "_raw"
 
 
-def sources(settings: Settings, name: str) -> dict[str, str]:
+def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
     """The columns that log `name` must have, each with the key of the settings that asks for it."""
     log = settings.logs.declared()[name]
     wanted = {f"types.{column}": column for column in log.types}
@@ -46,21 +46,21 @@ def require(there: Iterable[str], wanted: Mapping[str, str], where: str) -> None
     names = [c for c in there if c not in INTERNAL]
     missing = {key: column for key, column in wanted.items() if column not in names}
     if missing:
-        lines = [f"{where}.{key}: no column `{c}`{nearest(c, names)}" for key, c in missing.items()]
+        lines = [f"{where}.{key}: no column `{c}`{suggest_nearest(c, names)}" for key, c in missing.items()]
         raise DataError("\n".join([*lines, f"(existing columns: {', '.join(names)})"]))
 
 
-def backticked(column: str) -> str:
+def quote_name(column: str) -> str:
     """The column's name as Spark takes it, whatever it holds."""
     return "`" + column.replace("`", "``") + "`"
 
 
-def own(column: str) -> Column:
+def list_own_columns(column: str) -> Column:
     """Return a log's own column by name."""
-    return F.col(backticked(column))
+    return F.col(quote_name(column))
 
 
-def declared_columns(settings: Settings, log: Log) -> dict[str, str]:
+def map_declared_columns(settings: Settings, log: Log) -> dict[str, str]:
     """Return the log's columns that its table stores under predefined names: table column -> log column.
 
     Excludes times and days, which the table stores in another form (`ts`, `ds`).
@@ -81,11 +81,11 @@ def declared_columns(settings: Settings, log: Log) -> dict[str, str]:
     return names
 
 
-def consumed_columns(settings: Settings, log: Log) -> set[str]:
+def list_consumed_columns(settings: Settings, log: Log) -> set[str]:
     """Return the log's columns that its table does not also store under their own names."""
     time, day, order = (getattr(log, name, None) for name in ("time", "day", "order"))
     more = {time.column if time else None, day.column if day else None, order}
-    return {*declared_columns(settings, log).values(), *(name for name in more if name is not None)}
+    return {*map_declared_columns(settings, log).values(), *(name for name in more if name is not None)}
 
 
 _TABLE_COLUMNS = frozenset(
@@ -93,7 +93,7 @@ _TABLE_COLUMNS = frozenset(
 )
 
 
-def stored_name(column: str) -> str:
+def make_stored_name(column: str) -> str:
     """Return the name under which a table stores a log's own column.
 
     Appends `_raw` to a name that collides with one of the table's columns, ignoring case as Spark does, or with another
@@ -105,18 +105,18 @@ def stored_name(column: str) -> str:
     return f"{column}{OWN_SUFFIX}" if bare in _TABLE_COLUMNS else column
 
 
-def table_column(settings: Settings, table: str, column: str) -> str:
+def make_table_column(settings: Settings, table: str, column: str) -> str:
     """Return the name in `table` of the log's own column that the settings call `<table>.<column>`.
 
     Raises:
         DataError: The column holds a row's time or day, which the table stores in another form.
     """
     log = settings.logs.declared()[table]
-    names = {source: target for target, source in declared_columns(settings, log).items()}
+    names = {source: target for target, source in map_declared_columns(settings, log).items()}
     if column in names:
         return names[column]
-    if column in consumed_columns(settings, log):
+    if column in list_consumed_columns(settings, log):
         raise DataError(
             f"{table}.{column}: the time or day of logs.{table} cannot be a feature; use `hour` or `weekday`"
         )
-    return stored_name(column)
+    return make_stored_name(column)

@@ -8,10 +8,10 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StringType
 
-from star_ctr.conf.settings.features import Numeric, columns_read
+from star_ctr.conf.settings.features import Numeric, list_read_columns
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.log_columns import own
+from star_ctr.features.cleaning.log_columns import list_own_columns
 from star_ctr.features.cleaning.text import to_numbers, to_text
 
 _TEXT = "_star_ctr_text"
@@ -19,32 +19,34 @@ _TEXTS = "_star_ctr_texts"
 _NUMBERS = "_star_ctr_numbers"
 
 
-def with_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[DataFrame, dict[str, Column]]:
+def add_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[DataFrame, dict[str, Column]]:
     """Add the text of each column; returns the rows, and the text by column."""
     # All text columns go through one expression over an array: Spark compiles code for each expression, and for a log
     # with many columns that took longer than to run it.
     plain = [c for c, kind in types.items() if isinstance(kind, StringType) and log.types.get(c) != "string"]
     rows, texts = raw, {}
     if plain:
-        array = F.transform(F.array(*map(own, plain)), lambda text: to_text(log, text, StringType()))
+        array = F.transform(F.array(*map(list_own_columns, plain)), lambda text: to_text(log, text, StringType()))
         rows = rows.withColumn(_TEXTS, array)
         texts = {c: F.get(_TEXTS, F.lit(k)) for k, c in enumerate(plain)}
     others = {c: f"{_TEXT}{k}" for k, c in enumerate(types) if c not in texts}
-    verbatim = {name: to_text(log, own(c), types[c], log.types.get(c) == "string") for c, name in others.items()}
+    verbatim = {
+        name: to_text(log, list_own_columns(c), types[c], log.types.get(c) == "string") for c, name in others.items()
+    }
     rows = rows.withColumns(verbatim) if verbatim else rows
     return rows, {c: texts[c] if c in texts else F.col(others[c]) for c in types}
 
 
-def declared_type(log: Log, column: str) -> str | None:
+def get_declared_type(log: Log, column: str) -> str | None:
     """Return the type that the settings declare for a column; outcomes are doubles unless they say otherwise."""
     return log.types.get(column) or ("double" if column in getattr(log, "outcomes", ()) else None)
 
 
-def with_numbers(
+def add_numbers(
     log: Log, rows: DataFrame, texts: Mapping[str, Column], types: Mapping[str, DataType]
 ) -> tuple[DataFrame, dict[str, Column]]:
     """Add the number of each column that is declared a double; returns the rows, and the number by column."""
-    doubles = [c for c in texts if declared_type(log, c) == "double"]
+    doubles = [c for c in texts if get_declared_type(log, c) == "double"]
     if not doubles:
         return rows, {}
     # Floats of a typed file become text with a decimal point; `decimal` applies only to numbers in text.
@@ -59,11 +61,11 @@ def with_numbers(
     return rows, numbers
 
 
-def columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
+def split_columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
     """Return which of the log's own columns features read as a number, and which as an id."""
     found: dict[str, set[str]] = {"number": set(), "id": set()}
     for feature in settings.features:
-        for column in columns_read(feature):
+        for column in list_read_columns(feature):
             table, _, source = column.partition(".")
             if table == name:
                 found["number" if isinstance(feature, Numeric) else "id"].add(source)

@@ -54,11 +54,11 @@ def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) ->
         if isinstance(kind.elementType, (*NESTED, ArrayType)):
             return F.transform(column, F.to_json)
         return F.transform(column, lambda x: to_text(log, x, kind.elementType, verbatim))
-    text = _scalar_to_text(column, kind)
+    text = _convert_scalar(column, kind)
     # Typed formats distinguish text from numbers; in CSV and JSON a number may have been written either way.
     if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
         text = _normalize_whole_number(text, log.decimal)
-    return _without_null_values(log, text)
+    return _drop_null_values(log, text)
 
 
 def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str, verbatim: bool = False) -> Column:
@@ -137,7 +137,7 @@ def to_plain_number(text: Column) -> Column:
     return F.coalesce(F.when(text.contains(",") | text.rlike(_GROUPED), number), text)
 
 
-def _scalar_to_text(column: Column, kind: DataType) -> Column:
+def _convert_scalar(column: Column, kind: DataType) -> Column:
     if isinstance(kind, FloatType | DoubleType):
         digits = F.when(
             (column == F.floor(column)) & (F.abs(column) < 1e18), column.cast("decimal(20, 0)").cast("string")
@@ -168,7 +168,7 @@ def _normalize_whole_number(text: Column, decimal: str) -> Column:
     )
 
 
-def _without_null_values(log: Log, text: Column) -> Column:
+def _drop_null_values(log: Log, text: Column) -> Column:
     tokens = sorted({token.strip() for token in log.null_values})
     # Tabs and no-break spaces are as empty as spaces.
     bare = F.trim(F.translate(text, "\t\r\n\u00a0", "    "))

@@ -84,11 +84,11 @@ def check_time(column: TimeColumn, ts: Column, zone: str) -> Column:
     """Return the reason why a row's time is unusable, null if it is usable; `zone` is that of the days."""
     unreadable = F.when(ts.isNull(), F.lit(f"{column.column}: no usable time"))
     day = F.to_date(F.from_utc_timestamp(ts, zone))
-    outside = (day < F.lit(column.earliest)) | (day > F.lit(_latest(column)))
+    outside = (day < F.lit(column.earliest)) | (day > F.lit(_get_latest(column)))
     return F.coalesce(unreadable, F.when(outside, F.lit(f"{column.column}: {OUTSIDE}")))
 
 
-def _latest(column: TimeColumn) -> dt.date:
+def _get_latest(column: TimeColumn) -> dt.date:
     # Allow a day: a clock may be hours ahead, or in another zone. Rows with a clock set to 2036 are quarantined.
     return column.latest or dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
 
@@ -116,7 +116,7 @@ def parse_day(
         bad = F.when(date.isNull(), F.lit(f"{day.column}: no day in the format {day.format}"))
         time: TimeColumn | None = getattr(log, "time", None)
         if time is not None:
-            outside = (date < F.lit(time.earliest)) | (date > F.lit(_latest(time)))
+            outside = (date < F.lit(time.earliest)) | (date > F.lit(_get_latest(time)))
             bad = F.coalesce(bad, F.when(outside, F.lit(f"{day.column}: {OUTSIDE}")))
             date = F.when(~outside, date)
         return F.date_format(date, "yyyy-MM-dd"), bad

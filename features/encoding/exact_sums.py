@@ -37,7 +37,7 @@ class ExactSums:
 
     def __init__(self, squares: bool = True, count: int = 0, total: int = 0, total_squares: int = 0) -> None:
         self.squares = squares
-        self.count, self._total, self._total_squares = count, total, total_squares
+        self.count, self._sum_over_group, self._total_squares = count, total, total_squares
         self._parts = np.zeros((2, _EXPONENTS), np.int64)
         self._square_parts = np.zeros((6 if squares else 0, _EXPONENTS), np.int64)
 
@@ -63,7 +63,7 @@ class ExactSums:
     def total(self) -> int:
         """The sum in units of 2^-1126."""
         self._fold()
-        return self._total
+        return self._sum_over_group
 
     @property
     def total_squares(self) -> int:
@@ -75,7 +75,7 @@ class ExactSums:
         """Fold the sums per exponent into the totals."""
         for place in np.flatnonzero(self._parts.any(axis=0)).tolist():
             high, low = self._parts[:, place].tolist()
-            self._total += ((high << _HALF) + low) << place
+            self._sum_over_group += ((high << _HALF) + low) << place
         self._parts[:] = 0
         for place in np.flatnonzero(self._square_parts.any(axis=0)).tolist():
             hh, hh_low, hl, hl_low, ll, ll_low = self._square_parts[:, place].tolist()
@@ -87,7 +87,7 @@ class ExactSums:
     def merge(self, count: int, total: int, total_squares: int = 0) -> None:
         """Add the count and the totals of another set of numbers."""
         self.count += count
-        self._total += total
+        self._sum_over_group += total
         self._total_squares += total_squares
 
     def mean(self) -> float:

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.encoded_row import NumericSource
 from star_ctr.features.encoding.exact_sums import ExactSums
-from star_ctr.features.encoding.row_encoder import Floats, numbers
+from star_ctr.features.encoding.row_encoder import Floats, compute_numbers
 
 QUANTILE_ROWS = 200_000
 FENCE_ROWS = 100
@@ -42,7 +42,7 @@ class Fit(NamedTuple):
     deviation: float
 
 
-def base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, float]:
+def compute_base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, float]:
     """Return the overall rate of each number: the sum of its column over that of its denominator, or 0."""
     columns = sorted({column for s in sources.values() for column in (s.column, str(s.denominator))})
     sums = _sum_inliers(train, {column: NumericSource(column=column) for column in columns}, {}, squares=False)
@@ -57,11 +57,11 @@ def base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[s
 def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, Fit]:
     """Fit mean and standard deviation by number, both finite; the latter is 0 only if the number is constant.
 
-    Outliers (outside `fence`) are left out: a single 1e18 among numbers from 1 to 5 would make all others look equal.
+    Outliers (outside `compute_fence`) are left out: a single 1e18 among numbers from 1 to 5 would make all others look equal.
     """
     if not sources:
         return {}
-    fences = _apply_to_sample(train, sources, dict.fromkeys(sources, fence))
+    fences = _apply_to_sample(train, sources, dict.fromkeys(sources, compute_fence))
     sums = _sum_inliers(train, sources, {name: (low, high) for name, (low, high) in fences.items()})
     return {name: _fit_scale(source, sums[name]) for name, source in sources.items()}
 
@@ -81,10 +81,10 @@ def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]
 
 
 def _cut_into(count: int) -> Callable[[Floats], list[float]]:
-    return lambda values: sorted({quantile(values, k / count) for k in range(1, count)}) if len(values) else []
+    return lambda values: sorted({compute_quantile(values, k / count) for k in range(1, count)}) if len(values) else []
 
 
-def fence(values: Floats) -> list[float]:
+def compute_fence(values: Floats) -> list[float]:
     """Return the bounds outside which a number is an outlier, from sorted `values` (n,).
 
     The usual range excludes one number in 1000 at each end, but at least one. The fence is 100 times the width of that
@@ -99,7 +99,7 @@ def fence(values: Floats) -> list[float]:
     return [low - away, high + away]
 
 
-def quantile(values: Floats, share: float) -> float:
+def compute_quantile(values: Floats, share: float) -> float:
     """Return a quantile of sorted numbers (n > 0,), interpolated linearly without overflow."""
     position = (len(values) - 1) * share
     below = int(position)
@@ -118,9 +118,9 @@ def _apply_to_sample(
 
     def make(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         parts: dict[str, list[Floats]] = {name: [] for name in sources}
-        for table in map(_as_table, batches):
+        for table in map(_convert_to_table, batches):
             for name, source in sources.items():
-                parts[name].append(_drop_missing(numbers(table, source)))
+                parts[name].append(_drop_missing(compute_numbers(table, source)))
         found = [wanted[name](np.sort(np.concatenate([*parts.pop(name), np.empty(0)]))) for name in sources]
         yield pa.RecordBatch.from_arrays(
             [pa.array(list(sources)), pa.array(found, pa.list_(pa.float64()))], names=["name", "found"]
@@ -142,9 +142,9 @@ def _sum_inliers(
 
     def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = {name: ExactSums(squares) for name in sources}
-        for table in map(_as_table, batches):
+        for table in map(_convert_to_table, batches):
             for name, source in sources.items():
-                x = _drop_missing(numbers(table, source))
+                x = _drop_missing(compute_numbers(table, source))
                 low, high = fences.get(name, _EVERYTHING)
                 sums[name].add(x[(low <= x) & (x <= high)])
         yield _pack(sums)
@@ -170,7 +170,7 @@ def _select_columns(train: DataFrame, sources: Mapping[str, NumericSource]) -> D
     return train.select(*(F.col(f"`{column}`") for column in sorted(needed)))
 
 
-def _as_table(batch: pa.RecordBatch) -> pa.Table:
+def _convert_to_table(batch: pa.RecordBatch) -> pa.Table:
     return pa.Table.from_batches([batch])
 
 

@@ -10,24 +10,24 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.column_names import side_column
+from star_ctr.conf.contracts.column_names import name_side_column
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN
-from star_ctr.conf.settings.features import Categorical, Sequence, flat
+from star_ctr.conf.settings.features import Categorical, Sequence, flatten_column_name
 from star_ctr.conf.settings.root import Settings
 
 VOCABULARY_SCHEMA = "embedding string, value string, rows long"
 
 
-def embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | None]]]:
+def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | None]]]:
     """For each embedding table, the features columns it holds the values of, each with its separator if it has one."""
     columns: dict[str, list[tuple[str, str | None]]] = {}
     for feature in settings.features:
         if isinstance(feature, Categorical):
-            entry = (flat(feature.column), feature.splitter)
+            entry = (flatten_column_name(feature.column), feature.splitter)
             columns.setdefault(feature.embedding or feature.name, []).append(entry)
         elif isinstance(feature, Sequence):
             for column, embedding in feature.columns.items():
-                columns.setdefault(embedding, []).append((side_column(feature.name, column), None))
+                columns.setdefault(embedding, []).append((name_side_column(feature.name, column), None))
     return columns
 
 
@@ -38,7 +38,7 @@ def fit_vocabularies(settings: Settings, train: DataFrame, before: DataFrame | N
     left out (they are encoded as unknown). Values that stand in vocabularies of `before` keep their ids, whether or
     not these rows hold them, and the new ones follow.
     """
-    columns = embedding_columns(settings)
+    columns = list_embedding_columns(settings)
     needed = sorted({column for entries in columns.values() for column, _ in entries})
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -46,7 +46,7 @@ def fit_vocabularies(settings: Settings, train: DataFrame, before: DataFrame | N
         for batch in batches:
             for embedding, entries in columns.items():
                 for column, separator in entries:
-                    counts = pc.value_counts(flattened(batch.column(column), separator))
+                    counts = pc.value_counts(explode_values(batch.column(column), separator))
                     values, numbers = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
                     for value, number in zip(values, numbers, strict=True):
                         if value is not None:
@@ -77,7 +77,7 @@ def fit_vocabularies(settings: Settings, train: DataFrame, before: DataFrame | N
     )
 
 
-def flattened(column: pa.Array, separator: str | None) -> pa.Array:
+def explode_values(column: pa.Array, separator: str | None) -> pa.Array:
     """All values of a column: list columns opened, text split at its separator, else as it is."""
     if separator is not None:
         return pc.list_flatten(pc.split_pattern(column, separator))

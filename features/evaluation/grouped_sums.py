@@ -38,7 +38,7 @@ class Names(NamedTuple):
         return np.searchsorted(self.hashes, hashes)
 
 
-def names_of(scores: DataFrame) -> Names:
+def collect_names(scores: DataFrame) -> Names:
     """The names in `scores`, which are read for it."""
     found = sorted(scores.select(_group(), "run_id", "domain").distinct().collect(), key=lambda row: row.group)
     runs = sorted({row.run_id for row in found})
@@ -50,8 +50,8 @@ def names_of(scores: DataFrame) -> Names:
     )
 
 
-def numbered(scores: DataFrame, *more: Column) -> DataFrame:
-    """Convert `scores` to compact rows: key, group, and score with the label as its sign, as `unsigned` reads it.
+def number_rows(scores: DataFrame, *more: Column) -> DataFrame:
+    """Convert `scores` to compact rows: key, group, and score with the label as its sign, as `split_sign` reads it.
 
     key: a hash of the user, for `resampling.weights`; group: a hash of the run and domain, as in `Names`. The query
     fails on an invalid score, which would otherwise change the ranking and the metrics silently.
@@ -70,7 +70,7 @@ def require_valid(column: str, holds: Column) -> Column:
     return F.when(F.coalesce(holds, F.lit(False)), F.col(column)).otherwise(error)
 
 
-def unsigned(signed: Floats) -> tuple[Floats, Bools]:
+def split_sign(signed: Floats) -> tuple[Floats, Bools]:
     """Scores, and whether the row was clicked: without a click their sign is minus, that of 0.0 too."""
     return np.abs(signed), ~np.signbit(signed)
 
@@ -79,7 +79,7 @@ def _group() -> Column:
     return F.xxhash64("run_id", "domain").alias("group")
 
 
-def parts(kind: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
+def list_parts(kind: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
     """Where each name's rows stand, of those that have any; `kind`: the place of a row's name, sorted."""
     cuts = np.searchsorted(kind, np.arange(len(names) + 1))
     for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
@@ -87,7 +87,7 @@ def parts(kind: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
             yield name, slice(start, end)
 
 
-def as_batch(names: Sequence[Name], values: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBatch:
+def make_batch(names: Sequence[Name], values: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBatch:
     """A row a name: run, domain, and then `values`, column by column."""
     columns = [[run for run, _ in names], [domain for _, domain in names], *values]
     arrays = [pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)]

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.settings.root import EvaluateSettings
-from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, estimates, with_intervals
+from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, add_intervals, estimate
 from star_ctr.features.evaluation.grouped_sums import require_valid
 
 _EXACT = "decimal(38, 18)"
@@ -19,21 +19,21 @@ _LEAST = 1e-15
 METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss")
 
 
-def by_domain(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
+def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
     """For each run one row a domain and one `overall` (all domains mixed, users grouped over all of them, §4.1).
 
     `scores`: run_id, user_id, domain, label (0.0 or 1.0), score in [0, 1]. Columns: run_id, domain, METRICS and
     INTERVALS; auc is null for one class, gauc (with gauc_users, gauc_rows: the users with both classes and their rows)
     where no user has both, pcoc where nothing was clicked; intervals also without replicates.
     """
-    ranked = with_intervals(estimates(scores, evaluate), evaluate.level)
-    return totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
+    ranked = add_intervals(estimate(scores, evaluate), evaluate.level)
+    return compute_totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
 
 
 def count_invalid(scores: DataFrame) -> DataFrame:
     """Count invalid scores and labels by run and domain: run_id, domain, rows, bad_scores, bad_labels.
 
-    `scores`: as for `by_domain`; the label is optional. A score must be in [0, 1] and a label 0 or 1; null and NaN are
+    `scores`: as for `compute_metrics`; the label is optional. A score must be in [0, 1] and a label 0 or 1; null and NaN are
     invalid.
     """
     score = F.col("score").between(0, 1)
@@ -45,7 +45,7 @@ def count_invalid(scores: DataFrame) -> DataFrame:
     )
 
 
-def totals(scores: DataFrame) -> DataFrame:
+def compute_totals(scores: DataFrame) -> DataFrame:
     """Compute rows, clicks, PCOC and log loss of each run by domain and `overall`: the metrics without ranking."""
     label = require_valid("label", F.col("label").isin(0.0, 1.0))
     score = require_valid("score", F.col("score").between(0, 1))

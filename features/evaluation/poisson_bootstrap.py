@@ -26,24 +26,24 @@ _FRACTION = 36
 """Bits behind the point of a summed GAUC: exact sums of 100 million users fit 63 bits."""
 
 
-def _poisson_table() -> Weights:
+def _make_poisson_table() -> Weights:
     """The Poisson(1) number for each of 65,536 equally likely draws: its chances are right to 2^-17."""
     chances = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
     bounds = np.rint(chances * 65_536)
     return np.searchsorted(bounds, np.arange(65_536), side="right").astype(np.uint8)
 
 
-_POISSON = _poisson_table()
+_POISSON = _make_poisson_table()
 
 
-def _mixed(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The output function of splitmix64: every bit of the result hangs on every bit of `z`."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
-def weights(keys: Ints, replicates: int, seed: int) -> Weights:
+def draw_weights(keys: Ints, replicates: int, seed: int) -> Weights:
     """How often each user counts, (C, n): 1 in the first row, then one row a replicate.
 
     `keys`: (n,) a 64-bit hash of each row's user, which starts a splitmix64 stream; 64 bits of it make four draws.
@@ -52,9 +52,9 @@ def weights(keys: Ints, replicates: int, seed: int) -> Weights:
     steps = -(-replicates // _LANES)
     if steps == 0:
         return drawn
-    start = _mixed(keys.astype(np.uint64) ^ _mixed(np.array([seed], np.uint64)))
+    start = _mix(keys.astype(np.uint64) ^ _mix(np.array([seed], np.uint64)))
     counters = np.arange(1, steps + 1, dtype=np.uint64)[:, None] * _GOLDEN
-    bits = _mixed(start + counters)
+    bits = _mix(start + counters)
     for lane in range(_LANES):
         part = drawn[1 + lane :: _LANES]
         shifted = (bits[: len(part)] >> np.uint64(16 * lane)).astype(np.uint16)
@@ -104,7 +104,7 @@ class RankSums:
         self.negative += below[:, -1]
 
 
-def auc(positive: Ints, negative: Ints, wins: Ints) -> Floats:
+def compute_auc(positive: Ints, negative: Ints, wins: Ints) -> Floats:
     """AUC of summed wins; NaN where a class is missing."""
     pairs = 2.0 * positive * negative
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
@@ -135,13 +135,13 @@ class UserSums:
         self.part += sums[:, 2]
 
 
-def gauc(rows: Ints, whole: Ints, part: Ints) -> Floats:
+def compute_gauc(rows: Ints, whole: Ints, part: Ints) -> Floats:
     """GAUC of summed users; NaN where there are none."""
     value = whole + np.ldexp(part.astype(np.float64), -_FRACTION)
     return np.divide(value, rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
 
-def interval(replicates: Floats, level: float) -> tuple[float | None, float | None]:
+def compute_interval(replicates: Floats, level: float) -> tuple[float | None, float | None]:
     """The percentile interval; none where more of the replicates are undefined than it may leave out."""
     defined = replicates[~np.isnan(replicates)]
     if len(defined) == 0 or len(defined) < level * len(replicates):
@@ -150,15 +150,15 @@ def interval(replicates: Floats, level: float) -> tuple[float | None, float | No
     return float(low), float(high)
 
 
-def deviation(replicates: Floats, level: float) -> float | None:
-    """Return the standard deviation of the replicates (the bootstrap standard error); None if `interval` is None."""
+def compute_deviation(replicates: Floats, level: float) -> float | None:
+    """Return the standard deviation of the replicates (the bootstrap standard error); None if `compute_interval` is None."""
     defined = replicates[~np.isnan(replicates)]
     if len(defined) < 2 or len(defined) < level * len(replicates):
         return None
     return float(np.std(defined, ddof=1))
 
 
-def tied_groups(group: Ints, score: Floats, positive: Bools) -> tuple[Ints, Ints, Ints, Ints]:
+def find_ties(group: Ints, score: Floats, positive: Bools) -> tuple[Ints, Ints, Ints, Ints]:
     """Of rows sorted by group and score: each group's first row, rows, positives and twice the pairs that they win."""
     n = len(group)
     changes = np.r_[True, group[1:] != group[:-1]]

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.features.evaluation.grouped_sums import Name, Names, as_batch, numbered, parts, unsigned
-from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, RankSums, Weights, weights
+from star_ctr.features.evaluation.grouped_sums import Name, Names, list_parts, make_batch, number_rows, split_sign
+from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, RankSums, Weights, draw_weights
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
 _ARROW = pa.schema(
@@ -26,9 +26,9 @@ _WEIGHTS = 1 << 20
 """Weights at a time: what is summed of them fits a core's cache."""
 
 
-def ranked_sums(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
+def sum_ranks(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
     """SUMS of each task's range. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score; `names`: those in it."""
-    rows = numbered(scores).withColumn("rank", F.abs("score"))
+    rows = number_rows(scores).withColumn("rank", F.abs("score"))
 
     def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = _Groups(names, replicates, seed)
@@ -51,8 +51,8 @@ class _Groups:
     def add(self, block: pa.RecordBatch) -> None:
         """Rows in the order of their score."""
         names, group = self.names, self.names.places(block.column("group").to_numpy())
-        score, positive = unsigned(block.column("score").to_numpy())
-        weight = weights(block.column("key").to_numpy(), self.replicates, self.seed)
+        score, positive = split_sign(block.column("score").to_numpy())
+        weight = draw_weights(block.column("key").to_numpy(), self.replicates, self.seed)
         self._add(names.run[group], names.runs, score, positive, weight)
         self._add(group, names.groups, score, positive, weight)
 
@@ -61,11 +61,11 @@ class _Groups:
         if len(names) > 1:
             order = np.argsort(kind, kind="stable")
             kind, score, positive, weight = kind[order], score[order], positive[order], np.take(weight, order, axis=1)
-        for name, part in parts(kind, names):
+        for name, part in list_parts(kind, names):
             self.sums[name].add(score[part], positive[part], weight[:, part])
 
     def batch(self) -> pa.RecordBatch:
         """All sums, as SUMS."""
         sums = self.sums.values()
         values = [[getattr(s, name) for s in sums] for name in ("lowest", "positive", "negative", "wins")]
-        return as_batch(list(self.sums), values, _ARROW)
+        return make_batch(list(self.sums), values, _ARROW)

@@ -11,7 +11,7 @@ PRIOR_DISPERSION, PRIOR_FREEDOM = 4.0, 12.0
 """Prior dispersion of counts, used without data, and the weight of this prior in degrees of freedom."""
 
 
-def p_below(estimate: float, std: float, users: float, draws: float = math.inf) -> float:
+def compute_p_below(estimate: float, std: float, users: float, draws: float = math.inf) -> float:
     """Return the one-sided p-value of an estimate below 0: the probability of one this low if the true value is 0.
 
     Uses Student's t. A few hundred bootstrap draws cannot resolve the small p-values that a correction for dozens of
@@ -28,13 +28,13 @@ def p_below(estimate: float, std: float, users: float, draws: float = math.inf) 
     return float(t.cdf(estimate / std, min(draws, users) - 1))
 
 
-def smallest_detectable(rate: float, power: float, std: float, users: float, draws: float = math.inf) -> float:
-    """Return the smallest true loss for which `p_below` is at most `rate` with probability `power`."""
+def compute_detectable_loss(rate: float, power: float, std: float, users: float, draws: float = math.inf) -> float:
+    """Return the smallest true loss for which `compute_p_below` is at most `rate` with probability `power`."""
     freedom = min(draws, users) - 1
     return float((t.isf(rate, freedom) + t.isf(1 - power, freedom)) * std)
 
 
-def dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
+def estimate_dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
     """Estimate the variance of nightly counts relative to Poisson counts, shrunk toward a conservative prior.
 
     A few users cause many of the events, so counts vary more than Poisson counts do. The residuals are those of square
@@ -55,7 +55,7 @@ def dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[floa
     return max(1.0, (PRIOR_FREEDOM * PRIOR_DISPERSION + found) / total), total
 
 
-def p_count(events: float, expected: float, dispersed: tuple[float, float], error: float = 0.0) -> float:
+def compute_p_count(events: float, expected: float, dispersed: tuple[float, float], error: float = 0.0) -> float:
     """Return the one-sided p-value of a count this low, by Student's t on square roots.
 
     One minus this value is the p-value of a count this high.
@@ -63,14 +63,14 @@ def p_count(events: float, expected: float, dispersed: tuple[float, float], erro
     Args:
         events: The count.
         expected: Its expected value.
-        dispersed: Dispersion and its degrees of freedom, from `dispersion`.
+        dispersed: Dispersion and its degrees of freedom, from `estimate_dispersion`.
         error: Variance of the expected value, relative to that of the count.
     """
     spread, freedom = dispersed
     return float(t.cdf(2 * (math.sqrt(events) - math.sqrt(expected)) / math.sqrt(spread * (1 + error)), freedom))
 
 
-def holm(p: Sequence[float], rate: float) -> list[bool]:
+def reject_holm(p: Sequence[float], rate: float) -> list[bool]:
     """Return which null hypotheses to reject so that the family-wise error rate is at most `rate`.
 
     Holm's procedure is valid under any dependence between the tests.

@@ -15,8 +15,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.features.evaluation.grouped_sums import Name, Names, as_batch, numbered, parts, unsigned
-from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, UserSums, tied_groups, weights
+from star_ctr.features.evaluation.grouped_sums import Name, Names, list_parts, make_batch, number_rows, split_sign
+from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, UserSums, draw_weights, find_ties
 
 SUMS = (
     "run_id string, domain string, users long, gauc_users long, gauc_squares long, "
@@ -29,14 +29,14 @@ _ARROW = pa.schema(
 )
 
 
-def user_sums(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
+def sum_users(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
     """SUMS of each task's users. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score; `names`: those in it."""
     # Users are brought together by one hash; a second one tells apart those that share the first.
-    rows = numbered(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
+    rows = number_rows(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
 
     def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = _Groups(names, replicates, seed)
-        for block in _whole_users(batches):
+        for block in _split_between_users(batches):
             sums.add(block)
         yield sums.batch()
 
@@ -44,7 +44,7 @@ def user_sums(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
     return rows.repartition("key").sortWithinPartitions("key").mapInArrow(pass_over, SUMS)
 
 
-def _whole_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _split_between_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same rows, cut between users: the last user of a batch waits for the next."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
@@ -55,17 +55,17 @@ def _whole_users(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if start == 0 and (not waiting or waiting[-1].column("key")[-1] == batch.column("key")[0]):
             waiting.append(batch)
             continue
-        yield _joined([*waiting, batch.slice(0, start)])
+        yield _join([*waiting, batch.slice(0, start)])
         waiting = [batch.slice(start)]
     if waiting:
-        yield _joined(waiting)
+        yield _join(waiting)
 
 
-def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
 
 
-def _users(key: Ints, other: Ints) -> Ints:
+def _number_users(key: Ints, other: Ints) -> Ints:
     """A number for each row's user; `key` is sorted, and `other` tells apart users of one key."""
     next_key, next_other = key[1:] != key[:-1], other[1:] != other[:-1]
     if (next_other & ~next_key).any():
@@ -95,8 +95,8 @@ class _Groups:
         """Rows of whole users."""
         names, group = self.names, self.names.places(block["group"].to_numpy())
         run, key = names.run[group], block["key"].to_numpy()
-        user = _users(key, block["user"].to_numpy())
-        score, positive = unsigned(block["score"].to_numpy())
+        user = _number_users(key, block["user"].to_numpy())
+        score, positive = split_sign(block["score"].to_numpy())
         of_user = user * len(names.runs) + run
         order = np.lexsort((score, of_user))
         rows = _Rows(key[order], score[order], positive[order])
@@ -108,7 +108,7 @@ class _Groups:
 
     def _add(self, group: Ints, kind: Ints, names: list[Name], rows: _Rows) -> None:
         """Add the users that `group` tells apart (rows are sorted by it) to the sums of `names` at their `kind`."""
-        starts, seen, clicked, wins = tied_groups(group, rows.score, rows.positive)
+        starts, seen, clicked, wins = find_ties(group, rows.score, rows.positive)
         for k, n in enumerate(np.bincount(kind[starts], minlength=len(names))):
             if n:
                 self.sums[names[k]].users += int(n)
@@ -116,8 +116,8 @@ class _Groups:
         both = both[np.argsort(kind[starts[both]], kind="stable")]
         first, seen, clicked = starts[both], seen[both], clicked[both]
         of_auc = wins[both] / (2.0 * clicked * (seen - clicked))
-        weight = weights(rows.key[first], self.replicates, self.seed)
-        for name, part in parts(kind[first], names):
+        weight = draw_weights(rows.key[first], self.replicates, self.seed)
+        for name, part in list_parts(kind[first], names):
             self.sums[name].add(seen[part], of_auc[part], weight[:, part])
 
     def batch(self) -> pa.RecordBatch:
@@ -126,4 +126,4 @@ class _Groups:
         values = [
             [getattr(s, name) for s in sums] for name in ("users", "with_both", "squares", "rows", "whole", "part")
         ]
-        return as_batch(list(self.sums), values, _ARROW)
+        return make_batch(list(self.sums), values, _ARROW)

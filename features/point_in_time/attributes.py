@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import NO_DAY
-from star_ctr.features.cleaning.log_columns import own
+from star_ctr.features.cleaning.log_columns import list_own_columns
 
 
 def join_attributes(
@@ -30,7 +30,7 @@ def join_attributes(
         attributes: Snapshots with `key` and `ds`, their day (`all` for a table without days, which applies to every
             row).
         key: The column of `rows` that holds the key.
-        prefix: The name of the table; its `known_column` says whether a row's key matched.
+        prefix: The name of the table; its `name_match_column` says whether a row's key matched.
         columns: The columns to add: name in the result -> name in `attributes`.
         as_of: The snapshot that a row sees.
     """
@@ -39,17 +39,17 @@ def join_attributes(
         F.col("key").alias("_star_ctr_key"),
         F.col("ds").alias("_star_ctr_from"),
         F.lit(True).alias("_star_ctr_known"),
-        *(own(source).alias(target) for target, source in columns.items()),
+        *(list_own_columns(source).alias(target) for target, source in columns.items()),
         F.when(F.col("ds") != NO_DAY, next_day).alias("_star_ctr_to"),
     )
     first = F.col("_star_ctr_from") <= F.col("ds") if as_of == "same_day" else F.col("_star_ctr_from") < F.col("ds")
     last = F.col("ds") < F.col("_star_ctr_to") if as_of == "same_day" else F.col("ds") <= F.col("_star_ctr_to")
     holds = (F.col("_star_ctr_from") == NO_DAY) | (first & (F.col("_star_ctr_to").isNull() | last))
     joined = rows.join(known, (F.col(key) == F.col("_star_ctr_key")) & holds, "left")
-    found = F.coalesce("_star_ctr_known", F.lit(False)).alias(known_column(prefix))
-    return joined.select(*(own(c) for c in rows.columns), *(own(c) for c in columns), found)
+    found = F.coalesce("_star_ctr_known", F.lit(False)).alias(name_match_column(prefix))
+    return joined.select(*(list_own_columns(c) for c in rows.columns), *(list_own_columns(c) for c in columns), found)
 
 
-def known_column(table: str) -> str:
+def name_match_column(table: str) -> str:
     """Return the name of the column that says whether a row's key matched in an attribute table."""
     return f"found_{table}"

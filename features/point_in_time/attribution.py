@@ -22,7 +22,7 @@ def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) ->
 
     `impressions` needs impression_id and ts, `clicks` impression_id and ts.
     """
-    fates = click_fates(impressions, clicks, window_hours)
+    fates = match_clicks(impressions, clicks, window_hours)
     first = fates.where(F.col("fate") == MATCHED).select(
         "impression_id", F.col("shown_at").alias("ts"), F.col("ts").alias("clicked_at")
     )
@@ -31,7 +31,7 @@ def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) ->
     )
 
 
-def click_fates(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
+def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
     """Each click with its `fate`: empty for the one that made the label, else why it did not count.
 
     Columns: impression_id, ts, ds (of the click), shown_at and domain (of the impression, null for an orphan), fate.
@@ -63,7 +63,7 @@ def click_fates(impressions: DataFrame, clicks: DataFrame, window_hours: float) 
     return joined.withColumn("timing", timing).select("impression_id", "ts", "ds", "shown_at", "domain", fate)
 
 
-def counted(fates: DataFrame) -> DataFrame:
+def count_clicks(fates: DataFrame) -> DataFrame:
     """Ledger entries of clicks: rows in, rows that made a label, by day of the click, domain and fate."""
     return (
         fates.groupBy("ds", F.coalesce("domain", F.lit("unknown")).alias("domain"), F.col("fate").alias("reason"))

@@ -11,7 +11,15 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.conf.settings.features import AnyFeature, Cut, History, Sequence, Statistic, columns_read, flat
+from star_ctr.conf.settings.features import (
+    AnyFeature,
+    Cut,
+    History,
+    Sequence,
+    Statistic,
+    flatten_column_name,
+    list_read_columns,
+)
 from star_ctr.conf.settings.logs import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import union_frames
@@ -30,17 +38,17 @@ OF_EVENTS = ("t", "order", "tie")
 """What every event has: its time in microseconds, and what comes first of those of one time."""
 
 
-def weight(kind: str) -> str:
+def name_weight_column(kind: str) -> str:
     """The column that holds how much of a kind of history an event is, in millionths."""
     return f"_n_{kind}"
 
 
-def outcome_column(outcome: str) -> str:
+def name_outcome_column(outcome: str) -> str:
     """Return the name of the event column for an outcome of the impression log."""
     return f"_outcome_{outcome}"
 
 
-def with_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
+def add_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
     """`rows` with `hour` and `weekday` (1 Monday to 7) of `ts` in the data set's zone, as text."""
     local = F.from_utc_timestamp("ts", settings.zone)
     return rows.withColumn("hour", F.date_format(local, "HH")).withColumn(
@@ -48,7 +56,7 @@ def with_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
     )
 
 
-def cut_micros(settings: Settings, cut: Cut) -> Column:
+def compute_cut(settings: Settings, cut: Cut) -> Column:
     """The cut of a row in microseconds since 1970: an event counts if it is strictly earlier."""
     time = F.unix_micros("ts")
     if cut == "time":
@@ -57,12 +65,12 @@ def cut_micros(settings: Settings, cut: Cut) -> Column:
     return F.least(time, start)
 
 
-def events(
+def build_events(
     settings: Settings, impressions: DataFrame, clicked: DataFrame | None, behaviours: DataFrame | None
 ) -> DataFrame:
     """Build the events of all declared kinds of `history`.
 
-    `impressions`: with `hour`, `weekday`, the outcomes under their `outcome_column`, and `label` if it is a column;
+    `impressions`: with `hour`, `weekday`, the outcomes under their `name_outcome_column`, and `label` if it is a column;
     `clicked`: if the label comes from clicks, the clicked impressions with `clicked_at`.
     Returns `user_id`, the columns that statistics and sequences read, `t` (microseconds), `order`, `tie` and one weight
     per kind.
@@ -77,13 +85,18 @@ def events(
         elif outcome == "label" and label_column is None:
             delayed.append(name)
         elif outcome:
-            own[name] = _outcome_weight(F.col("label") if outcome == "label" else F.col(f"`{outcome_column(outcome)}`"))
-    columns = {"user_id", *(flat(c) for f in settings.features if _is_history(f) for c in columns_read(f))}
+            own[name] = _weigh_outcome(
+                F.col("label") if outcome == "label" else F.col(f"`{name_outcome_column(outcome)}`")
+            )
+    columns = {
+        "user_id",
+        *(flatten_column_name(c) for f in settings.features if _is_history(f) for c in list_read_columns(f)),
+    }
 
     def weighted(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:
         # A log may have its own columns named `t` or `order`: keep only those that features read.
         kept = [c for c in rows.columns if c in columns]
-        return _weighted(settings, rows, kept, time, weights, tie, order)
+        return _make_events(settings, rows, kept, time, weights, tie, order)
 
     untimed = F.lit(0)
     frames = [weighted(impressions, F.unix_micros("ts"), own, F.col("impression_id"), untimed)]
@@ -96,9 +109,9 @@ def events(
             own_columns = {"user_id", "item_id", "behaviour", "ts", "order"}
             behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | own_columns))
             behaviours = _with_others(behaviours, sorted({k.also for k in named.values() if k.also}))
-            weights = {name: _behaviour_weight(kind) for name, kind in named.items()}
+            weights = {name: _weigh_behaviour(kind) for name, kind in named.items()}
             time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
-            dated = with_time_columns(settings, behaviours)
+            dated = add_time_columns(settings, behaviours)
             tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce("order", F.lit(0))
             frames.append(weighted(dated, time, weights, tie, order))
     return union_frames(frames)
@@ -109,7 +122,7 @@ def _is_history(feature: AnyFeature) -> bool:
     return isinstance(feature, Statistic | Sequence)
 
 
-def _outcome_weight(outcome: Column) -> Column:
+def _weigh_outcome(outcome: Column) -> Column:
     """Return an impression's outcome in millionths, 0 if it is missing."""
     value = outcome.try_cast("double")
     return F.when(F.abs(value) <= LARGEST_OUTCOME, F.round(value * SCALE)).otherwise(F.lit(0.0))
@@ -127,7 +140,7 @@ def _with_others(behaviours: DataFrame, names: list[str]) -> DataFrame:
     return behaviours.join(others.agg(F.collect_set("behaviour").alias(_OTHERS)), pair, "left")
 
 
-def _behaviour_weight(kind: History) -> Column:
+def _weigh_behaviour(kind: History) -> Column:
     """How much of a kind a behaviour is, in millionths."""
     value = F.lit(1.0)
     if kind.also:
@@ -138,7 +151,7 @@ def _behaviour_weight(kind: History) -> Column:
     return F.when(named, F.round(value * SCALE)).otherwise(F.lit(0))
 
 
-def _weighted(
+def _make_events(
     settings: Settings,
     rows: DataFrame,
     columns: list[str],
@@ -147,7 +160,7 @@ def _weighted(
     tie: Column,
     order: Column,
 ) -> DataFrame:
-    kinds = [weights.get(name, F.lit(0)).cast("long").alias(weight(name)) for name in settings.history]
+    kinds = [weights.get(name, F.lit(0)).cast("long").alias(name_weight_column(name)) for name in settings.history]
     known = rows.select(
         *(F.col(f"`{c}`") for c in columns),
         time.alias("t"),
@@ -156,8 +169,8 @@ def _weighted(
         *kinds,
     )
     some = (
-        F.greatest(*(F.abs(weight(n)) for n in settings.history))
+        F.greatest(*(F.abs(name_weight_column(n)) for n in settings.history))
         if len(settings.history) > 1
-        else F.abs(weight(next(iter(settings.history))))
+        else F.abs(name_weight_column(next(iter(settings.history))))
     )
     return known.where(some > 0)

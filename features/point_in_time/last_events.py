@@ -14,7 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_ctr.features.point_in_time.scan import REQUEST, TIME, Ints, codes, joined, requests_of, runs
+from star_ctr.features.point_in_time.scan import (
+    IS_QUERY,
+    TIME,
+    Ints,
+    encode_keys,
+    find_run_starts,
+    join_carried,
+    select_queries,
+)
 
 KIND_BITS = "_kinds"
 """The kinds that an event is of, a bit each."""
@@ -23,7 +31,7 @@ REQUEST_TIME = "_request_t"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SequencePlan:
     """One sequence to gather: events with any bit of `kinds`, at most `length`, `columns` taken along.
 
     `gap` and `behaviour`: whether there are lists of the time gaps in seconds, and of the kinds (the last of `names`
@@ -49,33 +57,33 @@ class LastEvents:
     A batch has `user`, TIME, REQUEST, REQUEST_TIME, KIND_BITS and the columns of `wanted`.
     """
 
-    def __init__(self, user: str, wanted: Seq[Wanted]) -> None:
+    def __init__(self, user: str, wanted: Seq[SequencePlan]) -> None:
         self.user = user
         self.wanted = wanted
         columns = dict.fromkeys(column for sequence in wanted for column in sequence.columns)
-        self.columns = list(dict.fromkeys((user, TIME, REQUEST, REQUEST_TIME, KIND_BITS, *columns)))
+        self.columns = list(dict.fromkeys((user, TIME, IS_QUERY, REQUEST_TIME, KIND_BITS, *columns)))
         self.carried: pa.Table | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """The lists of the batch's requests."""
-        rows = joined(self.carried, batch, self.columns)
-        requests = requests_of(batch) + (rows.num_rows - batch.num_rows)
-        starts = runs([codes(rows[self.user])])
-        is_event = ~rows[REQUEST].to_numpy()
+        rows = join_carried(self.carried, batch, self.columns)
+        requests = select_queries(batch) + (rows.num_rows - batch.num_rows)
+        starts = find_run_starts([encode_keys(rows[self.user])])
+        is_event = ~rows[IS_QUERY].to_numpy()
         kinds = pc.fill_null(rows[KIND_BITS], 0).to_numpy()
         needed = np.zeros(rows.num_rows, dtype=bool)
         arrays: list[pa.Array] = []
         for sequence in self.wanted:
             events = np.flatnonzero(is_event & ((kinds & sequence.mask) != 0))
-            arrays += _gathered(rows, sequence, kinds, events, requests, starts[requests])
+            arrays += _gather(rows, sequence, kinds, events, requests, starts[requests])
             of_last_user = events[events >= starts[-1]]
             needed[of_last_user[-sequence.length :]] = True
         self.carried = rows.take(pa.array(np.flatnonzero(needed)))
         return arrays
 
 
-def _gathered(
-    rows: pa.Table, sequence: Wanted, kinds: Ints, events: Ints, requests: Ints, user_starts: Ints
+def _gather(
+    rows: pa.Table, sequence: SequencePlan, kinds: Ints, events: Ints, requests: Ints, user_starts: Ints
 ) -> Iterator[pa.Array]:
     """The list columns of one sequence: `events` and `requests` are row numbers, `user_starts` one a request."""
     stop = np.searchsorted(events, requests)  # events before each request, over the whole batch

@@ -21,7 +21,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_ctr.features.point_in_time.events import SCALE, UNTIMED
-from star_ctr.features.point_in_time.scan import REQUEST, TIME, Ints, codes, joined, requests_of, runs
+from star_ctr.features.point_in_time.scan import (
+    IS_QUERY,
+    TIME,
+    Ints,
+    encode_keys,
+    find_run_starts,
+    join_carried,
+    select_queries,
+)
 
 Floats = npt.NDArray[np.float64]
 CUT = "_cut"
@@ -34,7 +42,7 @@ _SAFE = 1 << 62
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountPlan:
     """A statistic: the columns of its group, the weights that are summed, and those whose last event's time is told.
 
     `cut`: TIME or CUT, before which events count.
@@ -46,7 +54,7 @@ class Counted:
     cut: str = TIME
 
 
-class Running:
+class RunningCounts:
     """The columns of statistics, one after the other: sums (of events, not millionths), then seconds since the last.
 
     A batch has TIME, REQUEST, the columns of `key` and of the groups, weights in millionths (null: none), and CUT and
@@ -54,7 +62,7 @@ class Running:
     there was no event with a time, too.
     """
 
-    def __init__(self, key: Seq[str], statistics: Seq[Counted]) -> None:
+    def __init__(self, key: Seq[str], statistics: Seq[CountPlan]) -> None:
         self.key = list(key)
         self.statistics = statistics
         self.by = list(dict.fromkeys((*key, *(column for s in statistics for column in s.by))))
@@ -62,19 +70,19 @@ class Running:
         self.since = list(dict.fromkeys(w for s in statistics for w in s.since))
         self.cuts = list(dict.fromkeys(s.cut for s in statistics))
         self.days = [DAY] if CUT in self.cuts else []
-        self.columns = list(dict.fromkeys((TIME, REQUEST, *self.cuts, *self.days, *self.by, *self.weights)))
-        self.carried: _Carried | None = None
+        self.columns = list(dict.fromkeys((TIME, IS_QUERY, *self.cuts, *self.days, *self.by, *self.weights)))
+        self.carried: _CarriedCounts | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """The statistics of the batch's requests."""
-        rows = joined(self.carried and self.carried.rows, batch, self.columns)
-        requests = requests_of(batch) + (rows.num_rows - batch.num_rows)
+        rows = join_carried(self.carried and self.carried.rows, batch, self.columns)
+        requests = select_queries(batch) + (rows.num_rows - batch.num_rows)
         asked = {cut: rows[cut].take(pa.array(requests)).to_numpy() for cut in self.cuts}
-        earlier = _ranked(rows[TIME].to_numpy(), asked[CUT]) if CUT in asked else None
-        numbers = {column: codes(rows[column]) for column in self.by}
-        amounts = {name: self._amounts(rows, name) for name in self.weights}
-        last = {name: self._last_times(rows, amounts[name], name) for name in self.since}
-        starts = runs([numbers[column] for column in self.key])
+        earlier = _rank(rows[TIME].to_numpy(), asked[CUT]) if CUT in asked else None
+        numbers = {column: encode_keys(rows[column]) for column in self.by}
+        amounts = {name: self._make_amounts(rows, name) for name in self.weights}
+        last = {name: self._find_last_times(rows, amounts[name], name) for name in self.since}
+        starts = find_run_starts([numbers[column] for column in self.key])
         groups: dict[tuple[str, ...], _Group] = {}
         arrays: list[pa.Array] = []
         for statistic in self.statistics:
@@ -92,16 +100,16 @@ class Running:
         self.carried = self._sum_events(rows, int(starts[-1]), amounts, last)
         return arrays
 
-    def _amounts(self, rows: pa.Table, name: str) -> _WideInts:
+    def _make_amounts(self, rows: pa.Table, name: str) -> _WideInts:
         """Return a weight of every row, 0 for a request."""
         low = np.asarray(pc.fill_null(rows[name], 0), np.int64)
         high = None
         if self.carried is not None and (carried := self.carried.high.get(name)) is not None:
             high = np.zeros(len(low), np.int64)
             high[: len(carried)] = carried
-        return _WideInts(low, high).safe_to_sum()
+        return _WideInts(low, high).split_for_sum()
 
-    def _last_times(self, rows: pa.Table, amounts: _WideInts, name: str) -> Ints:
+    def _find_last_times(self, rows: pa.Table, amounts: _WideInts, name: str) -> Ints:
         """Return the time of each event with a positive weight, else UNTIMED; for carried sums, their last time."""
         times = np.where(amounts.positive(), rows[TIME].to_numpy(), UNTIMED)
         if self.carried is not None:
@@ -111,9 +119,9 @@ class Running:
 
     def _sum_events(
         self, rows: pa.Table, start: int, amounts: dict[str, _WideInts], last: dict[str, Ints]
-    ) -> _Carried | None:
+    ) -> _CarriedCounts | None:
         """Sum the events from row `start` on by all columns."""
-        events = start + np.flatnonzero(~rows[REQUEST].to_numpy()[start:])
+        events = start + np.flatnonzero(~rows[IS_QUERY].to_numpy()[start:])
         if len(events) == 0:
             return None
         by = [*self.by, *self.days]
@@ -137,17 +145,17 @@ class Running:
         sums = found[len(self.since) :]
         high_sums = iter(sums[len(self.weights) :])
         totals = {
-            name: _WideInts(low, next(high_sums) if amounts[name].high is not None else None).normalised()
+            name: _WideInts(low, next(high_sums) if amounts[name].high is not None else None).normalize()
             for name, low in zip(self.weights, sums, strict=False)
         }
         columns = {name: summed[key] for name, key in zip(by, keys, strict=True)}
         columns |= {name: pa.array(total.low) for name, total in totals.items()}
-        columns |= {TIME: pa.array(times), REQUEST: pa.array(np.zeros(len(times), bool))}
+        columns |= {TIME: pa.array(times), IS_QUERY: pa.array(np.zeros(len(times), bool))}
         highs = {name: total.high for name, total in totals.items() if total.high is not None}
-        return _Carried(pa.table(columns), newest, highs)
+        return _CarriedCounts(pa.table(columns), newest, highs)
 
 
-class _Carried(NamedTuple):
+class _CarriedCounts(NamedTuple):
     """State carried to the next batch: summed events, and for each weight the last time and the high parts."""
 
     rows: pa.Table
@@ -161,24 +169,24 @@ class _WideInts(NamedTuple):
     low: Ints
     high: Ints | None = None
 
-    def safe_to_sum(self) -> _WideInts:
+    def split_for_sum(self) -> _WideInts:
         """Return the same numbers, split so that sums over all rows fit into 64 bits."""
         largest = max(-int(self.low.min()), int(self.low.max())) if len(self.low) else 0
         return self if largest * len(self.low) < _SAFE else self._split_high()
 
-    def normalised(self) -> _WideInts:
+    def normalize(self) -> _WideInts:
         """Return the same numbers, without `high` if it is zero."""
         return self if self.high is None or not len(self.low) else self._split_high()
 
     def positive(self) -> npt.NDArray[np.bool_]:
         """Return a mask of the numbers above 0."""
-        return self.low > 0 if self.high is None else self.as_float() > 0
+        return self.low > 0 if self.high is None else self.to_float() > 0
 
     def _split_high(self) -> _WideInts:
         high = self.low >> _LOW_BITS
         return _WideInts(self.low & _LOW, high if self.high is None else high + self.high)
 
-    def as_float(self) -> Floats:
+    def to_float(self) -> Floats:
         """Convert to the nearest doubles."""
         if self.high is None:
             return self.low.astype(np.float64)
@@ -187,7 +195,7 @@ class _WideInts(NamedTuple):
         return np.asarray(high * float(1 << _LOW_BITS) + low)
 
 
-class _Ranked(NamedTuple):
+class _RankedEvents(NamedTuple):
     """The times of rows and the cuts of requests by their rank among both; how many ranks there are."""
 
     times: Ints
@@ -195,9 +203,9 @@ class _Ranked(NamedTuple):
     ranks: int
 
 
-def _ranked(times: Ints, cuts: Ints) -> _Ranked:
+def _rank(times: Ints, cuts: Ints) -> _RankedEvents:
     values, rank = np.unique(np.concatenate([times, cuts]), return_inverse=True)
-    return _Ranked(rank[: len(times)], rank[len(times) :], len(values))
+    return _RankedEvents(rank[: len(times)], rank[len(times) :], len(values))
 
 
 class _Group:
@@ -207,13 +215,13 @@ class _Group:
     times.
     """
 
-    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, earlier: _Ranked | None) -> None:
+    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, earlier: _RankedEvents | None) -> None:
         code = starts
         for column in columns:
             # Numbered anew each time: the product of many columns' sizes would not fit.
             code = np.unique(code * (column.max() + 2) + column + 1, return_inverse=True)[1]
         self.order = np.argsort(code, kind="stable")
-        self.run = runs([code[self.order]])
+        self.run = find_run_starts([code[self.order]])
         place = np.empty(len(code), np.int64)
         place[self.order] = np.arange(len(code))
         self.end = place[requests]
@@ -225,10 +233,10 @@ class _Group:
 
     def total(self, amounts: _WideInts) -> Floats:
         """Sum the events that count for each request, rounded to the nearest double; requests themselves add 0."""
-        high = None if amounts.high is None else self._sums(amounts.high)
-        return _WideInts(self._sums(amounts.low), high).as_float()
+        high = None if amounts.high is None else self._compute_sums(amounts.high)
+        return _WideInts(self._compute_sums(amounts.low), high).to_float()
 
-    def _sums(self, weights: Ints) -> Ints:
+    def _compute_sums(self, weights: Ints) -> Ints:
         until = np.concatenate([[0], np.cumsum(weights[self.order])])
         return np.asarray(until[self.end] - until[self.first])
 

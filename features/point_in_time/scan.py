@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-REQUEST = "_request"
+IS_QUERY = "_request"
 """Is it a request, and not an event?"""
 TIME = "_t"
 """Microseconds; 0: unknown, before everything. Of a request its cut."""
@@ -33,7 +33,7 @@ class Kernel(Protocol):
         ...
 
 
-def as_of(
+def scan_batches(
     batches: Iterable[pa.RecordBatch], kernels: Seq[Kernel], keep: Seq[str], names: Seq[str]
 ) -> Iterator[pa.RecordBatch]:
     """For each batch the requests in it: their columns `keep`, then those of the kernels under `names`."""
@@ -41,18 +41,18 @@ def as_of(
         if batch.num_rows == 0:
             continue
         found = [array for kernel in kernels for array in kernel.feed(batch)]
-        requests = pa.array(requests_of(batch))
+        requests = pa.array(select_queries(batch))
         if len(requests):
             kept = [batch.column(name).take(requests) for name in keep]
             yield pa.RecordBatch.from_arrays([*kept, *found], names=[*keep, *names])
 
 
-def requests_of(batch: pa.RecordBatch) -> Ints:
+def select_queries(batch: pa.RecordBatch) -> Ints:
     """The rows that are requests."""
-    return np.flatnonzero(batch.column(REQUEST).to_numpy(zero_copy_only=False))
+    return np.flatnonzero(batch.column(IS_QUERY).to_numpy(zero_copy_only=False))
 
 
-def joined(carried: pa.Table | None, batch: pa.RecordBatch, columns: Seq[str]) -> pa.Table:
+def join_carried(carried: pa.Table | None, batch: pa.RecordBatch, columns: Seq[str]) -> pa.Table:
     """What is carried and then `columns` of the batch, in one piece."""
     rows = pa.Table.from_batches([batch]).select(columns)
     if carried is not None:
@@ -60,15 +60,15 @@ def joined(carried: pa.Table | None, batch: pa.RecordBatch, columns: Seq[str]) -
     return rows.combine_chunks()
 
 
-def codes(column: pa.ChunkedArray | pa.Array) -> Ints:
+def encode_keys(column: pa.ChunkedArray | pa.Array) -> Ints:
     """A number for each row, the same where the values are the same; -1 where there is none."""
     encoded = pc.dictionary_encode(column)
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     return np.asarray(pc.fill_null(encoded.indices, -1), np.int64)
 
 
-def runs(keys: Seq[Ints]) -> Ints:
-    """The row at which each row's run of the same keys (as `codes`) begins."""
+def find_run_starts(keys: Seq[Ints]) -> Ints:
+    """The row at which each row's run of the same keys (as `encode_keys`) begins."""
     starts = np.zeros(len(keys[0]), np.int64)
     for key in keys:
         changes = np.flatnonzero(key[1:] != key[:-1]) + 1

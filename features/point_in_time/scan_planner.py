@@ -18,27 +18,27 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from star_ctr.conf.settings.features import Cut, Sequence, Statistic, flat
+from star_ctr.conf.settings.features import Cut, Sequence, Statistic, flatten_column_name
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.point_in_time.events import UNTIMED, cut_micros, weight
+from star_ctr.features.point_in_time.events import UNTIMED, compute_cut, name_weight_column
 from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents
-from star_ctr.features.point_in_time.running_counts import CUT, DAY, Running
-from star_ctr.features.point_in_time.scan import REQUEST, TIME, Kernel, as_of
-from star_ctr.features.point_in_time.sequences import of_event, sequence_fields, wanted
-from star_ctr.features.point_in_time.statistics import counted, statistic_fields
+from star_ctr.features.point_in_time.running_counts import CUT, DAY, RunningCounts
+from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, Kernel, scan_batches
+from star_ctr.features.point_in_time.sequences import list_sequence_fields, name_event_column, plan_sequence
+from star_ctr.features.point_in_time.statistics import list_statistic_fields, plan_counts
 
 ORDER, TIE = "_order", "_tie"
 USER = ("user_id",)
 
 
-class InArrow(NamedTuple):
+class _ArrowScan(NamedTuple):
     """What `DataFrame.mapInArrow` takes."""
 
     function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
     schema: StructType
 
 
-class Pass(NamedTuple):
+class ScanPlan(NamedTuple):
     """What is counted and gathered together: the columns of its key, under the names of rows."""
 
     key: tuple[str, ...]
@@ -47,31 +47,31 @@ class Pass(NamedTuple):
     sequences: list[Sequence]
 
     @property
-    def counts_to_another_cut(self) -> bool:
+    def has_day_counts(self) -> bool:
         """Whether a pass by time has statistics that are cut by day."""
         return any(s.cut != self.cut for s in self.statistics)
 
 
-def add_history(settings: Settings, rows: DataFrame, events: DataFrame, then: InArrow | None = None) -> DataFrame:
+def add_history(settings: Settings, rows: DataFrame, events: DataFrame, then: _ArrowScan | None = None) -> DataFrame:
     """`rows` with the columns of every declared statistic and sequence, or what `then` makes of them.
 
     `rows` has impression_id, ts, ds, user_id and all columns that statistics count by (null in one of them: null in the
     statistic); `events` as `timeline.events` gives them, with these and the columns that sequences take along. `then`
     is done where the last pass is, so that its lists need not go through Spark.
     """
-    every = passes(settings.of_kind(Statistic), settings.of_kind(Sequence))
+    every = plan_scans(settings.select_features(Statistic), settings.select_features(Sequence))
     for each in every:
-        rows = add_pass(settings, rows, events, each, then if each is every[-1] else None)
+        rows = run_scan(settings, rows, events, each, then if each is every[-1] else None)
     return rows if every or then is None else rows.mapInArrow(*then)
 
 
-def passes(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Pass]:
+def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[ScanPlan]:
     """The passes that these need: a key for each group of columns that holds no other group.
 
     Sequences of a key are gathered at the pass's own cut, while a pass by time can count up to the start of the day as
     well. Passes with sequences come last, so that no later one moves the lists.
     """
-    groups = {s.name: tuple(sorted(flat(c) for c in s.by)) for s in statistics}
+    groups = {s.name: tuple(sorted(flatten_column_name(c) for c in s.by)) for s in statistics}
     every = dict.fromkeys(([USER] if sequences else []) + list(groups.values()))
     keys = [group for group in every if not any(set(other) < set(group) for other in every)]
     of = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
@@ -80,72 +80,76 @@ def passes(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Pass]:
         counts = [s for s in statistics if of[s.name] == key]
         gathered = [s for s in sequences if key == USER]
         cut: Cut = "time" if "time" in {*(s.cut for s in counts), *(s.cut for s in gathered)} else "day"
-        found.append(Pass(key, cut, counts, [s for s in gathered if s.cut == cut]))
+        found.append(ScanPlan(key, cut, counts, [s for s in gathered if s.cut == cut]))
         if others := [s for s in gathered if s.cut != cut]:
-            found.append(Pass(key, "day", [], others))
+            found.append(ScanPlan(key, "day", [], others))
     return sorted(found, key=lambda p: bool(p.sequences))
 
 
-def add_pass(
-    settings: Settings, rows: DataFrame, events: DataFrame, what: Pass, then: InArrow | None = None
+def run_scan(
+    settings: Settings, rows: DataFrame, events: DataFrame, what: ScanPlan, then: _ArrowScan | None = None
 ) -> DataFrame:
     """`rows` with the columns of one pass, or what `then` makes of them."""
-    both = _asked(settings, rows, what).unionByName(_happened(settings, rows, events, what), True)
+    both = _make_query_rows(settings, rows, what).unionByName(_select_events(settings, rows, events, what), True)
     # Rows without a key learn nothing: they are spread, as they may be many.
     key = F.concat_ws("\x1f", *what.key) if len(what.key) > 1 else F.col(what.key[0]).cast("string")
-    both = both.repartition(F.when(_all_there(what.key), key).otherwise(F.col("impression_id").cast("string")))
+    both = both.repartition(F.when(_require_all(what.key), key).otherwise(F.col("impression_id").cast("string")))
     ties = [ORDER, TIE, "impression_id"] if what.sequences else []
-    both = both.sortWithinPartitions(*what.key, TIME, F.col(REQUEST).desc(), *ties)
-    statistics = [counted(s, what.cut) for s in what.statistics]
-    sequences = [wanted(s, list(settings.history)) for s in what.sequences]
-    fields = [*statistic_fields(what.statistics), *sequence_fields(what.sequences)]
+    both = both.sortWithinPartitions(*what.key, TIME, F.col(IS_QUERY).desc(), *ties)
+    statistics = [plan_counts(s, what.cut) for s in what.statistics]
+    sequences = [plan_sequence(s, list(settings.history)) for s in what.sequences]
+    fields = [*list_statistic_fields(what.statistics), *list_sequence_fields(what.sequences)]
     keep, names = rows.columns, [field.name for field in fields]
 
     def known(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        kernels: list[Kernel] = [Running(what.key, statistics)] if statistics else []
+        kernels: list[Kernel] = [RunningCounts(what.key, statistics)] if statistics else []
         kernels += [LastEvents(what.key[0], sequences)] if sequences else []
-        found = as_of(batches, kernels, keep, names)
+        found = scan_batches(batches, kernels, keep, names)
         return then.function(found) if then else found
 
     return both.mapInArrow(known, then.schema if then else StructType([*rows.schema.fields, *fields]))
 
 
-def _asked(settings: Settings, rows: DataFrame, what: Pass) -> DataFrame:
+def _make_query_rows(settings: Settings, rows: DataFrame, what: ScanPlan) -> DataFrame:
     """Rows as requests, with no more columns beside their own than a pass reads."""
-    times = {TIME: cut_micros(settings, what.cut)}
-    times |= {CUT: cut_micros(settings, "day")} if what.counts_to_another_cut else {}
+    times = {TIME: compute_cut(settings, what.cut)}
+    times |= {CUT: compute_cut(settings, "day")} if what.has_day_counts else {}
     times |= {REQUEST_TIME: F.unix_micros("ts")} if what.sequences else {}
-    return rows.select("*", F.lit(True).alias(REQUEST), *(time.alias(name) for name, time in times.items()))
+    return rows.select("*", F.lit(True).alias(IS_QUERY), *(time.alias(name) for name, time in times.items()))
 
 
-def _happened(settings: Settings, rows: DataFrame, events: DataFrame, what: Pass) -> DataFrame:
+def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, what: ScanPlan) -> DataFrame:
     """Events that count in a pass, with no more columns than it reads; what statistics count by is as rows have it."""
     types = dict(rows.dtypes)
-    by = list(dict.fromkeys((*what.key, *(flat(column) for s in what.statistics for column in s.by))))
-    weights = list(dict.fromkeys(weight(kind) for s in what.statistics for kind in (*s.kinds(), *s.since)))
+    by = list(dict.fromkeys((*what.key, *(flatten_column_name(column) for s in what.statistics for column in s.by))))
+    weights = list(dict.fromkeys(name_weight_column(kind) for s in what.statistics for kind in (*s.kinds(), *s.since)))
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     counts = [F.col(w) != 0 for w in weights]
-    if what.counts_to_another_cut:
+    if what.has_day_counts:
         columns.append(F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), settings.zone))).alias(DAY))
     if what.sequences:
         kinds = {kind for s in what.sequences for kind in s.of}
-        bits = (F.when(F.col(weight(k)) > 0, 1 << i).otherwise(0) for i, k in enumerate(settings.history) if k in kinds)
+        bits = (
+            F.when(F.col(name_weight_column(k)) > 0, 1 << i).otherwise(0)
+            for i, k in enumerate(settings.history)
+            if k in kinds
+        )
         sides = sorted({c for s in what.sequences for c in s.columns})
         columns += [
             F.col("order").alias(ORDER),
             F.col("tie").alias(TIE),
             reduce(lambda a, b: a.bitwiseOR(b), bits).alias(KIND_BITS),
-            *(F.col(flat(c)).alias(of_event(c)) for c in sides),
+            *(F.col(flatten_column_name(c)).alias(name_event_column(c)) for c in sides),
         ]
-        counts += [F.col(weight(kind)) > 0 for kind in sorted(kinds)]
-    happened = events.where(reduce(lambda a, b: a | b, counts)).select(*columns).where(_all_there(what.key))
+        counts += [F.col(name_weight_column(kind)) > 0 for kind in sorted(kinds)]
+    happened = events.where(reduce(lambda a, b: a | b, counts)).select(*columns).where(_require_all(what.key))
     if not what.sequences:
         # What lies before the first day has one time and is much: it is summed before it is moved.
         sums = [F.sum(w).alias(w) for w in weights]
         before = happened.where(F.col(TIME) == UNTIMED).groupBy(TIME, *by).agg(*sums)
         happened = happened.where(F.col(TIME) != UNTIMED).unionByName(before, True)
-    return happened.withColumn(REQUEST, F.lit(False))
+    return happened.withColumn(IS_QUERY, F.lit(False))
 
 
-def _all_there(columns: Seq[str]) -> Column:
+def _require_all(columns: Seq[str]) -> Column:
     return reduce(lambda a, b: a & b, (F.col(column).isNotNull() for column in columns))

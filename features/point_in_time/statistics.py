@@ -9,31 +9,31 @@ from collections.abc import Sequence as Seq
 
 from pyspark.sql.types import DoubleType, StructField
 
-from star_ctr.conf.contracts.column_names import count_column, since_column
-from star_ctr.conf.settings.features import Cut, Statistic, flat
-from star_ctr.features.point_in_time.events import weight
-from star_ctr.features.point_in_time.running_counts import CUT, Counted
+from star_ctr.conf.contracts.column_names import name_count_column, name_since_column
+from star_ctr.conf.settings.features import Cut, Statistic, flatten_column_name
+from star_ctr.features.point_in_time.events import name_weight_column
+from star_ctr.features.point_in_time.running_counts import CUT, CountPlan
 from star_ctr.features.point_in_time.scan import TIME
 
 
-def counted(statistic: Statistic, cut: Cut) -> Counted:
+def plan_counts(statistic: Statistic, cut: Cut) -> CountPlan:
     """What a pass of a cut counts, by the names of events' columns."""
-    return Counted(
-        by=tuple(flat(column) for column in statistic.by),
-        sums=tuple(weight(kind) for kind in statistic.kinds()),
-        since=tuple(weight(kind) for kind in statistic.since),
+    return CountPlan(
+        by=tuple(flatten_column_name(column) for column in statistic.by),
+        sums=tuple(name_weight_column(kind) for kind in statistic.kinds()),
+        since=tuple(name_weight_column(kind) for kind in statistic.since),
         cut=TIME if statistic.cut == cut else CUT,
     )
 
 
-def statistic_fields(statistics: Seq[Statistic]) -> list[StructField]:
+def list_statistic_fields(statistics: Seq[Statistic]) -> list[StructField]:
     """The columns, in the order in which the kernel gives them."""
     names = [
         name
         for s in statistics
         for name in (
-            *(count_column(s.name, kind) for kind in s.kinds()),
-            *(since_column(s.name, kind) for kind in s.since),
+            *(name_count_column(s.name, kind) for kind in s.kinds()),
+            *(name_since_column(s.name, kind) for kind in s.since),
         )
     ]
     return [StructField(name, DoubleType()) for name in names]

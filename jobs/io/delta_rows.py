@@ -35,7 +35,7 @@ _PATIENCE = 120.0
 T = TypeVar("T")
 
 
-def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
+def read_rows(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
     """The rows of a table for which an SQL condition holds; none where it was never written.
 
     (deltalake's own way into pyarrow needs a newer pyarrow than petastorm can live with where a table is partitioned.)
@@ -44,15 +44,15 @@ def rows_of(table: str, where: str | None = None, columns: Sequence[str] = ("*",
         delta = DeltaTable(table)
     except TableNotFoundError:
         return []
-    return _query(delta, f"SELECT {', '.join(columns)} FROM rows" + (f" WHERE {where}" if where else ""))
+    return _run_query(delta, f"SELECT {', '.join(columns)} FROM rows" + (f" WHERE {where}" if where else ""))
 
 
-def ordered_rows(table: str) -> list[dict[str, Any]]:
+def read_ordered_rows(table: str) -> list[dict[str, Any]]:
     """Return all rows that `add_row` added, in commit order.
 
     Rows that predate sequence numbers come first, ordered by their column `at`.
     """
-    rows = rows_of(table)
+    rows = read_rows(table)
     rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
     return rows
 
@@ -84,7 +84,7 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | 
         nonlocal is_retry
         delta = _open_or_create(table, schema)
         # A storage can commit a row and still report a failure.
-        if is_retry and (number := _committed_number(delta, token)) is not None:
+        if is_retry and (number := _find_committed_number(delta, token)) is not None:
             return number
         is_retry = True
         return _add(delta, row, schema, after, token)
@@ -101,7 +101,7 @@ def replace_rows(
         table: Path or URL of the table.
         rows: The values of each row, in the order of `schema`; `where` must hold for all of them.
         schema: The columns.
-        where: An SQL condition; see `literal`.
+        where: An SQL condition; see `quote_literal`.
         partitions: The columns that a new table is partitioned by.
 
     Raises:
@@ -124,14 +124,14 @@ def replace_rows(
     _retry(table, replace)
 
 
-def literal(value: str) -> str:
+def quote_literal(value: str) -> str:
     """Quote a string for an SQL condition of this module; Spark's SQL escapes differently (`store.quoted`)."""
     return "'" + value.replace("'", "''") + "'"
 
 
-def any_of(column: str, values: Iterable[str]) -> str:
+def make_any_condition(column: str, values: Iterable[str]) -> str:
     """Return an SQL condition of this module: the column is one of `values` (at least one is needed)."""
-    return f"{column} IN ({', '.join(map(literal, values))})"
+    return f"{column} IN ({', '.join(map(quote_literal, values))})"
 
 
 def _retry(table: str, write: Callable[[], T]) -> T:
@@ -149,14 +149,14 @@ def _retry(table: str, write: Callable[[], T]) -> T:
             time.sleep(random.uniform(0.0, 0.05))
 
 
-def _committed_number(delta: DeltaTable, token: str) -> int | None:
+def _find_committed_number(delta: DeltaTable, token: str) -> int | None:
     """Return the sequence number of the row with this token, if one of the last commits has appended it."""
     return next((int(c[_NUMBER]) for c in delta.history(_RECENT) if c.get(_TOKEN) == token), None)
 
 
 def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema, after: int | None, token: str) -> int:
     """Append a row to the open version of `delta`; raises `CommitFailedError` if its number is taken."""
-    number = _next_number(delta)
+    number = _get_next_number(delta)
     if after not in (None, number - 1):
         raise SupersededError
     rows = [{**row, SEQUENCE: number}]
@@ -165,7 +165,7 @@ def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema, after: in
     # action, and two concurrent calls duplicate every row.
     rewrite = len(delta.file_uris()) >= _REWRITE_AT and there == set(schema.names)
     if rewrite:
-        rows = [*_query(delta, "SELECT * FROM rows"), *rows]
+        rows = [*_run_query(delta, "SELECT * FROM rows"), *rows]
     write_deltalake(
         delta,
         pa.Table.from_pylist(rows, schema),
@@ -193,16 +193,16 @@ def _open_or_create(table: str, schema: pa.Schema, partitions: Sequence[str] = (
         return DeltaTable(table)
 
 
-def _next_number(delta: DeltaTable) -> int:
+def _get_next_number(delta: DeltaTable) -> int:
     """Return the next sequence number; 0 for the first row."""
     last = delta.transaction_version(_APPLICATION)
     if last is None and SEQUENCE in {field.name for field in delta.schema().fields}:
         # The rows were copied to a new table, whose log has no `txn` action.
-        last = _query(delta, f"SELECT max({SEQUENCE}) AS last FROM rows")[0]["last"]
+        last = _run_query(delta, f"SELECT max({SEQUENCE}) AS last FROM rows")[0]["last"]
     return 0 if last is None else int(last) + 1
 
 
-def _query(delta: DeltaTable, query: str) -> list[dict[str, Any]]:
+def _run_query(delta: DeltaTable, query: str) -> list[dict[str, Any]]:
     found = QueryBuilder().register("rows", delta).execute(query).read_all()
     names = found.schema.names
     values = (found.column(name).to_pylist() for name in names)

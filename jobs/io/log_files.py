@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec import AbstractFileSystem
 
-from star_ctr.conf.contracts.fingerprint import digest
+from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
@@ -24,31 +24,31 @@ REACH_BACK = ("users", "items", "behaviours")
 DAY_MARKS = {"{ds}": r"(?P<ds>\d{4}-\d{2}-\d{2})", "{yyyymmdd}": r"(?P<ds>\d{8})"}
 
 
-def location(settings: Settings, log: Log) -> str:
+def make_glob(settings: Settings, log: Log) -> str:
     """The log's glob, below `paths.logs` unless it is absolute or a URL."""
     if log.path.startswith("/") or "://" in log.path:
         return log.path
     return f"{settings.paths.logs.rstrip('/')}/{log.path}"
 
 
-def dated(log: Log) -> bool:
+def has_day_in_path(log: Log) -> bool:
     """Whether the log's path names the day of its files."""
     return any(mark in log.path for mark in DAY_MARKS)
 
 
-def of_day(glob: str, ds: str) -> str:
+def format_glob(glob: str, ds: str) -> str:
     """The glob of one day's files."""
     return glob.replace("{ds}", ds).replace("{yyyymmdd}", ds.replace("-", ""))
 
 
-def wild(glob: str) -> str:
+def widen_glob(glob: str) -> str:
     """A glob of the files of all days."""
     for mark in DAY_MARKS:
         glob = glob.replace(mark, "*")
     return glob
 
 
-def day_of(glob: str, file: str) -> str | None:
+def parse_day(glob: str, file: str) -> str | None:
     """The day that a file's path tells, by the marks in the log's glob; None where it does not match.
 
     Raises:
@@ -82,32 +82,36 @@ class LogFile(NamedTuple):
     folder: str | None
 
 
-def files(settings: Settings, name: str) -> list[LogFile]:
+def list_files(settings: Settings, name: str) -> list[LogFile]:
     """List the files of a log, sorted by day and path, on any file system that fsspec supports.
 
     A folder that the glob matches stands for all files below it.
     """
     log = settings.logs.declared()[name]
-    glob = location(settings, log)
-    fs, place = fsspec.core.url_to_fs(wild(glob))
-    marked = place if not dated(log) else fsspec.core.url_to_fs(glob)[1]
+    glob = make_glob(settings, log)
+    fs, place = fsspec.core.url_to_fs(widen_glob(glob))
+    marked = place if not has_day_in_path(log) else fsspec.core.url_to_fs(glob)[1]
     found = []
-    for alternative in _alternatives(place):
+    for alternative in _expand_braces(place):
         for path in fs.glob(alternative):
-            day = next((d for m in _alternatives(marked) if (d := day_of(m, path))), None) if dated(log) else None
-            for file, info in below(fs, path):
+            day = (
+                next((d for m in _expand_braces(marked) if (d := parse_day(m, path))), None)
+                if has_day_in_path(log)
+                else None
+            )
+            for file, info in list_readable_files(fs, path):
                 stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
-                folder = None if file == path else _url(glob, path)
-                found.append(LogFile(day, file, int(info["size"] or 0), str(stamp), _url(glob, file), folder))
+                folder = None if file == path else _make_url(glob, path)
+                found.append(LogFile(day, file, int(info["size"] or 0), str(stamp), _make_url(glob, file), folder))
     return sorted(found, key=lambda f: (f.day or "", f.path))
 
 
-def file_system(settings: Settings, log: Log) -> AbstractFileSystem:
+def open_file_system(settings: Settings, log: Log) -> AbstractFileSystem:
     """Return the file system of a log's files."""
-    return fsspec.core.url_to_fs(wild(location(settings, log)))[0]
+    return fsspec.core.url_to_fs(widen_glob(make_glob(settings, log)))[0]
 
 
-def _url(glob: str, path: str) -> str:
+def _make_url(glob: str, path: str) -> str:
     """Convert an fsspec path to a URL for Spark, with the scheme and host of the log's glob."""
     scheme, host, *_ = urlsplit(glob)
     if "://" not in glob:
@@ -117,7 +121,7 @@ def _url(glob: str, path: str) -> str:
     return f"{scheme}://{host}/{path.partition('/')[2]}" if "@" in host else f"{scheme}://{path}"
 
 
-def below(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The files that Spark reads where a glob names a file or a folder: not what begins with `_` or `.`."""
     if path.rstrip("/").rsplit("/", 1)[-1].startswith(("_", ".")):
         return
@@ -126,24 +130,24 @@ def below(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, An
         yield path, info
         return
     for inner in fs.ls(path, detail=False):
-        yield from below(fs, inner)
+        yield from list_readable_files(fs, inner)
 
 
-def days(settings: Settings, name: str) -> list[str]:
+def list_days(settings: Settings, name: str) -> list[str]:
     """The days of which a log with a day in its path has files, oldest first."""
-    return sorted({file.day for file in files(settings, name) if file.day})
+    return sorted({file.day for file in list_files(settings, name) if file.day})
 
 
-def fingerprint(found: Sequence[LogFile], since: str | None, until: str) -> str:
+def hash_files(found: Sequence[LogFile], since: str | None, until: str) -> str:
     """Hash of those files that have no day, or one from `since` (None: the first) to `until`."""
     wanted = [f for f in found if f.day is None or ((since is None or f.day >= since) and f.day <= until)]
-    return f"{len(wanted)} files {digest([(f.day, f.path, f.size, f.stamp) for f in wanted])}"
+    return f"{len(wanted)} files {hash_json([(f.day, f.path, f.size, f.stamp) for f in wanted])}"
 
 
-def _alternatives(glob: str) -> list[str]:
+def _expand_braces(glob: str) -> list[str]:
     """The globs that `{a,b}` in one stands for, as Spark reads it."""
     match = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
     if match is None:
         return [glob]
     ends = (glob[: match.start()], glob[match.end() :])
-    return [g for part in match[1].split(",") for g in _alternatives(ends[0] + part + ends[1])]
+    return [g for part in match[1].split(",") for g in _expand_braces(ends[0] + part + ends[1])]

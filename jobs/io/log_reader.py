@@ -24,8 +24,8 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import union_frames
-from star_ctr.features.cleaning.log_columns import CORRUPT, FILE_DAY, own
-from star_ctr.jobs.io.log_files import LogFile, dated, file_system, files, location, of_day
+from star_ctr.features.cleaning.log_columns import CORRUPT, FILE_DAY, list_own_columns
+from star_ctr.jobs.io.log_files import LogFile, format_glob, has_day_in_path, list_files, make_glob, open_file_system
 
 _HEADER_BYTES = 1 << 20
 _AT_ONCE = 16
@@ -48,12 +48,12 @@ def read(settings: Settings, spark: SparkSession, name: str, wanted: list[str] |
         DataError: No file matches the path, or one cannot be read in the declared format.
     """
     log = settings.logs.declared()[name]
-    glob = location(settings, log)
-    if log.format == "delta" and not dated(log):
+    glob = make_glob(settings, log)
+    if log.format == "delta" and not has_day_in_path(log):
         return {glob: _load(spark.read, log, glob)}
-    found = files(settings, name)
+    found = list_files(settings, name)
     if not found:
-        which = f"{glob} for any day" if dated(log) else glob
+        which = f"{glob} for any day" if has_day_in_path(log) else glob
         raise DataError(f"logs.{name}.path: no file matches {which}; check paths.logs ({settings.paths.logs})")
     read = [f for f in found if wanted is None or f.day is None or f.day in wanted]
     frames: dict[str, DataFrame] = {}
@@ -90,7 +90,7 @@ EMPTY = "empty"
 
 def _read_schemas(settings: Settings, log: Log, read: list[LogFile]) -> Iterator[Any]:
     """Yield the schema of each file: the header of a CSV file, the footer of a Parquet file."""
-    fs = file_system(settings, log)
+    fs = open_file_system(settings, log)
 
     def schema(file: LogFile) -> Any:
         try:
@@ -148,7 +148,7 @@ def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list
         names = [f for f in found if f.name != CORRUPT]
         return reader.schema(StructType([*names, StructField(CORRUPT, StringType())])).json(urls)
     if log.format == "delta":
-        return _load(spark.read, log, of_day(location(settings, log), str(day)))
+        return _load(spark.read, log, format_glob(make_glob(settings, log), str(day)))
     # Folders below the one that the glob matched may be partition columns (hour=13).
     reader = spark.read.option("basePath", folder) if folder else spark.read
     return restore_instants(_load(reader, log, urls), schema)
@@ -165,7 +165,7 @@ def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:
     for field in schema:
         is_nanos = pa.types.is_timestamp(field.type) and field.type.unit == "ns"
         if is_nanos and field.name in rows.columns and isinstance(rows.schema[field.name].dataType, LongType):
-            micros = F.timestamp_micros(F.call_function("div", own(field.name), F.lit(1000)))
+            micros = F.timestamp_micros(F.call_function("div", list_own_columns(field.name), F.lit(1000)))
             # The session is in UTC, so that the cast keeps the local time as it was written.
             times[field.name] = micros if field.type.tz is not None else micros.cast("timestamp_ntz")
     return rows.withColumns(times) if times else rows

@@ -17,7 +17,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
-from star_ctr.conf.errors import UserError, message_for_user
+from star_ctr.conf.errors import UserError, format_user_error
 from star_ctr.conf.settings.root import Settings
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
@@ -45,7 +45,7 @@ def start(settings: Settings, app: str) -> SparkSession:
 
     Raises `UserError` with the remedy where Java is missing or Delta's jars cannot be had.
     """
-    if _submitted():
+    if _is_submitted():
         session = SparkSession.builder.appName(app).getOrCreate()
         if "delta" not in (session.conf.get("spark.sql.extensions", "") or "").lower():
             raise UserError(
@@ -60,7 +60,7 @@ def start(settings: Settings, app: str) -> SparkSession:
     return session
 
 
-def _submitted() -> bool:
+def _is_submitted() -> bool:
     return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
@@ -95,7 +95,7 @@ def _create(settings: Settings, app: str) -> SparkSession:
     for key, value in options.items():
         builder = builder.config(key, value)
     log = _log_file()
-    with _stderr_into(log):
+    with _redirect_stderr(log):
         try:
             return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
@@ -113,7 +113,7 @@ def _log_file() -> Path:
 
 
 @contextmanager
-def _stderr_into(path: Path) -> Iterator[None]:
+def _redirect_stderr(path: Path) -> Iterator[None]:
     """The JVM inherits stderr when it starts: its chatter goes to a file instead of over the progress display."""
     sys.stderr.flush()
     saved = os.dup(2)
@@ -144,7 +144,7 @@ def check_java() -> None:
         raise UserError(f"{java} lacks the module jdk.incubator.vector that Spark 4 loads; {remedy} (a full one)")
 
 
-def submitted(
+def run_submitted(
     app: str, run: Callable[..., Any], declare: Callable[[argparse.ArgumentParser], None] | None = None
 ) -> None:
     """Run a job that is not a step of a night under spark-submit.
@@ -168,12 +168,12 @@ def submitted(
         result = run(settings, session, **arguments)
         print(f"{app}: {result}")
     except Exception as error:
-        if message := message_for_user(error):
+        if message := format_user_error(error):
             raise SystemExit(f"{app}: {message}") from None
         raise
 
 
-def submitted_step(name: str) -> None:
+def run_submitted_step(name: str) -> None:
     """Run a step of a night under `spark-submit jobs/STEP.py`, with the lease and the journal, like `star-ctr STEP`."""
     # Import by name, so that the code hashes of the steps do not include `workflows`.
     importlib.import_module("star_ctr.workflows.spark_submit").main(name)

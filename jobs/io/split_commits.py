@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from star_ctr.conf.errors import DataError
 
 
-def split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
+def read_split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
     """The newest version of the split that wrote night `ds`, and the metadata of that commit."""
     found = find_split(table, ds)
     if found is None:
@@ -21,12 +21,12 @@ def split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
 
 def find_split(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
     """The same, None where the split was never written or not for this night."""
-    return next((commit for commit in _night_commits(table) if commit[1]["ds"] == ds), None)
+    return next((commit for commit in _iter_night_commits(table) if commit[1]["ds"] == ds), None)
 
 
-def split_before(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
+def find_split_before(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
     """The newest version of the newest night before `ds`; None where there is none."""
-    earlier = [commit for commit in _night_commits(table) if commit[1]["ds"] < ds]
+    earlier = [commit for commit in _iter_night_commits(table) if commit[1]["ds"] < ds]
     return max(earlier, key=lambda c: (c[1]["ds"], c[0]), default=None)
 
 
@@ -34,7 +34,7 @@ REMOVED = "removed"
 """Key in the metadata of a commit that lists the nights that the commit removed."""
 
 
-def _night_commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _iter_night_commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the versions that wrote a night, with their metadata, newest first; skips nights removed since."""
     removed: set[str] = set()
     for commit in DeltaTable(table).history() if DeltaTable.is_deltatable(table) else []:

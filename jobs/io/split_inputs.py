@@ -9,15 +9,15 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.fingerprint import code_hash
-from star_ctr.conf.contracts.run_id import split_hash
+from star_ctr.conf.contracts.fingerprint import hash_code
+from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.split_commits import find_split, split_before
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.split_commits import find_split, find_split_before
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.warm_starts import Start, find_start
 
 
-class Before(NamedTuple):
+class EarlierSplit(NamedTuple):
     """The night whose vocabularies are extended, and the version of its split."""
 
     ds: str
@@ -29,7 +29,7 @@ class Before(NamedTuple):
 class SplitInputs(NamedTuple):
     """The inputs of an encoding; both are None if it is fitted only on the days of the window."""
 
-    before: Before | None
+    before: EarlierSplit | None
     start: Start | None
 
     def encoding(self) -> Layout | None:
@@ -42,23 +42,23 @@ class SplitInputs(NamedTuple):
             return self.start.layout
         return self.before and self.before.layout
 
-    def fingerprint(self, settings: Settings, store: Store) -> dict[str, Any]:
+    def fingerprint(self, settings: Settings, store: WarehouseTables) -> dict[str, Any]:
         """Everything that determines the rows of a split."""
         return {
-            "settings": split_hash(settings),
-            "code": code_hash(["star_ctr.jobs.split"]),
+            "settings": hash_split_settings(settings),
+            "code": hash_code(["star_ctr.jobs.split"]),
             "features": store.version("features"),
             "grown_from": self.before and {"ds": self.before.ds, "version": self.before.version},
             "numbers": self.start and self.start.hash_numbers(),
         }
 
 
-def find_inputs(settings: Settings, store: Store, ds: str, tables: SplitTables) -> SplitInputs:
+def find_inputs(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> SplitInputs:
     """Find the inputs of the split of night `ds`; raises `UserError` if training cannot start from the run."""
     return SplitInputs(_find_before(settings, store, ds, tables), _find_start(settings, ds, tables))
 
 
-def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -> bool:
+def is_written(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> bool:
     """Return whether the split of a night is up to date with its current inputs."""
     found = find_split(store.warehouse.table(tables.split), ds)
     now = find_inputs(settings, store, ds, tables).fingerprint(settings, store)
@@ -68,7 +68,7 @@ def is_written(settings: Settings, store: Store, ds: str, tables: SplitTables) -
 def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> bool:
     """Return whether a commit of a night's split has the current settings and encoding of numbers."""
     start = _find_start(settings, ds, OF_NIGHT)
-    now = {"settings": split_hash(settings), "numbers": start and start.hash_numbers()}
+    now = {"settings": hash_split_settings(settings), "numbers": start and start.hash_numbers()}
     return now.items() <= metadata.items()
 
 
@@ -77,14 +77,14 @@ def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | Non
     return find_start(settings, ds) if tables is OF_NIGHT else None
 
 
-def _find_before(settings: Settings, store: Store, ds: str, tables: SplitTables) -> Before | None:
+def _find_before(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> EarlierSplit | None:
     """Find the night whose vocabularies are extended, if any; a refit extends those of its own night."""
     if settings.split.vocabulary == "fitted":
         return None
-    find = split_before if tables is OF_NIGHT else find_split
+    find = find_split_before if tables is OF_NIGHT else find_split
     earlier = find(store.warehouse.table("split"), ds)
     if earlier is None:
         return None
     version, metadata = earlier
     vocabularies = store.read("vocabularies", metadata["vocabularies"]).where(F.col("ds") == metadata["ds"])
-    return Before(metadata["ds"], version, Layout.model_validate(metadata["layout"]), vocabularies)
+    return EarlierSplit(metadata["ds"], version, Layout.model_validate(metadata["layout"]), vocabularies)

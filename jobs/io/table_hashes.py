@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, window
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.log_files import REACH_BACK
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
-def of_night(settings: Settings, store: Store, ds: str) -> dict[str, dict[str, str]]:
+def hash_tables(settings: Settings, store: WarehouseTables, ds: str) -> dict[str, dict[str, str]]:
     """By table and day, what an ingest of night `ds` has written: the number of rows and the sum of their hashes."""
-    first = window(settings, ds)[0]
+    first = list_window_days(settings, ds)[0]
     found: dict[str, dict[str, str]] = {}
     for name in settings.logs.declared():
         if not store.exists(name):

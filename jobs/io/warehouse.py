@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame, SparkSession
 from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES, Warehouse
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import any_of, replace_rows
+from star_ctr.jobs.io.delta_rows import make_any_condition, replace_rows
 
 LEDGER = pa.schema(
     [
@@ -43,7 +43,7 @@ class LedgerEntry(NamedTuple):
     reason: str
 
 
-class Store:
+class WarehouseTables:
     """The tables of one data set, through Spark."""
 
     def __init__(self, settings: Settings, spark: SparkSession) -> None:
@@ -125,7 +125,7 @@ class Store:
         rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
         if not rows:
             return
-        runs = any_of("run_id", sorted({r[0] for r in rows}))
+        runs = make_any_condition("run_id", sorted({r[0] for r in rows}))
         self.put("ledger", rows, LEDGER, f"step = '{step}' AND {runs}")
 
     def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
@@ -133,12 +133,12 @@ class Store:
         replace_rows(self.warehouse.table(table), rows, schema, where, TABLES[table].partitions)
 
 
-def ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
+def collect_ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
     """Collect ledger entries from a DataFrame with their columns: a few per day, domain and reason."""
     return [LedgerEntry(*row) for row in counts.select(*LedgerEntry._fields).collect()]
 
 
-def by_day(rows: DataFrame) -> DataFrame:
+def repartition_by_day(rows: DataFrame) -> DataFrame:
     """Rows brought together by day for writing: a small day in one file, a large one dealt over many tasks."""
     return rows.hint("rebalance", "ds")
 
@@ -156,12 +156,12 @@ _MADE_BY = {
 }
 
 
-def among(column: str, values: Sequence[str]) -> str:
+def make_in_condition(column: str, values: Sequence[str]) -> str:
     """SQL that holds where `column` is one of `values` (at least one is needed)."""
-    return f"{column} IN ({', '.join(quoted(v) for v in values)})"
+    return f"{column} IN ({', '.join(quote_spark_literal(v) for v in values)})"
 
 
-def quoted(value: str) -> str:
+def quote_spark_literal(value: str) -> str:
     """A SQL string literal."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

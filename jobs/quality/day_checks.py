@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import DATA_RUN, Warehouse
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, window
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
-from star_ctr.jobs.io.delta_rows import rows_of
-from star_ctr.jobs.io.warehouse import Store, among, quoted
+from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
 
 _REMEDIES = {
     UNDECLARED_LABEL: "declare the values in label.positive and label.negative",
@@ -31,7 +31,7 @@ _VALUES = 3
 """Number of example values in a message."""
 
 
-class Quarantined(NamedTuple):
+class QuarantineCount(NamedTuple):
     """The quarantined rows of a log and day, by reason."""
 
     log: str
@@ -45,19 +45,19 @@ class Quarantined(NamedTuple):
         return sum(self.reasons.values()) / max(self.rows, 1)
 
 
-def check_quarantine(settings: Settings, store: Store, ds: str, read_rows: Mapping[str, int]) -> None:
+def check_quarantine(settings: Settings, store: WarehouseTables, ds: str, read_rows: Mapping[str, int]) -> None:
     """Raise `DataError` if the quarantined share of a log's rows for a day exceeds `checks.max_quarantined`.
 
     Checks all days of the window, because the model is trained on them.
     """
     limit = settings.checks.max_quarantined
-    entries = _ingest_entries(settings, window(settings, ds))
-    exceeded = [found for found in quarantined_days(entries, read_rows) if found.share > limit]
+    entries = _read_ingest_entries(settings, list_window_days(settings, ds))
+    exceeded = [found for found in count_quarantined_days(entries, read_rows) if found.share > limit]
     if not exceeded:
         return
     worst = max(exceeded, key=lambda q: (q.share, q.day))
     reason = max(worst.reasons, key=lambda r: worst.reasons[r])
-    values = _frequent_values(store, worst, reason)
+    values = _count_frequent_values(store, worst, reason)
     shown = f" (values: {', '.join(f'`{v}`' for v in values)})" if values else ""
     remedy = next((text.format(log=worst.log) for part, text in _REMEDIES.items() if part in reason), "")
     more = f"; {len(exceeded) - 1} more days exceed the limit" if len(exceeded) > 1 else ""
@@ -73,20 +73,20 @@ def describe_quarantine(settings: Settings, ds: str) -> list[str]:
     """Describe the quarantined rows of day `ds` and of no day, a line per log and reason; reads without Spark."""
     return [
         f"{count:,} rows of logs.{found.log} are quarantined: {reason}"
-        for found in quarantined_days(_ingest_entries(settings, [ds]), {})
+        for found in count_quarantined_days(_read_ingest_entries(settings, [ds]), {})
         for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])
     ]
 
 
-def _ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[str, Any]]:
+def _read_ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[str, Any]]:
     """Read the ledger entries of ingested days, and of rows without a day."""
-    of_days = among("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
-    return rows_of(
+    of_days = make_in_condition("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
+    return read_rows(
         Warehouse(settings.paths).table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {of_days}"
     )
 
 
-def quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapping[str, int]) -> list[Quarantined]:
+def count_quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapping[str, int]) -> list[QuarantineCount]:
     """Collect the quarantined rows of each log and day from ledger entries, without duplicates and dropped domains.
 
     Rows with an unreadable time have no day; their share is relative to all rows that were read (`read_rows`).
@@ -102,23 +102,23 @@ def quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapping[st
             of_day = reasons.setdefault(key, {})
             of_day[why] = of_day.get(why, 0) + entry["rows_in"] - entry["rows_out"]
     return [
-        Quarantined(log, day, read_rows.get(log, rows[log, day]) if day == UNKNOWN_DAY else rows[log, day], of_day)
+        QuarantineCount(log, day, read_rows.get(log, rows[log, day]) if day == UNKNOWN_DAY else rows[log, day], of_day)
         for (log, day), of_day in sorted(reasons.items())
     ]
 
 
-def _frequent_values(store: Store, found: Quarantined, reason: str) -> list[str]:
+def _count_frequent_values(store: WarehouseTables, found: QuarantineCount, reason: str) -> list[str]:
     """Return the most frequent values, in the quarantined rows, of the column in the reason."""
     column = reason.partition(":")[0].replace("'", "\\'")
     rows = store.read("quarantine").where(
-        f"log = '{found.log}' AND ds = {quoted(found.day)} AND reason = {quoted(reason)}"
+        f"log = '{found.log}' AND ds = {quote_spark_literal(found.day)} AND reason = {quote_spark_literal(reason)}"
     )
     value = F.coalesce(F.get_json_object("row", f"$['{column}']"), F.lit(""))
     counts = rows.groupBy(value.alias("value")).count().orderBy(F.desc("count"), "value").limit(_VALUES).collect()
     return [r.value[:40] for r in counts] if any(r.value for r in counts) else []
 
 
-def check_labels(settings: Settings, store: Store, ds: str, clicks: Mapping[str, int] | None) -> None:
+def check_labels(settings: Settings, store: WarehouseTables, ds: str, clicks: Mapping[str, int] | None) -> None:
     """Raise `DataError` if the labels of day `ds` are implausible.
 
     Args:

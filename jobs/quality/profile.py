@@ -14,12 +14,12 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import Numeric, flat
+from star_ctr.conf.settings.features import Numeric, flatten_column_name
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.point_in_time.attributes import known_column
+from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.attribution import MATCHED
-from star_ctr.jobs.io.delta_rows import literal, rows_of
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 MATCH, UNPARSABLE = "matched", "unparsable"
 UNPARSED = "unparsed"
@@ -53,7 +53,7 @@ class Measure(NamedTuple):
 
 
 def write_profile(
-    settings: Settings, store: Store, days: Iterable[str], fates: Mapping[tuple[str, str], int]
+    settings: Settings, store: WarehouseTables, days: Iterable[str], fates: Mapping[tuple[str, str], int]
 ) -> list[Measure]:
     """Compute the profile of some days of features, write it to `profile`, and return it.
 
@@ -61,19 +61,19 @@ def write_profile(
     """
     days = list(days)
     found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
-    store.put("profile", found, _SCHEMA, among("ds", days))
+    store.put("profile", found, _SCHEMA, make_in_condition("ds", days))
     return found
 
 
-def _count_features(settings: Settings, store: Store, days: list[str]) -> list[Measure]:
+def _count_features(settings: Settings, store: WarehouseTables, days: list[str]) -> list[Measure]:
     rows = store.read("features").where(F.col("ds").isin(days))
-    tables = [t for t in ("users", "items") if known_column(t) in rows.columns and getattr(settings.logs, t)]
-    numbers = sorted({f.column for f in settings.of_kind(Numeric)})
+    tables = [t for t in ("users", "items") if name_match_column(t) in rows.columns and getattr(settings.logs, t)]
+    numbers = sorted({f.column for f in settings.select_features(Numeric)})
     counts = [F.count("*").alias("rows")]
-    counts += [F.sum(F.col(known_column(t)).cast("long")).alias(t) for t in tables]
+    counts += [F.sum(F.col(name_match_column(t)).cast("long")).alias(t) for t in tables]
     for k, column in enumerate(numbers):
         text = F.element_at(F.from_json(UNPARSED, "map<string,string>"), F.lit(column))
-        read, bad = F.count(flat(column)), F.count(text)
+        read, bad = F.count(flatten_column_name(column)), F.count(text)
         counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
     measures = []
     for r in rows.groupBy("ds").agg(*counts).orderBy("ds").collect():
@@ -97,7 +97,7 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
     if not exceeded:
         return
     worst = max(exceeded, key=lambda m: (m.share, m.ds))
-    feature = next(f.name for f in settings.of_kind(Numeric) if f.column == worst.name)
+    feature = next(f.name for f in settings.select_features(Numeric) if f.column == worst.name)
     table = worst.name.partition(".")[0]
     raise DataError(
         f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are not "
@@ -108,7 +108,7 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
 
 def describe_matches(settings: Settings, ds: str) -> list[str]:
     """Describe the match rates of day `ds`, a line per join; reads without Spark."""
-    found = rows_of(Warehouse(settings.paths).table("profile"), f"ds = {literal(ds)} AND measure = '{MATCH}'")
+    found = read_rows(Warehouse(settings.paths).table("profile"), f"ds = {quote_literal(ds)} AND measure = '{MATCH}'")
     lines = []
     for r in sorted(found, key=lambda r: r["name"]):
         share = r["hits"] / r["rows"] if r["rows"] else 1.0

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from star_ctr.conf.contracts.catalog import RECORD, RESULT, WEIGHTS, Warehouse
-from star_ctr.conf.contracts.vocabulary import vocabulary_files
-from star_ctr.conf.errors import DataError, UserError, nearest
+from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
+from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.files import hash_file, sync_folder, write_json, write_text
 from star_ctr.model.training.job import TrainingJob
 
@@ -61,7 +61,7 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def attempt_folder(warehouse: Warehouse, run_id: str, number: int) -> Path:
+def get_attempt_folder(warehouse: Warehouse, run_id: str, number: int) -> Path:
     """Return the folder of an attempt, which need not exist."""
     return Path(warehouse.run_folder(check_run_id(run_id))) / f"attempt-{number:03d}"
 
@@ -76,7 +76,7 @@ def _attempts_in(run: Path, run_id: str) -> list[Attempt]:
     return [Attempt(run_id, number, path) for number, path in sorted(found)]
 
 
-def saved_attempts(warehouse: Warehouse) -> list[Attempt]:
+def list_all_attempts(warehouse: Warehouse) -> list[Attempt]:
     """List the attempts of all runs that have a `job.json`, including unpublished ones."""
     runs = sorted({job.parent.parent.name for job in Path(warehouse.models).glob("*/attempt-*/job.json")})
     attempts = [attempt for run in runs for attempt in list_attempts(warehouse, run)]
@@ -89,16 +89,18 @@ def find_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -
     return published[-1] if published else None
 
 
-def published_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -> Attempt:
+def get_published_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -> Attempt:
     """Like `find_attempt`, but raises `UserError` if there is none."""
     if found := find_attempt(warehouse, run_id, number):
         return found
     if number is not None and find_attempt(warehouse, run_id):
         numbers = [str(a.number) for a in list_attempts(warehouse, run_id) if a.is_published]
         raise UserError(f"--attempt {number}: {run_id} has no such attempt; it has attempts {', '.join(numbers)}")
-    there = warehouse.finished()[::-1]
+    there = warehouse.list_finished_runs()[::-1]
     newest = f"the newest: {', '.join(there[:5])}" if there else "there are none yet; run `star-ctr train` first"
-    raise UserError(f"--run-id {run_id}: no finished run in {warehouse.models}{nearest(run_id, there)} ({newest})")
+    raise UserError(
+        f"--run-id {run_id}: no finished run in {warehouse.models}{suggest_nearest(run_id, there)} ({newest})"
+    )
 
 
 def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
@@ -110,32 +112,32 @@ def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
     attempts = list_attempts(warehouse, job.run_id)
     for attempt in reversed(attempts):
         if attempt.is_published:
-            if job.is_result(attempt.record()) and not damaged_files(attempt):
-                return job.in_attempt(attempt.number, attempt.folder)
+            if job.is_result(attempt.record()) and not find_damaged_files(attempt):
+                return job.for_attempt(attempt.number, attempt.folder)
             break
         if _read_fingerprint(attempt) == job.fingerprint():
-            return job.in_attempt(attempt.number, attempt.folder)
-    number = max([_last_reserved(warehouse, job.run_id), *(a.number for a in attempts)]) + 1
-    return job.in_attempt(number, attempt_folder(warehouse, job.run_id, number))
+            return job.for_attempt(attempt.number, attempt.folder)
+    number = max([_read_last_reserved(warehouse, job.run_id), *(a.number for a in attempts)]) + 1
+    return job.for_attempt(number, get_attempt_folder(warehouse, job.run_id, number))
 
 
 def reserve_number(warehouse: Warehouse, attempt: Attempt) -> None:
     """Reserve the number of an attempt that will be deleted, because decisions still refer to it."""
-    last = max(attempt.number, _last_reserved(warehouse, attempt.run_id))
+    last = max(attempt.number, _read_last_reserved(warehouse, attempt.run_id))
     write_text(Path(warehouse.run_folder(attempt.run_id)) / _LAST_DELETED, f"{last}\n")
 
 
-def _last_reserved(warehouse: Warehouse, run_id: str) -> int:
+def _read_last_reserved(warehouse: Warehouse, run_id: str) -> int:
     file = Path(warehouse.run_folder(run_id)) / _LAST_DELETED
     return int(file.read_text()) if file.exists() else 0
 
 
-def attempt_of(job: TrainingJob) -> Attempt:
+def get_attempt(job: TrainingJob) -> Attempt:
     """Return the attempt that a job trains."""
     return Attempt(job.run_id, job.attempt, job.place)
 
 
-def recorded_job(attempt: Attempt) -> TrainingJob:
+def read_job(attempt: Attempt) -> TrainingJob:
     """Read the job of an attempt."""
     return TrainingJob.model_validate(_read_json(attempt.folder / "job.json"))
 
@@ -143,7 +145,7 @@ def recorded_job(attempt: Attempt) -> TrainingJob:
 def _read_fingerprint(attempt: Attempt) -> str | None:
     """Return the fingerprint of an attempt's job; None if it cannot be read."""
     try:
-        return recorded_job(attempt).fingerprint()
+        return read_job(attempt).fingerprint()
     except (DataError, ValueError):
         return None
 
@@ -161,13 +163,13 @@ def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
     Returns:
         The record of the attempt that holds the model.
     """
-    attempt = attempt_of(job)
+    attempt = get_attempt(job)
     if attempt.is_published:
         return attempt.record()
     result = read_result(job)
     copy_vocabularies(job)
-    files = {str(file.relative_to(attempt.folder)): hash_file(file) for file in _published_files(attempt.folder)}
-    if not keep and (same := _same_model(attempt, files)):
+    files = {str(file.relative_to(attempt.folder)): hash_file(file) for file in _list_published_files(attempt.folder)}
+    if not keep and (same := _find_same_model(attempt, files)):
         shutil.rmtree(attempt.folder)
         return same.record()
     sync_folder(attempt.folder)
@@ -176,16 +178,16 @@ def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
     return record
 
 
-def _same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
+def _find_same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
     """Return the newest published attempt of the run if its model has the given files; None otherwise."""
     others = _attempts_in(attempt.folder.parent, attempt.run_id)
     newest = next((other for other in reversed(others) if other.is_published), None)
-    if newest is None or damaged_files(newest):
+    if newest is None or find_damaged_files(newest):
         return None
-    return newest if _model_files(newest.record()["files"]) == _model_files(files) else None
+    return newest if _select_model_files(newest.record()["files"]) == _select_model_files(files) else None
 
 
-def _model_files(files: dict[str, str]) -> dict[str, str]:
+def _select_model_files(files: dict[str, str]) -> dict[str, str]:
     """Return the hashes of the files that determine scores."""
     of_model = (WEIGHTS, "layout.json", "vocabularies/")
     return {name: digest for name, digest in files.items() if name.startswith(of_model)}
@@ -198,7 +200,7 @@ def read_result(job: TrainingJob) -> dict[str, Any]:
     return _read_json(job.place / RESULT)
 
 
-def _published_files(folder: Path) -> list[Path]:
+def _list_published_files(folder: Path) -> list[Path]:
     """List the files of a model and of its last checkpoint, which a warm start reads."""
     files = [folder / name for name in ("job.json", RESULT, "layout.json", WEIGHTS)]
     last = sorted((folder / "checkpoint").glob("step-*"))[-1:]
@@ -207,7 +209,7 @@ def _published_files(folder: Path) -> list[Path]:
 
 def copy_vocabularies(job: TrainingJob) -> None:
     """Copy the vocabularies into the attempt, so that its encoding does not depend on later nights."""
-    files = vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
+    files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     target = job.place / "vocabularies"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -215,7 +217,7 @@ def copy_vocabularies(job: TrainingJob) -> None:
         shutil.copyfile(file, target / f"part-{number:05d}.parquet")
 
 
-def damaged_files(attempt: Attempt) -> list[str]:
+def find_damaged_files(attempt: Attempt) -> list[str]:
     """Return the files of a published attempt that are missing or differ from the record."""
     found = []
     for name, digest in attempt.record()["files"].items():
@@ -230,7 +232,7 @@ def damaged_files(attempt: Attempt) -> list[str]:
 
 def check_files(attempt: Attempt) -> Attempt:
     """Return the attempt; raises `DataError` if any of its files is damaged."""
-    if damaged := damaged_files(attempt):
+    if damaged := find_damaged_files(attempt):
         raise DataError(
             f"{attempt.folder}: files differ from the record of {attempt}: {', '.join(damaged)}. Restore them, or "
             "serve another model with `star-ctr promote` or `star-ctr rollback`"

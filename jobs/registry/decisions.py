@@ -22,12 +22,18 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.run_id import judged_run, run_id
+from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import write_json
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import SupersededError, add_row, any_of, ordered_rows, rows_of
-from star_ctr.jobs.registry.attempts import Attempt, attempt_folder, check_files, find_attempt, published_attempt
+from star_ctr.jobs.io.delta_rows import SupersededError, add_row, make_any_condition, read_ordered_rows, read_rows
+from star_ctr.jobs.registry.attempts import (
+    Attempt,
+    check_files,
+    find_attempt,
+    get_attempt_folder,
+    get_published_attempt,
+)
 
 POINTER = "serving.json"
 GATE = "gate"
@@ -100,7 +106,7 @@ class Decisions:
         """Return all decisions, oldest first."""
         read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "facts": json.loads}
         # Tables from before there were attempts lack their columns.
-        rows = [{"attempt": 1, "against_attempt": None, **row} for row in ordered_rows(self.table)]
+        rows = [{"attempt": 1, "against_attempt": None, **row} for row in read_ordered_rows(self.table)]
         return [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
 
     def add(self, decision: Decision, after: Sequence[Decision]) -> None:
@@ -117,19 +123,19 @@ class Decisions:
         del row["sequence"]
         last = after[-1].sequence if after else -1
         add_row(self.table, row, _SCHEMA, last)
-        self.point()
+        self.update_pointer()
 
-    def point(self) -> None:
+    def update_pointer(self) -> None:
         """Update `serving.json` to match the table, even if other processes write decisions at the same time."""
         if "://" in self.warehouse.root:
             return
-        switch, written = _last_switch(self.all()), None
+        switch, written = _find_last_switch(self.all()), None
         while switch is not None and switch != written:
-            folder = attempt_folder(self.warehouse, *switch.model)
+            folder = get_attempt_folder(self.warehouse, *switch.model)
             said = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
             more = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
             write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
-            switch, written = _last_switch(self.all()), switch
+            switch, written = _find_last_switch(self.all()), switch
 
     def promote(self, run_id: str, why: str, by: str | None = None, attempt: int | None = None) -> Decision:
         """Serve an attempt of a run (the newest if not given), regardless of what the gate decided.
@@ -138,10 +144,10 @@ class Decisions:
             UserError: The attempt is not published, or is already serving.
             DataError: One of its files is damaged.
         """
-        chosen = check_files(published_attempt(self.warehouse, run_id, attempt))
+        chosen = check_files(get_published_attempt(self.warehouse, run_id, attempt))
 
         def decide(decided: list[Decision]) -> Decision:
-            now = serving(decided)
+            now = find_serving(decided)
             if now is not None and now.model == chosen.key:
                 raise UserError(f"{chosen} is already serving, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
             return Decision(
@@ -152,7 +158,7 @@ class Decisions:
                 now.attempt if now else None,
                 Outcome.OVERRIDDEN,
                 why,
-                _author(by),
+                _check_author(by),
                 {"metrics": self._metrics(chosen)},
             )
 
@@ -162,12 +168,12 @@ class Decisions:
         """Serve the previous serving attempt again; raises `UserError` if there is none."""
 
         def decide(decided: list[Decision]) -> Decision:
-            stack = accepted(decided)
+            stack = list_accepted(decided)
             if len(stack) < 2:
                 raise UserError(f"{self.table}: there is no earlier serving model to roll back to")
             last, before = stack[-1], stack[-2]
-            check_files(published_attempt(self.warehouse, *before.model))
-            return Decision(before.ds, *before.model, *last.model, Outcome.ROLLED_BACK, why, _author(by))
+            check_files(get_published_attempt(self.warehouse, *before.model))
+            return Decision(before.ds, *before.model, *last.model, Outcome.ROLLED_BACK, why, _check_author(by))
 
         return self._decide(decide, by)
 
@@ -177,7 +183,7 @@ class Decisions:
         People decide without the lease, while nights run. If `star-ctr clean` deletes the model meanwhile, the decision
         is taken back.
         """
-        self.point()  # an earlier command may have been killed before it wrote `serving.json`
+        self.update_pointer()  # an earlier command may have been killed before it wrote `serving.json`
         while True:
             decided = self.all()
             decision = decide(decided)
@@ -186,10 +192,10 @@ class Decisions:
             except SupersededError:
                 continue
             if find_attempt(self.warehouse, *decision.model) is None:
-                before = serving(decided)
+                before = find_serving(decided)
                 if before is not None:
                     undo = Decision(
-                        before.ds, *before.model, *decision.model, Outcome.OVERRIDDEN, "deleted", _author(by)
+                        before.ds, *before.model, *decision.model, Outcome.OVERRIDDEN, "deleted", _check_author(by)
                     )
                     self.add(undo, self.all())
                 raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")
@@ -197,11 +203,11 @@ class Decisions:
 
     def _metrics(self, attempt: Attempt) -> list[dict[str, Any]]:
         """Read the metrics of an attempt, without Spark; empty if the table only holds those of another attempt."""
-        rows = rows_of(self.warehouse.table("metrics"), any_of("run_id", [attempt.run_id]))
+        rows = read_rows(self.warehouse.table("metrics"), make_any_condition("run_id", [attempt.run_id]))
         return [row for row in rows if row.get("attempt") == attempt.number]
 
 
-def _author(by: str | None) -> str:
+def _check_author(by: str | None) -> str:
     """Return the name of the person who decides; raises `UserError` for the name of the gate."""
     by = by or getpass.getuser()
     if by == GATE:
@@ -209,7 +215,7 @@ def _author(by: str | None) -> str:
     return by
 
 
-def accepted(decisions: Iterable[Decision]) -> list[Decision]:
+def list_accepted(decisions: Iterable[Decision]) -> list[Decision]:
     """Return the decisions that are in force: the last one is serving, and a rollback returns to the one before it."""
     stack: list[Decision] = []
     for decision in decisions:
@@ -222,26 +228,26 @@ def accepted(decisions: Iterable[Decision]) -> list[Decision]:
     return stack
 
 
-def accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) -> Decision | None:
+def find_accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) -> Decision | None:
     """Return this configuration's accepted decision of the newest night before `ds`; None if there is none."""
-    mine = [d for d in accepted(decisions) if d.ds < ds and d.run_id == run_id(settings, d.ds)]
+    mine = [d for d in list_accepted(decisions) if d.ds < ds and d.run_id == make_run_id(settings, d.ds)]
     # If several attempts of the night were accepted, take the last one.
     return max(reversed(mine), key=lambda d: d.ds, default=None)
 
 
-def judged_attempt(decisions: Iterable[Decision], decision: Decision) -> tuple[str, int | None]:
+def get_evaluated_attempt(decisions: Iterable[Decision], decision: Decision) -> tuple[str, int | None]:
     """Return the attempt whose metrics a decision relies on: for a refit, the attempt that it was made from."""
-    if judged_run(decision.run_id) == decision.run_id:
+    if strip_refit_suffix(decision.run_id) == decision.run_id:
         return decision.model
     # If a person promoted the refit, `against` of that decision is the run that it replaced.
     of_refits = (Outcome.REFIT, Outcome.REFIT_HELD)
     made = [d for d in decisions if d.model == decision.model and d.outcome in of_refits]
-    return (made[-1].against, made[-1].against_attempt) if made else (judged_run(decision.run_id), None)
+    return (made[-1].against, made[-1].against_attempt) if made else (strip_refit_suffix(decision.run_id), None)
 
 
-def serving(decisions: Sequence[Decision]) -> Decision | None:
+def find_serving(decisions: Sequence[Decision]) -> Decision | None:
     """Return the decision that the serving model comes from; None if there is none."""
-    return next(reversed(accepted(decisions)), None)
+    return next(reversed(list_accepted(decisions)), None)
 
 
 class Hold(NamedTuple):
@@ -256,7 +262,7 @@ class Hold(NamedTuple):
         return f"decided by {d.by} ({d.outcome}: {d.reason}); holds until a night after {self.night} is judged"
 
 
-def manual_hold(decisions: Sequence[Decision]) -> Hold | None:
+def find_manual_hold(decisions: Sequence[Decision]) -> Hold | None:
     """Return the manual decision that determines the serving model; None if the gate made the last such decision."""
     # The refit of a manually promoted model does not end the hold, and neither does the rollback of the refit.
     of_refits = (Outcome.REFIT, Outcome.ROLLED_BACK)
@@ -267,9 +273,9 @@ def manual_hold(decisions: Sequence[Decision]) -> Hold | None:
     return Hold(decisions[last], max(d.ds for d in decisions[: last + 1]))
 
 
-def _last_switch(decisions: Sequence[Decision]) -> Decision | None:
+def _find_last_switch(decisions: Sequence[Decision]) -> Decision | None:
     """Return the decision that made the serving model serve, which may be a rollback; None if no model is serving."""
-    if serving(decisions) is None:
+    if find_serving(decisions) is None:
         return None
     return next(d for d in reversed(decisions) if _switches(d))
 

@@ -17,8 +17,13 @@ from scipy.stats import norm
 
 from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.features.evaluation.significance import holm, p_below, p_count, smallest_detectable
-from star_ctr.jobs.registry.gate_baseline import Row, typical_rows, usual_clicks
+from star_ctr.features.evaluation.significance import (
+    compute_detectable_loss,
+    compute_p_below,
+    compute_p_count,
+    reject_holm,
+)
+from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows, estimate_click_rate
 
 DRAWS = 200
 """Minimum number of bootstrap draws for the gate: the standard error is then accurate to 5 %."""
@@ -29,7 +34,7 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Facts:
+class GateInputs:
     """The metrics by domain that a verdict is based on.
 
     `candidate`: metrics of the candidate. `differences`: candidate minus serving model on the same rows, with intervals
@@ -46,7 +51,7 @@ class Facts:
     recent: Sequence[Sequence[Row]] = ()
 
 
-class Check(NamedTuple):
+class CheckResult(NamedTuple):
     """A test of a domain: its p-value, whether the margin is exceeded, and a message."""
 
     domain: str
@@ -55,96 +60,98 @@ class Check(NamedTuple):
     message: str
 
 
-def select_failed(checks: Sequence[Check], rate: float) -> list[Check]:
+def select_failed(checks: Sequence[CheckResult], rate: float) -> list[CheckResult]:
     """Return the checks that are significant at a family-wise error rate and exceed their margin."""
-    rejected = holm([check.p for check in checks], rate)
+    rejected = reject_holm([check.p for check in checks], rate)
     return [check for check, reject in zip(checks, rejected, strict=True) if reject and check.beyond]
 
 
-def check_gauc(gate: GateSettings, facts: Facts) -> Iterator[Check]:
+def check_gauc(gate: GateSettings, facts: GateInputs) -> Iterator[CheckResult]:
     """Compare GAUC with the serving model, overall and in large domains."""
-    for difference, users, std in _testable(gate, facts):
+    for difference, users, std in _iter_testable(gate, facts):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
-        told = f"{domain_label(difference['domain'])}: GAUC {format_interval(difference)}"
-        p = p_below(difference["gauc"], std, users, DRAWS)
+        told = f"{format_domain(difference['domain'])}: GAUC {format_interval(difference)}"
+        p = compute_p_below(difference["gauc"], std, users, DRAWS)
         message = f"{told} against the serving model (margin: {margin})"
-        yield Check(difference["domain"], p, difference["gauc"] < -margin, message)
+        yield CheckResult(difference["domain"], p, difference["gauc"] < -margin, message)
 
 
-def _testable(gate: GateSettings, facts: Facts) -> Iterator[tuple[Row, float, float]]:
+def _iter_testable(gate: GateSettings, facts: GateInputs) -> Iterator[tuple[Row, float, float]]:
     """Yield the testable GAUC differences, overall and in large domains, with effective users and std."""
     rows = {r["domain"]: r["rows"] for r in facts.candidate}
     for difference in facts.differences:
-        domain, std = difference["domain"], standard_error(difference, facts.level)
+        domain, std = difference["domain"], get_standard_error(difference, facts.level)
         users = difference.get("gauc_effective") or math.inf
         large = domain == OVERALL or rows.get(domain, 0) >= gate.domain_rows
         if large and difference["gauc"] is not None and std is not None and users > 1:
             yield difference, users, std
 
 
-def check_calibration(gate: GateSettings, facts: Facts) -> Check:
+def check_calibration(gate: GateSettings, facts: GateInputs) -> CheckResult:
     """Compare predicted and actual clicks, overall."""
     overall = index_by_domain(facts.candidate)[OVERALL]
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
     message = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
-    below = p_count(clicks, pcoc * clicks, usual_clicks(facts.before, OVERALL).dispersed)
-    return Check(OVERALL, 2 * min(below, 1 - below), not low <= pcoc <= high, message)
+    below = compute_p_count(clicks, pcoc * clicks, estimate_click_rate(facts.before, OVERALL).dispersed)
+    return CheckResult(OVERALL, 2 * min(below, 1 - below), not low <= pcoc <= high, message)
 
 
-def check_gauc_drop(gate: GateSettings, facts: Facts) -> list[Check]:
+def check_gauc_drop(gate: GateSettings, facts: GateInputs) -> list[CheckResult]:
     """Compare GAUC with the serving model's when it was accepted; empty if there is nothing to compare with."""
     overall, then = index_by_domain(facts.candidate)[OVERALL], facts.serving_then.get("gauc")
     if then is None:
         return []
     difference = index_by_domain(facts.differences).get(OVERALL, {})
     users = difference.get("gauc_effective") or overall.get("gauc_users") or math.inf
-    own = standard_error(overall, facts.level)
+    own = get_standard_error(overall, facts.level)
     if own is None and users < math.inf:
         own = 0.5 / math.sqrt(users)  # upper bound for the mean of values in [0, 1]
     beyond = overall["gauc"] - (then - gate.drop_margin)
     if own is None or users <= 1:
         p = 0.0  # no standard error is known: decide by the margin alone
     else:
-        p = p_below(beyond, math.hypot(own, standard_error(facts.serving_then, facts.level) or own), users, DRAWS)
+        p = compute_p_below(
+            beyond, math.hypot(own, get_standard_error(facts.serving_then, facts.level) or own), users, DRAWS
+        )
     message = (
         f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below the {then:.4f} "
         "at which the serving model was accepted; both models dropped: check the labels of this day"
     )
-    return [Check(OVERALL, p, beyond < 0, message)]
+    return [CheckResult(OVERALL, p, beyond < 0, message)]
 
 
-def check_clicks(gate: GateSettings, facts: Facts) -> Iterator[Check]:
+def check_clicks(gate: GateSettings, facts: GateInputs) -> Iterator[CheckResult]:
     """Compare click rates with earlier nights, overall and in large domains."""
     now = index_by_domain(facts.candidate)
-    for domain, typical in typical_rows(facts.before).items():
+    for domain, typical in compute_typical_rows(facts.before).items():
         rows = now[domain]["rows"] if domain in now else 0
-        usual = usual_clicks(facts.before, domain)
+        usual = estimate_click_rate(facts.before, domain)
         expected = usual.rate * rows
         if max(rows, typical) < gate.domain_rows or not expected:
             continue
         clicks = now[domain]["clicks"]
         message = (
-            f"{domain_label(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median click "
+            f"{format_domain(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median click "
             f"rate of {usual.nights} earlier nights (gate.min_share: {gate.min_share}): check for missing clicks"
         )
         beyond = clicks == 0 or clicks < gate.min_share * expected
         # Within the margin the p-value does not matter.
-        p = p_count(clicks, expected, usual.dispersed, usual.error(rows)) if beyond else 1.0
-        yield Check(domain, p, beyond, message)
+        p = compute_p_count(clicks, expected, usual.dispersed, usual.error(rows)) if beyond else 1.0
+        yield CheckResult(domain, p, beyond, message)
 
 
-def describe_low_power(gate: GateSettings, facts: Facts) -> str:
+def describe_low_power(gate: GateSettings, facts: GateInputs) -> str:
     """Name the large domains with too little power to detect a loss of `gate.domain_loss`."""
     rows = {r["domain"]: r["rows"] for r in facts.candidate}
     domains = [d["domain"] for d in facts.differences if d["domain"] != OVERALL]
     large = [domain for domain in domains if rows.get(domain, 0) >= gate.domain_rows]
-    tested = list(_testable(gate, facts))
+    tested = list(_iter_testable(gate, facts))
     rate = gate.error_rate * PARTS["gauc"] / max(len(tested), 1)
     seen = {
         difference["domain"]
         for difference, users, std in tested
-        if max(smallest_detectable(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
+        if max(compute_detectable_loss(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
     }
     missed = [domain for domain in large if domain not in seen]
     if not missed:
@@ -156,7 +163,7 @@ def describe_low_power(gate: GateSettings, facts: Facts) -> str:
     )
 
 
-def standard_error(row: Row, level: float) -> float | None:
+def get_standard_error(row: Row, level: float) -> float | None:
     """Return the standard error of a row's GAUC, from its bootstrap draws or its interval."""
     if (std := row.get("gauc_std")) is not None:
         return float(std)
@@ -171,12 +178,12 @@ def format_interval(difference: Row) -> str:
     return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
 
 
-def metric_label(name: str) -> str:
+def format_metric(name: str) -> str:
     """Return the name of a metric in messages."""
     return "log loss" if name == "log_loss" else name.upper()
 
 
-def domain_label(domain: str) -> str:
+def format_domain(domain: str) -> str:
     """Return the name of a domain in messages."""
     return OVERALL if domain == OVERALL else f"domain {domain}"
 

@@ -12,34 +12,34 @@ from collections.abc import Iterator, Sequence
 from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.jobs.registry.decisions import Outcome
-from star_ctr.jobs.registry.gate_baseline import Row, typical_rows
+from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows
 from star_ctr.jobs.registry.gate_checks import (
     PARTS,
-    Check,
-    Facts,
+    CheckResult,
+    GateInputs,
     check_calibration,
     check_clicks,
     check_gauc,
     check_gauc_drop,
     describe_low_power,
-    domain_label,
+    format_domain,
     format_interval,
+    format_metric,
+    get_standard_error,
     index_by_domain,
-    metric_label,
     select_failed,
-    standard_error,
 )
 
 _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std", "gauc_effective")
 
 
-def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
+def decide(gate: GateSettings, facts: GateInputs) -> tuple[Outcome, str]:
     """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
-    if found := [*_too_small(gate, facts), *_find_undefined(facts)]:
+    if found := [*_find_too_small(gate, facts), *_find_undefined(facts)]:
         return Outcome.TOO_SMALL, "; ".join(found)
     if found := list(_find_non_finite(facts)):
         return Outcome.HELD, "; ".join(found)
-    if checks := _failed_checks(gate, facts):
+    if checks := _run_checks(gate, facts):
         return Outcome.HELD, "; ".join(check.message for check in checks)
     if not facts.differences:
         return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
@@ -48,8 +48,8 @@ def verdict(gate: GateSettings, facts: Facts) -> tuple[Outcome, str]:
     return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
 
 
-def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
-    def failed_of_kind(kind: str, checks: Sequence[Check]) -> list[Check]:
+def _run_checks(gate: GateSettings, facts: GateInputs) -> list[CheckResult]:
+    def failed_of_kind(kind: str, checks: Sequence[CheckResult]) -> list[CheckResult]:
         return select_failed(checks, gate.error_rate * PARTS[kind])
 
     found = failed_of_kind("gauc", list(check_gauc(gate, facts)))
@@ -63,13 +63,13 @@ def _failed_checks(gate: GateSettings, facts: Facts) -> list[Check]:
     ]
 
 
-def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
+def check_refit(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
     """Return why a refit must not be served, based on `totals` for its newest training day."""
     overall = index_by_domain(totals).get(OVERALL)
     if overall is None:
         return ["no row of the day was scored"]
     undefined = [
-        f"overall {metric_label(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
+        f"overall {format_metric(name)} on the day is {'undefined' if overall[name] is None else overall[name]}"
         for name in ("pcoc", "log_loss")
         if overall[name] is None or not math.isfinite(overall[name])
     ]
@@ -79,15 +79,15 @@ def refit_verdict(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
     return undefined
 
 
-def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
+def _find_too_small(gate: GateSettings, facts: GateInputs) -> list[str]:
     now, found = index_by_domain(facts.candidate), []
     overall = now.get(OVERALL, {"rows": 0, "clicks": 0})
     if overall["rows"] < gate.min_rows:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
     if overall["clicks"] < gate.min_clicks:
         found.append(f"{overall['clicks']:,} clicks (gate.min_clicks: {gate.min_clicks:,})")
-    recent = typical_rows(facts.recent or facts.before)
-    for domain, typical in typical_rows(facts.before).items():
+    recent = compute_typical_rows(facts.recent or facts.before)
+    for domain, typical in compute_typical_rows(facts.before).items():
         rows = now[domain]["rows"] if domain in now else 0
         if not rows and not recent.get(domain, 0):
             continue  # absent on most nights: retired, or there on some days of the week only
@@ -99,14 +99,14 @@ def _too_small(gate: GateSettings, facts: Facts) -> list[str]:
     return found
 
 
-def _find_undefined(facts: Facts) -> list[str]:
+def _find_undefined(facts: GateInputs) -> list[str]:
     """Return messages for overall metrics that are undefined because the day is too small."""
     overall = index_by_domain(facts.candidate).get(OVERALL)
     if overall is None:
         return ["the run has no overall metrics"]
     why = {"pcoc": "there are no clicks", "gauc": "no user has both clicked and unclicked rows"}
     found = [
-        f"overall {metric_label(name)} is undefined: {why.get(name, 'there are no rows')}"
+        f"overall {format_metric(name)} is undefined: {why.get(name, 'there are no rows')}"
         for name in ("gauc", "pcoc", "log_loss")
         if name in overall and overall[name] is None
     ]
@@ -114,12 +114,12 @@ def _find_undefined(facts: Facts) -> list[str]:
         difference = index_by_domain(facts.differences).get(OVERALL, {})
         if difference.get("gauc") is None:
             found.append("the overall GAUC difference from the serving model is undefined")
-        elif standard_error(difference, facts.level) is None:
+        elif get_standard_error(difference, facts.level) is None:
             found.append("the overall GAUC difference has no standard error: too few users have clicks")
     return found
 
 
-def _find_non_finite(facts: Facts) -> Iterator[str]:
+def _find_non_finite(facts: GateInputs) -> Iterator[str]:
     """Yield messages for non-finite metrics: every comparison with NaN is false, so they would pass every check."""
     then = [{"domain": OVERALL, **facts.serving_then}]
     serving = ("the serving model's accepted ", then)
@@ -127,5 +127,5 @@ def _find_non_finite(facts: Facts) -> Iterator[str]:
         for row in rows:
             for name in _NUMBERS:
                 if (value := row.get(name)) is not None and not math.isfinite(value):
-                    metric = f"{prefix}{metric_label(name)} of {domain_label(row['domain'])}"
+                    metric = f"{prefix}{format_metric(name)} of {format_domain(row['domain'])}"
                     yield f"{metric} is {value}, not a finite number"

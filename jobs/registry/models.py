@@ -7,7 +7,7 @@ from typing import NamedTuple
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.registry.attempts import Attempt, check_files, published_attempt
+from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
 from star_ctr.model.export import LAYOUT
 
 
@@ -31,7 +31,7 @@ def find_model(settings: Settings, run_id: str, number: int | None = None) -> Mo
         UserError: There is no such run or attempt.
         DataError: A file of the attempt is damaged.
     """
-    attempt = check_files(published_attempt(Warehouse(settings.paths), run_id, number))
+    attempt = check_files(get_published_attempt(Warehouse(settings.paths), run_id, number))
     layout = Layout.model_validate_json((attempt.folder / LAYOUT).read_text(encoding="utf-8"))
     own = Settings.model_validate(attempt.record()["settings"])
     own = own.model_copy(update={"paths": settings.paths, "spark": settings.spark})

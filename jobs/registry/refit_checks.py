@@ -13,17 +13,17 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.catalog import OF_REFIT
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.features.evaluation.metrics import totals
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.features.evaluation.metrics import compute_totals
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
-from star_ctr.jobs.registry.attempts import attempt_of, read_result
-from star_ctr.jobs.registry.gate_policy import refit_verdict
-from star_ctr.jobs.score import check_parity, largest_difference, scored
+from star_ctr.jobs.registry.attempts import get_attempt, read_result
+from star_ctr.jobs.registry.gate_policy import check_refit
+from star_ctr.jobs.score import check_parity, compute_largest_difference, score_rows
 from star_ctr.model.export import read_weights
 from star_ctr.model.training.job import TrainingJob
 
 
-def failures(store: Store, gate: GateSettings, job: TrainingJob) -> list[str]:
+def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) -> list[str]:
     """Return the reasons why a trained refit must not be served; empty if there are none."""
     rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
     try:
@@ -41,13 +41,13 @@ def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
         raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train again")
     ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
-    check_parity(job.run_id, largest_difference(scored(sampled, attempt_of(job)), probe))
+    check_parity(job.run_id, compute_largest_difference(score_rows(sampled, get_attempt(job)), probe))
 
 
 def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
-    scores = scored(rows.where(F.col("day") == job.ds), attempt_of(job)).persist()
+    scores = score_rows(rows.where(F.col("day") == job.ds), get_attempt(job)).persist()
     try:
         check_scores(scores, job.split)
-        return refit_verdict(gate, [row.asDict() for row in totals(scores).collect()])
+        return check_refit(gate, [row.asDict() for row in compute_totals(scores).collect()])
     finally:
         scores.unpersist()

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from star_ctr.conf.contracts.catalog import WEIGHTS, Warehouse
-from star_ctr.conf.contracts.compatibility import encoded_numbers
+from star_ctr.conf.contracts.compatibility import dump_number_encodings
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.fingerprint import digest
-from star_ctr.conf.contracts.run_id import judged_run, run_id
+from star_ctr.conf.contracts.fingerprint import hash_json
+from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.training import ACCEPTED, PREVIOUS
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt
-from star_ctr.jobs.registry.decisions import Decisions, accepted_before
+from star_ctr.jobs.registry.decisions import Decisions, find_accepted_before
 
 
 class Start(NamedTuple):
@@ -40,7 +40,7 @@ class Start(NamedTuple):
         Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start
         from.
         """
-        return digest(encoded_numbers(self.layout), 32)
+        return hash_json(dump_number_encodings(self.layout), 32)
 
     def hash_weights(self) -> str:
         """Hash the exported weights; raises `UserError` if there are none. Reads an unchanged file once per process."""
@@ -72,24 +72,24 @@ def find_start(settings: Settings, ds: str) -> Start | None:
         case None:
             return None
         case "previous":
-            night = _newest_finished(settings, warehouse, ds)
+            night = _find_newest_finished(settings, warehouse, ds)
         case "accepted":
             # Take the accepted attempt: a later attempt of the same night may have been held.
-            found = accepted_before(settings, Decisions(settings).all(), ds)
+            found = find_accepted_before(settings, Decisions(settings).all(), ds)
             return _read_start(asked, find_attempt(warehouse, *found.model), found.run_id, ds) if found else None
         case _:
             return _read_start(asked, find_attempt(warehouse, asked), asked, ds)
     if night is None:
         return None
-    name = run_id(settings, night)
+    name = make_run_id(settings, night)
     return _read_start(asked, find_attempt(warehouse, name), name, ds)
 
 
-def _newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
+def _find_newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
     """Return the newest night before `ds` with a finished run of this configuration."""
-    nights = {name[: len(ds)] for name in warehouse.finished()}
-    finished = set(warehouse.finished())
-    return max((night for night in nights if night < ds and run_id(settings, night) in finished), default=None)
+    nights = {name[: len(ds)] for name in warehouse.list_finished_runs()}
+    finished = set(warehouse.list_finished_runs())
+    return max((night for night in nights if night < ds and make_run_id(settings, night) in finished), default=None)
 
 
 def _read_start(asked: str, attempt: Attempt | None, name: str, ds: str) -> Start:
@@ -101,7 +101,7 @@ def _read_start(asked: str, attempt: Attempt | None, name: str, ds: str) -> Star
         )
     night = attempt.record()["ds"]
     # A refit was also trained on its own night, the day that the run before it was evaluated on.
-    if night > ds or (night == ds and judged_run(name) != name):
+    if night > ds or (night == ds and strip_refit_suffix(name) != name):
         raise UserError(f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days")
     layout = attempt.folder / "layout.json"
     if not layout.exists():

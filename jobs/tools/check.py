@@ -7,17 +7,17 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.errors import DataError, nearest
-from star_ctr.conf.settings.features import columns_read
+from star_ctr.conf.errors import DataError, suggest_nearest
+from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.features.cleaning.log_columns import INTERNAL
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import dated, location
-from star_ctr.jobs.io.log_files import days as days_of_log
-from star_ctr.jobs.io.session import submitted
+from star_ctr.jobs.io.log_files import has_day_in_path, make_glob
+from star_ctr.jobs.io.log_files import list_days as days_of_log
+from star_ctr.jobs.io.session import run_submitted
 
 FIRST_ROWS = 2_000
 
@@ -28,15 +28,15 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 
 
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"log": name, "path": location(settings, log), "rows": 0, "problems": []}
+    found: dict[str, Any] = {"log": name, "path": make_glob(settings, log), "rows": 0, "problems": []}
     try:
-        days = [ds] if ds else days_of_log(settings, name)[-1:] if dated(log) else None
+        days = [ds] if ds else days_of_log(settings, name)[-1:] if has_day_in_path(log) else None
         raw = log_reader.read(settings, spark, name, days)
         if raw is None:
             raise DataError(f"logs.{name}.path: no file of {days} matches {found['path']}")
         there = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
         found["columns"] = len(there)
-        found["problems"] += _feature_columns(settings, name, there)
+        found["problems"] += _find_missing_columns(settings, name, there)
         first = {
             file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow(), frame.schema) for file, frame in raw.items()
         }
@@ -55,16 +55,18 @@ def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str
     return found
 
 
-def _feature_columns(settings: Settings, name: str, there: set[str]) -> list[str]:
+def _find_missing_columns(settings: Settings, name: str, there: set[str]) -> list[str]:
     """Features that read a column which the log does not have."""
     problems = []
     for feature in settings.features:
-        for column in columns_read(feature):
+        for column in list_read_columns(feature):
             table, _, own = column.rpartition(".")
             if table == name and own not in there:
-                problems.append(f"features.{feature.name}: logs.{name} has no column `{own}`{nearest(own, there)}")
+                problems.append(
+                    f"features.{feature.name}: logs.{name} has no column `{own}`{suggest_nearest(own, there)}"
+                )
     return problems
 
 
 if __name__ == "__main__":
-    submitted("check", run)
+    run_submitted("check", run)

@@ -11,17 +11,17 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.encoded_row import natural
+from star_ctr.conf.contracts.encoded_row import domain_sort_key
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.evaluation.bootstrap import EVIDENCE, INTERVALS, differences, estimates, with_intervals
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.features.evaluation.bootstrap import EVIDENCE, INTERVALS, add_intervals, estimate, subtract_estimates
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 
 COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
 
 
-def difference(store: Store, settings: Settings, run_id: str, against: str) -> list[dict[str, Any]]:
+def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, against: str) -> list[dict[str, Any]]:
     """Write and return AUC and GAUC of `run_id` less those of `against`, one row a domain, `overall` last.
 
     Both must stand in `scores` with the same impressions; `DataError` with counts where they do not. Intervals are
@@ -32,27 +32,27 @@ def difference(store: Store, settings: Settings, run_id: str, against: str) -> l
         raise DataError(f"{run_id}: a run does not differ from itself; name another one")
     scores = store.read("scores").where(F.col("run_id").isin(run_id, against)).persist()
     try:
-        ds = _same_rows(store, scores, run_id, against)
+        ds = _check_same_rows(store, scores, run_id, against)
         check_scores(scores, store.warehouse.table("scores"))
-        found = differences(estimates(scores, settings.evaluate), run_id, against)
-        rows = with_intervals(found, settings.evaluate.level).select(
+        found = subtract_estimates(estimate(scores, settings.evaluate), run_id, against)
+        rows = add_intervals(found, settings.evaluate.level).select(
             F.lit(run_id).alias("run_id"), F.lit(against).alias("against"), F.lit(ds).alias("ds"), *COLUMNS[3:]
         )
-        where = f"{among('run_id', [run_id])} AND {among('against', [against])}"
+        where = f"{make_in_condition('run_id', [run_id])} AND {make_in_condition('against', [against])}"
         store.replace("differences", rows.coalesce(1), where)
     finally:
         scores.unpersist()
     return read_differences(store, run_id, against)
 
 
-def read_differences(store: Store, run_id: str, against: str) -> list[dict[str, Any]]:
+def read_differences(store: WarehouseTables, run_id: str, against: str) -> list[dict[str, Any]]:
     """The differences of two runs that were written; domains in their order, `overall` last."""
     table = store.read("differences")
     found = table.where((F.col("run_id") == run_id) & (F.col("against") == against)).select(*COLUMNS).collect()
-    return sorted((r.asDict() for r in found), key=lambda r: natural(r["domain"]))
+    return sorted((r.asDict() for r in found), key=lambda r: domain_sort_key(r["domain"]))
 
 
-def _same_rows(store: Store, scores: DataFrame, run_id: str, against: str) -> str:
+def _check_same_rows(store: WarehouseTables, scores: DataFrame, run_id: str, against: str) -> str:
     """The day of two runs' rows; `DataError` unless they are the same impressions, of one user, domain and label."""
     of = {"ours": run_id, "theirs": against}
     rows = scores.groupBy("impression_id").agg(

@@ -1,4 +1,4 @@
-"""Collect: the scores of runs that were trained outside Spark, into `scores`, `metrics`, `runs` and the ledger.
+"""Collect: the scores of runs that were trained outside Spark, into `scores`, `read_imported_metrics`, `runs` and the ledger.
 
 A run's folder holds its record and `scores.parquet` (`model.offline`). What stands there already is left alone.
 """
@@ -11,42 +11,42 @@ from typing import Any
 import pyarrow.parquet as pq
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.run_id import variant
+from star_ctr.conf.contracts.run_id import format_variant
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.evaluate import Run, judge, read_metrics
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.evaluate import Run, evaluate_runs, read_metrics
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.registry.attempts import publish_attempt, read_result
 from star_ctr.jobs.score import SCORES as SCHEMA
 from star_ctr.jobs.score import check_parity
-from star_ctr.jobs.train import rows_of_split, trained_rows, write_runs
+from star_ctr.jobs.train import count_split_rows, write_runs, write_trained_rows
 from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
 
 AT_ONCE = 48
 """Runs in one commit: their metrics are computed in one pass, whose ranks must fit the workers."""
 
-Trained = tuple[Settings, TrainingJob]
+TrainedRun = tuple[Settings, TrainingJob]
 
 
-def run(store: Store, runs: Sequence[Trained]) -> Iterator[int]:
+def run(store: WarehouseTables, runs: Sequence[TrainedRun]) -> Iterator[int]:
     """Bring runs into the tables; yields how many are there after each commit."""
-    there = _there(store)
+    there = _list_imported(store)
     results = [(s, job, read_result(job)) for s, job in runs]
     waiting = [(s, job, r) for s, job, r in results if there.get(job.run_id) != (r["fingerprint"], job.attempt)]
     yield len(runs) - len(waiting)
     for start in range(0, len(waiting), AT_ONCE):
         part = waiting[start : start + AT_ONCE]
-        _collect(store, part)
+        _import(store, part)
         yield len(runs) - len(waiting) + start + len(part)
 
 
-def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str, Any]]]) -> None:
+def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, dict[str, Any]]]) -> None:
     names = [job.run_id for _, job, _ in part]
     files = [str(job.place / offline.SCORES) for _, job, _ in part]
     scores = store.spark.read.schema(SCHEMA).parquet(*files)
-    store.replace("scores", scores.repartition("run_id"), among("run_id", names))
-    short = trained_rows(store, [(job, record) for _, job, record in part])
+    store.replace("scores", scores.repartition("run_id"), make_in_condition("run_id", names))
+    short = write_trained_rows(store, [(job, record) for _, job, record in part])
     if short:
         raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
     metadata = [pq.read_schema(file).metadata or {} for file in files]
@@ -57,13 +57,15 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
     entries = [
         (job.run_id, job.ds, domain, n, counts.get((job.run_id, domain), 0))
         for _, job, _ in part
-        for domain, n in rows_of_split(store, job, "test")
+        for domain, n in count_split_rows(store, job, "test")
     ]
     store.write_run_ledger("score", entries)
     uneven = sorted({run_id for run_id, *_, n_in, n_out in entries if n_in != n_out})
     if uneven:
         raise DataError(f"{', '.join(uneven)}: rows of the split and scored rows differ; see the ledger")
-    judge(store, [Run(job.run_id, job.attempt, job.ds, variant(s), job.trainer.seed) for s, job, _ in part])
+    evaluate_runs(
+        store, [Run(job.run_id, job.attempt, job.ds, format_variant(s), job.trainer.seed) for s, job, _ in part]
+    )
     # Last: what stands in `runs` with a difference counts as collected.
     differences = [float(m.get(b"max_score_difference", b"nan")) for m in metadata]
     for (_, job, _), difference in zip(part, differences, strict=True):
@@ -73,7 +75,7 @@ def _collect(store: Store, part: Sequence[tuple[Settings, TrainingJob, dict[str,
     )
 
 
-def _there(store: Store) -> dict[str, tuple[str, int]]:
+def _list_imported(store: WarehouseTables) -> dict[str, tuple[str, int]]:
     """Return the fingerprint and attempt of each run that has been scored and collected."""
     if not store.exists("runs"):
         return {}
@@ -83,6 +85,6 @@ def _there(store: Store) -> dict[str, tuple[str, int]]:
     return {r.run_id: (r.fingerprint, r.attempt) for r in rows}  # the newest attempt wins
 
 
-def metrics(store: Store, runs: Sequence[Trained]) -> list[dict[str, Any]]:
+def read_imported_metrics(store: WarehouseTables, runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
     """The metrics of collected runs, in their order."""
     return read_metrics(store, [job.run_id for _, job in runs])

@@ -9,12 +9,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.jobs.evaluate import Run, judge
-from star_ctr.jobs.io.external_tables import read_given
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.jobs.evaluate import Run, evaluate_runs
+from star_ctr.jobs.io.external_tables import load_external_table
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 
-def run(store: Store, name: str, table: str, references: Mapping[str, str]) -> list[dict[str, Any]]:
+def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, str]) -> list[dict[str, Any]]:
     """Judge the scores of `table` on the rows of each night; returns their metrics.
 
     `table`: a Parquet or Delta table with `impression_id` and `score` in [0, 1], and `seed` where there are several;
@@ -45,13 +45,13 @@ def run(store: Store, name: str, table: str, references: Mapping[str, str]) -> l
             scored = scored.withColumns({"run_id": F.lit(identity), "attempt": F.lit(None).cast("long")}).select(
                 *columns
             )
-            store.replace("scores", scored.repartition(1), among("run_id", [identity]))
+            store.replace("scores", scored.repartition(1), make_in_condition("run_id", [identity]))
             runs.append(Run(identity, None, night, name, seed))
-    return judge(store, runs)
+    return evaluate_runs(store, runs)
 
 
-def _read(store: Store, table: str) -> DataFrame:
-    frame = read_given(store.spark, table).rows
+def _read(store: WarehouseTables, table: str) -> DataFrame:
+    frame = load_external_table(store.spark, table).rows
     missing = {"impression_id", "score"} - set(frame.columns)
     if missing:
         raise DataError(f"{table}: lacks the column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}")

@@ -7,11 +7,11 @@ from typing import Any
 from deltalake import DeltaTable
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.encoded_row import natural
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.encoded_row import domain_sort_key
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import rows_of
+from star_ctr.jobs.io.delta_rows import read_rows
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss")
 DEFAULT_DAYS = 7
@@ -32,14 +32,14 @@ def run(
         raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first")
     # A table that was written before there were intervals lacks their columns.
     there = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
-    found = rows_of(table, columns=there)
+    found = read_rows(table, columns=there)
     if of is None:
-        chosen = [r for r in found if r["run_id"] == run_id(settings, r["ds"])]
+        chosen = [r for r in found if r["run_id"] == make_run_id(settings, r["ds"])]
     else:
         same = next((of.removeprefix(r["ds"]) for r in found if r["run_id"] == of), None)
         chosen = [r for r in found if r["run_id"] == f"{r['ds']}{same}"]
     if not chosen:
-        wanted = of or run_id(settings, "DAY")
+        wanted = of or make_run_id(settings, "DAY")
         there = sorted({r["run_id"] for r in found})
         raise UserError(f"{table}: no metrics of {wanted}; it holds {', '.join(there[-5:])}; name one by --run-id")
     days = sorted({r["ds"] for r in chosen})
@@ -49,9 +49,9 @@ def run(
         raise UserError(f"{table}: no day {asked}; it holds {', '.join(days)}")
     shown = shown if since or until else shown[-DEFAULT_DAYS:]
     values = {(r["ds"], r["domain"]): r for r in chosen}
-    domains = sorted({r["domain"] for r in chosen if r["ds"] in shown}, key=natural)
+    domains = sorted({r["domain"] for r in chosen if r["ds"] in shown}, key=domain_sort_key)
     return [
-        _change(values[day, domain], metric, values.get((before, domain)))
+        _compute_change(values[day, domain], metric, values.get((before, domain)))
         for day, before in zip(days, ["", *days], strict=False)
         if day in shown
         for domain in domains
@@ -59,7 +59,7 @@ def run(
     ]
 
 
-def _change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:
+def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:
     value, low, high = row[metric], row.get(f"{metric}_low"), row.get(f"{metric}_high")
     last: Any = before[metric] if before else None
     change = value - last if value is not None and last is not None else None

@@ -11,7 +11,7 @@ import fsspec
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.log_files import below, dated, location, of_day
+from star_ctr.jobs.io.log_files import format_glob, has_day_in_path, list_readable_files, make_glob
 
 
 def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
@@ -23,17 +23,17 @@ def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
     """
     found = []
     for name, log in settings.logs.declared().items():
-        glob = location(settings, log)
-        path = of_day(glob, ds) if dated(log) else glob
+        glob = make_glob(settings, log)
+        path = format_glob(glob, ds) if has_day_in_path(log) else glob
         try:
-            files = _files(path)
+            files = _list_files(path)
         except (ValueError, ImportError) as error:
             raise UserError(f"logs.{name}.path: {path} cannot be looked up: {error}") from None
         found.append({"log": name, "files": files, "path": path})
     return found
 
 
-def _files(glob: str) -> int:
+def _list_files(glob: str) -> int:
     fs, path = fsspec.core.url_to_fs(glob)
     fs.invalidate_cache()
-    return sum(any(True for _ in below(fs, found)) for found in fs.glob(path))
+    return sum(any(True for _ in list_readable_files(fs, found)) for found in fs.glob(path))

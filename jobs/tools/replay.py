@@ -13,18 +13,18 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import WEIGHTS
-from star_ctr.conf.contracts.fingerprint import code_hash
-from star_ctr.conf.contracts.run_id import judged_run
+from star_ctr.conf.contracts.fingerprint import hash_code
+from star_ctr.conf.contracts.run_id import strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.evaluation.metrics import METRICS, by_domain
+from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
 from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
-from star_ctr.jobs.registry.attempts import Attempt, attempt_of, check_files, published_attempt, recorded_job
-from star_ctr.jobs.score import scored
+from star_ctr.jobs.registry.attempts import Attempt, check_files, get_attempt, get_published_attempt, read_job
+from star_ctr.jobs.score import score_rows
 from star_ctr.model.train import launch
 from star_ctr.model.training.job import TrainingJob
 
@@ -36,9 +36,9 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
         UserError: There is no such attempt, or it cannot be reproduced because it was resumed with a different number
             of processes or threads.
     """
-    store = Store(settings, spark)
-    attempt = check_files(published_attempt(store.warehouse, run_id, number))
-    job, record = recorded_job(attempt), attempt.record()
+    store = WarehouseTables(settings, spark)
+    attempt = check_files(get_published_attempt(store.warehouse, run_id, number))
+    job, record = read_job(attempt), attempt.record()
     if not record["reproducible"]:
         sizes = ", ".join(f"{w['processes']} processes of {w['threads']} threads" for w in record["worlds"])
         raise UserError(
@@ -49,7 +49,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     trainer = job.trainer.model_copy(update={"threads": record["threads"], "processes": record["processes"]})
     place = Path(store.warehouse.root) / "replays" / run_id / attempt.folder.name
     shutil.rmtree(place, ignore_errors=True)
-    code = code_hash(["star_ctr.model.train"])
+    code = hash_code(["star_ctr.model.train"])
     again = job.model_copy(update={"folder": str(place), "trainer": trainer, "code": code})
     (launch if trainer.launcher == "torchrun" else launch_on_spark)(again, False)
     weights = [hash_file(folder / WEIGHTS)[:16] for folder in (attempt.folder, place)]
@@ -57,28 +57,28 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
         "run_id": run_id,
         "attempt": attempt.number,
         "weights": "the same bits" if weights[0] == weights[1] else f"differ: {weights[0]} then, {weights[1]} now",
-        "metrics": _metrics_again(store, again, attempt),
+        "metrics": _compare_metrics(store, again, attempt),
         "code": "the same" if code == job.code else f"changed since: {job.code} then, {code} now",
         "folder": str(place),
     }
 
 
-def _metrics_again(store: Store, job: TrainingJob, recorded: Attempt) -> str:
+def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt) -> str:
     """Compare the metrics of a replayed model with the recorded ones, and describe the result."""
-    if judged_run(job.run_id) != job.run_id:
+    if strip_refit_suffix(job.run_id) != job.run_id:
         return "none: a refit has no day left to be judged on"
     split = store.read("split", job.versions["split"])
     test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
-    scores = scored(test, attempt_of(job))
+    scores = score_rows(test, get_attempt(job))
     check_scores(scores, str(job.place))
-    now = {r.domain: r.asDict() for r in by_domain(scores, NO_INTERVALS).collect()}
+    now = {r.domain: r.asDict() for r in compute_metrics(scores, NO_INTERVALS).collect()}
     then = {r["domain"]: r for r in read_metrics(store, [job.run_id]) if r["attempt"] == recorded.number}
     if not then:
         where = store.warehouse.table("metrics")
         raise UserError(f"{where}: no metrics of {recorded}; run `star-ctr evaluate` first")
-    differing = sorted(d for d in {*now, *then} if _judged(now.get(d)) != _judged(then.get(d)))
+    differing = sorted(d for d in {*now, *then} if _select_metrics(now.get(d)) != _select_metrics(then.get(d)))
     return "the same" if not differing else f"differ in {', '.join(differing)}"
 
 
-def _judged(row: dict[str, Any] | None) -> list[Any] | None:
+def _select_metrics(row: dict[str, Any] | None) -> list[Any] | None:
     return None if row is None else [row[name] for name in METRICS]

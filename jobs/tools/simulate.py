@@ -15,7 +15,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.simulation import clicks as clicking
 from star_ctr.features.simulation import impressions as sim
 from star_ctr.features.simulation import logs as out
-from star_ctr.jobs.io.session import submitted
+from star_ctr.jobs.io.session import run_submitted
 
 ROWS_A_FILE = 1_000_000
 BEHAVIOURS_A_USER = 15
@@ -29,22 +29,24 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     if s is None:
         raise ConfigError(f"{settings.name}: has no `simulate` section; conf/demo.yaml shows one")
     root = settings.paths.logs.rstrip("/")
-    shown = sim.impressions(s, _numbers(spark, s.impressions)).withColumn("preference", clicking.preference(s))
-    counts = [(r.domain, r.level, r.n) for r in clicking.histogram(s, shown).collect()]
-    rows = clicking.with_clicks(s, shown, clicking.levels(counts))
+    shown = sim.make_impressions(s, _make_range(spark, s.impressions)).withColumn(
+        "preference", clicking.compute_preference(s)
+    )
+    counts = [(r.domain, r.level, r.n) for r in clicking.count_thresholds(s, shown).collect()]
+    rows = clicking.add_clicks(s, shown, clicking.fit_biases(counts))
     days = spark.range(-1, s.days).withColumnRenamed("id", "day")
     snapshots = spark.range(s.users).crossJoin(F.broadcast(days))
     logs = {
-        "impressions": (out.impression_log(s, rows), "parquet", "ds"),
-        "clicks": (out.click_log(s, rows), "json", "ds"),
-        "behaviours": (out.behaviour_log(s, _numbers(spark, s.users * BEHAVIOURS_A_USER)), "parquet", None),
-        "users": (sim.users(s, snapshots).withColumn("ds", F.col("day")), "parquet", "ds"),
-        "items": (sim.items(s, spark.range(s.items)), "parquet", None),
+        "impressions": (out.make_impression_log(s, rows), "parquet", "ds"),
+        "clicks": (out.make_click_log(s, rows), "json", "ds"),
+        "behaviours": (out.make_behaviour_log(s, _make_range(spark, s.users * BEHAVIOURS_A_USER)), "parquet", None),
+        "users": (sim.make_users(s, snapshots).withColumn("ds", F.col("day")), "parquet", "ds"),
+        "items": (sim.make_items(s, spark.range(s.items)), "parquet", None),
         "truth": (
             rows.select(
-                out.impression_id(F.col("id")).alias("impression_id"),
+                out.format_impression_id(F.col("id")).alias("impression_id"),
                 "true_rate",
-                sim.day_text(s, F.col("day")).alias("ds"),
+                sim.format_day(s, F.col("day")).alias("ds"),
             ),
             "parquet",
             "ds",
@@ -62,7 +64,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     return written
 
 
-def _numbers(spark: SparkSession, n: int) -> DataFrame:
+def _make_range(spark: SparkSession, n: int) -> DataFrame:
     """Rows (id), 0 to n - 1, in order and in as many partitions as there should be files.
 
     Impressions are numbered by day, so a partition holds a day's rows or those of two: its task writes them
@@ -73,4 +75,4 @@ def _numbers(spark: SparkSession, n: int) -> DataFrame:
 
 
 if __name__ == "__main__":
-    submitted("simulate", run)
+    run_submitted("simulate", run)

@@ -20,10 +20,18 @@ from deltalake.exceptions import DeltaError
 
 from star_ctr.conf.contracts.catalog import TABLES, Warehouse
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import any_of
+from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.split_commits import REMOVED
-from star_ctr.jobs.registry.attempts import Attempt, recorded_job, reserve_number, saved_attempts
-from star_ctr.jobs.registry.retained import DAY, KEEP_ROWS, Key, Reason, first_day, kept_attempts, night_of
+from star_ctr.jobs.registry.attempts import Attempt, list_all_attempts, read_job, reserve_number
+from star_ctr.jobs.registry.retained import (
+    DAY,
+    KEEP_ROWS,
+    Key,
+    Reason,
+    compute_first_day,
+    list_kept_attempts,
+    parse_night,
+)
 
 _DELETED = ".deleted"
 """Suffix of an attempt's folder while it is being deleted."""
@@ -52,43 +60,52 @@ class Plan(NamedTuple):
         return {name for removal in self.removals if removal.what == what for name in removal.names}
 
 
-def plan(settings: Settings) -> Plan:
+def plan_removals(settings: Settings) -> Plan:
     """Find data that is older than the ages in `retention` and no longer needed; changes nothing."""
     warehouse, ages = Warehouse(settings.paths), settings.retention
-    attempts = saved_attempts(warehouse)
-    nights = sorted({night for table in ("features", "split", "scores") for night in _nights(warehouse, table)} - {""})
+    attempts = list_all_attempts(warehouse)
+    nights = sorted(
+        {night for table in ("features", "split", "scores") for night in _list_nights(warehouse, table)} - {""}
+    )
     newest = nights[-1] if nights else ""
-    kept = kept_attempts(settings, warehouse, attempts, newest)
+    kept = list_kept_attempts(settings, warehouse, attempts, newest)
     gone = [a for a in attempts if a.key not in kept]
     removals = []
     if newest and ages.features is not None:
         # Keep the training window of the next night, too.
-        first = first_day(newest, max(ages.features, settings.window.days))
-        removals += _removals(warehouse, "features", lambda day: day < first, f"before {first}")
+        first = compute_first_day(newest, max(ages.features, settings.window.days))
+        removals += _list_removals(warehouse, "features", lambda day: day < first, f"before {first}")
     if newest and ages.splits is not None:
-        first, training = first_day(newest, ages.splits), _nights_in_training(attempts)
+        first, training = compute_first_day(newest, ages.splits), _list_nights_in_training(attempts)
         for table in _SPLITS:
-            removals += _removals(warehouse, table, lambda ds: ds < first and ds not in training, f"before {first}")
+            removals += _list_removals(
+                warehouse, table, lambda ds: ds < first and ds not in training, f"before {first}"
+            )
     if newest and ages.scores is not None:
-        first = first_day(newest, ages.scores)
+        first = compute_first_day(newest, ages.scores)
         runs = {run for (run, _), why in kept.items() if why in KEEP_ROWS}
-        removals += _removals(
-            warehouse, "scores", lambda name: "" < night_of(name) < first and name not in runs, f"before {first}"
+        removals += _list_removals(
+            warehouse, "scores", lambda name: "" < parse_night(name) < first and name not in runs, f"before {first}"
         )
-    removals += [Removal("models", (str(a),), _size(a.folder), "superseded or too old") for a in gone]
-    replays = _old_replays(settings, warehouse)
-    removals += [Removal("replays", (replay.name,), _size(replay), "superseded or too old") for replay in replays]
+    removals += [Removal("models", (str(a),), _measure_folder(a.folder), "superseded or too old") for a in gone]
+    replays = _find_old_replays(settings, warehouse)
+    removals += [
+        Removal("replays", (replay.name,), _measure_folder(replay), "superseded or too old") for replay in replays
+    ]
     return Plan(removals, gone, replays, kept)
 
 
-def apply(settings: Settings, planned: Plan) -> None:
+def remove(settings: Settings, planned: Plan) -> None:
     """Delete what the plan lists. If it is interrupted, the next call finishes it."""
     warehouse = Warehouse(settings.paths)
     for table in ("features", *_SPLITS, "scores"):
         if names := sorted(planned.names(table)):
             delta = DeltaTable(warehouse.table(table))
             metadata = {"userMetadata": json.dumps({REMOVED: names})}
-            delta.delete(any_of(_key(table), names), commit_properties=CommitProperties(custom_metadata=metadata))
+            delta.delete(
+                make_any_condition(_get_partition_column(table), names),
+                commit_properties=CommitProperties(custom_metadata=metadata),
+            )
     for attempt in planned.attempts:
         reserve_number(warehouse, attempt)
         attempt.folder.rename(attempt.folder.with_name(f".{attempt.folder.name}{_DELETED}"))
@@ -98,14 +115,14 @@ def apply(settings: Settings, planned: Plan) -> None:
         shutil.rmtree(replay)
 
 
-def _old_replays(settings: Settings, warehouse: Warehouse) -> list[Path]:
+def _find_old_replays(settings: Settings, warehouse: Warehouse) -> list[Path]:
     if "://" in warehouse.root or settings.retention.attempts is None:
         return []
     old = time.time() - DAY * settings.retention.attempts
     return sorted(path for path in (Path(warehouse.root) / "replays").glob("*") if path.stat().st_mtime < old)
 
 
-def vacuum(
+def vacuum_files(
     settings: Settings, kept: Mapping[Key, Reason], days: float | None = None, dry_run: bool = False
 ) -> list[dict[str, Any]]:
     """Delete table files that neither the current version nor a kept attempt needs.
@@ -123,11 +140,11 @@ def vacuum(
     """
     warehouse = Warehouse(settings.paths)
     days = settings.retention.replaced if days is None else days
-    nights = {night_of(run) for run, _ in kept} - {""}
+    nights = {parse_night(run) for run, _ in kept} - {""}
     age = settings.retention.splits
-    first = first_day(max(nights), age) if nights and age is not None else ""
-    rows = {key for key, why in kept.items() if why in KEEP_ROWS or night_of(key[0]) >= first}
-    pinned = _pinned_versions(warehouse, rows)
+    first = compute_first_day(max(nights), age) if nights and age is not None else ""
+    rows = {key for key, why in kept.items() if why in KEEP_ROWS or parse_night(key[0]) >= first}
+    pinned = _list_pinned_versions(warehouse, rows)
     found = []
     for name in TABLES:
         place = warehouse.table(name)
@@ -137,15 +154,15 @@ def vacuum(
         old = DeltaTable(place).vacuum(round(days * 24), dry_run=True, enforce_retention_duration=False, full=True)
         note = ""
         try:
-            needed = {file for version, ds in pinned.get(name, ()) for file in _files_of_night(place, version, ds)}
-            names = {_file_name(path) for path in old} - needed
+            needed = {file for version, ds in pinned.get(name, ()) for file in _list_night_files(place, version, ds)}
+            names = {_get_file_name(path) for path in old} - needed
         except DeltaError as error:
             # Without the old log, the files of a kept run cannot be told from others.
             names, note = set(), f"nothing is deleted, because a version of a kept run cannot be read: {error}"
         fs, root = fsspec.core.url_to_fs(place)
         there = fs.find(root, detail=True)
-        names -= _checksums({_file_name(path) for path in there} - names)
-        files = {path: info["size"] for path, info in there.items() if _file_name(path) in names}
+        names -= _name_checksums({_get_file_name(path) for path in there} - names)
+        files = {path: info["size"] for path, info in there.items() if _get_file_name(path) in names}
         if not dry_run:
             for path in files:
                 fs.rm_file(path)
@@ -157,56 +174,56 @@ def vacuum(
     return found
 
 
-def _file_name(path: str) -> str:
+def _get_file_name(path: str) -> str:
     """Return the name of a data file. It is unique; the Delta log and the file system encode folders differently."""
     return path.rsplit("/", 1)[-1]
 
 
-def _checksums(names: set[str]) -> set[str]:
+def _name_checksums(names: set[str]) -> set[str]:
     """Return the names of the checksum files that Hadoop writes next to files on a local disk."""
     return {f".{name}.crc" for name in names}
 
 
-def _files_of_night(place: str, version: int, ds: str) -> list[str]:
+def _list_night_files(place: str, version: int, ds: str) -> list[str]:
     """Return the names of the data files of a night in a version of a table."""
     actions = DeltaTable(place, version=version).get_add_actions(flatten=True)
     rows = zip(actions.column("path").to_pylist(), actions.column("partition.ds").to_pylist(), strict=True)
-    return [_file_name(path) for path, night in rows if night == ds]
+    return [_get_file_name(path) for path, night in rows if night == ds]
 
 
-def _pinned_versions(warehouse: Warehouse, kept: set[tuple[str, int]]) -> dict[str, set[tuple[int, str]]]:
+def _list_pinned_versions(warehouse: Warehouse, kept: set[tuple[str, int]]) -> dict[str, set[tuple[int, str]]]:
     """Return, by table, the versions and nights that the kept attempts are pinned to."""
     pinned: dict[str, set[tuple[int, str]]] = {}
-    for attempt in saved_attempts(warehouse):
+    for attempt in list_all_attempts(warehouse):
         if attempt.key in kept:
-            job = recorded_job(attempt)
+            job = read_job(attempt)
             of = {"split": job.split, "vocabularies": job.vocabularies}
             for name, version in job.versions.items():
                 pinned.setdefault(Path(of[name]).name, set()).add((version, job.ds))
     return pinned
 
 
-def _nights_in_training(attempts: Sequence[Attempt]) -> set[str]:
+def _list_nights_in_training(attempts: Sequence[Attempt]) -> set[str]:
     """Return the nights whose newest attempt is unpublished, because a resumed training reads their split."""
     newest = {a.run_id: a for a in attempts}
-    return {night_of(run) for run, attempt in newest.items() if not attempt.is_published}
+    return {parse_night(run) for run, attempt in newest.items() if not attempt.is_published}
 
 
-def _key(table: str) -> str:
+def _get_partition_column(table: str) -> str:
     return TABLES[table].partitions[0]
 
 
-def _nights(warehouse: Warehouse, table: str) -> set[str]:
-    return {night_of(name) for name in _sizes(warehouse, table)}
+def _list_nights(warehouse: Warehouse, table: str) -> set[str]:
+    return {parse_night(name) for name in _measure_partitions(warehouse, table)}
 
 
-def _sizes(warehouse: Warehouse, table: str) -> dict[str, int]:
+def _measure_partitions(warehouse: Warehouse, table: str) -> dict[str, int]:
     """Return the size in bytes of each value of a table's first partition column; empty if there is no table."""
     place = warehouse.table(table)
     if not DeltaTable.is_deltatable(place):
         return {}
     actions = DeltaTable(place).get_add_actions(flatten=True)
-    values = actions.column(f"partition.{_key(table)}").to_pylist()
+    values = actions.column(f"partition.{_get_partition_column(table)}").to_pylist()
     sizes: dict[str, int] = {}
     for value, size in zip(values, actions.column("size_bytes").to_pylist(), strict=True):
         if value is not None:
@@ -214,10 +231,10 @@ def _sizes(warehouse: Warehouse, table: str) -> dict[str, int]:
     return sizes
 
 
-def _removals(warehouse: Warehouse, table: str, is_old: Callable[[str], bool], why: str) -> list[Removal]:
-    sizes = {name: size for name, size in _sizes(warehouse, table).items() if is_old(name)}
+def _list_removals(warehouse: Warehouse, table: str, is_old: Callable[[str], bool], why: str) -> list[Removal]:
+    sizes = {name: size for name, size in _measure_partitions(warehouse, table).items() if is_old(name)}
     return [Removal(table, tuple(sorted(sizes)), sum(sizes.values()), why)] if sizes else []
 
 
-def _size(folder: Path) -> int:
+def _measure_folder(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -7,9 +7,9 @@ from typing import Any
 from star_ctr.conf.contracts.catalog import RECORD, Warehouse
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.registry.attempts import Attempt, attempt_folder, damaged_files, saved_attempts
-from star_ctr.jobs.registry.decisions import Decisions, serving
-from star_ctr.jobs.registry.retained import decisions_in_force, pinned_attempts
+from star_ctr.jobs.registry.attempts import Attempt, find_damaged_files, get_attempt_folder, list_all_attempts
+from star_ctr.jobs.registry.decisions import Decisions, find_serving
+from star_ctr.jobs.registry.retained import list_decisions_in_force, list_pinned_attempts
 
 
 def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
@@ -24,23 +24,23 @@ def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
     """
     warehouse = Warehouse(settings.paths)
     decided = Decisions(settings).all()
-    now = serving(decided)
+    now = find_serving(decided)
     wanted: dict[tuple[str, int], str] = {}
-    for decision in decisions_in_force(settings, decided):
+    for decision in list_decisions_in_force(settings, decided):
         wanted[decision.model] = "serving" if now and decision.model == now.model else "for a rollback"
-    for attempt in pinned_attempts(settings, warehouse):
+    for attempt in list_pinned_attempts(settings, warehouse):
         wanted.setdefault(attempt.key, "pinned")
     if everything:
-        for attempt in saved_attempts(warehouse):
+        for attempt in list_all_attempts(warehouse):
             if attempt.is_published:
                 wanted.setdefault(attempt.key, "published")
     return [_verify(warehouse, *model, why) for model, why in wanted.items()]
 
 
 def _verify(warehouse: Warehouse, run_id: str, number: int, why: str) -> dict[str, Any]:
-    attempt = Attempt(run_id, number, attempt_folder(warehouse, run_id, number))
+    attempt = Attempt(run_id, number, get_attempt_folder(warehouse, run_id, number))
     row = {"run_id": run_id, "attempt": number, "why": why}
     try:
-        return {**row, "files": len(attempt.record()["files"]), "damaged": ", ".join(damaged_files(attempt))}
+        return {**row, "files": len(attempt.record()["files"]), "damaged": ", ".join(find_damaged_files(attempt))}
     except DataError:  # missing, or no JSON
         return {**row, "files": 0, "damaged": RECORD}

@@ -43,12 +43,12 @@ class Draw:
     rows: int
 
 
-def batches_of(rows: int, batch_size: int) -> int:
+def count_batches(rows: int, batch_size: int) -> int:
     """Batches that `rows` rows make; the last may be short."""
     return math.ceil(rows / batch_size)
 
 
-def rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict[int, int]:
+def count_rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict[int, int]:
     """The rows of each domain, or of all of them as MIXED."""
     rows: dict[int, int] = {}
     for file in files:
@@ -57,21 +57,21 @@ def rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict[int, 
     return dict(sorted(rows.items()))
 
 
-def generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
+def make_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
     """Random numbers of one purpose (0: the plan, 1: draws from the window) in one epoch."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, purpose]))
 
 
-def plan(
+def plan_epoch(
     files: Sequence[DataFile], batch_size: int, window_rows: int, seed: int, epoch: int, mixed: bool = False
 ) -> Iterator[Read | Draw]:
     """The epoch as a list of reads and draws; every file is read once and every row drawn once."""
-    random = generator(seed, epoch, 0)
-    total = rows_by_domain(files, mixed)
+    random = make_generator(seed, epoch, 0)
+    total = count_rows_by_domain(files, mixed)
     waiting: dict[int, list[int]] = {p: [] for p in total}
     for number in random.permutation(len(files)):
         waiting[MIXED if mixed else files[number].domain].append(int(number))
-    order = np.repeat(list(total), [batches_of(n, batch_size) for n in total.values()])
+    order = np.repeat(list(total), [count_batches(n, batch_size) for n in total.values()])
     held = dict.fromkeys(total, 0)
     left = dict(total)
     all_rows = sum(total.values())

@@ -18,8 +18,8 @@ import torch
 
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
-from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, generator, plan
-from star_ctr.model.data.reader import Rows, joined, read_files
+from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, make_generator, plan_epoch
+from star_ctr.model.data.reader import Rows, concat_rows, read_files
 from star_ctr.model.data.shuffle_window import Window
 
 AHEAD = 8
@@ -35,7 +35,7 @@ class Batch:
     file: npt.NDArray[np.int32]
 
 
-def epoch_batches(
+def iter_epoch(
     files: Sequence[DataFile],
     layout: Layout,
     batch_size: int,
@@ -51,17 +51,17 @@ def epoch_batches(
     With `start`, those from that number on, the same as ever: what came before is not read but for the rows
     that the windows still hold.
     """
-    steps = list(plan(files, batch_size, window_rows, seed, epoch, mixed))
-    random = generator(seed, epoch, 1)
-    done = _position(steps, start)
-    held = _replayed(files, steps[:done], random, mixed)
+    steps = list(plan_epoch(files, batch_size, window_rows, seed, epoch, mixed))
+    random = make_generator(seed, epoch, 1)
+    done = _find_position(steps, start)
+    held = _replay_draws(files, steps[:done], random, mixed)
     needed = sorted({int(f) for ids in held.values() for f in np.unique(ids[0])})
     arriving = read_files(
         [files[f] for f in chain(needed, (s.file for s in steps[done:] if isinstance(s, Read)))],
         layout,
         readers=readers,
     )
-    windows = _filled(held, needed, arriving)
+    windows = _fill_windows(held, needed, arriving)
     for step in steps[done:]:
         match step:
             case Read(file):
@@ -78,13 +78,13 @@ def epoch_batches(
         raise DataError("the stream has rows left after its last batch")
 
 
-def _position(steps: Sequence[Read | Draw], batches: int) -> int:
+def _find_position(steps: Sequence[Read | Draw], batches: int) -> int:
     """The number of steps after which so many batches were drawn."""
     draws = np.flatnonzero([isinstance(s, Draw) for s in steps])
     return 0 if batches == 0 else int(draws[batches - 1]) + 1
 
 
-def _replayed(
+def _replay_draws(
     files: Sequence[DataFile], steps: Sequence[Read | Draw], random: np.random.Generator, mixed: bool
 ) -> dict[int, list[npt.NDArray[np.int32]]]:
     """What each domain's window holds after some steps, as (file, row in it): the draws are made on these alone."""
@@ -100,7 +100,7 @@ def _replayed(
     return {p: window.held() for p, window in windows.items() if len(window)}
 
 
-def _filled(
+def _fill_windows(
     held: dict[int, list[npt.NDArray[np.int32]]], needed: Sequence[int], arriving: Iterator[Rows]
 ) -> dict[int, Window]:
     """Windows of the rows that `held` names, out of the first files that arrive: the `needed` ones."""
@@ -114,7 +114,7 @@ def _filled(
     windows = {}
     for p, (parts, ats) in kept.items():
         windows[p] = Window()
-        _add(windows[p], joined(parts).part(np.argsort(np.concatenate(ats))), held[p][0])
+        _add(windows[p], concat_rows(parts).part(np.argsort(np.concatenate(ats))), held[p][0])
     return windows
 
 
@@ -122,13 +122,13 @@ def _add(window: Window, rows: Rows, numbers: npt.NDArray[np.int32]) -> None:
     window.add(rows.ints, rows.floats, rows.label, rows.domain, numbers)
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pin_memory(batch: Batch) -> Batch:
     rows = batch.rows
     ints, floats, label = (torch.from_numpy(a).pin_memory().numpy() for a in (rows.ints, rows.floats, rows.label))
     return Batch(batch.domain, Rows(ints, floats, label, rows.domain), batch.file)
 
 
-def ahead(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) -> Generator[Batch]:
+def prefetch(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) -> Generator[Batch]:
     """The same batches, made in a thread of their own up to `depth` ahead; its errors are raised here.
 
     With `pin` their rows lie in pinned memory, from which a GPU takes them while it computes.
@@ -148,7 +148,7 @@ def ahead(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) -> Ge
     def work() -> None:
         try:
             for batch in batches:
-                if not put(_pinned(batch) if pin else batch):
+                if not put(_pin_memory(batch) if pin else batch):
                     return
             put(None)
         except BaseException as error:  # handed to the consumer, which raises it

@@ -60,14 +60,14 @@ class InOrderPool:
         assert self._executor is not None
         while not self._read:
             while len(self._ahead) < self._threads and (item := self._next()) is not None:
-                self._ahead.append(self._executor.submit(self._decoded, *item))
+                self._ahead.append(self._executor.submit(self._decode, *item))
             if not self._ahead:
                 raise EmptyResultError
             self._read = self._ahead.popleft().result()
             self._ventilator.processed_item()
         return self._read.pop(0)
 
-    def _decoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    def _decode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         worker, read = self._free.get()
         try:
             worker.process(*args, **kwargs)

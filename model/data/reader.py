@@ -43,7 +43,7 @@ class Rows:
         return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
+def concat_rows(parts: Sequence[Rows]) -> Rows:
     """All rows of `parts` as one."""
     return Rows(
         np.concatenate([p.ints for p in parts]),
@@ -54,19 +54,19 @@ def joined(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def unpacked(
+def unpack_columns(
     ints: pa.Array | pa.ChunkedArray, floats: pa.Array | pa.ChunkedArray, layout: Layout
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """The matrices that packed columns hold, read-only: views of the columns' own memory.
 
     `DataError` where a row's size is not the layout's.
     """
-    return _matrix("ints", ints, np.dtype(np.int32), layout.ints), _matrix(
+    return _view_matrix("ints", ints, np.dtype(np.int32), layout.ints), _view_matrix(
         "floats", floats, np.dtype(np.float32), layout.floats
     )
 
 
-def _matrix(
+def _view_matrix(
     name: str, column: pa.Array | pa.ChunkedArray, kind: np.dtype[Any], width: int
 ) -> np.ndarray[Any, np.dtype[Any]]:
     if isinstance(column, pa.ChunkedArray):  # combined, it would be copied even if it is one chunk
@@ -83,7 +83,7 @@ def _matrix(
     return np.frombuffer(data, dtype=kind, count=n * width, offset=int(offsets[0])).reshape(n, width)
 
 
-def live_files(
+def list_live_files(
     table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id"
 ) -> list[DataFile]:
     """The files of one night's part at one version of the split, in an order that their contents alone decide.
@@ -127,7 +127,7 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
         try:
             chunks = iter(reader)
             for file in files:
-                yield _one_file(file, chunks, layout)
+                yield _read_file(file, chunks, layout)
             if next(chunks, None) is not None:
                 raise DataError("the stream read more rows than its files hold by the table's log")
         finally:
@@ -136,7 +136,7 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
             reader.join()
 
 
-def _one_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Rows:
+def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Rows:
     parts, read = [], 0
     while read < file.rows:
         chunk = next(chunks, None)
@@ -147,7 +147,7 @@ def _one_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Row
             raise DataError(f"{file.url}: rows of another file came in its place")
         parts.append(
             Rows(
-                *unpacked(chunk["ints"], chunk["floats"], layout),
+                *unpack_columns(chunk["ints"], chunk["floats"], layout),
                 chunk["label"].to_numpy().astype(np.float32),
                 np.full(n, file.domain, dtype=np.int32),
                 chunk["day"].to_numpy() if "day" in chunk.column_names else None,
@@ -158,4 +158,4 @@ def _one_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Row
         raise DataError(
             f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken"
         )
-    return parts[0] if len(parts) == 1 else joined(parts)
+    return parts[0] if len(parts) == 1 else concat_rows(parts)

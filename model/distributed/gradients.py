@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from star_ctr.model.distributed.process_group import from_all, world
-from star_ctr.model.distributed.shared_memory import zeros_in_common
-from star_ctr.model.embeddings.row_adam import summed_by_row
+from star_ctr.model.distributed.process_group import all_gather, get_rank_and_size
+from star_ctr.model.distributed.shared_memory import make_shared_zeros
+from star_ctr.model.embeddings.row_adam import sum_by_row
 from star_ctr.model.embeddings.tables import EmbeddingTables
 from star_ctr.model.layers.normalization import PerDomain
 
@@ -37,7 +37,7 @@ class DenseGradients:
         gradient of 0 in the processes that did not see it. Of all other parameters they have gradients alike.
         """
         self._beside = beside
-        if world()[1] == 1:
+        if get_rank_and_size()[1] == 1:
             return
         self._fill_in_zeros(domains)
         self._summed = [p for p in self._parameters if p.grad is not None]
@@ -75,7 +75,7 @@ class TableGradients:
         """Put in the place of each table's gradient the rows that this process is to update, of all processes."""
 
 
-class OfCopies(TableGradients):
+class CopiedTableGradients(TableGradients):
     """Each process has tables of its own, and updates the rows of all."""
 
     def __init__(self, tables: EmbeddingTables) -> None:
@@ -85,21 +85,21 @@ class OfCopies(TableGradients):
         """All rows, in the order of ranks: a row once for each that touched it."""
         for table in self._tables:
             if table.grad is not None:
-                table.grad = self._of_all(table.grad)
+                table.grad = self._gather(table.grad)
 
-    def _of_all(self, gradient: Tensor) -> Tensor:
+    def _gather(self, gradient: Tensor) -> Tensor:
         # gloo's own sum of sparse tensors sorts and adds them on the way, which takes twice as long.
-        rows_N, values_ND = summed_by_row(gradient)
-        sizes = [int(n) for n in from_all(torch.tensor([len(rows_N)], device=rows_N.device))]
+        rows_N, values_ND = sum_by_row(gradient)
+        sizes = [int(n) for n in all_gather(torch.tensor([len(rows_N)], device=rows_N.device))]
 
         def joined(mine: Tensor) -> Tensor:
             padded = torch.cat([mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])])  # all send as much
-            return torch.cat([theirs[:n] for theirs, n in zip(from_all(padded), sizes, strict=True)])
+            return torch.cat([theirs[:n] for theirs, n in zip(all_gather(padded), sizes, strict=True)])
 
-        return _sparse(joined(rows_N), joined(values_ND), gradient)
+        return _make_sparse(joined(rows_N), joined(values_ND), gradient)
 
 
-class OfOneCopy(TableGradients):
+class SharedTableGradients(TableGradients):
     """The processes of a machine have their tables in common: each updates a range of the rows that a step touches.
 
     Each lays its gradients open, and takes from all of them those of its rows. Between the two they wait for one
@@ -107,7 +107,7 @@ class OfOneCopy(TableGradients):
     """
 
     def __init__(self, tables: EmbeddingTables) -> None:
-        self._open = {table: _Open(table) for table in tables.parameters()}
+        self._open = {table: _OpenSteps(table) for table in tables.parameters()}
         self._told: dist.Work | None = None
 
     def begin(self) -> None:
@@ -124,7 +124,7 @@ class OfOneCopy(TableGradients):
             table.grad = gradients.own(table)
 
 
-class _Open:
+class _OpenSteps:
     """The gradients of one table that all processes lay open to one another: rows, ascending, and a value for each.
 
     There is room for as many as the table has; only what is written to takes memory.
@@ -132,37 +132,37 @@ class _Open:
 
     def __init__(self, table: Tensor) -> None:
         rows, width = table.shape
-        _, processes = world()
-        self._count = zeros_in_common([processes], torch.long)
-        self._rows = zeros_in_common([processes, rows], torch.long)
-        self._values = zeros_in_common([processes, rows, width], table.dtype)
+        _, processes = get_rank_and_size()
+        self._count = make_shared_zeros([processes], torch.long)
+        self._rows = make_shared_zeros([processes, rows], torch.long)
+        self._values = make_shared_zeros([processes, rows, width], table.dtype)
 
     def put(self, gradient: Tensor | None) -> None:
         """Lay open what this process has."""
-        rank, _ = world()
+        rank, _ = get_rank_and_size()
         if gradient is None:
             self._count[rank] = 0
             return
-        rows_N, values_ND = summed_by_row(gradient)
+        rows_N, values_ND = sum_by_row(gradient)
         self._count[rank] = n = len(rows_N)
         self._rows[rank, :n] = rows_N
         self._values[rank, :n] = values_ND
 
     def own(self, table: Tensor) -> Tensor:
         """What all processes have for the rows that are this process's to update, as a sparse gradient."""
-        rank, processes = world()
+        rank, processes = get_rank_and_size()
         touched = [rows_N[:n] for rows_N, n in zip(self._rows, self._count.tolist(), strict=True)]
-        ranges = [slices[rank] for slices in shared_out(touched, processes)]
+        ranges = [slices[rank] for slices in split_rows(touched, processes)]
         rows = torch.cat([self._rows[other, mine] for other, mine in enumerate(ranges)])
         values = torch.cat([self._values[other, mine] for other, mine in enumerate(ranges)])
-        return _sparse(rows, values, table)
+        return _make_sparse(rows, values, table)
 
 
 _SAMPLED = 64
 """Of so many rows one is looked at to find ranges of rows that give each process as much to do."""
 
 
-def shared_out(touched: Sequence[Tensor], processes: int) -> list[list[slice]]:
+def split_rows(touched: Sequence[Tensor], processes: int) -> list[list[slice]]:
     """Of each list of ascending rows the slices that fall to each process: the same row to the same one in all lists.
 
     Every process finds the same, and has about as many entries as the others.
@@ -177,5 +177,5 @@ def shared_out(touched: Sequence[Tensor], processes: int) -> list[list[slice]]:
     return slices
 
 
-def _sparse(rows_N: Tensor, values_ND: Tensor, like: Tensor) -> Tensor:
+def _make_sparse(rows_N: Tensor, values_ND: Tensor, like: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(rows_N[None], values_ND, like.shape, check_invariants=False)

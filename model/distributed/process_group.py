@@ -10,21 +10,21 @@ import torch.distributed as dist
 from star_ctr.conf.settings.training import TrainerSettings
 
 
-def world() -> tuple[int, int]:
+def get_rank_and_size() -> tuple[int, int]:
     """(rank, processes)."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
-def device_for(settings: TrainerSettings) -> torch.device:
+def choose_device(settings: TrainerSettings) -> torch.device:
     """The device of this process."""
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def seed(device: torch.device, value: int) -> None:
+def seed_device(device: torch.device, value: int) -> None:
     """Seed the draws on a device and on the CPU.
 
     Not by torch.manual_seed: where a machine has no accelerator, each call leaves a traceback in a queue that waits
@@ -35,25 +35,25 @@ def seed(device: torch.device, value: int) -> None:
         torch.cuda.manual_seed(value)
 
 
-def most_of(value: int) -> int:
+def all_max(value: int) -> int:
     """The largest value of all processes; all of them ask at the same place."""
-    if world()[1] == 1:
+    if get_rank_and_size()[1] == 1:
         return value
     largest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 
 
-def from_all(x: torch.Tensor) -> list[torch.Tensor]:
+def all_gather(x: torch.Tensor) -> list[torch.Tensor]:
     """The `x` of each process, of one shape, in the order of ranks."""
-    return GatheredFromAll(x).wait() if world()[1] > 1 else [x]
+    return PendingGather(x).wait() if get_rank_and_size()[1] > 1 else [x]
 
 
-class GatheredFromAll:
-    """The `x` of each process, as `from_all`, on its way while other things are done."""
+class PendingGather:
+    """The `x` of each process, as `all_gather`, on its way while other things are done."""
 
     def __init__(self, x: torch.Tensor) -> None:
-        self._found = [torch.empty_like(x) for _ in range(world()[1])]
+        self._found = [torch.empty_like(x) for _ in range(get_rank_and_size()[1])]
         self._work = dist.all_gather(self._found, x, async_op=True)
 
     def wait(self) -> list[torch.Tensor]:
@@ -62,7 +62,7 @@ class GatheredFromAll:
         return self._found
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when all processes are here."""
-    if world()[1] > 1:
+    if get_rank_and_size()[1] > 1:
         dist.barrier()

@@ -38,14 +38,14 @@ def end_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def environment_for_children() -> dict[str, str]:
+def make_child_environment() -> dict[str, str]:
     """Return the environment variables that `end_with_parent` reads in child processes."""
     return {PARENT: str(os.getpid())}
 
 
-def run_to_end(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command and return its exit code; forwards SIGTERM to it and always ends it before returning."""
-    process = subprocess.Popen(command, env={**environment, **environment_for_children()})
+    process = subprocess.Popen(command, env={**environment, **make_child_environment()})
     try:
         with _forward_signal(signal.SIGTERM, process):
             return process.wait()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
-from star_ctr.model.distributed.process_group import most_of, world
+from star_ctr.model.distributed.process_group import all_max, get_rank_and_size
 
 ACTIVATIONS_PER_THREAD = 400_000
 """Hidden layer outputs per step and thread.
@@ -16,7 +16,7 @@ outputs), but not with 512 rows and the default layers (520,000).
 """
 
 
-def threads_for(rows: int, layers: Sequence[int], cores: int) -> int:
+def compute_threads(rows: int, layers: Sequence[int], cores: int) -> int:
     """Return the number of torch threads for a training step, at most one per core.
 
     The result must not depend on anything that varies between runs, such as the load, because sums are bit-identical
@@ -38,29 +38,29 @@ def choose_threads(trainer: TrainerSettings, model: ModelSettings) -> int:
     """
     if trainer.threads:
         return trainer.threads
-    cut_over = world()[1] if trainer.parallel == "rows" else 1
-    return -most_of(-threads_for(trainer.batch_size // cut_over, model.layers, own_cores()))
+    cut_over = get_rank_and_size()[1] if trainer.parallel == "rows" else 1
+    return -all_max(-compute_threads(trainer.batch_size // cut_over, model.layers, pin_cores()))
 
 
-def readers_for(settings: TrainerSettings, for_all: bool = False) -> int:
+def choose_readers(settings: TrainerSettings, for_all: bool = False) -> int:
     """Return the number of threads that decode files: the setting, or one per four cores of this process.
 
     With `for_all`, this process decodes for all processes of the machine, so all of its cores count.
     """
-    return settings.readers or max(1, (available_cores() if for_all else own_cores()) // 4)
+    return settings.readers or max(1, (count_cores() if for_all else pin_cores()) // 4)
 
 
-def available_cores() -> int:
+def count_cores() -> int:
     """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def own_cores() -> int:
+def pin_cores() -> int:
     """Return this process's share of the available cores, at most OMP_NUM_THREADS.
 
     Spark sets OMP_NUM_THREADS to the cores of a task, and torchrun to 1 if it starts several processes and finds it
     unset.
     """
-    share = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", world()[1]))
+    share = count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", get_rank_and_size()[1]))
     limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, min(share, int(limit)) if limit.isdigit() else share)

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as run_torchrun
 
-from star_ctr.model.distributed.process_lifetime import end_with_parent, environment_for_children
+from star_ctr.model.distributed.process_lifetime import end_with_parent, make_child_environment
 
 STORE = "STAR_CTR_STORE"
 """Environment variable with the folder of the file stores; not set if the processes run on several machines."""
@@ -38,7 +38,7 @@ def main(store: str, arguments: list[str]) -> int:
     """Run torchrun; returns its exit code."""
     end_with_parent()
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    os.environ.update(environment_for_children())
+    os.environ.update(make_child_environment())
     os.environ.update({STORE: store, "GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback})
     # Otherwise, the agent starts a TCP server for its workers. It listens on all interfaces, and nothing uses it.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"

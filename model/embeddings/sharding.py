@@ -21,19 +21,19 @@ WHOLE = (0, 1)
 """The part of a process that holds all rows."""
 
 
-def rows_of_part(rows: int, part: tuple[int, int]) -> int:
+def count_rows_of_part(rows: int, part: tuple[int, int]) -> int:
     """How many of the rows a part holds."""
     rank, parts = part
     return (rows - rank + parts - 1) // parts
 
 
-def fetched(storage: Tensor, rows_N: Tensor, part: tuple[int, int]) -> Tensor:
+def fetch_rows(storage: Tensor, rows_N: Tensor, part: tuple[int, int]) -> Tensor:
     """The rows of those numbers (each once), N x width, from the processes that hold them; all processes call this."""
-    out: Tensor = _Fetched.apply(storage, rows_N, part)  # type: ignore[no-untyped-call]
+    out: Tensor = _FetchRows.apply(storage, rows_N, part)  # type: ignore[no-untyped-call]
     return out
 
 
-class _Fetched(torch.autograd.Function):
+class _FetchRows(torch.autograd.Function):
     """Rows from their holders, and gradients back to them."""
 
     @staticmethod
@@ -68,7 +68,7 @@ class _Fetched(torch.autograd.Function):
         return torch.sparse_coo_tensor(rows[None], values, ctx.shape, check_invariants=False), None, None
 
 
-def gathered(mine: Tensor, rows: int, part: tuple[int, int]) -> Tensor | None:
+def gather_storage(mine: Tensor, rows: int, part: tuple[int, int]) -> Tensor | None:
     """All rows of a storage, in the first process; None in the others. All processes call this."""
     rank, parts = part
     if rank > 0:
@@ -77,13 +77,13 @@ def gathered(mine: Tensor, rows: int, part: tuple[int, int]) -> Tensor | None:
     whole = mine.new_empty(rows, mine.shape[1])
     whole[0::parts] = mine
     for other in range(1, parts):
-        theirs = mine.new_empty(rows_of_part(rows, (other, parts)), mine.shape[1])
+        theirs = mine.new_empty(count_rows_of_part(rows, (other, parts)), mine.shape[1])
         dist.recv(theirs, other)
         whole[other::parts] = theirs
     return whole
 
 
-def resharded(
+def reshard(
     theirs: Tensor, of: tuple[int, int], mine: Tensor, part: tuple[int, int], moved: Tensor | None = None
 ) -> None:
     """Put into `mine`, this process's part, those rows that it has of another part, `of`, of perhaps another number.

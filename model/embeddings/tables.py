@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from star_ctr.conf.contracts.encoded_row import PADDING
-from star_ctr.model.embeddings.row_adam import Grouped, grouped
-from star_ctr.model.embeddings.sharding import WHOLE, fetched, gathered, rows_of_part
+from star_ctr.model.embeddings.row_adam import GroupedRows, group_rows
+from star_ctr.model.embeddings.sharding import WHOLE, count_rows_of_part, fetch_rows, gather_storage
 
 BLOCK = 1 << 16
 """Rows that are drawn from one seed at the start."""
 
 
-def places_of(sizes: Mapping[str, int], widths: Mapping[str, int]) -> tuple[dict[str, int], dict[int, int]]:
+def compute_offsets(sizes: Mapping[str, int], widths: Mapping[str, int]) -> tuple[dict[str, int], dict[int, int]]:
     """What to add to a table's ids to have their rows in its storage, and the rows of the storage of a width."""
     offset: dict[str, int] = {}
     rows: dict[int, int] = {}
@@ -40,9 +40,9 @@ class EmbeddingTables(nn.Module):
         """`sizes`: rows of each table, its padding row counted; `widths`: of its rows; `part`: see `sharding`."""
         super().__init__()
         self.widths, self.sizes, self.part = dict(widths), dict(sizes), part
-        self.offset, self.rows = places_of(sizes, widths)
+        self.offset, self.rows = compute_offsets(sizes, widths)
         self.storages = nn.ParameterDict(
-            {str(w): nn.Parameter(torch.empty(rows_of_part(n, part), w)) for w, n in self.rows.items()}
+            {str(w): nn.Parameter(torch.empty(count_rows_of_part(n, part), w)) for w, n in self.rows.items()}
         )
         for width, storage in self.storages.items():
             if not storage.is_meta:
@@ -73,7 +73,7 @@ class EmbeddingTables(nn.Module):
         storage, first = self.storages[str(self.widths[name])], self.offset[name] + 1
         return torch.cat([storage[:1], storage[first : first + self.sizes[name] - 1]])
 
-    def reach(self, width: int | str, rows: Tensor) -> tuple[Tensor, Tensor, Grouped | None]:
+    def gather_rows(self, width: int | str, rows: Tensor) -> tuple[Tensor, Tensor, GroupedRows | None]:
         """A tensor that holds what those rows of a storage hold, and their places in it, in `rows`' shape.
 
         That is the storage itself, or what was fetched from the processes that share it (all of them come here alike):
@@ -82,13 +82,13 @@ class EmbeddingTables(nn.Module):
         storage = self.storages[str(width)]
         if not self.sharded:
             return storage, rows, None
-        groups = grouped(rows.flatten(), self.rows[int(width)])
-        return fetched(storage, groups.rows, self.part), groups.places().view(rows.shape), groups
+        groups = group_rows(rows.flatten(), self.rows[int(width)])
+        return fetch_rows(storage, groups.rows, self.part), groups.places().view(rows.shape), groups
 
-    def embedded(self, name: str, ids: Tensor) -> Tensor:
+    def embed(self, name: str, ids: Tensor) -> Tensor:
         """The embeddings of ids of one table, each by itself: the ids' shape x width."""
         rows = (ids.long() + self.offset[name]).masked_fill_(ids == PADDING, PADDING)
-        table, place, _ = self.reach(self.widths[name], rows)
+        table, place, _ = self.gather_rows(self.widths[name], rows)
         if self.sharded:
             return F.embedding(place, table)
         return F.embedding(place, table, padding_idx=PADDING, sparse=torch.is_grad_enabled())
@@ -99,7 +99,7 @@ class EmbeddingTables(nn.Module):
         if not self.sharded:
             return
         for width, storage in self.storages.items():
-            if (whole := gathered(storage.detach(), self.rows[int(width)], self.part)) is not None:
+            if (whole := gather_storage(storage.detach(), self.rows[int(width)], self.part)) is not None:
                 storage.data = whole
         self.part = WHOLE
 
@@ -133,7 +133,7 @@ class MeanLookup(nn.Module):
         column_M = place_M - row_M * len(self.column)
         id_M = flat.index_select(0, place_M) + self.offset.index_select(0, column_M)
         list_M = row_M * self.lists + self.list.index_select(0, column_M)
-        table, held_M, groups = tables.reach(width, id_M)
+        table, held_M, groups = tables.gather_rows(width, id_M)
         lists = len(ints_BI) * self.lists
         mean: Tensor = _Means.apply(table, held_M, list_M, lists, groups)  # type: ignore[no-untyped-call]
         return mean.view(len(ints_BI), self.lists, table.shape[1])
@@ -147,7 +147,9 @@ class _Means(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int, groups: Grouped | None) -> Tensor:
+    def forward(
+        ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int, groups: GroupedRows | None
+    ) -> Tensor:
         """The means, lists x the table's width; with `groups` the table holds the rows that they name and no others."""
         size_N = torch.bincount(list_M, minlength=lists)
         total = F.embedding_bag(row_M, table, size_N.cumsum(0) - size_N, mode="sum")
@@ -161,8 +163,8 @@ class _Means(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         """The table's gradient, summed by row: a dense one of the rows that were fetched, or a sparse one."""
         row_M, list_M, share_N1 = ctx.saved_tensors
-        groups = ctx.groups or grouped(row_M, ctx.shape[0])
-        sum_ND = groups.summed(gradient * share_N1, list_M)
+        groups = ctx.groups or group_rows(row_M, ctx.shape[0])
+        sum_ND = groups.sum_entries(gradient * share_N1, list_M)
         if ctx.groups is None:
             of_table = torch.sparse_coo_tensor(
                 groups.rows[None], sum_ND, ctx.shape, check_invariants=False, is_coalesced=True

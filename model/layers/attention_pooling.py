@@ -17,7 +17,7 @@ from star_ctr.conf.settings.training import ModelSettings
 from star_ctr.model.layers.star import activate
 
 
-def within(length_B: Tensor, places: int) -> Tensor:
+def mask_events(length_B: Tensor, places: int) -> Tensor:
     """Which of a row's places hold an event, B x L."""
     return torch.arange(places, device=length_B.device) < length_B[:, None]
 
@@ -42,7 +42,7 @@ class DinPooling(nn.Module):
         target_BLT = target_BT[:, None].expand_as(same_BLT)
         pairs = torch.cat([events_BLE, target_BLT, same_BLT - target_BLT, same_BLT * target_BLT], dim=2)
         weight_BL: Tensor = self.out(activate(self.hidden(pairs), self.activation)).squeeze(2)
-        weight_BL = weight_BL * within(length_B, events_BLE.shape[1])
+        weight_BL = weight_BL * mask_events(length_B, events_BLE.shape[1])
         return torch.einsum("bl,ble->be", weight_BL, events_BLE)
 
 
@@ -67,14 +67,14 @@ class DienPooling(nn.Module):
         """The last state of the evolved interest, B x E; 0 for a row without events."""
         longest = max(int(length_B.max()), 1) if len(length_B) else 1
         events_BLE = events_BLE[:, :longest]
-        there_BL = within(length_B, longest)
+        there_BL = mask_events(length_B, longest)
         h_BLE: Tensor = self.extractor(events_BLE)[0]
-        self._told = self._untold(h_BLE, events_BLE, there_BL) if self.training else None
+        self._told = self._compute_auxiliary_loss(h_BLE, events_BLE, there_BL) if self.training else None
         fit_BL = torch.einsum("ble,et,bt->bl", h_BLE, self.attention, target_BT)
         weight_BL = torch.softmax(fit_BL.masked_fill(~there_BL, -1e9), dim=1) * there_BL
-        return self._evolved(h_BLE, weight_BL)
+        return self._run_augru(h_BLE, weight_BL)
 
-    def _evolved(self, h_BLE: Tensor, weight_BL: Tensor) -> Tensor:
+    def _run_augru(self, h_BLE: Tensor, weight_BL: Tensor) -> Tensor:
         """The AUGRU's last state; an event of weight 0, as padding is, leaves the state as it was."""
         update_BLE, reset_BLE, new_BLE = self.gates(h_BLE).chunk(3, dim=2)
         state_BE = torch.zeros_like(h_BLE[:, 0])
@@ -86,7 +86,7 @@ class DienPooling(nn.Module):
             state_BE = torch.lerp(state_BE, n, weight_BL[:, place, None] * u)
         return state_BE
 
-    def _untold(self, h_BLE: Tensor, events_BLE: Tensor, there_BL: Tensor) -> Tensor:
+    def _compute_auxiliary_loss(self, h_BLE: Tensor, events_BLE: Tensor, there_BL: Tensor) -> Tensor:
         """The auxiliary loss: each row's mean over its events of -log s(h_l e_l+1) - log(1 - s(h_l e'_l+1)), summed.
 
         e' is the event at the same place of the next row of the (shuffled) batch; where that has none, the pair
@@ -101,7 +101,7 @@ class DienPooling(nn.Module):
         loss_BL = (softplus(-right) + softplus(wrong)) * follows
         return (loss_BL.sum(1) / follows.sum(1).clamp(min=1)).sum()
 
-    def own_loss(self) -> Tensor:
+    def auxiliary_loss(self) -> Tensor:
         """The weighted auxiliary loss of the last forward in training, summed over its rows."""
         assert self._told is not None, "only after a forward in training"
         return self.interest_loss * self._told

@@ -15,20 +15,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from star_ctr.conf.settings.training import ModelSettings
-from star_ctr.model.distributed.process_group import GatheredFromAll, world
+from star_ctr.model.distributed.process_group import PendingGather, get_rank_and_size
 
 Segment = tuple[int, int, int]
 """(domain, start, stop): rows start..stop of a batch that is sorted by domain belong to the domain."""
 
 
-def segments_of(domains: npt.NDArray[np.int32]) -> list[Segment]:
+def find_segments(domains: npt.NDArray[np.int32]) -> list[Segment]:
     """The segments of a batch whose rows have these domains, sorted; none for no rows."""
     starts = np.flatnonzero(np.diff(domains, prepend=-1)).tolist()
     stops = [*starts[1:], len(domains)][: len(starts)]
     return [(int(domains[start]), start, stop) for start, stop in zip(starts, stops, strict=True)]
 
 
-def cut_over_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[Segment]:
+def cut_across_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[Segment]:
     """What of these segments falls to a rank that takes the rows rank, rank + ranks, rank + 2 ranks, ...
 
     Every segment of the batch stays, without rows where the batch has fewer than there are ranks: each rank
@@ -41,9 +41,9 @@ def cut_over_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[S
     return [(p, before(start), before(stop)) for p, start, stop in segments]
 
 
-def summed_over_ranks(x: Tensor) -> Tensor:
+def sum_over_ranks(x: Tensor) -> Tensor:
     """The sum of `x` over all processes, with gradients; `x` itself in a single process."""
-    if world()[1] > 1:
+    if get_rank_and_size()[1] > 1:
         summed: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
         return summed
     return x
@@ -76,12 +76,12 @@ class PerDomain(nn.ParameterList):
     """
 
 
-def per_domain(domains: int, value: Tensor) -> PerDomain:
+def repeat_per_domain(domains: int, value: Tensor) -> PerDomain:
     """A copy of `value` for each domain."""
     return PerDomain(nn.Parameter(value.clone()) for _ in range(domains))
 
 
-class Moments(nn.Module):
+class NormStatistics(nn.Module):
     """Moving moments of z, for each of `groups` groups of rows (eq. 4); how they move is PN's and BN's alike."""
 
     mean: Tensor
@@ -94,13 +94,13 @@ class Moments(nn.Module):
         self.momentum, self.eps = momentum, eps
         self.together = True
         """Whether the processes of a training have parts of one batch, or each a batch of its own."""
-        self._told: list[GatheredFromAll] = []
+        self._told: list[PendingGather] = []
         self.register_buffer("mean", torch.zeros(groups, features))
         self.register_buffer("var", torch.ones(groups, features))
         self.register_buffer("steps", torch.zeros(groups, dtype=torch.long))
         self.register_buffer("lone_rows", torch.zeros(groups, dtype=torch.long))
 
-    def standardised(self, z_BF: Tensor, group: int) -> Tensor:
+    def standardize(self, z_BF: Tensor, group: int) -> Tensor:
         """Rows of one group, less their mean, over their deviation.
 
         In training by their own moments, over all processes where a batch is cut over several, and the group's
@@ -110,25 +110,29 @@ class Moments(nn.Module):
         mean_F, var_F = self.mean[group], self.var[group]
         if self.training:
             # Not by a tensor where nobody else has a part: a GPU would be waited for.
-            rows = len(z_BF) if world()[1] == 1 else int(self._total(torch.tensor(len(z_BF), device=z_BF.device)))
+            rows = (
+                len(z_BF)
+                if get_rank_and_size()[1] == 1
+                else int(self._sum_over_group(torch.tensor(len(z_BF), device=z_BF.device)))
+            )
             if rows > 1:
-                mean_F = self._total(z_BF.sum(0)) / rows
-                var_F = self._total((z_BF - mean_F).square().sum(0)) / rows
-            self._seen(group, rows, mean_F.detach(), var_F.detach())
+                mean_F = self._sum_over_group(z_BF.sum(0)) / rows
+                var_F = self._sum_over_group((z_BF - mean_F).square().sum(0)) / rows
+            self._update_running(group, rows, mean_F.detach(), var_F.detach())
         out_BF: Tensor = (z_BF - mean_F) / torch.sqrt(var_F + self.eps)
         return out_BF
 
-    def _total(self, x: Tensor) -> Tensor:
+    def _sum_over_group(self, x: Tensor) -> Tensor:
         """What this process has of a batch, with what the others have of it."""
-        return summed_over_ranks(x) if self.together else x
+        return sum_over_ranks(x) if self.together else x
 
-    def _seen(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
+    def _update_running(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
         """Move the moving moments by what a batch showed; where each process has one of its own, `settle` does."""
-        if self.together or world()[1] == 1:
+        if self.together or get_rank_and_size()[1] == 1:
             self._move(group, rows, mean_F, var_F)
         else:
             # In one message, the numbers as floats, which hold them exactly.
-            self._told.append(GatheredFromAll(torch.cat([mean_F, var_F, mean_F.new_tensor([group, rows])])))
+            self._told.append(PendingGather(torch.cat([mean_F, var_F, mean_F.new_tensor([group, rows])])))
 
     def settle(self) -> None:
         """Move the moving moments by the batches of all processes of the step, in the order of ranks."""
@@ -151,7 +155,7 @@ class Moments(nn.Module):
         self.steps[group] += 1
 
 
-class PartitionedNorm(Moments):
+class PartitionedNorm(NormStatistics):
     """Partitioned normalization (§3.3): moments, scale and bias by domain (eq. 3 in training, eq. 4 in evaluation)."""
 
     def __init__(self, features: int, domains: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
@@ -159,24 +163,24 @@ class PartitionedNorm(Moments):
         self.gamma = nn.Parameter(torch.ones(features))
         self.beta = nn.Parameter(torch.zeros(features))
         self.neutral = {"gamma_p": 1.0, "beta_p": 0.0}
-        self.gamma_p = per_domain(domains, torch.ones(features))
-        self.beta_p = per_domain(domains, torch.zeros(features))
+        self.gamma_p = repeat_per_domain(domains, torch.ones(features))
+        self.beta_p = repeat_per_domain(domains, torch.zeros(features))
 
     def forward(self, z_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
         """The normalised rows z', in the order of `z_BF`."""
         return torch.cat(
             [
-                self.gamma * self.gamma_p[p] * self.standardised(z_BF[start:stop], p) + (self.beta + self.beta_p[p])
+                self.gamma * self.gamma_p[p] * self.standardize(z_BF[start:stop], p) + (self.beta + self.beta_p[p])
                 for p, start, stop in segments
             ]
         )
 
-    def served(self) -> Affine:
+    def fold_for_inference(self) -> FoldedNorm:
         """Eq. 4 as one scale and one shift a domain."""
-        return _folded(self, self.gamma * torch.stack(list(self.gamma_p)), self.beta + torch.stack(list(self.beta_p)))
+        return _fold(self, self.gamma * torch.stack(list(self.gamma_p)), self.beta + torch.stack(list(self.beta_p)))
 
 
-class BatchNorm(Moments):
+class BatchNorm(NormStatistics):
     """Batch normalization: one set of moments, scale and bias for the rows of all domains."""
 
     def __init__(self, features: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
@@ -186,11 +190,11 @@ class BatchNorm(Moments):
 
     def forward(self, z_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
         """The normalised rows z'; a batch is one group, whichever domains it holds."""
-        return self.gamma * self.standardised(z_BF, 0) + self.beta
+        return self.gamma * self.standardize(z_BF, 0) + self.beta
 
-    def served(self) -> Affine:
+    def fold_for_inference(self) -> FoldedNorm:
         """One scale and one shift."""
-        return _folded(self, self.gamma[None], self.beta[None])
+        return _fold(self, self.gamma[None], self.beta[None])
 
 
 class LayerNorm(nn.LayerNorm):
@@ -200,12 +204,12 @@ class LayerNorm(nn.LayerNorm):
         """The normalised rows z'."""
         return super().forward(z_BF)
 
-    def served(self) -> LayerNorm:
+    def fold_for_inference(self) -> LayerNorm:
         """Itself: there is nothing to compute ahead."""
         return self
 
 
-class Affine(nn.Module):
+class FoldedNorm(nn.Module):
     """A normalization in evaluation, as scale and shift by domain, or one for all (G is the domains, or 1)."""
 
     def __init__(self, scale_GF: Tensor, shift_GF: Tensor) -> None:
@@ -219,9 +223,9 @@ class Affine(nn.Module):
         return torch.cat([z_BF[start:stop] * self.scale[p] + self.shift[p] for p, start, stop in segments])
 
 
-def _folded(moments: Moments, gamma_GF: Tensor, beta_GF: Tensor) -> Affine:
+def _fold(moments: NormStatistics, gamma_GF: Tensor, beta_GF: Tensor) -> FoldedNorm:
     scale_GF = gamma_GF / torch.sqrt(moments.var + moments.eps)
-    return Affine(scale_GF.detach(), (beta_GF - scale_GF * moments.mean).detach())
+    return FoldedNorm(scale_GF.detach(), (beta_GF - scale_GF * moments.mean).detach())
 
 
 def make_norm(settings: ModelSettings, features: int, domains: int) -> PartitionedNorm | BatchNorm | LayerNorm:

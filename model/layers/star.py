@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from star_ctr.model.layers.normalization import Segment, per_domain
+from star_ctr.model.layers.normalization import Segment, repeat_per_domain
 
 
 def activate(x: Tensor, name: str) -> Tensor:
@@ -34,8 +34,8 @@ class StarLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(features, out))
         nn.init.kaiming_uniform_(self.weight.T, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(out))
-        self.weight_p = per_domain(domains, torch.full((features, out), self.neutral["weight_p"]))
-        self.bias_p = per_domain(domains, torch.zeros(out))
+        self.weight_p = repeat_per_domain(domains, torch.full((features, out), self.neutral["weight_p"]))
+        self.bias_p = repeat_per_domain(domains, torch.zeros(out))
         if spread:
             for weight in list(self.weight_p)[1:]:  # domain 0, of unknown ones, stays the shared model
                 weight.data += spread * torch.randn_like(weight)
@@ -54,7 +54,7 @@ class StarLinear(nn.Module):
             ]
         )
 
-    def served(self) -> DomainLinear:
+    def fold_for_inference(self) -> DomainLinear:
         """The layer with the weights of every domain combined ahead of time (§4.4)."""
         weights_DFH = torch.stack([self.own_weight(p) for p in range(len(self.weight_p))])
         return DomainLinear(weights_DFH.detach(), (self.bias + torch.stack(list(self.bias_p))).detach())
@@ -92,7 +92,7 @@ class Dropout(nn.Module):
         return x * kept.to(x.dtype).mul_(1.0 / (1.0 - self.p))
 
 
-class Stack(nn.Module):
+class LayerStack(nn.Module):
     """Hidden layers with an activation and dropout, then a layer to one plain logit."""
 
     def __init__(self, layers: Iterable[nn.Module], dropout: float = 0.0, activation: str = "relu") -> None:
@@ -112,12 +112,12 @@ class Stack(nn.Module):
         out: Tensor = self.layers[-1](self.hidden(x_BF, segments), segments)
         return out.squeeze(1)
 
-    def served(self) -> Stack:
+    def fold_for_inference(self) -> LayerStack:
         """The same with each layer as it is served."""
-        return Stack([layer.served() for layer in self.layers], 0.0, self.activation)  # type: ignore[operator]
+        return LayerStack([layer.fold_for_inference() for layer in self.layers], 0.0, self.activation)  # type: ignore[operator]
 
 
-class StarFCN(Stack):
+class StarFCN(LayerStack):
     """The star topology FCN (§3.4); its output is s_m."""
 
     def __init__(
@@ -147,7 +147,7 @@ class AuxiliaryNetwork(nn.Module):
 
     def __init__(self, features: int, domains: int, domain_dim: int, width: int) -> None:
         super().__init__()
-        self.domain = per_domain(domains, torch.zeros(domain_dim))
+        self.domain = repeat_per_domain(domains, torch.zeros(domain_dim))
         self.hidden = nn.Linear(domain_dim + features, width)
         self.out = nn.Linear(width, 1)
 

@@ -11,9 +11,9 @@ from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
 from star_ctr.conf.settings.training import ModelSettings
 from star_ctr.model.embeddings.sharding import WHOLE
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
-from star_ctr.model.layers.normalization import Moments, Segment, make_norm, segments_of
+from star_ctr.model.layers.normalization import NormStatistics, Segment, find_segments, make_norm
 from star_ctr.model.layers.star import AuxiliaryNetwork, StarFCN
-from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
+from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, copy_domain
 from star_ctr.model.models.successors import PLE, PEPNet
 
 
@@ -70,20 +70,20 @@ class MultiDomainModel(nn.Module):
     def predict(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> Tensor:
         """The predicted click rate of rows of any domains, in their order, with the moving moments."""
         assert not self.training
-        order, segments = by_domain(domain_B)
+        order, segments = sort_by_domain(domain_B)
         score = torch.sigmoid(self(ints_BI[order], floats_BN[order], segments))
         return torch.empty_like(score).index_copy_(0, order, score)
 
-    def own_loss(self, segments: list[Segment]) -> Tensor | None:
+    def auxiliary_loss(self, segments: list[Segment]) -> Tensor | None:
         """What the parts add to the loss of the batch just seen, summed over its rows; None for most models."""
-        loss = self.inputs.own_loss()
+        loss = self.inputs.auxiliary_loss()
         if isinstance(self.network, MulANN):
-            adversarial = self.network.own_loss(segments)
+            adversarial = self.network.auxiliary_loss(segments)
             loss = adversarial if loss is None else loss + adversarial
         return loss
 
     @property
-    def levels_are_own(self) -> bool:
+    def has_domain_biases(self) -> bool:
         """Whether each domain has an output bias of its own."""
         return not isinstance(self.network, BaseFCN)
 
@@ -94,23 +94,23 @@ class MultiDomainModel(nn.Module):
 
     def lone_rows(self) -> dict[int, int]:
         """Rows that came alone in their batch and took the moving moments, by domain."""
-        if not isinstance(self.norm, Moments):
+        if not isinstance(self.norm, NormStatistics):
             return {}
         return {p: int(n) for p, n in enumerate(self.norm.lone_rows.tolist()) if n}
 
-    def adopt(self, p: int, into: int = OTHER_DOMAIN) -> None:
+    def copy_domain(self, p: int, into: int = OTHER_DOMAIN) -> None:
         """Let domain p's network score rows of another (of unknown ones), where no domain starts as a shared one."""
-        adopt(self.network, p, into)
+        copy_domain(self.network, p, into)
 
-    def served(self) -> MultiDomainModel:
+    def fold_for_inference(self) -> MultiDomainModel:
         """The model as it predicts, with all that can be computed ahead of time (§4.4)."""
         served = copy.copy(self)
         served._modules = dict(self._modules)
-        served.norm, served.network = self.norm.served(), self.network.served()  # type: ignore[operator]
+        served.norm, served.network = self.norm.fold_for_inference(), self.network.fold_for_inference()  # type: ignore[operator]
         return served.eval()
 
 
-def by_domain(domain_B: Tensor) -> tuple[Tensor, list[Segment]]:
+def sort_by_domain(domain_B: Tensor) -> tuple[Tensor, list[Segment]]:
     """The stable order of rows by domain, and the segments of rows so ordered."""
     order = torch.argsort(domain_B, stable=True)
-    return order, segments_of(domain_B[order].cpu().numpy())
+    return order, find_segments(domain_B[order].cpu().numpy())

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.settings.training import ModelSettings
-from star_ctr.model.layers.normalization import PerDomain, Segment, per_domain, summed_over_ranks
-from star_ctr.model.layers.star import DomainLinear, Dropout, Stack, activate
+from star_ctr.model.layers.normalization import PerDomain, Segment, repeat_per_domain, sum_over_ranks
+from star_ctr.model.layers.star import DomainLinear, Dropout, LayerStack, activate
 
 
-def kaiming(*shape: int) -> Tensor:
+def init_kaiming(*shape: int) -> Tensor:
     """Weights (… x F x H) by Kaiming's rule for F inputs."""
     weight = torch.empty(*shape)
     bound = (6.0 / shape[-2]) ** 0.5
@@ -32,41 +32,41 @@ class SharedLinear(nn.Module):
 
     def __init__(self, features: int, out: int) -> None:
         super().__init__()
-        self.weight, self.bias = nn.Parameter(kaiming(features, out)), nn.Parameter(torch.zeros(out))
+        self.weight, self.bias = nn.Parameter(init_kaiming(features, out)), nn.Parameter(torch.zeros(out))
 
     def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
         """The layer's output before activation, B x H."""
         return torch.addmm(self.bias, x_BF, self.weight)
 
-    def served(self) -> SharedLinear:
+    def fold_for_inference(self) -> SharedLinear:
         """Itself."""
         return self
 
 
-class OwnLinear(nn.Module):
+class PerDomainLinear(nn.Module):
     """A layer of which each domain has its own; only the segment's own domain is computed."""
 
     def __init__(self, features: int, out: int, domains: int) -> None:
         super().__init__()
-        self.weight = PerDomain(nn.Parameter(kaiming(features, out)) for _ in range(domains))
-        self.bias = per_domain(domains, torch.zeros(out))
+        self.weight = PerDomain(nn.Parameter(init_kaiming(features, out)) for _ in range(domains))
+        self.bias = repeat_per_domain(domains, torch.zeros(out))
 
     def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
         """The layer's output before activation, B x H."""
         return torch.cat([torch.addmm(self.bias[p], x_BF[start:stop], self.weight[p]) for p, start, stop in segments])
 
     @torch.no_grad()
-    def adopt(self, p: int, into: int) -> None:
+    def copy_domain(self, p: int, into: int) -> None:
         """The layer of the domain `into` becomes that of domain p."""
         self.weight[into].copy_(self.weight[p])
         self.bias[into].copy_(self.bias[p])
 
-    def served(self) -> DomainLinear:
+    def fold_for_inference(self) -> DomainLinear:
         """The weights of all domains in one tensor."""
         return DomainLinear(torch.stack(list(self.weight)).detach(), torch.stack(list(self.bias)).detach())
 
 
-class BaseFCN(Stack):
+class BaseFCN(LayerStack):
     """Base: one network for all domains, which it cannot tell apart but by the auxiliary network."""
 
     def __init__(self, settings: ModelSettings, features: int) -> None:
@@ -105,7 +105,7 @@ class MulANN(BaseFCN):
         self._hidden_BH = hidden_BH if self.training else None
         return hidden_BH
 
-    def own_loss(self, segments: list[Segment]) -> Tensor:
+    def auxiliary_loss(self, segments: list[Segment]) -> Tensor:
         """What the discriminator has to learn, less what the network has to hide, of the last forward's rows, summed.
 
         As a number, the excess of the discriminator's cross entropy over a guess by the shares, weighted.
@@ -116,7 +116,7 @@ class MulANN(BaseFCN):
         domain_S = torch.tensor([p for p, _, _ in segments])
         domain_B = domain_S.repeat_interleave(sizes).to(hidden_BH.device)
         rows_D = torch.zeros_like(self.rows_seen).index_add_(0, domain_S.to(hidden_BH.device), sizes.to(self.rows_seen))
-        self.rows_seen += summed_over_ranks(rows_D)
+        self.rows_seen += sum_over_ranks(rows_D)
         guess_B = torch.log(self.rows_seen.sum() / self.rows_seen)[domain_B]
         entropy = torch.nn.functional.cross_entropy
         found_B = entropy(self.discriminator(hidden_BH.detach(), segments), domain_B, reduction="none")
@@ -125,11 +125,11 @@ class MulANN(BaseFCN):
         return self.adversarial * (found_B - torch.minimum(hidden_B, guess_B)).sum()
 
 
-class SharedBottom(Stack):
+class SharedBottom(LayerStack):
     """Shared Bottom: the embeddings are shared, and each domain has a network of its own."""
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
-        layers = [OwnLinear(a, b, domains) for a, b in pairwise([features, *settings.layers, 1])]
+        layers = [PerDomainLinear(a, b, domains) for a, b in pairwise([features, *settings.layers, 1])]
         super().__init__(layers, settings.dropout, settings.activation)
 
     def level(self, p: int) -> nn.Parameter:
@@ -143,7 +143,7 @@ class ExpertLinear(nn.Module):
 
     def __init__(self, networks: int, features: int, out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(kaiming(networks, features, out))
+        self.weight = nn.Parameter(init_kaiming(networks, features, out))
         self.bias = nn.Parameter(torch.zeros(networks, 1, out))
 
     def forward(self, x_EBF: Tensor) -> Tensor:
@@ -156,17 +156,17 @@ class ExpertLinear(nn.Module):
         self.weight[target], self.bias[target] = self.weight[source], self.bias[source]
 
 
-class OwnEnd(nn.Module):
+class PerDomainHead(nn.Module):
     """A network that ends in an output layer of each domain's own, and is served as it is."""
 
-    last: OwnLinear
+    last: PerDomainLinear
 
     def logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:
         """The logit of each row, B, from the last hidden layer."""
         out: Tensor = self.last(hidden_BH, segments)
         return out.squeeze(1)
 
-    def served(self) -> OwnEnd:
+    def fold_for_inference(self) -> PerDomainHead:
         """Itself: what it mixes, and how, is known with the row alone."""
         return self
 
@@ -176,7 +176,7 @@ class OwnEnd(nn.Module):
         return bias
 
 
-class SideBySide(OwnEnd):
+class ParallelNetworks(PerDomainHead):
     """Networks side by side, of which each domain mixes its own last hidden layer; its own output layer follows.
 
     `networks` hidden stacks are computed for every row, in prediction too; `mixed` says how a domain mixes them.
@@ -186,7 +186,7 @@ class SideBySide(OwnEnd):
         super().__init__()
         sizes = [features, *settings.layers]
         self.hidden = nn.ModuleList(ExpertLinear(networks, a, b) for a, b in pairwise(sizes))
-        self.last = OwnLinear(sizes[-1], 1, domains)
+        self.last = PerDomainLinear(sizes[-1], 1, domains)
         self.dropout = Dropout(settings.dropout)
         self.activation = settings.activation
 
@@ -199,7 +199,7 @@ class SideBySide(OwnEnd):
         return self.logit(self.mixed(x_BF, segments), segments)
 
 
-class MMoE(SideBySide):
+class MMoE(ParallelNetworks):
     """Multi-gate mixture of experts: each domain mixes the experts' outputs by a gate of its own over z'.
 
     Expert e ends in h_e; domain p's logit is its own linear layer over sum_e softmax(z' G_p)_e h_e. There are as many
@@ -209,7 +209,7 @@ class MMoE(SideBySide):
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
         experts = settings.experts or domains - 1
         super().__init__(settings, features, domains, experts)
-        self.gates = OwnLinear(features, experts, domains)
+        self.gates = PerDomainLinear(features, experts, domains)
 
     def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The experts' last hidden layers, by the gate of the row's domain, B x H."""
@@ -220,7 +220,7 @@ class MMoE(SideBySide):
         return torch.einsum("be,ebh->bh", gate_BE, h)
 
 
-class CrossStitch(SideBySide):
+class CrossStitch(ParallelNetworks):
     """Cross-Stitch: a network a domain, and after each hidden layer a unit that mixes all of their outputs linearly.
 
     After layer l domain p goes on with sum_k A_l[p, k] h_k. A starts at 0.9 for its own and shares the rest, as the
@@ -241,7 +241,7 @@ class CrossStitch(SideBySide):
         return torch.cat([h[p, start:stop] for p, start, stop in segments])
 
     @torch.no_grad()
-    def adopt(self, p: int, into: int) -> None:
+    def copy_domain(self, p: int, into: int) -> None:
         """The network of the domain `into` and its row of each unit become those of domain p."""
         for layer in self.hidden:
             layer.copy(p, into)  # type: ignore[operator]
@@ -249,8 +249,8 @@ class CrossStitch(SideBySide):
             unit_DD[into] = unit_DD[p]
 
 
-def adopt(network: nn.Module, p: int, into: int) -> None:
+def copy_domain(network: nn.Module, p: int, into: int) -> None:
     """Give a domain what belongs to domain p in `network`: each module that has something of a domain knows how."""
     for module in network.modules():
-        if (own := getattr(module, "adopt", None)) is not None:
+        if (own := getattr(module, "copy_domain", None)) is not None:
             own(p, into)

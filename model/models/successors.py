@@ -14,9 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.settings.training import ModelSettings
-from star_ctr.model.layers.normalization import Segment, per_domain
+from star_ctr.model.layers.normalization import Segment, repeat_per_domain
 from star_ctr.model.layers.star import Dropout, activate
-from star_ctr.model.models.paper_baselines import ExpertLinear, OwnEnd, OwnLinear, SharedLinear, kaiming
+from star_ctr.model.models.paper_baselines import (
+    ExpertLinear,
+    PerDomainHead,
+    PerDomainLinear,
+    SharedLinear,
+    init_kaiming,
+)
 
 
 class Experts(nn.Module):
@@ -34,12 +40,12 @@ class Experts(nn.Module):
         return x
 
 
-class OwnExpert(nn.Module):
+class PerDomainExpert(nn.Module):
     """Some hidden layers that each domain has for itself; only the row's own domain is computed."""
 
     def __init__(self, settings: ModelSettings, sizes: list[int], domains: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(OwnLinear(a, b, domains) for a, b in pairwise(sizes))
+        self.layers = nn.ModuleList(PerDomainLinear(a, b, domains) for a, b in pairwise(sizes))
         self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
@@ -70,13 +76,13 @@ class Extraction(nn.Module):
         all_gate = torch.softmax(self.shared_gate(shared_BF, []), dim=1)
         return mixed_DBH, torch.einsum("be,ebh->bh", all_gate, torch.cat([own_DBH, shared_SBH]))
 
-    def adopt(self, p: int, into: int) -> None:
+    def copy_domain(self, p: int, into: int) -> None:
         """The expert and the gate of the domain `into` become those of domain p."""
         for layer in (*self.own.layers, self.gates):
             layer.copy(p, into)
 
 
-class PLE(OwnEnd):
+class PLE(PerDomainHead):
     """Progressive layered extraction: one expert a domain and `model.experts` shared ones (one if not given).
 
     The hidden layers are dealt evenly over `model.levels` extraction layers; in the last only the row's own domain and
@@ -90,9 +96,9 @@ class PLE(OwnEnd):
         starts = [features, *(part[-1] for part in widths)]
         *earlier, last = [[start, *part] for start, part in zip(starts, widths, strict=False)]
         self.earlier = nn.ModuleList(Extraction(settings, sizes, domains, shared) for sizes in earlier)
-        self.own, self.shared = OwnExpert(settings, last, domains), Experts(settings, last, shared)
-        self.gates = OwnLinear(last[0], 1 + shared, domains)
-        self.last = OwnLinear(last[-1], 1, domains)
+        self.own, self.shared = PerDomainExpert(settings, last, domains), Experts(settings, last, shared)
+        self.gates = PerDomainLinear(last[0], 1 + shared, domains)
+        self.last = PerDomainLinear(last[-1], 1, domains)
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """The logit of each row, B."""
@@ -122,7 +128,7 @@ class Gate(nn.Module):
         return 2 * torch.sigmoid(self.out(torch.relu(self.hidden(x_BF, [])), []))
 
 
-class PEPNet(OwnEnd):
+class PEPNet(PerDomainHead):
     """PEPNet: EPNet scales z' by a gate of the domain, PPNet each hidden layer by a gate of the row's own ids.
 
     The personal prior is the embeddings of the row's categorical ids (`priors` of z', its first ones); the gates
@@ -133,13 +139,13 @@ class PEPNet(OwnEnd):
     def __init__(self, settings: ModelSettings, features: int, domains: int, priors: int) -> None:
         super().__init__()
         self.priors = priors
-        self.domain = per_domain(domains, torch.zeros(settings.domain_dim))
+        self.domain = repeat_per_domain(domains, torch.zeros(settings.domain_dim))
         self.domain_gate = Gate(settings.domain_dim + features, settings.gate_width, features)
         sizes = [features, *settings.layers]
         self.hidden = nn.ModuleList(SharedLinear(a, b) for a, b in pairwise(sizes))
         self.gates = nn.ModuleList(Gate(priors + features, settings.gate_width, width) for width in sizes[1:])
-        self.last = OwnLinear(sizes[-1], 1, domains)
-        start = kaiming(sizes[-1], 1)
+        self.last = PerDomainLinear(sizes[-1], 1, domains)
+        start = init_kaiming(sizes[-1], 1)
         with torch.no_grad():
             for weight in self.last.weight:
                 weight.copy_(start)

@@ -24,13 +24,13 @@ from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import read_files
-from star_ctr.model.layers.normalization import Moments, PartitionedNorm
+from star_ctr.model.layers.normalization import NormStatistics, PartitionedNorm
 from star_ctr.model.models.multi_domain import MultiDomainModel
 
 _ROWS = 4096
 
 
-def sample_files(files: Sequence[DataFile], rows_a_domain: int) -> list[DataFile]:
+def choose_sample_files(files: Sequence[DataFile], rows_a_domain: int) -> list[DataFile]:
     """The first files of each domain, up to `rows_a_domain` rows (rows lie in their files in random order)."""
     chosen: list[DataFile] = []
     rows: dict[int, int] = {}
@@ -41,7 +41,7 @@ def sample_files(files: Sequence[DataFile], rows_a_domain: int) -> list[DataFile
     return chosen
 
 
-def _parts(
+def _iter_parts(
     files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """(domain, ints, floats, label, weight) of all rows, a few thousand at a time."""
@@ -61,7 +61,7 @@ def _parts(
 
 
 @torch.no_grad()
-def make_moments_true(
+def recompute_norm_statistics(
     model: MultiDomainModel,
     files: Sequence[DataFile],
     layout: Layout,
@@ -75,14 +75,14 @@ def make_moments_true(
     alone would blow up whatever did not vary among them. A domain without rows gets those of all, and so does batch
     normalization; layer normalization has none.
     """
-    if not isinstance(model.norm, Moments):
+    if not isinstance(model.norm, NormStatistics):
         return {}
     features = model.norm.mean.shape[1]
     used = torch.zeros(model.domains, dtype=torch.long)
     count = torch.zeros(model.domains, dtype=torch.float64)
     total = torch.zeros(model.domains, features, dtype=torch.float64)
     squares = torch.zeros(model.domains, features, dtype=torch.float64)
-    for domain, ints, floats, _, weight in _parts(files, layout, half_life, device):
+    for domain, ints, floats, _, weight in _iter_parts(files, layout, half_life, device):
         z = model.inputs(ints, floats).double().cpu()
         used[domain] += len(z)
         count[domain] += weight.sum()
@@ -105,7 +105,7 @@ def make_moments_true(
 
 
 @torch.no_grad()
-def make_levels_true(
+def calibrate_output_biases(
     model: MultiDomainModel, files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
 ) -> dict[int, float]:
     """Move every domain's output bias by what makes its predicted clicks the actual ones; returns the moves.
@@ -116,19 +116,19 @@ def make_levels_true(
     """
     assert not model.training
     found: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
-    for domain, ints, floats, label, weight in _parts(files, layout, half_life, device):
+    for domain, ints, floats, label, weight in _iter_parts(files, layout, half_life, device):
         logits = model(ints, floats, [(domain, 0, len(label))]).double().cpu()
         found.setdefault(domain, []).append((logits, label, weight))
     rows = {p: [torch.cat(x) for x in zip(*parts, strict=True)] for p, parts in found.items()}
-    moves = {p: _level(*parts) for p, parts in rows.items()} if model.levels_are_own else {}
+    moves = {p: _solve_bias(*parts) for p, parts in rows.items()} if model.has_domain_biases else {}
     if OTHER_DOMAIN not in moves:
-        moves[OTHER_DOMAIN] = _level(*(torch.cat(x) for x in zip(*rows.values(), strict=True)))
+        moves[OTHER_DOMAIN] = _solve_bias(*(torch.cat(x) for x in zip(*rows.values(), strict=True)))
     for p, move in moves.items():
         model.level(p).add_(move)
     return moves
 
 
-def _level(logits: Tensor, label: Tensor, weight: Tensor) -> float:
+def _solve_bias(logits: Tensor, label: Tensor, weight: Tensor) -> float:
     """The d at which sum(w sigmoid(logits + d)) + d = sum(w label), by Newton's steps (the left side only rises)."""
     move, clicks = 0.0, float(weight @ label)
     for _ in range(50):

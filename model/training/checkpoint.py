@@ -17,13 +17,13 @@ from torch import Tensor
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file, sync_folder, write_json
-from star_ctr.model.distributed.process_group import wait_for_all
+from star_ctr.model.distributed.process_group import barrier
 
-PLACE = "place.json"
+PROGRESS = "place.json"
 _COMMON = "common.safetensors"
 
 
-class DamagedError(DataError):
+class DamagedCheckpointError(DataError):
     """A file of a checkpoint is missing or differs from what was written."""
 
 
@@ -51,14 +51,14 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     if own is not None:
-        wait_for_all()
+        barrier()
         _write(partial / _part_name(rank), own)
-        wait_for_all()
+        barrier()
     if rank > 0:
         return
     _write(partial / _COMMON, tensors)
     files = {file.name: [file.stat().st_size, hash_file(file)] for file in sorted(partial.iterdir())}
-    write_json(partial / PLACE, {**place, "files": files})
+    write_json(partial / PROGRESS, {**place, "files": files})
     sync_folder(partial)
     # Checkpoints of later steps are damaged; otherwise the training would have resumed from them.
     for other in _list_folders(folder):
@@ -83,12 +83,12 @@ def _list_folders(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda path: path.name, reverse=True)
 
 
-def places(folder: Path) -> list[dict[str, Any]]:
+def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
     """Return the contents of `place.json` of all complete checkpoints, newest first; checks the sizes of files only."""
     found = []
     for step in _list_folders(folder):
         try:
-            place: dict[str, Any] = json.loads((step / PLACE).read_text(encoding="utf-8"))
+            place: dict[str, Any] = json.loads((step / PROGRESS).read_text(encoding="utf-8"))
             complete = all((step / name).stat().st_size == size for name, (size, _) in place["files"].items())
         except (OSError, ValueError, KeyError):
             continue
@@ -97,12 +97,12 @@ def places(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def latest(folder: Path) -> dict[str, Any] | None:
+def find_latest(folder: Path) -> dict[str, Any] | None:
     """Return the contents of `place.json` of the newest complete checkpoint; None if there is none."""
-    return next(iter(places(folder)), None)
+    return next(iter(list_checkpoints(folder)), None)
 
 
-def is_whole(folder: Path, place: dict[str, Any]) -> bool:
+def is_intact(folder: Path, place: dict[str, Any]) -> bool:
     """Return whether the files of a checkpoint are those that were written."""
     try:
         return all(hash_file(folder / place["folder"] / name) == of for name, (_, of) in place["files"].items())
@@ -122,11 +122,11 @@ def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[s
     except (OSError, KeyError):
         intact = False
     if not intact:
-        raise DamagedError(f"{file}: the checkpoint is damaged; delete the folder {file.parent}")
+        raise DamagedCheckpointError(f"{file}: the checkpoint is damaged; delete the folder {file.parent}")
     tensors: dict[str, Tensor] = load_file(str(file))
     return tensors
 
 
-def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Select the tensors whose names start with a prefix, and strip the prefix."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

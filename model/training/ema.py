@@ -16,21 +16,21 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from star_ctr.model.distributed.process_group import wait_for_all, world
-from star_ctr.model.distributed.shared_memory import in_common
-from star_ctr.model.embeddings.row_adam import Change
+from star_ctr.model.distributed.process_group import barrier, get_rank_and_size
+from star_ctr.model.distributed.shared_memory import share_tensor
+from star_ctr.model.embeddings.row_adam import RowUpdate
 from star_ctr.model.embeddings.tables import EmbeddingTables
 
 BLOCK = 1 << 16
 """Table rows per block of a flush."""
 
 
-def decay_at(step: int, decay: float) -> float:
+def compute_decay(step: int, decay: float) -> float:
     """Return the decay d(t) of step t; the first step is 1."""
     return min(decay, (1 + step) / (10 + step))
 
 
-def log_decay(steps: Tensor, decay: float) -> Tensor:
+def compute_log_decay(steps: Tensor, decay: float) -> Tensor:
     """Return the logarithm of d(1) * ... * d(t) for each t in `steps`, as float64.
 
     Uses a closed form instead of a running sum: it needs no state, so a resumed run computes the same bits.
@@ -46,12 +46,12 @@ def log_decay(steps: Tensor, decay: float) -> Tensor:
     return late.mul_(math.log(decay)).sub_(product.log_()).add_(math.log(math.factorial(10)))
 
 
-def remaining(last: Tensor, now: Tensor, decay: float) -> Tensor:
+def compute_remaining_decay(last: Tensor, now: Tensor, decay: float) -> Tensor:
     """Return the product of the decays of the steps after `last`, elementwise, as float64.
 
-    The last step of the product is the one whose `log_decay` is `now`.
+    The last step of the product is the one whose `compute_log_decay` is `now`.
     """
-    return now.sub(log_decay(last, decay)).exp_()
+    return now.sub(compute_log_decay(last, decay)).exp_()
 
 
 class TableEma:
@@ -66,28 +66,28 @@ class TableEma:
         self.lag = torch.zeros_like(table, requires_grad=False)
         self.last_step = torch.zeros(len(table), dtype=torch.int32, device=table.device)
 
-    def update(self, changes: Iterable[Change], step: int, decay: float) -> None:
+    def update(self, changes: Iterable[RowUpdate], step: int, decay: float) -> None:
         """Update the EMA with the changes of a step; each row may occur at most once."""
         # With a = w + lag: a' = d * (w + lag) + (1 - d) * (w + change), hence lag' = d * (lag - change).
-        d, now = decay_at(step, decay), log_decay(torch.tensor(step), decay)
+        d, now = compute_decay(step, decay), compute_log_decay(torch.tensor(step), decay)
         for rows, change in changes:
-            share = remaining(self.last_step.index_select(0, rows), now, decay).to(change.dtype)
+            share = compute_remaining_decay(self.last_step.index_select(0, rows), now, decay).to(change.dtype)
             lag = self.lag.index_select(0, rows).mul_(share.unsqueeze(1)).sub_(change, alpha=d)
             self.lag.index_copy_(0, rows, lag)
             self.last_step.index_fill_(0, rows, step)
 
     def settle(self, step: int, decay: float) -> None:
         """Apply the outstanding decay to all lags, so that they are as of `step`; later steps may use another decay."""
-        now = log_decay(torch.tensor(step), decay)
-        self.lag.mul_(remaining(self.last_step, now, decay).to(self.lag.dtype).unsqueeze(1))
+        now = compute_log_decay(torch.tensor(step), decay)
+        self.lag.mul_(compute_remaining_decay(self.last_step, now, decay).to(self.lag.dtype).unsqueeze(1))
         self.last_step.fill_(step)
 
     def flush(self, table: Tensor, step: int, decay: float, part: slice = slice(None)) -> None:
         """Replace `table`, or a slice of its rows, by the average as of `step`, and reset the lag."""
-        now = log_decay(torch.tensor(step), decay)
+        now = compute_log_decay(torch.tensor(step), decay)
         blocks = (torch.split(x[part], BLOCK) for x in (table, self.lag, self.last_step))
         for weight, lag, last in zip(*blocks, strict=True):
-            weight.add_(lag.mul_(remaining(last, now, decay).to(lag.dtype).unsqueeze(1)))
+            weight.add_(lag.mul_(compute_remaining_decay(last, now, decay).to(lag.dtype).unsqueeze(1)))
             lag.zero_()
 
 
@@ -106,11 +106,11 @@ class WeightEma:
     def share(self) -> None:
         """Move the state of the tables to shared memory; call this in all processes, with equal states."""
         for table in self.tables.values():
-            table.lag, table.last_step = in_common(table.lag), in_common(table.last_step)
+            table.lag, table.last_step = share_tensor(table.lag), share_tensor(table.last_step)
         self._shared = True
 
     @torch.no_grad()
-    def update(self, changes: Mapping[nn.Parameter, Iterable[Change]]) -> None:
+    def update(self, changes: Mapping[nn.Parameter, Iterable[RowUpdate]]) -> None:
         """Update the EMA after an optimizer step; call this before gradients are cleared.
 
         Args:
@@ -122,7 +122,7 @@ class WeightEma:
                 table.update(changes.get(parameter, ()), self.steps[name], self.decay)
             elif parameter.grad is not None:
                 self.steps[name] += 1
-                self.weights[name].lerp_(parameter, 1.0 - decay_at(self.steps[name], self.decay))
+                self.weights[name].lerp_(parameter, 1.0 - compute_decay(self.steps[name], self.decay))
 
     @torch.no_grad()
     def swap_in(self) -> None:
@@ -130,7 +130,7 @@ class WeightEma:
 
         If processes share the tables, each flushes a range of the rows.
         """
-        rank, processes = world() if self._shared else (0, 1)
+        rank, processes = get_rank_and_size() if self._shared else (0, 1)
         for name, parameter in self.parameters:
             if (table := self.tables.get(name)) is not None:
                 rows = len(parameter)
@@ -139,7 +139,7 @@ class WeightEma:
             else:
                 parameter.copy_(self.weights[name])
         if self._shared:
-            wait_for_all()
+            barrier()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the state by name, for a checkpoint."""
@@ -185,7 +185,7 @@ class WeightEma:
                 table.settle(self.steps[name], decay)
 
 
-def averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
+def compute_averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
     """Compute the averages by parameter from a checkpoint's weights and the state of `WeightEma.tensors`."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -193,7 +193,7 @@ def averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: 
         if kind == "weight":
             found[name] = value
         elif kind == "lag":
-            now = log_decay(state[f"{name}/steps"].cpu(), decay)
-            share = remaining(state[f"{name}/last_step"], now, decay)
+            now = compute_log_decay(state[f"{name}/steps"].cpu(), decay)
+            share = compute_remaining_decay(state[f"{name}/last_step"], now, decay)
             found[name] = weights[name] + value * share.to(value.dtype).unsqueeze(1)
     return found

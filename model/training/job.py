@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.fingerprint import digest
-from star_ctr.conf.settings.base import Declared
-from star_ctr.conf.settings.training import HOW_NOT_WHAT, ModelSettings, TrainerSettings
+from star_ctr.conf.contracts.fingerprint import hash_json
+from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.conf.settings.training import NOT_AFFECTING_WEIGHTS, ModelSettings, TrainerSettings
 
 
-class WarmStart(Declared):
+class WarmStart(SettingsModel):
     """The attempt that a training starts from: run, number, folder, and the hash of its exported weights."""
 
     run_id: str
@@ -20,7 +20,7 @@ class WarmStart(Declared):
     weights: str
 
 
-class TrainingJob(Declared):
+class TrainingJob(SettingsModel):
     """What to train, on which version of the split, from which seed, and where to put it.
 
     `versions` are the Delta versions read on the way, `code` the hash of the trainer's source and `settings`
@@ -47,7 +47,7 @@ class TrainingJob(Declared):
         """Folder of the attempt."""
         return Path(self.folder)
 
-    def in_attempt(self, number: int, folder: Path) -> TrainingJob:
+    def for_attempt(self, number: int, folder: Path) -> TrainingJob:
         """Return a copy of the job with the given attempt and folder."""
         return self.model_copy(update={"attempt": number, "folder": str(folder)})
 
@@ -72,12 +72,12 @@ class TrainingJob(Declared):
             "versions": self.versions,
             "code": self.code,
             "ds": self.ds,
-            "trainer": self.trainer.model_dump(mode="json", exclude=set(HOW_NOT_WHAT)),
+            "trainer": self.trainer.model_dump(mode="json", exclude=set(NOT_AFFECTING_WEIGHTS)),
             "model": self.model.model_dump(mode="json"),
-            "layout": digest(self.layout.model_dump(mode="json"), 32),
+            "layout": hash_json(self.layout.model_dump(mode="json"), 32),
             "start": self.start and self.start.model_dump(exclude={"folder", "attempt"}),
         }
 
     def fingerprint(self) -> str:
         """Hash of the identity: a checkpoint of another is never continued."""
-        return digest(self.identity(), 32)
+        return hash_json(self.identity(), 32)

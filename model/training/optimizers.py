@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.settings.training import TrainerSettings
-from star_ctr.model.distributed.gradients import DenseGradients, OfCopies, OfOneCopy, TableGradients
-from star_ctr.model.distributed.process_group import world
-from star_ctr.model.distributed.shared_memory import in_common
+from star_ctr.model.distributed.gradients import (
+    CopiedTableGradients,
+    DenseGradients,
+    SharedTableGradients,
+    TableGradients,
+)
+from star_ctr.model.distributed.process_group import get_rank_and_size
+from star_ctr.model.distributed.shared_memory import share_tensor
 from star_ctr.model.embeddings.row_adam import RowAdam
 from star_ctr.model.embeddings.tables import EmbeddingTables
 from star_ctr.model.training.ema import WeightEma
@@ -22,7 +27,7 @@ class Optimizers:
 
     def __init__(self, model: nn.Module, settings: TrainerSettings, total_steps: int) -> None:
         tables = [p for n, p in model.named_parameters() if n.startswith("inputs.tables.")]
-        self._own = list(own_parameters(model))
+        self._own = list(list_domain_parameters(model))
         own = {id(p) for p, _ in self._own}
         dense = [p for n, p in model.named_parameters() if not n.startswith("inputs.tables.") and id(p) not in own]
         groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": settings.weight_decay}]
@@ -38,9 +43,9 @@ class Optimizers:
         self._parameters = list(model.parameters())
         self._alike = settings.parallel == "rows"
         self._table_gradients = TableGradients()
-        self._dense_gradients = DenseGradients(model, tables_of(model))
+        self._dense_gradients = DenseGradients(model, get_tables(model))
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
-        self._final, self._total = settings.lr_final, max(total_steps, 1)
+        self._final, self._sum_over_group = settings.lr_final, max(total_steps, 1)
 
     @property
     def lr(self) -> float:
@@ -53,7 +58,7 @@ class Optimizers:
 
         Returns `beside`, a vector, summed along with them.
         """
-        share = 1.0 - (1.0 - self._final) * number / self._total
+        share = 1.0 - (1.0 - self._final) * number / self._sum_over_group
         for group, start in self._starts:
             group["lr"] = start * share
         # Dense gradients are on their way while embeddings are updated.
@@ -62,7 +67,7 @@ class Optimizers:
         self._table_gradients.finish()
         self.sparse.step()
         beside = self._dense_gradients.finish()
-        self._towards_shared(share * self._own_decay)
+        self._decay_toward_shared(share * self._own_decay)
         self.dense.step()
         return beside
 
@@ -72,21 +77,21 @@ class Optimizers:
         With memory that they have in common, whole tables lie once in it, with all that has a row for each of theirs;
         else each process has a copy. Returns which it is, for the record.
         """
-        tables = tables_of(self.model)
-        if world()[1] == 1 or tables.sharded:
+        tables = get_tables(self.model)
+        if get_rank_and_size()[1] == 1 or tables.sharded:
             return "sharded" if tables.sharded else "whole"
         if not in_memory:
-            self._table_gradients = OfCopies(tables)
+            self._table_gradients = CopiedTableGradients(tables)
             return "a copy in each process"
         for table in tables.parameters():
-            table.data = in_common(table.data)
+            table.data = share_tensor(table.data)
         self.sparse.share()
         averaged.share()
-        self._table_gradients = OfOneCopy(tables)
+        self._table_gradients = SharedTableGradients(tables)
         return "one copy for all processes"
 
     @torch.no_grad()
-    def _towards_shared(self, share: float) -> None:
+    def _decay_toward_shared(self, share: float) -> None:
         """Take the own weights of this step's domains that share of the way to the shared model."""
         for parameter, neutral in self._own if share else ():
             if parameter.grad is not None:
@@ -114,7 +119,7 @@ class Optimizers:
             optimizer.state[parameters[parameter]][key] = value
 
 
-def own_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
+def list_domain_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
     """What the domains of a model add to its shared weights, each with the value at which it adds nothing.
 
     Modules that have such name them in `neutral`: W_p and gamma_p are 1 (W_p of a sum 0), b_p and beta_p 0.
@@ -125,7 +130,7 @@ def own_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
                 yield parameter, neutral
 
 
-def tables_of(model: nn.Module) -> EmbeddingTables:
+def get_tables(model: nn.Module) -> EmbeddingTables:
     """The embedding tables of a model."""
     tables = model.inputs.tables  # type: ignore[union-attr]
     assert isinstance(tables, EmbeddingTables)

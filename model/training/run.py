@@ -10,27 +10,32 @@ import torch
 from star_ctr.conf.contracts.catalog import RESULT
 from star_ctr.conf.files import write_json
 from star_ctr.model import export
-from star_ctr.model.distributed.process_group import world
-from star_ctr.model.parity_sample import probe_scores
+from star_ctr.model.distributed.process_group import get_rank_and_size
+from star_ctr.model.parity_sample import score_sample
 from star_ctr.model.training import trainer_state
-from star_ctr.model.training.callbacks import Hook
+from star_ctr.model.training.callbacks import Callback
 from star_ctr.model.training.callbacks.checkpoints import Checkpoints
-from star_ctr.model.training.callbacks.record import Curve, Mixing, Spent, Started
+from star_ctr.model.training.callbacks.record import LossCurve, ShuffleQuality, StartRecord, TimeSpent
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
-from star_ctr.model.training.warm_start import warm_start
+from star_ctr.model.training.warm_start import start_from_run
 
 
-def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = False) -> dict[str, Any]:
+def train(job: TrainingJob, hooks: Sequence[Callback] = (), must_resume: bool = False) -> dict[str, Any]:
     """Train a job to its end and export it; returns the results and writes them to `result.json`.
 
     Resumes from the job's checkpoint if there is one. With `must_resume`, a checkpoint of this job must exist.
     """
     trainer = Trainer(job)
-    curve, mixing, spent, started = recorders = Curve(), Mixing(trainer.files, trainer.mixed), Spent(), Started()
+    curve, mixing, spent, started = recorders = (
+        LossCurve(),
+        ShuffleQuality(trainer.files, trainer.mixed),
+        TimeSpent(),
+        StartRecord(),
+    )
     resumed = trainer_state.resume(trainer, recorders, must_resume)
     if job.start and not resumed:
-        started.report = warm_start(trainer)
+        started.report = start_from_run(trainer)
     # Checkpoints come last: what the others hold of a step is in them.
     checkpoints = Checkpoints(lambda: trainer_state.save(trainer, recorders), job.trainer.checkpoint_minutes)
     trainer.train([*hooks, *recorders, checkpoints])
@@ -46,7 +51,7 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "versions": job.versions,
         "code": job.code,
         "settings": job.settings,
-        "processes": world()[1],
+        "processes": get_rank_and_size()[1],
         "worlds": trainer.worlds,
         "reproducible": len(trainer.worlds) == 1,
         "tables": trainer.tables,
@@ -61,14 +66,14 @@ def train(job: TrainingJob, hooks: Sequence[Hook] = (), must_resume: bool = Fals
         "rows_per_second": round(spent.total.rate, 1),
         "waiting_share": round(spent.total.waiting_share, 4),
         "mixing": mixing.found,
-        "rows": trainer.by_name(trainer.rows_by_domain),
-        "moments_rows": trainer.by_name(moments),
+        "rows": trainer.index_by_name(trainer.rows_by_domain),
+        "moments_rows": trainer.index_by_name(moments),
         "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
-        "lone_rows": trainer.by_name(trainer.model.lone_rows()),
+        "lone_rows": trainer.index_by_name(trainer.model.lone_rows()),
         "curve": curve.curve,
     }
-    if world()[0] == 0:
+    if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.place)
-        record["probe"] = probe_scores(trainer.model, job, trainer.device)
+        record["probe"] = score_sample(trainer.model, job, trainer.device)
         write_json(job.place / RESULT, record)
     return record

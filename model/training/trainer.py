@@ -20,21 +20,21 @@ import torch.nn.functional as F
 
 from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN
 from star_ctr.conf.errors import DataError
-from star_ctr.model.data.batch_order import MIXED, batches_of, rows_by_domain
-from star_ctr.model.data.batches import Batch, epoch_batches
-from star_ctr.model.data.reader import Rows, live_files
-from star_ctr.model.data.step_batches import Steps, StepsInCommon
-from star_ctr.model.distributed.process_group import device_for, seed, wait_for_all, world
-from star_ctr.model.distributed.shared_memory import on_one_machine
-from star_ctr.model.distributed.threads import choose_threads, readers_for
+from star_ctr.model.data.batch_order import MIXED, count_batches, count_rows_by_domain
+from star_ctr.model.data.batches import Batch, iter_epoch
+from star_ctr.model.data.reader import Rows, list_live_files
+from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
+from star_ctr.model.distributed.process_group import barrier, choose_device, get_rank_and_size, seed_device
+from star_ctr.model.distributed.shared_memory import is_on_one_machine
+from star_ctr.model.distributed.threads import choose_readers, choose_threads
 from star_ctr.model.embeddings.sharding import WHOLE
-from star_ctr.model.layers.normalization import Moments, Segment, cut_over_ranks, segments_of
+from star_ctr.model.layers.normalization import NormStatistics, Segment, cut_across_ranks, find_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
-from star_ctr.model.training.calibration import make_levels_true, make_moments_true, sample_files
-from star_ctr.model.training.callbacks import Hook, Moment, Trained
+from star_ctr.model.training.calibration import calibrate_output_biases, choose_sample_files, recompute_norm_statistics
+from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
 from star_ctr.model.training.ema import WeightEma
 from star_ctr.model.training.job import TrainingJob
-from star_ctr.model.training.optimizers import Optimizers, tables_of
+from star_ctr.model.training.optimizers import Optimizers, get_tables
 
 
 class Trainer:
@@ -43,42 +43,42 @@ class Trainer:
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
         self.settings = job.trainer
-        self.device = device_for(job.trainer)
+        self.device = choose_device(job.trainer)
         self.use_threads(choose_threads(job.trainer, job.model))
         torch.use_deterministic_algorithms(self.device.type == "cpu")
         # Checks of torch's own kernels, which cost 5% of a step, and would be warned about were they left open.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
-        seed(self.device, job.trainer.seed)
-        self.files = live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
+        seed_device(self.device, job.trainer.seed)
+        self.files = list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.batches == "mixed"
-        part = world() if job.trainer.tables == "sharded" else WHOLE
+        part = get_rank_and_size() if job.trainer.tables == "sharded" else WHOLE
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
-        self.batches_a_step = world()[1] if self.settings.parallel == "batches" else 1
-        if isinstance(self.model.norm, Moments):
+        self.batches_a_step = get_rank_and_size()[1] if self.settings.parallel == "batches" else 1
+        if isinstance(self.model.norm, NormStatistics):
             self.model.norm.together = self.settings.parallel == "rows"
         self.steps_an_epoch = sum(
-            batches_of(n, self.settings.batch_size) for n in rows_by_domain(self.files, self.mixed).values()
+            count_batches(n, self.settings.batch_size) for n in count_rows_by_domain(self.files, self.mixed).values()
         )
         self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
-        self.averaged = WeightEma(self.model, tables_of(self.model), self.settings.averaging)
+        self.averaged = WeightEma(self.model, get_tables(self.model), self.settings.averaging)
         self.tables = "whole"
         """How the processes hold the embeddings, for the record."""
         self._in_common = False
         """Whether there are other processes, with which it has memory in common."""
-        self.worlds = [self.world_now()]
+        self.worlds = [self.describe_environment()]
         """Numbers of processes and threads, with the step from which they apply. The exact weights depend on them."""
         self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
         self.rows_by_domain: dict[int, int] = {}
 
-    def world_now(self) -> dict[str, Any]:
+    def describe_environment(self) -> dict[str, Any]:
         """Return what the bits of the weights depend on besides the job, from the current step on."""
         return {
             "step": getattr(self, "step", 0),
-            "processes": world()[1],
+            "processes": get_rank_and_size()[1],
             "threads": self.threads,
             "device": self.device.type,
         }
@@ -88,22 +88,22 @@ class Trainer:
         self.threads = threads
         torch.set_num_threads(threads)
 
-    def train(self, hooks: Sequence[Hook] = ()) -> Moment:
+    def train(self, hooks: Sequence[Callback] = ()) -> CallbackEvent:
         """Train from where it stands to the end; returns the last moment."""
-        self._in_common = self.device.type == "cpu" and on_one_machine()
+        self._in_common = self.device.type == "cpu" and is_on_one_machine()
         self.tables = self.optimizers.join(self.averaged, self._in_common)
         began, before = time.monotonic(), self.rows
-        moment = Moment(self.step, self.steps)
+        moment = CallbackEvent(self.step, self.steps)
         for hook in hooks:
             hook.begin(moment)
-        steps = self._steps()
+        steps = self._iter_steps()
         try:
             while self.step < self.steps:
                 together = steps.take()
                 losses, lr = self.train_step(together), self.optimizers.lr
                 rows, seconds = self.rows - before, time.monotonic() - began
-                trained = [Trained(b, self.domain_name(b.domain), x) for b, x in zip(together, losses, strict=True)]
-                moment = Moment(self.step, self.steps, rows, seconds, steps.waited, lr, trained)
+                trained = [StepResult(b, self.domain_name(b.domain), x) for b, x in zip(together, losses, strict=True)]
+                moment = CallbackEvent(self.step, self.steps, rows, seconds, steps.waited, lr, trained)
                 for hook in hooks:
                     hook.step(moment)
         finally:
@@ -115,20 +115,22 @@ class Trainer:
     def settle(self) -> None:
         """Go on when the last step is over for all processes, if they have memory in common."""
         if self._in_common:
-            wait_for_all()
+            barrier()
 
-    def _steps(self) -> Steps:
+    def _iter_steps(self) -> StepBatches:
         if self._in_common:
-            return StepsInCommon(self._batches(), self.batches_a_step, self.job.layout, self.settings.batch_size)
-        return Steps(self._batches(), self.batches_a_step, pin=self.device.type == "cuda")
+            return SharedStepBatches(
+                self._iter_batches(), self.batches_a_step, self.job.layout, self.settings.batch_size
+            )
+        return StepBatches(self._iter_batches(), self.batches_a_step, pin=self.device.type == "cuda")
 
-    def _batches(self) -> Iterator[Batch]:
+    def _iter_batches(self) -> Iterator[Batch]:
         """The batches from where the run stands to its end; an epoch's windows fill while the last one ends."""
-        s, layout, readers = self.settings, self.job.layout, readers_for(self.settings, self._in_common)
+        s, layout, readers = self.settings, self.job.layout, choose_readers(self.settings, self._in_common)
         first, start = divmod(self.step, self.steps_an_epoch)
         window = max(1, min(s.window_rows, s.window_bytes // layout.row_bytes))
         epochs = (
-            epoch_batches(
+            iter_epoch(
                 self.files, layout, s.batch_size, window, s.seed, e, self.mixed, start if e == first else 0, readers
             )
             for e in range(first, s.epochs)
@@ -137,52 +139,52 @@ class Trainer:
 
     def train_step(self, batches: Sequence[Batch]) -> list[float]:
         """One step on a batch, or on one a process; returns each one's mean cross entropy (eq. 8)."""
-        wholes = [segments_of(b.rows.domain) for b in batches]
-        mine, segments = self._part_of(batches, wholes)
+        wholes = [find_segments(b.rows.domain) for b in batches]
+        mine, segments = self._take_part(batches, wholes)
         ints, floats, label = (
             torch.from_numpy(a).to(self.device, non_blocking=True) for a in (mine.ints, mine.floats, mine.label)
         )
         if not self.model.training:
             self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
-        seed(self.device, hash((self.settings.seed, self.step, world()[0])) % (1 << 62))
+        seed_device(self.device, hash((self.settings.seed, self.step, get_rank_and_size()[0])) % (1 << 62))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             logit_B = self.model(ints, floats, segments)
-            more = self.model.own_loss(segments)
+            more = self.model.auxiliary_loss(segments)
         loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, reduction="sum")
         self.optimizers.zero_grad()
         rows = sum(len(b.rows) for b in batches)
         total = loss / rows if more is None else loss / rows + more / rows
         total.backward()  # type: ignore[no-untyped-call]
         domains = {p for p, _, _ in chain.from_iterable(wholes)}
-        sums = self.optimizers.step(self.step, domains, self._sums(batches, loss.detach()))
-        if isinstance(self.model.norm, Moments):
+        sums = self.optimizers.step(self.step, domains, self._compute_sums(batches, loss.detach()))
+        if isinstance(self.model.norm, NormStatistics):
             self.model.norm.settle()
         self.averaged.update(self.optimizers.sparse.changes)
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(wholes):
             self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
-        return self._losses(batches, sums)
+        return self._compute_losses(batches, sums)
 
-    def _part_of(self, batches: Sequence[Batch], wholes: Sequence[list[Segment]]) -> tuple[Rows, list[Segment]]:
+    def _take_part(self, batches: Sequence[Batch], wholes: Sequence[list[Segment]]) -> tuple[Rows, list[Segment]]:
         """The rows of a step that this process works on, and their segments: all processes join in every step."""
-        rank, processes = world()
+        rank, processes = get_rank_and_size()
         if self.settings.parallel == "rows":
-            return batches[0].rows.part(slice(rank, None, processes)), cut_over_ranks(wholes[0], rank, processes)
+            return batches[0].rows.part(slice(rank, None, processes)), cut_across_ranks(wholes[0], rank, processes)
         if rank < len(batches):
             return batches[rank].rows, wholes[rank]
         return batches[0].rows.part(slice(0, 0)), [(batches[0].domain, 0, 0)]
 
-    def _sums(self, batches: Sequence[Batch], mine: torch.Tensor) -> torch.Tensor:
+    def _compute_sums(self, batches: Sequence[Batch], mine: torch.Tensor) -> torch.Tensor:
         """What this process has of the sum of each batch's losses."""
         sums = mine.new_zeros(len(batches))
-        number = world()[0] if self.settings.parallel == "batches" else 0
+        number = get_rank_and_size()[0] if self.settings.parallel == "batches" else 0
         if number < len(batches):
             sums[number] = mine
         return sums
 
-    def _losses(self, batches: Sequence[Batch], sums: torch.Tensor) -> list[float]:
+    def _compute_losses(self, batches: Sequence[Batch], sums: torch.Tensor) -> list[float]:
         """The mean loss of each batch; `DataError` where one is no number."""
         losses = [total / len(b.rows) for total, b in zip(sums.tolist(), batches, strict=True)]
         for loss, batch in zip(losses, batches, strict=True):
@@ -204,20 +206,20 @@ class Trainer:
         rows: dict[int, int] = {}
         levels: dict[int, float] = {}
         if self.settings.moments_rows:
-            files = sample_files(self.files, self.settings.moments_rows)
+            files = choose_sample_files(self.files, self.settings.moments_rows)
             s, layout = self.settings, self.job.layout
-            rows = make_moments_true(self.model, files, layout, s.half_life, s.moments_prior, self.device)
+            rows = recompute_norm_statistics(self.model, files, layout, s.half_life, s.moments_prior, self.device)
             if s.levels:
-                levels = make_levels_true(self.model, files, layout, s.half_life, self.device)
+                levels = calibrate_output_biases(self.model, files, layout, s.half_life, self.device)
         seen = self.rows_by_domain
         if seen and OTHER_DOMAIN not in seen:
-            self.model.adopt(max(seen, key=lambda p: (seen[p], -p)))
+            self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
         return rows, levels
 
     def domain_name(self, number: int) -> str:
         """The name of a domain's number."""
         return "mixed" if number == MIXED else ["other", *self.job.layout.domains][number]
 
-    def by_name(self, rows: dict[int, int]) -> dict[str, int]:
+    def index_by_name(self, rows: dict[int, int]) -> dict[str, int]:
         """The same by the domains' names, without empty ones."""
         return {self.domain_name(p): n for p, n in sorted(rows.items()) if n}

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from star_ctr.conf.contracts.compatibility import changes
+from star_ctr.conf.contracts.compatibility import list_changes
 from star_ctr.conf.errors import UserError
-from star_ctr.model.distributed.process_group import most_of, world
-from star_ctr.model.embeddings.sharding import resharded
+from star_ctr.model.distributed.process_group import all_max, get_rank_and_size
+from star_ctr.model.embeddings.sharding import reshard
 from star_ctr.model.training import checkpoint
 from star_ctr.model.training.callbacks.record import Recorder
 from star_ctr.model.training.trainer import Trainer
 
 
-def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+def _collect_tensors(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {f"model/{n}": t for n, t in trainer.model.state_dict().items()}
     tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors()}
     tensors |= {f"average/{n}": t for n, t in trainer.averaged.tensors()}
@@ -33,7 +33,7 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
     Of several processes, which stand alike, the first one does; of sharded tables each writes its part. All call this.
     """
     trainer.settle()
-    rank, (_, parts) = world()[0], trainer.model.inputs.tables.part
+    rank, (_, parts) = get_rank_and_size()[0], trainer.model.inputs.tables.part
     if rank > 0 and parts == 1:
         return
     place: dict[str, Any] = {
@@ -44,16 +44,16 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "rows_by_domain": {str(k): v for k, v in trainer.rows_by_domain.items()},
         "recorders": {r.name: r.state() for r in recorders},
         "parts": parts,
-        "processes": world()[1],
+        "processes": get_rank_and_size()[1],
         "threads": trainer.threads,
         "worlds": trainer.worlds,
     }
     folder = trainer.job.place / "checkpoint"
-    before = checkpoint.latest(folder)
-    if before and all(before.get(k) == place[k] for k in ("identity", "step")) and checkpoint.is_whole(folder, before):
+    before = checkpoint.find_latest(folder)
+    if before and all(before.get(k) == place[k] for k in ("identity", "step")) and checkpoint.is_intact(folder, before):
         return
-    tensors = _tensors(trainer)
-    own = {n: t for n, t in tensors.items() if _width_of(n, t)} if parts > 1 else None
+    tensors = _collect_tensors(trainer)
+    own = {n: t for n, t in tensors.items() if _parse_width(n, t)} if parts > 1 else None
     common = {n: t for n, t in tensors.items() if n not in (own or {})}
     checkpoint.save(folder, common, place, trainer.settings.keep, rank, own)
 
@@ -61,8 +61,8 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
 def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Load the newest checkpoint of this job that all processes can read; None if there is none."""
     found = []
-    for place in checkpoint.places(folder):
-        if changed := changes(place.get("identity", {}), trainer.job.identity()):
+    for place in checkpoint.list_checkpoints(folder):
+        if changed := list_changes(place.get("identity", {}), trainer.job.identity()):
             if must:
                 raise UserError(
                     f"{folder}: the checkpoint is of another training; changed since: {'; '.join(changed)}. "
@@ -72,24 +72,24 @@ def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, 
         found.append(place)
     while True:
         # All processes must resume from the same step, even if the files of one cannot be read by some of them.
-        step = -most_of(-(found[0]["step"] if found else -1))
+        step = -all_max(-(found[0]["step"] if found else -1))
         if step < 0:
             return None
         newest = next((p for p in found if p["step"] == step), None)
-        tensors = _load_whole(trainer, folder, newest) if newest else None
-        if most_of(int(tensors is None)) == 0:
+        tensors = _load_if_intact(trainer, folder, newest) if newest else None
+        if all_max(int(tensors is None)) == 0:
             assert newest is not None
             assert tensors is not None
             return newest, tensors
         found = [p for p in found if p["step"] < step]
 
 
-def _load_whole(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[str, Tensor] | None:
+def _load_if_intact(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[str, Tensor] | None:
     """Load a checkpoint; None, with a warning, if it is damaged."""
     try:
-        return loaded(trainer, folder, place)
-    except checkpoint.DamagedError as error:
-        if world()[0] == 0:
+        return load_tensors(trainer, folder, place)
+    except checkpoint.DamagedCheckpointError as error:
+        if get_rank_and_size()[0] == 0:
             warnings.warn(f"{error}. The training resumes from an earlier checkpoint", stacklevel=2)
         return None
 
@@ -97,7 +97,7 @@ def _load_whole(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[s
 _TABLE = re.compile(r"/inputs\.tables\.storages\.(\d+)(/|$)")
 
 
-def _width_of(name: str, tensor: Tensor) -> int | None:
+def _parse_width(name: str, tensor: Tensor) -> int | None:
     """Return the embedding width of a tensor with one row per embedding: weights, Adam moments and EMA state.
 
     Returns None for other tensors.
@@ -106,12 +106,12 @@ def _width_of(name: str, tensor: Tensor) -> int | None:
     return int(found[1]) if found and tensor.dim() > 0 else None
 
 
-def loaded(
+def load_tensors(
     trainer: Trainer, folder: Path, place: dict[str, Any], moved: dict[int, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """A checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it.
 
-    `moved`: by width, the new index of each row of a storage (`sharding.resharded`). Rows without a source keep the
+    `moved`: by width, the new index of each row of a storage (`sharding.reshard`). Rows without a source keep the
     trainer's weights, have no Adam moments, and their average starts from their weights.
     """
     tensors, tables = checkpoint.load(folder, place), trainer.model.inputs.tables
@@ -122,12 +122,12 @@ def loaded(
     for part in range(parts):
         theirs = tensors if parts == 1 else checkpoint.load(folder, place, part)
         for name, tensor in theirs.items():
-            if (width := _width_of(name, tensor)) is not None:
+            if (width := _parse_width(name, tensor)) is not None:
                 if name not in mine:
                     fresh = tables.storages[str(width)].detach().cpu()
                     zeros = torch.zeros(len(fresh), *tensor.shape[1:], dtype=tensor.dtype)
                     mine[name] = fresh.clone() if name.startswith("model/") else zeros
-                resharded(tensor, (part, parts), mine[name], tables.part, moved[width] if moved else None)
+                reshard(tensor, (part, parts), mine[name], tables.part, moved[width] if moved else None)
     return {name: t.to(trainer.device) for name, t in (tensors | mine).items()}
 
 
@@ -145,13 +145,13 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
         return False
     place, tensors = found
     # Keep the number of threads even if the number of cores differs, so that results are bit-identical.
-    if not trainer.settings.threads and place["processes"] == world()[1]:
+    if not trainer.settings.threads and place["processes"] == get_rank_and_size()[1]:
         trainer.use_threads(place["threads"])
-    trainer.model.load_state_dict(checkpoint.with_prefix("model/", tensors))
-    trainer.optimizers.load(checkpoint.with_prefix("optimizer/", tensors))
-    trainer.averaged.load(checkpoint.with_prefix("average/", tensors))
+    trainer.model.load_state_dict(checkpoint.strip_prefix("model/", tensors))
+    trainer.optimizers.load(checkpoint.strip_prefix("optimizer/", tensors))
+    trainer.averaged.load(checkpoint.strip_prefix("average/", tensors))
     trainer.step, trainer.rows = place["step"], place["rows"]
-    before, now = place["worlds"], trainer.world_now()
+    before, now = place["worlds"], trainer.describe_environment()
     same = {**before[-1], "step": trainer.step} == now
     trainer.worlds = before if same else [*before, now]
     trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}

@@ -20,19 +20,19 @@ from torch import Tensor
 from star_ctr.conf.contracts.catalog import RESULT
 from star_ctr.conf.contracts.compatibility import check_model, check_split
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
-from star_ctr.conf.contracts.vocabulary import read_vocabularies, vocabulary_files
+from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.training import ModelSettings
-from star_ctr.model.embeddings.shared_inputs import embedding_widths
-from star_ctr.model.embeddings.tables import places_of
+from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
+from star_ctr.model.embeddings.tables import compute_offsets
 from star_ctr.model.layers.normalization import PartitionedNorm, PerDomain
 from star_ctr.model.training import checkpoint
-from star_ctr.model.training.ema import averages
+from star_ctr.model.training.ema import compute_averages
 from star_ctr.model.training.trainer import Trainer
-from star_ctr.model.training.trainer_state import loaded
+from star_ctr.model.training.trainer_state import load_tensors
 
 
-class _Earlier(NamedTuple):
+class _EarlierRun(NamedTuple):
     """The run that a training starts from."""
 
     run_id: str
@@ -43,26 +43,26 @@ class _Earlier(NamedTuple):
     place: dict[str, Any]
 
 
-def warm_start(trainer: Trainer) -> dict[str, Any]:
+def start_from_run(trainer: Trainer) -> dict[str, Any]:
     """Initialize a new trainer from the run in `job.start`; returns what was loaded, for the record.
 
     Raises:
         UserError: That run has different features, a different encoding of numbers, or different settings of the model.
     """
-    earlier = _earlier(trainer)
+    earlier = _load_earlier_run(trainer)
     kept = trainer.settings.optimizer == "kept"
-    mine = _vocabularies_of(trainer)
-    moved, values = _moved_rows(earlier, mine, trainer)
-    tensors = loaded(trainer, earlier.folder / "checkpoint", earlier.place, moved)
+    mine = _read_vocabularies(trainer)
+    moved, values = _map_rows(earlier, mine, trainer)
+    tensors = load_tensors(trainer, earlier.folder / "checkpoint", earlier.place, moved)
     theirs = [earlier.layout.domain_id(d) if d in earlier.layout.domains else None for d in trainer.job.layout.domains]
     domains = [OTHER_DOMAIN, *theirs]
-    origin = _names(trainer, domains)
+    origin = _map_names(trainer, domains)
     _take_weights(trainer, tensors, origin, domains, earlier, kept)
     added = [p for p, before in enumerate(domains) if before is None]
     if added:
         _start_domains(trainer, added, domains, earlier)
     averaging = earlier.place["identity"]["trainer"]["averaging"]
-    trainer.averaged.load(checkpoint.with_prefix("average/", tensors) if kept else {}, origin, averaging)
+    trainer.averaged.load(checkpoint.strip_prefix("average/", tensors) if kept else {}, origin, averaging)
     if kept:
         _take_optimizers(trainer, tensors, origin)
     names = set(trainer.job.layout.domains)
@@ -75,11 +75,11 @@ def warm_start(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _earlier(trainer: Trainer) -> _Earlier:
+def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     start = trainer.job.start
     assert start is not None
     folder = Path(start.folder)
-    place = checkpoint.latest(folder / "checkpoint")
+    place = checkpoint.find_latest(folder / "checkpoint")
     if not (folder / RESULT).exists():
         raise UserError(f"{folder}: no finished training to start from; train {start.run_id} again")
     record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -96,21 +96,21 @@ def _earlier(trainer: Trainer) -> _Earlier:
     if not files:
         raise UserError(f"{folder}/vocabularies: not there, so that its ids have no meaning; train that run again")
     vocabularies = read_vocabularies(files, list(settings["history"]))
-    return _Earlier(start.run_id, folder, layout, model, vocabularies, place)
+    return _EarlierRun(start.run_id, folder, layout, model, vocabularies, place)
 
 
-def _vocabularies_of(trainer: Trainer) -> dict[str, pa.Array]:
+def _read_vocabularies(trainer: Trainer) -> dict[str, pa.Array]:
     job = trainer.job
-    files = vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
+    files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     return read_vocabularies(files, list(job.settings["history"]))
 
 
-def _moved_rows(
-    earlier: _Earlier, mine: dict[str, pa.Array], trainer: Trainer
+def _map_rows(
+    earlier: _EarlierRun, mine: dict[str, pa.Array], trainer: Trainer
 ) -> tuple[dict[int, Tensor], dict[str, dict[str, int]]]:
     """Where each row of the earlier storages goes (-1: nowhere), by width; and how many values that are, by table."""
-    widths = embedding_widths(earlier.layout, earlier.model)
-    offset, rows = places_of(earlier.layout.embeddings, widths)
+    widths = get_embedding_widths(earlier.layout, earlier.model)
+    offset, rows = compute_offsets(earlier.layout.embeddings, widths)
     tables = trainer.model.inputs.tables
     moved = {width: torch.full((n,), -1) for width, n in rows.items()}
     counts: dict[str, dict[str, int]] = {}
@@ -122,7 +122,7 @@ def _moved_rows(
                 f"{earlier.run_id}: training cannot start from this run, because its embeddings of {name} are "
                 f"{widths[name]} wide and these {tables.widths[name]}"
             )
-        ids = _moved_ids(size, earlier.vocabularies.get(name), mine.get(name), tables.sizes[name])
+        ids = _map_ids(size, earlier.vocabularies.get(name), mine.get(name), tables.sizes[name])
         there = np.flatnonzero(ids >= UNKNOWN)
         moved[widths[name]][there + offset[name]] = torch.from_numpy(ids[there] + tables.offset[name])
         kept = int((ids >= FIRST_KNOWN).sum())
@@ -131,7 +131,7 @@ def _moved_rows(
     return moved, counts
 
 
-def _moved_ids(size: int, theirs: pa.Array | None, mine: pa.Array | None, now: int) -> np.ndarray[Any, Any]:
+def _map_ids(size: int, theirs: pa.Array | None, mine: pa.Array | None, now: int) -> np.ndarray[Any, Any]:
     """The id that each earlier id of a table has now, -1 for none; tables without values (buckets) keep their ids."""
     ids = np.arange(size)
     if theirs is None or mine is None:
@@ -142,7 +142,7 @@ def _moved_ids(size: int, theirs: pa.Array | None, mine: pa.Array | None, now: i
     return ids
 
 
-def _names(trainer: Trainer, domains: list[int | None]) -> dict[str, str | None]:
+def _map_names(trainer: Trainer, domains: list[int | None]) -> dict[str, str | None]:
     """The earlier name of each of the model's tensors; None for what belongs to a new domain."""
     names: dict[str, str | None] = {name: name for name in trainer.model.state_dict()}
     for path, module in trainer.model.named_modules():
@@ -156,14 +156,14 @@ def _take_weights(
     tensors: dict[str, Tensor],
     origin: dict[str, str | None],
     domains: list[int | None],
-    earlier: _Earlier,
+    earlier: _EarlierRun,
     kept: bool,
 ) -> None:
     """The earlier weights, or where optimizers start anew their average, which is what was evaluated."""
     weights = dict(trainer.model.state_dict())
-    theirs = checkpoint.with_prefix("model/", tensors)
+    theirs = checkpoint.strip_prefix("model/", tensors)
     if not kept and (decay := earlier.place["identity"]["trainer"]["averaging"]):
-        theirs |= averages(theirs, checkpoint.with_prefix("average/", tensors), decay)
+        theirs |= compute_averages(theirs, checkpoint.strip_prefix("average/", tensors), decay)
     partitioned = isinstance(trainer.model.norm, PartitionedNorm)
     for name, before in origin.items():
         if before is None:
@@ -186,7 +186,7 @@ def _take_weights(
 
 
 @torch.no_grad()
-def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None], earlier: _Earlier) -> None:
+def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None], earlier: _EarlierRun) -> None:
     """New domains add nothing to the shared model; where there is no such thing, they start as the largest known one.
 
     Until they have moments of their own, theirs are those of all known rows.
@@ -203,7 +203,7 @@ def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None]
         norm.var[added] = ((share * (var + mean.square())).sum(0) - pooled.square()).to(norm.var)
     largest = max(known, key=lambda p: (known[p], -p), default=OTHER_DOMAIN)
     for p in added:
-        model.adopt(largest, p)
+        model.copy_domain(largest, p)
         for module in model.modules():
             for name, neutral in getattr(module, "neutral", {}).items():
                 getattr(module, name)[p].fill_(neutral)

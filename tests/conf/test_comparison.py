@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from star_ctr.conf.contracts.run_id import config_hash, split_hash, variant
+from star_ctr.conf.contracts.run_id import format_variant, hash_config, hash_split_settings
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import PAPER, Comparison, Plan
@@ -13,12 +13,12 @@ from star_ctr.conf.settings.compare import PAPER, Comparison, Plan
 
 def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_split() -> None:
     comparison = Comparison()
-    split = split_hash(load("demo"))
+    split = hash_split_settings(load("demo"))
     variants = {}
     for model in [*PAPER, *(f"{m}_noaux" for m in PAPER)]:
         settings = load("demo", comparison.overrides(model))
-        variants[model] = (variant(settings), config_hash(settings))
-        assert split_hash(settings) == split
+        variants[model] = (format_variant(settings), hash_config(settings))
+        assert hash_split_settings(settings) == split
     assert len(set(variants.values())) == len(variants)
     assert variants["star"][0] == "star-pn-aux"
     assert variants["star_bn_noaux"][0] == "star-bn-noaux-mixed"
@@ -38,7 +38,7 @@ def test_found_settings_hold_for_all_models_of_the_name_and_own_ones_go_before_t
     assert "trainer.lr=0.01" not in comparison.overrides("din")
     assert not any("lr" in o for o in comparison.overrides("star"))
     settings = load("demo", ["compare.settings={star: {trainer.lr: 0.5}}"])
-    assert config_hash(settings) == config_hash(load("demo"))  # what is compared does not make a model another
+    assert hash_config(settings) == hash_config(load("demo"))  # what is compared does not make a model another
 
 
 def test_each_run_is_asked_for_once_and_first_seeds_come_first() -> None:

@@ -8,8 +8,8 @@ from star_ctr.conf.contracts.compatibility import (
     check_fitted,
     check_model,
     check_split,
-    encoded_numbers,
-    number_changes,
+    dump_number_encodings,
+    list_number_changes,
 )
 from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.errors import UserError
@@ -47,8 +47,8 @@ def test_a_constant_number_may_be_fitted_later() -> None:
     later = other(numeric=numeric, buckets=buckets)
     check_split("last", BEFORE, later)
     check_fitted("last", BEFORE, later)
-    assert encoded_numbers(BEFORE).keys() == {"rate", "x__bucket"}
-    assert number_changes(later, BEFORE), "but not vice versa"
+    assert dump_number_encodings(BEFORE).keys() == {"rate", "x__bucket"}
+    assert list_number_changes(later, BEFORE), "but not vice versa"
 
 
 @pytest.mark.parametrize(

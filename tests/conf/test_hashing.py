@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from star_ctr.conf.contracts import fingerprint
-from star_ctr.conf.contracts.fingerprint import code_hash
+from star_ctr.conf.contracts.fingerprint import hash_code
 
 SOURCE = '''
 """Summary."""
@@ -69,10 +69,10 @@ CODE = {
 
 def changes_the_hash(package: Path, old: str, new: str) -> bool:
     """Return whether the hash changes if `old` becomes `new` in the source."""
-    before = code_hash(["star_ctr.mine"])
+    before = hash_code(["star_ctr.mine"])
     assert old in SOURCE
     (package / "mine.py").write_text(SOURCE.replace(old, new))
-    return code_hash(["star_ctr.mine"]) != before
+    return hash_code(["star_ctr.mine"]) != before
 
 
 @pytest.mark.parametrize(("old", "new"), PROSE.values(), ids=list(PROSE))
@@ -86,8 +86,8 @@ def test_code_changes_the_hash(package: Path, old: str, new: str) -> None:
 
 
 def test_the_code_of_imported_modules_counts(package: Path) -> None:
-    before = code_hash(["star_ctr.mine"])
+    before = hash_code(["star_ctr.mine"])
     (package / "other.py").write_text(f'"""Scale."""\n{OTHER}')
-    assert code_hash(["star_ctr.mine"]) == before
+    assert hash_code(["star_ctr.mine"]) == before
     (package / "other.py").write_text("scale = 2\n")
-    assert code_hash(["star_ctr.mine"]) != before
+    assert hash_code(["star_ctr.mine"]) != before

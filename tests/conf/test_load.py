@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.conf.contracts.run_id import config_hash, run_id
+from star_ctr.conf.contracts.run_id import hash_config, make_run_id
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
 
@@ -93,12 +93,12 @@ def test_overrides_reach_named_features_and_numbers() -> None:
 
 def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
     base = load("kuairand")
-    assert config_hash(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == config_hash(base)
-    assert config_hash(load("kuairand", ["evaluate.replicates=0", "evaluate.level=0.5"])) == config_hash(base)
-    assert config_hash(load("kuairand", ["trainer.lr=0.5"])) != config_hash(base)
+    assert hash_config(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == hash_config(base)
+    assert hash_config(load("kuairand", ["evaluate.replicates=0", "evaluate.level=0.5"])) == hash_config(base)
+    assert hash_config(load("kuairand", ["trainer.lr=0.5"])) != hash_config(base)
     other_seed = load("kuairand", ["trainer.seed=5"])
-    assert run_id(other_seed, "2022-05-05") != run_id(base, "2022-05-05")
-    assert config_hash(other_seed) == config_hash(base)
+    assert make_run_id(other_seed, "2022-05-05") != make_run_id(base, "2022-05-05")
+    assert hash_config(other_seed) == hash_config(base)
 
 
 def test_partitioned_normalization_needs_batches_of_one_domain() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.fingerprint import code_hash
+from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from tests.conftest import ROOT
@@ -45,4 +45,4 @@ def test_code_in_an_archive_has_the_hash_of_its_files(tmp_path: Path) -> None:
     )  # fmt: skip
     file, found = done.stdout.split()
     assert file.startswith(archive)
-    assert found == code_hash(["star_ctr.model.train"])
+    assert found == hash_code(["star_ctr.model.train"])

@@ -9,8 +9,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents, Wanted
-from star_ctr.features.point_in_time.scan import REQUEST, TIME, as_of
+from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents, SequencePlan
+from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
 
 ROW = st.tuples(
     st.sampled_from("abc"),  # user
@@ -20,8 +20,8 @@ ROW = st.tuples(
     st.integers(0, 9),  # item
 )
 WANTED = [
-    Wanted(kinds=(0,), names=("click",), length=2, columns=("item",), gap=True),
-    Wanted(kinds=(0, 1), names=("click", "cart"), length=3, columns=("item",), behaviour=True),
+    SequencePlan(kinds=(0,), names=("click",), length=2, columns=("item",), gap=True),
+    SequencePlan(kinds=(0, 1), names=("click", "cart"), length=3, columns=("item",), behaviour=True),
 ]
 
 
@@ -34,7 +34,7 @@ def batches(rows: list[Any], cuts: list[int]) -> Iterator[pa.RecordBatch]:
             {
                 "user": pa.array([r[0] for r in part], pa.string()),
                 TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
-                REQUEST: pa.array([r[2] for r in part], pa.bool_()),
+                IS_QUERY: pa.array([r[2] for r in part], pa.bool_()),
                 KIND_BITS: pa.array([0 if r[2] else r[3] for r in part], pa.int32()),
                 "item": pa.array([r[4] for r in part], pa.int64()),
                 REQUEST_TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
@@ -56,7 +56,7 @@ def test_last_events_are_those_strictly_before(rows: list[Any], cuts: list[int])
     ordered = sorted(rows, key=lambda r: (r[0], r[1], not r[2], r[4], r[3]))
     numbered = [(*r, i) for i, r in enumerate(ordered)]
     found = pa.Table.from_batches(
-        list(as_of(batches(numbered, cuts), [LastEvents("user", WANTED)], ["id"], ["clicks", "gap", "both", "kind"])),
+        list(scan_batches(batches(numbered, cuts), [LastEvents("user", WANTED)], ["id"], ["clicks", "gap", "both", "kind"])),
         schema=pa.schema(
             [("id", pa.int64()), ("clicks", pa.list_(pa.int64())), ("gap", pa.list_(pa.float64())),
              ("both", pa.list_(pa.int64())), ("kind", pa.list_(pa.string()))]

@@ -13,8 +13,14 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.encoded_row import NumericSource
 from star_ctr.features.encoding import fitting
-from star_ctr.features.encoding.fitting import base_rates, fence, fit_bounds, fit_scales, quantile
-from star_ctr.features.encoding.row_encoder import numbers, standardised
+from star_ctr.features.encoding.fitting import (
+    compute_base_rates,
+    compute_fence,
+    compute_quantile,
+    fit_bounds,
+    fit_scales,
+)
+from star_ctr.features.encoding.row_encoder import compute_numbers, standardize
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -24,14 +30,14 @@ DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 def test_quantiles_are_finite_and_between_their_neighbors(values: list[float], shares: list[int]) -> None:
     x = np.sort(np.array(values))
     for share in shares:
-        found, position = quantile(x, share / 100), (len(x) - 1) * (share / 100)
+        found, position = compute_quantile(x, share / 100), (len(x) - 1) * (share / 100)
         low, high = x[int(position)], x[min(int(position) + 1, len(x) - 1)]
         assert low <= found <= high or found == pytest.approx(low, rel=1e-15)
 
 
 def test_quantiles_match_numpy() -> None:
     x = np.sort(np.random.default_rng(0).normal(size=1001))
-    assert [quantile(x, k / 20) for k in range(1, 20)] == pytest.approx(
+    assert [compute_quantile(x, k / 20) for k in range(1, 20)] == pytest.approx(
         np.quantile(x, np.arange(1, 20) / 20), abs=1e-14
     )
 
@@ -39,19 +45,19 @@ def test_quantiles_match_numpy() -> None:
 def test_ordinary_numbers_are_not_outliers() -> None:
     rng = np.random.default_rng(0)
     for x in (rng.normal(size=200_000), rng.exponential(size=200_000), rng.lognormal(0, 2, 200_000)):
-        low, high = fence(np.sort(x))
+        low, high = compute_fence(np.sort(x))
         assert low < x.min()
         assert x.max() < high
     for still in (np.zeros(1000), np.r_[np.zeros(1999), 1.0], np.arange(99.0), np.empty(0)):
-        assert fence(still) == [-np.inf, np.inf]
-    low, high = fence(np.array([-1e308, 0.0, 1e308] * 100).astype(float))
+        assert compute_fence(still) == [-np.inf, np.inf]
+    low, high = compute_fence(np.array([-1e308, 0.0, 1e308] * 100).astype(float))
     assert (low, high) == (-np.inf, np.inf)
 
 
 @pytest.mark.parametrize("wild", [1e18, -1e18, 1e308, -1.0])
 def test_one_extreme_value_in_a_hundred_is_an_outlier(wild: float) -> None:
     usual = 1.77e12 + 1e6 * np.arange(99.0)
-    low, high = fence(np.sort(np.r_[usual, wild]))
+    low, high = compute_fence(np.sort(np.r_[usual, wild]))
     assert not low <= wild <= high
     assert low < usual.min() < usual.max() < high
 
@@ -68,7 +74,7 @@ def test_standardization_is_exact_over_the_full_range(values: list[float]) -> No
     mean, std = sums.mean(), sums.deviation()
     if std == 0.0:
         return
-    found = standardised(np.array(values), mean, std)
+    found = standardize(np.array(values), mean, std)
     exact = [(Fraction(v) - Fraction(mean)) / Fraction(std) for v in values]
     np.testing.assert_allclose(found, [float(max(-4, min(4, x))) for x in exact], rtol=1e-14, atol=1e-14)
 
@@ -82,12 +88,16 @@ def test_non_finite_values_are_missing() -> None:
         }
     )
     nan = np.nan
-    np.testing.assert_array_equal(numbers(rows, NumericSource(column="x")), [nan, nan, nan, nan, 1.0, -5.0, 1.7e308])
-    logs = numbers(rows, NumericSource(column="x", log=True))
+    np.testing.assert_array_equal(
+        compute_numbers(rows, NumericSource(column="x")), [nan, nan, nan, nan, 1.0, -5.0, 1.7e308]
+    )
+    logs = compute_numbers(rows, NumericSource(column="x", log=True))
     np.testing.assert_allclose(logs, [nan, nan, nan, nan, np.log(2.0), 0.0, np.log(1.7e308)])
     rate = NumericSource(column="x", denominator="of", prior=2.0, base=0.5)
-    np.testing.assert_array_equal(numbers(rows, rate)[:6], [nan] * 6)
-    np.testing.assert_array_equal(numbers(rows, NumericSource(column="flag")), [1.0, 0.0, nan, 1.0, 1.0, 1.0, 1.0])
+    np.testing.assert_array_equal(compute_numbers(rows, rate)[:6], [nan] * 6)
+    np.testing.assert_array_equal(
+        compute_numbers(rows, NumericSource(column="flag")), [1.0, 0.0, nan, 1.0, 1.0, 1.0, 1.0]
+    )
 
 
 N = 10_000
@@ -141,7 +151,7 @@ def test_scales_over_all_ranges(rows: DataFrame) -> None:
         assert scales[name].deviation / unit == pytest.approx((COLUMNS[name] / unit).std())
     for name, usual in (("broken", COLUMNS["broken"][1:]), ("gaps", COLUMNS["gaps"][3:])):
         assert scales[name] == (pytest.approx(usual.mean(), rel=1e-14), pytest.approx(usual.std(), rel=1e-12))
-        told = standardised(COLUMNS[name], *scales[name])
+        told = standardize(COLUMNS[name], *scales[name])
         assert len(np.unique(told[3:].astype(np.float32))) == 5
         assert np.abs(told).max() <= 4.0
     assert scales["still"] == (0.0323, 0.0)
@@ -158,7 +168,7 @@ def test_the_fit_does_not_depend_on_order_or_partitions(rows: DataFrame, monkeyp
     for limit in (200_000, 3_000):
         monkeypatch.setattr(fitting, "QUANTILE_ROWS", limit)
         fitted = [
-            (fit_scales(made, SOURCES), fit_bounds(made, buckets), base_rates(made, rates))
+            (fit_scales(made, SOURCES), fit_bounds(made, buckets), compute_base_rates(made, rates))
             for made in (rows.repartition(1), rows.repartition(7, "normal"), rows.orderBy(F.xxhash64("impression_id")))
         ]
         assert fitted[0] == fitted[1] == fitted[2]
@@ -174,4 +184,4 @@ def test_the_fit_of_an_empty_table(spark: SparkSession) -> None:
     source = NumericSource(column="x", denominator="y", prior=1.0)
     assert fit_scales(none, {"x": source}) == {"x": (0.0, 0.0)}
     assert fit_bounds(none, {"x": (source, 5)}) == {"x": []}
-    assert base_rates(none, {"x": source}) == {"x": 0.0}
+    assert compute_base_rates(none, {"x": source}) == {"x": 0.0}

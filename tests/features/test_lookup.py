@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_ctr.features.encoding import value_index
-from star_ctr.features.encoding.value_index import Known
+from star_ctr.features.encoding.value_index import ValueIndex
 
 TEXT = st.text(max_size=6)
 
@@ -20,7 +20,7 @@ def test_the_positions_are_those_that_arrow_finds(known: list[str], wanted: list
     values = pa.array(known, pa.string())
     asked = pa.array([*wanted, *known[:3]], pa.string())
     for given_as in (asked, pa.chunked_array([asked[:2], asked[2:]])):
-        found = Known(values).find(given_as)
+        found = ValueIndex(values).find(given_as)
         expected = pc.index_in(given_as, value_set=values)
         assert found.to_pylist() == expected.to_pylist()
 
@@ -32,13 +32,13 @@ def many(rng: np.random.Generator) -> tuple[pa.Array, pa.Array]:
 def test_a_hash_that_an_unknown_value_shares_is_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
     known, wanted = many(np.random.default_rng(0))
     expected = pc.index_in(wanted, value_set=known).to_pylist()
-    whole = value_index._hashes
+    whole = value_index._hash_values
     known_hashes = whole(known)
     # Every wanted value gets the hash of a known one, which for most is not its own.
     monkeypatch.setattr(
-        value_index, "_hashes", lambda v: known_hashes if len(v) == len(known) else known_hashes[: len(v)]
+        value_index, "_hash_values", lambda v: known_hashes if len(v) == len(known) else known_hashes[: len(v)]
     )
-    found = Known(known).find(wanted).to_pylist()
+    found = ValueIndex(known).find(wanted).to_pylist()
     distinct = wanted.dictionary_encode().dictionary.to_pylist()
     own = {value: known[k].as_py() == value for k, value in enumerate(distinct)}
     assert all(f == (e if own[w] else None) for f, e, w in zip(found, expected, wanted.to_pylist(), strict=True))
@@ -46,5 +46,5 @@ def test_a_hash_that_an_unknown_value_shares_is_no_match(monkeypatch: pytest.Mon
 
 def test_known_values_of_one_hash_are_still_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     known, wanted = many(np.random.default_rng(1))
-    monkeypatch.setattr(value_index, "_hashes", lambda v: np.zeros(len(v), dtype=np.uint64))
-    assert Known(known).find(wanted).to_pylist() == pc.index_in(wanted, value_set=known).to_pylist()
+    monkeypatch.setattr(value_index, "_hash_values", lambda v: np.zeros(len(v), dtype=np.uint64))
+    assert ValueIndex(known).find(wanted).to_pylist() == pc.index_in(wanted, value_set=known).to_pylist()

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.features import History, Sequence, Statistic
 from star_ctr.features.point_in_time.attributes import join_attributes
-from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, events
+from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, build_events
 from star_ctr.features.point_in_time.scan_planner import add_history
 
 pytestmark = pytest.mark.spark
@@ -50,12 +50,14 @@ def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
     )
     assert {"_key", "_from", "_to"} <= set(impressions.columns)
     rows = impressions.select("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label", "items_price_max")
-    found = add_history(conf, rows, events(conf, impressions, None, None)).orderBy("impression_id").collect()
+    found = add_history(conf, rows, build_events(conf, impressions, None, None)).orderBy("impression_id").collect()
     for k, row in enumerate(found):
         assert row["items_price_max"] == "cheap"
         assert row["s__shown"] == k
         assert row["s__spend_max"] == pytest.approx(sum(COUNTED[:k]), rel=1e-15, abs=1e-15)
         assert row["s__since_shown"] == (1.0 if k else None)
         assert row["seen__items_price_max"] == ["cheap"] * k
-    own = events(conf, impressions.withColumn("_outcome_spend", F.col("_outcome_spend").cast("string")), None, None)
+    own = build_events(
+        conf, impressions.withColumn("_outcome_spend", F.col("_outcome_spend").cast("string")), None, None
+    )
     assert own.where(F.col("_n_spend_max") != 0).count() == sum(1 for value in COUNTED if value)

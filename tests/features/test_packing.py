@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.features.encoding.row_encoder import Encoder, bucket_ids, gap_ids
+from star_ctr.features.encoding.row_encoder import RowEncoder, encode_buckets, encode_gaps
 
 LAYOUT = Layout(
     ds="2026-01-01",
@@ -52,14 +52,14 @@ ROWS = pa.table(
 
 def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
     still = NumericField(name="still", source=NumericSource(column="price"), mean=3.0, std=0.0)
-    _, floats = Encoder(
+    _, floats = RowEncoder(
         LAYOUT.model_copy(update={"numeric": [still]}), {"item": pa.array(["x"]), "tag": pa.array(["t1"])}
     ).encode(ROWS)
     assert not np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).any()
 
 
 def test_rows_are_packed_place_by_place() -> None:
-    ints, floats = Encoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
+    ints, floats = RowEncoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
     places = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.ints)
     #        item price | tags: length, ids | seen: length, items, gaps
     assert places.tolist() == [
@@ -73,5 +73,5 @@ def test_rows_are_packed_place_by_place() -> None:
 
 
 def test_buckets_and_gaps() -> None:
-    assert bucket_ids(np.array([0.0, 1.0, 1.5, 2.0, np.nan]), [1.0, 2.0]).tolist() == [2, 3, 3, 4, 1]
-    assert gap_ids(pa.array([None, 0.0, 1.0, 3.0, 1e12])).tolist() == [1, 2, 3, 4, 33]
+    assert encode_buckets(np.array([0.0, 1.0, 1.5, 2.0, np.nan]), [1.0, 2.0]).tolist() == [2, 3, 3, 4, 1]
+    assert encode_gaps(pa.array([None, 0.0, 1.0, 3.0, 1e12])).tolist() == [1, 2, 3, 4, 33]

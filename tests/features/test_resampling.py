@@ -9,8 +9,16 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.features.evaluation.poisson_bootstrap import RankSums, UserSums, auc, gauc, interval, tied_groups, weights
-from star_ctr.features.evaluation.user_auc import _users, _whole_users
+from star_ctr.features.evaluation.poisson_bootstrap import (
+    RankSums,
+    UserSums,
+    compute_auc,
+    compute_gauc,
+    compute_interval,
+    draw_weights,
+    find_ties,
+)
+from star_ctr.features.evaluation.user_auc import _number_users, _split_between_users
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
@@ -18,7 +26,7 @@ def keys(n: int, seed: int = 0) -> np.ndarray:
 
 
 def test_weights_are_poisson_and_independent_of_one_another() -> None:
-    drawn = weights(keys(20_000), 50, seed=3)
+    drawn = draw_weights(keys(20_000), 50, seed=3)
     assert (drawn[0] == 1).all()
     w = drawn[1:].astype(float)
     n = w.size
@@ -32,12 +40,12 @@ def test_weights_are_poisson_and_independent_of_one_another() -> None:
 
 def test_a_weight_hangs_on_user_replicate_and_seed_alone() -> None:
     users = keys(100)
-    drawn = weights(users, 10, seed=1)
+    drawn = draw_weights(users, 10, seed=1)
     order = np.random.default_rng(1).permutation(100)
-    assert (weights(users[order], 10, seed=1) == drawn[:, order]).all()
-    assert (weights(users, 7, seed=1) == drawn[:8]).all(), "more replicates leave the first as they are"
-    assert (weights(users, 10, seed=2)[1:] != drawn[1:]).mean() > 0.5
-    assert weights(users, 0, seed=1).shape == (1, 100)
+    assert (draw_weights(users[order], 10, seed=1) == drawn[:, order]).all()
+    assert (draw_weights(users, 7, seed=1) == drawn[:8]).all(), "more replicates leave the first as they are"
+    assert (draw_weights(users, 10, seed=2)[1:] != drawn[1:]).mean() > 0.5
+    assert draw_weights(users, 0, seed=1).shape == (1, 100)
 
 
 def test_weights_stay_what_they_were() -> None:
@@ -63,7 +71,7 @@ def test_weights_stay_what_they_were() -> None:
         for step in range(1, 4):
             bits = mixed((start + step * 0x9E3779B97F4A7C15) & mask)
             want += [poisson((bits >> (16 * lane)) & 0xFFFF) for lane in range(4)]
-        assert weights(np.array([key]), 10, seed=7)[1:, 0].tolist() == want[:10]
+        assert draw_weights(np.array([key]), 10, seed=7)[1:, 0].tolist() == want[:10]
 
 
 @pytest.mark.parametrize("digits", [1, 3])
@@ -73,12 +81,12 @@ def test_weighted_auc_is_scikit_learns_wherever_blocks_are_cut(digits: int, bloc
     n = 500
     label, user = rng.random(n) < 0.3, rng.integers(0, 40, n)
     score = np.sort(np.round(rng.random(n), digits))
-    weight = weights(keys(40)[user], 8, seed=0)
+    weight = draw_weights(keys(40)[user], 8, seed=0)
     sums = RankSums(9)
     for start in range(0, n, block):
         part = slice(start, start + block)
         sums.add(score[part], label[part], weight[:, part])
-    found = auc(sums.positive, sums.negative, sums.wins)
+    found = compute_auc(sums.positive, sums.negative, sums.wins)
     for column in range(9):
         want = roc_auc_score(label, score, sample_weight=weight[column].astype(float))
         assert found[column] == pytest.approx(want, abs=1e-12)
@@ -88,14 +96,14 @@ def test_weighted_auc_is_scikit_learns_wherever_blocks_are_cut(digits: int, bloc
 def test_auc_of_one_class_is_undefined() -> None:
     sums = RankSums(1)
     sums.add(np.array([0.1, 0.2]), np.array([True, True]), np.ones((1, 2), np.uint8))
-    assert np.isnan(auc(sums.positive, sums.negative, sums.wins)).all()
+    assert np.isnan(compute_auc(sums.positive, sums.negative, sums.wins)).all()
 
 
 def test_users_auc_worked_out_by_hand() -> None:
     group = np.array([0, 0, 0, 1, 2, 2, 2, 2])
     score = np.array([0.1, 0.5, 0.5, 0.3, 0.2, 0.2, 0.4, 0.9])
     positive = np.array([False, True, False, True, True, False, False, True])
-    starts, rows, clicked, wins = tied_groups(group, score, positive)
+    starts, rows, clicked, wins = find_ties(group, score, positive)
     assert starts.tolist() == [0, 3, 4]
     assert rows.tolist() == [3, 1, 4]
     assert clicked.tolist() == [1, 1, 2]
@@ -105,21 +113,21 @@ def test_users_auc_worked_out_by_hand() -> None:
 
 def test_gauc_of_sums_is_the_weighted_mean() -> None:
     rng = np.random.default_rng(0)
-    rows, of_auc, weight = rng.integers(2, 50, 300), rng.random(300), weights(keys(300), 5, seed=0)
+    rows, of_auc, weight = rng.integers(2, 50, 300), rng.random(300), draw_weights(keys(300), 5, seed=0)
     sums = UserSums(6)
     for part in (slice(0, 100), slice(100, 300)):
         sums.add(rows[part], of_auc[part], weight[:, part])
     want = [np.average(of_auc, weights=rows * w) for w in weight]
-    assert gauc(sums.rows, sums.whole, sums.part) == pytest.approx(want, abs=1e-12)
-    assert np.isnan(gauc(*np.zeros((3, 1), np.int64))).all()
+    assert compute_gauc(sums.rows, sums.whole, sums.part) == pytest.approx(want, abs=1e-12)
+    assert np.isnan(compute_gauc(*np.zeros((3, 1), np.int64))).all()
 
 
 def test_an_interval_leaves_out_half_of_the_rest_at_each_end() -> None:
-    assert interval(np.arange(101) / 100, 0.9) == (pytest.approx(0.05), pytest.approx(0.95))
-    assert interval(np.array([]), 0.95) == (None, None)
+    assert compute_interval(np.arange(101) / 100, 0.9) == (pytest.approx(0.05), pytest.approx(0.95))
+    assert compute_interval(np.array([]), 0.95) == (None, None)
     values = np.r_[np.linspace(0, 1, 96), np.full(4, np.nan)]
-    assert interval(values, 0.95) == (pytest.approx(0.025), pytest.approx(0.975))
-    assert interval(np.r_[values, np.nan, np.nan], 0.95) == (None, None), "too many replicates have no value"
+    assert compute_interval(values, 0.95) == (pytest.approx(0.025), pytest.approx(0.975))
+    assert compute_interval(np.r_[values, np.nan, np.nan], 0.95) == (None, None), "too many replicates have no value"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
@@ -127,7 +135,7 @@ def test_batches_are_cut_between_users(size: int) -> None:
     key = np.repeat(np.arange(12), [1, 7, 2, 1, 1, 13, 3, 1, 1, 2, 6, 2])
     rows = pa.RecordBatch.from_pydict({"key": key, "row": np.arange(len(key))})
     batches = [rows.slice(start, size) for start in range(0, len(key), size)]
-    found = list(_whole_users([rows.slice(0, 0), *batches]))
+    found = list(_split_between_users([rows.slice(0, 0), *batches]))
     assert np.concatenate([b["row"].to_numpy() for b in found]).tolist() == list(range(len(key)))
     seen = [set(b["key"].to_pylist()) for b in found]
     assert len(set.union(*seen)) == sum(len(s) for s in seen), "a user stands in one block alone"
@@ -154,14 +162,16 @@ class World:
         """AUC and GAUC of the data and of `count` replicates, by the parts that Spark's tasks use."""
         ranked, users = RankSums(1 + count), UserSums(1 + count)
         order = np.argsort(score)
-        ranked.add(score[order], self.label[order], weights(self.key[self.user[order]], count, 0))
+        ranked.add(score[order], self.label[order], draw_weights(self.key[self.user[order]], count, 0))
         order = np.lexsort((score, self.user))
-        starts, rows, clicked, wins = tied_groups(self.user[order], score[order], self.label[order])
+        starts, rows, clicked, wins = find_ties(self.user[order], score[order], self.label[order])
         both = (clicked > 0) & (clicked < rows)
         rows, clicked = rows[both], clicked[both]
-        drawn = weights(self.key[self.user[order][starts[both]]], count, 0)
+        drawn = draw_weights(self.key[self.user[order][starts[both]]], count, 0)
         users.add(rows, wins[both] / (2 * clicked * (rows - clicked)), drawn)
-        return auc(ranked.positive, ranked.negative, ranked.wins), gauc(users.rows, users.whole, users.part)
+        return compute_auc(ranked.positive, ranked.negative, ranked.wins), compute_gauc(
+            users.rows, users.whole, users.part
+        )
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -175,11 +185,11 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         world = World(np.random.default_rng(1000 + k), 500)
         ours, theirs = world.replicates(world.score, 200), world.replicates(world.other, 200)
         for which in range(2):
-            low, high = interval(ours[which][1:], level)
+            low, high = compute_interval(ours[which][1:], level)
             assert low is not None
             assert high is not None
             hits[which] += low <= truths[which] <= high
-            low, high = interval(ours[which][1:] - theirs[which][1:], level)
+            low, high = compute_interval(ours[which][1:] - theirs[which][1:], level)
             hits[2 + which] += low <= differences[which] <= high
     error = 3 * math.sqrt(level * (1 - level) / worlds)
     assert (np.abs(hits / worlds - level) < error).all(), hits / worlds
@@ -221,6 +231,6 @@ def test_a_paired_difference_is_narrower_than_an_unpaired_one() -> None:
 def test_users_that_share_a_hash_are_told_apart_by_the_other() -> None:
     key = np.array([3, 3, 3, 3, 8, 8, 9])
     other = np.array([5, 1, 5, 1, 2, 2, 2])
-    user = _users(key, other)
+    user = _number_users(key, other)
     assert [list(np.flatnonzero(user == u)) for u in dict.fromkeys(user.tolist())] == [[0, 2], [1, 3], [4, 5], [6]]
-    assert list(_users(key, key)) == [0, 0, 0, 0, 1, 1, 2]
+    assert list(_number_users(key, key)) == [0, 0, 0, 0, 1, 1, 2]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.features.point_in_time.events import SCALE
-from star_ctr.features.point_in_time.running_counts import CUT, DAY, Counted, Running
-from star_ctr.features.point_in_time.scan import REQUEST, TIME, as_of
-from star_ctr.features.point_in_time.scan_planner import Pass, passes
+from star_ctr.features.point_in_time.running_counts import CUT, DAY, CountPlan, RunningCounts
+from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
+from star_ctr.features.point_in_time.scan_planner import ScanPlan, plan_scans
 
 ROW = st.tuples(
     st.sampled_from(["a", "a", "a", "b", None]),  # the key: mostly one, so that it goes on over batches
@@ -26,7 +26,7 @@ ROW = st.tuples(
     st.integers(0, 3),  # how many days before its own its earlier cut lies
 )
 GROUPS = [("key",), ("one", "key"), ("key", "two"), ("two", "one", "key")]
-COUNTED = [Counted(by, ("_n_a", "_n_b"), ("_n_a",), cut) for cut in (TIME, CUT) for by in GROUPS]
+COUNTED = [CountPlan(by, ("_n_a", "_n_b"), ("_n_a",), cut) for cut in (TIME, CUT) for by in GROUPS]
 NAMES = [f"{n}{out}" for n in range(len(COUNTED)) for out in ("sum", "other", "since")]
 PLACE = {"key": 0, "one": 3, "two": 4}
 """Where a row has its columns."""
@@ -49,7 +49,7 @@ def batches(rows: list[Any], size: int) -> Iterator[pa.RecordBatch]:
                 TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
                 CUT: pa.array([cut_of(r, CUT) * 1_000_000 if r[2] else None for r in part], pa.int64()),
                 DAY: pa.array([None if r[2] else r[1] // HOURS for r in part], pa.int64()),
-                REQUEST: pa.array([r[2] for r in part], pa.bool_()),
+                IS_QUERY: pa.array([r[2] for r in part], pa.bool_()),
                 "one": pa.array([r[3] for r in part], pa.string()),
                 "two": pa.array([r[4] for r in part], pa.float64()),
                 "_n_a": pa.array([None if r[2] else r[5] * SCALE for r in part], pa.int64()),
@@ -67,7 +67,7 @@ def test_sums_are_those_of_what_came_strictly_before(rows: list[Any], size: int)
     numbered = [(*r, i) for i, r in enumerate(ordered)]
     found = [
         row
-        for batch in as_of(batches(numbered, size), [Running(["key"], COUNTED)], ["id"], NAMES)
+        for batch in scan_batches(batches(numbered, size), [RunningCounts(["key"], COUNTED)], ["id"], NAMES)
         for row in batch.to_pylist()
     ]
     requests = [r for r in numbered if r[2]]
@@ -90,7 +90,7 @@ def statistic(name: str, *by: str, cut: str = "day") -> Statistic:
     return Statistic(name=name, kind="statistic", by=list(by), counts=["shown"], cut=cut)  # type: ignore[arg-type]
 
 
-def told(every: list[Pass]) -> dict[tuple[tuple[str, ...], str], tuple[list[str], list[str]]]:
+def told(every: list[ScanPlan]) -> dict[tuple[tuple[str, ...], str], tuple[list[str], list[str]]]:
     return {(p.key, p.cut): ([s.name for s in p.statistics], [s.name for s in p.sequences]) for p in every}
 
 
@@ -107,16 +107,16 @@ def test_a_group_goes_along_with_one_that_it_parts_further() -> None:
         statistic("now", "user_id", "domain", cut="time"),
         statistic("then", "user_id"),
     ]
-    assert told(passes(statistics, [seen("seen", "time"), seen("before", "day")])) == {
+    assert told(plan_scans(statistics, [seen("seen", "time"), seen("before", "day")])) == {
         (("items_tag",), "day"): (["tag"], []),
         (("domain", "hour"), "day"): (["hours", "again"], []),
         (("user_id",), "time"): (["pair", "now", "then"], ["seen"]),
         (("user_id",), "day"): ([], ["before"]),
     }
-    assert told(passes(statistics[:2], [])) == {(("items_tag",), "day"): (["pair", "tag"], [])}
+    assert told(plan_scans(statistics[:2], [])) == {(("items_tag",), "day"): (["pair", "tag"], [])}
 
 
 def test_sequences_are_gathered_last() -> None:
     counts = [statistic("a", "user_id"), statistic("b", "item_id"), statistic("c", "item_id", "domain", cut="time")]
-    every = passes(counts, [seen("seen", "day")])
+    every = plan_scans(counts, [seen("seen", "day")])
     assert [(p.key, p.cut) for p in every] == [(("item_id",), "time"), (("user_id",), "day")]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, SCALE, weight
-from star_ctr.features.point_in_time.running_counts import CUT, DAY, Counted, Running
-from star_ctr.features.point_in_time.scan import REQUEST, TIME, as_of
+from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, SCALE, name_weight_column
+from star_ctr.features.point_in_time.running_counts import CUT, DAY, CountPlan, RunningCounts
+from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
 
 NAME = st.builds(
     lambda start, middle, end: f"{start}{middle}{end}",
@@ -29,7 +29,7 @@ def batches(columns: dict[str, pa.Array], size: int) -> Iterator[pa.RecordBatch]
 def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[float | None]]:
     """Compute statistics of one key over 30 rows (two events, then a request) with the given names."""
     key, group = names
-    first, second = map(weight, kinds)
+    first, second = map(name_weight_column, kinds)
     rows = range(30)
     is_request = [n % 3 == 2 for n in rows]
     columns = {
@@ -37,17 +37,17 @@ def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[fl
         TIME: pa.array([1_000_000 * (1 + n) for n in rows], pa.int64()),
         CUT: pa.array([1_000_000 * (1 + n - n % 6) for n in rows], pa.int64()),
         DAY: pa.array([n // 6 for n in rows], pa.int64()),
-        REQUEST: pa.array(is_request),
+        IS_QUERY: pa.array(is_request),
         key: pa.array(["k"] * 30),
         group: pa.array(["x" if n % 4 else "y" for n in rows]),
         first: pa.array([None if asks else SCALE for asks in is_request], pa.int64()),
         second: pa.array([None if asks else SCALE * (n % 2) for n, asks in zip(rows, is_request, strict=True)], pa.int64()),
     }  # fmt: skip
     counted = [
-        Counted(by, (first, second), (second, first), cut) for by in ((key,), (key, group)) for cut in (TIME, CUT)
+        CountPlan(by, (first, second), (second, first), cut) for by in ((key,), (key, group)) for cut in (TIME, CUT)
     ]
     out = [str(n) for n in range(4 * len(counted))]
-    found = as_of(batches(columns, size), [Running([key], counted)], ["id"], out)
+    found = scan_batches(batches(columns, size), [RunningCounts([key], counted)], ["id"], out)
     return [[row[name] for name in out] for batch in found for row in batch.to_pylist()]
 
 
@@ -68,8 +68,8 @@ def test_counts_of_a_group_named_max_span_three_batches() -> None:
     st.integers(1, 10),
 )
 def test_values_do_not_depend_on_the_names_of_columns_and_kinds(names: list[str], kinds: list[str], size: int) -> None:
-    taken = {TIME, REQUEST, CUT, DAY, "id"}
-    if len({*names, *map(weight, kinds)} - taken) == 4:
+    taken = {TIME, IS_QUERY, CUT, DAY, "id"}
+    if len({*names, *map(name_weight_column, kinds)} - taken) == 4:
         assert statistics_of(names, kinds, size) == USUAL
 
 
@@ -83,12 +83,12 @@ def test_sums_beyond_64_bits_are_exact(sign: int, size: int) -> None:
     columns = {
         "id": pa.array(range(len(rows)), pa.int64()),
         TIME: pa.array([1_000_000 * (1 + n) for n in range(len(rows))], pa.int64()),
-        REQUEST: pa.array([asks for _, asks in rows]),
+        IS_QUERY: pa.array([asks for _, asks in rows]),
         "key": pa.array(["k"] * len(rows)),
         "w": pa.array([None if asks else amount for amount, asks in rows], pa.int64()),
     }
-    kernel = Running(["key"], [Counted(("key",), ("w",), ("w",))])
-    found = [r for b in as_of(batches(columns, size), [kernel], [], ["sum", "since"]) for r in b.to_pylist()]
+    kernel = RunningCounts(["key"], [CountPlan(("key",), ("w",), ("w",))])
+    found = [r for b in scan_batches(batches(columns, size), [kernel], [], ["sum", "since"]) for r in b.to_pylist()]
     exact = [sum(amounts[: n + 1]) for n in range(len(amounts))]
     assert [row["sum"] for row in found] == [float(Fraction(total)) / SCALE for total in exact]
     assert [row["since"] for row in found] == [1.0 if sign > 0 else None] * len(amounts)

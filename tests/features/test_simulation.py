@@ -10,21 +10,21 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.conf.settings.simulate import Simulation
+from star_ctr.conf.settings.simulate import SimulateSettings
 from star_ctr.features.simulation import clicks as clicking
 from star_ctr.features.simulation import impressions as sim
 from star_ctr.features.simulation import logs as out
 from star_ctr.jobs.tools import simulate
 
 pytestmark = pytest.mark.spark
-SMALL = Simulation(impressions=40_000, days=4, users=3_000, items=2_000, seed=3)
+SMALL = SimulateSettings(impressions=40_000, days=4, users=3_000, items=2_000, seed=3)
 
 
-def world(spark: SparkSession, settings: Simulation = SMALL, partitions: int = 2) -> DataFrame:
-    shown = sim.impressions(settings, spark.range(settings.impressions).repartition(partitions))
-    shown = shown.withColumn("preference", clicking.preference(settings))
-    counts = [(r.domain, r.level, r.n) for r in clicking.histogram(settings, shown).collect()]
-    return clicking.with_clicks(settings, shown, clicking.levels(counts))
+def world(spark: SparkSession, settings: SimulateSettings = SMALL, partitions: int = 2) -> DataFrame:
+    shown = sim.make_impressions(settings, spark.range(settings.impressions).repartition(partitions))
+    shown = shown.withColumn("preference", clicking.compute_preference(settings))
+    counts = [(r.domain, r.level, r.n) for r in clicking.count_thresholds(settings, shown).collect()]
+    return clicking.add_clicks(settings, shown, clicking.fit_biases(counts))
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_users_overlap_in_part_and_most_items_are_common(rows: pd.DataFrame) -> 
 def test_what_the_days_before_teach_of_a_domain_holds_on_the_last_day(spark: SparkSession) -> None:
     # The same user and items in two domains of one group: all but the domains' own tastes is equal and drops out.
     grid = spark.createDataFrame(
-        [(d, day, 5, c, 1, sim.first_day_ms(SMALL)) for d in range(1, 20) for day in range(4) for c in range(40)],
+        [(d, day, 5, c, 1, sim.get_first_day_ms(SMALL)) for d in range(1, 20) for day in range(4) for c in range(40)],
         "domain int, day long, user long, item long, position long, shown_at long",
     )
-    preference = grid.withColumn("preference", clicking.preference(SMALL)).toPandas()
+    preference = grid.withColumn("preference", clicking.compute_preference(SMALL)).toPandas()
     wide = preference.pivot_table(index=["domain", "item"], columns="day", values="preference").unstack("item")
     own = (wide.loc[5:].to_numpy() - wide.loc[:15].to_numpy()).reshape(15, 4, 40)
     own = own - own.mean(axis=2, keepdims=True)
@@ -76,7 +76,7 @@ def test_what_the_days_before_teach_of_a_domain_holds_on_the_last_day(spark: Spa
 def test_clicks_come_late_past_midnight_twice_and_without_an_impression(
     spark: SparkSession, rows: pd.DataFrame
 ) -> None:
-    clicks = out.click_log(SMALL, world(spark)).toPandas()
+    clicks = out.make_click_log(SMALL, world(spark)).toPandas()
     shown = rows.assign(impression_id=[f"p{i:010d}" for i in rows["id"]]).set_index("impression_id")
     delay = clicks["clicked_at"] - clicks["impression_id"].map(shown["shown_at"])
     assert (delay > 24 * 3_600_000).sum() > 0

@@ -19,7 +19,7 @@ from star_ctr.conf.settings.root import EvaluateSettings
 from star_ctr.features.evaluation import metrics
 from star_ctr.features.point_in_time import attribution
 from star_ctr.features.point_in_time.attributes import join_attributes
-from star_ctr.features.point_in_time.events import events, with_time_columns
+from star_ctr.features.point_in_time.events import add_time_columns, build_events
 from star_ctr.features.point_in_time.scan_planner import add_history
 
 pytestmark = pytest.mark.spark
@@ -61,8 +61,8 @@ def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
         "in time": 1.0, "past midnight": 1.0, "late": 0.0, "repeated": 1.0, "never": 0.0, "before": 0.0, "on the edge": 1.0,
     }  # fmt: skip
     assert labelled["repeated"].clicked_at.astimezone(dt.UTC) == stamp("2026-01-01 12:00:05")
-    fates = attribution.click_fates(shown, clicks, window_hours=2)
-    counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.counted(fates).collect()}
+    fates = attribution.match_clicks(shown, clicks, window_hours=2)
+    counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.count_clicks(fates).collect()}
     assert counts == {
         ("2026-01-01", "a", ""): (1, 1),
         ("2026-01-02", "a", ""): (1, 1),
@@ -86,7 +86,7 @@ def test_an_id_that_is_used_again_keeps_its_own_click(spark: SparkSession) -> No
     )
     labelled = {r.domain: r.label for r in attribution.attribute(shown, clicks, window_hours=24).collect()}
     assert labelled == {"a": 0.0, "b": 1.0}
-    fates = attribution.click_fates(shown, clicks, window_hours=24).collect()
+    fates = attribution.match_clicks(shown, clicks, window_hours=24).collect()
     assert {(r.ds, r.domain, r.fate) for r in fates} == {
         ("2026-03-04", "b", ""),
         ("2026-02-28", "a", "click before its impression"),
@@ -150,11 +150,11 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
     )  # fmt: skip
     past = [(u, i, "watch", None, int(o), "before") for u, i, o, _ in older]
     past += [(u, i, "long_watch", None, 0, "before") for u, i, _, ended in older if ended]
-    shown = with_time_columns(conf, spark.createDataFrame(views))
+    shown = add_time_columns(conf, spark.createDataFrame(views))
     behaviours = spark.createDataFrame(
         past, "user_id string, item_id string, behaviour string, ts timestamp, order long, ds string"
     )
-    known = events(conf, shown, None, behaviours)
+    known = build_events(conf, shown, None, behaviours)
     found = add_history(conf, shown, known).toPandas().set_index("impression_id").sort_index()
 
     for row in views.itertuples():
@@ -200,7 +200,7 @@ def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
     )
     rows.loc[rows["domain"] == "c", "label"] = 0.0  # a domain of one class
     other = rows.assign(run_id="other", score=rng.random(n))  # a run beside it changes nothing
-    both = metrics.by_domain(spark.createDataFrame(pd.concat([rows, other])), EvaluateSettings()).collect()
+    both = metrics.compute_metrics(spark.createDataFrame(pd.concat([rows, other])), EvaluateSettings()).collect()
     assert len(both) == 8
     found = {r.domain: r for r in both if r.run_id == "r"}
     for domain in ("a", "b", "c", "overall"):
@@ -227,6 +227,6 @@ def test_metrics_do_not_hang_on_the_order_of_rows(spark: SparkSession) -> None:
         (F.pmod(F.xxhash64("id"), F.lit(4)) == 0).cast("double").alias("label"),
         (F.pmod(F.xxhash64("id", F.lit(1)), F.lit(1000)) / 1000.0).alias("score"),
     )
-    one = metrics.by_domain(rows.repartition(1), EvaluateSettings()).orderBy("domain").collect()
-    many = metrics.by_domain(rows.repartition(7, "score"), EvaluateSettings()).orderBy("domain").collect()
+    one = metrics.compute_metrics(rows.repartition(1), EvaluateSettings()).orderBy("domain").collect()
+    many = metrics.compute_metrics(rows.repartition(7, "score"), EvaluateSettings()).orderBy("domain").collect()
     assert one == many

@@ -16,21 +16,21 @@ from star_ctr.conf.contracts.catalog import RECORD, WEIGHTS, Warehouse
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.gate import _nothing_to_decide
+from star_ctr.jobs.gate import _explain_no_decision
 from star_ctr.jobs.io.delta_rows import SupersededError
-from star_ctr.jobs.refit import _nothing_to_refit
+from star_ctr.jobs.refit import _explain_no_refit
 from star_ctr.jobs.registry.attempts import (
     Attempt,
     assign_attempt,
-    attempt_folder,
-    attempt_of,
     check_run_id,
-    damaged_files,
     find_attempt,
+    find_damaged_files,
+    get_attempt,
+    get_attempt_folder,
+    get_published_attempt,
     publish_attempt,
-    published_attempt,
 )
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, manual_hold, serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_manual_hold, find_serving
 from star_ctr.jobs.tools import verify
 from star_ctr.model.export import Predictor
 from star_ctr.model.train import write_job
@@ -61,11 +61,11 @@ def first(tmp_path: Path) -> TrainingJob:
 
 def train_and_publish(made: TrainingJob) -> Attempt:
     """Train a job as `star-ctr train` does, and publish it."""
-    if not attempt_of(made).is_published:
+    if not get_attempt(made).is_published:
         write_job(made)
         train(made)
     publish_attempt(made)
-    return attempt_of(made)
+    return get_attempt(made)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -82,10 +82,10 @@ def test_a_training_on_changed_inputs_is_a_new_attempt(warehouse: Warehouse, fir
     two = train_and_publish(assign_attempt(warehouse, restated))
     assert two.number == 2
     assert contents(one.folder) == before
-    assert published_attempt(warehouse, RUN) == two
-    assert published_attempt(warehouse, RUN, 1) == one
+    assert get_published_attempt(warehouse, RUN) == two
+    assert get_published_attempt(warehouse, RUN, 1) == one
     with pytest.raises(UserError, match="--attempt 3: .* has no such attempt; it has attempts 1, 2"):
-        published_attempt(warehouse, RUN, 3)
+        get_published_attempt(warehouse, RUN, 3)
     assert train_and_publish(assign_attempt(warehouse, first)).number == 3, (
         "only the newest published attempt is reused"
     )
@@ -98,7 +98,7 @@ def test_the_same_model_again_is_no_new_attempt(warehouse: Warehouse, first: Tra
     assert again.attempt == 2
     assert not train_and_publish(again).is_published
     assert not again.place.exists()
-    assert published_attempt(warehouse, RUN) == one
+    assert get_published_attempt(warehouse, RUN) == one
     write_job(again)
     train(again)
     assert publish_attempt(again, keep=True)["attempt"] == 2
@@ -109,7 +109,7 @@ def test_an_unpublished_attempt_is_resumed_and_invisible(warehouse: Warehouse, f
     write_job(made)
     train(made)  # killed before it was published
     assert find_attempt(warehouse, RUN) is None
-    assert warehouse.finished() == []
+    assert warehouse.list_finished_runs() == []
     again = assign_attempt(warehouse, first)
     assert again.place == made.place
     other = assign_attempt(warehouse, first.model_copy(update={"code": "changed"}))
@@ -147,11 +147,11 @@ def test_publishing_is_atomic_under_kills(warehouse: Warehouse, first: TrainingJ
         done = subprocess.run([sys.executable, "-c", PUBLISH, str(file), str(step)], check=False)
         killed = done.returncode == -signal.SIGKILL
         assert killed or done.returncode == 0
-        assert attempt_of(made).is_published != killed
+        assert get_attempt(made).is_published != killed
         kills += killed
     assert kills == 2
-    assert damaged_files(attempt_of(made)) == []
-    assert Predictor(made.place, attempt_of(made).record()["files"]).layout.domains == LAYOUT.domains
+    assert find_damaged_files(get_attempt(made)) == []
+    assert Predictor(made.place, get_attempt(made).record()["files"]).layout.domains == LAYOUT.domains
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "layout.json", "vocabularies/part-00000.parquet"])
@@ -180,7 +180,7 @@ def test_a_run_id_cannot_escape_the_models_folder(settings: Settings, warehouse:
         with pytest.raises(UserError, match="not a run id"):
             check_run_id(bad)
         with pytest.raises(UserError, match="not a run id"):
-            published_attempt(warehouse, bad)
+            get_published_attempt(warehouse, bad)
         with pytest.raises(UserError, match="not a run id"):
             Decisions(settings).promote(bad, "why", by="ann")
     assert check_run_id(RUN) == RUN
@@ -216,20 +216,20 @@ def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None
         add(decisions, promoted(attempt.run_id[:10], attempt.run_id))
     decisions.rollback("complaints", by="ann")
     decided = decisions.all()
-    now = serving(decided)
+    now = find_serving(decided)
     assert now is not None
     assert now.model == (one.run_id, 1)
-    hold = manual_hold(decided)
+    hold = find_manual_hold(decided)
     assert hold is not None
     assert str(hold) == "decided by ann (rolled back: complaints); holds until a night after 2026-01-03 is judged"
-    assert _nothing_to_decide(decided, two, "2026-01-03") == str(hold)
+    assert _explain_no_decision(decided, two, "2026-01-03") == str(hold)
     again = publish(settings, two.run_id, "2026-01-03", 2)
-    assert _nothing_to_decide(decided, again, "2026-01-03") == str(hold), (
+    assert _explain_no_decision(decided, again, "2026-01-03") == str(hold), (
         "a new attempt of that night does not end the hold"
     )
-    assert _nothing_to_decide(decided, three, "2026-01-04") == ""
+    assert _explain_no_decision(decided, three, "2026-01-04") == ""
     add(decisions, promoted("2026-01-04", three.run_id))
-    assert manual_hold(decisions.all()) is None
+    assert find_manual_hold(decisions.all()) is None
 
 
 def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
@@ -237,14 +237,14 @@ def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
     newest = publish(settings, run, "2026-01-02")
     publish(settings, f"{run}-refit", "2026-01-02")
     add(decisions, promoted("2026-01-02", run))
-    assert _nothing_to_refit(decisions.all(), run, newest) == ""
+    assert _explain_no_refit(decisions.all(), run, newest) == ""
     add(
         decisions,
         replace(promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, against=run, against_attempt=1),
     )
-    assert _nothing_to_refit(decisions.all(), run, newest) == ""
+    assert _explain_no_refit(decisions.all(), run, newest) == ""
     decisions.rollback("it drifts", by="ann")
-    assert "decided by ann" in _nothing_to_refit(decisions.all(), run, newest)
+    assert "decided by ann" in _explain_no_refit(decisions.all(), run, newest)
 
 
 def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
@@ -253,7 +253,7 @@ def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
         promoted("2026-01-02", run, by="ann"),
         replace(promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, against=run, against_attempt=1),
     ]
-    hold = manual_hold(decided)
+    hold = find_manual_hold(decided)
     assert hold is not None
     assert hold.decision.by == "ann"
 
@@ -261,12 +261,12 @@ def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
 def test_a_new_attempt_of_the_served_run_is_judged(settings: Settings) -> None:
     one = publish(settings, RUN, "2026-01-02")
     decided = [promoted("2026-01-02", RUN)]
-    assert _nothing_to_decide(decided, one, "2026-01-02") == "it is served already"
+    assert _explain_no_decision(decided, one, "2026-01-02") == "it is served already"
     two = publish(settings, RUN, "2026-01-02", 2)
-    assert _nothing_to_decide(decided, two, "2026-01-02") == ""
+    assert _explain_no_decision(decided, two, "2026-01-02") == ""
     refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
-    assert _nothing_to_decide([*decided, refit], one, "2026-01-02") == "it is served already"
-    assert _nothing_to_decide([*decided, refit], two, "2026-01-02") == ""
+    assert _explain_no_decision([*decided, refit], one, "2026-01-02") == "it is served already"
+    assert _explain_no_decision([*decided, refit], two, "2026-01-02") == ""
 
 
 def test_a_person_cannot_use_the_name_of_the_gate(settings: Settings) -> None:
@@ -281,7 +281,7 @@ def test_the_pointer_names_the_attempt(settings: Settings, warehouse: Warehouse)
     Decisions(settings).promote(RUN, "the older one", by="ann", attempt=1)
     pointer = json.loads((Path(warehouse.root) / "serving.json").read_text())
     assert (pointer["run_id"], pointer["attempt"]) == (RUN, 1)
-    assert pointer["model"] == str(attempt_folder(warehouse, RUN, 1).resolve())
+    assert pointer["model"] == str(get_attempt_folder(warehouse, RUN, 1).resolve())
     assert (Path(pointer["model"]) / WEIGHTS).exists()
     assert (Path(pointer["model"]) / RECORD).exists()
 
@@ -302,7 +302,7 @@ def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, mon
     monkeypatch.setattr(Decisions, "add", add_late)
     with pytest.raises(UserError, match="has just deleted this model; serve another one"):
         decisions.promote(old.run_id, "the old one", by="ann")
-    now = serving(decisions.all())
+    now = find_serving(decisions.all())
     assert now is not None
     assert now.run_id == "2026-01-02-star"
 
@@ -313,15 +313,15 @@ def test_a_refit_has_the_inputs_of_the_promoted_attempt(settings: Settings) -> N
     refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
     held = replace(promoted("2026-01-02", RUN, 2), outcome=Outcome.HELD)
     decided = [promoted("2026-01-02", RUN), refit, held]
-    assert _nothing_to_refit(decided, RUN, one) == ""
-    assert "the newest attempt of the night's run was not promoted" in _nothing_to_refit(decided, RUN, two)
+    assert _explain_no_refit(decided, RUN, one) == ""
+    assert "the newest attempt of the night's run was not promoted" in _explain_no_refit(decided, RUN, two)
 
 
 def test_the_gate_s_rollback_of_a_refit_keeps_a_person_s_hold(settings: Settings) -> None:
     by_ann = promoted("2026-01-02", RUN, by="ann")
     refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
     back = replace(by_ann, outcome=Outcome.ROLLED_BACK, by="gate", against=refit.run_id, against_attempt=1)
-    hold = manual_hold([by_ann, refit, back])
+    hold = find_manual_hold([by_ann, refit, back])
     assert hold is not None
     assert hold.decision.by == "ann"
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from star_ctr.conf.contracts.run_id import refit_of
+from star_ctr.conf.contracts.run_id import make_refit_run_id
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.jobs.registry.decisions import Decision, Outcome
-from star_ctr.jobs.registry.gate_baseline import NIGHTS, baseline_runs, typical_rows, usual_clicks
-from star_ctr.jobs.registry.gate_checks import Facts
-from star_ctr.jobs.registry.gate_policy import verdict
+from star_ctr.jobs.registry.gate_baseline import NIGHTS, compute_typical_rows, estimate_click_rate, select_baseline_runs
+from star_ctr.jobs.registry.gate_checks import GateInputs
+from star_ctr.jobs.registry.gate_policy import decide
 
 GATE = GateSettings()
 RUNS = [f"2026-03-{day:02d}-star" for day in range(1, 31)]
@@ -39,8 +39,8 @@ class Sequel:
 
     def next(self, **domains: tuple[int, int]) -> Outcome:
         runs, metrics = RUNS[: len(self.nights)], night(**domains)
-        before = [self.nights[RUNS.index(run)] for run in baseline_runs(runs, self.decisions)]
-        outcome, _ = verdict(GATE, Facts(metrics, (), before, {}, 0.95, self.nights[-NIGHTS:]))
+        before = [self.nights[RUNS.index(run)] for run in select_baseline_runs(runs, self.decisions)]
+        outcome, _ = decide(GATE, GateInputs(metrics, (), before, {}, 0.95, self.nights[-NIGHTS:]))
         self.decisions.append(decision(RUNS[len(self.nights)], outcome))
         self.nights.append(metrics)
         return outcome
@@ -71,9 +71,9 @@ def test_a_lasting_loss_does_not_become_usual_until_a_person_accepts_it(
 @pytest.mark.parametrize("odd", [(40_000, 12_000), (40_000, 1), (500_000, 25_000)])
 def test_one_odd_night_does_not_change_what_is_usual(odd: tuple[int, int]) -> None:
     before = [*[night(home=HOME, mail=MAIL)] * 3, night(home=HOME, mail=odd), *[night(home=HOME, mail=MAIL)] * 3]
-    assert verdict(GATE, Facts(night(home=HOME, mail=MAIL), (), before))[0] is Outcome.PROMOTED
-    assert verdict(GATE, Facts(night(home=HOME, mail=(10_000, 0)), (), before))[0] is Outcome.HELD
-    assert verdict(GATE, Facts(night(home=HOME, mail=(10_000, 60)), (), before))[0] is Outcome.HELD
+    assert decide(GATE, GateInputs(night(home=HOME, mail=MAIL), (), before))[0] is Outcome.PROMOTED
+    assert decide(GATE, GateInputs(night(home=HOME, mail=(10_000, 0)), (), before))[0] is Outcome.HELD
+    assert decide(GATE, GateInputs(night(home=HOME, mail=(10_000, 60)), (), before))[0] is Outcome.HELD
 
 
 def test_a_domain_of_some_days_of_the_week_is_not_missed_on_the_others() -> None:
@@ -101,32 +101,32 @@ def test_a_retired_domain_is_missed_until_most_nights_are_without_it() -> None:
 def test_nights_that_were_not_promoted_are_left_out() -> None:
     outcomes = [Outcome.PROMOTED, Outcome.HELD, Outcome.TOO_SMALL, Outcome.PROMOTED]
     decisions = [decision(run, outcome) for run, outcome in zip(RUNS, outcomes, strict=False)]
-    assert baseline_runs(RUNS[:5], decisions) == [RUNS[0], RUNS[3], RUNS[4]], "undecided nights count"
-    assert baseline_runs(RUNS[1:3], decisions) == RUNS[1:3], "all count if none is left"
-    assert baseline_runs(RUNS[:20], decisions) == RUNS[13:20]
-    assert baseline_runs([], decisions) == []
+    assert select_baseline_runs(RUNS[:5], decisions) == [RUNS[0], RUNS[3], RUNS[4]], "undecided nights count"
+    assert select_baseline_runs(RUNS[1:3], decisions) == RUNS[1:3], "all count if none is left"
+    assert select_baseline_runs(RUNS[:20], decisions) == RUNS[13:20]
+    assert select_baseline_runs([], decisions) == []
     again = [*decisions, decision(RUNS[1], Outcome.PROMOTED)]
-    assert RUNS[1] in baseline_runs(RUNS[:5], again), "the last decision on a night is the one that counts"
+    assert RUNS[1] in select_baseline_runs(RUNS[:5], again), "the last decision on a night is the one that counts"
 
 
 def test_a_night_promoted_by_hand_starts_the_baseline() -> None:
     decisions = [decision(RUNS[0], Outcome.PROMOTED), decision(RUNS[1], Outcome.HELD)]
     by_hand = [*decisions, decision(RUNS[1], Outcome.OVERRIDDEN)]
-    assert baseline_runs(RUNS[:3], by_hand) == RUNS[1:3]
-    refit = [*by_hand, decision(refit_of(RUNS[1]), Outcome.REFIT, RUNS[1])]
-    assert baseline_runs(RUNS[:3], refit) == RUNS[1:3]
+    assert select_baseline_runs(RUNS[:3], by_hand) == RUNS[1:3]
+    refit = [*by_hand, decision(make_refit_run_id(RUNS[1]), Outcome.REFIT, RUNS[1])]
+    assert select_baseline_runs(RUNS[:3], refit) == RUNS[1:3]
     undone = [*by_hand, decision(RUNS[0], Outcome.ROLLED_BACK, RUNS[1])]
-    assert baseline_runs(RUNS[:3], undone) == [RUNS[0], RUNS[2]]
+    assert select_baseline_runs(RUNS[:3], undone) == [RUNS[0], RUNS[2]]
     promoted = [*decisions, decision(RUNS[0], Outcome.OVERRIDDEN)]
-    assert baseline_runs(RUNS[:3], promoted) == [RUNS[0], RUNS[2]], "the gate promoted it as well"
+    assert select_baseline_runs(RUNS[:3], promoted) == [RUNS[0], RUNS[2]], "the gate promoted it as well"
 
 
 def test_usual_rows_and_clicks_are_medians() -> None:
     nights = [night(home=(100, 10)), night(home=(300, 90), mail=(50, 5)), night(home=(200, 40), mail=(70, 0))]
-    assert typical_rows(nights) == {"home": 200, "mail": 50, "overall": 270}
-    assert typical_rows(nights[:2])["mail"] == 0
-    usual = usual_clicks(nights, "home")
+    assert compute_typical_rows(nights) == {"home": 200, "mail": 50, "overall": 270}
+    assert compute_typical_rows(nights[:2])["mail"] == 0
+    usual = estimate_click_rate(nights, "home")
     assert (usual.rate, usual.nights, usual.rows) == (0.2, 3, 600)
-    assert usual_clicks(nights, "mail").rate == 0.05, "nights without the domain say nothing of its click rate"
-    assert usual_clicks(nights, "none").rate == 0.0
-    assert typical_rows([]) == {}
+    assert estimate_click_rate(nights, "mail").rate == 0.05, "nights without the domain say nothing of its click rate"
+    assert estimate_click_rate(nights, "none").rate == 0.0
+    assert compute_typical_rows([]) == {}

@@ -13,20 +13,25 @@ from scipy.stats import chi2
 from scipy.stats import t as student
 
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints, tied_groups, weights
-from star_ctr.features.evaluation.significance import holm, p_below, p_count, smallest_detectable
+from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints, draw_weights, find_ties
+from star_ctr.features.evaluation.significance import (
+    compute_detectable_loss,
+    compute_p_below,
+    compute_p_count,
+    reject_holm,
+)
 from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 from star_ctr.jobs.registry.decisions import Outcome
-from star_ctr.jobs.registry.gate_checks import DRAWS, PARTS, Facts
-from star_ctr.jobs.registry.gate_policy import verdict
+from star_ctr.jobs.registry.gate_checks import DRAWS, PARTS, GateInputs
+from star_ctr.jobs.registry.gate_policy import decide
 
 GATE = GateSettings()
 Row = dict[str, Any]
 
 
-def held(facts: list[Facts]) -> tuple[float, list[str]]:
+def held(facts: list[GateInputs]) -> tuple[float, list[str]]:
     """Return the share of nights that are held, and the reasons; no night may have too little data."""
-    decided = [verdict(GATE, night) for night in facts]
+    decided = [decide(GATE, night) for night in facts]
     assert all(outcome is not Outcome.TOO_SMALL for outcome, _ in decided), decided
     reasons = [reason for outcome, reason in decided if outcome is Outcome.HELD]
     return len(reasons) / len(facts), reasons
@@ -35,7 +40,7 @@ def held(facts: list[Facts]) -> tuple[float, list[str]]:
 # --- nights drawn from standard errors: 19 domains that share users
 
 
-def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int = 400) -> Facts:
+def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int = 400) -> GateInputs:
     """Draw a night with independent noise in differences, click rates, calibration and the GAUC of both models."""
     domains = [f"d{k:02d}" for k in range(len(std))]
     errors = std * (0.5 * rng.normal() + np.sqrt(0.75) * rng.normal(size=len(std)))
@@ -58,7 +63,7 @@ def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int =
         return [*rows, {**overall, **limits, "pcoc": clicks * len(domains) / total}]
 
     before = [night() for _ in range(7)]
-    return Facts(night(), differences, before, before[-1][-1])
+    return GateInputs(night(), differences, before, before[-1][-1])
 
 
 def test_equal_models_are_held_at_most_at_the_error_rate() -> None:
@@ -87,7 +92,7 @@ def test_a_loss_of_domain_loss_is_held_on_nine_of_ten_nights() -> None:
     print(f"\nestimates: {share:.1%} of 400 nights with a loss of 0.05 at a standard error of 0.0115 are held")
     assert share >= 0.9
     assert sum("domain d07: GAUC -" in reason for reason in reasons) / 400 >= 0.9
-    assert smallest_detectable(0.035 / 20, 0.9, 0.0115, 400, DRAWS) < 0.05, "the gate computes this power itself"
+    assert compute_detectable_loss(0.035 / 20, 0.9, 0.0115, 400, DRAWS) < 0.05, "the gate computes this power itself"
 
 
 # --- nights simulated from users: 19 domains as in Table 1 of the paper
@@ -117,9 +122,9 @@ class Nights:
             ours = ours + noise * rng.normal(size=self.rows) * (domain == worse)
         return user, domain, label, ours, theirs
 
-    def facts(self, seed: int, worse: int | None = None, noise: float = 0.0) -> Facts:
+    def facts(self, seed: int, worse: int | None = None, noise: float = 0.0) -> GateInputs:
         user, domain, label, ours, theirs = self.drawn(seed, worse, noise)
-        drawn = weights(np.random.default_rng(seed + 1).integers(-(2**63), 2**63 - 1, self.users), DRAWS, 0)
+        drawn = draw_weights(np.random.default_rng(seed + 1).integers(-(2**63), 2**63 - 1, self.users), DRAWS, 0)
         candidate, differences = [], []
         for name in (*range(len(self.share)), None):
             part = slice(None) if name is None else domain == name
@@ -142,7 +147,7 @@ class Nights:
             differences.append(
                 {"domain": title, "gauc": float(values[0]), "gauc_low": low, "gauc_high": high, **evidence}
             )
-        return Facts(candidate, differences)
+        return GateInputs(candidate, differences)
 
     def noise_that_loses(self, domain: int, loss: float) -> float:
         """Find the noise with which a model loses the given GAUC in a domain, on many more rows."""
@@ -167,7 +172,7 @@ class Nights:
 def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]:
     """Compute number, rows and AUC of the users with both classes."""
     order = np.lexsort((score, user))
-    starts, rows, clicked, wins = tied_groups(user[order], score[order], label[order])
+    starts, rows, clicked, wins = find_ties(user[order], score[order], label[order])
     both = (clicked > 0) & (clicked < rows)
     rows, clicked = rows[both], clicked[both]
     return user[order][starts[both]], rows, wins[both] / (2.0 * clicked * (rows - clicked))
@@ -207,7 +212,7 @@ def expected_power(difference: Row, tests: float) -> float:
     return float(student.cdf(GATE.domain_loss / difference["gauc_std"] - critical, freedom))
 
 
-def _old_rule(difference: Row, night: Facts) -> bool:
+def _old_rule(difference: Row, night: GateInputs) -> bool:
     rows = next(r["rows"] for r in night.candidate if r["domain"] == difference["domain"])
     margin = GATE.gauc_margin if difference["domain"] == "overall" else GATE.domain_margin
     return bool(rows >= GATE.domain_rows and difference["gauc"] < -margin and difference["gauc_high"] < 0)
@@ -220,20 +225,20 @@ def test_p_values_match_simulation() -> None:
     rng = np.random.default_rng(0)
     means = rng.normal(size=(200_000, 12))
     t = means.mean(axis=1) / (means.std(axis=1, ddof=1) / np.sqrt(12))
-    assert p_below(-0.2, 0.1, 12) == pytest.approx((t < -2).mean(), abs=0.002)
-    assert p_below(-0.1, 0.0, 5) == 0.0
-    assert p_below(0.0, 0.0, 5) == 1.0
+    assert compute_p_below(-0.2, 0.1, 12) == pytest.approx((t < -2).mean(), abs=0.002)
+    assert compute_p_below(-0.1, 0.0, 5) == 0.0
+    assert compute_p_below(0.0, 0.0, 5) == 1.0
     counts, expected = rng.poisson(120.0, 200_000), rng.poisson(4 * 120.0, 200_000) / 4
     p = student.cdf(2 * (np.sqrt(counts) - np.sqrt(expected)) / np.sqrt(1.25), 1e6)
-    assert p_count(100, 121.0, (1.0, 1e6), 0.25) == pytest.approx(student.cdf(-2 / np.sqrt(1.25), 1e6))
+    assert compute_p_count(100, 121.0, (1.0, 1e6), 0.25) == pytest.approx(student.cdf(-2 / np.sqrt(1.25), 1e6))
     assert (p < 0.01).mean() == pytest.approx(0.01, abs=0.003)
-    seen = smallest_detectable(0.01, 0.9, 0.02, 150)
+    seen = compute_detectable_loss(0.01, 0.9, 0.02, 150)
     critical = 0.02 * -np.quantile(rng.standard_t(149, 400_000), 0.01)
     assert (-seen + 0.02 * rng.standard_t(149, 400_000) < -critical).mean() == pytest.approx(0.9, abs=0.01)
 
 
 def test_holm_matches_the_step_down_procedure() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
-    assert holm([0.03, 0.02], 0.05) == [True, True]
-    assert holm([0.03, 0.04], 0.05) == [False, False]
-    assert holm([], 0.05) == []
+    assert reject_holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
+    assert reject_holm([0.03, 0.02], 0.05) == [True, True]
+    assert reject_holm([0.03, 0.04], 0.05) == [False, False]
+    assert reject_holm([], 0.05) == []

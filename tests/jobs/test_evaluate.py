@@ -15,10 +15,10 @@ from sklearn.metrics import roc_auc_score
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import EvaluateSettings, Settings
-from star_ctr.features.evaluation.bootstrap import estimates
-from star_ctr.features.evaluation.poisson_bootstrap import weights
-from star_ctr.jobs.evaluate import Run, judge, read_metrics
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.features.evaluation.bootstrap import estimate
+from star_ctr.features.evaluation.poisson_bootstrap import draw_weights
+from star_ctr.jobs.evaluate import Run, evaluate_runs, read_metrics
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.tools import differences, evaluate_table
 
 pytestmark = pytest.mark.spark
@@ -54,7 +54,7 @@ def plain_bootstrap(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateS
     keys = spark.createDataFrame(rows[["user_id"]]).select("user_id", F.xxhash64("user_id").alias("key")).distinct()
     key = {r.user_id: r.key for r in keys.collect()}
     users = rows["user_id"].unique()
-    drawn = weights(np.array([key[u] for u in users]), evaluate.replicates, evaluate.seed)
+    drawn = draw_weights(np.array([key[u] for u in users]), evaluate.replicates, evaluate.seed)
     found = {}
     for domain in (*rows["domain"].unique(), "overall"):
         part = rows if domain == "overall" else rows[rows["domain"] == domain]
@@ -75,7 +75,7 @@ def plain_bootstrap(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateS
 
 def test_replicates_are_those_of_a_plain_bootstrap_with_the_same_draws(spark: SparkSession) -> None:
     rows = made()
-    found = estimates(spark.createDataFrame(pd.concat([rows, other(rows)])), EVALUATE).collect()
+    found = estimate(spark.createDataFrame(pd.concat([rows, other(rows)])), EVALUATE).collect()
     assert len(found) == 8
     for run_id, frame in (("a", rows), ("b", other(rows))):
         want = plain_bootstrap(spark, frame, EVALUATE)
@@ -88,11 +88,11 @@ def test_replicates_do_not_hang_on_how_rows_are_dealt_out(spark: SparkSession) -
     rows = spark.createDataFrame(made())
     before = spark.conf.get("spark.sql.shuffle.partitions")
     assert before is not None
-    one = estimates(rows.repartition(1), EVALUATE).orderBy("domain").collect()
+    one = estimate(rows.repartition(1), EVALUATE).orderBy("domain").collect()
     try:
         spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
         spark.conf.set("spark.sql.shuffle.partitions", "7")
-        many = estimates(rows.repartition(5, "impression_id"), EVALUATE).orderBy("domain").collect()
+        many = estimate(rows.repartition(5, "impression_id"), EVALUATE).orderBy("domain").collect()
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", before)
         spark.conf.unset("spark.sql.adaptive.coalescePartitions.enabled")
@@ -106,7 +106,7 @@ class Judged:
         self.settings: Settings = load(
             "demo", [f"paths.warehouse={folder}", "evaluate.replicates=30", "evaluate.level=0.9"]
         )
-        self.store = Store(self.settings, spark)
+        self.store = WarehouseTables(self.settings, spark)
         self.rows = made()
         self.runs = {
             "a": self.rows,
@@ -116,7 +116,7 @@ class Judged:
             "next": self.rows.assign(run_id="next", impression_id="n" + self.rows["impression_id"]),
         }
         for name, rows in self.runs.items():
-            self.store.replace("scores", spark.createDataFrame(rows), among("run_id", [name]))
+            self.store.replace("scores", spark.createDataFrame(rows), make_in_condition("run_id", [name]))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> 
 
 def test_metrics_stand_with_their_intervals(warehouse: Judged, spark: SparkSession) -> None:
     store, evaluate = warehouse.store, warehouse.settings.evaluate
-    judge(store, [Run("a", None, DS, "star", 0)], evaluate)
+    evaluate_runs(store, [Run("a", None, DS, "star", 0)], evaluate)
     found = {r["domain"]: r for r in store.read("metrics").toPandas().to_dict("records")}
     want = plain_bootstrap(spark, warehouse.rows, evaluate)
     for domain in ("1", "2", "overall"):
@@ -136,14 +136,14 @@ def test_metrics_stand_with_their_intervals(warehouse: Judged, spark: SparkSessi
             assert bounds == pytest.approx(list(np.quantile(values[1:], [0.05, 0.95])), abs=1e-10)
     assert pd.isna([found["10"][name] for name in ("auc_low", "auc_high", "gauc_low", "gauc_high")]).all()
     # without being asked for: none, and the table keeps its columns
-    rows = judge(store, [Run("a", None, DS, "star", 0)])
+    rows = evaluate_runs(store, [Run("a", None, DS, "star", 0)])
     assert "auc_low" not in rows[0]
     assert [r["auc_low"] for r in read_metrics(store, ["a"], ["run_id", "domain", "auc_low"])] == [None] * 4
 
 
 def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
     evaluate = warehouse.settings.evaluate
-    found = differences.difference(warehouse.store, warehouse.settings, "a", "b")
+    found = differences.compare_runs(warehouse.store, warehouse.settings, "a", "b")
     assert [r["domain"] for r in found] == ["1", "2", "10", "overall"]
     a, b = (plain_bootstrap(spark, warehouse.runs[name], evaluate) for name in ("a", "b"))
     for row in found:
@@ -168,10 +168,10 @@ def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
     whole = next(r for r in found if r["domain"] == "overall")
     assert whole["gauc_high"] - whole["gauc_low"] < 0.7 * apart
     # the other way round: the same numbers with the other sign, beside the first
-    back = differences.difference(warehouse.store, warehouse.settings, "b", "a")
+    back = differences.compare_runs(warehouse.store, warehouse.settings, "b", "a")
     assert [r["gauc"] for r in back] == [None if r["gauc"] is None else -r["gauc"] for r in found]
     assert differences.read_differences(warehouse.store, "a", "b") == found
-    again = differences.difference(warehouse.store, warehouse.settings, "a", "b")
+    again = differences.compare_runs(warehouse.store, warehouse.settings, "a", "b")
     assert again == found
     assert warehouse.store.read("differences").count() == 8
 
@@ -179,7 +179,7 @@ def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
 def judge_intervals(warehouse: Judged) -> float:
     """The width that the difference of two unpaired intervals of overall GAUC would have."""
     rows = [
-        judge(warehouse.store, [Run(name, None, DS, "star", 0)], warehouse.settings.evaluate) and
+        evaluate_runs(warehouse.store, [Run(name, None, DS, "star", 0)], warehouse.settings.evaluate) and
         read_metrics(warehouse.store, [name], ["run_id", "domain", "gauc_low", "gauc_high"])[-1]
         for name in ("a", "b")
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def judge_intervals(warehouse: Judged) -> float:
 )
 def test_runs_of_other_rows_are_not_compared(warehouse: Judged, against: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        differences.difference(warehouse.store, warehouse.settings, "a", against)
+        differences.compare_runs(warehouse.store, warehouse.settings, "a", against)
 
 
 # --- scores from elsewhere
@@ -220,7 +220,7 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
         spark.createDataFrame(rows).write.format("delta").save(path)
     else:
         rows.to_parquet(path) if form == "parquet" else rows.to_csv(path, index=False)
-    found = evaluate_table.run(spark, evaluate_table.Scored(path, **COLUMNS), EVALUATE)
+    found = evaluate_table.run(spark, evaluate_table.ScoreColumns(path, **COLUMNS), EVALUATE)
     assert [(r["ds"], r["domain"]) for r in found] == [
         (day, domain) for day in ("2026-03-03", DS) for domain in ("1", "2", "10", "overall")
     ]
@@ -230,7 +230,7 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
     assert (got["rows"], got["clicks"]) == (len(day), day["label"].sum())
     assert got["auc"] == pytest.approx(roc_auc_score(day["label"], day["score"]), abs=1e-12)
     assert [got["gauc_low"], got["gauc_high"]] == pytest.approx(list(np.quantile(want[1][1:], [0.05, 0.95])), abs=1e-10)
-    whole = evaluate_table.run(spark, evaluate_table.Scored(path, "who", "bought", "p"), EVALUATE)
+    whole = evaluate_table.run(spark, evaluate_table.ScoreColumns(path, "who", "bought", "p"), EVALUATE)
     assert [(r["ds"], r["domain"], r["rows"]) for r in whole] == [(None, "overall", 800)]
 
 
@@ -250,12 +250,12 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
 def test_scores_that_cannot_be_judged_are_counted(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:
     change(foreign()).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(DataError, match=words):
-        evaluate_table.run(spark, evaluate_table.Scored(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.ScoreColumns(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
 
 
 def test_a_table_that_is_not_there(tmp_path: Path, spark: SparkSession) -> None:
     with pytest.raises(DataError, match="neither a Delta or Parquet table nor a .csv file"):
-        evaluate_table.run(spark, evaluate_table.Scored(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.ScoreColumns(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
 
 
 def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: SparkSession) -> None:
@@ -266,7 +266,7 @@ def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: Spar
 
     def judge(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
         table.to_csv(path, index=False, **more)
-        return evaluate_table.run(spark, evaluate_table.Scored(str(path), "who", "bought", "p"), EVALUATE)[0]
+        return evaluate_table.run(spark, evaluate_table.ScoreColumns(str(path), "who", "bought", "p"), EVALUATE)[0]
 
     with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: text that is not UTF-8"):
         judge(rows.assign(who=named), encoding="gbk")
@@ -280,4 +280,4 @@ def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: Spar
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1] + ",surplus", *lines[2:]]) + "\n")
     with pytest.raises(DataError, match="1 of 800 lines have more or fewer fields than the header"):
-        evaluate_table.run(spark, evaluate_table.Scored(str(path), "who", "bought", "p"), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.ScoreColumns(str(path), "who", "bought", "p"), EVALUATE)

@@ -13,16 +13,16 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest
-from star_ctr.jobs.ingest import day_with_files, newest_complete
+from star_ctr.jobs.ingest import check_day_has_files, find_newest_complete
 from star_ctr.jobs.io import table_hashes
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.quality.day_checks import Quarantined, describe_quarantine, quarantined_days
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.quality.day_checks import QuarantineCount, count_quarantined_days, describe_quarantine
 from star_ctr.jobs.quality.profile import describe_matches
 from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
 
 
 def table(conf: Settings, spark: SparkSession, name: str) -> pd.DataFrame:
-    return Store(conf, spark).read(name).toPandas()
+    return WarehouseTables(conf, spark).read(name).toPandas()
 
 
 # --- the newest day
@@ -30,19 +30,19 @@ def table(conf: Settings, spark: SparkSession, name: str) -> pd.DataFrame:
 
 def test_a_few_rows_with_a_wrong_clock_are_not_a_night() -> None:
     rows = {"2026-03-01": 60, "2026-03-02": 70, "2026-03-03": 55, "2026-03-09": 1, "2036-01-01": 900}
-    assert newest_complete(rows, "2026-03-20") == "2026-03-03"
-    assert newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not complete
-    assert newest_complete({"2026-03-01": 3}, "2026-03-20") == "2026-03-01"
-    assert newest_complete({"unknown": 3}, "2026-03-20") is None
+    assert find_newest_complete(rows, "2026-03-20") == "2026-03-03"
+    assert find_newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not complete
+    assert find_newest_complete({"2026-03-01": 3}, "2026-03-20") == "2026-03-01"
+    assert find_newest_complete({"unknown": 3}, "2026-03-20") is None
 
 
 def test_a_day_without_files_is_refused(tmp_path: Path) -> None:
     write_days(tmp_path, views())
     conf = settings(tmp_path)
-    assert day_with_files(conf, DS) == DS
+    assert check_day_has_files(conf, DS) == DS
     with pytest.raises(DataError, match=rf"--ds 2027-03-03: .* no file of this day; .* {DAYS[0]} to {DS}"):
-        day_with_files(conf, "2027-03-03")
-    assert day_with_files(settings(tmp_path, {"path": "views/*.csv"}), "2027-03-03") == "2027-03-03"
+        check_day_has_files(conf, "2027-03-03")
+    assert check_day_has_files(settings(tmp_path, {"path": "views/*.csv"}), "2027-03-03") == "2027-03-03"
 
 
 @pytest.mark.spark
@@ -55,7 +55,7 @@ def test_implausible_times_are_quarantined(tmp_path: Path, spark: SparkSession) 
     place.mkdir(parents=True)
     pd.concat([rows, odd]).drop(columns="day").to_csv(place / "all.csv", index=False)
     conf = settings(tmp_path, {"path": "views/all.csv"})
-    assert ingest.newest_day(conf, spark) == DS
+    assert ingest.find_newest_day(conf, spark) == DS
     assert ingest.run(conf, spark)["impressions"] == len(rows)
     left_out = table(conf, spark, "quarantine")
     assert list(left_out["reason"]) == ["at: not between `earliest` and `latest`"] * 3
@@ -69,7 +69,7 @@ def test_quarantined_rows_exclude_duplicates_and_dropped_domains() -> None:
     def entry(step: str, ds: str, reason: str, n: int) -> dict[str, Any]:
         return {"step": step, "ds": ds, "reason": reason, "rows_in": n, "rows_out": 0 if reason else n}
 
-    found = quarantined_days(
+    found = count_quarantined_days(
         [
             entry("ingest", "d1", "", 60), entry("ingest", "d1", "duplicate", 30), entry("ingest", "d1", "x: bad", 10),
             entry("ingest", "d2", "", 50), entry("ingest", "d2", "domain: unknown domain a", 50),
@@ -78,9 +78,9 @@ def test_quarantined_rows_exclude_duplicates_and_dropped_domains() -> None:
         {"impressions": 2_000},
     )  # fmt: skip
     assert found == [
-        Quarantined("impressions", "d1", 100, {"x: bad": 10}),
-        Quarantined("impressions", "unknown", 2_000, {"at: no usable time": 20}),
-        Quarantined("items", "all", 2, {"key: missing": 2}),
+        QuarantineCount("impressions", "d1", 100, {"x: bad": 10}),
+        QuarantineCount("impressions", "unknown", 2_000, {"at: no usable time": 20}),
+        QuarantineCount("items", "all", 2, {"key: missing": 2}),
     ]
     assert [q.share for q in found] == [0.1, 0.01, 1.0]
 
@@ -110,11 +110,11 @@ def test_two_nights_write_the_same_rows_for_a_day(tmp_path: Path, spark: SparkSe
     again = rows[rows["day"] == DAYS[0]].head(30).assign(day=DAYS[1])
     write_days(tmp_path, pd.concat([rows, again]))
     conf = settings(tmp_path, window={"days": 1})
-    store = Store(conf, spark)
+    store = WarehouseTables(conf, spark)
     ingest.run(conf, spark, DAYS[1])
-    first = table_hashes.of_night(conf, store, DAYS[1])["impressions"]
+    first = table_hashes.hash_tables(conf, store, DAYS[1])["impressions"]
     ingest.run(conf, spark, DS)
-    second = table_hashes.of_night(conf, store, DS)["impressions"]
+    second = table_hashes.hash_tables(conf, store, DS)["impressions"]
     assert second[DAYS[1]] == first[DAYS[1]]
     assert second[DAYS[1]].startswith("60:")
 

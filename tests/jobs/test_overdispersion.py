@@ -13,10 +13,15 @@ import pytest
 
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints
-from star_ctr.features.evaluation.significance import PRIOR_DISPERSION, PRIOR_FREEDOM, dispersion, p_count
+from star_ctr.features.evaluation.significance import (
+    PRIOR_DISPERSION,
+    PRIOR_FREEDOM,
+    compute_p_count,
+    estimate_dispersion,
+)
 from star_ctr.jobs.registry.decisions import Outcome
-from star_ctr.jobs.registry.gate_checks import Facts
-from star_ctr.jobs.registry.gate_policy import verdict
+from star_ctr.jobs.registry.gate_checks import GateInputs
+from star_ctr.jobs.registry.gate_policy import decide
 
 GATE = GateSettings(min_clicks=0)
 Row = dict[str, Any]
@@ -63,7 +68,7 @@ def share_held(draw: Draw, count: int, before: int = 7, lost: int | None = None)
         rows, clicks, expected = draw(rng)
         if lost is not None:
             clicks[lost] = 0
-        outcome, reason = verdict(GATE, Facts(night(rows, clicks, expected), (), nights))
+        outcome, reason = decide(GATE, GateInputs(night(rows, clicks, expected), (), nights))
         held += outcome is Outcome.HELD
         for word in kinds:
             kinds[word] += word in reason
@@ -119,19 +124,19 @@ def test_dispersion_is_unbiased_but_for_the_prior() -> None:
     found = []
     for _ in range(3_000):
         events = rng.poisson(rng.gamma(200 / 7, 7, 7))
-        estimate, freedom = dispersion(events.tolist(), [float(np.median(events))] * 7)
+        estimate, freedom = estimate_dispersion(events.tolist(), [float(np.median(events))] * 7)
         assert freedom == PRIOR_FREEDOM + 5
         found.append((estimate * freedom - PRIOR_FREEDOM * PRIOR_DISPERSION) / 5)
     assert np.mean(found) == pytest.approx(8, rel=0.15)
     for few in ([], [30], [30, 60]):
-        assert dispersion(few, [40.0] * len(few)) == (PRIOR_DISPERSION, PRIOR_FREEDOM)
-    steady = dispersion([100] * 200, [100.0] * 200)
+        assert estimate_dispersion(few, [40.0] * len(few)) == (PRIOR_DISPERSION, PRIOR_FREEDOM)
+    steady = estimate_dispersion([100] * 200, [100.0] * 200)
     assert steady == (1.0, PRIOR_FREEDOM + 198), "never less than Poisson counts"
 
 
 def test_one_odd_night_hardly_changes_the_dispersion() -> None:
     ordinary, expected = [95, 104, 100, 108, 92, 101], [100.0] * 7
-    without, _ = dispersion([*ordinary, 99], expected)
-    odd, _ = dispersion([*ordinary, 9_000], expected)
+    without, _ = estimate_dispersion([*ordinary, 99], expected)
+    odd, _ = estimate_dispersion([*ordinary, 9_000], expected)
     assert odd < 1.1 * without
-    assert p_count(0, 50, (odd, 17)) < 1e-4
+    assert compute_p_count(0, 50, (odd, 17)) < 1e-4

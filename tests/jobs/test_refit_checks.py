@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from star_ctr.conf.contracts.catalog import WEIGHTS
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.jobs.io.delta_rows import rows_of
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.refit_checks import failures
+from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.refit_checks import find_failures
 from star_ctr.model.training import run
 from star_ctr.model.training.job import TrainingJob
 from tests.model.synthetic import LAYOUT, job, write_split
@@ -32,14 +32,14 @@ SCHEMA = pa.schema(
 
 
 @pytest.fixture
-def store(tmp_path: Path, spark: SparkSession) -> Store:
-    return Store(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
+def store(tmp_path: Path, spark: SparkSession) -> WarehouseTables:
+    return WarehouseTables(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> TrainingJob:
     """A finished refit on two days, with a few hundred rows in three domains."""
-    rows = rows_of(write_split(tmp_path))
+    rows = read_rows(write_split(tmp_path))
     for number, row in enumerate(rows):
         row["day"] = LAYOUT.ds if number % 2 else "2026-01-01"
     data = pa.Table.from_pylist(rows, SCHEMA)
@@ -66,25 +66,25 @@ def shift_bias(tensors: dict[str, torch.Tensor], value: float) -> None:
         tensors[name] += value
 
 
-def test_a_broken_refit_is_not_served(store: Store, made: TrainingJob, tmp_path: Path) -> None:
+def test_a_broken_refit_is_not_served(store: WarehouseTables, made: TrainingJob, tmp_path: Path) -> None:
     gate, weights = GateSettings(), (made.place / WEIGHTS).read_bytes()
-    assert failures(store, gate, made) == []
+    assert find_failures(store, gate, made) == []
     # PCOC is close to 1 on its own training rows, so use a band that excludes 1 to trigger the check.
-    assert "on the day is outside [5.0, 6.0]" in failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
+    assert "on the day is outside [5.0, 6.0]" in find_failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
 
     change(made, lambda tensors: shift_bias(tensors, float("nan")))
-    assert "non-finite weights in network" in failures(store, gate, made)[0]
+    assert "non-finite weights in network" in find_failures(store, gate, made)[0]
 
     (made.place / WEIGHTS).write_bytes(weights)
     change(made, lambda tensors: shift_bias(tensors, 2.0))
-    assert "the scorer differs from the trainer's model by" in failures(store, gate, made)[0]
+    assert "the scorer differs from the trainer's model by" in find_failures(store, gate, made)[0]
 
     (made.place / WEIGHTS).write_bytes(weights)
     path = made.place / "result.json"
     record = json.loads(path.read_text())
     first = next(iter(record["probe"]))
     path.write_text(json.dumps({**record, "probe": {**record["probe"], first: float("nan")}}))
-    assert "1 of" in (found := failures(store, gate, made)[0])
+    assert "1 of" in (found := find_failures(store, gate, made)[0])
     assert "have no finite difference" in found
     path.write_text(json.dumps({**record, "probe": {}}))
-    assert "left no sample" in failures(store, gate, made)[0]
+    assert "left no sample" in find_failures(store, gate, made)[0]

@@ -17,9 +17,9 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io import delta_rows
-from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, literal, ordered_rows, replace_rows, rows_of
+from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, quote_literal, read_ordered_rows, read_rows, replace_rows
 from star_ctr.jobs.refit import publish
-from star_ctr.jobs.registry.decisions import POINTER, Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.registry.decisions import POINTER, Decision, Decisions, Outcome, find_serving, list_accepted
 from star_ctr.workflows.journal import Entry, Journal
 from tests import small_logs
 from tests.jobs.row_writers import LEDGER, NOON, ROWS, SCHEMA, WRITERS, replace, row, write
@@ -30,12 +30,12 @@ def test_concurrent_writers_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
         numbers = pool.starmap(write, [(table, writer) for writer in range(WRITERS)], chunksize=1)
     assert sorted(chain.from_iterable(numbers)) == list(range(WRITERS * ROWS))
-    there = {r[SEQUENCE]: (r["writer"], r["number"]) for r in rows_of(table)}
-    assert len(rows_of(table)) == len(there) == WRITERS * ROWS
+    there = {r[SEQUENCE]: (r["writer"], r["number"]) for r in read_rows(table)}
+    assert len(read_rows(table)) == len(there) == WRITERS * ROWS
     for writer, own in enumerate(numbers):
         assert own == sorted(own), "a writer's rows keep their order"
         assert [there[n] for n in own] == [(writer, k) for k in range(ROWS)]
-    assert [(r["writer"], r["number"]) for r in ordered_rows(table)] == [there[n] for n in range(WRITERS * ROWS)]
+    assert [(r["writer"], r["number"]) for r in read_ordered_rows(table)] == [there[n] for n in range(WRITERS * ROWS)]
     assert len(DeltaTable(table).file_uris()) <= 8, "files were compacted in between"
 
 
@@ -47,12 +47,12 @@ def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monke
     answers = iter([stale])
     monkeypatch.setattr(delta_rows, "_open_or_create", lambda *of: next(answers, None) or opened(*of))
     assert add_row(table, row(2), SCHEMA) == 2
-    assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2]
+    assert [r["number"] for r in read_ordered_rows(table)] == [0, 1, 2]
     monkeypatch.setattr(delta_rows, "_open_or_create", lambda *_: stale)
     monkeypatch.setattr(delta_rows, "_PATIENCE", 0.0)
     with pytest.raises(UserError, match=r"other writers kept changing the table .* run the command again"):
         add_row(table, row(3), SCHEMA)
-    assert len(rows_of(table)) == 3
+    assert len(read_rows(table)) == 3
 
 
 @pytest.mark.parametrize("rewrite_at", [3, 1_000])
@@ -63,11 +63,11 @@ def test_the_row_order_survives_clock_skew_and_compaction(
     monkeypatch.setattr(delta_rows, "_REWRITE_AT", rewrite_at)
     for k in range(10):
         add_row(table, row(k, back=90.0), SCHEMA)
-    assert [r["number"] for r in ordered_rows(table)] == list(range(10))
+    assert [r["number"] for r in read_ordered_rows(table)] == list(range(10))
     DeltaTable(table).optimize.compact()
     DeltaTable(table).create_checkpoint()
     assert add_row(table, row(10, back=90.0), SCHEMA) == 10
-    assert [r["number"] for r in ordered_rows(table)] == list(range(11))
+    assert [r["number"] for r in read_ordered_rows(table)] == list(range(11))
 
 
 def test_rows_without_numbers_come_first_by_time(tmp_path: Path) -> None:
@@ -75,11 +75,11 @@ def test_rows_without_numbers_come_first_by_time(tmp_path: Path) -> None:
     old = [{"at": NOON + dt.timedelta(days=1, seconds=k), "writer": 0, "number": k} for k in range(4)]
     for k in (1, 0, 3, 2):
         write_deltalake(table, pa.Table.from_pylist([old[k]], SCHEMA), mode="append")
-    assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3]
+    assert [r["number"] for r in read_ordered_rows(table)] == [0, 1, 2, 3]
     for k in (4, 5):
         add_row(table, row(k, back=60.0), SCHEMA)  # its clock is a day behind the old rows
-    assert [r["number"] for r in ordered_rows(table)] == [0, 1, 2, 3, 4, 5]
-    assert [r[SEQUENCE] for r in ordered_rows(table)] == [None, None, None, None, 0, 1]
+    assert [r["number"] for r in read_ordered_rows(table)] == [0, 1, 2, 3, 4, 5]
+    assert [r[SEQUENCE] for r in read_ordered_rows(table)] == [None, None, None, None, 0, 1]
 
 
 def test_a_copied_table_continues_after_its_last_number(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_copied_table_continues_after_its_last_number(tmp_path: Path) -> None:
         add_row(str(tmp_path / "one"), row(k), SCHEMA)
     write_deltalake(
         str(tmp_path / "two"),
-        pa.Table.from_pylist(rows_of(str(tmp_path / "one")), SCHEMA.append(pa.field(SEQUENCE, pa.int64()))),
+        pa.Table.from_pylist(read_rows(str(tmp_path / "one")), SCHEMA.append(pa.field(SEQUENCE, pa.int64()))),
     )
     assert add_row(str(tmp_path / "two"), row(3), SCHEMA) == 3
 
@@ -110,13 +110,13 @@ def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: S
     decisions = Decisions(settings)
     add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
     add(decisions, decision("b", "a", Outcome.OVERRIDDEN, behind=90))
-    now = serving(decisions.all())
+    now = find_serving(decisions.all())
     assert now is not None
     assert now.run_id == "b"
     add(decisions, decision("a", "b", Outcome.ROLLED_BACK, behind=180))
-    assert [d.run_id for d in accepted(decisions.all())] == ["a"]
+    assert [d.run_id for d in list_accepted(decisions.all())] == ["a"]
     add(decisions, decision("c", "a", Outcome.PROMOTED, behind=400))
-    assert [d.run_id for d in accepted(decisions.all())] == ["a", "c"]
+    assert [d.run_id for d in list_accepted(decisions.all())] == ["a", "c"]
 
 
 def test_a_refit_is_pointed_to_again_after_a_kill(settings: Settings) -> None:
@@ -134,8 +134,8 @@ def test_a_refit_is_pointed_to_again_after_a_kill(settings: Settings) -> None:
 
 
 def test_a_rollback_without_a_promotion() -> None:
-    assert accepted([decision("a", "b", Outcome.ROLLED_BACK, 0)]) == []
-    assert serving([decision("a", "b", Outcome.ROLLED_BACK, 0)]) is None
+    assert list_accepted([decision("a", "b", Outcome.ROLLED_BACK, 0)]) == []
+    assert find_serving([decision("a", "b", Outcome.ROLLED_BACK, 0)]) is None
 
 
 def test_the_last_journal_entry_counts_despite_clock_skew(settings: Settings) -> None:
@@ -149,13 +149,13 @@ def test_the_last_journal_entry_counts_despite_clock_skew(settings: Settings) ->
 
 
 def contents(table: str) -> list[tuple[object, ...]]:
-    return sorted((r["run_id"], r["ds"], r["number"]) for r in rows_of(table))
+    return sorted((r["run_id"], r["ds"], r["number"]) for r in read_rows(table))
 
 
 def test_replacing_rows_changes_no_others(tmp_path: Path) -> None:
     table = str(tmp_path / "table")
     replace_rows(table, [("a", "1", 1), ("a", "2", 2)], LEDGER, "run_id = 'a'", ["run_id"])
-    replace_rows(table, [("it's", "1", 3)], LEDGER, "run_id = " + literal("it's"))
+    replace_rows(table, [("it's", "1", 3)], LEDGER, "run_id = " + quote_literal("it's"))
     replace_rows(table, [("a", "1", 5), ("a", "1", 6)], LEDGER, "run_id = 'a' AND (ds IN ('1') OR ds <= '0')")
     assert contents(table) == [("a", "1", 5), ("a", "1", 6), ("a", "2", 2), ("it's", "1", 3)]
     replace_rows(table, [], LEDGER, "run_id = 'a' AND ds = '1'")
@@ -164,7 +164,7 @@ def test_replacing_rows_changes_no_others(tmp_path: Path) -> None:
         replace_rows(table, [("b", "1", 5)], LEDGER, "run_id = 'a'")
     wide = LEDGER.append(pa.field("why", pa.string()))
     replace_rows(table, [("a", "2", 2, "none")], wide, "run_id = 'a'")
-    assert {r["run_id"]: r["why"] for r in rows_of(table)} == {"a": "none", "it's": None}
+    assert {r["run_id"]: r["why"] for r in read_rows(table)} == {"a": "none", "it's": None}
     metadata = DeltaTable(table).metadata()
     assert metadata.partition_columns == ["run_id"]
     assert metadata.configuration["delta.logRetentionDuration"] == "interval 400 days"
@@ -208,4 +208,4 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(delta_rows, "write_deltalake", write_and_fail)
     assert add_row(table, row(1), SCHEMA, after=0) == 1
-    assert [r["number"] for r in ordered_rows(table)] == [0, 1]
+    assert [r["number"] for r in read_ordered_rows(table)] == [0, 1]

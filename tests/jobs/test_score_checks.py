@@ -13,11 +13,11 @@ from pyspark.sql import DataFrame, SparkSession
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import EvaluateSettings
-from star_ctr.features.evaluation.metrics import by_domain, totals
-from star_ctr.jobs.evaluate import Run, judge
-from star_ctr.jobs.io.warehouse import Store, among
+from star_ctr.features.evaluation.metrics import compute_metrics, compute_totals
+from star_ctr.jobs.evaluate import Run, evaluate_runs
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
-from star_ctr.jobs.score import SCORES, check_parity, largest_difference
+from star_ctr.jobs.score import SCORES, check_parity, compute_largest_difference
 from star_ctr.jobs.tools import differences
 
 pytestmark = pytest.mark.spark
@@ -37,8 +37,8 @@ def frame(spark: SparkSession, changed: dict[int, Any], run_id: str = "a", colum
 
 
 @pytest.fixture
-def store(tmp_path: Path, spark: SparkSession) -> Store:
-    return Store(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
+def store(tmp_path: Path, spark: SparkSession) -> WarehouseTables:
+    return WarehouseTables(load("demo", [f"paths.warehouse={tmp_path}"]), spark)
 
 
 def test_invalid_rows_are_counted_by_domain(spark: SparkSession) -> None:
@@ -56,33 +56,33 @@ def test_invalid_rows_are_counted_by_domain(spark: SparkSession) -> None:
 @pytest.mark.parametrize("value", BAD)
 def test_invalid_scores_fail_the_query(spark: SparkSession, value: Any) -> None:
     bad = frame(spark, {35: value})
-    for found in (totals(bad), by_domain(bad, EvaluateSettings(replicates=2))):
+    for found in (compute_totals(bad), compute_metrics(bad, EvaluateSettings(replicates=2))):
         with pytest.raises(PySparkException, match="a row has the invalid score .*; no metrics are computed"):
             found.collect()
 
 
-def test_invalid_scores_write_no_metrics_or_differences(spark: SparkSession, store: Store) -> None:
-    store.replace("scores", frame(spark, {}), among("run_id", ["a"]))
-    store.replace("scores", frame(spark, {35: NAN}, "b"), among("run_id", ["b"]))
+def test_invalid_scores_write_no_metrics_or_differences(spark: SparkSession, store: WarehouseTables) -> None:
+    store.replace("scores", frame(spark, {}), make_in_condition("run_id", ["a"]))
+    store.replace("scores", frame(spark, {35: NAN}, "b"), make_in_condition("run_id", ["b"]))
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows have a score .* \(mail: 1\)"):
-        judge(store, [Run("b", None, DS, "star", 0)])
+        evaluate_runs(store, [Run("b", None, DS, "star", 0)])
     assert not store.exists("metrics")
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows"):
-        differences.difference(store, load("demo"), "a", "b")
-    assert len(judge(store, [Run("a", None, DS, "star", 0)])) == 3
+        differences.compare_runs(store, load("demo"), "a", "b")
+    assert len(evaluate_runs(store, [Run("a", None, DS, "star", 0)])) == 3
 
 
 def test_a_nan_fails_the_parity_check(spark: SparkSession) -> None:
     scores = frame(spark, {})
     probe = {"i1": 0.01, "i2": 0.02, "i33": 0.33 + 2e-6}
-    assert largest_difference(scores, probe) == pytest.approx(2e-6)
+    assert compute_largest_difference(scores, probe) == pytest.approx(2e-6)
     for bad in (frame(spark, {2: NAN}), frame(spark, {2: None}), frame(spark, {2: INF})):
         with pytest.raises(DataError, match=r"1 of 3 sampled rows have no finite difference .*\(home: 1\)"):
-            largest_difference(bad, probe)
+            compute_largest_difference(bad, probe)
     with pytest.raises(DataError, match=r"2 of 3 sampled rows have no finite difference .*\(home: 1, mail: 1\)"):
-        largest_difference(scores, {**probe, "i2": NAN, "i33": INF})
+        compute_largest_difference(scores, {**probe, "i2": NAN, "i33": INF})
     with pytest.raises(DataError, match="1 of 4 sampled rows were not scored"):
-        largest_difference(scores, {**probe, "i99": 0.5})
+        compute_largest_difference(scores, {**probe, "i99": 0.5})
 
 
 @pytest.mark.parametrize("difference", [2e-5, NAN, INF])

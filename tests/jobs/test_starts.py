@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.run_id import refit_of, run_id
+from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
@@ -31,7 +31,7 @@ def settings_of(warehouse: Path, start: str | None, *overrides: str) -> Settings
 
 def finish(settings: Settings, ds: str) -> str:
     """Publish an attempt of a night; returns the name of its run."""
-    return publish(settings, run_id(settings, ds), ds).run_id
+    return publish(settings, make_run_id(settings, ds), ds).run_id
 
 
 def test_no_warm_start_finds_no_run(warehouse: Path) -> None:
@@ -77,13 +77,13 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
 def test_a_refit_was_trained_on_the_day_that_its_night_is_evaluated_on(warehouse: Path) -> None:
     name = finish(settings_of(warehouse, None), NIGHTS[1])
     models = Path(Warehouse(settings_of(warehouse, None).paths).models)
-    (models / name).rename(models / refit_of(name))
-    asked = settings_of(warehouse, refit_of(name))
+    (models / name).rename(models / make_refit_run_id(name))
+    asked = settings_of(warehouse, make_refit_run_id(name))
     with pytest.raises(UserError, match=f"is a run of night {NIGHTS[1]} and was trained on {NIGHTS[1]} or later"):
         find_start(asked, NIGHTS[1])
     start = find_start(asked, NIGHTS[2])
     assert start is not None
-    assert start.run_id == refit_of(name)
+    assert start.run_id == make_refit_run_id(name)
 
 
 def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:

@@ -10,16 +10,23 @@ from typing import Any
 import pytest
 
 from star_ctr.conf.contracts.encoded_row import OVERALL
-from star_ctr.conf.contracts.run_id import judged_run, refit_of, run_id
+from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.gate import _with_min_draws, accepted_metrics
+from star_ctr.jobs.gate import _require_draws, read_accepted_metrics
 from star_ctr.jobs.refit import publish
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, accepted_before, judged_attempt, serving
-from star_ctr.jobs.registry.gate_checks import Facts
-from star_ctr.jobs.registry.gate_policy import refit_verdict, verdict
+from star_ctr.jobs.registry.decisions import (
+    Decision,
+    Decisions,
+    Outcome,
+    find_accepted_before,
+    find_serving,
+    get_evaluated_attempt,
+)
+from star_ctr.jobs.registry.gate_checks import GateInputs
+from star_ctr.jobs.registry.gate_policy import check_refit, decide
 from tests import small_logs
 from tests.published import publish as publish_run
 
@@ -44,7 +51,7 @@ def differences(overall: float, mail: float = 0.0, half: float = 0.002) -> list[
 
 
 def test_the_first_model_is_promoted_if_nothing_speaks_against_it() -> None:
-    outcome, reason = verdict(GATE, Facts(metrics()))
+    outcome, reason = decide(GATE, GateInputs(metrics()))
     assert outcome is Outcome.PROMOTED
     assert "no model is served yet" in reason
 
@@ -63,47 +70,47 @@ def test_the_first_model_is_promoted_if_nothing_speaks_against_it() -> None:
 def test_a_candidate_is_held_where_it_is_surely_worse_by_more_than_the_margin(
     found: list[dict[str, Any]], outcome: Outcome, words: str
 ) -> None:
-    decided, reason = verdict(GATE, Facts(metrics(), found))
+    decided, reason = decide(GATE, GateInputs(metrics(), found))
     assert (decided, words in reason) == (outcome, True), reason
 
 
 def test_a_small_domain_alone_holds_nothing_back() -> None:
     gate = GATE.model_copy(update={"domain_rows": 20_000})
-    assert verdict(gate, Facts(metrics(), differences(0.0, mail=-0.5)))[0] is Outcome.PROMOTED
+    assert decide(gate, GateInputs(metrics(), differences(0.0, mail=-0.5)))[0] is Outcome.PROMOTED
 
 
 def test_a_day_of_which_too_little_came_says_nothing() -> None:
     before = [metrics(), metrics()]
     small = [{**r, "rows": r["rows"] // 10} for r in metrics()]
-    outcome, reason = verdict(GATE, Facts(small, differences(-0.1), before))
+    outcome, reason = decide(GATE, GateInputs(small, differences(-0.1), before))
     assert outcome is Outcome.TOO_SMALL
     assert "10,000 rows, where the nights before had 100,000" in reason
-    outcome, reason = verdict(GATE, Facts([r for r in metrics() if r["domain"] != "mail"], (), before))
+    outcome, reason = decide(GATE, GateInputs([r for r in metrics() if r["domain"] != "mail"], (), before))
     assert outcome is Outcome.TOO_SMALL
     assert "0 rows in domain mail, where the nights before had 10,000" in reason
-    assert verdict(GATE, Facts(metrics(rows=900), ()))[0] is Outcome.TOO_SMALL
-    assert verdict(GATE, Facts(metrics(clicks=5), ()))[0] is Outcome.TOO_SMALL
+    assert decide(GATE, GateInputs(metrics(rows=900), ()))[0] is Outcome.TOO_SMALL
+    assert decide(GATE, GateInputs(metrics(clicks=5), ()))[0] is Outcome.TOO_SMALL
 
 
 def test_shuffled_labels_are_seen_though_both_models_fall_alike() -> None:
     then = {"gauc": 0.64}
     shuffled = metrics(gauc=0.5, gauc_low=0.49, gauc_high=0.51)
-    outcome, reason = verdict(GATE, Facts(shuffled, differences(0.0), (), then))
+    outcome, reason = decide(GATE, GateInputs(shuffled, differences(0.0), (), then))
     assert outcome is Outcome.HELD
     assert "check the labels of this day" in reason
-    outcome, reason = verdict(GATE, Facts(shuffled, differences(-0.12), (), then))
+    outcome, reason = decide(GATE, GateInputs(shuffled, differences(-0.12), (), then))
     assert outcome is Outcome.HELD
     assert "labels" not in reason, "the serving model has not dropped, so the labels are not suspect"
-    assert verdict(GATE, Facts(metrics(), differences(0.0), (), then))[0] is Outcome.PROMOTED
+    assert decide(GATE, GateInputs(metrics(), differences(0.0), (), then))[0] is Outcome.PROMOTED
 
 
 def test_a_gauc_drop_by_chance_on_a_small_day_is_not_held() -> None:
     then = {"gauc": 0.64, "gauc_low": 0.54, "gauc_high": 0.74}
     small = metrics(gauc=0.58, gauc_low=0.54, gauc_high=0.62)
-    assert verdict(GATE, Facts(small, differences(0.0), (), then))[0] is Outcome.PROMOTED
+    assert decide(GATE, GateInputs(small, differences(0.0), (), then))[0] is Outcome.PROMOTED
     sure = {**then, "gauc_low": 0.635, "gauc_high": 0.645}
     fell = metrics(gauc=0.58, gauc_low=0.575, gauc_high=0.585)
-    assert verdict(GATE, Facts(fell, differences(0.0), (), sure))[0] is Outcome.HELD
+    assert decide(GATE, GateInputs(fell, differences(0.0), (), sure))[0] is Outcome.HELD
 
 
 def with_domain(rows: list[dict[str, Any]], domain: str, **changed: Any) -> list[dict[str, Any]]:
@@ -117,34 +124,37 @@ def test_missing_clicks_in_a_large_domain_are_held() -> None:
         {**d, "gauc": None, "gauc_low": None, "gauc_high": None} if d["domain"] == "mail" else d
         for d in differences(0.0)
     ]
-    for facts in (Facts(gone, without, before), Facts(gone, (), before)):
-        outcome, reason = verdict(GATE, facts)
+    for facts in (GateInputs(gone, without, before), GateInputs(gone, (), before)):
+        outcome, reason = decide(GATE, facts)
         assert outcome is Outcome.HELD
         assert (
             "domain mail: 0 clicks in 10,000 rows, expected 500 at the median click rate of 2 earlier nights" in reason
         )
     few = with_domain(metrics(), "mail", clicks=60)
-    assert verdict(GATE, Facts(few, differences(0.0), before))[0] is Outcome.HELD, "fewer than gate.min_share"
+    assert decide(GATE, GateInputs(few, differences(0.0), before))[0] is Outcome.HELD, "fewer than gate.min_share"
     fewer = with_domain(metrics(), "mail", clicks=300)
-    assert verdict(GATE, Facts(fewer, differences(0.0), before))[0] is Outcome.PROMOTED
+    assert decide(GATE, GateInputs(fewer, differences(0.0), before))[0] is Outcome.PROMOTED
     assert (
-        verdict(GATE, Facts(gone, without, [with_domain(n, "mail", clicks=0) for n in before]))[0] is Outcome.PROMOTED
+        decide(GATE, GateInputs(gone, without, [with_domain(n, "mail", clicks=0) for n in before]))[0]
+        is Outcome.PROMOTED
     )
     rare = [with_domain(night, "mail", clicks=2) for night in before]
-    assert verdict(GATE, Facts(gone, without, rare))[0] is Outcome.PROMOTED, "two missing clicks are not significant"
+    assert decide(GATE, GateInputs(gone, without, rare))[0] is Outcome.PROMOTED, (
+        "two missing clicks are not significant"
+    )
     overall = metrics(clicks=1_000)
-    assert "overall: 1,000 clicks in 100,000 rows" in verdict(GATE, Facts(overall, differences(0.0), before))[1]
+    assert "overall: 1,000 clicks in 100,000 rows" in decide(GATE, GateInputs(overall, differences(0.0), before))[1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["gauc", "auc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std"])
 @pytest.mark.parametrize("domain", ["overall", "mail"])
 def test_a_non_finite_metric_is_held(name: str, value: float, domain: str) -> None:
-    of_candidate = Facts(with_domain(metrics(), domain, **{name: value}), differences(0.001))
-    of_difference = Facts(metrics(), with_domain(differences(0.001), domain, **{name: value}))
-    of_serving = Facts(metrics(), differences(0.001), (), {"gauc": 0.63, name: value})
+    of_candidate = GateInputs(with_domain(metrics(), domain, **{name: value}), differences(0.001))
+    of_difference = GateInputs(metrics(), with_domain(differences(0.001), domain, **{name: value}))
+    of_serving = GateInputs(metrics(), differences(0.001), (), {"gauc": 0.63, name: value})
     for facts in (of_candidate, of_difference, of_serving):
-        outcome, reason = verdict(GATE, facts)
+        outcome, reason = decide(GATE, facts)
         assert outcome is Outcome.HELD
         assert f"is {value}, not a finite number" in reason
 
@@ -152,19 +162,19 @@ def test_a_non_finite_metric_is_held(name: str, value: float, domain: str) -> No
 @pytest.mark.parametrize("name", ["gauc", "pcoc", "log_loss"])
 def test_a_missing_overall_metric_is_not_enough_data(name: str) -> None:
     gate = GATE.model_copy(update={"min_rows": 0, "min_clicks": 0})
-    outcome, reason = verdict(gate, Facts(metrics(**{name: None})))
+    outcome, reason = decide(gate, GateInputs(metrics(**{name: None})))
     assert outcome is Outcome.TOO_SMALL
     assert f"overall {name.upper().replace('_', ' ').replace('LOG LOSS', 'log loss')} is undefined" in reason
-    assert verdict(gate, Facts([r for r in metrics() if r["domain"] != "overall"]))[0] is Outcome.TOO_SMALL
+    assert decide(gate, GateInputs([r for r in metrics() if r["domain"] != "overall"]))[0] is Outcome.TOO_SMALL
 
 
 def test_an_untestable_difference_is_not_promoted() -> None:
     missing = with_domain(differences(0.0), "overall", gauc=None, gauc_low=None, gauc_high=None)
-    assert verdict(GATE, Facts(metrics(), missing))[0] is Outcome.TOO_SMALL
+    assert decide(GATE, GateInputs(metrics(), missing))[0] is Outcome.TOO_SMALL
     untested = with_domain(differences(-0.3), "overall", gauc_low=None, gauc_high=None)
-    assert verdict(GATE, Facts(metrics(), untested))[0] is Outcome.TOO_SMALL
+    assert decide(GATE, GateInputs(metrics(), untested))[0] is Outcome.TOO_SMALL
     assert (
-        verdict(GATE, Facts(metrics(), [d for d in differences(0.0) if d["domain"] != "overall"]))[0]
+        decide(GATE, GateInputs(metrics(), [d for d in differences(0.0) if d["domain"] != "overall"]))[0]
         is Outcome.TOO_SMALL
     )
 
@@ -172,18 +182,18 @@ def test_an_untestable_difference_is_not_promoted() -> None:
 @pytest.mark.parametrize(("asked", "taken"), [(0, 200), (50, 200), (500, 500)])
 def test_the_gate_uses_enough_bootstrap_draws(asked: int, taken: int) -> None:
     settings = load("demo", [f"evaluate.replicates={asked}"])
-    assert _with_min_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
+    assert _require_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
 
 
 def test_a_difference_without_spread_is_significant() -> None:
     """The candidate has no ranking in a domain and the serving model is perfect: the difference has no spread."""
     sure = with_domain(differences(0.0), "mail", gauc=-0.5, gauc_low=-0.5, gauc_high=-0.5, gauc_std=0.0)
-    assert verdict(GATE, Facts(metrics(), sure))[0] is Outcome.HELD
+    assert decide(GATE, GateInputs(metrics(), sure))[0] is Outcome.HELD
 
 
 def test_a_promotion_names_domains_with_low_power() -> None:
-    outcome, reason = verdict(
-        GATE, Facts(metrics(), with_domain(differences(0.001), "mail", gauc_low=-0.1, gauc_high=0.1))
+    outcome, reason = decide(
+        GATE, GateInputs(metrics(), with_domain(differences(0.001), "mail", gauc_low=-0.1, gauc_high=0.1))
     )
     assert outcome is Outcome.PROMOTED
     assert (
@@ -193,17 +203,17 @@ def test_a_promotion_names_domains_with_low_power() -> None:
 
 
 def test_a_refit_needs_a_pcoc_within_the_band() -> None:
-    assert refit_verdict(GATE, metrics(log_loss=0.2)) == []
-    assert "PCOC 2.00 on the day is outside [0.7, 1.4]" in refit_verdict(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
+    assert check_refit(GATE, metrics(log_loss=0.2)) == []
+    assert "PCOC 2.00 on the day is outside [0.7, 1.4]" in check_refit(GATE, metrics(log_loss=0.2, pcoc=2.0))[0]
     for value in (None, float("nan"), float("inf")):
-        assert refit_verdict(GATE, metrics(log_loss=0.2, pcoc=value))
-        assert refit_verdict(GATE, metrics(log_loss=value))
-    assert refit_verdict(GATE, metrics()[:2])
+        assert check_refit(GATE, metrics(log_loss=0.2, pcoc=value))
+        assert check_refit(GATE, metrics(log_loss=value))
+    assert check_refit(GATE, metrics()[:2])
 
 
 @pytest.mark.parametrize("pcoc", [0.5, 2.0])
 def test_a_model_whose_rates_are_off_is_held(pcoc: float) -> None:
-    outcome, reason = verdict(GATE, Facts(metrics(pcoc=pcoc)))
+    outcome, reason = decide(GATE, GateInputs(metrics(pcoc=pcoc)))
     assert outcome is Outcome.HELD
     assert "gate.pcoc" in reason
 
@@ -233,7 +243,7 @@ def pointer(settings: Settings) -> str:
 
 def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
     decisions = Decisions(settings)
-    assert serving(decisions.all()) is None
+    assert find_serving(decisions.all()) is None
     add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
     add(decisions, "2026-03-03", "b", "a", Outcome.HELD, "worse")
     assert pointer(settings) == "a"
@@ -262,12 +272,12 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
 
 def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
     decisions, ds = Decisions(settings), small_logs.DAYS[2]
-    mine = run_id(settings, ds)
+    mine = make_run_id(settings, ds)
     add(decisions, ds, mine, "", Outcome.PROMOTED, "first")
-    add(decisions, ds, refit_of(mine), mine, Outcome.REFIT, "asked for")
-    assert pointer(settings) == refit_of(mine)
-    assert judged_run(refit_of(mine)) == judged_run(mine) == mine
-    found = accepted_before(settings, decisions.all(), small_logs.DAYS[3])
+    add(decisions, ds, make_refit_run_id(mine), mine, Outcome.REFIT, "asked for")
+    assert pointer(settings) == make_refit_run_id(mine)
+    assert strip_refit_suffix(make_refit_run_id(mine)) == strip_refit_suffix(mine) == mine
+    found = find_accepted_before(settings, decisions.all(), small_logs.DAYS[3])
     assert found is not None
     assert found.model == (mine, 1)
     publish_run(settings, mine, ds)
@@ -277,33 +287,33 @@ def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
 
 def test_a_refit_promoted_by_hand_has_the_metrics_of_the_run_it_was_made_from(settings: Settings) -> None:
     ds = small_logs.DAYS[2]
-    mine = run_id(settings, ds)
+    mine = make_run_id(settings, ds)
     of_night = [{"domain": OVERALL, "gauc": 0.6}]
     before = Decision(small_logs.DAYS[1], "other", 1, "", None, Outcome.PROMOTED, "first")
     judged = Decision(ds, mine, 2, "other", 1, Outcome.PROMOTED, "better", facts={"metrics": of_night})
-    refit = Decision(ds, refit_of(mine), 1, mine, 2, Outcome.REFIT_HELD, "PCOC 3.00")
+    refit = Decision(ds, make_refit_run_id(mine), 1, mine, 2, Outcome.REFIT_HELD, "PCOC 3.00")
     # `against` of a manual decision is the run that was serving, not the one that the refit was made from.
-    by_hand = Decision(ds, refit_of(mine), 1, "other", 1, Outcome.OVERRIDDEN, "looks fine", by="ann")
-    assert judged_attempt([before, judged, refit, by_hand], by_hand) == (mine, 2)
-    assert accepted_metrics([before, judged, refit, by_hand], by_hand) == of_night
-    assert judged_attempt([by_hand], by_hand) == (mine, None)
-    assert accepted_metrics([by_hand], by_hand) == []
+    by_hand = Decision(ds, make_refit_run_id(mine), 1, "other", 1, Outcome.OVERRIDDEN, "looks fine", by="ann")
+    assert get_evaluated_attempt([before, judged, refit, by_hand], by_hand) == (mine, 2)
+    assert read_accepted_metrics([before, judged, refit, by_hand], by_hand) == of_night
+    assert get_evaluated_attempt([by_hand], by_hand) == (mine, None)
+    assert read_accepted_metrics([by_hand], by_hand) == []
 
 
 def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None:
     decisions, ds = Decisions(settings), small_logs.DAYS[2]
-    mine = run_id(settings, ds)
+    mine = make_run_id(settings, ds)
     add(decisions, ds, mine, "", Outcome.PROMOTED, "first")
-    refit = Decision(ds, refit_of(mine), 1, mine, 1, Outcome.REFIT, "asked for")
+    refit = Decision(ds, make_refit_run_id(mine), 1, mine, 1, Outcome.REFIT, "asked for")
     held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
     for _ in range(2):
         assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
         assert (pointer(settings), len(decisions.all())) == (mine, 2), "the decision is written once"
     last = decisions.all()[-1]
-    assert (last.run_id, last.against, last.outcome, last.reason) == (refit_of(mine), mine, *held[:2])
+    assert (last.run_id, last.against, last.outcome, last.reason) == (make_refit_run_id(mine), mine, *held[:2])
     for _ in range(2):
-        assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", refit_of(mine))
-        assert (pointer(settings), len(decisions.all())) == (refit_of(mine), 3)
+        assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(mine))
+        assert (pointer(settings), len(decisions.all())) == (make_refit_run_id(mine), 3)
     # The refit, retrained on other rows, is broken: the evaluated model replaces it.
     outcome, _, served = publish(decisions, refit, ["PCOC 3.00"])
     assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, mine, mine)
@@ -314,17 +324,19 @@ def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
     decisions = Decisions(settings)
     add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
     (Path(settings.paths.warehouse) / "serving.json").unlink()
-    decisions.point()
+    decisions.update_pointer()
     assert pointer(settings) == "a"
 
 
 def test_the_accepted_night_before_is_of_this_configuration(settings: Settings) -> None:
     days = small_logs.DAYS
-    first, second = (Decision(ds, run_id(settings, ds), 1, "", None, Outcome.PROMOTED, "") for ds in days[1:3])
+    first, second = (Decision(ds, make_run_id(settings, ds), 1, "", None, Outcome.PROMOTED, "") for ds in days[1:3])
     other = Decision(days[2], "another configuration's", 1, "", None, Outcome.PROMOTED, "")
-    assert accepted_before(settings, [first, other], days[3]) == first
-    assert accepted_before(settings, [first, second], days[2]) == first
+    assert find_accepted_before(settings, [first, other], days[3]) == first
+    assert find_accepted_before(settings, [first, second], days[2]) == first
     rolled = Decision(first.ds, *first.model, *second.model, Outcome.ROLLED_BACK, "")
-    assert accepted_before(settings, [first, second, rolled], days[3]) == first
+    assert find_accepted_before(settings, [first, second, rolled], days[3]) == first
     again = replace(first, attempt=2)
-    assert accepted_before(settings, [first, again], days[3]) == again, "of several attempts, the one accepted last"
+    assert find_accepted_before(settings, [first, again], days[3]) == again, (
+        "of several attempts, the one accepted last"
+    )

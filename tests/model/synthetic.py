@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
-from star_ctr.features.encoding.row_encoder import packed
-from star_ctr.model.training.checkpoint import latest
+from star_ctr.features.encoding.row_encoder import pack_rows
+from star_ctr.model.training.checkpoint import find_latest
 from star_ctr.model.training.job import TrainingJob
 
 LAYOUT = Layout(
@@ -68,8 +68,8 @@ def write_split(
                     "day": ["2026-01-01"] * m,
                     "label": pa.array((rng.random(m) < p).astype(np.float32)),
                     "domain_id": pa.array([layout.domain_id(domain)] * m, pa.int32()),
-                    "ints": packed(ints),
-                    "floats": packed(floats),
+                    "ints": pack_rows(ints),
+                    "floats": pack_rows(floats),
                     "ds": [layout.ds] * m,
                     "part": [part] * m,
                     "domain": [domain] * m,
@@ -143,7 +143,7 @@ def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Calla
     folder = j.place / "checkpoint"
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
-        if (found := latest(folder)) and found["step"] >= step:
+        if (found := find_latest(folder)) and found["step"] >= step:
             act()
             return
         time.sleep(0.005)

@@ -16,7 +16,7 @@ from star_ctr.model import export, offline, score_checks
 from star_ctr.model.export import Predictor
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.training import run
-from star_ctr.model.training.calibration import _level
+from star_ctr.model.training.calibration import _solve_bias
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job, write_split
@@ -75,10 +75,10 @@ def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypa
 
 def test_non_finite_logits_fail_the_calibration() -> None:
     logits, label, weight = torch.zeros(10), torch.ones(10), torch.ones(10)
-    assert _level(logits.double(), label.double(), weight.double()) > 0
+    assert _solve_bias(logits.double(), label.double(), weight.double()) > 0
     logits[3:5] = NAN
     with pytest.raises(DataError, match="2 of 10 training rows have a non-finite logit"):
-        _level(logits.double(), label.double(), weight.double())
+        _solve_bias(logits.double(), label.double(), weight.double())
 
 
 def test_a_nan_score_of_the_exported_model_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from star_ctr.conf.settings.training import ModelSettings
 from star_ctr.model.layers.normalization import BatchNorm, LayerNorm
 from star_ctr.model.layers.star import StarFCN
-from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, adopt
+from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, copy_domain
 from star_ctr.model.models.successors import PLE
 from tests.model.arrays import array, randomise
 from tests.model.synthetic import ALL
@@ -28,7 +28,7 @@ def relu(x: np.ndarray) -> np.ndarray:
 def logits(network: torch.nn.Module) -> np.ndarray:
     """The network's logits of X, the same in its served form."""
     out = array(network(torch.from_numpy(X), SEGMENTS))
-    served = array(network.eval().served()(torch.from_numpy(X), SEGMENTS))  # type: ignore[operator]
+    served = array(network.eval().fold_for_inference()(torch.from_numpy(X), SEGMENTS))  # type: ignore[operator]
     np.testing.assert_allclose(served, out, atol=1e-9)
     return out
 
@@ -51,7 +51,7 @@ def test_mulann_hides_the_domain_that_its_discriminator_looks_for() -> None:
     network.discriminator.weight.data *= 0.3  # near a guess: it knows some rows' domains, and others it does not
     network.discriminator.bias.data = torch.log(torch.tensor([0.1, 3.0, 4.0]))
     network(torch.from_numpy(X), SEGMENTS)
-    loss = network.own_loss(SEGMENTS)
+    loss = network.auxiliary_loss(SEGMENTS)
     h = X
     for layer in network.layers[:2]:
         h = relu(h @ array(layer.weight) + array(layer.bias))
@@ -79,7 +79,7 @@ def test_mulann_does_not_run_away_from_its_discriminator() -> None:
     for _ in range(600):
         optimizer.zero_grad()
         network(x, [(0, 0, 100), (1, 100, 200), (2, 200, 300)])
-        network.own_loss([(0, 0, 100), (1, 100, 200), (2, 200, 300)]).backward()
+        network.auxiliary_loss([(0, 0, 100), (1, 100, 200), (2, 200, 300)]).backward()
         optimizer.step()
     assert network._hidden_BH is not None
     assert network._hidden_BH.abs().max() < 100  # 10^7 where its loss is raised without end
@@ -161,7 +161,7 @@ def test_batch_and_layer_normalization() -> None:
     np.testing.assert_allclose(array(batch(z, SEGMENTS)), g * standardised + b, atol=1e-9)
     moving = (X - array(batch.mean)[0]) / np.sqrt(array(batch.var)[0] + 1e-5)
     np.testing.assert_allclose(array(batch.mean)[0], X.mean(0), atol=1e-12)
-    for form in (batch.eval(), batch.served()):
+    for form in (batch.eval(), batch.fold_for_inference()):
         np.testing.assert_allclose(array(form(z, SEGMENTS)), g * moving + b, atol=1e-9)
     rows = (X - X.mean(1, keepdims=True)) / np.sqrt(X.var(1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(array(layer(z, SEGMENTS)), array(layer.weight) * rows + array(layer.bias), atol=1e-9)
@@ -186,7 +186,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
 def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
     for network in (SharedBottom(WIDTHS, 5, 3), MMoE(WIDTHS, 5, 3), CrossStitch(WIDTHS, 5, 3), PLE(WIDTHS, 5, 3)):
         randomise(network, RNG)
-        adopt(network, 2, 0)
+        copy_domain(network, 2, 0)
         x = torch.from_numpy(X).float()
         a, b = (network(x, [(p, 0, 7)]).detach() for p in (0, 2))
         if not isinstance(network, CrossStitch | PLE):  # their networks see domain 0's as well

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from star_ctr.model.embeddings.row_adam import Change
+from star_ctr.model.embeddings.row_adam import RowUpdate
 from star_ctr.model.embeddings.tables import EmbeddingTables
 from star_ctr.model.training import ema, trainer_state
-from star_ctr.model.training.callbacks import Hook, Moment
-from star_ctr.model.training.ema import WeightEma, averages, log_decay
+from star_ctr.model.training.callbacks import Callback, CallbackEvent
+from star_ctr.model.training.ema import WeightEma, compute_averages, compute_log_decay
 from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job, version_of, write_split
 
@@ -40,10 +40,10 @@ class Model(nn.Module):
         return self.tables.storages["3"]
 
     @torch.no_grad()
-    def change(self, rng: np.random.Generator, rows: list[int]) -> dict[nn.Parameter, list[Change]]:
+    def change(self, rng: np.random.Generator, rows: list[int]) -> dict[nn.Parameter, list[RowUpdate]]:
         """Change the given rows, and the dense parameter if there are any."""
         parts = [torch.tensor(part, dtype=torch.long) for part in (rows[:2], rows[2:])]
-        changes = [Change(part, torch.from_numpy(rng.normal(size=(len(part), 3))).float()) for part in parts]
+        changes = [RowUpdate(part, torch.from_numpy(rng.normal(size=(len(part), 3))).float()) for part in parts]
         for part, difference in changes:
             self.storage.index_add_(0, part, difference)
         self.dense.grad = torch.ones(4) if rows else None
@@ -68,7 +68,7 @@ class Dense:
 def test_the_closed_form_of_decay_products(decay: float) -> None:
     t = np.arange(1, 20_001)
     expected = np.concatenate([[0.0], np.cumsum(np.log(np.minimum(decay, (1 + t) / (10 + t))))])
-    found = log_decay(torch.arange(20_001, dtype=torch.int32), decay)
+    found = compute_log_decay(torch.arange(20_001, dtype=torch.int32), decay)
     assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-11, atol=1e-11)
 
@@ -97,7 +97,7 @@ def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float,
             resumed = model.averaged(decay)
             resumed.load(saved)
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
-    of_checkpoint = averages(weights, dict(whole.tensors()), decay)
+    of_checkpoint = compute_averages(weights, dict(whole.tensors()), decay)
     whole.swap_in()
     swapped = {n: p.detach().clone() for n, p in model.named_parameters()}
     for name, reference in dense.items():
@@ -189,11 +189,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path, decay: float) -> None:
     """A domain's weights count the steps of its batches, all others every step; training is interrupted twice."""
 
-    class Reference(Hook):
+    class Reference(Callback):
         def __init__(self) -> None:
             self.of: dict[str, Dense] = {}
 
-        def step(self, moment: Moment) -> None:
+        def step(self, moment: CallbackEvent) -> None:
             for name, parameter in trainer.model.named_parameters():
                 if parameter.grad is not None:
                     self.of[name].update(parameter.detach().numpy())

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from star_ctr.conf.settings.training import ModelSettings
-from star_ctr.model.data.batches import ahead, epoch_batches
-from star_ctr.model.data.reader import live_files
+from star_ctr.model.data.batches import iter_epoch, prefetch
+from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.layers.normalization import segments_of
+from star_ctr.model.layers.normalization import find_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
-from star_ctr.model.parity_sample import probe_rows
+from star_ctr.model.parity_sample import read_sample
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
@@ -54,10 +54,10 @@ def test_scores_and_gradients_of_every_model_are_the_cpus(name: str) -> None:
         torch.default_generator.manual_seed(1)
         ints_BI = torch.from_numpy(ints.astype(np.int32)).to(device)
         floats_BN = torch.from_numpy(floats).to(device)
-        segments = segments_of(domain)
+        segments = find_segments(domain)
         logit_B = model(ints_BI, floats_BN, segments)
         loss = F.binary_cross_entropy_with_logits(logit_B, torch.from_numpy(label).to(device))
-        if (more := model.own_loss(segments)) is not None:
+        if (more := model.auxiliary_loss(segments)) is not None:
             loss = loss + more
         loss.backward()  # type: ignore[no-untyped-call]
         model.eval()
@@ -107,14 +107,14 @@ def test_a_group_of_processes_on_gpus_speaks_nccl(table: str, tmp_path: Path, al
 def test_the_export_of_a_gpu_training_scores_on_the_cpu_as_it_did(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path, device="cuda")
     probe = train(j)["probe"]
-    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     scores = Predictor(j.place).predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(scores - np.array([probe[i] for i in ids])).max() < 1e-5
 
 
 def test_batches_for_a_gpu_lie_in_pinned_memory_and_are_the_same(table: str, tmp_path: Path) -> None:
     files = Trainer(job(table, tmp_path)).files
-    plain, pinned = (list(ahead(epoch_batches(files, LAYOUT, 64, 200, 0, 0), pin=pin)) for pin in (False, True))
+    plain, pinned = (list(prefetch(iter_epoch(files, LAYOUT, 64, 200, 0, 0), pin=pin)) for pin in (False, True))
     for a, b in zip(plain, pinned, strict=True):
         assert a.domain == b.domain
         for x, y in ((a.rows.ints, b.rows.ints), (a.rows.floats, b.rows.floats), (a.rows.label, b.rows.label)):
@@ -126,7 +126,7 @@ def test_bfloat16_on_a_gpu_points_where_float32_does(table: str, tmp_path: Path)
     gradients = []
     for precision in ("float32", "bfloat16"):
         trainer = Trainer(without_dropout(table, tmp_path / precision, precision=precision, device="cuda"))
-        trainer.train_step([next(b for b in trainer._batches() if b.domain == 1)])
+        trainer.train_step([next(b for b in trainer._iter_batches() if b.domain == 1)])
         dense = [p.grad for p in trainer.model.parameters() if p.grad is not None and not p.grad.is_sparse]
         gradients.append(torch.cat([g.flatten() for g in dense]))
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}

@@ -17,9 +17,9 @@ from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
 from star_ctr.model.training import checkpoint, trainer_state
-from star_ctr.model.training.callbacks import Hook, Moment, Trained
+from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
 from star_ctr.model.training.callbacks.checkpoints import Checkpoints, StoppedError
-from star_ctr.model.training.callbacks.record import Mixing
+from star_ctr.model.training.callbacks.record import ShuffleQuality
 from star_ctr.model.training.callbacks.scalars import MLflow, TensorBoard
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
@@ -28,13 +28,13 @@ from tests.model.synthetic import LAYOUT, job
 DOMAINS = set(LAYOUT.domains)
 
 
-class Losses(Hook):
+class Losses(Callback):
     """The loss of every step, with its domain and rows."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, float, int]] = []
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: CallbackEvent) -> None:
         self.seen += [(b.domain, b.loss, len(b.batch.rows)) for b in moment.batches]
 
 
@@ -95,33 +95,33 @@ def test_mixing_is_one_for_a_full_shuffle_and_nothing_for_file_after_file() -> N
     numbers = np.repeat(np.arange(8, dtype=np.int32), 400)
 
     def mixing(order: np.ndarray[tuple[int], np.dtype[np.int32]]) -> float | None:
-        hook = Mixing(files, mixed=False)
+        hook = ShuffleQuality(files, mixed=False)
         for start in range(0, len(order), 50):
             file = order[start : start + 50]
             rows = Rows(*(np.zeros((len(file), 1), t) for t in (np.int32, np.float32)), file, file)  # type: ignore[arg-type]
-            hook.step(Moment(1, 1, batches=[Trained(Batch(1, rows, file), "a", 0.7)]))
+            hook.step(CallbackEvent(1, 1, batches=[StepResult(Batch(1, rows, file), "a", 0.7)]))
         return hook.found
 
     assert mixing(numbers) == 0.0
     assert mixing(np.random.default_rng(0).permutation(numbers)) == pytest.approx(1.0, abs=0.01)
-    hook = Mixing(files, mixed=False)
+    hook = ShuffleQuality(files, mixed=False)
     lone = np.full(50, 8, dtype=np.int32)
     rows = Rows(np.zeros((50, 1), np.int32), np.zeros((50, 1), np.float32), lone.astype(np.float32), lone)
-    hook.step(Moment(1, 1, batches=[Trained(Batch(2, rows, lone), "b", 0.7)]))
+    hook.step(CallbackEvent(1, 1, batches=[StepResult(Batch(2, rows, lone), "b", 0.7)]))
     assert hook.found is None
 
 
 def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, keep=3, epochs=2))
 
-    class Every(Hook):
-        def step(self, moment: Moment) -> None:
+    class Every(Callback):
+        def step(self, moment: CallbackEvent) -> None:
             trainer_state.save(trainer)
 
     trainer.train([Every()])
     steps = sorted(int(p.name.removeprefix("step-")) for p in (tmp_path / "checkpoint").glob("step-*"))
     assert steps == [trainer.steps - 2, trainer.steps - 1, trainer.steps]
-    latest = checkpoint.latest(tmp_path / "checkpoint")
+    latest = checkpoint.find_latest(tmp_path / "checkpoint")
     assert latest is not None
     assert latest["step"] == trainer.steps
 
@@ -129,7 +129,7 @@ def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path: Path) -> None:
     mine = job(table, tmp_path, keep=2, epochs=2)
     trainer = Trainer(mine)
-    steps = iter(list(trainer._batches()))
+    steps = iter(list(trainer._iter_batches()))
     for _ in range(3):
         trainer.train_step([next(steps)])
         trainer_state.save(trainer)
@@ -163,19 +163,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
     (before / "place.json").write_text("")
     again = Trainer(mine)
     assert not trainer_state.resume(again)
-    again.train_step([next(iter(again._batches()))])
+    again.train_step([next(iter(again._iter_batches()))])
     trainer_state.save(again)
     assert [p.name for p in folder.glob("step-*")] == ["step-000000001"]
 
 
 def test_a_killed_save_leaves_the_checkpoint_before(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path))
-    trainer.train_step([next(iter(trainer._batches()))])
+    trainer.train_step([next(iter(trainer._iter_batches()))])
     trainer_state.save(trainer)
     partial = tmp_path / "checkpoint" / ".step-000000002.partial"
     partial.mkdir()
     (partial / "common.safetensors").write_bytes(b"half")
-    place = checkpoint.latest(tmp_path / "checkpoint")
+    place = checkpoint.find_latest(tmp_path / "checkpoint")
     assert place is not None
     assert place["step"] == 1
 
@@ -184,7 +184,7 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     before = Trainer(job(table, tmp_path))
     with pytest.raises(UserError, match="no checkpoint to resume from"):
         trainer_state.resume(before, must=True)
-    before.train_step([next(iter(before._batches()))])
+    before.train_step([next(iter(before._iter_batches()))])
     trainer_state.save(before)
     other = Trainer(job(table, tmp_path, lr=0.5, processes=1, threads=2))
     with pytest.raises(UserError, match=r"changed since: trainer\.lr: 0\.001 -> 0\.5\. "):
@@ -208,13 +208,13 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     folder = stopped.place / "checkpoint"
     deadline = time.monotonic() + 120
-    while not checkpoint.latest(folder) and process.poll() is None and time.monotonic() < deadline:
+    while not checkpoint.find_latest(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3, said
     assert "run it again to go on" in said
-    place = checkpoint.latest(folder)
+    place = checkpoint.find_latest(folder)
     assert place is not None
     assert 0 < place["step"] < Trainer(stopped).steps
     assert train(stopped)["resumed"]
@@ -225,13 +225,13 @@ def test_a_signal_is_heard_only_while_it_trains() -> None:
     before = signal.getsignal(signal.SIGTERM)
     saved: list[int] = []
     hook = Checkpoints(lambda: saved.append(1), minutes=100)
-    hook.begin(Moment(0, 5))
-    hook.step(Moment(1, 5))
+    hook.begin(CallbackEvent(0, 5))
+    hook.step(CallbackEvent(1, 5))
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StoppedError, match="step 2 of 5"):
-        hook.step(Moment(2, 5))
-    hook.end(Moment(2, 5))
+        hook.step(CallbackEvent(2, 5))
+    hook.end(CallbackEvent(2, 5))
     assert saved == [1]
-    hook.step(Moment(5, 5))
+    hook.step(CallbackEvent(5, 5))
     assert saved == [1], "after the last step there is nothing left to stop"
     assert signal.getsignal(signal.SIGTERM) is before

@@ -40,7 +40,7 @@ def test_partitioned_norm_in_evaluation_is_eq_4_for_rows_of_several_domains() ->
     z = RNG.normal(size=(6, 4))
     segments = [(0, 0, 2), (1, 2, 6)]
     out = array(norm(torch.from_numpy(z), segments))
-    served = norm.served()
+    served = norm.fold_for_inference()
     scale, shift = array(served.scale), array(served.shift)
     for p, start, stop in segments:
         g, b = array(norm.gamma) * array(norm.gamma_p[p]), array(norm.beta) + array(norm.beta_p[p])
@@ -67,7 +67,7 @@ def test_star_layer_is_eq_5_and_6() -> None:
         weight = array(layer.weight_p[p]) * array(layer.weight)
         want = (weight.T @ x[rows].T).T + array(layer.bias_p[p]) + array(layer.bias)
         np.testing.assert_allclose(out[rows], want, atol=1e-9)
-        combined, bias = array(layer.served().weight), array(layer.served().bias)
+        combined, bias = array(layer.fold_for_inference().weight), array(layer.fold_for_inference().bias)
         np.testing.assert_allclose(x[rows] @ combined[p] + bias[p], want, atol=1e-9)
 
 
@@ -83,8 +83,8 @@ def test_the_last_layer_is_a_plain_logit() -> None:
     fcn = StarFCN(3, [4], domains=1)
     randomise(fcn, RNG)
     x = RNG.normal(size=(50, 3))
-    w = [array(layer.served().weight)[0] for layer in fcn.layers]
-    b = [array(layer.served().bias)[0] for layer in fcn.layers]
+    w = [array(layer.fold_for_inference().weight)[0] for layer in fcn.layers]
+    b = [array(layer.fold_for_inference().bias)[0] for layer in fcn.layers]
     want = (np.maximum(x @ w[0] + b[0], 0) @ w[1] + b[1])[:, 0]
     np.testing.assert_allclose(array(fcn(torch.from_numpy(x), [(0, 0, 50)])), want, atol=1e-9)
     assert (want < 0).any()

@@ -108,7 +108,7 @@ def test_sigterm_saves_a_checkpoint_and_leaves_no_orphans(group: tuple[TrainingJ
     assert "stopped: test: stopped by SIGTERM after saving a checkpoint at step" in said
     assert "Traceback" not in said, said
     assert remaining(two) == {}
-    place = checkpoint.latest(two.place / "checkpoint")
+    place = checkpoint.find_latest(two.place / "checkpoint")
     assert place is not None
     assert place["step"] >= 5
     assert not (two.place / "result.json").exists()

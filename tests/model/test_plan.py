@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, plan, rows_by_domain
+from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, count_rows_by_domain, plan_epoch
 
 FILES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50)), min_size=1, max_size=20)
 
@@ -22,7 +22,7 @@ def test_every_file_is_read_once_and_every_row_drawn_once(
     shape: list[tuple[int, int]], batch: int, window: int, seed: int, epoch: int, mixed: bool
 ) -> None:
     files = files_of(shape)
-    steps = list(plan(files, batch, window, seed, epoch, mixed))
+    steps = list(plan_epoch(files, batch, window, seed, epoch, mixed))
     assert sorted(s.file for s in steps if isinstance(s, Read)) == list(range(len(files)))
     drawn: Counter[int] = Counter()
     held: Counter[int] = Counter()
@@ -34,19 +34,19 @@ def test_every_file_is_read_once_and_every_row_drawn_once(
             drawn[step.domain] += step.rows
             assert 1 <= step.rows <= batch
             assert held[step.domain] >= 0, "drawn before it was read"
-    assert dict(drawn) == rows_by_domain(files, mixed)
+    assert dict(drawn) == count_rows_by_domain(files, mixed)
     assert sum(drawn.values()) == sum(rows for _, rows in shape)
-    assert steps == list(plan(files, batch, window, seed, epoch, mixed))
+    assert steps == list(plan_epoch(files, batch, window, seed, epoch, mixed))
 
 
 def test_seed_and_epoch_change_the_order() -> None:
     files = files_of([(p % 3, 40) for p in range(12)])
-    orders = {str(list(plan(files, 10, 50, seed, epoch))) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {str(list(plan_epoch(files, 10, 50, seed, epoch))) for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
 
 
 def test_domains_come_in_proportion_all_along() -> None:
     files = files_of([(1, 1000)] * 8 + [(2, 1000)] * 2)
-    draws = [s.domain for s in plan(files, 100, 2000, 0, 0) if isinstance(s, Draw)]
+    draws = [s.domain for s in plan_epoch(files, 100, 2000, 0, 0) if isinstance(s, Draw)]
     first_half = draws[: len(draws) // 2]
     assert 5 <= first_half.count(2) <= 15  # 20 of 100, so some 10 of the first 50

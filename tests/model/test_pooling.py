@@ -93,10 +93,10 @@ def test_diens_auxiliary_loss_tells_the_next_event_from_another_rows() -> None:
         ]
         want += 0.5 * np.mean(terms) if terms else 0
     assert want > 0
-    assert pooling.own_loss().item() == pytest.approx(want, abs=1e-9)
+    assert pooling.auxiliary_loss().item() == pytest.approx(want, abs=1e-9)
     one = DienPooling(ModelSettings(pooling="dien"), 5, MATCHED, 3)
     one(*(torch.from_numpy(a[:1]) for a in (EVENTS, LENGTHS, TARGET)))
-    assert one.own_loss().item() == 0  # a row alone has nothing to be told from
+    assert one.auxiliary_loss().item() == 0  # a row alone has nothing to be told from
 
 
 @pytest.mark.usefixtures("float64")

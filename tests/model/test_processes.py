@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from star_ctr.model.embeddings.row_adam import RowAdam
 from star_ctr.model.export import export
-from star_ctr.model.layers.normalization import segments_of
+from star_ctr.model.layers.normalization import find_segments
 from star_ctr.model.train import launch, write_job
 from star_ctr.model.training import checkpoint
 from star_ctr.model.training.job import TrainingJob
@@ -88,7 +88,7 @@ def test_processes_that_update_or_save_late_are_waited_for(table: str, tmp_path:
 
 def _last_saved(j: TrainingJob) -> dict[str, torch.Tensor]:
     folder = j.place / "checkpoint"
-    place = checkpoint.latest(folder)
+    place = checkpoint.find_latest(folder)
     assert place is not None
     return checkpoint.load(folder, place)
 
@@ -198,12 +198,14 @@ def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path:
     two = without_dropout(table, tmp_path / "two", processes=2, tables=tables, **settings)
     launch(two)
     one = Trainer(without_dropout(table, tmp_path / "one", **settings))
-    batches = list(one._batches())
+    batches = list(one._iter_batches())
     for pair in (batches[k : k + 2] for k in range(0, len(batches), 2)):
         one.model.train()
         one.optimizers.zero_grad()
         for b in pair:
-            logits = one.model(*(torch.from_numpy(a) for a in (b.rows.ints, b.rows.floats)), segments_of(b.rows.domain))
+            logits = one.model(
+                *(torch.from_numpy(a) for a in (b.rows.ints, b.rows.floats)), find_segments(b.rows.domain)
+            )
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
                 logits, torch.from_numpy(b.rows.label), reduction="sum"
             )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from star_ctr.model.embeddings import row_adam as row_adam
-from star_ctr.model.embeddings.row_adam import RowAdam, summed_by_row
+from star_ctr.model.embeddings.row_adam import RowAdam, sum_by_row
 
 RNG = np.random.default_rng(0)
 
@@ -56,7 +56,7 @@ def test_a_gradient_is_summed_by_row(ids: list[int]) -> None:
     gradient = torch.sparse_coo_tensor(
         torch.tensor([ids], dtype=torch.long), torch.from_numpy(values), (9, 2), check_invariants=True
     )
-    rows, summed = summed_by_row(gradient)
+    rows, summed = sum_by_row(gradient)
     expected = np.zeros((9, 2))
     np.add.at(expected, ids, values)
     assert rows.tolist() == sorted(set(ids))

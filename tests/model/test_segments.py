@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from star_ctr.model.layers.normalization import cut_over_ranks, segments_of
+from star_ctr.model.layers.normalization import cut_across_ranks, find_segments
 
 
 def test_segments_of_sorted_domains() -> None:
-    assert segments_of(np.array([0, 0, 2, 5, 5], dtype=np.int32)) == [(0, 0, 2), (2, 2, 3), (5, 3, 5)]
-    assert segments_of(np.array([], dtype=np.int32)) == []
+    assert find_segments(np.array([0, 0, 2, 5, 5], dtype=np.int32)) == [(0, 0, 2), (2, 2, 3), (5, 3, 5)]
+    assert find_segments(np.array([], dtype=np.int32)) == []
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 def test_every_rank_keeps_every_segment_and_holds_its_rows_of_it(ranks: int) -> None:
     domains = np.array([0, 0, 0, 0, 2, 5, 5], dtype=np.int32)
     for rank in range(ranks):
-        mine = cut_over_ranks(segments_of(domains), rank, ranks)
+        mine = cut_across_ranks(find_segments(domains), rank, ranks)
         assert [p for p, _, _ in mine] == [0, 2, 5]
         held = domains[rank::ranks]
         assert [p for p, start, stop in mine for _ in held[start:stop]] == held.tolist()

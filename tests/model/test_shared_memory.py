@@ -17,12 +17,12 @@ from torch import nn
 from star_ctr.conf.contracts.encoded_row import IdField, Layout
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
-from star_ctr.model.data.step_batches import StepsInCommon
+from star_ctr.model.data.step_batches import SharedStepBatches
 from star_ctr.model.distributed import shared_memory
-from star_ctr.model.distributed.gradients import OfOneCopy, shared_out
-from star_ctr.model.distributed.process_group import from_all, wait_for_all
-from star_ctr.model.distributed.shared_memory import in_common, on_one_machine, zeros_in_common
-from star_ctr.model.embeddings.row_adam import Change
+from star_ctr.model.distributed.gradients import SharedTableGradients, split_rows
+from star_ctr.model.distributed.process_group import all_gather, barrier
+from star_ctr.model.distributed.shared_memory import is_on_one_machine, make_shared_zeros, share_tensor
+from star_ctr.model.embeddings.row_adam import RowUpdate
 from star_ctr.model.embeddings.tables import EmbeddingTables
 from star_ctr.model.training.ema import WeightEma
 
@@ -32,7 +32,7 @@ ROWS = st.lists(st.sets(st.integers(0, 2000), max_size=600).map(sorted), min_siz
 @given(touched=ROWS, processes=st.integers(1, 5))
 def test_every_row_falls_to_one_process_in_whatever_lists_it_is(touched: list[list[int]], processes: int) -> None:
     lists = [torch.tensor(rows, dtype=torch.long) for rows in touched]
-    slices = shared_out(lists, processes)
+    slices = split_rows(lists, processes)
     assert all(len(of_list) == processes for of_list in slices)
     for rows, of_list in zip(touched, slices, strict=True):
         assert [row for part in of_list for row in rows[part]] == rows
@@ -46,7 +46,7 @@ def test_every_row_falls_to_one_process_in_whatever_lists_it_is(touched: list[li
 def test_processes_have_as_much_to_do_as_one_another() -> None:
     # As one domain with ids from early on and one with late ones, and twice as many.
     touched = [torch.arange(0, 20_000, 2), torch.arange(1_000_000, 1_020_000)]
-    work = [sum(part[k].stop - part[k].start for part in shared_out(touched, 3)) for k in range(3)]
+    work = [sum(part[k].stop - part[k].start for part in split_rows(touched, 3)) for k in range(3)]
     assert max(work) < 1.05 * min(work)
 
 
@@ -59,7 +59,7 @@ def _one_of_two(rank: int, store: str) -> None:
     files = sorted(Path("/proc/self/fd").iterdir())
     _see_one_another(rank)
     _write_where_the_other_reads(rank)
-    wait_for_all()
+    barrier()
     assert sorted(Path("/proc/self/fd").iterdir()) == files, "a descriptor is left open"
     _lay_gradients_open(rank)
     _average_one_table(rank)
@@ -69,29 +69,29 @@ def _one_of_two(rank: int, store: str) -> None:
 
 
 def _see_one_another(rank: int) -> None:
-    assert not on_one_machine(), "started as machines of their own"
+    assert not is_on_one_machine(), "started as machines of their own"
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("LOCAL_WORLD_SIZE", "2")
-        assert on_one_machine()
+        assert is_on_one_machine()
         if rank == 1:
-            patched.setattr(shared_memory, "_path", lambda process, file: "/nowhere")
-        assert not on_one_machine(), "one of them cannot see what the other made"
+            patched.setattr(shared_memory, "_make_path", lambda process, file: "/nowhere")
+        assert not is_on_one_machine(), "one of them cannot see what the other made"
 
 
 def _write_where_the_other_reads(rank: int) -> None:
-    zeros = zeros_in_common([2, 3], torch.float64)
+    zeros = make_shared_zeros([2, 3], torch.float64)
     assert zeros.tolist() == [[0.0] * 3] * 2
-    wait_for_all()
+    barrier()
     zeros[rank] = rank + 1
-    wait_for_all()
+    barrier()
     assert zeros.tolist() == [[1.0] * 3, [2.0] * 3]
-    assert in_common(torch.full([3], rank)).tolist() == [0, 0, 0], "the first one's, which all have alike"
+    assert share_tensor(torch.full([3], rank)).tolist() == [0, 0, 0], "the first one's, which all have alike"
 
 
 def _lay_gradients_open(rank: int) -> None:
     """Over three steps: rows of both, of one alone, and of none."""
     tables = EmbeddingTables({"a": 500, "b": 300}, {"a": 2, "b": 2})
-    gradients = OfOneCopy(tables)
+    gradients = SharedTableGradients(tables)
     (storage,) = tables.parameters()
     random = torch.Generator().manual_seed(rank)
     for entries in ([400, 300], [200, 0], [0, 0]):
@@ -99,20 +99,20 @@ def _lay_gradients_open(rank: int) -> None:
         rows = torch.randint(1, len(storage), (n,), generator=random)  # some of them several times
         values = torch.randn(n, 2, generator=random)
         mine = torch.sparse_coo_tensor(rows[None], values, storage.shape, check_invariants=True)
-        whole = sum(from_all(mine.to_dense()))
+        whole = sum(all_gather(mine.to_dense()))
         storage.grad = mine if n else None
         gradients.begin()
         gradients.finish()
         assert storage.grad is not None
         own = storage.grad.to_dense()
-        torch.testing.assert_close(sum(from_all(own)), whole)
+        torch.testing.assert_close(sum(all_gather(own)), whole)
         touched = torch.zeros(len(storage), dtype=torch.long)
         touched[storage.grad._indices()[0]] = 1
-        by_both = torch.stack(from_all(touched))
+        by_both = torch.stack(all_gather(touched))
         assert int(by_both.sum(0).max()) == (1 if sum(entries) else 0), "a row is updated by one of them"
         if min(entries):
             assert by_both.sum(1).min() > 0.3 * by_both.sum(), "both have rows to update"
-        wait_for_all()
+        barrier()
 
 
 def _average_one_table(rank: int) -> None:
@@ -134,20 +134,20 @@ def _average_one_table(rank: int) -> None:
         difference = torch.randn(60, 2, generator=random)
         with torch.no_grad():
             whole.index_add_(0, rows, difference)
-            one.update({whole: [Change(rows, difference)]})
+            one.update({whole: [RowUpdate(rows, difference)]})
             mine = slice(None) if of_rank is None else slice(30 * of_rank, 30 * of_rank + 30)
             table.index_add_(0, rows[mine], difference[mine])
-            shared.update({table: [Change(rows[mine], difference[mine])]})
+            shared.update({table: [RowUpdate(rows[mine], difference[mine])]})
 
     for _ in range(10):
         step(None)
-    table.data = in_common(table.data)
+    table.data = share_tensor(table.data)
     shared.share()
     for _ in range(10):
         step(rank)
-        wait_for_all()
+        barrier()
     assert torch.equal(table, whole)
-    wait_for_all()
+    barrier()
     one.swap_in()
     flushed = torch.zeros(2, dtype=torch.long)
     (state,) = shared.tables.values()
@@ -161,7 +161,7 @@ def _average_one_table(rank: int) -> None:
         patched.setattr(state, "flush", recorded)
         shared.swap_in()
     assert torch.equal(table, whole)
-    assert [part.tolist() for part in from_all(flushed)] == [[0, 250], [250, 501]], "each row once"
+    assert [part.tolist() for part in all_gather(flushed)] == [[0, 250], [250, 501]], "each row once"
 
 
 def _take_the_same_batches(rank: int, a_step: int) -> None:
@@ -177,9 +177,9 @@ def _take_the_same_batches(rank: int, a_step: int) -> None:
 
     layout = Layout(ds="2026-01-02", domains=["a", "b"], embeddings={}, numeric=[], buckets=[], sequences=[],
                     categorical=[IdField(name=n, column=n, embedding=n) for n in "xyz"])  # fmt: skip
-    steps = StepsInCommon(made(), a_step, layout, 7)
+    steps = SharedStepBatches(made(), a_step, layout, 7)
     seen = 0
-    updated = zeros_in_common([2], torch.long)
+    updated = make_shared_zeros([2], torch.long)
     expected = list(made())
     while together := steps.take():
         assert int(updated.min()) >= seen, "what the other wrote before it took the step is there"

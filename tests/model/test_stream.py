@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
-from star_ctr.features.encoding.row_encoder import packed
+from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.data import batches as stream
 from star_ctr.model.data.batch_order import DataFile
-from star_ctr.model.data.batches import Batch, ahead, epoch_batches
-from star_ctr.model.data.reader import Rows, live_files, read_files, unpacked
+from star_ctr.model.data.batches import Batch, iter_epoch, prefetch
+from star_ctr.model.data.reader import Rows, list_live_files, read_files, unpack_columns
 from star_ctr.model.data.shuffle_window import Window
-from star_ctr.model.data.step_batches import Steps
+from star_ctr.model.data.step_batches import StepBatches
 from tests.model.synthetic import LAYOUT, ROWS, version_of, write_split
 
 
@@ -33,7 +33,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def files_at(table: str, version: int | None = None) -> list[DataFile]:
-    return live_files(table, version_of(table) if version is None else version, LAYOUT.ds, "train", LAYOUT)
+    return list_live_files(table, version_of(table) if version is None else version, LAYOUT.ds, "train", LAYOUT)
 
 
 def plain(file: DataFile) -> bytes:
@@ -51,7 +51,7 @@ def test_files_come_in_order_and_equal_their_pyarrow_twin(table: str) -> None:
 
 def test_an_epoch_holds_every_row_once_in_single_domain_batches(table: str) -> None:
     files = files_at(table)
-    batches = list(ahead(epoch_batches(files, LAYOUT, 64, 200, seed=1, epoch=0)))
+    batches = list(prefetch(iter_epoch(files, LAYOUT, 64, 200, seed=1, epoch=0)))
     everything = sorted(r.tobytes() for b in batches for r in b.rows.ints)
     assert everything == sorted(
         plain(f)[i * LAYOUT.ints * 4 : (i + 1) * LAYOUT.ints * 4] for f in files for i in range(f.rows)
@@ -65,7 +65,7 @@ def test_the_order_is_a_function_of_seed_and_epoch(table: str) -> None:
     files = files_at(table)
 
     def order(seed: int, epoch: int) -> bytes:
-        return b"".join(b.rows.ints.tobytes() for b in epoch_batches(files, LAYOUT, 64, 200, seed, epoch))
+        return b"".join(b.rows.ints.tobytes() for b in iter_epoch(files, LAYOUT, 64, 200, seed, epoch))
 
     assert order(1, 0) == order(1, 0)
     assert len({order(1, 0), order(1, 1), order(2, 0)}) == 3
@@ -98,7 +98,7 @@ def test_a_file_that_loses_rows_is_an_error(tmp_path: Path) -> None:
     short: pa.Table = pq.ParquetFile(path).read().slice(1)
     pq.write_table(short, path)
     with pytest.raises(DataError):
-        list(epoch_batches(files, LAYOUT, 64, 200, 0, 0))
+        list(iter_epoch(files, LAYOUT, 64, 200, 0, 0))
 
 
 def test_deletion_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +134,9 @@ def test_window_gives_out_what_it_took_in(moves: list[int], seed: int) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(table: str, mixed: bool) -> None:
     files = files_at(table)
-    whole = list(epoch_batches(files, LAYOUT, 64, 200, 3, 1, mixed))
+    whole = list(iter_epoch(files, LAYOUT, 64, 200, 3, 1, mixed))
     for start in range(len(whole) + 1):
-        rest = list(epoch_batches(files, LAYOUT, 64, 200, 3, 1, mixed, start))
+        rest = list(iter_epoch(files, LAYOUT, 64, 200, 3, 1, mixed, start))
         assert len(rest) == len(whole) - start
         for a, b in zip(rest, whole[start:], strict=True):
             assert a.domain == b.domain
@@ -154,8 +154,8 @@ def test_files_that_no_window_needs_any_more_are_not_read_again(table: str, monk
         return read_files(files, layout, readers=readers)
 
     monkeypatch.setattr(stream, "read_files", counting)
-    batches = sum(1 for _ in epoch_batches(files, LAYOUT, 64, 200, 3, 1))
-    last = list(epoch_batches(files, LAYOUT, 64, 200, 3, 1, start=batches - 1))
+    batches = sum(1 for _ in iter_epoch(files, LAYOUT, 64, 200, 3, 1))
+    last = list(iter_epoch(files, LAYOUT, 64, 200, 3, 1, start=batches - 1))
     assert len(last) == 1
     assert read[0] == len(files)
     assert read[1] < len(files)
@@ -167,7 +167,7 @@ def test_an_error_in_the_reading_thread_reaches_the_trainer() -> None:
         yield  # type: ignore[misc]
 
     with pytest.raises(DataError, match="the disk is gone"):
-        list(ahead(broken()))
+        list(prefetch(broken()))
 
 
 @pytest.mark.parametrize("a_step", [1, 20])
@@ -183,7 +183,7 @@ def test_two_steps_are_made_ahead_whatever_the_batches_of_one(a_step: int) -> No
                 enough.set()
             yield Batch(0, rows, np.full(1, k, np.int32))
 
-    steps = Steps(counted(), a_step)
+    steps = StepBatches(counted(), a_step)
     assert [int(b.file[0]) for b in steps.take()] == list(range(a_step))
     assert enough.wait(timeout=10), "those of the two steps after the one that was taken"
     steps.close()
@@ -202,14 +202,14 @@ def test_a_thousand_reads_of_many_small_files_hold_every_row_once_each(tmp_path:
 def test_packed_columns_are_matrices_also_of_a_slice_and_of_several_chunks() -> None:
     ints = np.arange(6 * LAYOUT.ints, dtype=np.int32).reshape(6, LAYOUT.ints)
     floats = np.arange(6, dtype=np.float32).reshape(6, 1)
-    columns = packed(ints), packed(floats)
+    columns = pack_rows(ints), pack_rows(floats)
     for got, expected in zip(
-        unpacked(*(c.slice(2, 3) for c in columns), LAYOUT), (ints[2:5], floats[2:5]), strict=True
+        unpack_columns(*(c.slice(2, 3) for c in columns), LAYOUT), (ints[2:5], floats[2:5]), strict=True
     ):
         assert np.array_equal(got, expected)
     chunked = [pa.chunked_array([c.slice(4, 2), c.slice(0, 0), c.slice(1, 1)]) for c in columns]
-    for got, expected in zip(unpacked(*chunked, LAYOUT), (ints[[4, 5, 1]], floats[[4, 5, 1]]), strict=True):
+    for got, expected in zip(unpack_columns(*chunked, LAYOUT), (ints[[4, 5, 1]], floats[[4, 5, 1]]), strict=True):
         assert np.array_equal(got, expected)
-    assert [len(m) for m in unpacked(*(c.slice(0, 0) for c in columns), LAYOUT)] == [0, 0]
+    assert [len(m) for m in unpack_columns(*(c.slice(0, 0) for c in columns), LAYOUT)] == [0, 0]
     with pytest.raises(DataError, match="ints: a row is not of the 28 bytes that the layout says"):
-        unpacked(packed(ints[:, :-1].copy()), columns[1], LAYOUT)
+        unpack_columns(pack_rows(ints[:, :-1].copy()), columns[1], LAYOUT)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, SequenceField
 from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
-from star_ctr.model.distributed.process_group import seed
+from star_ctr.model.distributed.process_group import seed_device
 from star_ctr.model.embeddings import tables as tables_module
-from star_ctr.model.embeddings.row_adam import grouped
-from star_ctr.model.embeddings.sharding import resharded, rows_of_part
+from star_ctr.model.embeddings.row_adam import group_rows
+from star_ctr.model.embeddings.sharding import count_rows_of_part, reshard
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.embeddings.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.training.optimizers import Optimizers
@@ -98,11 +98,11 @@ def test_no_two_tables_share_a_row_but_padding() -> None:
 def test_rows_come_back_whole_whatever_the_number_of_parts_before_and_after(rows: int, before: int, after: int) -> None:
     table = torch.arange(rows, dtype=torch.float32)[:, None].repeat(1, 2)
     parts = [table[rank::before] for rank in range(before)]
-    assert [len(p) for p in parts] == [rows_of_part(rows, (rank, before)) for rank in range(before)]
+    assert [len(p) for p in parts] == [count_rows_of_part(rows, (rank, before)) for rank in range(before)]
     for rank in range(after):
-        mine = torch.full((rows_of_part(rows, (rank, after)), 2), -1.0)
+        mine = torch.full((count_rows_of_part(rows, (rank, after)), 2), -1.0)
         for other, theirs in enumerate(parts):
-            resharded(theirs, (other, before), mine, (rank, after))
+            reshard(theirs, (other, before), mine, (rank, after))
         assert mine.equal(table[rank::after])
 
 
@@ -118,14 +118,14 @@ def test_a_part_starts_with_its_rows_of_the_whole(monkeypatch: pytest.MonkeyPatc
 @given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from([31, 2**40]))
 def test_entries_are_grouped_by_row_whatever_the_size_of_the_table(ids: list[int], size: int) -> None:
     rows = torch.tensor(ids, dtype=torch.long) * (size // 31)
-    groups = grouped(rows, size)
+    groups = group_rows(rows, size)
     assert groups.rows.tolist() == sorted(set(rows.tolist()))
     assert groups.rows[groups.places()].equal(rows)
     of = torch.arange(len(ids)) // 2  # two entries share a value
     values = torch.from_numpy(RNG.normal(size=(len(ids) // 2 + 1, 3)))
     expected = np.zeros((31, 3))
     np.add.at(expected, ids, values.numpy()[of.numpy()])
-    summed = groups.summed(values, of)
+    summed = groups.sum_entries(values, of)
     np.testing.assert_allclose(summed.numpy(), expected[sorted(set(ids))], atol=1e-12)
 
 
@@ -135,7 +135,7 @@ def test_steps_leave_padding_at_zero_and_seeds_leave_nothing_behind() -> None:
     optimizers = Optimizers(model, TrainerSettings(embedding_lr=0.1), 3)
     queued = len(torch.cuda._queued_calls)  # where there is no accelerator, calls for it wait here
     for step in range(3):
-        seed(torch.device("cpu"), step)
+        seed_device(torch.device("cpu"), step)
         inputs(random_rows(20), torch.zeros(20, 0)).square().sum().backward()
         optimizers.step(step)
         optimizers.zero_grad()

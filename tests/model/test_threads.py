@@ -30,7 +30,7 @@ def of_automatic_threads(table: str, folder: Path, **trainer: object) -> Trainin
 def on_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     """Pretend that this process may run on `cores` cores."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "available_cores", lambda: cores)
+    monkeypatch.setattr(threads, "count_cores", lambda: cores)
 
 
 LAYERS = {"demo": [128, 64], "kuairand": [256, 128, 64], "paper": ModelSettings().layers}
@@ -38,21 +38,21 @@ LAYERS = {"demo": [128, 64], "kuairand": [256, 128, 64], "paper": ModelSettings(
 
 @pytest.mark.parametrize("layers", LAYERS.values(), ids=list(LAYERS))
 def test_small_batches_use_one_thread_on_any_machine(layers: list[int]) -> None:
-    assert {threads.threads_for(128, layers, cores) for cores in (1, 2, 16, 256)} == {1}
+    assert {threads.compute_threads(128, layers, cores) for cores in (1, 2, 16, 256)} == {1}
 
 
 def test_the_batches_of_the_paper_use_two_cores() -> None:
-    assert threads.threads_for(2000, LAYERS["paper"], cores=2) == 2
-    assert threads.threads_for(8000, LAYERS["demo"], cores=2) == 2
+    assert threads.compute_threads(2000, LAYERS["paper"], cores=2) == 2
+    assert threads.compute_threads(8000, LAYERS["demo"], cores=2) == 2
 
 
 @given(st.integers(2, 100_000), st.lists(st.integers(1, 2048), min_size=1, max_size=8), st.integers(1, 256))
 def test_threads_grow_with_the_batch_and_stay_within_the_cores(rows: int, layers: list[int], cores: int) -> None:
-    found = threads.threads_for(rows, layers, cores)
+    found = threads.compute_threads(rows, layers, cores)
     assert 1 <= found <= cores
-    assert found <= threads.threads_for(2 * rows, layers, cores)
-    assert found <= threads.threads_for(rows, layers, 2 * cores)
-    assert found <= threads.threads_for(rows, [*layers, layers[-1]], cores)
+    assert found <= threads.compute_threads(2 * rows, layers, cores)
+    assert found <= threads.compute_threads(rows, layers, 2 * cores)
+    assert found <= threads.compute_threads(rows, [*layers, layers[-1]], cores)
 
 
 def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,19 +63,19 @@ def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.Mon
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     on_cores(monkeypatch, 8)
-    assert threads.own_cores() == 8
+    assert threads.pin_cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert threads.own_cores() == 2
+    assert threads.pin_cores() == 2
     for limit, found in (("1", 1), ("64", 2), ("1,4", 1), ("", 2), ("many", 2), ("0", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", limit)
-        assert threads.own_cores() == found, limit
+        assert threads.pin_cores() == found, limit
 
 
 def test_each_process_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is either split over the processes, or each process gets a whole one."""
     on_cores(monkeypatch, 64)
     seen: list[int] = []
-    monkeypatch.setattr(threads, "threads_for", lambda rows, layers, cores: seen.append(rows) or 1)
+    monkeypatch.setattr(threads, "compute_threads", lambda rows, layers, cores: seen.append(rows) or 1)
     monkeypatch.setattr(threads, "world", lambda: (0, 4))
     for parallel in ("rows", "batches"):
         threads.choose_threads(TrainerSettings.model_validate({"parallel": parallel}), ModelSettings())
@@ -92,10 +92,10 @@ def test_a_declared_number_is_used_and_recorded(table: str, tmp_path: Path) -> N
 def test_a_resumed_training_keeps_its_threads_on_any_machine(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "threads_for", lambda rows, layers, cores: cores)
+    monkeypatch.setattr(threads, "compute_threads", lambda rows, layers, cores: cores)
     on_cores(monkeypatch, 3)
     begun = Trainer(of_automatic_threads(table, tmp_path))
-    begun.train_step([next(iter(begun._batches()))])
+    begun.train_step([next(iter(begun._iter_batches()))])
     trainer_state.save(begun)
     on_cores(monkeypatch, 2)
     for declared, taken in ((0, 3), (1, 1)):

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from star_ctr.conf.settings.training import ModelSettings
-from star_ctr.model.data.batches import epoch_batches
-from star_ctr.model.data.reader import live_files
+from star_ctr.model.data.batches import iter_epoch
+from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor
 from star_ctr.model.models.multi_domain import MultiDomainModel
-from star_ctr.model.parity_sample import probe_rows
+from star_ctr.model.parity_sample import read_sample
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import ALL, LAYOUT, ROWS, job
@@ -32,7 +32,7 @@ def test_every_model_trains_and_its_export_scores_as_it_does(
     j = j.model_copy(update={"model": j.model.model_copy(update={"name": name, "norm": norm})})
     record = train(j)
     assert record["rows"] == {d: 2 * n for d, n in ROWS.items()}
-    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     predictor = Predictor(j.place)
     together = predictor.predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(together - np.array([record["probe"][i] for i in ids])).max() < 1e-5
@@ -44,7 +44,7 @@ def test_every_model_trains_and_its_export_scores_as_it_does(
 
 def test_mixed_batches_hold_all_domains_in_proportion_and_every_row_once(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, batches="mixed").model_copy(update={"model": ModelSettings(norm="bn")}))
-    batches = list(epoch_batches(trainer.files, LAYOUT, 100, 10_000, 0, 0, mixed=True))
+    batches = list(iter_epoch(trainer.files, LAYOUT, 100, 10_000, 0, 0, mixed=True))
     assert [len(b.rows) for b in batches] == [100] * 8 + [51]
     domains = np.concatenate([b.rows.domain for b in batches])
     assert {LAYOUT.domains[p - 1]: int(n) for p, n in zip(*np.unique(domains, return_counts=True), strict=True)} == ROWS
@@ -55,7 +55,7 @@ def test_mixed_batches_hold_all_domains_in_proportion_and_every_row_once(table: 
 def test_a_step_of_shared_bottom_leaves_other_domains_networks_untouched(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path, weight_decay=0.1)
     trainer = Trainer(j.model_copy(update={"model": j.model.model_copy(update={"name": "shared_bottom"})}))
-    batches = list(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
+    batches = list(iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0))
     for batch in batches[:6]:
         trainer.train_step([batch])
 
@@ -94,7 +94,7 @@ def test_attention_to_the_candidate_trains_and_its_export_scores_as_it_does(
     still = [n for n, p in trainer.model.inputs.pooling.named_parameters() if torch.equal(p, before[n])]
     assert not still
     record = train(j)
-    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     scores = Predictor(j.place).predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(scores - np.array([record["probe"][i] for i in ids])).max() < 1e-5
     alone = [

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from star_ctr.conf.errors import DataError
-from star_ctr.model.data.batches import epoch_batches
-from star_ctr.model.data.reader import joined, live_files, read_files
+from star_ctr.model.data.batches import iter_epoch
+from star_ctr.model.data.reader import concat_rows, list_live_files, read_files
 from star_ctr.model.export import Predictor
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
@@ -38,7 +38,7 @@ def test_same_job_same_bits_other_seed_other_bits(table: str, tmp_path: Path) ->
 
 def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, weight_decay=0.1))
-    batches = list(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
+    batches = list(iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0))
     for batch in batches[:6]:
         trainer.train_step([batch])
 
@@ -95,9 +95,9 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     record = train(j)
     probe = record["probe"]
     assert len(probe) == 27  # the first test file of each domain
-    from star_ctr.model.parity_sample import probe_rows
+    from star_ctr.model.parity_sample import read_sample
 
-    ids, rows = probe_rows(live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     domains = rows.domain
     predictor = Predictor(j.place)
     together = predictor.predict(rows.ints, rows.floats, domains)
@@ -115,7 +115,9 @@ def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> N
     trainer.train()
     used, _ = trainer.finish()
     assert used == {1: 700, 2: 150, 3: 1}
-    rows = joined([r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 2])
+    rows = concat_rows(
+        [r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 2]
+    )
     z = trainer.model.inputs(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy())).detach().numpy()
     np.testing.assert_allclose(trainer.model.norm.mean[2].numpy(), z.mean(0), atol=1e-5)
     np.testing.assert_allclose(trainer.model.norm.var[2].numpy(), z.var(0), atol=1e-5)
@@ -125,7 +127,9 @@ def test_levels_make_predicted_clicks_the_actual_ones(table: str, tmp_path: Path
     trainer = Trainer(job(table, tmp_path))
     trainer.train()
     _, levels = trainer.finish()
-    rows = joined([r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 1])
+    rows = concat_rows(
+        [r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 1]
+    )
     ones = torch.ones(len(rows), dtype=torch.int32)
     predicted = trainer.model.predict(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy()), ones)
     # the prior on the move counts like |move| clicks
@@ -135,7 +139,7 @@ def test_levels_make_predicted_clicks_the_actual_ones(table: str, tmp_path: Path
 
 def test_the_window_is_bounded_in_bytes_too(table: str, tmp_path: Path) -> None:
     def files_drawn(**settings: int) -> list[list[int]]:
-        batches = list(Trainer(job(table, tmp_path, **settings))._batches())
+        batches = list(Trainer(job(table, tmp_path, **settings))._iter_batches())
         assert LAYOUT.row_bytes * len(batches[0].rows) == sum(
             a.nbytes for a in (*vars(batches[0].rows).values(), batches[0].file) if a is not None
         )
@@ -154,7 +158,7 @@ def test_learning_happens(table: str, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_where(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path))
-    batch = next(epoch_batches(trainer.files, LAYOUT, 64, 200, 0, 0))
+    batch = next(iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0))
     batch.rows.floats = np.full_like(batch.rows.floats, np.nan)
     with pytest.raises(DataError, match="step 1, domain .*loss is nan"):
         trainer.train_step([batch])
@@ -198,7 +202,7 @@ def test_bfloat16_rounds_the_layers_products_and_nothing_else(table: str, tmp_pa
     gradients = []
     for precision in ("float32", "bfloat16"):
         trainer = Trainer(without_dropout(table, tmp_path / precision, precision=precision))
-        trainer.train_step([next(b for b in trainer._batches() if b.domain == 1)])
+        trainer.train_step([next(b for b in trainer._iter_batches() if b.domain == 1)])
         dense = [p.grad for n, p in trainer.model.named_parameters() if p.grad is not None and not p.grad.is_sparse]
         gradients.append(torch.cat([g.flatten() for g in dense]))
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}

@@ -15,12 +15,12 @@ from deltalake import write_deltalake
 from star_ctr.conf.errors import UserError
 from star_ctr.model.train import launch
 from star_ctr.model.training import trainer_state
-from star_ctr.model.training.callbacks import Hook, Moment
-from star_ctr.model.training.ema import averages
+from star_ctr.model.training.callbacks import Callback, CallbackEvent
+from star_ctr.model.training.ema import compute_averages
 from star_ctr.model.training.job import TrainingJob, WarmStart
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
-from star_ctr.model.training.warm_start import warm_start
+from star_ctr.model.training.warm_start import start_from_run
 from tests.model.synthetic import LAYOUT, job, record, same_weights, version_of, write_split
 
 BEFORE = {"user": [f"u{i}" for i in range(48)], "item": [f"i{i}" for i in range(28)]}
@@ -89,12 +89,12 @@ def resumed(j: TrainingJob) -> Trainer:
 
 def started(j: TrainingJob) -> tuple[Trainer, dict[str, Any]]:
     trainer = Trainer(j)
-    return trainer, warm_start(trainer)
+    return trainer, start_from_run(trainer)
 
 
 def averages_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return the weights that a trainer would export now."""
-    return averages(trainer.model.state_dict(), dict(trainer.averaged.tensors()), trainer.averaged.decay)
+    return compute_averages(trainer.model.state_dict(), dict(trainer.averaged.tensors()), trainer.averaged.decay)
 
 
 def id_now(name: str, then: int) -> int:
@@ -203,8 +203,8 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
 ) -> None:
     """Stopped in its middle and taken up again it comes to the same bits, and does not start a second time."""
 
-    class Stop(Hook):
-        def step(self, moment: Moment) -> None:
+    class Stop(Callback):
+        def step(self, moment: CallbackEvent) -> None:
             if moment.step == 4:
                 raise KeyboardInterrupt
 

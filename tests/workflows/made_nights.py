@@ -16,12 +16,12 @@ from deltalake import write_deltalake
 
 from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES
 from star_ctr.conf.contracts.encoded_row import OVERALL
-from star_ctr.conf.contracts.run_id import run_id, variant
+from star_ctr.conf.contracts.run_id import format_variant, make_run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.staleness import Standing, steps_of
+from star_ctr.workflows.staleness import Staleness, list_steps
 
 DOMAINS = ("home", "search", "banner", "<script>alert('x')</script>", "a domain whose name goes on & on & on")
 NIGHTS = tuple(f"2026-01-0{day}" for day in range(4, 9))
@@ -45,7 +45,7 @@ class MadeNights:
         self._clock = itertools.count()
 
     def run(self, ds: str) -> str:
-        return run_id(self.settings, ds)
+        return make_run_id(self.settings, ds)
 
     def write(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
         """Append rows to a table, with the partitions that it has."""
@@ -66,7 +66,7 @@ class MadeNights:
             gauc = 0.63 + 0.004 * self.rng.standard_normal() - 0.004 * k * (domain != OVERALL)
             pcoc = float(np.exp(self.rng.normal(0, 0.02 + 0.02 * k * (domain != OVERALL))))
             row = {
-                "run_id": name or self.run(ds), "attempt": 1, "ds": ds, "model": variant(self.settings), "seed": 0, "domain": domain, "rows": n,
+                "run_id": name or self.run(ds), "attempt": 1, "ds": ds, "model": format_variant(self.settings), "seed": 0, "domain": domain, "rows": n,
                 "users": n // 7, "clicks": max(n // 25, 1), "auc": gauc + 0.11, "gauc": gauc, "pcoc": pcoc, "log_loss": 0.15 + 0.01 * self.rng.random(),
             }  # fmt: skip
             if self.intervals:
@@ -139,11 +139,18 @@ class MadeNights:
 
     def step(self, ds: str, step: str, state: str = "done", error: str = "") -> None:
         """An entry of the journal, which stands on what the step would stand on now."""
-        standing = Standing(self.settings, self.entries, busy=True, decisions=Decisions(self.settings).all())
+        standing = Staleness(self.settings, self.entries, busy=True, decisions=Decisions(self.settings).all())
         at = dt.datetime(2026, 1, 9, tzinfo=dt.UTC) + dt.timedelta(minutes=next(self._clock))
         seconds = SECONDS[step] * float(self.rng.uniform(0.85, 1.3)) if state != "running" else None
         entry = Entry(
-            ds, step, standing.run_of(ds, step), state, at, seconds, error=error, stands_on=standing.stands_on(ds, step)
+            ds,
+            step,
+            standing.get_run_id(ds, step),
+            state,
+            at,
+            seconds,
+            error=error,
+            stands_on=standing.stands_on(ds, step),
         )
         self.entries.append(entry)
         Journal(self.settings).add(entry)
@@ -151,14 +158,14 @@ class MadeNights:
     def decide(self, ds: str, outcome: Outcome, reason: str, by: str = "gate") -> None:
         decisions = Decisions(self.settings)
         decided = decisions.all()
-        now = serving(decided)
+        now = find_serving(decided)
         against = now.model if now else ("", None)
         decisions.add(Decision(ds, self.run(ds), 1, *against, outcome, reason, by), decided)
 
     def nights(self, nights: Sequence[str] = NIGHTS) -> None:
         """Whole nights, the gate's decisions among them: the first and the last are promoted, the others held back."""
         for ds in nights:
-            now = serving(Decisions(self.settings).all())
+            now = find_serving(Decisions(self.settings).all())
             self.metrics(ds)
             self.ledger(ds)
             self.record(ds)
@@ -172,5 +179,5 @@ class MadeNights:
             if not promoted:
                 reason = "domain search: GAUC -0.0121 (-0.0180 to -0.0061) against the serving model (margin: 0.01)"
             self.decide(ds, Outcome.PROMOTED if promoted else Outcome.HELD, reason)
-            for step in steps_of(self.settings):
+            for step in list_steps(self.settings):
                 self.step(ds, step)

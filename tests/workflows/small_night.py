@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLES
 from star_ctr.conf.load import load
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.workflows import nightly
 from tests import small_logs
 
@@ -48,11 +48,11 @@ class Night:
         return {number for number in kept if "Delta Table State" not in str(kept[number].name())}
 
     def table(self, name: str) -> pd.DataFrame:
-        return Store(self.settings, self.spark).read(name).toPandas()
+        return WarehouseTables(self.settings, self.spark).read(name).toPandas()
 
     def contents(self) -> dict[str, pd.DataFrame]:
         """All tables but the journal, with their rows in an order of their own; of `runs` what does not tell the time."""
-        store, found = Store(self.settings, self.spark), {}
+        store, found = WarehouseTables(self.settings, self.spark), {}
         for name in TABLES:
             if name in ("steps", "lease") or not store.exists(name):
                 continue

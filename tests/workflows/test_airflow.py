@@ -123,7 +123,7 @@ class Nights:
             states = {name: r["state"] for name, r in self.runs().items()}
             if len(states) >= number and set(states.values()) <= {"success", "failed"}:
                 return states
-            assert self.served.ended() is None
+            assert self.served.find_ended() is None
             time.sleep(1)
         raise AssertionError(f"{states} after {seconds} s; logs in {self.served.home}")
 
@@ -238,7 +238,9 @@ def test_a_backfill_makes_a_night_anew(nights: Nights) -> None:
     nights.wait(3)
     before = len(nights.calls("2026-01-08"))
     dates = ["--from-date", "2026-01-09T00:00", "--to-date", "2026-01-09T23:59"]
-    nights.served.run("backfill", "create", "--dag-id", "star_nightly", *dates, "--reprocess-behavior", "completed")
+    nights.served.run(
+        "backfill", "create", "--dag-id", "star_nightly", *dates, "--reprocess-behavior", "completed"
+    )
     time.sleep(2)
     nights.wait(3)
     run = "scheduled__2026-01-09T02:00:00+00:00"

@@ -17,11 +17,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import TABLES, WEIGHTS, Warehouse
-from star_ctr.conf.contracts.dates import days_between
+from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import damaged_files, published_attempt
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import find_damaged_files, get_published_attempt
 from star_ctr.jobs.registry.decisions import Decisions
 from star_ctr.jobs.tools import simulate
 from star_ctr.workflows import status
@@ -98,7 +98,7 @@ def real(folder: Path) -> Nights:
 
 def contents(settings: Settings, spark: SparkSession) -> dict[str, tuple[int, str]]:
     """By table, its rows and the sum of their hashes."""
-    store, found = Store(settings, spark), {}
+    store, found = WarehouseTables(settings, spark), {}
     for name in TABLES:
         without = TELL_THE_TIME.get(name, [])
         if without is None or not store.exists(name):
@@ -173,7 +173,7 @@ def kill_at(nights: Nights, number: int, moment: Moment) -> tuple[bool, str]:
 def pending_steps(nights: Nights) -> list[str]:
     """Return the steps that are not done, in the order in which a backfill runs them."""
     entries = {(e.ds, e.step): e.state for e in Journal(nights.settings()).entries()}
-    days = days_between(nights.first, nights.last)
+    days = list_days(nights.first, nights.last)
     return [step for ds in days for step in STEPS[:-1] if entries.get((ds, step)) != "done"]
 
 
@@ -188,8 +188,8 @@ def run_to_completion(nights: Nights, number: int = 0) -> None:
 def weights(settings: Settings) -> dict[str, str]:
     """Return the hash of the weights of the newest attempt of each run."""
     warehouse = Warehouse(settings.paths)
-    newest = {run: published_attempt(warehouse, run) for run in warehouse.finished()}
-    assert all(damaged_files(attempt) == [] for attempt in newest.values())
+    newest = {run: get_published_attempt(warehouse, run) for run in warehouse.list_finished_runs()}
+    assert all(find_damaged_files(attempt) == [] for attempt in newest.values())
     return {run: attempt.record()["files"][WEIGHTS] for run, attempt in newest.items()}
 
 

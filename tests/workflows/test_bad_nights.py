@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.workflows import nightly
 from tests import small_logs
 
@@ -43,7 +43,7 @@ class Nights:
 
     def serving(self) -> str:
         """Return the night of the serving model."""
-        now = serving(Decisions(self.settings).all())
+        now = find_serving(Decisions(self.settings).all())
         assert now is not None
         return now.ds
 

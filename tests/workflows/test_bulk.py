@@ -20,13 +20,13 @@ from deltalake import write_deltalake
 from pyspark.sql import SparkSession
 from typer.testing import CliRunner
 
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, ingest, split
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import published_attempt
-from star_ctr.jobs.score import served_model
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import get_published_attempt
+from star_ctr.jobs.score import describe_model
 from star_ctr.jobs.tools import batch_score
 from star_ctr.model.score_checks import TOLERANCE
 from star_ctr.workflows import nightly
@@ -59,9 +59,9 @@ class Nights:
         nightly.run(self.settings, spark, DS)
         for step in (ingest, features, split):
             step.run(self.settings, spark, LATER)  # type: ignore[attr-defined]
-        self.run_id = run_id(self.settings, DS)
+        self.run_id = make_run_id(self.settings, DS)
         self.input = str(folder / "logs" / "views" / f"{DS.replace('-', '')}.parquet")
-        scores = Store(self.settings, spark).read("scores").toPandas()
+        scores = WarehouseTables(self.settings, spark).read("scores").toPandas()
         self.scores = scores[scores["run_id"] == self.run_id].set_index("impression_id").sort_index()
 
     def score(self, source: str, target: str, **more: Any) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -136,7 +136,7 @@ def test_rows_that_were_never_shown_are_scored_as_if_they_were(nights: Nights) -
 
 
 def test_encoded_rows_are_scored_as_they_stand(nights: Nights) -> None:
-    split = Store(nights.settings, nights.spark).warehouse.table("split")
+    split = WarehouseTables(nights.settings, nights.spark).warehouse.table("split")
     told, found = nights.score(split, "encoded", where=f"ds = '{DS}' AND part = 'test'", encoded=True)
     assert_same_scores(found, nights.scores)
     assert told["input_version"] == Deltalake(split).version()
@@ -144,7 +144,7 @@ def test_encoded_rows_are_scored_as_they_stand(nights: Nights) -> None:
 
 
 def test_encoded_rows_that_do_not_fit_are_left_out_by_reason(nights: Nights) -> None:
-    split = Store(nights.settings, nights.spark).read("split").where(f"ds = '{DS}' AND part = 'test'")
+    split = WarehouseTables(nights.settings, nights.spark).read("split").where(f"ds = '{DS}' AND part = 'test'")
     rows = split.limit(20).toPandas()
     kept = rows.iloc[4:]
     rows["domain_id"] = rows["domain_id"].astype("Int64")
@@ -164,7 +164,7 @@ def test_encoded_rows_that_do_not_fit_are_left_out_by_reason(nights: Nights) -> 
 
 
 def test_unknown_domains_are_other_dropped_or_an_error(nights: Nights) -> None:
-    split = Store(nights.settings, nights.spark).warehouse.table("split")
+    split = WarehouseTables(nights.settings, nights.spark).warehouse.table("split")
     encoded = {"where": f"ds = '{DS}' AND part = 'test'", "encoded": True}
     known = nights.scores[nights.scores["domain"] != "other"]
     assert len(known) == len(nights.scores) - 3
@@ -219,7 +219,10 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
     for target, problem in (
         (nights.input, "would overwrite the input"),
         (str(Path(nights.input).parent / ".." / "views"), "would overwrite the input"),
-        (Store(nights.settings, nights.spark).warehouse.table("scores"), "would overwrite the warehouse's `scores`"),
+        (
+            WarehouseTables(nights.settings, nights.spark).warehouse.table("scores"),
+            "would overwrite the warehouse's `scores`",
+        ),
         ("no-such-scheme://bucket/scored", "UnsupportedFileSystem"),
         (str(tmp_path), "is no Delta table"),
         (str(tmp_path / "file"), "is no Delta table"),
@@ -232,8 +235,8 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
 
 
 def test_a_task_of_several_cores_gets_as_many_threads(nights: Nights) -> None:
-    attempt = published_attempt(Store(nights.settings, nights.spark).warehouse, nights.run_id)
-    assert served_model(nights.spark, attempt).threads == 1
+    attempt = get_published_attempt(WarehouseTables(nights.settings, nights.spark).warehouse, nights.run_id)
+    assert describe_model(nights.spark, attempt).threads == 1
     code = "import sys, torch; from star_ctr.jobs.score import *; m = ServedModel(sys.argv[1], (), 2); predictor_of(m)"
     code += "; assert predictor_of(m) is predictor_of(m); print(torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code, str(attempt.folder)], capture_output=True, text=True, check=True)

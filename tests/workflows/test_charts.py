@@ -7,9 +7,19 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from star_ctr.workflows.report.charts import WIDTH, Circle, Line, Span, calibration, forest, lines, spark, stacked
-from star_ctr.workflows.report.formatting import change, clipped, clock, number, seconds
-from star_ctr.workflows.report.scales import Scale, ratios, spanned, ticks, written
+from star_ctr.workflows.report.charts import (
+    WIDTH,
+    Circle,
+    Line,
+    Span,
+    draw_calibration,
+    draw_forest,
+    draw_lines,
+    draw_sparkline,
+    draw_stacked_bars,
+)
+from star_ctr.workflows.report.formatting import clip, format_change, format_clock, format_number, format_seconds
+from star_ctr.workflows.report.scales import Scale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 
 def found(svg: str, tag: str, kind: str = "") -> list[ET.Element]:
@@ -26,7 +36,7 @@ def test_scales_put_values_in_their_place() -> None:
     assert Scale(0, 10, 100, 200)(99) == 200
     assert Scale(0.25, 4, 0, 100, log=True)(1) == 50
     assert Scale(0.25, 4, 0, 100, log=True)(2) == 75
-    scale = spanned([1.0, None, math.nan, 2.0], 0, 100)
+    scale = fit_scale([1.0, None, math.nan, 2.0], 0, 100)
     assert (scale.low, scale.high) == pytest.approx((0.88, 2.12))
 
 
@@ -39,13 +49,13 @@ def test_scales_put_values_in_their_place() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, texts: list[str]) -> None:
-    assert written(ticks(Scale(low, high, 0, 1))) == texts
+    assert format_ticks(choose_ticks(Scale(low, high, 0, 1))) == texts
 
 
 def test_ticks_of_ratios_hold_1_and_stand_apart() -> None:
     for values in ([0.97, 1.02], [0.3, 3.5], [0.1, 9.0]):
-        scale = ratios(values, 150, 20)
-        marks = ticks(scale)
+        scale = fit_ratio_scale(values, 150, 20)
+        marks = choose_ticks(scale)
         assert 1.0 in marks
         at = [scale(m) for m in marks]
         assert min(a - b for a, b in zip(at, at[1:], strict=False)) >= 20
@@ -53,7 +63,7 @@ def test_ticks_of_ratios_hold_1_and_stand_apart() -> None:
 
 def test_lines_have_gaps_and_bands_where_the_values_do() -> None:
     line = Line([0, 1, 2, 3], [0.5, None, 0.7, 0.6], "main", [0.4, None, 0.65, 0.5], [0.6, None, 0.75, 0.7])
-    svg = lines("it", [line], [(0, "a"), (3, "<b>")])
+    svg = draw_lines("it", [line], [(0, "a"), (3, "<b>")])
     runs = [places(e) for e in found(svg, "polyline", "main")]
     assert [len(r) for r in runs] == [1, 2]
     (x2, y2), (x3, y3) = runs[1]
@@ -67,13 +77,13 @@ def test_lines_have_gaps_and_bands_where_the_values_do() -> None:
 
 
 def test_what_lies_above_the_ceiling_is_left_out() -> None:
-    svg = lines("it", [Line([1, 2, 3], [9.0, 0.2, 0.1])], [], ceiling=0.2)
+    svg = draw_lines("it", [Line([1, 2, 3], [9.0, 0.2, 0.1])], [], ceiling=0.2)
     (run,) = found(svg, "polyline", "main")
     assert len(places(run)) == 2
 
 
 def test_a_lone_value_is_drawn() -> None:
-    svg = lines("it", [Line([5], [0.5])], [(5, "now")])
+    svg = draw_lines("it", [Line([5], [0.5])], [(5, "now")])
     assert len(found(svg, "circle", "dot")) == 1
 
 
@@ -84,7 +94,7 @@ def test_the_forest_colours_what_leaves_out_0() -> None:
         Span("b", -0.01, 0.0, 0.01),
         Span("c", None, None, None),
     ]
-    svg = forest("it", spans)
+    svg = draw_forest("it", spans)
     assert [e.get("class") for e in found(svg, "line", "whisker")] == ["whisker good", "whisker bad", "whisker flat"]
     marks = {float(e.get("x1", 0)) for e in found(svg, "line", "mark")}
     (zero,) = marks
@@ -94,7 +104,7 @@ def test_the_forest_colours_what_leaves_out_0() -> None:
 
 
 def test_circles_have_the_area_of_their_clicks() -> None:
-    svg = calibration("it", [Circle("a", 1.0, 400, 1.1), Circle("b", 1.1, 100), Circle("c", None, 50)])
+    svg = draw_calibration("it", [Circle("a", 1.0, 400, 1.1), Circle("b", 1.1, 100), Circle("c", None, 50)])
     a, b = (float(e.get("r", 0)) for e in found(svg, "circle", "disc"))
     assert a == pytest.approx(2 * b, abs=0.1)
     assert float(found(svg, "circle", "disc")[0].get("cy", 0)) == float(found(svg, "line", "mark")[0].get("y1", 0))
@@ -102,25 +112,25 @@ def test_circles_have_the_area_of_their_clicks() -> None:
 
 
 def test_bars_are_as_long_as_their_parts() -> None:
-    svg = stacked("it", [("01-01", [10.0, 30.0]), ("01-02", [0.0, 20.0])])
+    svg = draw_stacked_bars("it", [("01-01", [10.0, 30.0]), ("01-02", [0.0, 20.0])])
     widths = [float(e.get("width", 0)) + 1 for e in found(svg, "rect")]
     assert widths == pytest.approx([55.5, 166.5, 111.0], abs=0.2)
     assert [e.text for e in found(svg, "text", "label")] == ["40 s", "20 s"]
 
 
 def test_a_spark_needs_two_values() -> None:
-    assert spark([None, 0.5]) == ""
-    assert len(places(found(spark([0.4, None, 0.5]), "polyline")[0])) == 2
+    assert draw_sparkline([None, 0.5]) == ""
+    assert len(places(found(draw_sparkline([0.4, None, 0.5]), "polyline")[0])) == 2
 
 
 def test_numbers_as_one_reads_them() -> None:
-    assert [number(v, d) for v, d in ((None, 4), (math.nan, 4), (0.12345, 4), (1234567, 0))] == [
+    assert [format_number(v, d) for v, d in ((None, 4), (math.nan, 4), (0.12345, 4), (1234567, 0))] == [
         "–",
         "–",
         "0.1235",
         "1,234,567",
     ]
-    assert [seconds(s) for s in (None, 8.44, 42.4, 59.7, 200.0, 7500.0)] == [
+    assert [format_seconds(s) for s in (None, 8.44, 42.4, 59.7, 200.0, 7500.0)] == [
         "–",
         "8.4 s",
         "42 s",
@@ -128,8 +138,8 @@ def test_numbers_as_one_reads_them() -> None:
         "3 min 20 s",
         "2 h 5 min",
     ]
-    assert [clock(s) for s in (42.4, 200, 7500)] == ["0:42", "3:20", "2:05:00"]
-    assert clipped("a<b and more", 6) == "a&lt;b a…"
+    assert [format_clock(s) for s in (42.4, 200, 7500)] == ["0:42", "3:20", "2:05:00"]
+    assert clip("a<b and more", 6) == "a&lt;b a…"
 
 
 @pytest.mark.parametrize(
@@ -144,11 +154,11 @@ def test_numbers_as_one_reads_them() -> None:
     ],
 )
 def test_changes_are_coloured_by_what_is_better(now: float, was: float, better: str, kind: str) -> None:
-    assert f'class="{kind}"' in change({"m": now}, {"m": was}, "m", 3, better)
+    assert f'class="{kind}"' in format_change({"m": now}, {"m": was}, "m", 3, better)
 
 
 def test_a_change_within_the_interval_has_no_colour() -> None:
     row = {"m": 0.62, "m_low": 0.61, "m_high": 0.63}
-    assert change(row, {"m": 0.612}, "m", 4, "up") == '<span class="flat">▲ 0.0080</span>'
-    assert change(row, {"m": 0.6}, "m", 4, "up") == '<span class="good">▲ 0.0200</span>'
-    assert change(row, {}, "m") == change({"m": None}, {"m": 1.0}, "m") == ""
+    assert format_change(row, {"m": 0.612}, "m", 4, "up") == '<span class="flat">▲ 0.0080</span>'
+    assert format_change(row, {"m": 0.6}, "m", 4, "up") == '<span class="good">▲ 0.0200</span>'
+    assert format_change(row, {}, "m") == format_change({"m": None}, {"m": 1.0}, "m") == ""

@@ -55,12 +55,12 @@ class Cluster:
 
     def start(self) -> None:
         self._class("master.Master", "--host", "127.0.0.1", "--port", str(self.port), "--webui-port", str(self.web))
-        self._wait(lambda: self._state() is not None)
+        self._wait(lambda: self._compute_state() is not None)
         self._class(
             "worker.Worker", self.url, "--host", "127.0.0.1", "--webui-port", str(free_port()),
             "--cores", "1", "--memory", "1g", "--work-dir", str(self.folder / "work"),
         )  # fmt: skip
-        self._wait(lambda: (self._state() or {}).get("aliveworkers") == 1)
+        self._wait(lambda: (self._compute_state() or {}).get("aliveworkers") == 1)
 
     def _class(self, name: str, *arguments: str) -> None:
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("SPARK_")}
@@ -73,7 +73,7 @@ class Cluster:
                 )
             )  # fmt: skip
 
-    def _state(self) -> dict[str, Any] | None:
+    def _compute_state(self) -> dict[str, Any] | None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.web}/json/", timeout=5) as answer:
                 found: dict[str, Any] = json.load(answer)

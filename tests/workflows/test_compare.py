@@ -14,15 +14,15 @@ from pyspark.sql import SparkSession
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import Plan
 from star_ctr.jobs import evaluate, score, train
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.model import offline
 from star_ctr.workflows.compare import report, run
-from star_ctr.workflows.compare.tables import IN_PAPER, frame, on_common, order_in_paper, paired
+from star_ctr.workflows.compare.tables import IN_PAPER, compare_order, compare_pairs, make_frame, select_common
 from tests import small_logs
 from tests.published import newest_folder
 
@@ -39,7 +39,7 @@ SMALL = ["trainer.moments_rows=0", "model.layers=[8,4]", AGAIN]
 class Compared(SimpleNamespace):
     conf: Path
     results: run.Results
-    store: Store
+    store: WarehouseTables
     trained: int
 
 
@@ -48,7 +48,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> C
     """A comparison whose first attempt stops after a few trainings, with an outside model in it."""
     folder = tmp_path_factory.mktemp("compare")
     conf = small_logs.write(folder, small_logs.frames(rows_a_day=150))
-    store = Store(load(conf), spark)
+    store = WarehouseTables(load(conf), spark)
     told: list[float] = []
 
     def in_this_process(job: Any) -> float:
@@ -94,7 +94,7 @@ class _InThisProcess:
 
 def test_every_run_stands_in_the_tables_and_what_was_done_before_is_kept(compared: Compared) -> None:
     assert compared.trained == 3
-    rows = frame(compared.results.rows)
+    rows = make_frame(compared.results.rows)
     overall = rows[rows["domain"] == "overall"]
     assert overall.groupby("compared").size().to_dict() == {
         "base": 4, "star": 4, "base_noaux": 1, "star_again": 1, "random": 4
@@ -134,7 +134,7 @@ def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: Spar
     night = NIGHTS[1]
     overrides = [*SMALL, *compared.results.comparison.overrides("base_noaux"), "trainer.seed=0"]
     settings = load(compared.conf, overrides)
-    weights = newest_folder(settings, run_id(settings, night)) / "model.safetensors"
+    weights = newest_folder(settings, make_run_id(settings, night)) / "model.safetensors"
     bits = weights.read_bytes()
     before = [r for r in compared.results.rows if r["compared"] == "base_noaux"]
     scores = compared.store.read("scores").where(f"run_id = '{before[0]['run_id']}'").toPandas()
@@ -143,7 +143,7 @@ def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: Spar
     after = evaluate.run(settings, spark, night)
     assert weights.read_bytes() == bits
     # Rows share other batches in Spark: the last bits of a float32 differ.
-    left, right = (frame(rows).drop(columns="compared", errors="ignore") for rows in (before, after))
+    left, right = (make_frame(rows).drop(columns="compared", errors="ignore") for rows in (before, after))
     # A step by itself gives intervals too.
     pd.testing.assert_frame_equal(left, right[left.columns], rtol=0, atol=1e-6)
     again = compared.store.read("scores").where(f"run_id = '{before[0]['run_id']}'").toPandas()
@@ -153,7 +153,7 @@ def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: Spar
 
 
 def test_metrics_of_an_outside_model_are_those_of_scikit_learn(compared: Compared) -> None:
-    rows = frame(compared.results.rows)
+    rows = make_frame(compared.results.rows)
     run = rows[(rows["compared"] == "random") & (rows["domain"] == "overall") & (rows["seed"] == 1)].iloc[0]
     scores = compared.store.read("scores").where(f"run_id = '{run['run_id']}'").toPandas()
     assert len(scores) == 150
@@ -188,7 +188,7 @@ def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) 
         assert part in text
     for figure in ("figure6.png", "figure7.png", "differences.png"):
         assert (tmp_path / figure).stat().st_size > 5000
-    rows = frame(compared.results.rows)
+    rows = make_frame(compared.results.rows)
     overall = rows[rows["domain"] == "overall"]
     for model in ("base", "star", "random"):
         assert f"{overall[overall['compared'] == model]['gauc'].mean():.4f}" in text
@@ -210,11 +210,11 @@ def test_the_order_beside_the_papers() -> None:
         values = sorted(IN_PAPER["Table 3"].values(), reverse=reverse)
         models = sorted(IN_PAPER["Table 3"], key=lambda m: IN_PAPER["Table 3"][m])
         rows = pd.DataFrame({"compared": models, "domain": "overall", "ds": "1", "seed": 0, "gauc": values})
-        order = order_in_paper(rows, "Table 3")
+        order = compare_order(rows, "Table 3")
         assert order is not None
         assert order[1] == pytest.approx(want)
         assert order[0] == (models if reverse else models[::-1])
-    assert order_in_paper(rows.iloc[:2], "Table 3") is None
+    assert compare_order(rows.iloc[:2], "Table 3") is None
 
 
 def test_pairs_are_of_one_night_and_seed() -> None:
@@ -222,10 +222,10 @@ def test_pairs_are_of_one_night_and_seed() -> None:
         [("base", "1", 0, 0.5), ("base", "2", 0, 0.7), ("x", "2", 0, 0.8), ("x", "1", 0, 0.55), ("x", "3", 0, 9.0)],
         columns=["compared", "ds", "seed", "gauc"],
     ).assign(domain="overall")
-    result = paired(rows, "x", "gauc")
+    result = compare_pairs(rows, "x", "gauc")
     assert result is not None
     assert (result.pairs, result.difference) == (2, pytest.approx(0.075))
-    assert paired(rows[rows["ds"] != "3"].query("compared == 'x'"), "x", "gauc") is None
+    assert compare_pairs(rows[rows["ds"] != "3"].query("compared == 'x'"), "x", "gauc") is None
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_command_line_that_asks_for_what_there_is_not(
     compared: Compared, spark: SparkSession, models: str, nights: str, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        run.run(str(compared.conf), [], spark, run.plans_of(models, nights, 1))
+        run.run(str(compared.conf), [], spark, run.make_plans(models, nights, 1))
 
 
 def test_what_is_compared_is_compared_on_what_all_have() -> None:
@@ -244,9 +244,9 @@ def test_what_is_compared_is_compared_on_what_all_have() -> None:
         [("base", "1", 0), ("base", "1", 1), ("base", "2", 0), ("star", "1", 0), ("star", "2", 0), ("star", "2", 1)],
         columns=["compared", "ds", "seed"],
     ).assign(domain="overall")
-    common = on_common(rows, ["base", "star", "not there"])
+    common = select_common(rows, ["base", "star", "not there"])
     assert sorted(common[["compared", "ds", "seed"]].itertuples(index=False, name=None)) == [
         ("base", "1", 0), ("base", "2", 0), ("star", "1", 0), ("star", "2", 0)
     ]  # fmt: skip
-    assert len(on_common(rows, ["star"])) == 3
-    assert on_common(rows, []).empty
+    assert len(select_common(rows, ["star"])) == 3
+    assert select_common(rows, []).empty

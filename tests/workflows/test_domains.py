@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, ingest, split
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from tests import small_logs
 
 pytestmark = pytest.mark.spark
@@ -28,7 +28,7 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def table(conf: Path, spark: SparkSession, overrides: list[str], name: str) -> pd.DataFrame:
-    return Store(load(conf, overrides), spark).read(name).toPandas()
+    return WarehouseTables(load(conf, overrides), spark).read(name).toPandas()
 
 
 def test_a_domain_that_the_settings_do_not_know_goes_to_quarantine_or_to_other(conf: Path, spark: SparkSession) -> None:

@@ -32,7 +32,7 @@ def rows_of(*models: str) -> pd.DataFrame:
 def test_a_comparison_has_the_figures_that_its_models_make(
     tmp_path: Path, models: list[str], figures: list[str]
 ) -> None:
-    parts = report._figures(rows_of(*models), tmp_path)
+    parts = report._draw_figures(rows_of(*models), tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == figures
     assert len(parts) == len(figures)
     assert all(any(f"({name})" in part for part in parts) for name in figures)

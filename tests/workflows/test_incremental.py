@@ -12,14 +12,14 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import evaluate, features, gate, ingest, score, split, train
-from star_ctr.jobs.io.split_commits import split_commit
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import attempt_folder, published_attempt
+from star_ctr.jobs.io.split_commits import read_split_commit
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import get_attempt_folder, get_published_attempt
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.jobs.tools import batch_score
@@ -43,7 +43,7 @@ class Nights:
         self.records: list[dict[str, Any]] = []
         self.layouts: list[Layout] = []
         self.vocabularies: list[pd.DataFrame] = []
-        store = Store(self.settings, spark)
+        store = WarehouseTables(self.settings, spark)
         for ds in NIGHTS:
             ingest.run(self.settings, spark, ds)
             features.run(self.settings, spark, ds)
@@ -52,8 +52,8 @@ class Nights:
             score.run(self.settings, spark, ds)
             evaluate.run(self.settings, spark, ds)
             gate.run(self.settings, spark, ds)
-            self.records.append(published_attempt(store.warehouse, identity).record())
-            _, metadata = split_commit(store.warehouse.table("split"), ds)
+            self.records.append(get_published_attempt(store.warehouse, identity).record())
+            _, metadata = read_split_commit(store.warehouse.table("split"), ds)
             self.layouts.append(Layout.model_validate(metadata["layout"]))
             rows = store.read("vocabularies", metadata["vocabularies"]).where(f"ds = '{ds}'").toPandas()
             self.vocabularies.append(rows.set_index(["embedding", "value"]).sort_index())
@@ -83,7 +83,9 @@ def test_values_keep_their_ids_and_new_ones_follow(nights: Nights) -> None:
             grown += len(new)
     assert grown > 0
     visitors = nights.vocabularies[2].loc["visitor"]
-    train_day = nights.spark.read.format("delta").load(Store(nights.settings, nights.spark).warehouse.table("features"))
+    train_day = nights.spark.read.format("delta").load(
+        WarehouseTables(nights.settings, nights.spark).warehouse.table("features")
+    )
     counts = train_day.where(f"ds = '{small_logs.DAYS[2]}'").groupBy("user_id").count().toPandas().set_index("user_id")
     assert (visitors["rows"].reindex(counts.index) == counts["count"]).all()
 
@@ -115,7 +117,9 @@ def test_each_night_goes_on_from_the_last_one(nights: Nights) -> None:
     assert {name: n["kept"] for name, n in third["start"]["values"].items() if name in sizes} == dict(sizes)
     assert all(n["left_out"] == 0 for n in third["start"]["values"].values())
     assert third["rows"].keys() == {"home", "mail"}, "nothing of the domain that went"
-    scores = Store(nights.settings, nights.spark).read("scores").where(f"run_id = '{third['run_id']}'").toPandas()
+    scores = (
+        WarehouseTables(nights.settings, nights.spark).read("scores").where(f"run_id = '{third['run_id']}'").toPandas()
+    )
     assert set(scores["domain"]) == {"home", "mail"}
 
 
@@ -136,7 +140,7 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
     assert (first.outcome, first.against) == (Outcome.PROMOTED, "")
     assert (second.outcome, second.against) == (Outcome.PROMOTED, runs[0])
     assert {r["domain"] for r in second.facts["differences"]} > {"overall"}
-    scores = Store(nights.settings, nights.spark).read("scores").toPandas()
+    scores = WarehouseTables(nights.settings, nights.spark).read("scores").toPandas()
     beside = scores[scores["run_id"] == f"{runs[0]}@{NIGHTS[1]}"].set_index("impression_id")
     assert set(beside.index) == set(scores[scores["run_id"] == runs[1]]["impression_id"])
     # Another way to the same scores: the raw rows of the day, by bulk scoring.
@@ -148,7 +152,7 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
     np.testing.assert_allclose(beside["score"], other.loc[beside.index, "score"], atol=1e-5)
     metrics = {r["domain"]: r for r in second.facts["metrics"]}
     differing = {r["domain"]: r for r in second.facts["differences"]}
-    of_beside = evaluate.read_metrics(Store(nights.settings, nights.spark), [f"{runs[0]}@{NIGHTS[1]}"])
+    of_beside = evaluate.read_metrics(WarehouseTables(nights.settings, nights.spark), [f"{runs[0]}@{NIGHTS[1]}"])
     for row in of_beside:
         domain = row["domain"]
         if row["gauc"] is not None:
@@ -156,15 +160,15 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
 
 
 def test_a_night_goes_on_from_the_last_accepted_one(nights: Nights) -> None:
-    store, settings = Store(nights.settings, nights.spark), nights.load("trainer.warm_start=accepted")
+    store, settings = WarehouseTables(nights.settings, nights.spark), nights.load("trainer.warm_start=accepted")
     assert find_start(settings, NIGHTS[2]) is None, "no run of this configuration was accepted"
     decisions = Decisions(settings)
     for ds in NIGHTS[:2]:
-        name = run_id(settings, ds)
-        folder = attempt_folder(store.warehouse, name, 1)
-        shutil.copytree(newest_folder(settings, run_id(nights.settings, ds)), folder)
+        name = make_run_id(settings, ds)
+        folder = get_attempt_folder(store.warehouse, name, 1)
+        shutil.copytree(newest_folder(settings, make_run_id(nights.settings, ds)), folder)
         outcome = Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD
         decisions.add(Decision(ds, name, 1, "", None, outcome, "made up"), decisions.all())
-    start = train.warm_start(settings, NIGHTS[2], nights.layouts[2])
+    start = train.find_warm_start(settings, NIGHTS[2], nights.layouts[2])
     assert start is not None
-    assert start.run_id == run_id(settings, NIGHTS[0])
+    assert start.run_id == make_run_id(settings, NIGHTS[0])

@@ -16,7 +16,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows import lease
-from star_ctr.workflows.lease import held, only_writer
+from star_ctr.workflows.lease import hold_lease, is_held
 
 WRITER = """
 import datetime as dt, sys, time
@@ -88,7 +88,7 @@ def test_writers_on_two_machines_exclude_each_other(settings: Settings) -> None:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
     assert (Path(settings.paths.warehouse) / "number").read_text() == str(4 * times)
-    assert not held(settings)
+    assert not is_held(settings)
     assert not list(Path(settings.paths.warehouse).glob("*.pulse"))
 
 
@@ -104,8 +104,8 @@ def test_writers_to_an_object_store_exclude_each_other(bucket: str, tmp_path: Pa
 
 @pytest.mark.parametrize("holder", ["here", "elsewhere"], indirect=True)
 def test_the_error_of_a_second_writer_names_the_holder(settings: Settings, holder: subprocess.Popen[str]) -> None:
-    assert held(settings)
-    with pytest.raises(UserError, match=rf"process {holder.pid} on .* is writing to it; wait"), only_writer(settings):
+    assert is_held(settings)
+    with pytest.raises(UserError, match=rf"process {holder.pid} on .* is writing to it; wait"), hold_lease(settings):
         pass
     assert holder.poll() is None
 
@@ -117,10 +117,10 @@ def test_the_lease_of_a_killed_writer_on_this_machine_is_taken_over_immediately(
     monkeypatch.setattr(lease, "_TIMEOUT_SECONDS", 1000.0)
     holder.kill()  # stays a zombie, as under a parent that does not wait for it
     time.sleep(0.1)
-    assert not held(settings)
-    with only_writer(settings):
-        assert held(settings)
-    assert not held(settings)
+    assert not is_held(settings)
+    with hold_lease(settings):
+        assert is_held(settings)
+    assert not is_held(settings)
 
 
 @pytest.mark.parametrize("holder", ["elsewhere"], indirect=True)
@@ -129,27 +129,27 @@ def test_the_lease_of_a_killed_writer_on_another_machine_is_taken_over_after_the
 ) -> None:
     holder.kill()
     began = time.monotonic()
-    with only_writer(settings):
+    with hold_lease(settings):
         assert time.monotonic() - began > lease._TIMEOUT_SECONDS
-        assert held(settings)
+        assert is_held(settings)
 
 
 @pytest.mark.parametrize("holder", ["elsewhere"], indirect=True)
 def test_a_writer_that_lost_the_lease_kills_itself(settings: Settings, holder: subprocess.Popen[str]) -> None:
     """A resumed process must not write next to the one that took over its lease."""
     holder.send_signal(signal.SIGSTOP)
-    with only_writer(settings):
+    with hold_lease(settings):
         holder.send_signal(signal.SIGCONT)
         _, said = holder.communicate(timeout=30)
         assert holder.returncode == -signal.SIGKILL
         assert "did not renew its lease in time" in said
-        assert held(settings)
-    assert not held(settings)
+        assert is_held(settings)
+    assert not is_held(settings)
 
 
 def test_a_reused_process_id_is_not_the_holder(settings: Settings) -> None:
-    with only_writer(settings):
-        last = lease._last_row(f"{settings.paths.warehouse}/lease")
+    with hold_lease(settings):
+        last = lease._read_last_row(f"{settings.paths.warehouse}/lease")
         assert last is not None
         assert not lease._has_exited(last)
         assert lease._has_exited({**last, "started": "1"})
@@ -157,15 +157,15 @@ def test_a_reused_process_id_is_not_the_holder(settings: Settings) -> None:
 
 
 def test_held_writes_nothing(settings: Settings) -> None:
-    assert not held(settings)
+    assert not is_held(settings)
     assert [path.name for path in Path(settings.paths.warehouse).iterdir()] == ["number"]
 
 
 def test_the_lease_is_released_after_an_error(settings: Settings) -> None:
-    with pytest.raises(ZeroDivisionError), only_writer(settings):
+    with pytest.raises(ZeroDivisionError), hold_lease(settings):
         raise ZeroDivisionError
-    assert not held(settings)
-    events = [row["event"] for row in lease.ordered_rows(f"{settings.paths.warehouse}/lease")]
+    assert not is_held(settings)
+    events = [row["event"] for row in lease.read_ordered_rows(f"{settings.paths.warehouse}/lease")]
     assert json.dumps(events) == '["taken", "released"]'
 
 
@@ -195,7 +195,7 @@ def test_a_writer_without_its_heartbeat_looks_at_the_lease(settings: Settings) -
     process = writer(settings, "elsewhere", "hold")
     assert process.stdout is not None
     assert process.stdout.readline() == "has it\n"
-    last = lease._last_row(f"{settings.paths.warehouse}/lease")
+    last = lease._read_last_row(f"{settings.paths.warehouse}/lease")
     assert last is not None
     row = {**last, "holder": "another", "machine": "third"}
     lease.add_row(f"{settings.paths.warehouse}/lease", row, lease._SCHEMA, last[lease.SEQUENCE])

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from star_ctr.conf.contracts.run_id import run_id
+from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs.tools import metrics_by_day
@@ -34,7 +34,7 @@ def conf(tmp_path: Path) -> list[str]:
     settings, other = load("demo", overrides), load("demo", [*overrides, "trainer.seed=9"])
     rows = [
         {
-            "run_id": run_id(s, day), "ds": day, "domain": domain, "gauc": value and value + shift, "auc": 0.5,
+            "run_id": make_run_id(s, day), "ds": day, "domain": domain, "gauc": value and value + shift, "auc": 0.5,
             "gauc_low": value and value - 0.015, "gauc_high": value and value + 0.015, "auc_low": None, "auc_high": None,
             "pcoc": (1.2, 0.9, 1.05)[k], "log_loss": 0.3 + k / 10,
         }
@@ -85,7 +85,7 @@ def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
     assert {ds for ds, _ in rows_of(*conf, "--to", DAYS[0])} == {DAYS[0]}
     pcoc = rows_of(*conf, "--metric", "pcoc")[DAYS[2], "2"]
     assert (pcoc["value"], pcoc["low"], pcoc["outside"]) == (1.05, None, None)
-    other = run_id(load("demo", ["trainer.seed=9"]), DAYS[0])
+    other = make_run_id(load("demo", ["trainer.seed=9"]), DAYS[0])
     assert rows_of(*conf, "--run-id", other)[DAYS[0], "overall"]["value"] == pytest.approx(0.7)
 
 
@@ -111,7 +111,7 @@ def test_a_day_that_is_none_is_refused(conf: list[str]) -> None:
 
 def test_a_table_from_before_there_were_intervals(tmp_path: Path) -> None:
     settings = load("demo", [f"paths.warehouse={tmp_path}"])
-    row = {"run_id": run_id(settings, DAYS[0]), "ds": DAYS[0], "domain": "overall"}
+    row = {"run_id": make_run_id(settings, DAYS[0]), "ds": DAYS[0], "domain": "overall"}
     old = pa.Table.from_pylist([{**row, "gauc": 0.6, "auc": 0.6, "pcoc": 1.0, "log_loss": 0.3}])
     write_deltalake(f"{tmp_path}/metrics", old, partition_by=["run_id"])
     assert metrics_by_day.run(settings)[0]["low"] is None
@@ -165,17 +165,17 @@ def test_options_that_do_not_go_together(arguments: list[str], words: str) -> No
 
 @pytest.mark.spark
 def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSession) -> None:
-    from star_ctr.jobs.io.warehouse import Store, among
+    from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
     given = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.replicates=20"]
     settings = load("demo", [given[3], given[5]])
-    own, store = run_id(settings, DAYS[0]), Store(settings, spark)
+    own, store = make_run_id(settings, DAYS[0]), WarehouseTables(settings, spark)
     rng = np.random.default_rng(1)
     rows = pd.DataFrame({"impression_id": np.arange(400).astype(str), "user_id": rng.integers(0, 40, 400).astype(str)})
     rows = rows.assign(ds=DAYS[0], domain="1", label=rng.integers(0, 2, 400).astype(float))
     for name in (own, "other"):
         scored = rows.assign(run_id=name, score=rng.random(400))
-        store.replace("scores", spark.createDataFrame(scored), among("run_id", [name]))
+        store.replace("scores", spark.createDataFrame(scored), make_in_condition("run_id", [name]))
     result = CliRunner().invoke(
         app, ["evaluate", *given, "--ds", DAYS[0], "--against", "other", "--json", "-"], catch_exceptions=False
     )
@@ -202,6 +202,6 @@ def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSessi
     ],
 )
 def test_green_is_better(metric: str, before: float, value: float, colour: str) -> None:
-    from star_ctr.workflows.terminal import _changed
+    from star_ctr.workflows.terminal import _format_change
 
-    assert f"[{colour}]" in _changed({"value": value, "change": value - before, "outside": None}, metric)
+    assert f"[{colour}]" in _format_change({"value": value, "change": value - before, "outside": None}, metric)

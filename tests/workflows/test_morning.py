@@ -15,9 +15,9 @@ from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.errors import DataError
 from star_ctr.jobs.registry.decisions import Decisions, Outcome
 from star_ctr.workflows.report import night, quality
-from star_ctr.workflows.report.data import gather
-from star_ctr.workflows.report.headline import headline
-from star_ctr.workflows.report.page import written
+from star_ctr.workflows.report.data import collect
+from star_ctr.workflows.report.headline import render_headline
+from star_ctr.workflows.report.page import render
 from tests.published import publish
 from tests.workflows.made_nights import DOMAINS, NIGHTS, MadeNights
 
@@ -57,22 +57,22 @@ def words(part: str) -> str:
 
 
 def test_the_newest_night_of_these_settings_and_no_other(whole: MadeNights) -> None:
-    morning = gather(whole.settings)
+    morning = collect(whole.settings)
     assert (morning.ds, morning.before, list(morning.nights)) == (LAST, BEFORE, list(NIGHTS))
     assert set(morning.now) == {*DOMAINS, OVERALL}
     assert [night[OVERALL]["run_id"] for night in morning.nights.values()] == [whole.run(ds) for ds in NIGHTS]
     assert morning.beside["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
     assert {r["against"] for r in morning.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
-    assert gather(whole.settings, NIGHTS[1]).ds == NIGHTS[1]
-    assert list(gather(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), (
+    assert collect(whole.settings, NIGHTS[1]).ds == NIGHTS[1]
+    assert list(collect(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), (
         "later nights are not the page's business"
     )
 
 
 def test_runs_of_other_settings_stand_aside(made: MadeNights) -> None:
     made.metrics(BEFORE)
-    made.metrics(LAST, f"{LAST}-star-pn-aux-s1-{gather(made.settings).settings_hash}")
-    morning = gather(made.settings)
+    made.metrics(LAST, f"{LAST}-star-pn-aux-s1-{collect(made.settings).settings_hash}")
+    morning = collect(made.settings)
     assert (morning.ds, list(morning.nights)) == (BEFORE, [BEFORE])
 
 
@@ -81,8 +81,8 @@ def test_every_number_of_the_night_and_its_change(made: MadeNights) -> None:
     made.metrics(
         LAST, gauc=0.6234, auc=0.71, pcoc=0.9, log_loss=0.14, rows=1234, clicks=40, gauc_low=0.62, gauc_high=0.65
     )
-    morning = gather(made.settings)
-    tiles = headline(morning)
+    morning = collect(made.settings)
+    tiles = render_headline(morning)
     for now, by, kind in (
         ("0.6234", "▲ 0.0134", "good"),
         ("0.7100", "▼ 0.0100", "bad"),
@@ -91,9 +91,9 @@ def test_every_number_of_the_night_and_its_change(made: MadeNights) -> None:
     ):
         assert f'<p class="big">{now}</p><p class="small"><span class="{kind}">{by}</span>' in tiles
     assert "0.6200 to 0.6500" in words(tiles)
-    table = words(quality.by_domain(morning))
+    table = words(quality.render_by_domain(morning))
     assert "home 0.6234 ▲ 0.0134 0.6200 to 0.6500" in table
-    assert '<tr class="few"><th>home</th>' in quality.by_domain(morning), "fewer than gate.domain_rows"
+    assert '<tr class="few"><th>home</th>' in quality.render_by_domain(morning), "fewer than gate.domain_rows"
     assert "0.1400 ▼ 0.0100 1,234 ▲ 234 40 ± 0" in table
 
 
@@ -101,13 +101,13 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
     made.intervals = False
     made.metrics(BEFORE)
     made.metrics(LAST)
-    page = written(gather(made.settings), "")
+    page = render(collect(made.settings), "")
     assert " to 0." not in words(page)
     assert 'class="band"' not in page
     nulls = MadeNights(made.folder / "nulls")
     ends = {f"{m}_{e}": None for m in ("auc", "gauc") for e in ("low", "high")}
     nulls.metrics(LAST, gauc=None, auc=None, pcoc=float("nan"), **ends)
-    page = written(gather(nulls.settings), "")
+    page = render(collect(nulls.settings), "")
     assert '<p class="big">–</p>' in page
     assert "nan" not in page
 
@@ -128,10 +128,10 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
 )
 def test_the_decision_in_plain_words(made: MadeNights, outcome: Outcome, kind: str, said: str) -> None:
     made.metrics(LAST)
-    assert '<header class="none">' in headline(gather(made.settings))
-    assert "No decision" in headline(gather(made.settings))
+    assert '<header class="none">' in render_headline(collect(made.settings))
+    assert "No decision" in render_headline(collect(made.settings))
     made.decide(LAST, outcome, "because")
-    top = headline(gather(made.settings))
+    top = render_headline(collect(made.settings))
     assert f'<header class="{kind}">' in top
     assert said in words(top)
 
@@ -142,7 +142,7 @@ def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
         made.decide(ds, Outcome.PROMOTED, "better")
     publish(made.settings, made.run(BEFORE), BEFORE)
     Decisions(made.settings).rollback("clicks fell", by="ann")
-    last, before = (words(headline(gather(made.settings, ds))) for ds in (LAST, BEFORE))
+    last, before = (words(render_headline(collect(made.settings, ds))) for ds in (LAST, BEFORE))
     assert "Rolled back Clicks fell. (ann) An earlier model is served instead." in last
     assert "promoted by gate: better" in last
     assert "Served again Clicks fell. (ann) A later model was taken back." in before
@@ -150,7 +150,7 @@ def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
 
 
 def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
-    kept = words(night.rows_kept(gather(whole.settings)))
+    kept = words(night.render_ledger(collect(whole.settings)))
     sizes = [int(24_000 / (k + 1) ** 1.3) for k in range(len(DOMAINS))]
     out, lost = sum(sizes), sum(20 + k + 3 for k in range(len(DOMAINS)))
     assert f"ingest {out + lost:,} {out:,} {lost}" in kept
@@ -171,32 +171,32 @@ def test_rows_that_vanish_between_two_steps_are_told(made: MadeNights) -> None:
     ]
     made.write("ledger", rows)
     assert "score 98 98 0 2 fewer than the step before gave evaluate 98 98 0" in words(
-        night.rows_kept(gather(made.settings))
+        night.render_ledger(collect(made.settings))
     )
 
 
 def test_the_nights_and_what_is_not_as_it_should_be(made: MadeNights) -> None:
     made.nights()
-    morning = gather(made.settings)
-    assert "alarms" not in headline(morning)
+    morning = collect(made.settings)
+    assert "alarms" not in render_headline(morning)
     assert all(row["state"] == "done" for row in morning.standing)
-    drawn = night.time_spent(morning)
+    drawn = night.render_time(morning)
     assert drawn.count("<rect") == 7 * len(NIGHTS)
     seconds = next(e.seconds for e in made.entries if (e.ds, e.step) == (LAST, "train"))
-    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.nights(morning))
+    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.render_nights(morning))
     made.step("2026-01-09", "ingest")
     made.step("2026-01-09", "features", "failed", error="DataError: disk <full>")
-    top = headline(gather(made.settings))
+    top = render_headline(collect(made.settings))
     assert "Features of 2026-01-09 failed: DataError: disk &lt;full&gt;" in top
-    assert gather(made.settings).ds == LAST, "the newest night that has metrics"
-    assert "There are no metrics of this night." in headline(gather(made.settings, "2026-01-09"))
+    assert collect(made.settings).ds == LAST, "the newest night that has metrics"
+    assert "There are no metrics of this night." in render_headline(collect(made.settings, "2026-01-09"))
 
 
 def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
     made.metrics(LAST)
     made.record(LAST, start="2026-01-07-star")
-    morning = gather(made.settings)
-    said = words(night.stands_on(morning))
+    morning = collect(made.settings)
+    said = words(night.render_inputs(morning))
     for fact in (
         made.run(LAST),
         morning.settings_hash,
@@ -206,12 +206,12 @@ def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
         "1.2e-07",
     ):
         assert fact in said
-    assert "12,074" in words(night.training(morning))
+    assert "12,074" in words(night.render_training(morning))
 
 
 def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:
     made.metrics(LAST)
-    said = words(written(gather(made.settings), "star-ctr report"))
+    said = words(render(collect(made.settings), "star-ctr report"))
     for calm in (
         "The gate has not decided",
         "No model is served yet.",
@@ -227,14 +227,14 @@ def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:
 
 def test_a_night_that_is_not_there_is_refused_with_those_that_are(made: MadeNights) -> None:
     with pytest.raises(DataError, match="no metrics of any night.*run `star-ctr nightly`"):
-        gather(made.settings)
+        collect(made.settings)
     made.metrics(LAST)
     with pytest.raises(DataError, match=rf"no metrics of the night {BEFORE} .*there are {LAST}; .*--ds {BEFORE}"):
-        gather(made.settings, BEFORE)
+        collect(made.settings, BEFORE)
 
 
 def test_names_are_text_and_nothing_is_asked_for_from_outside(whole: MadeNights) -> None:
-    page = Text(written(gather(whole.settings), "star-ctr report --conf '<b>'"))
+    page = Text(render(collect(whole.settings), "star-ctr report --conf '<b>'"))
     assert "script" not in {tag for tag, _ in page.tags}
     assert html.unescape(DOMAINS[3]) in page.words
     asking = [

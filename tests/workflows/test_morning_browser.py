@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from star_ctr.workflows.report.data import gather
-from star_ctr.workflows.report.page import written
+from star_ctr.workflows.report.data import collect
+from star_ctr.workflows.report.page import render
 from tests.workflows.made_nights import NIGHTS, MadeNights
 
 BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_a_phone_shows_all_of_it(whole: MadeNights, tmp_path: Path, dark: bool) -> None:
-    told, console = seen(written(gather(whole.settings), "star-ctr report " + "x" * 200), tmp_path, dark)
+    told, console = seen(render(collect(whole.settings), "star-ctr report " + "x" * 200), tmp_path, dark)
     assert console == []
     assert told["fetched"] == []
     assert told["title"] == f"demo {NIGHTS[-1]}"
@@ -91,13 +91,13 @@ def test_a_lone_night_too(tmp_path: Path) -> None:
     made = MadeNights(tmp_path / "lone")
     made.metrics(NIGHTS[0])
     made.ledger(NIGHTS[0])
-    told, console = seen(written(gather(made.settings), "") + "<svg class=chart><text>a</text></svg>", tmp_path)
+    told, console = seen(render(collect(made.settings), "") + "<svg class=chart><text>a</text></svg>", tmp_path)
     assert (console, told["fetched"], told["out"]) == ([], [], [])
     assert told["needed"] <= told["width"]
 
 
 def test_the_browser_would_tell(whole: MadeNights, tmp_path: Path) -> None:
-    page = written(gather(whole.settings), "")
+    page = render(collect(whole.settings), "")
     bad = page.replace("</main>", '<p style="width:500px">wide</p><img src="http://127.0.0.1:9/x.png"></main>')
     told, console = seen(bad, tmp_path)
     assert told["needed"] > told["width"]

@@ -17,8 +17,8 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import evaluate, features, ingest, score, split, train
-from star_ctr.jobs.io.split_commits import split_commit
-from star_ctr.jobs.io.warehouse import Store
+from star_ctr.jobs.io.split_commits import read_split_commit
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.tools import check, tables
 from tests import small_logs
 from tests.workflows.small_night import DS, Night
@@ -98,7 +98,7 @@ def test_training_days_alone_fit_the_encoders(night: Night) -> None:
     assert known == set(trained["item_id"]) | set(sequences)
     assert "s-new" in set(rows["item_id"]) - known
     layout = Layout.model_validate(
-        split_commit(Store(night.settings, night.spark).warehouse.table("split"), DS)[1]["layout"]
+        read_split_commit(WarehouseTables(night.settings, night.spark).warehouse.table("split"), DS)[1]["layout"]
     )
     fitted = {f.name: f for f in layout.numeric}
     for name, form in (("slot", np.asarray), ("price", np.log1p)):
@@ -138,7 +138,7 @@ def test_a_split_of_features_made_with_other_settings_is_refused(night: Night) -
 def known_rows(settings: Settings, spark: SparkSession) -> pd.DataFrame:
     ingest.run(settings, spark, DS)
     features.run(settings, spark, DS)
-    rows = Store(settings, spark).read("features").toPandas().set_index("impression_id").sort_index()
+    rows = WarehouseTables(settings, spark).read("features").toPandas().set_index("impression_id").sort_index()
     return rows.drop(columns=["label", "settings"]).astype(str)
 
 

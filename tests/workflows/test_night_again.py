@@ -15,8 +15,8 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, ingest, split
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import published_attempt
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import get_published_attempt
 from star_ctr.jobs.tools import replay, vacuum
 from star_ctr.workflows import backfill, nightly
 from tests import small_logs
@@ -51,12 +51,15 @@ def test_a_backfill_keeps_what_a_night_did_and_redoes_what_changed(night: Night,
 
 
 def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkSession) -> None:
-    store = Store(night.settings, spark)
+    store = WarehouseTables(night.settings, spark)
     run_id = night.metrics[0]["run_id"]
-    cited = published_attempt(store.warehouse, run_id).record()["versions"]["split"]
+    cited = get_published_attempt(store.warehouse, run_id).record()["versions"]["split"]
     for _ in range(2):  # an older and a newer version of which no run knows
         split.run(night.settings, spark, DS)
-    removed = {r["table"]: r["files"] for r in vacuum.vacuum(night.settings, vacuum.plan(night.settings).kept, 0)}
+    removed = {
+        r["table"]: r["files"]
+        for r in vacuum.vacuum_files(night.settings, vacuum.plan_removals(night.settings).kept, 0)
+    }
     assert removed["split"] > 0
     with pytest.raises(Exception, match="(?i)file"):
         store.read("split", cited + 1).toPandas()
@@ -84,7 +87,7 @@ def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_aga
     settings = load(conf)
     ingest.run(settings, spark, DS)
     features.run(settings, spark, DS)
-    store = Store(settings, spark)
+    store = WarehouseTables(settings, spark)
     whole = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
     folder = Path(store.warehouse.table("features"))
     kills = 0

@@ -25,8 +25,8 @@ from hypothesis import strategies as st
 
 from star_ctr.conf import files as conf_files
 from star_ctr.conf.contracts.catalog import RECORD, RESULT, Warehouse
-from star_ctr.conf.contracts.dates import days_between
-from star_ctr.conf.contracts.run_id import refit_of, run_id
+from star_ctr.conf.contracts.dates import list_days
+from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs import gate, refit
@@ -34,24 +34,24 @@ from star_ctr.jobs.registry import attempts
 from star_ctr.jobs.registry import decisions as decisions_job
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
-    attempt_of,
-    damaged_files,
     find_attempt,
+    find_damaged_files,
+    get_attempt,
+    get_published_attempt,
     publish_attempt,
-    published_attempt,
 )
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, accepted, serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving, list_accepted
 from star_ctr.jobs.tools import vacuum
-from star_ctr.model.data.reader import live_files
+from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.parity_sample import probe_rows
+from star_ctr.model.parity_sample import read_sample
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.workflows import retention
 from tests.model.synthetic import LAYOUT, job, version_of, with_vocabularies, write_split
 
 pytestmark = pytest.mark.slow
-NIGHTS = days_between("2026-03-01", "2026-03-05")
+NIGHTS = list_days("2026-03-01", "2026-03-05")
 VARIANTS = 3
 EVENTS = st.tuples(
     st.sampled_from(("night", "night", "night", "restate", "gate", "promote", "rollback", "refit", "clean")),
@@ -141,7 +141,7 @@ class Sequence:
                 case "restate":
                     self.logs[ds] += 1
                 case "gate":
-                    if find_attempt(self.warehouse, run_id(self.settings, ds)):
+                    if find_attempt(self.warehouse, make_run_id(self.settings, ds)):
                         self.judge(ds, good)
                 case "promote":
                     self.promote(pick)
@@ -162,7 +162,7 @@ class Sequence:
     def train(self, ds: str, run: str) -> TrainingJob:
         """Train as `star-ctr train` does."""
         made = assign_attempt(self.warehouse, self.job(ds, run))
-        if not attempt_of(made).is_published:
+        if not get_attempt(made).is_published:
             self.trainings.copy((self.logs[ds] + NIGHTS.index(ds)) % VARIANTS, made)
         # The split of all nights is the same, so use the vocabularies of its own night.
         with patch.object(
@@ -172,14 +172,14 @@ class Sequence:
         return made
 
     def night(self, ds: str, good: bool) -> None:
-        self.train(ds, run_id(self.settings, ds))
+        self.train(ds, make_run_id(self.settings, ds))
         self.judge(ds, good)
         if good:
             self.refit(ds, True)
 
     def judge(self, ds: str, good: bool) -> None:
         def decide(_settings: Any, _store: Any, ds: str, candidate: Any, decided: list[Decision]) -> Decision:
-            now = serving(decided)
+            now = find_serving(decided)
             against = now.model if now else ("", None)
             outcome = Outcome.PROMOTED if good else Outcome.HELD
             return Decision(ds, candidate.run_id, candidate.number, *against, outcome, "drawn")
@@ -187,7 +187,7 @@ class Sequence:
         before = Decisions(self.settings).all()
         with patch.object(gate, "_decide", decide):
             result = gate.run(self.settings, None, ds)  # type: ignore[arg-type]
-        now = serving(Decisions(self.settings).all())
+        now = find_serving(Decisions(self.settings).all())
         assert (result["serving"], result["serving_attempt"]) == ((now.run_id, now.attempt) if now else ("none", None))
         if self.manual and result["outcome"] != "nothing to decide":
             assert ds > self.manual[1], "a manual decision holds for all nights that had been judged before it"
@@ -196,17 +196,17 @@ class Sequence:
         assert len(Decisions(self.settings).all()) - len(before) <= 1
 
     def refit(self, ds: str, works: bool) -> None:
-        decisions, run = Decisions(self.settings), run_id(self.settings, ds)
+        decisions, run = Decisions(self.settings), make_run_id(self.settings, ds)
         decided = decisions.all()
-        if refit._nothing_to_refit(decided, run, find_attempt(self.warehouse, run)):
+        if refit._explain_no_refit(decided, run, find_attempt(self.warehouse, run)):
             return
-        promoted = next(d for d in reversed(accepted(decided)) if d.run_id == run)
-        made = self.train(ds, refit_of(run))
+        promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == run)
+        made = self.train(ds, make_refit_run_id(run))
         decision = Decision(ds, made.run_id, made.attempt, *promoted.model, Outcome.REFIT, "refit")
         refit.publish(decisions, decision, [] if works else ["PCOC 3"])
 
     def promote(self, pick: int) -> None:
-        if runs := self.warehouse.finished():
+        if runs := self.warehouse.list_finished_runs():
             with suppress(UserError):
                 Decisions(self.settings).promote(runs[pick % len(runs)], "drawn", by="ann")
 
@@ -223,34 +223,34 @@ class Sequence:
 
     def check_serving_model(self) -> None:
         decided = Decisions(self.settings).all()
-        now = serving(decided)
+        now = find_serving(decided)
         if now is None:
             return
-        attempt = published_attempt(self.warehouse, *now.model)
+        attempt = get_published_attempt(self.warehouse, *now.model)
         record = attempt.record()
         predictor = Predictor(attempt.folder, record["files"])
-        files = live_files(self.trainings.table, version_of(self.trainings.table), LAYOUT.ds, "train", LAYOUT)
-        ids, rows = probe_rows(files, LAYOUT, 200)
+        files = list_live_files(self.trainings.table, version_of(self.trainings.table), LAYOUT.ds, "train", LAYOUT)
+        ids, rows = read_sample(files, LAYOUT, 200)
         scores = predictor.predict(rows.ints, rows.floats, rows.domain)
         np.testing.assert_allclose(scores, [record["probe"][i] for i in ids], atol=1e-5)
-        for decision in accepted(decided)[-1 - self.settings.retention.rollbacks :]:
-            assert damaged_files(published_attempt(self.warehouse, *decision.model)) == []
+        for decision in list_accepted(decided)[-1 - self.settings.retention.rollbacks :]:
+            assert find_damaged_files(get_published_attempt(self.warehouse, *decision.model)) == []
 
     def check_manual_decision(self) -> None:
         decided = Decisions(self.settings).all()
         if decided and decided[-1].is_manual:  # even if the command was killed after the commit
             self.manual = (decided[-1].model, max(d.ds for d in decided))
         if self.manual:
-            now = serving(decided)
+            now = find_serving(decided)
             assert now is not None
             refit_of_it = now.outcome is Outcome.REFIT and (now.against, now.against_attempt) == self.manual[0]
             assert now.model == self.manual[0] or refit_of_it
 
 
 def vocabularies_of_split(table: str, version: int) -> list[str]:
-    from star_ctr.conf.contracts.vocabulary import vocabulary_files
+    from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 
-    return vocabulary_files(table, version, LAYOUT.ds)
+    return list_vocabulary_files(table, version, LAYOUT.ds)
 
 
 # Do not shrink failing sequences, which takes minutes.

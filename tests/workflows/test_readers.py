@@ -65,4 +65,4 @@ def test_the_audit_hook_rejects_a_writer(made: MadeNights) -> None:
     )
     assert done.returncode != 0
     assert "read-only" in done.stderr
-    assert Warehouse(made.settings.paths).finished()
+    assert Warehouse(made.settings.paths).list_finished_runs()

@@ -10,13 +10,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import OF_REFIT, WEIGHTS
-from star_ctr.conf.contracts.run_id import refit_of, run_id
+from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, gate, refit, split
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import published_attempt
-from star_ctr.jobs.registry.decisions import Decisions, Outcome, serving
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import get_published_attempt
+from star_ctr.jobs.registry.decisions import Decisions, Outcome, find_serving
 from star_ctr.jobs.tools import replay, vacuum
 from star_ctr.workflows import backfill
 from tests import small_logs
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.spark
 BEFORE = small_logs.DAYS[-2]
 
 
-def encoded(store: Store, table: str, ds: str) -> pd.DataFrame:
+def encoded(store: WarehouseTables, table: str, ds: str) -> pd.DataFrame:
     rows = store.read(table).where(f"ds = '{ds}' AND part = 'train'").drop("ds").toPandas()
     return rows.sort_values("impression_id", ignore_index=True)
 
@@ -36,7 +36,7 @@ def encoded(store: Store, table: str, ds: str) -> pd.DataFrame:
 def test_its_rows_are_those_that_the_next_night_trains_on(night: Night, spark: SparkSession) -> None:
     # By the night's own features, which know of all clicks that came later.
     totals = split.run(night.settings, spark, BEFORE, OF_REFIT)
-    store = Store(night.settings, spark)
+    store = WarehouseTables(night.settings, spark)
     mine, theirs = encoded(store, OF_REFIT.split, BEFORE), encoded(store, "split", DS)
     assert BEFORE in set(mine["day"])
     pd.testing.assert_frame_equal(mine[theirs.columns], theirs)
@@ -69,21 +69,23 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     settings = load(conf, ["window.days=2", "gate.publish=refit", "gate.min_rows=0", "gate.min_clicks=0"])
     report = backfill.run(settings, spark, BEFORE, DS)
     assert [r["step"] for r in report if r["ds"] == DS][-1] == "refit"
-    names = {ds: run_id(settings, ds) for ds in (BEFORE, DS)}
+    names = {ds: make_run_id(settings, ds) for ds in (BEFORE, DS)}
     decided = Decisions(settings).all()
     first, made, second = decided[:3]
     assert (first.run_id, first.outcome, first.against) == (names[BEFORE], Outcome.PROMOTED, "")
-    assert (made.run_id, made.outcome, made.against) == (refit_of(names[BEFORE]), Outcome.REFIT, names[BEFORE])
-    assert (second.run_id, second.against) == (names[DS], refit_of(names[BEFORE])), "judged beside what was served"
+    assert (made.run_id, made.outcome, made.against) == (make_refit_run_id(names[BEFORE]), Outcome.REFIT, names[BEFORE])
+    assert (second.run_id, second.against) == (names[DS], make_refit_run_id(names[BEFORE])), (
+        "judged beside what was served"
+    )
     assert {r["domain"] for r in second.facts["differences"]} > {"overall"}
 
     # What is served has seen the day: the pointer, the record and the rows that it was trained on say so.
-    now = serving(decided)
+    now = find_serving(decided)
     assert now is not None
     pointer = json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())
     assert pointer["run_id"] == now.run_id
-    store = Store(settings, spark)
-    record = published_attempt(store.warehouse, refit_of(names[BEFORE])).record()
+    store = WarehouseTables(settings, spark)
+    record = get_published_attempt(store.warehouse, make_refit_run_id(names[BEFORE])).record()
     seen = store.read("refit_split", record["versions"]["split"]).where(f"ds = '{BEFORE}'").toPandas()
     assert set(seen["day"]) == {small_logs.DAYS[1], BEFORE}
     assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
@@ -106,7 +108,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).all()) == len(decided)
     split.run(settings, spark, BEFORE, OF_REFIT)
-    vacuum.vacuum(settings, vacuum.plan(settings).kept, 0)
-    again = replay.run(settings, spark, refit_of(names[BEFORE]))
+    vacuum.vacuum_files(settings, vacuum.plan_removals(settings).kept, 0)
+    again = replay.run(settings, spark, make_refit_run_id(names[BEFORE]))
     assert again["weights"] == "the same bits"
     assert again["metrics"].startswith("none")

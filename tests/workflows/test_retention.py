@@ -15,27 +15,27 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
 from star_ctr.conf.contracts.catalog import RECORD, TABLES, Warehouse
-from star_ctr.conf.contracts.dates import days_between
-from star_ctr.conf.contracts.run_id import refit_of, run_id
+from star_ctr.conf.contracts.dates import list_days
+from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import rows_of
+from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.split_commits import find_split
-from star_ctr.jobs.registry.attempts import Attempt, assign_attempt, list_attempts, published_attempt
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.registry.attempts import Attempt, assign_attempt, get_published_attempt, list_attempts
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows import retention
-from star_ctr.workflows.backfill import reason
+from star_ctr.workflows.backfill import explain
 from star_ctr.workflows.cli import app
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.lease import only_writer
-from star_ctr.workflows.staleness import STEPS, Standing, State
-from star_ctr.workflows.status import standing_of
+from star_ctr.workflows.lease import hold_lease
+from star_ctr.workflows.staleness import STEPS, Staleness, State
+from star_ctr.workflows.status import read_staleness
 from tests.model.synthetic import job
 from tests.published import publish
 
-DAYS = days_between("2026-02-17", "2026-03-02")
+DAYS = list_days("2026-02-17", "2026-03-02")
 AGES = tuple(
     f"retention.{name}={days}"
     for name, days in {"features": 6, "splits": 3, "scores": 3, "models": 8, "rollbacks": 1}.items()
@@ -52,7 +52,7 @@ class Nights:
         write_deltalake(str(folder / "other" / "split"), pa.table({"ds": ["x"]}))
         entries: list[Entry] = []
         for number, ds in enumerate(DAYS):
-            name = run_id(self.settings, ds)
+            name = make_run_id(self.settings, ds)
             self.write("features", {"ds": ds})
             self.write("vocabularies", {"ds": ds})
             version = self.write("split", {"ds": ds, "part": "test", "domain": "home"}, {"ds": ds})
@@ -60,9 +60,9 @@ class Nights:
             self.pin(publish(self.settings, name, ds), version, number)
             self.decide(ds)
             for step in STEPS[:-1]:
-                standing = Standing(self.settings, entries, busy=False, decisions=Decisions(self.settings).all())
+                standing = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).all())
                 at = dt.datetime(2026, 3, 3, tzinfo=dt.UTC)
-                run = standing.run_of(ds, step)
+                run = standing.get_run_id(ds, step)
                 entries.append(Entry(ds, step, run, "done", at, stands_on=standing.stands_on(ds, step)))
                 Journal(self.settings).add(entries[-1])
 
@@ -96,16 +96,16 @@ class Nights:
 
     def decide(self, ds: str, attempt: int = 1) -> None:
         decisions = Decisions(self.settings)
-        name = run_id(self.settings, ds)
+        name = make_run_id(self.settings, ds)
         decisions.add(Decision(ds, name, attempt, "", None, Outcome.PROMOTED, "made up"), decisions.all())
 
     def nights(self, table: str) -> list[str]:
         """Return the nights that a table has rows for."""
         key = "run_id" if table == "scores" else "ds"
-        return sorted({row[key][:10] for row in rows_of(self.tables.table(table))})
+        return sorted({row[key][:10] for row in read_rows(self.tables.table(table))})
 
     def models(self) -> list[str]:
-        return [run[:10] for run in self.tables.finished()]
+        return [run[:10] for run in self.tables.list_finished_runs()]
 
     def clean(self) -> list[dict[str, object]]:
         return retention.run(self.settings, dry_run=False)
@@ -149,9 +149,9 @@ def test_old_nights_are_deleted_unless_needed(nights: Nights) -> None:
     assert nights.nights("split") == nights.nights("vocabularies") == nights.nights("scores") == DAYS[-4:]
     # One model more than the age allows, because the next night may start from it.
     assert nights.models() == DAYS[-10:]
-    now = serving(Decisions(nights.settings).all())
+    now = find_serving(Decisions(nights.settings).all())
     assert now is not None
-    assert published_attempt(nights.tables, *now.model).run_id == run_id(nights.settings, DAYS[-1])
+    assert get_published_attempt(nights.tables, *now.model).run_id == make_run_id(nights.settings, DAYS[-1])
     Decisions(nights.settings).rollback("a rollback still works", by="ann")
 
 
@@ -162,7 +162,7 @@ def test_the_window_of_the_next_night_is_kept(nights: Nights) -> None:
 
 
 def test_pinned_and_serving_models_are_kept_at_any_age(nights: Nights) -> None:
-    pinned, served = (run_id(nights.settings, ds) for ds in DAYS[:2])
+    pinned, served = (make_run_id(nights.settings, ds) for ds in DAYS[:2])
     Decisions(nights.settings).promote(served, "the best one", by="ann")
     nights.settings = nights.load(*AGES, f"retention.pinned=[{pinned}]")
     nights.clean()
@@ -171,7 +171,7 @@ def test_pinned_and_serving_models_are_kept_at_any_age(nights: Nights) -> None:
 
 
 def test_table_versions_of_kept_models_stay_readable(nights: Nights) -> None:
-    served = published_attempt(nights.tables, run_id(nights.settings, DAYS[0]))
+    served = get_published_attempt(nights.tables, make_run_id(nights.settings, DAYS[0]))
     version = json.loads((served.folder / "job.json").read_text())["versions"]["split"]
     Decisions(nights.settings).promote(served.run_id, "the best one", by="ann")
     nights.settings = nights.load(*AGES, "retention.replaced=0", "retention.models=3")
@@ -183,7 +183,7 @@ def test_table_versions_of_kept_models_stay_readable(nights: Nights) -> None:
 
 
 def test_superseded_attempts_are_deleted_and_their_numbers_not_reused(nights: Nights) -> None:
-    run = run_id(nights.settings, DAYS[-2])
+    run = make_run_id(nights.settings, DAYS[-2])
     for number in (2, 3):
         nights.pin(publish(nights.settings, run, DAYS[-2], number), 0, 0)
     nights.decide(DAYS[-2], attempt=1)  # attempt 1 is served
@@ -195,7 +195,7 @@ def test_superseded_attempts_are_deleted_and_their_numbers_not_reused(nights: Ni
     nights.clean()
     assert [a.number for a in list_attempts(nights.tables, run)] == [1, 3]
     nights.settings = nights.load(*AGES, "retention.models=1")
-    other = run_id(nights.settings, DAYS[6])
+    other = make_run_id(nights.settings, DAYS[6])
     assert list_attempts(nights.tables, other)
     nights.clean()
     assert list_attempts(nights.tables, other) == []
@@ -206,37 +206,37 @@ def test_superseded_attempts_are_deleted_and_their_numbers_not_reused(nights: Ni
 
 def test_a_served_refit_and_the_attempt_that_it_was_made_from_are_kept(nights: Nights) -> None:
     night = DAYS[-2]  # the last accepted night of a configuration is kept for another reason
-    run = run_id(nights.settings, night)
+    run = make_run_id(nights.settings, night)
     old = time.time() - 31 * 24 * 3600
-    for name, number in ((run, 2), (refit_of(run), 1), (refit_of(run), 2)):
+    for name, number in ((run, 2), (make_refit_run_id(run), 1), (make_refit_run_id(run), 2)):
         attempt = publish(nights.settings, name, night, number)
         nights.pin(attempt, 0, 0)
         os.utime(attempt.folder / RECORD, (old, old))
     decisions = Decisions(nights.settings)
-    refit = Decision(night, refit_of(run), 1, run, 1, Outcome.REFIT, "made up")
+    refit = Decision(night, make_refit_run_id(run), 1, run, 1, Outcome.REFIT, "made up")
     decisions.add(refit, decisions.all())
     nights.settings = nights.load("retention.rollbacks=0")
     nights.clean()
-    assert [a.number for a in list_attempts(nights.tables, refit_of(run))] == [1, 2]
+    assert [a.number for a in list_attempts(nights.tables, make_refit_run_id(run))] == [1, 2]
     assert [a.number for a in list_attempts(nights.tables, run)] == [1, 2]
 
 
 def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
     nights.clean()
-    standing = standing_of(nights.settings, busy=False)
+    standing = read_staleness(nights.settings, busy=False)
     old, new = DAYS[5], DAYS[-1]
     assert {step: standing.state(old, step)[0] for step in ("features", "split", "score", "train", "evaluate")} == {
         "features": State.REMOVED, "split": State.REMOVED, "score": State.REMOVED, "train": State.DONE,
         "evaluate": State.DONE,
     }  # fmt: skip
-    assert [reason(standing, old, step) for step in STEPS[:-1]] == [None] * 7
+    assert [explain(standing, old, step) for step in STEPS[:-1]] == [None] * 7
     assert all(standing.state(new, step)[0] is State.DONE for step in STEPS[:-1])
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
     other = nights.load(*AGES, "trainer.lr=0.5")  # another run of the same night
-    again = standing_of(other, busy=False)
-    assert "removed, but needed by train" in str(reason(again, old, "split"))
-    assert "removed, but needed by train" in str(reason(again, old, "features"))
+    again = read_staleness(other, busy=False)
+    assert "removed, but needed by train" in str(explain(again, old, "split"))
+    assert "removed, but needed by train" in str(explain(again, old, "features"))
 
 
 def test_an_interrupted_clean_is_finished_by_the_next_one(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_the_command_deletes_only_with_yes_and_the_lease(nights: Nights) -> None
     assert asked.exit_code == 0, asked.output
     assert nights.models() == DAYS
     assert "pass --yes to delete" in asked.output
-    with only_writer(nights.settings):
+    with hold_lease(nights.settings):
         refused = CliRunner().invoke(app, ["clean", "--yes", *options])
         assert isinstance(refused.exception, UserError)
     assert nights.models() == DAYS
@@ -274,7 +274,7 @@ def test_the_command_deletes_only_with_yes_and_the_lease(nights: Nights) -> None
 
 def test_the_newest_attempt_of_a_kept_run_stays(nights: Nights) -> None:
     """The run refers to it, and its scores are those of this attempt."""
-    run = run_id(nights.settings, DAYS[1])
+    run = make_run_id(nights.settings, DAYS[1])
     nights.pin(publish(nights.settings, run, DAYS[1], 2), 0, 0)
     Decisions(nights.settings).promote(run, "the older one", by="ann", attempt=1)
     nights.clean()
@@ -292,14 +292,14 @@ def test_rows_of_models_that_only_their_age_keeps_are_deleted(nights: Nights) ->
 
 
 def test_a_pinned_run_that_does_not_exist_is_an_error(nights: Nights) -> None:
-    nights.settings = nights.load(*AGES, f"retention.pinned=[{run_id(nights.settings, DAYS[0])}x]")
+    nights.settings = nights.load(*AGES, f"retention.pinned=[{make_run_id(nights.settings, DAYS[0])}x]")
     with pytest.raises(UserError, match=r"retention\.pinned: .*x has no published attempt; did you mean"):
         nights.clean()
     assert nights.models() == DAYS
 
 
 def test_a_kept_version_that_cannot_be_read_keeps_all_files(nights: Nights) -> None:
-    served = published_attempt(nights.tables, run_id(nights.settings, DAYS[-1]))
+    served = get_published_attempt(nights.tables, make_run_id(nights.settings, DAYS[-1]))
     nights.pin(served, 1000, 1000)
     nights.settings = nights.load(*AGES, "retention.replaced=0")
     files = sorted(Path(nights.tables.table("split")).rglob("*.parquet"))
@@ -312,19 +312,19 @@ def test_a_night_whose_start_was_removed_is_refused(nights: Nights) -> None:
     nights.settings = nights.load(*AGES, "trainer.warm_start=previous")
     start, ds = DAYS[4], DAYS[5]
     for day in (start, ds):
-        entry = Entry(day, "train", run_id(nights.settings, day), "removed", dt.datetime.now(dt.UTC))
+        entry = Entry(day, "train", make_run_id(nights.settings, day), "removed", dt.datetime.now(dt.UTC))
         Journal(nights.settings).add(entry)
-    standing = standing_of(nights.settings, busy=False)
-    assert standing.removed_start(ds, "train") == standing.removed_start(ds, "split") == start
-    assert standing.removed_start(ds, "score") is None
+    standing = read_staleness(nights.settings, busy=False)
+    assert standing.find_removed_start(ds, "train") == standing.find_removed_start(ds, "split") == start
+    assert standing.find_removed_start(ds, "score") is None
 
 
 def test_a_changed_gate_does_not_rebuild_removed_nights(nights: Nights) -> None:
     nights.clean()
     other = nights.load(*AGES, "gate.gauc_margin=0.5")
-    standing = standing_of(other, busy=False)
-    assert [reason(standing, DAYS[2], step) for step in STEPS[:-1]] == [None] * 7
-    assert "the settings that it reads" in str(reason(standing, DAYS[-1], "gate"))
+    standing = read_staleness(other, busy=False)
+    assert [explain(standing, DAYS[2], step) for step in STEPS[:-1]] == [None] * 7
+    assert "the settings that it reads" in str(explain(standing, DAYS[-1], "gate"))
 
 
 def test_checksum_files_are_deleted_with_their_data_files(nights: Nights) -> None:

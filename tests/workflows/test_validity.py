@@ -16,10 +16,10 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows import staleness, status
-from star_ctr.workflows.backfill import reason
+from star_ctr.workflows.backfill import explain
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.lease import held, only_writer
-from star_ctr.workflows.staleness import OF_A_RUN, STEPS, Standing, State, steps_of
+from star_ctr.workflows.lease import hold_lease, is_held
+from star_ctr.workflows.staleness import RUN_STEPS, STEPS, Staleness, State, list_steps
 from tests import small_logs
 from tests.model.synthetic import LAYOUT
 from tests.published import publish
@@ -40,8 +40,8 @@ class Warehouse:
     def load(self, *overrides: str) -> Settings:
         return load(self.conf, ["window.days=1", *overrides])
 
-    def standing(self, settings: Settings | None = None, busy: bool = False) -> Standing:
-        return Standing(settings or self.settings, self.entries, busy)
+    def standing(self, settings: Settings | None = None, busy: bool = False) -> Staleness:
+        return Staleness(settings or self.settings, self.entries, busy)
 
     def does(self, ds: str, step: str, state: str = "done", contents: str = "1") -> None:
         standing = self.standing()
@@ -49,19 +49,19 @@ class Warehouse:
         at = dt.datetime(2026, 3, 5, tzinfo=dt.UTC) + dt.timedelta(seconds=next(self._clock))
         self.entries.append(
             Entry(
-                ds, step, standing.run_of(ds, step), state, at, stands_on=standing.stands_on(ds, step),
+                ds, step, standing.get_run_id(ds, step), state, at, stands_on=standing.stands_on(ds, step),
                 gave=gave if step == "ingest" and state == "done" else {}, error="broke" if state == "failed" else "",
             )
         )  # fmt: skip
 
     def nights(self, *nights: str) -> None:
         for ds in nights:
-            for step in steps_of(self.settings):
+            for step in list_steps(self.settings):
                 self.does(ds, step)
 
     def states(self, ds: str, settings: Settings | None = None) -> dict[str, str]:
         standing = self.standing(settings)
-        return {step: standing.state(ds, step)[0].value for step in steps_of(standing.settings)}
+        return {step: standing.state(ds, step)[0].value for step in list_steps(standing.settings)}
 
 
 @pytest.fixture
@@ -87,12 +87,12 @@ def test_what_was_done_is_valid_and_the_rest_is_missing(warehouse: Warehouse) ->
 def test_a_withdrawn_day_is_noticed_by_later_nights(warehouse: Warehouse) -> None:
     """Ingest of a night empties a day whose file is gone; a later night had counted that day in its history."""
     warehouse.nights(*NIGHTS[:2])
-    before = warehouse.standing().contents["impressions"]
+    before = warehouse.standing().table_hashes["impressions"]
     assert small_logs.DAYS[0] in before
     ingest = warehouse.entries[0]
     gave = {"impressions": {day: "1" for day in ingest.gave["impressions"] if day != small_logs.DAYS[0]}}
     warehouse.entries.append(dataclasses.replace(ingest, at=dt.datetime(2026, 3, 6, tzinfo=dt.UTC), gave=gave))
-    assert small_logs.DAYS[0] not in warehouse.standing().contents["impressions"]
+    assert small_logs.DAYS[0] not in warehouse.standing().table_hashes["impressions"]
     assert warehouse.states(NIGHTS[1])["features"] == State.STALE.value
 
 
@@ -127,8 +127,8 @@ def test_changed_code_asks_for_the_step_that_imports_it(
 ) -> None:
     warehouse = Warehouse(tmp_path, "gate.publish=refit")
     warehouse.nights(NIGHTS[0])
-    was = staleness._code
-    monkeypatch.setattr(staleness, "_code", lambda s: "other" if s == step else was(s))
+    was = staleness._hash_step_code
+    monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else was(s))
     assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEPS)
     assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "changed since: its code")
 
@@ -202,7 +202,7 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     assert warehouse.states(NIGHTS[0]) == from_step("train")
     why = "changed since: the run that training starts from"
     assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, why)
-    for step in OF_A_RUN[:-1]:
+    for step in RUN_STEPS[:-1]:
         warehouse.does(NIGHTS[0], step)
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     run.train(b"22", mean=1.0)
@@ -242,18 +242,18 @@ def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
 
 def test_features_that_a_later_night_wrote_are_made_anew_for_a_stale_split(warehouse: Warehouse) -> None:
     warehouse.nights(*NIGHTS)
-    assert reason(warehouse.standing(), NIGHTS[0], "features") is None
+    assert explain(warehouse.standing(), NIGHTS[0], "features") is None
     other = warehouse.load("split.rows_per_file=100")
-    assert f"night {NIGHTS[1]}" in str(reason(warehouse.standing(other), NIGHTS[0], "features"))
-    assert reason(warehouse.standing(other), NIGHTS[2], "features") is None
+    assert f"night {NIGHTS[1]}" in str(explain(warehouse.standing(other), NIGHTS[0], "features"))
+    assert explain(warehouse.standing(other), NIGHTS[2], "features") is None
 
 
 def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
     journal = Journal(warehouse.settings)
     assert journal.entries() == []
-    with journal.written("2026-03-02", "ingest", "", {"code": "1"}, "asked for", lambda: {"t": {"d": "c"}}):
+    with journal.record_step("2026-03-02", "ingest", "", {"code": "1"}, "asked for", lambda: {"t": {"d": "c"}}):
         assert [e.state for e in journal.entries()] == ["running"]
-    with pytest.raises(ZeroDivisionError), journal.written("2026-03-02", "features", "", {}, "", dict):
+    with pytest.raises(ZeroDivisionError), journal.record_step("2026-03-02", "features", "", {}, "", dict):
         raise ZeroDivisionError
     done, failed = (e for e in journal.entries() if e.state != "running")
     assert (done.gave, done.stands_on, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "asked for", "done")
@@ -262,15 +262,15 @@ def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
 
 
 def test_one_writer_at_a_time(warehouse: Warehouse) -> None:
-    assert not held(warehouse.settings)
-    with only_writer(warehouse.settings):
-        assert held(warehouse.settings)
+    assert not is_held(warehouse.settings)
+    with hold_lease(warehouse.settings):
+        assert is_held(warehouse.settings)
         with (
             pytest.raises(UserError, match=rf"process {os.getpid()} .* is writing to it"),
-            only_writer(warehouse.settings),
+            hold_lease(warehouse.settings),
         ):
             pass
-    assert not held(warehouse.settings)
+    assert not is_held(warehouse.settings)
 
 
 def test_status_shows_the_nights_up_to_the_logs_newest_day(warehouse: Warehouse) -> None:

@@ -13,17 +13,17 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import OF_NIGHT
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.vocabulary import read_vocabularies, vocabulary_files
+from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.encoding.row_encoder import Encoder
+from star_ctr.features.encoding.row_encoder import RowEncoder
 from star_ctr.jobs import features, ingest, split, train
-from star_ctr.jobs.io.split_commits import split_commit
+from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.jobs.io.split_inputs import is_encoded_for, is_written
-from star_ctr.jobs.io.warehouse import Store
-from star_ctr.jobs.registry.attempts import attempt_folder
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.attempts import get_attempt_folder
 from tests import small_logs
 from tests.published import newest_folder
 
@@ -57,7 +57,7 @@ class Nights:
         return self.layout(SECOND)
 
     def layout(self, ds: str) -> Layout:
-        _, metadata = split_commit(Store(self.first, self.spark).warehouse.table("split"), ds)
+        _, metadata = read_split_commit(WarehouseTables(self.first, self.spark).warehouse.table("split"), ds)
         return Layout.model_validate(metadata["layout"])
 
     def folder(self, run: str) -> Path:
@@ -82,15 +82,15 @@ def test_rows_keep_the_encoding_of_the_run(nights: Nights, vocabulary: str) -> N
     assert [k for k in ((n.name, n.source, n.mean, n.std) for n in now.numeric) if k in known] == known
     assert now.buckets == of_run.buckets
     # The rows that the run was trained on, encoded with both layouts.
-    store = Store(nights.first, nights.spark)
+    store = WarehouseTables(nights.first, nights.spark)
     trained_on = store.read("features").where(f"ds = '{small_logs.DAYS[1]}'").toPandas()
     rows = pa.Table.from_pandas(trained_on[of_run.columns])
-    _, metadata = split_commit(store.warehouse.table("split"), SECOND)
-    files = vocabulary_files(store.warehouse.table("vocabularies"), metadata["vocabularies"], SECOND)
+    _, metadata = read_split_commit(store.warehouse.table("split"), SECOND)
+    files = list_vocabulary_files(store.warehouse.table("vocabularies"), metadata["vocabularies"], SECOND)
     theirs = [str(f) for f in sorted((nights.folder(nights.run) / "vocabularies").glob("*.parquet"))]
     encoded = {}
     for name, layout, values in (("run", of_run, theirs), ("now", now, files)):
-        ints, floats = Encoder(layout, read_vocabularies(values, list(nights.first.history))).encode(rows)
+        ints, floats = RowEncoder(layout, read_vocabularies(values, list(nights.first.history))).encode(rows)
         bucket = np.frombuffer(b"".join(ints.to_pylist()), np.int32).reshape(len(rows), -1)[:, len(layout.categorical)]
         encoded[name] = bucket, np.frombuffer(b"".join(floats.to_pylist()), np.float32).reshape(len(rows), -1)
     varied = [k for k, n in enumerate(of_run.numeric) if n.std > 0]
@@ -102,10 +102,10 @@ def test_rows_keep_the_encoding_of_the_run(nights: Nights, vocabulary: str) -> N
 
 def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
     """Neither the split nor training on it continues silently with the old encoding."""
-    store = Store(nights.first, nights.spark)
+    store = WarehouseTables(nights.first, nights.spark)
     cold, warm = nights.load(), nights.load(f"trainer.warm_start={nights.run}")
     nights.split()
-    _, metadata = split_commit(store.warehouse.table("split"), SECOND)
+    _, metadata = read_split_commit(store.warehouse.table("split"), SECOND)
     assert is_written(cold, store, SECOND, OF_NIGHT)
     assert is_encoded_for(cold, SECOND, metadata)
     assert not is_written(warm, store, SECOND, OF_NIGHT)
@@ -116,7 +116,7 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
     assert is_written(warm, store, SECOND, OF_NIGHT)
     # A copy of the run has the same encoding, so the split stays valid; a run with other scales does not.
     name = "2026-03-03-twin"
-    twin = attempt_folder(store.warehouse, name, 1)
+    twin = get_attempt_folder(store.warehouse, name, 1)
     shutil.copytree(nights.folder(nights.run), twin)
     assert is_written(nights.load(f"trainer.warm_start={name}"), store, SECOND, OF_NIGHT)
     layout = json.loads((twin / "layout.json").read_text())
@@ -132,7 +132,7 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
 
 
 def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
-    _, before = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
+    _, before = read_split_commit(WarehouseTables(nights.first, nights.spark).warehouse.table("split"), SECOND)
     with pytest.raises(UserError, match="trainer.warm_start: there is no finished run of this name"):
         nights.split("trainer.warm_start=gone")
     changed = "features.slot.log=true"
@@ -142,5 +142,5 @@ def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
     ):
         nights.split(f"trainer.warm_start={nights.run}", changed)
     features.run(nights.first, nights.spark, SECOND)
-    _, after = split_commit(Store(nights.first, nights.spark).warehouse.table("split"), SECOND)
+    _, after = read_split_commit(WarehouseTables(nights.first, nights.spark).warehouse.table("split"), SECOND)
     assert after == before, "the previous split stays"

@@ -117,14 +117,14 @@ class LocalAirflow:
         """Where a process writes what it says."""
         return self.home / f"{service}.log"
 
-    def ended(self) -> str | None:
+    def find_ended(self) -> str | None:
         """The name of a process that has ended, where one has."""
         return next((name for name, process in self.running.items() if process.poll() is not None), None)
 
     def _wait(self, *parts: str, seconds: float = 120) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if name := self.ended():
+            if name := self.find_ended():
                 raise UserError(f"airflow {name} has ended; its words: {self.log(name)}")
             try:
                 health = self._ask("/api/v2/monitor/health", "GET", None, {})
@@ -188,7 +188,7 @@ def main() -> None:
         with LocalAirflow(arguments.venv, arguments.home, arguments.port) as airflow:
             print(f"Airflow: {airflow.url}/dags/star_nightly   user {USER}, password {airflow.password()}", flush=True)
             print(f"The DAG is paused until you switch it on there. Logs: {airflow.home}. Ctrl-C ends it.", flush=True)
-            while not (name := airflow.ended()):
+            while not (name := airflow.find_ended()):
                 time.sleep(1)
             raise UserError(f"airflow {name} has ended; its words: {airflow.log(name)}")
     except UserError as error:

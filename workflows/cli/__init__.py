@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from star_ctr.conf.errors import message_for_user
+from star_ctr.conf.errors import format_user_error
 from star_ctr.workflows.cli.base import app
 
 _GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables")
@@ -20,7 +20,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if (message := message_for_user(error)) is None:
+        if (message := format_user_error(error)) is None:
             raise
         sys.stderr.write(f"star-ctr: {message}\n")
         raise SystemExit(1) from None

@@ -57,18 +57,18 @@ def with_spark(
     What `writes` to the warehouse has it for itself: where another process has it, it is refused, or waits.
     """
     from star_ctr.jobs.io.session import start
-    from star_ctr.workflows.lease import only_writer
-    from star_ctr.workflows.terminal import step
+    from star_ctr.workflows.lease import hold_lease
+    from star_ctr.workflows.terminal import show_step
 
     settings = load(conf, overrides or [])
-    with only_writer(settings, wait) if writes else nullcontext():
-        with step("spark", None):
+    with hold_lease(settings, wait) if writes else nullcontext():
+        with show_step("spark", None):
             spark = start(settings, f"star-ctr {name}")
-        with step(name, spark.sparkContext) if progress else nullcontext():
+        with show_step(name, spark.sparkContext) if progress else nullcontext():
             return settings, action(settings, spark)
 
 
-def printed(result: Any, json: str | None, table: Callable[[], Any]) -> None:
+def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:
     """Print a result as a table, unless it has no rows, and write it as JSON to the target, if any.
 
     If the target is standard output, only the JSON is printed.
@@ -83,9 +83,9 @@ def printed(result: Any, json: str | None, table: Callable[[], Any]) -> None:
         terminal.out.print(shown)
 
 
-def listed(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:
+def print_values(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:
     """Print the values of a result below one another (or what is `shown` in their stead), and write it as JSON."""
-    from star_ctr.workflows.terminal import plain_table
+    from star_ctr.workflows.terminal import make_table
 
     rows = [{"what": key, "value": value} for key, value in (shown or result).items()]
-    printed(result, json, lambda: plain_table(rows, ["what", "value"]))
+    print_result(result, json, lambda: make_table(rows, ["what", "value"]))

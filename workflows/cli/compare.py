@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, app, printed, with_spark
+from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result, with_spark
 
 
 @app.command()
@@ -43,8 +43,8 @@ def compare(
     from star_ctr.workflows.compare import report
     from star_ctr.workflows.compare import run as comparison
 
-    plans = comparison.plans_of(models, nights, seeds)
-    outside = comparison.outside_of(scores or [])
+    plans = comparison.make_plans(models, nights, seeds)
+    outside = comparison.parse_scores(scores or [])
     settings, results = with_spark(
         "compare",
         conf,
@@ -54,6 +54,6 @@ def compare(
         writes=True,
     )
     command = "star-ctr " + shlex.join(sys.argv[1:])
-    report = report.write(results, command, Path(out or f"build/compare/{settings.name}"))
-    printed(report.as_json(results, command), json, lambda: terminal.comparison_table(results.rows))
-    terminal.err.print(f"The report: {report}", highlight=False)
+    path = report.write(results, command, Path(out or f"build/compare/{settings.name}"))
+    print_result(report.make_json(results, command), json, lambda: terminal.make_comparison_table(results.rows))
+    terminal.err.print(f"The report: {path}", highlight=False)

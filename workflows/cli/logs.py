@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, app, printed
+from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result
 
 NOT_YET = 75  # EX_TEMPFAIL of sysexits.h: ask again later
 
@@ -19,18 +19,18 @@ def ready(
     json: Json = None,
 ) -> None:
     """Say without Spark whether a day's logs have come: exit code 0 if all have, 75 if some have not yet."""
-    from star_ctr.conf.contracts.dates import valid_day
+    from star_ctr.conf.contracts.dates import check_day
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import ready as job
-    from star_ctr.workflows.terminal import err, plain_table
+    from star_ctr.workflows.terminal import err, make_table
 
     settings = load(conf, set or [])
     try:
-        found = job.run(settings, valid_day(ds))
+        found = job.run(settings, check_day(ds))
     except OSError as error:
         err.print(f"not yet: the logs' store does not answer: {error}", highlight=False)
         raise typer.Exit(NOT_YET) from None
-    printed(found, json, lambda: plain_table(found, ["log", "files", "path"]))
+    print_result(found, json, lambda: make_table(found, ["log", "files", "path"]))
     missing = [f["log"] for f in found if not f["files"]]
     if missing:
         err.print(f"not yet: no file of {ds} for {', '.join(missing)}", highlight=False)

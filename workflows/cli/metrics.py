@@ -10,7 +10,7 @@ from rich.console import Group
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, printed, with_spark
+from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, with_spark
 
 _DAY = ["%Y-%m-%d"]
 _Column = typer.Option(metavar="COLUMN")
@@ -53,7 +53,7 @@ def evaluate(
             raise UserError("--user-col, --domain-col, --label-col, --score-col and --ds-col go with --input TABLE")
         if conf is None:
             raise UserError("--conf C names the data set whose night to judge; --input TABLE judges other scores")
-        _of_night(conf, set, ds, json, against, wait)
+        _evaluate_night(conf, set, ds, json, against, wait)
         return
     missing = [option for option, column in columns.items() if column is None]
     if missing:
@@ -65,44 +65,44 @@ def evaluate(
     assert score_col is not None
     from star_ctr.jobs.tools import evaluate_table
 
-    scored = evaluate_table.Scored(table, user_col, label_col, score_col, domain_col, ds_col)
+    scored = evaluate_table.ScoreColumns(table, user_col, label_col, score_col, domain_col, ds_col)
     _, rows = with_spark(
         "evaluate", conf or DEFAULTS, set, lambda s, spark: evaluate_table.run(spark, scored, s.evaluate)
     )
 
     def tables() -> Group:
-        from star_ctr.workflows.terminal import metrics_table
+        from star_ctr.workflows.terminal import make_metrics_table
 
         of_day: dict[str | None, list[dict[str, Any]]] = {}
         for row in rows:
             of_day.setdefault(row["ds"], []).append(row)
-        return Group(*(metrics_table(of, f"{table} {day or ''}") for day, of in of_day.items()))
+        return Group(*(make_metrics_table(of, f"{table} {day or ''}") for day, of in of_day.items()))
 
-    printed(rows, json, tables)
+    print_result(rows, json, tables)
 
 
-def _of_night(
+def _evaluate_night(
     conf: str, overrides: list[str] | None, ds: str | None, json: str | None, against: str | None, wait: bool
 ) -> None:
     """Judge a night's scores, and show how they differ from another run's where one is named."""
-    from star_ctr.jobs.io.warehouse import Store
+    from star_ctr.jobs.io.warehouse import WarehouseTables
     from star_ctr.jobs.tools import differences
-    from star_ctr.workflows.nightly import night_of, run_step
-    from star_ctr.workflows.terminal import metrics_table, plain_table
+    from star_ctr.workflows.nightly import choose_night, run_step
+    from star_ctr.workflows.terminal import make_metrics_table, make_table
 
     def judge(settings: Settings, spark: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        night = night_of(settings, spark, "evaluate", ds)
+        night = choose_night(settings, spark, "evaluate", ds)
         rows = run_step(settings, spark, "evaluate", night, "asked for")
         if against is None:
             return rows, []
-        return rows, differences.difference(Store(settings, spark), settings, rows[0]["run_id"], against)
+        return rows, differences.compare_runs(WarehouseTables(settings, spark), settings, rows[0]["run_id"], against)
 
     _, (rows, less) = with_spark("evaluate", conf, overrides, judge, progress=False, writes=True, wait=wait)
     if against is None:
-        printed(rows, json, lambda: metrics_table(rows))
+        print_result(rows, json, lambda: make_metrics_table(rows))
         return
-    shown = plain_table(less, differences.COLUMNS[3:], f"less {against}")
-    printed({"metrics": rows, "differences": less}, json, lambda: Group(metrics_table(rows), shown))
+    shown = make_table(less, differences.COLUMNS[3:], f"less {against}")
+    print_result({"metrics": rows, "differences": less}, json, lambda: Group(make_metrics_table(rows), shown))
 
 
 @app.command()
@@ -123,8 +123,8 @@ def metrics(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import metrics_by_day
-    from star_ctr.workflows.terminal import days_table
+    from star_ctr.workflows.terminal import make_days_table
 
     first, last = (day.date().isoformat() if day else None for day in (since, until))
     rows = metrics_by_day.run(load(conf, set or []), metric, first, last, run_id)
-    printed(rows, json, lambda: days_table(rows, metric))
+    print_result(rows, json, lambda: make_days_table(rows, metric))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from star_ctr.conf.settings.root import Settings
-from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, printed, with_spark
+from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, with_spark
 
 From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="The first night.")]
 To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="The last night.")]
@@ -18,18 +18,18 @@ To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="The last ni
 def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """The whole night: ingest, features, split, train, score, evaluate, gate; ends with the metrics by domain."""
     from star_ctr.conf.contracts.catalog import Warehouse
-    from star_ctr.jobs.registry.attempts import published_attempt
+    from star_ctr.jobs.registry.attempts import get_published_attempt
     from star_ctr.workflows import nightly as night
-    from star_ctr.workflows.terminal import err, metrics_table
+    from star_ctr.workflows.terminal import err, make_metrics_table
 
     began = time.monotonic()
     settings, result = with_spark(
         "nightly", conf, set, lambda s, spark: night.run(s, spark, ds), progress=False, writes=True, wait=wait
     )
     rows, gate = result["metrics"], result["gate"]
-    printed(rows, json, lambda: metrics_table(rows))
+    print_result(rows, json, lambda: make_metrics_table(rows))
     err.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
-    folder = published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
+    folder = get_published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
     err.print(f"{time.monotonic() - began:.0f} s; the model: {folder}", highlight=False)
     err.print(f"The tables: star-ctr tables --conf {conf} (--show metrics)", highlight=False)
 
@@ -45,13 +45,13 @@ def backfill(
     Killed or failed, it goes on where it stood when it is run again. `star-ctr status` shows what it would do.
     """
     from star_ctr.workflows import backfill as filling
-    from star_ctr.workflows.terminal import plain_table
+    from star_ctr.workflows.terminal import make_table
 
     def action(settings: Settings, spark: Any) -> Any:
         return filling.run(settings, spark, first, last)
 
     _, report = with_spark("backfill", conf, set, action, progress=False, writes=True, wait=wait)
-    printed(report, json, lambda: plain_table(report, ["ds", "step", "did", "why"]))
+    print_result(report, json, lambda: make_table(report, ["ds", "step", "did", "why"]))
 
 
 @app.command()
@@ -66,7 +66,7 @@ def status(
     """Nights x steps: done, stale, running, failed, missing, and why; without Spark, in a second or two."""
     from star_ctr.conf.load import load
     from star_ctr.workflows import status as standing
-    from star_ctr.workflows.terminal import status_table
+    from star_ctr.workflows.terminal import make_status_table
 
     rows = standing.run(load(conf, set or []), first, last, nights)
-    printed(rows, json, lambda: status_table(rows))
+    print_result(rows, json, lambda: make_status_table(rows))

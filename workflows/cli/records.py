@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import AttemptNumber, Conf, Json, Set, Wait, app, listed, printed, with_spark
+from star_ctr.workflows.cli.base import (
+    AttemptNumber,
+    Conf,
+    Json,
+    Set,
+    Wait,
+    app,
+    print_result,
+    print_values,
+    with_spark,
+)
 
 
 @app.command()
@@ -25,7 +35,7 @@ def replay(
     from star_ctr.jobs.tools import replay as job
 
     _, result = with_spark("replay", conf, set, lambda s, spark: job.run(s, spark, run_id, attempt), writes=True)
-    listed(result, json)
+    print_values(result, json)
     if (result["weights"], result["metrics"]) != ("the same bits", "the same"):
         raise typer.Exit(1)
 
@@ -44,13 +54,13 @@ def clean(
     """
     from star_ctr.conf.load import load
     from star_ctr.workflows import retention
-    from star_ctr.workflows.lease import only_writer
-    from star_ctr.workflows.terminal import err, plain_table
+    from star_ctr.workflows.lease import hold_lease
+    from star_ctr.workflows.terminal import err, make_table
 
     settings = load(conf, set or [])
-    with only_writer(settings, wait) if yes else nullcontext():
+    with hold_lease(settings, wait) if yes else nullcontext():
         rows = retention.run(settings, dry_run=not yes)
-    printed(rows, json, lambda: plain_table(rows, ["what", "items", "bytes", "why"]))
+    print_result(rows, json, lambda: make_table(rows, ["what", "items", "bytes", "why"]))
     freed = sum(row["bytes"] for row in rows) / 1e6
     done = f"{freed:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}"
     err.print(done if rows else "nothing is old enough to delete (section `retention`)", highlight=False)
@@ -69,10 +79,10 @@ def verify(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import verify as job
-    from star_ctr.workflows.terminal import err, plain_table
+    from star_ctr.workflows.terminal import err, make_table
 
     rows = job.run(load(conf, set or []), everything)
-    printed(rows, json, lambda: plain_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
+    print_result(rows, json, lambda: make_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
     if not rows:
         err.print(f"nothing to verify: no model is {'published' if everything else 'serving or pinned'}")
     if any(row["damaged"] for row in rows):

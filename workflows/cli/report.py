@@ -24,11 +24,11 @@ def report(
     """The night on one page, for a phone too: decision, metrics, calibration, rows, training, time; without Spark."""
     from star_ctr.conf.load import load
     from star_ctr.workflows.report import page
-    from star_ctr.workflows.report.data import gather
+    from star_ctr.workflows.report.data import collect
     from star_ctr.workflows.terminal import err
 
     settings = load(conf, set or [])
-    morning = gather(settings, ds)
+    morning = collect(settings, ds)
     file = Path(out or f"build/report/{settings.name}-{morning.ds}.html")
     page.write(morning, "star-ctr " + shlex.join(sys.argv[1:]), file)
     err.print(f"The page: {file}", highlight=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import AttemptNumber, Conf, Json, Set, app, listed, printed
+from star_ctr.workflows.cli.base import AttemptNumber, Conf, Json, Set, app, print_result, print_values
 
 if TYPE_CHECKING:
     from star_ctr.jobs.registry.decisions import Decision
@@ -21,20 +21,20 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     """Which model is served, and every decision of the gate and of people that led there, with its reason."""
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry import decisions
-    from star_ctr.workflows.terminal import err, plain_table
+    from star_ctr.workflows.terminal import err, make_table
 
     found = decisions.Decisions(load(conf, set or [])).all()
-    now = decisions.serving(found)
+    now = decisions.find_serving(found)
     columns = ["at", "ds", "run_id", "attempt", "outcome", "by", "reason"]
     rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
-    hold = decisions.manual_hold(found)
+    hold = decisions.find_manual_hold(found)
     result = {
         "serving": now and now.run_id,
         "attempt": now and now.attempt,
         "hold": hold and str(hold),
         "decisions": [{**r, "facts": d.facts} for r, d in zip(rows, found, strict=True)],
     }
-    printed(result, json, lambda: plain_table(rows, columns))
+    print_result(result, json, lambda: make_table(rows, columns))
     served = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
     err.print(f"serving: {served}{f'; {hold}' if hold else ''}", highlight=False)
 
@@ -53,7 +53,7 @@ def promote(
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
 
-    _tell(Decisions(load(conf, set or [])).promote(run_id, why, by, attempt), json)
+    _print_decision(Decisions(load(conf, set or [])).promote(run_id, why, by, attempt), json)
 
 
 @app.command()
@@ -62,10 +62,10 @@ def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = 
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
 
-    _tell(Decisions(load(conf, set or [])).rollback(why, by), json)
+    _print_decision(Decisions(load(conf, set or [])).rollback(why, by), json)
 
 
-def _tell(decision: Decision, json: str | None) -> None:
+def _print_decision(decision: Decision, json: str | None) -> None:
     result = {
         "serving": decision.run_id,
         "attempt": decision.attempt,
@@ -74,4 +74,4 @@ def _tell(decision: Decision, json: str | None) -> None:
         "outcome": str(decision.outcome),
         "by": decision.by,
     }
-    listed(result, json, {k: v or "none" for k, v in result.items()})
+    print_values(result, json, {k: v or "none" for k, v in result.items()})

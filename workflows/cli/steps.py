@@ -8,35 +8,35 @@ import typer
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, listed, printed, with_spark
+from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, print_values, with_spark
 
 
 def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool, **more: Any) -> Any:
     """Run a step of the night by its name, as the night itself would; returns what the job does."""
-    from star_ctr.workflows.nightly import night_of, run_step
+    from star_ctr.workflows.nightly import choose_night, run_step
 
     def action(settings: Settings, spark: Any) -> Any:
-        return run_step(settings, spark, name, night_of(settings, spark, name, ds), "asked for", **more)
+        return run_step(settings, spark, name, choose_night(settings, spark, name, ds), "asked for", **more)
 
     return with_spark(name, conf, overrides, action, progress=False, writes=True, wait=wait)[1]
 
 
-def _simple(
+def _run_simple(
     name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool, **more: bool
 ) -> None:
     """Run a step and show the numbers that it returns."""
-    listed(_step(name, conf, overrides, ds, wait, **more), json)
+    print_values(_step(name, conf, overrides, ds, wait, **more), json)
 
 
 @app.command()
 def check(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
     """Read the logs' headers and first rows and say what is wrong, before anything long starts."""
     from star_ctr.jobs.tools import check as job
-    from star_ctr.workflows.terminal import plain_table
+    from star_ctr.workflows.terminal import make_table
 
     _, found = with_spark("check", conf, set, lambda s, spark: job.run(s, spark, ds))
     rows = [{**f, "problems": "\n".join(f["problems"]) or "none"} for f in found]
-    printed(found, json, lambda: plain_table(rows, ["log", "rows", "problems", "path"]))
+    print_result(found, json, lambda: make_table(rows, ["log", "rows", "problems", "path"]))
     if any(f["problems"] for f in found):
         raise typer.Exit(1)
 
@@ -45,29 +45,29 @@ def check(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> Non
 def simulate(conf: Conf, set: Set = None, json: Json = None) -> None:
     """Make the simulated logs that the configuration's `simulate` section declares."""
     from star_ctr.jobs.tools import simulate as job
-    from star_ctr.workflows.terminal import plain_table
+    from star_ctr.workflows.terminal import make_table
 
     _, result = with_spark("simulate", conf, set, job.run)
     rows = [{"log": key, "rows": value} for key, value in result.items()]
-    printed(result, json, lambda: plain_table(rows, ["log", "rows"]))
+    print_result(result, json, lambda: make_table(rows, ["log", "rows"]))
 
 
 @app.command()
 def ingest(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Daily logs into clean tables; duplicates are counted, bad rows kept in quarantine with a reason."""
-    _simple("ingest", conf, set, ds, json, wait)
+    _run_simple("ingest", conf, set, ds, json, wait)
 
 
 @app.command()
 def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Join, label, and build sequences and statistics as known at each impression."""
-    _simple("features", conf, set, ds, json, wait)
+    _run_simple("features", conf, set, ds, json, wait)
 
 
 @app.command()
 def split(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Encode the window's days as train and the day itself as test."""
-    _simple("split", conf, set, ds, json, wait)
+    _run_simple("split", conf, set, ds, json, wait)
 
 
 @app.command()
@@ -85,7 +85,7 @@ def train(
 
     Broken off or killed, it goes on from its last checkpoint when it is run again with the same data and settings.
     """
-    _simple("train", conf, set, ds, json, wait, resume=resume)
+    _run_simple("train", conf, set, ds, json, wait, resume=resume)
 
 
 @app.command()
@@ -137,7 +137,7 @@ def score(
         stray = [option for option, value in bulk.items() if value is not None]
         if stray:
             raise UserError(f"{', '.join(stray)}: of bulk scoring alone, which needs --input, --output and --run-id")
-        _simple("score", conf, set, ds, json, wait)
+        _run_simple("score", conf, set, ds, json, wait)
         return
     if run_id is None or target is None or ds is not None:
         raise UserError("--input: bulk scoring needs --run-id and --output, and takes no --ds")
@@ -152,23 +152,23 @@ def score(
         ),
     )  # fmt: skip
     shown = {key: value for key, value in result.items() if key != "reasons"}
-    listed(result, json, shown | {f"left out: {reason}": n for reason, n in result["reasons"].items()})
+    print_values(result, json, shown | {f"left out: {reason}": n for reason, n in result["reasons"].items()})
 
 
 @app.command()
 def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Promote the night's model or hold it, by its metrics beside the serving model's; `star-ctr serving` tells why."""
-    _simple("gate", conf, set, ds, json, wait)
+    _run_simple("gate", conf, set, ds, json, wait)
 
 
 @app.command()
 def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
     """Train the night's promoted model anew, with its test day among the training days, where gate.publish is refit."""
     from star_ctr.conf.load import load
-    from star_ctr.jobs.refit import not_needed
+    from star_ctr.jobs.refit import explain_not_needed
 
     # Schedules call this every night; without Spark it is done in a second where there is nothing to do.
-    if reason := not_needed(load(conf, set or [])):
-        listed({"outcome": "nothing to refit", "reason": reason}, json)
+    if reason := explain_not_needed(load(conf, set or [])):
+        print_values({"outcome": "nothing to refit", "reason": reason}, json)
         return
-    _simple("refit", conf, set, ds, json, wait)
+    _run_simple("refit", conf, set, ds, json, wait)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, app, printed, with_spark
+from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result, with_spark
 
 
 @app.command()
@@ -22,14 +22,14 @@ def tables(
 ) -> None:
     """Every table with path, version, rows and what it holds; with --show the first rows of one."""
     from star_ctr.jobs.tools import tables as job
-    from star_ctr.workflows.terminal import err, plain_table, records
+    from star_ctr.workflows.terminal import err, format_records, make_table
 
     if show is not None:
         _, rows = with_spark("tables", conf, set, lambda s, spark: job.show(s, spark, show, where, limit))
-        printed(rows, json, lambda: records(rows))
+        print_result(rows, json, lambda: format_records(rows))
         return
     settings, rows = with_spark("tables", conf, set, job.run)
     there = [row for row in rows if row["version"] is not None]
-    printed(rows, json, lambda: plain_table(there, ["table", "version", "rows", "holds"], settings.paths.warehouse))
+    print_result(rows, json, lambda: make_table(there, ["table", "version", "rows", "holds"], settings.paths.warehouse))
     if not there:
         err.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)

@@ -29,14 +29,14 @@ TITLES = {
 }  # fmt: skip
 
 
-def title(model: str) -> str:
+def format_model(model: str) -> str:
     """A model's name as people write it."""
     plain = model.removesuffix("_noaux")
     return TITLES.get(plain, plain) + (" without auxiliary network" if plain != model else "")
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """The mean difference of a metric to Base over the pairs of (night, seed) that both have, and a paired t-test.
 
     `t` and `p` (two-sided) are None for fewer than two pairs, or where all differences are equal.
@@ -48,20 +48,20 @@ class Paired:
     p: float | None
 
 
-def frame(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
+def make_frame(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
     """The rows of a comparison as a frame; metrics that are undefined are NaN."""
     found = pd.DataFrame(list(rows))
     return found.astype(dict.fromkeys(("auc", "gauc", "pcoc", "log_loss"), float))
 
 
-def of_plan(found: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def select_plan(found: pd.DataFrame, plan: Plan) -> pd.DataFrame:
     """The rows of all models that have every night and seed of a plan, on those nights and seeds alone."""
     wanted = found[found["ds"].isin(plan.nights) & (found["seed"] < plan.seeds)]
     runs = wanted[wanted["domain"] == OVERALL].groupby("compared").size()
     return wanted[wanted["compared"].isin(runs.index[runs == len(plan.nights) * plan.seeds])]
 
 
-def on_common(found: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+def select_common(found: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     """The rows of these models (those of them that there are), on the nights and seeds that all of them have."""
     part = found[found["compared"].isin(models)]
     overall = part[part["domain"] == OVERALL]
@@ -70,20 +70,20 @@ def on_common(found: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     return part[pd.MultiIndex.from_frame(part[["ds", "seed"]]).isin(pairs)]
 
 
-def means(found: pd.DataFrame, metric: str) -> pd.DataFrame:
+def compute_means(found: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The mean of a metric over nights and seeds: domains (`overall` last) x models, in their order of appearance."""
     table = found.pivot_table(index="domain", columns="compared", values=metric, aggfunc="mean", sort=False)
     table = table[list(dict.fromkeys(found["compared"]))]
     return pd.concat([table.drop(OVERALL), table.loc[[OVERALL]]])
 
 
-def deviations(found: pd.DataFrame, metric: str) -> pd.Series:
+def compute_deviations(found: pd.DataFrame, metric: str) -> pd.Series:
     """By model, the standard deviation over seeds of the overall metric's mean over nights; NaN for one seed."""
     overall = found[found["domain"] == OVERALL]
     return overall.groupby(["compared", "seed"])[metric].mean().groupby("compared").std()
 
 
-def paired(found: pd.DataFrame, model: str, metric: str, base: str = BASE) -> Paired | None:
+def compare_pairs(found: pd.DataFrame, model: str, metric: str, base: str = BASE) -> PairedDifference | None:
     """How a model differs from `base`, pair by pair; None where they share no night and seed."""
     overall = found[found["domain"] == OVERALL].set_index(["ds", "seed"])
     both = pd.concat(
@@ -93,17 +93,17 @@ def paired(found: pd.DataFrame, model: str, metric: str, base: str = BASE) -> Pa
         return None
     differences = both[model] - both[base]
     if len(both) < 2 or differences.std() == 0:
-        return Paired(len(both), float(differences.mean()), None, None)
+        return PairedDifference(len(both), float(differences.mean()), None, None)
     test = stats.ttest_rel(both[model], both[base])
-    return Paired(len(both), float(differences.mean()), float(test.statistic), float(test.pvalue))
+    return PairedDifference(len(both), float(differences.mean()), float(test.statistic), float(test.pvalue))
 
 
-def order_in_paper(found: pd.DataFrame, table: str) -> tuple[list[str], float] | None:
+def compare_order(found: pd.DataFrame, table: str) -> tuple[list[str], float] | None:
     """The models of one of the paper's tables by their overall GAUC here, best first, and Kendall's tau with its order.
 
     On the nights and seeds that all of them have; None where fewer than three of them were trained.
     """
-    found = on_common(found, list(IN_PAPER[table]))
+    found = select_common(found, list(IN_PAPER[table]))
     overall = found[found["domain"] == OVERALL].groupby("compared")["gauc"].mean()
     models = [m for m in IN_PAPER[table] if m in overall.index]
     if len(models) < 3:

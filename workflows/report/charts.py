@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from star_ctr.workflows.report.formatting import clipped, missing, number, seconds
-from star_ctr.workflows.report.scales import Scale, ratios, spanned, ticks, written
+from star_ctr.workflows.report.formatting import clip, format_number, format_seconds, is_missing
+from star_ctr.workflows.report.scales import Scale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 WIDTH = 340
 
@@ -47,7 +47,7 @@ class Span:
     high: float | None
 
 
-def lines(
+def draw_lines(
     what: str,
     drawn: Sequence[Line],
     labels: Sequence[tuple[float, str]],
@@ -64,8 +64,8 @@ def lines(
     one = 0.0 if len(set(at)) > 1 else 1.0
     x = Scale(min(at) - one, max(at) + one, left, WIDTH - right)
     every = [v for line in drawn for series in (line.values, line.low, line.high) for v in series]
-    y = spanned([mark, *(v for v in every if v is not None and v <= ceiling)], height - bottom, top)
-    parts = [_grid(y, left, WIDTH - right)]
+    y = fit_scale([mark, *(v for v in every if v is not None and v <= ceiling)], height - bottom, top)
+    parts = [_draw_grid(y, left, WIDTH - right)]
     if mark is not None:
         parts.append(f'<line class="mark" x1="{left}" x2="{WIDTH - right}" y1="{y(mark)}" y2="{y(mark)}"/>')
     for value, text in labels:
@@ -73,18 +73,18 @@ def lines(
         anchor = "end" if place > WIDTH - 40 else "middle"
         parts.append(f'<text class="tick" x="{place}" y="{height - 7}" text-anchor="{anchor}">{escape(text)}</text>')
     for line in reversed(drawn):
-        parts += _line(line, x, y, ceiling)
+        parts += _draw_line(line, x, y, ceiling)
         if line.kind == "main":
-            last = number(next((v for v in reversed(line.values) if not missing(v)), None), digits)
+            last = format_number(next((v for v in reversed(line.values) if not is_missing(v)), None), digits)
             parts.append(f'<text class="value" x="{WIDTH - right}" y="10" text-anchor="end">{last}</text>')
-    return _svg(what, height, parts)
+    return _wrap_svg(what, height, parts)
 
 
-def _line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
+def _draw_line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
     parts, runs = [], list[list[tuple[float, float]]]()
     broken = True
     for at, value in zip(line.at, line.values, strict=True):
-        if value is None or missing(value) or value > ceiling:
+        if value is None or is_missing(value) or value > ceiling:
             broken = True
             continue
         if broken:
@@ -96,8 +96,8 @@ def _line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
     ]
     if edges:
         corners = [(a, high) for a, _, high in edges] + [(a, low) for a, low, _ in reversed(edges)]
-        parts.append(f'<polygon class="band" points="{_points(corners)}"/>')
-    parts += [f'<polyline class="{line.kind}" points="{_points(run)}"/>' for run in runs]
+        parts.append(f'<polygon class="band" points="{_draw_points(corners)}"/>')
+    parts += [f'<polyline class="{line.kind}" points="{_draw_points(run)}"/>' for run in runs]
     if line.kind == "main" and runs:
         few = len(line.values) <= 31
         last = runs[-1][-1]
@@ -106,39 +106,39 @@ def _line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
     return parts
 
 
-def _points(points: Sequence[tuple[float, float]]) -> str:
+def _draw_points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{a},{b}" for a, b in points)
 
 
-def forest(what: str, spans: Sequence[Span]) -> str:
+def draw_forest(what: str, spans: Sequence[Span]) -> str:
     """Differences with their intervals, one below the other, around 0; those whose interval leaves 0 out in colour."""
     row, left, right, top, bottom = 24, 84, 66, 6, 22
     height = top + row * len(spans) + bottom
-    x = spanned([v for s in spans for v in (s.low, s.middle, s.high)] + [0.0], left, WIDTH - right)
+    x = fit_scale([v for s in spans for v in (s.low, s.middle, s.high)] + [0.0], left, WIDTH - right)
     parts = []
-    marks = ticks(x, 2)
-    for value, text in zip(marks, written(marks), strict=True):
+    marks = choose_ticks(x, 2)
+    for value, text in zip(marks, format_ticks(marks), strict=True):
         parts.append(f'<line class="grid" x1="{x(value)}" x2="{x(value)}" y1="{top}" y2="{height - bottom}"/>')
         parts.append(f'<text class="tick" x="{x(value)}" y="{height - 7}" text-anchor="middle">{text}</text>')
     parts.append(f'<line class="mark" x1="{x(0)}" x2="{x(0)}" y1="{top}" y2="{height - bottom}"/>')
     for k, span in enumerate(spans):
         at = top + row * (k + 0.5)
         bold = " strong" if k == 0 else ""
-        parts.append(f'<text class="label{bold}" x="0" y="{at + 4}">{clipped(span.name, 13)}</text>')
-        if span.middle is None or missing(span.middle):
+        parts.append(f'<text class="label{bold}" x="0" y="{at + 4}">{clip(span.name, 13)}</text>')
+        if span.middle is None or is_missing(span.middle):
             parts.append(f'<text class="label faint" x="{WIDTH}" y="{at + 4}" text-anchor="end">undefined</text>')
             continue
         kind = "flat"
-        if span.low is not None and span.high is not None and not missing(span.low) and not missing(span.high):
+        if span.low is not None and span.high is not None and not is_missing(span.low) and not is_missing(span.high):
             kind = "good" if span.low > 0 else "bad" if span.high < 0 else "flat"
             parts.append(f'<line class="whisker {kind}" x1="{x(span.low)}" x2="{x(span.high)}" y1="{at}" y2="{at}"/>')
         parts.append(f'<circle class="point {kind}" cx="{x(span.middle)}" cy="{at}" r="{4.5 if k == 0 else 3.5}"/>')
         text = f"{span.middle:+.4f}"
         parts.append(f'<text class="label{bold}" x="{WIDTH}" y="{at + 4}" text-anchor="end">{text}</text>')
-    return _svg(what, height, parts)
+    return _wrap_svg(what, height, parts)
 
 
-def calibration(what: str, circles: Sequence[Circle]) -> str:
+def draw_calibration(what: str, circles: Sequence[Circle]) -> str:
     """PCOC by domain, as in Figure 7: a circle a domain, its area by clicks; rings stand for the serving model."""
     left, right, top = 40, 8, 14
     longest = max(len(c.domain) for c in circles)
@@ -150,25 +150,25 @@ def calibration(what: str, circles: Sequence[Circle]) -> str:
     slanted = min(longest, 12) * 6.2 > space
     bottom = 22 + (min(longest, 12) * 5 if slanted else 0)
     height = 160 + bottom
-    y = ratios([v for c in circles for v in (c.pcoc, c.beside)], height - bottom - 8, top + 8)
+    y = fit_ratio_scale([v for c in circles for v in (c.pcoc, c.beside)], height - bottom - 8, top + 8)
     most = max(max(c.clicks for c in circles), 1)
-    parts = [_grid(y, left, WIDTH - right)]
+    parts = [_draw_grid(y, left, WIDTH - right)]
     parts.append(f'<line class="mark" x1="{left}" x2="{WIDTH - right}" y1="{y(1)}" y2="{y(1)}"/>')
     for k, circle in enumerate(circles):
         at = round(first + space * k, 1)
         radius = round(max(2.0, widest * math.sqrt(circle.clicks / most)), 1)
         for value, kind in ((circle.beside, "ring"), (circle.pcoc, "disc")):
-            if value is not None and not missing(value):
+            if value is not None and not is_missing(value):
                 title = f"{circle.domain}: PCOC {value:.3f}, {circle.clicks:,} clicks"
                 drawn = f'class="{kind}" cx="{at}" cy="{y(value)}" r="{radius}"'
                 parts.append(f"<circle {drawn}><title>{escape(title)}</title></circle>")
-        name, foot = clipped(circle.domain, 12), height - bottom + 16
+        name, foot = clip(circle.domain, 12), height - bottom + 16
         how = f'text-anchor="end" transform="rotate(-55 {at + 3} {foot - 4})"' if slanted else 'text-anchor="middle"'
         parts.append(f'<text class="tick" x="{at + 3 * slanted}" y="{foot - 4 * slanted}" {how}>{name}</text>')
-    return _svg(what, height, parts)
+    return _wrap_svg(what, height, parts)
 
 
-def stacked(what: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
+def draw_stacked_bars(what: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
     """Bars of seconds, one below the other, each of parts in a fixed order; the sum is written behind it."""
     row, left, right = 22, 42, 76
     longest = max(sum(parts) for _, parts in rows) or 1.0
@@ -183,31 +183,31 @@ def stacked(what: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
             if part > 0:
                 box = f'x="{start}" y="{at}" width="{max(end - start - 1, 0.5):.1f}" height="14"'
                 drawn.append(f'<rect class="part p{number_}" {box} rx="1.5"/>')
-        drawn.append(f'<text class="label" x="{x(done) + 5}" y="{at + 11}">{seconds(done)}</text>')
-    return _svg(what, row * len(rows) + 4, drawn)
+        drawn.append(f'<text class="label" x="{x(done) + 5}" y="{at + 11}">{format_seconds(done)}</text>')
+    return _wrap_svg(what, row * len(rows) + 4, drawn)
 
 
-def spark(values: Sequence[float | None]) -> str:
+def draw_sparkline(values: Sequence[float | None]) -> str:
     """A small line in a table's cell, its last point marked; nothing where there are not two values."""
-    there = [(k, v) for k, v in enumerate(values) if v is not None and not missing(v)]
+    there = [(k, v) for k, v in enumerate(values) if v is not None and not is_missing(v)]
     if len(there) < 2:
         return ""
-    x, y = Scale(0, len(values) - 1, 3, 61), spanned([v for _, v in there], 15, 3)
+    x, y = Scale(0, len(values) - 1, 3, 61), fit_scale([v for _, v in there], 15, 3)
     points = " ".join(f"{x(k)},{y(v)}" for k, v in there)
     end = f'<circle class="dot" cx="{x(there[-1][0])}" cy="{y(there[-1][1])}" r="2"/>'
     line = f'<polyline class="main thin" points="{points}"/>'
     return f'<svg class="spark" viewBox="0 0 64 18" width="64" height="18" aria-hidden="true">{line}{end}</svg>'
 
 
-def _grid(y: Scale, left: float, right: float) -> str:
-    marks = ticks(y)
+def _draw_grid(y: Scale, left: float, right: float) -> str:
+    marks = choose_ticks(y)
     return "".join(
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y(v)}" y2="{y(v)}"/>'
         f'<text class="tick" x="{left - 6}" y="{y(v) + 4}" text-anchor="end">{text}</text>'
-        for v, text in zip(marks, written(marks), strict=True)
+        for v, text in zip(marks, format_ticks(marks), strict=True)
     )
 
 
-def _svg(what: str, height: float, parts: Sequence[str]) -> str:
+def _wrap_svg(what: str, height: float, parts: Sequence[str]) -> str:
     box = f'viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(what)}"'
     return f'<svg class="chart" {box}>{"".join(parts)}</svg>'

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from star_ctr.conf.contracts.catalog import DATA_RUN, Warehouse
-from star_ctr.conf.contracts.dates import valid_day
-from star_ctr.conf.contracts.run_id import config_hash, judged_run, run_id, variant
+from star_ctr.conf.contracts.dates import check_day
+from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import rows_of
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, serving
+from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.workflows import status
-from star_ctr.workflows.lease import held
+from star_ctr.workflows.lease import is_held
 
 NIGHTS = 14
 """So many nights, the newest ones, stand in what goes over days."""
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Morning:
+class ReportData:
     """A night of some settings, and what it is compared with; empty where there is no such thing.
 
     `nights`: rows of `metrics` by night, oldest first, and domain. `beside`: those of the serving model on this night's
@@ -60,25 +60,25 @@ class Morning:
     @property
     def model(self) -> str:
         """The model's name with its variant."""
-        return variant(self.settings)
+        return format_variant(self.settings)
 
     @property
     def settings_hash(self) -> str:
         """The hash of the settings that make the model what it is."""
-        return config_hash(self.settings)
+        return hash_config(self.settings)
 
 
-def gather(settings: Settings, ds: str | None = None) -> Morning:
+def collect(settings: Settings, ds: str | None = None) -> ReportData:
     """The night `ds`, or the newest one that has metrics of these settings.
 
     `DataError` where there is no such night. A given one may also be without metrics, if anything of it was run.
     """
     tables = _Tables(settings)
-    runs = {r[:10]: r for r in tables.runs("metrics") if run_id(settings, r[:10]) == r}
+    runs = {r[:10]: r for r in tables.runs("metrics") if make_run_id(settings, r[:10]) == r}
     # With a night given, later ones are none of the page's business.
-    last = valid_day(ds) if ds else None
-    stand = status.standing_of(settings, held(settings))
-    standing = status.shown(stand, None, last, NIGHTS) if stand.nights() else []
+    last = check_day(ds) if ds else None
+    stand = status.read_staleness(settings, is_held(settings))
+    standing = status.list_steps_status(stand, None, last, NIGHTS) if stand.nights() else []
     ds = last or max(runs, default=None)
     if ds is None or (ds not in runs and not any(r["ds"] == ds and r["at"] for r in standing)):
         known = f"; there are {', '.join(sorted(runs)[-5:])}" if runs else ""
@@ -87,53 +87,55 @@ def gather(settings: Settings, ds: str | None = None) -> Morning:
             f"{tables.warehouse.table('metrics')}: no metrics of {night} with these settings{known}; "
             f"run `star-ctr nightly{f' --ds {ds}' if ds else ''}` with the same --conf and --set"
         )
-    this = run_id(settings, ds)
-    nights = {d: _by_domain(tables.read("metrics", runs[d])) for d in sorted(runs) if d <= ds}
+    this = make_run_id(settings, ds)
+    nights = {d: _index_by_domain(tables.read("metrics", runs[d])) for d in sorted(runs) if d <= ds}
     decided = Decisions(settings).all()
-    about = [d for d in decided if this in _concerned(d)]
+    about = [d for d in decided if this in _list_runs(d)]
     against = next((d.against for d in reversed(about) if d.run_id == this and d.against), "")
-    differences = [r for r in tables.read("differences", this) if not against or _run(r["against"]) == against]
+    differences = [r for r in tables.read("differences", this) if not against or _find_run(r["against"]) == against]
     beside = differences[-1]["against"] if differences else f"{against}@{ds}"
     shown = dict(sorted(nights.items())[-NIGHTS:])
     earlier = max((d for d in shown if d < ds), default=None)
-    return Morning(
+    return ReportData(
         settings,
         ds,
         this,
         shown,
-        beside=_by_domain(tables.read("metrics", beside)),
-        differences=_by_domain(r for r in differences if r["against"] == beside),
+        beside=_index_by_domain(tables.read("metrics", beside)),
+        differences=_index_by_domain(r for r in differences if r["against"] == beside),
         decisions=about,
-        served=serving(decided),
-        ledger=_of_night(tables, this, ds),
+        served=find_serving(decided),
+        ledger=_select_night(tables, this, ds),
         record=tables.record(this),
         record_before=tables.record(runs[earlier]) if earlier else {},
         standing=standing,
     )
 
 
-def _concerned(decision: Decision) -> tuple[str, ...]:
+def _list_runs(decision: Decision) -> tuple[str, ...]:
     """The judged runs that a decision is about: of a rollback also the one that is not served any more."""
     rolled_back = decision.outcome is Outcome.ROLLED_BACK
-    return tuple(judged_run(r) for r in ((decision.run_id, decision.against) if rolled_back else (decision.run_id,)))
+    return tuple(
+        strip_refit_suffix(r) for r in ((decision.run_id, decision.against) if rolled_back else (decision.run_id,))
+    )
 
 
-def _run(name: str) -> str:
+def _find_run(name: str) -> str:
     """The run that scores of another night's rows are of: `RUN@DAY`."""
     return name.partition("@")[0]
 
 
-def _by_domain(rows: Any) -> dict[str, Row]:
+def _index_by_domain(rows: Any) -> dict[str, Row]:
     return {r["domain"]: r for r in rows}
 
 
-def _of_night(tables: _Tables, run: str, ds: str) -> list[Row]:
+def _select_night(tables: _Tables, run: str, ds: str) -> list[Row]:
     """The ledger's rows of a night: of the steps that all models share, of its run, and of rows without a day."""
-    shared = [r for r in tables.read("ledger", DATA_RUN) if r["ds"] == ds or _lost_undated(r)]
+    shared = [r for r in tables.read("ledger", DATA_RUN) if r["ds"] == ds or _is_lost_undated(r)]
     return [*shared, *tables.read("ledger", run)]
 
 
-def _lost_undated(row: Row) -> bool:
+def _is_lost_undated(row: Row) -> bool:
     return bool(row["ds"] == UNDATED and row["reason"])
 
 
@@ -145,11 +147,11 @@ class _Tables:
 
     def runs(self, name: str) -> list[str]:
         """The runs that a table has rows of."""
-        return sorted(r["run_id"] for r in rows_of(self.warehouse.table(name), columns=["DISTINCT run_id"]))
+        return sorted(r["run_id"] for r in read_rows(self.warehouse.table(name), columns=["DISTINCT run_id"]))
 
     def read(self, name: str, run: str) -> list[dict[str, Any]]:
         """The rows of a run."""
-        return rows_of(self.warehouse.table(name), f"run_id = '{run}'")
+        return read_rows(self.warehouse.table(name), f"run_id = '{run}'")
 
     def record(self, run: str) -> dict[str, Any]:
         """The record of a run; empty where it was never trained to its end."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from star_ctr.workflows.report.charts import Line, lines, stacked
-from star_ctr.workflows.report.data import UNDATED, Morning, Row
-from star_ctr.workflows.report.formatting import clock, number, seconds, short_day
-from star_ctr.workflows.report.quality import section
+from star_ctr.workflows.report.charts import Line, draw_lines, draw_stacked_bars
+from star_ctr.workflows.report.data import UNDATED, ReportData, Row
+from star_ctr.workflows.report.formatting import format_clock, format_number, format_seconds, format_short_day
+from star_ctr.workflows.report.quality import render_section
 
 _WAYS = (
     ("The night’s day", ("ingest", "features", "split.test", "score", "evaluate")),
@@ -21,11 +21,11 @@ _GLYPHS = {"done": "✓", "stale": "↻", "running": "…", "failed": "✗", "mi
 _SECTIONS = ("window", "split", "model", "trainer")
 
 
-def rows_kept(morning: Morning) -> str:
+def render_ledger(morning: ReportData) -> str:
     """The ledger: rows into and out of each step, and why some were left out."""
     title = "Where the rows went"
     if not morning.ledger:
-        return section(title, '<p class="calm">The ledger has nothing of this night.</p>')
+        return render_section(title, '<p class="calm">The ledger has nothing of this night.</p>')
     steps = {row["step"] for row in morning.ledger}
     on_the_way = [step for _, way in _WAYS for step in way]
     beside = tuple(sorted(s for s in steps if s not in on_the_way))
@@ -37,13 +37,15 @@ def rows_kept(morning: Morning) -> str:
         for step in there:
             rows = [r for r in morning.ledger if r["step"] == step]
             came, went = (sum(r[k] for r in rows if r["ds"] != UNDATED) for k in ("rows_in", "rows_out"))
-            body.append(_ledger_row(step, came, went, rows, passed))
+            body.append(_render_ledger_row(step, came, went, rows, passed))
             passed = went if way is not beside else None
     head = "<tr><th>step</th><th>rows in</th><th>rows out</th><th>left out</th></tr>"
-    return section(title, f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>')
+    return render_section(
+        title, f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
 
 
-def _ledger_row(step: str, came: int, went: int, rows: Sequence[Row], passed: int | None) -> str:
+def _render_ledger_row(step: str, came: int, went: int, rows: Sequence[Row], passed: int | None) -> str:
     why = []
     reasons = sorted({r["reason"] for r in rows if r["rows_in"] > r["rows_out"]})
     for reason in reasons:
@@ -65,11 +67,11 @@ def _ledger_row(step: str, came: int, went: int, rows: Sequence[Row], passed: in
     return f"<tr><th>{escape(step)}</th><td>{came:,}</td><td>{went:,}</td><td{kind}>{out}</td></tr>{below}"
 
 
-def training(morning: Morning) -> str:
+def render_training(morning: ReportData) -> str:
     """The training's loss over its steps, beside the night before, and how fast it was."""
     title, record = "Training", morning.record
     if not record.get("curve"):
-        return section(title, '<p class="calm">There is no record of a training of this night.</p>')
+        return render_section(title, '<p class="calm">There is no record of a training of this night.</p>')
     curve, before = record["curve"], morning.record_before.get("curve") or []
     drawn = [
         Line([step for step, _ in points], [loss for _, loss in points], kind)
@@ -81,20 +83,20 @@ def training(morning: Morning) -> str:
     ceiling = max(loss for _, loss in curve[len(curve) // 10 :])
     labels = [(step, f"{step:,.0f}") for step in sorted({curve[0][0], last // 2, last})]
     facts = [
-        ("rows/s", number(record.get("rows_per_second"), 0)),
-        ("waiting", f"{100 * record['waiting_share']:.1f}%" if "waiting_share" in record else number(None)),
-        ("time", seconds(record.get("seconds"))),
-        ("mixing", number(record.get("mixing"), 2)),
+        ("rows/s", format_number(record.get("rows_per_second"), 0)),
+        ("waiting", f"{100 * record['waiting_share']:.1f}%" if "waiting_share" in record else format_number(None)),
+        ("time", format_seconds(record.get("seconds"))),
+        ("mixing", format_number(record.get("mixing"), 2)),
     ]
     shown = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts)
     above = f" It began at {curve[0][1]:.4f}, above the scale." if curve[0][1] > ceiling else ""
     faint = f"; faint: the night of {morning.before}." if before else "."
     note = f"Mean log loss of the training rows over the steps{faint}{above}"
-    plot = lines("Training loss over steps", drawn, labels, ceiling=ceiling)
-    return section(title, f'{plot}<dl class="facts">{shown}</dl><p class="note">{note}</p>')
+    plot = draw_lines("Training loss over steps", drawn, labels, ceiling=ceiling)
+    return render_section(title, f'{plot}<dl class="facts">{shown}</dl><p class="note">{note}</p>')
 
 
-def time_spent(morning: Morning) -> str:
+def render_time(morning: ReportData) -> str:
     """Bars of the time that each step of the last nights took."""
     title = "Time by step"
     steps = list(dict.fromkeys(r["step"] for r in morning.standing))
@@ -103,26 +105,28 @@ def time_spent(morning: Morning) -> str:
         if row["seconds"] and row["ds"] <= morning.ds:
             taken.setdefault(row["ds"], {})[row["step"]] = row["seconds"]
     if not taken:
-        return section(title, '<p class="calm">The journal has no times of these nights.</p>')
+        return render_section(title, '<p class="calm">The journal has no times of these nights.</p>')
     bars = [(ds[5:], [of.get(step, 0.0) for step in steps]) for ds, of in sorted(taken.items())]
     keys = "".join(f'<li><i class="part p{k}"></i>{escape(step)}</li>' for k, step in enumerate(steps))
-    return section(title, f'{stacked("Seconds by step and night", bars)}<ul class="legend">{keys}</ul>')
+    return render_section(
+        title, f'{draw_stacked_bars("Seconds by step and night", bars)}<ul class="legend">{keys}</ul>'
+    )
 
 
-def nights(morning: Morning) -> str:
+def render_nights(morning: ReportData) -> str:
     """How the steps of the last nights stand, with their time; and why those are not done that something is said of."""
     title = "The nights"
     if not morning.standing:
-        return section(title, '<p class="calm">The journal has nothing of these settings.</p>')
+        return render_section(title, '<p class="calm">The journal has nothing of these settings.</p>')
     steps = list(dict.fromkeys(r["step"] for r in morning.standing))
     body, why = [], []
     for ds in sorted({r["ds"] for r in morning.standing}, reverse=True):
         of = {r["step"]: r for r in morning.standing if r["ds"] == ds}
-        cells = "".join(_standing(of[step]) for step in steps)
+        cells = "".join(_render_status(of[step]) for step in steps)
         strong = ' class="strong"' if ds == morning.ds else ""
-        body.append(f"<tr{strong}><th>{short_day(ds)}</th>{cells}</tr>")
+        body.append(f"<tr{strong}><th>{format_short_day(ds)}</th>{cells}</tr>")
         why += [
-            f"<li>{short_day(ds)} {r['step']}: {escape(r['why'])}</li>"
+            f"<li>{format_short_day(ds)} {r['step']}: {escape(r['why'])}</li>"
             for r in of.values()
             if r["state"] in ("stale", "failed", "running")
         ]
@@ -130,16 +134,16 @@ def nights(morning: Morning) -> str:
     table = f'<table class="nights"><thead><tr><th>night</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     reasons = f"<details><summary>Why {len(why)} are not done</summary><ul>{''.join(why)}</ul></details>" if why else ""
     note = '<p class="note">Minutes and seconds of the last time that each was run.</p>'
-    return section(title, f'<div class="wide">{table}</div>{reasons}{note}')
+    return render_section(title, f'<div class="wide">{table}</div>{reasons}{note}')
 
 
-def _standing(row: Row) -> str:
+def _render_status(row: Row) -> str:
     state = row["state"]
-    said = clock(row["seconds"]) if state == "done" and row["seconds"] else state
+    said = format_clock(row["seconds"]) if state == "done" and row["seconds"] else state
     return f'<td class="state {state}"><span aria-hidden="true">{_GLYPHS[state]}</span> {said}</td>'
 
 
-def stands_on(morning: Morning) -> str:
+def render_inputs(morning: ReportData) -> str:
     """What the run was made from: versions, code, settings, seed, start; folded."""
     record = morning.record
     if not record:
@@ -150,20 +154,20 @@ def stands_on(morning: Morning) -> str:
         "settings": morning.settings_hash,
         "seed": record.get("seed"),
         "code": record.get("code"),
-        "tables": _flat(record.get("versions", {}), " version "),
+        "tables": _flatten(record.get("versions", {}), " version "),
         "start": f"from {start.get('run_id', '?')}" if start else "afresh",
         "resumed": "yes, it was broken off once" if record.get("resumed") else "no",
-        "parameters": number(record.get("parameters"), 0),
-        "steps": number(record.get("steps"), 0),
-        "rows trained on": number(sum(record.get("rows", {}).values()), 0),
+        "parameters": format_number(record.get("parameters"), 0),
+        "steps": format_number(record.get("steps"), 0),
+        "rows trained on": format_number(sum(record.get("rows", {}).values()), 0),
         "scorer less trainer": record.get("max_score_difference"),
         "device": f"{record.get('device')}, {record.get('processes')} process(es), torch {record.get('torch')}",
     }
     settings = record.get("settings", {})
-    said |= {name: _flat(settings[name], "=") for name in _SECTIONS if name in settings}
+    said |= {name: _flatten(settings[name], "=") for name in _SECTIONS if name in settings}
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in said.items() if v is not None)
     return f'<section><details><summary>The run’s record</summary><dl class="record">{rows}</dl></details></section>'
 
 
-def _flat(values: dict[str, Any], between: str) -> str:
+def _flatten(values: dict[str, Any], between: str) -> str:
     return ", ".join(f"{k}{between}{v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())

@@ -8,24 +8,24 @@ from pathlib import Path
 
 from star_ctr.conf.files import write_text
 from star_ctr.workflows.report import night, quality
-from star_ctr.workflows.report.data import Morning
-from star_ctr.workflows.report.headline import headline
+from star_ctr.workflows.report.data import ReportData
+from star_ctr.workflows.report.headline import render_headline
 
 # Whatever a name in the data might smuggle in, the browser neither runs nor fetches it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def written(morning: Morning, command: str) -> str:
+def render(morning: ReportData, command: str) -> str:
     """The page; `command` is what made it."""
     columns = [
-        quality.over_days(morning, "GAUC", "gauc"),
-        quality.over_days(morning, "PCOC", "pcoc"),
-        quality.against_serving(morning),
-        quality.calibrated(morning),
-        night.training(morning),
-        night.time_spent(morning),
+        quality.render_over_days(morning, "GAUC", "gauc"),
+        quality.render_over_days(morning, "PCOC", "pcoc"),
+        quality.render_against_serving(morning),
+        quality.render_calibration(morning),
+        night.render_training(morning),
+        night.render_time(morning),
     ]
-    halves = [night.nights(morning), night.rows_kept(morning)]
+    halves = [night.render_nights(morning), night.render_ledger(morning)]
     title = escape(f"{morning.settings.name} {morning.ds}")
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     made = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
@@ -38,20 +38,20 @@ def written(morning: Morning, command: str) -> str:
 <style>
 {style}</style></head>
 <body><main>
-{headline(morning)}
-{quality.by_domain(morning)}
+{render_headline(morning)}
+{quality.render_by_domain(morning)}
 <div class="columns">
 {"".join(columns)}
 </div>
 <div class="halves">
 {"".join(halves)}
 </div>
-{night.stands_on(morning)}
+{night.render_inputs(morning)}
 <footer>Made {made} by <code>{escape(command)}</code></footer>
 </main></body></html>
 """
 
 
-def write(morning: Morning, command: str, file: Path) -> None:
+def write(morning: ReportData, command: str, file: Path) -> None:
     """Write the page, whole or not at all."""
-    write_text(file, written(morning, command))
+    write_text(file, render(morning, command))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from star_ctr.workflows.report.formatting import missing
+from star_ctr.workflows.report.formatting import is_missing
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Scale:
         return round(self.start + (at - low) / (high - low) * (self.end - self.start), 1)
 
 
-def spanned(values: Iterable[float | None], start: float, end: float, floor: float = 1e-3) -> Scale:
+def fit_scale(values: Iterable[float | None], start: float, end: float, floor: float = 1e-3) -> Scale:
     """A scale that all values fit into, with a little air; at least `floor` wide."""
-    found = [v for v in values if v is not None and not missing(v)] or [0.0, 1.0]
+    found = [v for v in values if v is not None and not is_missing(v)] or [0.0, 1.0]
     low, high = min(found), max(found)
     air = max(0.12 * (high - low), floor / 2)
     return Scale(low - air, high + air, start, end)
@@ -38,14 +38,14 @@ def spanned(values: Iterable[float | None], start: float, end: float, floor: flo
 _RATIOS = (0.25, 0.33, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 
 
-def ratios(values: Iterable[float | None], start: float, end: float) -> Scale:
+def fit_ratio_scale(values: Iterable[float | None], start: float, end: float) -> Scale:
     """A logarithmic scale around 1, at most from a quarter to four times."""
-    found = [v for v in values if v is not None and not missing(v)]
+    found = [v for v in values if v is not None and not is_missing(v)]
     low, high = min(found, default=1.0), max(found, default=1.0)
     return Scale(max(0.25, min(0.95, low / 1.04)), min(4.0, max(1.05, high * 1.04)), start, end, log=True)
 
 
-def ticks(scale: Scale, least: int = 3) -> list[float]:
+def choose_ticks(scale: Scale, least: int = 3) -> list[float]:
     """Round values within a scale: the fewest that are at least so many; of ratios, 1 and others well apart."""
     if scale.log:
         chosen = [1.0]
@@ -63,7 +63,7 @@ def ticks(scale: Scale, least: int = 3) -> list[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def written(values: list[float]) -> list[str]:
+def format_ticks(values: list[float]) -> list[str]:
     """Ticks as text, with as many digits as tell them apart."""
     if len(values) < 2:
         return [f"{v:g}" for v in values]

@@ -12,7 +12,7 @@ from star_ctr.model.data.batches import Batch
 
 
 @dataclass(frozen=True)
-class Trained:
+class StepResult:
     """A batch that a step was made of, the name of its domain and its loss."""
 
     batch: Batch
@@ -21,7 +21,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Moment:
+class CallbackEvent:
     """Where the training stands.
 
     Steps done of all (counted in batches), rows trained on and the passed time (seconds) of this process, and how much
@@ -35,7 +35,7 @@ class Moment:
     seconds: float = 0.0
     waited: float = 0.0
     lr: float = 0.0
-    batches: Sequence[Trained] = ()
+    batches: Sequence[StepResult] = ()
 
     @property
     def loss(self) -> float:
@@ -54,14 +54,14 @@ class Moment:
         return self.waited / max(self.seconds, 1e-9)
 
 
-class Hook:
+class Callback:
     """What the loop calls; a hook overrides what it cares for."""
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: CallbackEvent) -> None:
         """Before the first step of this process (`moment.step` is not 0 for a resumed run)."""
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: CallbackEvent) -> None:
         """After each step."""
 
-    def end(self, moment: Moment) -> None:
+    def end(self, moment: CallbackEvent) -> None:
         """After the last step, or when the loop is left by an error."""

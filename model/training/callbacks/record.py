@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from star_ctr.model.data.batch_order import MIXED, DataFile
-from star_ctr.model.training.callbacks import Hook, Moment
+from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
-class Recorder(Hook):
+class Recorder(Callback):
     """A hook that goes on where it was when a checkpoint was written."""
 
     name: str
@@ -28,18 +28,18 @@ class Recorder(Hook):
         raise NotImplementedError
 
 
-class Spent(Recorder):
+class TimeSpent(Recorder):
     """Rows, time and waiting for data, of this process and of those that it goes on from, in `total`."""
 
     name = "spent"
 
     def __init__(self) -> None:
-        self.total = self._before = Moment(0, 0)
+        self.total = self._before = CallbackEvent(0, 0)
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: CallbackEvent) -> None:
         """Add this process's to those before it."""
         b = self._before
-        self.total = Moment(
+        self.total = CallbackEvent(
             moment.step, moment.steps, b.rows + moment.rows, b.seconds + moment.seconds, b.waited + moment.waited
         )
 
@@ -50,10 +50,10 @@ class Spent(Recorder):
     def load(self, state: Sequence[float]) -> None:
         """Go on from there."""
         rows, seconds, waited = state
-        self.total = self._before = Moment(0, 0, int(rows), seconds, waited)
+        self.total = self._before = CallbackEvent(0, 0, int(rows), seconds, waited)
 
 
-class Started(Recorder):
+class StartRecord(Recorder):
     """What came over from the run that a training started from (`model.warm`); None where it started afresh."""
 
     name = "start"
@@ -70,7 +70,7 @@ class Started(Recorder):
         self.report = state
 
 
-class Curve(Recorder):
+class LossCurve(Recorder):
     """The training curve: mean loss over each of at most `points` stretches of steps."""
 
     name = "curve"
@@ -80,7 +80,7 @@ class Curve(Recorder):
         self.curve: list[tuple[int, float]] = []
         self._sum, self._n = 0.0, 0
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: CallbackEvent) -> None:
         """Add a step, and a point at the end of each stretch."""
         n = len(moment.batches)
         self._sum, self._n = self._sum + moment.loss * n, self._n + n
@@ -99,7 +99,7 @@ class Curve(Recorder):
         self._sum, self._n = state["sum"], state["n"]
 
 
-class Mixing(Recorder):
+class ShuffleQuality(Recorder):
     """How well the rows of a batch are mixed: 1 as in a full shuffle of the domain, 0 where a batch is of one file.
 
     Of all pairs of rows in a batch, the share that stems from two files, over what that share would be if the batch
@@ -112,16 +112,16 @@ class Mixing(Recorder):
         sizes: dict[int, list[int]] = {}
         for file in files:
             sizes.setdefault(MIXED if mixed else file.domain, []).append(file.rows)
-        self._expected = {p: 1.0 - _same(np.array(n)) for p, n in sizes.items()}
+        self._expected = {p: 1.0 - _compute_same_chance(np.array(n)) for p, n in sizes.items()}
         self._other, self._other_expected = 0.0, 0.0
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: CallbackEvent) -> None:
         """Count the pairs of the last batches."""
         for batch in (b.batch for b in moment.batches):
             n, expected = len(batch.file), self._expected[batch.domain]
             if n > 1 and expected > 0:
                 pairs = n * (n - 1) / 2
-                self._other += pairs * (1.0 - _same(np.bincount(batch.file)))
+                self._other += pairs * (1.0 - _compute_same_chance(np.bincount(batch.file)))
                 self._other_expected += pairs * expected
 
     def state(self) -> tuple[float, float]:
@@ -138,7 +138,7 @@ class Mixing(Recorder):
         return round(self._other / self._other_expected, 4) if self._other_expected else None
 
 
-def _same(counts: np.ndarray[Any, Any]) -> float:
+def _compute_same_chance(counts: np.ndarray[Any, Any]) -> float:
     """The chance that two rows, drawn without putting the first one back, are of the same kind."""
     n = int(counts.sum())
     return float((counts * (counts - 1)).sum()) / (n * (n - 1)) if n > 1 else 1.0

@@ -10,10 +10,10 @@ from typing import Any
 
 from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.errors import UserError
-from star_ctr.model.training.callbacks import Hook, Moment
+from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
-class Scalars(Hook):
+class Scalars(Callback):
     """Gathers what happened since the last time, and every `seconds` (and at the end) hands it to `write`.
 
     Losses are means over the rows of that time: `loss/<domain>` and `loss/overall`. `rows_per_second` and
@@ -22,41 +22,43 @@ class Scalars(Hook):
 
     def __init__(self, seconds: float = 5.0) -> None:
         self._seconds = seconds
-        self._losses: dict[str, tuple[float, int]] = {}
-        self._from = Moment(0, 0)
+        self._compute_losses: dict[str, tuple[float, int]] = {}
+        self._from = CallbackEvent(0, 0)
         self._last = 0.0
 
     @abstractmethod
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write the values at a step."""
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: CallbackEvent) -> None:
         """Start counting."""
         self._from, self._last = moment, time.monotonic()
 
-    def step(self, moment: Moment) -> None:
+    def step(self, moment: CallbackEvent) -> None:
         """Add a step; write if it is time."""
         for trained in moment.batches:
             n = len(trained.batch.rows)
-            total, rows = self._losses.get(trained.domain, (0.0, 0))
-            self._losses[trained.domain] = (total + n * trained.loss, rows + n)
+            total, rows = self._compute_losses.get(trained.domain, (0.0, 0))
+            self._compute_losses[trained.domain] = (total + n * trained.loss, rows + n)
         if time.monotonic() - self._last > self._seconds:
             self._flush(moment)
 
-    def end(self, moment: Moment) -> None:
+    def end(self, moment: CallbackEvent) -> None:
         """Write what is left."""
-        if self._losses:
+        if self._compute_losses:
             self._flush(moment)
 
-    def _flush(self, moment: Moment) -> None:
+    def _flush(self, moment: CallbackEvent) -> None:
         seconds = max(moment.seconds - self._from.seconds, 1e-9)
-        values = {f"loss/{domain}": total / rows for domain, (total, rows) in self._losses.items()}
-        values[f"loss/{OVERALL}"] = sum(t for t, _ in self._losses.values()) / sum(n for _, n in self._losses.values())
+        values = {f"loss/{domain}": total / rows for domain, (total, rows) in self._compute_losses.items()}
+        values[f"loss/{OVERALL}"] = sum(t for t, _ in self._compute_losses.values()) / sum(
+            n for _, n in self._compute_losses.values()
+        )
         values["rows_per_second"] = (moment.rows - self._from.rows) / seconds
         values["waiting_share"] = (moment.waited - self._from.waited) / seconds
         values["lr"] = moment.lr
         self.write(moment.step, values)
-        self._losses, self._from, self._last = {}, moment, time.monotonic()
+        self._compute_losses, self._from, self._last = {}, moment, time.monotonic()
 
 
 class TensorBoard(Scalars):
@@ -70,7 +72,7 @@ class TensorBoard(Scalars):
         super().__init__(seconds)
         self._folder = folder
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: CallbackEvent) -> None:
         """Open the file."""
         super().begin(moment)
         from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +84,7 @@ class TensorBoard(Scalars):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def end(self, moment: Moment) -> None:
+    def end(self, moment: CallbackEvent) -> None:
         """Write what is left and close the file."""
         super().end(moment)
         self._writer.close()
@@ -102,7 +104,7 @@ class MLflow(Scalars):
 
         self._mlflow, self._experiment, self._run, self._settings = mlflow, experiment, run, dict(settings)
 
-    def begin(self, moment: Moment) -> None:
+    def begin(self, moment: CallbackEvent) -> None:
         """Start the run, or go on in it."""
         super().begin(moment)
         mlflow = self._mlflow
@@ -118,7 +120,7 @@ class MLflow(Scalars):
         """One point of each metric."""
         self._mlflow.log_metrics(dict(values), step=step)
 
-    def end(self, moment: Moment) -> None:
+    def end(self, moment: CallbackEvent) -> None:
         """Write what is left and end the run."""
         super().end(moment)
         self._mlflow.end_run("FINISHED" if moment.step == moment.steps else "KILLED")

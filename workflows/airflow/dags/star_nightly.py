@@ -29,20 +29,20 @@ ROOT = Path(__file__).resolve().parents[3]
 NOT_YET = 75  # how `star-ctr ready` ends while logs are missing
 
 
-def setting(name: str, default: str) -> str:
+def get_setting(name: str, default: str) -> str:
     """The environment's `STAR_CTR_<name>`; empty counts as not set."""
     return os.environ.get(f"STAR_CTR_{name}") or default
 
 
-HOME = setting("HOME", str(ROOT))
-COMMAND = setting("COMMAND", str(ROOT / ".venv/bin/star-ctr"))
-ON_FAILURE = setting("ON_FAILURE", "")
-ZONE = ZoneInfo(setting("ZONE", "UTC"))
-FIRST_NIGHT = dt.date.fromisoformat(setting("FIRST_NIGHT", "2026-01-06"))
-LAST_NIGHT = setting("LAST_NIGHT", "")
-RETRY = dt.timedelta(seconds=float(setting("RETRY_SECONDS", "300")))
-POKE = dt.timedelta(seconds=float(setting("POKE_SECONDS", "300")))
-WAIT = dt.timedelta(hours=float(setting("WAIT_HOURS", "18")))
+HOME = get_setting("HOME", str(ROOT))
+COMMAND = get_setting("COMMAND", str(ROOT / ".venv/bin/star-ctr"))
+ON_FAILURE = get_setting("ON_FAILURE", "")
+ZONE = ZoneInfo(get_setting("ZONE", "UTC"))
+FIRST_NIGHT = dt.date.fromisoformat(get_setting("FIRST_NIGHT", "2026-01-06"))
+LAST_NIGHT = get_setting("LAST_NIGHT", "")
+RETRY = dt.timedelta(seconds=float(get_setting("RETRY_SECONDS", "300")))
+POKE = dt.timedelta(seconds=float(get_setting("POKE_SECONDS", "300")))
+WAIT = dt.timedelta(hours=float(get_setting("WAIT_HOURS", "18")))
 
 # The steps of a night in their order: the hours that each may take, and what it does.
 STEPS: Mapping[str, tuple[int, str]] = {
@@ -60,7 +60,7 @@ STEPS: Mapping[str, tuple[int, str]] = {
 }
 
 
-def day_of(run: Any, params: Mapping[str, Any]) -> str:
+def compute_day(run: Any, params: Mapping[str, Any]) -> str:
     """The day of the logs that a run works on: the one asked for, or the day before the run's own date."""
     if params["day"]:
         return str(params["day"])
@@ -69,20 +69,20 @@ def day_of(run: Any, params: Mapping[str, Any]) -> str:
     return (moment.astimezone(ZONE).date() - dt.timedelta(days=1)).isoformat()
 
 
-def command(step: str, run: Any, params: Mapping[str, Any]) -> str:
+def make_command(step: str, run: Any, params: Mapping[str, Any]) -> str:
     """The line that runs a step, quoted for the shell."""
-    arguments = [COMMAND, step, "--conf", params["conf"], "--ds", day_of(run, params)]
+    arguments = [COMMAND, step, "--conf", params["conf"], "--ds", compute_day(run, params)]
     for override in params["set"] or []:
         arguments += ["--set", override]
     return f"cd {shlex.quote(HOME)} && exec {shlex.join(arguments)}"
 
 
-def tell(context: Mapping[str, Any]) -> None:
+def log_failure(context: Mapping[str, Any]) -> None:
     """Tell of a task that has failed for good."""
     task, run = context["ti"], context["dag_run"]
     line = (
         f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ} {task.dag_id}: {task.task_id} of the night "
-        f"{day_of(run, context['params'])} failed on try {task.try_number} (run {run.run_id}): "
+        f"{compute_day(run, context['params'])} failed on try {task.try_number} (run {run.run_id}): "
         f"{context.get('exception')}"
     )
     home = Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser()
@@ -92,7 +92,7 @@ def tell(context: Mapping[str, Any]) -> None:
         subprocess.run([*shlex.split(ON_FAILURE), line], check=True, timeout=60)
 
 
-def at(day: dt.date, time: dt.time) -> dt.datetime:
+def parse_time(day: dt.date, time: dt.time) -> dt.datetime:
     """A moment of the date on which the night of `day` runs."""
     return dt.datetime.combine(day + dt.timedelta(days=1), time, ZONE)
 
@@ -101,14 +101,14 @@ with DAG(
     dag_id="star_nightly",
     description="star-ctr: from a day's logs to a model and its metrics by domain",
     doc_md=__doc__,
-    schedule=CronTriggerTimetable(setting("SCHEDULE", "0 2 * * *"), timezone=str(ZONE)),
-    start_date=at(FIRST_NIGHT, dt.time.min),
-    end_date=at(dt.date.fromisoformat(LAST_NIGHT), dt.time.max) if LAST_NIGHT else None,
+    schedule=CronTriggerTimetable(get_setting("SCHEDULE", "0 2 * * *"), timezone=str(ZONE)),
+    start_date=parse_time(FIRST_NIGHT, dt.time.min),
+    end_date=parse_time(dt.date.fromisoformat(LAST_NIGHT), dt.time.max) if LAST_NIGHT else None,
     catchup=True,
     max_active_runs=1,
     params={
         "conf": Param(
-            setting("CONF", "conf/demo.yaml"), type="string", minLength=1, description="the data set: a YAML file"
+            get_setting("CONF", "conf/demo.yaml"), type="string", minLength=1, description="the data set: a YAML file"
         ),
         "set": Param(
             [], type=["null", "array"], items={"type": "string", "pattern": "^[^=]+="},
@@ -119,14 +119,14 @@ with DAG(
             description="the day of the logs; if empty, the day before the run's date",
         ),
     },
-    user_defined_macros={"command": command},
+    user_defined_macros={"command": make_command},
     default_args={
         "owner": "star-ctr",
         "retries": 3,
         "retry_delay": RETRY,
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": dt.timedelta(hours=1),
-        "on_failure_callback": tell,
+        "on_failure_callback": log_failure,
         "do_xcom_push": False,
     },
     tags=["star-ctr"],
