@@ -82,7 +82,7 @@ def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
     """Alternate training runs without and with load; returns the entry for bench.json."""
     job = job_of(
         folder, case.rows, domains=4, model=case.model, batch_size=case.batch_size, window_rows=16_384,
-        moments_rows=0, checkpoint_minutes=1000.0,
+        norm_statistics_rows=0, minutes=1000.0,
     )  # fmt: skip
     alone, beside, threads = [], [], set()
     for turn in range(turns):

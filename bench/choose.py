@@ -4,7 +4,7 @@ Trains on the splits that `star-ctr split` wrote, scores the test rows, and prin
 set of overrides of `model.*` and `trainer.*`), the mean difference to the first variant, paired by night and seed, with
 its standard error, and PCOC overall and for the five largest domains. For KuaiRand these nights are 04-29 and 04-30.
 
-    python bench/choose.py --conf conf/kuairand.yaml --variant "" --variant "trainer.lr=0.002"
+    python bench/choose.py --conf conf/kuairand.yaml --variant "" --variant "trainer.optimizer.lr=0.002"
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
 def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[str, Any]:
     """Train once; returns metrics, and the sums of scores and clicks by domain."""
     logging.disable(logging.WARNING)
-    settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.tensorboard=false"])
+    settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.runtime.tensorboard=false"])
     with tempfile.TemporaryDirectory() as folder:
         frame = one(settings, night, Path(folder))
     by_domain = frame.groupby("domain").agg(n=("label", "size"), score=("score", "sum"), label=("label", "sum"))

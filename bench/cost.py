@@ -21,7 +21,8 @@ from deltalake import DeltaTable, write_deltalake
 from entries import entry
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.cost import time_in_turns
 from star_ctr.model.data.batches import Batch

@@ -35,7 +35,7 @@ def stream_alone(job: TrainingJob) -> float:
     began = time.perf_counter()
     batches = prefetch(
         iter_epoch(
-            trainer.files, job.layout, s.batch_size, s.window_rows, s.seed, 0, readers=choose_readers(job.trainer)
+            trainer.files, job.layout, s.batch_size, s.data.window_rows, s.seed, 0, readers=choose_readers(job.trainer)
         ),
         pin=True,
     )

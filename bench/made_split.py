@@ -10,7 +10,8 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.training.job import TrainingJob
 
@@ -45,7 +46,7 @@ def job_of(
     return TrainingJob(
         run_id=name, ds=layout.ds, split=table, versions={"split": DeltaTable(table).version()},
         folder=str(folder / name), code="", layout=layout, model=ModelSettings.model_validate(model or {}),
-        trainer=TrainerSettings.model_validate({"device": "cpu", "tensorboard": False, **trainer}), settings={},
+        trainer=TrainerSettings.model_validate({"device": "cpu", "runtime": {"tensorboard": False}, **trainer}), settings={},
     )  # fmt: skip
 
 

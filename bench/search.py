@@ -25,9 +25,9 @@ from star_ctr.workflows.compare import run
 from star_ctr.workflows.compare.tables import make_frame
 
 SPACE: dict[str, list[Any]] = {
-    "trainer.lr": [0.0005, 0.001, 0.002],
-    "trainer.embedding_lr": [0.0002, 0.0003, 0.0005],
-    "trainer.weight_decay": [0.0, 0.01],
+    "trainer.optimizer.lr": [0.0005, 0.001, 0.002],
+    "trainer.optimizer.embedding_lr": [0.0002, 0.0003, 0.0005],
+    "trainer.optimizer.weight_decay": [0.0, 0.01],
     "model.dropout": [0.1, 0.2, 0.3],
     "model.layers": [[128, 64], [256, 128, 64], [256, 128, 64, 32, 16, 16]],
 }

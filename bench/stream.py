@@ -42,7 +42,7 @@ def files_of(job: TrainingJob) -> list[DataFile]:
 
 def batches_of(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
     """The stream's own batches: shuffled, of one domain each, 2000 rows."""
-    return iter_epoch(files, job.layout, 2000, job.trainer.window_rows, 0, epoch)
+    return iter_epoch(files, job.layout, 2000, job.trainer.data.window_rows, 0, epoch)
 
 
 def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any, ...]]:

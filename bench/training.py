@@ -107,7 +107,7 @@ def two_processes(folder: Path) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))[:2]
 
     def trained(name: str, processes: int, **more: object) -> float:
-        job = job_of(folder, PAIRED, processes=processes, threads=1, checkpoint_minutes=1000.0, **more)
+        job = job_of(folder, PAIRED, processes=processes, threads=1, minutes=1000.0, **more)
         return rate(job.model_copy(update={"folder": str(folder / name)}), set(cores[:processes]))
 
     ways: dict[str, dict[str, Any]] = {

@@ -30,7 +30,7 @@ from star_ctr.conf.settings.features import (
 )
 from star_ctr.conf.settings.logs import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.log_columns import list_own_columns, make_table_column, require
+from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require
 from star_ctr.features.cleaning.text import to_number
 from star_ctr.features.encoding.scoring_rows import CARRIED
 from star_ctr.features.point_in_time import attribution
@@ -112,13 +112,13 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     wanted = {
         flatten_column_name(c): c.partition(".")[2] for c in sorted(_read_by(features)) if c.startswith("impressions.")
     }
-    stored = {name: make_table_column(settings, "impressions", column) for name, column in wanted.items()}
+    stored = {name: name_table_column(settings, "impressions", column) for name, column in wanted.items()}
     require(there, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
-    kept = {name_outcome_column(o): make_table_column(settings, "impressions", o) for o in sorted(outcomes)}
+    kept = {name_outcome_column(o): name_table_column(settings, "impressions", o) for o in sorted(outcomes)}
     stored |= {name: column for name, column in kept.items() if column in there}
     plain = [c for c in (*IDENTITY, CARRIED) if c in there]
-    return rows.select(*plain, *(list_own_columns(column).alias(name) for name, column in stored.items()))
+    return rows.select(*plain, *(get_column(column).alias(name) for name, column in stored.items()))
 
 
 def label_rows(settings: Settings, store: WarehouseTables, impressions: DataFrame, ds: str) -> DataFrame:
@@ -228,7 +228,7 @@ def _add_attributes(
         if log is None or not wanted or (only and only != table):
             continue
         attributes = store.read(table)
-        stored = {flatten_column_name(c): make_table_column(settings, table, c.partition(".")[2]) for c in wanted}
+        stored = {flatten_column_name(c): name_table_column(settings, table, c.partition(".")[2]) for c in wanted}
         require(attributes.columns, {c: stored[flatten_column_name(c)] for c in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows

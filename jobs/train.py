@@ -74,7 +74,7 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob, resu
     if not get_attempt(job).is_published:
         if resume:
             _check_resumable(store.warehouse, job)
-        start = launch if job.trainer.launcher == "torchrun" else launch_on_spark
+        start = launch if job.trainer.distributed.launcher == "torchrun" else launch_on_spark
         start(job, resume)
     short = write_trained_rows(store, [(job, read_result(job))])
     if short:

@@ -66,7 +66,7 @@ def measure_costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_r
 
 def _take_batches(trainer: Trainer, n: int) -> list[Batch]:
     t = trainer.settings
-    batches = iter_epoch(trainer.files, trainer.job.layout, t.batch_size, t.window_rows, 0, 0, trainer.mixed)
+    batches = iter_epoch(trainer.files, trainer.job.layout, t.batch_size, t.data.window_rows, 0, 0, trainer.mixed)
     return list(islice(batches, n))
 
 

@@ -22,7 +22,7 @@ from star_ctr.conf.contracts.catalog import WEIGHTS
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.score_checks import check_weights
 

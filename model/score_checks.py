@@ -55,5 +55,5 @@ def check_weights(tensors: Mapping[str, Tensor], what: str) -> None:
         more = f" and {len(found) - 5} more tensors" if len(found) > 5 else ""
         raise DataError(
             f"{what}: non-finite weights in {named}{more}; "
-            "lower trainer.lr, or check numeric features for extreme values"
+            "lower trainer.optimizer.lr, or check numeric features for extreme values"
         )

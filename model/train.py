@@ -32,7 +32,7 @@ from star_ctr.model.training.run import train
 def launch(job: TrainingJob, must_resume: bool = False) -> None:
     """Train a job with the number of processes in its settings; writes the results and the model to its folder.
 
-    If a process fails, the group is restarted from the last checkpoint, up to `trainer.restarts` times. All its
+    If a process fails, the group is restarted from the last checkpoint, up to `trainer.distributed.restarts` times. All its
     processes end with this one.
 
     Raises:
@@ -47,7 +47,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
     with tempfile.TemporaryDirectory(prefix="star-ctr-") as store:
         command = [
             sys.executable, "-m", "star_ctr.model.distributed.torchrun_agent", store,
-            f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.restarts}",
+            f"--nproc-per-node={job.trainer.processes}", f"--max-restarts={job.trainer.distributed.restarts}",
             "-m", "star_ctr.model.train", str(path), *(["--resume"] if must_resume else []),
         ]  # fmt: skip
         code = run_child(command, {"OMP_NUM_THREADS": str(cores), **os.environ})
@@ -70,7 +70,7 @@ def write_job(job: TrainingJob) -> Path:
 def make_callbacks(job: TrainingJob) -> list[Callback]:
     """What shows a training while it runs: a bar, TensorBoard's files, and MLflow where MLFLOW_TRACKING_URI is set."""
     hooks: list[Callback] = [ProgressBar("train")]
-    if job.trainer.tensorboard:
+    if job.trainer.runtime.tensorboard:
         hooks.append(TensorBoard(job.place / "tensorboard"))
     if os.environ.get("MLFLOW_TRACKING_URI"):
         settings = {f"model.{k}": v for k, v in job.model.model_dump(mode="json").items()}

@@ -23,7 +23,7 @@ from star_ctr.conf.contracts.run_id import (
 )
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.training import ACCEPTED, PREVIOUS
+from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
 from star_ctr.jobs.io import log_files
 from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start

@@ -7,7 +7,7 @@ from typing import Any
 
 from star_ctr.conf.contracts.encoded_row import BucketField, Layout, NumericField
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 
 _REMEDY = "set trainer.warm_start to another run, or remove it to train from scratch"
 _MAY_CHANGE = frozenset(

@@ -7,7 +7,7 @@ from typing import Any
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.settings.features import Numeric, list_read_columns
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.training import NOT_AFFECTING_WEIGHTS
+from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
 _NOT_OF_THE_MODEL: Any = {
     "paths": True,
@@ -64,7 +64,7 @@ def format_variant(settings: Settings) -> str:
     parts = [model.name, model.norm, "aux" if model.aux else "noaux"]
     parts += [model.pooling] if model.pooling != "mean" else []
     parts += ["sum"] if model.combine == "sum" else []
-    parts += ["mixed"] if settings.trainer.batches == "mixed" else []
+    parts += ["mixed"] if settings.trainer.data.batches == "mixed" else []
     return "-".join(parts)
 
 

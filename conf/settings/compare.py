@@ -34,7 +34,7 @@ def _parse_day(value: Any) -> str:
 Day = Annotated[str, BeforeValidator(_parse_day)]
 Overrides = dict[Annotated[str, AfterValidator(_check_override_key)], Any]
 
-MIXED, SINGLE = {"trainer.batches": "mixed"}, {"trainer.batches": "single_domain"}
+MIXED, SINGLE = {"trainer.data.batches": "mixed"}, {"trainer.data.batches": "single_domain"}
 PAPER: Mapping[str, Mapping[str, Any]] = {
     # §4.1: all samples are mixed for Base, and so for what stands on it.
     "base": {"model.name": "base", "model.norm": "bn", **MIXED},

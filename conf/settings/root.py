@@ -28,9 +28,10 @@ from star_ctr.conf.settings.features import (
 )
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.logs import LabelColumn, LabelFromClicks, LogSettings, Zone
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
-from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 
 F = TypeVar("F", bound=Feature)
 
@@ -235,14 +236,16 @@ def _find_feature_problems(settings: Settings) -> list[str]:
 
 def _find_model_problems(settings: Settings) -> list[str]:
     problems = _find_pooling_problems(settings)
-    if settings.trainer.batches == "single_domain":
+    if settings.trainer.data.batches == "single_domain":
         if settings.model.name == "mulann":
-            problems.append("trainer.batches: MulANN's discriminator needs batches of several domains; set it to mixed")
+            problems.append(
+                "trainer.data.batches: MulANN's discriminator needs batches of several domains; set it to mixed"
+            )
         return problems
     if settings.model.norm == "pn":
         problems.append(
             "model.norm: partitioned normalization takes its moments from batches of one domain; "
-            "set trainer.batches to single_domain, or model.norm to bn or ln"
+            "set trainer.data.batches to single_domain, or model.norm to bn or ln"
         )
     if settings.trainer.parallel == "batches":
         problems.append(

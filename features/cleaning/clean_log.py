@@ -34,11 +34,11 @@ from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
     FILE_DAY,
     INTERNAL,
+    get_column,
     list_consumed_columns,
-    list_own_columns,
     list_required_columns,
-    make_stored_name,
     map_declared_columns,
+    name_stored_column,
     quote_name,
     require,
 )
@@ -106,11 +106,11 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
             continue
         value, check = _parse_own(log, column, texts[column], numbers)
         if column in read_as["id"] and isinstance(types[column], FloatType | DoubleType):
-            rounded = F.when(is_rounded(list_own_columns(column), types[column]), F.lit(f"{column}: {LOST}"))
+            rounded = F.when(is_rounded(get_column(column), types[column]), F.lit(f"{column}: {LOST}"))
             check = rounded if check is None else F.coalesce(rounded, check)
         if column in read_as["number"] and log.decimal == "," and isinstance(types[column], StringType):
             value = value if column in log.types else to_plain_number(value)
-        columns[make_stored_name(column)] = value
+        columns[name_stored_column(column)] = value
         checks += [check] if check is not None else []
     # Text that cannot be decoded makes different values equal, in any column.
     broken = is_undecodable(F.col(_TEXT), log)
@@ -120,9 +120,9 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
-    own_day = None if day is None else list_own_columns(day.column) if is_date else texts[day.column]
+    own_day = None if day is None else get_column(day.column) if is_date else texts[day.column]
     if day is not None and isinstance(types[day.column], TimestampType):
-        own_day = F.from_utc_timestamp(list_own_columns(day.column), settings.zone)
+        own_day = F.from_utc_timestamp(get_column(day.column), settings.zone)
     # An implausible time does not determine the day either.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
     ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)
@@ -133,9 +133,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         *(value.alias(k) for k, value in columns.items()),
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
         # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
-        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(list_own_columns, types))))).alias(
-            "raw"
-        ),
+        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(get_column, types))))).alias("raw"),
         row_hash.alias(HASH),
         reason.alias("reason"),
         *(value.alias(k) for k, value in carried.items()),
@@ -155,7 +153,7 @@ def _parse_declared(
     time = getattr(log, "time", None)
     if time is not None:
         where = f"logs.{name}.time"
-        columns["ts"] = parse_time(time, list_own_columns(time.column), texts[time.column], types[time.column], where)
+        columns["ts"] = parse_time(time, get_column(time.column), texts[time.column], types[time.column], where)
         checks.append(check_time(time, columns["ts"], settings.zone))
     for target, source in map_declared_columns(settings, log).items():
         if target == "label":
@@ -167,7 +165,7 @@ def _parse_declared(
             )
         columns[target] = texts[source]
         verbatim = log.types.get(source) == "string"
-        checks.append(check_key(log, columns[target], list_own_columns(source), types[source], source, verbatim))
+        checks.append(check_key(log, columns[target], get_column(source), types[source], source, verbatim))
     if isinstance(log, ImpressionLog):
         checks += _check_domain(settings, columns)
         if isinstance(settings.label, LabelColumn):
@@ -258,7 +256,7 @@ def union_frames(frames: list[DataFrame]) -> DataFrame:
 
     def fit(frame: DataFrame) -> DataFrame:
         lone = {
-            f.name: F.when(list_own_columns(f.name).isNotNull(), F.array(list_own_columns(f.name)))
+            f.name: F.when(get_column(f.name).isNotNull(), F.array(get_column(f.name)))
             for f in frame.schema.fields
             if isinstance(kinds[f.name], ArrayType) and isinstance(f.dataType, StringType)
         }

@@ -55,7 +55,7 @@ def quote_name(column: str) -> str:
     return "`" + column.replace("`", "``") + "`"
 
 
-def list_own_columns(column: str) -> Column:
+def get_column(column: str) -> Column:
     """Return a log's own column by name."""
     return F.col(quote_name(column))
 
@@ -93,7 +93,7 @@ _TABLE_COLUMNS = frozenset(
 )
 
 
-def make_stored_name(column: str) -> str:
+def name_stored_column(column: str) -> str:
     """Return the name under which a table stores a log's own column.
 
     Appends `_raw` to a name that collides with one of the table's columns, ignoring case as Spark does, or with another
@@ -105,7 +105,7 @@ def make_stored_name(column: str) -> str:
     return f"{column}{OWN_SUFFIX}" if bare in _TABLE_COLUMNS else column
 
 
-def make_table_column(settings: Settings, table: str, column: str) -> str:
+def name_table_column(settings: Settings, table: str, column: str) -> str:
     """Return the name in `table` of the log's own column that the settings call `<table>.<column>`.
 
     Raises:
@@ -119,4 +119,4 @@ def make_table_column(settings: Settings, table: str, column: str) -> str:
         raise DataError(
             f"{table}.{column}: the time or day of logs.{table} cannot be a feature; use `hour` or `weekday`"
         )
-    return make_stored_name(column)
+    return name_stored_column(column)

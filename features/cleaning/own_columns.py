@@ -11,7 +11,7 @@ from pyspark.sql.types import DataType, StringType
 from star_ctr.conf.settings.features import Numeric, list_read_columns
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.log_columns import list_own_columns
+from star_ctr.features.cleaning.log_columns import get_column
 from star_ctr.features.cleaning.text import to_numbers, to_text
 
 _TEXT = "_star_ctr_text"
@@ -26,13 +26,11 @@ def add_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[
     plain = [c for c, kind in types.items() if isinstance(kind, StringType) and log.types.get(c) != "string"]
     rows, texts = raw, {}
     if plain:
-        array = F.transform(F.array(*map(list_own_columns, plain)), lambda text: to_text(log, text, StringType()))
+        array = F.transform(F.array(*map(get_column, plain)), lambda text: to_text(log, text, StringType()))
         rows = rows.withColumn(_TEXTS, array)
         texts = {c: F.get(_TEXTS, F.lit(k)) for k, c in enumerate(plain)}
     others = {c: f"{_TEXT}{k}" for k, c in enumerate(types) if c not in texts}
-    verbatim = {
-        name: to_text(log, list_own_columns(c), types[c], log.types.get(c) == "string") for c, name in others.items()
-    }
+    verbatim = {name: to_text(log, get_column(c), types[c], log.types.get(c) == "string") for c, name in others.items()}
     rows = rows.withColumns(verbatim) if verbatim else rows
     return rows, {c: texts[c] if c in texts else F.col(others[c]) for c in types}
 

@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import NO_DAY
-from star_ctr.features.cleaning.log_columns import list_own_columns
+from star_ctr.features.cleaning.log_columns import get_column
 
 
 def join_attributes(
@@ -39,7 +39,7 @@ def join_attributes(
         F.col("key").alias("_star_ctr_key"),
         F.col("ds").alias("_star_ctr_from"),
         F.lit(True).alias("_star_ctr_known"),
-        *(list_own_columns(source).alias(target) for target, source in columns.items()),
+        *(get_column(source).alias(target) for target, source in columns.items()),
         F.when(F.col("ds") != NO_DAY, next_day).alias("_star_ctr_to"),
     )
     first = F.col("_star_ctr_from") <= F.col("ds") if as_of == "same_day" else F.col("_star_ctr_from") < F.col("ds")
@@ -47,7 +47,7 @@ def join_attributes(
     holds = (F.col("_star_ctr_from") == NO_DAY) | (first & (F.col("_star_ctr_to").isNull() | last))
     joined = rows.join(known, (F.col(key) == F.col("_star_ctr_key")) & holds, "left")
     found = F.coalesce("_star_ctr_known", F.lit(False)).alias(name_match_column(prefix))
-    return joined.select(*(list_own_columns(c) for c in rows.columns), *(list_own_columns(c) for c in columns), found)
+    return joined.select(*(get_column(c) for c in rows.columns), *(get_column(c) for c in columns), found)
 
 
 def name_match_column(table: str) -> str:

@@ -24,7 +24,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import union_frames
-from star_ctr.features.cleaning.log_columns import CORRUPT, FILE_DAY, list_own_columns
+from star_ctr.features.cleaning.log_columns import CORRUPT, FILE_DAY, get_column
 from star_ctr.jobs.io.log_files import LogFile, format_glob, has_day_in_path, list_files, make_glob, open_file_system
 
 _HEADER_BYTES = 1 << 20
@@ -165,7 +165,7 @@ def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:
     for field in schema:
         is_nanos = pa.types.is_timestamp(field.type) and field.type.unit == "ns"
         if is_nanos and field.name in rows.columns and isinstance(rows.schema[field.name].dataType, LongType):
-            micros = F.timestamp_micros(F.call_function("div", list_own_columns(field.name), F.lit(1000)))
+            micros = F.timestamp_micros(F.call_function("div", get_column(field.name), F.lit(1000)))
             # The session is in UTC, so that the cast keeps the local time as it was written.
             times[field.name] = micros if field.type.tz is not None else micros.cast("timestamp_ntz")
     return rows.withColumns(times) if times else rows

@@ -11,7 +11,7 @@ from star_ctr.conf.contracts.catalog import RECORD, Warehouse
 from star_ctr.conf.contracts.dates import list_days_before
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.training import ACCEPTED, PREVIOUS
+from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, list_attempts, read_job
 from star_ctr.jobs.registry.decisions import Decision, Decisions, get_evaluated_attempt, list_accepted
 

@@ -18,7 +18,7 @@ from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.training import ACCEPTED, PREVIOUS
+from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt
 from star_ctr.jobs.registry.decisions import Decisions, find_accepted_before
 

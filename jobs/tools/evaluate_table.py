@@ -16,7 +16,7 @@ from star_ctr.conf.contracts.encoded_row import OVERALL, domain_sort_key
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import EvaluateSettings
-from star_ctr.features.cleaning.log_columns import CORRUPT, list_own_columns
+from star_ctr.features.cleaning.log_columns import CORRUPT, get_column
 from star_ctr.features.cleaning.text import check_key, is_undecodable, to_number, to_text
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
@@ -103,15 +103,15 @@ def _select_rows(table: DataFrame, scored: ScoreColumns) -> DataFrame:
         if column is None:
             columns += [F.lit(_ALL).alias(name), F.lit(None).cast("string").alias(f"{name}_problem")]
             continue
-        text = to_text(log, list_own_columns(column), types[column])
+        text = to_text(log, get_column(column), types[column])
         wrong = F.when(is_undecodable(text, log), F.lit(f"{column}: text that is not UTF-8"))
-        wrong = F.coalesce(wrong, check_key(log, text, list_own_columns(column), types[column], column))
+        wrong = F.coalesce(wrong, check_key(log, text, get_column(column), types[column], column))
         columns += [text.alias(name), wrong.alias(f"{name}_problem")]
     broken = F.col(CORRUPT).isNotNull() if CORRUPT in table.columns else F.lit(False)
     return table.select(
         *columns,
         # In a CSV file, `true` and `1.0` are text; in a table, they have a type.
-        *(F.coalesce(list_own_columns(column).try_cast("double"), to_number(list_own_columns(column).cast("string"))).alias(name)
+        *(F.coalesce(get_column(column).try_cast("double"), to_number(get_column(column).cast("string"))).alias(name)
           for name, column in (("label", scored.label), ("score", scored.score))),
         broken.alias("broken"),
     )  # fmt: skip

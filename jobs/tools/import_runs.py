@@ -1,4 +1,4 @@
-"""Collect: the scores of runs that were trained outside Spark, into `scores`, `read_imported_metrics`, `runs` and the ledger.
+"""Collect: the scores of runs that were trained outside Spark, into `scores`, `metrics`, `runs` and the ledger.
 
 A run's folder holds its record and `scores.parquet` (`model.offline`). What stands there already is left alone.
 """

@@ -51,7 +51,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     shutil.rmtree(place, ignore_errors=True)
     code = hash_code(["star_ctr.model.train"])
     again = job.model_copy(update={"folder": str(place), "trainer": trainer, "code": code})
-    (launch if trainer.launcher == "torchrun" else launch_on_spark)(again, False)
+    (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(again, False)
     weights = [hash_file(folder / WEIGHTS)[:16] for folder in (attempt.folder, place)]
     return {
         "run_id": run_id,

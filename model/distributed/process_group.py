@@ -7,7 +7,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from star_ctr.conf.settings.training import TrainerSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 
 
 def get_rank_and_size() -> tuple[int, int]:

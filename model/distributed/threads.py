@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.distributed.process_group import all_max, get_rank_and_size
 
 ACTIVATIONS_PER_THREAD = 400_000
@@ -47,7 +48,7 @@ def choose_readers(settings: TrainerSettings, for_all: bool = False) -> int:
 
     With `for_all`, this process decodes for all processes of the machine, so all of its cores count.
     """
-    return settings.readers or max(1, (count_cores() if for_all else pin_cores()) // 4)
+    return settings.runtime.readers or max(1, (count_cores() if for_all else pin_cores()) // 4)
 
 
 def count_cores() -> int:

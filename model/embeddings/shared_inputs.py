@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.contracts.encoded_row import Layout, SequenceField
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.sharding import WHOLE
 from star_ctr.model.embeddings.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.layers.attention_pooling import DienPooling, DinPooling

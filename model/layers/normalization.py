@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.distributed.process_group import PendingGather, get_rank_and_size
 
 Segment = tuple[int, int, int]

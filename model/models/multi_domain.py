@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.sharding import WHOLE
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.layers.normalization import NormStatistics, Segment, find_segments, make_norm

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.layers.normalization import PerDomain, Segment, repeat_per_domain, sum_over_ranks
 from star_ctr.model.layers.star import DomainLinear, Dropout, LayerStack, activate
 

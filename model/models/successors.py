@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.layers.normalization import Segment, repeat_per_domain
 from star_ctr.model.layers.star import Dropout, activate
 from star_ctr.model.models.paper_baselines import (

@@ -138,7 +138,7 @@ def _solve_bias(logits: Tensor, label: Tensor, weight: Tensor) -> float:
             bad = int((~torch.isfinite(logits)).sum())
             raise DataError(
                 f"{bad:,} of {len(logits):,} training rows have a non-finite logit; "
-                "lower trainer.lr, or check numeric features for extreme values"
+                "lower trainer.optimizer.lr, or check numeric features for extreme values"
             )
         move -= max(-1.0, min(1.0, step))
         if abs(step) < 1e-10:

@@ -8,7 +8,8 @@ from typing import Any
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.settings.base import SettingsModel
-from star_ctr.conf.settings.training import NOT_AFFECTING_WEIGHTS, ModelSettings, TrainerSettings
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS, TrainerSettings
 
 
 class WarmStart(SettingsModel):

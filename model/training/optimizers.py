@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from star_ctr.conf.settings.training import TrainerSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.distributed.gradients import (
     CopiedTableGradients,
     DenseGradients,
@@ -30,22 +30,26 @@ class Optimizers:
         self._own = list(list_domain_parameters(model))
         own = {id(p) for p, _ in self._own}
         dense = [p for n, p in model.named_parameters() if not n.startswith("inputs.tables.") and id(p) not in own]
-        groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": settings.weight_decay}]
+        groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": settings.optimizer.weight_decay}]
         self._own_decay = 0.0
         if own:
-            lr = settings.domain_lr or settings.lr
-            decay = settings.weight_decay if settings.domain_decay is None else settings.domain_decay
+            lr = settings.optimizer.domain_lr or settings.optimizer.lr
+            decay = (
+                settings.optimizer.weight_decay
+                if settings.optimizer.domain_decay is None
+                else settings.optimizer.domain_decay
+            )
             groups.append({"params": [p for p, _ in self._own], "weight_decay": 0.0, "lr": lr})
             self._own_decay = decay * lr
-        self.dense = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-        self.sparse = RowAdam(tables, lr=settings.embedding_lr or settings.lr)
+        self.dense = torch.optim.AdamW(groups, lr=settings.optimizer.lr, fused=True)
+        self.sparse = RowAdam(tables, lr=settings.optimizer.embedding_lr or settings.optimizer.lr)
         self.model = model
         self._parameters = list(model.parameters())
         self._alike = settings.parallel == "rows"
         self._table_gradients = TableGradients()
         self._dense_gradients = DenseGradients(model, get_tables(model))
         self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
-        self._final, self._sum_over_group = settings.lr_final, max(total_steps, 1)
+        self._final, self._sum_over_group = settings.optimizer.lr_final, max(total_steps, 1)
 
     @property
     def lr(self) -> float:

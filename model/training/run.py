@@ -37,7 +37,7 @@ def train(job: TrainingJob, hooks: Sequence[Callback] = (), must_resume: bool = 
     if job.start and not resumed:
         started.report = start_from_run(trainer)
     # Checkpoints come last: what the others hold of a step is in them.
-    checkpoints = Checkpoints(lambda: trainer_state.save(trainer, recorders), job.trainer.checkpoint_minutes)
+    checkpoints = Checkpoints(lambda: trainer_state.save(trainer, recorders), job.trainer.checkpoint.minutes)
     trainer.train([*hooks, *recorders, checkpoints])
     trainer_state.save(trainer, recorders)
     moments, levels = trainer.finish()

@@ -53,8 +53,8 @@ class Trainer:
         self.files = list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
-        self.mixed = job.trainer.batches == "mixed"
-        part = get_rank_and_size() if job.trainer.tables == "sharded" else WHOLE
+        self.mixed = job.trainer.data.batches == "mixed"
+        part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
         self.batches_a_step = get_rank_and_size()[1] if self.settings.parallel == "batches" else 1
         if isinstance(self.model.norm, NormStatistics):
@@ -64,7 +64,7 @@ class Trainer:
         )
         self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
-        self.averaged = WeightEma(self.model, get_tables(self.model), self.settings.averaging)
+        self.averaged = WeightEma(self.model, get_tables(self.model), self.settings.optimizer.ema_decay)
         self.tables = "whole"
         """How the processes hold the embeddings, for the record."""
         self._in_common = False
@@ -128,7 +128,7 @@ class Trainer:
         """The batches from where the run stands to its end; an epoch's windows fill while the last one ends."""
         s, layout, readers = self.settings, self.job.layout, choose_readers(self.settings, self._in_common)
         first, start = divmod(self.step, self.steps_an_epoch)
-        window = max(1, min(s.window_rows, s.window_bytes // layout.row_bytes))
+        window = max(1, min(s.data.window_rows, s.data.window_bytes // layout.row_bytes))
         epochs = (
             iter_epoch(
                 self.files, layout, s.batch_size, window, s.seed, e, self.mixed, start if e == first else 0, readers
@@ -148,7 +148,7 @@ class Trainer:
             self.model.train()
         # Dropout is the same from the same step on, whether or not the run was resumed before it.
         seed_device(self.device, hash((self.settings.seed, self.step, get_rank_and_size()[0])) % (1 << 62))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.optimizer.precision == "bfloat16"):
             logit_B = self.model(ints, floats, segments)
             more = self.model.auxiliary_loss(segments)
         loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, reduction="sum")
@@ -191,7 +191,7 @@ class Trainer:
             if not math.isfinite(loss):
                 raise DataError(
                     f"step {self.step}, domain {self.domain_name(batch.domain)}: the loss is {loss}; "
-                    "lower trainer.lr, or look for a numeric feature with extreme values"
+                    "lower trainer.optimizer.lr, or look for a numeric feature with extreme values"
                 )
         return losses
 
@@ -205,12 +205,15 @@ class Trainer:
         self.model.eval()
         rows: dict[int, int] = {}
         levels: dict[int, float] = {}
-        if self.settings.moments_rows:
-            files = choose_sample_files(self.files, self.settings.moments_rows)
-            s, layout = self.settings, self.job.layout
-            rows = recompute_norm_statistics(self.model, files, layout, s.half_life, s.moments_prior, self.device)
-            if s.levels:
-                levels = calibrate_output_biases(self.model, files, layout, s.half_life, self.device)
+        calibration = self.settings.calibration
+        if calibration.norm_statistics_rows:
+            files = choose_sample_files(self.files, calibration.norm_statistics_rows)
+            layout = self.job.layout
+            rows = recompute_norm_statistics(
+                self.model, files, layout, calibration.half_life, calibration.norm_statistics_prior, self.device
+            )
+            if calibration.output_biases:
+                levels = calibrate_output_biases(self.model, files, layout, calibration.half_life, self.device)
         seen = self.rows_by_domain
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))

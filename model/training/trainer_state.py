@@ -55,7 +55,7 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
     tensors = _collect_tensors(trainer)
     own = {n: t for n, t in tensors.items() if _parse_width(n, t)} if parts > 1 else None
     common = {n: t for n, t in tensors.items() if n not in (own or {})}
-    checkpoint.save(folder, common, place, trainer.settings.keep, rank, own)
+    checkpoint.save(folder, common, place, trainer.settings.checkpoint.keep, rank, own)
 
 
 def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -22,7 +22,7 @@ from star_ctr.conf.contracts.compatibility import check_model, check_split
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
 from star_ctr.model.embeddings.tables import compute_offsets
 from star_ctr.model.layers.normalization import PartitionedNorm, PerDomain
@@ -50,7 +50,7 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
         UserError: That run has different features, a different encoding of numbers, or different settings of the model.
     """
     earlier = _load_earlier_run(trainer)
-    kept = trainer.settings.optimizer == "kept"
+    kept = trainer.settings.optimizer.warm_start_state == "keep"
     mine = _read_vocabularies(trainer)
     moved, values = _map_rows(earlier, mine, trainer)
     tensors = load_tensors(trainer, earlier.folder / "checkpoint", earlier.place, moved)
@@ -68,7 +68,7 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     names = set(trainer.job.layout.domains)
     return {
         "run_id": earlier.run_id,
-        "optimizer": trainer.settings.optimizer,
+        "optimizer": trainer.settings.optimizer.warm_start_state,
         "values": values,
         "domains_added": [trainer.domain_name(p) for p in added],
         "domains_left_out": [d for d in earlier.layout.domains if d not in names],

@@ -27,17 +27,19 @@ def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_s
 def test_found_settings_hold_for_all_models_of_the_name_and_own_ones_go_before_them() -> None:
     comparison = Comparison.model_validate(
         {
-            "settings": {"base": {"trainer.lr": 0.01, "model.dropout": 0.3}},
-            "models": {"din": {"model.name": "base", "model.norm": "bn", "model.pooling": "din", "trainer.lr": 0.5}},
+            "settings": {"base": {"trainer.optimizer.lr": 0.01, "model.dropout": 0.3}},
+            "models": {
+                "din": {"model.name": "base", "model.norm": "bn", "model.pooling": "din", "trainer.optimizer.lr": 0.5}
+            },
             "plans": [{"models": ["din", "base_pn_noaux", "star"]}],
         }
     )
-    assert comparison.overrides("base_pn_noaux")[:2] == ["trainer.lr=0.01", "model.dropout=0.3"]
+    assert comparison.overrides("base_pn_noaux")[:2] == ["trainer.optimizer.lr=0.01", "model.dropout=0.3"]
     assert "model.aux=false" in comparison.overrides("base_pn_noaux")
-    assert "trainer.lr=0.5" in comparison.overrides("din")
-    assert "trainer.lr=0.01" not in comparison.overrides("din")
+    assert "trainer.optimizer.lr=0.5" in comparison.overrides("din")
+    assert "trainer.optimizer.lr=0.01" not in comparison.overrides("din")
     assert not any("lr" in o for o in comparison.overrides("star"))
-    settings = load("demo", ["compare.settings={star: {trainer.lr: 0.5}}"])
+    settings = load("demo", ["compare.settings={star: {trainer.optimizer.lr: 0.5}}"])
     assert hash_config(settings) == hash_config(load("demo"))  # what is compared does not make a model another
 
 

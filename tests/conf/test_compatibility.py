@@ -13,7 +13,7 @@ from star_ctr.conf.contracts.compatibility import (
 )
 from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings.training import EmbeddingSettings, ModelSettings
+from star_ctr.conf.settings.model import EmbeddingSettings, ModelSettings
 
 RATE = NumericSource(column="clicks", denominator="views", prior=5, base=0.2)
 BEFORE = Layout(

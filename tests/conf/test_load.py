@@ -27,7 +27,7 @@ def test_unknown_key_suggests_the_nearest() -> None:
 
 
 def test_wrong_value_says_what_it_is() -> None:
-    assert "trainer.lr: Input should be greater than 0 (it is `-1`)" in problem("trainer.lr=-1")
+    assert "trainer.optimizer.lr: Input should be greater than 0 (it is `-1`)" in problem("trainer.optimizer.lr=-1")
 
 
 def test_error_names_file_and_line(tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_missing_variable_says_what_to_export(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_overrides_reach_named_features_and_numbers() -> None:
-    settings = load("kuairand", ["features.by_user.prior=7", "trainer.lr=1e-3", "model.layers=[8, 4]"])
+    settings = load("kuairand", ["features.by_user.prior=7", "trainer.optimizer.lr=1e-3", "model.layers=[8, 4]"])
     assert next(f for f in settings.features if f.name == "by_user").prior == 7
-    assert settings.trainer.lr == 0.001
+    assert settings.trainer.optimizer.lr == 0.001
     assert settings.model.layers == [8, 4]
 
 
@@ -95,16 +95,18 @@ def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
     base = load("kuairand")
     assert hash_config(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == hash_config(base)
     assert hash_config(load("kuairand", ["evaluate.replicates=0", "evaluate.level=0.5"])) == hash_config(base)
-    assert hash_config(load("kuairand", ["trainer.lr=0.5"])) != hash_config(base)
+    assert hash_config(load("kuairand", ["trainer.optimizer.lr=0.5"])) != hash_config(base)
     other_seed = load("kuairand", ["trainer.seed=5"])
     assert make_run_id(other_seed, "2022-05-05") != make_run_id(base, "2022-05-05")
     assert hash_config(other_seed) == hash_config(base)
 
 
 def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
-    assert "set trainer.batches to single_domain, or model.norm to bn or ln" in problem("trainer.batches=mixed")
+    assert "set trainer.data.batches to single_domain, or model.norm to bn or ln" in problem(
+        "trainer.data.batches=mixed"
+    )
     assert "discriminator needs batches of several domains" in problem("model.name=mulann")
-    told = problem("trainer.batches=mixed", "model.norm=bn", "trainer.parallel=batches")
+    told = problem("trainer.data.batches=mixed", "model.norm=bn", "trainer.parallel=batches")
     assert "trainer.parallel: processes share out batches of one domain each, not mixed ones" in told
 
 

@@ -19,7 +19,7 @@ from star_ctr.conf.settings.logs import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.features.cleaning.duplicates import DUPLICATE
-from star_ctr.features.cleaning.log_columns import make_stored_name
+from star_ctr.features.cleaning.log_columns import name_stored_column
 from star_ctr.features.cleaning.text import to_number
 
 pytestmark = pytest.mark.spark
@@ -137,7 +137,7 @@ def test_own_columns_with_reserved_names_are_kept(spark: SparkSession) -> None:
 
 @given(st.lists(st.from_regex(r"(domain|Domain|label|ts|price|_x)(_raw){0,3}", fullmatch=True), unique_by=str.lower))
 def test_own_columns_get_distinct_names(names: list[str]) -> None:
-    stored = [make_stored_name(name).lower() for name in names]
+    stored = [name_stored_column(name).lower() for name in names]
     assert len(set(stored)) == len(names)
     assert not {"domain", "label", "ts"} & set(stored)
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from star_ctr.conf.contracts.catalog import WEIGHTS
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model import export, offline, score_checks
 from star_ctr.model.export import Predictor
 from star_ctr.model.models.multi_domain import MultiDomainModel

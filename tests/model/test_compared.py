@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.layers.normalization import BatchNorm, LayerNorm
 from star_ctr.model.layers.star import StarFCN
 from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, copy_domain

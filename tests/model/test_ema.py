@@ -201,7 +201,7 @@ def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path
                 raise InterruptedError
 
     reference = Reference()
-    j = job(many, tmp_path, epochs=8, averaging=decay, moments_rows=0, lr=0.01)
+    j = job(many, tmp_path, epochs=8, ema_decay=decay, norm_statistics_rows=0, lr=0.01)
     j = j.model_copy(update={"layout": MANY, "versions": {"split": version_of(many)}})
     for part in range(3):
         trainer = Trainer(j)

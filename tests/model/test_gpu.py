@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.data.batches import iter_epoch, prefetch
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor

@@ -74,9 +74,11 @@ def test_mlflow_holds_the_scalars_of_a_run_that_was_resumed(
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     losses = Losses()
     for _ in range(2):
-        train(job(table, tmp_path / "run"), [losses, MLflow("tests", "run 1", {"trainer.lr": 0.001}, seconds=0)])
+        train(
+            job(table, tmp_path / "run"), [losses, MLflow("tests", "run 1", {"trainer.optimizer.lr": 0.001}, seconds=0)]
+        )
     (run,) = mlflow.search_runs(experiment_names=["tests"], output_format="list")
-    assert run.data.params == {"trainer.lr": "0.001"}
+    assert run.data.params == {"trainer.optimizer.lr": "0.001"}
     assert run.info.status == "FINISHED"
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss/b")
     want = [loss for d, loss, _ in losses.seen if d == "b"]
@@ -190,9 +192,7 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"changed since: trainer\.lr: 0\.001 -> 0\.5\. "):
         trainer_state.resume(other, must=True)
     assert not trainer_state.resume(other)
-    assert trainer_state.resume(Trainer(job(table, tmp_path, checkpoint_minutes=9.0)), must=True), (
-        "that changes no weights"
-    )
+    assert trainer_state.resume(Trainer(job(table, tmp_path, minutes=9.0)), must=True), "that changes no weights"
     changed = job(table, tmp_path)
     changed = changed.model_copy(update={"versions": {**changed.versions, "vocabularies": 7}})
     with pytest.raises(UserError, match=r"versions\.vocabularies: None -> 7"):
@@ -200,7 +200,7 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
 
 
 def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path: Path) -> None:
-    undisturbed, stopped = (job(table, tmp_path / name, epochs=12, checkpoint_minutes=0.002) for name in "ab")
+    undisturbed, stopped = (job(table, tmp_path / name, epochs=12, minutes=0.002) for name in "ab")
     train(undisturbed)
     stopped.place.mkdir()
     (stopped.place / "job.json").write_text(stopped.model_dump_json())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, SequenceField
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.layers.attention_pooling import DienPooling, DinPooling
 from tests.model.arrays import array, randomise

@@ -71,7 +71,7 @@ def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path
 
 
 def test_processes_that_update_or_save_late_are_waited_for(table: str, tmp_path: Path) -> None:
-    one, two = (without_dropout(table, tmp_path / str(n), processes=n, averaging=0.99) for n in (1, 2))
+    one, two = (without_dropout(table, tmp_path / str(n), processes=n, ema_decay=0.99) for n in (1, 2))
     train(one)
     torch.multiprocessing.start_processes(_late, (two, str(tmp_path / "store")), nprocs=2, start_method="spawn")
     same_model(one, two)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.models.successors import PLE, PEPNet
 from tests.model.arrays import array, randomise
 

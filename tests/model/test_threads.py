@@ -13,7 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from star_ctr.conf.settings.training import ModelSettings, TrainerSettings
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.distributed import threads
 from star_ctr.model.train import launch, write_job
 from star_ctr.model.training import trainer_state

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.conf.settings.training import ModelSettings
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.data.batches import iter_epoch
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor

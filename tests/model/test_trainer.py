@@ -75,7 +75,7 @@ def test_what_a_domain_adds_has_its_own_rate_and_decays_towards_the_shared_model
     for p in (layer.weight, layer.weight_p[1], norm.gamma_p[1], norm.beta_p[1]):
         p.grad = torch.zeros_like(p)
     trainer.optimizers.step(0)
-    lr = trainer.settings.lr
+    lr = trainer.settings.optimizer.lr
     torch.testing.assert_close(layer.weight.detach(), shared * (1 - 0.5 * lr))
     torch.testing.assert_close(layer.weight_p[1].detach(), torch.full_like(shared, 1 + 2 * (1 - 0.1 * 2.0)))
     assert norm.gamma_p[1].detach().unique().item() == pytest.approx(1 + 2 * (1 - 0.1 * 2.0))
@@ -111,7 +111,7 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
 
 
 def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> None:
-    trainer = Trainer(job(table, tmp_path, moments_prior=0))
+    trainer = Trainer(job(table, tmp_path, norm_statistics_prior=0))
     trainer.train()
     used, _ = trainer.finish()
     assert used == {1: 700, 2: 150, 3: 1}

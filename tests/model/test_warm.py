@@ -124,8 +124,8 @@ def test_no_prediction_of_a_domain_that_stays_changes_by_a_bit(
         b = trainer.model.predict(torch.from_numpy(same), floats, torch.full((200,), domain_now))
         assert torch.equal(a, b), name
     assert (report["domains_added"], report["domains_left_out"]) == (["d"], ["b"])
-    assert report["values"]["user"] == {"kept": 38, "new": 20, "left_out": 10}
-    assert report["values"]["item"] == {"kept": 28, "new": 1, "left_out": 0}
+    assert report["values"]["user"] == {"keep": 38, "new": 20, "left_out": 10}
+    assert report["values"]["item"] == {"keep": 28, "new": 1, "left_out": 0}
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])
@@ -150,16 +150,16 @@ def test_a_new_domain_starts_as_the_shared_model(
     assert not torch.equal(layers[0].weight_p[1], torch.ones_like(layers[0].weight_p[1])), "a learnt something"
 
 
-@pytest.mark.parametrize("optimizer", ["kept", "reset"])
+@pytest.mark.parametrize("optimizer", ["keep", "reset"])
 def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     before: TrainingJob, split: Path, tmp_path: Path, optimizer: str
 ) -> None:
     earlier = resumed(before)
     cold = Trainer(now(before, split, tmp_path))
-    trainer, _ = started(now(before, split, tmp_path, optimizer=optimizer))
+    trainer, _ = started(now(before, split, tmp_path, warm_start_state=optimizer))
     name = "inputs.tables.storages.4"
     average_then = averages_of(earlier)[name]
-    then = earlier.model.state_dict()[name] if optimizer == "kept" else average_then
+    then = earlier.model.state_dict()[name] if optimizer == "keep" else average_then
     storage, tables = trainer.model.state_dict()[name], trainer.model.inputs.tables
     for table in ("user", "item"):
         for i, value in enumerate(NOW[table]):
@@ -208,7 +208,7 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
             if moment.step == 4:
                 raise KeyboardInterrupt
 
-    whole, broken = (now(before, split, tmp_path / n, checkpoint_minutes=1e-9) for n in ("whole", "broken"))
+    whole, broken = (now(before, split, tmp_path / n, minutes=1e-9) for n in ("whole", "broken"))
     report = train(whole)["start"]
     assert report["run_id"] == "last"
     with pytest.raises(KeyboardInterrupt):
@@ -279,7 +279,7 @@ def test_settings_of_training_alone_may_change(before: TrainingJob, split: Path,
 def test_a_kept_average_is_the_same_under_another_decay(
     before: TrainingJob, split: Path, tmp_path: Path, averaging: float
 ) -> None:
-    earlier, (trainer, _) = resumed(before), started(now(before, split, tmp_path, averaging=averaging))
+    earlier, (trainer, _) = resumed(before), started(now(before, split, tmp_path, ema_decay=averaging))
     then, mine = (t.model.inputs.tables.offset["item"] + 2 for t in (earlier, trainer))
     name, known = "inputs.tables.storages.4", len(BEFORE["item"])
     average = averages_of(earlier)[name][then : then + known]
@@ -312,7 +312,9 @@ def test_sharded_tables_start_as_whole_ones_do(before: TrainingJob, split: Path,
         j.model_copy(
             update={
                 "model": j.model.model_copy(update={"dropout": 0.0}),
-                "trainer": j.trainer.model_copy(update={"processes": n, "tables": "sharded"}),
+                "trainer": j.trainer.model_copy(
+                    update={"processes": n, "distributed": DistributedSettings(tables="sharded")}
+                ),
             }
         )
         for j, n in ((whole, 1), (shared, 2))

@@ -238,9 +238,7 @@ def test_a_backfill_makes_a_night_anew(nights: Nights) -> None:
     nights.wait(3)
     before = len(nights.calls("2026-01-08"))
     dates = ["--from-date", "2026-01-09T00:00", "--to-date", "2026-01-09T23:59"]
-    nights.served.run(
-        "backfill", "create", "--dag-id", "star_nightly", *dates, "--reprocess-behavior", "completed"
-    )
+    nights.served.run("backfill", "create", "--dag-id", "star_nightly", *dates, "--reprocess-behavior", "completed")
     time.sleep(2)
     nights.wait(3)
     run = "scheduled__2026-01-09T02:00:00+00:00"

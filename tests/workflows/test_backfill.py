@@ -84,7 +84,7 @@ def simulated(folder: Path) -> Nights:
     """Five nights of simulated logs, trained by two processes."""
     overrides = (
         f"paths.logs={folder}/logs", f"paths.warehouse={folder}/warehouse", "window.days=2", "trainer.processes=2",
-        "trainer.checkpoint_minutes=0.02",
+        "trainer.checkpoint.minutes=0.02",
         "simulate={impressions: 20000, days: 7, users: 500, items: 300, seed: 3}",
         INTERPRETED,
     )  # fmt: skip

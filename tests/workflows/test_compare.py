@@ -33,7 +33,7 @@ PLANS = [
     Plan(models=["base", "star"], nights=NIGHTS, seeds=2),
     Plan(models=["base_noaux", "star_again"], nights=NIGHTS[1:], seeds=1),
 ]
-SMALL = ["trainer.moments_rows=0", "model.layers=[8,4]", AGAIN]
+SMALL = ["trainer.calibration.norm_statistics_rows=0", "model.layers=[8,4]", AGAIN]
 
 
 class Compared(SimpleNamespace):

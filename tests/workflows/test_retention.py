@@ -233,7 +233,7 @@ def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
     assert all(standing.state(new, step)[0] is State.DONE for step in STEPS[:-1])
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
-    other = nights.load(*AGES, "trainer.lr=0.5")  # another run of the same night
+    other = nights.load(*AGES, "trainer.optimizer.lr=0.5")  # another run of the same night
     again = read_staleness(other, busy=False)
     assert "removed, but needed by train" in str(explain(again, old, "split"))
     assert "removed, but needed by train" in str(explain(again, old, "features"))

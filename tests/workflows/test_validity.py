@@ -118,7 +118,7 @@ def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) ->
     assert warehouse.states(NIGHTS[0], other)["features"] == "done"
     assert warehouse.states(NIGHTS[0], other)["split"] == "stale"
     assert warehouse.states(NIGHTS[0], warehouse.load("trainer.threads=1")) == all_of(State.DONE)
-    assert warehouse.states(NIGHTS[0], warehouse.load("trainer.lr=0.5")) == from_step("train", State.MISSING)
+    assert warehouse.states(NIGHTS[0], warehouse.load("trainer.optimizer.lr=0.5")) == from_step("train", State.MISSING)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -55,11 +55,7 @@ def _describe_decision(morning: ReportData) -> tuple[str, str, str]:
         again = strip_refit_suffix(last.run_id) == morning.run_id
         kind, title = ("good", "Served again") if again else ("bad", "Rolled back")
         means = "A later model was taken back." if again else "An earlier model is served instead."
-    elif (
-        morning.served is not None
-        and kind == "good"
-        and strip_refit_suffix(morning.served.run_id) != morning.run_id
-    ):
+    elif morning.served is not None and kind == "good" and strip_refit_suffix(morning.served.run_id) != morning.run_id:
         means = "Another model has taken its place since."
     by = "" if last.by == "gate" else f" ({escape(last.by)})"
     words = f'<p class="reason">{escape(_format_sentence(last.reason))}{by} <span class="means">{means}</span></p>'
