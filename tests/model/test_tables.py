@@ -18,6 +18,7 @@ from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.embeddings.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.training.optimizers import Optimizers
 from tests.model.arrays import array
+from tests.model.synthetic import make_trainer_settings
 
 RNG = np.random.default_rng(0)
 SIZES, WIDTHS = {"user": 6, "item": 9, "tag": 4}, {"user": 3, "item": 2, "tag": 3}

@@ -13,6 +13,7 @@ import torch
 from deltalake import write_deltalake
 
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.settings.trainer import DistributedSettings
 from star_ctr.model.train import launch
 from star_ctr.model.training import trainer_state
 from star_ctr.model.training.callbacks import Callback, CallbackEvent
@@ -124,8 +125,8 @@ def test_no_prediction_of_a_domain_that_stays_changes_by_a_bit(
         b = trainer.model.predict(torch.from_numpy(same), floats, torch.full((200,), domain_now))
         assert torch.equal(a, b), name
     assert (report["domains_added"], report["domains_left_out"]) == (["d"], ["b"])
-    assert report["values"]["user"] == {"keep": 38, "new": 20, "left_out": 10}
-    assert report["values"]["item"] == {"keep": 28, "new": 1, "left_out": 0}
+    assert report["values"]["user"] == {"kept": 38, "new": 20, "left_out": 10}
+    assert report["values"]["item"] == {"kept": 28, "new": 1, "left_out": 0}
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5])
