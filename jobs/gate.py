@@ -83,8 +83,11 @@ def _explain_no_decision(decided: list[Decision], candidate: Attempt, ds: str) -
 def _is_repeated(decided: list[Decision], new: Decision) -> bool:
     """Return whether the last decision on this attempt is the same and does not change the serving model."""
     said = [d for d in decided if d.model == new.model][-1:]
-    same = [(d.against, d.against_attempt, d.outcome, d.reason) for d in said]
-    return same == [(new.against, new.against_attempt, new.outcome, new.reason)] and new.outcome is not Outcome.PROMOTED
+    same = [(d.reference_run_id, d.reference_attempt, d.outcome, d.reason) for d in said]
+    return (
+        same == [(new.reference_run_id, new.reference_attempt, new.outcome, new.reason)]
+        and new.outcome is not Outcome.PROMOTED
+    )
 
 
 def _decide(
@@ -102,7 +105,7 @@ def _decide(
     def decision(outcome: Outcome, reason: str) -> Decision:
         facts = {"metrics": metrics, "differences": differences}
         against, number = now.model if now else ("", None)
-        return Decision(ds, candidate.run_id, candidate.number, against, number, outcome, reason, facts=facts)
+        return Decision(ds, candidate.run_id, candidate.number, against, number, outcome, reason, evidence=facts)
 
     if now is not None:
         # A refit was also trained on its own night, so compare that night with the promoted attempt instead.
@@ -124,8 +127,8 @@ def _decide(
 def read_accepted_metrics(decisions: list[Decision], now: Decision) -> list[dict[str, Any]]:
     """Return the metrics that the serving model was accepted with; for a refit, those of the promoted attempt."""
     judged = get_evaluated_attempt(decisions, now)
-    found = [d for d in decisions if d.model == judged and d.facts.get("metrics")]
-    return found[-1].facts["metrics"] if found else []
+    found = [d for d in decisions if d.model == judged and d.evidence.get("metrics")]
+    return found[-1].evidence["metrics"] if found else []
 
 
 def _check_attempt(store: WarehouseTables, candidate: Attempt, metrics: list[dict[str, Any]]) -> None:

@@ -47,7 +47,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == candidate)
     # A training that was killed goes on, and one that is done stands, as long as its rows are the same version.
     if not is_written(settings, store, ds, OF_REFIT):
-        split.run(settings, spark, ds, OF_REFIT)
+        split.write_split(settings, spark, ds, OF_REFIT)
     job = make_job(settings, store, ds, pin_versions(store, ds, OF_REFIT))
     record = train_run(settings, store, job)
     job = job.for_attempt(record["attempt"], get_attempt_folder(store.warehouse, job.run_id, record["attempt"]))
@@ -80,7 +80,7 @@ def _explain_no_refit(decided: Sequence[Decision], candidate: str, newest: Attem
         return f"the newest attempt of the night's run was not promoted: {newest or candidate}"
     if (hold := find_manual_hold(decided)) and hold.decision.outcome is Outcome.ROLLED_BACK:
         return str(hold)  # a refit would undo the rollback
-    if now.outcome is Outcome.OVERRIDDEN and now.run_id != candidate:
+    if now.outcome is Outcome.PROMOTED_MANUALLY and now.run_id != candidate:
         return str(find_manual_hold(decided))
     return ""
 
@@ -117,14 +117,14 @@ def _decide(decided: list[Decision], refit: Decision, failed: Sequence[str]) -> 
         if now is not None and now.model == refit.model:
             before = list_accepted(decided)[-2]
             return replace(
-                refit, ds=before.ds, run_id=before.run_id, attempt=before.attempt, against=now.run_id,
-                against_attempt=now.attempt, outcome=Outcome.ROLLED_BACK, reason=reason,
+                refit, ds=before.ds, run_id=before.run_id, attempt=before.attempt, reference_run_id=now.run_id,
+                reference_attempt=now.attempt, outcome=Outcome.ROLLED_BACK, reason=reason,
             )  # fmt: skip
         said = [(d.outcome, d.reason) for d in decided if d.model == refit.model][-1:]
         held = replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
         return None if said == [(held.outcome, reason)] else held
-    promoted = (refit.against, refit.against_attempt)
-    if now is None or (now.model != promoted and (now.against, now.against_attempt) != promoted):
+    promoted = (refit.reference_run_id, refit.reference_attempt)
+    if now is None or (now.model != promoted and (now.reference_run_id, now.reference_attempt) != promoted):
         reason = _format_reason([f"{now.run_id if now else 'no model'} is serving now"])
         return replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
     return None if now.model == refit.model else refit

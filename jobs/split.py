@@ -38,12 +38,19 @@ ENCODED = (
 )
 
 
-def run(
-    settings: Settings, spark: SparkSession, ds: str | None = None, tables: SplitTables = OF_NIGHT
-) -> dict[str, int]:
-    """Write the split of night `ds`; returns the rows of train and test.
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
+    """Write the split of night `ds`; returns the rows of train and test."""
+    return write_split(settings, spark, ds, OF_NIGHT)
 
-    That of a refit (`tables`) has the window's days up to `ds` itself as train, and no test.
+
+def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables: SplitTables) -> dict[str, int]:
+    """Write the split of a night or of its refit; returns the rows of train and test.
+
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The night; the newest day of `features` by default.
+        tables: The tables to write. A refit's train is the days up to and including `ds`, and it has no test.
     """
     store = WarehouseTables(settings, spark)
     there = store.days("features")

@@ -58,24 +58,26 @@ RUN = pa.schema(
 )
 
 
-def run(settings: Settings, spark: SparkSession, ds: str | None = None, resume: bool = False) -> dict[str, Any]:
-    """Train night `ds`; returns the run's record without its bulk.
+def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
+    """Train night `ds`; returns a summary of the run's record.
 
-    A training that was broken off goes on from its checkpoint if nothing changed since; with `resume` it is an error if
-    something did, or if there is no checkpoint.
+    An interrupted training resumes from its last checkpoint if its inputs and settings have not changed.
+
+    Raises:
+        UserError: `trainer.checkpoint.resume` is `require`, and there is no checkpoint of the same training.
     """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.days("split")[-1]
-    return train_run(settings, store, make_job(settings, store, ds), resume)
+    return train_run(settings, store, make_job(settings, store, ds))
 
 
-def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob, resume: bool = False) -> dict[str, Any]:
+def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> dict[str, Any]:
     """Train a job unless its attempt is published, and publish it; returns a summary of its record."""
     if not get_attempt(job).is_published:
-        if resume:
+        if must_resume := job.trainer.checkpoint.resume == "require":
             _check_resumable(store.warehouse, job)
         start = launch if job.trainer.distributed.launcher == "torchrun" else launch_on_spark
-        start(job, resume)
+        start(job, must_resume)
     short = write_trained_rows(store, [(job, read_result(job))])
     if short:
         raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")

@@ -7,12 +7,13 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.dates import check_day, list_days
+from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.ingest import find_newest_day
 from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.workflows.nightly import run_step
-from star_ctr.workflows.staleness import Staleness, State, list_steps
+from star_ctr.workflows.staleness import Staleness, State
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import err
 

@@ -27,7 +27,7 @@ _SCHEMA = pa.schema(
     [
         ("ds", pa.string()), ("step", pa.string()), ("run_id", pa.string()), ("state", pa.string()),
         ("at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("why", pa.string()), ("error", pa.string()),
-        ("stands_on", pa.string()), ("gave", pa.string()), ("process", pa.string()),
+        ("inputs", pa.string()), ("outputs", pa.string()), ("process", pa.string()),
     ]
 )  # fmt: skip
 
@@ -36,8 +36,8 @@ _SCHEMA = pa.schema(
 class Entry:
     """A step's beginning or end.
 
-    `run_id` is empty for the steps that all models share. `stands_on`: hashes, by name, of all that decides what the
-    step writes; equal ones mean equal contents. `gave`: what it wrote, by table and day, as far as later steps ask.
+    `run_id` is empty for the steps that all models share. `inputs`: hashes, by name, of all that decides what the
+    step writes; equal ones mean equal contents. `outputs`: what it wrote, by table and day, as far as later steps ask.
     """
 
     ds: str
@@ -48,8 +48,8 @@ class Entry:
     seconds: float | None = None
     why: str = ""
     error: str = ""
-    stands_on: dict[str, str] = field(default_factory=dict)
-    gave: dict[str, dict[str, str]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, dict[str, str]] = field(default_factory=dict)
     process: str = ""
 
     @property
@@ -66,26 +66,26 @@ class Journal:
 
     def entries(self) -> list[Entry]:
         """Return all entries in the order in which they were written; empty if nothing has run yet."""
-        read = {"stands_on": json.loads, "gave": json.loads}
+        read = {"inputs": json.loads, "outputs": json.loads}
         rows = read_ordered_rows(self.table)
         return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items() if k != SEQUENCE}) for row in rows]
 
     def add(self, entry: Entry) -> None:
         """Write an entry."""
-        row = {**asdict(entry), "stands_on": json.dumps(entry.stands_on), "gave": json.dumps(entry.gave)}
+        row = {**asdict(entry), "inputs": json.dumps(entry.inputs), "outputs": json.dumps(entry.outputs)}
         add_row(self.table, row, _SCHEMA)
 
     @contextmanager
     def record_step(
-        self, ds: str, step: str, run_id: str, stands_on: dict[str, str], why: str, gave: Callable[[], dict[str, Any]]
+        self, ds: str, step: str, run_id: str, inputs: dict[str, str], why: str, outputs: Callable[[], dict[str, Any]]
     ) -> Iterator[None]:
-        """Write down that a step begins, and how it ended; `gave` is asked for at a good end."""
+        """Write down that a step begins, and how it ended; `outputs` is asked for at a good end."""
         process = f"{socket.gethostname()}:{os.getpid()}"
         began = time.monotonic()
 
         def note(state: str, **more: Any) -> None:
             now = dt.datetime.now(dt.UTC)
-            self.add(Entry(ds, step, run_id, state, now, why=why, stands_on=stands_on, process=process, **more))
+            self.add(Entry(ds, step, run_id, state, now, why=why, inputs=inputs, process=process, **more))
 
         note("running")
         try:
@@ -96,4 +96,4 @@ class Journal:
                 note("failed", seconds=time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:2000])
             raise
         seconds = time.monotonic() - began
-        note("done", seconds=seconds, gave=gave())
+        note("done", seconds=seconds, outputs=outputs())

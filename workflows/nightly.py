@@ -13,6 +13,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.dates import check_day
+from star_ctr.conf.contracts.pipeline import STEPS, list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import evaluate, features, gate, ingest, refit, score, split, train
@@ -21,7 +22,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
 from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.journal import Journal
-from star_ctr.workflows.staleness import Staleness, list_steps
+from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import err, show_step
 
@@ -35,7 +36,6 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "gate": gate.run,
     "refit": refit.run,
 }
-_READS = {"features": "impressions", "split": "features", "train": "split", "score": "split"}
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -56,9 +56,10 @@ def choose_night(settings: Settings, spark: SparkSession, name: str, ds: str | N
     """
     if ds is not None:
         return ingest.check_day_has_files(settings, ds) if name == "ingest" else check_day(ds)
-    if name == "ingest":
+    day_from = STEPS[name].day_from
+    if day_from is None:
         return ingest.find_newest_day(settings, spark)
-    return WarehouseTables(settings, spark).days(_READS.get(name, "scores"))[-1]
+    return WarehouseTables(settings, spark).days(day_from)[-1]
 
 
 def run_step(
@@ -81,12 +82,12 @@ def run_step(
             f"`star-ctr backfill --from {start}`"
         )
 
-    def gave() -> dict[str, dict[str, str]]:
+    def outputs() -> dict[str, dict[str, str]]:
         return table_hashes.hash_tables(settings, WarehouseTables(settings, spark), ds) if name == "ingest" else {}
 
-    entry = journal.record_step(ds, name, standing.get_run_id(ds, name), standing.stands_on(ds, name), why, gave)
+    entry = journal.record_step(ds, name, standing.get_run_id(ds, name), standing.hash_inputs(ds, name), why, outputs)
     with show_step(name, spark.sparkContext), entry:
-        result = ACTIONS[name](settings, spark, ds, **more)
+        result = ACTIONS[name](settings, spark, ds)
     describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
     for line in describe(settings, ds) if describe else ():
         err.print(f"  {line}", highlight=False)

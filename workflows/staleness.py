@@ -14,6 +14,7 @@ from functools import cache, cached_property
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_days_before, list_window_days
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
+from star_ctr.conf.contracts.pipeline import STEPS
 from star_ctr.conf.contracts.run_id import (
     hash_config,
     hash_features_settings,
@@ -29,17 +30,7 @@ from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
 
-STEPS = ("ingest", "features", "split", "train", "score", "evaluate", "gate", "refit")
-"""The night, in its order; the last one only where `gate.publish` asks for it."""
-RUN_STEPS = STEPS[3:]
-"""Steps that each model has of its own; the others are shared."""
-
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
-
-
-def list_steps(settings: Settings) -> tuple[str, ...]:
-    """The steps of a night of some settings."""
-    return STEPS if settings.gate.publish == "refit" else STEPS[:-1]
 
 
 class State(StrEnum):
@@ -86,7 +77,7 @@ class Staleness:
 
     def get_run_id(self, ds: str, step: str) -> str:
         """The run that an entry of a step is of."""
-        return make_run_id(self.settings, ds) if step in RUN_STEPS else ""
+        return make_run_id(self.settings, ds) if STEPS[step].per_run else ""
 
     def entry(self, ds: str, step: str) -> Entry | None:
         """The newest entry of a step of a night."""
@@ -110,8 +101,8 @@ class Staleness:
             state, _ = self.state(before, of)
             if state not in (State.DONE, State.REMOVED):
                 return State.STALE, f"{of} of {before} is {state}" if before != ds else f"{of} is {state}"
-        now = self.stands_on(ds, step)
-        changed = [k for k in {**entry.stands_on, **now} if entry.stands_on.get(k) != now.get(k)]
+        now = self.hash_inputs(ds, step)
+        changed = [k for k in {**entry.inputs, **now} if entry.inputs.get(k) != now.get(k)]
         if changed:
             return State.STALE, f"changed since: {', '.join(_WORDS.get(k, k) for k in changed)}"
         if step == "ingest" and (days := self._find_overwritten(entry)):
@@ -120,8 +111,9 @@ class Staleness:
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """The steps, with their nights, that one stands on."""
-        number = STEPS.index(step)
-        before = [(ds, STEPS[number - 1])] if number else []
+        names = list(STEPS)
+        number = names.index(step)
+        before = [(ds, names[number - 1])] if number else []
         # The split keeps the encoding of the run to start from, so it depends on the split of that run's night.
         earlier = {"train": [self._start(ds)], "split": [self._find_vocabulary_night(ds), self._start(ds)]}.get(
             step, []
@@ -148,7 +140,7 @@ class Staleness:
     def _is_mine(self, entry: Entry) -> bool:
         return entry.run_id == self.get_run_id(entry.ds, entry.step)
 
-    def stands_on(self, ds: str, step: str) -> dict[str, str]:
+    def hash_inputs(self, ds: str, step: str) -> dict[str, str]:
         """Hashes of all that decides what a step would write now."""
         on = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
         if step == "ingest":
@@ -167,7 +159,7 @@ class Staleness:
         for night, before in self._list_dependencies(ds, step):
             entry = self.entry(night, before)
             if before != "ingest":
-                on[before if night == ds else f"{before} of {night}"] = hash_json(entry.stands_on if entry else None)
+                on[before if night == ds else f"{before} of {night}"] = hash_json(entry.inputs if entry else None)
         return on
 
     def _hash_named_start(self, ds: str, step: str) -> str:
@@ -205,7 +197,7 @@ class Staleness:
         found: dict[str, dict[str, str]] = {}
         for entry in self.entries:
             if entry.step == "ingest" and entry.state == "done":
-                for table, days in entry.gave.items():
+                for table, days in entry.outputs.items():
                     of_table = found.setdefault(table, {})
                     if table not in log_files.REACH_BACK:
                         for day in [
@@ -223,7 +215,7 @@ class Staleness:
         return sorted(
             {
                 day
-                for table, days in entry.gave.items()
+                for table, days in entry.outputs.items()
                 for day, content in days.items()
                 if self.table_hashes[table].get(day) != content
             }

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from star_ctr.conf.contracts.dates import check_day, list_days
+from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io import log_files
 from star_ctr.jobs.registry.decisions import Decisions
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.lease import is_held
-from star_ctr.workflows.staleness import Staleness, list_steps
+from star_ctr.workflows.staleness import Staleness
 
 
 def read_staleness(settings: Settings, busy: bool) -> Staleness:

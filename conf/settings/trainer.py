@@ -110,6 +110,10 @@ class CheckpointSettings(TrainerGroup):
 
     minutes: float = Field(5.0, gt=0, description="minutes between checkpoints; one more is written on SIGTERM")
     keep: int = Field(2, ge=1, description="number of checkpoints to keep")
+    resume: Literal["auto", "require"] = Field(
+        "auto",
+        description="resume from a checkpoint of the same training if there is one; require: fail if there is none",
+    )
 
 
 class RuntimeSettings(TrainerGroup):

@@ -16,6 +16,7 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES, Warehouse
+from star_ctr.conf.contracts.pipeline import find_writer
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import make_any_condition, replace_rows
@@ -57,7 +58,7 @@ class WarehouseTables:
     def require(self, table: str) -> None:
         """Raise `DataError` that names the step if the table is missing."""
         if not self.exists(table):
-            step = "ingest" if TABLES[table].name in _INGESTED else _MADE_BY.get(table, "nightly")
+            step = "evaluate --against RUN" if table == "differences" else find_writer(table)
             raise DataError(f"{self.warehouse.table(table)}: no such table yet; run `star-ctr {step}` first")
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
@@ -141,19 +142,6 @@ def collect_ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
 def repartition_by_day(rows: DataFrame) -> DataFrame:
     """Rows brought together by day for writing: a small day in one file, a large one dealt over many tasks."""
     return rows.hint("rebalance", "ds")
-
-
-_INGESTED = ("impressions", "clicks", "behaviours", "users", "items", "quarantine")
-_MADE_BY = {
-    "features": "features",
-    "split": "split",
-    "vocabularies": "split",
-    "runs": "train",
-    "scores": "score",
-    "metrics": "evaluate",
-    "differences": "evaluate --against RUN",
-    "ledger": "ingest",
-}
 
 
 def make_in_condition(column: str, values: Sequence[str]) -> str:

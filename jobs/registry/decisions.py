@@ -41,8 +41,8 @@ GATE = "gate"
 _SCHEMA = pa.schema(
     [
         ("at", pa.timestamp("us", "UTC")), ("ds", pa.string()), ("run_id", pa.string()), ("attempt", pa.int64()),
-        ("against", pa.string()), ("against_attempt", pa.int64()), ("outcome", pa.string()), ("reason", pa.string()),
-        ("by", pa.string()), ("facts", pa.string()),
+        ("reference_run_id", pa.string()), ("reference_attempt", pa.int64()), ("outcome", pa.string()), ("reason", pa.string()),
+        ("by", pa.string()), ("evidence", pa.string()),
     ]
 )  # fmt: skip
 
@@ -55,11 +55,11 @@ class Outcome(StrEnum):
     TOO_SMALL = "not enough data"
     REFIT = "refit"
     REFIT_HELD = "refit held"
-    OVERRIDDEN = "overridden"
+    PROMOTED_MANUALLY = "promoted manually"
     ROLLED_BACK = "rolled back"
 
 
-_SERVING_OUTCOMES = (Outcome.PROMOTED, Outcome.REFIT, Outcome.OVERRIDDEN)
+_SERVING_OUTCOMES = (Outcome.PROMOTED, Outcome.REFIT, Outcome.PROMOTED_MANUALLY)
 """Outcomes that make the attempt of the decision the serving model."""
 
 
@@ -75,12 +75,12 @@ class Decision:
     ds: str
     run_id: str
     attempt: int
-    against: str
-    against_attempt: int | None
+    reference_run_id: str
+    reference_attempt: int | None
     outcome: Outcome
     reason: str
     by: str = GATE
-    facts: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
     at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     sequence: int | None = None
 
@@ -104,9 +104,9 @@ class Decisions:
 
     def all(self) -> list[Decision]:
         """Return all decisions, oldest first."""
-        read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "facts": json.loads}
+        read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "evidence": json.loads}
         # Tables from before there were attempts lack their columns.
-        rows = [{"attempt": 1, "against_attempt": None, **row} for row in read_ordered_rows(self.table)]
+        rows = [{"attempt": 1, "reference_attempt": None, **row} for row in read_ordered_rows(self.table)]
         return [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
 
     def add(self, decision: Decision, after: Sequence[Decision]) -> None:
@@ -119,7 +119,7 @@ class Decisions:
         Raises:
             SupersededError: Another decision has been written since `after` was read.
         """
-        row = {**asdict(decision), "outcome": str(decision.outcome), "facts": json.dumps(decision.facts)}
+        row = {**asdict(decision), "outcome": str(decision.outcome), "evidence": json.dumps(decision.evidence)}
         del row["sequence"]
         last = after[-1].sequence if after else -1
         add_row(self.table, row, _SCHEMA, last)
@@ -156,7 +156,7 @@ class Decisions:
                 chosen.number,
                 now.run_id if now else "",
                 now.attempt if now else None,
-                Outcome.OVERRIDDEN,
+                Outcome.PROMOTED_MANUALLY,
                 why,
                 _check_author(by),
                 {"metrics": self._metrics(chosen)},
@@ -195,7 +195,7 @@ class Decisions:
                 before = find_serving(decided)
                 if before is not None:
                     undo = Decision(
-                        before.ds, *before.model, *decision.model, Outcome.OVERRIDDEN, "deleted", _check_author(by)
+                        before.ds, *before.model, *decision.model, Outcome.PROMOTED_MANUALLY, "deleted", _check_author(by)
                     )
                     self.add(undo, self.all())
                 raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")
@@ -242,7 +242,9 @@ def get_evaluated_attempt(decisions: Iterable[Decision], decision: Decision) -> 
     # If a person promoted the refit, `against` of that decision is the run that it replaced.
     of_refits = (Outcome.REFIT, Outcome.REFIT_HELD)
     made = [d for d in decisions if d.model == decision.model and d.outcome in of_refits]
-    return (made[-1].against, made[-1].against_attempt) if made else (strip_refit_suffix(decision.run_id), None)
+    return (
+        (made[-1].reference_run_id, made[-1].reference_attempt) if made else (strip_refit_suffix(decision.run_id), None)
+    )
 
 
 def find_serving(decisions: Sequence[Decision]) -> Decision | None:

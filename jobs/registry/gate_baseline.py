@@ -52,7 +52,7 @@ def select_baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> 
     decided = {d.run_id: d.outcome for d in decisions if d.outcome in verdicts}
     left_out = {run for run, outcome in decided.items() if outcome is not Outcome.PROMOTED}
     by_hand = {
-        strip_refit_suffix(d.run_id) for d in list_accepted(decisions) if d.outcome is Outcome.OVERRIDDEN
+        strip_refit_suffix(d.run_id) for d in list_accepted(decisions) if d.outcome is Outcome.PROMOTED_MANUALLY
     } & left_out
     start = max((k for k, run in enumerate(runs) if run in by_hand), default=0)
     usual = [run for run in runs[start:] if run not in left_out - by_hand]

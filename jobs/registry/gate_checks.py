@@ -66,9 +66,9 @@ def select_failed(checks: Sequence[CheckResult], rate: float) -> list[CheckResul
     return [check for check, reject in zip(checks, rejected, strict=True) if reject and check.beyond]
 
 
-def check_gauc(gate: GateSettings, facts: GateInputs) -> Iterator[CheckResult]:
+def check_gauc(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult]:
     """Compare GAUC with the serving model, overall and in large domains."""
-    for difference, users, std in _iter_testable(gate, facts):
+    for difference, users, std in _iter_testable(gate, inputs):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
         told = f"{format_domain(difference['domain'])}: GAUC {format_interval(difference)}"
         p = compute_p_below(difference["gauc"], std, users, DRAWS)
@@ -76,35 +76,35 @@ def check_gauc(gate: GateSettings, facts: GateInputs) -> Iterator[CheckResult]:
         yield CheckResult(difference["domain"], p, difference["gauc"] < -margin, message)
 
 
-def _iter_testable(gate: GateSettings, facts: GateInputs) -> Iterator[tuple[Row, float, float]]:
+def _iter_testable(gate: GateSettings, inputs: GateInputs) -> Iterator[tuple[Row, float, float]]:
     """Yield the testable GAUC differences, overall and in large domains, with effective users and std."""
-    rows = {r["domain"]: r["rows"] for r in facts.candidate}
-    for difference in facts.differences:
-        domain, std = difference["domain"], get_standard_error(difference, facts.level)
+    rows = {r["domain"]: r["rows"] for r in inputs.candidate}
+    for difference in inputs.differences:
+        domain, std = difference["domain"], get_standard_error(difference, inputs.level)
         users = difference.get("gauc_effective") or math.inf
         large = domain == OVERALL or rows.get(domain, 0) >= gate.domain_rows
         if large and difference["gauc"] is not None and std is not None and users > 1:
             yield difference, users, std
 
 
-def check_calibration(gate: GateSettings, facts: GateInputs) -> CheckResult:
+def check_calibration(gate: GateSettings, inputs: GateInputs) -> CheckResult:
     """Compare predicted and actual clicks, overall."""
-    overall = index_by_domain(facts.candidate)[OVERALL]
+    overall = index_by_domain(inputs.candidate)[OVERALL]
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
     message = f"overall PCOC {pcoc:.2f} is outside [{low}, {high}] (gate.pcoc)"
-    below = compute_p_count(clicks, pcoc * clicks, estimate_click_rate(facts.before, OVERALL).dispersed)
+    below = compute_p_count(clicks, pcoc * clicks, estimate_click_rate(inputs.before, OVERALL).dispersed)
     return CheckResult(OVERALL, 2 * min(below, 1 - below), not low <= pcoc <= high, message)
 
 
-def check_gauc_drop(gate: GateSettings, facts: GateInputs) -> list[CheckResult]:
+def check_gauc_drop(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]:
     """Compare GAUC with the serving model's when it was accepted; empty if there is nothing to compare with."""
-    overall, then = index_by_domain(facts.candidate)[OVERALL], facts.serving_then.get("gauc")
+    overall, then = index_by_domain(inputs.candidate)[OVERALL], inputs.serving_then.get("gauc")
     if then is None:
         return []
-    difference = index_by_domain(facts.differences).get(OVERALL, {})
+    difference = index_by_domain(inputs.differences).get(OVERALL, {})
     users = difference.get("gauc_effective") or overall.get("gauc_users") or math.inf
-    own = get_standard_error(overall, facts.level)
+    own = get_standard_error(overall, inputs.level)
     if own is None and users < math.inf:
         own = 0.5 / math.sqrt(users)  # upper bound for the mean of values in [0, 1]
     beyond = overall["gauc"] - (then - gate.drop_margin)
@@ -112,7 +112,7 @@ def check_gauc_drop(gate: GateSettings, facts: GateInputs) -> list[CheckResult]:
         p = 0.0  # no standard error is known: decide by the margin alone
     else:
         p = compute_p_below(
-            beyond, math.hypot(own, get_standard_error(facts.serving_then, facts.level) or own), users, DRAWS
+            beyond, math.hypot(own, get_standard_error(inputs.serving_then, inputs.level) or own), users, DRAWS
         )
     message = (
         f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below the {then:.4f} "
@@ -121,12 +121,12 @@ def check_gauc_drop(gate: GateSettings, facts: GateInputs) -> list[CheckResult]:
     return [CheckResult(OVERALL, p, beyond < 0, message)]
 
 
-def check_clicks(gate: GateSettings, facts: GateInputs) -> Iterator[CheckResult]:
+def check_clicks(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult]:
     """Compare click rates with earlier nights, overall and in large domains."""
-    now = index_by_domain(facts.candidate)
-    for domain, typical in compute_typical_rows(facts.before).items():
+    now = index_by_domain(inputs.candidate)
+    for domain, typical in compute_typical_rows(inputs.before).items():
         rows = now[domain]["rows"] if domain in now else 0
-        usual = estimate_click_rate(facts.before, domain)
+        usual = estimate_click_rate(inputs.before, domain)
         expected = usual.rate * rows
         if max(rows, typical) < gate.domain_rows or not expected:
             continue
@@ -141,12 +141,12 @@ def check_clicks(gate: GateSettings, facts: GateInputs) -> Iterator[CheckResult]
         yield CheckResult(domain, p, beyond, message)
 
 
-def describe_low_power(gate: GateSettings, facts: GateInputs) -> str:
+def describe_low_power(gate: GateSettings, inputs: GateInputs) -> str:
     """Name the large domains with too little power to detect a loss of `gate.domain_loss`."""
-    rows = {r["domain"]: r["rows"] for r in facts.candidate}
-    domains = [d["domain"] for d in facts.differences if d["domain"] != OVERALL]
+    rows = {r["domain"]: r["rows"] for r in inputs.candidate}
+    domains = [d["domain"] for d in inputs.differences if d["domain"] != OVERALL]
     large = [domain for domain in domains if rows.get(domain, 0) >= gate.domain_rows]
-    tested = list(_iter_testable(gate, facts))
+    tested = list(_iter_testable(gate, inputs))
     rate = gate.error_rate * PARTS["gauc"] / max(len(tested), 1)
     seen = {
         difference["domain"]

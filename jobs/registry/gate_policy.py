@@ -33,33 +33,33 @@ from star_ctr.jobs.registry.gate_checks import (
 _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std", "gauc_effective")
 
 
-def decide(gate: GateSettings, facts: GateInputs) -> tuple[Outcome, str]:
+def decide(gate: GateSettings, inputs: GateInputs) -> tuple[Outcome, str]:
     """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
-    if found := [*_find_too_small(gate, facts), *_find_undefined(facts)]:
+    if found := [*_find_too_small(gate, inputs), *_find_undefined(inputs)]:
         return Outcome.TOO_SMALL, "; ".join(found)
-    if found := list(_find_non_finite(facts)):
+    if found := list(_find_non_finite(inputs)):
         return Outcome.HELD, "; ".join(found)
-    if checks := _run_checks(gate, facts):
+    if checks := _run_checks(gate, inputs):
         return Outcome.HELD, "; ".join(check.message for check in checks)
-    if not facts.differences:
+    if not inputs.differences:
         return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
-    overall = format_interval(index_by_domain(facts.differences)[OVERALL])
-    low_power = describe_low_power(gate, facts)
+    overall = format_interval(index_by_domain(inputs.differences)[OVERALL])
+    low_power = describe_low_power(gate, inputs)
     return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
 
 
-def _run_checks(gate: GateSettings, facts: GateInputs) -> list[CheckResult]:
+def _run_checks(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]:
     def failed_of_kind(kind: str, checks: Sequence[CheckResult]) -> list[CheckResult]:
         return select_failed(checks, gate.error_rate * PARTS[kind])
 
-    found = failed_of_kind("gauc", list(check_gauc(gate, facts)))
+    found = failed_of_kind("gauc", list(check_gauc(gate, inputs)))
     # If only the candidate dropped, it is worse than the serving model, and the day's labels are not suspect.
     alone = any(check.domain == OVERALL for check in found)
     return [
-        *failed_of_kind("pcoc", [check_calibration(gate, facts)]),
+        *failed_of_kind("pcoc", [check_calibration(gate, inputs)]),
         *found,
-        *failed_of_kind("clicks", list(check_clicks(gate, facts))),
-        *([] if alone else failed_of_kind("gauc_drop", check_gauc_drop(gate, facts))),
+        *failed_of_kind("clicks", list(check_clicks(gate, inputs))),
+        *([] if alone else failed_of_kind("gauc_drop", check_gauc_drop(gate, inputs))),
     ]
 
 
@@ -79,15 +79,15 @@ def check_refit(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
     return undefined
 
 
-def _find_too_small(gate: GateSettings, facts: GateInputs) -> list[str]:
-    now, found = index_by_domain(facts.candidate), []
+def _find_too_small(gate: GateSettings, inputs: GateInputs) -> list[str]:
+    now, found = index_by_domain(inputs.candidate), []
     overall = now.get(OVERALL, {"rows": 0, "clicks": 0})
     if overall["rows"] < gate.min_rows:
         found.append(f"{overall['rows']:,} rows (gate.min_rows: {gate.min_rows:,})")
     if overall["clicks"] < gate.min_clicks:
         found.append(f"{overall['clicks']:,} clicks (gate.min_clicks: {gate.min_clicks:,})")
-    recent = compute_typical_rows(facts.recent or facts.before)
-    for domain, typical in compute_typical_rows(facts.before).items():
+    recent = compute_typical_rows(inputs.recent or inputs.before)
+    for domain, typical in compute_typical_rows(inputs.before).items():
         rows = now[domain]["rows"] if domain in now else 0
         if not rows and not recent.get(domain, 0):
             continue  # absent on most nights: retired, or there on some days of the week only
@@ -99,9 +99,9 @@ def _find_too_small(gate: GateSettings, facts: GateInputs) -> list[str]:
     return found
 
 
-def _find_undefined(facts: GateInputs) -> list[str]:
+def _find_undefined(inputs: GateInputs) -> list[str]:
     """Return messages for overall metrics that are undefined because the day is too small."""
-    overall = index_by_domain(facts.candidate).get(OVERALL)
+    overall = index_by_domain(inputs.candidate).get(OVERALL)
     if overall is None:
         return ["the run has no overall metrics"]
     why = {"pcoc": "there are no clicks", "gauc": "no user has both clicked and unclicked rows"}
@@ -110,20 +110,20 @@ def _find_undefined(facts: GateInputs) -> list[str]:
         for name in ("gauc", "pcoc", "log_loss")
         if name in overall and overall[name] is None
     ]
-    if facts.differences:
-        difference = index_by_domain(facts.differences).get(OVERALL, {})
+    if inputs.differences:
+        difference = index_by_domain(inputs.differences).get(OVERALL, {})
         if difference.get("gauc") is None:
             found.append("the overall GAUC difference from the serving model is undefined")
-        elif get_standard_error(difference, facts.level) is None:
+        elif get_standard_error(difference, inputs.level) is None:
             found.append("the overall GAUC difference has no standard error: too few users have clicks")
     return found
 
 
-def _find_non_finite(facts: GateInputs) -> Iterator[str]:
+def _find_non_finite(inputs: GateInputs) -> Iterator[str]:
     """Yield messages for non-finite metrics: every comparison with NaN is false, so they would pass every check."""
-    then = [{"domain": OVERALL, **facts.serving_then}]
+    then = [{"domain": OVERALL, **inputs.serving_then}]
     serving = ("the serving model's accepted ", then)
-    for prefix, rows in (("", facts.candidate), ("the difference of ", facts.differences), serving):
+    for prefix, rows in (("", inputs.candidate), ("the difference of ", inputs.differences), serving):
         for row in rows:
             for name in _NUMBERS:
                 if (value := row.get(name)) is not None and not math.isfinite(value):

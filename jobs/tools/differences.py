@@ -18,7 +18,7 @@ from star_ctr.features.evaluation.bootstrap import EVIDENCE, INTERVALS, add_inte
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 
-COLUMNS = ("run_id", "against", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
+COLUMNS = ("run_id", "reference_run_id", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
 
 
 def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, against: str) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, agains
         check_scores(scores, store.warehouse.table("scores"))
         found = subtract_estimates(estimate(scores, settings.evaluate), run_id, against)
         rows = add_intervals(found, settings.evaluate.level).select(
-            F.lit(run_id).alias("run_id"), F.lit(against).alias("against"), F.lit(ds).alias("ds"), *COLUMNS[3:]
+            F.lit(run_id).alias("run_id"), F.lit(against).alias("reference_run_id"), F.lit(ds).alias("ds"), *COLUMNS[3:]
         )
         where = f"{make_in_condition('run_id', [run_id])} AND {make_in_condition('against', [against])}"
         store.replace("differences", rows.coalesce(1), where)
@@ -48,7 +48,7 @@ def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, agains
 def read_differences(store: WarehouseTables, run_id: str, against: str) -> list[dict[str, Any]]:
     """The differences of two runs that were written; domains in their order, `overall` last."""
     table = store.read("differences")
-    found = table.where((F.col("run_id") == run_id) & (F.col("against") == against)).select(*COLUMNS).collect()
+    found = table.where((F.col("run_id") == run_id) & (F.col("reference_run_id") == against)).select(*COLUMNS).collect()
     return sorted((r.asDict() for r in found), key=lambda r: domain_sort_key(r["domain"]))
 
 

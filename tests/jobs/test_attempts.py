@@ -195,7 +195,7 @@ def add(decisions: Decisions, decision: Decision) -> Decision:
 
 
 def promoted(ds: str, run: str, attempt: int = 1, by: str = "gate") -> Decision:
-    outcome = Outcome.PROMOTED if by == "gate" else Outcome.OVERRIDDEN
+    outcome = Outcome.PROMOTED if by == "gate" else Outcome.PROMOTED_MANUALLY
     return Decision(ds, run, attempt, "", None, outcome, "made up", by)
 
 
@@ -240,7 +240,9 @@ def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
     assert _explain_no_refit(decisions.all(), run, newest) == ""
     add(
         decisions,
-        replace(promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, against=run, against_attempt=1),
+        replace(
+            promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, reference_run_id=run, reference_attempt=1
+        ),
     )
     assert _explain_no_refit(decisions.all(), run, newest) == ""
     decisions.rollback("it drifts", by="ann")
@@ -251,7 +253,9 @@ def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
     run = "2026-01-02-star"
     decided = [
         promoted("2026-01-02", run, by="ann"),
-        replace(promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, against=run, against_attempt=1),
+        replace(
+            promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, reference_run_id=run, reference_attempt=1
+        ),
     ]
     hold = find_manual_hold(decided)
     assert hold is not None
@@ -264,7 +268,9 @@ def test_a_new_attempt_of_the_served_run_is_judged(settings: Settings) -> None:
     assert _explain_no_decision(decided, one, "2026-01-02") == "it is served already"
     two = publish(settings, RUN, "2026-01-02", 2)
     assert _explain_no_decision(decided, two, "2026-01-02") == ""
-    refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
+    refit = replace(
+        promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, reference_run_id=RUN, reference_attempt=1
+    )
     assert _explain_no_decision([*decided, refit], one, "2026-01-02") == "it is served already"
     assert _explain_no_decision([*decided, refit], two, "2026-01-02") == ""
 
@@ -310,7 +316,9 @@ def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, mon
 def test_a_refit_has_the_inputs_of_the_promoted_attempt(settings: Settings) -> None:
     """The gate held attempt 2, on a restated log. A refit on that log must not be served for attempt 1."""
     one, two = (publish(settings, RUN, "2026-01-02", number) for number in (1, 2))
-    refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
+    refit = replace(
+        promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, reference_run_id=RUN, reference_attempt=1
+    )
     held = replace(promoted("2026-01-02", RUN, 2), outcome=Outcome.HELD)
     decided = [promoted("2026-01-02", RUN), refit, held]
     assert _explain_no_refit(decided, RUN, one) == ""
@@ -319,8 +327,10 @@ def test_a_refit_has_the_inputs_of_the_promoted_attempt(settings: Settings) -> N
 
 def test_the_gate_s_rollback_of_a_refit_keeps_a_person_s_hold(settings: Settings) -> None:
     by_ann = promoted("2026-01-02", RUN, by="ann")
-    refit = replace(promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, against=RUN, against_attempt=1)
-    back = replace(by_ann, outcome=Outcome.ROLLED_BACK, by="gate", against=refit.run_id, against_attempt=1)
+    refit = replace(
+        promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, reference_run_id=RUN, reference_attempt=1
+    )
+    back = replace(by_ann, outcome=Outcome.ROLLED_BACK, by="gate", reference_run_id=refit.run_id, reference_attempt=1)
     hold = find_manual_hold([by_ann, refit, back])
     assert hold is not None
     assert hold.decision.by == "ann"

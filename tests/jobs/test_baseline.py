@@ -47,7 +47,7 @@ class Sequel:
 
     def promote(self) -> None:
         """Promote the last night by hand."""
-        self.decisions.append(decision(RUNS[len(self.nights) - 1], Outcome.OVERRIDDEN))
+        self.decisions.append(decision(RUNS[len(self.nights) - 1], Outcome.PROMOTED_MANUALLY))
 
 
 HOME, MAIL = (50_000, 3_000), (10_000, 500)
@@ -111,13 +111,13 @@ def test_nights_that_were_not_promoted_are_left_out() -> None:
 
 def test_a_night_promoted_by_hand_starts_the_baseline() -> None:
     decisions = [decision(RUNS[0], Outcome.PROMOTED), decision(RUNS[1], Outcome.HELD)]
-    by_hand = [*decisions, decision(RUNS[1], Outcome.OVERRIDDEN)]
+    by_hand = [*decisions, decision(RUNS[1], Outcome.PROMOTED_MANUALLY)]
     assert select_baseline_runs(RUNS[:3], by_hand) == RUNS[1:3]
     refit = [*by_hand, decision(make_refit_run_id(RUNS[1]), Outcome.REFIT, RUNS[1])]
     assert select_baseline_runs(RUNS[:3], refit) == RUNS[1:3]
     undone = [*by_hand, decision(RUNS[0], Outcome.ROLLED_BACK, RUNS[1])]
     assert select_baseline_runs(RUNS[:3], undone) == [RUNS[0], RUNS[2]]
-    promoted = [*decisions, decision(RUNS[0], Outcome.OVERRIDDEN)]
+    promoted = [*decisions, decision(RUNS[0], Outcome.PROMOTED_MANUALLY)]
     assert select_baseline_runs(RUNS[:3], promoted) == [RUNS[0], RUNS[2]], "the gate promoted it as well"
 
 

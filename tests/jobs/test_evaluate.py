@@ -147,7 +147,7 @@ def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
     assert [r["domain"] for r in found] == ["1", "2", "10", "overall"]
     a, b = (plain_bootstrap(spark, warehouse.runs[name], evaluate) for name in ("a", "b"))
     for row in found:
-        assert (row["run_id"], row["against"], row["ds"]) == ("a", "b", DS)
+        assert (row["run_id"], row["reference_run_id"], row["ds"]) == ("a", "b", DS)
         less = a[row["domain"]] - b[row["domain"]]
         for name, values in zip(("auc", "gauc"), less, strict=True):
             got = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
@@ -187,7 +187,7 @@ def judge_intervals(warehouse: Judged) -> float:
 
 
 @pytest.mark.parametrize(
-    ("against", "words"),
+    ("reference_run_id", "words"),
     [
         ("a", "does not differ from itself"),
         ("nobody", "no scores of nobody"),

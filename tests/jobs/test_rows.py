@@ -109,7 +109,7 @@ def add(decisions: Decisions, made: Decision) -> None:
 def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: Settings) -> None:
     decisions = Decisions(settings)
     add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
-    add(decisions, decision("b", "a", Outcome.OVERRIDDEN, behind=90))
+    add(decisions, decision("b", "a", Outcome.PROMOTED_MANUALLY, behind=90))
     now = find_serving(decisions.all())
     assert now is not None
     assert now.run_id == "b"

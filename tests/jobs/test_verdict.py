@@ -290,10 +290,10 @@ def test_a_refit_promoted_by_hand_has_the_metrics_of_the_run_it_was_made_from(se
     mine = make_run_id(settings, ds)
     of_night = [{"domain": OVERALL, "gauc": 0.6}]
     before = Decision(small_logs.DAYS[1], "other", 1, "", None, Outcome.PROMOTED, "first")
-    judged = Decision(ds, mine, 2, "other", 1, Outcome.PROMOTED, "better", facts={"metrics": of_night})
+    judged = Decision(ds, mine, 2, "other", 1, Outcome.PROMOTED, "better", evidence={"metrics": of_night})
     refit = Decision(ds, make_refit_run_id(mine), 1, mine, 2, Outcome.REFIT_HELD, "PCOC 3.00")
     # `against` of a manual decision is the run that was serving, not the one that the refit was made from.
-    by_hand = Decision(ds, make_refit_run_id(mine), 1, "other", 1, Outcome.OVERRIDDEN, "looks fine", by="ann")
+    by_hand = Decision(ds, make_refit_run_id(mine), 1, "other", 1, Outcome.PROMOTED_MANUALLY, "looks fine", by="ann")
     assert get_evaluated_attempt([before, judged, refit, by_hand], by_hand) == (mine, 2)
     assert read_accepted_metrics([before, judged, refit, by_hand], by_hand) == of_night
     assert get_evaluated_attempt([by_hand], by_hand) == (mine, None)
@@ -310,7 +310,7 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
         assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
         assert (pointer(settings), len(decisions.all())) == (mine, 2), "the decision is written once"
     last = decisions.all()[-1]
-    assert (last.run_id, last.against, last.outcome, last.reason) == (make_refit_run_id(mine), mine, *held[:2])
+    assert (last.run_id, last.reference_run_id, last.outcome, last.reason) == (make_refit_run_id(mine), mine, *held[:2])
     for _ in range(2):
         assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(mine))
         assert (pointer(settings), len(decisions.all())) == (make_refit_run_id(mine), 3)

@@ -16,12 +16,13 @@ from deltalake import write_deltalake
 
 from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES
 from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.contracts.run_id import format_variant, make_run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.workflows.journal import Entry, Journal
-from star_ctr.workflows.staleness import Staleness, list_steps
+from star_ctr.workflows.staleness import Staleness
 
 DOMAINS = ("home", "search", "banner", "<script>alert('x')</script>", "a domain whose name goes on & on & on")
 NIGHTS = tuple(f"2026-01-0{day}" for day in range(4, 9))
@@ -82,7 +83,7 @@ class MadeNights:
         self.write(
             "differences",
             (
-                {"run_id": self.run(ds), "against": f"{against}@{ds}", "ds": ds, "domain": domain}
+                {"run_id": self.run(ds), "reference_run_id": f"{against}@{ds}", "ds": ds, "domain": domain}
                 | {"auc": d, "auc_low": d - w, "auc_high": d + w, "gauc": d, "gauc_low": d - w, "gauc_high": d + w}
                 for k, domain in enumerate([*self.domains, OVERALL])
                 for w in [0.002 + 0.001 * k * (domain != OVERALL)]
@@ -150,7 +151,7 @@ class MadeNights:
             at,
             seconds,
             error=error,
-            stands_on=standing.stands_on(ds, step),
+            inputs=standing.hash_inputs(ds, step),
         )
         self.entries.append(entry)
         Journal(self.settings).add(entry)

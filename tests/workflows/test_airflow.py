@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
+from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.workflows.airflow.local import LocalAirflow
 from star_ctr.workflows.cli.logs import NOT_YET
-from star_ctr.workflows.staleness import STEPS
 from tests import small_logs
 from tests.conftest import ROOT
 
 VENV = ROOT / ".airflow/venv"
 FILE = ROOT / "workflows/airflow/dags/star_nightly.py"
-TASKS = ["wait_for_logs", *STEPS]
-COMMANDS = ["ready", *STEPS]
+TASKS = ["wait_for_logs", *STEP_NAMES]
+COMMANDS = ["ready", *STEP_NAMES]
 
 airflow = pytest.mark.skipif(
     not (VENV / "bin/airflow").exists(), reason="needs Airflow in an environment of its own: make airflow-env"

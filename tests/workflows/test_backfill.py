@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import TABLES, WEIGHTS, Warehouse
 from star_ctr.conf.contracts.dates import list_days
+from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -26,7 +27,6 @@ from star_ctr.jobs.registry.decisions import Decisions
 from star_ctr.jobs.tools import simulate
 from star_ctr.workflows import status
 from star_ctr.workflows.journal import Journal
-from star_ctr.workflows.staleness import STEPS
 from tests import small_logs
 from tests.conftest import INTERPRETED, KUAIRAND, kuairand, on_request
 
@@ -174,7 +174,7 @@ def pending_steps(nights: Nights) -> list[str]:
     """Return the steps that are not done, in the order in which a backfill runs them."""
     entries = {(e.ds, e.step): e.state for e in Journal(nights.settings()).entries()}
     days = list_days(nights.first, nights.last)
-    return [step for ds in days for step in STEPS[:-1] if entries.get((ds, step)) != "done"]
+    return [step for ds in days for step in STEP_NAMES[:-1] if entries.get((ds, step)) != "done"]
 
 
 def run_to_completion(nights: Nights, number: int = 0) -> None:
@@ -198,7 +198,7 @@ def assert_same_results(killed: Nights, whole: Nights, spark: SparkSession) -> N
     assert contents(killed.settings(), spark) == contents(whole.settings(), spark)
     assert weights(killed.settings()) == weights(whole.settings())
     decided = [
-        [(d.model, d.against, d.against_attempt, d.outcome, d.reason) for d in Decisions(n.settings()).all()]
+        [(d.model, d.reference_run_id, d.reference_attempt, d.outcome, d.reason) for d in Decisions(n.settings()).all()]
         for n in (whole, killed)
     ]
     assert decided[0] == decided[1]

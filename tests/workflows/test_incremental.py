@@ -137,9 +137,9 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
     first, second, third = Decisions(nights.settings).all()
     runs = [r["run_id"] for r in nights.records]
     assert [d.run_id for d in (first, second, third)] == runs
-    assert (first.outcome, first.against) == (Outcome.PROMOTED, "")
-    assert (second.outcome, second.against) == (Outcome.PROMOTED, runs[0])
-    assert {r["domain"] for r in second.facts["differences"]} > {"overall"}
+    assert (first.outcome, first.reference_run_id) == (Outcome.PROMOTED, "")
+    assert (second.outcome, second.reference_run_id) == (Outcome.PROMOTED, runs[0])
+    assert {r["domain"] for r in second.evidence["differences"]} > {"overall"}
     scores = WarehouseTables(nights.settings, nights.spark).read("scores").toPandas()
     beside = scores[scores["run_id"] == f"{runs[0]}@{NIGHTS[1]}"].set_index("impression_id")
     assert set(beside.index) == set(scores[scores["run_id"] == runs[1]]["impression_id"])
@@ -150,8 +150,8 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
     batch_score.run(nights.settings, nights.spark, run_id=runs[0], source=given, target=target)
     other = nights.spark.read.format("delta").load(target).toPandas().set_index("impression_id")
     np.testing.assert_allclose(beside["score"], other.loc[beside.index, "score"], atol=1e-5)
-    metrics = {r["domain"]: r for r in second.facts["metrics"]}
-    differing = {r["domain"]: r for r in second.facts["differences"]}
+    metrics = {r["domain"]: r for r in second.evidence["metrics"]}
+    differing = {r["domain"]: r for r in second.evidence["differences"]}
     of_beside = evaluate.read_metrics(WarehouseTables(nights.settings, nights.spark), [f"{runs[0]}@{NIGHTS[1]}"])
     for row in of_beside:
         domain = row["domain"]

@@ -62,7 +62,7 @@ def test_the_newest_night_of_these_settings_and_no_other(whole: MadeNights) -> N
     assert set(morning.now) == {*DOMAINS, OVERALL}
     assert [night[OVERALL]["run_id"] for night in morning.nights.values()] == [whole.run(ds) for ds in NIGHTS]
     assert morning.beside["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
-    assert {r["against"] for r in morning.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
+    assert {r["reference_run_id"] for r in morning.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
     assert collect(whole.settings, NIGHTS[1]).ds == NIGHTS[1]
     assert list(collect(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), (
         "later nights are not the page's business"
@@ -123,7 +123,7 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
             "warn",
             "Promoted, refit held Because. The promoted weights stay in service.",
         ),
-        (Outcome.OVERRIDDEN, "good", "Promoted by hand Because."),
+        (Outcome.PROMOTED_MANUALLY, "good", "Promoted by hand Because."),
     ],
 )
 def test_the_decision_in_plain_words(made: MadeNights, outcome: Outcome, kind: str, said: str) -> None:

@@ -243,7 +243,9 @@ class Sequence:
         if self.manual:
             now = find_serving(decided)
             assert now is not None
-            refit_of_it = now.outcome is Outcome.REFIT and (now.against, now.against_attempt) == self.manual[0]
+            refit_of_it = (
+                now.outcome is Outcome.REFIT and (now.reference_run_id, now.reference_attempt) == self.manual[0]
+            )
             assert now.model == self.manual[0] or refit_of_it
 
 

@@ -35,7 +35,7 @@ def encoded(store: WarehouseTables, table: str, ds: str) -> pd.DataFrame:
 
 def test_its_rows_are_those_that_the_next_night_trains_on(night: Night, spark: SparkSession) -> None:
     # By the night's own features, which know of all clicks that came later.
-    totals = split.run(night.settings, spark, BEFORE, OF_REFIT)
+    totals = split.write_split(night.settings, spark, BEFORE, OF_REFIT)
     store = WarehouseTables(night.settings, spark)
     mine, theirs = encoded(store, OF_REFIT.split, BEFORE), encoded(store, "split", DS)
     assert BEFORE in set(mine["day"])
@@ -72,12 +72,16 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     names = {ds: make_run_id(settings, ds) for ds in (BEFORE, DS)}
     decided = Decisions(settings).all()
     first, made, second = decided[:3]
-    assert (first.run_id, first.outcome, first.against) == (names[BEFORE], Outcome.PROMOTED, "")
-    assert (made.run_id, made.outcome, made.against) == (make_refit_run_id(names[BEFORE]), Outcome.REFIT, names[BEFORE])
-    assert (second.run_id, second.against) == (names[DS], make_refit_run_id(names[BEFORE])), (
+    assert (first.run_id, first.outcome, first.reference_run_id) == (names[BEFORE], Outcome.PROMOTED, "")
+    assert (made.run_id, made.outcome, made.reference_run_id) == (
+        make_refit_run_id(names[BEFORE]),
+        Outcome.REFIT,
+        names[BEFORE],
+    )
+    assert (second.run_id, second.reference_run_id) == (names[DS], make_refit_run_id(names[BEFORE])), (
         "judged beside what was served"
     )
-    assert {r["domain"] for r in second.facts["differences"]} > {"overall"}
+    assert {r["domain"] for r in second.evidence["differences"]} > {"overall"}
 
     # What is served has seen the day: the pointer, the record and the rows that it was trained on say so.
     now = find_serving(decided)
@@ -107,7 +111,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).all()) == len(decided)
-    split.run(settings, spark, BEFORE, OF_REFIT)
+    split.write_split(settings, spark, BEFORE, OF_REFIT)
     vacuum.vacuum_files(settings, vacuum.plan_removals(settings).kept, 0)
     again = replay.run(settings, spark, make_refit_run_id(names[BEFORE]))
     assert again["weights"] == "the same bits"

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from star_ctr.conf.contracts.catalog import RECORD, TABLES, Warehouse
 from star_ctr.conf.contracts.dates import list_days
+from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
@@ -30,7 +31,7 @@ from star_ctr.workflows.backfill import explain
 from star_ctr.workflows.cli import app
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease
-from star_ctr.workflows.staleness import STEPS, Staleness, State
+from star_ctr.workflows.staleness import Staleness, State
 from star_ctr.workflows.status import read_staleness
 from tests.model.synthetic import job
 from tests.published import publish
@@ -59,11 +60,11 @@ class Nights:
             self.write("scores", {"run_id": name})
             self.pin(publish(self.settings, name, ds), version, number)
             self.decide(ds)
-            for step in STEPS[:-1]:
+            for step in STEP_NAMES[:-1]:
                 standing = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).all())
                 at = dt.datetime(2026, 3, 3, tzinfo=dt.UTC)
                 run = standing.get_run_id(ds, step)
-                entries.append(Entry(ds, step, run, "done", at, stands_on=standing.stands_on(ds, step)))
+                entries.append(Entry(ds, step, run, "done", at, inputs=standing.hash_inputs(ds, step)))
                 Journal(self.settings).add(entries[-1])
 
     def load(self, *overrides: str) -> Settings:
@@ -229,8 +230,8 @@ def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
         "features": State.REMOVED, "split": State.REMOVED, "score": State.REMOVED, "train": State.DONE,
         "evaluate": State.DONE,
     }  # fmt: skip
-    assert [explain(standing, old, step) for step in STEPS[:-1]] == [None] * 7
-    assert all(standing.state(new, step)[0] is State.DONE for step in STEPS[:-1])
+    assert [explain(standing, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
+    assert all(standing.state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
     other = nights.load(*AGES, "trainer.optimizer.lr=0.5")  # another run of the same night
@@ -323,7 +324,7 @@ def test_a_changed_gate_does_not_rebuild_removed_nights(nights: Nights) -> None:
     nights.clean()
     other = nights.load(*AGES, "gate.gauc_margin=0.5")
     standing = read_staleness(other, busy=False)
-    assert [explain(standing, DAYS[2], step) for step in STEPS[:-1]] == [None] * 7
+    assert [explain(standing, DAYS[2], step) for step in STEP_NAMES[:-1]] == [None] * 7
     assert "the settings that it reads" in str(explain(standing, DAYS[-1], "gate"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from star_ctr.conf.contracts import catalog
+from star_ctr.conf.contracts.pipeline import RUN_STEPS, STEP_NAMES, list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
@@ -19,7 +20,7 @@ from star_ctr.workflows import staleness, status
 from star_ctr.workflows.backfill import explain
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease, is_held
-from star_ctr.workflows.staleness import RUN_STEPS, STEPS, Staleness, State, list_steps
+from star_ctr.workflows.staleness import Staleness, State
 from tests import small_logs
 from tests.model.synthetic import LAYOUT
 from tests.published import publish
@@ -45,12 +46,12 @@ class Warehouse:
 
     def does(self, ds: str, step: str, state: str = "done", contents: str = "1") -> None:
         standing = self.standing()
-        gave = {"impressions": dict.fromkeys(small_logs.DAYS[: small_logs.DAYS.index(ds) + 1], contents)}
+        outputs = {"impressions": dict.fromkeys(small_logs.DAYS[: small_logs.DAYS.index(ds) + 1], contents)}
         at = dt.datetime(2026, 3, 5, tzinfo=dt.UTC) + dt.timedelta(seconds=next(self._clock))
         self.entries.append(
             Entry(
-                ds, step, standing.get_run_id(ds, step), state, at, stands_on=standing.stands_on(ds, step),
-                gave=gave if step == "ingest" and state == "done" else {}, error="broke" if state == "failed" else "",
+                ds, step, standing.get_run_id(ds, step), state, at, inputs=standing.hash_inputs(ds, step),
+                outputs=outputs if step == "ingest" and state == "done" else {}, error="broke" if state == "failed" else "",
             )
         )  # fmt: skip
 
@@ -70,11 +71,11 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def all_of(state: State) -> dict[str, str]:
-    return dict.fromkeys(STEPS[:-1], state.value)
+    return dict.fromkeys(STEP_NAMES[:-1], state.value)
 
 
-def from_step(first: str, state: State = State.STALE, steps: tuple[str, ...] = STEPS[:-1]) -> dict[str, str]:
-    number = STEPS.index(first)
+def from_step(first: str, state: State = State.STALE, steps: tuple[str, ...] = STEP_NAMES[:-1]) -> dict[str, str]:
+    number = STEP_NAMES.index(first)
     return {s: (State.DONE if k < number else state).value for k, s in enumerate(steps)}
 
 
@@ -90,8 +91,8 @@ def test_a_withdrawn_day_is_noticed_by_later_nights(warehouse: Warehouse) -> Non
     before = warehouse.standing().table_hashes["impressions"]
     assert small_logs.DAYS[0] in before
     ingest = warehouse.entries[0]
-    gave = {"impressions": {day: "1" for day in ingest.gave["impressions"] if day != small_logs.DAYS[0]}}
-    warehouse.entries.append(dataclasses.replace(ingest, at=dt.datetime(2026, 3, 6, tzinfo=dt.UTC), gave=gave))
+    outputs = {"impressions": {day: "1" for day in ingest.outputs["impressions"] if day != small_logs.DAYS[0]}}
+    warehouse.entries.append(dataclasses.replace(ingest, at=dt.datetime(2026, 3, 6, tzinfo=dt.UTC), outputs=outputs))
     assert small_logs.DAYS[0] not in warehouse.standing().table_hashes["impressions"]
     assert warehouse.states(NIGHTS[1])["features"] == State.STALE.value
 
@@ -121,7 +122,7 @@ def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) ->
     assert warehouse.states(NIGHTS[0], warehouse.load("trainer.optimizer.lr=0.5")) == from_step("train", State.MISSING)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEP_NAMES)
 def test_changed_code_asks_for_the_step_that_imports_it(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +130,7 @@ def test_changed_code_asks_for_the_step_that_imports_it(
     warehouse.nights(NIGHTS[0])
     was = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else was(s))
-    assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEPS)
+    assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEP_NAMES)
     assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "changed since: its code")
 
 
@@ -143,7 +144,7 @@ def test_a_model_started_from_a_redone_one_is_stale(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=previous", "split.vocabulary=grown")
     warehouse.nights(*NIGHTS[:2])
     train = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "train"))
-    train.stands_on["code"] = "of old"
+    train.inputs["code"] = "of old"
     warehouse.nights(NIGHTS[2])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     assert warehouse.states(NIGHTS[1]) == from_step("train")
@@ -158,7 +159,7 @@ def test_a_fitted_split_follows_the_run_that_training_starts_from(tmp_path: Path
     warehouse = Warehouse(tmp_path, "trainer.warm_start=previous")
     warehouse.nights(NIGHTS[0])
     first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "split"))
-    first.stands_on["code"] = "of old"
+    first.inputs["code"] = "of old"
     warehouse.nights(NIGHTS[1])
     assert warehouse.standing().state(NIGHTS[1], "split") == (State.STALE, f"split of {NIGHTS[0]} is stale")
     warehouse.does(NIGHTS[0], "split")
@@ -256,7 +257,7 @@ def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
     with pytest.raises(ZeroDivisionError), journal.record_step("2026-03-02", "features", "", {}, "", dict):
         raise ZeroDivisionError
     done, failed = (e for e in journal.entries() if e.state != "running")
-    assert (done.gave, done.stands_on, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "asked for", "done")
+    assert (done.outputs, done.inputs, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "asked for", "done")
     assert failed.state == "failed"
     assert "ZeroDivisionError" in failed.error
 

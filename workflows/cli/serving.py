@@ -32,7 +32,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
         "serving": now and now.run_id,
         "attempt": now and now.attempt,
         "hold": hold and str(hold),
-        "decisions": [{**r, "facts": d.facts} for r, d in zip(rows, found, strict=True)],
+        "decisions": [{**r, "evidence": d.evidence} for r, d in zip(rows, found, strict=True)],
     }
     print_result(result, json, lambda: make_table(rows, columns))
     served = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
@@ -69,8 +69,8 @@ def _print_decision(decision: Decision, json: str | None) -> None:
     result = {
         "serving": decision.run_id,
         "attempt": decision.attempt,
-        "before": decision.against,
-        "before_attempt": decision.against_attempt,
+        "before": decision.reference_run_id,
+        "before_attempt": decision.reference_attempt,
         "outcome": str(decision.outcome),
         "by": decision.by,
     }

@@ -11,21 +11,21 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, print_values, with_spark
 
 
-def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool, **more: Any) -> Any:
+def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool) -> Any:
     """Run a step of the night by its name, as the night itself would; returns what the job does."""
     from star_ctr.workflows.nightly import choose_night, run_step
 
     def action(settings: Settings, spark: Any) -> Any:
-        return run_step(settings, spark, name, choose_night(settings, spark, name, ds), "asked for", **more)
+        return run_step(settings, spark, name, choose_night(settings, spark, name, ds), "asked for")
 
     return with_spark(name, conf, overrides, action, progress=False, writes=True, wait=wait)[1]
 
 
 def _run_simple(
-    name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool, **more: bool
+    name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool
 ) -> None:
     """Run a step and show the numbers that it returns."""
-    print_values(_step(name, conf, overrides, ds, wait, **more), json)
+    print_values(_step(name, conf, overrides, ds, wait), json)
 
 
 @app.command()
@@ -85,7 +85,8 @@ def train(
 
     Broken off or killed, it goes on from its last checkpoint when it is run again with the same data and settings.
     """
-    _run_simple("train", conf, set, ds, json, wait, resume=resume)
+    more = ["trainer.checkpoint.resume=require"] if resume else []
+    _run_simple("train", conf, [*(set or []), *more], ds, json, wait)
 
 
 @app.command()

@@ -91,9 +91,11 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
     nights = {d: _index_by_domain(tables.read("metrics", runs[d])) for d in sorted(runs) if d <= ds}
     decided = Decisions(settings).all()
     about = [d for d in decided if this in _list_runs(d)]
-    against = next((d.against for d in reversed(about) if d.run_id == this and d.against), "")
-    differences = [r for r in tables.read("differences", this) if not against or _find_run(r["against"]) == against]
-    beside = differences[-1]["against"] if differences else f"{against}@{ds}"
+    against = next((d.reference_run_id for d in reversed(about) if d.run_id == this and d.reference_run_id), "")
+    differences = [
+        r for r in tables.read("differences", this) if not against or _find_run(r["reference_run_id"]) == against
+    ]
+    beside = differences[-1]["reference_run_id"] if differences else f"{against}@{ds}"
     shown = dict(sorted(nights.items())[-NIGHTS:])
     earlier = max((d for d in shown if d < ds), default=None)
     return ReportData(
@@ -102,7 +104,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         this,
         shown,
         beside=_index_by_domain(tables.read("metrics", beside)),
-        differences=_index_by_domain(r for r in differences if r["against"] == beside),
+        differences=_index_by_domain(r for r in differences if r["reference_run_id"] == beside),
         decisions=about,
         served=find_serving(decided),
         ledger=_select_night(tables, this, ds),
@@ -116,7 +118,8 @@ def _list_runs(decision: Decision) -> tuple[str, ...]:
     """The judged runs that a decision is about: of a rollback also the one that is not served any more."""
     rolled_back = decision.outcome is Outcome.ROLLED_BACK
     return tuple(
-        strip_refit_suffix(r) for r in ((decision.run_id, decision.against) if rolled_back else (decision.run_id,))
+        strip_refit_suffix(r)
+        for r in ((decision.run_id, decision.reference_run_id) if rolled_back else (decision.run_id,))
     )
 
 

@@ -18,7 +18,7 @@ _SAID = {
     Outcome.TOO_SMALL: ("warn", "Not enough data", "The serving model does not change."),
     Outcome.REFIT: ("good", "Promoted", "Its refit is served from now on."),
     Outcome.REFIT_HELD: ("warn", "Promoted, refit held", "The promoted weights stay in service."),
-    Outcome.OVERRIDDEN: ("good", "Promoted by hand", "It is served from now on."),
+    Outcome.PROMOTED_MANUALLY: ("good", "Promoted by hand", "It is served from now on."),
     Outcome.ROLLED_BACK: ("warn", "Rolled back", ""),
 }
 _STATES = {"failed": "failed", "running": "is running", "stale": "is stale"}

@@ -78,7 +78,7 @@ def render_against_serving(morning: ReportData) -> str:
         "Difference of GAUC to the serving model by domain",
         [Span(d, rows[d].get("gauc_low"), rows[d].get("gauc"), rows[d].get("gauc_high")) for d in names],
     )
-    against = next(iter(rows.values()))["against"].partition("@")[0]
+    against = next(iter(rows.values()))["reference_run_id"].partition("@")[0]
     note = f"GAUC of this night’s model less that of <code>{escape(against)}</code>, on the same rows."
     return render_section(title, f'{drawn}<p class="note">{note} In colour where the interval leaves out 0.</p>')
 

@@ -13,6 +13,7 @@ This file is read by Airflow's own Python, in which star-ctr is not installed: i
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import shlex
 import subprocess
@@ -44,20 +45,8 @@ RETRY = dt.timedelta(seconds=float(get_setting("RETRY_SECONDS", "300")))
 POKE = dt.timedelta(seconds=float(get_setting("POKE_SECONDS", "300")))
 WAIT = dt.timedelta(hours=float(get_setting("WAIT_HOURS", "18")))
 
-# The steps of a night in their order: the hours that each may take, and what it does.
-STEPS: Mapping[str, tuple[int, str]] = {
-    "ingest": (4, "Daily logs into clean tables; duplicates are counted, bad rows kept in `quarantine` with a reason."),
-    "features": (6, "Joins, labels, and builds sequences and statistics as they were known at each impression."),
-    "split": (4, "Encodes the days of the window before the night as train, and the day of the night as test."),
-    "train": (12, "Trains the model and exports it. Told to stop it saves first; the next try goes on from there."),
-    "score": (4, "Scores the test rows with the exported model."),
-    "evaluate": (2, "AUC, GAUC, PCOC and log loss of the night, for each domain and overall, into `metrics`."),
-    "gate": (2, "Promotes the night's model or holds it, beside the one that is served; `decisions` has the reason."),
-    "refit": (
-        12,
-        "Trains what was promoted anew with the night's day in it; does nothing unless gate.publish is refit.",
-    ),
-}
+# The steps of a night, in order.
+STEPS: list[dict[str, Any]] = json.loads((ROOT / "conf/contracts/steps.json").read_text(encoding="utf-8"))
 
 
 def compute_day(run: Any, params: Mapping[str, Any]) -> str:
@@ -141,12 +130,13 @@ with DAG(
         execution_timeout=dt.timedelta(minutes=10),
         doc_md="Asks `star-ctr ready` until the files of the day are there; takes no worker in between.",
     )
-    for name, (hours, doc) in STEPS.items():
+    for step in STEPS:
+        name = step["name"]
         task = BashOperator(
             task_id=name,
             bash_command=f"{{{{ command('{name}', dag_run, params) }}}}",
-            execution_timeout=dt.timedelta(hours=hours),
-            doc_md=f"{doc}\n\nBy hand: `star-ctr {name} --conf CONF --ds DAY`; the line of this run is under Rendered.",
+            execution_timeout=dt.timedelta(hours=step["hours"]),
+            doc_md=f"{step['about']}\n\nBy hand: `star-ctr {name} --conf CONF --ds DAY`; the line of this run is under Rendered.",
         )
         last >> task
         last = task

@@ -1,0 +1,57 @@
+"""The steps of a night, in order: the one list that the nightly run, staleness, error messages and the DAG share.
+
+The list is in `steps.json`, because the DAG file cannot import this package.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+
+from star_ctr.conf.settings.root import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of a night.
+
+    Attributes:
+        name: The command and the module in `jobs`.
+        about: What the step does, in a sentence or two.
+        per_run: Whether each run (model and seed) has this step of its own; other steps are shared by all runs.
+        day_from: The table whose newest day is processed if no day is given; None for the logs.
+        writes: The tables that the step writes.
+        hours: The time limit of the step in the DAG.
+        only_if: The value of `gate.publish` that enables the step; None for a step of every night.
+    """
+
+    name: str
+    about: str
+    per_run: bool
+    day_from: str | None
+    writes: tuple[str, ...]
+    hours: int
+    only_if: str | None = None
+
+
+def _read_steps() -> tuple[Step, ...]:
+    text = files("star_ctr.conf.contracts").joinpath("steps.json").read_text(encoding="utf-8")
+    return tuple(Step(**{**step, "writes": tuple(step["writes"])}) for step in json.loads(text))
+
+
+STEPS = {step.name: step for step in _read_steps()}
+"""The steps by name, in the order in which a night runs them."""
+STEP_NAMES = tuple(STEPS)
+RUN_STEPS = tuple(step.name for step in STEPS.values() if step.per_run)
+"""Names of the steps that each run has of its own."""
+
+
+def list_steps(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the steps of a night, in order."""
+    return tuple(step.name for step in STEPS.values() if step.only_if in (None, settings.gate.publish))
+
+
+def find_writer(table: str) -> str:
+    """Return the name of the first step that writes a table; `nightly` if no step does."""
+    return next((step.name for step in STEPS.values() if table in step.writes), "nightly")
