@@ -195,7 +195,12 @@ class Decisions:
                 before = find_serving(decided)
                 if before is not None:
                     undo = Decision(
-                        before.ds, *before.model, *decision.model, Outcome.PROMOTED_MANUALLY, "deleted", _check_author(by)
+                        before.ds,
+                        *before.model,
+                        *decision.model,
+                        Outcome.PROMOTED_MANUALLY,
+                        "deleted",
+                        _check_author(by),
                     )
                     self.add(undo, self.all())
                 raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")

@@ -13,7 +13,7 @@ from star_ctr.model.distributed.process_group import all_gather, get_rank_and_si
 from star_ctr.model.distributed.shared_memory import make_shared_zeros
 from star_ctr.model.embeddings.row_adam import sum_by_row
 from star_ctr.model.embeddings.tables import EmbeddingTables
-from star_ctr.model.layers.normalization import PerDomain
+from star_ctr.model.layers.per_domain import PerDomain
 
 
 class DenseGradients:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from star_ctr.conf.settings.model import ModelSettings
-from star_ctr.model.layers.star import activate
+from star_ctr.model.layers.stack import activate
 
 
 def mask_events(length_B: Tensor, places: int) -> Tensor:

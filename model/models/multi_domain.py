@@ -11,10 +11,19 @@ from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.sharding import WHOLE
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
-from star_ctr.model.layers.normalization import NormStatistics, Segment, find_segments, make_norm
-from star_ctr.model.layers.star import AuxiliaryNetwork, StarFCN
-from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, copy_domain
-from star_ctr.model.models.successors import PLE, PEPNet
+from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
+from star_ctr.model.layers.normalization import make_norm
+from star_ctr.model.layers.partitioned_norm import NormStatistics
+from star_ctr.model.layers.per_domain import copy_domain
+from star_ctr.model.layers.segments import Segment, find_segments
+from star_ctr.model.layers.star_fcn import StarFCN
+from star_ctr.model.models.base import BaseFCN
+from star_ctr.model.models.cross_stitch import CrossStitch
+from star_ctr.model.models.mmoe import MMoE
+from star_ctr.model.models.mulann import MulANN
+from star_ctr.model.models.pepnet import PEPNet
+from star_ctr.model.models.ple import PLE
+from star_ctr.model.models.shared_bottom import SharedBottom
 
 
 def make_network(

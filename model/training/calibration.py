@@ -24,7 +24,7 @@ from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import read_files
-from star_ctr.model.layers.normalization import NormStatistics, PartitionedNorm
+from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
 from star_ctr.model.models.multi_domain import MultiDomainModel
 
 _ROWS = 4096

@@ -28,7 +28,8 @@ from star_ctr.model.distributed.process_group import barrier, choose_device, get
 from star_ctr.model.distributed.shared_memory import is_on_one_machine
 from star_ctr.model.distributed.threads import choose_readers, choose_threads
 from star_ctr.model.embeddings.sharding import WHOLE
-from star_ctr.model.layers.normalization import NormStatistics, Segment, cut_across_ranks, find_segments
+from star_ctr.model.layers.partitioned_norm import NormStatistics
+from star_ctr.model.layers.segments import Segment, cut_across_ranks, find_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.training.calibration import calibrate_output_biases, choose_sample_files, recompute_norm_statistics
 from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult

@@ -25,7 +25,8 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
 from star_ctr.model.embeddings.tables import compute_offsets
-from star_ctr.model.layers.normalization import PartitionedNorm, PerDomain
+from star_ctr.model.layers.partitioned_norm import PartitionedNorm
+from star_ctr.model.layers.per_domain import PerDomain
 from star_ctr.model.training import checkpoint
 from star_ctr.model.training.ema import compute_averages
 from star_ctr.model.training.trainer import Trainer

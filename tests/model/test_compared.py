@@ -8,9 +8,14 @@ import torch
 
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.layers.normalization import BatchNorm, LayerNorm
-from star_ctr.model.layers.star import StarFCN
-from star_ctr.model.models.paper_baselines import BaseFCN, CrossStitch, MMoE, MulANN, SharedBottom, copy_domain
-from star_ctr.model.models.successors import PLE
+from star_ctr.model.layers.per_domain import copy_domain
+from star_ctr.model.layers.star_fcn import StarFCN
+from star_ctr.model.models.base import BaseFCN
+from star_ctr.model.models.cross_stitch import CrossStitch
+from star_ctr.model.models.mmoe import MMoE
+from star_ctr.model.models.mulann import MulANN
+from star_ctr.model.models.ple import PLE
+from star_ctr.model.models.shared_bottom import SharedBottom
 from tests.model.arrays import array, randomise
 from tests.model.synthetic import ALL
 

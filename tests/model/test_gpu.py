@@ -16,7 +16,7 @@ from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.data.batches import iter_epoch, prefetch
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor
-from star_ctr.model.layers.normalization import find_segments
+from star_ctr.model.layers.segments import find_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.parity_sample import read_sample
 from star_ctr.model.train import write_job

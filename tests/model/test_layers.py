@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from star_ctr.model.layers.normalization import PartitionedNorm
-from star_ctr.model.layers.star import AuxiliaryNetwork, Dropout, StarFCN, StarLinear
+from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
+from star_ctr.model.layers.partitioned_norm import PartitionedNorm
+from star_ctr.model.layers.stack import Dropout
+from star_ctr.model.layers.star_fcn import StarFCN, StarLinear
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from star_ctr.model.embeddings.row_adam import RowAdam
 from star_ctr.model.export import export
-from star_ctr.model.layers.normalization import find_segments
+from star_ctr.model.layers.segments import find_segments
 from star_ctr.model.train import launch, write_job
 from star_ctr.model.training import checkpoint
 from star_ctr.model.training.job import TrainingJob

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from star_ctr.model.layers.normalization import cut_across_ranks, find_segments
+from star_ctr.model.layers.segments import cut_across_ranks, find_segments
 
 
 def test_segments_of_sorted_domains() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from star_ctr.conf.settings.model import ModelSettings
-from star_ctr.model.models.successors import PLE, PEPNet
+from star_ctr.model.models.pepnet import PEPNet
+from star_ctr.model.models.ple import PLE
 from tests.model.arrays import array, randomise
 
 RNG = np.random.default_rng(5)

@@ -1,0 +1,24 @@
+"""Base (§4.1): one network for all domains."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.model.layers.linear import SharedLinear
+from star_ctr.model.layers.stack import LayerStack
+
+
+class BaseFCN(LayerStack):
+    """Base: one network for all domains, which it cannot tell apart but by the auxiliary network."""
+
+    def __init__(self, settings: ModelSettings, features: int) -> None:
+        layers = [SharedLinear(a, b) for a, b in pairwise([features, *settings.layers, 1])]
+        super().__init__(layers, settings.dropout, settings.activation)
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias, which all domains share."""
+        bias: nn.Parameter = self.layers[-1].bias  # type: ignore[assignment]
+        return bias

@@ -1,0 +1,24 @@
+"""Shared Bottom (§4.1): shared embeddings, and one network per domain."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.model.layers.linear import PerDomainLinear
+from star_ctr.model.layers.stack import LayerStack
+
+
+class SharedBottom(LayerStack):
+    """Shared Bottom: the embeddings are shared, and each domain has a network of its own."""
+
+    def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
+        layers = [PerDomainLinear(a, b, domains) for a, b in pairwise([features, *settings.layers, 1])]
+        super().__init__(layers, settings.dropout, settings.activation)
+
+    def level(self, p: int) -> nn.Parameter:
+        """The last bias of domain p."""
+        bias: nn.Parameter = self.layers[-1].bias[p]  # type: ignore[assignment,index]
+        return bias
