@@ -74,7 +74,7 @@ def train_beside(job: TrainingJob, loops: int) -> dict[str, Any]:
     """Train a job next to busy loops; returns its record."""
     with busy(loops):
         launch_alone(job)
-    record: dict[str, Any] = json.loads((job.place / "result.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = json.loads((job.path / "result.json").read_text(encoding="utf-8"))
     return record
 
 

@@ -94,8 +94,8 @@ def run(rounds: int = 30) -> list[dict[str, Any]]:
         predictors = {}
         for m in MODELS:
             trainer = trainers[m]
-            export(trainer.model.eval(), trainer.job.model, trainer.job.layout, trainer.job.place)
-            predictors[m] = Predictor(trainer.job.place)
+            export(trainer.model.eval(), trainer.job.model, trainer.job.layout, trainer.job.path)
+            predictors[m] = Predictor(trainer.job.path)
         predictions = time_in_turns(
             {
                 m: lambda k, p=p: p.predict(

@@ -83,7 +83,7 @@ def rate(job: TrainingJob, cores: set[int]) -> float:
         launch_alone(job)
     finally:
         os.sched_setaffinity(0, before)
-    return float(json.loads((job.place / "result.json").read_text())["rows_per_second"])
+    return float(json.loads((job.path / "result.json").read_text())["rows_per_second"])
 
 
 def launch_alone(job: TrainingJob) -> None:
@@ -137,7 +137,7 @@ def resume_after_kill(folder: Path, kills: int) -> dict[str, Any]:
     began = time.monotonic()
     subprocess.run(command_of(undisturbed), check=True, stderr=subprocess.DEVNULL)
     whole = time.monotonic() - began
-    bits = (undisturbed.place / "model.safetensors").read_bytes()
+    bits = (undisturbed.path / "model.safetensors").read_bytes()
     rng = random.Random(0)
     same = resumed = 0
     for k in range(kills):
@@ -147,8 +147,8 @@ def resume_after_kill(folder: Path, kills: int) -> dict[str, Any]:
         process.send_signal(signal.SIGKILL)
         process.wait()
         subprocess.run(command_of(job), check=True, stderr=subprocess.DEVNULL)
-        same += (job.place / "model.safetensors").read_bytes() == bits
-        resumed += bool(json.loads((job.place / "result.json").read_text())["resumed"])
+        same += (job.path / "model.safetensors").read_bytes() == bits
+        resumed += bool(json.loads((job.path / "result.json").read_text())["resumed"])
     return entry(
         "resume_after_kill", same, f"of {kills} to the same bits", kills,
         f"kill -9 at a random moment of {whole:.0f} s; {resumed} of them found a checkpoint", least=True,

@@ -28,7 +28,7 @@ from star_ctr.conf.settings.features import (
     flatten_column_name,
     list_read_columns,
 )
-from star_ctr.conf.settings.logs import LabelFromClicks
+from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require
 from star_ctr.features.cleaning.text import to_number

@@ -89,11 +89,11 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
 
 def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
     """Raise `UserError` if there is no training of this job to resume; the message says what changed."""
-    if job.place.exists():
+    if job.path.exists():
         return
     attempts = list_attempts(warehouse, job.run_id)
     if not attempts:
-        raise UserError(f"{job.place}: no checkpoint to resume from; train without --resume")
+        raise UserError(f"{job.path}: no checkpoint to resume from; train without --resume")
     changed = list_changes(read_job(attempts[-1]).identity(), job.identity())
     raise UserError(
         f"{attempts[-1].folder}: changed since this training: {'; '.join(changed) or 'its files'}. Set it back, or "

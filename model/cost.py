@@ -50,8 +50,8 @@ def measure_costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_r
             trainer = Trainer(job.model_copy(update={"folder": str(Path(folder) / name)}))
             trainers[name], batches[name] = trainer, _take_batches(trainer, rounds)
             steps[name] = _time_step(trainer, batches[name])
-            export(trainer.model.eval(), job.model, job.layout, trainer.job.place)
-            predictions[name] = _make_prediction(Predictor(trainer.job.place), _read_test_rows(job, predicted_rows))
+            export(trainer.model.eval(), job.model, job.layout, trainer.job.path)
+            predictions[name] = _make_prediction(Predictor(trainer.job.path), _read_test_rows(job, predicted_rows))
         step_ms, predict_ms = time_in_turns(steps, rounds), time_in_turns(predictions, rounds)
     return {
         n: Cost(

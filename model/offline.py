@@ -23,9 +23,9 @@ SCORES = "scores.parquet"
 
 def is_trained(job: TrainingJob) -> bool:
     """Whether the job's folder holds the scores of this very job."""
-    if not (job.place / SCORES).exists():  # which goes first and comes last
+    if not (job.path / SCORES).exists():  # which goes first and comes last
         return False
-    return job.is_result(json.loads((job.place / RESULT).read_text(encoding="utf-8")))
+    return job.is_result(json.loads((job.path / RESULT).read_text(encoding="utf-8")))
 
 
 def train_and_score(job: TrainingJob) -> float:
@@ -34,11 +34,11 @@ def train_and_score(job: TrainingJob) -> float:
     Resumes from a checkpoint if there is one. Raises `DataError` if the exported model does not score every row of the
     sample like the trainer's model, or if a score is not finite.
     """
-    (job.place / SCORES).unlink(missing_ok=True)
+    (job.path / SCORES).unlink(missing_ok=True)
     write_job(job)
     record = train(job)
     files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
-    predictor = Predictor(job.place)
+    predictor = Predictor(job.path)
     tables = []
     probe, compared, difference = record["probe"], 0, 0.0
     for file in files:
@@ -64,7 +64,7 @@ def train_and_score(job: TrainingJob) -> float:
         )
     for name, value in (("ds", job.ds), ("attempt", job.attempt), ("run_id", job.run_id)):
         table = table.add_column(0, name, pa.array([value] * len(table)))
-    temporary = job.place / f".{SCORES}.tmp"
+    temporary = job.path / f".{SCORES}.tmp"
     pq.write_table(table.replace_schema_metadata({"max_score_difference": str(float(difference))}), temporary)
-    temporary.replace(job.place / SCORES)
+    temporary.replace(job.path / SCORES)
     return float(record["seconds"])

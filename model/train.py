@@ -52,7 +52,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
         ]  # fmt: skip
         code = run_child(command, {"OMP_NUM_THREADS": str(cores), **os.environ})
     if code == STOPPED:
-        saved = find_latest(job.place / "checkpoint")
+        saved = find_latest(job.path / "checkpoint")
         where = f"after saving a checkpoint at step {saved['step']}" if saved else "before its first checkpoint"
         raise StoppedError(f"{job.run_id}: stopped by SIGTERM {where}; run the same command again to resume")
     if code != 0:
@@ -61,9 +61,9 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
 
 def write_job(job: TrainingJob) -> Path:
     """Write the job to its folder, and remove the results of an earlier training; returns the path."""
-    path = job.place / "job.json"
+    path = job.path / "job.json"
     write_text(path, job.model_dump_json(indent=1) + "\n")
-    (job.place / RESULT).unlink(missing_ok=True)
+    (job.path / RESULT).unlink(missing_ok=True)
     return path
 
 
@@ -71,7 +71,7 @@ def make_callbacks(job: TrainingJob) -> list[Callback]:
     """What shows a training while it runs: a bar, TensorBoard's files, and MLflow where MLFLOW_TRACKING_URI is set."""
     hooks: list[Callback] = [ProgressBar("train")]
     if job.trainer.runtime.tensorboard:
-        hooks.append(TensorBoard(job.place / "tensorboard"))
+        hooks.append(TensorBoard(job.path / "tensorboard"))
     if os.environ.get("MLFLOW_TRACKING_URI"):
         settings = {f"model.{k}": v for k, v in job.model.model_dump(mode="json").items()}
         settings |= {f"trainer.{k}": v for k, v in job.trainer.model_dump(mode="json").items()}

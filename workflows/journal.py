@@ -53,7 +53,7 @@ class Entry:
     process: str = ""
 
     @property
-    def place(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str]:
         """What the entry is of: night, step, run."""
         return self.ds, self.step, self.run_id
 

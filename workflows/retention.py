@@ -54,7 +54,7 @@ def _shorten(names: tuple[str, ...], most: int = 3) -> list[str]:
 
 def _make_removed_entries(settings: Settings, planned: vacuum.Plan, entries: list[Entry]) -> Iterator[Entry]:
     """Yield an entry for each step whose results are deleted."""
-    newest = {entry.place: entry for entry in entries}
+    newest = {entry.key: entry for entry in entries}
     features, splits, scores = (planned.names(table) for table in ("features", "split", "scores"))
     kept_runs = {run for run, _ in planned.kept}
     models = {attempt.run_id for attempt in planned.attempts} - kept_runs

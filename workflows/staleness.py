@@ -58,7 +58,7 @@ class Staleness:
         self.entries = list(entries)
         self._newest: dict[tuple[str, str, str], Entry] = {}
         for entry in self.entries:
-            self._newest[entry.place] = entry
+            self._newest[entry.key] = entry
         self._known: dict[tuple[str, str], tuple[State, str]] = {}
 
     def nights(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a data set's logs look like: where they lie, their formats, keys, times and outcome columns."""
+"""Settings of the logs: where they are, their formats, keys, times and outcome columns."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import codecs
 import datetime as dt
 import re
 import zoneinfo
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 ColumnType = Literal["string", "long", "double"]
 
-
 NULL_VALUES = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "<NA>", "00000000-0000-0000-0000-000000000000")
 """Default texts for a missing value: empty, the null markers of Hive and pandas, the all-zero advertising id."""
 
 _OFFSET = re.compile(r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2})?")
+
 _PATTERN_LETTERS = frozenset("GyMLdQqEaBhHkKmsSVzOXxZnN")
 
 
@@ -60,6 +60,7 @@ def _parse_separator(value: str) -> str:
 
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
+
 Pattern = Annotated[NonEmpty, AfterValidator(_check_pattern)]
 
 
@@ -189,42 +190,3 @@ class LogSettings(SettingsModel):
         """The logs that this data set has, by table name."""
         logs = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: log for name, log in logs.items() if log is not None}
-
-
-def normalize_label(value: Any) -> str:
-    """Normalize a label value for comparison: 1, 1.0, "1" and "1.0" all become `1`."""
-    if value is None:
-        return ""
-    text = str(value).strip().lower()
-    return re.sub(r"^([+-]?\d+)\.0+$", r"\1", text).removeprefix("+")
-
-
-def _normalize_labels(values: Any) -> Any:
-    given = values if isinstance(values, list | tuple) else [values]
-    return [normalize_label(v) for v in given]
-
-
-LabelValues = Annotated[list[str], BeforeValidator(_normalize_labels), Field(min_length=1)]
-
-
-class LabelColumn(SettingsModel):
-    """The label is a column of the impression log; `positive` values are clicks, `negative` values are not.
-
-    Rows with any other value are quarantined. An empty string in a list stands for a missing value.
-    """
-
-    column: NonEmpty
-    positive: LabelValues = Field(["1", "true"], description="values that mean a click")
-    negative: LabelValues = Field(["0", "false"], description="values that mean no click, such as [0, -1, '']")
-
-    @model_validator(mode="after")
-    def _check_disjoint(self) -> LabelColumn:
-        if both := sorted({*self.positive} & {*self.negative}):
-            raise ValueError(f"`{both[0]}` is both `positive` and `negative`; remove it from one of them")
-        return self
-
-
-class LabelFromClicks(SettingsModel):
-    """The label is 1 where the click log holds a click within `window_hours` after the impression."""
-
-    window_hours: float = Field(gt=0)

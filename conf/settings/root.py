@@ -27,7 +27,8 @@ from star_ctr.conf.settings.features import (
     list_read_columns,
 )
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.conf.settings.logs import LabelColumn, LabelFromClicks, LogSettings, Zone
+from star_ctr.conf.settings.label import LabelColumn, LabelFromClicks
+from star_ctr.conf.settings.logs import LogSettings, Zone
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings

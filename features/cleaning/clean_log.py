@@ -27,7 +27,8 @@ from pyspark.sql.types import (
 
 from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, LabelColumn, Log
+from star_ctr.conf.settings.label import LabelColumn
+from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, Log
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.duplicates import HASH, list_key_columns, mark_duplicates
 from star_ctr.features.cleaning.log_columns import (

@@ -8,7 +8,8 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError, suggest_nearest
-from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog, LabelColumn, Log
+from star_ctr.conf.settings.label import LabelColumn
+from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog, Log
 from star_ctr.conf.settings.root import Settings
 
 CORRUPT = "_star_ctr_corrupt"

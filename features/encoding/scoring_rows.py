@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.encoded_row import OTHER, OTHER_DOMAIN, Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.features import list_read_columns
-from star_ctr.conf.settings.logs import LabelFromClicks
+from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import DomainSettings, Settings
 from star_ctr.features.cleaning.clean_log import UNKNOWN_DOMAIN, clean_log
 from star_ctr.features.cleaning.log_columns import list_required_columns, quote_name, require

@@ -20,7 +20,7 @@ from star_ctr.conf.settings.features import (
     flatten_column_name,
     list_read_columns,
 )
-from star_ctr.conf.settings.logs import LabelColumn
+from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import union_frames
 

@@ -134,7 +134,7 @@ def _read_last_reserved(warehouse: Warehouse, run_id: str) -> int:
 
 def get_attempt(job: TrainingJob) -> Attempt:
     """Return the attempt that a job trains."""
-    return Attempt(job.run_id, job.attempt, job.place)
+    return Attempt(job.run_id, job.attempt, job.path)
 
 
 def read_job(attempt: Attempt) -> TrainingJob:
@@ -195,9 +195,9 @@ def _select_model_files(files: dict[str, str]) -> dict[str, str]:
 
 def read_result(job: TrainingJob) -> dict[str, Any]:
     """Read the results of a finished training; raises `DataError` if it did not finish."""
-    if (job.place / RECORD).exists():
-        return _read_json(job.place / RECORD)
-    return _read_json(job.place / RESULT)
+    if (job.path / RECORD).exists():
+        return _read_json(job.path / RECORD)
+    return _read_json(job.path / RESULT)
 
 
 def _list_published_files(folder: Path) -> list[Path]:
@@ -210,7 +210,7 @@ def _list_published_files(folder: Path) -> list[Path]:
 def copy_vocabularies(job: TrainingJob) -> None:
     """Copy the vocabularies into the attempt, so that its encoding does not depend on later nights."""
     files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
-    target = job.place / "vocabularies"
+    target = job.path / "vocabularies"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for number, file in enumerate(sorted(files)):

@@ -27,7 +27,7 @@ def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) 
     """Return the reasons why a trained refit must not be served; empty if there are none."""
     rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
     try:
-        read_weights(job.place)
+        read_weights(job.path)
         _check_parity(rows, job)
         return _check_rates(rows, gate, job)
     except DataError as error:

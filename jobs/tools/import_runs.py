@@ -43,7 +43,7 @@ def run(store: WarehouseTables, runs: Sequence[TrainedRun]) -> Iterator[int]:
 
 def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, dict[str, Any]]]) -> None:
     names = [job.run_id for _, job, _ in part]
-    files = [str(job.place / offline.SCORES) for _, job, _ in part]
+    files = [str(job.path / offline.SCORES) for _, job, _ in part]
     scores = store.spark.read.schema(SCHEMA).parquet(*files)
     store.replace("scores", scores.repartition("run_id"), make_in_condition("run_id", names))
     short = write_trained_rows(store, [(job, record) for _, job, record in part])

@@ -70,7 +70,7 @@ def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt
     split = store.read("split", job.versions["split"])
     test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
     scores = score_rows(test, get_attempt(job))
-    check_scores(scores, str(job.place))
+    check_scores(scores, str(job.path))
     now = {r.domain: r.asDict() for r in compute_metrics(scores, NO_INTERVALS).collect()}
     then = {r["domain"]: r for r in read_metrics(store, [job.run_id]) if r["attempt"] == recorded.number}
     if not then:

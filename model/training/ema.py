@@ -141,23 +141,25 @@ class WeightEma:
         if self._shared:
             barrier()
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the state by name, for a checkpoint."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state by name, for a checkpoint."""
+        state: dict[str, Tensor] = {}
         for name, _ in self.parameters:
-            yield f"{name}/steps", torch.tensor(self.steps[name])
+            state[f"{name}/steps"] = torch.tensor(self.steps[name])
             if (table := self.tables.get(name)) is not None:
-                yield f"{name}/lag", table.lag
-                yield f"{name}/last_step", table.last_step
+                state[f"{name}/lag"] = table.lag
+                state[f"{name}/last_step"] = table.last_step
             else:
-                yield f"{name}/weight", self.weights[name]
+                state[f"{name}/weight"] = self.weights[name]
+        return state
 
-    def load(
+    def load_state_dict(
         self,
         tensors: Mapping[str, Tensor],
         origin: Mapping[str, str | None] | None = None,
         decay: float | None = None,
     ) -> None:
-        """Load the state that `tensors` returned.
+        """Load the state that `state_dict` returned.
 
         Args:
             tensors: The state by name.
@@ -186,7 +188,7 @@ class WeightEma:
 
 
 def compute_averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
-    """Compute the averages by parameter from a checkpoint's weights and the state of `WeightEma.tensors`."""
+    """Compute the averages by parameter from a checkpoint's weights and `WeightEma.state_dict`."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():
         name, _, kind = key.rpartition("/")

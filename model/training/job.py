@@ -44,7 +44,7 @@ class TrainingJob(SettingsModel):
     start: WarmStart | None = None
 
     @property
-    def place(self) -> Path:
+    def path(self) -> Path:
         """Folder of the attempt."""
         return Path(self.folder)
 

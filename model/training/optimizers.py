@@ -106,16 +106,18 @@ class Optimizers:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The state of both optimizers by name, for a checkpoint."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of both optimizers by name, for a checkpoint."""
         names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
-        for optimizer in (self.dense, self.sparse):
-            for parameter, state in optimizer.state.items():
-                for key, value in state.items():
-                    yield f"{names[parameter]}/{key}", value
+        return {
+            f"{names[parameter]}/{key}": value
+            for optimizer in (self.dense, self.sparse)
+            for parameter, state in optimizer.state.items()
+            for key, value in state.items()
+        }
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the state that `tensors` gave."""
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Load the state that `state_dict` returned."""
         parameters = dict(self.model.named_parameters())
         for name, value in tensors.items():
             parameter, _, key = name.rpartition("/")

@@ -73,7 +73,7 @@ def train(job: TrainingJob, hooks: Sequence[Callback] = (), must_resume: bool = 
         "curve": curve.curve,
     }
     if get_rank_and_size()[0] == 0:
-        export.export(trainer.model, job.model, job.layout, job.place)
+        export.export(trainer.model, job.model, job.layout, job.path)
         record["probe"] = score_sample(trainer.model, job, trainer.device)
-        write_json(job.place / RESULT, record)
+        write_json(job.path / RESULT, record)
     return record

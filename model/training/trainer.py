@@ -65,7 +65,7 @@ class Trainer:
         )
         self.steps = self.settings.epochs * self.steps_an_epoch
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
-        self.averaged = WeightEma(self.model, get_tables(self.model), self.settings.optimizer.ema_decay)
+        self.ema = WeightEma(self.model, get_tables(self.model), self.settings.optimizer.ema_decay)
         self.tables = "whole"
         """How the processes hold the embeddings, for the record."""
         self._in_common = False
@@ -92,7 +92,7 @@ class Trainer:
     def train(self, hooks: Sequence[Callback] = ()) -> CallbackEvent:
         """Train from where it stands to the end; returns the last moment."""
         self._in_common = self.device.type == "cpu" and is_on_one_machine()
-        self.tables = self.optimizers.join(self.averaged, self._in_common)
+        self.tables = self.optimizers.join(self.ema, self._in_common)
         began, before = time.monotonic(), self.rows
         moment = CallbackEvent(self.step, self.steps)
         for hook in hooks:
@@ -161,7 +161,7 @@ class Trainer:
         sums = self.optimizers.step(self.step, domains, self._compute_sums(batches, loss.detach()))
         if isinstance(self.model.norm, NormStatistics):
             self.model.norm.settle()
-        self.averaged.update(self.optimizers.sparse.changes)
+        self.ema.update(self.optimizers.sparse.changes)
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(wholes):
@@ -202,7 +202,7 @@ class Trainer:
         Returns, by domain, the rows used for the moments and the moves of the levels.
         """
         self.settle()  # also until the first process, which has the tables in common, has saved them
-        self.averaged.swap_in()
+        self.ema.swap_in()
         self.model.eval()
         rows: dict[int, int] = {}
         levels: dict[int, float] = {}

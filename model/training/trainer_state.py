@@ -22,8 +22,8 @@ from star_ctr.model.training.trainer import Trainer
 
 def _collect_tensors(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {f"model/{n}": t for n, t in trainer.model.state_dict().items()}
-    tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.tensors()}
-    tensors |= {f"average/{n}": t for n, t in trainer.averaged.tensors()}
+    tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.state_dict().items()}
+    tensors |= {f"average/{n}": t for n, t in trainer.ema.state_dict().items()}
     return tensors
 
 
@@ -42,13 +42,13 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "step": trainer.step,
         "rows": trainer.rows,
         "rows_by_domain": {str(k): v for k, v in trainer.rows_by_domain.items()},
-        "recorders": {r.name: r.state() for r in recorders},
+        "recorders": {r.name: r.state_dict() for r in recorders},
         "parts": parts,
         "processes": get_rank_and_size()[1],
         "threads": trainer.threads,
         "worlds": trainer.worlds,
     }
-    folder = trainer.job.place / "checkpoint"
+    folder = trainer.job.path / "checkpoint"
     before = checkpoint.find_latest(folder)
     if before and all(before.get(k) == place[k] for k in ("identity", "step")) and checkpoint.is_intact(folder, before):
         return
@@ -137,7 +137,7 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     A training that came to its last step stands there again: what comes after it may not have been done. With `must` it
     is an error if there is no checkpoint, or one of another data set or configuration: `UserError` names what changed.
     """
-    folder = trainer.job.place / "checkpoint"
+    folder = trainer.job.path / "checkpoint"
     found = _load_newest(trainer, folder, must)
     if found is None:
         if must:
@@ -148,13 +148,13 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     if not trainer.settings.threads and place["processes"] == get_rank_and_size()[1]:
         trainer.use_threads(place["threads"])
     trainer.model.load_state_dict(checkpoint.strip_prefix("model/", tensors))
-    trainer.optimizers.load(checkpoint.strip_prefix("optimizer/", tensors))
-    trainer.averaged.load(checkpoint.strip_prefix("average/", tensors))
+    trainer.optimizers.load_state_dict(checkpoint.strip_prefix("optimizer/", tensors))
+    trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors))
     trainer.step, trainer.rows = place["step"], place["rows"]
     before, now = place["worlds"], trainer.describe_environment()
     same = {**before[-1], "step": trainer.step} == now
     trainer.worlds = before if same else [*before, now]
     trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
     for recorder in recorders:
-        recorder.load(place["recorders"][recorder.name])
+        recorder.load_state_dict(place["recorders"][recorder.name])
     return True

@@ -62,8 +62,8 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     added = [p for p, before in enumerate(domains) if before is None]
     if added:
         _start_domains(trainer, added, domains, earlier)
-    averaging = earlier.place["identity"]["trainer"]["averaging"]
-    trainer.averaged.load(checkpoint.strip_prefix("average/", tensors) if kept else {}, origin, averaging)
+    averaging = earlier.place["identity"]["trainer"]["optimizer"]["ema_decay"]
+    trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors) if kept else {}, origin, averaging)
     if kept:
         _take_optimizers(trainer, tensors, origin)
     names = set(trainer.job.layout.domains)
@@ -163,7 +163,7 @@ def _take_weights(
     """The earlier weights, or where optimizers start anew their average, which is what was evaluated."""
     weights = dict(trainer.model.state_dict())
     theirs = checkpoint.strip_prefix("model/", tensors)
-    if not kept and (decay := earlier.place["identity"]["trainer"]["averaging"]):
+    if not kept and (decay := earlier.place["identity"]["trainer"]["optimizer"]["ema_decay"]):
         theirs |= compute_averages(theirs, checkpoint.strip_prefix("average/", tensors), decay)
     partitioned = isinstance(trainer.model.norm, PartitionedNorm)
     for name, before in origin.items():
@@ -217,6 +217,6 @@ def _take_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[
             parameter, _, key = name.removeprefix("optimizer/").rpartition("/")
             of.setdefault(parameter, {})[key] = tensor
     parameters = dict(trainer.model.named_parameters())
-    trainer.optimizers.load(
+    trainer.optimizers.load_state_dict(
         {f"{name}/{key}": t for name in parameters for key, t in of.get(origin[name] or "", {}).items()}
     )

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.features import Categorical, Numeric
-from star_ctr.conf.settings.logs import LabelColumn
+from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.features.cleaning.duplicates import DUPLICATE

@@ -97,7 +97,7 @@ def test_the_same_model_again_is_no_new_attempt(warehouse: Warehouse, first: Tra
     again = assign_attempt(warehouse, first.model_copy(update={"code": "another version of the same"}))
     assert again.attempt == 2
     assert not train_and_publish(again).is_published
-    assert not again.place.exists()
+    assert not again.path.exists()
     assert get_published_attempt(warehouse, RUN) == one
     write_job(again)
     train(again)
@@ -111,7 +111,7 @@ def test_an_unpublished_attempt_is_resumed_and_invisible(warehouse: Warehouse, f
     assert find_attempt(warehouse, RUN) is None
     assert warehouse.list_finished_runs() == []
     again = assign_attempt(warehouse, first)
-    assert again.place == made.place
+    assert again.path == made.path
     other = assign_attempt(warehouse, first.model_copy(update={"code": "changed"}))
     assert other.attempt == 2, "another job must not train into its folder"
     assert train_and_publish(again).record()["attempt"] == 1
@@ -151,7 +151,7 @@ def test_publishing_is_atomic_under_kills(warehouse: Warehouse, first: TrainingJ
         kills += killed
     assert kills == 2
     assert find_damaged_files(get_attempt(made)) == []
-    assert Predictor(made.place, get_attempt(made).record()["files"]).layout.domains == LAYOUT.domains
+    assert Predictor(made.path, get_attempt(made).record()["files"]).layout.domains == LAYOUT.domains
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "layout.json", "vocabularies/part-00000.parquet"])

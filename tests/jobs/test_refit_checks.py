@@ -50,7 +50,7 @@ def made(tmp_path: Path) -> TrainingJob:
 
 
 def change(made: TrainingJob, to: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    path = str(made.place / WEIGHTS)
+    path = str(made.path / WEIGHTS)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
@@ -67,7 +67,7 @@ def shift_bias(tensors: dict[str, torch.Tensor], value: float) -> None:
 
 
 def test_a_broken_refit_is_not_served(store: WarehouseTables, made: TrainingJob, tmp_path: Path) -> None:
-    gate, weights = GateSettings(), (made.place / WEIGHTS).read_bytes()
+    gate, weights = GateSettings(), (made.path / WEIGHTS).read_bytes()
     assert find_failures(store, gate, made) == []
     # PCOC is close to 1 on its own training rows, so use a band that excludes 1 to trigger the check.
     assert "on the day is outside [5.0, 6.0]" in find_failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
@@ -75,12 +75,12 @@ def test_a_broken_refit_is_not_served(store: WarehouseTables, made: TrainingJob,
     change(made, lambda tensors: shift_bias(tensors, float("nan")))
     assert "non-finite weights in network" in find_failures(store, gate, made)[0]
 
-    (made.place / WEIGHTS).write_bytes(weights)
+    (made.path / WEIGHTS).write_bytes(weights)
     change(made, lambda tensors: shift_bias(tensors, 2.0))
     assert "the scorer differs from the trainer's model by" in find_failures(store, gate, made)[0]
 
-    (made.place / WEIGHTS).write_bytes(weights)
-    path = made.place / "result.json"
+    (made.path / WEIGHTS).write_bytes(weights)
+    path = made.path / "result.json"
     record = json.loads(path.read_text())
     first = next(iter(record["probe"]))
     path.write_text(json.dumps({**record, "probe": {**record["probe"], first: float("nan")}}))

@@ -142,7 +142,7 @@ def same_model(one: TrainingJob, other: TrainingJob) -> None:
 
 def same_weights(one: TrainingJob, other: TrainingJob) -> None:
     """Every weight of both exported models, to floating point noise."""
-    a, b = (load_file(j.place / "model.safetensors") for j in (one, other))
+    a, b = (load_file(j.path / "model.safetensors") for j in (one, other))
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_allclose(a[name], b[name], atol=TOLERANCE, err_msg=name)
@@ -150,12 +150,12 @@ def same_weights(one: TrainingJob, other: TrainingJob) -> None:
 
 def record(j: TrainingJob) -> dict[str, Any]:
     """Return the results of a finished training."""
-    return dict(json.loads((j.place / "result.json").read_text()))
+    return dict(json.loads((j.path / "result.json").read_text()))
 
 
 def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
     """Act once the job's checkpoint stands at a step."""
-    folder = j.place / "checkpoint"
+    folder = j.path / "checkpoint"
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
         if (found := find_latest(folder)) and found["step"] >= step:

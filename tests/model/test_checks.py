@@ -70,7 +70,7 @@ def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypa
     mine = short_job(tmp_path)
     with pytest.raises(DataError, match="not exported: non-finite weights in norm"):
         run.train(mine)
-    assert not (mine.place / "result.json").exists()
+    assert not (mine.path / "result.json").exists()
 
 
 def test_non_finite_logits_fail_the_calibration() -> None:
@@ -95,16 +95,16 @@ def test_a_nan_score_of_the_exported_model_fails_the_run(tmp_path: Path, monkeyp
     monkeypatch.setattr(Predictor, "predict", spoilt)
     with pytest.raises(DataError, match=r"the exported model: 6 of 50 rows have a score .*\(a: 3, b: 3\)"):
         offline.train_and_score(mine)
-    assert not (mine.place / offline.SCORES).exists()
+    assert not (mine.path / offline.SCORES).exists()
     monkeypatch.setattr(Predictor, "predict", predict)
     offline.train_and_score(mine)
-    assert (mine.place / offline.SCORES).exists()
+    assert (mine.path / offline.SCORES).exists()
 
 
 def test_a_job_without_test_rows_samples_training_rows(tmp_path: Path) -> None:
     write_split(tmp_path)
     record = run.train(short_job(tmp_path))
     assert {i.rpartition("-")[0].rpartition("-")[0] for i in record["probe"]} == {"train-a", "train-b", "train-c"}
-    model, rows = Predictor(short_job(tmp_path).place), record["probe"]
+    model, rows = Predictor(short_job(tmp_path).path), record["probe"]
     assert all(0 < score < 1 for score in rows.values())
     assert model.layout.domains == ["a", "b", "c"]

@@ -32,7 +32,7 @@ class Model(nn.Module):
         self.tables = EmbeddingTables({"x": ROWS}, {"x": 3})
         self.dense = nn.Parameter(torch.randn(4))
 
-    def averaged(self, decay: float) -> WeightEma:
+    def ema(self, decay: float) -> WeightEma:
         return WeightEma(self, self.tables, decay)
 
     @property
@@ -83,7 +83,7 @@ def test_the_closed_form_of_decay_products(decay: float) -> None:
 def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float, stops: set[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = Model()
-    whole, resumed = model.averaged(decay), model.averaged(decay)
+    whole, resumed = model.ema(decay), model.ema(decay)
     dense = {n: Dense(p.detach().numpy(), decay) for n, p in model.named_parameters()}
     for step in range(300):
         changes = model.change(rng, np.flatnonzero(rng.random(ROWS) < rare).tolist())
@@ -93,11 +93,11 @@ def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float,
             if name != "dense" or parameter.grad is not None:
                 dense[name].update(parameter.detach().numpy())
         if step in stops:
-            saved = {n: t.clone() for n, t in resumed.tensors()}
-            resumed = model.averaged(decay)
-            resumed.load(saved)
+            saved = {n: t.clone() for n, t in resumed.state_dict().items()}
+            resumed = model.ema(decay)
+            resumed.load_state_dict(saved)
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
-    of_checkpoint = compute_averages(weights, dict(whole.tensors()), decay)
+    of_checkpoint = compute_averages(weights, dict(whole.state_dict()), decay)
     whole.swap_in()
     swapped = {n: p.detach().clone() for n, p in model.named_parameters()}
     for name, reference in dense.items():
@@ -116,14 +116,14 @@ def test_a_loaded_ema_goes_on_with_another_decay(first: float, second: float) ->
     """Rows that change before, after, on both sides of, and never around the load, against a dense EMA."""
     rng = np.random.default_rng(0)
     model = Model()
-    average = model.averaged(first)
+    average = model.ema(first)
     dense = {n: Dense(p.detach().numpy(), first) for n, p in model.named_parameters()}
     rows = [*[range(10, 30)] * 100, *[range(10, 20)] * 20, *[range(5, 20)] * 60]
     for step, among in enumerate(rows):
         if step == 120:
-            saved = {n: t.clone() for n, t in average.tensors()}
-            average = model.averaged(second)
-            average.load(saved, decay=first)
+            saved = {n: t.clone() for n, t in average.state_dict().items()}
+            average = model.ema(second)
+            average.load_state_dict(saved, decay=first)
             for reference in dense.values():
                 reference.decay = second
         average.update(model.change(rng, sorted(rng.choice(list(among), 3, replace=False).tolist())))
@@ -140,7 +140,7 @@ def test_a_loaded_ema_goes_on_with_another_decay(first: float, second: float) ->
 def test_a_rarely_touched_row_is_exported_as_its_weight() -> None:
     rng = np.random.default_rng(0)
     model = Model()
-    average = model.averaged(0.99)
+    average = model.ema(0.99)
     start = model.storage.detach().clone()
     for step in range(2000):
         average.update(model.change(rng, [5, 6] if step % 100 == 50 and step < 1000 else [7]))
@@ -162,7 +162,7 @@ def test_flush_covers_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.manual_seed(0)
         rng = np.random.default_rng(0)
         model = Model()
-        average = model.averaged(0.9)
+        average = model.ema(0.9)
         for _ in range(20):
             average.update(model.change(rng, np.flatnonzero(rng.random(ROWS) < 0.2).tolist()))
         average.swap_in()
@@ -172,11 +172,11 @@ def test_flush_covers_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_decay_has_no_state() -> None:
     model = Model()
-    average = model.averaged(0.0)
+    average = model.ema(0.0)
     before = model.storage.detach().clone()
     average.update(model.change(np.random.default_rng(0), []))
     average.swap_in()
-    assert not dict(average.tensors())
+    assert not dict(average.state_dict())
     assert torch.equal(model.storage, before)
 
 
@@ -214,7 +214,7 @@ def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path
             trainer_state.save(trainer)
     weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     assert trainer.step == trainer.steps > 100
-    trainer.averaged.swap_in()
+    trainer.ema.swap_in()
     for name, parameter in trainer.model.named_parameters():
         np.testing.assert_allclose(
             parameter.detach().numpy(), reference.of[name].average, atol=2e-6, rtol=1e-5, err_msg=name

@@ -108,7 +108,7 @@ def test_the_export_of_a_gpu_training_scores_on_the_cpu_as_it_did(table: str, tm
     j = job(table, tmp_path, device="cuda")
     probe = train(j)["probe"]
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
-    scores = Predictor(j.place).predict(rows.ints, rows.floats, rows.domain)
+    scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(scores - np.array([probe[i] for i in ids])).max() < 1e-5
 
 

@@ -202,11 +202,11 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
 def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path: Path) -> None:
     undisturbed, stopped = (job(table, tmp_path / name, epochs=12, minutes=0.002) for name in "ab")
     train(undisturbed)
-    stopped.place.mkdir()
-    (stopped.place / "job.json").write_text(stopped.model_dump_json())
-    command = [sys.executable, "-m", "star_ctr.model.train", str(stopped.place / "job.json")]
+    stopped.path.mkdir()
+    (stopped.path / "job.json").write_text(stopped.model_dump_json())
+    command = [sys.executable, "-m", "star_ctr.model.train", str(stopped.path / "job.json")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    folder = stopped.place / "checkpoint"
+    folder = stopped.path / "checkpoint"
     deadline = time.monotonic() + 120
     while not checkpoint.find_latest(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -218,7 +218,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path
     assert place is not None
     assert 0 < place["step"] < Trainer(stopped).steps
     assert train(stopped)["resumed"]
-    assert (stopped.place / "model.safetensors").read_bytes() == (undisturbed.place / "model.safetensors").read_bytes()
+    assert (stopped.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
 
 
 def test_a_signal_is_heard_only_while_it_trains() -> None:

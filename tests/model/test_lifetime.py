@@ -41,7 +41,7 @@ def processes_of(j: TrainingJob) -> dict[int, str]:
             words = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if str(j.place / "job.json") in words:
+        if str(j.path / "job.json") in words:
             found[int(folder.name)] = next(kind for word, kind in kinds.items() if word in words)
     return found
 
@@ -108,10 +108,10 @@ def test_sigterm_saves_a_checkpoint_and_leaves_no_orphans(group: tuple[TrainingJ
     assert "stopped: test: stopped by SIGTERM after saving a checkpoint at step" in said
     assert "Traceback" not in said, said
     assert remaining(two) == {}
-    place = checkpoint.find_latest(two.place / "checkpoint")
+    place = checkpoint.find_latest(two.path / "checkpoint")
     assert place is not None
     assert place["step"] >= 5
-    assert not (two.place / "result.json").exists()
+    assert not (two.path / "result.json").exists()
 
 
 def test_a_killed_worker_is_replaced(table: str, tmp_path: Path, alone: TrainingJob) -> None:

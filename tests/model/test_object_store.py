@@ -15,4 +15,4 @@ def test_a_split_in_a_bucket_trains_the_same_model(bucket: str, table: str, tmp_
     local, remote = job(table, tmp_path / "local"), job(table, tmp_path / "remote")
     remote = remote.model_copy(update={"split": f"{bucket}/shop/split"})
     assert train(remote)["probe"] == train(local)["probe"]
-    assert (remote.place / "model.safetensors").read_bytes() == (local.place / "model.safetensors").read_bytes()
+    assert (remote.path / "model.safetensors").read_bytes() == (local.path / "model.safetensors").read_bytes()

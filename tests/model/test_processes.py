@@ -49,7 +49,7 @@ def workers(j: TrainingJob) -> list[int]:
         except OSError:
             continue
         agents = (b"torch.distributed.run", b"star_ctr.model.distributed.torchrun_agent")
-        if str(j.place / "job.json").encode() in words and not any(agent in words for agent in agents):
+        if str(j.path / "job.json").encode() in words and not any(agent in words for agent in agents):
             found.append(int(folder.name))
     return sorted(found)
 
@@ -87,7 +87,7 @@ def test_processes_that_update_or_save_late_are_waited_for(table: str, tmp_path:
 
 
 def _last_saved(j: TrainingJob) -> dict[str, torch.Tensor]:
-    folder = j.place / "checkpoint"
+    folder = j.path / "checkpoint"
     place = checkpoint.find_latest(folder)
     assert place is not None
     return checkpoint.load(folder, place)
@@ -194,7 +194,7 @@ def test_two_nodes_with_a_batch_each_train_as_two_processes_of_one(table: str, t
 def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path: Path, tables: str) -> None:
     """Two processes with a batch each: the steps of one process that adds up the gradients of two batches."""
     # Without moments taken anew at the end, those that moved in training are compared too.
-    settings: dict[str, Any] = {"parallel": "batches", "epochs": 3, "averaging": 0.5, "moments_rows": 0}
+    settings: dict[str, Any] = {"parallel": "batches", "epochs": 3, "ema_decay": 0.5, "norm_statistics_rows": 0}
     two = without_dropout(table, tmp_path / "two", processes=2, tables=tables, **settings)
     launch(two)
     one = Trainer(without_dropout(table, tmp_path / "one", **settings))
@@ -211,11 +211,11 @@ def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path:
             )
             (loss / sum(len(other.rows) for other in pair)).backward()
         one.optimizers.step(one.step)
-        one.averaged.update(one.optimizers.sparse.changes)
+        one.ema.update(one.optimizers.sparse.changes)
         one.step += len(pair)
     assert one.steps % 2 == 1, "the last step is to have no batch for the second process"
     one.finish()
-    export(one.model, one.job.model, one.job.layout, one.job.place)
+    export(one.model, one.job.model, one.job.layout, one.job.path)
     same_weights(one.job, two)
     assert record(two)["rows"] == {d: 3 * n for d, n in ROWS.items()}
 

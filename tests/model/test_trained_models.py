@@ -33,7 +33,7 @@ def test_every_model_trains_and_its_export_scores_as_it_does(
     record = train(j)
     assert record["rows"] == {d: 2 * n for d, n in ROWS.items()}
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
-    predictor = Predictor(j.place)
+    predictor = Predictor(j.path)
     together = predictor.predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(together - np.array([record["probe"][i] for i in ids])).max() < 1e-5
     order = np.random.default_rng(0).permutation(len(ids))
@@ -95,9 +95,9 @@ def test_attention_to_the_candidate_trains_and_its_export_scores_as_it_does(
     assert not still
     record = train(j)
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
-    scores = Predictor(j.place).predict(rows.ints, rows.floats, rows.domain)
+    scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(scores - np.array([record["probe"][i] for i in ids])).max() < 1e-5
     alone = [
-        Predictor(j.place).predict(*(a[k : k + 1] for a in (rows.ints, rows.floats, rows.domain))) for k in range(5)
+        Predictor(j.path).predict(*(a[k : k + 1] for a in (rows.ints, rows.floats, rows.domain))) for k in range(5)
     ]
     assert np.abs(np.concatenate(alone) - scores[:5]).max() < 1e-5

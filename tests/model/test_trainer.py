@@ -25,7 +25,7 @@ from tests.model.synthetic import LAYOUT, ROWS, job, when, without_dropout
 
 
 def bits(job: TrainingJob) -> str:
-    return hashlib.sha256((job.place / "model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((job.path / "model.safetensors").read_bytes()).hexdigest()
 
 
 def test_same_job_same_bits_other_seed_other_bits(table: str, tmp_path: Path) -> None:
@@ -45,9 +45,13 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
     def state(p: int) -> dict[str, torch.Tensor]:
         """Return the state of domain p: weights, EMA with step counters, normalization statistics, optimizer state."""
         own = {f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
-        own |= {f"average/{n}": t for n, t in trainer.averaged.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n}
         own |= {
-            f"optimizer/{n}": t for n, t in trainer.optimizers.tensors() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
+            f"average/{n}": t for n, t in trainer.ema.state_dict().items() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
+        }
+        own |= {
+            f"optimizer/{n}": t
+            for n, t in trainer.optimizers.state_dict().items()
+            if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
         }
         own |= {"mean": trainer.model.norm.mean[p], "var": trainer.model.norm.var[p]}
         return {n: t.detach().clone() for n, t in own.items()}
@@ -99,7 +103,7 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
 
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     domains = rows.domain
-    predictor = Predictor(j.place)
+    predictor = Predictor(j.path)
     together = predictor.predict(rows.ints, rows.floats, domains)
     trainer_scores = np.array([probe[i] for i in ids])
     assert np.abs(together - trainer_scores).max() < 1e-5
@@ -206,11 +210,13 @@ def test_bfloat16_rounds_the_layers_products_and_nothing_else(table: str, tmp_pa
         dense = [p.grad for n, p in trainer.model.named_parameters() if p.grad is not None and not p.grad.is_sparse]
         gradients.append(torch.cat([g.flatten() for g in dense]))
         assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
-        assert {t.dtype for n, t in trainer.optimizers.tensors() if not n.endswith("step")} == {torch.float32}
+        assert {t.dtype for n, t in trainer.optimizers.state_dict().items() if not n.endswith("step")} == {
+            torch.float32
+        }
     full, half = gradients
     off = float((full - half).norm() / full.norm())
     assert 0 < off < 0.02, "bfloat16 keeps eight bits: 0.4% a product"
     half_again = [job(table, tmp_path / name, precision="bfloat16") for name in ("one", "other")]
     assert len({train(j)["fingerprint"] for j in half_again}) == 1
     assert bits(half_again[0]) == bits(half_again[1])
-    assert {t.dtype for t in load_file(half_again[0].place / "model.safetensors").values()} == {torch.float32}
+    assert {t.dtype for t in load_file(half_again[0].path / "model.safetensors").values()} == {torch.float32}

@@ -52,8 +52,8 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     j = job(write_split(folder), folder / "run")
     j = j.model_copy(update={"run_id": "last", "settings": {"history": {}, "model": j.model.model_dump(mode="json")}})
     train(j)
-    (j.place / "vocabularies").mkdir()
-    pq.write_table(vocabularies(BEFORE).drop_columns("ds"), j.place / "vocabularies" / "part-0.parquet")
+    (j.path / "vocabularies").mkdir()
+    pq.write_table(vocabularies(BEFORE).drop_columns("ds"), j.path / "vocabularies" / "part-0.parquet")
     return j
 
 
@@ -95,7 +95,7 @@ def started(j: TrainingJob) -> tuple[Trainer, dict[str, Any]]:
 
 def averages_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Return the weights that a trainer would export now."""
-    return compute_averages(trainer.model.state_dict(), dict(trainer.averaged.tensors()), trainer.averaged.decay)
+    return compute_averages(trainer.model.state_dict(), dict(trainer.ema.state_dict()), trainer.ema.decay)
 
 
 def id_now(name: str, then: int) -> int:
@@ -173,13 +173,13 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
                 assert mine.any()
     assert torch.equal(storage[tables.offset["user"] + 1], then[earlier.model.inputs.tables.offset["user"] + 1])
     assert not storage[0].any()
-    moments = dict(trainer.optimizers.tensors())
+    moments = dict(trainer.optimizers.state_dict())
     if optimizer == "reset":
         assert not moments
         assert torch.equal(averages_of(trainer)[name], storage)
-        assert trainer.averaged.steps[name] == 0
+        assert trainer.ema.steps[name] == 0
         return
-    theirs = dict(earlier.optimizers.tensors())
+    theirs = dict(earlier.optimizers.state_dict())
     assert moments[f"{name}/step"] == theirs[f"{name}/step"] > 0
     old = theirs[f"{name}/exp_avg"][earlier.model.inputs.tables.offset["user"] + BEFORE["user"].index("u30") + 2]
     assert torch.equal(moments[f"{name}/exp_avg"][tables.offset["user"] + NOW["user"].index("u30") + 2], old)
@@ -193,10 +193,10 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     assert torch.equal(average_now[user + NOW["user"].index("u30")], average_then[place])
     assert not torch.equal(average_now[user + NOW["user"].index("u30")], storage[user + NOW["user"].index("u30")])
     assert torch.equal(average_now[user + NOW["user"].index("new3")], storage[user + NOW["user"].index("new3")])
-    assert trainer.averaged.steps[name] == earlier.averaged.steps[name] == earlier.step
+    assert trainer.ema.steps[name] == earlier.ema.steps[name] == earlier.step
     dense = "network.layers.0.weight_p.{}"
-    assert trainer.averaged.steps[dense.format(a_now)] == earlier.averaged.steps[dense.format(a_then)] > 0
-    assert trainer.averaged.steps[dense.format(NEXT.domain_id("d"))] == 0
+    assert trainer.ema.steps[dense.format(a_now)] == earlier.ema.steps[dense.format(a_then)] > 0
+    assert trainer.ema.steps[dense.format(NEXT.domain_id("d"))] == 0
 
 
 def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
@@ -217,7 +217,7 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
     assert train(broken)["resumed"]
     assert record(broken)["start"] == report
     assert record(broken)["rows"] == {"a": 300, "c": 80, "d": 70}
-    assert (broken.place / "model.safetensors").read_bytes() == (whole.place / "model.safetensors").read_bytes()
+    assert (broken.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
     cold = now(before, split, tmp_path / "cold").model_copy(update={"start": None})
     assert train(cold)["start"] is None
     assert record(cold)["curve"][0][1] > record(whole)["curve"][0][1], "it began without what last night learnt"
@@ -257,8 +257,8 @@ def test_a_model_as_wide_as_there_are_domains_needs_the_same_number(
     )
     earlier = earlier.model_copy(update={"settings": {"history": {}, "model": earlier.model.model_dump(mode="json")}})
     train(earlier)
-    (earlier.place / "vocabularies").mkdir()
-    pq.write_table(vocabularies(BEFORE).drop_columns("ds"), earlier.place / "vocabularies" / "part-0.parquet")
+    (earlier.path / "vocabularies").mkdir()
+    pq.write_table(vocabularies(BEFORE).drop_columns("ds"), earlier.path / "vocabularies" / "part-0.parquet")
     j = now(earlier, split, tmp_path / "now")
     fewer = j.model_copy(update={"model": earlier.model, "layout": NEXT.model_copy(update={"domains": ["c", "a"]})})
     with pytest.raises(UserError, match="depends on the number of domains: 3 -> 2"):

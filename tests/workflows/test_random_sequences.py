@@ -108,11 +108,11 @@ class Trainings:
 
     def copy(self, variant: int, to: TrainingJob) -> None:
         """Copy a real training to the folder of a job, as if the job had been trained."""
-        shutil.copytree(self.jobs[variant].place, to.place, dirs_exist_ok=True)
-        (to.place / "job.json").write_text(to.model_dump_json())
-        result = json.loads((to.place / RESULT).read_text())
+        shutil.copytree(self.jobs[variant].path, to.path, dirs_exist_ok=True)
+        (to.path / "job.json").write_text(to.model_dump_json())
+        result = json.loads((to.path / RESULT).read_text())
         result |= {"run_id": to.run_id, "attempt": to.attempt, "ds": to.ds, "fingerprint": to.fingerprint()}
-        (to.place / RESULT).write_text(json.dumps(result))
+        (to.path / RESULT).write_text(json.dumps(result))
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ class Recorder(Callback):
 
     name: str
 
-    def state(self) -> Any:
+    def state_dict(self) -> Any:
         """What it holds, as JSON can say it."""
         raise NotImplementedError
 
-    def load(self, state: Any) -> None:
-        """Take what `state` gave."""
+    def load_state_dict(self, state: Any) -> None:
+        """Take what `state_dict` gave."""
         raise NotImplementedError
 
 
@@ -43,11 +43,11 @@ class TimeSpent(Recorder):
             moment.step, moment.steps, b.rows + moment.rows, b.seconds + moment.seconds, b.waited + moment.waited
         )
 
-    def state(self) -> tuple[int, float, float]:
+    def state_dict(self) -> tuple[int, float, float]:
         """Rows, seconds, seconds waited."""
         return self.total.rows, self.total.seconds, self.total.waited
 
-    def load(self, state: Sequence[float]) -> None:
+    def load_state_dict(self, state: Sequence[float]) -> None:
         """Go on from there."""
         rows, seconds, waited = state
         self.total = self._before = CallbackEvent(0, 0, int(rows), seconds, waited)
@@ -61,11 +61,11 @@ class StartRecord(Recorder):
     def __init__(self) -> None:
         self.report: dict[str, Any] | None = None
 
-    def state(self) -> dict[str, Any] | None:
+    def state_dict(self) -> dict[str, Any] | None:
         """The report."""
         return self.report
 
-    def load(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Take it."""
         self.report = state
 
@@ -89,11 +89,11 @@ class LossCurve(Recorder):
             self.curve.append((moment.step, round(self._sum / self._n, 6)))
             self._sum, self._n = 0.0, 0
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The points so far and the stretch begun."""
         return {"curve": self.curve, "sum": self._sum, "n": self._n}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self._sum, self._n = state["sum"], state["n"]
@@ -124,11 +124,11 @@ class ShuffleQuality(Recorder):
                 self._other += pairs * (1.0 - _compute_same_chance(np.bincount(batch.file)))
                 self._other_expected += pairs * expected
 
-    def state(self) -> tuple[float, float]:
+    def state_dict(self) -> tuple[float, float]:
         """The pairs counted so far, and as many as a full shuffle would have."""
         return self._other, self._other_expected
 
-    def load(self, state: Sequence[float]) -> None:
+    def load_state_dict(self, state: Sequence[float]) -> None:
         """Go on from there."""
         self._other, self._other_expected = state
 
