@@ -1,1 +1,1 @@
-"""What a user edits: one YAML file a data set, and the typed settings that check it."""
+"""Configuration: one YAML file per data set, the typed settings that validate it, and contracts between packages."""

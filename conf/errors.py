@@ -1,4 +1,4 @@
-"""Errors that a user can act on: they name the file, the key and the remedy."""
+"""Errors that a user can fix. Their messages name the file, the key and the remedy."""
 
 from __future__ import annotations
 
@@ -11,36 +11,41 @@ _STORAGE_FULL = re.compile(r"No space left on device|Disk quota exceeded|os erro
 
 
 class UserError(Exception):
-    """Something that the user can mend; commands print its message alone, without a traceback."""
+    """An error that the user can fix. Commands print only its message, without a traceback."""
 
 
 class ConfigError(UserError):
-    """The configuration cannot be used; the message names the file, the key and what would be right."""
+    """An invalid configuration. The message names the file, the key and the expected value."""
 
 
 class DataError(UserError):
-    """The logs or tables are not what the configuration declares, or a check on them failed."""
+    """Logs or tables that do not match the configuration, or that failed a check."""
 
 
 def describe_full_storage(error: BaseException) -> str | None:
     """Return a message if an error or one of its causes reports full storage; None otherwise.
 
-    Spark, Delta and Parquet wrap the operating system's message in their own errors.
+    Spark, Delta and Parquet wrap the operating system's message in their own errors. Therefore the whole chain of
+    causes is searched.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _STORAGE_FULL.search(str(seen)):
+    current: BaseException | None = error
+    while current is not None:
+        if getattr(current, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _STORAGE_FULL.search(str(current)):
             return "the storage is full; free some space, for example with `star-ctr clean`, and run the command again"
-        seen = seen.__cause__ or seen.__context__
+        current = current.__cause__ or current.__context__
     return None
 
 
 def format_user_error(error: BaseException) -> str | None:
-    """Return what a command prints for an error that the user can mend; None for all others."""
+    """Return the message that a command prints for an error that the user can fix; None for any other error."""
     return str(error) if isinstance(error, UserError) else describe_full_storage(error)
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the known word nearest to `word`, else an empty string."""
+    """Suggest the known word that is most similar to `word`, for use in an error message.
+
+    Returns:
+        Text to append to the message, such as "; did you mean `kuairand`?". Empty if no known word is similar.
+    """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.55)
     return f"; did you mean `{close[0]}`?" if close else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step."""
+    """Write a text file atomically as UTF-8, and create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Use a name per process, so that two processes that write the same file do not share a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -27,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one step."""
+    """Write a JSON file atomically, with sorted keys."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
@@ -45,6 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Flush a file or folder to disk, if the file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

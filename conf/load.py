@@ -1,4 +1,12 @@
-"""Read a data set's YAML into `Settings`: environment, overrides, and errors that name file, line and key."""
+"""Load the YAML file of a data set into `Settings`.
+
+Loading works in these steps:
+
+1. Find the file: a path, or the name of a file that ships with the package.
+2. Apply the overrides (`--set key=value`).
+3. Replace `${VARIABLE}` by the value of the environment variable.
+4. Validate the result. Errors name the file, the line and the key.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +24,23 @@ from star_ctr.conf.settings.root import Settings
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DATA_VARIABLE = "STAR_CTR_DATA"
+"""Environment variable with the folder that holds the data. See `find_data_folder` for its default."""
 
 
 def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
-    """The checked settings of `conf`, with `key=value` overrides applied.
+    """Load and validate settings.
 
-    `conf` is a file, or the bare name of one that ships with the package (`kuairand`). A key of an override
-    is dotted, and a list of named things is entered by name: `features.user_ctr.prior=10`. Raises
-    `ConfigError` with one line for each problem.
+    Args:
+        conf: A YAML file, or the name without suffix of one that ships with the package, such as `kuairand`.
+        overrides: Texts of the form `key=value`, where the value is YAML. Keys are dotted paths. Items of a list are
+            addressed by their `name`, as in `features.user_ctr.prior=10`.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: The file does not exist, an override cannot be applied, or the settings are invalid. The message
+            has one line per problem.
     """
     path = _find(str(conf))
     text = path.read_text(encoding="utf-8")
@@ -33,7 +50,7 @@ def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict) or node is None:
-        raise ConfigError(f"{path}: expected a mapping of settings at the top; see conf/kuairand.yaml for one")
+        raise ConfigError(f"{path}: the top level must be a mapping of settings; see conf/kuairand.yaml for an example")
     for override in overrides:
         _apply(data, override)
     data = _substitute_variables(data, path)
@@ -44,6 +61,7 @@ def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
 
 
 def _find(conf: str) -> Path:
+    """Return the path of a configuration, given as a file or by name."""
     path = Path(conf)
     shipped = Path(__file__).parent
     if path.suffix in (".yaml", ".yml"):
@@ -54,11 +72,12 @@ def _find(conf: str) -> Path:
     names = sorted(p.stem for p in shipped.glob("*.yaml"))
     raise ConfigError(
         f"{conf}: no such configuration file{suggest_nearest(path.stem, names)}; "
-        f"give a YAML file, or one that ships with star-ctr: {', '.join(names)}"
+        f"give a YAML file, or the name of one that ships with star-ctr: {', '.join(names)}"
     )
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
+    """Apply an override of the form `key=value` to `data` in place."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write key=value, as in --set trainer.seed=1")
@@ -68,33 +87,34 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: `{text}` is not a YAML value; quote it") from None
     if isinstance(value, str):
         value = _parse_number(value)
-    place: Any = data
+    section: Any = data
     *parents, last = key.split(".")
     for part in parents:
-        if isinstance(place, list):
-            place = _find_by_name(place, part, override)
-        elif isinstance(place, dict):
-            if place.get(part) is None:
-                place[part] = {}
-            place = place[part]
+        if isinstance(section, list):
+            section = _find_by_name(section, part, override)
+        elif isinstance(section, dict):
+            if section.get(part) is None:
+                section[part] = {}
+            section = section[part]
         else:
-            raise ConfigError(f"--set {override}: `{part}` lies below a value, not below a section")
-    if not isinstance(place, dict):
-        raise ConfigError(f"--set {override}: `{last}` does not lie in a section")
-    place[last] = value
+            raise ConfigError(f"--set {override}: cannot set `{part}`, because the key before it is not a section")
+    if not isinstance(section, dict):
+        raise ConfigError(f"--set {override}: cannot set `{last}`, because the key before it is not a section")
+    section[last] = value
 
 
 def _find_by_name(items: list[Any], name: str, override: str) -> Any:
+    """Return the item of a list that has the given `name`."""
     names = [item.get("name") for item in items if isinstance(item, dict)]
     if name not in names:
         raise ConfigError(
-            f"--set {override}: nothing is named `{name}`{suggest_nearest(name, [str(n) for n in names])}"
+            f"--set {override}: no item has the name `{name}`{suggest_nearest(name, [str(n) for n in names])}"
         )
     return next(item for item in items if isinstance(item, dict) and item.get("name") == name)
 
 
 def _parse_number(text: str) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a user means the number."""
+    """Convert text such as `1e-3` to a number, because YAML 1.1 reads it as text."""
     try:
         return float(text) if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text) else text
     except ValueError:
@@ -102,7 +122,11 @@ def _parse_number(text: str) -> Any:
 
 
 def find_data_folder() -> str | None:
-    """`STAR_CTR_DATA`, or else the first of `data/` and `../shared/data` that is there."""
+    """Return the folder that holds the data.
+
+    Returns:
+        The value of `STAR_CTR_DATA` if it is set, else the first of `data` and `../shared/data` that exists, else None.
+    """
     given = os.environ.get(DATA_VARIABLE)
     if given:
         return given
@@ -110,6 +134,7 @@ def find_data_folder() -> str | None:
 
 
 def _substitute_variables(value: Any, path: Path) -> Any:
+    """Replace `${NAME}` in all texts of `value` by environment variables; `path` is the file that errors name."""
     if isinstance(value, Mapping):
         return {key: _substitute_variables(inner, path) for key, inner in value.items()}
     if isinstance(value, list):
@@ -117,7 +142,7 @@ def _substitute_variables(value: Any, path: Path) -> Any:
     if not isinstance(value, str):
         return value
 
-    def variable(match: re.Match[str]) -> str:
+    def look_up(match: re.Match[str]) -> str:
         name = match.group(1)
         found = find_data_folder() if name == DATA_VARIABLE else os.environ.get(name)
         if found is None:
@@ -126,47 +151,56 @@ def _substitute_variables(value: Any, path: Path) -> Any:
             )
         return found
 
-    return _VARIABLE.sub(variable, value)
+    return _VARIABLE.sub(look_up, value)
 
 
 def _explain(path: Path, node: yaml.Node, data: Any, error: ValidationError) -> list[str]:
+    """Return one line for each distinct problem, with file, line, key and message.
+
+    Args:
+        path: The file.
+        node: Its YAML nodes, for line numbers.
+        data: The settings with overrides and variables applied.
+        error: The result of the validation.
+    """
     lines = []
     problems = error.errors()
-    # Where one of several forms has an unknown key, what the other forms would need is no help.
-    misspelt = {_strip_last(p["loc"]) for p in problems if p["type"] == "extra_forbidden"}
+    # If a key of one branch of a union is misspelled, do not also report the required keys of the other branches.
+    misspelled = {_strip_last(p["loc"]) for p in problems if p["type"] == "extra_forbidden"}
     for problem in problems:
         location = [part for part in problem["loc"] if not _is_tag(part)]
         if (
             problem["type"] == "missing"
             and len(location) < len(problem["loc"])
-            and _strip_last(problem["loc"]) in misspelt
+            and _strip_last(problem["loc"]) in misspelled
         ):
             continue
-        where = ".".join(_label_parts(data, location))
+        key = ".".join(_label_parts(data, location))
         line = _find_line(node, location)
-        place = f"{path}:{line}" if line else str(path)
+        position = f"{path}:{line}" if line else str(path)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             known = sorted(set(_list_known_keys(location[:-1])))
             message = f"unknown key{suggest_nearest(str(location[-1]), known)}"
-            message += f" (known here: {', '.join(known)})" if known else ""
+            message += f" (known keys: {', '.join(known)})" if known else ""
         elif problem["type"] == "union_tag_invalid":
             tag = str(problem["ctx"]["tag"])
-            message = f"no kind `{tag}`{suggest_nearest(tag, _KINDS)} (known here: {', '.join(_KINDS)})"
+            message = f"unknown kind `{tag}`{suggest_nearest(tag, _KINDS)} (known kinds: {', '.join(_KINDS)})"
         elif problem["type"] == "missing":
             message = "this key is required"
         elif problem["type"] not in ("value_error",) and not isinstance(problem.get("input"), dict | list):
-            message += f" (it is `{problem.get('input')}`)"
-        lines += [f"{place}: {where + ': ' if where else ''}{part}" for part in message.split("\n")]
+            message += f" (got `{problem.get('input')}`)"
+        lines += [f"{position}: {key + ': ' if key else ''}{part}" for part in message.split("\n")]
     return list(dict.fromkeys(lines))
 
 
 def _strip_last(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the location of the parent, without union tags."""
     return tuple(part for part in location[:-1] if not _is_tag(part))
 
 
 def _is_tag(part: int | str) -> bool:
-    """Parts that pydantic puts into a location for the branch of a union that it tried, not for a key."""
+    """Return whether a part of a pydantic location is the tag of a union branch and not a key."""
     return isinstance(part, str) and (part in ("LabelColumn", "LabelFromClicks") or part in _KINDS or "[" in part)
 
 
@@ -174,23 +208,24 @@ _KINDS = ("categorical", "numeric", "sequence", "statistic")
 
 
 def _label_parts(data: Any, location: Sequence[int | str]) -> list[str]:
-    """The location with list indices replaced by the names of what stands there."""
+    """Return the parts of a location, with each list index replaced by the `name` of the item if it has one."""
     parts = []
     for part in location:
         data = data[part] if _has_part(data, part) else None
-        named = isinstance(part, int) and isinstance(data, dict) and "name" in data
-        parts.append(str(data["name"]) if named else str(part))
+        has_name = isinstance(part, int) and isinstance(data, dict) and "name" in data
+        parts.append(str(data["name"]) if has_name else str(part))
     return parts
 
 
 def _has_part(data: Any, part: int | str) -> bool:
+    """Return whether a mapping has a key, or a list an index."""
     if isinstance(data, dict):
         return part in data
     return isinstance(data, list) and isinstance(part, int) and part < len(data)
 
 
 def _find_line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
-    """The line (from 1) of the deepest key of `location` that the file itself holds."""
+    """Return the line (from 1) of the deepest key of `location` that the file contains; None if it contains none."""
     line = None
     for part in location:
         if isinstance(node, yaml.MappingNode):
@@ -207,7 +242,7 @@ def _find_line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
 
 
 def _list_known_keys(location: Sequence[int | str]) -> list[str]:
-    """The keys that the settings know at `location`."""
+    """Return the keys that the settings accept at `location`."""
     models: list[type[BaseModel]] = [Settings]
     for part in location:
         found: list[type[BaseModel]] = []
@@ -219,6 +254,7 @@ def _list_known_keys(location: Sequence[int | str]) -> list[str]:
 
 
 def _list_models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the settings models that occur in a type annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in getattr(annotation, "__args__", ()) for model in _list_models(inner)]

@@ -1,1 +1,4 @@
-"""Pure DataFrame -> DataFrame steps on Spark: no input or output, no session, no torch."""
+"""Spark functions that simulate logs, clean them, compute and encode features, and evaluate scores.
+
+The modules read and write no tables, create no Spark session and do not import torch.
+"""

@@ -1,1 +1,4 @@
-"""One spark-submit-able step a file: reads tables, calls `features` or `model`, writes tables."""
+"""Spark jobs. Each step of a night is a module: it reads tables, calls `features` or `model`, and writes tables.
+
+Every step runs under spark-submit, for example `spark-submit jobs/ingest.py --conf conf/kuairand.yaml`.
+"""

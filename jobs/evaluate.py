@@ -1,8 +1,9 @@
-"""Evaluate: AUC, GAUC (eq. 9), PCOC and log loss of a night's scores, for each domain and overall, into `metrics`.
+"""Evaluate: compute AUC, GAUC (eq. 9), PCOC and log loss of a night's scores, and write them to `metrics`.
 
-AUC and GAUC come with their intervals over draws of the users (the section `evaluate` of the settings).
+There is one row per domain and one for all domains together (`overall`). AUC and GAUC have intervals from a Poisson
+bootstrap over users, configured in the settings section `evaluate`.
 
-spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
 """
 
 from __future__ import annotations
@@ -26,11 +27,21 @@ from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import find_attempt
 
 COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
+"""Columns of `metrics`, without the intervals."""
 NO_INTERVALS = EvaluateSettings(replicates=0)
+"""Settings that compute metrics without intervals."""
 
 
 class Run(NamedTuple):
-    """A scored attempt of a run, as named in the tables; `attempt` is None for scores from outside."""
+    """A scored run, as named in the tables.
+
+    Attributes:
+        run_id: The id of the run.
+        attempt: The attempt that the scores are from; None for imported scores of other systems.
+        ds: The night.
+        model: The name of the model with its variant, for example `star-pn-aux`.
+        seed: The seed of the training.
+    """
 
     run_id: str
     attempt: int | None
@@ -40,7 +51,20 @@ class Run(NamedTuple):
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
-    """Write and return the metrics of night `ds`, one row a domain, `overall` last."""
+    """Write and return the metrics of night `ds`, as `evaluate_runs` does.
+
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The night; by default the newest day of `scores`.
+
+    Returns:
+        One row per domain, `overall` last, with the columns COLUMNS and INTERVALS.
+
+    Raises:
+        DataError: There are no scores of the night, they are not from the newest published attempt, or scores or labels
+            are invalid.
+    """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.days("scores")[-1]
     name = make_run_id(settings, ds)
@@ -49,38 +73,50 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 
 
 def _find_scored_attempt(store: WarehouseTables, name: str, ds: str) -> int | None:
-    """Return the attempt that a run's scores are from; raises `DataError` if it is not the newest published one."""
+    """Return the attempt of a run's scores; raises `DataError` if it is not the newest published one."""
     scores = store.read("scores")
     attempt = F.col("attempt") if "attempt" in scores.columns else F.lit(None).alias("attempt")
     row = scores.where(F.col("run_id") == name).select(attempt).first()
     newest = find_attempt(store.warehouse, name)
     if row is not None and newest is not None and row.attempt != newest.number:
         table = store.warehouse.table("scores")
-        raise DataError(f"{table}: the scores are not from {newest}; run `star-ctr score --ds {ds}`")
+        raise DataError(f"{table}: the scores are not from {newest}; run `star-ctr score --ds {ds}` again")
     return row.attempt if row else None
 
 
 def evaluate_runs(
     store: WarehouseTables, runs: Sequence[Run], evaluate: EvaluateSettings | None = None
 ) -> list[dict[str, Any]]:
-    """Write and return the metrics of some runs that stand in `scores`, all in one pass over their rows.
+    """Write and return the metrics of runs in `scores`, computed for all runs together.
 
-    Raises `DataError`, and writes nothing, if scores or labels are invalid. Without `evaluate`, no intervals are
-    computed: for many runs at once, they would take most of the time.
+    Args:
+        store: The tables.
+        runs: The runs.
+        evaluate: The settings of the intervals. By default, no intervals are computed, because for many runs they would
+            take most of the time.
+
+    Returns:
+        One row per run and domain, in the order of `runs`, `overall` last; the columns are COLUMNS and, with
+        `evaluate`, INTERVALS.
+
+    Raises:
+        DataError: Scores or labels are invalid (nothing is written), or a run has no scores.
     """
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
     check_scores(scores, store.warehouse.table("scores"))
-    of_run = store.spark.createDataFrame(list(runs), "run_id string, attempt long, ds string, model string, seed long")
+    run_columns = store.spark.createDataFrame(
+        list(runs), "run_id string, attempt long, ds string, model string, seed long"
+    )
     found = compute_metrics(scores, evaluate or NO_INTERVALS)
-    metrics = found.join(F.broadcast(of_run), "run_id").select(*COLUMNS, *INTERVALS)
+    metrics = found.join(F.broadcast(run_columns), "run_id").select(*COLUMNS, *INTERVALS)
     store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
     scores.unpersist()
     rows = read_metrics(store, names, (*COLUMNS, *INTERVALS) if evaluate else COLUMNS)
     missing = [r for r in runs if r.run_id not in {m["run_id"] for m in rows}]
     if missing:
         table = store.warehouse.table("scores")
-        raise DataError(f"{table}: no scores of {missing[0].run_id}; run `star-ctr score --ds {missing[0].ds}`")
+        raise DataError(f"{table}: no scores of {missing[0].run_id}; run `star-ctr score --ds {missing[0].ds}` first")
     entries = [(m["run_id"], m["ds"], m["domain"], m["rows"], m["rows"]) for m in rows if m["domain"] != OVERALL]
     store.write_run_ledger("evaluate", entries)
     return rows
@@ -89,12 +125,21 @@ def evaluate_runs(
 def read_metrics(
     store: WarehouseTables, names: Sequence[str], columns: Sequence[str] = COLUMNS
 ) -> list[dict[str, Any]]:
-    """The metrics of some runs, in their order; domains in theirs and `overall` last."""
+    """Read the metrics of runs.
+
+    Args:
+        store: The tables.
+        names: The ids of the runs.
+        columns: The columns to read, including `run_id` and `domain`.
+
+    Returns:
+        One row per run and domain, in the order of `names`. Domains are sorted by `domain_sort_key`, `overall` last.
+    """
     found = store.read("metrics").where(F.col("run_id").isin(list(names))).select(*columns).collect()
-    place = {name: k for k, name in enumerate(names)}
+    order = {name: k for k, name in enumerate(names)}
     return sorted(
         (r.asDict() for r in found),
-        key=lambda r: (place[r["run_id"]], domain_sort_key(r["domain"])),
+        key=lambda r: (order[r["run_id"]], domain_sort_key(r["domain"])),
     )
 
 

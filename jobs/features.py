@@ -1,6 +1,7 @@
-"""Features: labelled, domain-tagged rows with everything known at the impression's time, one partition a day.
+"""Features: labelled impressions with all features as of the time of each impression.
 
-Builds the days of the training window and `ds`, from all history that the tables hold.
+Writes the days of the training window and the day `ds` to `features`, with one partition per day. Statistics and
+sequences use the whole history in the tables up to `ds`, not only that of the window.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/features.py --conf conf/kuairand.yaml
 """
@@ -55,129 +56,141 @@ from star_ctr.jobs.quality.day_checks import check_labels
 from star_ctr.jobs.quality.profile import UNPARSED, check_numbers, write_profile
 
 KEYS = {"users": "user_id", "items": "item_id"}
-"""The attribute tables, and the row column that holds the key of each."""
-_EXAMPLE = 40
-"""Number of characters kept of an unparsable value, as an example."""
+"""The attribute tables, and the column of `features` that holds the key of each."""
+_EXAMPLE = 40  # maximum number of characters of an unparsable value that are kept as an example
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write the features of the window's days and `ds`; returns the rows by day.
+    """Write the features of the window's days and of `ds` (by default the newest day of `impressions`).
+
+    Returns:
+        The number of rows by day.
 
     Raises:
-        DataError: The day's labels are implausible, or too many values of a numeric feature are unparsable (`checks`).
-            The table, `profile` and the ledger are written first, for inspection.
+        DataError: `impressions` has no rows for `ds`, or the day has implausible labels or too many unparsable numbers
+            (`checks`). These checks run after all tables are written, so that the tables can be inspected.
     """
     store = WarehouseTables(settings, spark)
-    there = store.days("impressions")
-    ds = check_day(ds) if ds else there[-1]
-    # Replaces all days of the window: also one whose log was withdrawn.
-    wanted = list_window_days(settings, ds)
-    days = [day for day in wanted if day in there]
+    stored_days = store.days("impressions")
+    ds = check_day(ds) if ds else stored_days[-1]
+    # Replace all days of the window, including days whose log was withdrawn.
+    window = list_window_days(settings, ds)
+    days = [day for day in window if day in stored_days]
     if ds not in days:
-        raise DataError(f"{store.warehouse.table('impressions')}: holds no day {ds}; run `star-ctr ingest --ds {ds}`")
+        raise DataError(f"{store.warehouse.table('impressions')}: no rows for {ds}; run `star-ctr ingest --ds {ds}`")
     fates = _write_click_fates(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features), ds)
     rows = add_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
-    found = [name_match_column(table) for table in KEYS if name_match_column(table) in rows.columns]
+    match_columns = [name_match_column(table) for table in KEYS if name_match_column(table) in rows.columns]
     rows = rows.select(
-        *IDENTITY, *add_own_columns(settings, rows), *found, find_unparsable(settings, rows).alias(UNPARSED)
+        *IDENTITY, *add_own_columns(settings, rows), *match_columns, find_unparsable(settings, rows).alias(UNPARSED)
     )
     with add_point_in_time(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(hash_features_settings(settings)))
         store.replace(
             "features",
             repartition_by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"),
-            make_in_condition("ds", wanted),
+            make_in_condition("ds", window),
         )
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().collect()
     entries = [LedgerEntry(row.ds, row.domain, row["count"], row["count"], "") for row in written]
-    store.write_ledger("features", entries, make_in_condition("ds", wanted))
-    measures = write_profile(settings, store, wanted, fates)
+    store.write_ledger("features", entries, make_in_condition("ds", window))
+    measures = write_profile(settings, store, window, fates)
     check_numbers(settings, measures)
     check_labels(settings, store, ds, {fate: n for (day, fate), n in fates.items() if day == ds})
     return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}
 
 
 def read_impressions(settings: Settings, store: WarehouseTables, ds: str, features: Iterable[AnyFeature]) -> DataFrame:
-    """Read the impressions up to day `ds`, with the log columns that `features` and the history use."""
+    """Read the impressions up to day `ds` with the columns of `select_columns`."""
     return select_columns(settings, store.read("impressions").where(F.col("ds") <= ds), features)
 
 
 def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Keep only the log columns that features read, under separate names.
+    """Select IDENTITY and the log columns that `features` read, plus the outcomes that `history` uses.
 
-    Columns that are computed later (`hour`, `label`, `clicked_at` ...) then cannot replace a column of the log.
+    Log columns are renamed (`flatten_column_name`, `name_outcome_column`), so that columns which are computed later
+    (`hour`, `label`, `clicked_at` ...) do not replace them. Raises `DataError` if a column is missing.
     """
-    there = set(rows.columns)
-    wanted = {
-        flatten_column_name(c): c.partition(".")[2] for c in sorted(_read_by(features)) if c.startswith("impressions.")
-    }
+    existing = set(rows.columns)
+    read = sorted(c for c in _collect_read_columns(features) if c.startswith("impressions."))
+    wanted = {flatten_column_name(c): c.partition(".")[2] for c in read}
     stored = {name: name_table_column(settings, "impressions", column) for name, column in wanted.items()}
-    require(there, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
+    require(existing, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
     kept = {name_outcome_column(o): name_table_column(settings, "impressions", o) for o in sorted(outcomes)}
-    stored |= {name: column for name, column in kept.items() if column in there}
-    plain = [c for c in (*IDENTITY, CARRIED) if c in there]
+    stored |= {name: column for name, column in kept.items() if column in existing}
+    plain = [c for c in (*IDENTITY, CARRIED) if c in existing]
     return rows.select(*plain, *(get_column(column).alias(name) for name, column in stored.items()))
 
 
 def label_rows(settings: Settings, store: WarehouseTables, impressions: DataFrame, ds: str) -> DataFrame:
-    """Add the label to impressions, and `clicked_at` if labels come from clicks."""
+    """Add `label` (0.0 or 1.0) and `clicked_at` from the clicks up to `ds`; unchanged if `label` is a log column."""
     if isinstance(settings.label, LabelFromClicks):
         return attribution.attribute(impressions.drop("label"), _read_clicks(store, ds), settings.label.window_hours)
     return impressions
 
 
 def _read_clicks(store: WarehouseTables, ds: str) -> DataFrame:
-    """Read the clicks up to day `ds`: if a night runs again after later ones, its labels stay the same."""
+    """Read the clicks up to day `ds`, so that a night that runs again after later ones gets the same labels."""
     return store.read("clicks").where(F.col("ds") <= ds)
 
 
 def add_columns(
     settings: Settings, store: WarehouseTables, impressions: DataFrame, features: Iterable[AnyFeature]
 ) -> DataFrame:
-    """Add hour, weekday and the attributes that `features` read to impressions from `select_columns`."""
-    return _add_attributes(settings, store, add_time_columns(settings, impressions), _read_by(features))
+    """Add `hour`, `weekday` and the attributes that `features` read; `impressions` comes from `select_columns`."""
+    return _add_attributes(settings, store, add_time_columns(settings, impressions), _collect_read_columns(features))
 
 
 @contextmanager
 def add_point_in_time(
-    settings: Settings, store: WarehouseTables, rows: DataFrame, ds: str, then: _ArrowScan | None = None
+    settings: Settings, store: WarehouseTables, rows: DataFrame, ds: str, postprocess: _ArrowScan | None = None
 ) -> Iterator[DataFrame]:
-    """`rows` (of days up to `ds`, with `add_own_columns`) with the statistics and sequences known at each one's cut.
+    """Add the statistics and sequences as of the cut of each row.
 
-    With `then`, what that makes of them. Histories are those that the tables hold; rows need not be among them.
+    The events come from the tables; `rows` need not be in them. All scans share a cache of the events, which is dropped
+    at the end of the `with` block: write the result inside the block.
 
-    All passes over the events read what the first one kept of them: the rows are to be written within the block.
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        rows: Rows of days up to `ds`, with the columns of `add_own_columns`.
+        ds: The last day of events.
+        postprocess: A function on the rows with all features (for example, a scorer), and its output schema. It runs
+            inside the last scan, so that lists need not pass through Spark. By default, the rows are returned.
+
+    Yields:
+        The rows with the added columns, or the result of `postprocess`.
     """
     if not settings.history:
-        yield rows.mapInArrow(*then) if then else rows
+        yield rows.mapInArrow(*postprocess) if postprocess else rows
         return
-    told = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
-    read, behaviours = _read_by(told), None
+    history_features = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
+    read, behaviours = _collect_read_columns(history_features), None
     if settings.logs.behaviours:
         behaviours = _read_behaviours(settings, store, ds, read)
-    clicked, impressions = None, read_impressions(settings, store, ds, told)
+    clicked, impressions = None, read_impressions(settings, store, ds, history_features)
     if isinstance(settings.label, LabelFromClicks):
-        # That an impression was shown needs no click: the join with clicks is for the few that were clicked.
+        # Only the few clicked impressions need the join with clicks; events of shown impressions do not.
         labelled = label_rows(settings, store, impressions, ds)
-        clicked = add_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), told)
-    shown = add_columns(settings, store, impressions, told)
+        clicked = add_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), history_features)
+    shown = add_columns(settings, store, impressions, history_features)
     _reject_lists(settings, shown)
-    known = build_events(settings, shown, clicked, behaviours)
-    known = known.select(
+    events = build_events(settings, shown, clicked, behaviours)
+    events = events.select(
         *sorted({*map(flatten_column_name, read), "user_id"}),
         *OF_EVENTS,
         *(name_weight_column(kind) for kind in settings.history),
     ).persist()
     try:
-        yield add_history(settings, rows, known, then)
+        yield add_history(settings, rows, events, postprocess)
     finally:
-        known.unpersist()
+        events.unpersist()
 
 
 def _reject_lists(settings: Settings, events: DataFrame) -> None:
-    """Raise `DataError` if a sequence reads a column of lists: it needs one value per event."""
+    """Raise `DataError` if a sequence reads a column of lists, because it needs one value per event."""
     lists = {name for name, kind in events.dtypes if kind.startswith("array")}
     for sequence in settings.select_features(Sequence):
         if found := [c for c in sequence.columns if flatten_column_name(c) in lists]:
@@ -186,19 +199,19 @@ def _reject_lists(settings: Settings, events: DataFrame) -> None:
 
 def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: set[Column]) -> DataFrame:
     """Read the behaviours up to day `ds`, with the attributes of their items."""
-    reached = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
-    rows = store.read("behaviours").where(reached).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
+    is_included = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
+    rows = store.read("behaviours").where(is_included).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
     log, first = settings.logs.items, store.days("impressions")[0]
     if log is None:
         return rows
-    # Behaviours without a time lie before the first day, so they may only see snapshots from before it.
-    seen_from = first if log.as_of == "day_before" else list_days_before(first, 1)[0]
-    day = F.when(F.col("ds") == BEFORE_FIRST_DAY, F.lit(seen_from)).otherwise(F.col("ds"))
+    # Behaviours without a time happened before the first day, so they must not match snapshots of that day.
+    join_day = first if log.as_of == "day_before" else list_days_before(first, 1)[0]
+    day = F.when(F.col("ds") == BEFORE_FIRST_DAY, F.lit(join_day)).otherwise(F.col("ds"))
     return _add_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
 
 
 def _write_click_fates(settings: Settings, store: WarehouseTables, ds: str) -> dict[tuple[str, str], int]:
-    """Write the fate of every click to the ledger; returns the clicks by day and fate."""
+    """Write the fates of all clicks (matched, or why not) to the ledger; returns their number by day and fate."""
     if not isinstance(settings.label, LabelFromClicks):
         return {}
     impressions = store.read("impressions").where(F.col("ds") <= ds)
@@ -214,14 +227,14 @@ def _write_click_fates(settings: Settings, store: WarehouseTables, ds: str) -> d
     return found
 
 
-def _read_by(features: Iterable[AnyFeature]) -> set[Column]:
+def _collect_read_columns(features: Iterable[AnyFeature]) -> set[Column]:
     return {column for feature in features for column in list_read_columns(feature)}
 
 
 def _add_attributes(
     settings: Settings, store: WarehouseTables, rows: DataFrame, read: set[Column], only: str | None = None
 ) -> DataFrame:
-    """Rows with the attributes that are read, as known on their day."""
+    """Add the attributes in `read` as of the day of each row; `only` limits them to one attribute table."""
     for table, key in KEYS.items():
         log = getattr(settings.logs, table)
         wanted = sorted(c for c in read if c.startswith(f"{table}."))
@@ -235,10 +248,10 @@ def _add_attributes(
 
 
 def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
-    """Return the columns that features read from their own row, besides those of every row.
+    """Return the columns that categorical, numeric and statistic features read from their row, without IDENTITY.
 
-    Raises:
-        DataError: A feature of single values reads a column of lists, or vice versa.
+    Numeric columns are doubles, all others are text; lists are joined with the separator of their feature. Raises
+    `DataError` if a column holds lists, but its feature needs single values.
     """
     numeric = {f.column for f in settings.select_features(Numeric)}
     lists = {f.column: f.splitter for f in settings.select_features(Categorical) if f.splitter}
@@ -262,13 +275,13 @@ def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
 
 
 def _parse_number(column: Column, kind: str) -> SparkColumn:
-    """Parse a column as a number; ingest has written all numbers with a decimal point."""
+    """Parse a column as a number. Ingest writes all numbers with a decimal point."""
     value = F.col(flatten_column_name(column))
     return to_number(value) if kind == "string" else value.try_cast("double")
 
 
 def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
-    """Map each column of a numeric feature to the start of its unparsable text; null if there is none."""
+    """Return each row's unparsable numbers as a JSON object: column -> start of its text; null if there are none."""
     types = dict(rows.dtypes)
     found = []
     for column in sorted({f.column for f in settings.select_features(Numeric)}):
@@ -279,7 +292,7 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
     if not found:
         return F.lit(None).cast("string")
     entries = F.filter(F.array(*found), lambda entry: entry.isNotNull())
-    # As JSON: Spark moves a map to Python and back far more slowly than text.
+    # Use JSON, because Spark passes text to Python and back much faster than a map.
     return F.when(F.size(entries) > 0, F.to_json(F.map_from_entries(entries)))
 
 

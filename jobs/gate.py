@@ -1,7 +1,8 @@
-"""Gate: the night's candidate against the model that is served, on the same rows; promoted, held, or too little to say.
+"""Gate: compare the candidate of a night with the serving model on the same rows, and promote or hold the candidate.
 
-The serving model scores the day's rows too (features as known then, encoded by its own vocabularies) and is judged
-beside the candidate; the decision, with its reason and numbers, goes into `decisions`.
+The serving model also scores the rows of the day, with point-in-time features encoded by its own vocabularies. Both
+models are evaluated on these rows. The outcome (promoted, held, or not enough data), its reason and the metrics go to
+`decisions`.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/gate.py --conf conf/kuairand.yaml
 """
@@ -42,48 +43,63 @@ from star_ctr.jobs.tools.differences import compare_runs
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
-    """Decide on the run of night `ds`; returns outcome, reason, and what is served from now on."""
+    """Decide whether to serve the run of night `ds`.
+
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The night; by default the newest day of `scores`.
+
+    Returns:
+        The candidate (`run_id`, `attempt`), `outcome`, `reason`, and the model that is serving afterwards (`serving`,
+        `serving_attempt`).
+
+    Raises:
+        DataError: There are no metrics of the candidate, or a file of the serving model is damaged.
+        UserError: The night has no finished run.
+    """
     store, decisions = WarehouseTables(settings, spark), Decisions(settings)
     ds = check_day(ds) if ds else store.days("scores")[-1]
     candidate = get_published_attempt(store.warehouse, make_run_id(settings, ds))
     decisions.update_pointer()
     while True:
-        decided = decisions.all()
-        if reason := _explain_no_decision(decided, candidate, ds):
-            return _make_result(candidate, "nothing to decide", reason, find_serving(decided))
-        decision = _decide(settings, store, ds, candidate, decided)
-        # If the night runs again, for example after a kill, do not add the same decision twice.
-        if not _is_repeated(decided, decision):
+        earlier = decisions.all()
+        if reason := _explain_no_decision(earlier, candidate, ds):
+            return _make_result(candidate, "nothing to decide", reason, find_serving(earlier))
+        decision = _decide(settings, store, ds, candidate, earlier)
+        # Do not add the same decision twice if the night runs again, for example after it was killed.
+        if not _is_repeated(earlier, decision):
             try:
-                decisions.add(decision, decided)
-            except SupersededError:  # for example, a manual decision was committed meanwhile
+                decisions.add(decision, earlier)
+            except SupersededError:  # for example, a manual decision was committed in the meantime
                 continue
         return _make_result(candidate, str(decision.outcome), decision.reason, find_serving(decisions.all()))
 
 
-def _make_result(candidate: Attempt, outcome: str, reason: str, served: Decision | None) -> dict[str, Any]:
+def _make_result(candidate: Attempt, outcome: str, reason: str, serving: Decision | None) -> dict[str, Any]:
+    """Return the result of the step."""
     return {
         "run_id": candidate.run_id, "attempt": candidate.number, "outcome": outcome, "reason": reason,
-        "serving": served.run_id if served else "none", "serving_attempt": served.attempt if served else None,
+        "serving": serving.run_id if serving else "none", "serving_attempt": serving.attempt if serving else None,
     }  # fmt: skip
 
 
-def _explain_no_decision(decided: list[Decision], candidate: Attempt, ds: str) -> str:
-    """Return why the gate must not decide on a candidate; empty if it may."""
-    now = find_serving(decided)
-    if now is not None and now.ds > ds:
-        return f"the serving model is of a later night, {now.ds}"
-    if (hold := find_manual_hold(decided)) and ds <= hold.night:
+def _explain_no_decision(earlier: list[Decision], candidate: Attempt, ds: str) -> str:
+    """Return the reason why the gate must not decide on a candidate; empty if it may decide."""
+    serving = find_serving(earlier)
+    if serving is not None and serving.ds > ds:
+        return f"the serving model is of a later night, {serving.ds}"
+    if (hold := find_manual_hold(earlier)) and ds <= hold.night:
         return str(hold)
-    if now is not None and get_evaluated_attempt(decided, now) == candidate.key:
-        return "it is served already"
+    if serving is not None and get_evaluated_attempt(earlier, serving) == candidate.key:
+        return "the candidate or its refit is already serving"
     return ""
 
 
-def _is_repeated(decided: list[Decision], new: Decision) -> bool:
-    """Return whether the last decision on this attempt is the same and does not change the serving model."""
-    said = [d for d in decided if d.model == new.model][-1:]
-    same = [(d.reference_run_id, d.reference_attempt, d.outcome, d.reason) for d in said]
+def _is_repeated(earlier: list[Decision], new: Decision) -> bool:
+    """Return whether `new` repeats the last decision on its attempt and does not change the serving model."""
+    last = [d for d in earlier if d.model == new.model][-1:]
+    same = [(d.reference_run_id, d.reference_attempt, d.outcome, d.reason) for d in last]
     return (
         same == [(new.reference_run_id, new.reference_attempt, new.outcome, new.reason)]
         and new.outcome is not Outcome.PROMOTED
@@ -93,60 +109,75 @@ def _is_repeated(decided: list[Decision], new: Decision) -> bool:
 def _decide(
     settings: Settings, store: WarehouseTables, ds: str, candidate: Attempt, decisions: list[Decision]
 ) -> Decision:
-    now = find_serving(decisions)
+    """Return the decision on a candidate, based on its metrics and, if there is one, on the serving model."""
+    serving = find_serving(decisions)
     metrics = read_metrics(store, [candidate.run_id], (*COLUMNS, *INTERVALS))
     _check_attempt(store, candidate, metrics)
     runs = _list_earlier_runs(settings, store, ds)
-    before = _read_metrics(store, select_baseline_runs(runs, decisions))
+    baseline = _read_metrics(store, select_baseline_runs(runs, decisions))
     recent = _read_metrics(store, runs[-NIGHTS:])
     differences: list[dict[str, Any]] = []
-    then: dict[str, Any] = {}
+    accepted_metrics: dict[str, Any] = {}
 
-    def decision(outcome: Outcome, reason: str) -> Decision:
-        facts = {"metrics": metrics, "differences": differences}
-        against, number = now.model if now else ("", None)
-        return Decision(ds, candidate.run_id, candidate.number, against, number, outcome, reason, evidence=facts)
+    def make_decision(outcome: Outcome, reason: str) -> Decision:
+        evidence = {"metrics": metrics, "differences": differences}
+        reference_run_id, number = serving.model if serving else ("", None)
+        return Decision(
+            ds, candidate.run_id, candidate.number, reference_run_id, number, outcome, reason, evidence=evidence
+        )
 
-    if now is not None:
-        # A refit was also trained on its own night, so compare that night with the promoted attempt instead.
-        same_night = strip_refit_suffix(now.run_id) != now.run_id and now.ds == ds
-        model = find_model(settings, *(get_evaluated_attempt(decisions, now) if same_night else now.model))
+    if serving is not None:
+        # A refit was also trained on the rows of its night. On that night, compare with the promoted attempt instead.
+        same_night = strip_refit_suffix(serving.run_id) != serving.run_id and serving.ds == ds
+        model = find_model(settings, *(get_evaluated_attempt(decisions, serving) if same_night else serving.model))
         if hash_features_settings(model.settings) != hash_features_settings(settings):
             reason = (
-                f"{model.attempt} uses different features, so the two were not compared; use `star-ctr promote` to "
-                "serve the candidate"
+                f"the serving model {model.attempt} uses different features, so it was not compared with the "
+                "candidate; use `star-ctr promote` to serve the candidate"
             )
-            return decision(Outcome.HELD, reason)
-        beside = _score_and_evaluate(model, store, ds, candidate)
-        differences = compare_runs(store, _require_draws(settings), candidate.run_id, beside)
-        then = next((r for r in read_accepted_metrics(decisions, now) if r["domain"] == OVERALL), {})
-    facts = GateInputs(metrics, differences, before, then, settings.evaluate.level, recent)
-    return decision(*decide(settings.gate, facts))
+            return make_decision(Outcome.HELD, reason)
+        reference = _score_and_evaluate(model, store, ds, candidate)
+        differences = compare_runs(store, _require_draws(settings), candidate.run_id, reference)
+        accepted_metrics = next((r for r in read_accepted_metrics(decisions, serving) if r["domain"] == OVERALL), {})
+    inputs = GateInputs(metrics, differences, baseline, accepted_metrics, settings.evaluate.level, recent)
+    return make_decision(*decide(settings.gate, inputs))
 
 
-def read_accepted_metrics(decisions: list[Decision], now: Decision) -> list[dict[str, Any]]:
-    """Return the metrics that the serving model was accepted with; for a refit, those of the promoted attempt."""
-    judged = get_evaluated_attempt(decisions, now)
-    found = [d for d in decisions if d.model == judged and d.evidence.get("metrics")]
+def read_accepted_metrics(decisions: list[Decision], serving: Decision) -> list[dict[str, Any]]:
+    """Return the metrics by domain with which the serving model was accepted.
+
+    Args:
+        decisions: All decisions, oldest first.
+        serving: The decision that the serving model comes from.
+
+    Returns:
+        The metrics in the last decision on the evaluated attempt, which for a refit is the promoted attempt; empty if
+        no decision on it has metrics.
+    """
+    evaluated = get_evaluated_attempt(decisions, serving)
+    found = [d for d in decisions if d.model == evaluated and d.evidence.get("metrics")]
     return found[-1].evidence["metrics"] if found else []
 
 
 def _check_attempt(store: WarehouseTables, candidate: Attempt, metrics: list[dict[str, Any]]) -> None:
     """Raise `DataError` if the metrics are missing or belong to another attempt."""
-    of = {row["attempt"] for row in metrics}
-    if of != {candidate.number}:
-        found = f"found those of attempt {max(of)}" if of else "found none"
+    attempts = {row["attempt"] for row in metrics}
+    if attempts != {candidate.number}:
+        found = f", only of attempt {max(attempts)}" if attempts else ""
         raise DataError(
-            f"{store.warehouse.table('metrics')}: no metrics of {candidate}, {found}; run `star-ctr score` and "
+            f"{store.warehouse.table('metrics')}: no metrics of {candidate}{found}; run `star-ctr score` and "
             "`star-ctr evaluate` first"
         )
 
 
 def _score_and_evaluate(model: Model, store: WarehouseTables, ds: str, candidate: Attempt) -> str:
-    """Score and judge a model on another night's rows; returns the run id of these scores.
+    """Score and evaluate a model on the rows of the candidate.
 
-    Uses the rows and domains of the candidate, so that both are judged on the same rows. A domain that the model does
-    not know is scored as on its own night.
+    Domains that the model does not know are scored as `other`. The scores keep the domains of the candidate, so that
+    both models are evaluated on the same rows and domains.
+
+    Returns:
+        The run id of the scores and metrics, `<run_id>@<ds>`.
     """
     known = F.col("domain").isin(list(model.layout.domains))
     rows = (
@@ -158,8 +189,8 @@ def _score_and_evaluate(model: Model, store: WarehouseTables, ds: str, candidate
     encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))
     scores = score_rows(encoded, model.attempt).select("impression_id", "attempt", "score")
     name = f"{model.attempt.run_id}@{ds}"
-    of_candidate = store.read("scores").where(F.col("run_id") == candidate.run_id).drop("attempt", "score")
-    joined: DataFrame = of_candidate.withColumn("run_id", F.lit(name)).join(scores, "impression_id")
+    candidate_rows = store.read("scores").where(F.col("run_id") == candidate.run_id).drop("attempt", "score")
+    joined: DataFrame = candidate_rows.withColumn("run_id", F.lit(name)).join(scores, "impression_id")
     columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
     store.replace("scores", joined.select(*columns), make_in_condition("run_id", [name]))
     evaluate_runs(
@@ -169,17 +200,17 @@ def _score_and_evaluate(model: Model, store: WarehouseTables, ds: str, candidate
 
 
 def _require_draws(settings: Settings) -> Settings:
-    """Return settings with at least the bootstrap draws that the gate's tests need."""
+    """Return settings with at least as many bootstrap samples as the gate's tests need."""
     draws = max(settings.evaluate.replicates, DRAWS)
     return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
 
 
 def _list_earlier_runs(settings: Settings, store: WarehouseTables, ds: str) -> list[str]:
-    """Return the runs of this configuration's earlier nights, oldest first."""
-    there = store.read("metrics").where(F.col("ds") < ds).select("run_id", "ds").distinct().collect()
+    """Return the runs of this configuration on earlier nights, oldest first."""
+    rows = store.read("metrics").where(F.col("ds") < ds).select("run_id", "ds").distinct().collect()
     return [
         make_run_id(settings, night)
-        for night in sorted({r.ds for r in there if r.run_id == make_run_id(settings, r.ds)})
+        for night in sorted({r.ds for r in rows if r.run_id == make_run_id(settings, r.ds)})
     ]
 
 

@@ -1,7 +1,11 @@
-"""Ingest: the daily logs of the training window and the day itself into clean Delta tables.
+"""Ingest: clean the daily logs and write them to Delta tables.
 
-Exact duplicates are dropped and counted, rows that cannot be used go to `quarantine` whole and with a
-reason, and `ledger` balances: rows read = written + duplicates + quarantined, by log, day and domain.
+The step reads the logs of the training window and of the day `ds`:
+
+1. Clean rows go to the table of their log, with one partition per day.
+2. Exact duplicates are dropped and counted.
+3. Invalid rows go to `quarantine`, complete and with a reason.
+4. `ledger` counts rows by log, day, domain and reason: rows read = rows written + duplicates + quarantined rows.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/ingest.py --conf conf/kuairand.yaml
 """
@@ -33,36 +37,53 @@ from star_ctr.jobs.io.warehouse import (
 from star_ctr.jobs.quality.day_checks import check_quarantine
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
+"""Values of `ds` that are not a day."""
 _COMPLETE = 0.1
-"""Minimum rows of the newest day, relative to the median day: a few rows with a wrong clock are not a day."""
+"""Minimum rows of a complete day, relative to the median day: a few rows with a wrong clock are not a day."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write the tables of all declared logs; returns the rows written by log.
+    """Write the tables of all declared logs.
+
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The day, for example 2022-05-05; by default the newest complete day of the impression log.
+
+    Returns:
+        The number of rows written, by log.
 
     Raises:
-        DataError: A log cannot be read, holds no row of the day, or too many rows of a day are quarantined. All tables,
-            the quarantine and the ledger are written first, for inspection.
+        DataError: A log cannot be read, has no rows for the day, or too many rows of a day are quarantined
+            (`checks.max_quarantined`). In the last case, all tables, the quarantine and the ledger are written first,
+            so that they can be inspected.
     """
     ds = check_day(ds) if ds else find_newest_day(settings, spark)
     store = WarehouseTables(settings, spark)
-    read: dict[str, int] = {}
-    written = {name: _ingest_log(settings, store, name, ds, read) for name in settings.logs.declared()}
-    check_quarantine(settings, store, ds, read)
+    rows_read: dict[str, int] = {}
+    written = {name: _ingest_log(settings, store, name, ds, rows_read) for name in settings.logs.declared()}
+    check_quarantine(settings, store, ds, rows_read)
     return written
 
 
 def find_newest_day(settings: Settings, spark: SparkSession) -> str:
     """Return the newest complete day of the impression log.
 
-    This is the newest day in its path, if the path has days. Otherwise it is the newest day before today with about as
-    many rows as other days: a single phone with a wrong clock must not determine the day.
+    If the log's path contains days, this is the newest day that has a file. Otherwise, it is the newest day before
+    today with at least a tenth of the median day's rows, so that one device with a wrong clock does not determine the
+    day.
+
+    Raises:
+        DataError: No file matches the path, or there are no valid rows before today.
     """
     log = settings.logs.impressions
     if has_day_in_path(log):
-        if found := list_days(settings, "impressions"):
-            return found[-1]
-        raise DataError(f"logs.impressions.path: no file matches {make_glob(settings, log)} for any day")
+        if days := list_days(settings, "impressions"):
+            return days[-1]
+        raise DataError(
+            f"logs.impressions.path: no file matches {make_glob(settings, log)} for any day; check paths.logs "
+            f"({settings.paths.logs})"
+        )
     raw = log_reader.read(settings, spark, "impressions", None)
     rows: dict[str, int] = {}
     if raw is not None:
@@ -71,63 +92,90 @@ def find_newest_day(settings: Settings, spark: SparkSession) -> str:
     today = dt.datetime.now(ZoneInfo(settings.zone)).date().isoformat()
     if day := find_newest_complete(rows, today):
         return day
-    raise DataError(f"logs.impressions.path: no usable rows before today in {make_glob(settings, log)}")
+    raise DataError(
+        f"logs.impressions.path: no valid rows before today ({today}) in {make_glob(settings, log)}; run "
+        "`star-ctr check` to find the reason"
+    )
 
 
 def check_day_has_files(settings: Settings, ds: str) -> str:
-    """Return `ds`; raise `DataError` if the impression log has days in its path, but no file of this one."""
+    """Return `ds`, normalized, if the impression log can have rows of this day.
+
+    Raises:
+        DataError: `ds` is not a day; or the log's path contains days, and no file is of this day.
+    """
     log = settings.logs.impressions
-    if not has_day_in_path(log) or check_day(ds) in (there := list_days(settings, "impressions")):
+    if not has_day_in_path(log) or check_day(ds) in (days := list_days(settings, "impressions")):
         return check_day(ds)
-    found = f"there are files of {there[0]} to {there[-1]}" if there else "there are no files of any day"
+    found = f"the files found are for {days[0]} to {days[-1]}" if days else "no day has files"
     raise DataError(f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; {found}")
 
 
 def find_newest_complete(rows: Mapping[str, int], today: str) -> str | None:
-    """Return the newest day before `today` with at least a tenth of the median day's rows; None if there is none."""
+    """Return the newest complete day before `today`.
+
+    Args:
+        rows: The number of rows by `ds`.
+        today: The current day, which does not count as complete.
+
+    Returns:
+        The newest day with at least a tenth of the median day's rows; None if there is none.
+    """
     past = sorted(day for day in rows if day < today and day not in UNDATED)
     sizes = sorted(rows[day] for day in past)
     return next((day for day in reversed(past) if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]), None)
 
 
-def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, read_rows: dict[str, int]) -> int:
-    """Write the table of one log; returns the rows written.
+def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, rows_read: dict[str, int]) -> int:
+    """Write the table of one log, its quarantine and its ledger entries.
 
-    If some rows have no day, sets `read_rows[name]` to the number of rows read, of all days.
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        name: The log.
+        ds: The day.
+        rows_read: Output argument. If some rows have no day, `rows_read[name]` is set to the number of rows read, of
+            all days.
+
+    Returns:
+        The number of rows written.
     """
-    wanted = list_window_days(settings, ds)
+    window = list_window_days(settings, ds)
     log = settings.logs.declared()[name]
     reaches_back = name in REACH_BACK
     # Read days before the window too, so that the same rows are duplicates whichever night runs.
-    read = None if reaches_back else [*list_days_before(wanted[0], getattr(log, "duplicate_days", 0)), *wanted]
-    raw = log_reader.read(settings, store.spark, name, read)
+    days = None if reaches_back else [*list_days_before(window[0], getattr(log, "duplicate_days", 0)), *window]
+    raw = log_reader.read(settings, store.spark, name, days)
     if raw is None:
         if name == "impressions":
-            raise DataError(f"logs.impressions.path: no file for {wanted[0]} to {ds} in {make_glob(settings, log)}")
+            raise DataError(
+                f"logs.impressions.path: {make_glob(settings, log)} matches no file for {window[0]} to {ds}; check "
+                f"--ds and paths.logs ({settings.paths.logs})"
+            )
         if not store.exists(name):
             return 0
     rows = store.read(name).limit(0) if raw is None else clean_log(settings, name, raw)
     if raw is None:
         rows = rows.withColumns({"reason": F.lit(None).cast("string"), "raw": F.lit(None).cast("string")})
-    chosen = F.expr(make_in_condition("ds", UNDATED)) | (
-        F.col("ds") <= ds if reaches_back else F.col("ds").isin(wanted)
+    selected = F.expr(make_in_condition("ds", UNDATED)) | (
+        F.col("ds") <= ds if reaches_back else F.col("ds").isin(window)
     )
-    rows = rows.where(chosen).persist()
+    rows = rows.where(selected).persist()
     try:
         ledger = collect_ledger_entries(count_rows(rows, F.col("domain") if name == "impressions" else F.lit("all")))
         found = {entry.ds for entry in ledger}
         if UNKNOWN_DAY in found and raw is not None:
-            read_rows[name] = sum(frame.count() for frame in raw.values())
+            rows_read[name] = sum(frame.count() for frame in raw.values())
         if name == "impressions" and ds not in found:
             raise DataError(
-                f"{make_glob(settings, log)}: no row of day {ds}; the newest day there is "
-                f"{find_newest_day(settings, store.spark)}"
+                f"{make_glob(settings, log)}: no rows for day {ds}; the newest complete day is "
+                f"{find_newest_day(settings, store.spark)}. Pass another day with --ds"
             )
         # A log that is read as a whole replaces all its days, which removes the days of deleted files.
         where = (
             f"{make_in_condition('ds', UNDATED)} OR ds <= {quote_spark_literal(ds)}"
             if reaches_back
-            else make_in_condition("ds", [*wanted, *UNDATED])
+            else make_in_condition("ds", [*window, *UNDATED])
         )
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
@@ -139,13 +187,13 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         rows.unpersist()
 
 
-def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where: str, any_bad: bool) -> None:
-    """Replace the quarantined rows of a log; writes nothing if there are none now and were none before."""
-    there = store.exists("quarantine")
-    if there and not any_bad and not any(p["log"] == name for p in store.partitions("quarantine")):
+def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where: str, has_invalid: bool) -> None:
+    """Replace the quarantined rows of a log; does nothing if neither the existing table nor `rows` has any."""
+    exists = store.exists("quarantine")
+    if exists and not has_invalid and not any(p["log"] == name for p in store.partitions("quarantine")):
         return
-    left_out = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
-    quarantined = left_out.select(F.lit(name).alias("log"), "ds", "reason", dump_row(left_out).alias("row"))
+    invalid = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
+    quarantined = invalid.select(F.lit(name).alias("log"), "ds", "reason", dump_row(invalid).alias("row"))
     store.replace("quarantine", repartition_by_day(quarantined), f"log = '{name}' AND ({where})")
 
 

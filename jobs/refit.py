@@ -1,9 +1,12 @@
-"""Train the promoted model of a night again, on days up to and including the evaluated day, and serve it (a refit).
+"""Refit: train the promoted model of a night again with the evaluated day among its training days, and serve it.
 
-The promoted model has not seen the evaluated day, which says most about the next day. If `gate.publish` is `refit`, the
-same training runs on the window that ends with that day. No unseen rows are left to evaluate the refit on: the metrics
-of the promoted run stand for it, and the gate of the next night compares that night's candidate with it. A refit must
-pass its own checks (`refit_checks`). If one fails, the refit is not served, and the promoted run stays.
+The promoted model was not trained on the evaluated day, which is the most informative about the next day. If
+`gate.publish` is `refit`, the same training runs on the window that ends with that day. The trade-off is that no unseen
+rows are left to evaluate the refit on:
+
+1. The metrics of the promoted run are used for the refit.
+2. The refit must pass the checks in `refit_checks`. If one fails, the promoted run continues to serve.
+3. The gate of the next night compares its candidate with the refit.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/refit.py --conf conf/kuairand.yaml
 """
@@ -32,20 +35,36 @@ from star_ctr.jobs.train import count_split_rows, make_job, pin_versions, train_
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
-    """Refit the run of night `ds` if it is served and the settings ask for it; returns what is served from now on."""
+    """Refit the run of night `ds` if it is serving and `gate.publish` is `refit`.
+
+    A refit that was killed resumes, and a finished one is reused, if its rows have not changed.
+
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The night; by default the newest day of `scores`.
+
+    Returns:
+        `run_id`, `outcome`, `reason` and `serving`, the run that is serving afterwards. After a refit, also its number
+        of training rows (`rows`) and the summary of its record.
+
+    Raises:
+        DataError: `features` lacks days of the window.
+        UserError: Training failed.
+    """
     store, decisions = WarehouseTables(settings, spark), Decisions(settings)
     ds = check_day(ds) if ds else store.days("scores")[-1]
     candidate = make_run_id(settings, ds)
     decisions.update_pointer()
-    decided = decisions.all()
-    now = find_serving(decided)
+    earlier = decisions.all()
+    serving = find_serving(earlier)
     if reason := explain_not_needed(settings) or _explain_no_refit(
-        decided, candidate, find_attempt(store.warehouse, candidate)
+        earlier, candidate, find_attempt(store.warehouse, candidate)
     ):
-        served = now.run_id if now else "none"
-        return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": served}
-    promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == candidate)
-    # A training that was killed goes on, and one that is done stands, as long as its rows are the same version.
+        serving_run = serving.run_id if serving else "none"
+        return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": serving_run}
+    promoted = next(d for d in reversed(list_accepted(earlier)) if d.run_id == candidate)
+    # Do not write an unchanged split again: a new version would start the training over.
     if not is_written(settings, store, ds, OF_REFIT):
         split.write_split(settings, spark, ds, OF_REFIT)
     job = make_job(settings, store, ds, pin_versions(store, ds, OF_REFIT))
@@ -60,82 +79,95 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         Outcome.REFIT,
         f"gate.publish is refit: retrained on {rows:,} rows, including those of {ds}",
     )
-    outcome, reason, served = publish(decisions, refit, find_failures(store, settings.gate, job))
-    return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": served}
+    outcome, reason, serving_run = publish(decisions, refit, find_failures(store, settings.gate, job))
+    return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": serving_run}
 
 
-def _explain_no_refit(decided: Sequence[Decision], candidate: str, newest: Attempt | None) -> str:
-    """Return why the run of the night must not be refit; empty if it may.
+def _explain_no_refit(earlier: Sequence[Decision], candidate: str, newest: Attempt | None) -> str:
+    """Return the reason why the run of a night must not be refit; empty if it may be.
 
     Args:
-        decided: All decisions.
+        earlier: All decisions, oldest first.
         candidate: The run of the night.
-        newest: Its newest published attempt. A refit has the same inputs, so this attempt must be the promoted one.
+        newest: The newest published attempt of this run. A refit would have the inputs of this attempt, so it must be
+            the promoted one.
     """
-    now = find_serving(decided)
-    if now is None or strip_refit_suffix(now.run_id) != candidate:
+    serving = find_serving(earlier)
+    if serving is None or strip_refit_suffix(serving.run_id) != candidate:
         return "the night's run was not promoted"
-    promoted = next((d for d in reversed(list_accepted(decided)) if d.run_id == candidate), None)
+    promoted = next((d for d in reversed(list_accepted(earlier)) if d.run_id == candidate), None)
     if promoted is None or newest is None or promoted.attempt != newest.number:
         return f"the newest attempt of the night's run was not promoted: {newest or candidate}"
-    if (hold := find_manual_hold(decided)) and hold.decision.outcome is Outcome.ROLLED_BACK:
+    if (hold := find_manual_hold(earlier)) and hold.decision.outcome is Outcome.ROLLED_BACK:
         return str(hold)  # a refit would undo the rollback
-    if now.outcome is Outcome.PROMOTED_MANUALLY and now.run_id != candidate:
-        return str(find_manual_hold(decided))
+    if serving.outcome is Outcome.PROMOTED_MANUALLY and serving.run_id != candidate:
+        return str(find_manual_hold(earlier))
     return ""
 
 
-def publish(decisions: Decisions, refit: Decision, failed: Sequence[str]) -> tuple[Outcome, str, str]:
-    """Serve a refit, or hold it if its checks failed; returns outcome, reason, and the run that is served now.
+def publish(decisions: Decisions, refit: Decision, failures: Sequence[str]) -> tuple[Outcome, str, str]:
+    """Serve a refit, or hold it if a check failed.
 
-    The refit is served only if the promoted attempt that it was made from, or an earlier refit of it, is still serving.
-    If the refit is already serving and now fails, it is rolled back. The same decision is not written twice.
+    The refit is served only if the promoted attempt that it was made from, or an earlier refit of that attempt, is
+    still serving. If the refit is already serving and a check now fails, it is rolled back. A decision that was already
+    made is not written again.
+
+    Args:
+        decisions: The decisions of the warehouse.
+        refit: The decision to serve the refit.
+        failures: The reasons why the refit must not be served; empty if it passed all checks.
+
+    Returns:
+        The outcome, its reason, and the run that is serving afterwards (`none` if there is none).
     """
     while True:
-        decided = decisions.all()
-        now = find_serving(decided)
-        served = now.run_id if now else "none"
-        decision = _decide(decided, refit, failed)
+        earlier = decisions.all()
+        serving = find_serving(earlier)
+        serving_run = serving.run_id if serving else "none"
+        decision = _decide(earlier, refit, failures)
         if decision is None:
             decisions.update_pointer()  # an earlier call may have been killed before it wrote `serving.json`
-            is_served = now is not None and now.model == refit.model
-            outcome = Outcome.REFIT if is_served else Outcome.REFIT_HELD
-            return outcome, refit.reason if is_served else _format_reason(failed), served
+            is_serving = serving is not None and serving.model == refit.model
+            outcome = Outcome.REFIT if is_serving else Outcome.REFIT_HELD
+            return outcome, refit.reason if is_serving else _format_reason(failures), serving_run
         try:
-            decisions.add(decision, decided)
+            decisions.add(decision, earlier)
         except SupersededError:
             continue
-        now = find_serving(decisions.all())
-        return decision.outcome, decision.reason, now.run_id if now else "none"
+        serving = find_serving(decisions.all())
+        return decision.outcome, decision.reason, serving.run_id if serving else "none"
 
 
-def _decide(decided: list[Decision], refit: Decision, failed: Sequence[str]) -> Decision | None:
-    """Return the decision on a refit; None if the same decision was already made."""
-    now = find_serving(decided)
-    if failed:
-        reason = _format_reason(failed)
-        if now is not None and now.model == refit.model:
-            before = list_accepted(decided)[-2]
+def _decide(earlier: list[Decision], refit: Decision, failures: Sequence[str]) -> Decision | None:
+    """Return the decision on a refit; None if it was already made."""
+    serving = find_serving(earlier)
+    if failures:
+        reason = _format_reason(failures)
+        if serving is not None and serving.model == refit.model:
+            previous = list_accepted(earlier)[-2]
             return replace(
-                refit, ds=before.ds, run_id=before.run_id, attempt=before.attempt, reference_run_id=now.run_id,
-                reference_attempt=now.attempt, outcome=Outcome.ROLLED_BACK, reason=reason,
+                refit, ds=previous.ds, run_id=previous.run_id, attempt=previous.attempt,
+                reference_run_id=serving.run_id, reference_attempt=serving.attempt, outcome=Outcome.ROLLED_BACK,
+                reason=reason,
             )  # fmt: skip
-        said = [(d.outcome, d.reason) for d in decided if d.model == refit.model][-1:]
+        last = [(d.outcome, d.reason) for d in earlier if d.model == refit.model][-1:]
         held = replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
-        return None if said == [(held.outcome, reason)] else held
+        return None if last == [(held.outcome, reason)] else held
     promoted = (refit.reference_run_id, refit.reference_attempt)
-    if now is None or (now.model != promoted and (now.reference_run_id, now.reference_attempt) != promoted):
-        reason = _format_reason([f"{now.run_id if now else 'no model'} is serving now"])
+    if serving is None or (
+        serving.model != promoted and (serving.reference_run_id, serving.reference_attempt) != promoted
+    ):
+        reason = _format_reason([f"{serving.run_id if serving else 'no model'} is serving now"])
         return replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
-    return None if now.model == refit.model else refit
+    return None if serving.model == refit.model else refit
 
 
-def _format_reason(failed: Sequence[str]) -> str:
-    return f"the refit is not served: {'; '.join(failed)}"
+def _format_reason(failures: Sequence[str]) -> str:
+    return f"the refit is not served: {'; '.join(failures)}"
 
 
 def explain_not_needed(settings: Settings) -> str:
-    """Why no refit is asked for; empty where one is."""
+    """Return the reason why the settings disable refits; empty if they enable them."""
     return "" if settings.gate.publish == "refit" else f"gate.publish is {settings.gate.publish}"
 
 

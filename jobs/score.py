@@ -1,6 +1,7 @@
-"""Score: the exported model over the test rows of its night, on all cores of the cluster, into `scores`.
+"""Score: score the test rows of a night with the exported model, on all cores of the cluster, and write `scores`.
 
-A sample of rows that the trainer's own model scored is compared: a larger difference than 1e-5 fails the night.
+The trainer also scores a sample of the rows with its own model. If a score of the sample differs by more than 1e-5, the
+step fails.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/score.py --conf conf/kuairand.yaml
 """
@@ -35,35 +36,52 @@ SCORES = (
     "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "
     "score double"
 )
+"""Schema of `scores`; `score` is the predicted click rate."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
-    """Score night `ds` with its run; returns the rows scored and the largest difference from the trainer's scores."""
+    """Score the test rows of night `ds` with the run of the night.
+
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The night; by default the newest day of `split`.
+
+    Returns:
+        The run and its attempt (`run_id`, `attempt`), the number of scored rows (`rows`), and the largest difference
+        from the trainer's scores (`max_score_difference`).
+
+    Raises:
+        DataError: A file of the model is damaged, a row was not scored, a score is invalid, or a score differs from the
+            trainer's by more than the tolerance.
+        UserError: The night has no finished run.
+    """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.days("split")[-1]
-    identity = make_run_id(settings, ds)
-    attempt = check_files(get_published_attempt(store.warehouse, identity))
+    run_id = make_run_id(settings, ds)
+    attempt = check_files(get_published_attempt(store.warehouse, run_id))
     record = attempt.record()
     split = store.read("split", record["versions"]["split"])
     test = split.where((F.col("ds") == ds) & (F.col("part") == "test"))
-    version = store.replace("scores", score_rows(test, attempt), f"run_id = {quote_spark_literal(identity)}")
-    written = store.read("scores", version).where(F.col("run_id") == identity)
-    rows = _write_ledger(store, test, written, identity, ds)
+    version = store.replace("scores", score_rows(test, attempt), f"run_id = {quote_spark_literal(run_id)}")
+    written = store.read("scores", version).where(F.col("run_id") == run_id)
+    rows = _write_ledger(store, test, written, run_id, ds)
     check_scores(written, store.warehouse.table("scores"))
     difference = compute_largest_difference(written, record["probe"])
     write_runs(store, [(settings, record, difference)])
-    check_parity(identity, difference)
-    return {"run_id": identity, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
+    check_parity(run_id, difference)
+    return {"run_id": run_id, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
 
 
 _PREDICTORS: dict[ModelFiles, Predictor] = {}
+"""The predictor of this process, by its model."""
 
 
 def load_predictor(model: ModelFiles) -> Predictor:
-    """Return the predictor of a model in a worker. It is cached per process, not loaded per task."""
+    """Return the predictor of a model in a worker. The predictor is cached per process instead of loaded per task."""
     import torch
 
-    torch.set_num_threads(model.threads)  # torch would take all cores of the machine in every task
+    torch.set_num_threads(model.threads)  # by default, each task would use all cores of the machine
     if model not in _PREDICTORS:
         _PREDICTORS.clear()
         _PREDICTORS[model] = Predictor(Path(model.folder), dict(model.files))
@@ -71,7 +89,13 @@ def load_predictor(model: ModelFiles) -> Predictor:
 
 
 class ModelFiles(NamedTuple):
-    """What a worker needs to load a model: its folder, the hashes of its files, and the number of cores per task."""
+    """The files that a worker loads a model from.
+
+    Attributes:
+        folder: The folder of the attempt.
+        files: The name and SHA-256 of each file.
+        threads: The number of threads to use, which is the number of cores per task.
+    """
 
     folder: str
     files: tuple[tuple[str, str], ...]
@@ -79,18 +103,26 @@ class ModelFiles(NamedTuple):
 
 
 def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
-    """Describe the model of an attempt to the workers of a session, which verify its files when they load it."""
+    """Return the files of an attempt's model, for the workers of a session, which verify the hashes on loading."""
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
     names = (WEIGHTS, LAYOUT)
-    # A replay is not published, so it has no record.
+    # A replayed attempt is not published, so it has no record with hashes.
     files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
     return ModelFiles(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
 
 
 def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
-    """Score encoded rows with the model of an attempt; returns rows of `scores`."""
+    """Score encoded rows with the model of an attempt.
+
+    Args:
+        rows: Encoded rows, as in `split`.
+        attempt: The attempt, whose layout must be that of the rows.
+
+    Returns:
+        Rows with the schema SCORES.
+    """
     model = describe_model(rows.sparkSession, attempt)
-    identity, number = attempt.run_id, attempt.number
+    run_id, number = attempt.run_id, attempt.number
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = load_predictor(model)
@@ -103,7 +135,7 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
             scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
             yield pa.RecordBatch.from_arrays(
                 [
-                    pa.array([identity] * n),
+                    pa.array([run_id] * n),
                     pa.array([number] * n, pa.int64()),
                     *(batch.column(c) for c in ("ds", "impression_id", "user_id", "domain")),
                     batch.column("label").cast(pa.float64()),
@@ -117,18 +149,24 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
 
 
 def compute_largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
-    """Return the largest difference between `scores` and the trainer's own scores of the same impressions.
+    """Return the largest absolute difference between the scorer's and the trainer's scores.
 
-    Raises `DataError`, with counts by domain, if a score is missing or not finite, which a maximum would hide.
+    Args:
+        scores: Rows of `scores`.
+        probe: The trainer's scores of a sample, by impression id.
+
+    Raises:
+        DataError: A sampled row was not scored, or a difference is not finite, which a maximum would hide. The message
+            contains the counts by domain.
     """
     if not probe:
         return 0.0
-    own = scores.sparkSession.createDataFrame(list(probe.items()), "impression_id string, own double")
-    # The few go to the many: as the right side of an outer join all scores would be sent to the driver.
-    both = scores.join(F.broadcast(own), "impression_id")
-    apart = F.abs(F.col("score") - F.col("own"))
-    finite = F.coalesce(apart < float("inf"), F.lit(False))  # in Spark, NaN is greater than infinity
-    columns = (F.max(apart).alias("d"), F.count("*").alias("n"), F.count_if(~finite).alias("bad"))
+    sample = scores.sparkSession.createDataFrame(list(probe.items()), "impression_id string, own double")
+    # Use an inner join, which can broadcast the small sample. An outer join would send all scores to the driver.
+    both = scores.join(F.broadcast(sample), "impression_id")
+    difference = F.abs(F.col("score") - F.col("own"))
+    is_finite = F.coalesce(difference < float("inf"), F.lit(False))  # in Spark, NaN is greater than infinity
+    columns = (F.max(difference).alias("d"), F.count("*").alias("n"), F.count_if(~is_finite).alias("bad"))
     found = both.groupBy("domain").agg(*columns).collect()
     if bad := {r.domain: r.bad for r in found if r.bad}:
         named = ", ".join(f"{domain}: {n:,}" for domain, n in sorted(bad.items()))
@@ -136,25 +174,26 @@ def compute_largest_difference(scores: DataFrame, probe: dict[str, float]) -> fl
             f"{sum(bad.values()):,} of {len(probe):,} sampled rows have no finite difference between the scorer's and "
             f"the trainer's score ({named})"
         )
-    if (there := sum(r.n for r in found)) != len(probe):
-        raise DataError(f"{len(probe) - there} of {len(probe)} sampled rows were not scored")
+    if (scored := sum(r.n for r in found)) != len(probe):
+        raise DataError(f"{len(probe) - scored} of {len(probe)} sampled rows were not scored")
     return max(float(r.d) for r in found)
 
 
 def check_parity(run_id: str, difference: float) -> None:
-    """Raise `DataError` if the scorer and the trainer's model differ by more than the tolerance, or by NaN."""
+    """Raise `DataError` if the difference of scorer and trainer is NaN or exceeds the tolerance."""
     if not is_within_tolerance(difference):
         raise DataError(
             f"{run_id}: the scorer differs from the trainer's model by {difference:.3g} (allowed: {TOLERANCE})"
         )
 
 
-def _write_ledger(store: WarehouseTables, test: DataFrame, written: DataFrame, identity: str, ds: str) -> int:
+def _write_ledger(store: WarehouseTables, test: DataFrame, written: DataFrame, run_id: str, ds: str) -> int:
+    """Write the ledger entries; returns the number of scored rows. Raises `DataError` if a row was not scored."""
     rows_in = {r.domain: r["count"] for r in test.groupBy("domain").count().collect()}
     rows_out = {r.domain: r["count"] for r in written.groupBy("domain").count().collect()}
-    store.write_run_ledger("score", [(identity, ds, d, n, rows_out.get(d, 0)) for d, n in sorted(rows_in.items())])
+    store.write_run_ledger("score", [(run_id, ds, d, n, rows_out.get(d, 0)) for d, n in sorted(rows_in.items())])
     if rows_in != rows_out:
-        raise DataError(f"{identity}: rows of the split and scored rows differ; see the ledger")
+        raise DataError(f"{run_id}: the number of scored rows differs from that of test rows; see the table `ledger`")
     return sum(rows_out.values())
 
 

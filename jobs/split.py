@@ -1,8 +1,8 @@
-"""Split: the training window's days and the next day as test, encoded for the stream.
+"""Split: encode the days of the training window as train and the next day as test, for the trainer.
 
-Vocabularies, scales and bucket bounds are fitted on the training days alone. The rows of a night land in one
-Delta commit, whose metadata hold the layout and the version of the vocabularies: a version of `split`
-is all that a trainer needs to be pinned to.
+Vocabularies, scales and bucket bounds are fitted on the training days only. The rows of a night are written in one
+Delta commit. The metadata of the commit contains the layout and the version of the vocabularies, so a version of
+`split` is all that a trainer needs to be pinned to.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/split.py --conf conf/kuairand.yaml
 """
@@ -36,36 +36,45 @@ ENCODED = (
     "impression_id string, user_id string, day string, label float, domain_id int, "
     "ints binary, floats binary, part string, domain string"
 )
+"""Schema of encoded rows: `ints` and `floats` as in `Layout`, `day` of the row, and `part` train or test."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write the split of night `ds`; returns the rows of train and test."""
+    """Write the split of night `ds`; returns the number of rows of `train` and `test`. See `write_split`."""
     return write_split(settings, spark, ds, OF_NIGHT)
 
 
 def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables: SplitTables) -> dict[str, int]:
-    """Write the split of a night or of its refit; returns the rows of train and test.
+    """Write the split of a night or of its refit, and its vocabularies and ledger entries.
 
     Args:
         settings: The settings of the data set.
         spark: The Spark session.
-        ds: The night; the newest day of `features` by default.
-        tables: The tables to write. A refit's train is the days up to and including `ds`, and it has no test.
+        ds: The night; by default the newest day of `features`.
+        tables: The tables to write. The split of a night tests on `ds` and trains on the days of the window before it.
+            The split of a refit trains on the window that ends with `ds`, and has no test rows.
+
+    Returns:
+        The number of rows of `train` and `test`.
+
+    Raises:
+        DataError: `features` lacks days of the window, or was computed with other settings.
+        UserError: Training cannot start from the run in `trainer.warm_start`, for example because its features differ.
     """
     store = WarehouseTables(settings, spark)
-    there = store.days("features")
-    ds = check_day(ds) if ds else there[-1]
-    tested = ds if tables is OF_NIGHT else None
-    rows = _read_features(settings, store, ds, there, tested)
-    train = rows.where(F.col("ds") != tested) if tested else rows
+    stored_days = store.days("features")
+    ds = check_day(ds) if ds else stored_days[-1]
+    test_day = ds if tables is OF_NIGHT else None
+    rows = _read_features(settings, store, ds, stored_days, test_day)
+    train = rows.where(F.col("ds") != test_day) if test_day else rows
     counts = rows.groupBy("ds", "domain").count().collect()
     inputs = find_inputs(settings, store, ds, tables)
     before, start = inputs.before, inputs.start
     fingerprint = inputs.fingerprint(settings, store)
     domains = settings.domains.known or _list_domains(
-        {r.domain for r in counts if r.ds != tested}, before and before.layout
+        {r.domain for r in counts if r.ds != test_day}, before and before.layout
     )
-    parts = {r.ds: "test" if r.ds == tested else "train" for r in counts}
+    parts = {r.ds: "test" if r.ds == test_day else "train" for r in counts}
     entries = [(parts[r.ds], r.domain, r["count"]) for r in counts]
     _write_ledger(settings, store, tables.split, ds, entries, domains)
     vocabularies = fit_vocabularies(settings, train, before and before.vocabularies).withColumn("ds", F.lit(ds))
@@ -86,21 +95,21 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     if start:
         check_fitted(start.run_id, start.layout, layout)
     known = F.col("domain").isin(domains)
-    kept = rows if settings.domains.unknown == "bucket" else rows.where(known)
-    kept = kept.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
-        "part", F.when(F.col("ds") == F.lit(tested), "test").otherwise("train")
+    selected = rows if settings.domains.unknown == "bucket" else rows.where(known)
+    selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
+        "part", F.when(F.col("ds") == F.lit(test_day), "test").otherwise("train")
     )
     sizes_by_domain: dict[str, int] = {}
     for r in counts:
         name = r.domain if r.domain in domains else OTHER
         sizes_by_domain[name] = sizes_by_domain.get(name, 0) + r["count"]
     encoded = encode(
-        settings, kept, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
+        settings, selected, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
     )
-    laid_out = _arrange_rows(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
+    arranged = _arrange_rows(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
     store.replace(
         tables.split,
-        laid_out,
+        arranged,
         f"ds = {quote_spark_literal(ds)}",
         metadata=json.dumps(
             {
@@ -120,30 +129,32 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
 
 
 def _list_domains(seen: set[str], before: Layout | None) -> list[str]:
-    """The domains of the layout: those of before, each in its place, then the new ones."""
+    """Return the domains of the layout: those of `before` in their order, then the new ones."""
     known = before.domains if before else []
     return [*known, *sorted(seen - {*known, OTHER}, key=domain_sort_key)]
 
 
 def _read_features(
-    settings: Settings, store: WarehouseTables, ds: str, there: list[str], tested: str | None
+    settings: Settings, store: WarehouseTables, ds: str, stored_days: list[str], test_day: str | None
 ) -> DataFrame:
-    """The features of a night's window and of the night itself, all made with the settings at hand.
+    """Read the features of the training window and of the test day.
 
-    Where nothing is tested, the night itself is the last of the window's days.
+    Without a test day, `ds` is the last day of the window. Raises `DataError` if days are missing, or if their features
+    were computed with other settings.
     """
-    wanted = list_window_days(settings, ds) if tested else list_window_days(settings, ds)[1:]
-    days = [day for day in wanted if day in there]
-    where = store.warehouse.table("features")
-    if ds not in days or (tested and len(days) < 2):
+    wanted = list_window_days(settings, ds) if test_day else list_window_days(settings, ds)[1:]
+    days = [day for day in wanted if day in stored_days]
+    table = store.warehouse.table("features")
+    if ds not in days or (test_day and len(days) < 2):
         raise DataError(
-            f"{where}: needs {ds} and at least one day of the {settings.window.days} before it, and holds "
-            f"{', '.join(there) or 'no day'}; run `star-ctr features --ds {ds}`"
+            f"{table}: the split of {ds} needs this day and at least one of the {settings.window.days} days before it, "
+            f"but the table has {', '.join(stored_days) or 'no day'}; run `star-ctr features --ds {ds}`"
         )
     ingested = store.days("impressions") if store.exists("impressions") else []
-    if lost := [day for day in wanted if day not in there and day in ingested]:
+    if missing := [day for day in wanted if day not in stored_days and day in ingested]:
         raise DataError(
-            f"{where}: lacks {', '.join(lost)}, although they were ingested; run `star-ctr features --ds {ds}`"
+            f"{table}: no rows for {', '.join(missing)}, although `impressions` has these days; run "
+            f"`star-ctr features --ds {ds}`"
         )
     rows = store.read("features").where(F.col("ds").isin(days))
     stale = sorted(
@@ -151,7 +162,9 @@ def _read_features(
         for r in rows.where(F.col("settings") != hash_features_settings(settings)).select("ds").distinct().collect()
     )
     if stale:
-        raise DataError(f"{where}: {', '.join(stale)} were made with other settings; run `star-ctr features --ds {ds}`")
+        raise DataError(
+            f"{table}: {', '.join(stale)} were computed with other settings; run `star-ctr features --ds {ds}`"
+        )
     return rows
 
 
@@ -163,16 +176,21 @@ def _write_ledger(
     counts: list[tuple[str, str, int]],
     domains: list[str],
 ) -> None:
-    """Rows into the split by part and domain; those of domains that training does not know may be left out.
+    """Write the ledger entries of the split, by part and domain.
 
-    `counts`: part, domain, rows. All entries stand under the night `ds`; the step's name tells the part: split.train,
-    split.test.
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        step: The name of the split table. The step in the ledger is this name and the part, for example `split.train`.
+        ds: The night, which is the day of all entries.
+        counts: Part, domain and number of rows.
+        domains: The domains of the layout. Rows of other domains count as left out if `domains.unknown` is `drop`.
     """
     drop = settings.domains.unknown == "drop"
     for part in sorted({part for part, _, _ in counts}):
         entries: dict[tuple[str, str], list[int]] = {}
-        for of, domain, n in counts:
-            if of != part:
+        for part_of_rows, domain, n in counts:
+            if part_of_rows != part:
                 continue
             left_out = drop and domain not in domains
             name = domain if left_out or domain in domains else OTHER
@@ -184,10 +202,19 @@ def _write_ledger(
 
 
 _ENCODERS: dict[tuple[str, ...], RowEncoder] = {}
+"""The encoder of this process, by its layout and vocabulary files."""
 
 
 def load_encoder(layout: Layout, files: list[str], history: list[str]) -> RowEncoder:
-    """The encoder of a layout, in a worker: one a process and not one a task, as vocabularies are large."""
+    """Return the row encoder of a layout in a worker.
+
+    The encoder is cached per process instead of loaded per task, because vocabularies are large.
+
+    Args:
+        layout: The layout of the encoded rows.
+        files: The Parquet files of the vocabularies.
+        history: The kinds of `history`, in the order of the settings.
+    """
     key = (layout.model_dump_json(), *files)
     if key not in _ENCODERS:
         _ENCODERS.clear()
@@ -196,10 +223,20 @@ def load_encoder(layout: Layout, files: list[str], history: list[str]) -> RowEnc
 
 
 def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]) -> DataFrame:
-    """Features rows (with `part`) as packed rows; the workers read the vocabularies from their files."""
+    """Encode rows of `features`.
+
+    Args:
+        settings: The settings of the data set.
+        rows: Rows of `features`, with `part`.
+        layout: The layout of the encoded rows.
+        files: The Parquet files of the vocabularies, which the workers read.
+
+    Returns:
+        Rows with the schema ENCODED.
+    """
     history = list(settings.history)
 
-    def pack(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def encode_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         encoder = load_encoder(layout, files, history)
         for batch in batches:
             table = pa.Table.from_batches([batch])
@@ -218,20 +255,26 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
                 names=["impression_id", "user_id", "day", "label", "domain_id", "ints", "floats", "part", "domain"],
             )
 
-    return rows.mapInArrow(pack, ENCODED)
+    return rows.mapInArrow(encode_batches, ENCODED)
 
 
 def _arrange_rows(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> DataFrame:
-    """Rows of one domain together, in the order of a hash, so that each file is a random sample of its domain.
+    """Arrange rows so that each file is a random sample of one domain.
 
-    Large domains are dealt over as many tasks as their rows (`counts`) fill files. The number of tasks is fixed
-    and the order total, so that a split written again has the same rows in the same files.
+    Rows of a domain are sorted by a hash. A large domain is distributed over as many tasks as its rows fill files of
+    `split.rows_per_file` rows. The number of tasks is fixed and the order is total, so a split that is written again
+    has the same rows in the same files.
+
+    Args:
+        settings: The settings of the data set.
+        rows: Encoded rows.
+        counts: The number of rows by domain.
     """
     files = {domain: max(1, math.ceil(n / settings.split.rows_per_file)) for domain, n in counts.items()}
-    deal = F.create_map(*(F.lit(x) for pair in files.items() for x in pair))
+    files_by_domain = F.create_map(*(F.lit(x) for pair in files.items() for x in pair))
     tasks = settings.spark.shuffle_partitions
-    # Hashes of other seeds and bits than the order's, else a task's rows would all lie close in the order.
-    share = F.pmod(F.shiftright("_h", 20), F.coalesce(deal[F.col("domain")], F.lit(1)))
+    # Use other bits of the hash than those that dominate the order; otherwise, a task would get a narrow range of it.
+    share = F.pmod(F.shiftright("_h", 20), F.coalesce(files_by_domain[F.col("domain")], F.lit(1)))
     return (
         rows.withColumn("_h", F.xxhash64("impression_id"))
         .withColumn("_b", F.pmod(F.xxhash64("domain") + share, F.lit(tasks)))

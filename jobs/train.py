@@ -1,6 +1,8 @@
-"""Train: a model on one night's split, pinned to the version of it, and its record in `runs`.
+"""Train: train a model on a night's split, publish it, and write its record to `runs`.
 
-spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf conf/kuairand.yaml
+The trainer is pinned to one Delta version of the split, so later writes do not change its inputs.
+
+    spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/train.py --conf conf/kuairand.yaml
 """
 
 from __future__ import annotations
@@ -56,15 +58,26 @@ RUN = pa.schema(
         ("record", pa.string()),
     ]
 )
+"""Schema of `runs`."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
-    """Train night `ds`; returns a summary of the run's record.
+    """Train the run of night `ds`, and publish its model.
 
     An interrupted training resumes from its last checkpoint if its inputs and settings have not changed.
 
+    Args:
+        settings: The settings of the data set.
+        spark: The Spark session.
+        ds: The night; by default the newest day of `split`.
+
+    Returns:
+        A summary of the run's record.
+
     Raises:
-        UserError: `trainer.checkpoint.resume` is `require`, and there is no checkpoint of the same training.
+        DataError: There is no split of the night, or not all of its training rows were used.
+        UserError: Training failed; or `trainer.checkpoint.resume` is `require`, but there is no checkpoint of the same
+            training.
     """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.days("split")[-1]
@@ -72,15 +85,17 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> dict[str, Any]:
-    """Train a job unless its attempt is published, and publish it; returns a summary of its record."""
+    """Train a job, unless its attempt is already published, and publish it; returns a summary of its record."""
     if not get_attempt(job).is_published:
         if must_resume := job.trainer.checkpoint.resume == "require":
             _check_resumable(store.warehouse, job)
         start = launch if job.trainer.distributed.launcher == "torchrun" else launch_on_spark
         start(job, must_resume)
-    short = write_trained_rows(store, [(job, read_result(job))])
-    if short:
-        raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
+    incomplete = write_trained_rows(store, [(job, read_result(job))])
+    if incomplete:
+        raise DataError(
+            f"{', '.join(incomplete)}: not all rows of the split were used in training; see the table `ledger`"
+        )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
     summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
@@ -88,7 +103,7 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
 
 
 def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
-    """Raise `UserError` if there is no training of this job to resume; the message says what changed."""
+    """Raise `UserError` if there is no training of this job to resume. The message lists what has changed."""
     if job.path.exists():
         return
     attempts = list_attempts(warehouse, job.run_id)
@@ -102,25 +117,33 @@ def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
 
 
 def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
-    """Write into the ledger what rows of the split some runs were trained on; returns the runs that miss some."""
-    entries, short = [], []
-    of_split: dict[tuple[str, int, str], list[tuple[str, int]]] = {}
+    """Write to the ledger how many rows of the split each run was trained on.
+
+    Args:
+        store: The tables.
+        runs: The jobs and their training results.
+
+    Returns:
+        The ids of the runs that were not trained on all rows of their split.
+    """
+    entries, incomplete = [], []
+    counts: dict[tuple[str, int, str], list[tuple[str, int]]] = {}
     for job, record in runs:
-        place = (job.split, job.versions["split"], job.ds)
-        if place not in of_split:
-            of_split[place] = count_split_rows(store, job, "train")
-        # The record counts a row once a pass, the ledger once.
-        passes = job.trainer.epochs
+        split = (job.split, job.versions["split"], job.ds)
+        if split not in counts:
+            counts[split] = count_split_rows(store, job, "train")
+        # The record counts a row once per epoch, the ledger only once.
+        epochs = job.trainer.epochs
         trained = record["rows"]
-        entries += [(job.run_id, job.ds, domain, n, trained.get(domain, 0) // passes) for domain, n in of_split[place]]
-        if any(trained.get(domain, 0) != n * passes for domain, n in of_split[place]):
-            short.append(job.run_id)
+        entries += [(job.run_id, job.ds, domain, n, trained.get(domain, 0) // epochs) for domain, n in counts[split]]
+        if any(trained.get(domain, 0) != n * epochs for domain, n in counts[split]):
+            incomplete.append(job.run_id)
     store.write_run_ledger("train", entries)
-    return short
+    return incomplete
 
 
 def count_split_rows(store: WarehouseTables, job: TrainingJob, part: str) -> list[tuple[str, int]]:
-    """The rows of each domain in a part of the split that a job is pinned to."""
+    """Count the rows of each domain in a part (`train` or `test`) of the split that a job is pinned to."""
     rows = store.read(Path(job.split).name, job.versions["split"]).where(
         (F.col("ds") == job.ds) & (F.col("part") == part)
     )
@@ -128,7 +151,14 @@ def count_split_rows(store: WarehouseTables, job: TrainingJob, part: str) -> lis
 
 
 class PinnedVersions(NamedTuple):
-    """What all trainings of a night stand on: versions of the tables, the split's layout, the trainer's code."""
+    """Inputs that all trainings of a night share.
+
+    Attributes:
+        tables: The names of the split table and of the vocabularies table.
+        versions: The Delta versions of `split` and `vocabularies`.
+        layout: The layout of the split.
+        code: The hash of the trainer's code.
+    """
 
     tables: SplitTables
     versions: dict[str, int]
@@ -137,7 +167,16 @@ class PinnedVersions(NamedTuple):
 
 
 def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = OF_NIGHT) -> PinnedVersions:
-    """The split's newest version of a night, with the layout that stands in that commit, and the code at hand."""
+    """Pin the newest version of a night's split, with its layout and vocabularies, and the current code.
+
+    Args:
+        store: The tables.
+        ds: The night.
+        tables: The tables of the split: those of the night, or those of its refit.
+
+    Raises:
+        DataError: There is no split of the night.
+    """
     store.read(tables.split)
     version, metadata = read_split_commit(store.warehouse.table(tables.split), ds)
     return PinnedVersions(
@@ -148,33 +187,53 @@ def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = OF_NIGHT
     )
 
 
-def make_job(settings: Settings, store: WarehouseTables, ds: str, to: PinnedVersions | None = None) -> TrainingJob:
-    """The job of a night, pinned to what `pin_versions` finds, or found before."""
-    to = to or pin_versions(store, ds)
-    identity = make_run_id(settings, ds) if to.tables is OF_NIGHT else make_refit_run_id(make_run_id(settings, ds))
+def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: PinnedVersions | None = None) -> TrainingJob:
+    """Return the training job of a night, or of its refit, with its attempt assigned.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        ds: The night.
+        pinned: The inputs; by default those of `pin_versions` for the night.
+
+    Raises:
+        DataError: There is no split of the night.
+        UserError: Training cannot start from the run in `trainer.warm_start`.
+    """
+    pinned = pinned or pin_versions(store, ds)
+    run_id = make_run_id(settings, ds) if pinned.tables is OF_NIGHT else make_refit_run_id(make_run_id(settings, ds))
     job = TrainingJob(
-        run_id=identity,
+        run_id=run_id,
         ds=ds,
-        split=store.warehouse.table(to.tables.split),
-        vocabularies=store.warehouse.table(to.tables.vocabularies),
-        versions=to.versions,
+        split=store.warehouse.table(pinned.tables.split),
+        vocabularies=store.warehouse.table(pinned.tables.vocabularies),
+        versions=pinned.versions,
         folder="",
-        code=to.code,
-        layout=to.layout,
+        code=pinned.code,
+        layout=pinned.layout,
         model=settings.model,
         trainer=settings.trainer,
         settings=settings.model_dump(mode="json"),
-        start=find_warm_start(settings, ds, to.layout),
+        start=find_warm_start(settings, ds, pinned.layout),
     )
     return assign_attempt(store.warehouse, job)
 
 
 def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
-    """Find the run that the training of a night starts from, with the hash of its weights; None without one.
+    """Find the run that the training of a night starts from.
+
+    Args:
+        settings: The settings of the data set.
+        ds: The night.
+        layout: The layout of the night's split.
+
+    Returns:
+        The attempt of the run, with the hash of its weights; None if training starts from scratch.
 
     Raises:
-        UserError: Training cannot start from the run, or the run has changed since the split was written, so that
-            `layout` (of the night's split) encodes rows differently.
+        DataError: A file of the attempt is damaged.
+        UserError: Training cannot start from the run; or the run has changed since the split was written, so that
+            `layout` encodes rows differently.
     """
     start = find_start(settings, ds)
     if start is None:
@@ -185,7 +244,13 @@ def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | 
 
 
 def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:
-    """Write the rows of attempts: settings, record, and the largest score difference if it is known."""
+    """Write one row per attempt to `runs`.
+
+    Args:
+        store: The tables.
+        runs: The settings of each run, the record of its attempt, and the largest difference between the trainer's and
+            the scorer's scores (None if not known yet).
+    """
     rows = [
         (
             record["run_id"], record["attempt"], record["ds"], format_variant(settings), record["seed"],

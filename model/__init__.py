@@ -1,1 +1,1 @@
-"""PyTorch: the paper's layers and model, the stream of batches, the trainer, export. No Spark."""
+"""The PyTorch part of the project: the layers and models, the input pipeline, the trainer and the export. No Spark."""

@@ -1,8 +1,11 @@
-"""The exported model: what a scorer needs and nothing else, in safetensors.
+"""Export of a trained model, and prediction with the exported model.
 
-Every domain's weights are combined ahead of time (§4.4) and partitioned normalization is folded into one scale and
-shift a domain, so that prediction costs what a network of one domain costs. It is the trainer's own model that
-predicts, in its served form: there is no second copy of the paper's equations.
+The export contains only what a scorer needs: the layout of the encoded rows, and the weights in safetensors format. The
+weights of each domain are combined ahead of time (§4.4), and partitioned normalization is folded into one scale and one
+shift per domain. A prediction therefore costs as much as with a network for a single domain.
+
+The predictor uses the inference form of the trainer's model (`fold_for_inference`), not a second implementation of the
+paper's equations.
 """
 
 from __future__ import annotations
@@ -27,11 +30,22 @@ from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.score_checks import check_weights
 
 LAYOUT = "layout.json"
+"""Name of the file with the layout of the encoded rows."""
 
 
 @torch.no_grad()
 def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, folder: Path) -> None:
-    """Write the model as it predicts now; raises `DataError`, and writes nothing, if weights are not finite."""
+    """Write the inference form of a model.
+
+    Args:
+        model: The trained model.
+        settings: The settings of the model.
+        layout: The layout of the encoded rows.
+        folder: The folder of the exported model. It is created if it does not exist.
+
+    Raises:
+        DataError: Weights are not finite. Nothing is written.
+    """
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.fold_for_inference().state_dict().items()}
     check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,21 +56,31 @@ def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, fol
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the tensors of an exported model; raises `DataError` if they are not finite."""
+    """Read the tensors of an exported model.
+
+    Args:
+        folder: The folder of the exported model.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        DataError: Weights are not finite.
+    """
     tensors: dict[str, Tensor] = load_file(str(folder / WEIGHTS))
     check_weights(tensors, str(folder / WEIGHTS))
     return tensors
 
 
 class Predictor:
-    """An exported model, ready to predict rows of any domains on the CPU.
+    """An exported model that predicts rows of any domains on the CPU.
 
     Args:
-        folder: The folder of the model.
+        folder: The folder of the exported model.
         files: The expected SHA-256 of files in the folder, by name.
 
     Raises:
-        DataError: A file differs from its hash.
+        DataError: A file differs from its hash, or weights are not finite.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
@@ -66,12 +90,21 @@ class Predictor:
         self.layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
         with safe_open(str(folder / WEIGHTS), framework="pt") as file:
             settings = ModelSettings.model_validate_json(file.metadata()["model"])
-        with torch.device("meta"):  # the shape alone: the weights come from the file
+        with torch.device("meta"):  # create only the structure; the weights are loaded below
             self.model = MultiDomainModel(self.layout, settings).fold_for_inference()
         self.model.load_state_dict(read_weights(folder), assign=True)
 
     def predict(
         self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.float32]:
-        """The predicted click rate of each packed row; `domains` are the layout's numbers."""
+        """Predict the CTR of encoded rows.
+
+        Args:
+            ints: (n, I) integers of the rows.
+            floats: (n, N) numbers of the rows.
+            domains: (n,) domain numbers of the layout; 0 for unknown domains.
+
+        Returns:
+            (n,) predicted CTR.
+        """
         return self.model.predict(*(torch.from_numpy(a.copy()) for a in (ints, floats, domains))).numpy()

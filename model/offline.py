@@ -1,4 +1,4 @@
-"""Training and scoring of one job in one process, for many runs side by side where Spark has no part in them."""
+"""Training and scoring of a job in one process without Spark, for comparisons that run many jobs in parallel."""
 
 from __future__ import annotations
 
@@ -19,20 +19,31 @@ from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 
 SCORES = "scores.parquet"
+"""Name of the file with the scores of the test rows."""
 
 
 def is_trained(job: TrainingJob) -> bool:
-    """Whether the job's folder holds the scores of this very job."""
-    if not (job.path / SCORES).exists():  # which goes first and comes last
+    """Return whether the job's folder contains the result and the scores of this job."""
+    # `train_and_score` deletes this file first and writes it last, so it exists only if the job is complete.
+    if not (job.path / SCORES).exists():
         return False
     return job.is_result(json.loads((job.path / RESULT).read_text(encoding="utf-8")))
 
 
 def train_and_score(job: TrainingJob) -> float:
-    """Train a job, export it, and write its scores of the test rows; returns the seconds of the training.
+    """Train a job, export its model, and write the scores of the test rows to `scores.parquet`.
 
-    Resumes from a checkpoint if there is one. Raises `DataError` if the exported model does not score every row of the
-    sample like the trainer's model, or if a score is not finite.
+    Resumes from the job's checkpoint if there is one.
+
+    Args:
+        job: The training job.
+
+    Returns:
+        The duration of the training in seconds.
+
+    Raises:
+        DataError: The exported model and the trainer's model differ in the scores of the parity sample, rows of the
+            sample were not scored, or a score is not in [0, 1].
     """
     (job.path / SCORES).unlink(missing_ok=True)
     write_job(job)
@@ -47,8 +58,9 @@ def train_and_score(job: TrainingJob) -> float:
         ids = keys["impression_id"].to_pylist()
         sampled = [k for k, i in enumerate(ids) if i in probe]
         compared += len(sampled)
-        own = np.array([probe[ids[k]] for k in sampled], np.float64)
-        difference = np.maximum(difference, np.max(np.abs(scores[sampled] - own), initial=0.0))  # propagates NaN
+        trainer_scores = np.array([probe[ids[k]] for k in sampled], np.float64)
+        # np.maximum propagates NaN.
+        difference = np.maximum(difference, np.max(np.abs(scores[sampled] - trainer_scores), initial=0.0))
         tables.append(
             keys.select(["impression_id", "user_id", "domain"])
             .append_column("label", keys["label"].cast(pa.float64()))
@@ -60,7 +72,8 @@ def train_and_score(job: TrainingJob) -> float:
         raise DataError(f"{job.run_id}: {len(probe) - compared:,} of {len(probe):,} sampled rows were not scored")
     if not is_within_tolerance(difference):
         raise DataError(
-            f"{job.run_id}: the exported model differs from the trainer's by {difference:.3g} (allowed: {TOLERANCE})"
+            f"{job.run_id}: the scores of the exported model differ from those of the trainer's model by "
+            f"{difference:.3g} (allowed: {TOLERANCE})"
         )
     for name, value in (("ds", job.ds), ("attempt", job.attempt), ("run_id", job.run_id)):
         table = table.add_column(0, name, pa.array([value] * len(table)))

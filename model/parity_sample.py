@@ -1,4 +1,4 @@
-"""A sample of test rows that both the trainer's model and the scorer score: one model, one score."""
+"""The parity sample: test rows that are scored by the trainer's model and by the scorer, whose scores must agree."""
 
 from __future__ import annotations
 
@@ -19,37 +19,67 @@ from star_ctr.model.training.job import TrainingJob
 
 
 def score_sample(
-    model: MultiDomainModel, job: TrainingJob, device: torch.device, rows_a_domain: int = 200
+    model: MultiDomainModel, job: TrainingJob, device: torch.device, rows_per_domain: int = 200
 ) -> dict[str, float]:
-    """Score a few rows of each domain with the trainer's own model, by impression, for the parity check of the scorer.
+    """Score the parity sample of a job with the trainer's model.
 
-    Uses test rows, or training rows if the job has no test rows (a refit). Raises `DataError` if a score is not finite.
+    The sample consists of test rows, or of training rows if the job has no test rows (a refit).
+
+    Args:
+        model: The trainer's model, in evaluation mode.
+        job: The training job.
+        device: The device of the model.
+        rows_per_domain: The maximum number of rows per domain.
+
+    Returns:
+        The scores by impression id; empty if the job has no rows.
+
+    Raises:
+        DataError: A score is not in [0, 1].
     """
     files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     files = files or list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
     if not files:
         return {}
-    ids, rows = read_sample(files, job.layout, rows_a_domain)
-    found = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
-    scores = found.double().cpu().numpy()
+    ids, rows = read_sample(files, job.layout, rows_per_domain)
+    predicted = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
+    scores = predicted.double().cpu().numpy()
     names = [OTHER, *job.layout.domains]
     check_scores(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
     return dict(zip(ids, scores.tolist(), strict=True))
 
 
-def read_sample(files: Sequence[DataFile], layout: Layout, rows_a_domain: int) -> tuple[list[str], Rows]:
-    """Impression ids and packed rows of the first rows of each domain; at least one file."""
+def read_sample(files: Sequence[DataFile], layout: Layout, rows_per_domain: int) -> tuple[list[str], Rows]:
+    """Read the first rows of the first file of each domain.
+
+    Args:
+        files: Files of the split; at least one.
+        layout: The layout of the encoded rows.
+        rows_per_domain: The maximum number of rows per domain.
+
+    Returns:
+        The impression ids, and the encoded rows in the same order.
+    """
     ids: list[str] = []
     parts: list[Rows] = []
     for domain in sorted({f.domain for f in files}):
-        keys, rows = read_encoded_rows(next(f for f in files if f.domain == domain), layout, rows_a_domain)
+        keys, rows = read_encoded_rows(next(f for f in files if f.domain == domain), layout, rows_per_domain)
         ids += keys["impression_id"].to_pylist()
         parts.append(rows)
     return ids, concat_rows(parts)
 
 
 def read_encoded_rows(file: DataFile, layout: Layout, limit: int | None = None) -> tuple[pa.Table, Rows]:
-    """The (first) rows of a file of the split: impression_id, user_id, domain and label, and what the model reads."""
+    """Read rows of a file of the split.
+
+    Args:
+        file: The file.
+        layout: The layout of the encoded rows.
+        limit: The number of rows to read from the start of the file; all rows by default.
+
+    Returns:
+        A table with the columns `impression_id`, `user_id`, `label` and `domain`, and the encoded rows.
+    """
     with fsspec.open(file.url, "rb") as handle:
         table = pq.ParquetFile(handle).read(columns=["impression_id", "user_id", "label", "ints", "floats"])
     table = table.slice(0, limit)

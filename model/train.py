@@ -1,6 +1,7 @@
-"""The way in for torchrun: `torchrun --nproc-per-node N -m star_ctr.model.train JOB.json [--resume]`.
+"""Entry point of training: `torchrun --nproc-per-node N -m star_ctr.model.train JOB.json [--resume]`.
 
-The job file is what `star-ctr train` writes into the run's folder; the record and the exported model land beside it.
+`star-ctr train` writes the job file to the folder of the run. The training writes its results and the exported model to
+the job's folder. With `--resume`, a checkpoint of the job must exist.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ from star_ctr.model.training.run import train
 
 
 def launch(job: TrainingJob, must_resume: bool = False) -> None:
-    """Train a job with the number of processes in its settings; writes the results and the model to its folder.
+    """Train a job with `trainer.processes` processes on this machine; write the results and the model to its folder.
 
-    If a process fails, the group is restarted from the last checkpoint, up to `trainer.distributed.restarts` times. All its
-    processes end with this one.
+    If a process fails, all processes restart from the last checkpoint, up to `trainer.distributed.restarts` times. All
+    processes end when this process ends.
+
+    Args:
+        job: The training job.
+        must_resume: Whether a checkpoint of the job must exist. Otherwise, it is used if it exists.
 
     Raises:
-        StoppedError: This process received SIGTERM, and the group has saved a checkpoint.
+        StoppedError: This process received SIGTERM. The message names the step of the last checkpoint, if there is one.
         UserError: A process failed.
     """
     path = write_job(job)
     if job.trainer.processes == 1:
         train(job, make_callbacks(job), must_resume)
         return
-    cores = max(1, count_cores() // job.trainer.processes)  # torchrun would set one per process
+    cores = max(1, count_cores() // job.trainer.processes)  # by default, torchrun sets 1
     with tempfile.TemporaryDirectory(prefix="star-ctr-") as store:
         command = [
             sys.executable, "-m", "star_ctr.model.distributed.torchrun_agent", store,
@@ -60,7 +65,11 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
 
 
 def write_job(job: TrainingJob) -> Path:
-    """Write the job to its folder, and remove the results of an earlier training; returns the path."""
+    """Write the job to its folder, and delete the results of an earlier training.
+
+    Returns:
+        The path of the job file.
+    """
     path = job.path / "job.json"
     write_text(path, job.model_dump_json(indent=1) + "\n")
     (job.path / RESULT).unlink(missing_ok=True)
@@ -68,19 +77,28 @@ def write_job(job: TrainingJob) -> Path:
 
 
 def make_callbacks(job: TrainingJob) -> list[Callback]:
-    """What shows a training while it runs: a bar, TensorBoard's files, and MLflow where MLFLOW_TRACKING_URI is set."""
-    hooks: list[Callback] = [ProgressBar("train")]
+    """Create the callbacks that report the progress of a training.
+
+    These are a progress bar, TensorBoard if `trainer.runtime.tensorboard` is on, and MLflow if the environment variable
+    `MLFLOW_TRACKING_URI` is set.
+    """
+    callbacks: list[Callback] = [ProgressBar("train")]
     if job.trainer.runtime.tensorboard:
-        hooks.append(TensorBoard(job.path / "tensorboard"))
+        callbacks.append(TensorBoard(job.path / "tensorboard"))
     if os.environ.get("MLFLOW_TRACKING_URI"):
         settings = {f"model.{k}": v for k, v in job.model.model_dump(mode="json").items()}
         settings |= {f"trainer.{k}": v for k, v in job.trainer.model_dump(mode="json").items()}
-        hooks.append(MLflow("star-ctr", job.run_id, settings))
-    return hooks
+        callbacks.append(MLflow("star-ctr", job.run_id, settings))
+    return callbacks
 
 
 def main(path: str, must_resume: bool = False) -> None:
-    """Join the group of processes, if there is one, and train."""
+    """Train a job in this process, as a member of the process group if a launcher started it.
+
+    Args:
+        path: The path of the job file.
+        must_resume: Whether a checkpoint of the job must exist.
+    """
     job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if "RANK" in os.environ:
@@ -91,10 +109,10 @@ def main(path: str, must_resume: bool = False) -> None:
         rank, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         backend, store = "nccl" if cuda else "gloo", open_store(restarts, processes)
         dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
-    # A group that was started again goes on from its checkpoint, if the first one came as far as that.
-    first = restarts == "0"
+    # A restarted group resumes from a checkpoint, but must not fail if there is none yet.
+    is_first_start = restarts == "0"
     try:
-        train(job, make_callbacks(job) if get_rank_and_size()[0] == 0 else [], must_resume and first)
+        train(job, make_callbacks(job) if get_rank_and_size()[0] == 0 else [], must_resume and is_first_start)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -108,7 +126,7 @@ if __name__ == "__main__":
     except StoppedError as error:
         print(f"train: {error}", file=sys.stderr)
         raise SystemExit(STOPPED) from None
-    except Exception as error:  # safetensors has its own error for a full disk
+    except Exception as error:  # broad: safetensors raises its own error type if the disk is full
         if message := format_user_error(error):
             raise SystemExit(f"train: {message}") from None
         raise

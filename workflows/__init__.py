@@ -1,1 +1,1 @@
-"""The order of the steps: the nightly run and the command line."""
+"""Workflows: nightly runs, backfills, model comparisons, reports, the command line and the Airflow DAG."""

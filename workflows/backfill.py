@@ -1,4 +1,13 @@
-"""Backfill and catch-up: nights one after the other, of which what is done and still valid is left as it is."""
+"""Backfill: run the missing, failed and stale steps of consecutive nights, and keep the others.
+
+For each night, oldest first, and for each step of the night:
+
+1. Compare the last run of the step with its current inputs (see `staleness`).
+2. If the step is done and its inputs have not changed, keep its results. Otherwise, run it.
+
+The comparison is repeated before each step, because running one step can make later steps and nights stale. If a
+backfill fails or is killed, run it again: it continues with the first step that is not done.
+"""
 
 from __future__ import annotations
 
@@ -18,59 +27,97 @@ from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import err
 
 KEPT = "kept"
-"""What a backfill did with a step that was done and still valid."""
+"""Value of `did` for a step that was not run again, because it is done and its inputs have not changed."""
 
 
 def run(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[dict[str, Any]]:
-    """Run the nights from `first` to `last`; returns, for each step of each, what was done and why.
+    """Run the nights from `first` to `last`, except for steps that are done and up to date.
 
-    `last`: the newest day of the logs if none is given; `first`: then the oldest night that was ever run, so that all
-    are caught up with, or `last` where none was. A step that fails ends it; run again, it goes on from there.
+    Stops at the first step that fails.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        first: The first night. By default, the oldest night that was ever run, or `last` if that is earlier.
+        last: The last night. By default, the newest day of the logs.
+
+    Returns:
+        One row per night and step: `ds`, `step`, `did` (`run` or `kept`), and `why` it was run (empty if kept).
+
+    Raises:
+        UserError: `first` is after `last`.
+        DataError: `first` or `last` is not a date.
     """
     report = []
     for ds in list_nights(settings, spark, first, last):
         err.print(f"[bold]{ds}[/]")
         for name in list_steps(settings):
-            standing = read_staleness(settings, busy=False)
-            why = explain(standing, ds, name)
+            staleness = read_staleness(settings, busy=False)
+            why = explain(staleness, ds, name)
             if why is None:
-                err.print(f"  {name:<10} {KEPT}: done and still valid", highlight=False)
+                err.print(f"  {name:<10} {KEPT}: done and up to date", highlight=False)
             else:
                 err.print(f"  {name:<10} {why}", highlight=False)
-                run_step(settings, spark, name, ds, why, standing)
+                run_step(settings, spark, name, ds, why, staleness)
             report.append({"ds": ds, "step": name, "did": KEPT if why is None else "run", "why": why or ""})
     return report
 
 
 def list_nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:
-    """The nights of a backfill, oldest first."""
+    """Return the nights of a backfill, oldest first.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        first: The first night; see `run` for the default.
+        last: The last night; see `run` for the default.
+
+    Returns:
+        All days from the first to the last night.
+
+    Raises:
+        UserError: `first` is after `last`.
+        DataError: `first` or `last` is not a date.
+    """
     known = read_staleness(settings, busy=False).nights()
     end = check_day(last) if last else find_newest_day(settings, spark)
     start = check_day(first) if first else min([end, *known[:1]])
     if start > end:
-        raise UserError(f"--from {start} is after --to {end}; give the older day first")
+        raise UserError(f"--from {start} is after --to {end}; swap the two days")
     return list_days(start, end)
 
 
-def explain(standing: Staleness, ds: str, name: str) -> str | None:
-    """Why a step of a night has to be run; None where it is done and still valid."""
-    state, why = standing.state(ds, name)
-    now = find_serving(standing.decisions)
-    is_history = now is not None and now.ds > ds  # a gate decides nothing then
+def explain(staleness: Staleness, ds: str, name: str) -> str | None:
+    """Return why a backfill must run a step.
+
+    A step whose results were removed runs again only if a later step of the same night needs them.
+
+    Args:
+        staleness: The states of all steps.
+        ds: The night.
+        name: The step.
+
+    Returns:
+        The reason; None if the step does not need to run.
+    """
+    state, why = staleness.state(ds, name)
+    serving = find_serving(staleness.decisions)
+    # The gate makes no decision on a night that is older than the night of the serving model.
+    is_before_serving = serving is not None and serving.ds > ds
     if state is State.REMOVED:
-        # Run it again only if a later step of the night needs its results.
-        later = list_steps(standing.settings)[list_steps(standing.settings).index(name) + 1 :]
-        needed = [step for step in later if standing.state(ds, step)[0] not in (State.DONE, State.REMOVED)]
-        needed = [step for step in needed if not (is_history and step in ("gate", "refit"))]
+        later = list_steps(staleness.settings)[list_steps(staleness.settings).index(name) + 1 :]
+        needed = [step for step in later if staleness.state(ds, step)[0] not in (State.DONE, State.REMOVED)]
+        needed = [step for step in needed if not (is_before_serving and step in ("gate", "refit"))]
         return f"removed, but needed by {needed[0]}" if needed else None
-    removed = (step for step in list_steps(standing.settings) if standing.state(ds, step)[0] is State.REMOVED)
-    if is_history and name in ("gate", "refit") and next(removed, None):
+    removed = (step for step in list_steps(staleness.settings) if staleness.state(ds, step)[0] is State.REMOVED)
+    if is_before_serving and name in ("gate", "refit") and next(removed, None):
         return None
     if state is not State.DONE:
         return f"{state}: {why}"
     if name == "features":
-        # Other nights write this night's days too, and know more of them (a click that came later, say).
-        other = standing.find_last_writer(ds)
-        if other != ds and standing.state(ds, "split")[0] not in (State.DONE, State.REMOVED):
-            return f"night {other} has written these days since, and split is to read them"
+        # The windows of nights overlap. A later night overwrites features of this night's days, and may have read
+        # later data, such as late clicks.
+        writer = staleness.find_last_writer(ds)
+        if writer != ds and staleness.state(ds, "split")[0] not in (State.DONE, State.REMOVED):
+            return f"the night of {writer} overwrote the features of {ds}; split needs those of the night of {ds}"
     return None

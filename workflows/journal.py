@@ -1,8 +1,11 @@
-"""The journal of a warehouse: when each step of each night began, what its inputs were, and how it ended.
+"""The journal of a warehouse: when each step of each night started, its inputs, and how it ended.
 
-The journal is a Delta table (`steps`) that is read and written without Spark, so that `star-ctr status` takes a second.
-An entry is added when a step begins and another when it ends. The entry of a step that was written last counts,
-regardless of the hosts' clocks. A killed process leaves only its first entry, and releases the warehouse's lock.
+The journal is the Delta table `steps`. It is read and written without Spark, so that `star-ctr status` takes about a
+second. A step adds one entry when it starts and another when it ends. The last entry of a step in commit order is the
+valid one, so the clocks of the hosts do not matter.
+
+If a process is killed, its step keeps only the first entry. The process no longer holds the lease of the warehouse,
+which tells such a step from a running one.
 """
 
 from __future__ import annotations
@@ -34,10 +37,21 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Entry:
-    """A step's beginning or end.
+    """The start or the end of a step.
 
-    `run_id` is empty for the steps that all models share. `inputs`: hashes, by name, of all that decides what the
-    step writes; equal ones mean equal contents. `outputs`: what it wrote, by table and day, as far as later steps ask.
+    Attributes:
+        ds: The night.
+        step: Name of the step.
+        run_id: The run that the step belongs to; empty for steps that all runs share.
+        state: `running`, `done`, `failed`, or `removed` (`star-ctr clean` deleted the results).
+        at: Time of the entry in UTC.
+        seconds: Duration of the step; None unless it has ended.
+        why: Why the step was run.
+        error: Type and message of the error if the step failed, at most 2,000 characters.
+        inputs: Input fingerprint: hashes of everything that determines the results, by name. Equal fingerprints mean
+            equal results.
+        outputs: Output hashes by table and day. Only `ingest` has them, because later steps depend on them.
+        process: Host and process id, as in `host:1234`.
     """
 
     ds: str
@@ -54,24 +68,26 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What the entry is of: night, step, run."""
+        """Night, step and run, which identify what the entry is about."""
         return self.ds, self.step, self.run_id
 
 
 class Journal:
-    """The journal of the warehouse of some settings."""
+    """The journal of the warehouse in `paths.warehouse`."""
 
     def __init__(self, settings: Settings) -> None:
         self.table = Warehouse(settings.paths).table("steps")
 
     def entries(self) -> list[Entry]:
-        """Return all entries in the order in which they were written; empty if nothing has run yet."""
-        read = {"inputs": json.loads, "outputs": json.loads}
+        """Return all entries in commit order; empty if no step has run yet."""
+        parsers = {"inputs": json.loads, "outputs": json.loads}
         rows = read_ordered_rows(self.table)
-        return [Entry(**{k: read[k](v) if k in read else v for k, v in row.items() if k != SEQUENCE}) for row in rows]
+        return [
+            Entry(**{k: parsers[k](v) if k in parsers else v for k, v in row.items() if k != SEQUENCE}) for row in rows
+        ]
 
     def add(self, entry: Entry) -> None:
-        """Write an entry."""
+        """Append an entry."""
         row = {**asdict(entry), "inputs": json.dumps(entry.inputs), "outputs": json.dumps(entry.outputs)}
         add_row(self.table, row, _SCHEMA)
 
@@ -79,21 +95,30 @@ class Journal:
     def record_step(
         self, ds: str, step: str, run_id: str, inputs: dict[str, str], why: str, outputs: Callable[[], dict[str, Any]]
     ) -> Iterator[None]:
-        """Write down that a step begins, and how it ended; `outputs` is asked for at a good end."""
-        process = f"{socket.gethostname()}:{os.getpid()}"
-        began = time.monotonic()
+        """Add an entry when the block starts, and another when it ends or raises an error.
 
-        def note(state: str, **more: Any) -> None:
+        Args:
+            ds: The night.
+            step: Name of the step.
+            run_id: The run that the step belongs to; empty for steps that all runs share.
+            inputs: Input fingerprint of the step.
+            why: Why the step is run.
+            outputs: Called after the block has succeeded; returns the output hashes by table and day.
+        """
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        start = time.monotonic()
+
+        def add_entry(state: str, **more: Any) -> None:
             now = dt.datetime.now(dt.UTC)
             self.add(Entry(ds, step, run_id, state, now, why=why, inputs=inputs, process=process, **more))
 
-        note("running")
+        add_entry("running")
         try:
             yield
         except BaseException as error:
             # This fails, too, if the disk is full. The step then counts as killed, and the original error is raised.
             with suppress(Exception):
-                note("failed", seconds=time.monotonic() - began, error=f"{type(error).__name__}: {error}"[:2000])
+                add_entry("failed", seconds=time.monotonic() - start, error=f"{type(error).__name__}: {error}"[:2000])
             raise
-        seconds = time.monotonic() - began
-        note("done", seconds=seconds, outputs=outputs())
+        seconds = time.monotonic() - start
+        add_entry("done", seconds=seconds, outputs=outputs())

@@ -1,8 +1,8 @@
-"""The night: ingest, features, split, train, score, evaluate, gate (and refit), in this order and safe to run again.
+"""Nightly run: run the steps ingest, features, split, train, score, evaluate, gate (and refit) in this order.
 
-D is the newest complete day of logs. The model is trained on the days of the window before D and judged on D.
-Every step replaces what it writes, so a night that was killed is simply run again; what was run, on what it stood and
-how it ended goes into the journal.
+The night of day D trains the model on the days of the window before D, and evaluates it on D. D is the newest complete
+day of the logs by default. Each step replaces what it wrote before, so a night that was killed can simply be run
+again. The journal records each step that runs, with its inputs and how it ended.
 """
 
 from __future__ import annotations
@@ -36,23 +36,44 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "gate": gate.run,
     "refit": refit.run,
 }
+"""The function that runs each step, by the name of the step."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
-    """Run the whole night of `ds` (the newest day of the logs if none is given).
+    """Run all steps of a night.
 
-    Returns its `metrics` by domain, what the `gate` decided, and what became of a `refit` (None if not asked for).
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        ds: The night. By default, the newest complete day of the logs.
+
+    Returns:
+        The results of three steps: `metrics` (rows per domain), `gate` (the decision), and `refit` (None if
+        `gate.publish` is not `refit`).
+
+    Raises:
+        DataError: The impression log has no file of day `ds`.
     """
     day = choose_night(settings, spark, "ingest", ds)
-    results = {name: run_step(settings, spark, name, day, "asked for") for name in list_steps(settings)}
+    results = {name: run_step(settings, spark, name, day, "requested") for name in list_steps(settings)}
     return {"metrics": results["evaluate"], "gate": results["gate"], "refit": results.get("refit")}
 
 
 def choose_night(settings: Settings, spark: SparkSession, name: str, ds: str | None) -> str:
-    """The night that a step is asked for: `ds`, or the newest one that what it reads holds.
+    """Return the night that a step processes.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        name: Name of the step.
+        ds: The requested night. By default, the newest day in the table that the step reads; for `ingest`, the newest
+            complete day of the impression log.
+
+    Returns:
+        The night.
 
     Raises:
-        DataError: The step is `ingest`, and the impression log has no file of day `ds`.
+        DataError: `ds` is not a date, or the step is `ingest` and the impression log has no file of day `ds`.
     """
     if ds is not None:
         return ingest.check_day_has_files(settings, ds) if name == "ingest" else check_day(ds)
@@ -68,24 +89,38 @@ def run_step(
     name: str,
     ds: str,
     why: str,
-    standing: Staleness | None = None,
+    staleness: Staleness | None = None,
     **more: Any,
 ) -> Any:
-    """Run a step of night `ds` with its progress shown, and write it down in the journal; `why` stands there too.
+    """Run a step of a night, show its progress, and record it in the journal.
 
-    `standing`: how the nights stand before it, if that is known.
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        name: Name of the step.
+        ds: The night.
+        why: The reason to record in the journal.
+        staleness: The states of all steps before this one runs; read from the warehouse by default.
+        more: Not used.
+
+    Returns:
+        The result of the step's function.
+
+    Raises:
+        UserError: The step starts from an earlier night whose results were removed.
     """
-    journal, standing = Journal(settings), standing or read_staleness(settings, busy=True)
-    if start := standing.find_removed_start(ds, name):
+    journal, staleness = Journal(settings), staleness or read_staleness(settings, busy=True)
+    if start := staleness.find_removed_start(ds, name):
         raise UserError(
-            f"{name} of {ds} starts from the night {start}, which `star-ctr clean` has removed; run "
+            f"{name} of {ds} starts from the results of the night of {start}, which `star-ctr clean` has deleted; run "
             f"`star-ctr backfill --from {start}`"
         )
 
-    def outputs() -> dict[str, dict[str, str]]:
+    def hash_outputs() -> dict[str, dict[str, str]]:
         return table_hashes.hash_tables(settings, WarehouseTables(settings, spark), ds) if name == "ingest" else {}
 
-    entry = journal.record_step(ds, name, standing.get_run_id(ds, name), standing.hash_inputs(ds, name), why, outputs)
+    run_id, inputs = staleness.get_run_id(ds, name), staleness.hash_inputs(ds, name)
+    entry = journal.record_step(ds, name, run_id, inputs, why, hash_outputs)
     with show_step(name, spark.sparkContext), entry:
         result = ACTIONS[name](settings, spark, ds)
     describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)

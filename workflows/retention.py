@@ -1,7 +1,7 @@
-"""Retention: implements `star-ctr clean`, which deletes old data and records removed steps in the journal.
+"""Retention: implement `star-ctr clean`, which deletes old data and records the removed steps in the journal.
 
-The journal is written before data is deleted, so that a step without results never counts as done. A removed step is
-only run again if a later step of its night must run.
+The journal is written before the data is deleted, so that a step without results never counts as done. A removed step
+runs again only if a later step of its night must run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def run(settings: Settings, dry_run: bool) -> list[dict[str, Any]]:
         dry_run: Only report what would be deleted.
 
     Returns:
-        One row per table or attempt that is deleted: what, items, bytes, why.
+        One row per deletion: `what` (the table, `models` or `replays`), `items`, `bytes` and `why`. A table whose
+        files cannot be deleted has a row with 0 bytes and the reason.
     """
     planned = vacuum.plan_removals(settings)
     if not dry_run:
@@ -48,22 +49,24 @@ def run(settings: Settings, dry_run: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _shorten(names: tuple[str, ...], most: int = 3) -> list[str]:
-    return [*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])]
+def _shorten(names: tuple[str, ...], limit: int = 3) -> list[str]:
+    """Return the first names, and the number of the others."""
+    return [*names[:limit], *([f"and {len(names) - limit} more"] if len(names) > limit else [])]
 
 
 def _make_removed_entries(settings: Settings, planned: vacuum.Plan, entries: list[Entry]) -> Iterator[Entry]:
-    """Yield an entry for each step whose results are deleted."""
+    """Yield an entry for each done step whose results are deleted."""
     newest = {entry.key: entry for entry in entries}
     features, splits, scores = (planned.names(table) for table in ("features", "split", "scores"))
     kept_runs = {run for run, _ in planned.kept}
     models = {attempt.run_id for attempt in planned.attempts} - kept_runs
     for entry in newest.values():
-        gone = (
+        is_removed = (
             (entry.step == "features" and not features.isdisjoint(list_window_days(settings, entry.ds)))
             or (entry.step == "split" and entry.ds in splits)
             or (entry.step == "score" and entry.run_id in scores)
             or (entry.step == "train" and entry.run_id in models)
         )
-        if gone and entry.state == "done":
-            yield replace(entry, state="removed", at=dt.datetime.now(dt.UTC), seconds=None, why="removed by clean")
+        if is_removed and entry.state == "done":
+            why = "deleted by `star-ctr clean`"
+            yield replace(entry, state="removed", at=dt.datetime.now(dt.UTC), seconds=None, why=why)

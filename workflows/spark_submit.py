@@ -1,4 +1,7 @@
-"""Steps of a night under spark-submit: `spark-submit jobs/STEP.py --conf CONF [--ds DAY] [--set key=value]`."""
+"""Steps of a night under spark-submit.
+
+Usage: `spark-submit jobs/STEP.py --conf CONF [--ds DAY] [--set KEY=VALUE] [--wait]`
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,28 @@ from star_ctr.workflows.nightly import choose_night, run_step
 
 
 def main(name: str) -> None:
-    """Run a step while holding the lease of the warehouse, and record it in the journal."""
+    """Parse the command line, and run a step with the lease of the warehouse and an entry in the journal.
+
+    Args:
+        name: Name of the step.
+
+    Raises:
+        SystemExit: The user can fix the error; the message describes it.
+    """
     parser = argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--conf", required=True, help="the data set's YAML file")
-    parser.add_argument("--ds", default=None, help="the day, for example 2022-05-05; the newest by default")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--conf", required=True, help="YAML file of the data set")
+    parser.add_argument("--ds", default=None, help="day of the night, for example 2022-05-05; the newest by default")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="override a setting, for example trainer.seed=1; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--wait", action="store_true", help="wait for another writer instead of failing")
     arguments = parser.parse_args()
     try:
         settings = load(arguments.conf, arguments.overrides)
         with hold_lease(settings, arguments.wait):
             spark = start(settings, f"star-ctr {name}")
-            result = run_step(settings, spark, name, choose_night(settings, spark, name, arguments.ds), "asked for")
+            result = run_step(settings, spark, name, choose_night(settings, spark, name, arguments.ds), "requested")
         print(f"{name}: {result}")
     except Exception as error:
         if message := format_user_error(error):

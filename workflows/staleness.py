@@ -1,9 +1,15 @@
-"""What is done and still valid: each step of a night against what it would stand on if it were run now.
+"""States of steps: which steps of which nights are done and up to date, and why the others are not.
 
-A step's contents are decided by its settings, by the code that it imports and by what it reads, so a step whose entry
-in the journal stands on the same is not run again. What it reads is told by the entry of the step before, which stands
-on its own in the same way; for the tables that ingest writes by their contents, day by day, since the logs' files may
-change without a day of theirs changing.
+The results of a step are determined by its settings, by the code that it imports, and by the data that it reads. The
+journal holds a hash of each of them for every step that has run (the input fingerprint):
+
+1. Compute the current input fingerprint of the step.
+2. Compare it with the fingerprint in the step's last entry in the journal. If they differ, the step is stale.
+3. A step is also stale if a step that it depends on is not done.
+
+The data that a step reads is not hashed again. Its hash is the input fingerprint of the step that wrote it, because
+equal inputs give equal results. `ingest` is the exception: log files may change although the rows of a day do not. For
+the tables that ingest writes, the fingerprint of `features` contains a hash of the rows of each day.
 """
 
 from __future__ import annotations
@@ -31,10 +37,11 @@ from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
+"""Values of `ds` in ingested tables that are not days."""
 
 
 class State(StrEnum):
-    """How a step of a night stands."""
+    """State of a step of a night."""
 
     DONE = "done"
     STALE = "stale"
@@ -45,10 +52,15 @@ class State(StrEnum):
 
 
 class Staleness:
-    """How the nights of some settings stand, by the journal's entries and the logs' files.
+    """The states of all steps, computed from the journal and the log files.
 
-    `decisions`: those of the gate and of people. `busy`: whether a process is writing to the warehouse now; if none is,
-    what began and did not end was killed.
+    Results are cached, so create a new object after a step has run.
+
+    Args:
+        settings: The settings.
+        entries: The entries of the journal, in commit order.
+        busy: Whether a process is writing to the warehouse. If not, a step that started but did not end was killed.
+        decisions: The decisions of the gate and of people, in commit order.
     """
 
     def __init__(
@@ -59,69 +71,72 @@ class Staleness:
         self._newest: dict[tuple[str, str, str], Entry] = {}
         for entry in self.entries:
             self._newest[entry.key] = entry
-        self._known: dict[tuple[str, str], tuple[State, str]] = {}
+        self._states: dict[tuple[str, str], tuple[State, str]] = {}
 
     def nights(self) -> list[str]:
-        """The nights of which anything was run, oldest first."""
+        """Return the nights of which at least one step has run, oldest first."""
         return sorted({ds for ds, step, run in self._newest if run in ("", make_run_id(self.settings, ds))})
 
     def find_removed_start(self, ds: str, step: str) -> str | None:
         """Return the earlier night that a step starts from if its results were removed; None otherwise."""
-        start = (self._start(ds), "train")
+        start = (self._find_start_night(ds), "train")
         needed = {"split": [(self._find_vocabulary_night(ds), "split"), start], "train": [start]}.get(step, [])
-        for night, before in needed:
-            entry = self.entry(night, before) if night else None
+        for night, needed_step in needed:
+            entry = self.entry(night, needed_step) if night else None
             if entry is not None and entry.state == "removed":
                 return night
         return None
 
     def get_run_id(self, ds: str, step: str) -> str:
-        """The run that an entry of a step is of."""
+        """Return the run that a step of a night belongs to; empty for steps that all runs share."""
         return make_run_id(self.settings, ds) if STEPS[step].per_run else ""
 
     def entry(self, ds: str, step: str) -> Entry | None:
-        """The newest entry of a step of a night."""
+        """Return the last entry of a step of a night; None if it has never run."""
         return self._newest.get((ds, step, self.get_run_id(ds, step)))
 
     def state(self, ds: str, step: str) -> tuple[State, str]:
-        """The state of a step of a night, and why it is that one."""
-        if (ds, step) not in self._known:
-            self._known[ds, step] = self._compute_state(ds, step)
-        return self._known[ds, step]
+        """Return the state of a step of a night, and the reason for it (empty if the step is done)."""
+        if (ds, step) not in self._states:
+            self._states[ds, step] = self._compute_state(ds, step)
+        return self._states[ds, step]
 
     def _compute_state(self, ds: str, step: str) -> tuple[State, str]:
         entry = self.entry(ds, step)
         if entry is None:
-            return State.MISSING, "never run"
+            return State.MISSING, "has not run yet"
         if entry.state == "running":
-            return (State.RUNNING, entry.process) if self.busy else (State.FAILED, f"{entry.process} was killed")
+            process = f"process {entry.process}"
+            return (State.RUNNING, process) if self.busy else (State.FAILED, f"{process} was killed")
         if entry.state == "failed":
             return State.FAILED, entry.error
-        for before, of in self._list_dependencies(ds, step):
-            state, _ = self.state(before, of)
+        for night, dependency in self._list_dependencies(ds, step):
+            state, _ = self.state(night, dependency)
             if state not in (State.DONE, State.REMOVED):
-                return State.STALE, f"{of} of {before} is {state}" if before != ds else f"{of} is {state}"
-        now = self.hash_inputs(ds, step)
-        changed = [k for k in {**entry.inputs, **now} if entry.inputs.get(k) != now.get(k)]
+                name = dependency if night == ds else f"{dependency} of night {night}"
+                return State.STALE, f"{name} {_STATE_TEXTS[state]}"
+        inputs = self.hash_inputs(ds, step)
+        changed = [k for k in {**entry.inputs, **inputs} if entry.inputs.get(k) != inputs.get(k)]
         if changed:
-            return State.STALE, f"changed since: {', '.join(_WORDS.get(k, k) for k in changed)}"
+            return State.STALE, f"inputs changed: {', '.join(map(_describe_input, changed))}"
         if step == "ingest" and (days := self._find_overwritten(entry)):
-            return State.STALE, f"another night has since written other contents of {', '.join(days)}"
+            return State.STALE, f"another night has since ingested different data for {', '.join(days)}"
         return (State.REMOVED, entry.why) if entry.state == "removed" else (State.DONE, "")
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
-        """The steps, with their nights, that one stands on."""
+        """Return the nights and steps that a step directly depends on."""
         names = list(STEPS)
         number = names.index(step)
-        before = [(ds, names[number - 1])] if number else []
-        # The split keeps the encoding of the run to start from, so it depends on the split of that run's night.
-        earlier = {"train": [self._start(ds)], "split": [self._find_vocabulary_night(ds), self._start(ds)]}.get(
-            step, []
-        )
-        return [*before, *((night, step) for night in dict.fromkeys(earlier) if night)]
+        previous = [(ds, names[number - 1])] if number else []
+        # The split keeps the encoding of the run that training starts from, so it depends on the split of that night.
+        earlier = {
+            "train": [self._find_start_night(ds)],
+            "split": [self._find_vocabulary_night(ds), self._find_start_night(ds)],
+        }.get(step, [])
+        return [*previous, *((night, step) for night in dict.fromkeys(earlier) if night)]
 
-    def _start(self, ds: str) -> str | None:
-        """The night whose model a night's training goes on from, if it is one of this configuration's."""
+    def _find_start_night(self, ds: str) -> str | None:
+        """Return the night of this configuration whose model the training of night `ds` starts from, if any."""
         match self.settings.trainer.warm_start:
             case "previous":
                 return self._find_newest_before(ds, "train")
@@ -131,47 +146,70 @@ class Staleness:
         return None
 
     def _find_vocabulary_night(self, ds: str) -> str | None:
+        """Return the night whose vocabularies those of night `ds` extend; None if they are fitted from scratch."""
         return None if self.settings.split.vocabulary == "fitted" else self._find_newest_before(ds, "split")
 
     def _find_newest_before(self, ds: str, step: str) -> str | None:
-        # Also one that failed or was killed: it was to be what this night stands on.
-        return max((e.ds for e in self.entries if e.step == step and e.ds < ds and self._is_mine(e)), default=None)
+        """Return the newest night before `ds` that has run a step.
 
-    def _is_mine(self, entry: Entry) -> bool:
+        Includes nights on which the step failed or was killed: night `ds` should have started from their results.
+        """
+        return max(
+            (e.ds for e in self.entries if e.step == step and e.ds < ds and self._has_this_configuration(e)),
+            default=None,
+        )
+
+    def _has_this_configuration(self, entry: Entry) -> bool:
         return entry.run_id == self.get_run_id(entry.ds, entry.step)
 
     def hash_inputs(self, ds: str, step: str) -> dict[str, str]:
-        """Hashes of all that decides what a step would write now."""
-        on = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
+        """Compute the current input fingerprint of a step.
+
+        Args:
+            ds: The night.
+            step: The step.
+
+        Returns:
+            Hashes of everything that determines the results of the step, by name: `settings`, `code`, `logs.LOG` (files
+            of a log), `contents` (ingested tables), `warm_start` (the run that this setting names), and `STEP` or
+            `STEP of NIGHT` (steps that it depends on).
+        """
+        hashes = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
         if step == "ingest":
             days = list_window_days(self.settings, ds)
-            for name, found in self._files.items():
-                reach = getattr(self.settings.logs.declared()[name], "duplicate_days", 0)
-                since = None if name in log_files.REACH_BACK else [*list_days_before(days[0], reach), days[0]][0]
-                on[f"logs.{name}"] = log_files.hash_files(found, since, ds)
-            return on
+            for name, files in self._log_files.items():
+                duplicate_days = getattr(self.settings.logs.declared()[name], "duplicate_days", 0)
+                reaches_back = name in log_files.REACH_BACK
+                first = None if reaches_back else [*list_days_before(days[0], duplicate_days), days[0]][0]
+                hashes[f"logs.{name}"] = log_files.hash_files(files, first, ds)
+            return hashes
         if step == "features":
-            on["contents"] = hash_json(
-                {t: {d: c for d, c in of.items() if d in UNDATED or d <= ds} for t, of in self.table_hashes.items()}
+            hashes["contents"] = hash_json(
+                {
+                    table: {day: rows for day, rows in days.items() if day in UNDATED or day <= ds}
+                    for table, days in self.table_hashes.items()
+                }
             )
         if step in ("split", "train") and self.settings.trainer.warm_start not in (None, PREVIOUS, ACCEPTED):
-            on["warm_start"] = self._hash_named_start(ds, step)
-        for night, before in self._list_dependencies(ds, step):
-            entry = self.entry(night, before)
-            if before != "ingest":
-                on[before if night == ds else f"{before} of {night}"] = hash_json(entry.inputs if entry else None)
-        return on
+            hashes["warm_start"] = self._hash_named_start(ds, step)
+        for night, dependency in self._list_dependencies(ds, step):
+            entry = self.entry(night, dependency)
+            if dependency != "ingest":
+                key = dependency if night == ds else f"{dependency} of {night}"
+                hashes[key] = hash_json(entry.inputs if entry else None)
+        return hashes
 
     def _hash_named_start(self, ds: str, step: str) -> str:
-        """Hash what a step reads from the run that `trainer.warm_start` names, which may have no entry in this journal.
+        """Hash what a step reads from the run that `trainer.warm_start` names.
 
-        With `previous` and `accepted`, the run is an earlier night of this configuration, which has its own entries.
+        This run may have no entry in this journal. With `previous` and `accepted`, the run is an earlier night of this
+        configuration, which has entries of its own.
         """
         try:
             start = find_start(self.settings, ds)
             assert start is not None
             return start.hash_numbers() if step == "split" else start.hash_weights()
-        except UserError:  # the step raises it too
+        except UserError:  # the step raises it, too
             return f"{self.settings.trainer.warm_start} cannot be used"
 
     def _hash_settings(self, step: str) -> str:
@@ -184,45 +222,49 @@ class Staleness:
                 return hash_split_settings(self.settings)
             case "gate":
                 return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
-        of_run = [hash_config(self.settings), self.settings.trainer.seed]
-        return hash_json([*of_run, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else of_run)
+        run_settings = [hash_config(self.settings), self.settings.trainer.seed]
+        evaluate = self.settings.evaluate.model_dump(mode="json")
+        return hash_json([*run_settings, evaluate] if step == "evaluate" else run_settings)
 
     @cached_property
-    def _files(self) -> dict[str, list[log_files.LogFile]]:
+    def _log_files(self) -> dict[str, list[log_files.LogFile]]:
         return {name: log_files.list_files(self.settings, name) for name in self.settings.logs.declared()}
 
     @cached_property
     def table_hashes(self) -> dict[str, dict[str, str]]:
-        """What each day of each ingested table holds now, by the last ingest that wrote it."""
+        """Hash of the current rows of each ingested table and day, according to the last ingest that wrote the day."""
         found: dict[str, dict[str, str]] = {}
         for entry in self.entries:
             if entry.step == "ingest" and entry.state == "done":
+                window = list_window_days(self.settings, entry.ds)
                 for table, days in entry.outputs.items():
-                    of_table = found.setdefault(table, {})
+                    hashes = found.setdefault(table, {})
+                    # Remove the days that this ingest replaced, because it may have deleted some of them.
                     if table not in log_files.REACH_BACK:
-                        for day in [
-                            d for d in of_table if d in UNDATED or d in list_window_days(self.settings, entry.ds)
-                        ]:
-                            del of_table[day]
-                    else:  # replaced up to the night, including deleted days
-                        for day in [d for d in of_table if d in UNDATED or d <= entry.ds]:
-                            del of_table[day]
-                    of_table.update(days)
+                        for day in [d for d in hashes if d in UNDATED or d in window]:
+                            del hashes[day]
+                    else:  # all days up to the night were replaced
+                        for day in [d for d in hashes if d in UNDATED or d <= entry.ds]:
+                            del hashes[day]
+                    hashes.update(days)
         return found
 
     def _find_overwritten(self, entry: Entry) -> list[str]:
-        """Days that do not hold any more what an ingest wrote."""
+        """Return the days whose rows differ from those that an ingest wrote."""
         return sorted(
             {
                 day
                 for table, days in entry.outputs.items()
-                for day, content in days.items()
-                if self.table_hashes[table].get(day) != content
+                for day, rows in days.items()
+                if self.table_hashes[table].get(day) != rows
             }
         )
 
     def find_last_writer(self, ds: str) -> str | None:
-        """The night that wrote the features of day `ds` last, by the nights' windows."""
+        """Return the last night that wrote the features of day `ds`; None if no night did.
+
+        A night writes the features of all days of its window.
+        """
         writers = [e for e in self.entries if e.step == "features" and ds in list_window_days(self.settings, e.ds)]
         return writers[-1].ds if writers else None
 
@@ -232,10 +274,21 @@ def _hash_step_code(step: str) -> str:
     return hash_code([f"star_ctr.jobs.{step}"])
 
 
-_WORDS: Mapping[str, str] = {
-    "settings": "the settings that it reads",
-    "code": "its code",
-    "contents": "what ingest wrote",
-    "warm_start": "the run that training starts from",
-    **{step: f"what {step} stands on" for step in STEPS},
+def _describe_input(key: str) -> str:
+    """Describe an input in a message, given its key in an input fingerprint."""
+    if key.startswith("logs."):
+        return f"log files of {key}"
+    step, of, night = key.partition(" of ")
+    return f"{step} of night {night}" if of else _INPUT_TEXTS.get(key, key)
+
+
+_INPUT_TEXTS: Mapping[str, str] = {
+    "contents": "ingested tables",
+    "warm_start": "the run that trainer.warm_start names",
+}
+_STATE_TEXTS: Mapping[State, str] = {
+    State.STALE: "is stale",
+    State.RUNNING: "is running",
+    State.FAILED: "failed",
+    State.MISSING: "has not run yet",
 }

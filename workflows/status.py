@@ -1,4 +1,4 @@
-"""How the nights stand, without Spark."""
+"""States of the nights, computed without Spark."""
 
 from __future__ import annotations
 
@@ -16,33 +16,55 @@ from star_ctr.workflows.staleness import Staleness
 
 
 def read_staleness(settings: Settings, busy: bool) -> Staleness:
-    """How the nights of some settings stand now."""
+    """Read the journal and the decisions of a warehouse, to compute the states of its steps.
+
+    Args:
+        settings: The settings.
+        busy: Whether a process is writing to the warehouse; see `Staleness`.
+
+    Returns:
+        The states of all steps.
+    """
     return Staleness(settings, Journal(settings).entries(), busy, Decisions(settings).all())
 
 
-def run(settings: Settings, first: str | None, last: str | None, most: int) -> list[dict[str, Any]]:
-    """What `list_steps_status` tells of how the nights stand now."""
-    return list_steps_status(read_staleness(settings, is_held(settings)), first, last, most)
+def run(settings: Settings, first: str | None, last: str | None, limit: int) -> list[dict[str, Any]]:
+    """Return the current state of each step of each night; see `list_steps_status` for arguments and result."""
+    return list_steps_status(read_staleness(settings, is_held(settings)), first, last, limit)
 
 
-def list_steps_status(standing: Staleness, first: str | None, last: str | None, most: int) -> list[dict[str, Any]]:
-    """Each step of each night: its state, why it is that one, when it ended or began, and how many seconds it took.
+def list_steps_status(staleness: Staleness, first: str | None, last: str | None, limit: int) -> list[dict[str, Any]]:
+    """Return the state of each step of each night.
 
-    The nights from `first` to `last`, or those from the oldest one that was ever run to the newest one of the logs; of
-    these the `most` newest.
+    Args:
+        staleness: The states of all steps.
+        first: The first night. By default, the oldest night that was ever run.
+        last: The last night. By default, the newest day of the logs, or the newest night that was ever run if that is
+            later.
+        limit: Maximum number of nights; only the newest ones are returned.
+
+    Returns:
+        One row per night and step, oldest night first: `ds`, `step`, `state`, `why` (the reason for the state; empty if
+        done), `at` (time of the last entry in the journal; None if the step never ran), and `seconds` (the duration of
+        the step; None if it has not ended).
+
+    Raises:
+        DataError: No night has run yet and there are no logs, or `first` or `last` is not a date.
     """
-    settings, known = standing.settings, standing.nights()
+    settings, known = staleness.settings, staleness.nights()
     dated = log_files.has_day_in_path(settings.logs.impressions)
     newest = log_files.list_days(settings, "impressions")[-1:] if dated else []
     given = [check_day(ds) for ds in (first, last) if ds]
-    if not (seen := [*known[:1], *given, *newest, *known[-1:]]):
-        raise DataError(f"{settings.paths.warehouse}: no night was run yet; run `star-ctr nightly` or `backfill`")
-    start, end = check_day(first) if first else min(seen), check_day(last) if last else max(seen)
+    if not (days := [*known[:1], *given, *newest, *known[-1:]]):
+        raise DataError(
+            f"{settings.paths.warehouse}: no night has run yet; run `star-ctr nightly` or `star-ctr backfill`"
+        )
+    start, end = check_day(first) if first else min(days), check_day(last) if last else max(days)
     rows = []
-    for ds in list_days(start, end)[-most:]:
+    for ds in list_days(start, end)[-limit:]:
         for step in list_steps(settings):
-            state, why = standing.state(ds, step)
-            entry = standing.entry(ds, step)
+            state, why = staleness.state(ds, step)
+            entry = staleness.entry(ds, step)
             at = entry and entry.at.isoformat(timespec="seconds")
             rows.append(
                 {"ds": ds, "step": step, "state": str(state), "why": why, "at": at, "seconds": entry and entry.seconds}

@@ -1,4 +1,4 @@
-"""Every table and folder of a warehouse: its path is made here and nowhere else."""
+"""The tables and folders of a warehouse. All of their paths are built in this module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ TABLE_PROPERTIES = {
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table: what it holds, and the columns that its folders are partitioned by."""
+    """A Delta table of the warehouse.
+
+    Attributes:
+        name: The name of the table and of its folder.
+        about: What a row of the table is.
+        partitions: The columns that the table is partitioned by.
+    """
 
     name: str
     about: str
@@ -40,66 +46,70 @@ class Table:
 TABLES = {
     table.name: table
     for table in (
-        Table("impressions", "what was shown, one row an impression, clean", ("ds",)),
-        Table("clicks", "clicks of a separate click log", ("ds",)),
-        Table("behaviours", "what users did besides, or before the first day", ("ds",)),
-        Table("users", "user attributes, one row a user, or a user and day", ("ds",)),
-        Table("items", "item attributes, one row an item, or an item and day", ("ds",)),
-        Table("quarantine", "rows that could not be used, whole, each with its reason", ("log", "ds")),
-        Table("features", "labelled rows with all features as known at the impression", ("ds",)),
+        Table("impressions", "cleaned impressions, one row per impression", ("ds",)),
+        Table("clicks", "cleaned clicks of a separate click log", ("ds",)),
+        Table("behaviours", "user behaviours other than impressions, or from before the first day", ("ds",)),
+        Table("users", "user attributes, one row per user, or per user and day", ("ds",)),
+        Table("items", "item attributes, one row per item, or per item and day", ("ds",)),
+        Table("quarantine", "rows that could not be used, with all columns and the reason", ("log", "ds")),
+        Table("features", "labelled rows with all features, as of the impression", ("ds",)),
         Table("profile", "match rates of joins and unparsable numeric values, one row per day and measure", ("ds",)),
-        Table("vocabularies", "ids of the values that a night's training days hold", ("ds",)),
+        Table("vocabularies", "ids of the values that occur in a night's training days", ("ds",)),
         Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
-        Table("refit_vocabularies", "ids of the values that a refit's days hold", ("ds",)),
-        Table(
-            "refit_split",
-            "encoded rows that a refit of night ds is trained on, ds among them",
-            ("ds", "part", "domain"),
-        ),
+        Table("refit_vocabularies", "ids of the values that occur in a refit's training days", ("ds",)),
+        Table("refit_split", "encoded training rows of the refit of night ds, including ds", ("ds", "part", "domain")),
         Table("scores", "predicted click rates of the test rows", ("run_id",)),
-        Table("metrics", "AUC, GAUC, PCOC and log loss, one row a day, model and domain", ("run_id",)),
-        Table("differences", "AUC and GAUC of a run less those of another on the same rows", ("run_id",)),
-        Table("runs", "one record a training run: settings, versions read, code, seed", ("run_id",)),
-        Table("steps", "what was run when, on what it stood, and how it ended; one row a start and an end", ()),
+        Table("metrics", "AUC, GAUC, PCOC and log loss, one row per day, model and domain", ("run_id",)),
+        Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
+        Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),
+        Table("steps", "when each step ran, its inputs and its result; one row at its start and one at its end", ()),
         Table("lease", "which process writes to the warehouse; one row when it starts and one when it ends", ()),
-        Table("decisions", "which run was promoted, held, rolled back: by whom, and why; it only grows", ()),
-        Table("ledger", "rows into and out of each step, with the reason of what was left out", ("run_id",)),
+        Table("decisions", "which run was promoted, held or rolled back, by whom and why; append-only", ()),
+        Table("ledger", "rows in and out of each step, with the reason for rows left out", ("run_id",)),
     )
 }
 
 
 class SplitTables(NamedTuple):
-    """The tables that encoded rows land in, with the values behind their ids."""
+    """The names of a table of encoded rows and of the table with the values behind their ids."""
 
     split: str
     vocabularies: str
 
 
 OF_NIGHT = SplitTables("split", "vocabularies")
+"""The tables that a night's training and evaluation read."""
 OF_REFIT = SplitTables("refit_split", "refit_vocabularies")
+"""The tables that a refit reads."""
 
 LOG_TABLES = ("impressions", "clicks", "behaviours", "users", "items")
+"""The tables that `ingest` writes from the logs."""
 
 
 class Warehouse:
-    """The places of one data set's tables and models below `paths.warehouse`."""
+    """The paths of one data set's tables and models."""
 
     def __init__(self, paths: PathSettings) -> None:
         self.root = paths.warehouse.rstrip("/")
         self.models = (paths.models or f"{self.root}/models").rstrip("/")
 
     def table(self, name: str) -> str:
-        """The folder of a table; `KeyError` for a name that no part declares."""
+        """Return the folder of a table; raises `KeyError` if `TABLES` does not declare it."""
         return f"{self.root}/{TABLES[name].name}"
 
     def list_finished_runs(self) -> list[str]:
-        """The runs that were trained to their end, the newest night last."""
+        """Return the ids of the runs with a published attempt, sorted, so that the newest night is last."""
         return sorted({record.parent.parent.name for record in Path(self.models).glob(f"*/attempt-*/{RECORD}")})
 
     def run_folder(self, run_id: str) -> str:
-        """The folder of a run, with a folder for each attempt; `UserError` for one in an object store."""
+        """Return the folder of a run, which contains a folder per attempt.
+
+        Raises:
+            UserError: The models are in an object store, but training needs a file system.
+        """
         if "://" in self.models:
             raise UserError(
-                f"{self.models}: a training writes files; set paths.models to a folder that all machines see"
+                f"{self.models}: training cannot write to an object store; set paths.models to a folder that all "
+                "machines can access"
             )
         return f"{self.models}/{run_id}"

@@ -1,8 +1,7 @@
-"""Names derived from declared ones, and the check that they are unique.
+"""Derived names of columns, numbers and embedding tables, and the check that they are unique.
 
-Columns of `features`, numbers and embedding tables get names that are built from the names of features, kinds of
-history and columns. Code only builds these names and never parses them. Column names in Spark are case-insensitive, and
-so is the check.
+The names are built from the declared names of features, kinds of history and columns. Code only builds these names and
+never parses them. The check ignores case, because column names in Spark are case-insensitive.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ def name_since_column(statistic: str, kind: str) -> str:
 
 
 def name_rate(statistic: str, kind: str) -> str:
-    """Return the name of the number with the smoothed rate of a kind."""
+    """Return the name of the number that is the smoothed rate of a kind."""
     return f"{statistic}__rate_{kind}"
 
 
 def name_bucket_table(number: str) -> str:
-    """Return the name of a number's bucket field, which is also that of its embedding table."""
+    """Return the name of a number's bucket field and of its embedding table; both are the same."""
     return f"{number}__bucket"
 
 
@@ -61,21 +60,30 @@ def name_behaviour_column(sequence: str) -> str:
 
 
 def find_name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
-    """Return a message for each invalid kind name, and for each name that two declarations produce."""
+    """Find invalid and colliding names.
+
+    Args:
+        features: The declared features.
+        history: The names of the kinds of history.
+
+    Returns:
+        A message for each invalid kind name, and for each pair of declarations that produce the same name.
+    """
     features = list(features)
-    names = {"column of `features`": _iter_columns, "number": _iter_numbers, "embedding table": _iter_tables}
+    iterators = {"column of `features`": _iter_columns, "number": _iter_numbers, "embedding table": _iter_tables}
     problems: dict[frozenset[str], str] = {}
-    for what, named in names.items():
+    for what, iter_names in iterators.items():
         seen: dict[str, str] = {}
-        for name, key, thing in named(features):
-            other = seen.setdefault(name.lower(), thing)
-            if other != thing:
-                clash = f"{key}: {thing} and {other} both produce the {what} `{name}`; rename one of them"
-                problems.setdefault(frozenset((thing, other)), clash)
+        for name, key, origin in iter_names(features):
+            other = seen.setdefault(name.lower(), origin)
+            if other != origin:
+                collision = f"{key}: {origin} and {other} both produce the {what} `{name}`; rename one of them"
+                problems.setdefault(frozenset((origin, other)), collision)
     return [*_find_kind_problems(history), *problems.values()]
 
 
 def _find_kind_problems(history: Iterable[str]) -> list[str]:
+    """Return a message for each kind of history with an invalid name, or with the name of another except for case."""
     problems, seen = [], dict[str, str]()
     for kind in history:
         if not re.fullmatch(r"[\w-]+", kind):
@@ -87,14 +95,14 @@ def _find_kind_problems(history: Iterable[str]) -> list[str]:
 
 
 def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
-    """Yield the columns of `features` and of events: name, settings key, and description."""
+    """Yield the columns of `features` and of events: name, settings key, and a description of the origin."""
     yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY)
     yield "settings", "features", "the built-in column `settings`"
     for f in features:
         where = f"features.{f.name}"
         for column in list_read_columns(f):
-            thing = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
-            yield flatten_column_name(column), where, thing
+            origin = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
+            yield flatten_column_name(column), where, origin
         if isinstance(f, Statistic):
             for kind in f.kinds():
                 yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
@@ -110,6 +118,7 @@ def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
 
 
 def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+    """Yield the numbers that features produce, in the form of `_iter_columns`."""
     for f in features:
         where = f"features.{f.name}"
         if isinstance(f, Numeric):
@@ -124,6 +133,7 @@ def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
 
 
 def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
+    """Yield the embedding tables that features use, in the form of `_iter_columns`."""
     yield GAP, "features", "the time gaps of sequences"
     yield BEHAVIOUR, "features", "the kinds of events in sequences"
     for f in features:

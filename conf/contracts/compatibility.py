@@ -1,4 +1,8 @@
-"""Checks that a training run can continue on the rows of another split, with the settings of another model."""
+"""Checks for a warm start: whether training can continue from a run, given its layout and its model settings.
+
+Weights are valid only for the features, the encoding of numbers and the model structure that they were trained with.
+Domains and vocabularies may differ, because they are matched by name and by value.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ _MAY_CHANGE = frozenset(
         "interest_loss",
         # The initialization of a training from scratch.
         "domain_spread",
-        # Rows of embeddings are matched by value, whatever their minimum counts; widths are compared table by table.
+        # Embedding rows are matched by value, regardless of minimum counts. Widths are compared per table elsewhere.
         "embeddings",
         "dim",
     }
@@ -28,7 +32,16 @@ _MAY_CHANGE = frozenset(
 
 
 def list_changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
-    """Return the differences between two nested mappings, as `key: before -> now`."""
+    """List the differences between two nested mappings.
+
+    Args:
+        before: The earlier mapping.
+        now: The current mapping.
+        path: Prefix of the keys, such as `model.`.
+
+    Returns:
+        Texts of the form `key: before -> now`, where the key is a dotted path. A missing key counts as None.
+    """
     found: list[str] = []
     for key in sorted({*before, *now}):
         a, b = before.get(key), now.get(key)
@@ -40,7 +53,16 @@ def list_changes(before: dict[str, Any], now: dict[str, Any], path: str = "") ->
 
 
 def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
-    """Raise `UserError` if a newly fitted layout does not keep the encoding of the run to start from."""
+    """Check that a newly fitted layout keeps the features and the encoding of the run to start from.
+
+    Args:
+        run_id: The run to start from.
+        before: Its layout.
+        now: The newly fitted layout.
+
+    Raises:
+        UserError: The features or the encodings of numbers differ. The message names each difference.
+    """
     if different := list_feature_changes(before, now) + list_number_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different features than the settings declare: "
@@ -49,7 +71,16 @@ def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
 
 
 def check_split(run_id: str, before: Layout, now: Layout) -> None:
-    """Raise `UserError` if a run with layout `before` cannot continue on rows with layout `now`."""
+    """Check that training can continue from a run on the rows of a split.
+
+    Args:
+        run_id: The run to start from.
+        before: Its layout.
+        now: The layout of the split.
+
+    Raises:
+        UserError: The features or the encodings of numbers differ. The message names each difference.
+    """
     if different := list_feature_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different features than the split of {now.ds} has: "
@@ -63,10 +94,18 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
 
 
 def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
-    """Raise `UserError` if the weights of a run have another meaning in a model with settings `now`.
+    """Check that the weights of a run keep their meaning in a model with other settings.
 
     Many settings change what weights mean but not their shapes, for example `combine` and `activation`. Therefore all
     settings are compared, except those that are known to be safe to change.
+
+    Args:
+        run_id: The run to start from.
+        before: Its model settings.
+        now: The current model settings.
+
+    Raises:
+        UserError: Other settings differ. The message names each difference.
     """
     earlier, current = (settings.model_dump(mode="json", exclude=set(_MAY_CHANGE)) for settings in (before, now))
     if different := list_changes(earlier, current, "model."):
@@ -100,10 +139,12 @@ def dump_number_encodings(layout: Layout) -> dict[str, Any]:
 
 
 def _dump(fields: Sequence[NumericField] | Sequence[BucketField]) -> dict[str, Any]:
+    """Return the fields by name."""
     return {field.name: field.model_dump(mode="json", exclude={"name"}) for field in fields}
 
 
 def _name_features(layout: Layout) -> dict[str, Any]:
+    """Return the names of all features, in order."""
     return {
         "ids": [f.name for f in layout.fields],
         "numbers": [f.name for f in layout.numeric],
@@ -112,7 +153,7 @@ def _name_features(layout: Layout) -> dict[str, Any]:
 
 
 def _dump_features(layout: Layout) -> dict[str, Any]:
-    """Return what ids are made from and looked up in, by feature; `list_number_changes` compares numbers and buckets."""
+    """Return the columns and embedding tables of ids by feature; numbers are left to `list_number_changes`."""
     ids = {f.name: f.model_dump(mode="json", exclude={"name"}) for f in layout.categorical}
     sequences = {
         s.name: {

@@ -1,4 +1,4 @@
-"""Days as the tables name them: `2022-05-05`, and the names of what has none."""
+"""Days in the form of the column `ds` (`2022-05-05`), and the names that stand for rows without a day."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 
 NO_DAY = "all"
-"""Of attributes that hold on every day."""
+"""`ds` of attributes that apply to every day."""
 BEFORE_FIRST_DAY = "before"
-"""Of behaviours that happened before the logs begin."""
+"""`ds` of behaviours without a time, which happened before the first day of the logs."""
 
 
 def check_day(ds: str) -> str:
-    """`ds` if it is a day, else `DataError`."""
+    """Return `ds` in the form `2022-05-05`; raises `DataError` if it is not a date."""
     try:
         return dt.date.fromisoformat(ds).isoformat()
     except ValueError:
-        raise DataError(f"--ds {ds}: write a day as in 2022-05-05") from None
+        raise DataError(f"--ds {ds}: not a date; write it like 2022-05-05") from None
 
 
 def list_days(first: str, last: str) -> list[str]:
-    """All days from `first` to `last`, both included."""
+    """Return all days from `first` to `last`, both included."""
     start, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
     return [(start + dt.timedelta(days=k)).isoformat() for k in range((end - start).days + 1)]
 
 
 def list_window_days(settings: Settings, ds: str) -> list[str]:
-    """The days of the training window and `ds` itself, oldest first."""
+    """Return the `window.days` days of the training window and then `ds`, oldest first."""
     first = dt.date.fromisoformat(ds) - dt.timedelta(days=settings.window.days)
     return list_days(first.isoformat(), ds)
 

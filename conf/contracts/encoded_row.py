@@ -1,13 +1,18 @@
-"""The layout of encoded rows: what each 4-byte place of a row of the `split` table holds.
+"""The layout of the encoded rows in the table `split`.
 
-The split is a machine's format. A row's integers (ids, lengths) are packed into one binary column and its
-numbers (float32) into another, since two wide columns stream three times as fast as lists. The layout is
-written with the split, travels with the model, and is all that the model, the stream and the scorer know
-of a data set.
+An encoded row has two binary columns: `ints` with 4-byte integers (ids and lengths), and `floats` with 4-byte floats
+(numbers). Two wide binary columns stream three times as fast as list columns, but other tools cannot read them.
 
-A row's integers: the ids of `fields`, in order; then for each of `sequences` its length and, for each side,
-`length` ids, padded with 0 at the end. Ids: 0 is padding or a missing value, 1 a value that training
-did not know, known values follow from 2 on.
+The integers of a row are:
+
+1. the ids of `Layout.fields`, in order
+2. for each of `Layout.sequences`: its length; then, for each side, `length` ids, padded with 0 at the end
+
+Ids are 0 for padding or a missing value, 1 for a value that the training rows did not contain, and 2 or more for known
+values.
+
+The layout is written with the split and exported with the model. The model, the data reader and the scorer know the
+data set only through the layout.
 """
 
 from __future__ import annotations
@@ -19,22 +24,24 @@ from pydantic import Field
 from star_ctr.conf.settings.base import SettingsModel
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
+"""The id of padding and missing values, the id of unknown values, and the first id of known values."""
 GAP, BEHAVIOUR = "gap", "behaviour"
-"""Embedding tables of their own: of time gaps, and of the kinds of history."""
+"""Embedding tables of the time gaps and of the kinds of events in sequences."""
 OTHER_DOMAIN = 0
+"""The number of all domains that are unknown in training."""
 OTHER, OVERALL = "other", "overall"
-"""Names that no domain may have: of all unknown ones, and of all together."""
+"""Reserved domain names: all unknown domains, and all domains together."""
 GAP_BUCKETS = 34
-"""Time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
+"""Number of ids of time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
 
 
 def domain_sort_key(domain: str) -> tuple[bool, int, str]:
-    """The order in which domains are shown: numbers as numbers, then names, `overall` last."""
+    """Return the sort key of a domain: numeric names by number, then other names, and `overall` last."""
     return domain == OVERALL, int(domain) if domain.isdigit() else 1 << 60, domain
 
 
 class IdField(SettingsModel):
-    """One id of a row, made from `column` of the features and looked up in the embedding table `embedding`."""
+    """An id: the value of the column `column` of `features`, as an index into the embedding table `embedding`."""
 
     name: str
     column: str
@@ -42,7 +49,11 @@ class IdField(SettingsModel):
 
 
 class SequenceField(SettingsModel):
-    """A list of up to `length` events (or values, where a `separator` splits them), with one id for every side."""
+    """A list of up to `length` events or values, with one id per event and side.
+
+    With a `separator`, the column is text that it splits into values, and the first `length` values are kept. Without
+    one, each side is a list column of events, and the `length` most recent events are kept.
+    """
 
     name: str
     length: int
@@ -51,16 +62,21 @@ class SequenceField(SettingsModel):
 
     @property
     def width(self) -> int:
-        """4-byte places that it takes: its length, then `length` ids a side."""
+        """Number of integers in a row: the length of the list, then `length` ids per side."""
         return 1 + self.length * len(self.sides)
 
     def iter_offsets(self, offset: int) -> list[tuple[IdField, int]]:
-        """Each side with the place of its first id, where the sequence's own place is `offset`."""
+        """Return each side with the offset of its first id, given the offset of the sequence, in 4-byte integers."""
         return [(side, offset + 1 + k * self.length) for k, side in enumerate(self.sides)]
 
 
 class NumericSource(SettingsModel):
-    """How a number is made from columns of `features`: as it is, or a smoothed rate of two counts."""
+    """How a number is computed from columns of `features`.
+
+    The number is `column`, or with a `denominator` the smoothed rate
+    (column + prior * base) / (denominator + prior). With `log`, it is then transformed to log(1 + x), where negative
+    values count as 0. Infinite values count as missing.
+    """
 
     column: str
     denominator: str | None = None
@@ -70,7 +86,7 @@ class NumericSource(SettingsModel):
 
 
 class NumericField(SettingsModel):
-    """A standardised number: (x - mean) / std over the training rows, within 4 deviations; a missing value is 0.
+    """A standardized number: (x - mean) / std over the training rows, clipped to [-4, 4]; a missing value is 0.
 
     Mean and std exclude outliers. If `std` is 0, every value is encoded as 0: the number was constant in the training
     rows (for example, a statistic of earlier days on the first day of a log), so the model has learned nothing about it
@@ -84,7 +100,7 @@ class NumericField(SettingsModel):
 
 
 class BucketField(SettingsModel):
-    """A number cut at `bounds` (quantiles of the training rows); the bucket's id has an embedding."""
+    """A number as the id of its bucket. `bounds` are quantiles of the training rows; a missing number has the id 1."""
 
     name: str
     source: NumericSource
@@ -92,7 +108,17 @@ class BucketField(SettingsModel):
 
 
 class Layout(SettingsModel):
-    """Everything needed to read an encoded row, or to encode one."""
+    """Everything that is needed to encode a row or to read an encoded one.
+
+    Attributes:
+        ds: The night of the split.
+        domains: The domains that training knows. Domain `domains[k]` has the number k + 1.
+        embeddings: The number of ids of each embedding table, including the ids 0 and 1.
+        categorical: The single ids of categorical features.
+        buckets: The numbers that are encoded as ids of buckets.
+        numeric: The standardized numbers.
+        sequences: The lists of values and the sequences of events.
+    """
 
     ds: str
     domains: list[str]
@@ -104,7 +130,7 @@ class Layout(SettingsModel):
 
     @property
     def fields(self) -> list[IdField]:
-        """The single ids of a row, in their order: categorical ones, then buckets."""
+        """The single ids of a row, in order: first categorical features, then buckets."""
         return [
             *self.categorical,
             *(IdField(name=b.name, column=b.source.column, embedding=b.name) for b in self.buckets),
@@ -112,11 +138,11 @@ class Layout(SettingsModel):
 
     @property
     def columns(self) -> list[str]:
-        """The columns of `features` that a row is encoded from, each once."""
+        """The distinct columns of `features` that a row is encoded from."""
         sources = [*(b.source for b in self.buckets), *(n.source for n in self.numeric)]
-        named = [f.column for f in (*self.categorical, *(side for s in self.sequences for side in s.sides))]
-        named += [column for s in sources for column in (s.column, s.denominator) if column]
-        return list(dict.fromkeys(named))
+        names = [f.column for f in (*self.categorical, *(side for s in self.sequences for side in s.sides))]
+        names += [column for s in sources for column in (s.column, s.denominator) if column]
+        return list(dict.fromkeys(names))
 
     @property
     def ints(self) -> int:
@@ -130,16 +156,16 @@ class Layout(SettingsModel):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of an encoded row in memory: its integers and numbers, its label, its domain and its file's number."""
+        """Size of an encoded row in memory, in bytes: integers, floats, label, domain number and file number."""
         return 4 * (self.ints + self.floats + 3)
 
     def iter_sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
-        """Each sequence with the place of its length in the row's integers."""
+        """Yield each sequence with the offset of its length among the row's integers."""
         offset = len(self.fields)
         for sequence in self.sequences:
             yield sequence, offset
             offset += sequence.width
 
     def domain_id(self, domain: str) -> int:
-        """The number of a domain: from 1 on, 0 for any that training did not know."""
+        """Return the number of a domain, from 1; `OTHER_DOMAIN` (0) for a domain that training does not know."""
         return self.domains.index(domain) + 1 if domain in self.domains else OTHER_DOMAIN

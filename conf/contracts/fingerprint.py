@@ -1,4 +1,4 @@
-"""Hashes of values and of code: what tells whether something made before is still what would be made now."""
+"""Hashes of JSON values and of code, which show whether an existing output is still up to date."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from typing import Any
 
 
 def hash_json(value: Any, length: int = 8) -> str:
-    """A short hexadecimal hash of a JSON value; equal values give equal hashes, whatever the order of keys."""
+    """Hash a JSON value. Equal values have equal hashes, regardless of the order of keys.
+
+    Args:
+        value: The value. Objects that JSON does not support are hashed as text.
+        length: The number of hexadecimal digits, at most 64.
+
+    Returns:
+        The first `length` hexadecimal digits of the SHA-256.
+    """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
@@ -39,13 +47,13 @@ def hash_code(modules: Sequence[str]) -> str:
         if file is None:
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        code[name] = ast.dump(_WithoutProse().visit(tree))
+        code[name] = ast.dump(_ProseRemover().visit(tree))
         waiting += _list_imports(tree)
     return hash_json(code, 16)
 
 
-class _WithoutProse(ast.NodeTransformer):
-    """Removes docstrings, other strings that are statements of their own, and texts of `help=` and `description=`."""
+class _ProseRemover(ast.NodeTransformer):
+    """Removes docstrings, other statements that are only a string, and the texts of `help=` and `description=`."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if _is_text(node.value) else self.generic_visit(node)
@@ -60,6 +68,7 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _list_imports(tree: ast.AST) -> list[str]:
+    """Return the names of the `star_ctr` modules that a syntax tree imports."""
     found: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -70,10 +79,11 @@ def _list_imports(tree: ast.AST) -> list[str]:
 
 
 def _find_source(name: str) -> Traversable | None:
-    """The source of a module of star_ctr, by its name alone: to import it, and Spark and torch with it, is slow.
+    """Return the source file of a `star_ctr` module; None if there is no such module.
 
-    Also out of an archive, as which the code may have come to a cluster.
+    The module is located by its name, because importing it would also import Spark and torch, which is slow. This also
+    works if the code was shipped to a cluster as an archive.
     """
-    *rooms, last = name.split(".")[1:]
-    room = files("star_ctr").joinpath(*rooms)
-    return next((f for f in (room / f"{last}.py", room / last / "__init__.py") if f.is_file()), None)
+    *packages, last = name.split(".")[1:]
+    folder = files("star_ctr").joinpath(*packages)
+    return next((f for f in (folder / f"{last}.py", folder / last / "__init__.py") if f.is_file()), None)

@@ -1,6 +1,6 @@
-"""The steps of a night, in order: the one list that the nightly run, staleness, error messages and the DAG share.
+"""The steps of a night, in order. The nightly run, staleness checks, error messages and the DAG share this list.
 
-The list is in `steps.json`, because the DAG file cannot import this package.
+The list is stored in `steps.json`, because the DAG file cannot import this package.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class Step:
     """A step of a night.
 
     Attributes:
-        name: The command and the module in `jobs`.
+        name: The name of the command and of the module in `jobs`.
         about: What the step does, in a sentence or two.
-        per_run: Whether each run (model and seed) has this step of its own; other steps are shared by all runs.
+        per_run: Whether the step runs once per run (model and seed). Other steps run once for all runs.
         day_from: The table whose newest day is processed if no day is given; None for the logs.
         writes: The tables that the step writes.
         hours: The time limit of the step in the DAG.
@@ -43,12 +43,13 @@ def _read_steps() -> tuple[Step, ...]:
 STEPS = {step.name: step for step in _read_steps()}
 """The steps by name, in the order in which a night runs them."""
 STEP_NAMES = tuple(STEPS)
+"""Names of all steps, in order."""
 RUN_STEPS = tuple(step.name for step in STEPS.values() if step.per_run)
-"""Names of the steps that each run has of its own."""
+"""Names of the steps that run once per run."""
 
 
 def list_steps(settings: Settings) -> tuple[str, ...]:
-    """Return the names of the steps of a night, in order."""
+    """Return the names of the steps that a night has with these settings, in order."""
     return tuple(step.name for step in STEPS.values() if step.only_if in (None, settings.gate.publish))
 
 

@@ -1,4 +1,9 @@
-"""What makes a run the run that it is: hashes of its settings, and the `make_run_id`."""
+"""Run ids, and the hashes of settings that decide whether two runs or two steps are the same.
+
+A run id is `<night>-<variant>-s<seed>-<hash of the settings>`, for example
+`2026-03-04-star-pn-aux-s0-0a1b2c3d`. Each step of a night has a separate hash of the settings that affect its output.
+A change of any other setting does not make the step stale.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from star_ctr.conf.settings.features import Numeric, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
-_NOT_OF_THE_MODEL: Any = {
+_NOT_AFFECTING_MODEL: Any = {
     "paths": True,
     "spark": True,
     "about": True,
@@ -21,30 +26,31 @@ _NOT_OF_THE_MODEL: Any = {
     "retention": True,
     "trainer": {*NOT_AFFECTING_WEIGHTS, "seed"},
 }
+"""Settings that are not part of `hash_config`, in the form of pydantic's `exclude`."""
 
 
 def hash_config(settings: Settings) -> str:
-    """Hash of the settings that decide what the model is: not of places, machines or the seed."""
-    return hash_json(settings.model_dump(mode="json", exclude=_NOT_OF_THE_MODEL))
+    """Hash the settings that affect the trained model, except the seed. Paths and machines do not affect it."""
+    return hash_json(settings.model_dump(mode="json", exclude=_NOT_AFFECTING_MODEL))
 
 
 def hash_ingest_settings(settings: Settings) -> str:
-    """Hash of the settings that decide what `ingest` of a night writes."""
+    """Hash the settings that affect what `ingest` writes for a night."""
     parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "window"})
-    # How a column of a log is read depends on the features that read it: as a number or as an id.
+    # Ingest parses a log column as a number or as an id, depending on the features that read it.
     parts["numbers"] = sorted({f.column for f in settings.select_features(Numeric)})
     parts["ids"] = sorted({c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)})
     return hash_json(parts)
 
 
 def hash_features_settings(settings: Settings) -> str:
-    """Hash of the settings that decide what the `features` table holds."""
+    """Hash the settings that affect the rows of the table `features`."""
     parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "history", "features"})
     return hash_json(parts)
 
 
 def hash_split_settings(settings: Settings) -> str:
-    """Hash of the settings that decide what a night's `split` holds; which model reads it plays no part."""
+    """Hash the settings that affect the split of a night. All models with the same hash can share the split."""
     parts = settings.model_dump(
         mode="json",
         include={
@@ -56,9 +62,10 @@ def hash_split_settings(settings: Settings) -> str:
 
 
 def format_variant(settings: Settings) -> str:
-    """The model's name with its variant, as tables and metrics show it: `star-pn-aux`.
+    """Return the model's name with its variant, as shown in tables and metrics, for example `star-pn-aux`.
 
-    What departs from the usual form is added: pooling by attention, summed weights, mixed batches.
+    The name consists of the model, the normalization, and `aux` or `noaux`. Attention pooling, summed weights and mixed
+    batches are appended if they are used, for example `star-bn-aux-din-sum-mixed`.
     """
     model = settings.model
     parts = [model.name, model.norm, "aux" if model.aux else "noaux"]
@@ -72,15 +79,15 @@ _REFIT = "-refit"
 
 
 def make_refit_run_id(run_id: str) -> str:
-    """The name of the refit of a run: the same training, on the days up to the one that the run was judged on."""
+    """Return the id of the refit of a run: the same training, but on days that include the evaluated day."""
     return f"{run_id}{_REFIT}"
 
 
 def strip_refit_suffix(run_id: str) -> str:
-    """The run whose metrics speak for a run: of a refit the one that it was made of, else the run itself."""
+    """Return the id of the run whose metrics apply to `run_id`: the refitted run for a refit, else `run_id` itself."""
     return run_id.removesuffix(_REFIT)
 
 
 def make_run_id(settings: Settings, ds: str) -> str:
-    """The name of a run: the night, the model with its variant, the seed and the hash of the settings."""
+    """Return the id of a run: the night, the model with its variant, the seed, and the hash of the settings."""
     return f"{ds}-{format_variant(settings)}-s{settings.trainer.seed}-{hash_config(settings)}"

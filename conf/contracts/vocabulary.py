@@ -1,4 +1,4 @@
-"""The values behind the ids of encoded rows: what goes with a layout, in the files of the table `vocabularies`."""
+"""Read the values behind the ids of encoded rows, from the files of the table `vocabularies`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,32 @@ from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, FIRST_KNOWN
 
 
 def list_vocabulary_files(table: str, version: int, ds: str) -> list[str]:
-    """The files of one night's vocabularies at one version."""
+    """Return the URIs of the files that hold the vocabularies of a night.
+
+    Args:
+        table: The path of the Delta table.
+        version: Its version.
+        ds: The night.
+    """
     return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))
 
 
 def read_vocabularies(files: Sequence[str], history: Sequence[str]) -> dict[str, pa.Array]:
-    """Each embedding table's known values in the order of their ids; the kinds of `history` are one, too."""
+    """Read the known values of each embedding table.
+
+    Args:
+        files: Parquet files with the columns `embedding`, `value` and `id`.
+        history: The kinds of `history` in their declared order. They are the vocabulary of the table `behaviour`.
+
+    Returns:
+        For each embedding table, its values in the order of their ids. The first value has the id `FIRST_KNOWN`.
+    """
     table = pads.dataset(list(files), format="parquet").to_table(columns=["embedding", "value", "id"])
     table = table.sort_by([("embedding", "ascending"), ("id", "ascending")])
     vocabularies = {BEHAVIOUR: pa.array(history, type=pa.string())}
     for name in table["embedding"].unique().to_pylist():
-        of_table = table.filter(pads.field("embedding") == name)
-        ids = of_table["id"].to_numpy()
-        assert (ids == range(FIRST_KNOWN, FIRST_KNOWN + len(ids))).all(), f"vocabulary {name} has gaps"
-        vocabularies[name] = of_table["value"].combine_chunks()
+        rows = table.filter(pads.field("embedding") == name)
+        ids = rows["id"].to_numpy()
+        assert (ids == range(FIRST_KNOWN, FIRST_KNOWN + len(ids))).all(), f"the ids of vocabulary {name} have gaps"
+        vocabularies[name] = rows["value"].combine_chunks()
     return vocabularies

@@ -1,4 +1,4 @@
-"""What all settings are made of."""
+"""Base class and common types of all settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+"""Text with at least one character."""
 
 
 class SettingsModel(BaseModel):
-    """Base of all settings: unknown keys are refused, values cannot change after loading."""
+    """Base class of all settings. Unknown keys are rejected, and values cannot be changed after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -8,18 +8,29 @@ from star_ctr.conf.settings.base import SettingsModel
 
 
 class CheckSettings(SettingsModel):
-    """Data quality limits for a day of logs; the night stops if one is exceeded.
+    """Data quality limits for a day of logs. The night stops if a limit is exceeded.
 
-    A night also stops if all labels of its day are of one class, or if none of its clicks matches an impression.
+    The checks run after the tables and the quarantine are written, so that the data can be inspected. A night also
+    stops if all labels of its day are the same (see `one_class`), or if none of its clicks matches an impression.
     """
 
     max_quarantined: float = Field(
-        0.1, ge=0, le=1, description="maximum share of a log's rows for a day that may be quarantined"
+        0.1,
+        ge=0,
+        le=1,
+        description="maximum share of a log's rows for a day that may be quarantined; duplicates and dropped domains "
+        "do not count as quarantined",
     )
     max_unparsable: float = Field(
-        0.1, ge=0, le=1, description="maximum share of a numeric feature's values that may be unparsable"
+        0.1, ge=0, le=1, description="maximum share of a numeric feature's values for a day that may be unparsable"
     )
     max_early_clicks: float = Field(
-        0.1, ge=0, le=1, description="maximum share of a day's matched clicks that may precede their impression"
+        0.1,
+        ge=0,
+        le=1,
+        description="maximum share of a day's matched clicks that may precede their impression; a larger share is a "
+        "sign of a wrong `zone`",
     )
-    one_class: bool = Field(False, description="accept a day on which all rows have the same label")
+    one_class: bool = Field(
+        False, description="whether to accept a day on which all rows have the same label; by default, the night stops"
+    )

@@ -1,4 +1,4 @@
-"""Which models a comparison trains, on which nights, with how many seeds; the paper's own models by their names."""
+"""Settings of `star-ctr compare`: models, nights and seeds, and the predefined models of the paper."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 
 def _check_override_key(key: str) -> str:
+    """Check that compared models may differ in a setting."""
     section, _, name = key.partition(".")
     if section not in ("model", "trainer") or key in ("model.embeddings", "trainer.seed") or not name:
         raise ValueError(
-            f"`{key}` cannot differ between compared models; keys of `model` and `trainer` can, "
-            "but for model.embeddings (part of the split) and trainer.seed"
+            f"`{key}` cannot differ between compared models; use keys of `model` and `trainer`, except "
+            "model.embeddings (part of the split) and trainer.seed"
         )
     return key
 
 
 def _parse_day(value: Any) -> str:
-    """A day as text; YAML reads a bare one as a date."""
+    """Convert a day to text, because YAML reads an unquoted day as a date."""
     try:
         return dt.date.fromisoformat(str(value)).isoformat()
     except ValueError:
-        raise ValueError(f"`{value}` is no day; write it as in 2022-05-05") from None
+        raise ValueError(f"`{value}` is not a date; write it like 2022-05-05") from None
 
 
 Day = Annotated[str, BeforeValidator(_parse_day)]
@@ -36,7 +37,7 @@ Overrides = dict[Annotated[str, AfterValidator(_check_override_key)], Any]
 
 MIXED, SINGLE = {"trainer.data.batches": "mixed"}, {"trainer.data.batches": "single_domain"}
 PAPER: Mapping[str, Mapping[str, Any]] = {
-    # §4.1: all samples are mixed for Base, and so for what stands on it.
+    # §4.1: Base is trained on mixed samples. The other compared models, except STAR, are trained in the same way.
     "base": {"model.name": "base", "model.norm": "bn", **MIXED},
     "shared_bottom": {"model.name": "shared_bottom", "model.norm": "bn", **MIXED},
     "mulann": {"model.name": "mulann", "model.norm": "bn", **MIXED},
@@ -45,46 +46,64 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
     "star": {"model.name": "star", "model.norm": "pn", **SINGLE},
     "ple": {"model.name": "ple", "model.norm": "bn", **MIXED},
     "pepnet": {"model.name": "pepnet", "model.norm": "bn", **MIXED},
-    # Tables 3 and 4; how BN and LN were fed the paper does not say.
+    # Tables 3 and 4. The paper does not state whether BN and LN were trained on mixed or single-domain batches.
     "base_pn": {"model.name": "base", "model.norm": "pn", **SINGLE},
     "star_bn": {"model.name": "star", "model.norm": "bn", **MIXED},
     "star_ln": {"model.name": "star", "model.norm": "ln", **MIXED},
     "star_bn_single": {"model.name": "star", "model.norm": "bn", **SINGLE},
     "star_ln_single": {"model.name": "star", "model.norm": "ln", **SINGLE},
 }
+"""The predefined models of a comparison, as overrides by name."""
 TABLE_2 = ("base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "star", "ple", "pepnet")
+"""The models of the paper's Table 2, followed by the later models PLE and PEPNet."""
 WITHOUT_AUX = "_noaux"
+"""Suffix of the name of a model without its auxiliary network."""
 
 
 class Plan(SettingsModel):
-    """Some models, each trained on all of the nights with all of the seeds."""
+    """A set of models, each trained for all nights with all seeds."""
 
-    models: list[NonEmpty] = Field(default=list(TABLE_2), min_length=1)
-    nights: list[Day] = Field(
-        default_factory=list, description="the test days; the newest complete day if none is given"
+    models: list[NonEmpty] = Field(
+        default=list(TABLE_2),
+        min_length=1,
+        description="names of the models: predefined ones, or those declared in `compare.models`; each name may end in "
+        "`_noaux`; default: the models of Table 2, PLE and PEPNet",
     )
-    seeds: int = Field(3, ge=1, description="so many seeds, from 0 on")
-    title: str = Field("Table 2", description="what the report calls its tables")
+    nights: list[Day] = Field(
+        default_factory=list, description="test days, such as 2022-05-05; default: the newest complete day"
+    )
+    seeds: int = Field(3, ge=1, description="number of seeds per model and night; the seeds count from 0")
+    title: str = Field("Table 2", description="title of the plan's tables in the report")
 
 
 class Comparison(SettingsModel):
-    """What `star-ctr compare` does where its command line says nothing else.
+    """What `star-ctr compare` trains if its command line does not name models and nights.
 
-    `settings`: overrides of all models of one `model.name`, as a search found them. `models`: further models by
-    a name of your own, each as overrides. A name that ends in `_noaux` is the model before it without the
-    auxiliary network.
+    A model is defined by overrides of the settings. Its overrides (`models`) take precedence over those for all models
+    with the same `model.name` (`settings`). A name that ends in `_noaux` stands for the model without that suffix,
+    trained without the auxiliary network.
     """
 
-    plans: list[Plan] = Field(default=[Plan()], min_length=1)
-    settings: dict[str, Overrides] = Field(default_factory=dict)
-    models: dict[str, Overrides] = Field(default_factory=dict)
+    plans: list[Plan] = Field(
+        default=[Plan()], min_length=1, description="what to train; default: one plan with the defaults of all its keys"
+    )
+    settings: dict[str, Overrides] = Field(
+        default_factory=dict,
+        description="overrides for all models with the same `model.name`, for example the result of a search; "
+        "default: none",
+    )
+    models: dict[str, Overrides] = Field(
+        default_factory=dict,
+        description="additional models by name, each as overrides of keys in `model` and `trainer`; a predefined name "
+        "extends that model; default: none",
+    )
 
     @model_validator(mode="after")
     def _check_models(self) -> Comparison:
         known = {*PAPER, *self.models}
         wrong = [
-            f"models: `{name}` is no model{suggest_nearest(name, known)}; known are {', '.join(sorted(known))}, each also "
-            f"with {WITHOUT_AUX}; another can be declared under `compare.models`"
+            f"models: `{name}` is not a known model{suggest_nearest(name, known)}; use one of "
+            f"{', '.join(sorted(known))}, with or without the suffix {WITHOUT_AUX}, or declare it in `compare.models`"
             for plan in self.plans
             for name in plan.models
             if name.removesuffix(WITHOUT_AUX) not in known
@@ -96,7 +115,7 @@ class Comparison(SettingsModel):
             if name.endswith(WITHOUT_AUX)
         ]
         wrong += [
-            f"settings.{name}: no `model.name`{suggest_nearest(name, TABLE_2)}"
+            f"settings.{name}: not a value of `model.name`{suggest_nearest(name, TABLE_2)}"
             for name in self.settings
             if name not in TABLE_2
         ]
@@ -105,14 +124,18 @@ class Comparison(SettingsModel):
         return self
 
     def overrides(self, model: str) -> list[str]:
-        """The `key=value` overrides that make a model of these names."""
+        """Return the overrides that define a model, as `key=value` texts.
+
+        Args:
+            model: The name of a predefined or declared model, with or without the suffix `_noaux`.
+        """
         declared = {**PAPER.get(name := model.removesuffix(WITHOUT_AUX), {}), **self.models.get(name, {})}
-        found = self.settings.get(str(declared.get("model.name", "star")), {})
+        common = self.settings.get(str(declared.get("model.name", "star")), {})
         without = {"model.aux": False} if model.endswith(WITHOUT_AUX) else {}
-        return [f"{key}={json.dumps(value)}" for key, value in {**found, **declared, **without}.items()]
+        return [f"{key}={json.dumps(value)}" for key, value in {**common, **declared, **without}.items()]
 
     def runs(self) -> Iterator[tuple[str, str, int]]:
-        """(model, night, seed) of all plans, each once; a first seed of everything comes before a second one."""
+        """Yield (model, night, seed) of all plans, without repetitions and in the order of seeds."""
         seen: dict[tuple[str, str, int], None] = {}
         for seed in range(max(plan.seeds for plan in self.plans)):
             for plan in self.plans:

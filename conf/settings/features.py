@@ -1,7 +1,11 @@
-"""What a feature may be: categorical, numeric, a behaviour sequence, or a running statistic.
+"""Settings of features (`features`) and of the events that they are computed from (`history`).
 
-Columns are written `table.column`: `impressions.duration_ms`, `users.age`, `items.author_id`; and
-`user_id`, `item_id`, `domain`, `hour`, `weekday` (of the impression's time in `zone`) need no table.
+Columns are written `table.column`, for example `impressions.duration_ms`, `users.age` or `items.author_id`. The columns
+`user_id`, `item_id`, `domain`, `hour` and `weekday` need no table. Hour (00 to 23) and weekday (1 is Monday) are those
+of the impression's time in the time zone of the data set (`zone`).
+
+Features of kind `sequence` and `statistic` are point-in-time: they use only events before a cut. The cut `time` is the
+time of the impression. The cut `day` is the start of the impression's log day, or its time if that is earlier.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 PLAIN_COLUMNS = ("user_id", "item_id", "domain", "hour", "weekday")
+"""Columns that are written without a table."""
 COLUMN_TABLES = ("impressions", "users", "items")
+"""Tables whose columns features can read."""
 
 
 def _check_column(value: str) -> str:
@@ -26,14 +32,16 @@ def _check_column(value: str) -> str:
         return value
     hint = suggest_nearest(value, PLAIN_COLUMNS) if not dot else suggest_nearest(table, COLUMN_TABLES)
     raise ValueError(
-        f"`{value}` names no column: write one of {', '.join(PLAIN_COLUMNS)}, "
-        f"or `table.column` with a table of {', '.join(COLUMN_TABLES)}{hint}"
+        f"`{value}` is not a column; write one of {', '.join(PLAIN_COLUMNS)}, "
+        f"or `table.column` with one of the tables {', '.join(COLUMN_TABLES)}{hint}"
     )
 
 
 def _check_name(value: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
-        raise ValueError(f"`{value}`: names are lower case letters, digits and underscores")
+        raise ValueError(
+            f"`{value}` is not a valid name; use lower-case letters, digits and underscores, beginning with a letter"
+        )
     return value
 
 
@@ -44,48 +52,66 @@ NumericEncoding = Literal["standard", "bucket"]
 
 
 def flatten_column_name(column: str) -> str:
-    """The name that a declared column has in the `features` table: `items.author_id` -> `items_author_id`."""
+    """Return the name of a declared column in the table `features`: `items.author_id` -> `items_author_id`."""
     return column.replace(".", "_")
 
 
 class History(SettingsModel):
-    """A kind of event in users' histories, put together from the logs that tell of it.
+    """A kind of event in the histories of users, combined from the logs that contain it.
 
-    `impressions` takes every impression. `outcome` names an outcome column of the impression log (or `label`): an
-    impression counts with the value of that column, from its own time on (a click of a click log: from the time of the
-    click on). An outcome that is missing, NaN, infinite or above 1e12 in absolute value counts as 0, and sums have a
-    precision of one millionth. `behaviours` takes the rows of the behaviour log with that name. `also` keeps only those
-    rows whose user and item have a row of a second behaviour too: in a log without times that lists each behaviour
-    separately (watched; watched to the end), it tells what a row led to. `less` subtracts an average: a row of
-    `behaviours` counts 1 if it also has the second behaviour (else 0), minus the share of such rows among the rows of
-    its user (or its item). Use it for rates: the rate of a user then describes the user, not the items shown to them.
+    At least one of `impressions`, `outcome` and `behaviours` is required; `impressions` and `outcome` exclude each
+    other. Each event has a weight, and statistics sum the weights with a precision of one millionth.
+
+    An event counts from its time on: that of the impression, the click or the behaviour. If labels come from a
+    click log, the outcome `label` counts from the time of the click on. Behaviours without a time are earlier than all
+    other events.
     """
 
-    impressions: bool = False
-    outcome: NonEmpty | None = None
-    behaviours: NonEmpty | None = None
-    also: NonEmpty | None = None
-    less: Literal["user_id", "item_id"] | None = None
+    impressions: bool = Field(False, description="whether every impression is an event; its weight is 1")
+    outcome: NonEmpty | None = Field(
+        None,
+        description="outcome column of the impression log, or `label`: an impression is an event with this value as "
+        "its weight; the weight 0 is no event, and a value that is missing, NaN, infinite or above 1e12 in absolute "
+        "value counts as 0; default: none",
+    )
+    behaviours: NonEmpty | None = Field(
+        None, description="behaviour whose rows in the behaviour log are events with weight 1; default: none"
+    )
+    also: NonEmpty | None = Field(
+        None,
+        description="second behaviour: a row of `behaviours` is an event only if its user and item have a row of this "
+        "behaviour, too; only for logs without times, which list each behaviour separately (watched, liked); "
+        "default: all rows",
+    )
+    less: Literal["user_id", "item_id"] | None = Field(
+        None,
+        description="subtract an average: a row of `behaviours` has the weight 1 (with a row of `also`) or 0 "
+        "(without), minus the share of rows with one among the rows of its user or item; with `item_id`, a rate by "
+        "user then describes the user and not the items; only for the numerators of `rates`; default: "
+        "no subtraction",
+    )
 
     @model_validator(mode="after")
     def _check_source(self) -> History:
         if self.impressions and self.outcome:
-            raise ValueError("`impressions` takes every impression, `outcome` those with the outcome: give one")
+            raise ValueError("`impressions` and `outcome` exclude each other; remove one of them")
         if not (self.impressions or self.outcome or self.behaviours):
             raise ValueError("give at least one of `impressions`, `outcome`, `behaviours`")
         if self.also and not self.behaviours:
-            raise ValueError("`also` narrows `behaviours`, which is not given")
+            raise ValueError("`also` needs `behaviours`, which is not given; set both, or remove `also`")
         if self.less and not self.also:
-            raise ValueError("`less` compares shares of `also`, which is not given")
+            raise ValueError("`less` needs `also`, which is not given; set both, or remove `less`")
         if self.less and (self.outcome or self.impressions):
-            raise ValueError("`less` is of `behaviours` alone: give it a kind without `outcome` and `impressions`")
+            raise ValueError(
+                "`less` applies to `behaviours` only; declare a separate kind without `outcome` and `impressions`"
+            )
         return self
 
 
 class Feature(SettingsModel):
-    """What all features have: a name, unique in the data set."""
+    """Base class of all features."""
 
-    name: Name
+    name: Name = Field(description="name of the feature, unique in the data set")
 
 
 LIST_SEPARATOR = "\x1f"
@@ -96,19 +122,24 @@ class Categorical(Feature):
     """A column of discrete values, each with an embedding.
 
     Set `multiple` for a column of lists (Parquet, JSON or Delta), or `separator` to split text into a list. Each value
-    of a list has an embedding.
+    of a list has an embedding, and the embeddings of a list are averaged.
     """
 
-    kind: Literal["categorical"]
-    column: Column
-    embedding: Name | None = Field(None, description="the embedding table it shares; its own if none")
-    multiple: bool = Field(False, description="the column holds lists of values")
-    separator: NonEmpty | None = Field(None, description="splits the column into a list of values")
-    length: int = Field(4, ge=1, description="values of a list kept (the first ones); the rest is padding")
+    kind: Literal["categorical"] = Field(description="kind of the feature: `categorical`")
+    column: Column = Field(description="column with the values")
+    embedding: Name | None = Field(
+        None,
+        description="embedding table, which features can share; default: a separate table with the feature's name",
+    )
+    multiple: bool = Field(False, description="whether the column holds lists of values")
+    separator: NonEmpty | None = Field(
+        None, description="text that separates the values in a text column; default: each text is one value"
+    )
+    length: int = Field(4, ge=1, description="maximum number of values of a list; only the first ones are kept")
 
     @property
     def splitter(self) -> str | None:
-        """The separator of list values in the `features` table; None for a column of single values."""
+        """The separator of list values in the table `features`; None for a column of single values."""
         return self.separator or (LIST_SEPARATOR if self.multiple else None)
 
 
@@ -118,43 +149,71 @@ class Numeric(Feature):
     NaN and infinite values count as missing. Outliers are excluded when the scale is fitted.
     """
 
-    kind: Literal["numeric"]
-    column: Column
-    log: bool = Field(False, description="log(1 + x) first; negative values count as 0")
-    encode: list[NumericEncoding] = Field(default=["standard"], min_length=1)
-    buckets: int = Field(20, ge=2, le=1000)
+    kind: Literal["numeric"] = Field(description="kind of the feature: `numeric`")
+    column: Column = Field(description="column with the numbers")
+    log: bool = Field(False, description="whether to transform x to log(1 + x) first; negative values count as 0")
+    encode: list[NumericEncoding] = Field(
+        default=["standard"],
+        min_length=1,
+        description="encodings: `standard` (mean 0, standard deviation 1, clipped to 4 deviations), `bucket`, or "
+        "both; default: standard",
+    )
+    buckets: int = Field(20, ge=2, le=1000, description="maximum number of buckets, if `encode` contains `bucket`")
 
 
 class Sequence(Feature):
-    """The last `length` events of the user before the cut, most recent last."""
+    """The most recent events of the user before the cut, in order of time, the most recent one last."""
 
-    kind: Literal["sequence"]
+    kind: Literal["sequence"] = Field(description="kind of the feature: `sequence`")
     of: list[str] = Field(min_length=1, description="kinds of `history`, merged in order of time")
     columns: dict[Column, Name] = Field(
-        min_length=1, description="columns of each event's item (or its domain, hour) and the embedding of each"
+        min_length=1,
+        description="columns of each event (of its item, or its domain or hour), each with the embedding table to use",
     )
-    gap: bool = Field(True, description="adds the time between event and impression, in logarithmic buckets")
-    behaviour: bool = Field(False, description="adds which kind of event it was")
-    length: int = Field(50, ge=1, le=10_000)
-    cut: Cut = "time"
+    gap: bool = Field(
+        True,
+        description="whether to add an embedding of the time between event and impression, in logarithmic buckets",
+    )
+    behaviour: bool = Field(False, description="whether to add an embedding of the kind of each event")
+    length: int = Field(50, ge=1, le=10_000, description="maximum number of events")
+    cut: Cut = Field("time", description="only events before the impression (`time`) or its day (`day`) count")
 
 
 class Statistic(Feature):
-    """Running counts, smoothed rates and time since the last event, by a group of columns.
+    """Counts, smoothed rates and times since the last event, over the earlier events with the same group columns.
 
-    `counts`: kinds of `history`, counted. `rates`: numerator kind -> denominator kind, smoothed towards the
-    rate of all training rows with the weight of `prior` events. `since`: seconds since the last event.
+    The numbers of a row are missing if one of its group columns is missing.
+
+    With the cut `day` (the default), a statistic does not see earlier events of the same day. Use it for outcomes:
+    otherwise a user's earlier clicks of the day make a later click less likely by mere counting, which harms the
+    order within users that GAUC measures. The cut `time` is suitable for events that are not outcomes.
     """
 
-    kind: Literal["statistic"]
-    by: list[Column] = Field(min_length=1)
-    counts: list[str] = Field(default_factory=list)
-    rates: dict[str, str] = Field(default_factory=dict)
-    since: list[str] = Field(default_factory=list)
-    prior: float = Field(20.0, gt=0)
-    cut: Cut = "day"
-    encode: list[NumericEncoding] = Field(default=["standard"], min_length=1)
-    buckets: int = Field(20, ge=2, le=1000)
+    kind: Literal["statistic"] = Field(description="kind of the feature: `statistic`")
+    by: list[Column] = Field(min_length=1, description="columns that define the groups of rows and events")
+    counts: list[str] = Field(
+        default_factory=list, description="kinds of `history` to count, encoded as log(1 + count); default: none"
+    )
+    rates: dict[str, str] = Field(
+        default_factory=dict,
+        description="rates as numerator kind -> denominator kind of `history`, smoothed by `prior`; default: none",
+    )
+    since: list[str] = Field(
+        default_factory=list,
+        description="kinds of `history` whose last event determines a time: the seconds from it to the cut, encoded as "
+        "log(1 + seconds), missing without an event; default: none",
+    )
+    prior: float = Field(
+        20.0,
+        gt=0,
+        description="smoothing of rates, in events of the denominator: a rate is (n + prior * r) / (d + prior), where "
+        "r is the overall rate of the training rows",
+    )
+    cut: Cut = Field("day", description="only events before the impression (`time`) or its day (`day`) count")
+    encode: list[NumericEncoding] = Field(
+        default=["standard"], min_length=1, description="encodings of each number, as for `numeric`; default: standard"
+    )
+    buckets: int = Field(20, ge=2, le=1000, description="maximum number of buckets, if `encode` contains `bucket`")
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> Statistic:
@@ -163,7 +222,7 @@ class Statistic(Feature):
         return self
 
     def kinds(self) -> list[str]:
-        """Every kind of history it counts, in a fixed order."""
+        """Return the kinds of history that the statistic counts, sorted: those of `counts` and of `rates`."""
         return sorted({*self.counts, *self.rates, *self.rates.values()})
 
 
@@ -171,7 +230,7 @@ AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discr
 
 
 def list_read_columns(feature: AnyFeature) -> list[Column]:
-    """Return the declared columns that a feature reads from its own row or from earlier events."""
+    """Return the declared columns that a feature reads, from the row itself or from earlier events."""
     match feature:
         case Categorical() | Numeric():
             return [feature.column]

@@ -1,4 +1,4 @@
-"""Settings of the gate: what a night's candidate must show to be served."""
+"""Settings of the gate, which decides whether a night's candidate is served."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from star_ctr.conf.settings.base import SettingsModel
 class GateSettings(SettingsModel):
     """When the gate holds a candidate, and which days have too little data for a decision.
 
-    A candidate is held if it is significantly worse than the serving model and by more than a margin. `error_rate` is
-    the significance level over all checks and domains.
+    A candidate is held if a metric is significantly worse, and by more than a margin. `error_rate` is the significance
+    level over all checks and domains. "Earlier nights" are the newest seven at most. Nights that were held or had too
+    little data are left out.
     """
 
     error_rate: float = Field(
@@ -23,14 +24,22 @@ class GateSettings(SettingsModel):
         description="share of nights on which a candidate as good as the serving model may be held, over all checks",
     )
 
-    min_rows: int = Field(1_000, ge=0, description="test rows that a day must have")
-    min_clicks: int = Field(50, ge=0, description="clicks that they must hold")
+    min_rows: int = Field(1_000, ge=0, description="minimum number of test rows for a decision")
+    min_clicks: int = Field(50, ge=0, description="minimum number of clicks in the test rows for a decision")
     min_share: float = Field(
-        0.3, ge=0, le=1, description="rows of a day, of the median of the nights before: overall, and by large domain"
+        0.3,
+        ge=0,
+        le=1,
+        description="minimum rows relative to the median of earlier nights, and minimum clicks relative to those "
+        "expected at their median click rate; applies to the whole day and to each large domain",
     )
-    domain_rows: int = Field(2_000, ge=1, description="rows of a night from which on a domain is large")
-    gauc_margin: float = Field(0.001, ge=0, description="what the overall GAUC may lose to the serving model's")
-    domain_margin: float = Field(0.01, ge=0, description="what the GAUC of the worst large domain may lose to it")
+    domain_rows: int = Field(2_000, ge=1, description="minimum number of rows of a night that makes a domain large")
+    gauc_margin: float = Field(
+        0.001, ge=0, description="tolerated loss of overall GAUC compared with the serving model"
+    )
+    domain_margin: float = Field(
+        0.01, ge=0, description="tolerated loss of GAUC in a large domain compared with the serving model"
+    )
     domain_loss: float = Field(
         0.05,
         gt=0,
@@ -40,18 +49,20 @@ class GateSettings(SettingsModel):
     drop_margin: float = Field(
         0.03,
         ge=0,
-        description="what the overall GAUC may be below that with which the serving model was accepted",
+        description="tolerated drop of overall GAUC below the value with which the serving model was accepted",
     )
-    pcoc: tuple[float, float] = Field((0.7, 1.4), description="band of the overall PCOC (predicted over actual clicks)")
+    pcoc: tuple[float, float] = Field(
+        (0.7, 1.4), description="accepted range of overall PCOC (predicted clicks / actual clicks), as [low, high]"
+    )
 
     publish: Literal["evaluated", "refit"] = Field(
         "evaluated",
-        description="what is served of a promoted model: the weights that were evaluated, or those of a refit, trained "
-        "in the same way on the days up to the one that it was judged on",
+        description="what is served after a promotion: the evaluated weights, or those of a refit, which repeats the "
+        "training on days that include the evaluated day",
     )
 
     @model_validator(mode="after")
     def _check_band(self) -> GateSettings:
         if not 0 < self.pcoc[0] < self.pcoc[1]:
-            raise ValueError("pcoc: give the lower bound first, as in [0.8, 1.25]")
+            raise ValueError("pcoc: give two positive numbers, the lower bound first, as in [0.8, 1.25]")
         return self

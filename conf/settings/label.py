@@ -11,7 +11,7 @@ from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 
 
 def normalize_label(value: Any) -> str:
-    """Normalize a label value for comparison: 1, 1.0, "1" and "1.0" all become `1`."""
+    """Normalize a label value for comparison: 1, 1.0, "1" and "1.0" all become `1`, and None becomes an empty text."""
     if value is None:
         return ""
     text = str(value).strip().lower()
@@ -19,6 +19,7 @@ def normalize_label(value: Any) -> str:
 
 
 def _normalize_labels(values: Any) -> Any:
+    """Normalize a list of label values, or a single value."""
     given = values if isinstance(values, list | tuple) else [values]
     return [normalize_label(v) for v in given]
 
@@ -27,14 +28,17 @@ LabelValues = Annotated[list[str], BeforeValidator(_normalize_labels), Field(min
 
 
 class LabelColumn(SettingsModel):
-    """The label is a column of the impression log; `positive` values are clicks, `negative` values are not.
+    """The label is a column of the impression log.
 
-    Rows with any other value are quarantined. An empty string in a list stands for a missing value.
+    Values are compared ignoring case, and numbers by value: 1, 1.0 and "1" are the same. Rows with a value that is
+    neither `positive` nor `negative` are quarantined. An empty string in a list stands for a missing value.
     """
 
-    column: NonEmpty
-    positive: LabelValues = Field(["1", "true"], description="values that mean a click")
-    negative: LabelValues = Field(["0", "false"], description="values that mean no click, such as [0, -1, '']")
+    column: NonEmpty = Field(description="column of the impression log that holds the label")
+    positive: LabelValues = Field(["1", "true"], description="values that mean a click; default: 1 and true")
+    negative: LabelValues = Field(
+        ["0", "false"], description="values that mean no click, such as [0, -1, '']; default: 0 and false"
+    )
 
     @model_validator(mode="after")
     def _check_disjoint(self) -> LabelColumn:
@@ -44,6 +48,11 @@ class LabelColumn(SettingsModel):
 
 
 class LabelFromClicks(SettingsModel):
-    """The label is 1 where the click log holds a click within `window_hours` after the impression."""
+    """The label is 1 if the click log contains a click on the impression within `window_hours`, else 0.
 
-    window_hours: float = Field(gt=0)
+    Clicks are joined with impressions by the impression's id, so `logs.impressions.id` is required.
+    """
+
+    window_hours: float = Field(
+        gt=0, description="attribution window: maximum time from an impression to its click, in hours"
+    )

@@ -1,4 +1,4 @@
-"""Settings of the logs: where they are, their formats, keys, times and outcome columns."""
+"""Settings of the logs: their paths, formats, keys, times and outcome columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from star_ctr.conf.settings.base import NonEmpty, SettingsModel
 ColumnType = Literal["string", "long", "double"]
 
 NULL_VALUES = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "<NA>", "00000000-0000-0000-0000-000000000000")
-"""Default texts for a missing value: empty, the null markers of Hive and pandas, the all-zero advertising id."""
+"""Default texts for a missing value: the empty text, null markers of Hive and pandas, the all-zero advertising id."""
 
 _OFFSET = re.compile(r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2})?")
 
@@ -24,6 +24,7 @@ _PATTERN_LETTERS = frozenset("GyMLdQqEaBhHkKmsSVzOXxZnN")
 
 
 def _check_zone(value: str) -> str:
+    """Check that a value is the name of a time zone or an offset from UTC."""
     known = zoneinfo.available_timezones()
     if known and value not in known and not _OFFSET.fullmatch(value):
         raise ValueError(
@@ -33,7 +34,7 @@ def _check_zone(value: str) -> str:
 
 
 def _check_pattern(value: str) -> str:
-    """Check that a value is a Spark date pattern; the error for a pattern of another library explains the letters."""
+    """Check that a value is a Spark date pattern, and explain the letters if it is a pattern of another library."""
     if "%" in value:
         raise ValueError(f"`{value}` is not a Spark date pattern: write yyyy-MM-dd, not %Y-%m-%d")
     letters = set(re.findall(r"[A-Za-z]", re.sub(r"'[^']*'", "", value)))
@@ -46,6 +47,7 @@ def _check_pattern(value: str) -> str:
 
 
 def _check_encoding(value: str) -> str:
+    """Check that a value is a supported character encoding, and normalize the names of UTF-8."""
     try:
         name = codecs.lookup(value).name
     except LookupError:
@@ -56,6 +58,7 @@ def _check_encoding(value: str) -> str:
 
 
 def _parse_separator(value: str) -> str:
+    """Convert a backslash followed by `t` to a tab."""
     return "\t" if value == "\\t" else value
 
 
@@ -65,20 +68,25 @@ Pattern = Annotated[NonEmpty, AfterValidator(_check_pattern)]
 
 
 class TimeColumn(SettingsModel):
-    """When a row happened.
+    """The column with the time of a row, and how to parse it.
 
-    `unit` is the unit of the column: epoch seconds (`s`), epoch milliseconds (`ms`), or `timestamp` for a timestamp
-    column, ISO 8601 text, or text in the declared `format`. A time with its own zone is read in that zone, any other in
-    `zone`. A row with a time of day but no date is quarantined.
+    A time that contains a zone is read in that zone, any other in `zone`. A row is quarantined if its time cannot be
+    read, if it has a time of day but no date, or if the time is not between `earliest` and `latest`.
     """
 
-    column: NonEmpty
-    unit: Literal["s", "ms", "timestamp"] = "ms"
-    format: Pattern | None = Field(None, description="Spark date pattern, such as yyMMddHH; default: ISO 8601")
-    zone: Zone = Field("UTC", description="time zone of times without their own zone; default: `zone` of the data set")
-    earliest: dt.date = Field(dt.date(2000, 1, 1), description="rows with an earlier time are quarantined")
+    column: NonEmpty = Field(description="column with the time")
+    unit: Literal["s", "ms", "timestamp"] = Field(
+        "ms",
+        description="unit of the column: epoch seconds (`s`), epoch milliseconds (`ms`), or `timestamp` for a "
+        "timestamp column, ISO 8601 text, or text in the declared `format`",
+    )
+    format: Pattern | None = Field(
+        None, description="Spark date pattern of text, such as yyMMddHH; needs unit `timestamp`; default: ISO 8601"
+    )
+    zone: Zone = Field("UTC", description="time zone of times that contain none; default: `zone` of the data set")
+    earliest: dt.date = Field(dt.date(2000, 1, 1), description="first plausible day; rows before it are quarantined")
     latest: dt.date | None = Field(
-        None, description="rows with a time after this day are quarantined; default: tomorrow"
+        None, description="last plausible day; rows after it are quarantined; default: tomorrow"
     )
 
     @model_validator(mode="after")
@@ -91,102 +99,137 @@ class TimeColumn(SettingsModel):
 
 
 class DayColumn(SettingsModel):
-    """The log day that a row belongs to, as the log itself says; `format` is a Spark date pattern."""
+    """The column with the day that a row belongs to."""
 
-    column: NonEmpty
-    format: Pattern = "yyyy-MM-dd"
+    column: NonEmpty = Field(description="column with the day: text, a date, or a timestamp")
+    format: Pattern = Field("yyyy-MM-dd", description="Spark date pattern of a day in text; default: 2022-05-05")
 
 
 class Log(SettingsModel):
-    """A log: a glob of files, each of one day or several, or the folder of a Delta table.
+    """The files of a log. A file may contain one day or several days.
 
-    A relative path lies below `paths.logs`; `{ds}` in it stands for the day (2022-05-05), `{yyyymmdd}` for
-    the same without dashes, and then only the files of the days asked for are read.
+    If `path` contains the day as `{ds}` (2022-05-05) or `{yyyymmdd}` (20220505), all rows of a file belong to that day,
+    and only the files of the needed days are read.
     """
 
-    path: NonEmpty
-    format: Literal["csv", "parquet", "json", "delta"] = "csv"
-    separator: Annotated[NonEmpty, AfterValidator(_parse_separator)] = Field(",", description="CSV only")
-    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field("UTF-8", description="for CSV and JSON files")
-    null_values: list[str] = Field(list(NULL_VALUES), description="texts that stand for a missing value in any column")
+    path: NonEmpty = Field(
+        description="glob of files, or the folder of a Delta table; may contain `{ds}` or `{yyyymmdd}`; a relative "
+        "path is below `paths.logs`"
+    )
+    format: Literal["csv", "parquet", "json", "delta"] = Field(
+        "csv", description="format of the files; CSV files have a header, JSON files have one object per line"
+    )
+    separator: Annotated[NonEmpty, AfterValidator(_parse_separator)] = Field(
+        ",", description="column separator of CSV files; \\t stands for a tab"
+    )
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
+        "UTF-8",
+        description="encoding of CSV and JSON files, such as GBK; UTF-16 and UTF-32 are not supported",
+    )
+    null_values: list[str] = Field(
+        list(NULL_VALUES),
+        description="texts that stand for a missing value in any column; default: the empty text, common null markers "
+        "(\\N, NULL, NaN, None, <NA>) and the all-zero advertising id",
+    )
     decimal: Literal[".", ","] = Field(
         ".", description="decimal separator of numbers in text; with a comma, dots may group thousands"
     )
     types: dict[str, ColumnType] = Field(
         default_factory=dict,
-        description="column types; a row with a value of another type is quarantined. The text of a `string` column is "
-        "kept unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12",
+        description="types by column; a row with a value of another type is quarantined. The text of a `string` column "
+        "is kept unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12. Default: outcomes are "
+        "`double`, other columns are stored as text",
     )
 
 
 class ImpressionLog(Log):
-    """What was shown: one row an impression, in one domain."""
+    """The log of impressions: one row per impression, each in one domain."""
 
-    id: NonEmpty | None = Field(None, description="the column that identifies a row; a hash of the row if none")
-    user: NonEmpty
-    item: NonEmpty
-    domain: NonEmpty
-    time: TimeColumn
-    day: DayColumn | None = Field(None, description="the log's own day column; else the day of `time` in `zone`")
+    id: NonEmpty | None = Field(
+        None,
+        description="column with the unique id of an impression, required if labels come from clicks; default: a hash "
+        "of the row",
+    )
+    user: NonEmpty = Field(description="column with the id of the user")
+    item: NonEmpty = Field(description="column with the id of the item")
+    domain: NonEmpty = Field(description="column with the domain")
+    time: TimeColumn = Field(description="column with the time of the impression")
+    day: DayColumn | None = Field(
+        None,
+        description="column with the day of the impression, if the path does not contain the day; default: the day of "
+        "`time` in the data set's `zone`",
+    )
     outcomes: list[str] = Field(
-        default_factory=list, description="what happened after the impression; never a feature of the same row"
+        default_factory=list,
+        description="columns with events after the impression; they cannot be features of the same row; default: none",
     )
     duplicate_days: int = Field(
-        1, ge=0, le=31, description="days before a row's own day to search for duplicates; the earlier row is kept"
+        1,
+        ge=0,
+        le=31,
+        description="number of days before a row's day to search for duplicates, besides the day itself; the earlier "
+        "row is kept",
     )
 
 
 class ClickLog(Log):
-    """Clicks written apart from impressions, joined to them by the impression's id."""
+    """The log of clicks, if it is separate from the impressions. Clicks are joined with them by the impression's id."""
 
-    impression: NonEmpty
-    time: TimeColumn
-    duplicate_days: int = Field(1, ge=0, le=31, description="see logs.impressions.duplicate_days")
+    impression: NonEmpty = Field(description="column with the id of the clicked impression (`logs.impressions.id`)")
+    time: TimeColumn = Field(description="column with the time of the click")
+    duplicate_days: int = Field(1, ge=0, le=31, description="as in `logs.impressions`")
 
 
 class BehaviourLog(Log):
-    """What users did besides the impressions, or before the first day of them.
+    """The log of user behaviours that are not impressions, or that happened before the first day of impressions.
 
-    With `time`, every row has its own; with `order` instead, rows have no times, lie before the first day of
-    the impressions, and a larger value of the column is more recent.
+    Exactly one of `time` and `order` is required. With `order`, all rows count as earlier than the first day.
     """
 
-    user: NonEmpty
-    item: NonEmpty
-    behaviour: NonEmpty = Field(description="the column that names what was done")
-    time: TimeColumn | None = None
-    order: NonEmpty | None = None
-    duplicate_days: int = Field(1, ge=0, le=31, description="see logs.impressions.duplicate_days")
+    user: NonEmpty = Field(description="column with the id of the user")
+    item: NonEmpty = Field(description="column with the id of the item")
+    behaviour: NonEmpty = Field(description="column with the name of the behaviour, such as cart")
+    time: TimeColumn | None = Field(None, description="column with the time of a row; default: rows have no times")
+    order: NonEmpty | None = Field(
+        None, description="column of whole numbers that orders rows without times; larger values are more recent"
+    )
+    duplicate_days: int = Field(1, ge=0, le=31, description="as in `logs.impressions`")
 
     @model_validator(mode="after")
     def _check_time_or_order(self) -> BehaviourLog:
         if (self.time is None) == (self.order is None):
-            raise ValueError("give either `time` (rows have times) or `order` (rows lie before the first day)")
+            raise ValueError("give either `time` (rows have times) or `order` (rows are from before the first day)")
         return self
 
 
 class AttributeLog(Log):
-    """A table of attributes, one row a key, or one row a key and day where `day` is declared (snapshots).
+    """A table of attributes: one row per key, or daily snapshots with one row per key and day."""
 
-    `as_of` says which snapshot an impression sees: that of its own day or an earlier one (`same_day`), or of
-    an earlier day only (`day_before`, for tables that are written at the end of their day).
-    """
-
-    key: NonEmpty
-    day: DayColumn | None = None
-    as_of: Literal["same_day", "day_before"] = "day_before"
+    key: NonEmpty = Field(description="column with the id of the user or item")
+    day: DayColumn | None = Field(
+        None,
+        description="column with the day of a snapshot, if the path does not contain the day; default: there is one "
+        "row per key, which applies to every day",
+    )
+    as_of: Literal["same_day", "day_before"] = Field(
+        "day_before",
+        description="newest snapshot that an impression sees: that of the same or an earlier day (`same_day`), or of "
+        "an earlier day (`day_before`, for tables that are written at the end of their day)",
+    )
 
 
 class LogSettings(SettingsModel):
-    """The logs of a data set; only impressions are required."""
+    """The logs of a data set. Only `impressions` is required."""
 
-    impressions: ImpressionLog
-    clicks: ClickLog | None = None
-    behaviours: BehaviourLog | None = None
-    users: AttributeLog | None = None
-    items: AttributeLog | None = None
+    impressions: ImpressionLog = Field(description="impressions")
+    clicks: ClickLog | None = Field(None, description="clicks; required if labels come from clicks; default: none")
+    behaviours: BehaviourLog | None = Field(
+        None, description="other user behaviours, for sequences and statistics; default: none"
+    )
+    users: AttributeLog | None = Field(None, description="attributes of users; default: none")
+    items: AttributeLog | None = Field(None, description="attributes of items; default: none")
 
     def declared(self) -> dict[str, Log]:
-        """The logs that this data set has, by table name."""
+        """Return the declared logs by table name."""
         logs = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: log for name, log in logs.items() if log is not None}

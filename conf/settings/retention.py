@@ -14,15 +14,26 @@ class RetentionSettings(SettingsModel):
     pinned runs are kept regardless of age, with the table versions that they were trained on.
     """
 
-    replaced: float = Field(30, ge=0, description="age of table files, since newer versions replaced them")
+    replaced: float = Field(30, ge=0, description="days to keep table files after a newer table version replaced them")
     attempts: float | None = Field(
-        30, ge=0, description="age of attempts, since newer attempts of the same run superseded them"
+        30,
+        ge=0,
+        description="days to keep attempts after a newer attempt of the same run superseded them, and to keep replays; "
+        "null: keep all",
     )
     features: int | None = Field(
-        None, ge=1, description="age of days of `features`; the training window of the newest night is kept"
+        None,
+        ge=1,
+        description="age of `features` in days; the training window of the newest night is kept; default: keep all",
     )
-    splits: int | None = Field(None, ge=1, description="age of nights of `split` and its vocabularies")
-    scores: int | None = Field(None, ge=1, description="age of nights of `scores`; metrics are kept")
-    models: int | None = Field(None, ge=1, description="age of nights of models")
+    splits: int | None = Field(
+        None, ge=1, description="age of the encoded rows of a night and their vocabularies in days; default: keep all"
+    )
+    scores: int | None = Field(
+        None, ge=1, description="age of a night's `scores` in days; metrics are always kept; default: keep all"
+    )
+    models: int | None = Field(None, ge=1, description="age of a night's models in days; default: keep all")
     rollbacks: int = Field(5, ge=0, description="number of earlier serving models to keep for rollbacks")
-    pinned: list[str] = Field(default_factory=list, description="ids of runs whose models are kept regardless of age")
+    pinned: list[str] = Field(
+        default_factory=list, description="ids of runs whose models are kept regardless of age; default: none"
+    )

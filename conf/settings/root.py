@@ -1,7 +1,6 @@
-"""The settings of one data set: what its YAML file may say, checked as a whole.
+"""The settings of one data set, validated as a whole. `star_ctr.conf.load.load` reads them from a YAML file.
 
-Everything that a step needs to know about a data set stands there; a new data set is a new YAML file.
-`load` in `star_ctr.conf.load` reads one.
+The YAML file contains everything that is specific to a data set. A new data set needs a new YAML file, but no code.
 """
 
 from __future__ import annotations
@@ -38,21 +37,21 @@ F = TypeVar("F", bound=Feature)
 
 
 class PathSettings(SettingsModel):
-    """Where the logs are read and the tables are written (folders, or URLs that Spark understands)."""
+    """Folders, or URLs that Spark supports. Relative folders are relative to the working directory."""
 
-    logs: str
-    warehouse: str
+    logs: str = Field(description="folder of the logs")
+    warehouse: str = Field(description="folder of the tables")
     models: str | None = Field(
         None,
-        description="the folder of the trainings, on a file system that all machines see; `models` below `warehouse` "
-        "if not given, which must then be such a folder too",
+        description="folder of the trained runs; default: `models` in `warehouse`. The folder must be on a file system "
+        "that all machines share; an object store is not supported",
     )
 
 
 class WindowSettings(SettingsModel):
-    """The training window: the `days` before the test day."""
+    """The training window."""
 
-    days: int = Field(7, ge=1)
+    days: int = Field(7, ge=1, description="number of training days, which precede the test day")
 
 
 def _parse_domain_name(value: Any) -> Any:
@@ -63,72 +62,81 @@ def _parse_domain_name(value: Any) -> Any:
 
 
 class DomainSettings(SettingsModel):
-    """Which domains there are, and what becomes of rows of any other.
+    """Known domains, and how rows of other domains are treated.
 
-    With `known`, rows of other domains are met at ingest; without, a domain is known once it occurs in the
-    training window. `drop` leaves their rows out (counted, with the reason), `bucket` gives them to `other`.
+    With `known`, ingest handles rows of other domains. Without it, `split` does, because a domain is known if it occurs
+    in the training window.
     """
 
-    known: list[Annotated[str, BeforeValidator(_parse_domain_name)]] | None = None
-    unknown: Literal["drop", "bucket"] = "bucket"
+    known: list[Annotated[str, BeforeValidator(_parse_domain_name)]] | None = Field(
+        None, description="names of the known domains; default: the domains in the training window"
+    )
+    unknown: Literal["drop", "bucket"] = Field(
+        "bucket",
+        description="rows of other domains: `drop` leaves them out (the ledger counts them), `bucket` "
+        "assigns them to the domain `other`",
+    )
 
 
 class SplitSettings(SettingsModel):
-    """How the encoded rows are laid out: one row group a file, one domain a file."""
+    """Encoded rows and vocabularies. A file contains rows of one domain, in one row group."""
 
-    rows_per_file: int = Field(16_384, ge=1)
+    rows_per_file: int = Field(16_384, ge=1, description="maximum number of rows per file")
     vocabulary: Literal["fitted", "grown"] = Field(
         "fitted",
-        description="fitted on the window's days alone; or grown out of the newest night before: its values keep their "
-        "ids, its domains their places and its numbers their scales, and what is new is added",
+        description="vocabularies and scales: `fitted` on the training window only, or `grown` from those of the "
+        "newest earlier night: its values and domains keep their ids, its numbers keep their scales, and new ones are "
+        "added",
     )
 
 
 class EvaluateSettings(SettingsModel):
-    """Intervals of AUC and GAUC: the bootstrap over a night's users."""
+    """Confidence intervals of AUC and GAUC, by a Poisson bootstrap over the users of a night."""
 
-    replicates: int = Field(200, ge=0, description="draws of the users; 0: no intervals")
-    level: float = Field(0.95, gt=0, lt=1)
-    seed: int = Field(0, ge=0, description="other draws for another seed; runs that are compared share them")
+    replicates: int = Field(
+        200, ge=0, description="number of bootstrap samples; 0: no intervals. The gate uses at least 200"
+    )
+    level: float = Field(0.95, gt=0, lt=1, description="confidence level of the intervals")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap; compared runs share the samples")
 
 
 class SparkSettings(SettingsModel):
-    """The Spark session that `star-ctr` commands start; under spark-submit, spark-submit's own settings hold."""
+    """The Spark session of `star-ctr` commands. Under spark-submit, the settings of spark-submit apply instead."""
 
-    master: str = "local[*]"
-    driver_memory: str = "4g"
-    shuffle_partitions: int = Field(8, ge=1)
-    conf: dict[str, str] = Field(default_factory=dict)
+    master: str = Field("local[*]", description="URL of the Spark master; default: all cores of this machine")
+    driver_memory: str = Field("4g", description="memory of the driver, such as 4g")
+    shuffle_partitions: int = Field(8, ge=1, description="number of shuffle partitions, and of split writers")
+    conf: dict[str, str] = Field(default_factory=dict, description="additional Spark properties; default: none")
 
 
 class Settings(SettingsModel):
-    """One data set from its logs to its model."""
+    """The settings of one data set."""
 
-    name: str = Field(min_length=1)
-    about: str = ""
-    zone: Zone = Field("UTC", description="time zone in which days begin and end, and of times without a zone")
-    paths: PathSettings
-    logs: LogSettings
-    label: LabelColumn | LabelFromClicks
-    domains: DomainSettings = DomainSettings()
-    checks: CheckSettings = CheckSettings()
-    history: dict[str, History] = Field(default_factory=dict)
-    features: list[AnyFeature] = Field(min_length=1)
-    window: WindowSettings = WindowSettings()
-    split: SplitSettings = SplitSettings()
-    model: ModelSettings = ModelSettings()
-    trainer: TrainerSettings = TrainerSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    gate: GateSettings = GateSettings()
-    retention: RetentionSettings = RetentionSettings()
-    spark: SparkSettings = SparkSettings()
-    simulate: SimulateSettings | None = None
-    compare: Comparison = Comparison()
+    name: str = Field(min_length=1, description="name of the data set")
+    about: str = Field("", description="description of the data set; not used by the code")
+    zone: Zone = Field("UTC", description="time zone of days, and of times without a zone")
+    paths: PathSettings = Field(description="folders of logs, tables and runs")
+    logs: LogSettings = Field(description="logs and their columns")
+    label: LabelColumn | LabelFromClicks = Field(description="label: a column (`column`) or clicks (`window_hours`)")
+    domains: DomainSettings = Field(DomainSettings(), description="known and unknown domains")
+    checks: CheckSettings = Field(CheckSettings(), description="data quality limits")
+    history: dict[str, History] = Field(default_factory=dict, description="kinds of events by name; default: none")
+    features: list[AnyFeature] = Field(min_length=1, description="features of the model")
+    window: WindowSettings = Field(WindowSettings(), description="training window")
+    split: SplitSettings = Field(SplitSettings(), description="encoded rows and vocabularies")
+    model: ModelSettings = Field(ModelSettings(), description="network")
+    trainer: TrainerSettings = Field(TrainerSettings(), description="training")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="confidence intervals of metrics")
+    gate: GateSettings = Field(GateSettings(), description="when a candidate is served")
+    retention: RetentionSettings = Field(RetentionSettings(), description="ages of data that `star-ctr clean` deletes")
+    spark: SparkSettings = Field(SparkSettings(), description="Spark session")
+    simulate: SimulateSettings | None = Field(None, description="size of simulated logs; default: none are simulated")
+    compare: Comparison = Field(Comparison(), description="what `star-ctr compare` trains")
 
     @model_validator(mode="before")
     @classmethod
     def _inherit_zone(cls, given: Any) -> Any:
-        """Let times without a zone be in the zone of the days, unless their log declares another one."""
+        """Set the time zone of each log's `time` to `zone`, unless the log declares another one."""
         logs = given.get("logs") if isinstance(given, dict) else None
         if not isinstance(logs, dict) or "zone" not in given:
             return given
@@ -156,12 +164,12 @@ class Settings(SettingsModel):
         return self
 
     def outcomes(self) -> frozenset[str]:
-        """Columns of the impression log that hold what happened after the impression, the label included."""
+        """Return the columns of the impression log whose values arise after the impression, including the label."""
         label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
         return frozenset({*self.logs.impressions.outcomes, *label})
 
     def select_features(self, kind: type[F]) -> list[F]:
-        """The features of one kind, in their order."""
+        """Return the features of one kind, in their declared order."""
         return [f for f in self.features if isinstance(f, kind)]
 
 
@@ -170,9 +178,9 @@ def _find_label_problems(settings: Settings) -> list[str]:
     if from_clicks and settings.logs.clicks is None:
         return ["label.window_hours: the label comes from clicks, but `logs.clicks` is not declared"]
     if from_clicks and settings.logs.impressions.id is None:
-        return ["logs.impressions.id: clicks are joined by the impression's id; declare its column"]
-    own = settings.label.column if isinstance(settings.label, LabelColumn) else None
-    if "label" in settings.logs.impressions.outcomes and own != "label":
+        return ["logs.impressions.id: this key is required to join clicks; set it to the column with the id"]
+    label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
+    if "label" in settings.logs.impressions.outcomes and label_column != "label":
         return [
             "logs.impressions.outcomes: a column named `label` conflicts with the label itself "
             "(`outcome: label` in `history`); rename it in the log, or remove it from the list"
@@ -198,8 +206,8 @@ def _find_history_problems(settings: Settings) -> list[str]:
             problems.append(f"history.{name}.behaviours: `logs.behaviours` is not declared")
         if kind.also and settings.logs.behaviours is not None and settings.logs.behaviours.time:
             problems.append(
-                f"history.{name}.also: the rows of `logs.behaviours` have times, so a later `{kind.also}` would "
-                f"be known too early; make `{kind.also}` a kind of its own"
+                f"history.{name}.also: the rows of `logs.behaviours` have times, so a later `{kind.also}` would count "
+                f"too early; declare a separate kind for `{kind.also}`"
             )
     return problems
 
@@ -210,7 +218,7 @@ def _find_feature_problems(settings: Settings) -> list[str]:
     for feature in settings.features:
         where = f"features.{feature.name}"
         if feature.name in seen:
-            problems.append(f"{where}: the name is used twice; rename one")
+            problems.append(f"{where}: two features have this name; rename one of them")
         seen.add(feature.name)
         for column in list_read_columns(feature):
             problems += [f"{where}: {problem}" for problem in _find_column_problems(settings, feature, column)]
@@ -220,17 +228,17 @@ def _find_feature_problems(settings: Settings) -> list[str]:
         elif isinstance(feature, Statistic):
             kinds = [*feature.kinds(), *feature.since]
         problems += [
-            f"{where}: `{kind}` is no kind of `history`{suggest_nearest(kind, settings.history)}"
+            f"{where}: `{kind}` is not a kind of `history`{suggest_nearest(kind, settings.history)}"
             for kind in kinds
             if kind not in settings.history
         ]
-        only_rates = {name for name, kind in settings.history.items() if kind.less}
+        numerators_only = {name for name, kind in settings.history.items() if kind.less}
         if isinstance(feature, Statistic):
             kinds = [*feature.counts, *feature.since, *feature.rates.values()]
         problems += [
-            f"{where}: `{kind}` has `less`, so that it can only be the first of a pair of `rates`"
+            f"{where}: `{kind}` has `less`, so it can only be the numerator of one of the `rates`"
             for kind in kinds
-            if kind in only_rates
+            if kind in numerators_only
         ]
     return problems
 
@@ -245,21 +253,19 @@ def _find_model_problems(settings: Settings) -> list[str]:
         return problems
     if settings.model.norm == "pn":
         problems.append(
-            "model.norm: partitioned normalization takes its moments from batches of one domain; "
-            "set trainer.data.batches to single_domain, or model.norm to bn or ln"
+            "model.norm: partitioned normalization needs batches of one domain; set trainer.data.batches to "
+            "single_domain, or model.norm to bn or ln"
         )
     if settings.trainer.parallel == "batches":
-        problems.append(
-            "trainer.parallel: processes share out batches of one domain each, not mixed ones; set it to rows"
-        )
+        problems.append("trainer.parallel: `batches` needs batches of one domain, not mixed ones; set it to rows")
     return problems
 
 
 def _find_refit_problems(settings: Settings) -> list[str]:
     if settings.gate.publish == "refit" and settings.trainer.warm_start is not None:
         return [
-            "gate.publish: a refit is trained from scratch, but trainer.warm_start wants nights that go on from each "
-            "other (the next one learns from the day anyway); set gate.publish to evaluated, or no trainer.warm_start"
+            "gate.publish: a refit is trained from scratch, but with trainer.warm_start each night continues from an "
+            "earlier one and learns from the day anyway; set gate.publish to evaluated, or remove trainer.warm_start"
         ]
     return []
 
@@ -267,12 +273,12 @@ def _find_refit_problems(settings: Settings) -> list[str]:
 def _find_pooling_problems(settings: Settings) -> list[str]:
     if settings.model.pooling == "mean":
         return []
-    of_row = {f.embedding or f.name for f in settings.select_features(Categorical) if f.splitter is None}
+    row_tables = {f.embedding or f.name for f in settings.select_features(Categorical) if f.splitter is None}
     return [
-        f"model.pooling: {settings.model.pooling} weighs the events of `{sequence.name}` by the candidate, but no "
+        f"model.pooling: {settings.model.pooling} weights the events of `{sequence.name}` by the candidate, but no "
         "categorical feature shares an embedding with it; give one of them, or set model.pooling to mean"
         for sequence in settings.select_features(Sequence)
-        if not of_row & set(sequence.columns.values())
+        if not row_tables & set(sequence.columns.values())
     ]
 
 
@@ -281,10 +287,10 @@ def _find_column_problems(settings: Settings, feature: AnyFeature, column: Colum
     if table == "impressions" and name in settings.outcomes():
         return [
             f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
-            "take a `statistic` of it over earlier impressions instead"
+            "use a `statistic` of it over earlier impressions instead"
         ]
     if table in ("users", "items") and getattr(settings.logs, table) is None:
         return [f"`{column}` is a column of `logs.{table}`, which is not declared"]
     if isinstance(feature, Sequence) and table == "users":
-        return [f"`{column}`: a sequence holds what it knows of each event's item; user columns do not change along it"]
+        return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]
     return []

@@ -1,4 +1,4 @@
-"""Settings of the trainer, in groups. Each group declares whether it affects the trained weights."""
+"""Settings of the trainer. They are divided into groups, and each group declares whether it affects the weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ACCEPTED = "accepted"
 
 
 class TrainerGroup(SettingsModel):
-    """Base of the groups of trainer settings."""
+    """Base class of the groups of trainer settings."""
 
     affects_weights: ClassVar[bool]
     """Whether the settings of the group are part of the identity of a run."""
 
 
 class OptimizerSettings(TrainerGroup):
-    """Adam (§4.1), learning rates, weight decay and EMA."""
+    """Adam (§4.1): learning rates, weight decay, precision, and the EMA of the weights."""
 
     affects_weights = True
 
@@ -34,13 +34,21 @@ class OptimizerSettings(TrainerGroup):
         description="learning rate of the domain-specific weights (W_p, b_p, gamma_p, beta_p); default: `lr`",
     )
     lr_final: float = Field(
-        1.0, gt=0, le=1, description="final learning rates as a share of the initial ones; they decay linearly"
+        1.0,
+        gt=0,
+        le=1,
+        description="final learning rates as a share of the initial ones; they decay linearly; 1: constant",
     )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of the dense weights")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="decoupled weight decay of the shared dense weights (AdamW), relative to the learning rate",
+    )
     domain_decay: float | None = Field(
         None,
         ge=0,
-        description="decoupled decay of the domain-specific weights toward the shared model; default: `weight_decay`",
+        description="decoupled decay of the domain-specific weights toward the shared model, relative to their "
+        "learning rate; default: `weight_decay`",
     )
     ema_decay: float = Field(
         0.0,
@@ -51,68 +59,85 @@ class OptimizerSettings(TrainerGroup):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="precision of matrix products in training (autocast); weights, optimizer state and loss are float32",
+        description="precision of matrix products in training (autocast); weights, optimizer state and loss are "
+        "float32",
     )
     warm_start_state: Literal["keep", "reset"] = Field(
         "keep",
-        description="optimizer state and EMA at a warm start: keep them, or reset them and start from the EMA weights",
+        description="optimizer state and EMA at a warm start: `keep` continues those of the earlier run; `reset` "
+        "starts from its EMA weights, with a new optimizer state and a new EMA",
     )
 
 
 class DataSettings(TrainerGroup):
-    """Which rows make a batch, and how they are shuffled."""
+    """Composition of batches, and shuffling."""
 
     affects_weights = True
 
     batches: Literal["single_domain", "mixed"] = Field(
         "single_domain", description="rows of one domain per batch (§3.2), or of all domains mixed (§4.1, Base)"
     )
-    window_rows: int = Field(65_536, ge=1, description="rows of the shuffled sliding window (§4.4)")
-    window_bytes: int = Field(1 << 30, ge=1, description="maximum memory of the sliding window in bytes")
+    window_rows: int = Field(65_536, ge=1, description="number of rows in the shuffled sliding window (§4.4)")
+    window_bytes: int = Field(
+        1 << 30, ge=1, description="maximum memory of the sliding window in bytes; limits `window_rows` for wide rows"
+    )
 
 
 class CalibrationSettings(TrainerGroup):
-    """What is recomputed after training with frozen weights: normalization statistics and output biases."""
+    """Normalization statistics and output biases, which are recomputed after training with frozen weights.
+
+    Training rows are weighted by their age, because the next day is more similar to the newest days.
+    """
 
     affects_weights = True
 
     norm_statistics_rows: int = Field(
-        50_000, ge=0, description="rows per domain from which E_p and Var_p (eq. 4) are recomputed; 0: keep them"
+        50_000,
+        ge=0,
+        description="approximate number of training rows per domain from which E_p and Var_p (eq. 4) are recomputed; "
+        "0: keep the running statistics, and do not calibrate output biases",
     )
     norm_statistics_prior: float = Field(
-        100.0, ge=0, description="weight, in rows, of the statistics of all domains in those of a domain"
+        100.0, ge=0, description="weight of the statistics of all domains in those of a domain, in rows"
     )
-    half_life: float = Field(1.0, gt=0, description="half-life of a row's weight, in days before the newest day")
+    half_life: float = Field(
+        1.0, gt=0, description="age in days at which a row has half the weight of a row of the newest training day"
+    )
     output_biases: bool = Field(
-        True, description="set each domain's output bias so that predicted clicks equal actual clicks on these rows"
+        True,
+        description="whether to calibrate each domain's output bias, so that predicted clicks match actual clicks on "
+        "the same training rows",
     )
 
 
 class DistributedSettings(TrainerGroup):
-    """How the processes of a training are started and what each holds."""
+    """How the processes of a training are started, and which embedding rows each of them holds."""
 
     affects_weights = False
 
     launcher: Literal["torchrun", "spark"] = Field(
-        "torchrun", description="start processes with torchrun on this machine, or as Spark tasks on its executors"
+        "torchrun", description="start the processes with torchrun on this machine, or as tasks of the Spark session"
     )
     tables: Literal["replicated", "sharded"] = Field(
         "replicated",
-        description="embedding tables: a copy per machine or process, or rows sharded over the processes",
+        description="embedding tables: a copy per process (CPU processes on one machine share one), or rows sharded "
+        "over the processes",
     )
-    restarts: int = Field(2, ge=0, description="restarts of the process group after a process was lost")
+    restarts: int = Field(2, ge=0, description="maximum number of restarts by torchrun after a process was lost")
 
 
 class CheckpointSettings(TrainerGroup):
-    """When checkpoints are written and how many are kept."""
+    """Checkpoints: when they are written, how many are kept, and whether training resumes from them."""
 
     affects_weights = False
 
-    minutes: float = Field(5.0, gt=0, description="minutes between checkpoints; one more is written on SIGTERM")
+    minutes: float = Field(
+        5.0, gt=0, description="minutes between checkpoints; one is also written on SIGTERM and at the end"
+    )
     keep: int = Field(2, ge=1, description="number of checkpoints to keep")
     resume: Literal["auto", "require"] = Field(
         "auto",
-        description="resume from a checkpoint of the same training if there is one; require: fail if there is none",
+        description="`auto`: resume from a checkpoint of the same training if one exists; `require`: fail if none does",
     )
 
 
@@ -121,43 +146,47 @@ class RuntimeSettings(TrainerGroup):
 
     affects_weights = False
 
-    readers: int = Field(0, ge=0, description="threads that decode files; 0: one per four cores")
-    tensorboard: bool = Field(True, description="write scalars for TensorBoard to the folder of the run")
+    readers: int = Field(0, ge=0, description="number of threads that decode files; 0: one per four cores")
+    tensorboard: bool = Field(True, description="whether to write scalars for TensorBoard to the attempt's folder")
 
 
 class TrainerSettings(SettingsModel):
-    """How the model is trained; §4.1 gives Adam, a learning rate of 0.001 and batches of 2000."""
+    """Training of the model. The paper uses Adam with a learning rate of 0.001 and batches of 2000 rows (§4.1)."""
 
     batch_size: int = Field(2000, ge=2, description="rows per batch")
-    epochs: int = Field(1, ge=1, description="passes over the training rows")
+    epochs: int = Field(1, ge=1, description="number of passes over the training rows")
     seed: int = Field(0, ge=0, description="seed of initialization, shuffling and dropout")
     warm_start: str | None = Field(
         None,
-        description="run to start from (§4.4): its run_id, the newest earlier night of this configuration "
-        "(`previous`), or the newest one that the gate accepted (`accepted`); the split encodes numbers like that run",
+        description="run to start from (§4.4): its run_id, `previous` (the newest finished run of an earlier night "
+        "with this configuration), or `accepted` (the newest one that the gate or a person accepted); the split "
+        "encodes numbers like that run; default: train from scratch",
     )
     parallel: Literal["rows", "batches"] = Field(
         "rows",
-        description="what several processes share: the rows of each batch, which gives the model of one process; or "
-        "the batches, one per process and step, which makes steps larger",
+        description="what several processes divide among them: the rows of each batch, which gives the same model as "
+        "one process up to rounding; or the batches, one per process and step, which makes steps larger",
     )
     processes: int = Field(1, ge=1, description="number of training processes")
     threads: int = Field(
         0,
         ge=0,
-        description="torch threads per process; 0: chosen from the batch size and the layers, at most one per core. "
-        "Weights are bit-identical only for the same number, so resume and replay reuse the number in the record",
+        description="number of torch threads per process; 0: chosen from the batch size and the layers, at most one "
+        "per core. Weights are bit-identical only for the same number, so resume and replay reuse the number in the "
+        "record",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device to train on; auto: a GPU if there is one"
+        "auto", description="device to train on; auto: a GPU if one is available, else the CPU"
     )
 
-    optimizer: OptimizerSettings = OptimizerSettings()
-    data: DataSettings = DataSettings()
-    calibration: CalibrationSettings = CalibrationSettings()
-    distributed: DistributedSettings = DistributedSettings()
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    runtime: RuntimeSettings = RuntimeSettings()
+    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="optimizer, learning rates and EMA")
+    data: DataSettings = Field(DataSettings(), description="composition of batches, and shuffling")
+    calibration: CalibrationSettings = Field(
+        CalibrationSettings(), description="normalization statistics and output biases"
+    )
+    distributed: DistributedSettings = Field(DistributedSettings(), description="processes and embedding shards")
+    checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints and resuming")
+    runtime: RuntimeSettings = Field(RuntimeSettings(), description="decoding threads and logging")
 
 
 def _find_settings_without_effect() -> frozenset[str]:

@@ -1,1 +1,1 @@
-"""Raw log rows to clean rows: keys, times, types, duplicates, quarantine."""
+"""Cleaning of raw log rows: keys, times, types, duplicates, and the reasons for quarantine."""

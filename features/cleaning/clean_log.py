@@ -1,10 +1,10 @@
-"""From a log's own columns to clean rows: keys, times and types, duplicates, and what must go to quarantine.
+"""Clean the raw rows of a log: parse keys, times and types, mark duplicates, and mark rows for quarantine.
 
-Every function keeps all rows and says in the column `reason` what is wrong with one (null: nothing); the step
-that writes them sends those with a reason to quarantine, so that rows read = rows written + left out.
+No function drops rows. The column `reason` contains the problem of a row; it is null for a valid row. The job that
+writes the tables sends rows with a reason to quarantine, so that rows read = rows written + rows left out.
 
-Files of one log may differ in their columns and types. `clean_log` first maps each file to the table's columns and then
-unions them: a direct union of an integer and a float column would rewrite every id.
+Files of one log may differ in their columns and types. `clean_log` first maps the files to the table's columns and then
+unions them. A direct union of an integer column and a float column would change every id.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ from star_ctr.features.cleaning.text import LOST, NESTED, check_key, is_rounded,
 from star_ctr.features.cleaning.times import check_time, parse_day, parse_time
 
 UNKNOWN_DAY = "unknown"
+"""The value of `ds` for rows whose day cannot be determined."""
 UNKNOWN_DOMAIN = "domain: unknown domain"
+"""Start of the reason of a row whose domain is not known."""
 UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
+"""Part of the reason of a row with an undeclared label value."""
 _TEXT = "_star_ctr_text"
 
 
@@ -60,42 +63,51 @@ def clean_log(
     carried: Mapping[str, Column] | None = None,
     compare_all: bool = False,
 ) -> DataFrame:
-    """Clean the rows of log `name` into its table's columns, plus `ds`, `reason` and `raw` (a bad row as read).
+    """Clean the rows of a log and map them to the columns of its table.
 
     Args:
-        settings: The data set.
-        name: The log: impressions, clicks, behaviours, users or items.
-        raw: Its rows; or one DataFrame per schema, by the name of the first file with that schema.
-        carried: Additional columns by name, as expressions over the log's columns.
-        compare_all: Search for duplicates among all rows, however many days apart.
+        settings: The settings of the data set.
+        name: The log: `impressions`, `clicks`, `behaviours`, `users` or `items`.
+        raw: The raw rows, or one DataFrame per schema, keyed by the name of the first file with that schema.
+        carried: Additional output columns by name, as expressions over the log's columns.
+        compare_all: Whether to search for duplicates among all rows. If false, a row is compared only with rows of the
+            same day and of the `duplicate_days` days before it; in a log without times, only of the same day.
+
+    Returns:
+        One row per raw row: the columns of the log's table, `ds`, `reason` (null for a valid row), `raw` (the unchanged
+        row, if it cannot be used; null for valid rows and duplicates), and the columns of `carried`.
 
     Raises:
-        DataError: A declared column is missing or has an incompatible type.
+        DataError: A required column is missing, a declared column has an incompatible type, or two columns differ only
+            in case.
     """
     frames = {"": raw} if isinstance(raw, DataFrame) else raw
     log = settings.logs.declared()[name]
-    asked = list_required_columns(settings, name)
-    needed = {key: column for key, column in asked.items() if not key.startswith(("types.", "outcomes."))}
+    required = list_required_columns(settings, name)
+    required_in_each = {key: column for key, column in required.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
-        require(frame.columns, needed, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
-    # A column may be missing in some of the files; it is null there.
-    require({c for frame in frames.values() for c in frame.columns}, asked, f"logs.{name}")
+        require(frame.columns, required_in_each, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
+    # Columns of `types` and `outcomes` may be missing in some files and are null there, but not in all files.
+    require({c for frame in frames.values() for c in frame.columns}, required, f"logs.{name}")
     rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     has_days = getattr(log, "time", None) is not None
-    reach = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
-    return mark_duplicates(rows, list_key_columns(log), reach)
+    lookback_days = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
+    return mark_duplicates(rows, list_key_columns(log), lookback_days)
 
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
-    """Parse the rows of files with one schema into the table's columns, with `ds`, `reason`, `raw` and a value hash."""
+    """Parse rows with one schema into the columns of the log's table.
+
+    Returns the table's columns, `ds`, `raw`, the row hash `HASH`, `reason` and the columns of `carried`.
+    """
     log = settings.logs.declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
     rows, texts = add_texts(log, raw, types)
-    # Depends on the values only, not on column order or on columns that are empty.
+    # The row hash depends only on the values, not on the order of the columns or on empty columns.
     parts = (F.concat(F.lit(f"{c}\x1e"), _flatten_to_text(texts[c], types[c])) for c in sorted(types))
     rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
     rows, numbers = add_numbers(log, rows, texts, types)
-    read_as = split_columns_by_use(settings, name)
+    columns_by_use = split_columns_by_use(settings, name)
     row_hash = F.md5(_TEXT)
 
     columns, checks = _parse_declared(settings, name, types, texts)
@@ -105,35 +117,35 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     for column in types:
         if column in consumed:
             continue
-        value, check = _parse_own(log, column, texts[column], numbers)
-        if column in read_as["id"] and isinstance(types[column], FloatType | DoubleType):
+        value, check = _parse_log_column(log, column, texts[column], numbers)
+        if column in columns_by_use["id"] and isinstance(types[column], FloatType | DoubleType):
             rounded = F.when(is_rounded(get_column(column), types[column]), F.lit(f"{column}: {LOST}"))
             check = rounded if check is None else F.coalesce(rounded, check)
-        if column in read_as["number"] and log.decimal == "," and isinstance(types[column], StringType):
+        if column in columns_by_use["number"] and log.decimal == "," and isinstance(types[column], StringType):
             value = value if column in log.types else to_plain_number(value)
         columns[name_stored_column(column)] = value
         checks += [check] if check is not None else []
-    # Text that cannot be decoded makes different values equal, in any column.
-    broken = is_undecodable(F.col(_TEXT), log)
-    checks.insert(0, F.when(broken, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
+    # Reject undecodable text in any column, because it makes different values equal.
+    undecodable = is_undecodable(F.col(_TEXT), log)
+    checks.insert(0, F.when(undecodable, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
     corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     checks.insert(0, F.when(corrupt.isNotNull(), F.lit("unreadable row")))
     file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
-    own_day = None if day is None else get_column(day.column) if is_date else texts[day.column]
+    log_day = None if day is None else get_column(day.column) if is_date else texts[day.column]
     if day is not None and isinstance(types[day.column], TimestampType):
-        own_day = F.from_utc_timestamp(get_column(day.column), settings.zone)
-    # An implausible time does not determine the day either.
+        log_day = F.from_utc_timestamp(get_column(day.column), settings.zone)
+    # Do not derive the day from an implausible time.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
-    ds, bad_day = parse_day(log, settings.zone, ts, own_day, file_day, is_date)
-    checks += [bad_day] if bad_day is not None else []
+    ds, day_check = parse_day(log, settings.zone, ts, log_day, file_day, is_date)
+    checks += [day_check] if day_check is not None else []
     reason = F.coalesce(*checks)
     _check_case_collisions([*columns, "ds"], f"logs.{name}")
     return rows.select(
         *(value.alias(k) for k, value in columns.items()),
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
-        # Only rows with a reason are kept whole: writing each row out as JSON costs more than all the rest.
+        # Serialize only rows with a reason: converting every row to JSON would take longer than all other steps.
         F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(get_column, types))))).alias("raw"),
         row_hash.alias(HASH),
         reason.alias("reason"),
@@ -144,9 +156,10 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
 def _parse_declared(
     settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, Column]
 ) -> tuple[dict[str, Column], list[Column]]:
-    """Return the declared columns of a log's table, and the checks on them (null if a row passes).
+    """Parse the columns of a log that have a declared role: keys, time, domain, label and order.
 
-    `texts`: the text of each column.
+    `types` and `texts` contain the type and the canonical text of each log column. Returns the table's columns by name,
+    and the checks on them: a check is null if a row passes, else the reason. Raises `DataError` for an unusable type.
     """
     log = settings.logs.declared()[name]
     columns: dict[str, Column] = {}
@@ -184,16 +197,19 @@ def _parse_declared(
 
 def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
     """Parse the label as 1.0 or 0.0, and check that its value is declared."""
-    # Numbers are compared by value: 1, 1.0 and +1 are the same label.
+    # Compare numbers by value: 1, 1.0 and +1 are the same label.
     text = F.regexp_replace(F.lower(F.trim(F.coalesce(text, F.lit("")))), r"^\+?(-?\d+)(\.0+)?$", "$1")
     value = F.when(text.isin(label.positive), F.lit(1.0)).when(text.isin(label.negative), F.lit(0.0))
     return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
 
 
-def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column]) -> tuple[Column, Column | None]:
-    """Return a log's own column in its declared type (text if none is declared), and the check that it fits.
+def _parse_log_column(
+    log: Log, column: str, text: Column, numbers: Mapping[str, Column]
+) -> tuple[Column, Column | None]:
+    """Parse a log column into its declared type, and check that its values have that type.
 
-    A column without a declared type becomes text, whatever its type in this file: the next file may have another type.
+    A column without a declared type is stored as text, whatever its type in this file, because the next file may have
+    another type. Such a column needs no check.
     """
     kind = get_declared_type(log, column)
     if kind is None or kind == "string":
@@ -204,6 +220,7 @@ def _parse_own(log: Log, column: str, text: Column, numbers: Mapping[str, Column
 
 
 def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column]:
+    """Return the checks on the domain; with `domains.unknown: bucket`, unknown domains in `columns` become `other`."""
     domain = columns["domain"]
     checks = [F.when(domain.isin(OVERALL, OTHER), F.concat(F.lit("domain: reserved name "), domain))]
     if settings.domains.known is not None:
@@ -216,6 +233,7 @@ def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column
 
 
 def _check_case_collisions(names: Iterable[str], where: str) -> None:
+    """Raise `DataError` if two names differ only in case, because Spark ignores the case of column names."""
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(name.lower(), name)) != name:
@@ -223,17 +241,26 @@ def _check_case_collisions(names: Iterable[str], where: str) -> None:
 
 
 def _flatten_to_text(text: Column, kind: DataType) -> Column:
+    """Convert the canonical text of a column to a single string; a list becomes JSON."""
     return F.to_json(text) if isinstance(kind, ArrayType) else text
 
 
 def dump_row(rows: DataFrame) -> Column:
-    """A cleaned row as JSON: as it was read where something is wrong with it, else in its table's columns."""
+    """Return the text of a cleaned row: `raw` if it is not null, else the columns of its table as JSON."""
     columns = [c for c in rows.columns if c not in ("reason", "raw")]
     return F.coalesce("raw", F.to_json(F.struct(*(F.col(quote_name(c)) for c in columns))))
 
 
 def count_rows(rows: DataFrame, domain: Column) -> DataFrame:
-    """Ledger entries of cleaned rows: rows in and out by day, domain and reason."""
+    """Count cleaned rows by day, domain and reason, for the ledger.
+
+    Args:
+        rows: Cleaned rows, from `clean_log`.
+        domain: The expression for a row's domain; null counts as `unknown`.
+
+    Returns:
+        The columns `ds`, `domain`, `reason` (empty for valid rows), `rows_in` (all rows) and `rows_out` (valid rows).
+    """
     good = F.col("reason").isNull()
     return (
         rows.groupBy(
@@ -245,22 +272,27 @@ def count_rows(rows: DataFrame, domain: Column) -> DataFrame:
 
 
 def union_frames(frames: list[DataFrame]) -> DataFrame:
-    """Union DataFrames by column name; a missing column is null.
+    """Union DataFrames by column name.
 
-    If a column holds lists in one DataFrame and single values in another, single values become lists of length one.
+    Args:
+        frames: At least one DataFrame.
+
+    Returns:
+        All rows, with the columns of all DataFrames. A column is null in the rows of a DataFrame that lacks it. If it
+        contains lists in one DataFrame and text in another, each text becomes a list of length one.
     """
-    kinds: dict[str, DataType] = {}
+    types: dict[str, DataType] = {}
     for frame in frames:
         for field in frame.schema.fields:
-            if isinstance(field.dataType, ArrayType) or field.name not in kinds:
-                kinds[field.name] = field.dataType
+            if isinstance(field.dataType, ArrayType) or field.name not in types:
+                types[field.name] = field.dataType
 
-    def fit(frame: DataFrame) -> DataFrame:
-        lone = {
+    def wrap_texts(frame: DataFrame) -> DataFrame:
+        wrapped = {
             f.name: F.when(get_column(f.name).isNotNull(), F.array(get_column(f.name)))
             for f in frame.schema.fields
-            if isinstance(kinds[f.name], ArrayType) and isinstance(f.dataType, StringType)
+            if isinstance(types[f.name], ArrayType) and isinstance(f.dataType, StringType)
         }
-        return frame.withColumns(lone) if lone else frame
+        return frame.withColumns(wrapped) if wrapped else frame
 
-    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), map(fit, frames))
+    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), map(wrap_texts, frames))

@@ -8,8 +8,9 @@ from pyspark.sql import functions as F
 from star_ctr.conf.settings.logs import AttributeLog, ImpressionLog, Log
 
 DUPLICATE = "duplicate"
+"""The reason of a row that equals the first row of its key."""
 HASH = "_star_ctr_hash"
-"""The hash of all values of a row."""
+"""The column with the hash of all values of a row."""
 _GOOD = "_star_ctr_good"
 _DAY = "_star_ctr_day"
 _NUMBER = "_star_ctr_number"
@@ -27,28 +28,38 @@ def list_key_columns(log: Log) -> list[str]:
             return [HASH]
 
 
-def mark_duplicates(rows: DataFrame, key: list[str], reach: int | None) -> DataFrame:
-    """Mark all rows of a key except the first: as `duplicate` if the whole row is the same, else as a conflict.
+def mark_duplicates(rows: DataFrame, key: list[str], lookback_days: int | None) -> DataFrame:
+    """Mark all rows of a key except the first one.
 
-    A row is compared only with the rows of its own day and of the `reach` days before, so the row that is kept does not
-    depend on which days are read together. If `reach` is None, all rows are compared.
+    The first row is the one on the earliest day; within a day, it is the one with the smallest row hash. The reason of
+    any other row is `duplicate` if all its values are the same, else that two different rows have the same key.
+
+    Args:
+        rows: Rows with the columns `ds`, `reason` and `HASH`. Rows that already have a reason stay unchanged.
+        key: The key columns, from `list_key_columns`.
+        lookback_days: Compare a row only with the rows of the same day and of this number of days before it, marked or
+            not. The row that is kept then does not depend on which days are read together. If None, compare all rows,
+            as if they were of one day.
+
+    Returns:
+        The rows with the new reasons, without `HASH`.
     """
-    # Rows with a reason do not take part: each is alone in its group. These are columns and not
-    # expressions, which each window would compute and sort by separately.
+    # Rows with a reason are in separate groups and are never marked. Use columns instead of expressions, because each
+    # window would evaluate and sort by an expression separately.
     rows = rows.withColumn(_GOOD, F.col("reason").isNull())
     day = F.coalesce(F.unix_date(F.try_to_timestamp("ds", F.lit("yyyy-MM-dd")).cast("date")), F.lit(0))
-    rows = rows.withColumn(_DAY, F.lit(0) if reach is None else day)
-    group = Window.partitionBy(*key, _GOOD, *([] if reach else [_DAY]))
+    rows = rows.withColumn(_DAY, F.lit(0) if lookback_days is None else day)
+    group = Window.partitionBy(*key, _GOOD, *([] if lookback_days else [_DAY]))
     order = group.orderBy(_DAY, HASH)
-    # With a reach, each day has its own first row. Without one, the first row of the group is enough, which is cheaper
-    # to find. Both windows can use one order, so rows are sorted once.
-    near = group.orderBy(_DAY).rangeBetween(-reach, 0) if reach else order
+    # With a lookback, the first row depends on the day. Without one, it is the first row of the group, which is cheaper
+    # to find. Both windows can use the same order, so rows are sorted once.
+    near = group.orderBy(_DAY).rangeBetween(-lookback_days, 0) if lookback_days else order
     rows = rows.withColumn(_NUMBER, F.row_number().over(order))
-    first = F.first(F.struct(_NUMBER, HASH)) if not reach else F.min(F.struct(_NUMBER, HASH))
+    first = F.first(F.struct(_NUMBER, HASH)) if not lookback_days else F.min(F.struct(_NUMBER, HASH))
     rows = rows.withColumn(_FIRST, first.over(near))
-    extra = F.col(_GOOD) & (F.col(_NUMBER) > F.col(f"{_FIRST}.{_NUMBER}"))
-    same = F.col(HASH) == F.col(f"{_FIRST}.{HASH}")
+    is_extra = F.col(_GOOD) & (F.col(_NUMBER) > F.col(f"{_FIRST}.{_NUMBER}"))
+    is_same = F.col(HASH) == F.col(f"{_FIRST}.{HASH}")
     names = [k for k in key if k != HASH]
     conflict = F.lit(f"{', '.join(names)}: used by two different rows") if names else F.lit(DUPLICATE)
-    reason = F.when(extra & same, F.lit(DUPLICATE)).when(extra, conflict).otherwise(F.col("reason"))
+    reason = F.when(is_extra & is_same, F.lit(DUPLICATE)).when(is_extra, conflict).otherwise(F.col("reason"))
     return rows.withColumn("reason", reason).drop(_GOOD, HASH, _DAY, _NUMBER, _FIRST)

@@ -1,4 +1,4 @@
-"""The columns of a log: which ones its settings require, and their names in the log's table."""
+"""The columns that the settings require of a log, and their names in the log's table."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, Im
 from star_ctr.conf.settings.root import Settings
 
 CORRUPT = "_star_ctr_corrupt"
+"""The column with the text of a row that could not be parsed; null for other rows."""
 FILE_DAY = "_star_ctr_file_day"
+"""The column with the day in the path of a row's file."""
 INTERNAL = (CORRUPT, FILE_DAY)
 """Columns that the reader adds to those of the log."""
 OWN_SUFFIX = "_raw"
+"""Appended to the name of a log column that collides with a predefined table column."""
 
 
 def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
-    """The columns that log `name` must have, each with the key of the settings that asks for it."""
+    """List the columns that a log must have.
+
+    Args:
+        settings: The settings of the data set.
+        name: The log: `impressions`, `clicks`, `behaviours`, `users` or `items`.
+
+    Returns:
+        The required log columns, by the settings key below `logs.<name>` that requires each, such as `time.column`.
+    """
     log = settings.logs.declared()[name]
     wanted = {f"types.{column}": column for column in log.types}
     match log:
@@ -42,9 +53,19 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
     return wanted
 
 
-def require(there: Iterable[str], wanted: Mapping[str, str], where: str) -> None:
-    """Raise `DataError` that names each missing column, the key that asks for it, and the columns there are."""
-    names = [c for c in there if c not in INTERNAL]
+def require(existing: Iterable[str], wanted: Mapping[str, str], where: str) -> None:
+    """Check that required columns exist.
+
+    Args:
+        existing: The names of the existing columns.
+        wanted: The required columns, by the settings key that requires each.
+        where: The start of each message, followed by the settings key.
+
+    Raises:
+        DataError: Columns are missing. The message contains each missing column with its settings key, and the existing
+            columns.
+    """
+    names = [c for c in existing if c not in INTERNAL]
     missing = {key: column for key, column in wanted.items() if column not in names}
     if missing:
         lines = [f"{where}.{key}: no column `{c}`{suggest_nearest(c, names)}" for key, c in missing.items()]
@@ -52,19 +73,25 @@ def require(there: Iterable[str], wanted: Mapping[str, str], where: str) -> None
 
 
 def quote_name(column: str) -> str:
-    """The column's name as Spark takes it, whatever it holds."""
+    """Quote a column name for Spark; the name may contain dots and backticks."""
     return "`" + column.replace("`", "``") + "`"
 
 
 def get_column(column: str) -> Column:
-    """Return a log's own column by name."""
+    """Return the column with this exact name; the name may contain dots and backticks."""
     return F.col(quote_name(column))
 
 
 def map_declared_columns(settings: Settings, log: Log) -> dict[str, str]:
-    """Return the log's columns that its table stores under predefined names: table column -> log column.
+    """Map the predefined columns of a log's table to the log columns that they come from.
 
-    Excludes times and days, which the table stores in another form (`ts`, `ds`).
+    Args:
+        settings: The settings of the data set.
+        log: The log.
+
+    Returns:
+        The log columns by table column. Times and days are excluded, because the table stores them in another form
+        (`ts`, `ds`).
     """
     match log:
         case ImpressionLog():
@@ -83,7 +110,7 @@ def map_declared_columns(settings: Settings, log: Log) -> dict[str, str]:
 
 
 def list_consumed_columns(settings: Settings, log: Log) -> set[str]:
-    """Return the log's columns that its table does not also store under their own names."""
+    """Return the log columns that the table stores only in predefined columns, not under their names in the log."""
     time, day, order = (getattr(log, name, None) for name in ("time", "day", "order"))
     more = {time.column if time else None, day.column if day else None, order}
     return {*map_declared_columns(settings, log).values(), *(name for name in more if name is not None)}
@@ -95,10 +122,11 @@ _TABLE_COLUMNS = frozenset(
 
 
 def name_stored_column(column: str) -> str:
-    """Return the name under which a table stores a log's own column.
+    """Return the name under which a table stores a log column.
 
-    Appends `_raw` to a name that collides with one of the table's columns, ignoring case as Spark does, or with another
-    such name. Distinct columns therefore stay distinct.
+    Appends `_raw` to the name of a predefined table column, and to such a name that already ends in `_raw`: `domain`
+    becomes `domain_raw`, and `domain_raw` becomes `domain_raw_raw`. Distinct columns therefore keep distinct names.
+    Case is ignored, as in Spark.
     """
     bare = column.lower()
     while bare.endswith(OWN_SUFFIX) and bare not in _TABLE_COLUMNS:
@@ -107,10 +135,18 @@ def name_stored_column(column: str) -> str:
 
 
 def name_table_column(settings: Settings, table: str, column: str) -> str:
-    """Return the name in `table` of the log's own column that the settings call `<table>.<column>`.
+    """Return the name under which a table stores the column that features declare as `<table>.<column>`.
+
+    Args:
+        settings: The settings of the data set.
+        table: The table, which has the name of its log.
+        column: The log column.
+
+    Returns:
+        The name of the table column.
 
     Raises:
-        DataError: The column holds a row's time or day, which the table stores in another form.
+        DataError: The column contains the time or day of rows, which the table stores in another form.
     """
     log = settings.logs.declared()[table]
     names = {source: target for target, source in map_declared_columns(settings, log).items()}

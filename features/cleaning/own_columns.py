@@ -1,4 +1,4 @@
-"""Texts and numbers of a log's own columns, many columns at a time."""
+"""Convert log columns to text and to numbers, with one expression for many columns."""
 
 from __future__ import annotations
 
@@ -20,9 +20,18 @@ _NUMBERS = "_star_ctr_numbers"
 
 
 def add_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[DataFrame, dict[str, Column]]:
-    """Add the text of each column; returns the rows, and the text by column."""
-    # All text columns go through one expression over an array: Spark compiles code for each expression, and for a log
-    # with many columns that took longer than to run it.
+    """Add the canonical text of each column.
+
+    Args:
+        log: The log.
+        raw: The raw rows.
+        types: The type of each log column.
+
+    Returns:
+        The rows with helper columns, and for each log column the expression for its text (see `to_text`).
+    """
+    # Convert all text columns with one expression over an array. Spark compiles code for each expression, and for a log
+    # with many columns, compiling took longer than running the code.
     plain = [c for c, kind in types.items() if isinstance(kind, StringType) and log.types.get(c) != "string"]
     rows, texts = raw, {}
     if plain:
@@ -30,37 +39,55 @@ def add_texts(log: Log, raw: DataFrame, types: Mapping[str, DataType]) -> tuple[
         rows = rows.withColumn(_TEXTS, array)
         texts = {c: F.get(_TEXTS, F.lit(k)) for k, c in enumerate(plain)}
     others = {c: f"{_TEXT}{k}" for k, c in enumerate(types) if c not in texts}
-    verbatim = {name: to_text(log, get_column(c), types[c], log.types.get(c) == "string") for c, name in others.items()}
-    rows = rows.withColumns(verbatim) if verbatim else rows
+    added = {name: to_text(log, get_column(c), types[c], log.types.get(c) == "string") for c, name in others.items()}
+    rows = rows.withColumns(added) if added else rows
     return rows, {c: texts[c] if c in texts else F.col(others[c]) for c in types}
 
 
 def get_declared_type(log: Log, column: str) -> str | None:
-    """Return the type that the settings declare for a column; outcomes are doubles unless they say otherwise."""
+    """Return the type that the settings declare for a column, None if none; the default for outcomes is `double`."""
     return log.types.get(column) or ("double" if column in getattr(log, "outcomes", ()) else None)
 
 
 def add_numbers(
     log: Log, rows: DataFrame, texts: Mapping[str, Column], types: Mapping[str, DataType]
 ) -> tuple[DataFrame, dict[str, Column]]:
-    """Add the number of each column that is declared a double; returns the rows, and the number by column."""
+    """Add the number of each column that is declared as `double`.
+
+    Args:
+        log: The log.
+        rows: The rows, from `add_texts`.
+        texts: The text of each log column, from `add_texts`.
+        types: The type of each log column in the raw rows.
+
+    Returns:
+        The rows with helper columns, and for each `double` column the expression for its number.
+    """
     doubles = [c for c in texts if get_declared_type(log, c) == "double"]
     if not doubles:
         return rows, {}
-    # Floats of a typed file become text with a decimal point; `decimal` applies only to numbers in text.
-    written = {c: isinstance(types[c], StringType) for c in doubles}
+    # `decimal` applies only to text columns: floats of a typed file become text with a decimal point.
+    is_text_column = {c: isinstance(types[c], StringType) for c in doubles}
     numbers: dict[str, Column] = {}
-    for number, (is_text, decimal) in enumerate(((True, log.decimal), (False, "."))):
-        group = [c for c in doubles if written[c] == is_text]
+    for index, (is_text, decimal) in enumerate(((True, log.decimal), (False, "."))):
+        group = [c for c in doubles if is_text_column[c] == is_text]
         if group:
-            name = f"{_NUMBERS}{number}"
+            name = f"{_NUMBERS}{index}"
             rows = rows.withColumn(name, to_numbers([texts[c] for c in group], decimal))
             numbers |= {c: F.get(name, F.lit(k)) for k, c in enumerate(group)}
     return rows, numbers
 
 
 def split_columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
-    """Return which of the log's own columns features read as a number, and which as an id."""
+    """Find the log columns that features read as numbers and as ids.
+
+    Args:
+        settings: The settings of the data set.
+        name: The log.
+
+    Returns:
+        The log columns by use: `number` for numeric features, `id` for all other features.
+    """
     found: dict[str, set[str]] = {"number": set(), "id": set()}
     for feature in settings.features:
         for column in list_read_columns(feature):

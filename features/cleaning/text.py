@@ -1,8 +1,9 @@
-"""Canonical text of values of any type.
+"""Convert values of any type to canonical text, and parse text as numbers.
 
-The type of a column may differ between files of one log: an id is an integer on one day and a float on the next,
-because pandas met a missing value. Every file is converted to canonical text before files are combined: 12, 12.0 and
-1.2E1 all become `12`. A value that cannot be converted without loss is rejected, never rounded.
+The type of a column may differ between files of one log. For example, an id is an integer on one day and a float on the
+next, because pandas stores a column with missing values as floats. Each file is therefore converted to canonical text
+before files are combined: 12, 12.0 and 1.2E1 all become `12`. An id that cannot be converted without loss is rejected,
+never rounded.
 """
 
 from __future__ import annotations
@@ -30,23 +31,28 @@ REPLACEMENT = "\ufffd"
 """The character that a decoder inserts for invalid bytes."""
 NESTED = (StructType, MapType, VariantType)
 _EXACT_FLOATS = {"float": 2.0**24, "double": 2.0**53}
-"""Below these, floats represent integers exactly; from there on, different ids may have become equal."""
+"""Floats below these limits represent integers exactly; at and above them, different ids may have become equal."""
 _WHOLE = r"^[+-]?\d+\.0+$"
 _WHOLE_WITH_COMMA = r"^[+-]?\d+,0+$"
 _JAVA_FLOAT = r"^[+-]?\d\.\d+E\d+$"
-"""A large float as Java writes it, with all of its digits; `7E10` may also be a hexadecimal id."""
+"""A large float as written by Java, with all its digits. Excludes `7E10`, which may be a hexadecimal id."""
 _ROUNDED_FLOAT = r"^[+-]?\d(\.\d+)?[eE]\+\d+$"
-"""A float in exponent notation from a spreadsheet, C or Python (1.23457E+14): it has few digits, or is very large."""
+"""A float in the exponent notation of spreadsheets, C or Python (1.23457E+14): few digits, or a very large number."""
 
 
 def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) -> Column:
-    """Convert a column to canonical text: whole numbers without a fraction, lists as lists of text, structs as JSON.
+    """Convert a column to canonical text.
+
+    Whole numbers lose their fraction (`.0`). Lists become lists of text. Structs and maps become JSON.
 
     Args:
         log: The log of the column; its `null_values` become null.
         column: The column.
-        kind: Its type.
-        verbatim: Keep text unchanged (for a column declared as `string`).
+        kind: The type of the column.
+        verbatim: Whether to keep text unchanged, for a column declared as `string`.
+
+    Returns:
+        A text column, or an array of text for a column of lists.
     """
     if isinstance(kind, NESTED):
         return F.to_json(column)
@@ -55,22 +61,25 @@ def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) ->
             return F.transform(column, F.to_json)
         return F.transform(column, lambda x: to_text(log, x, kind.elementType, verbatim))
     text = _convert_scalar(column, kind)
-    # Typed formats distinguish text from numbers; in CSV and JSON a number may have been written either way.
+    # Typed formats distinguish text from numbers. In CSV and JSON, text may be a number in any notation.
     if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
         text = _normalize_whole_number(text, log.decimal)
     return _drop_null_values(log, text)
 
 
 def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str, verbatim: bool = False) -> Column:
-    """Return the reason why a value cannot be an id (missing, or rounded by a float), null if it can.
+    """Check that the values of a column can be ids: present, without a fraction, and not rounded by a float.
 
     Args:
         log: The log of the column.
-        text: The text of the column, from `to_text`.
+        text: The canonical text of the column, from `to_text`.
         column: The column.
-        kind: Its type; the caller rejects lists and structs.
+        kind: The type of the column; lists and structs must be rejected by the caller.
         name: The name of the column in the reason.
-        verbatim: As in `to_text`.
+        verbatim: Whether text is kept unchanged, as in `to_text`.
+
+    Returns:
+        A text column with the reason why a value cannot be an id; null if it can be one.
     """
     checks = [F.when(F.coalesce(F.trim(text) == "", F.lit(True)), F.lit(f"{name}: missing"))]
     if isinstance(kind, FloatType | DoubleType):
@@ -80,7 +89,7 @@ def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str,
     if isinstance(kind, BinaryType):
         checks.append(F.when(~F.is_valid_utf8(column.cast("string")), F.lit(f"{name}: bytes are not valid UTF-8")))
     if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
-        # A float written as text by another tool: 1.23E18 has lost its last digits.
+        # Text may be a float that another tool has written: 1.23E18 has lost its last digits.
         number = F.when(column.rlike(_JAVA_FLOAT) | column.rlike(_WHOLE), column.try_cast("double"))
         rounded = is_rounded(number, DoubleType()) | column.rlike(_ROUNDED_FLOAT)
         checks.append(F.when(rounded, F.lit(f"{name}: {LOST}")))
@@ -88,11 +97,13 @@ def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str,
 
 
 _GROUPED = r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$"
+"""A number with dots between groups of three digits and an optional decimal comma."""
 LOST = "a float this large has lost digits; write the id as an integer or as text"
+"""Part of the reason of a row with an id that may have been rounded."""
 
 
 def is_rounded(column: Column, kind: DataType) -> Column:
-    """Return whether a float is so large that different integers have become the same."""
+    """Return whether the absolute value of a float is so large that different integers may have become equal."""
     limit = _EXACT_FLOATS["float" if isinstance(kind, FloatType) else "double"]
     rounded: Column = F.abs(column) >= limit
     return rounded
@@ -100,16 +111,19 @@ def is_rounded(column: Column, kind: DataType) -> Column:
 
 def is_undecodable(text: Column, log: Log) -> Column:
     """Return whether a text could not be decoded with the log's encoding."""
-    # CSV and JSON are already decoded, with a mark for invalid bytes. Typed formats still hold the bytes.
+    # Text from CSV and JSON is already decoded, with REPLACEMENT for invalid bytes. Typed formats keep the bytes.
     return text.contains(REPLACEMENT) if log.format in ("csv", "json") else ~F.is_valid_utf8(text)
 
 
 def to_number(text: Column, decimal: str = ".") -> Column:
-    """Parse text as a number, null if it is not one; `true` is 1 and `false` 0.
+    """Parse text as a number; `true` becomes 1 and `false` becomes 0.
 
     Args:
-        text: A column of text.
-        decimal: The decimal separator; with a comma, dots between groups of three digits are removed.
+        text: A text column.
+        decimal: The decimal separator. If it is a comma, dots between groups of three digits are removed.
+
+    Returns:
+        A column of doubles; null if the text is not a number.
     """
     plain = F.trim(text)
     if decimal == ",":
@@ -117,13 +131,21 @@ def to_number(text: Column, decimal: str = ".") -> Column:
         plain = F.when(grouped, F.regexp_replace(plain, r"\.", "")).when(~plain.contains("."), plain)
         plain = F.regexp_replace(plain, ",", ".")
     lower = F.lower(plain)
-    # Java parses 1d and 1f as numbers; log writers do not mean that.
+    # Java parses 1d and 1f as numbers, but in a log they are not meant as numbers.
     number = F.when(~lower.rlike("[0-9.][df]$"), plain.try_cast("double"))
     return F.coalesce(number, F.when(lower == "true", F.lit(1.0)).when(lower == "false", F.lit(0.0)))
 
 
 def to_numbers(texts: Sequence[Column], decimal: str) -> Column:
-    """Parse several texts as an array of numbers, with one expression for all of them (see `to_number`)."""
+    """Parse several text columns as an array of numbers, with one expression for all of them.
+
+    Args:
+        texts: The text columns.
+        decimal: The decimal separator, as in `to_number`.
+
+    Returns:
+        An array column with one double per text column; null if the text is not a number.
+    """
 
     def parse(text: Column) -> Column:
         return to_number(text, decimal)
@@ -132,12 +154,13 @@ def to_numbers(texts: Sequence[Column], decimal: str) -> Column:
 
 
 def to_plain_number(text: Column) -> Column:
-    """Rewrite a number with a decimal comma with a decimal point; return any other text unchanged."""
+    """Rewrite a number with a decimal comma or with grouped thousands (`1.234,5` -> `1234.5`); keep any other text."""
     number = to_number(text, ",").cast("string")
     return F.coalesce(F.when(text.contains(",") | text.rlike(_GROUPED), number), text)
 
 
 def _convert_scalar(column: Column, kind: DataType) -> Column:
+    """Convert a column of single values to text, whole numbers without a fraction; NaN becomes null."""
     if isinstance(kind, FloatType | DoubleType):
         digits = F.when(
             (column == F.floor(column)) & (F.abs(column) < 1e18), column.cast("decimal(20, 0)").cast("string")
@@ -146,17 +169,17 @@ def _convert_scalar(column: Column, kind: DataType) -> Column:
     if isinstance(kind, DecimalType):
         text = column.cast("string")
         return F.when(text.contains("."), F.regexp_replace(text, r"\.?0+$", "")).otherwise(text)
-    if isinstance(kind, BinaryType):  # text without a logical type, or bytes
+    if isinstance(kind, BinaryType):  # text that was written without a logical type, or bytes
         text = column.cast("string")
         return F.when(F.is_valid_utf8(text), text).otherwise(F.base64(column))
     return column.cast("string")
 
 
 def _normalize_whole_number(text: Column, decimal: str) -> Column:
-    """Remove the fraction or exponent of a whole number; return any other text unchanged."""
-    # The cheap test first: most texts do not need the regular expression.
+    """Remove the fraction or exponent of a whole number; keep any other text unchanged."""
+    # Do the cheap test first: most texts do not need the regular expression.
     fraction = text.contains(".0") & text.rlike(_WHOLE)
-    if decimal == ",":  # 1.000 is a thousand
+    if decimal == ",":  # 1.000 means one thousand
         fraction = (fraction & ~text.rlike(_GROUPED)) | (text.contains(",0") & text.rlike(_WHOLE_WITH_COMMA))
     exponent = text.contains("E") & text.rlike(_JAVA_FLOAT)
     number = text.try_cast("decimal(38, 18)")
@@ -169,7 +192,8 @@ def _normalize_whole_number(text: Column, decimal: str) -> Column:
 
 
 def _drop_null_values(log: Log, text: Column) -> Column:
+    """Replace the log's `null_values` by null, ignoring white space around them."""
     tokens = sorted({token.strip() for token in log.null_values})
-    # Tabs and no-break spaces are as empty as spaces.
+    # `trim` removes only spaces, so convert tabs, line breaks and no-break spaces to spaces.
     bare = F.trim(F.translate(text, "\t\r\n\u00a0", "    "))
     return F.when(~bare.isin(tokens), text) if tokens else text

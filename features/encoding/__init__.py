@@ -1,1 +1,1 @@
-"""Feature rows to encoded rows: fitted vocabularies, scales and bucket bounds, and the row encoder."""
+"""Encoding of feature rows: fitted vocabularies, scales and bucket bounds, and the row encoder."""

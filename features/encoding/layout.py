@@ -1,4 +1,4 @@
-"""The layout of encoded rows, with scales, bucket bounds and base rates fitted on the training days."""
+"""Build the layout of encoded rows, with scales, bucket bounds and base rates fitted on the training days."""
 
 from __future__ import annotations
 
@@ -36,15 +36,26 @@ def fit_layout(
     domains: list[str],
     vocabulary_sizes: dict[str, int],
     ds: str,
-    before: Layout | None = None,
+    previous: Layout | None = None,
 ) -> Layout:
-    """The layout of encoded rows, with scales, bounds and base rates fitted on `train`.
+    """Fit scales, bucket bounds and base rates, and build the layout of encoded rows.
 
-    With a layout `before`, its numbers stay encoded as they are there, as far as they are made alike. One that did not
-    vary there is fitted now.
+    A number keeps its encoding (base rate, scale, bounds) from the previous layout if it is computed in the same way.
+    All other numbers are fitted, including those that were constant in the training rows of the previous layout.
+
+    Args:
+        settings: The settings of the data set.
+        train: The rows of `features` on the training days.
+        domains: The domains that the layout contains, in the order of their ids.
+        vocabulary_sizes: The number of known values of each embedding table with a vocabulary, by name.
+        ds: The night that the layout belongs to.
+        previous: The layout whose encoding of numbers is kept; None to fit all numbers.
+
+    Returns:
+        The layout.
     """
     sources, standard, buckets = _list_numbers(settings)
-    known_scales, known_bounds = _keep_known(before, sources)
+    known_scales, known_bounds = _keep_encodings(previous, sources)
     rates = {
         name: source
         for name, source in sources.items()
@@ -83,60 +94,68 @@ def fit_layout(
 
 
 def _list_numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[str], dict[str, int]]:
-    """Every number by name: how it is made, which are standardised, and which are cut into how many buckets."""
+    """List the numbers that the features declare.
+
+    Returns the source of each number by name, the names of the standardized numbers, and the number of buckets of each
+    bucketed number by name.
+    """
     sources: dict[str, NumericSource] = {}
     standard: list[str] = []
     buckets: dict[str, int] = {}
     for feature in settings.features:
-        made: dict[str, NumericSource] = {}
+        declared: dict[str, NumericSource] = {}
         if isinstance(feature, Numeric):
-            made[feature.name] = NumericSource(column=flatten_column_name(feature.column), log=feature.log)
+            declared[feature.name] = NumericSource(column=flatten_column_name(feature.column), log=feature.log)
         elif isinstance(feature, Statistic):
             for kind in feature.counts:
-                made[name_count_column(feature.name, kind)] = NumericSource(
+                declared[name_count_column(feature.name, kind)] = NumericSource(
                     column=name_count_column(feature.name, kind), log=True
                 )
-            for kind, of in feature.rates.items():
-                made[name_rate(feature.name, kind)] = NumericSource(
+            for kind, denominator in feature.rates.items():
+                declared[name_rate(feature.name, kind)] = NumericSource(
                     column=name_count_column(feature.name, kind),
-                    denominator=name_count_column(feature.name, of),
+                    denominator=name_count_column(feature.name, denominator),
                     prior=feature.prior,
                 )
             for kind in feature.since:
-                made[name_since_column(feature.name, kind)] = NumericSource(
+                declared[name_since_column(feature.name, kind)] = NumericSource(
                     column=name_since_column(feature.name, kind), log=True
                 )
         if isinstance(feature, Numeric | Statistic):
-            sources |= made
-            standard += list(made) if "standard" in feature.encode else []
-            buckets |= dict.fromkeys(made, feature.buckets) if "bucket" in feature.encode else {}
+            sources |= declared
+            standard += list(declared) if "standard" in feature.encode else []
+            buckets |= dict.fromkeys(declared, feature.buckets) if "bucket" in feature.encode else {}
     return sources, standard, buckets
 
 
-def _keep_known(
-    before: Layout | None, sources: dict[str, NumericSource]
+def _keep_encodings(
+    previous: Layout | None, sources: dict[str, NumericSource]
 ) -> tuple[dict[str, tuple[float, float]], dict[str, list[float]]]:
-    """The scales and the bounds that stay, by number; their `sources` take over the base rate of then."""
+    """Return the scales and the bucket bounds to keep from the previous layout, by number.
+
+    Replaces the `sources` of these numbers by those of the previous layout, which contain the base rates to keep.
+    """
     scales: dict[str, tuple[float, float]] = {}
     bounds: dict[str, list[float]] = {}
-    if before is None:
+    if previous is None:
         return scales, bounds
 
-    def is_alike(name: str, then: NumericSource) -> bool:
-        return name in sources and sources[name].model_copy(update={"base": then.base}) == then
+    def has_same_source(name: str, source: NumericSource) -> bool:
+        return name in sources and sources[name].model_copy(update={"base": source.base}) == source
 
-    for field in before.numeric:
-        if field.std > 0 and is_alike(field.name, field.source):
+    for field in previous.numeric:
+        if field.std > 0 and has_same_source(field.name, field.source):
             scales[field.name], sources[field.name] = (field.mean, field.std), field.source
-    then = {bucket.name: bucket for bucket in before.buckets}
+    previous_buckets = {bucket.name: bucket for bucket in previous.buckets}
     for name in list(sources):
-        bucket = then.get(name_bucket_table(name))
-        if bucket is not None and bucket.bounds and is_alike(name, bucket.source):
+        bucket = previous_buckets.get(name_bucket_table(name))
+        if bucket is not None and bucket.bounds and has_same_source(name, bucket.source):
             bounds[name], sources[name] = bucket.bounds, bucket.source
     return scales, bounds
 
 
 def _make_sequence_fields(settings: Settings) -> list[SequenceField]:
+    """Make the fields of categorical features with several values, then those of sequences of events."""
     fields = [
         SequenceField(
             name=f.name,

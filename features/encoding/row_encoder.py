@@ -1,4 +1,4 @@
-"""Encoding features rows into the layout's fixed shapes: NumPy and Arrow only, a batch at a time."""
+"""Encode batches of feature rows into the fixed-size rows of a layout. Requires only NumPy and Arrow."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, GAP, GAP_BUCKETS, P
 from star_ctr.features.encoding.value_index import ValueIndex
 
 CLIP = 4.0
-"""Standardised numbers are kept within so many deviations: one wild value must not drown a row."""
+"""Limit of standardized numbers, in standard deviations, so that one extreme value does not dominate a row."""
 _LARGE = 2.0**512
+"""Standard deviation above which `standardize` divides its inputs, to avoid overflow."""
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 
 class RowEncoder:
-    """Turns features rows into packed rows.
+    """Encoder of feature rows into packed integers and floats.
 
-    `vocabularies`: for each embedding table its known values in the order of their ids (from FIRST_KNOWN on).
+    Args:
+        layout: The layout of the encoded rows.
+        vocabularies: The known values of each embedding table, by name, in the order of their ids (from `FIRST_KNOWN`).
     """
 
     def __init__(self, layout: Layout, vocabularies: Mapping[str, pa.Array]) -> None:
@@ -31,13 +34,21 @@ class RowEncoder:
         self.known = {name: ValueIndex(values) for name, values in vocabularies.items()}
 
     def encode(self, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
-        """The packed integers and numbers of every row, each a fixed number of bytes (see `Layout`)."""
+        """Encode a batch of rows.
+
+        Args:
+            rows: Feature rows with the columns `layout.columns`.
+
+        Returns:
+            Two binary arrays with one value per row: `layout.ints` packed int32 values and `layout.floats` packed
+            float32 values.
+        """
         n = rows.num_rows
         ints = np.zeros((n, self.layout.ints), dtype=np.int32)
-        for place, field in enumerate(self.layout.categorical):
-            ints[:, place] = self.encode_ids(rows[field.column], field.embedding)
-        for place, bucket in enumerate(self.layout.buckets, start=len(self.layout.categorical)):
-            ints[:, place] = encode_buckets(compute_numbers(rows, bucket.source), bucket.bounds)
+        for index, field in enumerate(self.layout.categorical):
+            ints[:, index] = self.encode_ids(rows[field.column], field.embedding)
+        for index, bucket in enumerate(self.layout.buckets, start=len(self.layout.categorical)):
+            ints[:, index] = encode_buckets(compute_numbers(rows, bucket.source), bucket.bounds)
         for sequence, offset in self.layout.iter_sequence_offsets():
             for side, start in sequence.iter_offsets(offset):
                 column = rows[side.column].combine_chunks()
@@ -48,14 +59,23 @@ class RowEncoder:
                 )
                 ints[:, offset] = lengths
         floats = np.zeros((n, self.layout.floats), dtype=np.float32)
-        for place, number in enumerate(self.layout.numeric):
+        for index, number in enumerate(self.layout.numeric):
             if number.std == 0.0:
                 continue
-            floats[:, place] = standardize(compute_numbers(rows, number.source), number.mean, number.std)
+            floats[:, index] = standardize(compute_numbers(rows, number.source), number.mean, number.std)
         return pack_rows(ints), pack_rows(floats)
 
     def encode_ids(self, values: pa.ChunkedArray | pa.Array, embedding: str) -> Ints:
-        """The id of each value: PADDING for a missing one, UNKNOWN for one that training did not hold."""
+        """Encode values as ids of an embedding table.
+
+        Args:
+            values: The values of n rows; seconds for the table of time gaps.
+            embedding: The name of the embedding table.
+
+        Returns:
+            The ids, of shape (n,): `PADDING` for a missing value, `UNKNOWN` for a value that is not in the vocabulary.
+            Time gaps are encoded by `encode_gaps`.
+        """
         if embedding == GAP:
             return encode_gaps(values)
         ids = pc.fill_null(pc.add(self.known[embedding].find(values), FIRST_KNOWN), UNKNOWN)
@@ -63,9 +83,10 @@ class RowEncoder:
         return np.asarray(ids).astype(np.int32)
 
     def _fill(self, lists: pa.ListArray, embedding: str, target: Ints, most_recent: bool) -> Ints:
-        """Write each list's ids into its row of `target` from the left; returns the lengths.
+        """Write the ids of each list into its row of `target`, from the left.
 
-        A list that is too long keeps its end (`most_recent`) or its beginning.
+        A list that is longer than the row is cut: it keeps its last values if `most_recent`, else its first values.
+        Returns the length of each list after the cut.
         """
         length = target.shape[1]
         lists = pc.fill_null(lists, pa.scalar([], type=lists.type)) if lists.null_count else lists
@@ -80,7 +101,15 @@ class RowEncoder:
 
 
 def compute_numbers(rows: pa.Table, source: NumericSource) -> Floats:
-    """Compute the numbers of a source: finite, or NaN if missing; an infinite value counts as missing."""
+    """Compute a number of each row: a column or a smoothed rate, optionally as log(1 + x).
+
+    Args:
+        rows: Feature rows with the columns of the source.
+        source: The columns of the number, and how it is computed from them.
+
+    Returns:
+        Finite values of shape (n,), or NaN where a value is missing. Infinite values count as missing.
+    """
     x = _to_floats(rows[source.column])
     if source.denominator:
         with np.errstate(all="ignore"):
@@ -90,6 +119,7 @@ def compute_numbers(rows: pa.Table, source: NumericSource) -> Floats:
 
 
 def _to_floats(column: pa.ChunkedArray) -> Floats:
+    """Convert a column to doubles; missing and infinite values become NaN."""
     return _replace_infinite(np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan), dtype=np.float64))
 
 
@@ -100,9 +130,18 @@ def _replace_infinite(x: Floats) -> Floats:
 
 
 def standardize(x: Floats, mean: float, std: float) -> Floats:
-    """Return (x - mean) / std clipped to CLIP, 0 where `x` is NaN; does not overflow for any finite `x`."""
+    """Standardize numbers and clip them to `CLIP` standard deviations, without overflow.
+
+    Args:
+        x: Finite numbers or NaN, of shape (n,).
+        mean: The mean.
+        std: The standard deviation, greater than 0.
+
+    Returns:
+        (x - mean) / std within [-CLIP, CLIP], of shape (n,); 0 where `x` is NaN.
+    """
     if std > _LARGE:
-        # The difference may overflow: dividing all three by the same power of two is exact and avoids it.
+        # The difference may overflow. Dividing all three by the same power of two avoids this and is exact.
         x, mean, std = x / _LARGE, mean / _LARGE, std / _LARGE
     with np.errstate(over="ignore"):
         scaled = (x - mean) / std
@@ -110,20 +149,42 @@ def standardize(x: Floats, mean: float, std: float) -> Floats:
 
 
 def encode_buckets(x: Floats, bounds: list[float]) -> Ints:
-    """The bucket of each number, counted from FIRST_KNOWN; UNKNOWN where it is missing."""
+    """Encode numbers as bucket ids.
+
+    Args:
+        x: Numbers or NaN, of shape (n,).
+        bounds: The bucket bounds in ascending order; a number that equals a bound belongs to the bucket above it.
+
+    Returns:
+        The ids, of shape (n,), from `FIRST_KNOWN`; `UNKNOWN` where `x` is NaN.
+    """
     ids = np.searchsorted(np.asarray(bounds, dtype=np.float64), x, side="right") + FIRST_KNOWN
     return np.where(np.isnan(x), UNKNOWN, ids).astype(np.int32)
 
 
 def encode_gaps(seconds: pa.ChunkedArray | pa.Array) -> Ints:
-    """Logarithmic buckets of time gaps: UNKNOWN without a time, else 2 + floor(log2(1 + seconds))."""
+    """Encode time gaps in logarithmic buckets.
+
+    Args:
+        seconds: The gaps of n events, in seconds; null for an event without a time.
+
+    Returns:
+        The ids, of shape (n,): `UNKNOWN` without a time, else 2 + floor(log2(1 + seconds)), at most `GAP_BUCKETS` - 1.
+    """
     x = np.asarray(pc.fill_null(seconds, np.nan), dtype=np.float64)
     known = np.minimum(FIRST_KNOWN + np.floor(np.log2(1.0 + np.maximum(np.nan_to_num(x), 0.0))), GAP_BUCKETS - 1)
     return np.where(np.isnan(x), UNKNOWN, known).astype(np.int32)
 
 
 def pack_rows(matrix: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> pa.Array:
-    """A binary array of the rows' bytes, without a copy of each row."""
+    """Pack each row of a matrix into bytes, without copying rows one by one.
+
+    Args:
+        matrix: int32 or float32 values, of shape (n, width).
+
+    Returns:
+        A binary array of length n, with 4 * width bytes per value.
+    """
     n, width = matrix.shape
     size = width * 4
     data = pa.py_buffer(np.ascontiguousarray(matrix).tobytes())

@@ -1,7 +1,8 @@
-"""Rows that are to be scored, raw or encoded: the columns asked of them, and what is wrong with those that cannot be.
+"""Check and clean the rows of a batch scoring job, raw or encoded.
 
-A request is an impression that need not have happened yet: nothing that comes after it (label, outcomes) is asked for.
-As in `cleaning`, every function keeps all rows: what is wrong with one stands in `reason` (null: nothing).
+A row to score is an impression that may lie in the future. Columns that become known only after the impression (label,
+outcomes) are therefore not required. As in `star_ctr.features.cleaning`, no function drops rows: the column `reason`
+contains the problem of a row, and is null for a valid row.
 """
 
 from __future__ import annotations
@@ -22,27 +23,45 @@ from star_ctr.features.cleaning.clean_log import UNKNOWN_DOMAIN, clean_log
 from star_ctr.features.cleaning.log_columns import list_required_columns, quote_name, require
 
 CARRIED = "_star_ctr_carried"
-"""The struct of the columns that go along from input to output."""
+"""The struct column with the input columns that are copied to the output."""
 Policy = Literal["other", "drop", "fail"]
-"""What becomes of a row of a domain that the model does not know."""
+"""How to treat a row of a domain that the model does not know: score it as `other`, reject it, or fail the job."""
 _ENCODED = {"domain_id": ("int", "bigint", "smallint", "tinyint"), "ints": ("binary",), "floats": ("binary",)}
+"""The columns of encoded rows, with the types that each may have."""
 
 
 def clean_raw_rows(
     settings: Settings, rows: DataFrame, layout: Layout, policy: Policy, carried: Sequence[str], where: str
 ) -> DataFrame:
-    """Rows of the impression log's own columns, cleaned as `clean` does, with `reason` and `raw`.
+    """Clean raw rows with the columns of the impression log, as ingest does.
 
-    A domain that the layout does not know goes by the name that it has in the night's statistics: `other` where the
-    settings name the known ones, else its own. `DataError` that names each missing column, and `where` it is missing.
+    Unlike in ingest, the label and outcome columns are not required, times may lie in the future, and duplicates are
+    searched among all rows.
+
+    A domain that the layout does not contain gets the name that it has in the statistics of a night: `other` if the
+    settings declare `domains.known`, else the name in the row. With the policy `drop`, such a row gets a reason.
+
+    Args:
+        settings: The settings of the run that scores.
+        rows: The raw rows.
+        layout: The layout of the run's model.
+        policy: How to treat unknown domains. `fail` keeps their names, and the caller raises the error.
+        carried: The input columns to copy to the output, in the struct `CARRIED`.
+        where: The name of the input, for messages.
+
+    Returns:
+        One row per raw row, with the columns of `clean_log` for the impression log, among them `reason` and `raw`.
+
+    Raises:
+        DataError: Required columns are missing, or `clean_log` rejects the columns.
     """
-    asked = _drop_outcomes(settings, rows.columns)
-    require(rows.columns, list_required_columns(asked, "impressions"), f"{where}: logs.impressions")
+    scoring_settings = _drop_outcomes(settings, rows.columns)
+    require(rows.columns, list_required_columns(scoring_settings, "impressions"), f"{where}: logs.impressions")
     read = {f"{f.name}.{c}": c.partition(".") for f in settings.features for c in list_read_columns(f)}
-    own = {key: column for key, (log, _, column) in read.items() if log == "impressions"}
-    require(rows.columns, own, f"{where}: features")
-    along = {CARRIED: _make_struct(carried)} if carried else {}
-    cleaned = clean_log(asked, "impressions", rows, along, compare_all=True)
+    log_columns = {key: column for key, (log, _, column) in read.items() if log == "impressions"}
+    require(rows.columns, log_columns, f"{where}: features")
+    carried_columns = {CARRIED: _make_struct(carried)} if carried else {}
+    cleaned = clean_log(scoring_settings, "impressions", rows, carried_columns, compare_all=True)
     known, domain = F.col("domain").isin(layout.domains), F.col("domain")
     if policy == "drop":
         unknown = F.when(~known, F.concat(F.lit(f"{UNKNOWN_DOMAIN} "), domain))
@@ -53,15 +72,15 @@ def clean_raw_rows(
 
 
 def _drop_outcomes(settings: Settings, columns: Sequence[str]) -> Settings:
-    """Settings that ask of an impression what is known when it is shown, and take domains as they come."""
+    """Return settings that require only columns that are known when an impression is shown, and accept any domain."""
     log, after = settings.logs.impressions, settings.outcomes()
     types = {column: kind for column, kind in log.types.items() if column in columns and column not in after}
-    time = log.time.model_copy(update={"latest": dt.date.max})  # requests may be for any future day
+    time = log.time.model_copy(update={"latest": dt.date.max})  # rows may lie on any future day
     log = log.model_copy(update={"outcomes": [], "types": types, "time": time})
     return settings.model_copy(
         update={
             "logs": settings.logs.model_copy(update={"impressions": log}),
-            "label": LabelFromClicks(window_hours=1.0),  # a label that no column of the row holds
+            "label": LabelFromClicks(window_hours=1.0),  # a label that requires no column of the row
             "domains": DomainSettings(),
         }
     )
@@ -70,26 +89,43 @@ def _drop_outcomes(settings: Settings, columns: Sequence[str]) -> Settings:
 def check_encoded_rows(
     rows: DataFrame, layout: Layout, policy: Policy, carried: Sequence[str], where: str
 ) -> DataFrame:
-    """Rows with `ints`, `floats` and `domain_id` as they stand, `domain` by the layout's name, `reason` and `raw`."""
+    """Check encoded rows, and add the name of their domain.
+
+    Args:
+        rows: Rows with `impression_id`, `user_id`, `domain_id`, `ints` and `floats`, as in the `split` table.
+        layout: The layout of the model that scores.
+        policy: How to treat unknown domains (`domain_id` 0); only `drop` gives them a reason here.
+        carried: The input columns to copy to the output, in the struct `CARRIED`.
+        where: The name of the input, for messages.
+
+    Returns:
+        One row per input row: `impression_id`, `user_id`, `domain` (null for an invalid row), `domain_id`, `ints` and
+        `floats` (unchanged), `CARRIED` if `carried` is not empty, `reason`, and `raw` (an invalid row as JSON).
+
+    Raises:
+        DataError: A column is missing or has the wrong type.
+    """
     require(rows.columns, {c: c for c in ("impression_id", "user_id", *_ENCODED)}, f"{where}: --encoded")
     for column, kinds in _ENCODED.items():
         if (kind := dict(rows.dtypes)[column]) not in kinds:
-            raise DataError(f"{where}: --encoded: `{column}` is {kind}, and not {' or '.join(kinds)}")
-    number = F.col("domain_id")
+            raise DataError(f"{where}: --encoded: `{column}` is {kind}, but must be {' or '.join(kinds)}")
+    domain_id = F.col("domain_id")
     checks = [
-        F.when(number.isNull(), F.lit("domain_id: missing")),
-        F.when(~number.between(0, len(layout.domains)), F.lit(f"domain_id: not of 0 to {len(layout.domains)}")),
+        F.when(domain_id.isNull(), F.lit("domain_id: missing")),
+        F.when(
+            ~domain_id.between(0, len(layout.domains)), F.lit(f"domain_id: not between 0 and {len(layout.domains)}")
+        ),
         *(_check_size(name, width) for name, width in (("ints", layout.ints), ("floats", layout.floats))),
     ]
     if policy == "drop":
-        checks.append(F.when(number == OTHER_DOMAIN, F.lit(UNKNOWN_DOMAIN)))
+        checks.append(F.when(domain_id == OTHER_DOMAIN, F.lit(UNKNOWN_DOMAIN)))
     reason = F.coalesce(*checks)
     names = F.array(*(F.lit(name) for name in (OTHER, *layout.domains)))
     return rows.select(
         F.col("impression_id").cast("string"),
         F.col("user_id").cast("string"),
-        F.when(reason.isNull(), F.get(names, number.try_cast("int"))).alias("domain"),
-        number.try_cast("int").alias("domain_id"),
+        F.when(reason.isNull(), F.get(names, domain_id.try_cast("int"))).alias("domain"),
+        domain_id.try_cast("int").alias("domain_id"),
         "ints",
         "floats",
         *([_make_struct(carried).alias(CARRIED)] if carried else []),
@@ -99,13 +135,22 @@ def check_encoded_rows(
 
 
 def _check_size(name: str, width: int) -> Column:
-    fits = F.coalesce(F.octet_length(name) == 4 * width, F.lit(False))
-    return F.when(~fits, F.lit(f"{name}: not of the {4 * width} bytes that the model's layout says"))
+    """Return the reason if the binary column `name` does not contain `width` 4-byte values, null if it does."""
+    has_size = F.coalesce(F.octet_length(name) == 4 * width, F.lit(False))
+    return F.when(~has_size, F.lit(f"{name}: not {4 * width} bytes long, as the model's layout requires"))
 
 
-def count_unknown_domains(requests: DataFrame, layout: Layout) -> DataFrame:
-    """The domains of good rows that the layout does not know, with their rows (`count`), the largest first."""
-    unknown = requests.where(F.col("reason").isNull() & ~F.col("domain").isin(layout.domains))
+def count_unknown_domains(rows: DataFrame, layout: Layout) -> DataFrame:
+    """Count the valid rows of domains that the layout does not contain.
+
+    Args:
+        rows: The rows, from `clean_raw_rows` or `check_encoded_rows`.
+        layout: The layout of the model that scores.
+
+    Returns:
+        One row per unknown domain, with `domain` and `count`, the most frequent domain first.
+    """
+    unknown = rows.where(F.col("reason").isNull() & ~F.col("domain").isin(layout.domains))
     return unknown.groupBy("domain").count().orderBy(F.desc("count"), "domain")
 
 

@@ -1,4 +1,4 @@
-"""Finding values among the known ones of an embedding table, many at a time, however many are known."""
+"""Find the positions of values in the vocabulary of an embedding table, for batches of values."""
 
 from __future__ import annotations
 
@@ -11,41 +11,63 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_MANY = 4
-"""So many times as many known values as wanted ones: then it is the wanted ones that are worth hashing."""
+_MIN_RATIO = 4
+"""Minimum number of known values per value of a batch, from which `ValueIndex` searches in sorted hashes."""
 
 
 class ValueIndex:
-    """Values in the order of their ids; `find` tells where others stand among them.
+    """An index from the known values of an embedding table to their positions.
 
-    Arrow hashes all known values anew whenever it is asked, which for a million of them and a batch of rows is nearly
-    all of the time that encoding takes. Where they are many, their hashes are therefore sorted once and searched.
+    Arrow hashes all known values on each call of `index_in`. With a million known values and a batch of rows, this is
+    nearly all of the encoding time. If there are many known values per value of the batch, `find` therefore uses binary
+    search:
+
+    1. Hash all known values and sort the hashes, once per index.
+    2. Hash the distinct values of the batch, and look them up in the sorted hashes.
+    3. Compare each value with the known value found, because different values may have the same hash.
+
+    The sorted hashes take 16 bytes per known value. If two known values have the same hash, or if the batch is large,
+    `find` uses Arrow.
+
+    Args:
+        values: The known values, without duplicates, in the order of their ids.
     """
 
     def __init__(self, values: pa.Array) -> None:
         self.values = values
 
     def find(self, values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-        """The position of each value (int64), null for one that is not known; a null is known only if it is a value."""
-        if len(self.values) < _MANY * len(values) or self._has_collisions:
+        """Find the position of each value among the known values.
+
+        Args:
+            values: The values to find.
+
+        Returns:
+            int64 positions in the shape of `values`; null for a value that is not known. A null value has a position
+            only if null is a known value.
+        """
+        if len(self.values) < _MIN_RATIO * len(values) or self._has_collisions:
             return pc.cast(pc.index_in(values, value_set=self.values), pa.int64())
         encoded = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
         encoded = encoded.dictionary_encode()
         hashes, order = self._sorted_hashes
-        wanted = encoded.dictionary
-        at = pa.array(order[np.minimum(np.searchsorted(hashes, _hash_values(wanted)), len(order) - 1)])
-        # Another value may have the hash of a known one.
-        found = pc.if_else(pc.equal(wanted, self.values.take(at)), at, pa.scalar(None, pa.int64()))
+        distinct = encoded.dictionary
+        positions = pa.array(order[np.minimum(np.searchsorted(hashes, _hash_values(distinct)), len(order) - 1)])
+        # An unknown value may have the hash of a known one.
+        is_equal = pc.equal(distinct, self.values.take(positions))
+        found = pc.if_else(is_equal, positions, pa.scalar(None, pa.int64()))
         return found.take(encoded.indices)
 
     @cached_property
     def _sorted_hashes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """The hashes of the known values in ascending order, and the position of each."""
         hashes = _hash_values(self.values)
         order = np.argsort(hashes)
         return hashes[order], order
 
     @cached_property
     def _has_collisions(self) -> bool:
+        """Whether two known values have the same hash."""
         hashes, _ = self._sorted_hashes
         return bool((hashes[1:] == hashes[:-1]).any())
 

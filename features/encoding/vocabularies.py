@@ -1,4 +1,4 @@
-"""The vocabularies of the embedding tables, fitted on the training days."""
+"""Fit the vocabularies of the embedding tables on the training days."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ from star_ctr.conf.settings.features import Categorical, Sequence, flatten_colum
 from star_ctr.conf.settings.root import Settings
 
 VOCABULARY_SCHEMA = "embedding string, value string, rows long"
+"""The schema of the counts of one partition."""
 
 
 def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | None]]]:
-    """For each embedding table, the features columns it holds the values of, each with its separator if it has one."""
+    """List the columns whose values each embedding table contains.
+
+    Args:
+        settings: The settings of the data set.
+
+    Returns:
+        By embedding table, the columns of `features`, each with the separator of its list values; the separator is None
+        for a column that is not split.
+    """
     columns: dict[str, list[tuple[str, str | None]]] = {}
     for feature in settings.features:
         if isinstance(feature, Categorical):
@@ -31,12 +40,20 @@ def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str 
     return columns
 
 
-def fit_vocabularies(settings: Settings, train: DataFrame, before: DataFrame | None = None) -> DataFrame:
-    """The values that training rows hold, by embedding table: embedding, value, id, rows.
+def fit_vocabularies(settings: Settings, train: DataFrame, previous: DataFrame | None = None) -> DataFrame:
+    """Fit the vocabulary of each embedding table.
 
-    Ids count from FIRST_KNOWN, the most frequent value first; values seen fewer than `min_count` times are
-    left out (they are encoded as unknown). Values that stand in vocabularies of `before` keep their ids, whether or
-    not these rows hold them, and the new ones follow.
+    Ids start at `FIRST_KNOWN`, with the most frequent value first; equally frequent values are sorted. Values with
+    fewer than `min_count` occurrences are excluded, and are encoded as unknown. Values of the previous vocabularies
+    keep their ids, even if they do not occur in the training rows; new values follow after them.
+
+    Args:
+        settings: The settings of the data set.
+        train: The rows of `features` on the training days.
+        previous: The vocabularies to extend, with the columns of the result; None to fit new ones.
+
+    Returns:
+        One row per known value: `embedding`, `value`, `id` and `rows` (its number of occurrences in `train`).
     """
     columns = list_embedding_columns(settings)
     needed = sorted({column for entries in columns.values() for column, _ in entries})
@@ -63,14 +80,14 @@ def fit_vocabularies(settings: Settings, train: DataFrame, before: DataFrame | N
     least = F.lit(1)
     for name, embedding in settings.model.embeddings.items():
         least = F.when(F.col("embedding") == name, F.lit(embedding.min_count)).otherwise(least)
-    if before is None:
+    if previous is None:
         total = total.withColumn("known", F.lit(None).cast("int"))
     else:
-        known = before.where(F.col("embedding").isin(list(columns))).select(
+        known = previous.where(F.col("embedding").isin(list(columns))).select(
             "embedding", "value", F.col("id").alias("known")
         )
         total = total.join(known, ["embedding", "value"], "full").fillna(0, ["rows"])
-    # Ids that are known have no gaps: counted first, in their order, they come out as they were.
+    # Known ids have no gaps, so numbering the known values first, in the order of their ids, gives the same ids.
     order = Window.partitionBy("embedding").orderBy(F.col("known").asc_nulls_last(), F.col("rows").desc(), "value")
     return total.where(F.col("known").isNotNull() | (F.col("rows") >= least)).select(
         "embedding", "value", (F.row_number().over(order) + FIRST_KNOWN - 1).cast("int").alias("id"), "rows"
@@ -78,7 +95,15 @@ def fit_vocabularies(settings: Settings, train: DataFrame, before: DataFrame | N
 
 
 def explode_values(column: pa.Array, separator: str | None) -> pa.Array:
-    """All values of a column: list columns opened, text split at its separator, else as it is."""
+    """Return all values of a column as a flat array.
+
+    Args:
+        column: The column: text, or a list of values.
+        separator: The separator of values in text; None to keep text unsplit.
+
+    Returns:
+        The values of lists, the parts of split text, or the column unchanged.
+    """
     if separator is not None:
         return pc.list_flatten(pc.split_pattern(column, separator))
     return pc.list_flatten(column) if pa.types.is_list(column.type) else column

@@ -1,7 +1,8 @@
-"""AUC and GAUC with their bootstrap over users: replicates, percentile intervals, and paired differences of two runs.
+"""AUC and GAUC with a Poisson bootstrap over users: bootstrap samples, intervals, and paired differences of two runs.
 
-Two sorted passes over the scores make sums, a few numbers for each task, run, domain and replicate; they add up to the
-metrics of the data and of every replicate. The draws of users are those of `resampling`, so that all runs share them.
+Two scans over the sorted scores (`ranked_auc`, `user_auc`) compute sums: a few numbers per task, run, domain and
+bootstrap sample. The sums are added up here to the metrics of the data and of every bootstrap sample. The bootstrap
+weights of users (`poisson_bootstrap`) are the same for all runs, so that runs can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from star_ctr.features.evaluation.user_auc import sum_users
 
 GROUP = ["run_id", "domain"]
 ALL = ("auc_all", "gauc_all")
+"""Array columns: the metric of the data, followed by the metric of each bootstrap sample."""
 INTERVALS = ("auc_low", "auc_high", "gauc_low", "gauc_high")
+"""Columns with the bounds of percentile intervals."""
 EVIDENCE = ("gauc_std", "gauc_effective")
+"""Columns with the inputs of significance tests: the standard error of GAUC, and the effective number of users."""
 _AUC = "run_id string, domain string, auc_all array<double>"
 _GAUC = (
     "run_id string, domain string, users long, gauc_users long, gauc_rows long, gauc_effective double, "
@@ -33,89 +37,134 @@ _GAUC = (
 
 
 def estimate(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
-    """For each run and domain, and `overall`: `estimate_auc` and `estimate_gauc` below.
+    """Compute AUC and GAUC for each run, by domain and for `overall`, with their bootstrap samples.
 
-    `scores`: run_id, user_id, domain, label (0.0 or 1.0), score in [0, 1].
+    Args:
+        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+        evaluate: The number of bootstrap samples (`replicates`) and the seed.
+
+    Returns:
+        One row per run and domain, with the columns of `estimate_auc` and `estimate_gauc`.
     """
     names = collect_names(scores)
     return estimate_auc(scores, evaluate, names).join(estimate_gauc(scores, evaluate, names), GROUP)
 
 
 def estimate_auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
-    """auc_all: AUC of the data, then of each replicate; NaN for one class."""
+    """Compute AUC with its bootstrap samples.
+
+    Args:
+        scores: As for `estimate`.
+        evaluate: As for `estimate`.
+        names: The runs and domains of `scores`; read from `scores` by default.
+
+    Returns:
+        One row per run and domain, with `auc_all`: the AUC of the data, then of each bootstrap sample; NaN if there is
+        only one class.
+    """
 
     def combine(table: pa.Table) -> pa.Table:
-        # Ranges of the score in their order: the positives of each win against all negatives of those before.
+        # Each task ranked one range of scores. In score order, the positives of a range also win against all negatives
+        # of the ranges before it.
         table = table.sort_by("lowest")
         positive, negative, wins = (_stack(table[name]) for name in ("positive", "negative", "wins"))
         below = np.cumsum(negative, axis=0) - negative
-        whole = (wins + 2 * positive * below).sum(axis=0)
-        found = poisson_bootstrap.compute_auc(positive.sum(axis=0), negative.sum(axis=0), whole)
-        return _pack_row(table, auc_all=pa.array([found]))
+        total_wins = (wins + 2 * positive * below).sum(axis=0)
+        auc = poisson_bootstrap.compute_auc(positive.sum(axis=0), negative.sum(axis=0), total_wins)
+        return _pack_row(table, auc_all=pa.array([auc]))
 
     sums = sum_ranks(scores, names or collect_names(scores), evaluate.replicates, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _AUC)
 
 
 def estimate_gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
-    """gauc_all: eq. 9 of the data, then of each replicate; NaN where no user has both classes.
+    """Compute GAUC (eq. 9) with its bootstrap samples.
 
-    Also returns `users`, and, null if there are none, `gauc_users` and `gauc_rows`: the users with both classes and
-    their rows; `gauc_effective`: their effective number, (sum n)^2 / sum n^2.
+    Args:
+        scores: As for `estimate`.
+        evaluate: As for `estimate`.
+        names: The runs and domains of `scores`; read from `scores` by default.
+
+    Returns:
+        One row per run and domain, with
+
+        - `gauc_all`: the GAUC of the data, then of each bootstrap sample; NaN if no user has both classes,
+        - `users`: number of users,
+        - `gauc_users`, `gauc_rows`: number of users with both classes, and of their rows; null if there are none,
+        - `gauc_effective`: effective number of these users, (sum n)^2 / sum n^2 with n rows per user; null if there are
+          none.
     """
 
     def combine(table: pa.Table) -> pa.Table:
         rows, whole, part = (_stack(table[name]).sum(axis=0) for name in ("gauc_rows", "auc_whole", "auc_part"))
-        users, both, squares = (int(table[n].to_numpy().sum()) for n in ("users", "gauc_users", "gauc_squares"))
-        found = pa.array([poisson_bootstrap.compute_gauc(rows, whole, part)])
-        counts = {"users": users, "gauc_users": both or None, "gauc_rows": int(rows[0]) or None}
+        users, with_both, squares = (int(table[n].to_numpy().sum()) for n in ("users", "gauc_users", "gauc_squares"))
+        gauc = pa.array([poisson_bootstrap.compute_gauc(rows, whole, part)])
+        counts = {"users": users, "gauc_users": with_both or None, "gauc_rows": int(rows[0]) or None}
         effective = pa.array([int(rows[0]) ** 2 / squares if squares else None], pa.float64())
         integers = {k: pa.array([n], pa.int64()) for k, n in counts.items()}
-        return _pack_row(table, **integers, gauc_effective=effective, gauc_all=found)
+        return _pack_row(table, **integers, gauc_effective=effective, gauc_all=gauc)
 
     sums = sum_users(scores, names or collect_names(scores), evaluate.replicates, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _GAUC)
 
 
 def subtract_estimates(estimated: DataFrame, run_id: str, against: str) -> DataFrame:
-    """Return auc_all and gauc_all of `run_id` minus those of `against`, by domain; and gauc_effective."""
-    ours, theirs = (
-        estimated.where(F.col("run_id") == run).select("domain", *(F.col(c).alias(f"{c}{mark}") for c in ALL), *more)
-        for run, mark, more in ((run_id, "", ("gauc_effective",)), (against, "_other", ()))
+    """Compute the paired differences of two runs, for the data and for each bootstrap sample.
+
+    Args:
+        estimated: Estimates of both runs, from `estimate`.
+        run_id: The run to compare.
+        against: The run to subtract.
+
+    Returns:
+        One row per domain, with `auc_all` and `gauc_all` of `run_id` minus those of `against`, and with
+        `gauc_effective` of `run_id`.
+    """
+    left, right = (
+        estimated.where(F.col("run_id") == run).select("domain", *(F.col(c).alias(f"{c}{suffix}") for c in ALL), *extra)
+        for run, suffix, extra in ((run_id, "", ("gauc_effective",)), (against, "_other", ()))
     )
-    less = [F.zip_with(c, f"{c}_other", lambda x, y: x - y).alias(c) for c in ALL]
-    return ours.join(theirs, "domain").select("domain", "gauc_effective", *less)
+    differences = [F.zip_with(c, f"{c}_other", lambda x, y: x - y).alias(c) for c in ALL]
+    return left.join(right, "domain").select("domain", "gauc_effective", *differences)
 
 
 def add_intervals(estimated: DataFrame, level: float) -> DataFrame:
-    """Convert `auc_all` and `gauc_all` to auc, gauc, INTERVALS and gauc_std; null where undefined."""
+    """Replace bootstrap samples by intervals and standard errors.
+
+    Args:
+        estimated: Estimates from `estimate` or differences from `subtract_estimates`.
+        level: Confidence level of the intervals, such as 0.95.
+
+    Returns:
+        `estimated` with `auc`, `gauc`, INTERVALS, `auc_std` and `gauc_std` in place of `auc_all` and `gauc_all`; null
+        if undefined.
+    """
     kept = [f for f in estimated.schema.fields if f.name not in ALL]
     names = ("auc", "gauc", *INTERVALS, "auc_std", "gauc_std")
 
-    def summarise(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def summarize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            of: dict[str, list[float | None]] = {name: [] for name in names}
-            for name in ("auc", "gauc"):
-                for values in batch.column(f"{name}_all"):
-                    all_ = values.values.to_numpy()
-                    of[name].append(None if np.isnan(all_[0]) else float(all_[0]))
-                    for bound, x in zip(
-                        ("low", "high"), poisson_bootstrap.compute_interval(all_[1:], level), strict=True
-                    ):
-                        of[f"{name}_{bound}"].append(x)
-                    of[f"{name}_std"].append(poisson_bootstrap.compute_deviation(all_[1:], level))
-            columns = [batch.column(f.name) for f in kept] + [pa.array(of[name], pa.float64()) for name in names]
-            yield pa.RecordBatch.from_arrays(columns, names=[*(f.name for f in kept), *names])
+            columns: dict[str, list[float | None]] = {name: [] for name in names}
+            for metric in ("auc", "gauc"):
+                for row in batch.column(f"{metric}_all"):
+                    values = row.values.to_numpy()
+                    columns[metric].append(None if np.isnan(values[0]) else float(values[0]))
+                    interval = poisson_bootstrap.compute_interval(values[1:], level)
+                    for bound, value in zip(("low", "high"), interval, strict=True):
+                        columns[f"{metric}_{bound}"].append(value)
+                    columns[f"{metric}_std"].append(poisson_bootstrap.compute_deviation(values[1:], level))
+            arrays = [batch.column(f.name) for f in kept] + [pa.array(columns[name], pa.float64()) for name in names]
+            yield pa.RecordBatch.from_arrays(arrays, names=[*(f.name for f in kept), *names])
 
     fields = [*kept, *(StructField(name, DoubleType()) for name in names)]
-    return estimated.mapInArrow(summarise, StructType(fields))
+    return estimated.mapInArrow(summarize, StructType(fields))
 
 
 def _stack(lists: pa.ChunkedArray) -> Ints:
-    """Lists of one length as rows."""
+    """Return lists of equal length as the rows of a 2-D array."""
     return np.stack(lists.to_numpy())
 
 
 def _pack_row(table: pa.Table, **columns: pa.Array) -> pa.Table:
-    """The group of `table` with some columns, in one row."""
+    """Return one row with the run and domain of `table` and the given columns."""
     return pa.table({**{name: table[name][:1] for name in GROUP}, **columns})

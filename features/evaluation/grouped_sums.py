@@ -1,7 +1,7 @@
-"""Sums by run and domain, as a task of Spark gathers them and hands them out in one batch of rows.
+"""Helpers for sums by run and domain: compact rows as input, and one batch of sums per Spark task as output.
 
-On their way to Python rows have hashes in the place of names, of their user, run and domain: moving text would take
-most of the time.
+Rows sent to Python contain hashes of the user, run and domain in place of their names, because sending strings would
+take most of the time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ Name = tuple[str, str]
 
 
 class Names(NamedTuple):
-    """The runs and domains of some scores.
+    """The runs and domains of scores.
 
-    `hashes`: (k,) what stands for each of `groups` in rows, sorted; `run`: (k,) the place of each one's run in `runs`,
-    which are named `overall`.
+    Attributes:
+        hashes: (k,) hash of each group in the compact rows, in ascending order.
+        groups: The run and domain of each hash.
+        run: (k,) index in `runs` of the run of each group.
+        runs: Each run with the domain `overall`.
     """
 
     hashes: Ints
@@ -34,12 +37,12 @@ class Names(NamedTuple):
     runs: list[Name]
 
     def places(self, hashes: Ints) -> Ints:
-        """The place of each row's group in `groups`."""
+        """Return the index in `groups` of each hash, (n,)."""
         return np.searchsorted(self.hashes, hashes)
 
 
 def collect_names(scores: DataFrame) -> Names:
-    """The names in `scores`, which are read for it."""
+    """Read `scores` and return its runs and domains."""
     found = sorted(scores.select(_group(), "run_id", "domain").distinct().collect(), key=lambda row: row.group)
     runs = sorted({row.run_id for row in found})
     return Names(
@@ -51,18 +54,30 @@ def collect_names(scores: DataFrame) -> Names:
 
 
 def number_rows(scores: DataFrame, *more: Column) -> DataFrame:
-    """Convert `scores` to compact rows: key, group, and score with the label as its sign, as `split_sign` reads it.
+    """Convert scores to compact rows of numbers.
 
-    key: a hash of the user, for `resampling.weights`; group: a hash of the run and domain, as in `Names`. The query
-    fails on an invalid score, which would otherwise change the ranking and the metrics silently.
+    The query fails on an invalid score or label, which would otherwise change the ranking and the metrics silently.
+
+    Args:
+        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+        *more: Additional columns to keep.
+
+    Returns:
+        Rows with `key`, a hash of the user for `poisson_bootstrap.draw_weights`; `group`, a hash of the run and domain
+        as in `Names`; `score`, positive for label 1 and negative for label 0 (see `split_sign`); and `more`.
     """
     key, score = F.xxhash64("user_id").alias("key"), F.abs(require_valid("score", F.col("score").between(0, 1)))
-    clicked = require_valid("label", F.col("label").isin(0.0, 1.0)) > 0
-    return scores.select(key, _group(), F.when(clicked, score).otherwise(-score).alias("score"), *more)
+    is_clicked = require_valid("label", F.col("label").isin(0.0, 1.0)) > 0
+    return scores.select(key, _group(), F.when(is_clicked, score).otherwise(-score).alias("score"), *more)
 
 
 def require_valid(column: str, holds: Column) -> Column:
-    """Return the column, and fail the query on a row where the condition is false or null."""
+    """Return a column that fails the query on rows with an invalid value.
+
+    Args:
+        column: The column to check.
+        holds: The condition for a valid value. A row is invalid if it is false or null.
+    """
     value = F.coalesce(F.col(column).cast("string"), F.lit("null"))
     error = F.raise_error(
         F.concat(F.lit(f"a row has the invalid {column} "), value, F.lit("; no metrics are computed"))
@@ -71,24 +86,41 @@ def require_valid(column: str, holds: Column) -> Column:
 
 
 def split_sign(signed: Floats) -> tuple[Floats, Bools]:
-    """Scores, and whether the row was clicked: without a click their sign is minus, that of 0.0 too."""
+    """Split signed scores from `number_rows` into scores and labels.
+
+    Returns:
+        The scores, and whether each row was clicked. The sign of a row without a click is negative, also for a score of
+        0.0 (-0.0).
+    """
     return np.abs(signed), ~np.signbit(signed)
 
 
 def _group() -> Column:
+    """Return the hash of run and domain."""
     return F.xxhash64("run_id", "domain").alias("group")
 
 
-def list_parts(kind: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
-    """Where each name's rows stand, of those that have any; `kind`: the place of a row's name, sorted."""
-    cuts = np.searchsorted(kind, np.arange(len(names) + 1))
-    for name, start, end in zip(names, cuts[:-1], cuts[1:], strict=True):
+def list_parts(indices: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
+    """Yield each name that has rows, with the slice of its rows.
+
+    Args:
+        indices: (n,) index in `names` of each row, in ascending order.
+        names: The run and domain of each index.
+    """
+    bounds = np.searchsorted(indices, np.arange(len(names) + 1))
+    for name, start, end in zip(names, bounds[:-1], bounds[1:], strict=True):
         if start < end:
             yield name, slice(start, end)
 
 
 def make_batch(names: Sequence[Name], values: Sequence[Sequence[object]], schema: pa.Schema) -> pa.RecordBatch:
-    """A row a name: run, domain, and then `values`, column by column."""
+    """Return a batch with one row per name.
+
+    Args:
+        names: Run and domain of each row, for the first two columns.
+        values: The values of each further column.
+        schema: The schema of the batch.
+    """
     columns = [[run for run, _ in names], [domain for _, domain in names], *values]
     arrays = [pa.array(c, t) for c, t in zip(columns, schema.types, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,7 +1,7 @@
-"""AUC, impression-weighted user AUC (eq. 9), PCOC and log loss of scored rows, exact and distributed.
+"""AUC, impression-weighted user AUC (GAUC, eq. 9), PCOC and log loss of scored rows, exact and distributed.
 
-Every sum runs over integers or decimals, which add up the same in whatever order Spark meets the rows: the
-same scores give the same metrics to the last digit.
+All sums are over integers or decimals. They do not depend on the order in which Spark processes rows: the same scores
+give the same metrics to the last digit.
 """
 
 from __future__ import annotations
@@ -16,25 +16,38 @@ from star_ctr.features.evaluation.grouped_sums import require_valid
 
 _EXACT = "decimal(38, 18)"
 _LEAST = 1e-15
+"""Scores are clipped to [_LEAST, 1 - _LEAST] for the log loss."""
 METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss")
 
 
 def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
-    """For each run one row a domain and one `overall` (all domains mixed, users grouped over all of them, §4.1).
+    """Compute the metrics of each run, by domain and for `overall`.
 
-    `scores`: run_id, user_id, domain, label (0.0 or 1.0), score in [0, 1]. Columns: run_id, domain, METRICS and
-    INTERVALS; auc is null for one class, gauc (with gauc_users, gauc_rows: the users with both classes and their rows)
-    where no user has both, pcoc where nothing was clicked; intervals also without replicates.
+    `overall` mixes the rows of all domains, and groups users over all domains for GAUC (section 4.1).
+
+    Args:
+        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+        evaluate: The number of bootstrap samples (`replicates`), the seed and the confidence level.
+
+    Returns:
+        One row per run and domain, with `run_id`, `domain`, METRICS and INTERVALS. Undefined metrics are null: `auc` if
+        there is only one class; `gauc`, `gauc_users` and `gauc_rows` (the users with both classes, and their rows) if
+        no user has both classes; `pcoc` without clicks; intervals also without bootstrap samples.
     """
     ranked = add_intervals(estimate(scores, evaluate), evaluate.level)
     return compute_totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
 
 
 def count_invalid(scores: DataFrame) -> DataFrame:
-    """Count invalid scores and labels by run and domain: run_id, domain, rows, bad_scores, bad_labels.
+    """Count invalid scores and labels by run and domain.
 
-    `scores`: as for `compute_metrics`; the label is optional. A score must be in [0, 1] and a label 0 or 1; null and NaN are
-    invalid.
+    A score must be in [0, 1] and a label must be 0 or 1. Null and NaN are invalid.
+
+    Args:
+        scores: Rows with `run_id`, `domain`, `score` and optionally `label`.
+
+    Returns:
+        One row per run and domain, with `run_id`, `domain`, `rows`, `bad_scores` and `bad_labels`.
     """
     score = F.col("score").between(0, 1)
     label = F.col("label").isin(0.0, 1.0) if "label" in scores.columns else F.lit(True)
@@ -46,7 +59,15 @@ def count_invalid(scores: DataFrame) -> DataFrame:
 
 
 def compute_totals(scores: DataFrame) -> DataFrame:
-    """Compute rows, clicks, PCOC and log loss of each run by domain and `overall`: the metrics without ranking."""
+    """Compute the metrics that need no ranking.
+
+    Args:
+        scores: Rows with `run_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+
+    Returns:
+        One row per run and domain, and one per run for `overall`, with `rows`, `clicks`, `log_loss` and `pcoc`
+        (predicted CTR over CTR; null without clicks).
+    """
     label = require_valid("label", F.col("label").isin(0.0, 1.0))
     score = require_valid("score", F.col("score").between(0, 1))
     rows = scores.select(*GROUP, label.alias("label"), score.alias("score"))

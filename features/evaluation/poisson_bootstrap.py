@@ -1,11 +1,14 @@
-"""The bootstrap over users: their weights in each replicate, and the sums of metrics under them. NumPy alone.
+"""Poisson bootstrap over users: weights of users in each bootstrap sample, and weighted sums of metrics.
 
-Users are what is drawn anew, since a user's impressions go together. A user counts Poisson(1) times in a replicate, a
-pure function of user, replicate and seed: the same however rows are dealt out, and for two models that are compared
-on the same rows, so that what both owe to the draw of users cancels in their difference. The first weight of all is 1:
-the data themselves. Weights, wins and counts are integers, which add up the same in whatever order they come.
+Users are resampled, not rows, because the impressions of a user are correlated. In each bootstrap sample, a user has a
+Poisson(1) weight that is a pure function of the user, the sample and the seed. The weights are therefore the same
+however rows are partitioned, and for two models that are compared on the same rows: the variation that both share
+cancels in their difference. In the first column of weights, all weights are 1; it represents the data themselves.
+Weights, wins and counts are integers, so that sums do not depend on the order of rows.
 
-Shapes: n rows, m users, C columns of weights (the data and the replicates).
+Shapes: n rows, m users, C columns of weights (the data and the bootstrap samples).
+
+This module uses NumPy only.
 """
 
 from __future__ import annotations
@@ -23,11 +26,11 @@ Weights = npt.NDArray[np.uint8]
 _LANES = 4
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FRACTION = 36
-"""Bits behind the point of a summed GAUC: exact sums of 100 million users fit 63 bits."""
+"""Number of fractional bits in a summed GAUC: exact sums of 100 million users fit into 63 bits."""
 
 
 def _make_poisson_table() -> Weights:
-    """The Poisson(1) number for each of 65,536 equally likely draws: its chances are right to 2^-17."""
+    """Return a table that maps 65,536 equally likely draws to Poisson(1) values, with probabilities exact to 2^-17."""
     chances = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
     bounds = np.rint(chances * 65_536)
     return np.searchsorted(bounds, np.arange(65_536), side="right").astype(np.uint8)
@@ -37,16 +40,23 @@ _POISSON = _make_poisson_table()
 
 
 def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The output function of splitmix64: every bit of the result hangs on every bit of `z`."""
+    """Apply the output function of splitmix64: every bit of the result depends on every bit of `z`."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 def draw_weights(keys: Ints, replicates: int, seed: int) -> Weights:
-    """How often each user counts, (C, n): 1 in the first row, then one row a replicate.
+    """Draw the bootstrap weights of users.
 
-    `keys`: (n,) a 64-bit hash of each row's user, which starts a splitmix64 stream; 64 bits of it make four draws.
+    Args:
+        keys: (n,) 64-bit hash of each row's user. It seeds a splitmix64 stream, of which each 64-bit output gives four
+            draws.
+        replicates: Number of bootstrap samples.
+        seed: Seed of all draws. More samples with the same seed keep the first ones unchanged.
+
+    Returns:
+        Weights of shape (C, n): 1 in the first row, then one row per bootstrap sample.
     """
     drawn = np.ones((1 + replicates, len(keys)), np.uint8)
     steps = -(-replicates // _LANES)
@@ -63,10 +73,19 @@ def draw_weights(keys: Ints, replicates: int, seed: int) -> Weights:
 
 
 class RankSums:
-    """Weighted AUC of rows that come in the order of their score, a block at a time, for all columns of weights.
+    """Sums of weighted AUC over rows that are added in the order of their score, for all columns of weights.
 
-    `positive`, `negative`: (C,) weights so far; `wins`: (C,) twice the pairs that positives win, where a tie is half a
-    win. Exact up to some four billion rows.
+    The sums are exact up to about four billion rows.
+
+    Attributes:
+        positive: (C,) weight of the positive rows.
+        negative: (C,) weight of the negative rows.
+        wins: (C,) twice the weight of the pairs in which the positive row has the higher score; a tie counts as half a
+            win.
+        lowest: Lowest score, NaN without rows.
+
+    Args:
+        columns: Number of columns of weights, C.
     """
 
     def __init__(self, columns: int) -> None:
@@ -76,7 +95,13 @@ class RankSums:
         self._tied = np.zeros((2, columns), np.int64)
 
     def add(self, score: Floats, positive: Bools, weight: Weights) -> None:
-        """Rows (n > 0) whose scores are not below any before, with their weights (C, n)."""
+        """Add a block of rows.
+
+        Args:
+            score: (n,) scores in ascending order, n > 0, none below the scores of earlier blocks.
+            positive: (n,) whether each row is positive.
+            weight: (C, n) weights.
+        """
         starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
         ends = np.r_[starts[1:], len(score)]
         below = np.zeros((len(weight), len(score) + 1), np.int32)
@@ -88,14 +113,14 @@ class RankSums:
         self.wins += np.einsum("cp,cp->c", counts, below[:, starts[tie]] + below[:, ends[tie]])
         self.wins += 2 * self.negative * added
 
-        def tied(start: int, end: int) -> Ints:
-            """Positive and negative weight of some rows, (2, C)."""
+        def sum_weights(start: int, end: int) -> Ints:
+            """Return the positive and negative weight of a range of rows, (2, C)."""
             negative = below[:, end] - below[:, start]
             return np.stack([weight[:, start:end].sum(axis=1, dtype=np.int64) - negative, negative])
 
-        first, last = tied(0, ends[0]), tied(starts[-1], ends[-1])
+        first, last = sum_weights(0, ends[0]), sum_weights(starts[-1], ends[-1])
         if self._score == score[0]:
-            # Pairs with equal scores of earlier blocks were counted as whole wins, or as none.
+            # Pairs with equal scores of earlier blocks were counted as whole wins or as none: make them half wins.
             self.wins += self._tied[0] * first[1] - self._tied[1] * first[0]
             last = last + self._tied if len(starts) == 1 else last
         self._score, self._tied = score[-1], last
@@ -105,26 +130,39 @@ class RankSums:
 
 
 def compute_auc(positive: Ints, negative: Ints, wins: Ints) -> Floats:
-    """AUC of summed wins; NaN where a class is missing."""
+    """Return the AUC from the sums of `RankSums`, (C,); NaN if a class is missing."""
     pairs = 2.0 * positive * negative
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
 
 
 class UserSums:
-    """Impression-weighted user AUC (eq. 9) summed over users with both classes.
+    """Sums of impression-weighted user AUC (eq. 9) over users with both classes, for all columns of weights.
 
-    `rows`: (C,) their weighted impressions; `whole`, `part`: (C,) the weighted sum of impressions x AUC, its
-    integer part and the rest in units of 2^-36. Unweighted: `users`, all users; `with_both`, those with both classes;
-    `squares`, the sum of the squared impressions of the latter.
+    Attributes:
+        rows: (C,) weighted number of impressions of users with both classes.
+        whole: (C,) weighted sum of impressions x AUC, integer part.
+        part: (C,) weighted sum of impressions x AUC, fractional part in units of 2^-36.
+        users: Number of all users, unweighted.
+        with_both: Number of users with both classes, unweighted.
+        squares: Sum of the squared number of impressions over users with both classes, unweighted.
+
+    Args:
+        columns: Number of columns of weights, C.
     """
 
     def __init__(self, columns: int) -> None:
         self.users = self.with_both = self.squares = 0
         self.rows, self.whole, self.part = (np.zeros(columns, np.int64) for _ in range(3))
 
-    def add(self, rows: Ints, of_auc: Floats, weight: Weights) -> None:
-        """Users with both classes: their rows (m,), AUC (m,) and weights (C, m)."""
-        value = rows * of_auc
+    def add(self, rows: Ints, auc: Floats, weight: Weights) -> None:
+        """Add users with both classes. `users` is not updated.
+
+        Args:
+            rows: (m,) number of impressions of each user.
+            auc: (m,) AUC of each user.
+            weight: (C, m) weights.
+        """
+        value = rows * auc
         whole = np.floor(value)
         part = np.rint(np.ldexp(value - whole, _FRACTION))
         sums = weight.astype(np.int64) @ np.stack([rows, whole, part], axis=1).astype(np.int64)
@@ -136,30 +174,57 @@ class UserSums:
 
 
 def compute_gauc(rows: Ints, whole: Ints, part: Ints) -> Floats:
-    """GAUC of summed users; NaN where there are none."""
+    """Return the GAUC (eq. 9) from the sums of `UserSums`, (C,); NaN if no user has both classes."""
     value = whole + np.ldexp(part.astype(np.float64), -_FRACTION)
     return np.divide(value, rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
 
-def compute_interval(replicates: Floats, level: float) -> tuple[float | None, float | None]:
-    """The percentile interval; none where more of the replicates are undefined than it may leave out."""
-    defined = replicates[~np.isnan(replicates)]
-    if len(defined) == 0 or len(defined) < level * len(replicates):
+def compute_interval(samples: Floats, level: float) -> tuple[float | None, float | None]:
+    """Return the percentile interval of a metric.
+
+    Args:
+        samples: The metric in each bootstrap sample, NaN if undefined.
+        level: Confidence level of the interval, such as 0.95.
+
+    Returns:
+        The lower and the upper bound. Both are None if the share of undefined samples is larger than 1 - `level`, the
+        share that the interval leaves out, or if there are no defined samples.
+    """
+    defined = samples[~np.isnan(samples)]
+    if len(defined) == 0 or len(defined) < level * len(samples):
         return None, None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def compute_deviation(replicates: Floats, level: float) -> float | None:
-    """Return the standard deviation of the replicates (the bootstrap standard error); None if `compute_interval` is None."""
-    defined = replicates[~np.isnan(replicates)]
-    if len(defined) < 2 or len(defined) < level * len(replicates):
+def compute_deviation(samples: Floats, level: float) -> float | None:
+    """Return the standard deviation of bootstrap samples, which is the bootstrap standard error of the metric.
+
+    Args:
+        samples: As for `compute_interval`.
+        level: As for `compute_interval`.
+
+    Returns:
+        The standard deviation; None if the interval is None or if there are fewer than two defined samples.
+    """
+    defined = samples[~np.isnan(samples)]
+    if len(defined) < 2 or len(defined) < level * len(samples):
         return None
     return float(np.std(defined, ddof=1))
 
 
 def find_ties(group: Ints, score: Floats, positive: Bools) -> tuple[Ints, Ints, Ints, Ints]:
-    """Of rows sorted by group and score: each group's first row, rows, positives and twice the pairs that they win."""
+    """Count rows, positive rows and wins by group; tied pairs count as half wins.
+
+    Args:
+        group: (n,) group of each row, in ascending order.
+        score: (n,) scores, in ascending order within a group.
+        positive: (n,) whether each row is positive.
+
+    Returns:
+        For each group its first row number, its number of rows, its number of positive rows, and twice the number of
+        pairs that positive rows win.
+    """
     n = len(group)
     changes = np.r_[True, group[1:] != group[:-1]]
     starts = np.flatnonzero(changes)

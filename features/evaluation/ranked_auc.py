@@ -1,7 +1,8 @@
-"""AUC in one sorted pass: rows are dealt out by ranges of the score, so that no domain must fit one task.
+"""AUC in one scan over rows sorted by score.
 
-What leaves a task is a row for each run and domain: the wins within its range, and the weights of both classes, from
-which those across ranges follow. Equal scores stand in one range.
+Rows are partitioned by ranges of the score, so that no domain needs to fit into one task. Equal scores are in the same
+range. Each task returns one row per run and domain: the wins within its range, and the weights of both classes, from
+which the wins across ranges are computed afterwards (`bootstrap.estimate_auc`).
 """
 
 from __future__ import annotations
@@ -18,54 +19,80 @@ from star_ctr.features.evaluation.grouped_sums import Name, Names, list_parts, m
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, RankSums, Weights, draw_weights
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
+"""Schema of the sums of a task; see `RankSums` for the columns."""
 _ARROW = pa.schema(
     [("run_id", pa.string()), ("domain", pa.string()), ("lowest", pa.float64())]
     + [(name, pa.list_(pa.int64())) for name in ("positive", "negative", "wins")]
 )
 _WEIGHTS = 1 << 20
-"""Weights at a time: what is summed of them fits a core's cache."""
+"""Number of weights in a block: a block's intermediate results then fit into the cache of a core."""
 
 
 def sum_ranks(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
-    """SUMS of each task's range. `scores`: run_id, user_id, domain, label (0.0 or 1.0), score; `names`: those in it."""
+    """Compute the sums from which AUC follows.
+
+    Args:
+        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+        names: The runs and domains of `scores`.
+        replicates: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        One row per task, run and domain (including `overall`), with the schema SUMS.
+    """
     rows = number_rows(scores).withColumn("rank", F.abs("score"))
 
-    def pass_over(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _Groups(names, replicates, seed)
+    def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        sums = _SumsByDomain(names, replicates, seed)
         block = max(_WEIGHTS // (1 + replicates), 1)
         for batch in batches:
             for start in range(0, batch.num_rows, block):
                 sums.add(batch.slice(start, block))
-        yield sums.batch()
+        yield sums.to_batch()
 
-    return rows.repartitionByRange("rank").sortWithinPartitions("rank").drop("rank").mapInArrow(pass_over, SUMS)
+    return rows.repartitionByRange("rank").sortWithinPartitions("rank").drop("rank").mapInArrow(sum_partition, SUMS)
 
 
-class _Groups:
-    """Sums by run and domain."""
+class _SumsByDomain:
+    """The `RankSums` of a task by run and domain.
+
+    Args:
+        names: The runs and domains.
+        replicates: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+    """
 
     def __init__(self, names: Names, replicates: int, seed: int) -> None:
         self.names, self.replicates, self.seed = names, replicates, seed
         self.sums: dict[tuple[str, str], RankSums] = defaultdict(lambda: RankSums(1 + replicates))
 
     def add(self, block: pa.RecordBatch) -> None:
-        """Rows in the order of their score."""
+        """Add compact rows in ascending order of their score."""
         names, group = self.names, self.names.places(block.column("group").to_numpy())
         score, positive = split_sign(block.column("score").to_numpy())
         weight = draw_weights(block.column("key").to_numpy(), self.replicates, self.seed)
         self._add(names.run[group], names.runs, score, positive, weight)
         self._add(group, names.groups, score, positive, weight)
 
-    def _add(self, kind: Ints, names: list[Name], score: Floats, positive: Bools, weight: Weights) -> None:
-        """Add rows to the sums that `names` has at their `kind`."""
+    def _add(self, indices: Ints, names: list[Name], score: Floats, positive: Bools, weight: Weights) -> None:
+        """Add rows to the sums of their names.
+
+        Args:
+            indices: (n,) index in `names` of each row.
+            names: The run and domain of each index.
+            score: (n,) scores in ascending order.
+            positive: (n,) whether each row is positive.
+            weight: (C, n) weights.
+        """
         if len(names) > 1:
-            order = np.argsort(kind, kind="stable")
-            kind, score, positive, weight = kind[order], score[order], positive[order], np.take(weight, order, axis=1)
-        for name, part in list_parts(kind, names):
+            order = np.argsort(indices, kind="stable")
+            indices, score, positive = indices[order], score[order], positive[order]
+            weight = np.take(weight, order, axis=1)
+        for name, part in list_parts(indices, names):
             self.sums[name].add(score[part], positive[part], weight[:, part])
 
-    def batch(self) -> pa.RecordBatch:
-        """All sums, as SUMS."""
+    def to_batch(self) -> pa.RecordBatch:
+        """Return all sums as a batch with the schema SUMS."""
         sums = self.sums.values()
         values = [[getattr(s, name) for s in sums] for name in ("lowest", "positive", "negative", "wins")]
         return make_batch(list(self.sums), values, _ARROW)

@@ -12,16 +12,20 @@ PRIOR_DISPERSION, PRIOR_FREEDOM = 4.0, 12.0
 
 
 def compute_p_below(estimate: float, std: float, users: float, draws: float = math.inf) -> float:
-    """Return the one-sided p-value of an estimate below 0: the probability of one this low if the true value is 0.
+    """Return the one-sided p-value of an estimate below 0.
 
-    Uses Student's t. A few hundred bootstrap draws cannot resolve the small p-values that a correction for dozens of
-    tests requires. Their standard deviation is accurate to 1 / sqrt(2 draws), which the degrees of freedom account for.
+    This is the probability of an estimate this low if the true value is 0. It uses Student's t distribution: a few
+    hundred bootstrap samples cannot resolve the small p-values that a correction for dozens of tests requires. Their
+    standard deviation has a relative error of 1 / sqrt(2 draws), which the degrees of freedom account for.
 
     Args:
         estimate: The estimate.
-        std: Its standard error, the standard deviation of its bootstrap draws; 0 if all users agree.
-        users: Effective number of users, (sum n)^2 / sum n^2; above 1.
-        draws: Number of bootstrap draws behind `std`.
+        std: Its standard error, the standard deviation over bootstrap samples; 0 if all users agree.
+        users: Effective number of users, (sum n)^2 / sum n^2 with n rows per user; above 1.
+        draws: Number of bootstrap samples from which `std` was computed.
+
+    Returns:
+        The p-value. If `std` is 0, it is 0 for an estimate below 0, else 1.
     """
     if std == 0:
         return 0.0 if estimate < 0 else 1.0
@@ -29,7 +33,15 @@ def compute_p_below(estimate: float, std: float, users: float, draws: float = ma
 
 
 def compute_detectable_loss(rate: float, power: float, std: float, users: float, draws: float = math.inf) -> float:
-    """Return the smallest true loss for which `compute_p_below` is at most `rate` with probability `power`."""
+    """Return the smallest true loss that a test with `compute_p_below` detects.
+
+    Args:
+        rate: Significance level: a loss is detected if the p-value is at most this.
+        power: Probability with which the loss must be detected.
+        std: As for `compute_p_below`.
+        users: As for `compute_p_below`.
+        draws: As for `compute_p_below`.
+    """
     freedom = min(draws, users) - 1
     return float((t.isf(rate, freedom) + t.isf(1 - power, freedom)) * std)
 
@@ -37,9 +49,9 @@ def compute_detectable_loss(rate: float, power: float, std: float, users: float,
 def estimate_dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
     """Estimate the variance of nightly counts relative to Poisson counts, shrunk toward a conservative prior.
 
-    A few users cause many of the events, so counts vary more than Poisson counts do. The residuals are those of square
-    roots, whose variance does not depend on the mean. The largest one counts only as much as the second largest: one
-    odd night must not hide a loss on the nights after it.
+    A few users cause many of the events, so counts vary more than Poisson counts do. The residuals are differences of
+    square roots, because their variance does not depend on the mean. The largest squared residual is replaced by the
+    second largest: a single outlier night must not hide a loss on the following nights.
 
     Args:
         events: Count of each night.
@@ -49,31 +61,38 @@ def estimate_dispersion(events: Sequence[float], expected: Sequence[float]) -> t
         The dispersion, at least 1, and its degrees of freedom.
     """
     squares = sorted(4 * (math.sqrt(c) - math.sqrt(e)) ** 2 for c, e in zip(events, expected, strict=True))
-    freedom = max(len(squares) - 2, 0)  # one for the expected rate, one for the night that is cut
-    found = sum(squares[:-1]) + squares[-2] if freedom else 0.0
-    total = PRIOR_FREEDOM + freedom
-    return max(1.0, (PRIOR_FREEDOM * PRIOR_DISPERSION + found) / total), total
+    freedom = max(len(squares) - 2, 0)  # one for the expected rate, one for the night that is replaced
+    total_square = sum(squares[:-1]) + squares[-2] if freedom else 0.0
+    total_freedom = PRIOR_FREEDOM + freedom
+    return max(1.0, (PRIOR_FREEDOM * PRIOR_DISPERSION + total_square) / total_freedom), total_freedom
 
 
-def compute_p_count(events: float, expected: float, dispersed: tuple[float, float], error: float = 0.0) -> float:
-    """Return the one-sided p-value of a count this low, by Student's t on square roots.
+def compute_p_count(events: float, expected: float, dispersion: tuple[float, float], error: float = 0.0) -> float:
+    """Return the one-sided p-value of a low count, from Student's t distribution on square roots.
 
-    One minus this value is the p-value of a count this high.
+    This is the probability of a count this low. One minus this value is the p-value of a count this high.
 
     Args:
         events: The count.
         expected: Its expected value.
-        dispersed: Dispersion and its degrees of freedom, from `estimate_dispersion`.
+        dispersion: The dispersion and its degrees of freedom, from `estimate_dispersion`.
         error: Variance of the expected value, relative to that of the count.
     """
-    spread, freedom = dispersed
+    spread, freedom = dispersion
     return float(t.cdf(2 * (math.sqrt(events) - math.sqrt(expected)) / math.sqrt(spread * (1 + error)), freedom))
 
 
 def reject_holm(p: Sequence[float], rate: float) -> list[bool]:
-    """Return which null hypotheses to reject so that the family-wise error rate is at most `rate`.
+    """Decide which null hypotheses to reject, with Holm's procedure.
 
     Holm's procedure is valid under any dependence between the tests.
+
+    Args:
+        p: The p-value of each test.
+        rate: Maximum family-wise error rate.
+
+    Returns:
+        For each test, whether its null hypothesis is rejected.
     """
     rejected = [False] * len(p)
     for rank, k in enumerate(sorted(range(len(p)), key=p.__getitem__)):

@@ -1,1 +1,1 @@
-"""Sequences, statistics and attributes as of the time of each row."""
+"""Point-in-time features: sequences, statistics and attributes as of the time of each row."""

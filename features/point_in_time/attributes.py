@@ -1,4 +1,4 @@
-"""Attributes of users and items, as known on the day of a row."""
+"""Point-in-time join of user and item attributes: each row gets the attributes as of its day."""
 
 from __future__ import annotations
 
@@ -20,36 +20,40 @@ def join_attributes(
     columns: Mapping[str, str],
     as_of: Literal["same_day", "day_before"],
 ) -> DataFrame:
-    """Add columns of `attributes` to `rows`, null where no snapshot matches.
+    """Add columns of `attributes` to `rows`.
 
-    A row sees the newest snapshot of its own day or earlier (`same_day`), or of an earlier day (`day_before`), never
-    one of a later day.
+    A row gets the newest snapshot of its own day or an earlier day (`same_day`), or of an earlier day only
+    (`day_before`). It never gets a snapshot of a later day.
 
     Args:
         rows: Rows with `key` and `ds`.
-        attributes: Snapshots with `key` and `ds`, their day (`all` for a table without days, which applies to every
-            row).
+        attributes: Snapshots with `key` and `ds`, the day of the snapshot. The day `all` marks a table without days:
+            its snapshots apply to every row.
         key: The column of `rows` that holds the key.
-        prefix: The name of the table; its `name_match_column` says whether a row's key matched.
+        prefix: The name of the attribute table, used in the name of the match column.
         columns: The columns to add: name in the result -> name in `attributes`.
-        as_of: The snapshot that a row sees.
+        as_of: The newest snapshot that a row may see.
+
+    Returns:
+        `rows` with the added columns, null if no snapshot matches, and the boolean column `name_match_column(prefix)`.
     """
     next_day = F.lead("ds").over(Window.partitionBy("key").orderBy("ds"))
-    known = attributes.select(
+    snapshots = attributes.select(
         F.col("key").alias("_star_ctr_key"),
         F.col("ds").alias("_star_ctr_from"),
         F.lit(True).alias("_star_ctr_known"),
         *(get_column(source).alias(target) for target, source in columns.items()),
         F.when(F.col("ds") != NO_DAY, next_day).alias("_star_ctr_to"),
     )
-    first = F.col("_star_ctr_from") <= F.col("ds") if as_of == "same_day" else F.col("_star_ctr_from") < F.col("ds")
-    last = F.col("ds") < F.col("_star_ctr_to") if as_of == "same_day" else F.col("ds") <= F.col("_star_ctr_to")
-    holds = (F.col("_star_ctr_from") == NO_DAY) | (first & (F.col("_star_ctr_to").isNull() | last))
-    joined = rows.join(known, (F.col(key) == F.col("_star_ctr_key")) & holds, "left")
-    found = F.coalesce("_star_ctr_known", F.lit(False)).alias(name_match_column(prefix))
-    return joined.select(*(get_column(c) for c in rows.columns), *(get_column(c) for c in columns), found)
+    start, end = F.col("_star_ctr_from"), F.col("_star_ctr_to")
+    has_begun = start <= F.col("ds") if as_of == "same_day" else start < F.col("ds")
+    is_newest = F.col("ds") < end if as_of == "same_day" else F.col("ds") <= end
+    is_visible = (start == NO_DAY) | (has_begun & (end.isNull() | is_newest))
+    joined = rows.join(snapshots, (F.col(key) == F.col("_star_ctr_key")) & is_visible, "left")
+    has_match = F.coalesce("_star_ctr_known", F.lit(False)).alias(name_match_column(prefix))
+    return joined.select(*(get_column(c) for c in rows.columns), *(get_column(c) for c in columns), has_match)
 
 
 def name_match_column(table: str) -> str:
-    """Return the name of the column that says whether a row's key matched in an attribute table."""
+    """Return the name of the boolean column for whether the key of a row has a match in an attribute table."""
     return f"found_{table}"

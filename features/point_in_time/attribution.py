@@ -1,8 +1,9 @@
-"""The label of an impression from a separate click log: clicks joined by id within an attribution window.
+"""Attribution of clicks: compute the label of an impression from a separate click log.
 
-Clicks come late, past midnight, repeated, or without their impression. An impression is clicked if the log
-holds a click of it at its own time or later, by at most the window; the first such click counts, and its
-time is when the outcome became known. What became of every click is counted.
+Clicks are joined with impressions by impression id, within an attribution window. Clicks may arrive late, after
+midnight, more than once, or without their impression. An impression is labelled as clicked if the log contains a click
+with its id at the time of the impression or later, within the window. The first such click counts. Its time is the time
+at which the outcome became known. Each click gets a fate: that it set the label, or why it does not count.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 MATCHED = ""
+"""The fate of a click that set the label of its impression."""
 REPEATED = "repeated click"
 LATE = "click after the attribution window"
 EARLY = "click before its impression"
@@ -18,37 +20,54 @@ ORPHAN = "click without impression"
 
 
 def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
-    """`impressions` with `label` (0.0 or 1.0) and `clicked_at` (the time of the first click, null if none).
+    """Add the label to impressions.
 
-    `impressions` needs impression_id and ts, `clicks` impression_id and ts.
+    Args:
+        impressions: Impressions with `impression_id`, `ts` and `domain`.
+        clicks: Clicks with `impression_id`, `ts` and `ds`.
+        window_hours: Maximum time from impression to click, in hours.
+
+    Returns:
+        `impressions` with `label` (0.0 or 1.0) and `clicked_at`, the time of the first click (null without a click).
     """
     fates = match_clicks(impressions, clicks, window_hours)
-    first = fates.where(F.col("fate") == MATCHED).select(
+    matched = fates.where(F.col("fate") == MATCHED).select(
         "impression_id", F.col("shown_at").alias("ts"), F.col("ts").alias("clicked_at")
     )
-    return impressions.join(first, ["impression_id", "ts"], "left").withColumn(
+    return impressions.join(matched, ["impression_id", "ts"], "left").withColumn(
         "label", F.col("clicked_at").isNotNull().cast("double")
     )
 
 
 def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
-    """Each click with its `fate`: empty for the one that made the label, else why it did not count.
+    """Match each click with its impression.
 
-    Columns: impression_id, ts, ds (of the click), shown_at and domain (of the impression, null for an orphan), fate.
-    If an id is used again on another day, a click belongs to the latest impression with that id before the click.
+    An id may be used again on another day. A click then belongs to the latest impression with that id at or before the
+    time of the click. If all impressions with that id are later than the click, it belongs to the first one.
+
+    Args:
+        impressions: As for `attribute`.
+        clicks: As for `attribute`.
+        window_hours: As for `attribute`.
+
+    Returns:
+        One row per click: `impression_id`, `ts` and `ds` of the click; `shown_at` and `domain` of its impression (null
+        without an impression); and `fate`, which is MATCHED if the click set the label, else the reason why it does not
+        count.
     """
-    asked = clicks.select("impression_id").distinct()
+    ids = clicks.select("impression_id").distinct()
     by_time = Window.partitionBy("impression_id").orderBy("ts")
-    shown = impressions.join(asked, "impression_id", "left_semi").select(
+    shown = impressions.join(ids, "impression_id", "left_semi").select(
         F.col("impression_id").alias("_id"),
         F.col("ts").alias("shown_at"),
         "domain",
         F.lead("ts").over(by_time).alias("_next"),
         (F.row_number().over(by_time) == 1).alias("_first"),
     )
-    since = F.col("_first") | (F.col("shown_at") <= F.col("ts"))
-    until = F.col("_next").isNull() | (F.col("ts") < F.col("_next"))
-    matches = (F.col("impression_id") == F.col("_id")) & since & until
+    # The first impression with an id also matches earlier clicks, so that these are reported as EARLY.
+    has_begun = F.col("_first") | (F.col("shown_at") <= F.col("ts"))
+    is_latest = F.col("_next").isNull() | (F.col("ts") < F.col("_next"))
+    matches = (F.col("impression_id") == F.col("_id")) & has_begun & is_latest
     joined = clicks.select("impression_id", "ts", "ds").join(shown, matches, "left")
     delay = F.unix_micros("ts") - F.unix_micros("shown_at")
     timing = (
@@ -58,13 +77,21 @@ def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float)
         .otherwise(MATCHED)
     )
     order = Window.partitionBy("impression_id", "shown_at", "timing").orderBy("ts", "ds")
-    again = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
-    fate = F.when(again, REPEATED).otherwise(F.col("timing")).alias("fate")
+    is_repeated = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
+    fate = F.when(is_repeated, REPEATED).otherwise(F.col("timing")).alias("fate")
     return joined.withColumn("timing", timing).select("impression_id", "ts", "ds", "shown_at", "domain", fate)
 
 
 def count_clicks(fates: DataFrame) -> DataFrame:
-    """Ledger entries of clicks: rows in, rows that made a label, by day of the click, domain and fate."""
+    """Return the ledger entries of clicks.
+
+    Args:
+        fates: Clicks with their fates, from `match_clicks`.
+
+    Returns:
+        One row per day of the click (`ds`), `domain` (`unknown` without an impression) and fate (`reason`), with
+        `rows_in`, the number of clicks, and `rows_out`, the number of clicks that set a label.
+    """
     return (
         fates.groupBy("ds", F.coalesce("domain", F.lit("unknown")).alias("domain"), F.col("fate").alias("reason"))
         .agg(F.count("*").alias("rows_in"))

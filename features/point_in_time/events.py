@@ -1,9 +1,12 @@
-"""Events and requests: what happened, and the moments as of which the features of a row are known.
+"""Build the events and cuts from which point-in-time features are computed.
 
-A request is an impression with its cut: the impression's own time, or the start of its log day where that is
-earlier (a log day can be later than the time of its rows, so a cut by day is min(t, start of the log day)).
-An event is known from its own time on: an impression from its time, a click from the click's time. What
-lies before the first day without times comes before everything.
+Query rows: each impression asks for its features as of a cut. The cut is the time of the impression, or the start of
+its log day if that is earlier. A log day can be later than the time of its rows, so the cut `day` is the minimum of
+both.
+
+Events: each event counts from the time at which it became known. For an impression and its outcomes this is the time of
+the impression, for a click of a click log the time of the click. Events before the first day, which have no time, come
+before all others.
 """
 
 from __future__ import annotations
@@ -25,21 +28,24 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import union_frames
 
 SCALE = 1_000_000
-"""Outcomes are summed as whole millionths: sums of integers are the same in whatever order they come."""
+"""Scale of event weights: outcomes are summed as integer millionths, so sums do not depend on the order of rows."""
 
 LARGEST_OUTCOME = 1e12
-"""Outcomes with a larger absolute value count as missing, like NaN and infinity: a single broken row would otherwise
-dominate a sum. In units of one millionth, this value fits into 64 bits."""
+"""Largest absolute value of an outcome.
+
+Larger values count as missing, like NaN and infinity: otherwise a single broken row would dominate a sum. In
+millionths, this value fits into 64 bits.
+"""
 
 UNTIMED = 0
-"""The time, in microseconds, of what lies before the first day."""
+"""Time, in microseconds, of events before the first day, which have no known time."""
 
 OF_EVENTS = ("t", "order", "tie")
-"""What every event has: its time in microseconds, and what comes first of those of one time."""
+"""Columns of every event: its time in microseconds, and two columns that order events of the same time."""
 
 
 def name_weight_column(kind: str) -> str:
-    """The column that holds how much of a kind of history an event is, in millionths."""
+    """Return the name of the column with the weight of an event for a kind of history, in millionths."""
     return f"_n_{kind}"
 
 
@@ -49,7 +55,7 @@ def name_outcome_column(outcome: str) -> str:
 
 
 def add_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
-    """`rows` with `hour` and `weekday` (1 Monday to 7) of `ts` in the data set's zone, as text."""
+    """Add `hour` (00 to 23) and `weekday` (1 is Monday, 7 is Sunday) of `ts` in the time zone `zone`, as strings."""
     local = F.from_utc_timestamp("ts", settings.zone)
     return rows.withColumn("hour", F.date_format(local, "HH")).withColumn(
         "weekday", (F.weekday(local) + 1).cast("string")
@@ -57,7 +63,12 @@ def add_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
 
 
 def compute_cut(settings: Settings, cut: Cut) -> Column:
-    """The cut of a row in microseconds since 1970: an event counts if it is strictly earlier."""
+    """Return the cut of a row, in microseconds since 1970. An event counts if it is strictly earlier.
+
+    Args:
+        settings: The data set.
+        cut: `time` for the time of the row, `day` for the start of its log day or its time, whichever is earlier.
+    """
     time = F.unix_micros("ts")
     if cut == "time":
         return time
@@ -70,22 +81,28 @@ def build_events(
 ) -> DataFrame:
     """Build the events of all declared kinds of `history`.
 
-    `impressions`: with `hour`, `weekday`, the outcomes under their `name_outcome_column`, and `label` if it is a column;
-    `clicked`: if the label comes from clicks, the clicked impressions with `clicked_at`.
-    Returns `user_id`, the columns that statistics and sequences read, `t` (microseconds), `order`, `tie` and one weight
-    per kind.
+    Args:
+        settings: The data set.
+        impressions: Impressions with `hour`, `weekday`, the outcomes under their `name_outcome_column`, and `label` if
+            the label is a column.
+        clicked: Clicked impressions with `clicked_at`, if the label comes from a click log.
+        behaviours: Rows of the behaviour log, if there is one.
+
+    Returns:
+        Events with `user_id`, the columns that statistics and sequences read, the columns OF_EVENTS, and one weight
+        column per kind. Each event has a nonzero weight for at least one kind.
     """
     label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
-    own: dict[str, Column] = {}
-    delayed: list[str] = []
+    impression_weights: dict[str, Column] = {}
+    click_kinds: list[str] = []
     for name, kind in settings.history.items():
         outcome = "label" if kind.outcome == label_column else kind.outcome
         if kind.impressions:
-            own[name] = F.lit(SCALE)
+            impression_weights[name] = F.lit(SCALE)
         elif outcome == "label" and label_column is None:
-            delayed.append(name)
+            click_kinds.append(name)
         elif outcome:
-            own[name] = _weigh_outcome(
+            impression_weights[name] = _weigh_outcome(
                 F.col("label") if outcome == "label" else F.col(f"`{name_outcome_column(outcome)}`")
             )
     columns = {
@@ -93,27 +110,27 @@ def build_events(
         *(flatten_column_name(c) for f in settings.features if _is_history(f) for c in list_read_columns(f)),
     }
 
-    def weighted(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:
-        # A log may have its own columns named `t` or `order`: keep only those that features read.
+    def make(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:
+        # A log may contain columns named `t` or `order`: keep only those that features read.
         kept = [c for c in rows.columns if c in columns]
         return _make_events(settings, rows, kept, time, weights, tie, order)
 
-    untimed = F.lit(0)
-    frames = [weighted(impressions, F.unix_micros("ts"), own, F.col("impression_id"), untimed)]
-    if delayed and clicked is not None:
-        ones = {name: F.lit(SCALE) for name in delayed}
-        frames.append(weighted(clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id"), untimed))
+    no_order = F.lit(0)
+    frames = [make(impressions, F.unix_micros("ts"), impression_weights, F.col("impression_id"), no_order)]
+    if click_kinds and clicked is not None:
+        ones = {name: F.lit(SCALE) for name in click_kinds}
+        frames.append(make(clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id"), no_order))
     if behaviours is not None:
-        named = {n: k for n, k in settings.history.items() if k.behaviours}
-        if named:
-            own_columns = {"user_id", "item_id", "behaviour", "ts", "order"}
-            behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | own_columns))
-            behaviours = _with_others(behaviours, sorted({k.also for k in named.values() if k.also}))
-            weights = {name: _weigh_behaviour(kind) for name, kind in named.items()}
+        behaviour_kinds = {n: k for n, k in settings.history.items() if k.behaviours}
+        if behaviour_kinds:
+            needed = {"user_id", "item_id", "behaviour", "ts", "order"}
+            behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | needed))
+            behaviours = _add_other_behaviours(behaviours, sorted({k.also for k in behaviour_kinds.values() if k.also}))
+            weights = {name: _weigh_behaviour(kind) for name, kind in behaviour_kinds.items()}
             time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
             dated = add_time_columns(settings, behaviours)
             tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce("order", F.lit(0))
-            frames.append(weighted(dated, time, weights, tie, order))
+            frames.append(make(dated, time, weights, tie, order))
     return union_frames(frames)
 
 
@@ -131,8 +148,8 @@ def _weigh_outcome(outcome: Column) -> Column:
 _OTHERS = "_other_behaviours"
 
 
-def _with_others(behaviours: DataFrame, names: list[str]) -> DataFrame:
-    """`behaviours` with those of `names` that the row's user has of the row's item, a set (null: none)."""
+def _add_other_behaviours(behaviours: DataFrame, names: list[str]) -> DataFrame:
+    """Add a column with the set of those behaviours in `names` that exist for the same user and item (null: none)."""
     if not names:
         return behaviours
     pair = ["user_id", "item_id"]
@@ -141,14 +158,14 @@ def _with_others(behaviours: DataFrame, names: list[str]) -> DataFrame:
 
 
 def _weigh_behaviour(kind: History) -> Column:
-    """How much of a kind a behaviour is, in millionths."""
+    """Return the weight of a behaviour for a kind, in millionths."""
     value = F.lit(1.0)
     if kind.also:
         value = F.coalesce(F.array_contains(_OTHERS, kind.also), F.lit(False)).cast("double")
     if kind.less:
         value = value - F.avg(value).over(Window.partitionBy(kind.less, "behaviour"))
-    named = F.col("behaviour") == F.lit(kind.behaviours)
-    return F.when(named, F.round(value * SCALE)).otherwise(F.lit(0))
+    is_kind = F.col("behaviour") == F.lit(kind.behaviours)
+    return F.when(is_kind, F.round(value * SCALE)).otherwise(F.lit(0))
 
 
 def _make_events(
@@ -160,17 +177,28 @@ def _make_events(
     tie: Column,
     order: Column,
 ) -> DataFrame:
+    """Convert rows of one log to events and drop those without a nonzero weight.
+
+    Args:
+        settings: The data set.
+        rows: Rows of the log.
+        columns: The columns of `rows` to keep.
+        time: Time from which an event counts, in microseconds.
+        weights: Weight by kind of history, in millionths; 0 for all other kinds.
+        tie: Second order column for events of the same time.
+        order: First order column for events of the same time.
+    """
     kinds = [weights.get(name, F.lit(0)).cast("long").alias(name_weight_column(name)) for name in settings.history]
-    known = rows.select(
+    events = rows.select(
         *(F.col(f"`{c}`") for c in columns),
         time.alias("t"),
         order.cast("long").alias("order"),
         tie.alias("tie"),
         *kinds,
     )
-    some = (
+    largest = (
         F.greatest(*(F.abs(name_weight_column(n)) for n in settings.history))
         if len(settings.history) > 1
         else F.abs(name_weight_column(next(iter(settings.history))))
     )
-    return known.where(some > 0)
+    return events.where(largest > 0)

@@ -1,7 +1,8 @@
-"""The kernel of behaviour sequences: for each request, its user's last events before it.
+"""Scan kernel of behaviour sequences: the last events of the user before each query row.
 
-Within a batch, running counts of events turn "the last L events of this user" into a range of indices, and all ranges
-are gathered at once. Across batches only the last user's last L events are carried.
+Within a batch, the events of a sequence are numbered in sort order. The last L events of a user before a query row are
+then a range of these numbers, and the ranges of all query rows are gathered at once. Between batches, the kernel
+carries only the last L events of the last user for each sequence.
 """
 
 from __future__ import annotations
@@ -25,17 +26,24 @@ from star_ctr.features.point_in_time.scan import (
 )
 
 KIND_BITS = "_kinds"
-"""The kinds that an event is of, a bit each."""
+"""Event column with the kinds of the event, one bit per kind of `history`."""
 REQUEST_TIME = "_request_t"
-"""The impression's own time, from which `gap` counts whatever the cut."""
+"""Query-row column with the time of the impression, in microseconds. `gap` is relative to it, whatever the cut."""
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """One sequence to gather: events with any bit of `kinds`, at most `length`, `columns` taken along.
+    """A sequence to collect: the last events of a user that have any of some kinds.
 
-    `gap` and `behaviour`: whether there are lists of the time gaps in seconds, and of the kinds (the last of `names`
-    that an event is), too.
+    Attributes:
+        kinds: Bit numbers of the kinds in KIND_BITS.
+        names: Names of the kinds, in the same order.
+        length: Maximum number of events.
+        columns: Event columns to collect, one list column each.
+        gap: Whether to add a list of the time gaps from event to impression, in seconds (null for an event without a
+            time).
+        behaviour: Whether to add a list of the kinds of the events. If an event has several of `kinds`, the last one in
+            `names` is used.
     """
 
     kinds: tuple[int, ...]
@@ -47,64 +55,77 @@ class SequencePlan:
 
     @property
     def mask(self) -> int:
-        """The bits of all its kinds."""
+        """The bits of all kinds of the sequence."""
         return sum(1 << kind for kind in self.kinds)
 
 
 class LastEvents:
-    """The list columns of sequences, one after the other: `columns`, gap, behaviour.
+    """Scan kernel that returns the list columns of sequences: for each sequence its `columns`, gap and behaviour.
 
-    A batch has `user`, TIME, REQUEST, REQUEST_TIME, KIND_BITS and the columns of `wanted`.
+    Batches must have the user column, TIME, IS_QUERY, REQUEST_TIME, KIND_BITS and the columns of all plans.
+
+    Args:
+        user: The column that holds the user.
+        plans: The sequences to collect.
     """
 
-    def __init__(self, user: str, wanted: Seq[SequencePlan]) -> None:
+    def __init__(self, user: str, plans: Seq[SequencePlan]) -> None:
         self.user = user
-        self.wanted = wanted
-        columns = dict.fromkeys(column for sequence in wanted for column in sequence.columns)
+        self.plans = plans
+        columns = dict.fromkeys(column for plan in plans for column in plan.columns)
         self.columns = list(dict.fromkeys((user, TIME, IS_QUERY, REQUEST_TIME, KIND_BITS, *columns)))
         self.carried: pa.Table | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        """The lists of the batch's requests."""
+        """Return the list columns for the query rows of the next batch."""
         rows = join_carried(self.carried, batch, self.columns)
-        requests = select_queries(batch) + (rows.num_rows - batch.num_rows)
+        queries = select_queries(batch) + (rows.num_rows - batch.num_rows)
         starts = find_run_starts([encode_keys(rows[self.user])])
         is_event = ~rows[IS_QUERY].to_numpy()
         kinds = pc.fill_null(rows[KIND_BITS], 0).to_numpy()
-        needed = np.zeros(rows.num_rows, dtype=bool)
+        is_carried = np.zeros(rows.num_rows, dtype=bool)
         arrays: list[pa.Array] = []
-        for sequence in self.wanted:
-            events = np.flatnonzero(is_event & ((kinds & sequence.mask) != 0))
-            arrays += _gather(rows, sequence, kinds, events, requests, starts[requests])
-            of_last_user = events[events >= starts[-1]]
-            needed[of_last_user[-sequence.length :]] = True
-        self.carried = rows.take(pa.array(np.flatnonzero(needed)))
+        for plan in self.plans:
+            events = np.flatnonzero(is_event & ((kinds & plan.mask) != 0))
+            arrays += _gather(rows, plan, kinds, events, queries, starts[queries])
+            last_user_events = events[events >= starts[-1]]
+            is_carried[last_user_events[-plan.length :]] = True
+        self.carried = rows.take(pa.array(np.flatnonzero(is_carried)))
         return arrays
 
 
 def _gather(
-    rows: pa.Table, sequence: SequencePlan, kinds: Ints, events: Ints, requests: Ints, user_starts: Ints
+    rows: pa.Table, plan: SequencePlan, kinds: Ints, events: Ints, queries: Ints, user_starts: Ints
 ) -> Iterator[pa.Array]:
-    """The list columns of one sequence: `events` and `requests` are row numbers, `user_starts` one a request."""
-    stop = np.searchsorted(events, requests)  # events before each request, over the whole batch
-    start = np.maximum(np.searchsorted(events, user_starts), stop - sequence.length)
+    """Yield the list columns of one sequence.
+
+    Args:
+        rows: Carried rows and the batch, n rows in sort order.
+        plan: The sequence.
+        kinds: (n,) kind bits of each row, 0 for query rows.
+        events: Row numbers of the events of the sequence.
+        queries: (q,) row numbers of the query rows.
+        user_starts: (q,) first row number of the user of each query row.
+    """
+    stop = np.searchsorted(events, queries)  # number of events before each query row, of all users
+    start = np.maximum(np.searchsorted(events, user_starts), stop - plan.length)
     lengths = stop - start
-    offsets = np.zeros(len(requests) + 1, dtype=np.int32)
+    offsets = np.zeros(len(queries) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    # The ranges start..stop of all requests, one after the other.
+    # Concatenates the ranges from start to stop of all query rows.
     ranges = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
     chosen = events[ranges]
     index, offset_array = pa.array(chosen), pa.array(offsets, type=pa.int32())
-    for name in sequence.columns:
+    for name in plan.columns:
         yield pa.ListArray.from_arrays(offset_array, rows[name].combine_chunks().take(index))
-    if sequence.gap:
+    if plan.gap:
         times = rows[TIME].to_numpy()[chosen]
-        own = np.repeat(rows[REQUEST_TIME].take(pa.array(requests)).to_numpy(), lengths)
-        yield pa.ListArray.from_arrays(offset_array, pa.array((own - times) / 1e6, mask=times == 0))
-    if sequence.behaviour:
+        query_times = np.repeat(rows[REQUEST_TIME].take(pa.array(queries)).to_numpy(), lengths)
+        yield pa.ListArray.from_arrays(offset_array, pa.array((query_times - times) / 1e6, mask=times == 0))
+    if plan.behaviour:
         bits = kinds[chosen]
-        which = np.zeros(len(chosen), dtype=np.int32)
-        for position, kind in enumerate(sequence.kinds):
-            which[(bits >> kind) & 1 == 1] = position
-        names = pa.DictionaryArray.from_arrays(pa.array(which), pa.array(sequence.names)).dictionary_decode()
+        kind_index = np.zeros(len(chosen), dtype=np.int32)
+        for position, kind in enumerate(plan.kinds):
+            kind_index[(bits >> kind) & 1 == 1] = position
+        names = pa.DictionaryArray.from_arrays(pa.array(kind_index), pa.array(plan.names)).dictionary_decode()
         yield pa.ListArray.from_arrays(offset_array, names)

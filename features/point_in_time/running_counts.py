@@ -1,12 +1,18 @@
-"""The kernel of running statistics: for each request, sums over all earlier events of its groups.
+"""Scan kernel of running statistics: sums over all earlier events of the same group, for each query row.
 
-A pass has one key; the groups of its statistics are those of the key, each cut further by columns of its own. Within a
-batch, rows are ordered by group and their weights summed up along them. Across batches the sums of the last key are
-carried, by those columns, as if each were one event. Names only select columns of a batch. Carried state is kept in
-separate dictionaries, so names cannot collide.
+A scan has one key. A statistic groups by the columns of the key, and possibly by more columns. The kernel works in two
+steps:
 
-A cut may lie before a request's own time: at the start of a day. What is carried is then summed by day, with
-the last time of each, so that every sum lies before such a cut or not.
+1. Within a batch, rows are ordered by group, and weights are summed cumulatively in this order. A sum over the events
+   before a query row is the difference of two cumulative sums.
+2. Between batches, the events of the last key are summed by all group columns. Each of these sums is carried and enters
+   the next batch like a single event.
+
+A statistic may have an earlier cut than the scan: the start of a day. Carried sums are then also split by day, with
+the time of the last event of each. For such a cut, a carried sum then counts either completely or not at all.
+
+Column names are used only to select columns of a batch. Other carried state is kept in separate dictionaries, so names
+cannot collide.
 """
 
 from __future__ import annotations
@@ -33,9 +39,9 @@ from star_ctr.features.point_in_time.scan import (
 
 Floats = npt.NDArray[np.float64]
 CUT = "_cut"
-"""Of a request: an earlier cut than TIME, either TIME or the start of a day."""
+"""Query-row column with a second cut, in microseconds: either TIME or the start of a day before it."""
 DAY = "_day"
-"""Of an event: its day, any number for it."""
+"""Event column with the day of the event, as any integer that identifies it."""
 _LOW_BITS = 32
 _LOW = (1 << _LOW_BITS) - 1
 _SAFE = 1 << 62
@@ -43,9 +49,13 @@ _SAFE = 1 << 62
 
 @dataclass(frozen=True)
 class CountPlan:
-    """A statistic: the columns of its group, the weights that are summed, and those whose last event's time is told.
+    """A statistic to compute.
 
-    `cut`: TIME or CUT, before which events count.
+    Attributes:
+        by: The group columns.
+        sums: Weight columns to sum.
+        since: Weight columns for which to compute the time since the last event with a positive weight.
+        cut: The query-row column with the cut, TIME or CUT. Events count if they are strictly earlier.
     """
 
     by: tuple[str, ...]
@@ -55,11 +65,17 @@ class CountPlan:
 
 
 class RunningCounts:
-    """The columns of statistics, one after the other: sums (of events, not millionths), then seconds since the last.
+    """Scan kernel that returns the columns of statistics: for each statistic its sums, then its seconds since.
 
-    A batch has TIME, REQUEST, the columns of `key` and of the groups, weights in millionths (null: none), and CUT and
-    DAY if a statistic has that cut. All are null for a request that lacks a column of the group; the seconds where
-    there was no event with a time, too.
+    Sums are in units of events, not millionths. All columns of a statistic are null for a query row with a null in a
+    group column. The seconds since the last event are also null if there is no earlier event with a time.
+
+    Batches must have TIME, IS_QUERY, the columns of the key and of all groups, and the weights in millionths (null
+    counts as 0). If a statistic has the cut CUT, they must also have CUT and DAY.
+
+    Args:
+        key: The columns of the scan's key.
+        statistics: The statistics to compute.
     """
 
     def __init__(self, key: Seq[str], statistics: Seq[CountPlan]) -> None:
@@ -74,34 +90,34 @@ class RunningCounts:
         self.carried: _CarriedCounts | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
-        """The statistics of the batch's requests."""
+        """Return the statistics for the query rows of the next batch."""
         rows = join_carried(self.carried and self.carried.rows, batch, self.columns)
-        requests = select_queries(batch) + (rows.num_rows - batch.num_rows)
-        asked = {cut: rows[cut].take(pa.array(requests)).to_numpy() for cut in self.cuts}
-        earlier = _rank(rows[TIME].to_numpy(), asked[CUT]) if CUT in asked else None
-        numbers = {column: encode_keys(rows[column]) for column in self.by}
+        queries = select_queries(batch) + (rows.num_rows - batch.num_rows)
+        cuts = {cut: rows[cut].take(pa.array(queries)).to_numpy() for cut in self.cuts}
+        ranked = _rank(rows[TIME].to_numpy(), cuts[CUT]) if CUT in cuts else None
+        codes = {column: encode_keys(rows[column]) for column in self.by}
         amounts = {name: self._make_amounts(rows, name) for name in self.weights}
         last = {name: self._find_last_times(rows, amounts[name], name) for name in self.since}
-        starts = find_run_starts([numbers[column] for column in self.key])
+        starts = find_run_starts([codes[column] for column in self.key])
         groups: dict[tuple[str, ...], _Group] = {}
         arrays: list[pa.Array] = []
         for statistic in self.statistics:
             by = (statistic.cut, *sorted(statistic.by))
             if by not in groups:
-                parts = [numbers[c] for c in by[1:] if c not in self.key]
-                groups[by] = _Group(starts, parts, requests, None if statistic.cut == TIME else earlier)
+                extra = [codes[c] for c in by[1:] if c not in self.key]
+                groups[by] = _Group(starts, extra, queries, None if statistic.cut == TIME else ranked)
             group = groups[by]
-            lacks = np.any([numbers[column][requests] < 0 for column in statistic.by], axis=0)
-            arrays += (pa.array(group.total(amounts[name]) / SCALE, mask=lacks) for name in statistic.sums)
+            is_null = np.any([codes[column][queries] < 0 for column in statistic.by], axis=0)
+            arrays += (pa.array(group.total(amounts[name]) / SCALE, mask=is_null) for name in statistic.sums)
             for name in statistic.since:
                 newest = group.newest(last[name])
-                seconds = (asked[statistic.cut] - newest) / 1e6
-                arrays.append(pa.array(seconds, mask=lacks | (newest == UNTIMED)))
+                seconds = (cuts[statistic.cut] - newest) / 1e6
+                arrays.append(pa.array(seconds, mask=is_null | (newest == UNTIMED)))
         self.carried = self._sum_events(rows, int(starts[-1]), amounts, last)
         return arrays
 
     def _make_amounts(self, rows: pa.Table, name: str) -> _WideInts:
-        """Return a weight of every row, 0 for a request."""
+        """Return a weight of every row, 0 for a query row."""
         low = np.asarray(pc.fill_null(rows[name], 0), np.int64)
         high = None
         if self.carried is not None and (carried := self.carried.high.get(name)) is not None:
@@ -120,7 +136,7 @@ class RunningCounts:
     def _sum_events(
         self, rows: pa.Table, start: int, amounts: dict[str, _WideInts], last: dict[str, Ints]
     ) -> _CarriedCounts | None:
-        """Sum the events from row `start` on by all columns."""
+        """Sum the events from row `start` on, the first row of the last key, by all group columns and days."""
         events = start + np.flatnonzero(~rows[IS_QUERY].to_numpy()[start:])
         if len(events) == 0:
             return None
@@ -136,13 +152,13 @@ class RunningCounts:
             names=[str(n) for n in range(len(by) + len(aggregated))],
         )
         keys, values = table.column_names[: len(by)], table.column_names[len(by) :]
-        how = [how for _, _, how in aggregated]
-        summed = table.group_by(keys, use_threads=False).aggregate(list(zip(values, how, strict=True)))
+        functions = [function for _, _, function in aggregated]
+        summed = table.group_by(keys, use_threads=False).aggregate(list(zip(values, functions, strict=True)))
         summed = summed.take(pc.sort_indices(summed[f"{values[0]}_max"]))
-        found = [summed[f"{name}_{h}"].to_numpy() for name, h in zip(values, how, strict=True)]
-        times, found = found[0], found[1:]
-        newest = dict(zip(self.since, found, strict=False))
-        sums = found[len(self.since) :]
+        results = [summed[f"{name}_{function}"].to_numpy() for name, function in zip(values, functions, strict=True)]
+        times, results = results[0], results[1:]
+        newest = dict(zip(self.since, results, strict=False))
+        sums = results[len(self.since) :]
         high_sums = iter(sums[len(self.weights) :])
         totals = {
             name: _WideInts(low, next(high_sums) if amounts[name].high is not None else None).normalize()
@@ -156,7 +172,13 @@ class RunningCounts:
 
 
 class _CarriedCounts(NamedTuple):
-    """State carried to the next batch: summed events, and for each weight the last time and the high parts."""
+    """State carried to the next batch.
+
+    Attributes:
+        rows: The summed events, one row per group (and day), ordered by their last time. Weights are the low parts.
+        last: By weight, the last time of an event with a positive weight in each of `rows`.
+        high: By weight, the high part of the sum in each of `rows`; only for weights that need one.
+    """
 
     rows: pa.Table
     last: dict[str, Ints]
@@ -175,7 +197,7 @@ class _WideInts(NamedTuple):
         return self if largest * len(self.low) < _SAFE else self._split_high()
 
     def normalize(self) -> _WideInts:
-        """Return the same numbers, without `high` if it is zero."""
+        """Return the same numbers, with `low` reduced to 32 bits if there are high parts."""
         return self if self.high is None or not len(self.low) else self._split_high()
 
     def positive(self) -> npt.NDArray[np.bool_]:
@@ -183,6 +205,7 @@ class _WideInts(NamedTuple):
         return self.low > 0 if self.high is None else self.to_float() > 0
 
     def _split_high(self) -> _WideInts:
+        """Return the same numbers, with all but the lowest 32 bits moved from `low` to `high`."""
         high = self.low >> _LOW_BITS
         return _WideInts(self.low & _LOW, high if self.high is None else high + self.high)
 
@@ -195,54 +218,73 @@ class _WideInts(NamedTuple):
         return np.asarray(high * float(1 << _LOW_BITS) + low)
 
 
-class _RankedEvents(NamedTuple):
-    """The times of rows and the cuts of requests by their rank among both; how many ranks there are."""
+class _RankedTimes(NamedTuple):
+    """Times of rows and cuts of query rows, replaced by their rank among all of them.
+
+    Attributes:
+        times: (n,) rank of the time of each row.
+        cuts: (q,) rank of the cut of each query row.
+        ranks: Number of ranks.
+    """
 
     times: Ints
     cuts: Ints
     ranks: int
 
 
-def _rank(times: Ints, cuts: Ints) -> _RankedEvents:
+def _rank(times: Ints, cuts: Ints) -> _RankedTimes:
+    """Rank times and cuts among each other; equal values get equal ranks."""
     values, rank = np.unique(np.concatenate([times, cuts]), return_inverse=True)
-    return _RankedEvents(rank[: len(times)], rank[len(times) :], len(values))
+    return _RankedTimes(rank[: len(times)], rank[len(times) :], len(values))
 
 
 class _Group:
-    """Rows in the order of one group, which parts the runs of a key by more columns; where each request's past ends.
+    """Rows in the order of one set of group columns, with the range of rows that counts for each query row.
 
-    `starts`: where each row's run begins; `earlier`: the requests' cuts, before which an event counts; None: their own
-    times.
+    For query row k, the events at positions `first[k]` to `end[k]` (exclusive) of this order count.
+
+    Args:
+        starts: (n,) first row number of each row's key, from `find_run_starts`.
+        columns: (n,) codes of each group column that is not part of the key.
+        queries: (q,) row numbers of the query rows.
+        ranked: Times of rows and the cuts of query rows, if events count up to an earlier cut than the position of the
+            query row; else None.
     """
 
-    def __init__(self, starts: Ints, columns: Seq[Ints], requests: Ints, earlier: _RankedEvents | None) -> None:
+    def __init__(self, starts: Ints, columns: Seq[Ints], queries: Ints, ranked: _RankedTimes | None) -> None:
         code = starts
         for column in columns:
-            # Numbered anew each time: the product of many columns' sizes would not fit.
+            # Renumber after each column: the product of the sizes of many columns would overflow.
             code = np.unique(code * (column.max() + 2) + column + 1, return_inverse=True)[1]
         self.order = np.argsort(code, kind="stable")
         self.run = find_run_starts([code[self.order]])
-        place = np.empty(len(code), np.int64)
-        place[self.order] = np.arange(len(code))
-        self.end = place[requests]
+        position = np.empty(len(code), np.int64)
+        position[self.order] = np.arange(len(code))
+        self.end = position[queries]
         self.first = self.run[self.end]
-        if earlier is not None:
-            # Later groups lie above all of earlier ones, so that one search serves all.
-            at = self.run * earlier.ranks + earlier.times[self.order]
-            self.end = np.searchsorted(at, self.first * earlier.ranks + earlier.cuts)
+        if ranked is not None:
+            # Offset the ranks of each group above those of all earlier groups, so that one search serves all groups.
+            group_times = self.run * ranked.ranks + ranked.times[self.order]
+            self.end = np.searchsorted(group_times, self.first * ranked.ranks + ranked.cuts)
 
     def total(self, amounts: _WideInts) -> Floats:
-        """Sum the events that count for each request, rounded to the nearest double; requests themselves add 0."""
+        """Return the sum of the events that count for each query row, (q,), rounded to the nearest double."""
         high = None if amounts.high is None else self._compute_sums(amounts.high)
         return _WideInts(self._compute_sums(amounts.low), high).to_float()
 
     def _compute_sums(self, weights: Ints) -> Ints:
-        until = np.concatenate([[0], np.cumsum(weights[self.order])])
-        return np.asarray(until[self.end] - until[self.first])
+        """Return the sum of the weights that count for each query row; query rows in between have weight 0."""
+        cumulative = np.concatenate([[0], np.cumsum(weights[self.order])])
+        return np.asarray(cumulative[self.end] - cumulative[self.first])
 
     def newest(self, times: Ints) -> Ints:
-        """The largest of what counts for each request, else UNTIMED; that of requests is UNTIMED."""
+        """Return the largest time that counts for each query row, (q,), else UNTIMED.
+
+        Args:
+            times: (n,) time of each row; UNTIMED for query rows and for events that do not count.
+        """
         values, rank = np.unique(times, return_inverse=True)
-        above = self.run * len(values)
-        newest = values[np.maximum.accumulate(above + rank[self.order]) - above]
+        # Offset the ranks of each group above those of all earlier groups, so that one cumulative maximum serves all.
+        offset = self.run * len(values)
+        newest = values[np.maximum.accumulate(offset + rank[self.order]) - offset]
         return np.where(self.end > self.first, newest[self.end - 1], UNTIMED)

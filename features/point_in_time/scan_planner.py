@@ -1,9 +1,20 @@
-"""Statistics and sequences of all rows in few sorted passes: one for each key and cut.
+"""Plan and run the sorted scans that compute statistics and sequences for all rows.
 
-A pass unites the events with the rows, which ask for what is known of their key at their cut, brings both together by
-key, sorts them by time and reads them once (`asof`). Work is linear in events and rows, however long a history; a join
-of histories with rows would be quadratic for the keys with most of both. What one key's pass can count by more columns,
-as `user x category` where there is `user`, needs no pass of its own; the sequences go along with the user's.
+A scan computes features of one key, such as `user_id`, for all rows:
+
+1. Convert each row to a query row whose time is the cut of the row: only strictly earlier events may count.
+2. Union the query rows with the events.
+3. Repartition both by key. Sort each partition by key and time, with query rows before events of the same time.
+4. Read each partition once (`scan.scan_batches`). Events update the running state of their key, and each query row gets
+   the state of the strictly earlier events.
+
+After the sort, the work is linear in the number of rows and events, however long the history of a key is. A join of
+rows with the events of their key would be quadratic for keys with many rows and many events. On the other hand, each
+scan needs a shuffle and a sort. The planner therefore lets features share scans:
+
+- A statistic that groups by more columns than a key, such as `user x category`, shares the scan of the key `user`.
+- A statistic with cut `day` shares a scan with cut `time`.
+- Sequences share the scan of the key `user_id`.
 """
 
 from __future__ import annotations
@@ -28,18 +39,28 @@ from star_ctr.features.point_in_time.sequences import list_sequence_fields, name
 from star_ctr.features.point_in_time.statistics import list_statistic_fields, plan_counts
 
 ORDER, TIE = "_order", "_tie"
+"""Event columns that order events of the same time, so that sequences are deterministic."""
 USER = ("user_id",)
+"""The key of all sequences."""
 
 
 class _ArrowScan(NamedTuple):
-    """What `DataFrame.mapInArrow` takes."""
+    """The arguments of `DataFrame.mapInArrow`: a function on batches, and the schema of its result."""
 
     function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
     schema: StructType
 
 
 class ScanPlan(NamedTuple):
-    """What is counted and gathered together: the columns of its key, under the names of rows."""
+    """The features that one scan computes.
+
+    Attributes:
+        key: The columns of `rows` by which the scan is partitioned and sorted.
+        cut: The cut that is used as the time of query rows.
+        statistics: Statistics of the scan. All group by the columns of `key`, and possibly by more columns. If `cut` is
+            `time`, their own cut may be `time` or `day`.
+        sequences: Sequences of the scan. Their cut is `cut`.
+    """
 
     key: tuple[str, ...]
     cut: Cut
@@ -48,108 +69,135 @@ class ScanPlan(NamedTuple):
 
     @property
     def has_day_counts(self) -> bool:
-        """Whether a pass by time has statistics that are cut by day."""
+        """Whether a scan with cut `time` also has statistics with cut `day`."""
         return any(s.cut != self.cut for s in self.statistics)
 
 
-def add_history(settings: Settings, rows: DataFrame, events: DataFrame, then: _ArrowScan | None = None) -> DataFrame:
-    """`rows` with the columns of every declared statistic and sequence, or what `then` makes of them.
+def add_history(
+    settings: Settings, rows: DataFrame, events: DataFrame, postprocess: _ArrowScan | None = None
+) -> DataFrame:
+    """Add the columns of all declared statistics and sequences to `rows`.
 
-    `rows` has impression_id, ts, ds, user_id and all columns that statistics count by (null in one of them: null in the
-    statistic); `events` as `timeline.events` gives them, with these and the columns that sequences take along. `then`
-    is done where the last pass is, so that its lists need not go through Spark.
+    Args:
+        settings: The data set.
+        rows: Rows with `impression_id`, `ts`, `ds`, `user_id` and the group columns of all statistics. If a group
+            column is null in a row, the statistic is null.
+        events: Events from `events.build_events`, with the group columns of statistics and the columns of sequences.
+        postprocess: Function to apply to the result. It runs in the Python worker of the last scan, so that the list
+            columns need not be transferred through Spark.
+
+    Returns:
+        `rows` with the additional columns, or the result of `postprocess`.
     """
-    every = plan_scans(settings.select_features(Statistic), settings.select_features(Sequence))
-    for each in every:
-        rows = run_scan(settings, rows, events, each, then if each is every[-1] else None)
-    return rows if every or then is None else rows.mapInArrow(*then)
+    plans = plan_scans(settings.select_features(Statistic), settings.select_features(Sequence))
+    for plan in plans:
+        rows = run_scan(settings, rows, events, plan, postprocess if plan is plans[-1] else None)
+    return rows if plans or postprocess is None else rows.mapInArrow(*postprocess)
 
 
 def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[ScanPlan]:
-    """The passes that these need: a key for each group of columns that holds no other group.
+    """Return the scans that compute the given statistics and sequences.
 
-    Sequences of a key are gathered at the pass's own cut, while a pass by time can count up to the start of the day as
-    well. Passes with sequences come last, so that no later one moves the lists.
+    A key is a group of columns that contains no other group. Each statistic belongs to a key whose columns are a subset
+    of its group. A scan with cut `time` can also compute statistics with cut `day`. Sequences are collected at the cut
+    of the scan, so sequences with both cuts need two scans. Scans with sequences come last, because each later scan
+    would have to shuffle their list columns.
     """
     groups = {s.name: tuple(sorted(flatten_column_name(c) for c in s.by)) for s in statistics}
-    every = dict.fromkeys(([USER] if sequences else []) + list(groups.values()))
-    keys = [group for group in every if not any(set(other) < set(group) for other in every)]
-    of = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
-    found = []
+    candidates = dict.fromkeys(([USER] if sequences else []) + list(groups.values()))
+    keys = [group for group in candidates if not any(set(other) < set(group) for other in candidates)]
+    key_by_statistic = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
+    plans = []
     for key in keys:
-        counts = [s for s in statistics if of[s.name] == key]
-        gathered = [s for s in sequences if key == USER]
-        cut: Cut = "time" if "time" in {*(s.cut for s in counts), *(s.cut for s in gathered)} else "day"
-        found.append(ScanPlan(key, cut, counts, [s for s in gathered if s.cut == cut]))
-        if others := [s for s in gathered if s.cut != cut]:
-            found.append(ScanPlan(key, "day", [], others))
-    return sorted(found, key=lambda p: bool(p.sequences))
+        key_statistics = [s for s in statistics if key_by_statistic[s.name] == key]
+        key_sequences = [s for s in sequences if key == USER]
+        cut: Cut = "time" if "time" in {*(s.cut for s in key_statistics), *(s.cut for s in key_sequences)} else "day"
+        plans.append(ScanPlan(key, cut, key_statistics, [s for s in key_sequences if s.cut == cut]))
+        if others := [s for s in key_sequences if s.cut != cut]:
+            plans.append(ScanPlan(key, "day", [], others))
+    return sorted(plans, key=lambda p: bool(p.sequences))
 
 
 def run_scan(
-    settings: Settings, rows: DataFrame, events: DataFrame, what: ScanPlan, then: _ArrowScan | None = None
+    settings: Settings, rows: DataFrame, events: DataFrame, plan: ScanPlan, postprocess: _ArrowScan | None = None
 ) -> DataFrame:
-    """`rows` with the columns of one pass, or what `then` makes of them."""
-    both = _make_query_rows(settings, rows, what).unionByName(_select_events(settings, rows, events, what), True)
-    # Rows without a key learn nothing: they are spread, as they may be many.
-    key = F.concat_ws("\x1f", *what.key) if len(what.key) > 1 else F.col(what.key[0]).cast("string")
-    both = both.repartition(F.when(_require_all(what.key), key).otherwise(F.col("impression_id").cast("string")))
-    ties = [ORDER, TIE, "impression_id"] if what.sequences else []
-    both = both.sortWithinPartitions(*what.key, TIME, F.col(IS_QUERY).desc(), *ties)
-    statistics = [plan_counts(s, what.cut) for s in what.statistics]
-    sequences = [plan_sequence(s, list(settings.history)) for s in what.sequences]
-    fields = [*list_statistic_fields(what.statistics), *list_sequence_fields(what.sequences)]
+    """Run one scan and add its columns to `rows`.
+
+    Args:
+        settings: The data set.
+        rows: As for `add_history`.
+        events: As for `add_history`.
+        plan: The scan to run.
+        postprocess: As for `add_history`.
+
+    Returns:
+        `rows` with the columns of the scan, or the result of `postprocess`.
+    """
+    both = _make_query_rows(settings, rows, plan).unionByName(_select_events(settings, rows, events, plan), True)
+    # Query rows with a null in the key match no events. There may be many: spread them over all partitions.
+    key = F.concat_ws("\x1f", *plan.key) if len(plan.key) > 1 else F.col(plan.key[0]).cast("string")
+    both = both.repartition(F.when(_require_all(plan.key), key).otherwise(F.col("impression_id").cast("string")))
+    ties = [ORDER, TIE, "impression_id"] if plan.sequences else []
+    both = both.sortWithinPartitions(*plan.key, TIME, F.col(IS_QUERY).desc(), *ties)
+    statistics = [plan_counts(s, plan.cut) for s in plan.statistics]
+    sequences = [plan_sequence(s, list(settings.history)) for s in plan.sequences]
+    fields = [*list_statistic_fields(plan.statistics), *list_sequence_fields(plan.sequences)]
     keep, names = rows.columns, [field.name for field in fields]
 
-    def known(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        kernels: list[Kernel] = [RunningCounts(what.key, statistics)] if statistics else []
-        kernels += [LastEvents(what.key[0], sequences)] if sequences else []
-        found = scan_batches(batches, kernels, keep, names)
-        return then.function(found) if then else found
+    def scan_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        kernels: list[Kernel] = [RunningCounts(plan.key, statistics)] if statistics else []
+        kernels += [LastEvents(plan.key[0], sequences)] if sequences else []
+        results = scan_batches(batches, kernels, keep, names)
+        return postprocess.function(results) if postprocess else results
 
-    return both.mapInArrow(known, then.schema if then else StructType([*rows.schema.fields, *fields]))
+    schema = postprocess.schema if postprocess else StructType([*rows.schema.fields, *fields])
+    return both.mapInArrow(scan_partition, schema)
 
 
-def _make_query_rows(settings: Settings, rows: DataFrame, what: ScanPlan) -> DataFrame:
-    """Rows as requests, with no more columns beside their own than a pass reads."""
-    times = {TIME: compute_cut(settings, what.cut)}
-    times |= {CUT: compute_cut(settings, "day")} if what.has_day_counts else {}
-    times |= {REQUEST_TIME: F.unix_micros("ts")} if what.sequences else {}
+def _make_query_rows(settings: Settings, rows: DataFrame, plan: ScanPlan) -> DataFrame:
+    """Return `rows` as query rows, with only those additional columns that the scan reads."""
+    times = {TIME: compute_cut(settings, plan.cut)}
+    times |= {CUT: compute_cut(settings, "day")} if plan.has_day_counts else {}
+    times |= {REQUEST_TIME: F.unix_micros("ts")} if plan.sequences else {}
     return rows.select("*", F.lit(True).alias(IS_QUERY), *(time.alias(name) for name, time in times.items()))
 
 
-def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, what: ScanPlan) -> DataFrame:
-    """Events that count in a pass, with no more columns than it reads; what statistics count by is as rows have it."""
+def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, plan: ScanPlan) -> DataFrame:
+    """Return the events that count in a scan, with only the columns that it reads.
+
+    Group columns are cast to their types in `rows`.
+    """
     types = dict(rows.dtypes)
-    by = list(dict.fromkeys((*what.key, *(flatten_column_name(column) for s in what.statistics for column in s.by))))
-    weights = list(dict.fromkeys(name_weight_column(kind) for s in what.statistics for kind in (*s.kinds(), *s.since)))
+    by = list(dict.fromkeys((*plan.key, *(flatten_column_name(column) for s in plan.statistics for column in s.by))))
+    weights = list(dict.fromkeys(name_weight_column(kind) for s in plan.statistics for kind in (*s.kinds(), *s.since)))
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
-    counts = [F.col(w) != 0 for w in weights]
-    if what.has_day_counts:
+    conditions = [F.col(w) != 0 for w in weights]
+    if plan.has_day_counts:
         columns.append(F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), settings.zone))).alias(DAY))
-    if what.sequences:
-        kinds = {kind for s in what.sequences for kind in s.of}
+    if plan.sequences:
+        kinds = {kind for s in plan.sequences for kind in s.of}
         bits = (
             F.when(F.col(name_weight_column(k)) > 0, 1 << i).otherwise(0)
             for i, k in enumerate(settings.history)
             if k in kinds
         )
-        sides = sorted({c for s in what.sequences for c in s.columns})
+        sides = sorted({c for s in plan.sequences for c in s.columns})
         columns += [
             F.col("order").alias(ORDER),
             F.col("tie").alias(TIE),
             reduce(lambda a, b: a.bitwiseOR(b), bits).alias(KIND_BITS),
             *(F.col(flatten_column_name(c)).alias(name_event_column(c)) for c in sides),
         ]
-        counts += [F.col(name_weight_column(kind)) > 0 for kind in sorted(kinds)]
-    happened = events.where(reduce(lambda a, b: a | b, counts)).select(*columns).where(_require_all(what.key))
-    if not what.sequences:
-        # What lies before the first day has one time and is much: it is summed before it is moved.
+        conditions += [F.col(name_weight_column(kind)) > 0 for kind in sorted(kinds)]
+    selected = events.where(reduce(lambda a, b: a | b, conditions)).select(*columns).where(_require_all(plan.key))
+    if not plan.sequences:
+        # There may be many events without a time. They all count at the same time, so sum them before the shuffle.
         sums = [F.sum(w).alias(w) for w in weights]
-        before = happened.where(F.col(TIME) == UNTIMED).groupBy(TIME, *by).agg(*sums)
-        happened = happened.where(F.col(TIME) != UNTIMED).unionByName(before, True)
-    return happened.withColumn(IS_QUERY, F.lit(False))
+        untimed = selected.where(F.col(TIME) == UNTIMED).groupBy(TIME, *by).agg(*sums)
+        selected = selected.where(F.col(TIME) != UNTIMED).unionByName(untimed, True)
+    return selected.withColumn(IS_QUERY, F.lit(False))
 
 
 def _require_all(columns: Seq[str]) -> Column:
+    """Return a condition that all columns are not null."""
     return reduce(lambda a, b: a & b, (F.col(column).isNotNull() for column in columns))

@@ -1,4 +1,4 @@
-"""Behaviour sequences of each row's user, as known at the cut: their columns, and what a sorted pass gathers."""
+"""Columns and scan plans of behaviour sequences: the last events of each row's user before the cut."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from star_ctr.features.point_in_time.last_events import SequencePlan
 
 
 def name_event_column(column: str) -> str:
-    """The column of events that a sequence takes along: a row's own of that name need not be of its type."""
+    """Return the name of the event column with the values of a sequence.
+
+    It has a prefix because query rows may have a column of the same name and another type.
+    """
     return f"_e_{flatten_column_name(column)}"
 
 
 def plan_sequence(sequence: Sequence, kinds: Seq[str]) -> SequencePlan:
-    """What a pass gathers; `kinds`: those of the history, in order."""
+    """Return what a scan collects for a sequence.
+
+    Args:
+        sequence: The declared sequence.
+        kinds: All kinds of `history`, in their declared order.
+    """
     return SequencePlan(
         kinds=tuple(kinds.index(k) for k in sequence.of),
         names=tuple(sequence.of),
@@ -29,7 +37,7 @@ def plan_sequence(sequence: Sequence, kinds: Seq[str]) -> SequencePlan:
 
 
 def list_sequence_fields(sequences: Seq[Sequence]) -> list[StructField]:
-    """The columns, in the order in which the kernel gives them."""
+    """Return the fields of the columns of sequences, in the order in which `LastEvents` returns them."""
     fields = []
     for s in sequences:
         fields += [StructField(name_side_column(s.name, c), ArrayType(StringType())) for c in s.columns]

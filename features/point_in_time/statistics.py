@@ -1,6 +1,6 @@
-"""Running statistics by group, as known at each row's cut: their columns, and what a sorted pass counts for them.
+"""Columns and scan plans of running statistics: counts of events by group, before the cut of each row.
 
-Counts are kept raw; rates are smoothed when rows are encoded.
+The columns hold raw counts. Rates are smoothed when rows are encoded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from star_ctr.features.point_in_time.scan import TIME
 
 
 def plan_counts(statistic: Statistic, cut: Cut) -> CountPlan:
-    """What a pass of a cut counts, by the names of events' columns."""
+    """Return what a scan counts for a statistic, in terms of event columns.
+
+    Args:
+        statistic: The declared statistic.
+        cut: The cut of the scan.
+    """
     return CountPlan(
         by=tuple(flatten_column_name(column) for column in statistic.by),
         sums=tuple(name_weight_column(kind) for kind in statistic.kinds()),
@@ -27,7 +32,7 @@ def plan_counts(statistic: Statistic, cut: Cut) -> CountPlan:
 
 
 def list_statistic_fields(statistics: Seq[Statistic]) -> list[StructField]:
-    """The columns, in the order in which the kernel gives them."""
+    """Return the fields of the columns of statistics, in the order in which `RunningCounts` returns them."""
     names = [
         name
         for s in statistics

@@ -1,1 +1,1 @@
-"""Simulated logs of 19 domains."""
+"""Simulated logs of a display advertising system with 19 domains."""

@@ -1,7 +1,12 @@
-"""How clicks of the simulated logs arise: the true rate of an impression, and its calibration to Table 1.
+"""Simulate clicks: the true click rate of each impression, calibrated to Table 1 of the paper (§4.1).
 
-The rate is a logistic function of interests, prices, hours, positions, attributes and tastes whose weights differ by
-domain or group of domains; it knows nothing of a shared weight times a domain's weight.
+The click rate is a logistic function of interests, prices, hours, positions, attributes and tastes. Its coefficients
+differ by domain or by group of domains. No coefficient is the product of a shared weight and a domain weight, so the
+simulator does not favor STAR by its form. The steps are:
+
+1. `compute_preference` computes the logit of a click without the domain bias.
+2. `count_thresholds` and `fit_biases` find the bias of each domain at which its click rate is that of Table 1.
+3. `add_clicks` computes the true click rate and draws the clicks.
 """
 
 from __future__ import annotations
@@ -32,19 +37,27 @@ from star_ctr.features.simulation.impressions import (
     draw_uniform,
 )
 
-# By group of domains (number modulo 4): how price, the distance of price and purse, the position, interests
-# and the nearness to the domain's busiest hour act on the logit.
+# Coefficients of the logit by group of domains (domain number modulo 4): of the item's price, the squared difference
+# between the user's spend and the price, ln(position), a matching interest, and the closeness to the peak hour of the
+# group. DISTANCE and POSITION are subtracted.
 PRICE = (-0.5, 0.35, 0.0, -0.25)
 DISTANCE = (0.30, 0.05, 0.15, 0.45)
 POSITION = (0.15, 0.5, 0.3, 0.05)
 INTEREST = (1.4, 0.9, 1.8, 0.5)
 HOUR = (0.3, -0.3, 0.15, 0.25)
 TURN = 0.25
-"""Radians a day by which a domain's tastes turn: those of three days before correlate with today's by 0.73."""
+"""Rotation of a domain's category tastes, in radians per day. Over three days, tastes correlate by cos(0.75) = 0.73."""
 
 
 def compute_preference(settings: SimulateSettings) -> Column:
-    """The logit of a click, but for the domain's own level, from the columns of `impressions`."""
+    """Compute the logit of a click without the domain bias.
+
+    Args:
+        settings: The settings of the simulator.
+
+    Returns:
+        An expression over the columns of `make_impressions`, to be added as `preference`.
+    """
     seed, d, day = settings.seed, F.col("domain"), F.col("day")
     user, item = F.col("user"), F.col("item")
     group, category = d % 4, item % CATEGORIES
@@ -54,9 +67,9 @@ def compute_preference(settings: SimulateSettings) -> Column:
     gap = compute_spend(settings, user, day) - compute_price(settings, item)
     hour = (F.col("shown_at") % DAY_MS) / 3_600_000
     nearness = F.cos(2 * math.pi * (hour - draw_choice(group, tuple(map(float, PEAK_HOUR)))) / 24)
-    turned = TURN * day
-    tastes = F.cos(turned) * draw_normal(seed, "category-domain", category, d)
-    tastes = tastes + F.sin(turned) * draw_normal(seed, "category-domain/later", category, d)
+    angle = TURN * day
+    tastes = F.cos(angle) * draw_normal(seed, "category-domain", category, d)
+    tastes = tastes + F.sin(angle) * draw_normal(seed, "category-domain/later", category, d)
     return (
         0.55 * compute_quality(settings, item, day)
         + 0.35 * draw_normal(seed, "activity", user)
@@ -73,34 +86,59 @@ def compute_preference(settings: SimulateSettings) -> Column:
 
 
 def compute_threshold(settings: SimulateSettings) -> Column:
-    """The level that a domain needs for a row to be clicked: logit(u) - preference."""
+    """Compute the domain bias above which a row is clicked: logit(u) - `preference`, with u uniform in (0, 1)."""
     u = draw_uniform(settings.seed, "click", F.col("id"))
     return F.log(u / (1 - u)) - F.col("preference")
 
 
 def count_thresholds(settings: SimulateSettings, rows: DataFrame) -> DataFrame:
-    """How many rows of each domain need which level, in hundredths: domain, level, n (a bounded table)."""
+    """Count the rows of each domain by their threshold (see `compute_threshold`).
+
+    Args:
+        settings: The settings of the simulator.
+        rows: Impressions with `preference`.
+
+    Returns:
+        The columns `domain`, `level` (the threshold in hundredths, rounded down) and `n` (the number of rows). The size
+        of the table is bounded, whatever the number of impressions, so it can be collected.
+    """
     return rows.groupBy("domain", F.floor(compute_threshold(settings) * 100).alias("level")).agg(
         F.count("*").alias("n")
     )
 
 
 def fit_biases(counts: list[tuple[int, int, int]]) -> dict[int, float]:
-    """The level of each domain at which its share of clicks is Table 1's, from a `count_thresholds`."""
-    found = {}
+    """Find the bias of each domain at which its click rate is that of Table 1 of the paper.
+
+    Args:
+        counts: The rows (domain, level, n) of `count_thresholds`.
+
+    Returns:
+        The bias by domain number, 1 to 19, interpolated linearly between hundredths. Domains without rows are omitted.
+    """
+    biases = {}
     for domain, rate in enumerate(CLICK_RATES, start=1):
-        of_domain = sorted((level, n) for d, level, n in counts if d == domain)
-        wanted, reached = rate / 100 * sum(n for _, n in of_domain), 0
-        for level, n in of_domain:
+        domain_counts = sorted((level, n) for d, level, n in counts if d == domain)
+        wanted, reached = rate / 100 * sum(n for _, n in domain_counts), 0
+        for level, n in domain_counts:
             if reached + n >= wanted:
-                found[domain] = (level + (wanted - reached) / n) / 100
+                biases[domain] = (level + (wanted - reached) / n) / 100
                 break
             reached += n
-    return found
+    return biases
 
 
-def add_clicks(settings: SimulateSettings, rows: DataFrame, level: Mapping[int, float]) -> DataFrame:
-    """Rows with `true_rate` and `clicked`."""
-    of_domain = draw_choice(F.col("domain") - 1, tuple(level.get(d, 0.0) for d in range(1, len(SHARES) + 1)))
-    rows = rows.withColumn("true_rate", 1 / (1 + F.exp(-(of_domain + F.col("preference")))))
-    return rows.withColumn("clicked", compute_threshold(settings) < of_domain)
+def add_clicks(settings: SimulateSettings, rows: DataFrame, biases: Mapping[int, float]) -> DataFrame:
+    """Add the true click rate and a drawn click to each impression.
+
+    Args:
+        settings: The settings of the simulator.
+        rows: Impressions with `preference`.
+        biases: The bias by domain number, from `fit_biases`; 0 for a missing domain.
+
+    Returns:
+        The rows with `true_rate`, the probability of a click, and `clicked`, a boolean.
+    """
+    bias = draw_choice(F.col("domain") - 1, tuple(biases.get(d, 0.0) for d in range(1, len(SHARES) + 1)))
+    rows = rows.withColumn("true_rate", 1 / (1 + F.exp(-(bias + F.col("preference")))))
+    return rows.withColumn("clicked", compute_threshold(settings) < bias)

@@ -1,4 +1,4 @@
-"""The simulated world as logs: with late, repeated and orphaned clicks, duplicates and broken rows."""
+"""Make the simulated logs, with late, repeated and orphaned clicks, duplicate rows and broken rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from star_ctr.conf.settings.simulate import SimulateSettings
 from star_ctr.features.simulation import impressions as sim
 
 BEHAVIOUR_DAYS = 21
+"""Days of behaviours before the first day of impressions."""
 
 
 def format_impression_id(row: Column) -> Column:
-    """The id of an impression as the logs write it."""
+    """Format a row number as an impression id of the logs."""
     return F.format_string("p%010d", row)
 
 
 def make_impression_log(settings: SimulateSettings, rows: DataFrame) -> DataFrame:
-    """The impression log, with `ds` to partition by; 0.1% of its rows twice, and 0.02% broken ones beside them."""
+    """Make the impression log.
+
+    In addition to the impressions, it contains a duplicate of 0.1% of them, and a broken row for 0.02% of them. A
+    broken row has no user or a negative time, and an impression id that ends in `x`.
+
+    Args:
+        settings: The settings of the simulator.
+        rows: The impressions, from `make_impressions`.
+
+    Returns:
+        The columns `impression_id`, `user_id`, `item_id`, `domain`, `shown_at` (epoch milliseconds), `position` and
+        `ds` (the day, to partition by).
+    """
     seed, row = settings.seed, F.col("id")
-    no_user = row % 2 == 0
+    is_user_missing = row % 2 == 0
     as_shown = F.struct(
         format_impression_id(row).alias("impression_id"),
         sim.format_user(F.col("user")).alias("user_id"),
@@ -27,12 +40,13 @@ def make_impression_log(settings: SimulateSettings, rows: DataFrame) -> DataFram
     )
     broken = F.struct(
         F.concat(format_impression_id(row), F.lit("x")).alias("impression_id"),
-        F.when(~no_user, sim.format_user(F.col("user"))).alias("user_id"),
-        F.when(no_user, F.col("shown_at")).otherwise(F.lit(-1).cast("long")).alias("shown_at"),
+        F.when(~is_user_missing, sim.format_user(F.col("user"))).alias("user_id"),
+        F.when(is_user_missing, F.col("shown_at")).otherwise(F.lit(-1).cast("long")).alias("shown_at"),
     )
-    twice = sim.draw_uniform(seed, "duplicate", row) < sim.DEFECT_DUPLICATE
-    bad = sim.draw_uniform(seed, "bad", row) < sim.DEFECT_BAD
-    log = rows.select("*", _explode_if((F.lit(True), as_shown), (twice, as_shown), (bad, broken)).alias("as_logged"))
+    is_duplicated = sim.draw_uniform(seed, "duplicate", row) < sim.DEFECT_DUPLICATE
+    has_broken = sim.draw_uniform(seed, "bad", row) < sim.DEFECT_BAD
+    logged = _explode_if((F.lit(True), as_shown), (is_duplicated, as_shown), (has_broken, broken))
+    log = rows.select("*", logged.alias("as_logged"))
     return log.select(
         "as_logged.impression_id",
         "as_logged.user_id",
@@ -45,10 +59,18 @@ def make_impression_log(settings: SimulateSettings, rows: DataFrame) -> DataFram
 
 
 def make_click_log(settings: SimulateSettings, rows: DataFrame) -> DataFrame:
-    """The click log of rows with `clicked`, by the day of the click (`ds`).
+    """Make the click log.
 
-    Most clicks come within minutes, some hours later and past midnight, a few after more than a day (those do
-    not count), some twice, and some name an impression that nobody saw.
+    Most clicks follow their impression within minutes. 6% follow hours later, some of them after midnight. 0.3% follow
+    after more than a day, which is outside the attribution window. 1% are logged again 30 seconds later. For
+    0.2%, the log contains an additional orphan: a click on an impression that does not exist.
+
+    Args:
+        settings: The settings of the simulator.
+        rows: The impressions with `clicked`, from `add_clicks`.
+
+    Returns:
+        The columns `impression_id`, `user_id`, `clicked_at` (epoch milliseconds) and `ds` (the day of the click, UTC).
     """
     seed, row = settings.seed, F.col("id")
     u = sim.draw_uniform(seed, "delay", row)
@@ -60,11 +82,12 @@ def make_click_log(settings: SimulateSettings, rows: DataFrame) -> DataFrame:
     click = F.struct(format_impression_id(row).alias("impression_id"), at.alias("clicked_at"))
     again = F.struct(format_impression_id(row).alias("impression_id"), (at + 30_000).alias("clicked_at"))
     lost = F.struct(F.concat(format_impression_id(row), F.lit("-lost")).alias("impression_id"), at.alias("clicked_at"))
-    repeated = F.col("clicked") & (sim.draw_uniform(seed, "repeat", row) < sim.REPEATS)
-    orphan = F.col("clicked") & (sim.draw_uniform(seed, "orphan", row) < sim.ORPHANS)
-    # A filter on `clicked` would be pushed down through every step that leads to it, and its expression would
-    # hold each of them many times over; an explode is no filter.
-    log = rows.select("*", _explode_if((F.col("clicked"), click), (repeated, again), (orphan, lost)).alias("as_logged"))
+    is_repeated = F.col("clicked") & (sim.draw_uniform(seed, "repeat", row) < sim.REPEATS)
+    has_orphan = F.col("clicked") & (sim.draw_uniform(seed, "orphan", row) < sim.ORPHANS)
+    # Use an explode instead of a filter on `clicked`. Spark would push the filter down through all steps before it, and
+    # the resulting expression would repeat each of them many times.
+    logged = _explode_if((F.col("clicked"), click), (is_repeated, again), (has_orphan, lost))
+    log = rows.select("*", logged.alias("as_logged"))
     return log.select(
         "as_logged.impression_id",
         sim.format_user(F.col("user")).alias("user_id"),
@@ -74,13 +97,24 @@ def make_click_log(settings: SimulateSettings, rows: DataFrame) -> DataFrame:
 
 
 def _explode_if(*rows: tuple[Column, Column]) -> Column:
-    """One row for each struct whose condition holds."""
+    """Make one row per struct whose condition is true, from pairs of a condition and a struct."""
     structs = F.array(*(F.when(condition, struct) for condition, struct in rows))
     return F.explode(F.array_compact(structs))
 
 
 def make_behaviour_log(settings: SimulateSettings, numbers: DataFrame) -> DataFrame:
-    """What users did by themselves in the weeks before and during the days, from rows (id)."""
+    """Make the behaviour log: clicks and carts that do not belong to an impression.
+
+    Behaviours start `BEHAVIOUR_DAYS` days before the first day and end with the last day. With probability 0.8, the
+    item is of a category that the user likes.
+
+    Args:
+        settings: The settings of the simulator.
+        numbers: One row per behaviour, with `id`.
+
+    Returns:
+        The columns `user_id`, `item_id`, `behaviour` (`click` or `cart`) and `happened_at` (epoch milliseconds).
+    """
     row, seed = F.col("id"), settings.seed
     domain = 1 + F.floor(len(sim.SHARES) * sim.draw_uniform(seed, "behaviour/domain", row))
     rows = numbers.select("id", sim.draw_user(settings, row, domain, "behaviour").alias("user"))

@@ -1,1 +1,1 @@
-"""Read logs and read and write tables: the Spark session, the warehouse, and small Delta tables without Spark."""
+"""Input and output: the Spark session, log files, the tables of the warehouse, and small Delta tables without Spark."""

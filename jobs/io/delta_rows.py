@@ -1,8 +1,11 @@
-"""Reads, appends and replaces rows of small Delta tables without Spark: a commit takes milliseconds instead of seconds.
+"""Read, append and replace rows of small Delta tables without Spark. A commit takes milliseconds instead of seconds.
 
-Each row that `add_row` appends gets the next sequence number of its table. The number is also the version of a `txn`
-action in the Delta log: if two writers use the same number, on any hosts, Delta rejects the second, which then retries
-with the next one. The order of rows is therefore their commit order, independent of clocks.
+Rows that `add_row` appends are numbered in commit order, independent of clocks:
+
+1. The writer gives its row the next sequence number of the table.
+2. The number is also the version of a `txn` action in the Delta log. If two writers on any hosts use the same number,
+   Delta rejects the second commit.
+3. The rejected writer retries with the next number.
 """
 
 from __future__ import annotations
@@ -22,23 +25,32 @@ from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
 from star_ctr.conf.errors import UserError
 
 SEQUENCE = "sequence"
-"""The column with a row's sequence number; null in rows that predate the column."""
+"""The column with the sequence number of a row; null in rows that were written before the column existed."""
 _APPLICATION = "star-ctr/sequence"
 _TOKEN, _NUMBER = "star-ctr/token", "star-ctr/number"
-"""Keys in the metadata of a commit that appended a row: an id of the call, and the sequence number of the row."""
+"""Metadata keys of a commit that appended a row: the id of the `add_row` call, and the sequence number of the row."""
 _RECENT = 10
-"""Number of commits in which a retry looks for its own row."""
+"""Number of recent commits that a retry searches for its row."""
 _REWRITE_AT = 100
 """Number of files at which the table is rewritten as a single file."""
 _PATIENCE = 120.0
-"""Seconds for which a writer retries after conflicts."""
+"""Number of seconds for which a writer retries after conflicts."""
 T = TypeVar("T")
 
 
 def read_rows(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
-    """The rows of a table for which an SQL condition holds; none where it was never written.
+    """Read the rows of a table that match an SQL condition.
 
-    (deltalake's own way into pyarrow needs a newer pyarrow than petastorm can live with where a table is partitioned.)
+    Uses a query instead of deltalake's conversion to pyarrow, which for partitioned tables needs a newer pyarrow than
+    petastorm supports.
+
+    Args:
+        table: Path or URL of the table.
+        where: An SQL condition; see `quote_literal`. None for all rows.
+        columns: The columns to read; all by default.
+
+    Returns:
+        The rows as dictionaries by column; empty if the table does not exist.
     """
     try:
         delta = DeltaTable(table)
@@ -48,9 +60,9 @@ def read_rows(table: str, where: str | None = None, columns: Sequence[str] = ("*
 
 
 def read_ordered_rows(table: str) -> list[dict[str, Any]]:
-    """Return all rows that `add_row` added, in commit order.
+    """Read all rows that `add_row` appended, in commit order.
 
-    Rows that predate sequence numbers come first, ordered by their column `at`.
+    Rows without a sequence number come first, ordered by their column `at`.
     """
     rows = read_rows(table)
     rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
@@ -62,7 +74,7 @@ class SupersededError(Exception):
 
 
 def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | None = None) -> int:
-    """Append a row to a table; creates the table if needed.
+    """Append a row to a table, which is created if it does not exist.
 
     Args:
         table: Path or URL of the table.
@@ -71,11 +83,11 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | 
         after: The sequence number that the last row must have; -1 if the table must be empty, None for no check.
 
     Returns:
-        The row's sequence number.
+        The sequence number of the row.
 
     Raises:
         SupersededError: The sequence number of the last row is not `after`.
-        UserError: Every attempt conflicted with other writers for two minutes.
+        UserError: The write conflicted with other writers for two minutes.
     """
     schema = schema.append(pa.field(SEQUENCE, pa.int64()))
     token, is_retry = uuid.uuid4().hex, False
@@ -83,7 +95,7 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | 
     def add() -> int:
         nonlocal is_retry
         delta = _open_or_create(table, schema)
-        # A storage can commit a row and still report a failure.
+        # A storage can report a failure although it has committed the row.
         if is_retry and (number := _find_committed_number(delta, token)) is not None:
             return number
         is_retry = True
@@ -95,53 +107,56 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | 
 def replace_rows(
     table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str, partitions: Sequence[str] = ()
 ) -> None:
-    """Replace the rows for which `where` holds by `rows`, in one commit; creates the table if needed.
+    """Replace the rows that match a condition in one commit. The table is created if it does not exist.
 
     Args:
         table: Path or URL of the table.
-        rows: The values of each row, in the order of `schema`; `where` must hold for all of them.
+        rows: The new rows: the values of each row in the order of `schema`. All of them must match `where`.
         schema: The columns.
         where: An SQL condition; see `quote_literal`.
-        partitions: The columns that a new table is partitioned by.
+        partitions: The partition columns of a new table.
 
     Raises:
-        UserError: Every attempt conflicted with other writers for two minutes.
+        UserError: The write conflicted with other writers for two minutes.
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     data = pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
     def replace() -> None:
         delta = _open_or_create(table, schema, partitions)
-        there = {field.name for field in delta.schema().fields}
+        existing = {field.name for field in delta.schema().fields}
         write_deltalake(
             delta,
             data,
             mode="overwrite",
             predicate=where,
-            schema_mode=None if there == set(schema.names) else "merge",
+            schema_mode=None if existing == set(schema.names) else "merge",
         )
 
     _retry(table, replace)
 
 
 def quote_literal(value: str) -> str:
-    """Quote a string for an SQL condition of this module; Spark's SQL escapes differently (`store.quoted`)."""
+    """Quote a string for an SQL condition of this module. For Spark's SQL, use `warehouse.quote_spark_literal`."""
     return "'" + value.replace("'", "''") + "'"
 
 
 def make_any_condition(column: str, values: Iterable[str]) -> str:
-    """Return an SQL condition of this module: the column is one of `values` (at least one is needed)."""
+    """Return an SQL condition of this module that `column` is one of `values`, which must not be empty."""
     return f"{column} IN ({', '.join(map(quote_literal, values))})"
 
 
 def _retry(table: str, write: Callable[[], T]) -> T:
-    """Call `write` until it does not conflict with another writer."""
-    give_up = time.monotonic() + _PATIENCE
+    """Call `write` until it does not conflict with another writer, and return its result.
+
+    Raises `UserError` after `_PATIENCE` seconds of conflicts.
+    """
+    deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             return write()
         except CommitFailedError as error:
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"{table}: not written, because other writers kept changing the table for {_PATIENCE:.0f} s "
                     f"({error}); run the command again"
@@ -150,27 +165,27 @@ def _retry(table: str, write: Callable[[], T]) -> T:
 
 
 def _find_committed_number(delta: DeltaTable, token: str) -> int | None:
-    """Return the sequence number of the row with this token, if one of the last commits has appended it."""
+    """Return the sequence number of the row with this token; None if none of the last commits appended it."""
     return next((int(c[_NUMBER]) for c in delta.history(_RECENT) if c.get(_TOKEN) == token), None)
 
 
 def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema, after: int | None, token: str) -> int:
-    """Append a row to the open version of `delta`; raises `CommitFailedError` if its number is taken."""
+    """Append a row to the open version of a table; raises `CommitFailedError` if its number is already used."""
     number = _get_next_number(delta)
     if after not in (None, number - 1):
         raise SupersededError
     rows = [{**row, SEQUENCE: number}]
-    there = {field.name for field in delta.schema().fields}
-    # Rewrite many small files as one in the same commit. deltalake's `compact` does not work here: it has no `txn`
-    # action, and two concurrent calls duplicate every row.
-    rewrite = len(delta.file_uris()) >= _REWRITE_AT and there == set(schema.names)
-    if rewrite:
+    existing = {field.name for field in delta.schema().fields}
+    # Rewrite many small files as one in the same commit. deltalake's `compact` cannot be used, because it writes no
+    # `txn` action, and two concurrent calls would duplicate every row.
+    should_rewrite = len(delta.file_uris()) >= _REWRITE_AT and existing == set(schema.names)
+    if should_rewrite:
         rows = [*_run_query(delta, "SELECT * FROM rows"), *rows]
     write_deltalake(
         delta,
         pa.Table.from_pylist(rows, schema),
-        mode="overwrite" if rewrite else "append",
-        schema_mode=None if set(schema.names) <= there else "merge",
+        mode="overwrite" if should_rewrite else "append",
+        schema_mode=None if set(schema.names) <= existing else "merge",
         commit_properties=CommitProperties(
             custom_metadata={_TOKEN: token, _NUMBER: str(number)},
             app_transactions=[Transaction(_APPLICATION, number)],
@@ -180,7 +195,7 @@ def _add(delta: DeltaTable, row: Mapping[str, Any], schema: pa.Schema, after: in
 
 
 def _open_or_create(table: str, schema: pa.Schema, partitions: Sequence[str] = ()) -> DeltaTable:
-    """Open a table, or create it empty: a conflict is only detected for a commit on top of a known version."""
+    """Open a table, or create it empty, because conflicts are only detected for commits on top of an open version."""
     try:
         return DeltaTable(table)
     except TableNotFoundError:
@@ -197,12 +212,13 @@ def _get_next_number(delta: DeltaTable) -> int:
     """Return the next sequence number; 0 for the first row."""
     last = delta.transaction_version(_APPLICATION)
     if last is None and SEQUENCE in {field.name for field in delta.schema().fields}:
-        # The rows were copied to a new table, whose log has no `txn` action.
+        # The rows may have been copied to a new table, whose log has no `txn` action.
         last = _run_query(delta, f"SELECT max({SEQUENCE}) AS last FROM rows")[0]["last"]
     return 0 if last is None else int(last) + 1
 
 
 def _run_query(delta: DeltaTable, query: str) -> list[dict[str, Any]]:
+    """Run an SQL query on a table, which the query calls `rows`."""
     found = QueryBuilder().register("rows", delta).execute(query).read_all()
     names = found.schema.names
     values = (found.column(name).to_pylist() for name in names)

@@ -1,4 +1,4 @@
-"""Tables that a user names by path or URL, Delta or Parquet: reading one, and replacing one in a single commit."""
+"""Read and replace tables that a user names by path or URL: Delta or Parquet to read, Delta to replace."""
 
 from __future__ import annotations
 
@@ -21,18 +21,26 @@ from star_ctr.jobs.io.log_reader import restore_instants
 
 
 class ExternalTable(NamedTuple):
-    """A table's rows, and the version that they are of (None: Parquet has none)."""
+    """The rows of a table, and their Delta version (None for Parquet)."""
 
     rows: DataFrame
     version: int | None
 
 
 NOT_READ = (PySparkException, Py4JJavaError)
-"""What Spark raises where something cannot be read."""
+"""Exceptions that Spark raises if a table cannot be read."""
 
 
 def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
-    """The table at its newest version; `DataError` where there is neither a Delta nor a Parquet table."""
+    """Load the newest version of a table.
+
+    Args:
+        spark: The Spark session.
+        table: Path or URL of a Delta or Parquet table. All files of a Parquet table must have the same schema.
+
+    Raises:
+        DataError: The path has neither a Delta nor a Parquet table.
+    """
     try:
         return open_external_table(spark, table)
     except NOT_READ as error:
@@ -40,7 +48,7 @@ def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
 
 
 def open_external_table(spark: SparkSession, table: str) -> ExternalTable:
-    """The same, with Spark's own error, one of NOT_READ."""
+    """Like `load_external_table`, but raises Spark's exception (one of NOT_READ) instead of `DataError`."""
     if DeltaTable.isDeltaTable(spark, table):
         version = int(DeltaTable.forPath(spark, table).history(1).select("version").collect()[0].version)
         return ExternalTable(spark.read.format("delta").option("versionAsOf", version).load(table), version)
@@ -48,7 +56,10 @@ def open_external_table(spark: SparkSession, table: str) -> ExternalTable:
 
 
 def restore_times(rows: DataFrame) -> DataFrame:
-    """Convert the times of a Parquet table in the same way as ingest; all of its files must have one schema."""
+    """Convert the times of a Parquet table as ingest does; see `restore_instants`.
+
+    The schema is read from the first file, so all files of the table must have the same schema.
+    """
     files = rows.inputFiles() if any(isinstance(f.dataType, LongType) for f in rows.schema.fields) else []
     if not files:
         return rows
@@ -57,13 +68,13 @@ def restore_times(rows: DataFrame) -> DataFrame:
 
 
 def extract_reason(error: Exception) -> str:
-    """What Spark says: of an error out of Java, the line that names it."""
+    """Return the first line of an exception's message; for a Java exception, the line with its class and message."""
     java = getattr(error, "java_exception", None)
     return str(java.toString() if java is not None else error).splitlines()[0]
 
 
 def filter_rows(rows: DataFrame, where: str | None) -> DataFrame:
-    """The rows that an SQL condition of `--where` holds for; `UserError` for one that Spark cannot read."""
+    """Filter rows by the SQL condition of `--where`; raises `UserError` if Spark cannot analyze it."""
     try:
         return rows.where(where) if where else rows
     except AnalysisException as error:
@@ -71,50 +82,60 @@ def filter_rows(rows: DataFrame, where: str | None) -> DataFrame:
 
 
 def resolve_address(spark: SparkSession, table: str) -> str:
-    """The whole address of a table, the same however it is named; `DataError` for an URL that Spark cannot reach."""
+    """Return the absolute URL of a table, the same for all paths to it; raises `DataError` if it cannot be accessed."""
     files, path = _open_file_system(spark, table)
     full = str(files.makeQualified(path).toString())
     return f"file:{os.path.realpath(full.removeprefix('file:'))}" if full.startswith("file:") else full
 
 
 def _open_file_system(spark: SparkSession, table: str) -> tuple[Any, Any]:
-    """The file system of a table and its path there."""
+    """Return the Hadoop file system of a table and its path; raises `DataError` if it cannot be accessed."""
     context: Any = spark.sparkContext
     path = context._jvm.org.apache.hadoop.fs.Path(table)
     try:
         return path.getFileSystem(context._jsc.hadoopConfiguration()), path
     except (PySparkException, Py4JJavaError) as error:
-        raise DataError(f"{table}: cannot be reached: {extract_reason(error)}") from None
+        raise DataError(f"{table}: cannot be accessed; check the path or URL: {extract_reason(error)}") from None
 
 
-def is_within(one: str, other: str) -> bool:
-    """Whether a place is another one, or lies inside it."""
-    return f"{one}/".startswith(f"{other}/")
+def is_within(path: str, folder: str) -> bool:
+    """Return whether a path is equal to or inside a folder."""
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def list_delta_columns(spark: SparkSession, table: str) -> list[str] | None:
-    """The columns of the Delta table at a path; none where something else is there, None where nothing is."""
+    """Return the columns of the Delta table at a path.
+
+    Returns:
+        The columns; an empty list if the path has something else than a Delta table; None if it has nothing.
+    """
     if DeltaTable.isDeltaTable(spark, table):
         return list(spark.read.format("delta").load(table).columns)
     files, path = _open_file_system(spark, table)
     if not files.exists(path):
         return None
     names = {status.getPath().getName() for status in files.listStatus(path)}
-    # A first write that was killed leaves files without a commit, but a folder for Delta's log.
+    # A first write that was killed leaves data files and a log folder, but no commit.
     return None if not names or "_delta_log" in names else []
 
 
 class ReplacedTable(NamedTuple):
-    """The version that a commit made, and the rows that it wrote."""
+    """The version that a commit created, and the number of rows that it wrote."""
 
     version: int
     rows: int
 
 
 def replace_external_table(rows: DataFrame, table: str, metadata: Mapping[str, Any]) -> ReplacedTable:
-    """Replace the Delta table by `rows` in one commit that carries `metadata`.
+    """Replace a Delta table in one commit. If the write is killed, the previous version remains.
 
-    Killed anywhere it leaves the version before.
+    Args:
+        rows: The new rows; their schema replaces that of the table.
+        table: Path or URL of the table.
+        metadata: Values for the metadata of the commit, stored as JSON.
+
+    Returns:
+        The new version and its number of rows.
     """
     writer = rows.write.format("delta").mode("overwrite").option("overwriteSchema", "true")
     writer.option("userMetadata", json.dumps(metadata)).save(table)

@@ -1,6 +1,6 @@
-"""The files of the declared logs, listed without Spark: which there are, and whether they are still those of before.
+"""List the files of the declared logs and hash the listing, to detect changed files.
 
-What a step of the night would read is asked many times and for many nights; that must not cost a session.
+This module does not use Spark, because staleness checks list the inputs of many nights and must not start a session.
 """
 
 from __future__ import annotations
@@ -20,39 +20,47 @@ from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
 
 REACH_BACK = ("users", "items", "behaviours")
-"""Logs that are read from their first day on: older attributes and behaviours are still valid ones."""
+"""Logs that are read from their first day on, because attributes and behaviours from before the window stay valid."""
 DAY_MARKS = {"{ds}": r"(?P<ds>\d{4}-\d{2}-\d{2})", "{yyyymmdd}": r"(?P<ds>\d{8})"}
+"""Placeholders of the day in a log's path, and the regular expression that each of them matches."""
 
 
 def make_glob(settings: Settings, log: Log) -> str:
-    """The log's glob, below `paths.logs` unless it is absolute or a URL."""
+    """Return the glob of a log's files: below `paths.logs`, unless the log's path is absolute or a URL."""
     if log.path.startswith("/") or "://" in log.path:
         return log.path
     return f"{settings.paths.logs.rstrip('/')}/{log.path}"
 
 
 def has_day_in_path(log: Log) -> bool:
-    """Whether the log's path names the day of its files."""
+    """Return whether the log's path contains the day of its files."""
     return any(mark in log.path for mark in DAY_MARKS)
 
 
 def format_glob(glob: str, ds: str) -> str:
-    """The glob of one day's files."""
+    """Return the glob of the files of one day."""
     return glob.replace("{ds}", ds).replace("{yyyymmdd}", ds.replace("-", ""))
 
 
 def widen_glob(glob: str) -> str:
-    """A glob of the files of all days."""
+    """Return the glob of the files of all days."""
     for mark in DAY_MARKS:
         glob = glob.replace(mark, "*")
     return glob
 
 
 def parse_day(glob: str, file: str) -> str | None:
-    """The day that a file's path tells, by the marks in the log's glob; None where it does not match.
+    """Parse the day in the path of a file.
+
+    Args:
+        glob: The log's glob, with one or more of DAY_MARKS.
+        file: The path of the file.
+
+    Returns:
+        The day, for example 2022-05-05; None if the path does not match the glob.
 
     Raises:
-        DataError: There are digits in the place of the day, but they are not a date.
+        DataError: The path has digits at the position of the day, but they are not a date.
     """
     pattern = re.escape(glob).replace(r"\*", "[^/]*")
     for mark, group in DAY_MARKS.items():
@@ -70,8 +78,14 @@ def parse_day(glob: str, file: str) -> str | None:
 class LogFile(NamedTuple):
     """A file of a log.
 
-    `day`: the day in the path, or None. `folder`: the URL of the folder that the glob matched and that contains this
-    file; None if the glob matched the file itself. `url`: the URL of the file for Spark.
+    Attributes:
+        day: The day in the path; None if the log's path contains no day.
+        path: The path of the file for fsspec.
+        size: The size in bytes.
+        stamp: The modification time or ETag of the file.
+        url: The URL of the file for Spark.
+        folder: The URL of the folder that the glob matched and that contains this file; None if the glob matched the
+            file itself.
     """
 
     day: str | None
@@ -83,16 +97,26 @@ class LogFile(NamedTuple):
 
 
 def list_files(settings: Settings, name: str) -> list[LogFile]:
-    """List the files of a log, sorted by day and path, on any file system that fsspec supports.
+    """List the files of a log on any file system that fsspec supports.
 
-    A folder that the glob matches stands for all files below it.
+    If the glob matches a folder, all files below the folder are included.
+
+    Args:
+        settings: The settings of the data set.
+        name: The log.
+
+    Returns:
+        The files, sorted by day and path.
+
+    Raises:
+        DataError: The day in the path of a file is not a date.
     """
     log = settings.logs.declared()[name]
     glob = make_glob(settings, log)
-    fs, place = fsspec.core.url_to_fs(widen_glob(glob))
-    marked = place if not has_day_in_path(log) else fsspec.core.url_to_fs(glob)[1]
+    fs, pattern = fsspec.core.url_to_fs(widen_glob(glob))
+    marked = pattern if not has_day_in_path(log) else fsspec.core.url_to_fs(glob)[1]
     found = []
-    for alternative in _expand_braces(place):
+    for alternative in _expand_braces(pattern):
         for path in fs.glob(alternative):
             day = (
                 next((d for m in _expand_braces(marked) if (d := parse_day(m, path))), None)
@@ -122,7 +146,17 @@ def _make_url(glob: str, path: str) -> str:
 
 
 def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The files that Spark reads where a glob names a file or a folder: not what begins with `_` or `.`."""
+    """Yield the files that Spark reads for a path: the file itself, or all files in the folder.
+
+    Names that begin with `_` or `.` are skipped, as Spark does.
+
+    Args:
+        fs: The file system.
+        path: The path of a file or folder.
+
+    Yields:
+        The path and the fsspec info of each file.
+    """
     if path.rstrip("/").rsplit("/", 1)[-1].startswith(("_", ".")):
         return
     info = fs.info(path)
@@ -134,18 +168,27 @@ def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str
 
 
 def list_days(settings: Settings, name: str) -> list[str]:
-    """The days of which a log with a day in its path has files, oldest first."""
+    """Return the days for which a log has files, oldest first; empty if the log's path contains no day."""
     return sorted({file.day for file in list_files(settings, name) if file.day})
 
 
 def hash_files(found: Sequence[LogFile], since: str | None, until: str) -> str:
-    """Hash of those files that have no day, or one from `since` (None: the first) to `until`."""
+    """Hash the listing of the files of some days: their days, paths, sizes and modification times.
+
+    Args:
+        found: The files of a log.
+        since: The first day; None for no limit.
+        until: The last day. Files without a day are always included.
+
+    Returns:
+        The number of files and the hash, as text.
+    """
     wanted = [f for f in found if f.day is None or ((since is None or f.day >= since) and f.day <= until)]
     return f"{len(wanted)} files {hash_json([(f.day, f.path, f.size, f.stamp) for f in wanted])}"
 
 
 def _expand_braces(glob: str) -> list[str]:
-    """The globs that `{a,b}` in one stands for, as Spark reads it."""
+    """Expand `{a,b}` in a glob into one glob per alternative, as Spark does."""
     match = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
     if match is None:
         return [glob]

@@ -1,4 +1,4 @@
-"""The Spark session of a step, and the way in for `spark-submit`."""
+"""The Spark session of a step, and the entry points for `spark-submit`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from star_ctr.conf.errors import UserError, format_user_error
 from star_ctr.conf.settings.root import Settings
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
+"""Maven coordinates of Delta Lake, for `spark-submit --packages`."""
 
 _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
 }
-# What every step relies on, under spark-submit too.
+# Options that every step needs, also under spark-submit.
 _RUNTIME = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
-    # pandas writes Parquet times in nanoseconds, which Spark otherwise refuses to read at all.
+    # pandas writes Parquet times in nanoseconds, which Spark cannot read without this option.
     "spark.sql.legacy.parquet.nanosAsLong": "true",
     # Allow GBK, windows-1252 and others; by default, Spark 4 only reads ISO-8859-1, UTF-8, UTF-16 and UTF-32.
     "spark.sql.legacy.javaCharsets": "true",
@@ -41,15 +42,21 @@ _RUNTIME = {
 
 
 def start(settings: Settings, app: str) -> SparkSession:
-    """The session for a step: spark-submit's own where it runs under that, else a new one with Delta.
+    """Return the Spark session for a step: that of spark-submit, or else a new one with Delta Lake.
 
-    Raises `UserError` with the remedy where Java is missing or Delta's jars cannot be had.
+    Args:
+        settings: The settings of the data set; `spark` configures a new session.
+        app: The name of the application.
+
+    Raises:
+        UserError: Java is missing, Spark did not start, or the session of spark-submit has no Delta Lake. The message
+            contains the remedy.
     """
     if _is_submitted():
         session = SparkSession.builder.appName(app).getOrCreate()
         if "delta" not in (session.conf.get("spark.sql.extensions", "") or "").lower():
             raise UserError(
-                "this spark-submit knows nothing of Delta; add: --packages "
+                "the session of spark-submit has no Delta Lake; add these options: --packages "
                 f"{DELTA_PACKAGE} " + " ".join(f"--conf {k}={v}" for k, v in _DELTA.items())
             )
     else:
@@ -65,6 +72,7 @@ def _is_submitted() -> bool:
 
 
 def _create(settings: Settings, app: str) -> SparkSession:
+    """Create a session with the settings in `spark`; the output of the JVM goes to a log file."""
     check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     from delta import configure_spark_with_delta_pip
@@ -76,11 +84,11 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.driver.memory": settings.spark.driver_memory,
         "spark.sql.shuffle.partitions": str(settings.spark.shuffle_partitions),
         "spark.databricks.delta.snapshotPartitions": "2",
-        # What is broadcast passes through the driver, several times as large as its files.
+        # Broadcast tables pass through the driver, where they need several times the size of their files.
         "spark.sql.autoBroadcastJoinThreshold": "2m",
-        # A task buffers a row group before it writes it: of wide rows with lists, several tasks' fill a small heap.
+        # Each task buffers a row group before writing it. With wide rows of lists, this could fill a small heap.
         "spark.hadoop.parquet.block.size": str(32 << 20),
-        # A training that asks for more slots than there are is told so in half a minute, and not in ten.
+        # Fail after half a minute instead of ten if a training needs more slots than the cluster has.
         "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "5s",
         "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "6",
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
@@ -89,24 +97,25 @@ def _create(settings: Settings, app: str) -> SparkSession:
     if settings.spark.master.startswith("local"):
         options.setdefault("spark.driver.host", "127.0.0.1")
         options.setdefault("spark.driver.bindAddress", "127.0.0.1")
-    # Delta's own list of packages would take the place of the configuration's.
+    # Pass the configured packages to Delta's function, which would otherwise replace them.
     packages = [name for name in options.pop("spark.jars.packages", "").split(",") if name]
     builder = SparkSession.builder.master(settings.spark.master).appName(app)
     for key, value in options.items():
         builder = builder.config(key, value)
-    log = _log_file()
+    log = _prepare_log_file()
     with _redirect_stderr(log):
         try:
             return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
             raise UserError(
-                f"Spark did not start: {error}\n{tail}\n(the whole of it: {log}). At first use Delta's jars come from "
-                "Maven Central: is it reachable, or is a proxy needed (spark.conf in the configuration)?"
+                f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
+                "from Maven Central; check that it is reachable, or set a proxy in spark.conf of the configuration"
             ) from None
 
 
-def _log_file() -> Path:
+def _prepare_log_file() -> Path:
+    """Return the path of Spark's log file, and create its folder."""
     path = Path(os.environ.get("STAR_CTR_SPARK_LOG", "build/spark.log")).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -114,7 +123,7 @@ def _log_file() -> Path:
 
 @contextmanager
 def _redirect_stderr(path: Path) -> Iterator[None]:
-    """The JVM inherits stderr when it starts: its chatter goes to a file instead of over the progress display."""
+    """Append stderr to a file, so that a JVM that starts inside the block does not write over the progress display."""
     sys.stderr.flush()
     saved = os.dup(2)
     with path.open("ab") as target:
@@ -127,21 +136,30 @@ def _redirect_stderr(path: Path) -> Iterator[None]:
 
 
 def check_java() -> None:
-    """Raise `UserError` with the remedy unless a Java that Spark 4 runs on is found."""
+    """Check that Spark 4 can run on the installed Java: a full Java 17 or 21.
+
+    Uses `JAVA_HOME`, or else `java` on the PATH.
+
+    Raises:
+        UserError: There is no suitable Java. The message contains the remedy.
+    """
     home = os.environ.get("JAVA_HOME")
     java = f"{home}/bin/java" if home else shutil.which("java")
-    remedy = "install Java 17 or 21 (Debian: apt-get install openjdk-17-jre-headless) or point JAVA_HOME at one"
+    remedy = "install Java 17 or 21 (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME to its folder"
     if not java or not Path(java).exists():
-        raise UserError(f"Spark needs Java and found none; {remedy}")
-    answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
-    match = re.search(r'version "(\d+)', answer.stderr + answer.stdout)
-    # Hadoop, which Spark brings along, calls what Java 24 took away.
+        raise UserError(f"Spark needs Java, but none was found; {remedy}")
+    result = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    match = re.search(r'version "(\d+)', result.stderr + result.stdout)
+    # Hadoop, which is part of Spark, calls methods that Java 24 removed.
     if match is None or not 17 <= int(match.group(1)) < 24:
         found = f"Java {match.group(1)}" if match else "no usable Java"
-        raise UserError(f"Spark 4 needs Java 17 or 21, and {java} is {found}; {remedy}")
+        raise UserError(f"Spark 4 needs Java 17 or 21, but {java} is {found}; {remedy}")
     modules = subprocess.run([java, "--list-modules"], capture_output=True, text=True, check=False)
     if "jdk.incubator.vector" not in modules.stdout:
-        raise UserError(f"{java} lacks the module jdk.incubator.vector that Spark 4 loads; {remedy} (a full one)")
+        raise UserError(
+            f"{java}: the module jdk.incubator.vector, which Spark 4 needs, is missing; {remedy}. It must be a full "
+            "Java runtime"
+        )
 
 
 def run_submitted(
@@ -149,16 +167,28 @@ def run_submitted(
 ) -> None:
     """Run a job that is not a step of a night under spark-submit.
 
-    The command is `spark-submit jobs/JOB.py --conf CONF [--ds DAY] [--set key=value]`.
-    `declare` adds the job's own arguments, which are passed to `run` by name instead of `--ds`.
+    The command is `spark-submit jobs/tools/JOB.py --conf CONF [--ds DAY] [--set key=value]`. Errors that the user can
+    fix end the process with a one-line message.
+
+    Args:
+        app: The name of the job.
+        run: The function of the job. It is called with the settings, the session, and the arguments by name.
+        declare: Adds the arguments of the job to a parser. By default, the job has the argument `--ds`.
     """
     from star_ctr.conf.load import load
 
     parser = argparse.ArgumentParser(prog=app, description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--conf", required=True, help="the data set's YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument("--conf", required=True, help="the YAML file of the data set")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting; can be repeated",
+    )
     if declare is None:
-        parser.add_argument("--ds", default=None, help="the day, as in 2022-05-05; the newest one if not given")
+        parser.add_argument("--ds", default=None, help="the day, for example 2022-05-05; the newest by default")
     else:
         declare(parser)
     arguments = vars(parser.parse_args())
@@ -174,6 +204,10 @@ def run_submitted(
 
 
 def run_submitted_step(name: str) -> None:
-    """Run a step of a night under `spark-submit jobs/STEP.py`, with the lease and the journal, like `star-ctr STEP`."""
+    """Run a step of a night under `spark-submit jobs/STEP.py`, with the lease and the journal, as `star-ctr STEP` does.
+
+    Args:
+        name: The name of the step.
+    """
     # Import by name, so that the code hashes of the steps do not include `workflows`.
     importlib.import_module("star_ctr.workflows.spark_submit").main(name)

@@ -1,4 +1,4 @@
-"""A training as tasks of a Spark cluster: its executors' machines train, one process a task."""
+"""Distributed training as tasks of a Spark cluster, with one training process per task."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from star_ctr.model.training.job import TrainingJob
 
 
 def launch_on_spark(job: TrainingJob, must_resume: bool = False) -> None:
-    """Train a job with `trainer.processes` tasks of the running session, all at once (a barrier stage).
+    """Train a job with `trainer.processes` tasks of the running session.
 
-    The cluster needs that many free slots, and the job's folder and the split must be where all machines see them.
-    A task that is lost fails the stage, and Spark starts all of them again, from the last checkpoint.
+    The tasks form a barrier stage, so the cluster needs as many free slots. The folder of the job and the split must be
+    accessible to all machines. If a task is lost, the stage fails, and Spark restarts all tasks from the last
+    checkpoint.
+
+    Args:
+        job: The training job.
+        must_resume: Whether to fail if there is no checkpoint to resume from.
+
+    Raises:
+        UserError: The cluster has too few slots, or the training failed.
     """
     path = write_job(job)
     cuda = job.trainer.device == "cuda"
     try:
         TorchDistributor(job.trainer.processes, local_mode=False, use_gpu=cuda).run(main, str(path), must_resume)
     except (RuntimeError, PySparkException, Py4JJavaError) as error:
-        said = str(error).strip().splitlines()
-        words = next((line for line in said if "Barrier execution mode" in line), said[-1] if said else "")
+        lines = str(error).strip().splitlines()
+        reason = next((line for line in lines if "Barrier execution mode" in line), lines[-1] if lines else "")
         raise UserError(
-            f"{job.run_id}: training on Spark failed: {words}. It needs trainer.processes={job.trainer.processes} free "
-            "slots at once; the tasks' own words stand in their logs"
+            f"{job.run_id}: training on Spark failed: {reason}. The training needs trainer.processes="
+            f"{job.trainer.processes} free slots at the same time; see the logs of the tasks for other errors"
         ) from None

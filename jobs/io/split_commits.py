@@ -1,4 +1,7 @@
-"""The commits of `split`: a night's is one, and its metadata hold the layout and the version of the vocabularies."""
+"""Find the commits of a split table by night.
+
+Each night is written in one commit, whose metadata contains the layout and the version of the vocabularies.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,41 @@ from star_ctr.conf.errors import DataError
 
 
 def read_split_commit(table: str, ds: str) -> tuple[int, dict[str, Any]]:
-    """The newest version of the split that wrote night `ds`, and the metadata of that commit."""
+    """Read the newest commit that wrote a night.
+
+    Args:
+        table: Path or URL of the split table.
+        ds: The night.
+
+    Returns:
+        The version of the commit, and its metadata.
+
+    Raises:
+        DataError: The table does not have this night.
+    """
     found = find_split(table, ds)
     if found is None:
-        raise DataError(f"{table}: holds no night {ds}; run `star-ctr split --ds {ds}`")
+        raise DataError(f"{table}: no rows for night {ds}; run `star-ctr split --ds {ds}`")
     return found
 
 
 def find_split(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
-    """The same, None where the split was never written or not for this night."""
+    """Like `read_split_commit`, but returns None if the table or the night does not exist."""
     return next((commit for commit in _iter_night_commits(table) if commit[1]["ds"] == ds), None)
 
 
 def find_split_before(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
-    """The newest version of the newest night before `ds`; None where there is none."""
+    """Return the newest commit of the newest night before `ds`, like `read_split_commit`; None if there is none."""
     earlier = [commit for commit in _iter_night_commits(table) if commit[1]["ds"] < ds]
     return max(earlier, key=lambda c: (c[1]["ds"], c[0]), default=None)
 
 
 REMOVED = "removed"
-"""Key in the metadata of a commit that lists the nights that the commit removed."""
+"""Metadata key with the list of nights that a commit removed."""
 
 
 def _iter_night_commits(table: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the versions that wrote a night, with their metadata, newest first; skips nights removed since."""
+    """Yield the commits that wrote a night, as version and metadata, newest first; skips nights removed later."""
     removed: set[str] = set()
     for commit in DeltaTable(table).history() if DeltaTable.is_deltatable(table) else []:
         text = commit.get("userMetadata")

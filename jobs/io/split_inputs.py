@@ -1,4 +1,4 @@
-"""The inputs of a split besides features: an earlier night, and the run that training starts from."""
+"""The inputs of a split other than `features`: an earlier night, and the run that training starts from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from star_ctr.jobs.registry.warm_starts import Start, find_start
 
 
 class EarlierSplit(NamedTuple):
-    """The night whose vocabularies are extended, and the version of its split."""
+    """The night whose vocabularies are extended.
+
+    Attributes:
+        ds: The night.
+        version: The Delta version of its split.
+        layout: The layout of its split.
+        vocabularies: The rows of its vocabularies.
+    """
 
     ds: str
     version: int
@@ -27,23 +34,36 @@ class EarlierSplit(NamedTuple):
 
 
 class SplitInputs(NamedTuple):
-    """The inputs of an encoding; both are None if it is fitted only on the days of the window."""
+    """The inputs of an encoding. Both are None if the encoding is fitted only on the days of the window.
+
+    Attributes:
+        before: The night whose vocabularies are extended.
+        start: The run that training starts from, whose encoding of numbers is kept.
+    """
 
     before: EarlierSplit | None
     start: Start | None
 
     def encoding(self) -> Layout | None:
-        """The layout whose scales, bounds and base rates are kept.
+        """Return the layout whose scales, bounds and base rates are kept; None if all are fitted again.
 
-        The layout of the run to start from takes precedence over that of the earlier night: weights are only valid for
-        the encoding that they were trained on.
+        The layout of the run to start from takes precedence over that of the earlier night, because weights are only
+        valid for the encoding that they were trained on.
         """
         if self.start:
             return self.start.layout
         return self.before and self.before.layout
 
     def fingerprint(self, settings: Settings, store: WarehouseTables) -> dict[str, Any]:
-        """Everything that determines the rows of a split."""
+        """Return all inputs that determine the rows of a split: hashes, and versions of tables.
+
+        Args:
+            settings: The settings of the data set.
+            store: The tables.
+
+        Returns:
+            The fingerprint, which is stored in the metadata of the split's commit.
+        """
         return {
             "settings": hash_split_settings(settings),
             "code": hash_code(["star_ctr.jobs.split"]),
@@ -54,31 +74,47 @@ class SplitInputs(NamedTuple):
 
 
 def find_inputs(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> SplitInputs:
-    """Find the inputs of the split of night `ds`; raises `UserError` if training cannot start from the run."""
+    """Find the inputs of the split of a night or of its refit.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        ds: The night.
+        tables: The tables of the split: those of the night, or those of its refit.
+
+    Raises:
+        UserError: Training cannot start from the run in `trainer.warm_start`.
+    """
     return SplitInputs(_find_before(settings, store, ds, tables), _find_start(settings, ds, tables))
 
 
 def is_written(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> bool:
-    """Return whether the split of a night is up to date with its current inputs."""
+    """Return whether the split of a night, or of its refit, was written with its current inputs."""
     found = find_split(store.warehouse.table(tables.split), ds)
-    now = find_inputs(settings, store, ds, tables).fingerprint(settings, store)
-    return found is not None and now.items() <= found[1].items()
+    current = find_inputs(settings, store, ds, tables).fingerprint(settings, store)
+    return found is not None and current.items() <= found[1].items()
 
 
 def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> bool:
-    """Return whether a commit of a night's split has the current settings and encoding of numbers."""
+    """Return whether a night's split was written with the current settings and encoding of numbers.
+
+    Args:
+        settings: The settings of the data set.
+        ds: The night.
+        metadata: The metadata of the commit that wrote the split.
+    """
     start = _find_start(settings, ds, OF_NIGHT)
-    now = {"settings": hash_split_settings(settings), "numbers": start and start.hash_numbers()}
-    return now.items() <= metadata.items()
+    current = {"settings": hash_split_settings(settings), "numbers": start and start.hash_numbers()}
+    return current.items() <= metadata.items()
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
-    """Find the run that the night's training starts from; None for a refit, which trains from scratch."""
+    """Find the run that training starts from; None for a refit, which is trained from scratch."""
     return find_start(settings, ds) if tables is OF_NIGHT else None
 
 
 def _find_before(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> EarlierSplit | None:
-    """Find the night whose vocabularies are extended, if any; a refit extends those of its own night."""
+    """Find the night whose vocabularies are extended; None if there is none. A refit extends those of night `ds`."""
     if settings.split.vocabulary == "fitted":
         return None
     find = find_split_before if tables is OF_NIGHT else find_split

@@ -1,4 +1,4 @@
-"""Contents: a hash of each day of the tables that ingest writes, the same however the rows lie in files."""
+"""Output hashes of the tables that ingest writes, to detect days whose rows have changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
 def hash_tables(settings: Settings, store: WarehouseTables, ds: str) -> dict[str, dict[str, str]]:
-    """By table and day, what an ingest of night `ds` has written: the number of rows and the sum of their hashes."""
+    """Hash the tables that ingest wrote for night `ds`.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        ds: The night.
+
+    Returns:
+        For each table and day, the row count and the sum of the row hashes, as text. The result does not depend on how
+        rows are distributed over files.
+    """
     first = list_window_days(settings, ds)[0]
     found: dict[str, dict[str, str]] = {}
     for name in settings.logs.declared():
@@ -21,7 +31,7 @@ def hash_tables(settings: Settings, store: WarehouseTables, ds: str) -> dict[str
         since = F.lit(True) if name in REACH_BACK else F.col("ds") >= first
         written = F.col("ds").isin(NO_DAY, BEFORE_FIRST_DAY) | (since & (F.col("ds") <= ds))
         columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
-        # xxhash64 skips nulls: without the flags, a value that moves to the next column would not change the hash.
+        # xxhash64 skips nulls. Without the flags, a value that moves to the next column would not change the hash.
         hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
         days = rows.where(written).groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum"))
         found[name] = {r.ds: f"{r.rows}:{r.sum}" for r in days.collect()}

@@ -1,7 +1,7 @@
-"""Reading and writing the warehouse: whole partitions replaced in one Delta commit, and the ledger.
+"""Read and write the tables of the warehouse, including the ledger.
 
-A write replaces the rows of its own key (`replaceWhere`) in one commit: run again it leaves the same
-contents, and killed anywhere it leaves the version before.
+A write replaces the rows that match a condition, for example those of a day, in one Delta commit (`replaceWhere`). If
+it runs again, the table has the same rows. If it is killed, the previous version remains.
 """
 
 from __future__ import annotations
@@ -32,10 +32,19 @@ LEDGER = pa.schema(
         ("reason", pa.string()),
     ]
 )
+"""Schema of `ledger`."""
 
 
 class LedgerEntry(NamedTuple):
-    """The rows of a day and domain into and out of a step, and why the difference was left out."""
+    """The number of rows into and out of a step.
+
+    Attributes:
+        ds: The day.
+        domain: The domain; `all` for logs without domains.
+        rows_in: The number of rows that the step read.
+        rows_out: The number of rows that it wrote.
+        reason: The reason why the other rows were left out; empty if none were.
+    """
 
     ds: str
     domain: str
@@ -45,24 +54,29 @@ class LedgerEntry(NamedTuple):
 
 
 class WarehouseTables:
-    """The tables of one data set, through Spark."""
+    """The tables of one data set, read and written with Spark.
+
+    Args:
+        settings: The settings of the data set; `paths` locates the tables.
+        spark: The Spark session.
+    """
 
     def __init__(self, settings: Settings, spark: SparkSession) -> None:
         self.spark = spark
         self.warehouse = Warehouse(settings.paths)
 
     def exists(self, table: str) -> bool:
-        """Whether the table has been written."""
+        """Return whether the table has been written."""
         return bool(DeltaTable.is_deltatable(self.warehouse.table(table)))
 
     def require(self, table: str) -> None:
-        """Raise `DataError` that names the step if the table is missing."""
+        """Raise `DataError` if the table does not exist. The message contains the step that writes it."""
         if not self.exists(table):
             step = "evaluate --against RUN" if table == "differences" else find_writer(table)
             raise DataError(f"{self.warehouse.table(table)}: no such table yet; run `star-ctr {step}` first")
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
-        """A table at one version (the newest if none is given); `DataError` that names the step if missing."""
+        """Read a table at a version, by default the newest; raises `DataError` if it does not exist (see `require`)."""
         self.require(table)
         reader = self.spark.read.format("delta")
         if version is not None:
@@ -70,7 +84,21 @@ class WarehouseTables:
         return reader.load(self.warehouse.table(table))
 
     def replace(self, table: str, rows: DataFrame, where: str, metadata: str | None = None, **options: Any) -> int:
-        """Replace the rows that `where` holds for by `rows`, in one commit; returns the new version."""
+        """Replace the rows that match a condition in one commit.
+
+        Args:
+            table: The name of the table.
+            rows: The new rows. All of them must match `where`. Additional columns are added to the table.
+            where: A condition in Spark SQL.
+            metadata: User metadata of the commit.
+            **options: More options of the Delta writer, for example `maxRecordsPerFile`.
+
+        Returns:
+            The new version of the table.
+
+        Raises:
+            DataError: A column has another type in the table.
+        """
         writer = (
             rows.write.format("delta")
             .mode("overwrite")
@@ -89,40 +117,48 @@ class WarehouseTables:
                 raise
             fields = re.findall(r"'([^']+)'", str(error).splitlines()[0])
             raise DataError(
-                f"{self.warehouse.table(table)}: column `{fields[0] if fields else '?'}` has a different type "
-                "in the table; move the table's folder away and run `star-ctr backfill`"
+                f"{self.warehouse.table(table)}: column `{fields[0] if fields else '?'}` has another type in the table "
+                "than in the new rows; move the folder of the table away and run `star-ctr backfill`"
             ) from None
         return self.version(table)
 
     def version(self, table: str) -> int:
-        """The newest version of a table."""
+        """Return the newest version of a table."""
         return int(DeltaTable(self.warehouse.table(table)).version())
 
     def days(self, table: str) -> list[str]:
-        """The days that a table holds, oldest first; read from the Delta log where days are partitions."""
+        """Return the days of a table, oldest first.
+
+        If the table is partitioned by day, only the Delta log is read.
+        """
         if "ds" not in TABLES[table].partitions:
             rows = self.read(table).select("ds").distinct().collect()
             return sorted(row.ds for row in rows if row.ds)
         return sorted({p["ds"] for p in self.partitions(table) if p["ds"]})
 
     def partitions(self, table: str) -> list[dict[str, str]]:
-        """The partitions that hold files, from the Delta log; `DataError` that names the step if missing."""
+        """Return the partitions that have files, from the Delta log; raises `DataError` if the table does not exist."""
         self.require(table)
         return DeltaTable(self.warehouse.table(table)).partitions()
 
     def write_ledger(self, step: str, entries: Iterable[LedgerEntry], where: str) -> None:
-        """Replace the ledger rows of a step that precedes training.
+        """Replace the ledger entries of a step before training, which all runs share.
 
         Args:
             step: The step.
-            entries: ds, domain, rows in, rows out and reason of each row.
-            where: SQL condition over `ds` for the days to replace.
+            entries: The new entries.
+            where: An SQL condition on `ds` that selects the days to replace.
         """
         rows = [(DATA_RUN, ds, domain, step, n_in, n_out, reason) for ds, domain, n_in, n_out, reason in entries]
         self.put("ledger", rows, LEDGER, f"run_id = '{DATA_RUN}' AND step = '{step}' AND ({where})")
 
     def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
-        """Replace the ledger's rows of a step of some runs; `entries`: run_id, ds, domain, rows_in, rows_out."""
+        """Replace the ledger entries of a step for the runs in `entries`.
+
+        Args:
+            step: The step.
+            entries: Run id, day, domain, number of rows in, and number of rows out.
+        """
         rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
         if not rows:
             return
@@ -130,26 +166,26 @@ class WarehouseTables:
         self.put("ledger", rows, LEDGER, f"step = '{step}' AND {runs}")
 
     def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
-        """Replace the rows of a small table for which `where` holds by `rows`, without Spark."""
+        """Replace the rows of a small table that match a condition, without Spark; see `replace_rows`."""
         replace_rows(self.warehouse.table(table), rows, schema, where, TABLES[table].partitions)
 
 
 def collect_ledger_entries(counts: DataFrame) -> list[LedgerEntry]:
-    """Collect ledger entries from a DataFrame with their columns: a few per day, domain and reason."""
+    """Collect ledger entries from a DataFrame with the columns of `LedgerEntry`."""
     return [LedgerEntry(*row) for row in counts.select(*LedgerEntry._fields).collect()]
 
 
 def repartition_by_day(rows: DataFrame) -> DataFrame:
-    """Rows brought together by day for writing: a small day in one file, a large one dealt over many tasks."""
+    """Repartition rows by day for writing: a small day goes to one file, a large day is split over many tasks."""
     return rows.hint("rebalance", "ds")
 
 
 def make_in_condition(column: str, values: Sequence[str]) -> str:
-    """SQL that holds where `column` is one of `values` (at least one is needed)."""
+    """Return a Spark SQL condition that `column` is one of `values`, which must not be empty."""
     return f"{column} IN ({', '.join(quote_spark_literal(v) for v in values)})"
 
 
 def quote_spark_literal(value: str) -> str:
-    """A SQL string literal."""
+    """Quote a string for Spark SQL. For `delta_rows`, which escapes differently, use its `quote_literal`."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -1,1 +1,1 @@
-"""Data quality: checks that stop a night, and the profile of each day."""
+"""Data quality: checks that stop a night, and the data profile of each day."""

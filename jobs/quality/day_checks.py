@@ -1,4 +1,4 @@
-"""Data quality checks that stop the night if a day of logs exceeds the limits in `checks`.
+"""Data quality checks that stop the night if a day of logs exceeds the limits in the settings section `checks`.
 
 They run after the tables, the quarantine and the ledger are written, so that the data can be inspected.
 """
@@ -27,12 +27,20 @@ _REMEDIES = {
     "used by two different rows": "check that the column identifies a row",
     "lost digits": "write the log with integers or text",
 }
+"""Remedies by a part of the reason for quarantine."""
 _VALUES = 3
 """Number of example values in a message."""
 
 
 class QuarantineCount(NamedTuple):
-    """The quarantined rows of a log and day, by reason."""
+    """The quarantined rows of a log and day.
+
+    Attributes:
+        log: The log.
+        day: The day; for rows without a day one of `unknown` (unreadable time), `before` and `all`.
+        rows: Number of rows that were read, quarantined or not.
+        reasons: Number of quarantined rows by reason.
+    """
 
     log: str
     day: str
@@ -41,36 +49,49 @@ class QuarantineCount(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the day's rows that are quarantined."""
+        """The share of the rows that are quarantined."""
         return sum(self.reasons.values()) / max(self.rows, 1)
 
 
-def check_quarantine(settings: Settings, store: WarehouseTables, ds: str, read_rows: Mapping[str, int]) -> None:
-    """Raise `DataError` if the quarantined share of a log's rows for a day exceeds `checks.max_quarantined`.
+def check_quarantine(settings: Settings, store: WarehouseTables, ds: str, rows_read: Mapping[str, int]) -> None:
+    """Check the share of quarantined rows of each log and day.
 
-    Checks all days of the window, because the model is trained on them.
+    Checks all days of the training window, because the model is trained on them.
+
+    Args:
+        settings: The data set.
+        store: Its tables; the ledger and the quarantine hold the ingested days.
+        ds: The day of the night.
+        rows_read: Number of rows read by log, for rows without a day.
+
+    Raises:
+        DataError: The share of quarantined rows exceeds `checks.max_quarantined`.
     """
     limit = settings.checks.max_quarantined
     entries = _read_ingest_entries(settings, list_window_days(settings, ds))
-    exceeded = [found for found in count_quarantined_days(entries, read_rows) if found.share > limit]
+    exceeded = [found for found in count_quarantined_days(entries, rows_read) if found.share > limit]
     if not exceeded:
         return
     worst = max(exceeded, key=lambda q: (q.share, q.day))
     reason = max(worst.reasons, key=lambda r: worst.reasons[r])
-    values = _count_frequent_values(store, worst, reason)
+    values = _find_frequent_values(store, worst, reason)
     shown = f" (values: {', '.join(f'`{v}`' for v in values)})" if values else ""
     remedy = next((text.format(log=worst.log) for part, text in _REMEDIES.items() if part in reason), "")
     more = f"; {len(exceeded) - 1} more days exceed the limit" if len(exceeded) > 1 else ""
-    of_day = f"the {worst.rows:,} rows of {worst.day}" if worst.day != UNKNOWN_DAY else f"all {worst.rows:,} rows"
+    total = f"the {worst.rows:,} rows of {worst.day}" if worst.day != UNKNOWN_DAY else f"all {worst.rows:,} rows"
     raise DataError(
-        f"logs.{worst.log}: {worst.share:.0%} of {of_day} are quarantined (checks.max_quarantined: {limit:.0%}), most "
+        f"logs.{worst.log}: {worst.share:.0%} of {total} are quarantined (checks.max_quarantined: {limit:.0%}), most "
         f"often because of `{reason}`{shown}{more}. {remedy + '. ' if remedy else ''}See the table `quarantine`: "
         f"star-ctr tables --show quarantine --where \"log = '{worst.log}'\""
     )
 
 
 def describe_quarantine(settings: Settings, ds: str) -> list[str]:
-    """Describe the quarantined rows of day `ds` and of no day, a line per log and reason; reads without Spark."""
+    """Describe the quarantined rows of day `ds` and the quarantined rows without a day; needs no Spark.
+
+    Returns:
+        One line per log and reason.
+    """
     return [
         f"{count:,} rows of logs.{found.log} are quarantined: {reason}"
         for found in count_quarantined_days(_read_ingest_entries(settings, [ds]), {})
@@ -79,17 +100,25 @@ def describe_quarantine(settings: Settings, ds: str) -> list[str]:
 
 
 def _read_ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[str, Any]]:
-    """Read the ledger entries of ingested days, and of rows without a day."""
-    of_days = make_in_condition("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
+    """Read the ledger entries of ingest for the given days and for rows without a day."""
+    condition = make_in_condition("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
     return read_rows(
-        Warehouse(settings.paths).table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {of_days}"
+        Warehouse(settings.paths).table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {condition}"
     )
 
 
-def count_quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapping[str, int]) -> list[QuarantineCount]:
-    """Collect the quarantined rows of each log and day from ledger entries, without duplicates and dropped domains.
+def count_quarantined_days(entries: Iterable[Mapping[str, Any]], rows_read: Mapping[str, int]) -> list[QuarantineCount]:
+    """Count the quarantined rows of each log and day from ledger entries.
 
-    Rows with an unreadable time have no day; their share is relative to all rows that were read (`read_rows`).
+    Duplicates and rows of undeclared domains are not counted.
+
+    Args:
+        entries: Ledger entries of ingest, with `step`, `ds`, `reason`, `rows_in` and `rows_out`.
+        rows_read: Number of rows read by log. Rows with an unreadable time have no day, so their share is relative to
+            this number.
+
+    Returns:
+        One count for each log and day with quarantined rows.
     """
     rows: dict[tuple[str, str], int] = {}
     reasons: dict[tuple[str, str], dict[str, int]] = {}
@@ -99,16 +128,18 @@ def count_quarantined_days(entries: Iterable[Mapping[str, Any]], read_rows: Mapp
         rows[key] = rows.get(key, 0) + entry["rows_in"]
         why = entry["reason"]
         if why and why != DUPLICATE and not why.startswith(UNKNOWN_DOMAIN):
-            of_day = reasons.setdefault(key, {})
-            of_day[why] = of_day.get(why, 0) + entry["rows_in"] - entry["rows_out"]
+            day_reasons = reasons.setdefault(key, {})
+            day_reasons[why] = day_reasons.get(why, 0) + entry["rows_in"] - entry["rows_out"]
     return [
-        QuarantineCount(log, day, read_rows.get(log, rows[log, day]) if day == UNKNOWN_DAY else rows[log, day], of_day)
-        for (log, day), of_day in sorted(reasons.items())
+        QuarantineCount(
+            log, day, rows_read.get(log, rows[log, day]) if day == UNKNOWN_DAY else rows[log, day], day_reasons
+        )
+        for (log, day), day_reasons in sorted(reasons.items())
     ]
 
 
-def _count_frequent_values(store: WarehouseTables, found: QuarantineCount, reason: str) -> list[str]:
-    """Return the most frequent values, in the quarantined rows, of the column in the reason."""
+def _find_frequent_values(store: WarehouseTables, found: QuarantineCount, reason: str) -> list[str]:
+    """Return the most frequent values of the column that the reason names, among the rows quarantined for it."""
     column = reason.partition(":")[0].replace("'", "\\'")
     rows = store.read("quarantine").where(
         f"log = '{found.log}' AND ds = {quote_spark_literal(found.day)} AND reason = {quote_spark_literal(reason)}"
@@ -119,13 +150,13 @@ def _count_frequent_values(store: WarehouseTables, found: QuarantineCount, reaso
 
 
 def check_labels(settings: Settings, store: WarehouseTables, ds: str, clicks: Mapping[str, int] | None) -> None:
-    """Raise `DataError` if the labels of day `ds` are implausible.
+    """Check that the labels of day `ds` are plausible.
 
     Args:
         settings: The data set.
         store: Its tables; `features` holds the day.
         ds: The day.
-        clicks: If labels come from clicks, the day's clicks by fate.
+        clicks: Number of clicks of the day by fate, if labels come from a click log.
 
     Raises:
         DataError: No click matched, too many clicks precede their impression, or all rows have the same label.

@@ -23,7 +23,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 MATCH, UNPARSABLE = "matched", "unparsable"
 UNPARSED = "unparsed"
-"""The column of `features` with a row's unparsable values, by column."""
+"""Column of `features` with the unparsable values of a row by column, as JSON."""
 _SCHEMA = pa.schema(
     [
         ("ds", pa.string()),
@@ -37,7 +37,16 @@ _SCHEMA = pa.schema(
 
 
 class Measure(NamedTuple):
-    """The number (`hits`) of `rows` that matched or were unparsable; `name`: the table or column."""
+    """A match rate or a rate of unparsable values: one row of the table `profile`.
+
+    Attributes:
+        ds: The day.
+        name: The joined table (for matches) or the column (for unparsable values).
+        measure: MATCH or UNPARSABLE.
+        rows: Number of rows or values.
+        hits: Number of `rows` that matched or were unparsable.
+        example: An unparsable value.
+    """
 
     ds: str
     name: str
@@ -55,9 +64,16 @@ class Measure(NamedTuple):
 def write_profile(
     settings: Settings, store: WarehouseTables, days: Iterable[str], fates: Mapping[tuple[str, str], int]
 ) -> list[Measure]:
-    """Compute the profile of some days of features, write it to `profile`, and return it.
+    """Compute the profile of some days and write it to the table `profile`.
 
-    `fates`: number of clicks by day and fate.
+    Args:
+        settings: The data set.
+        store: Its tables; `features` holds the days.
+        days: The days.
+        fates: Number of clicks by day and fate; empty if labels do not come from a click log.
+
+    Returns:
+        The measures that were written.
     """
     days = list(days)
     found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
@@ -66,6 +82,7 @@ def write_profile(
 
 
 def _count_features(settings: Settings, store: WarehouseTables, days: list[str]) -> list[Measure]:
+    """Count matches of attribute tables and unparsable values of numeric features by day."""
     rows = store.read("features").where(F.col("ds").isin(days))
     tables = [t for t in ("users", "items") if name_match_column(t) in rows.columns and getattr(settings.logs, t)]
     numbers = sorted({f.column for f in settings.select_features(Numeric)})
@@ -86,12 +103,21 @@ def _count_features(settings: Settings, store: WarehouseTables, days: list[str])
 
 
 def _count_clicks(fates: Mapping[tuple[str, str], int], days: list[str]) -> list[Measure]:
+    """Count clicks that match an impression by day; days without clicks are left out."""
     totals = {day: sum(n for (d, _), n in fates.items() if d == day) for day in days}
     return [Measure(day, "clicks", MATCH, n, fates.get((day, MATCHED), 0)) for day, n in totals.items() if n]
 
 
 def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
-    """Raise `DataError` if the share of unparsable values of a numeric feature exceeds `checks.max_unparsable`."""
+    """Check the share of unparsable values of numeric features.
+
+    Args:
+        settings: The data set.
+        measures: The profile, from `write_profile`.
+
+    Raises:
+        DataError: The share of unparsable values of a feature exceeds `checks.max_unparsable` on a day.
+    """
     limit = settings.checks.max_unparsable
     exceeded = [m for m in measures if m.measure == UNPARSABLE and m.share > limit]
     if not exceeded:
@@ -107,7 +133,11 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
 
 
 def describe_matches(settings: Settings, ds: str) -> list[str]:
-    """Describe the match rates of day `ds`, a line per join; reads without Spark."""
+    """Describe the match rates of day `ds`; needs no Spark.
+
+    Returns:
+        One line per join.
+    """
     found = read_rows(Warehouse(settings.paths).table("profile"), f"ds = {quote_literal(ds)} AND measure = '{MATCH}'")
     lines = []
     for r in sorted(found, key=lambda r: r["name"]):

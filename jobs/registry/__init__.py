@@ -1,1 +1,1 @@
-"""Published models and the decisions about them: attempts, serving model, gate policy, warm starts."""
+"""Registry of published models: attempts, decisions, serving model, gate policy, retention and warm starts."""

@@ -1,11 +1,12 @@
-"""Attempts of a run. Each training has its own folder, which never changes once it is published.
+"""Attempts of a run: each training has its own folder, which never changes after it is published.
 
     models/<run_id>/attempt-001/    job.json, result.json, checkpoint/, tensorboard/
                                     model.safetensors, layout.json, vocabularies/
                                     record.json     written last and atomically, with the hash of each file
 
-A run is trained again if its inputs or the code changed, for example because a log was restated. Such a training is
-a new attempt, so that the serving model stays as it was judged. A run refers to its newest published attempt.
+A run is trained again if its inputs or the code changed, for example because a log was restated. Each such training is
+a new attempt, so that the serving model remains the model that was evaluated. A run refers to its newest published
+attempt.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from star_ctr.model.training.job import TrainingJob
 
 _ATTEMPT = re.compile(r"attempt-(\d+)")
 _LAST_DELETED = "last-attempt"
-"""File of a run that holds the highest number among its deleted attempts."""
+"""Name of the file in a run's folder that holds the highest number among its deleted attempts."""
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Attempt(NamedTuple):
-    """A training of a run, and its folder."""
+    """A training of a run, with its number and its folder."""
 
     run_id: str
     number: int
     folder: Path
 
     def __str__(self) -> str:
-        """Return the name for messages."""
+        """Return the name of the attempt for messages."""
         return f"{self.run_id} (attempt {self.number})"
 
     @property
     def key(self) -> tuple[str, int]:
-        """Run and number, by which decisions and tables refer to the attempt."""
+        """Run id and number. Decisions and tables refer to the attempt by these."""
         return self.run_id, self.number
 
     @property
@@ -50,19 +51,19 @@ class Attempt(NamedTuple):
         return (self.folder / RECORD).exists()
 
     def record(self) -> dict[str, Any]:
-        """Read the record; raises `DataError` if the attempt is not published."""
+        """Read `record.json`; raises `DataError` if the attempt is not published."""
         return _read_json(self.folder / RECORD)
 
 
 def check_run_id(run_id: str) -> str:
     """Return the run id if it is safe to use as a folder name; raises `UserError` otherwise."""
     if not _RUN_ID.fullmatch(run_id):
-        raise UserError(f"--run-id {run_id}: not a run id; `star-ctr serving` and the table `runs` list run ids")
+        raise UserError(f"--run-id {run_id}: not a run id. `star-ctr serving` and the table `runs` list the run ids")
     return run_id
 
 
 def get_attempt_folder(warehouse: Warehouse, run_id: str, number: int) -> Path:
-    """Return the folder of an attempt, which need not exist."""
+    """Return the folder of an attempt. The folder may not exist."""
     return Path(warehouse.run_folder(check_run_id(run_id))) / f"attempt-{number:03d}"
 
 
@@ -84,30 +85,47 @@ def list_all_attempts(warehouse: Warehouse) -> list[Attempt]:
 
 
 def find_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -> Attempt | None:
-    """Return a published attempt of a run, the newest if no number is given; None if there is none."""
+    """Find a published attempt of a run.
+
+    Args:
+        warehouse: The warehouse.
+        run_id: The run.
+        number: The number of the attempt; None for the newest published one.
+
+    Returns:
+        The attempt; None if the run has no such published attempt.
+    """
     published = [a for a in list_attempts(warehouse, run_id) if a.is_published and number in (None, a.number)]
     return published[-1] if published else None
 
 
 def get_published_attempt(warehouse: Warehouse, run_id: str, number: int | None = None) -> Attempt:
-    """Like `find_attempt`, but raises `UserError` if there is none."""
+    """Return a published attempt of a run, like `find_attempt`; raises `UserError` if there is none."""
     if found := find_attempt(warehouse, run_id, number):
         return found
     if number is not None and find_attempt(warehouse, run_id):
         numbers = [str(a.number) for a in list_attempts(warehouse, run_id) if a.is_published]
         raise UserError(f"--attempt {number}: {run_id} has no such attempt; it has attempts {', '.join(numbers)}")
-    there = warehouse.list_finished_runs()[::-1]
-    newest = f"the newest: {', '.join(there[:5])}" if there else "there are none yet; run `star-ctr train` first"
+    finished = warehouse.list_finished_runs()[::-1]
+    newest = f"the newest: {', '.join(finished[:5])}" if finished else "none exists yet; run `star-ctr train` first"
     raise UserError(
-        f"--run-id {run_id}: no finished run in {warehouse.models}{suggest_nearest(run_id, there)} ({newest})"
+        f"--run-id {run_id}: no finished run in {warehouse.models}{suggest_nearest(run_id, finished)} ({newest})"
     )
 
 
 def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
-    """Return the job with its attempt assigned.
+    """Assign an attempt to a training job.
 
-    If the newest published attempt is an undamaged result of this job, it is reused. If a later, unpublished attempt is
-    of this job, its training is resumed. Otherwise, the job gets a new attempt.
+    1. If the newest published attempt is an undamaged result of this job, reuse it.
+    2. If a later, unpublished attempt belongs to this job, resume its training.
+    3. Otherwise, use a new number, higher than that of any existing or deleted attempt of the run.
+
+    Args:
+        warehouse: The warehouse.
+        job: The job.
+
+    Returns:
+        A copy of the job with the number and the folder of the attempt.
     """
     attempts = list_attempts(warehouse, job.run_id)
     for attempt in reversed(attempts):
@@ -122,7 +140,10 @@ def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
 
 
 def reserve_number(warehouse: Warehouse, attempt: Attempt) -> None:
-    """Reserve the number of an attempt that will be deleted, because decisions still refer to it."""
+    """Reserve the number of an attempt that will be deleted, so that it is not used again.
+
+    Decisions still refer to the deleted attempt by its number.
+    """
     last = max(attempt.number, _read_last_reserved(warehouse, attempt.run_id))
     write_text(Path(warehouse.run_folder(attempt.run_id)) / _LAST_DELETED, f"{last}\n")
 
@@ -153,15 +174,18 @@ def _read_fingerprint(attempt: Attempt) -> str | None:
 def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
     """Publish a finished training: copy its vocabularies, then write the record with the hash of each file.
 
-    Does nothing if the attempt is published already. If the newest published attempt of the run has the same model, bit
-    by bit, the training is deleted: a night that runs again on the same rows leaves no second attempt.
+    Does nothing if the attempt is already published. If the newest published attempt of the run has a bit-identical
+    model, the training is deleted, so that running a night again on the same rows does not add an attempt.
 
     Args:
         job: The job of the training.
-        keep: Whether to keep the training even if the newest published attempt has the same model.
+        keep: Keep the training even if the newest published attempt has the same model.
 
     Returns:
         The record of the attempt that holds the model.
+
+    Raises:
+        DataError: The training did not finish.
     """
     attempt = get_attempt(job)
     if attempt.is_published:
@@ -179,7 +203,7 @@ def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
 
 
 def _find_same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
-    """Return the newest published attempt of the run if its model has the given files; None otherwise."""
+    """Return the newest published attempt of the run if its model has the same files; None otherwise."""
     others = _attempts_in(attempt.folder.parent, attempt.run_id)
     newest = next((other for other in reversed(others) if other.is_published), None)
     if newest is None or find_damaged_files(newest):
@@ -189,26 +213,30 @@ def _find_same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
 
 def _select_model_files(files: dict[str, str]) -> dict[str, str]:
     """Return the hashes of the files that determine scores."""
-    of_model = (WEIGHTS, "layout.json", "vocabularies/")
-    return {name: digest for name, digest in files.items() if name.startswith(of_model)}
+    prefixes = (WEIGHTS, "layout.json", "vocabularies/")
+    return {name: digest for name, digest in files.items() if name.startswith(prefixes)}
 
 
 def read_result(job: TrainingJob) -> dict[str, Any]:
-    """Read the results of a finished training; raises `DataError` if it did not finish."""
+    """Read the results of a finished training, from its record if it is published.
+
+    Raises:
+        DataError: The training did not finish, or the file is not valid JSON.
+    """
     if (job.path / RECORD).exists():
         return _read_json(job.path / RECORD)
     return _read_json(job.path / RESULT)
 
 
 def _list_published_files(folder: Path) -> list[Path]:
-    """List the files of a model and of its last checkpoint, which a warm start reads."""
+    """List the files to publish: those of the model, and its last checkpoint, which a warm start reads."""
     files = [folder / name for name in ("job.json", RESULT, "layout.json", WEIGHTS)]
     last = sorted((folder / "checkpoint").glob("step-*"))[-1:]
     return [*files, *(file for inner in (folder / "vocabularies", *last) for file in sorted(inner.iterdir()))]
 
 
 def copy_vocabularies(job: TrainingJob) -> None:
-    """Copy the vocabularies into the attempt, so that its encoding does not depend on later nights."""
+    """Copy the vocabularies of a job into its attempt, so that the encoding does not depend on later nights."""
     files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     target = job.path / "vocabularies"
     shutil.rmtree(target, ignore_errors=True)
@@ -218,24 +246,24 @@ def copy_vocabularies(job: TrainingJob) -> None:
 
 
 def find_damaged_files(attempt: Attempt) -> list[str]:
-    """Return the files of a published attempt that are missing or differ from the record."""
-    found = []
+    """Return the names of the files of a published attempt that are missing or whose hash differs from the record."""
+    damaged = []
     for name, digest in attempt.record()["files"].items():
         try:
             if hash_file(attempt.folder / name) == digest:
                 continue
         except OSError:
             pass
-        found.append(name)
-    return found
+        damaged.append(name)
+    return damaged
 
 
 def check_files(attempt: Attempt) -> Attempt:
-    """Return the attempt; raises `DataError` if any of its files is damaged."""
+    """Return the attempt after verifying its files; raises `DataError` if any file is missing or damaged."""
     if damaged := find_damaged_files(attempt):
         raise DataError(
-            f"{attempt.folder}: files differ from the record of {attempt}: {', '.join(damaged)}. Restore them, or "
-            "serve another model with `star-ctr promote` or `star-ctr rollback`"
+            f"{attempt.folder}: files differ from the record of {attempt}: {', '.join(damaged)}. Restore these files, "
+            "or serve another model with `star-ctr promote` or `star-ctr rollback`"
         )
     return attempt
 
@@ -246,5 +274,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DataError(f"{path}: not found; the training did not finish. Run `star-ctr train` again") from None
     except ValueError:
-        raise DataError(f"{path}: damaged, not valid JSON. Restore the file, or run `star-ctr train` again") from None
+        raise DataError(f"{path}: not valid JSON. Restore the file, or run `star-ctr train` again") from None
     return found

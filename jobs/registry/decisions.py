@@ -1,11 +1,11 @@
-"""Decisions: which model is served, and every decision that led there, in a table that only grows.
+"""Decisions about which model is served, in the append-only table `decisions`.
 
-A commit to the table switches the serving model. Decisions are ordered by their sequence number (see `rows`); `at` is
-the time on the host that decided, and does not affect the order. `serving.json` in the warehouse, which model servers
-read, is written after the commit.
+Committing a decision switches the serving model. Decisions are ordered by their sequence number (see `delta_rows`). The
+column `at` is the time on the host that made the decision; it does not affect the order. `serving.json` in the
+warehouse, which model servers read, is written after the commit.
 
-A manual decision holds until the candidate of a newer night is judged. Until then, the gate makes no decisions on
-nights that had been judged before it.
+A manual decision holds until the candidate of a newer night is evaluated. Until then, the gate makes no decisions on
+nights that had been evaluated before the manual decision.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from star_ctr.jobs.registry.attempts import (
 
 POINTER = "serving.json"
 GATE = "gate"
-"""Author of automatic decisions."""
+"""Author of the gate's automatic decisions."""
 _SCHEMA = pa.schema(
     [
         ("at", pa.timestamp("us", "UTC")), ("ds", pa.string()), ("run_id", pa.string()), ("attempt", pa.int64()),
-        ("reference_run_id", pa.string()), ("reference_attempt", pa.int64()), ("outcome", pa.string()), ("reason", pa.string()),
-        ("by", pa.string()), ("evidence", pa.string()),
+        ("reference_run_id", pa.string()), ("reference_attempt", pa.int64()), ("outcome", pa.string()),
+        ("reason", pa.string()), ("by", pa.string()), ("evidence", pa.string()),
     ]
 )  # fmt: skip
 
 
 class Outcome(StrEnum):
-    """What was decided of a run."""
+    """Outcome of a decision on a run."""
 
     PROMOTED = "promoted"
     HELD = "held"
@@ -60,16 +60,17 @@ class Outcome(StrEnum):
 
 
 _SERVING_OUTCOMES = (Outcome.PROMOTED, Outcome.REFIT, Outcome.PROMOTED_MANUALLY)
-"""Outcomes that make the attempt of the decision the serving model."""
+"""Outcomes for which the attempt of the decision becomes the serving model."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A decision on an attempt: the night, the serving attempt it was compared with (empty if none), by whom and why.
+    """A decision on an attempt of night `ds`, with its author (`by`), reason and evidence.
 
-    For a rollback, `run_id` and `attempt` are served again, and `against` is the run that they replace. For a refit,
-    served or held, `against` is the promoted attempt that it was made from. `sequence` is None until the decision is
-    written.
+    `reference_run_id` and `reference_attempt` name the serving attempt that the attempt was compared with (empty and
+    None if no model was serving). For a rollback, `run_id` and `attempt` are served again, and the reference is the
+    attempt that they replace. For a refit, served or held, the reference is the promoted attempt that it was made from.
+    `sequence` is None until the decision is written.
     """
 
     ds: str
@@ -86,7 +87,7 @@ class Decision:
 
     @property
     def model(self) -> tuple[str, int]:
-        """Run and attempt that the decision is about."""
+        """Run id and attempt that the decision is about."""
         return self.run_id, self.attempt
 
     @property
@@ -104,17 +105,17 @@ class Decisions:
 
     def all(self) -> list[Decision]:
         """Return all decisions, oldest first."""
-        read: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "evidence": json.loads}
-        # Tables from before there were attempts lack their columns.
+        parsers: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "evidence": json.loads}
+        # Tables that were written before attempts were introduced lack these columns.
         rows = [{"attempt": 1, "reference_attempt": None, **row} for row in read_ordered_rows(self.table)]
-        return [Decision(**{k: read[k](v) if k in read else v for k, v in row.items()}) for row in rows]
+        return [Decision(**{k: parsers[k](v) if k in parsers else v for k, v in row.items()}) for row in rows]
 
     def add(self, decision: Decision, after: Sequence[Decision]) -> None:
-        """Commit a decision, then update the pointer.
+        """Commit a decision, then update `serving.json`.
 
         Args:
             decision: The decision.
-            after: All decisions that it is based on.
+            after: All decisions that were known when it was made.
 
         Raises:
             SupersededError: Another decision has been written since `after` was read.
@@ -126,19 +127,28 @@ class Decisions:
         self.update_pointer()
 
     def update_pointer(self) -> None:
-        """Update `serving.json` to match the table, even if other processes write decisions at the same time."""
+        """Update `serving.json` to match the table, even if other processes write decisions at the same time.
+
+        Does nothing if the warehouse is in an object store.
+        """
         if "://" in self.warehouse.root:
             return
         switch, written = _find_last_switch(self.all()), None
         while switch is not None and switch != written:
             folder = get_attempt_folder(self.warehouse, *switch.model)
-            said = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
-            more = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
-            write_json(Path(self.warehouse.root) / POINTER, {**said, **more})
+            model = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
+            origin = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
+            write_json(Path(self.warehouse.root) / POINTER, {**model, **origin})
             switch, written = _find_last_switch(self.all()), switch
 
     def promote(self, run_id: str, why: str, by: str | None = None, attempt: int | None = None) -> Decision:
-        """Serve an attempt of a run (the newest if not given), regardless of what the gate decided.
+        """Serve an attempt of a run, regardless of what the gate decided.
+
+        Args:
+            run_id: The run.
+            why: The reason to record.
+            by: The person who decides; the user of this process by default.
+            attempt: The number of the attempt; the newest published one by default.
 
         Raises:
             UserError: The attempt is not published, or is already serving.
@@ -151,21 +161,14 @@ class Decisions:
             if now is not None and now.model == chosen.key:
                 raise UserError(f"{chosen} is already serving, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
             return Decision(
-                chosen.record()["ds"],
-                run_id,
-                chosen.number,
-                now.run_id if now else "",
-                now.attempt if now else None,
-                Outcome.PROMOTED_MANUALLY,
-                why,
-                _check_author(by),
-                {"metrics": self._metrics(chosen)},
-            )
+                chosen.record()["ds"], run_id, chosen.number, now.run_id if now else "", now.attempt if now else None,
+                Outcome.PROMOTED_MANUALLY, why, _check_author(by), {"metrics": self._read_metrics(chosen)},
+            )  # fmt: skip
 
         return self._decide(decide, by)
 
     def rollback(self, why: str, by: str | None = None) -> Decision:
-        """Serve the previous serving attempt again; raises `UserError` if there is none."""
+        """Serve the previous serving attempt again; raises `UserError` if there was none."""
 
         def decide(decided: list[Decision]) -> Decision:
             stack = list_accepted(decided)
@@ -180,8 +183,8 @@ class Decisions:
     def _decide(self, decide: Callable[[list[Decision]], Decision], by: str | None) -> Decision:
         """Call `decide` with all decisions and commit its result; repeat if another decision is committed meanwhile.
 
-        People decide without the lease, while nights run. If `star-ctr clean` deletes the model meanwhile, the decision
-        is taken back.
+        Manual decisions do not take the lease, so they may be made while a night runs. If `star-ctr clean` deletes the
+        model meanwhile, another decision restores the previous serving model.
         """
         self.update_pointer()  # an earlier command may have been killed before it wrote `serving.json`
         while True:
@@ -206,14 +209,14 @@ class Decisions:
                 raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")
             return decision
 
-    def _metrics(self, attempt: Attempt) -> list[dict[str, Any]]:
-        """Read the metrics of an attempt, without Spark; empty if the table only holds those of another attempt."""
+    def _read_metrics(self, attempt: Attempt) -> list[dict[str, Any]]:
+        """Read the metrics of an attempt, without Spark; empty if the table does not contain this attempt."""
         rows = read_rows(self.warehouse.table("metrics"), make_any_condition("run_id", [attempt.run_id]))
         return [row for row in rows if row.get("attempt") == attempt.number]
 
 
 def _check_author(by: str | None) -> str:
-    """Return the name of the person who decides; raises `UserError` for the name of the gate."""
+    """Return the author, by default the user of this process; raises `UserError` for the name of the gate."""
     by = by or getpass.getuser()
     if by == GATE:
         raise UserError(f"--by {GATE}: this name is reserved for the gate; pass the name of a person")
@@ -221,13 +224,13 @@ def _check_author(by: str | None) -> str:
 
 
 def list_accepted(decisions: Iterable[Decision]) -> list[Decision]:
-    """Return the decisions that are in force: the last one is serving, and a rollback returns to the one before it."""
+    """Return the decisions in force, oldest first: the last one is serving, a rollback returns to the one before it."""
     stack: list[Decision] = []
     for decision in decisions:
         if decision.outcome in _SERVING_OUTCOMES:
             stack.append(decision)
         elif decision.outcome is Outcome.ROLLED_BACK:
-            # A rollback also undoes decisions that were committed between its read and its write.
+            # A rollback also undoes decisions that were committed between its read and its own commit.
             while stack and stack[-1].model != decision.model:
                 stack.pop()
     return stack
@@ -235,45 +238,49 @@ def list_accepted(decisions: Iterable[Decision]) -> list[Decision]:
 
 def find_accepted_before(settings: Settings, decisions: Iterable[Decision], ds: str) -> Decision | None:
     """Return this configuration's accepted decision of the newest night before `ds`; None if there is none."""
-    mine = [d for d in list_accepted(decisions) if d.ds < ds and d.run_id == make_run_id(settings, d.ds)]
+    accepted = [d for d in list_accepted(decisions) if d.ds < ds and d.run_id == make_run_id(settings, d.ds)]
     # If several attempts of the night were accepted, take the last one.
-    return max(reversed(mine), key=lambda d: d.ds, default=None)
+    return max(reversed(accepted), key=lambda d: d.ds, default=None)
 
 
 def get_evaluated_attempt(decisions: Iterable[Decision], decision: Decision) -> tuple[str, int | None]:
     """Return the attempt whose metrics a decision relies on: for a refit, the attempt that it was made from."""
     if strip_refit_suffix(decision.run_id) == decision.run_id:
         return decision.model
-    # If a person promoted the refit, `against` of that decision is the run that it replaced.
-    of_refits = (Outcome.REFIT, Outcome.REFIT_HELD)
-    made = [d for d in decisions if d.model == decision.model and d.outcome in of_refits]
+    # Search for the decision that made the refit: if a person promoted it, the reference is the run that it replaced.
+    refit_outcomes = (Outcome.REFIT, Outcome.REFIT_HELD)
+    refits = [d for d in decisions if d.model == decision.model and d.outcome in refit_outcomes]
     return (
-        (made[-1].reference_run_id, made[-1].reference_attempt) if made else (strip_refit_suffix(decision.run_id), None)
+        (refits[-1].reference_run_id, refits[-1].reference_attempt)
+        if refits
+        else (strip_refit_suffix(decision.run_id), None)
     )
 
 
 def find_serving(decisions: Sequence[Decision]) -> Decision | None:
-    """Return the decision that the serving model comes from; None if there is none."""
+    """Return the accepted decision on the serving model; None if no model is serving."""
     return next(reversed(list_accepted(decisions)), None)
 
 
 class Hold(NamedTuple):
-    """A manual decision that is in force, and the newest night that had been judged when it was made."""
+    """A manual decision in force, and the newest night that had been evaluated when the decision was made."""
 
     decision: Decision
     night: str
 
     def __str__(self) -> str:
-        """Return the description for messages."""
+        """Return a description for messages."""
         d = self.decision
-        return f"decided by {d.by} ({d.outcome}: {d.reason}); holds until a night after {self.night} is judged"
+        return f"decided by {d.by} ({d.outcome}: {d.reason}); holds until a night after {self.night} is evaluated"
 
 
 def find_manual_hold(decisions: Sequence[Decision]) -> Hold | None:
     """Return the manual decision that determines the serving model; None if the gate made the last such decision."""
-    # The refit of a manually promoted model does not end the hold, and neither does the rollback of the refit.
-    of_refits = (Outcome.REFIT, Outcome.ROLLED_BACK)
-    switches = [k for k, d in enumerate(decisions) if _switches(d) and (d.is_manual or d.outcome not in of_refits)]
+    # A refit of a manually promoted model does not end the hold, and neither does the gate's rollback of that refit.
+    refit_outcomes = (Outcome.REFIT, Outcome.ROLLED_BACK)
+    switches = [
+        k for k, d in enumerate(decisions) if _is_switch(d) and (d.is_manual or d.outcome not in refit_outcomes)
+    ]
     last = switches[-1] if switches else None
     if last is None or not decisions[last].is_manual:
         return None
@@ -281,11 +288,12 @@ def find_manual_hold(decisions: Sequence[Decision]) -> Hold | None:
 
 
 def _find_last_switch(decisions: Sequence[Decision]) -> Decision | None:
-    """Return the decision that made the serving model serve, which may be a rollback; None if no model is serving."""
+    """Return the last decision that changed the serving model, which may be a rollback; None if no model is serving."""
     if find_serving(decisions) is None:
         return None
-    return next(d for d in reversed(decisions) if _switches(d))
+    return next(d for d in reversed(decisions) if _is_switch(d))
 
 
-def _switches(decision: Decision) -> bool:
+def _is_switch(decision: Decision) -> bool:
+    """Return whether a decision changes the serving model."""
     return decision.outcome in _SERVING_OUTCOMES or decision.outcome is Outcome.ROLLED_BACK

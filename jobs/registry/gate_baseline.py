@@ -18,9 +18,10 @@ NIGHTS = 7
 
 
 class ClickRate(NamedTuple):
-    """The usual click rate of a domain: the median of nightly rates, with the nights and rows behind it.
+    """The typical click rate of a domain on the baseline nights.
 
-    `dispersed`: dispersion of nightly clicks and its degrees of freedom.
+    `rate` is the median of the nightly click rates; `nights` and `rows` are the nights and rows that it is based on.
+    `dispersed` holds the dispersion of the nightly clicks and its degrees of freedom, from `estimate_dispersion`.
     """
 
     rate: float
@@ -29,40 +30,49 @@ class ClickRate(NamedTuple):
     dispersed: tuple[float, float]
 
     def error(self, rows: int) -> float:
-        """Return the variance of the expected clicks in `rows` rows, relative to that of the clicks themselves."""
-        of_median = 1.0 if self.nights < 3 else math.pi / 2  # relative to the variance of a mean
-        return of_median * rows / self.rows if self.rows else 0.0
+        """Return the variance of the expected clicks in `rows` rows, relative to the variance of the actual clicks."""
+        # Variance of a median relative to that of a mean. With fewer than 3 nights, the median is the mean.
+        median_factor = 1.0 if self.nights < 3 else math.pi / 2
+        return median_factor * rows / self.rows if self.rows else 0.0
 
 
 def select_baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> list[str]:
     """Select the runs of the earlier nights that form the baseline.
 
-    Nights that were held or did not have enough data are left out, so that a persistent fault does not become the
-    baseline. If a person promoted such a night, the change is accepted, and the baseline starts there. If no night is
-    left, all nights count.
+    1. Exclude nights that were held or did not have enough data, so that a persistent fault does not become the
+       baseline.
+    2. If a person promoted such a night, the change is accepted: the baseline starts with that night.
+    3. If no night remains, use all nights.
 
     Args:
         runs: The run of each earlier night, oldest first.
-        decisions: All decisions, in their order.
+        decisions: All decisions, oldest first.
 
     Returns:
-        The newest `NIGHTS` runs that count, oldest first.
+        The newest `NIGHTS` runs of the baseline, oldest first.
     """
     verdicts = (Outcome.PROMOTED, Outcome.HELD, Outcome.TOO_SMALL)
     decided = {d.run_id: d.outcome for d in decisions if d.outcome in verdicts}
-    left_out = {run for run, outcome in decided.items() if outcome is not Outcome.PROMOTED}
-    by_hand = {
+    excluded = {run for run, outcome in decided.items() if outcome is not Outcome.PROMOTED}
+    promoted_manually = {
         strip_refit_suffix(d.run_id) for d in list_accepted(decisions) if d.outcome is Outcome.PROMOTED_MANUALLY
-    } & left_out
-    start = max((k for k, run in enumerate(runs) if run in by_hand), default=0)
-    usual = [run for run in runs[start:] if run not in left_out - by_hand]
-    return (usual or list(runs))[-NIGHTS:]
+    } & excluded
+    start = max((k for k, run in enumerate(runs) if run in promoted_manually), default=0)
+    selected = [run for run in runs[start:] if run not in excluded - promoted_manually]
+    return (selected or list(runs))[-NIGHTS:]
 
 
 def compute_typical_rows(nights: Sequence[Sequence[Row]]) -> dict[str, float]:
-    """Return the median of each domain's nightly rows; a night without the domain counts as 0 rows.
+    """Compute the median of each domain's nightly rows; a night without the domain counts as 0 rows.
 
-    For an even number of nights, this is the lower middle value: 0 for a domain that is absent on half of the nights.
+    For an even number of nights, the lower of the two middle values is used. A domain that is absent on half of the
+    nights therefore has a median of 0.
+
+    Args:
+        nights: The metrics of each night, one row per domain.
+
+    Returns:
+        The median by domain.
     """
     found: dict[str, list[int]] = {}
     for night in nights:
@@ -72,10 +82,18 @@ def compute_typical_rows(nights: Sequence[Sequence[Row]]) -> dict[str, float]:
 
 
 def estimate_click_rate(nights: Sequence[Sequence[Row]], domain: str) -> ClickRate:
-    """Return the usual click rate of a domain, from the nights that have rows of it."""
-    there = [row for night in nights for row in night if row["domain"] == domain and row["rows"]]
-    rate = median([row["clicks"] / row["rows"] for row in there]) if there else 0.0
-    counted = there if rate else []
+    """Estimate the typical click rate of a domain from the nights on which it has rows.
+
+    Args:
+        nights: The metrics of each night, one row per domain.
+        domain: The domain.
+
+    Returns:
+        The click rate; the rate is 0 if no night has rows of the domain.
+    """
+    observed = [row for night in nights for row in night if row["domain"] == domain and row["rows"]]
+    rate = median([row["clicks"] / row["rows"] for row in observed]) if observed else 0.0
+    counted = observed if rate else []
     expected = [rate * row["rows"] for row in counted]
     dispersed = estimate_dispersion([row["clicks"] for row in counted], expected)
-    return ClickRate(rate, len(there), sum(row["rows"] for row in there), dispersed)
+    return ClickRate(rate, len(observed), sum(row["rows"] for row in observed), dispersed)

@@ -1,9 +1,9 @@
-"""The statistical tests behind the gate's verdict.
+"""The statistical tests that the gate bases its decision on.
 
-Each reason to hold a candidate combines a significance test and a margin: the metric must be significantly worse, and
+Each reason to hold a candidate combines a significance test with a margin: the metric must be significantly worse, and
 by more than the margin. The tests share `gate.error_rate`: each kind of test gets a part of it (`PARTS`), and the tests
-of one kind (one per domain) are corrected by Holm's procedure. A candidate as good as the serving model, on an ordinary
-day, is therefore held on at most that share of nights, for any number of domains.
+of one kind (one per domain) are corrected by Holm's procedure. A candidate that is as good as the serving model is
+therefore held, on an ordinary day, with at most that probability, for any number of domains.
 """
 
 from __future__ import annotations
@@ -26,21 +26,26 @@ from star_ctr.features.evaluation.significance import (
 from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows, estimate_click_rate
 
 DRAWS = 200
-"""Minimum number of bootstrap draws for the gate: the standard error is then accurate to 5 %."""
+"""Minimum number of bootstrap samples for the gate: the standard error is then accurate to 5 %."""
 PARTS = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
-"""Share of the error rate by kind of test. The last three detect failures that are usually obvious."""
+"""Share of `gate.error_rate` by kind of test. The last three kinds detect failures that are usually obvious."""
 _POWER = 0.9
-_NAMED = 5
+"""Probability with which a loss of `gate.domain_loss` should be detected."""
+_MAX_LISTED = 5
+"""Maximum number of domains that a message lists."""
 
 
 @dataclass(frozen=True)
 class GateInputs:
-    """The metrics by domain that a verdict is based on.
+    """The metrics by domain that the gate bases its decision on. All except `candidate` may be empty.
 
-    `candidate`: metrics of the candidate. `differences`: candidate minus serving model on the same rows, with intervals
-    and EVIDENCE. `before`: metrics of the candidates of the baseline nights (`baseline_runs`), one list per night.
-    `serving_then`: the overall metrics of the serving model when it was accepted. `recent`: like `before`, for the last
-    nights, whatever the gate decided. All except `candidate` may be empty. `level`: the confidence level of intervals.
+    Attributes:
+        candidate: Metrics of the candidate.
+        differences: Candidate minus serving model on the same rows, with INTERVALS and EVIDENCE.
+        before: Metrics of the candidates of the baseline nights (`select_baseline_runs`), one list per night.
+        serving_then: Overall metrics that the serving model was accepted with.
+        level: Confidence level of the intervals.
+        recent: Like `before`, for the last nights, regardless of what the gate decided on them.
     """
 
     candidate: Sequence[Row]
@@ -56,39 +61,42 @@ class CheckResult(NamedTuple):
 
     domain: str
     p: float
-    beyond: bool
+    exceeds_margin: bool
     message: str
 
 
 def select_failed(checks: Sequence[CheckResult], rate: float) -> list[CheckResult]:
-    """Return the checks that are significant at a family-wise error rate and exceed their margin."""
+    """Select the checks that are significant at the family-wise error rate `rate` and exceed their margin."""
     rejected = reject_holm([check.p for check in checks], rate)
-    return [check for check, reject in zip(checks, rejected, strict=True) if reject and check.beyond]
+    return [check for check, reject in zip(checks, rejected, strict=True) if reject and check.exceeds_margin]
 
 
 def check_gauc(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult]:
-    """Compare GAUC with the serving model, overall and in large domains."""
+    """Compare the GAUC of the candidate with that of the serving model, overall and in large domains."""
     for difference, users, std in _iter_testable(gate, inputs):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
-        told = f"{format_domain(difference['domain'])}: GAUC {format_interval(difference)}"
+        change = f"{format_domain(difference['domain'])}: GAUC {format_interval(difference)}"
         p = compute_p_below(difference["gauc"], std, users, DRAWS)
-        message = f"{told} against the serving model (margin: {margin})"
+        message = f"{change} against the serving model (margin: {margin})"
         yield CheckResult(difference["domain"], p, difference["gauc"] < -margin, message)
 
 
 def _iter_testable(gate: GateSettings, inputs: GateInputs) -> Iterator[tuple[Row, float, float]]:
-    """Yield the testable GAUC differences, overall and in large domains, with effective users and std."""
+    """Yield the GAUC differences that can be tested, overall and in large domains.
+
+    Each comes with its effective number of users and its standard error.
+    """
     rows = {r["domain"]: r["rows"] for r in inputs.candidate}
     for difference in inputs.differences:
         domain, std = difference["domain"], get_standard_error(difference, inputs.level)
         users = difference.get("gauc_effective") or math.inf
-        large = domain == OVERALL or rows.get(domain, 0) >= gate.domain_rows
-        if large and difference["gauc"] is not None and std is not None and users > 1:
+        is_large = domain == OVERALL or rows.get(domain, 0) >= gate.domain_rows
+        if is_large and difference["gauc"] is not None and std is not None and users > 1:
             yield difference, users, std
 
 
 def check_calibration(gate: GateSettings, inputs: GateInputs) -> CheckResult:
-    """Compare predicted and actual clicks, overall."""
+    """Check the overall PCOC (predicted over actual clicks) against the band `gate.pcoc`."""
     overall = index_by_domain(inputs.candidate)[OVERALL]
     pcoc, clicks = overall["pcoc"], overall["clicks"]
     low, high = gate.pcoc
@@ -98,31 +106,35 @@ def check_calibration(gate: GateSettings, inputs: GateInputs) -> CheckResult:
 
 
 def check_gauc_drop(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]:
-    """Compare GAUC with the serving model's when it was accepted; empty if there is nothing to compare with."""
-    overall, then = index_by_domain(inputs.candidate)[OVERALL], inputs.serving_then.get("gauc")
-    if then is None:
+    """Compare the overall GAUC of the candidate with the GAUC that the serving model was accepted with.
+
+    Returns:
+        The check; empty if the accepted GAUC is unknown.
+    """
+    overall, accepted = index_by_domain(inputs.candidate)[OVERALL], inputs.serving_then.get("gauc")
+    if accepted is None:
         return []
     difference = index_by_domain(inputs.differences).get(OVERALL, {})
     users = difference.get("gauc_effective") or overall.get("gauc_users") or math.inf
-    own = get_standard_error(overall, inputs.level)
-    if own is None and users < math.inf:
-        own = 0.5 / math.sqrt(users)  # upper bound for the mean of values in [0, 1]
-    beyond = overall["gauc"] - (then - gate.drop_margin)
-    if own is None or users <= 1:
-        p = 0.0  # no standard error is known: decide by the margin alone
+    std = get_standard_error(overall, inputs.level)
+    if std is None and users < math.inf:
+        std = 0.5 / math.sqrt(users)  # upper bound for the mean of values in [0, 1]
+    distance = overall["gauc"] - (accepted - gate.drop_margin)
+    if std is None or users <= 1:
+        p = 0.0  # the standard error is unknown, so only the margin decides
     else:
         p = compute_p_below(
-            beyond, math.hypot(own, get_standard_error(inputs.serving_then, inputs.level) or own), users, DRAWS
+            distance, math.hypot(std, get_standard_error(inputs.serving_then, inputs.level) or std), users, DRAWS
         )
     message = (
-        f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below the {then:.4f} "
-        "at which the serving model was accepted; both models dropped: check the labels of this day"
+        f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below {accepted:.4f}, "
+        "the GAUC that the serving model was accepted with; both models dropped: check the labels of this day"
     )
-    return [CheckResult(OVERALL, p, beyond < 0, message)]
+    return [CheckResult(OVERALL, p, distance < 0, message)]
 
 
 def check_clicks(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult]:
-    """Compare click rates with earlier nights, overall and in large domains."""
+    """Compare click rates with those of the baseline nights, overall and in large domains."""
     now = index_by_domain(inputs.candidate)
     for domain, typical in compute_typical_rows(inputs.before).items():
         rows = now[domain]["rows"] if domain in now else 0
@@ -132,39 +144,51 @@ def check_clicks(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult
             continue
         clicks = now[domain]["clicks"]
         message = (
-            f"{format_domain(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median click "
-            f"rate of {usual.nights} earlier nights (gate.min_share: {gate.min_share}): check for missing clicks"
+            f"{format_domain(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median "
+            f"click rate of {usual.nights} earlier nights (gate.min_share: {gate.min_share}): check for missing clicks"
         )
-        beyond = clicks == 0 or clicks < gate.min_share * expected
-        # Within the margin the p-value does not matter.
-        p = compute_p_count(clicks, expected, usual.dispersed, usual.error(rows)) if beyond else 1.0
-        yield CheckResult(domain, p, beyond, message)
+        exceeds_margin = clicks == 0 or clicks < gate.min_share * expected
+        # Within the margin, the p-value does not matter.
+        p = compute_p_count(clicks, expected, usual.dispersed, usual.error(rows)) if exceeds_margin else 1.0
+        yield CheckResult(domain, p, exceeds_margin, message)
 
 
 def describe_low_power(gate: GateSettings, inputs: GateInputs) -> str:
-    """Name the large domains with too little power to detect a loss of `gate.domain_loss`."""
+    """Describe the large domains that have too few users to detect a loss of `gate.domain_loss`.
+
+    Returns:
+        The end of a message, starting with a semicolon; empty if there are no such domains.
+    """
     rows = {r["domain"]: r["rows"] for r in inputs.candidate}
     domains = [d["domain"] for d in inputs.differences if d["domain"] != OVERALL]
     large = [domain for domain in domains if rows.get(domain, 0) >= gate.domain_rows]
     tested = list(_iter_testable(gate, inputs))
     rate = gate.error_rate * PARTS["gauc"] / max(len(tested), 1)
-    seen = {
+    detectable = {
         difference["domain"]
         for difference, users, std in tested
         if max(compute_detectable_loss(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
     }
-    missed = [domain for domain in large if domain not in seen]
-    if not missed:
+    undetectable = [domain for domain in large if domain not in detectable]
+    if not undetectable:
         return ""
-    more = f" and {len(missed) - _NAMED} more" if len(missed) > _NAMED else ""
+    more = f" and {len(undetectable) - _MAX_LISTED} more" if len(undetectable) > _MAX_LISTED else ""
     return (
         f"; too few users to detect a loss of {gate.domain_loss} (gate.domain_loss) on {_POWER:.0%} of nights in "
-        f"{len(missed)} of {len(large)} large domains: {', '.join(missed[:_NAMED])}{more}"
+        f"{len(undetectable)} of {len(large)} large domains: {', '.join(undetectable[:_MAX_LISTED])}{more}"
     )
 
 
 def get_standard_error(row: Row, level: float) -> float | None:
-    """Return the standard error of a row's GAUC, from its bootstrap draws or its interval."""
+    """Return the standard error of a row's GAUC: `gauc_std`, or else an estimate from its confidence interval.
+
+    Args:
+        row: The row.
+        level: Confidence level of the interval.
+
+    Returns:
+        The standard error; None if the row has neither.
+    """
     if (std := row.get("gauc_std")) is not None:
         return float(std)
     low, high = row.get("gauc_low"), row.get("gauc_high")
@@ -172,19 +196,19 @@ def get_standard_error(row: Row, level: float) -> float | None:
 
 
 def format_interval(difference: Row) -> str:
-    """Format a difference with its interval."""
+    """Format a GAUC difference, with its interval if it has one."""
     if difference["gauc_low"] is None:
         return f"{difference['gauc']:+.4f}"
     return f"{difference['gauc']:+.4f} ({difference['gauc_low']:+.4f} to {difference['gauc_high']:+.4f})"
 
 
 def format_metric(name: str) -> str:
-    """Return the name of a metric in messages."""
+    """Return the name of a metric for messages."""
     return "log loss" if name == "log_loss" else name.upper()
 
 
 def format_domain(domain: str) -> str:
-    """Return the name of a domain in messages."""
+    """Return the name of a domain for messages."""
     return OVERALL if domain == OVERALL else f"domain {domain}"
 
 

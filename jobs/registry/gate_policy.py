@@ -1,7 +1,7 @@
-"""The gate's verdict on a night's candidate, as a pure function of its metrics.
+"""The gate's decision on a night's candidate, as a pure function of metrics.
 
-A missing or non-finite metric never counts in favour of a candidate. All other metrics go through the tests in
-`gate_checks`, which share `gate.error_rate`.
+A missing or non-finite metric never counts in favor of a candidate. All other metrics are tested in `gate_checks`; the
+tests share `gate.error_rate`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,20 @@ _NUMBERS = ("auc", "gauc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_st
 
 
 def decide(gate: GateSettings, inputs: GateInputs) -> tuple[Outcome, str]:
-    """Promoted, held, or not enough data to say; and the reason in words, with the numbers."""
+    """Decide whether to promote a night's candidate.
+
+    1. If the day has too little data, or an overall metric is undefined: not enough data.
+    2. If a metric is not finite: held.
+    3. If one of the checks of `gate_checks` fails: held.
+    4. Otherwise: promoted.
+
+    Args:
+        gate: The settings of the gate.
+        inputs: The metrics.
+
+    Returns:
+        The outcome (promoted, held, or not enough data), and the reason with the metrics that led to it.
+    """
     if found := [*_find_too_small(gate, inputs), *_find_undefined(inputs)]:
         return Outcome.TOO_SMALL, "; ".join(found)
     if found := list(_find_non_finite(inputs)):
@@ -42,29 +55,39 @@ def decide(gate: GateSettings, inputs: GateInputs) -> tuple[Outcome, str]:
     if checks := _run_checks(gate, inputs):
         return Outcome.HELD, "; ".join(check.message for check in checks)
     if not inputs.differences:
-        return Outcome.PROMOTED, "no model is served yet, and nothing speaks against this one"
+        return Outcome.PROMOTED, "no model is served yet, and the candidate passed all checks"
     overall = format_interval(index_by_domain(inputs.differences)[OVERALL])
     low_power = describe_low_power(gate, inputs)
     return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
 
 
 def _run_checks(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]:
-    def failed_of_kind(kind: str, checks: Sequence[CheckResult]) -> list[CheckResult]:
+    """Run all checks, and return those that failed."""
+
+    def select_failed_of_kind(kind: str, checks: Sequence[CheckResult]) -> list[CheckResult]:
         return select_failed(checks, gate.error_rate * PARTS[kind])
 
-    found = failed_of_kind("gauc", list(check_gauc(gate, inputs)))
-    # If only the candidate dropped, it is worse than the serving model, and the day's labels are not suspect.
-    alone = any(check.domain == OVERALL for check in found)
+    worse = select_failed_of_kind("gauc", list(check_gauc(gate, inputs)))
+    # If only the candidate dropped, it is worse than the serving model, and the labels of the day are not suspect.
+    only_candidate_dropped = any(check.domain == OVERALL for check in worse)
     return [
-        *failed_of_kind("pcoc", [check_calibration(gate, inputs)]),
-        *found,
-        *failed_of_kind("clicks", list(check_clicks(gate, inputs))),
-        *([] if alone else failed_of_kind("gauc_drop", check_gauc_drop(gate, inputs))),
+        *select_failed_of_kind("pcoc", [check_calibration(gate, inputs)]),
+        *worse,
+        *select_failed_of_kind("clicks", list(check_clicks(gate, inputs))),
+        *([] if only_candidate_dropped else select_failed_of_kind("gauc_drop", check_gauc_drop(gate, inputs))),
     ]
 
 
 def check_refit(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
-    """Return why a refit must not be served, based on `totals` for its newest training day."""
+    """Check the metrics of a refit on its newest training day.
+
+    Args:
+        gate: The settings of the gate.
+        totals: Metrics without ranking (`compute_totals`) on that day, by domain and overall.
+
+    Returns:
+        The reasons why the refit must not be served; empty if there are none.
+    """
     overall = index_by_domain(totals).get(OVERALL)
     if overall is None:
         return ["no row of the day was scored"]
@@ -80,6 +103,7 @@ def check_refit(gate: GateSettings, totals: Sequence[Row]) -> list[str]:
 
 
 def _find_too_small(gate: GateSettings, inputs: GateInputs) -> list[str]:
+    """Return messages if the day, or a large domain, has too few rows or clicks for a decision."""
     now, found = index_by_domain(inputs.candidate), []
     overall = now.get(OVERALL, {"rows": 0, "clicks": 0})
     if overall["rows"] < gate.min_rows:
@@ -90,11 +114,13 @@ def _find_too_small(gate: GateSettings, inputs: GateInputs) -> list[str]:
     for domain, typical in compute_typical_rows(inputs.before).items():
         rows = now[domain]["rows"] if domain in now else 0
         if not rows and not recent.get(domain, 0):
-            continue  # absent on most nights: retired, or there on some days of the week only
+            # Absent on at least half of the recent nights: retired, or only active on some days of the week.
+            continue
         if typical >= gate.domain_rows and rows < gate.min_share * typical:
             what = "rows" if domain == OVERALL else f"rows in domain {domain}"
             found.append(
-                f"{rows:,} {what}, where the nights before had {typical:,.0f} (gate.min_share: {gate.min_share})"
+                f"{rows:,} {what}, compared with a median of {typical:,.0f} on earlier nights "
+                f"(gate.min_share: {gate.min_share})"
             )
     return found
 
@@ -121,11 +147,10 @@ def _find_undefined(inputs: GateInputs) -> list[str]:
 
 def _find_non_finite(inputs: GateInputs) -> Iterator[str]:
     """Yield messages for non-finite metrics: every comparison with NaN is false, so they would pass every check."""
-    then = [{"domain": OVERALL, **inputs.serving_then}]
-    serving = ("the serving model's accepted ", then)
-    for prefix, rows in (("", inputs.candidate), ("the difference of ", inputs.differences), serving):
+    accepted = ("the serving model's accepted ", [{"domain": OVERALL, **inputs.serving_then}])
+    for prefix, rows in (("", inputs.candidate), ("the difference in ", inputs.differences), accepted):
         for row in rows:
             for name in _NUMBERS:
                 if (value := row.get(name)) is not None and not math.isfinite(value):
-                    metric = f"{prefix}{format_metric(name)} of {format_domain(row['domain'])}"
+                    metric = f"{prefix}{format_metric(name)} ({format_domain(row['domain'])})"
                     yield f"{metric} is {value}, not a finite number"

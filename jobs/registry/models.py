@@ -1,4 +1,4 @@
-"""Models of published attempts: the layout, vocabularies and settings that are needed for scoring."""
+"""Models of published attempts, with the layout, vocabularies and settings that scoring needs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ class Model(NamedTuple):
 
     @property
     def vocabularies(self) -> list[str]:
-        """Files of its vocabularies."""
+        """Paths of the vocabulary files, sorted."""
         return [str(file) for file in sorted((self.attempt.folder / "vocabularies").glob("*.parquet"))]
 
 
 def find_model(settings: Settings, run_id: str, number: int | None = None) -> Model:
-    """Return the model of an attempt, the newest if no number is given, after verifying its files.
+    """Load the model of a published attempt, after verifying its files.
+
+    Args:
+        settings: The current settings. The model uses their `paths` and `spark`, and its own settings otherwise.
+        run_id: The run.
+        number: The number of the attempt; the newest published one by default.
 
     Raises:
-        UserError: There is no such run or attempt.
+        UserError: The run or the attempt does not exist.
         DataError: A file of the attempt is damaged.
     """
     attempt = check_files(get_published_attempt(Warehouse(settings.paths), run_id, number))
     layout = Layout.model_validate_json((attempt.folder / LAYOUT).read_text(encoding="utf-8"))
-    own = Settings.model_validate(attempt.record()["settings"])
-    own = own.model_copy(update={"paths": settings.paths, "spark": settings.spark})
-    return Model(attempt, layout, own)
+    trained = Settings.model_validate(attempt.record()["settings"])
+    trained = trained.model_copy(update={"paths": settings.paths, "spark": settings.spark})
+    return Model(attempt, layout, trained)

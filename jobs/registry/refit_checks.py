@@ -1,8 +1,8 @@
-"""Checks that a refit must pass before it is served. They use its own training rows, since no unseen day is left.
+"""Checks that a refit must pass before it is served.
 
-The gate evaluated the promoted run. A refit is a separate training run and can fail on its own: its weights and scores
-must be finite, the exported model must match the trainer's model, and PCOC on its newest training day must be within
-`gate.pcoc`.
+The gate evaluated the promoted run only. A refit is a separate training run and can fail independently. Its weights and
+scores must be finite, the exported model must match the trainer's model, and PCOC on its newest training day must be
+within `gate.pcoc`. The checks use training rows of the refit, because no unseen day is left.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ from star_ctr.model.training.job import TrainingJob
 
 
 def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) -> list[str]:
-    """Return the reasons why a trained refit must not be served; empty if there are none."""
+    """Run all checks of a trained refit.
+
+    Args:
+        store: The tables of the warehouse.
+        gate: The settings of the gate.
+        job: The job of the refit, with its attempt.
+
+    Returns:
+        The reasons why the refit must not be served; empty if there are none.
+    """
     rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
     try:
         read_weights(job.path)
@@ -35,16 +44,17 @@ def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) 
 
 
 def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
-    """Raise `DataError` if the exported model does not match the trainer's scores, or there is no sample of them."""
+    """Raise `DataError` if the exported model does not match the trainer's sampled scores, or if no sample exists."""
     probe = read_result(job)["probe"]
     if not probe:
-        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train again")
+        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train the run again")
     ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
     check_parity(job.run_id, compute_largest_difference(score_rows(sampled, get_attempt(job)), probe))
 
 
 def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:
+    """Score the newest training day, and return the reasons why its metrics are not acceptable."""
     scores = score_rows(rows.where(F.col("day") == job.ds), get_attempt(job)).persist()
     try:
         check_scores(scores, job.split)

@@ -1,4 +1,4 @@
-"""The attempts that `clean` must keep, and why."""
+"""Selection of the attempts that `star-ctr clean` must keep, with the reason for each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from star_ctr.jobs.registry.decisions import Decision, Decisions, get_evaluated_
 
 DAY = 24 * 3600.0
 Key = tuple[str, int]
-"""A run and the number of an attempt."""
+"""Run id and number of an attempt."""
 
 
 class Reason(StrEnum):
-    """Why an attempt is kept."""
+    """Reason to keep an attempt."""
 
     DECISION = "serving, or needed for a rollback"
     PINNED = "pinned"
@@ -32,19 +32,22 @@ class Reason(StrEnum):
 
 
 KEEP_ROWS = (Reason.DECISION, Reason.PINNED, Reason.UNFINISHED)
-"""Reasons for which the rows of an attempt are kept at any age, too."""
+"""Reasons for which the table rows of an attempt are also kept, regardless of age."""
 
 
 def list_kept_attempts(
     settings: Settings, warehouse: Warehouse, attempts: Sequence[Attempt], newest: str
 ) -> dict[Key, Reason]:
-    """Return the attempts to keep, with the reason for each.
+    """Select the attempts to keep.
 
     Args:
         settings: The settings, with the ages in `retention`.
         warehouse: The warehouse.
         attempts: All attempts of all runs.
         newest: The newest night; empty if there is none.
+
+    Returns:
+        The reason to keep each attempt, by its key.
 
     Raises:
         UserError: `retention.pinned` names a run without a published attempt.
@@ -55,13 +58,13 @@ def list_kept_attempts(
     for run in dict.fromkeys(a.run_id for a in attempts):
         if not parse_night(run) or (parse_night(run) < first and run not in runs):
             continue
-        of_run = list_attempts(warehouse, run)
-        published = [a for a in of_run if a.is_published]
-        for attempt in of_run:
+        run_attempts = list_attempts(warehouse, run)
+        published = [a for a in run_attempts if a.is_published]
+        for attempt in run_attempts:
             if not attempt.is_published and (not published or attempt.number > published[-1].number):
                 kept.setdefault(attempt.key, Reason.UNFINISHED)
             elif published and attempt.number == published[-1].number:
-                # Also of a run with another kept attempt: a run refers to its newest one.
+                # Keep it even if another attempt of the run is kept: a run refers to its newest published attempt.
                 kept.setdefault(attempt.key, Reason.NEWEST)
             elif published and (ages.attempts is None or _compute_age(published[-1]) < ages.attempts):
                 kept.setdefault(attempt.key, Reason.RECENT)
@@ -69,7 +72,7 @@ def list_kept_attempts(
 
 
 def list_pinned_attempts(settings: Settings, warehouse: Warehouse) -> list[Attempt]:
-    """Return the newest attempts of the runs in `retention.pinned`; raises `UserError` if one has none."""
+    """Return the newest published attempt of each run in `retention.pinned`; raises `UserError` if a run has none."""
     found = []
     for name in settings.retention.pinned:
         attempt = find_attempt(warehouse, name)
@@ -81,16 +84,20 @@ def list_pinned_attempts(settings: Settings, warehouse: Warehouse) -> list[Attem
 
 
 def list_decisions_in_force(settings: Settings, decisions: Sequence[Decision]) -> list[Decision]:
-    """Return the decision that is serving last, and before it those that `retention.rollbacks` allows to return to."""
+    """Return the accepted decisions whose models must be kept, oldest first.
+
+    The last one is serving. The ones before it, at most `retention.rollbacks`, are those that rollbacks can return to.
+    """
     return list_accepted(decisions)[-1 - settings.retention.rollbacks :]
 
 
 def _list_named_attempts(settings: Settings, warehouse: Warehouse) -> dict[Key, Reason]:
-    """Return the attempts that decisions or settings name, and those that their trainings started from."""
+    """Return the attempts that decisions or settings refer to, and the attempts that their trainings started from."""
     kept: dict[Key, Reason] = {}
     decided = Decisions(settings).all()
-    of_configuration = {d.run_id[len(d.ds) :]: d for d in list_accepted(decided)}
-    for decision in [*list_decisions_in_force(settings, decided), *of_configuration.values()]:
+    # The last accepted decision of each configuration: its run id without the night.
+    last_accepted = {d.run_id[len(d.ds) :]: d for d in list_accepted(decided)}
+    for decision in [*list_decisions_in_force(settings, decided), *last_accepted.values()]:
         for run, number in (decision.model, get_evaluated_attempt(decided, decision)):
             if number is not None:
                 kept[run, number] = Reason.DECISION
@@ -112,7 +119,7 @@ def _list_named_attempts(settings: Settings, warehouse: Warehouse) -> dict[Key, 
 
 
 def _list_newest_before(attempts: Sequence[Attempt], first: str) -> set[str]:
-    """Return the newest run of each configuration before a day, because the next night may start from it."""
+    """Return the newest published run of each configuration before `first`: the next night may start from it."""
     newest: dict[str, str] = {}
     for attempt in attempts:
         night = parse_night(attempt.run_id)
@@ -123,7 +130,7 @@ def _list_newest_before(attempts: Sequence[Attempt], first: str) -> set[str]:
 
 
 def _compute_age(published: Attempt) -> float:
-    """Return the number of days since an attempt was published."""
+    """Return the days since an attempt was published."""
     return (time.time() - (published.folder / RECORD).stat().st_mtime) / DAY
 
 
@@ -133,9 +140,13 @@ def compute_first_day(newest: str, days: int) -> str:
 
 
 def parse_night(name: str) -> str:
-    """Return the night of a run; for `RUN@DAY`, the day on which the run was compared with another one.
+    """Return the night of a run.
 
-    Empty if the name does not begin with a day, as that of scores from elsewhere.
+    Args:
+        name: A run id, or `RUN@DAY` for the scores of a run on the rows of another night.
+
+    Returns:
+        The night: `DAY` if the name contains one. Empty if the name does not begin with a date.
     """
     run, _, day = name.partition("@")
     night = day or run[:10]

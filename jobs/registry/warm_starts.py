@@ -1,7 +1,7 @@
-"""The run that a night's training starts from (`trainer.warm_start`).
+"""Selection of the run that a night's training starts from (`trainer.warm_start`).
 
-Used by the split, which encodes numbers like that run, and by the training. Does not import torch, because Spark
-workers import what the split imports.
+The split also uses it, because it must encode numbers like that run. This module must not import torch: Spark workers
+import the modules that the split imports.
 """
 
 from __future__ import annotations
@@ -24,26 +24,28 @@ from star_ctr.jobs.registry.decisions import Decisions, find_accepted_before
 
 
 class Start(NamedTuple):
-    """A published attempt to start from, and the layout of its training rows."""
+    """A published attempt to start from, and the layout of the rows that it was trained on."""
 
     attempt: Attempt
     layout: Layout
 
     @property
     def run_id(self) -> str:
-        """Run of the attempt."""
+        """Run id of the attempt."""
         return self.attempt.run_id
 
     def hash_numbers(self) -> str:
-        """Hash the encoding of numbers, which the split keeps.
+        """Hash the encoding of numbers, which the split reuses.
 
-        Excludes the run's name: the split stays valid if another run with the same encoding becomes the one to start
-        from.
+        The run id is not part of the hash: the split stays valid if another run with the same encoding is selected.
         """
         return hash_json(dump_number_encodings(self.layout), 32)
 
     def hash_weights(self) -> str:
-        """Hash the exported weights; raises `UserError` if there are none. Reads an unchanged file once per process."""
+        """Hash the exported weights; raises `UserError` if the file does not exist.
+
+        The hash of an unchanged file is cached within the process.
+        """
         file = self.attempt.folder / WEIGHTS
         if not file.exists():
             raise UserError(f"trainer.warm_start: {file} does not exist; train {self.run_id} again")
@@ -59,30 +61,35 @@ def _hash_cached(file: Path, _modified: int, _size: int) -> str:
 def find_start(settings: Settings, ds: str) -> Start | None:
     """Find the run that the training of night `ds` starts from.
 
+    Args:
+        settings: The settings. `trainer.warm_start` is null, `previous`, `accepted` or a run id.
+        ds: The night.
+
     Returns:
-        The run; None if training starts from scratch, including when no earlier night of this configuration has been
-        trained (`previous`) or accepted (`accepted`) yet.
+        The run; None if training starts from scratch. This includes the case that no earlier night of this
+        configuration has been trained (`previous`) or accepted (`accepted`) yet.
 
     Raises:
-        UserError: The run does not exist, is not finished, or was trained on `ds` or later days.
+        UserError: The run does not exist, is not finished, or was trained on `ds` or later days; or its layout is
+            missing.
     """
-    asked = settings.trainer.warm_start
+    choice = settings.trainer.warm_start
     warehouse = Warehouse(settings.paths)
-    match asked:
+    match choice:
         case None:
             return None
         case "previous":
             night = _find_newest_finished(settings, warehouse, ds)
         case "accepted":
-            # Take the accepted attempt: a later attempt of the same night may have been held.
+            # Use exactly the accepted attempt: a later attempt of the same night may have been held.
             found = find_accepted_before(settings, Decisions(settings).all(), ds)
-            return _read_start(asked, find_attempt(warehouse, *found.model), found.run_id, ds) if found else None
+            return _read_start(choice, find_attempt(warehouse, *found.model), found.run_id, ds) if found else None
         case _:
-            return _read_start(asked, find_attempt(warehouse, asked), asked, ds)
+            return _read_start(choice, find_attempt(warehouse, choice), choice, ds)
     if night is None:
         return None
     name = make_run_id(settings, night)
-    return _read_start(asked, find_attempt(warehouse, name), name, ds)
+    return _read_start(choice, find_attempt(warehouse, name), name, ds)
 
 
 def _find_newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> str | None:
@@ -92,17 +99,21 @@ def _find_newest_finished(settings: Settings, warehouse: Warehouse, ds: str) -> 
     return max((night for night in nights if night < ds and make_run_id(settings, night) in finished), default=None)
 
 
-def _read_start(asked: str, attempt: Attempt | None, name: str, ds: str) -> Start:
+def _read_start(choice: str, attempt: Attempt | None, name: str, ds: str) -> Start:
+    """Check that an attempt can be the start of night `ds`, and read its layout."""
     if attempt is None:
-        of = "" if asked == name else f"{asked} is {name}, and "
+        subject = name if choice == name else f"{choice} refers to {name}, which"
         raise UserError(
-            f"trainer.warm_start: {of}there is no finished run of this name; set it to the run_id of a finished run, "
-            f"to `{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
+            f"trainer.warm_start: {subject} is not a finished run. Set it to the run_id of a finished run, to "
+            f"`{PREVIOUS}` or to `{ACCEPTED}`, or remove it to train from scratch"
         )
     night = attempt.record()["ds"]
-    # A refit was also trained on its own night, the day that the run before it was evaluated on.
+    # A refit was also trained on its own night, the day on which the promoted run was evaluated.
     if night > ds or (night == ds and strip_refit_suffix(name) != name):
-        raise UserError(f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days")
+        raise UserError(
+            f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days; choose a run "
+            "of an earlier night"
+        )
     layout = attempt.folder / "layout.json"
     if not layout.exists():
         raise UserError(f"trainer.warm_start: {layout} does not exist; restore it, or train {name} again")

@@ -1,1 +1,1 @@
-"""Jobs that are not steps of a night: checks, batch scoring, imports, replay, vacuum."""
+"""Jobs that are not steps of a night: log checks, batch scoring, imports, comparisons, replay and vacuum."""

@@ -1,9 +1,12 @@
-"""Bulk: a run's model over any table, raw impressions or encoded rows, into a Delta table of scores.
+"""Batch scoring: score a table of raw impressions or encoded rows with the model of a run, into a Delta table.
 
-Raw rows get the features that were known at each one's time from the warehouse's tables, by the code of the night, and
-are encoded by the model's own layout and vocabularies. Rows that cannot be scored go to `<output>_rejected`, whole and
-with a reason: rows in = scored + left out. The scores are replaced in one commit, so that a job killed anywhere leaves
-the output before and can simply be run again.
+1. Clean and check the input. Write the complete rows that cannot be scored, with reasons, to `<output>_rejected`.
+2. Raw rows: compute point-in-time features from the tables of the warehouse, with the same code as a night, and encode
+   them with the layout and vocabularies of the model.
+3. Score the rows and replace the output in one commit. A job that is killed leaves the previous output unchanged, and
+   can be run again.
+
+The number of input rows equals the number of scored rows plus the number of rejected rows.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/tools/batch_score.py --conf conf/kuairand.yaml \
       --run-id 2022-05-05-star-pn-aux-s0-0123456789 --input candidates --output scored
@@ -56,9 +59,9 @@ from star_ctr.jobs.split import load_encoder
 from star_ctr.model.data.reader import unpack_columns
 
 COLUMNS = ("run_id", "impression_id", "user_id", "domain", "score")
-"""What the output has of every row, before the columns that are carried along."""
+"""Columns of the output, before the carried input columns."""
 NAMED = 20
-"""Reasons, or unknown domains, that are told one by one."""
+"""Maximum number of reasons, or of unknown domains, that are listed individually."""
 
 
 def run(
@@ -74,11 +77,26 @@ def run(
     unknown_domain: Policy | None = None,
     attempt: int | None = None,
 ) -> dict[str, Any]:
-    """Score the table `source` with run `run_id` into the Delta table `target`; returns what became of its rows.
+    """Score the table `source` with the model of run `run_id`, and replace the Delta table `target` with the scores.
 
-    `columns` of the source go along. The run's own settings hold; of `settings`, those of places and of Spark alone.
-    `unknown_domain`: defaults to the run's `domains.unknown`. `attempt`: the serving one of this run by default, else
-    the newest. Raises `DataError`, and leaves existing scores in place, if a score is NaN or outside [0, 1].
+    Args:
+        settings: The current settings. Only `paths` and `spark` are used; all others come from the run.
+        spark: The session.
+        run_id: The run whose model to use.
+        source: Path or URL of a Delta or Parquet table with the columns of the impression log, or with encoded rows.
+        target: Path or URL of the output, which has COLUMNS and `columns`.
+        where: SQL condition that selects the input rows; all rows by default.
+        columns: Input columns to copy to the output.
+        encoded: Whether the input contains encoded rows (`ints`, `floats` and `domain_id`).
+        unknown_domain: How to treat domains that the model does not know; the run's `domains.unknown` by default.
+        attempt: The attempt of the run. Defaults to the serving attempt if it is of this run, else to the newest one.
+
+    Returns:
+        The tables with their versions, and the number of rows that were read, scored and left out, with the reasons.
+
+    Raises:
+        UserError: The run does not exist, the output must not be overwritten, or an option is invalid.
+        DataError: The input or its domains cannot be used, or a score is NaN or outside [0, 1]. `target` is unchanged.
     """
     store = WarehouseTables(settings, spark)
     now = find_serving(Decisions(settings).all())
@@ -86,41 +104,37 @@ def run(
         attempt = now.attempt
     model = find_model(settings, run_id, attempt)
     policy = unknown_domain or ("drop" if model.settings.domains.unknown == "drop" else "other")
-    given = load_external_table(spark, source)
+    table = load_external_table(spark, source)
     rejected = f"{target.rstrip('/')}_rejected"
     _check_target(store, target, rejected, source)
-    rows = filter_rows(given.rows, where)
+    rows = filter_rows(table.rows, where)
     _check_columns(rows, columns)
     rows_in = rows.count()
     if not rows_in:
-        raise DataError(f"{source}: holds no row{f' for which {where} holds' if where else ''}; nothing was written")
+        raise DataError(f"{source}: no rows{f' match --where {where}' if where else ''}; nothing was written")
     if encoded:
         checked = check_encoded_rows(rows, model.layout, policy, columns, source)
-        # Wide rows: what comes of them is kept, so that they are read once and not also for what is wrong with them.
-        requests = checked.mapInArrow(*_make_score_function(checked, model, encoded)).persist()
+        # Encoded rows are wide. Cache the scores and reasons instead of the rows, so that the rows are read only once.
+        prepared = checked.mapInArrow(*_make_score_function(checked, model, encoded)).persist()
     else:
-        requests = checked = clean_raw_rows(model.settings, rows, model.layout, policy, columns, source).persist()
+        prepared = checked = clean_raw_rows(model.settings, rows, model.layout, policy, columns, source).persist()
     try:
         if policy == "fail":
-            _refuse_unknown(checked, model.layout, source)
-        good = requests.where(F.col("reason").isNull()).drop("reason", "raw")
+            _reject_unknown_domains(checked, model.layout, source)
+        valid = prepared.where(F.col("reason").isNull()).drop("reason", "raw")
         metadata = {
-            "run_id": run_id,
-            "attempt": model.attempt.number,
-            "input": resolve_address(spark, source),
-            "version": given.version,
-            "where": where,
-        }
-        left_out = requests.where(F.col("reason").isNotNull()).drop(CARRIED, "score")
+            "run_id": run_id, "attempt": model.attempt.number, "input": resolve_address(spark, source),
+            "version": table.version, "where": where,
+        }  # fmt: skip
+        left_out = prepared.where(F.col("reason").isNotNull()).drop(CARRIED, "score")
         left_out = left_out.select(F.lit(run_id).alias("run_id"), "reason", dump_row(left_out).alias("row"))
         out = replace_external_table(left_out, rejected, metadata)
-        judged = _count_inputs(requests, rows_in)
-        if not judged.good:
-            raise DataError(
-                f"{source}: no row of {rows_in:,} can be scored: {format_reasons(judged.reasons)}; see {rejected}"
-            )
+        counts = _count_rows(prepared, rows_in)
+        if not counts.valid:
+            reasons = format_reasons(counts.reasons)
+            raise DataError(f"{source}: none of the {rows_in:,} rows can be scored: {reasons}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
-        with nullcontext(good) if encoded else _score_raw_rows(store, model, good, str(judged.newest)) as scores:
+        with nullcontext(valid) if encoded else _score_raw_rows(store, model, valid, str(counts.newest)) as scores:
             scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried).persist()
             try:
                 check_scores(scores, source)
@@ -128,148 +142,153 @@ def run(
             finally:
                 scores.unpersist()
     finally:
-        requests.unpersist()
+        prepared.unpersist()
     if scored.rows + out.rows != rows_in:
         raise DataError(
-            f"{source}: {rows_in:,} rows, and {scored.rows:,} scored and {out.rows:,} left out; see {rejected}"
+            f"{source}: read {rows_in:,} rows, but scored {scored.rows:,} and left out {out.rows:,}; see {rejected}"
         )
     return {
-        "run_id": run_id, "attempt": model.attempt.number, "input": source, "input_version": given.version,
+        "run_id": run_id, "attempt": model.attempt.number, "input": source, "input_version": table.version,
         "output": target, "output_version": scored.version, "rejected": rejected, "unknown_domain": policy,
-        "rows": rows_in, "scored": scored.rows, "left_out": out.rows, "reasons": judged.reasons,
+        "rows": rows_in, "scored": scored.rows, "left_out": out.rows, "reasons": counts.reasons,
     }  # fmt: skip
 
 
 def format_reasons(reasons: dict[str, int]) -> str:
-    """Reasons with their rows, in one line."""
+    """Format reasons with their numbers of rows, in one line."""
     return ", ".join(f"{reason} ({n:,})" for reason, n in reasons.items())
 
 
 def _check_target(store: WarehouseTables, target: str, rejected: str, source: str) -> None:
-    """`UserError` unless the output may be replaced: a place of its own, with nothing there or a table of scores."""
+    """Raise `UserError` if the output would overwrite the input, a table of the warehouse, or anything but scores."""
     spark = store.spark
-    taken = {"the input": resolve_address(spark, source)}
-    taken |= {f"the warehouse's `{name}`": resolve_address(spark, store.warehouse.table(name)) for name in TABLES}
-    for path, own in ((target, COLUMNS), (rejected, ("run_id", "reason", "row"))):
-        here = resolve_address(spark, path)
-        for what, there in taken.items():
-            if is_within(here, there) or is_within(there, here):
-                raise UserError(f"--output {target}: {path} would overwrite {what}; give a folder of its own")
+    protected = {"the input": resolve_address(spark, source)}
+    protected |= {f"the warehouse's `{name}`": resolve_address(spark, store.warehouse.table(name)) for name in TABLES}
+    for path, expected in ((target, COLUMNS), (rejected, ("run_id", "reason", "row"))):
+        address = resolve_address(spark, path)
+        for what, other in protected.items():
+            if is_within(address, other) or is_within(other, address):
+                raise UserError(f"--output {target}: {path} would overwrite {what}; choose another path")
         found = list_delta_columns(spark, path)
-        if found is not None and not set(own) <= set(found):
-            has = f"has the columns {', '.join(found)}" if found else "is no Delta table"
-            raise UserError(f"--output {target}: {path} {has}, and is not overwritten; give another folder")
+        if found is not None and not set(expected) <= set(found):
+            problem = f"has the columns {', '.join(found)}" if found else "is not a Delta table"
+            raise UserError(f"--output {target}: {path} {problem}, so it does not hold scores; choose another path")
 
 
 def _check_columns(rows: DataFrame, columns: Sequence[str]) -> None:
-    """`UserError` for a column that cannot go along."""
+    """Raise `UserError` for a column that cannot be copied to the output."""
     for name in columns:
         if name not in rows.columns:
-            there = ", ".join(rows.columns)
+            nearest = suggest_nearest(name, rows.columns)
             raise UserError(
-                f"--columns {name}: the input has no such column{suggest_nearest(name, rows.columns)} ({there})"
+                f"--columns {name}: the input has no such column{nearest} (columns: {', '.join(rows.columns)})"
             )
         if name.lower() in COLUMNS or columns.count(name) > 1:
-            raise UserError(f"--columns {name}: the output would have two columns of that name; leave it out")
+            raise UserError(f"--columns {name}: the output would have two columns with this name; remove one of them")
 
 
-def _refuse_unknown(requests: DataFrame, layout: Layout, source: str) -> None:
-    found = count_unknown_domains(requests, layout)
+def _reject_unknown_domains(rows: DataFrame, layout: Layout, source: str) -> None:
+    """Raise `DataError` if valid rows have domains that the model does not know."""
+    found = count_unknown_domains(rows, layout)
     named = {r.domain: r["count"] for r in found.limit(NAMED).collect()}
     if named:
         total = found.agg(F.count("*").alias("domains"), F.sum("count").alias("rows")).first()
         assert total is not None
         more = f" and {total.domains - len(named):,} more" if total.domains > len(named) else ""
         raise DataError(
-            f"{source}: {total.rows:,} rows of domains that the model does not know: {format_reasons(named)}{more}; it knows "
-            f"{', '.join(layout.domains)}; --unknown-domain other scores such rows, drop leaves them out"
+            f"{source}: {total.rows:,} rows have domains that the model does not know: {format_reasons(named)}{more}; "
+            f"it knows {', '.join(layout.domains)}. Pass --unknown-domain other to score these rows, or drop to leave "
+            "them out"
         )
 
 
-class _InputCounts(NamedTuple):
-    """How many requests are good, the newest day of those, and why others are left out: rows by reason."""
+class _RowCounts(NamedTuple):
+    """The number of valid rows, their newest day, and the number of rejected rows by reason."""
 
-    good: int
+    valid: int
     newest: str | None
     reasons: dict[str, int]
 
 
-def _count_inputs(requests: DataFrame, rows: int) -> _InputCounts:
-    """The most frequent reasons by name, the rest together."""
-    newest = F.max("ds") if "ds" in requests.columns else F.lit(None)
-    counts = requests.groupBy("reason").agg(F.count("*").alias("rows"), newest.alias("newest"))
+def _count_rows(prepared: DataFrame, total: int) -> _RowCounts:
+    """Count valid and rejected rows. Lists the most frequent reasons individually, and all others as one entry."""
+    newest = F.max("ds") if "ds" in prepared.columns else F.lit(None)
+    counts = prepared.groupBy("reason").agg(F.count("*").alias("rows"), newest.alias("newest"))
     found = counts.orderBy(F.col("reason").isNotNull(), F.desc("rows"), "reason").limit(NAMED + 1).collect()
-    good = found.pop(0) if found[0].reason is None else None
+    valid = found.pop(0) if found[0].reason is None else None
     named = {row.reason: row.rows for row in found[:NAMED]}
-    rest = rows - (good.rows if good else 0) - sum(named.values())
+    rest = total - (valid.rows if valid else 0) - sum(named.values())
     reasons = named | ({"other reasons": rest} if rest else {})
-    return _InputCounts(good.rows, good.newest, reasons) if good else _InputCounts(0, None, reasons)
+    return _RowCounts(valid.rows, valid.newest, reasons) if valid else _RowCounts(0, None, reasons)
 
 
 def _score_raw_rows(
-    store: WarehouseTables, model: Model, requests: DataFrame, newest: str
+    store: WarehouseTables, model: Model, cleaned: DataFrame, newest: str
 ) -> AbstractContextManager[DataFrame]:
-    """The scores of raw requests, by features as known at each one's time from what the warehouse holds."""
-    settings, carried = model.settings, [c for c in (CARRIED,) if c in requests.columns]
-    rows = add_columns(settings, store, select_columns(settings, requests, settings.features), settings.features)
+    """Compute point-in-time features of cleaned rows, whose newest day is `newest`, and score the rows.
+
+    The returned scores must be written within the block of the context manager.
+    """
+    settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
+    rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
     rows = rows.select(*(c for c in IDENTITY if c != "label"), *add_own_columns(settings, rows), *carried)
     scoring = _make_score_function(rows, model, encoded=False)
     return add_point_in_time(settings, store, rows, newest, scoring)
 
 
 def _make_score_function(rows: DataFrame, model: Model, encoded: bool) -> _ArrowScan:
-    """How encoded rows, or features, become scores, with CARRIED if `rows` has that.
+    """Make the function that scores Arrow batches of encoded rows, or encodes and scores rows of features.
 
-    Encoded rows may have a `reason` not to be scored, which goes along with `raw`.
+    The output has impression_id, user_id, domain and score, and CARRIED if `rows` has it. For encoded rows, it also has
+    `reason` and `raw`; rows with a reason are not scored (their score is NaN).
     """
-    served, history = describe_model(rows.sparkSession, model.attempt), list(model.settings.history)
+    model_files, history = describe_model(rows.sparkSession, model.attempt), list(model.settings.history)
     files = model.vocabularies
-    along = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
+    copied = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
     first = COLUMNS[1:4]
 
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = load_predictor(served)
+        predictor = load_predictor(model_files)
         layout = predictor.layout
         known = pa.array(layout.domains, type=pa.string())
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             ids, domain = [batch.column(c) for c in first[:2]], batch.column("domain")
-            good = np.ones(batch.num_rows, bool)
+            valid = np.ones(batch.num_rows, bool)
             if encoded:
-                good = pc.is_null(batch.column("reason")).to_numpy(zero_copy_only=False)
-                of = batch if good.all() else batch.filter(pa.array(good))
-                ints, floats, number = (of.column(c) for c in ("ints", "floats", "domain_id"))
+                valid = pc.is_null(batch.column("reason")).to_numpy(zero_copy_only=False)
+                scorable = batch if valid.all() else batch.filter(pa.array(valid))
+                ints, floats, domain_id = (scorable.column(c) for c in ("ints", "floats", "domain_id"))
             else:
                 ints, floats = load_encoder(layout, files, history).encode(pa.Table.from_batches([batch]))
-                number = pc.add(pc.fill_null(pc.index_in(domain, value_set=known), -1), 1)
-                domain = pa.array([OTHER, *layout.domains]).take(number)
+                domain_id = pc.add(pc.fill_null(pc.index_in(domain, value_set=known), -1), 1)
+                domain = pa.array([OTHER, *layout.domains]).take(domain_id)
             scores = np.full(batch.num_rows, np.nan)
-            if good.any():
-                scores[good] = predictor.predict(
-                    *unpack_columns(ints, floats, layout), number.to_numpy().astype(np.int32)
+            if valid.any():
+                scores[valid] = predictor.predict(
+                    *unpack_columns(ints, floats, layout), domain_id.to_numpy().astype(np.int32)
                 )
-            columns = [*ids, domain, pa.array(scores), *(batch.column(c) for c in along)]
-            yield pa.RecordBatch.from_arrays(columns, names=[*first, "score", *along])
+            columns = [*ids, domain, pa.array(scores), *(batch.column(c) for c in copied)]
+            yield pa.RecordBatch.from_arrays(columns, names=[*first, "score", *copied])
 
     fields = [*(StructField(name, StringType()) for name in first), StructField("score", DoubleType())]
-    return _ArrowScan(score, StructType([*fields, *(rows.schema[c] for c in along)]))
+    return _ArrowScan(score, StructType([*fields, *(rows.schema[c] for c in copied)]))
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """The arguments of the job under spark-submit, beside --conf and --set."""
-    parser.add_argument("--run-id", required=True, help="the run whose model scores")
+    """Add the job's options for `spark-submit`, in addition to --conf and --set."""
+    parser.add_argument("--run-id", required=True, help="run whose model to use")
+    parser.add_argument("--attempt", type=int, help="attempt of the run; the serving or else the newest one by default")
+    parser.add_argument("--input", required=True, dest="source", help="path or URL of a Delta or Parquet table")
+    parser.add_argument("--output", required=True, dest="target", help="path or URL of the Delta table to replace")
+    parser.add_argument("--where", help="SQL condition that selects the input rows")
     parser.add_argument(
-        "--attempt", type=int, help="the attempt of the run: the serving or the newest one if not given"
+        "--columns", default=(), type=lambda text: text.split(","), help="input columns to copy to the output: a,b"
     )
-    parser.add_argument("--input", required=True, dest="source", help="a Delta or Parquet table, by path or URL")
-    parser.add_argument("--output", required=True, dest="target", help="the Delta table of scores, replaced as a whole")
-    parser.add_argument("--where", help="SQL: those rows of the input alone")
-    parser.add_argument(
-        "--columns", default=(), type=lambda text: text.split(","), help="of the input, to go along: a,b"
-    )
-    parser.add_argument("--encoded", action="store_true", help="the input has ints, floats and domain_id")
-    parser.add_argument("--unknown-domain", choices=get_args(Policy), help="as the run's domains.unknown if not given")
+    parser.add_argument("--encoded", action="store_true", help="the input has the columns ints, floats and domain_id")
+    choices = get_args(Policy)
+    parser.add_argument("--unknown-domain", choices=choices, help="by default, as the run's setting domains.unknown")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check: read the logs' headers and first rows, and say what is wrong before anything long starts."""
+"""Check: read the headers and first rows of the logs, and report problems before a long job starts."""
 
 from __future__ import annotations
 
@@ -15,28 +15,39 @@ from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.features.cleaning.log_columns import INTERNAL
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import has_day_in_path, make_glob
-from star_ctr.jobs.io.log_files import list_days as days_of_log
+from star_ctr.jobs.io.log_files import has_day_in_path, list_days, make_glob
 from star_ctr.jobs.io.session import run_submitted
 
 FIRST_ROWS = 2_000
+"""Maximum number of rows to check per file schema."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
-    """One entry a log: its files, the rows looked at, and the problems found (an empty list: none)."""
+    """Check the first rows of each declared log.
+
+    Args:
+        settings: The data set.
+        spark: The session.
+        ds: The day to check in logs that have a day in their path; their newest day by default.
+
+    Returns:
+        One entry per log: log, path, rows (the number of checked rows), problems (empty if there are none) and, if the
+        log could be read, columns (their number) and days.
+    """
     return [_check(settings, spark, name, log, ds) for name, log in settings.logs.declared().items()]
 
 
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"log": name, "path": make_glob(settings, log), "rows": 0, "problems": []}
     try:
-        days = [ds] if ds else days_of_log(settings, name)[-1:] if has_day_in_path(log) else None
+        days = [ds] if ds else list_days(settings, name)[-1:] if has_day_in_path(log) else None
         raw = log_reader.read(settings, spark, name, days)
         if raw is None:
-            raise DataError(f"logs.{name}.path: no file of {days} matches {found['path']}")
-        there = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
-        found["columns"] = len(there)
-        found["problems"] += _find_missing_columns(settings, name, there)
+            of_days = f" for {', '.join(days)}" if days else ""
+            raise DataError(f"logs.{name}.path: no file with data{of_days} matches {found['path']}")
+        columns = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
+        found["columns"] = len(columns)
+        found["problems"] += _find_missing_columns(settings, name, columns)
         first = {
             file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow(), frame.schema) for file, frame in raw.items()
         }
@@ -55,16 +66,15 @@ def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str
     return found
 
 
-def _find_missing_columns(settings: Settings, name: str, there: set[str]) -> list[str]:
-    """Features that read a column which the log does not have."""
+def _find_missing_columns(settings: Settings, name: str, columns: set[str]) -> list[str]:
+    """Return a message for each feature that reads a column which log `name` does not have."""
     problems = []
     for feature in settings.features:
         for column in list_read_columns(feature):
-            table, _, own = column.rpartition(".")
-            if table == name and own not in there:
-                problems.append(
-                    f"features.{feature.name}: logs.{name} has no column `{own}`{suggest_nearest(own, there)}"
-                )
+            log, _, log_column = column.rpartition(".")
+            if log == name and log_column not in columns:
+                nearest = suggest_nearest(log_column, columns)
+                problems.append(f"features.{feature.name}: logs.{name} has no column `{log_column}`{nearest}")
     return problems
 
 

@@ -1,7 +1,7 @@
-"""Differences: how much better one run is than another on the same rows, with intervals, into `differences`.
+"""Differences: compare two runs on the same rows, and write the differences with intervals to `differences`.
 
-Both runs get the same draws of the users, so that the interval of their difference is free of what a draw does to
-both: it is narrower, often by far, than two intervals laid side by side would suggest.
+Both runs use the same bootstrap samples of users. The variation that a sample causes in both runs cancels in their
+difference, so its interval is narrower, often much narrower, than the intervals of the two runs suggest.
 """
 
 from __future__ import annotations
@@ -21,47 +21,68 @@ from star_ctr.jobs.quality.score_checks import check_scores
 COLUMNS = ("run_id", "reference_run_id", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
 
 
-def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, against: str) -> list[dict[str, Any]]:
-    """Write and return AUC and GAUC of `run_id` less those of `against`, one row a domain, `overall` last.
+def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, reference: str) -> list[dict[str, Any]]:
+    """Compute AUC and GAUC (eq. 9) of a run minus those of a reference run, and write them to `differences`.
 
-    Both must stand in `scores` with the same impressions; `DataError` with counts where they do not. Intervals are
-    configured in the settings section `evaluate`; null if undefined or without replicates. EVIDENCE holds the inputs of
-    significance tests: the standard error of the GAUC difference, and its effective number of users.
+    Args:
+        store: The tables of the warehouse. `scores` must contain both runs, with the same impressions.
+        settings: The settings; the section `evaluate` configures the intervals.
+        run_id: The run.
+        reference: The run to compare it with.
+
+    Returns:
+        The written rows, one per domain and `overall` last. Intervals are null if they are undefined or if there are no
+        bootstrap samples. EVIDENCE contains the inputs of significance tests: the standard error of the GAUC
+        difference, and its effective number of users.
+
+    Raises:
+        DataError: The runs are the same, did not score the same rows, or have invalid scores or labels.
     """
-    if run_id == against:
-        raise DataError(f"{run_id}: a run does not differ from itself; name another one")
-    scores = store.read("scores").where(F.col("run_id").isin(run_id, against)).persist()
+    if run_id == reference:
+        raise DataError(f"{run_id}: cannot compare a run with itself; name another run")
+    scores = store.read("scores").where(F.col("run_id").isin(run_id, reference)).persist()
     try:
-        ds = _check_same_rows(store, scores, run_id, against)
+        ds = _check_same_rows(store, scores, run_id, reference)
         check_scores(scores, store.warehouse.table("scores"))
-        found = subtract_estimates(estimate(scores, settings.evaluate), run_id, against)
+        found = subtract_estimates(estimate(scores, settings.evaluate), run_id, reference)
         rows = add_intervals(found, settings.evaluate.level).select(
-            F.lit(run_id).alias("run_id"), F.lit(against).alias("reference_run_id"), F.lit(ds).alias("ds"), *COLUMNS[3:]
+            F.lit(run_id).alias("run_id"),
+            F.lit(reference).alias("reference_run_id"),
+            F.lit(ds).alias("ds"),
+            *COLUMNS[3:],
         )
-        where = f"{make_in_condition('run_id', [run_id])} AND {make_in_condition('against', [against])}"
+        where = f"{make_in_condition('run_id', [run_id])} AND {make_in_condition('reference_run_id', [reference])}"
         store.replace("differences", rows.coalesce(1), where)
     finally:
         scores.unpersist()
-    return read_differences(store, run_id, against)
+    return read_differences(store, run_id, reference)
 
 
-def read_differences(store: WarehouseTables, run_id: str, against: str) -> list[dict[str, Any]]:
-    """The differences of two runs that were written; domains in their order, `overall` last."""
+def read_differences(store: WarehouseTables, run_id: str, reference: str) -> list[dict[str, Any]]:
+    """Read the written differences of two runs: one row per domain, sorted, `overall` last."""
     table = store.read("differences")
-    found = table.where((F.col("run_id") == run_id) & (F.col("reference_run_id") == against)).select(*COLUMNS).collect()
+    rows = table.where((F.col("run_id") == run_id) & (F.col("reference_run_id") == reference))
+    found = rows.select(*COLUMNS).collect()
     return sorted((r.asDict() for r in found), key=lambda r: domain_sort_key(r["domain"]))
 
 
-def _check_same_rows(store: WarehouseTables, scores: DataFrame, run_id: str, against: str) -> str:
-    """The day of two runs' rows; `DataError` unless they are the same impressions, of one user, domain and label."""
-    of = {"ours": run_id, "theirs": against}
+def _check_same_rows(store: WarehouseTables, scores: DataFrame, run_id: str, reference: str) -> str:
+    """Check that two runs scored the same impressions, with the same day, user, domain and label.
+
+    Returns:
+        The day of the rows.
+
+    Raises:
+        DataError: The rows differ; the message contains counts.
+    """
+    runs = {"ours": run_id, "theirs": reference}
     rows = scores.groupBy("impression_id").agg(
-        *(F.count_if(F.col("run_id") == name).alias(side) for side, name in of.items()),
+        *(F.count_if(F.col("run_id") == name).alias(side) for side, name in runs.items()),
         F.count_distinct("ds", "user_id", "domain", "label").alias("kinds"),
         F.min("ds").alias("ds"),
     )
     found = rows.agg(
-        *(F.coalesce(F.sum(side), F.lit(0)).alias(side) for side in of),
+        *(F.coalesce(F.sum(side), F.lit(0)).alias(side) for side in runs),
         F.count_if((F.col("ours") > 0) & (F.col("theirs") == 0)).alias("ours_alone"),
         F.count_if((F.col("theirs") > 0) & (F.col("ours") == 0)).alias("theirs_alone"),
         F.count_if((F.col("ours") > 1) | (F.col("theirs") > 1)).alias("repeated"),
@@ -70,14 +91,14 @@ def _check_same_rows(store: WarehouseTables, scores: DataFrame, run_id: str, aga
     ).first()
     assert found is not None
     table = store.warehouse.table("scores")
-    for side, name in of.items():
+    for side, name in runs.items():
         if found[side] == 0:
-            raise DataError(f"{table}: no scores of {name}; run `star-ctr score` for it first")
+            raise DataError(f"{table}: no scores of {name}; run `star-ctr score` for this run first")
     if found.ours_alone or found.theirs_alone or found.repeated or found.unlike:
         raise DataError(
-            f"{table}: {run_id} ({found.ours:,} rows) and {against} ({found.theirs:,}) scored different rows: "
-            f"{found.ours_alone:,} impressions of the first alone, {found.theirs_alone:,} of the second alone, "
-            f"{found.repeated:,} twice, {found.unlike:,} with another day, user, domain or label; "
-            "score both on one split of the same night"
+            f"{table}: {run_id} ({found.ours:,} rows) and {reference} ({found.theirs:,} rows) scored different rows: "
+            f"{found.ours_alone:,} impressions only in the first run, {found.theirs_alone:,} only in the second, "
+            f"{found.repeated:,} more than once, {found.unlike:,} with a different day, user, domain or label. "
+            "Score both runs on the same split of one night"
         )
     return str(found.ds)

@@ -1,6 +1,6 @@
-"""Judged: the metrics of scores that this system did not make, read from a table or file as they lie.
+"""Evaluation of external scores: compute the metrics of a table or file of scores that another system made.
 
-Each day is judged for itself. Nothing is written: what is judged may be of any data set.
+Each day is evaluated separately. Nothing is written, so the scores may belong to any data set.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
 from star_ctr.jobs.io.external_tables import NOT_READ, extract_reason, open_external_table
 
 _ALL = "all"
+"""Value of the domain and the day if the table has no column for it."""
 
 
 @dataclass(frozen=True)
 class ScoreColumns:
-    """A Delta or Parquet table, or a CSV file (`.csv`, also gzipped) with a header, and its columns.
+    """A Delta or Parquet table, or a CSV file with a header (`.csv` or `.csv.gz`), and the names of its columns.
 
-    `label`: 0 or 1; `score`: predicted click rate in [0, 1]. Without `domain` all rows are one, without `ds` one day.
+    Attributes:
+        path: Path or URL of the table or file.
+        user: Column of the user id.
+        label: Column of the label, 0 or 1.
+        score: Column of the predicted click rate, in [0, 1].
+        domain: Column of the domain; if None, only overall metrics are computed.
+        ds: Column of the day; if None, all rows are evaluated together.
     """
 
     path: str
@@ -40,47 +47,57 @@ class ScoreColumns:
     ds: str | None = None
 
     def columns(self) -> dict[str, str]:
-        """The option that names each column."""
+        """Return the columns by the command-line option that names them, without those that are None."""
         given = {"--user-col": self.user, "--domain-col": self.domain, "--label-col": self.label}
         given |= {"--score-col": self.score, "--ds-col": self.ds}
         return {option: column for option, column in given.items() if column is not None}
 
 
 def run(spark: SparkSession, scored: ScoreColumns, evaluate: EvaluateSettings) -> list[dict[str, Any]]:
-    """One row a day and domain, `overall` last: ds (None without such a column), domain, METRICS and INTERVALS.
+    """Compute the metrics of external scores.
 
-    `DataError` where a column is missing, there are no rows, or rows cannot be judged; it counts them.
+    Args:
+        spark: The session.
+        scored: The table and its columns.
+        evaluate: The settings of intervals.
+
+    Returns:
+        One row per day and domain, `overall` last: ds (None if the table has no such column), domain, METRICS and
+        INTERVALS.
+
+    Raises:
+        DataError: A column is missing, the table has no rows, or rows cannot be evaluated; the message counts them.
     """
     table = read(spark, scored.path)
     for option, column in scored.columns().items():
         if column not in table.columns:
-            there = ", ".join(table.columns)
+            nearest = suggest_nearest(column, table.columns)
             raise DataError(
-                f"{scored.path}: {option}: no column `{column}`{suggest_nearest(column, table.columns)}; it has {there}"
+                f"{scored.path}: {option}: no column `{column}`{nearest} (columns: {', '.join(table.columns)})"
             )
     rows = _select_rows(table, scored).persist()
     try:
-        _check(rows, scored)
+        _check_rows(rows, scored)
         found = compute_metrics(rows.withColumnRenamed("ds", "run_id"), evaluate).collect()
     finally:
         rows.unpersist()
-    judged = [
+    metrics = [
         {"ds": r.run_id if scored.ds else None, "domain": r.domain, **{c: r[c] for c in (*METRICS, *INTERVALS)}}
         for r in found
         if scored.domain or r.domain == OVERALL
     ]
-    return sorted(judged, key=lambda r: (r["ds"] or "", domain_sort_key(r["domain"])))
+    return sorted(metrics, key=lambda r: (r["ds"] or "", domain_sort_key(r["domain"])))
 
 
 def read(spark: SparkSession, path: str) -> DataFrame:
-    """Read a Delta or Parquet table, or a CSV file, whose values stay text; raises `DataError` for anything else.
+    """Read a Delta or Parquet table, or a CSV file; raises `DataError` if it is neither or cannot be read.
 
-    A line of a CSV file with more or fewer fields than the header is kept in the column `CORRUPT`.
+    All values of a CSV file are text. A line with more or fewer fields than the header is kept in the column CORRUPT.
     """
     try:
         if not _is_csv(path):
             return open_external_table(spark, path).rows
-        # Without pruning: only a parser that reads all columns sees a surplus field.
+        # Disable column pruning: the parser detects a surplus field only if it reads all columns.
         reader = spark.read.option("header", "true").option("escape", '"').option("columnPruning", "false")
         header = reader.csv(path).columns
         schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
@@ -94,7 +111,7 @@ def _is_csv(path: str) -> bool:
 
 
 def _select_rows(table: DataFrame, scored: ScoreColumns) -> DataFrame:
-    """Select the columns to evaluate: keys as canonical text, each with the reason why it is invalid (null: valid)."""
+    """Select the columns to evaluate: keys as canonical text, each with the reason why it is invalid (else null)."""
     log = Log(path=scored.path, format="csv" if _is_csv(scored.path) else "parquet")
     types = {f.name: f.dataType for f in table.schema.fields}
     columns: list[Column] = []
@@ -104,41 +121,41 @@ def _select_rows(table: DataFrame, scored: ScoreColumns) -> DataFrame:
             columns += [F.lit(_ALL).alias(name), F.lit(None).cast("string").alias(f"{name}_problem")]
             continue
         text = to_text(log, get_column(column), types[column])
-        wrong = F.when(is_undecodable(text, log), F.lit(f"{column}: text that is not UTF-8"))
-        wrong = F.coalesce(wrong, check_key(log, text, get_column(column), types[column], column))
-        columns += [text.alias(name), wrong.alias(f"{name}_problem")]
+        problem = F.when(is_undecodable(text, log), F.lit(f"{column}: text that is not UTF-8"))
+        problem = F.coalesce(problem, check_key(log, text, get_column(column), types[column], column))
+        columns += [text.alias(name), problem.alias(f"{name}_problem")]
     broken = F.col(CORRUPT).isNotNull() if CORRUPT in table.columns else F.lit(False)
     return table.select(
         *columns,
-        # In a CSV file, `true` and `1.0` are text; in a table, they have a type.
+        # The column may be typed (a boolean or a number) or, in a CSV file, text such as `true` or `1.0`.
         *(F.coalesce(get_column(column).try_cast("double"), to_number(get_column(column).cast("string"))).alias(name)
           for name, column in (("label", scored.label), ("score", scored.score))),
         broken.alias("broken"),
     )  # fmt: skip
 
 
-def _check(rows: DataFrame, scored: ScoreColumns) -> None:
-    """`DataError` that counts the rows which cannot be judged, with the option of the column that is to blame."""
-    domain = F.when(F.col("domain") == OVERALL, F.lit(f"{scored.domain}: a domain called `{OVERALL}`"))
+def _check_rows(rows: DataFrame, scored: ScoreColumns) -> None:
+    """Raise `DataError` if rows cannot be evaluated, with their number by problem and the option of the column."""
+    domain = F.when(F.col("domain") == OVERALL, F.lit(f"{scored.domain}: the domain name `{OVERALL}` is reserved"))
     keys = {
         "--user-col": F.col("user_id_problem"),
         "--domain-col": F.coalesce("domain_problem", domain),
         "--ds-col": F.col("ds_problem"),
     }
-    bad = {
+    invalid_values = {
         "--label-col": ("labels that are not 0 or 1", _is_not_true(F.col("label").isin(0, 1))),
         "--score-col": (
-            "scores that are missing, no numbers or not in [0, 1]",
+            "scores that are missing, not numeric or outside [0, 1]",
             _is_not_true(F.col("score").between(0, 1)),
         ),
     }  # fmt: skip
-    counts = [F.count_if(c).alias(o) for o, (_, c) in bad.items()]
+    counts = [F.count_if(c).alias(o) for o, (_, c) in invalid_values.items()]
     for option, problem in keys.items():
         counts += [F.count(problem).alias(option), F.min(problem).alias(f"{option} why")]
     found = rows.agg(F.count("*").alias("rows"), F.count_if("broken").alias("broken"), *counts).first()
     assert found is not None
     if found.rows == 0:
-        raise DataError(f"{scored.path}: holds no rows")
+        raise DataError(f"{scored.path}: the table has no rows")
     columns = scored.columns()
     problems = (
         [f"{found.broken:,} of {found.rows:,} lines have more or fewer fields than the header"] if found.broken else []
@@ -150,7 +167,7 @@ def _check(rows: DataFrame, scored: ScoreColumns) -> None:
     ]
     problems += [
         f"{found[option]:,} of {found.rows:,} rows have {what} ({option} {columns[option]})"
-        for option, (what, _) in bad.items()
+        for option, (what, _) in invalid_values.items()
         if found[option]
     ]
     if problems:
@@ -158,5 +175,5 @@ def _check(rows: DataFrame, scored: ScoreColumns) -> None:
 
 
 def _is_not_true(condition: Column) -> Column:
-    """Whether a condition fails, or cannot be told for want of a value."""
+    """Return whether a condition is false or null."""
     return ~F.coalesce(condition, F.lit(False))

@@ -1,6 +1,7 @@
-"""Collect: the scores of runs that were trained outside Spark, into `scores`, `metrics`, `runs` and the ledger.
+"""Import: write the scores of runs that were trained outside Spark to `scores`, `metrics`, `runs` and `ledger`.
 
-A run's folder holds its record and `scores.parquet` (`model.offline`). What stands there already is left alone.
+The folder of a run contains its results and `scores.parquet` (see `model.offline`). Runs that were already imported are
+skipped.
 """
 
 from __future__ import annotations
@@ -24,31 +25,45 @@ from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
 
 AT_ONCE = 48
-"""Runs in one commit: their metrics are computed in one pass, whose ranks must fit the workers."""
+"""Number of runs per commit. Their metrics are computed together, and their ranks must fit in the workers' memory."""
 
 TrainedRun = tuple[Settings, TrainingJob]
+"""The settings and the job of a run."""
 
 
 def run(store: WarehouseTables, runs: Sequence[TrainedRun]) -> Iterator[int]:
-    """Bring runs into the tables; yields how many are there after each commit."""
-    there = _list_imported(store)
+    """Import runs that have not been imported yet.
+
+    Args:
+        store: The tables of the warehouse.
+        runs: The runs; their trainings are finished and scored.
+
+    Yields:
+        The number of imported runs, first before any import and then after each commit.
+
+    Raises:
+        DataError: A training did not finish, not all rows were trained on or scored, or scores are invalid or differ
+            from those of the trainer's model.
+    """
+    imported = _list_imported(store)
     results = [(s, job, read_result(job)) for s, job in runs]
-    waiting = [(s, job, r) for s, job, r in results if there.get(job.run_id) != (r["fingerprint"], job.attempt)]
-    yield len(runs) - len(waiting)
-    for start in range(0, len(waiting), AT_ONCE):
-        part = waiting[start : start + AT_ONCE]
+    pending = [(s, job, r) for s, job, r in results if imported.get(job.run_id) != (r["fingerprint"], job.attempt)]
+    yield len(runs) - len(pending)
+    for start in range(0, len(pending), AT_ONCE):
+        part = pending[start : start + AT_ONCE]
         _import(store, part)
-        yield len(runs) - len(waiting) + start + len(part)
+        yield len(runs) - len(pending) + start + len(part)
 
 
 def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, dict[str, Any]]]) -> None:
+    """Write the scores, metrics, ledger entries and records of some runs."""
     names = [job.run_id for _, job, _ in part]
     files = [str(job.path / offline.SCORES) for _, job, _ in part]
     scores = store.spark.read.schema(SCHEMA).parquet(*files)
     store.replace("scores", scores.repartition("run_id"), make_in_condition("run_id", names))
-    short = write_trained_rows(store, [(job, record) for _, job, record in part])
-    if short:
-        raise DataError(f"{', '.join(short)}: not all rows were trained on; see the ledger")
+    incomplete = write_trained_rows(store, [(job, record) for _, job, record in part])
+    if incomplete:
+        raise DataError(f"{', '.join(incomplete)}: not all rows of the split were trained on; see the table `ledger`")
     metadata = [pq.read_schema(file).metadata or {} for file in files]
     counts = {
         (r.run_id, r.domain): r["count"]
@@ -62,11 +77,11 @@ def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, 
     store.write_run_ledger("score", entries)
     uneven = sorted({run_id for run_id, *_, n_in, n_out in entries if n_in != n_out})
     if uneven:
-        raise DataError(f"{', '.join(uneven)}: rows of the split and scored rows differ; see the ledger")
+        raise DataError(f"{', '.join(uneven)}: the numbers of test rows and scored rows differ; see the table `ledger`")
     evaluate_runs(
         store, [Run(job.run_id, job.attempt, job.ds, format_variant(s), job.trainer.seed) for s, job, _ in part]
     )
-    # Last: what stands in `runs` with a difference counts as collected.
+    # Write `runs` last: a run with a score difference in this table counts as imported.
     differences = [float(m.get(b"max_score_difference", b"nan")) for m in metadata]
     for (_, job, _), difference in zip(part, differences, strict=True):
         check_parity(job.run_id, difference)
@@ -76,15 +91,15 @@ def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, 
 
 
 def _list_imported(store: WarehouseTables) -> dict[str, tuple[str, int]]:
-    """Return the fingerprint and attempt of each run that has been scored and collected."""
+    """Return the fingerprint and the newest attempt of each run that has been scored and imported."""
     if not store.exists("runs"):
         return {}
     fingerprint = F.get_json_object("record", "$.fingerprint")
     scored = store.read("runs").where(F.col("max_score_difference").isNotNull())
     rows = scored.select("run_id", "attempt", fingerprint.alias("fingerprint")).orderBy("attempt").collect()
-    return {r.run_id: (r.fingerprint, r.attempt) for r in rows}  # the newest attempt wins
+    return {r.run_id: (r.fingerprint, r.attempt) for r in rows}  # rows are sorted, so the newest attempt is kept
 
 
 def read_imported_metrics(store: WarehouseTables, runs: Sequence[TrainedRun]) -> list[dict[str, Any]]:
-    """The metrics of collected runs, in their order."""
+    """Read the metrics of imported runs, in the order of `runs`."""
     return read_metrics(store, [job.run_id for _, job in runs])

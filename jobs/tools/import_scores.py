@@ -1,4 +1,4 @@
-"""Outside: the scores of a model that this system did not train, judged on the rows of a night beside its own."""
+"""Import: evaluate the scores of an external model on the test rows of a night, for comparison with trained runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,30 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 
 def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Judge the scores of `table` on the rows of each night; returns their metrics.
+    """Write the scores of an external model to `scores`, and their metrics to `metrics`.
 
-    `table`: a Parquet or Delta table with `impression_id` and `score` in [0, 1], and `seed` where there are several;
-    rows of other impressions are left alone. `references`: for each night a run that scored its rows. `DataError`
-    where a row of a night has no score, or two.
+    Args:
+        store: The tables of the warehouse.
+        name: The name of the model.
+        table: Path or URL of a Parquet or Delta table with the columns `impression_id`, `score` (in [0, 1]) and,
+            optionally, `seed` (0 by default). Rows of other impressions are ignored.
+        references: For each night, a run that has scored its rows. Users, domains and labels are taken from it.
+
+    Returns:
+        The metrics, one row per night, seed and domain.
+
+    Raises:
+        DataError: A column is missing, or a row of a night does not have exactly one score in [0, 1].
     """
-    given = _read(store, table)
-    seeds = sorted(r.seed for r in given.select("seed").distinct().collect())
+    external = _read(store, table)
+    seeds = sorted(r.seed for r in external.select("seed").distinct().collect())
     runs = []
     for night, reference in references.items():
         rows = store.read("scores").where(F.col("run_id") == reference).drop("run_id", "attempt", "score")
         total = rows.count()
         for seed in seeds:
             identity = f"{night}-{name}-s{seed}"
-            scored = rows.join(given.where(F.col("seed") == seed).drop("seed"), "impression_id")
+            scored = rows.join(external.where(F.col("seed") == seed).drop("seed"), "impression_id")
             found = scored.agg(
                 F.count("*").alias("n"),
                 F.countDistinct("impression_id").alias("rows"),
@@ -38,8 +47,9 @@ def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, 
             assert found is not None
             if not found.n == found.rows == found.good == total:
                 raise DataError(
-                    f"{table}: of the {total:,} rows of {night}, seed {seed}, {total - found.rows:,} have no score, "
-                    f"{found.n - found.rows:,} have a second one, {found.n - found.good:,} scores are not in [0, 1]"
+                    f"{table}: night {night}, seed {seed}: {total - found.rows:,} of {total:,} rows have no score, "
+                    f"{found.n - found.rows:,} scores are duplicates, {found.n - found.good:,} are missing or outside "
+                    "[0, 1]"
                 )
             columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
             scored = scored.withColumns({"run_id": F.lit(identity), "attempt": F.lit(None).cast("long")}).select(
@@ -51,9 +61,11 @@ def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, 
 
 
 def _read(store: WarehouseTables, table: str) -> DataFrame:
+    """Read an external table as impression_id, score and seed."""
     frame = load_external_table(store.spark, table).rows
     missing = {"impression_id", "score"} - set(frame.columns)
     if missing:
-        raise DataError(f"{table}: lacks the column {', '.join(sorted(missing))}; it has {', '.join(frame.columns)}")
+        names = ", ".join(f"`{name}`" for name in sorted(missing))
+        raise DataError(f"{table}: no column {names} (columns: {', '.join(frame.columns)})")
     seed = F.col("seed").cast("long") if "seed" in frame.columns else F.lit(0).cast("long")
     return frame.select(F.col("impression_id").cast("string"), F.col("score").cast("double"), seed.alias("seed"))

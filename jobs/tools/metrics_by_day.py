@@ -1,4 +1,7 @@
-"""Days: a configuration's metrics day over day, read from `metrics` without Spark, so that a look costs a second."""
+"""Metrics by day: how the metrics of a configuration change from day to day.
+
+Reads the table `metrics` without Spark, which takes about a second.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +18,55 @@ from star_ctr.jobs.io.delta_rows import read_rows
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss")
 DEFAULT_DAYS = 7
+"""Number of newest days to return if neither the first nor the last day is given."""
 _COLUMNS = ("run_id", "ds", "domain", *METRICS, "auc_low", "auc_high", "gauc_low", "gauc_high")
 
 
 def run(
-    settings: Settings, metric: str = "gauc", since: str | None = None, until: str | None = None, of: str | None = None
+    settings: Settings,
+    metric: str = "gauc",
+    since: str | None = None,
+    until: str | None = None,
+    run_id: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a day and domain: the metric, its interval and its change against the last day before in the table.
+    """Compare a metric of each day with that of the previous day in the table.
 
-    Of the runs by these settings (with their seed), or by those of run `of`. `since`, `until`: the first and last day;
-    the newest seven days if neither is given. Rows: ds, domain, run_id, value, low, high, before (the day), change, and
-    outside: whether the day's interval leaves out the value of the day before (None where either is missing).
+    Args:
+        settings: The settings; by default, runs with these settings and this seed are shown.
+        metric: One of METRICS.
+        since: The first day; no limit by default.
+        until: The last day; no limit by default. If neither limit is given, the newest DEFAULT_DAYS days are shown.
+        run_id: A run; shows the runs with the same settings and seed as this one instead.
+
+    Returns:
+        One row per day and domain: ds, domain, run_id, value, low and high (the interval), before (the previous day),
+        change, and outside (whether the day's interval excludes the value of the previous day; None if either is
+        missing).
+
+    Raises:
+        DataError: The table does not exist.
+        UserError: The table has no metrics of the run or of the days.
     """
     table = Warehouse(settings.paths).table("metrics")
     if not DeltaTable.is_deltatable(table):
         raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first")
-    # A table that was written before there were intervals lacks their columns.
-    there = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
-    found = read_rows(table, columns=there)
-    if of is None:
+    # A table that was written before intervals were introduced lacks their columns.
+    columns = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
+    found = read_rows(table, columns=columns)
+    if run_id is None:
         chosen = [r for r in found if r["run_id"] == make_run_id(settings, r["ds"])]
     else:
-        same = next((of.removeprefix(r["ds"]) for r in found if r["run_id"] == of), None)
-        chosen = [r for r in found if r["run_id"] == f"{r['ds']}{same}"]
+        configuration = next((run_id.removeprefix(r["ds"]) for r in found if r["run_id"] == run_id), None)
+        chosen = [r for r in found if r["run_id"] == f"{r['ds']}{configuration}"]
     if not chosen:
-        wanted = of or make_run_id(settings, "DAY")
-        there = sorted({r["run_id"] for r in found})
-        raise UserError(f"{table}: no metrics of {wanted}; it holds {', '.join(there[-5:])}; name one by --run-id")
+        wanted = run_id or make_run_id(settings, "DAY")
+        newest = ", ".join(sorted({r["run_id"] for r in found})[-5:])
+        raise UserError(f"{table}: no metrics of {wanted}. The newest runs are {newest}; pass one of them as --run-id")
     days = sorted({r["ds"] for r in chosen})
     shown = [d for d in days if (since or "") <= d <= (until or d)]
     if not shown:
-        asked = f"from {since or 'the first'} to {until or 'the last'}"
-        raise UserError(f"{table}: no day {asked}; it holds {', '.join(days)}")
+        limits = f"from {since or 'the first day'} to {until or 'the last day'}"
+        raise UserError(f"{table}: no metrics {limits}; the available days are {', '.join(days)}")
     shown = shown if since or until else shown[-DEFAULT_DAYS:]
     values = {(r["ds"], r["domain"]): r for r in chosen}
     domains = sorted({r["domain"] for r in chosen if r["ds"] in shown}, key=domain_sort_key)
@@ -60,12 +80,13 @@ def run(
 
 
 def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a row of the result from the metrics of a day and of the previous day."""
     value, low, high = row[metric], row.get(f"{metric}_low"), row.get(f"{metric}_high")
-    last: Any = before[metric] if before else None
-    change = value - last if value is not None and last is not None else None
-    covered = low <= last <= high if change is not None and low is not None and high is not None else None
+    previous: Any = before[metric] if before else None
+    change = value - previous if value is not None and previous is not None else None
+    is_inside = low <= previous <= high if change is not None and low is not None and high is not None else None
     return {
         "ds": row["ds"], "domain": row["domain"], "run_id": row["run_id"], "value": value, "low": low, "high": high,
         "before": before["ds"] if before else None,
-        "change": change, "outside": None if covered is None else not covered,
+        "change": change, "outside": None if is_inside is None else not is_inside,
     }  # fmt: skip

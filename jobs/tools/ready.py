@@ -1,6 +1,6 @@
-"""Ready: whether the logs of a day have come, told by the names of their files alone, without Spark.
+"""Ready: check whether the logs of a day have arrived, from file names only and without Spark.
 
-For schedulers, which ask every few minutes: `check` reads rows, and starts Spark for it.
+This is for schedulers that poll every few minutes. `check` also reads rows, and starts Spark to do so.
 """
 
 from __future__ import annotations
@@ -15,25 +15,36 @@ from star_ctr.jobs.io.log_files import format_glob, has_day_in_path, list_readab
 
 
 def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
-    """One entry a log: `log`, `files` (how many of the day `ds` are there) and the `path` that was looked for.
+    """Count the files of each declared log for a day.
 
-    A log whose path names no day counts with all its files. A folder counts if it holds a file that Spark would
-    read; what begins with `_` or `.` is not read. `UserError` for a path of an unknown kind; `OSError` where the
-    store does not answer.
+    A folder counts if it contains a file that Spark would read. Spark ignores files and folders whose names begin with
+    `_` or `.`.
+
+    Args:
+        settings: The data set.
+        ds: The day. It is ignored for logs that have no day in their path: all their files count.
+
+    Returns:
+        One entry per log: log, files (their number) and path (the glob that was searched).
+
+    Raises:
+        UserError: The protocol of a path is not supported.
+        OSError: The storage does not respond.
     """
     found = []
     for name, log in settings.logs.declared().items():
         glob = make_glob(settings, log)
         path = format_glob(glob, ds) if has_day_in_path(log) else glob
         try:
-            files = _list_files(path)
+            files = _count_files(path)
         except (ValueError, ImportError) as error:
-            raise UserError(f"logs.{name}.path: {path} cannot be looked up: {error}") from None
+            raise UserError(f"logs.{name}.path: {path} cannot be listed: {error}") from None
         found.append({"log": name, "files": files, "path": path})
     return found
 
 
-def _list_files(glob: str) -> int:
+def _count_files(glob: str) -> int:
+    """Count the files, and the folders with readable files, that match a glob."""
     fs, path = fsspec.core.url_to_fs(glob)
-    fs.invalidate_cache()
+    fs.invalidate_cache()  # fsspec may have cached an earlier listing
     return sum(any(True for _ in list_readable_files(fs, found)) for found in fs.glob(path))

@@ -1,6 +1,7 @@
-"""Replay: train and score a recorded run again from the versions that it is pinned to, and compare bit by bit.
+"""Replay: train and score a recorded run again from the table versions that it is pinned to, and compare the results.
 
-Nothing of the warehouse changes: the replay trains into a folder of its own, and its scores are judged in memory.
+The tables of the warehouse do not change. The replay trains in a separate folder, `replays/<run_id>/<attempt>` in the
+warehouse, and its scores are evaluated without being written.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ from star_ctr.model.training.job import TrainingJob
 
 
 def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None = None) -> dict[str, Any]:
-    """Train and score an attempt of `run_id` again; returns whether weights and metrics are identical.
+    """Train and score an attempt of a run again, and compare weights and metrics with the recorded ones.
+
+    Args:
+        settings: The settings, with the warehouse.
+        spark: The session.
+        run_id: The run.
+        number: The number of the attempt; the newest published one by default.
+
+    Returns:
+        The run, the attempt, whether weights, metrics and code are the same, and the folder of the replay.
 
     Raises:
         UserError: There is no such attempt, or it cannot be reproduced because it was resumed with a different number
@@ -43,42 +53,43 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
         sizes = ", ".join(f"{w['processes']} processes of {w['threads']} threads" for w in record["worlds"])
         raise UserError(
             f"{attempt}: cannot be replayed, because the training was resumed with a different number of processes or "
-            f"threads ({sizes}), which changes the weights. Replay another attempt with --attempt"
+            f"threads ({sizes}), which changes the weights. Select another attempt with --attempt"
         )
-    # The number of threads decides the order of sums: the recorded one, whatever this machine has.
+    # Use the recorded numbers of threads and processes on any machine, because they determine the order of sums.
     trainer = job.trainer.model_copy(update={"threads": record["threads"], "processes": record["processes"]})
-    place = Path(store.warehouse.root) / "replays" / run_id / attempt.folder.name
-    shutil.rmtree(place, ignore_errors=True)
+    folder = Path(store.warehouse.root) / "replays" / run_id / attempt.folder.name
+    shutil.rmtree(folder, ignore_errors=True)
     code = hash_code(["star_ctr.model.train"])
-    again = job.model_copy(update={"folder": str(place), "trainer": trainer, "code": code})
-    (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(again, False)
-    weights = [hash_file(folder / WEIGHTS)[:16] for folder in (attempt.folder, place)]
+    replayed = job.model_copy(update={"folder": str(folder), "trainer": trainer, "code": code})
+    (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(replayed, False)
+    weights = [hash_file(path / WEIGHTS)[:16] for path in (attempt.folder, folder)]
     return {
         "run_id": run_id,
         "attempt": attempt.number,
-        "weights": "the same bits" if weights[0] == weights[1] else f"differ: {weights[0]} then, {weights[1]} now",
-        "metrics": _compare_metrics(store, again, attempt),
-        "code": "the same" if code == job.code else f"changed since: {job.code} then, {code} now",
-        "folder": str(place),
+        "weights": "the same bits" if weights[0] == weights[1] else f"differ: recorded {weights[0]}, now {weights[1]}",
+        "metrics": _compare_metrics(store, replayed, attempt),
+        "code": "the same" if code == job.code else f"changed: recorded {job.code}, now {code}",
+        "folder": str(folder),
     }
 
 
 def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt) -> str:
     """Compare the metrics of a replayed model with the recorded ones, and describe the result."""
     if strip_refit_suffix(job.run_id) != job.run_id:
-        return "none: a refit has no day left to be judged on"
+        return "none: a refit has no unseen day to be evaluated on"
     split = store.read("split", job.versions["split"])
     test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
     scores = score_rows(test, get_attempt(job))
     check_scores(scores, str(job.path))
-    now = {r.domain: r.asDict() for r in compute_metrics(scores, NO_INTERVALS).collect()}
-    then = {r["domain"]: r for r in read_metrics(store, [job.run_id]) if r["attempt"] == recorded.number}
-    if not then:
-        where = store.warehouse.table("metrics")
-        raise UserError(f"{where}: no metrics of {recorded}; run `star-ctr evaluate` first")
-    differing = sorted(d for d in {*now, *then} if _select_metrics(now.get(d)) != _select_metrics(then.get(d)))
+    new = {r.domain: r.asDict() for r in compute_metrics(scores, NO_INTERVALS).collect()}
+    old = {r["domain"]: r for r in read_metrics(store, [job.run_id]) if r["attempt"] == recorded.number}
+    if not old:
+        table = store.warehouse.table("metrics")
+        raise UserError(f"{table}: no metrics of {recorded}; run `star-ctr evaluate` first")
+    differing = sorted(d for d in {*new, *old} if _select_metrics(new.get(d)) != _select_metrics(old.get(d)))
     return "the same" if not differing else f"differ in {', '.join(differing)}"
 
 
 def _select_metrics(row: dict[str, Any] | None) -> list[Any] | None:
+    """Return the METRICS of a row; None if the row does not exist."""
     return None if row is None else [row[name] for name in METRICS]

@@ -1,8 +1,10 @@
-"""Simulate: the logs that the configuration's `simulate` section declares, below `paths.logs`.
+"""Simulate: write the simulated logs that the section `simulate` of the configuration declares.
+
+The logs are written to these folders in `paths.logs`:
 
     impressions/ds=…/*.parquet  clicks/ds=…/*.json.gz  behaviours/*.parquet  users/ds=…/*.parquet  items/*.parquet
 
-and beside them `truth/`, the true click rate of every impression, which no step of the night reads.
+The folder `truth/` next to them contains the true click rate of every impression. No step of a night reads it.
 """
 
 from __future__ import annotations
@@ -18,16 +20,30 @@ from star_ctr.features.simulation import logs as out
 from star_ctr.jobs.io.session import run_submitted
 
 ROWS_A_FILE = 1_000_000
+"""Maximum number of rows per file."""
 BEHAVIOURS_A_USER = 15
+"""Mean number of events per user in the log `behaviours`."""
 FEW_ROWS_A_DAY = ("clicks", "users")
-"""Logs brought together by day first: else every task would write a small file for every day that it meets."""
+"""Logs that are repartitioned by day. Otherwise, every task would write a small file for each of its days."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
-    """Write all logs anew; returns their rows."""
+    """Write all logs, replacing existing ones.
+
+    Args:
+        settings: The data set; its section `simulate` is required.
+        spark: The session.
+        ds: Unused; every job that `spark-submit` runs accepts a day.
+
+    Returns:
+        The number of rows of each log.
+
+    Raises:
+        ConfigError: The configuration has no section `simulate`.
+    """
     s = settings.simulate
     if s is None:
-        raise ConfigError(f"{settings.name}: has no `simulate` section; conf/demo.yaml shows one")
+        raise ConfigError(f"{settings.name}: the section `simulate` is missing; see conf/demo.yaml for an example")
     root = settings.paths.logs.rstrip("/")
     shown = sim.make_impressions(s, _make_range(spark, s.impressions)).withColumn(
         "preference", clicking.compute_preference(s)
@@ -65,10 +81,10 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def _make_range(spark: SparkSession, n: int) -> DataFrame:
-    """Rows (id), 0 to n - 1, in order and in as many partitions as there should be files.
+    """Make rows with the ids 0 to n - 1, in order, in at least as many partitions as there should be files.
 
-    Impressions are numbered by day, so a partition holds a day's rows or those of two: its task writes them
-    as they are, and no row is shuffled.
+    Impressions are numbered by day, so a partition contains the rows of few consecutive days. Its task can write them
+    without a shuffle.
     """
     files = -(-n // ROWS_A_FILE)
     return spark.range(0, n, 1, max(files, spark.sparkContext.defaultParallelism))

@@ -1,4 +1,4 @@
-"""Tables: what stands in the warehouse, with path, version and rows."""
+"""Tables: list the tables of the warehouse, and show their rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,26 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
-    """One entry a table; version and rows are null for one that was never written."""
+    """List all tables.
+
+    Args:
+        settings: The settings, with the warehouse.
+        spark: The session.
+        ds: Unused; every job that `spark-submit` runs accepts a day.
+
+    Returns:
+        One entry per table: table, version, rows, holds (a description) and path. Version and rows are None if the
+        table has not been written yet.
+    """
     store = WarehouseTables(settings, spark)
     entries = []
     for name, table in TABLES.items():
-        there = store.exists(name)
+        exists = store.exists(name)
         entries.append(
             {
                 "table": name,
-                "version": store.version(name) if there else None,
-                "rows": store.read(name).count() if there else None,
+                "version": store.version(name) if exists else None,
+                "rows": store.read(name).count() if exists else None,
                 "holds": table.about,
                 "path": store.warehouse.table(name),
             }
@@ -33,15 +43,30 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 
 
 def show(settings: Settings, spark: SparkSession, name: str, where: str | None, limit: int) -> list[dict[str, Any]]:
-    """The first rows of a table, or of those that an SQL condition holds for; packed columns as their size."""
+    """Return the first rows of a table.
+
+    Args:
+        settings: The settings, with the warehouse.
+        spark: The session.
+        name: The table.
+        where: SQL condition that selects rows; all rows if None.
+        limit: Maximum number of rows.
+
+    Returns:
+        The rows by column. Binary values are replaced by their size in bytes.
+
+    Raises:
+        UserError: The table is unknown, or Spark cannot parse `where`.
+    """
     if name not in TABLES:
-        raise UserError(f"--show {name}: no such table{suggest_nearest(name, TABLES)} (there are {', '.join(TABLES)})")
+        raise UserError(f"--show {name}: no such table{suggest_nearest(name, TABLES)} (tables: {', '.join(TABLES)})")
     rows = WarehouseTables(settings, spark).read(name)
     found = filter_rows(rows, where).limit(limit).collect()
     return [{key: _shorten(value) for key, value in row.asDict().items()} for row in found]
 
 
 def _shorten(value: Any) -> Any:
+    """Return a value for display: the size of binary values, and a string for other types."""
     if isinstance(value, bytes | bytearray):
         return f"{len(value)} bytes"
     return value if isinstance(value, int | float | str | list | None) else str(value)

@@ -1,7 +1,7 @@
-"""Clean: delete data that is older than the ages in `retention` and no longer needed.
+"""Clean: delete data that is older than the ages in the section `retention` and no longer needed.
 
-Runs without Spark. Partitions are deleted in one commit per table. Their files are deleted after `retention.replaced`
-days, so that readers of older versions can finish. Unlike Delta's VACUUM, which only looks at ages, this keeps the rows
+Runs without Spark. Partitions are deleted in one commit per table. Their files are deleted `retention.replaced` days
+later, so that readers of older versions can finish. Delta's VACUUM only considers ages. This module also keeps the rows
 that the remaining attempts were trained on.
 """
 
@@ -39,7 +39,7 @@ _SPLITS = ("split", "vocabularies", "refit_split", "refit_vocabularies")
 
 
 class Removal(NamedTuple):
-    """Partition values of a table, or attempts, that are deleted; with their size and the reason."""
+    """Partition values of a table, attempts or replays to delete, with their size in bytes and the reason."""
 
     what: str
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Removal(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What `clean` deletes; `kept` maps each attempt that is kept to the reason."""
+    """The data that `clean` deletes, and the attempts that it keeps with the reason for each."""
 
     removals: list[Removal]
     attempts: list[Attempt]
@@ -56,12 +56,12 @@ class Plan(NamedTuple):
     kept: dict[Key, Reason]
 
     def names(self, what: str) -> set[str]:
-        """Return the partition values or attempts of `what` that are deleted."""
+        """Return the names to delete from `what`: a table, `models` or `replays`."""
         return {name for removal in self.removals if removal.what == what for name in removal.names}
 
 
 def plan_removals(settings: Settings) -> Plan:
-    """Find data that is older than the ages in `retention` and no longer needed; changes nothing."""
+    """Find data that is older than the ages in `retention` and no longer needed, without deleting anything."""
     warehouse, ages = Warehouse(settings.paths), settings.retention
     attempts = list_all_attempts(warehouse)
     nights = sorted(
@@ -69,10 +69,10 @@ def plan_removals(settings: Settings) -> Plan:
     )
     newest = nights[-1] if nights else ""
     kept = list_kept_attempts(settings, warehouse, attempts, newest)
-    gone = [a for a in attempts if a.key not in kept]
+    unneeded = [a for a in attempts if a.key not in kept]
     removals = []
     if newest and ages.features is not None:
-        # Keep the training window of the next night, too.
+        # Also keep the training window of the next night.
         first = compute_first_day(newest, max(ages.features, settings.window.days))
         removals += _list_removals(warehouse, "features", lambda day: day < first, f"before {first}")
     if newest and ages.splits is not None:
@@ -87,16 +87,16 @@ def plan_removals(settings: Settings) -> Plan:
         removals += _list_removals(
             warehouse, "scores", lambda name: "" < parse_night(name) < first and name not in runs, f"before {first}"
         )
-    removals += [Removal("models", (str(a),), _measure_folder(a.folder), "superseded or too old") for a in gone]
+    removals += [Removal("models", (str(a),), _measure_folder(a.folder), "superseded or too old") for a in unneeded]
     replays = _find_old_replays(settings, warehouse)
     removals += [
         Removal("replays", (replay.name,), _measure_folder(replay), "superseded or too old") for replay in replays
     ]
-    return Plan(removals, gone, replays, kept)
+    return Plan(removals, unneeded, replays, kept)
 
 
 def remove(settings: Settings, planned: Plan) -> None:
-    """Delete what the plan lists. If it is interrupted, the next call finishes it."""
+    """Delete the data of a plan. If the call is interrupted, the next one completes it."""
     warehouse = Warehouse(settings.paths)
     for table in ("features", *_SPLITS, "scores"):
         if names := sorted(planned.names(table)):
@@ -116,10 +116,11 @@ def remove(settings: Settings, planned: Plan) -> None:
 
 
 def _find_old_replays(settings: Settings, warehouse: Warehouse) -> list[Path]:
+    """Return the folders of replays that are older than `retention.attempts`."""
     if "://" in warehouse.root or settings.retention.attempts is None:
         return []
-    old = time.time() - DAY * settings.retention.attempts
-    return sorted(path for path in (Path(warehouse.root) / "replays").glob("*") if path.stat().st_mtime < old)
+    limit = time.time() - DAY * settings.retention.attempts
+    return sorted(path for path in (Path(warehouse.root) / "replays").glob("*") if path.stat().st_mtime < limit)
 
 
 def vacuum_files(
@@ -129,14 +130,14 @@ def vacuum_files(
 
     Args:
         settings: The settings, with the warehouse.
-        kept: The attempts that are kept, with the reason for each. The rows of those in `KEEP_ROWS` stay at any age,
-            those of others until their night is older than `retention.splits`.
+        kept: The kept attempts, with the reason for each. The rows of an attempt are kept regardless of age if the
+            reason is in `KEEP_ROWS`, and otherwise until its night is older than `retention.splits`.
         days: Days to keep a file after it was replaced; `retention.replaced` by default.
         dry_run: Only report the files, without deleting them.
 
     Returns:
-        One row per table: table, files, bytes, the number of versions kept for runs, and a note if nothing of the table
-        can be deleted.
+        One row per table: table, files, bytes, the number of versions kept for runs, and a note if no files of the
+        table can be deleted.
     """
     warehouse = Warehouse(settings.paths)
     days = settings.retention.replaced if days is None else days
@@ -147,22 +148,23 @@ def vacuum_files(
     pinned = _list_pinned_versions(warehouse, rows)
     found = []
     for name in TABLES:
-        place = warehouse.table(name)
-        if not DeltaTable.is_deltatable(place):
+        table = warehouse.table(name)
+        if not DeltaTable.is_deltatable(table):
             continue
-        # `keep_versions` of Delta would keep whole versions, including the rows of other nights.
-        old = DeltaTable(place).vacuum(round(days * 24), dry_run=True, enforce_retention_duration=False, full=True)
+        # Delta's `keep_versions` would keep whole versions, including the rows of other nights.
+        old = DeltaTable(table).vacuum(round(days * 24), dry_run=True, enforce_retention_duration=False, full=True)
         note = ""
         try:
-            needed = {file for version, ds in pinned.get(name, ()) for file in _list_night_files(place, version, ds)}
+            needed = {file for version, ds in pinned.get(name, ()) for file in _list_night_files(table, version, ds)}
             names = {_get_file_name(path) for path in old} - needed
         except DeltaError as error:
-            # Without the old log, the files of a kept run cannot be told from others.
+            # Without the old log, the files of a kept run cannot be distinguished from others.
             names, note = set(), f"nothing is deleted, because a version of a kept run cannot be read: {error}"
-        fs, root = fsspec.core.url_to_fs(place)
-        there = fs.find(root, detail=True)
-        names -= _name_checksums({_get_file_name(path) for path in there} - names)
-        files = {path: info["size"] for path, info in there.items() if _get_file_name(path) in names}
+        fs, root = fsspec.core.url_to_fs(table)
+        existing = fs.find(root, detail=True)
+        # Keep the checksum files of the files that are kept.
+        names -= _name_checksums({_get_file_name(path) for path in existing} - names)
+        files = {path: info["size"] for path, info in existing.items() if _get_file_name(path) in names}
         if not dry_run:
             for path in files:
                 fs.rm_file(path)
@@ -175,36 +177,39 @@ def vacuum_files(
 
 
 def _get_file_name(path: str) -> str:
-    """Return the name of a data file. It is unique; the Delta log and the file system encode folders differently."""
+    """Return the name of a file without its folders, which the Delta log and the file system encode differently.
+
+    The names of data files are unique within a table.
+    """
     return path.rsplit("/", 1)[-1]
 
 
 def _name_checksums(names: set[str]) -> set[str]:
-    """Return the names of the checksum files that Hadoop writes next to files on a local disk."""
+    """Return the names of the checksum files that Hadoop writes next to files on local disks."""
     return {f".{name}.crc" for name in names}
 
 
-def _list_night_files(place: str, version: int, ds: str) -> list[str]:
-    """Return the names of the data files of a night in a version of a table."""
-    actions = DeltaTable(place, version=version).get_add_actions(flatten=True)
+def _list_night_files(table: str, version: int, ds: str) -> list[str]:
+    """Return the names of the data files of a night in a version of the table at path `table`."""
+    actions = DeltaTable(table, version=version).get_add_actions(flatten=True)
     rows = zip(actions.column("path").to_pylist(), actions.column("partition.ds").to_pylist(), strict=True)
     return [_get_file_name(path) for path, night in rows if night == ds]
 
 
 def _list_pinned_versions(warehouse: Warehouse, kept: set[tuple[str, int]]) -> dict[str, set[tuple[int, str]]]:
-    """Return, by table, the versions and nights that the kept attempts are pinned to."""
+    """Return the pairs of version and night that the kept attempts are pinned to, by table."""
     pinned: dict[str, set[tuple[int, str]]] = {}
     for attempt in list_all_attempts(warehouse):
         if attempt.key in kept:
             job = read_job(attempt)
-            of = {"split": job.split, "vocabularies": job.vocabularies}
+            paths = {"split": job.split, "vocabularies": job.vocabularies}
             for name, version in job.versions.items():
-                pinned.setdefault(Path(of[name]).name, set()).add((version, job.ds))
+                pinned.setdefault(Path(paths[name]).name, set()).add((version, job.ds))
     return pinned
 
 
 def _list_nights_in_training(attempts: Sequence[Attempt]) -> set[str]:
-    """Return the nights whose newest attempt is unpublished, because a resumed training reads their split."""
+    """Return the nights whose newest attempt is unpublished: its training reads the split if it is resumed."""
     newest = {a.run_id: a for a in attempts}
     return {parse_night(run) for run, attempt in newest.items() if not attempt.is_published}
 
@@ -218,11 +223,11 @@ def _list_nights(warehouse: Warehouse, table: str) -> set[str]:
 
 
 def _measure_partitions(warehouse: Warehouse, table: str) -> dict[str, int]:
-    """Return the size in bytes of each value of a table's first partition column; empty if there is no table."""
-    place = warehouse.table(table)
-    if not DeltaTable.is_deltatable(place):
+    """Return the size in bytes of each value of a table's first partition column; empty if the table does not exist."""
+    path = warehouse.table(table)
+    if not DeltaTable.is_deltatable(path):
         return {}
-    actions = DeltaTable(place).get_add_actions(flatten=True)
+    actions = DeltaTable(path).get_add_actions(flatten=True)
     values = actions.column(f"partition.{_get_partition_column(table)}").to_pylist()
     sizes: dict[str, int] = {}
     for value, size in zip(values, actions.column("size_bytes").to_pylist(), strict=True):

@@ -1,4 +1,4 @@
-"""Verify: check the files of models against the hashes in their records, without Spark."""
+"""Verify: compare the files of models with the hashes in their records, without Spark."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from star_ctr.jobs.registry.retained import list_decisions_in_force, list_pinned
 
 
 def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
-    """Verify the serving attempt, those that a rollback can return to, and pinned ones.
+    """Verify the files of the serving attempt, of attempts that a rollback can return to, and of pinned attempts.
 
     Args:
         settings: The settings, with the warehouse.
-        everything: Verify all published attempts, too.
+        everything: Also verify all other published attempts.
 
     Returns:
-        One row per attempt: run_id, attempt, why it was verified, the number of files, and the damaged files.
+        One row per attempt: run_id, attempt, why (the reason to verify it), files (their number) and damaged (the names
+        of damaged or missing files, separated by commas).
     """
     warehouse = Warehouse(settings.paths)
     decided = Decisions(settings).all()
@@ -38,9 +39,10 @@ def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
 
 
 def _verify(warehouse: Warehouse, run_id: str, number: int, why: str) -> dict[str, Any]:
+    """Verify the files of an attempt; a missing or unreadable record counts as damaged."""
     attempt = Attempt(run_id, number, get_attempt_folder(warehouse, run_id, number))
     row = {"run_id": run_id, "attempt": number, "why": why}
     try:
         return {**row, "files": len(attempt.record()["files"]), "damaged": ", ".join(find_damaged_files(attempt))}
-    except DataError:  # missing, or no JSON
+    except DataError:  # the record is missing, or is not valid JSON
         return {**row, "files": 0, "damaged": RECORD}

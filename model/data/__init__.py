@@ -1,1 +1,1 @@
-"""From one version of the split to the trainer's batches: the plan, the reader, the window, the batches."""
+"""The input pipeline of the trainer: epoch plan, file reader, shuffle window, and batches."""

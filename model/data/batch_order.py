@@ -1,9 +1,14 @@
-"""Which rows come when: the order of an epoch as a pure function of the files, the seed and the epoch.
+"""The order of rows in an epoch, as a pure function of the files, the seed and the epoch.
 
-A batch comes from one domain (§3.2), domains in proportion to their rows: a domain of N rows has
-ceil(N / batch) batches, and the batches of all domains are shuffled. Within a domain the rows come out of a
-shuffled sliding window (§4.4): the domain's files in random order are read into it as it is drained,
-and a batch is a random draw from what it holds. Mixed batches (§4.1, Base) come out of one window of all domains.
+`plan_epoch` returns a sequence of steps. Each step reads a file into a window or draws a batch from a window:
+
+1. Every batch holds rows of one domain (§3.2). A domain with N rows has ceil(N / batch_size) batches. The batches of
+   all domains are shuffled together, so that domains occur in proportion to their rows.
+2. Each domain has a shuffled sliding window (§4.4). The files of the domain are read into the window in random order
+   as it is drained, and a batch is a random draw from the window.
+3. Mixed batches (§4.1, Base) are drawn from a single window of all domains.
+
+A larger window mixes the rows of more files but takes more memory.
 """
 
 from __future__ import annotations
@@ -15,12 +20,19 @@ from dataclasses import dataclass
 import numpy as np
 
 MIXED = -1
-"""Stands for all domains at once, where batches are mixed."""
+"""Domain number of a batch or window that mixes all domains."""
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a split: its address, the domain of all its rows, their number, and a key that sorts it."""
+    """One file of a split.
+
+    Attributes:
+        url: Address of the file.
+        domain: Domain number of all its rows.
+        rows: Number of rows.
+        key: Sort key of the file, computed from its contents.
+    """
 
     url: str
     domain: int
@@ -30,26 +42,26 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Read:
-    """Read file number `file` into its domain's window."""
+    """A step that reads the file with index `file` into the window of its domain."""
 
     file: int
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw a batch of `rows` rows from the window of `domain`."""
+    """A step that draws a batch of `rows` rows from the window of `domain`."""
 
     domain: int
     rows: int
 
 
 def count_batches(rows: int, batch_size: int) -> int:
-    """Batches that `rows` rows make; the last may be short."""
+    """Return the number of batches for `rows` rows; the last batch may be smaller."""
     return math.ceil(rows / batch_size)
 
 
 def count_rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict[int, int]:
-    """The rows of each domain, or of all of them as MIXED."""
+    """Return the number of rows of each domain, or the total under the key `MIXED` if `mixed`."""
     rows: dict[int, int] = {}
     for file in files:
         domain = MIXED if mixed else file.domain
@@ -58,30 +70,43 @@ def count_rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict
 
 
 def make_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """Random numbers of one purpose (0: the plan, 1: draws from the window) in one epoch."""
+    """Return the random generator of an epoch for one purpose (0: the plan, 1: draws from the windows)."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, purpose]))
 
 
 def plan_epoch(
     files: Sequence[DataFile], batch_size: int, window_rows: int, seed: int, epoch: int, mixed: bool = False
 ) -> Iterator[Read | Draw]:
-    """The epoch as a list of reads and draws; every file is read once and every row drawn once."""
+    """Plan an epoch as a sequence of reads and draws.
+
+    Args:
+        files: Files of the split; a `Read` refers to a file by its index in this sequence.
+        batch_size: Maximum number of rows per batch.
+        window_rows: Rows in the windows of all domains together. Each domain gets a share in proportion to its rows,
+            but at least the rows of one batch.
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 0.
+        mixed: Draw batches from one window of all domains.
+
+    Yields:
+        The steps of the epoch. Every file is read once, and every row is drawn once.
+    """
     random = make_generator(seed, epoch, 0)
     total = count_rows_by_domain(files, mixed)
-    waiting: dict[int, list[int]] = {p: [] for p in total}
+    unread: dict[int, list[int]] = {p: [] for p in total}
     for number in random.permutation(len(files)):
-        waiting[MIXED if mixed else files[number].domain].append(int(number))
-    order = np.repeat(list(total), [count_batches(n, batch_size) for n in total.values()])
-    held = dict.fromkeys(total, 0)
-    left = dict(total)
+        unread[MIXED if mixed else files[number].domain].append(int(number))
+    batches = np.repeat(list(total), [count_batches(n, batch_size) for n in total.values()])
+    in_window = dict.fromkeys(total, 0)
+    not_drawn = dict(total)
     all_rows = sum(total.values())
-    for domain in random.permutation(order).tolist():
-        rows = min(batch_size, left[domain])
+    for domain in random.permutation(batches).tolist():
+        rows = min(batch_size, not_drawn[domain])
         window = max(rows, int(window_rows * total[domain] / all_rows))
-        while waiting[domain] and held[domain] < window:
-            number = waiting[domain].pop()
-            held[domain] += files[number].rows
+        while unread[domain] and in_window[domain] < window:
+            number = unread[domain].pop()
+            in_window[domain] += files[number].rows
             yield Read(number)
         yield Draw(domain, rows)
-        held[domain] -= rows
-        left[domain] -= rows
+        in_window[domain] -= rows
+        not_drawn[domain] -= rows

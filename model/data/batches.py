@@ -1,7 +1,9 @@
-"""The batches of an epoch, from any of them on: a pure function of the files, the seed and the epoch.
+"""The batches of an epoch, starting at any of them, as a pure function of the files, the seed and the epoch.
 
-Neither the pace of the reader nor the number of processes changes their order. Reading, decoding and shuffling
-run in a thread of their own, some batches ahead of the trainer.
+Neither the speed of the reader nor the number of processes changes the order of batches. `iter_epoch` executes the plan
+of `batch_order`. To start in the middle of an epoch, it replays the earlier draws on row positions alone. It then reads
+the files whose rows are still in a window, and the files that follow. `prefetch` runs the iterator in a background
+thread, ahead of the trainer.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ from star_ctr.model.data.reader import Rows, concat_rows, read_files
 from star_ctr.model.data.shuffle_window import Window
 
 AHEAD = 8
-"""Batches made ahead of the trainer."""
+"""Default number of batches that are prepared ahead of the trainer."""
 
 
 @dataclass
 class Batch:
-    """A batch of one domain, or MIXED: then its rows are sorted by domain. `file` is the number of each row's file."""
+    """A batch of rows.
+
+    Attributes:
+        domain: Domain number of all rows, or `MIXED`. Rows of a mixed batch are sorted by domain.
+        rows: The rows.
+        file: Index of each row's file.
+    """
 
     domain: int
     rows: Rows
@@ -46,23 +54,40 @@ def iter_epoch(
     start: int = 0,
     readers: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of one epoch, every row of the files once: made in the calling thread, decoded in `readers` others.
+    """Iterate over the batches of one epoch, which contain every row of the files once.
 
-    With `start`, those from that number on, the same as ever: what came before is not read but for the rows
-    that the windows still hold.
+    Batches are assembled in the calling thread. Files are decoded in other threads.
+
+    Args:
+        files: Files of one version of the split.
+        layout: Layout of the encoded rows.
+        batch_size: Maximum number of rows per batch.
+        window_rows: Rows in the shuffled sliding windows of all domains together (§4.4).
+        seed: Seed of the training.
+        epoch: Number of the epoch, from 0.
+        mixed: Mix the rows of all domains in each batch.
+        start: Index of the first batch to return. This batch and all later ones are the same for every `start`. Of the
+            files before it, only those with rows that are still in a window are read.
+        readers: Number of decoding threads.
+
+    Yields:
+        The batches.
+
+    Raises:
+        DataError: The number of rows read differs from the number of rows in the files.
     """
     steps = list(plan_epoch(files, batch_size, window_rows, seed, epoch, mixed))
     random = make_generator(seed, epoch, 1)
-    done = _find_position(steps, start)
-    held = _replay_draws(files, steps[:done], random, mixed)
-    needed = sorted({int(f) for ids in held.values() for f in np.unique(ids[0])})
+    first = _find_position(steps, start)
+    in_windows = _replay_draws(files, steps[:first], random, mixed)
+    needed = sorted({int(f) for columns in in_windows.values() for f in np.unique(columns[0])})
     arriving = read_files(
-        [files[f] for f in chain(needed, (s.file for s in steps[done:] if isinstance(s, Read)))],
+        [files[f] for f in chain(needed, (s.file for s in steps[first:] if isinstance(s, Read)))],
         layout,
         readers=readers,
     )
-    windows = _fill_windows(held, needed, arriving)
-    for step in steps[done:]:
+    windows = _fill_windows(in_windows, needed, arriving)
+    for step in steps[first:]:
         match step:
             case Read(file):
                 window = windows.setdefault(MIXED if mixed else files[file].domain, Window())
@@ -75,11 +100,11 @@ def iter_epoch(
                     rows, numbers = rows.part(order), numbers[order]
                 yield Batch(domain, rows, numbers)
     if next(arriving, None) is not None:
-        raise DataError("the stream has rows left after its last batch")
+        raise DataError("internal error: the reader returned a file that is not in the plan of the epoch")
 
 
 def _find_position(steps: Sequence[Read | Draw], batches: int) -> int:
-    """The number of steps after which so many batches were drawn."""
+    """Return the number of steps that draw the first `batches` batches."""
     draws = np.flatnonzero([isinstance(s, Draw) for s in steps])
     return 0 if batches == 0 else int(draws[batches - 1]) + 1
 
@@ -87,7 +112,12 @@ def _find_position(steps: Sequence[Read | Draw], batches: int) -> int:
 def _replay_draws(
     files: Sequence[DataFile], steps: Sequence[Read | Draw], random: np.random.Generator, mixed: bool
 ) -> dict[int, list[npt.NDArray[np.int32]]]:
-    """What each domain's window holds after some steps, as (file, row in it): the draws are made on these alone."""
+    """Replay steps on row positions, without reading any file.
+
+    Returns:
+        For each domain with rows left in its window, two arrays: the file index of each row, and its position in the
+        file.
+    """
     windows: dict[int, Window] = {}
     for step in steps:
         match step:
@@ -101,37 +131,54 @@ def _replay_draws(
 
 
 def _fill_windows(
-    held: dict[int, list[npt.NDArray[np.int32]]], needed: Sequence[int], arriving: Iterator[Rows]
+    in_windows: dict[int, list[npt.NDArray[np.int32]]], needed: Sequence[int], arriving: Iterator[Rows]
 ) -> dict[int, Window]:
-    """Windows of the rows that `held` names, out of the first files that arrive: the `needed` ones."""
-    kept: dict[int, tuple[list[Rows], list[npt.NDArray[np.int64]]]] = {p: ([], []) for p in held}
+    """Return windows with the rows that `_replay_draws` found, taken from the first files of `arriving`.
+
+    Args:
+        in_windows: The result of `_replay_draws`.
+        needed: Indices of the files with these rows, in the order in which they arrive.
+        arriving: The rows of each file.
+    """
+    found: dict[int, tuple[list[Rows], list[npt.NDArray[np.int64]]]] = {p: ([], []) for p in in_windows}
     for file in needed:
         rows = next(arriving)
-        for p, (numbers, places) in held.items():
-            if len(at := np.flatnonzero(numbers == file)):
-                kept[p][0].append(rows.part(places[at]))
-                kept[p][1].append(at)
+        for p, (numbers, positions) in in_windows.items():
+            if len(slots := np.flatnonzero(numbers == file)):
+                found[p][0].append(rows.part(positions[slots]))
+                found[p][1].append(slots)
     windows = {}
-    for p, (parts, ats) in kept.items():
+    for p, (parts, slots_by_file) in found.items():
         windows[p] = Window()
-        _add(windows[p], concat_rows(parts).part(np.argsort(np.concatenate(ats))), held[p][0])
+        _add(windows[p], concat_rows(parts).part(np.argsort(np.concatenate(slots_by_file))), in_windows[p][0])
     return windows
 
 
 def _add(window: Window, rows: Rows, numbers: npt.NDArray[np.int32]) -> None:
+    """Add rows and the indices of their files to a window."""
     window.add(rows.ints, rows.floats, rows.label, rows.domain, numbers)
 
 
 def _pin_memory(batch: Batch) -> Batch:
+    """Copy the rows of a batch to pinned memory."""
     rows = batch.rows
     ints, floats, label = (torch.from_numpy(a).pin_memory().numpy() for a in (rows.ints, rows.floats, rows.label))
     return Batch(batch.domain, Rows(ints, floats, label, rows.domain), batch.file)
 
 
 def prefetch(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) -> Generator[Batch]:
-    """The same batches, made in a thread of their own up to `depth` ahead; its errors are raised here.
+    """Iterate over batches that a background thread prepares.
 
-    With `pin` their rows lie in pinned memory, from which a GPU takes them while it computes.
+    Args:
+        batches: The batches; this iterator runs in the background thread.
+        depth: Maximum number of batches that are ready and not yet consumed.
+        pin: Copy rows to pinned memory, so that a GPU can fetch them while it computes.
+
+    Yields:
+        The same batches.
+
+    Raises:
+        Exception: Any error of `batches` is raised in the calling thread.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -151,7 +198,7 @@ def prefetch(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) ->
                 if not put(_pin_memory(batch) if pin else batch):
                     return
             put(None)
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # the consumer raises it
             put(error)
 
     thread = threading.Thread(target=work, name="stream", daemon=True)

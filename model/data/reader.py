@@ -1,8 +1,8 @@
-"""Rows out of one version of the split: Petastorm reads the files, and every row is counted.
+"""A reader of the rows of one version of the split that checks that no row is lost.
 
-Petastorm knows nothing of Delta and its own thread pools lose rows in silence, so it is handed a plain list
-of files (the live ones of one version) and a pool of ours (`petastorm_pool`); what arrives is counted against the
-files' own row counts, and any difference is an error.
+Petastorm does not know Delta tables, and its thread pools lose rows without an error. It therefore gets a plain list of
+files, those that are live in the version, and the pool in `petastorm_pool`. The rows read from each file are compared
+with its row count in the Delta log. Any difference is an error.
 """
 
 from __future__ import annotations
@@ -22,12 +22,21 @@ from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 
-_REFUSED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
+_UNSUPPORTED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
+"""Delta reader features without which plain Parquet files are not the rows of the table, with their names."""
 
 
 @dataclass
 class Rows:
-    """Packed rows: ints (n x I), floats (n x N), label and domain (n each), and their days where asked for."""
+    """Encoded rows.
+
+    Attributes:
+        ints: Integers of the rows, shape (n, `Layout.ints`).
+        floats: Numbers of the rows, shape (n, `Layout.floats`).
+        label: Labels (0 or 1), shape (n,).
+        domain: Domain numbers, shape (n,).
+        day: Days as ISO dates, shape (n,); None if they were not read.
+    """
 
     ints: npt.NDArray[np.int32]
     floats: npt.NDArray[np.float32]
@@ -39,12 +48,12 @@ class Rows:
         return len(self.label)
 
     def part(self, index: npt.NDArray[np.intp] | slice) -> Rows:
-        """The rows of `index` (without their days), in its order."""
+        """Return the rows at `index`, in its order and without their days."""
         return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:
-    """All rows of `parts` as one."""
+    """Concatenate rows; the result has days only if all parts have them."""
     return Rows(
         np.concatenate([p.ints for p in parts]),
         np.concatenate([p.floats for p in parts]),
@@ -57,9 +66,20 @@ def concat_rows(parts: Sequence[Rows]) -> Rows:
 def unpack_columns(
     ints: pa.Array | pa.ChunkedArray, floats: pa.Array | pa.ChunkedArray, layout: Layout
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """The matrices that packed columns hold, read-only: views of the columns' own memory.
+    """Return the values of the binary columns `ints` and `floats` as matrices.
 
-    `DataError` where a row's size is not the layout's.
+    The matrices are read-only views of the memory of the columns. Only columns of several chunks are copied.
+
+    Args:
+        ints: Binary column with the integers of n rows.
+        floats: Binary column with the numbers of n rows.
+        layout: Layout of the encoded rows.
+
+    Returns:
+        Arrays of shape (n, `layout.ints`) and (n, `layout.floats`).
+
+    Raises:
+        DataError: The size of a value differs from the layout.
     """
     return _view_matrix("ints", ints, np.dtype(np.int32), layout.ints), _view_matrix(
         "floats", floats, np.dtype(np.float32), layout.floats
@@ -69,7 +89,8 @@ def unpack_columns(
 def _view_matrix(
     name: str, column: pa.Array | pa.ChunkedArray, kind: np.dtype[Any], width: int
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    if isinstance(column, pa.ChunkedArray):  # combined, it would be copied even if it is one chunk
+    """Return the values of a binary column as a matrix with `width` columns."""
+    if isinstance(column, pa.ChunkedArray):  # combine_chunks copies even a single chunk
         array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     else:
         array = column
@@ -79,23 +100,42 @@ def _view_matrix(
     _, ends, data = array.buffers()
     offsets = np.frombuffer(ends, dtype=np.int32)[array.offset : array.offset + n + 1]
     if array.null_count or (np.diff(offsets) != size).any():
-        raise DataError(f"{name}: a row is not of the {size} bytes that the layout says; it was encoded by another one")
+        raise DataError(
+            f"{name}: a row does not have the {size} bytes of the layout; it was encoded with a different layout"
+        )
     return np.frombuffer(data, dtype=kind, count=n * width, offset=int(offsets[0])).reshape(n, width)
 
 
 def list_live_files(
     table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id"
 ) -> list[DataFile]:
-    """The files of one night's part at one version of the split, in an order that their contents alone decide.
+    """List the files of a night and part in one version of the split.
 
-    `table` is a path, or a URL that deltalake and fsspec both read. Raises `DataError` for a table whose files do not
-    say all (deletion vectors, column mapping) or without row counts.
+    The order depends on the contents of the files: domain, smallest and largest key, and row count. Files whose row
+    count in the Delta log is zero or missing are skipped.
+
+    Args:
+        table: Path of the table, or a URL that both deltalake and fsspec can read.
+        version: Version of the table.
+        ds: Night of the split.
+        part: Value of the partition column `part`, such as `train` or `test`.
+        layout: Layout with the domain numbers.
+        key_column: Column whose smallest and largest values in a file are its sort key.
+
+    Returns:
+        The sorted files.
+
+    Raises:
+        DataError: The table uses deletion vectors or column mapping, so that its files alone are not its rows.
     """
     delta = DeltaTable(table, version=version)
     features = set(delta.protocol().reader_features or ())
-    for feature, words in _REFUSED.items():
+    for feature, description in _UNSUPPORTED.items():
         if feature in features:
-            raise DataError(f"{table}: uses {words}, which a reader of plain files cannot see; rewrite it without")
+            raise DataError(
+                f"{table}: the table uses {description}, which the reader of the trainer does not support; "
+                f"rewrite the table without {description}"
+            )
     root = table if "://" in table else f"file://{Path(table).absolute()}"
     files = []
     for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
@@ -108,16 +148,24 @@ def list_live_files(
 
 
 def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, readers: int = 1) -> Iterator[Rows]:
-    """The rows of each file (with their `days` where asked for), a file at a time and in their order.
+    """Read files of the split.
 
-    So many `readers` decode, as many row groups ahead, in threads of their own.
+    Args:
+        files: The files.
+        layout: Layout of the encoded rows.
+        days: Read the day of each row too.
+        readers: Number of decoding threads, and of row groups that are decoded ahead.
 
-    Raises `DataError` if a row is missing or one too many.
+    Yields:
+        The rows of each file, in the order of `files`.
+
+    Raises:
+        DataError: A file has fewer or more rows than its `DataFile`, or rows of another domain.
     """
     if not files:
         return
     with warnings.catch_warnings():
-        # petastorm 0.13 speaks to pyarrow's old names; nothing a user could do about it
+        # petastorm 0.13 uses deprecated names of pyarrow. Users cannot change that.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
         from star_ctr.model.data.petastorm_pool import open_reader
 
@@ -129,14 +177,18 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
             for file in files:
                 yield _read_file(file, chunks, layout)
             if next(chunks, None) is not None:
-                raise DataError("the stream read more rows than its files hold by the table's log")
+                raise DataError(
+                    f"{files[-1].url}: the files contain more rows than the Delta log of the split; "
+                    "the files or their reader are damaged"
+                )
         finally:
-            # Not `with reader`: it prints a line to standard output when left.
+            # Not `with reader`, because leaving it prints a line to standard output.
             reader.stop()
             reader.join()
 
 
 def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Rows:
+    """Read the row groups of one file from `chunks`, and check their number of rows and domain."""
     parts, read = [], 0
     while read < file.rows:
         chunk = next(chunks, None)
@@ -144,7 +196,9 @@ def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Ro
             break
         n = len(chunk)
         if not (chunk["domain_id"].to_numpy() == file.domain).all():
-            raise DataError(f"{file.url}: rows of another file came in its place")
+            raise DataError(
+                f"{file.url}: the reader returned rows of another domain; the file or the previous one is damaged"
+            )
         parts.append(
             Rows(
                 *unpack_columns(chunk["ints"], chunk["floats"], layout),
@@ -156,6 +210,6 @@ def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Ro
         read += n
     if read != file.rows:
         raise DataError(
-            f"{file.url}: {read} rows came, the table's log says {file.rows}; the file or its reader is broken"
+            f"{file.url}: read {read} rows, but the Delta log has {file.rows}; the file or its reader is damaged"
         )
     return parts[0] if len(parts) == 1 else concat_rows(parts)

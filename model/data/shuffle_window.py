@@ -1,4 +1,4 @@
-"""The shuffled sliding window (§4.4): rows come in by files and go out by random draws."""
+"""The shuffled sliding window (§4.4): rows are added by file and removed by random draws."""
 
 from __future__ import annotations
 
@@ -11,48 +11,55 @@ Column = npt.NDArray[Any]
 
 
 class Window:
-    """Rows as columns of equal length; what comes in goes to the end, and rows from the end fill the holes of a draw.
+    """A set of rows, stored as columns of equal length.
 
-    Both cost by the rows that move and not by those that are held; the memory is at most half as large again as the
-    largest number of rows that were ever held.
+    New rows are appended. After a draw, the last rows fill the gaps that the drawn rows leave. The cost of both
+    operations depends on the number of rows that move, not on the number of rows in the window. The memory is at most
+    1.5 times that of the largest number of rows that the window has held.
     """
 
     def __init__(self) -> None:
         self._columns: list[Column] = []
-        self._held = 0
+        self._size = 0
 
     def __len__(self) -> int:
-        return self._held
+        return self._size
 
     def add(self, *columns: Column) -> None:
-        """Put rows in."""
+        """Append rows, given as columns of equal length."""
         n = len(columns[0])
-        if not self._columns or self._held + n > len(self._columns[0]):
-            self._grow(self._held + n, columns)
-        for mine, new in zip(self._columns, columns, strict=True):
-            mine[self._held : self._held + n] = new
-        self._held += n
+        if not self._columns or self._size + n > len(self._columns[0]):
+            self._grow(self._size + n, columns)
+        for column, new in zip(self._columns, columns, strict=True):
+            column[self._size : self._size + n] = new
+        self._size += n
 
     def _grow(self, rows: int, like: tuple[Column, ...]) -> None:
-        room = max(rows, len(self._columns[0]) * 3 // 2) if self._columns else rows
-        grown = [np.empty((room, *c.shape[1:]), c.dtype) for c in like]
+        """Make room for at least `rows` rows with the types and shapes of the columns `like`."""
+        capacity = max(rows, len(self._columns[0]) * 3 // 2) if self._columns else rows
+        grown = [np.empty((capacity, *c.shape[1:]), c.dtype) for c in like]
         for new, old in zip(grown, self._columns, strict=bool(self._columns)):
-            new[: self._held] = old[: self._held]
+            new[: self._size] = old[: self._size]
         self._columns = grown
 
     def draw(self, n: int, random: np.random.Generator) -> list[Column]:
-        """Take `n` random rows out."""
-        assert n <= self._held, "drawn more rows than the window holds"
-        chosen = random.choice(self._held, n, replace=False, shuffle=True)
+        """Remove `n` random rows and return their columns.
+
+        Args:
+            n: Number of rows; at most the number of rows in the window.
+            random: Random generator.
+        """
+        assert n <= self._size, "the window has fewer rows than the draw"
+        chosen = random.choice(self._size, n, replace=False, shuffle=True)
         drawn = [c[chosen] for c in self._columns]
-        self._held -= n
-        holes = chosen[chosen < self._held]
-        tail = np.arange(self._held, self._held + n)
-        movers = tail[~np.isin(tail, chosen)]
+        self._size -= n
+        gaps = chosen[chosen < self._size]
+        tail = np.arange(self._size, self._size + n)
+        moved = tail[~np.isin(tail, chosen)]
         for c in self._columns:
-            c[holes] = c[movers]
+            c[gaps] = c[moved]
         return drawn
 
     def held(self) -> list[Column]:
-        """The rows that are in it, in their places."""
-        return [c[: self._held] for c in self._columns]
+        """Return the columns of all rows in the window, in storage order."""
+        return [c[: self._size] for c in self._columns]

@@ -1,4 +1,8 @@
-"""The batches of each step of a training: each process makes them for itself, or the first of a machine for all."""
+"""The batches of each training step.
+
+`StepBatches` prepares them in every process. `SharedStepBatches` prepares them in the first process of a machine, and
+the other processes read them from shared memory.
+"""
 
 from __future__ import annotations
 
@@ -16,42 +20,62 @@ from star_ctr.model.distributed.process_group import barrier, get_rank_and_size
 from star_ctr.model.distributed.shared_memory import make_shared_zeros
 
 
-def _compute_depth(a_step: int) -> int:
-    """Batches made ahead of the training: of two steps at least, so that none begins with waiting for its own."""
-    return max(AHEAD, 2 * a_step)
+def _compute_depth(batches_per_step: int) -> int:
+    """Return the number of batches to prepare ahead: at least two steps, so that no step waits for its batches."""
+    return max(AHEAD, 2 * batches_per_step)
 
 
 class StepBatches:
-    """Hands out the batches of one step after the other; they are made in a thread of their own."""
+    """The batches of one training step after the other, prepared in a background thread.
 
-    def __init__(self, batches: Iterator[Batch], a_step: int, pin: bool = False) -> None:
-        self._iter_batches = prefetch(batches, _compute_depth(a_step), pin)
-        self._a_step = a_step
+    Attributes:
+        waited: Seconds that `take` has waited for batches.
+    """
+
+    def __init__(self, batches: Iterator[Batch], batches_per_step: int, pin: bool = False) -> None:
+        """Start preparing batches.
+
+        Args:
+            batches: All batches of the training.
+            batches_per_step: Number of batches per step.
+            pin: Copy batches to pinned memory for a GPU.
+        """
+        self._batches = prefetch(batches, _compute_depth(batches_per_step), pin)
+        self._batches_per_step = batches_per_step
         self.waited = 0.0
-        """Seconds in which batches were asked for that were not ready."""
 
     def take(self) -> list[Batch]:
-        """The batches of the next step, fewer where there are no more."""
-        asked = time.monotonic()
-        together = list(islice(self._iter_batches, self._a_step))
-        self.waited += time.monotonic() - asked
-        return together
+        """Return the batches of the next step; fewer at the end, and none after it."""
+        start = time.monotonic()
+        batches = list(islice(self._batches, self._batches_per_step))
+        self.waited += time.monotonic() - start
+        return batches
 
     def close(self) -> None:
-        """Make no more."""
-        self._iter_batches.close()
+        """Stop preparing batches."""
+        self._batches.close()
 
 
 class SharedStepBatches(StepBatches):
-    """Those of processes that have memory in common: the first one makes the batches, and all of them see them.
+    """The batches of each step in shared memory.
 
-    To take a step's batches they wait for one another, so that whatever a process wrote for the others before
-    (`gradients.SharedTableGradients`), they see after it.
+    The first process writes batches to slots of the shared memory, and all processes return views of them. `take` waits
+    for all processes. Data that a process wrote to shared memory before `take` is therefore visible to the others after
+    it (see `gradients.SharedTableGradients`).
     """
 
-    def __init__(self, batches: Iterator[Batch], a_step: int, layout: Layout, batch_size: int) -> None:
-        # Of those made ahead, the one that is being made, and those of this step and of the last: hooks look at them.
-        self._slots = slots = _compute_depth(a_step) + 1 + 2 * a_step
+    def __init__(self, batches: Iterator[Batch], batches_per_step: int, layout: Layout, batch_size: int) -> None:
+        """Allocate the shared memory, and start preparing batches in the first process. All processes must call this.
+
+        Args:
+            batches: All batches of the training; only used by the first process.
+            batches_per_step: Number of batches per step.
+            layout: Layout of the encoded rows.
+            batch_size: Maximum number of rows per batch.
+        """
+        # Batches that are ready, the one that is being copied, and those of this step and of the last one, which
+        # callbacks may still read.
+        self._slots = slots = _compute_depth(batches_per_step) + 1 + 2 * batches_per_step
         self._rows = Rows(
             make_shared_zeros([slots, batch_size, layout.ints], torch.int32).numpy(),
             make_shared_zeros([slots, batch_size, layout.floats], torch.float32).numpy(),
@@ -59,39 +83,40 @@ class SharedStepBatches(StepBatches):
             make_shared_zeros([slots, batch_size], torch.int32).numpy(),
         )
         self._file = make_shared_zeros([slots, batch_size], torch.int32).numpy()
-        self._told = make_shared_zeros([2, a_step, 2], torch.long)
-        """Of each batch of this step and of the last its rows, 0 where there is none, and its domain."""
-        self._iter_steps = self._taken = 0
-        super().__init__(self._wrap_batches(batches) if get_rank_and_size()[0] == 0 else iter(()), a_step)
+        self._headers = make_shared_zeros([2, batches_per_step, 2], torch.long)
+        """Row count and domain of each batch of this step and of the last one; row count 0 if there is no batch."""
+        self._step = self._taken = 0
+        super().__init__(self._copy_batches(batches) if get_rank_and_size()[0] == 0 else iter(()), batches_per_step)
 
     def take(self) -> list[Batch]:
-        """The batches of the next step, when all processes ask for them."""
-        told = self._told[self._iter_steps % 2]  # the others may be about to look at the last step's
+        """Return the batches of the next step; all processes must call this."""
+        header = self._headers[self._step % 2]  # other processes may still read the header of the last step
         if get_rank_and_size()[0] == 0:
-            made = [(len(batch.rows), batch.domain) for batch in super().take()]
-            told.zero_()[: len(made)] = torch.tensor(made).view(-1, 2)
+            sizes = [(len(batch.rows), batch.domain) for batch in super().take()]
+            header.zero_()[: len(sizes)] = torch.tensor(sizes).view(-1, 2)
         barrier()
-        there = [(n, domain) for n, domain in told.tolist() if n]
-        together = [self._batch(self._taken + k, n, domain) for k, (n, domain) in enumerate(there)]
-        self._iter_steps += 1
-        self._taken += len(together)
-        return together
+        sizes = [(n, domain) for n, domain in header.tolist() if n]
+        batches = [self._view_slot(self._taken + k, n, domain) for k, (n, domain) in enumerate(sizes)]
+        self._step += 1
+        self._taken += len(batches)
+        return batches
 
-    def _wrap_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for number, made in enumerate(batches):
-            batch = self._batch(number, len(made.rows), made.domain)
-            for mine, new in (
-                (batch.rows.ints, made.rows.ints),
-                (batch.rows.floats, made.rows.floats),
-                (batch.rows.label, made.rows.label),
-                (batch.rows.domain, made.rows.domain),
-                (batch.file, made.file),
+    def _copy_batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Copy batches to shared memory and return the copies."""
+        for number, batch in enumerate(batches):
+            shared = self._view_slot(number, len(batch.rows), batch.domain)
+            for target, source in (
+                (shared.rows.ints, batch.rows.ints),
+                (shared.rows.floats, batch.rows.floats),
+                (shared.rows.label, batch.rows.label),
+                (shared.rows.domain, batch.rows.domain),
+                (shared.file, batch.file),
             ):
-                np.copyto(mine, new)
-            yield batch
+                np.copyto(target, source)
+            yield shared
 
-    def _batch(self, number: int, n: int, domain: int) -> Batch:
-        """The batch of that number, where it lies."""
+    def _view_slot(self, number: int, n: int, domain: int) -> Batch:
+        """Return the batch with index `number` as a view of its slot in shared memory."""
         slot, rows = number % self._slots, self._rows
         return Batch(
             domain,

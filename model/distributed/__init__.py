@@ -1,1 +1,1 @@
-"""Process groups, gradients across processes, threads, and the lifetime of child processes."""
+"""Process groups, gradients across processes, shared memory, threads, and the lifetime of child processes."""

@@ -1,4 +1,4 @@
-"""The processes of a training: who they are, what each of them runs on, and what they tell each other."""
+"""The process group of a training: ranks, devices, random seeds, and small collective operations."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from star_ctr.conf.settings.trainer import TrainerSettings
 
 
 def get_rank_and_size() -> tuple[int, int]:
-    """(rank, processes)."""
+    """Return the rank of this process and the number of processes; (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def choose_device(settings: TrainerSettings) -> torch.device:
-    """The device of this process."""
+    """Return the device of this process: the CPU, or the GPU with the local rank as its index."""
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def seed_device(device: torch.device, value: int) -> None:
-    """Seed the draws on a device and on the CPU.
+    """Seed the random generators of the CPU and of a device.
 
-    Not by torch.manual_seed: where a machine has no accelerator, each call leaves a traceback in a queue that waits
-    for one, which costs a step a tenth more and grows without bound.
+    This does not use `torch.manual_seed`. On a machine without an accelerator, each call of it adds a traceback to a
+    queue that waits for one. That makes a step 10% slower, and the queue grows without bound.
     """
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
@@ -36,7 +36,7 @@ def seed_device(device: torch.device, value: int) -> None:
 
 
 def all_max(value: int) -> int:
-    """The largest value of all processes; all of them ask at the same place."""
+    """Return the largest value of all processes; all processes must call this."""
     if get_rank_and_size()[1] == 1:
         return value
     largest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -45,24 +45,24 @@ def all_max(value: int) -> int:
 
 
 def all_gather(x: torch.Tensor) -> list[torch.Tensor]:
-    """The `x` of each process, of one shape, in the order of ranks."""
+    """Return the tensors `x` of all processes in the order of ranks; `x` must have the same shape in all of them."""
     return PendingGather(x).wait() if get_rank_and_size()[1] > 1 else [x]
 
 
 class PendingGather:
-    """The `x` of each process, as `all_gather`, on its way while other things are done."""
+    """An `all_gather` that runs in the background."""
 
     def __init__(self, x: torch.Tensor) -> None:
-        self._found = [torch.empty_like(x) for _ in range(get_rank_and_size()[1])]
-        self._work = dist.all_gather(self._found, x, async_op=True)
+        self._gathered = [torch.empty_like(x) for _ in range(get_rank_and_size()[1])]
+        self._work = dist.all_gather(self._gathered, x, async_op=True)
 
     def wait(self) -> list[torch.Tensor]:
-        """What came, in the order of ranks."""
+        """Wait for the tensors of all processes, and return them in the order of ranks."""
         self._work.wait()
-        return self._found
+        return self._gathered
 
 
 def barrier() -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes have called this."""
     if get_rank_and_size()[1] > 1:
         dist.barrier()

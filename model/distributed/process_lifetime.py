@@ -16,17 +16,18 @@ PARENT = "STAR_CTR_PARENT"
 _POLL_SECONDS = 0.1
 """Interval between checks of the parent."""
 _GRACE_SECONDS = 60.0
-"""Time that a process has to save a checkpoint after SIGTERM."""
+"""Time for a process to save a checkpoint after SIGTERM."""
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Kill this process when its parent is gone.
+    """Kill this process when its parent ends.
 
-    A parent that is killed cannot stop its children. Without this, the processes of a killed training would keep
-    running next to those of the training that replaces it.
+    A parent that is killed cannot stop its children. Without this function, the processes of a killed training would
+    keep running next to those of the training that replaces it.
 
     Args:
-        parent: The process id of the parent. By default, the one in the environment, or the current parent.
+        parent: Process id of the parent. By default, the value of the environment variable `PARENT`, or the current
+            parent.
     """
     parent = parent or int(os.environ.get(PARENT, os.getppid()))
 
@@ -44,7 +45,18 @@ def make_child_environment() -> dict[str, str]:
 
 
 def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a command and return its exit code; forwards SIGTERM to it and always ends it before returning."""
+    """Run a command as a child process, which always ends before this function returns.
+
+    SIGTERM is forwarded to the child. If this function is left by an error, the child receives SIGTERM. If it does not
+    end within a grace period, it is killed.
+
+    Args:
+        command: The command and its arguments.
+        environment: All environment variables of the child; the variable of `make_child_environment` is added.
+
+    Returns:
+        The exit code of the command.
+    """
     process = subprocess.Popen(command, env={**environment, **make_child_environment()})
     try:
         with _forward_signal(signal.SIGTERM, process):
@@ -61,7 +73,10 @@ def run_child(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 @contextmanager
 def _forward_signal(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Forward a signal to a process; does nothing outside the main thread, which cannot set signal handlers."""
+    """Forward a signal to a process.
+
+    Outside the main thread, this does nothing, because Python sets signal handlers in the main thread only.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,8 +85,8 @@ def _forward_signal(number: signal.Signals, process: subprocess.Popen[bytes]) ->
         if process.poll() is None:
             process.send_signal(number)
 
-    before = signal.signal(number, forward)
+    previous = signal.signal(number, forward)
     try:
         yield
     finally:
-        signal.signal(number, before)
+        signal.signal(number, previous)

@@ -1,9 +1,18 @@
-"""Embedding rows shared out over the processes of a training: row i lives with process i mod N, at place i div N.
+"""Embedding rows sharded over the processes of a training.
 
-In a step each process asks for the distinct rows of its part of the batch: their numbers go to the processes that hold
-them (all_to_all), the rows come back, and in the backward pass their gradients go the same way, so that each process
-updates its own rows and nobody holds or sums the whole. Neighbouring ids, which new and frequent values are, spread
-evenly by the modulus.
+Process i mod N holds row i of a storage, at index i div N, where N is the number of processes. A part of a storage is
+described by the pair (rank, parts). A step works as follows:
+
+1. Each process determines the distinct rows that its part of the batch needs, and sends their numbers to the processes
+   that hold them (`all_to_all`).
+2. The holders send the rows back.
+3. In the backward pass, the gradients of the rows are sent to the holders, and each process updates its rows.
+
+No process holds a whole table or sums gradients of a whole table. New and frequent values have neighboring ids, which
+the modulus distributes evenly.
+
+Tensor names end in their shape: N distinct rows that a process requests, M rows that a process sends to others, W width
+of a row.
 """
 
 from __future__ import annotations
@@ -22,76 +31,104 @@ WHOLE = (0, 1)
 
 
 def count_rows_of_part(rows: int, part: tuple[int, int]) -> int:
-    """How many of the rows a part holds."""
+    """Return how many of `rows` rows a part (rank, parts) holds."""
     rank, parts = part
     return (rows - rank + parts - 1) // parts
 
 
 def fetch_rows(storage: Tensor, rows_N: Tensor, part: tuple[int, int]) -> Tensor:
-    """The rows of those numbers (each once), N x width, from the processes that hold them; all processes call this."""
+    """Fetch rows from the processes that hold them, with gradients. All processes must call this.
+
+    Args:
+        storage: The rows that this process holds.
+        rows_N: The numbers of the rows to fetch, without duplicates.
+        part: (rank, parts) of this process.
+
+    Returns:
+        The rows in the order of `rows_N`, N x W.
+    """
     out: Tensor = _FetchRows.apply(storage, rows_N, part)  # type: ignore[no-untyped-call]
     return out
 
 
 class _FetchRows(torch.autograd.Function):
-    """Rows from their holders, and gradients back to them."""
+    """The exchange of rows in the forward pass and of their gradients in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, storage: Tensor, rows_N: Tensor, part: tuple[int, int]) -> Tensor:
-        """The rows, in the order in which they were asked for."""
+        """Return the requested rows in the order of `rows_N`, N x W."""
         _, parts = part
         holder_N = rows_N % parts
-        of_each = [(holder_N == holder).nonzero().squeeze(1) for holder in range(parts)]
-        order_N, ask = torch.cat(of_each), torch.tensor([len(of) for of in of_each], device=rows_N.device)
-        give = torch.empty_like(ask)
-        dist.all_to_all_single(give, ask)
-        asked, given = ask.tolist(), give.tolist()
-        wanted_M = rows_N.new_empty(sum(given))
-        dist.all_to_all_single(wanted_M, rows_N[order_N], given, asked)
-        place_M = torch.div(wanted_M, parts, rounding_mode="floor")
-        came = storage.new_empty(len(rows_N), storage.shape[1])
-        dist.all_to_all_single(came, storage.index_select(0, place_M), asked, given)
-        ctx.save_for_backward(order_N, wanted_M, place_M)
-        ctx.counts, ctx.shape = (asked, given), storage.shape
-        return torch.empty_like(came).index_copy_(0, order_N, came)
+        index_by_holder = [(holder_N == holder).nonzero().squeeze(1) for holder in range(parts)]
+        order_N = torch.cat(index_by_holder)
+        request_counts = torch.tensor([len(index) for index in index_by_holder], device=rows_N.device)
+        send_counts = torch.empty_like(request_counts)
+        dist.all_to_all_single(send_counts, request_counts)
+        requested, sent = request_counts.tolist(), send_counts.tolist()
+        wanted_M = rows_N.new_empty(sum(sent))
+        dist.all_to_all_single(wanted_M, rows_N[order_N], sent, requested)
+        index_M = torch.div(wanted_M, parts, rounding_mode="floor")
+        received_NW = storage.new_empty(len(rows_N), storage.shape[1])
+        dist.all_to_all_single(received_NW, storage.index_select(0, index_M), requested, sent)
+        ctx.save_for_backward(order_N, wanted_M, index_M)
+        ctx.counts, ctx.shape = (requested, sent), storage.shape
+        return torch.empty_like(received_NW).index_copy_(0, order_N, received_NW)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_NW: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient of this process's rows, sparse: an entry for each process that asked for a row."""
-        order_N, wanted_M, place_M = ctx.saved_tensors
-        asked, given = ctx.counts
-        back = gradient_NW.new_empty(len(place_M), gradient_NW.shape[1])
-        dist.all_to_all_single(back, gradient_NW.index_select(0, order_N), given, asked)
-        known = (wanted_M != PADDING).nonzero().squeeze(1)  # the padding row stays 0
-        rows, values = place_M.index_select(0, known), back.index_select(0, known)
+        """Return the sparse gradient of this process's rows, with one entry per row and process that requested it."""
+        order_N, wanted_M, index_M = ctx.saved_tensors
+        requested, sent = ctx.counts
+        received_MW = gradient_NW.new_empty(len(index_M), gradient_NW.shape[1])
+        dist.all_to_all_single(received_MW, gradient_NW.index_select(0, order_N), sent, requested)
+        known = (wanted_M != PADDING).nonzero().squeeze(1)  # the padding row must remain 0
+        rows, values = index_M.index_select(0, known), received_MW.index_select(0, known)
         return torch.sparse_coo_tensor(rows[None], values, ctx.shape, check_invariants=False), None, None
 
 
-def gather_storage(mine: Tensor, rows: int, part: tuple[int, int]) -> Tensor | None:
-    """All rows of a storage, in the first process; None in the others. All processes call this."""
+def gather_storage(part_rows: Tensor, rows: int, part: tuple[int, int]) -> Tensor | None:
+    """Gather the parts of a storage in the first process. All processes must call this.
+
+    Args:
+        part_rows: The rows that this process holds.
+        rows: The number of rows of the whole storage.
+        part: (rank, parts) of this process.
+
+    Returns:
+        All rows in the first process; None in the others.
+    """
     rank, parts = part
     if rank > 0:
-        dist.send(mine.contiguous(), 0)
+        dist.send(part_rows.contiguous(), 0)
         return None
-    whole = mine.new_empty(rows, mine.shape[1])
-    whole[0::parts] = mine
+    whole = part_rows.new_empty(rows, part_rows.shape[1])
+    whole[0::parts] = part_rows
     for other in range(1, parts):
-        theirs = mine.new_empty(count_rows_of_part(rows, (other, parts)), mine.shape[1])
-        dist.recv(theirs, other)
-        whole[other::parts] = theirs
+        received = part_rows.new_empty(count_rows_of_part(rows, (other, parts)), part_rows.shape[1])
+        dist.recv(received, other)
+        whole[other::parts] = received
     return whole
 
 
 def reshard(
-    theirs: Tensor, of: tuple[int, int], mine: Tensor, part: tuple[int, int], moved: Tensor | None = None
+    source: Tensor,
+    source_part: tuple[int, int],
+    target: Tensor,
+    target_part: tuple[int, int],
+    moved: Tensor | None = None,
 ) -> None:
-    """Put into `mine`, this process's part, those rows that it has of another part, `of`, of perhaps another number.
+    """Copy the rows that two parts have in common; the numbers of parts may differ.
 
-    `moved`: the new number of each row of the whole, -1 for those that are no more; None where all stay.
+    Args:
+        source: The rows of the part `source_part`.
+        source_part: (rank, parts) of the source.
+        target: The rows of the part `target_part`, which are overwritten. Rows that the source lacks do not change.
+        target_part: (rank, parts) of the target.
+        moved: The new number of each row of the whole storage, -1 for removed rows. By default, no number changes.
     """
-    number = torch.arange(len(theirs)) * of[1] + of[0]
+    number = torch.arange(len(source)) * source_part[1] + source_part[0]
     if moved is not None:
         number = moved[number]
-    here = ((number >= 0) & (number % part[1] == part[0])).nonzero().squeeze(1)
-    mine[torch.div(number[here], part[1], rounding_mode="floor")] = theirs[here].to(mine)
+    index = ((number >= 0) & (number % target_part[1] == target_part[0])).nonzero().squeeze(1)
+    target[torch.div(number[index], target_part[1], rounding_mode="floor")] = source[index].to(target)

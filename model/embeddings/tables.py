@@ -1,4 +1,13 @@
-"""Embedding tables one below the other in few tensors, and what a row looks up in them as one operation."""
+"""Embedding tables stored together by width, and the lookup of all ids of a row in one operation.
+
+Tensor names end in their shape:
+    B: rows of the batch
+    I: integers of an encoded row
+    M: ids of the batch that are not padding
+    K: lists of ids of the batch (B times the lists per row)
+    N: distinct table rows of the batch
+    D: width of the embeddings
+"""
 
 from __future__ import annotations
 
@@ -15,11 +24,20 @@ from star_ctr.model.embeddings.row_adam import GroupedRows, group_rows
 from star_ctr.model.embeddings.sharding import WHOLE, count_rows_of_part, fetch_rows, gather_storage
 
 BLOCK = 1 << 16
-"""Rows that are drawn from one seed at the start."""
+"""Rows per seed in the initialization."""
 
 
 def compute_offsets(sizes: Mapping[str, int], widths: Mapping[str, int]) -> tuple[dict[str, int], dict[int, int]]:
-    """What to add to a table's ids to have their rows in its storage, and the rows of the storage of a width."""
+    """Assign the rows of tables to storages; tables of the same width share a storage.
+
+    Args:
+        sizes: The number of rows of each table, including its padding row.
+        widths: The width of each table.
+
+    Returns:
+        The offset of each table, which is added to an id to get its row in the storage, and the number of rows of the
+        storage of each width. The padding row of all tables of a storage is its row 0.
+    """
     offset: dict[str, int] = {}
     rows: dict[int, int] = {}
     for name, size in sizes.items():
@@ -29,15 +47,29 @@ def compute_offsets(sizes: Mapping[str, int], widths: Mapping[str, int]) -> tupl
 
 
 class EmbeddingTables(nn.Module):
-    """The tables that all domains share (§3.1), those of one width in one storage.
+    """The embedding tables that all domains share (§3.1), with one storage for all tables of the same width.
 
-    A batch then has one lookup, one sparse gradient and one update a width, where a table each would pay for
-    twenty small ones. A storage may be shared out over the processes of a training (`sharding`). Row 0 of a storage
-    is the padding row of all of its tables and stays 0; a table's ids from 1 on stand together, `offset` further down.
+    A batch then needs one lookup, one sparse gradient and one update per width. One storage per table would require
+    about twenty small ones. The rows of a storage may be sharded over the processes of a training, see `sharding`.
+
+    Row 0 of a storage is the padding row of all its tables and remains 0. The ids of a table, from 1 on, are in
+    consecutive rows: the row of an id is the id plus the table's offset.
+
+    Args:
+        sizes: The number of rows of each table, including its padding row.
+        widths: The width of each table.
+        part: (rank, parts): the part of the rows that this process holds.
+
+    Attributes:
+        sizes: The number of rows of each table, including its padding row.
+        widths: The width of each table.
+        part: (rank, parts).
+        offset: The offset of each table in its storage.
+        rows: The number of rows of the storage of each width, over all parts.
+        storages: The rows that this process holds, by width.
     """
 
     def __init__(self, sizes: Mapping[str, int], widths: Mapping[str, int], part: tuple[int, int] = WHOLE) -> None:
-        """`sizes`: rows of each table, its padding row counted; `widths`: of its rows; `part`: see `sharding`."""
         super().__init__()
         self.widths, self.sizes, self.part = dict(widths), dict(sizes), part
         self.offset, self.rows = compute_offsets(sizes, widths)
@@ -46,38 +78,53 @@ class EmbeddingTables(nn.Module):
         )
         for width, storage in self.storages.items():
             if not storage.is_meta:
-                self._start(storage, self.rows[int(width)])
+                self._init_storage(storage, self.rows[int(width)])
 
     @torch.no_grad()
-    def _start(self, storage: Tensor, rows: int) -> None:
-        """Draw the embeddings in blocks with seeds of their own: all parts draw alike, and hold a block besides."""
+    def _init_storage(self, storage: Tensor, rows: int) -> None:
+        """Draw the embeddings in blocks, each from a separate seed.
+
+        All parts draw the same blocks, so the embeddings do not depend on the number of parts. A process needs memory
+        for its part and one block.
+        """
         rank, parts = self.part
         for number, start in enumerate(range(0, rows, BLOCK)):
             seed = hash((torch.initial_seed(), storage.shape[1], number)) % (1 << 62)
             block = torch.empty(min(BLOCK, rows - start), storage.shape[1], dtype=storage.dtype, device="cpu")
             block.normal_(std=0.01, generator=torch.Generator().manual_seed(seed))
             first = (rank - start) % parts
-            mine = block[first::parts]
-            place = (start + first) // parts
-            storage[place : place + len(mine)] = mine
+            part_rows = block[first::parts]
+            index = (start + first) // parts
+            storage[index : index + len(part_rows)] = part_rows
         if rank == 0:
             storage[PADDING].zero_()
 
     @property
     def sharded(self) -> bool:
-        """Whether other processes hold a part of the rows."""
+        """Whether the rows are sharded over several processes."""
         return self.part[1] > 1
 
     def of(self, name: str) -> Tensor:
-        """A copy of one table, its padding row first, so that its ids are its rows."""
+        """Return a copy of a table, with the padding row first, so that ids are row numbers.
+
+        The tables must not be sharded.
+        """
         storage, first = self.storages[str(self.widths[name])], self.offset[name] + 1
         return torch.cat([storage[:1], storage[first : first + self.sizes[name] - 1]])
 
     def gather_rows(self, width: int | str, rows: Tensor) -> tuple[Tensor, Tensor, GroupedRows | None]:
-        """A tensor that holds what those rows of a storage hold, and their places in it, in `rows`' shape.
+        """Return a tensor that contains the given rows of a storage.
 
-        That is the storage itself, or what was fetched from the processes that share it (all of them come here alike):
-        the distinct rows in their order, with how they were grouped.
+        If the tables are sharded, all processes must call this.
+
+        Args:
+            width: The width of the storage.
+            rows: Row numbers of the storage, in any shape.
+
+        Returns:
+            A table, the index of each of `rows` in it (in the shape of `rows`), and a grouping. If the tables are not
+            sharded, the table is the storage itself and the grouping is None. Otherwise, the table has the distinct
+            rows in ascending order, fetched from the processes that hold them, and the grouping maps `rows` to them.
         """
         storage = self.storages[str(width)]
         if not self.sharded:
@@ -86,16 +133,29 @@ class EmbeddingTables(nn.Module):
         return fetch_rows(storage, groups.rows, self.part), groups.places().view(rows.shape), groups
 
     def embed(self, name: str, ids: Tensor) -> Tensor:
-        """The embeddings of ids of one table, each by itself: the ids' shape x width."""
+        """Return the embedding of each id.
+
+        If the tables are sharded, all processes must call this.
+
+        Args:
+            name: The name of the table.
+            ids: Ids of the table, in any shape.
+
+        Returns:
+            The embeddings, in the shape of `ids` with the width as an additional last dimension.
+        """
         rows = (ids.long() + self.offset[name]).masked_fill_(ids == PADDING, PADDING)
-        table, place, _ = self.gather_rows(self.widths[name], rows)
+        table, index, _ = self.gather_rows(self.widths[name], rows)
         if self.sharded:
-            return F.embedding(place, table)
-        return F.embedding(place, table, padding_idx=PADDING, sparse=torch.is_grad_enabled())
+            return F.embedding(index, table)
+        return F.embedding(index, table, padding_idx=PADDING, sparse=torch.is_grad_enabled())
 
     @torch.no_grad()
     def gather(self) -> None:
-        """Bring all parts to the first process, which is whole from then on; the others' are of no use any more."""
+        """Gather the rows of sharded tables in the first process; the tables of the others must not be used afterwards.
+
+        If the tables are sharded, all processes must call this.
+        """
         if not self.sharded:
             return
         for width, storage in self.storages.items():
@@ -105,9 +165,13 @@ class EmbeddingTables(nn.Module):
 
 
 class MeanLookup(nn.Module):
-    """What each row looks up in the tables of one width: lists of ids, each as the mean of its embeddings.
+    """The lookup of lists of ids in the tables of one width; returns the mean of the embeddings of each list.
 
-    A single id is a list of one. Padding does not count; a list of padding alone gives 0.
+    A single id is a list of length 1. Padding is not part of the mean. The mean of a list without ids is 0.
+
+    Args:
+        lists: For each list, the index of its first id among the integers of an encoded row, its length, and the offset
+            of its table.
     """
 
     column: Tensor
@@ -115,60 +179,81 @@ class MeanLookup(nn.Module):
     list: Tensor
 
     def __init__(self, lists: Sequence[tuple[int, int, int]]) -> None:
-        """`lists`: of each, the place of its first id among a row's integers, its length, its table's offset."""
         super().__init__()
         self.lists = len(lists)
-        of_list = [k for k, (_, length, _) in enumerate(lists) for _ in range(length)]
+        list_index = [k for k, (_, length, _) in enumerate(lists) for _ in range(length)]
         column = [start + i for start, length, _ in lists for i in range(length)]
         offset = [offset for _, length, offset in lists for _ in range(length)]
-        for name, values in (("column", column), ("offset", offset), ("list", of_list)):
-            # Numbers also where a model is made on the meta device: they are no weights, and not saved with them.
+        for name, values in (("column", column), ("offset", offset), ("list", list_index)):
+            # Allocate on the CPU also if the model is created on the meta device: these are constants, which are not
+            # stored with the weights.
             self.register_buffer(name, torch.tensor(values, dtype=torch.long, device="cpu"), persistent=False)
 
     def forward(self, tables: EmbeddingTables, width: int | str, ints_BI: Tensor) -> Tensor:
-        """The means of each row, B x lists x width."""
-        flat = ints_BI.index_select(1, self.column).flatten()
-        place_M = flat.nonzero().squeeze(1)  # PADDING is 0
-        row_M = torch.div(place_M, len(self.column), rounding_mode="floor")
-        column_M = place_M - row_M * len(self.column)
-        id_M = flat.index_select(0, place_M) + self.offset.index_select(0, column_M)
+        """Look up the lists of each row.
+
+        Args:
+            tables: The embedding tables.
+            width: The width of the tables that the lists use.
+            ints_BI: The integers of the encoded rows.
+
+        Returns:
+            The mean of each list, B x lists x D.
+        """
+        ids = ints_BI.index_select(1, self.column).flatten()
+        index_M = ids.nonzero().squeeze(1)  # PADDING is 0
+        row_M = torch.div(index_M, len(self.column), rounding_mode="floor")
+        column_M = index_M - row_M * len(self.column)
+        id_M = ids.index_select(0, index_M) + self.offset.index_select(0, column_M)
         list_M = row_M * self.lists + self.list.index_select(0, column_M)
-        table, held_M, groups = tables.gather_rows(width, id_M)
+        table, table_row_M, groups = tables.gather_rows(width, id_M)
         lists = len(ints_BI) * self.lists
-        mean: Tensor = _Means.apply(table, held_M, list_M, lists, groups)  # type: ignore[no-untyped-call]
-        return mean.view(len(ints_BI), self.lists, table.shape[1])
+        mean_KD: Tensor = _ListMeans.apply(table, table_row_M, list_M, lists, groups)  # type: ignore[no-untyped-call]
+        return mean_KD.view(len(ints_BI), self.lists, table.shape[1])
 
 
-class _Means(torch.autograd.Function):
-    """Means of rows of a table by list; entry m is row `row_M[m]` of list `list_M[m]`, lists in order.
+class _ListMeans(torch.autograd.Function):
+    """The mean of table rows by list.
 
-    embedding_bag with a padding_idx does it too, but not on its fast path, and goes through all of the padding
-    again on the way back.
+    `embedding_bag` with a `padding_idx` computes the same, but not with its fast kernel, and its backward pass
+    processes the padding again.
     """
 
     @staticmethod
     def forward(
         ctx: Any, table: Tensor, row_M: Tensor, list_M: Tensor, lists: int, groups: GroupedRows | None
     ) -> Tensor:
-        """The means, lists x the table's width; with `groups` the table holds the rows that they name and no others."""
-        size_N = torch.bincount(list_M, minlength=lists)
-        total = F.embedding_bag(row_M, table, size_N.cumsum(0) - size_N, mode="sum")
-        share_N1 = size_N.clamp(min=1).to(table.dtype).reciprocal().unsqueeze(1)
-        ctx.save_for_backward(row_M, list_M, share_N1)
+        """Compute the means.
+
+        Args:
+            ctx: The context of the operation.
+            table: The table.
+            row_M: The table row of each entry.
+            list_M: The list of each entry, in ascending order.
+            lists: K.
+            groups: The entries grouped by row if `table` contains only the rows of the batch; otherwise None.
+
+        Returns:
+            The means, K x D.
+        """
+        size_K = torch.bincount(list_M, minlength=lists)
+        sum_KD = F.embedding_bag(row_M, table, size_K.cumsum(0) - size_K, mode="sum")
+        share_K1 = size_K.clamp(min=1).to(table.dtype).reciprocal().unsqueeze(1)
+        ctx.save_for_backward(row_M, list_M, share_K1)
         ctx.shape, ctx.groups = table.shape, groups
-        return total * share_N1
+        return sum_KD * share_K1
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """The table's gradient, summed by row: a dense one of the rows that were fetched, or a sparse one."""
-        row_M, list_M, share_N1 = ctx.saved_tensors
+    def backward(ctx: Any, gradient_KD: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """Return the gradient of the table: dense if it contains only the rows of the batch, otherwise sparse."""
+        row_M, list_M, share_K1 = ctx.saved_tensors
         groups = ctx.groups or group_rows(row_M, ctx.shape[0])
-        sum_ND = groups.sum_entries(gradient * share_N1, list_M)
+        sum_ND = groups.sum_entries(gradient_KD * share_K1, list_M)
         if ctx.groups is None:
-            of_table = torch.sparse_coo_tensor(
+            table_gradient = torch.sparse_coo_tensor(
                 groups.rows[None], sum_ND, ctx.shape, check_invariants=False, is_coalesced=True
             )
         else:
-            of_table = sum_ND
-        return of_table, None, None, None, None
+            table_gradient = sum_ND
+        return table_gradient, None, None, None, None

@@ -1,6 +1,6 @@
 """The auxiliary network (§3.5, eq. 7).
 
-Tensor names end in their shape: B rows of a batch, F features, E width of the domain embedding.
+Tensor names end in their shape: B rows of the batch, F features of z, E width of the domain embedding.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ from star_ctr.model.layers.segments import Segment
 
 
 class AuxiliaryNetwork(nn.Module):
-    """The auxiliary network (§3.5): two layers over the domain's embedding and the pooled features z.
+    """The auxiliary network (§3.5): two layers over the domain embedding and the pooled features z.
 
-    The embeddings start at 0, so that every domain, one without examples too, starts alike.
+    The domain embeddings are initialized to 0, so that all domains start the same, also those without training rows.
+
+    Args:
+        features: F.
+        domains: The number of domains, including domain 0.
+        domain_dim: E.
+        width: Hidden width.
     """
 
     def __init__(self, features: int, domains: int, domain_dim: int, width: int) -> None:
@@ -27,7 +33,7 @@ class AuxiliaryNetwork(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, z_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
-        """The logit s_a of each row, B."""
+        """Return s_a of eq. 7, the logit of each row, B."""
         domain_BE = torch.cat([self.domain[p].expand(stop - start, -1) for p, start, stop in segments])
         hidden = torch.relu(self.hidden(torch.cat([domain_BE, z_BF], dim=1)))
         out: Tensor = self.out(hidden)

@@ -1,4 +1,4 @@
-"""Parameters of which each domain has its own."""
+"""Domain-specific parameters."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from torch import Tensor, nn
 
 
 class PerDomain(nn.ParameterList):
-    """What each domain has of its own, in the order of the layout's numbers.
+    """A list with one parameter per domain, in the order of the layout's domain numbers.
 
-    Parameters of a domain are tensors of their own, one a domain, and not rows of a common one: after a step
-    on a batch of one domain all others have no gradient, so that the optimizer leaves their weights and its own
-    moments of them untouched to the bit (a row of a common tensor would go on moving by Adam's momentum).
+    Each domain has a separate tensor instead of a row of a common one. After a step on a batch of one domain, the
+    parameters of all other domains have no gradient, so the optimizer leaves them and their Adam moments unchanged to
+    the bit. A row of a common tensor would continue to move with Adam's momentum.
     """
 
 
 def repeat_per_domain(domains: int, value: Tensor) -> PerDomain:
-    """A copy of `value` for each domain."""
+    """Return a parameter list with a copy of `value` for each domain."""
     return PerDomain(nn.Parameter(value.clone()) for _ in range(domains))
 
 
-def copy_domain(network: nn.Module, p: int, into: int) -> None:
-    """Give a domain what belongs to domain p in `network`: each module that has something of a domain knows how."""
+def copy_domain(network: nn.Module, source: int, target: int) -> None:
+    """Copy the parameters of domain `source` to domain `target` in all modules that define `copy_domain`."""
     for module in network.modules():
-        if (own := getattr(module, "copy_domain", None)) is not None:
-            own(p, into)
+        if (copy_in_module := getattr(module, "copy_domain", None)) is not None:
+            copy_in_module(source, target)

@@ -1,6 +1,6 @@
 """Stacks of layers with activation and dropout that end in one logit per row.
 
-Tensor names end in their shape: B rows of a batch, F features in, H features out.
+Tensor names end in their shape: B rows of the batch, F input features, H output features.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from star_ctr.model.layers.segments import Segment
 
 
 def activate(x: Tensor, name: str) -> Tensor:
-    """The activation phi of eq. 6, by its name."""
+    """Apply the activation phi of eq. 6: SiLU if `name` is `silu`, otherwise ReLU."""
     return torch.nn.functional.silu(x) if name == "silu" else torch.relu(x)
 
 
 class Dropout(nn.Module):
-    """Inverted dropout: in training a share `p` of the entries, drawn anew, is 0 and the others grow by 1 / (1 - p).
+    """Inverted dropout: in training, zero a random share `p` of the entries and scale the others by 1 / (1 - p).
 
-    torch's own draws its mask from bernoulli_, which on the CPU takes longer than the layer before it. Here a draw
-    of 64 bits serves four entries, so that `p` is rounded to 1 / 65536.
+    `torch.nn.Dropout` draws its mask with `bernoulli_`, which on the CPU takes longer than the layer before it. Here,
+    one 64-bit draw serves four entries, so `p` is rounded to a multiple of 1 / 65536.
     """
 
     def __init__(self, p: float) -> None:
@@ -31,16 +31,22 @@ class Dropout(nn.Module):
         self.p = round(p * 2**16) / 2**16
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with a share of its entries dropped; `x` itself in evaluation."""
+        """Return `x` with dropout applied; in evaluation, or if `p` is 0, return `x` itself."""
         if not self.training or self.p == 0:
             return x
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.long, device=x.device).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.p * 2**16 - 2**15
-        return x * kept.to(x.dtype).mul_(1.0 / (1.0 - self.p))
+        is_kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= self.p * 2**16 - 2**15
+        return x * is_kept.to(x.dtype).mul_(1.0 / (1.0 - self.p))
 
 
 class LayerStack(nn.Module):
-    """Hidden layers with an activation and dropout, then a layer to one plain logit."""
+    """Hidden layers with activation and dropout, followed by a linear layer that returns one logit.
+
+    Args:
+        layers: The hidden layers and the output layer. They are called with the rows and their segments.
+        dropout: The share of the hidden layers' outputs that is dropped in training.
+        activation: The name of the activation, see `activate`.
+    """
 
     def __init__(self, layers: Iterable[nn.Module], dropout: float = 0.0, activation: str = "relu") -> None:
         super().__init__()
@@ -49,36 +55,36 @@ class LayerStack(nn.Module):
         self.activation = activation
 
     def hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The output of the last hidden layer, B x H."""
+        """Return the output of the last hidden layer, B x H."""
         for layer in self.layers[:-1]:
             x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
         return x_BF
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B."""
+        """Return the logit of each row, B; the rows must be sorted by domain."""
         out: Tensor = self.layers[-1](self.hidden(x_BF, segments), segments)
         return out.squeeze(1)
 
     def fold_for_inference(self) -> LayerStack:
-        """The same with each layer as it is served."""
+        """Return a stack of the layers' inference forms, without dropout."""
         return LayerStack([layer.fold_for_inference() for layer in self.layers], 0.0, self.activation)  # type: ignore[operator]
 
 
 class PerDomainHead(nn.Module):
-    """A network that ends in an output layer of each domain's own, and is served as it is."""
+    """Base class of networks that end in a per-domain output layer and have no separate form for inference."""
 
     last: PerDomainLinear
 
     def logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B, from the last hidden layer."""
+        """Return the logit of each row, B, computed from the last hidden layer."""
         out: Tensor = self.last(hidden_BH, segments)
         return out.squeeze(1)
 
     def fold_for_inference(self) -> PerDomainHead:
-        """Itself: what it mixes, and how, is known with the row alone."""
+        """Return the network itself: its mixture or gates depend on the row and cannot be computed ahead of time."""
         return self
 
     def level(self, p: int) -> nn.Parameter:
-        """The last bias of domain p."""
+        """Return the output bias of domain `p`."""
         bias: nn.Parameter = self.last.bias[p]
         return bias

@@ -1,6 +1,6 @@
 """The star topology FCN (§3.4, eq. 5 and 6).
 
-Tensor names end in their shape: B rows of a batch, F features in, H features out, D domains.
+Tensor names end in their shape: B rows of the batch, F input features, H output features, D domains.
 """
 
 from __future__ import annotations
@@ -20,9 +20,20 @@ from star_ctr.model.layers.stack import LayerStack
 class StarLinear(nn.Module):
     """One layer of the star topology FCN (eq. 5 and 6, before the activation).
 
-    W_p* = W_p * W elementwise, b_p* = b_p + b; only the segment's own domain is computed. W starts by
-    Kaiming's rule and W_p = 1, b = b_p = 0: every domain starts as the shared model. With `combine` sum,
-    W_p* = W_p + W and W_p starts at 0. A `spread` above 0 starts the W_p of known domains at random around that.
+    The weights of domain p are W_p* = W_p * W (elementwise), its bias is b_p* = b_p + b. Each row is computed with the
+    weights of its domain only. W has Kaiming initialization, W_p = 1 and b = b_p = 0, so every domain starts as the
+    shared model.
+
+    Args:
+        features: F.
+        out: H.
+        domains: D, including domain 0.
+        combine: `product` as in eq. 5, or `sum`: W_p* = W_p + W, where W_p starts at 0.
+        spread: Standard deviation of random noise that is added to the initial W_p of known domains. Domain 0 (unknown
+            domains) starts as the shared model.
+
+    Attributes:
+        neutral: The names of the per-domain parameters, with the value at which a domain equals the shared model.
     """
 
     def __init__(self, features: int, out: int, domains: int, combine: str = "product", spread: float = 0.0) -> None:
@@ -35,16 +46,24 @@ class StarLinear(nn.Module):
         self.weight_p = repeat_per_domain(domains, torch.full((features, out), self.neutral["weight_p"]))
         self.bias_p = repeat_per_domain(domains, torch.zeros(out))
         if spread:
-            for weight in list(self.weight_p)[1:]:  # domain 0, of unknown ones, stays the shared model
+            for weight in list(self.weight_p)[1:]:  # domain 0 starts as the shared model
                 weight.data += spread * torch.randn_like(weight)
 
     def own_weight(self, p: int) -> Tensor:
-        """W_p* (eq. 5), F x H."""
-        own: Tensor = self.weight_p[p]
-        return self.weight * own if self.combine == "product" else self.weight + own
+        """Return the weights W_p* of domain `p` (eq. 5), F x H."""
+        weight_p_FH: Tensor = self.weight_p[p]
+        return self.weight * weight_p_FH if self.combine == "product" else self.weight + weight_p_FH
 
     def forward(self, x_BF: Tensor, segments: Iterable[Segment]) -> Tensor:
-        """The layer's output before activation, B x H."""
+        """Compute eq. 6 before the activation.
+
+        Args:
+            x_BF: The input rows, sorted by domain.
+            segments: The rows of each domain.
+
+        Returns:
+            The output, B x H.
+        """
         return torch.cat(
             [
                 torch.addmm(self.bias + self.bias_p[p], x_BF[start:stop], self.own_weight(p))
@@ -53,13 +72,23 @@ class StarLinear(nn.Module):
         )
 
     def fold_for_inference(self) -> DomainLinear:
-        """The layer with the weights of every domain combined ahead of time (§4.4)."""
+        """Return the layer with W_p* and b_p* of all domains computed ahead of time (§4.4)."""
         weights_DFH = torch.stack([self.own_weight(p) for p in range(len(self.weight_p))])
         return DomainLinear(weights_DFH.detach(), (self.bias + torch.stack(list(self.bias_p))).detach())
 
 
 class StarFCN(LayerStack):
-    """The star topology FCN (§3.4); its output is s_m."""
+    """The star topology FCN (§3.4), whose output is the logit s_m of eq. 7.
+
+    Args:
+        features: The number of features of z'.
+        widths: The widths of the hidden layers. The output layer is added.
+        domains: D, including domain 0.
+        dropout: The share of the hidden layers' outputs that is dropped in training.
+        activation: The name of the activation phi of eq. 6.
+        combine: How W and W_p are combined, see `StarLinear`.
+        spread: Standard deviation of the initial W_p, see `StarLinear`.
+    """
 
     def __init__(
         self,
@@ -75,6 +104,6 @@ class StarFCN(LayerStack):
         super().__init__(layers, dropout, activation)
 
     def level(self, p: int) -> nn.Parameter:
-        """What adds to the logits of domain p alone: b_p of the last layer."""
+        """Return the output bias of domain `p`: b_p of the last layer."""
         bias: nn.Parameter = self.layers[-1].bias_p[p]  # type: ignore[assignment,index]
         return bias

@@ -1,1 +1,1 @@
-"""The model (STAR) and the models that it is compared with."""
+"""The STAR model (§3) and the models that it is compared with."""

@@ -1,6 +1,6 @@
-"""Cross-Stitch (§4.1): one network per domain, linearly mixed after each hidden layer.
+"""The Cross-Stitch model (§4.1): one network per domain, linearly mixed after each hidden layer.
 
-Tensor names end in their shape: B rows of a batch, F features, H last hidden width, D domains.
+Tensor names end in their shape: B rows of the batch, F features, H width of a hidden layer, D domains.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from star_ctr.model.models.parallel_networks import ParallelNetworks
 
 
 class CrossStitch(ParallelNetworks):
-    """Cross-Stitch: a network a domain, and after each hidden layer a unit that mixes all of their outputs linearly.
+    """The networks of Cross-Stitch, one per domain, with a cross-stitch unit after each hidden layer.
 
-    After layer l domain p goes on with sum_k A_l[p, k] h_k. A starts at 0.9 for its own and shares the rest, as the
-    units' authors start it; every row pays for all domains' networks.
+    The unit of layer l is a D x D matrix A_l. Domain p continues with sum_k A_l[p, k] h_k, where h_k is the output of
+    layer l in the network of domain k. As proposed by the authors of Cross-Stitch, A_l is initialized with 0.9 on the
+    diagonal, and the remaining 0.1 of each row is divided evenly among the other domains.
+
+    Every row is computed with the networks of all domains, in prediction too.
+
+    Args:
+        settings: Provides the widths of the hidden layers, the dropout and the activation.
+        features: F.
+        domains: D, including domain 0.
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
@@ -27,7 +35,7 @@ class CrossStitch(ParallelNetworks):
         self.units = nn.ParameterList(nn.Parameter(unit_DD.clone()) for _ in settings.layers)
 
     def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The last hidden layer of the row's domain, stitched with the others all the way, B x H."""
+        """Return the stitched last hidden layer of each row's domain, B x H."""
         h = x_BF
         for layer, unit_DD in zip(self.hidden, self.units, strict=True):
             h_DBH = self.dropout(activate(layer(h), self.activation))
@@ -35,9 +43,9 @@ class CrossStitch(ParallelNetworks):
         return torch.cat([h[p, start:stop] for p, start, stop in segments])
 
     @torch.no_grad()
-    def copy_domain(self, p: int, into: int) -> None:
-        """The network of the domain `into` and its row of each unit become those of domain p."""
+    def copy_domain(self, source: int, target: int) -> None:
+        """Copy the hidden layers of domain `source`, and its row of each unit, to domain `target`."""
         for layer in self.hidden:
-            layer.copy(p, into)  # type: ignore[operator]
+            layer.copy(source, target)  # type: ignore[operator]
         for unit_DD in self.units:
-            unit_DD[into] = unit_DD[p]
+            unit_DD[target] = unit_DD[source]

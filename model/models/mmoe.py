@@ -1,6 +1,6 @@
-"""MMoE (§4.1): multi-gate mixture of experts.
+"""The MMoE model (§4.1): multi-gate mixture of experts.
 
-Tensor names end in their shape: B rows of a batch, F features, H last hidden width, E experts.
+Tensor names end in their shape: B rows of the batch, F features, H width of the last hidden layer, E experts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,16 @@ from star_ctr.model.models.parallel_networks import ParallelNetworks
 
 
 class MMoE(ParallelNetworks):
-    """Multi-gate mixture of experts: each domain mixes the experts' outputs by a gate of its own over z'.
+    """A multi-gate mixture of experts: each domain mixes the outputs of the experts with a domain-specific gate.
 
-    Expert e ends in h_e; domain p's logit is its own linear layer over sum_e softmax(z' G_p)_e h_e. There are as many
-    experts as domains unless `model.experts` says otherwise, and every row pays for all of them.
+    Expert e returns h_e, the output of its last hidden layer. The logit of domain p is a domain-specific linear layer
+    over sum_e softmax(z' G_p)_e h_e. Every row is computed with all experts, in prediction too.
+
+    Args:
+        settings: Provides the number of experts (`model.experts`; by default one per known domain), the widths of the
+            hidden layers, the dropout and the activation.
+        features: F.
+        domains: The number of domains, including domain 0.
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
@@ -28,7 +34,7 @@ class MMoE(ParallelNetworks):
         self.gates = PerDomainLinear(features, experts, domains)
 
     def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The experts' last hidden layers, by the gate of the row's domain, B x H."""
+        """Return the experts' last hidden layers, mixed by the gate of each row's domain, B x H."""
         h = x_BF
         for layer in self.hidden:
             h = self.dropout(activate(layer(h), self.activation))

@@ -1,4 +1,11 @@
-"""The multi-domain model: shared inputs, normalization, network, auxiliary network; with PN and the star FCN, STAR."""
+"""The multi-domain CTR model: shared inputs, normalization, network and auxiliary network (§3.2).
+
+With partitioned normalization and the star topology FCN, this is STAR. The other networks are those that STAR is
+compared with: the models of §4.1, PLE and PEPNet.
+
+Tensor names end in their shape: B rows of the batch, I integers of an encoded row, N numbers of an encoded row, F
+features of z.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +36,17 @@ from star_ctr.model.models.shared_bottom import SharedBottom
 def make_network(
     settings: ModelSettings, features: int, domains: int, priors: int
 ) -> StarFCN | BaseFCN | SharedBottom | MMoE | CrossStitch | PLE | PEPNet:
-    """The network that the settings name, over z' of so many features; the first `priors` are the ids' embeddings."""
+    """Create the network that `model.name` names.
+
+    Args:
+        settings: The settings of the model.
+        features: The number of features of z'.
+        domains: The number of domains, including domain 0.
+        priors: The number of features that embed the row's categorical ids. They are the first features of z'.
+
+    Returns:
+        A network that computes the logit s_m of each row from z'.
+    """
     match settings.name:
         case "star":
             s = settings
@@ -51,9 +68,12 @@ def make_network(
 
 
 class MultiDomainModel(nn.Module):
-    """A model of the domains of a layout, and of domain 0 for any other.
+    """A CTR model for the domains of a layout, and domain 0 for all unknown domains.
 
-    `part`: (rank, parts) where this process holds one of several parts of the embeddings (`sharding`).
+    Args:
+        layout: The layout of the encoded rows.
+        settings: The settings of the model.
+        part: (rank, parts): the part of the embedding rows that this process holds, see `sharding`.
     """
 
     def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:
@@ -68,7 +88,16 @@ class MultiDomainModel(nn.Module):
         )
 
     def forward(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit s_m + s_a of each row (eq. 7 before the sigmoid), B; rows are sorted by domain."""
+        """Compute the logits of a batch.
+
+        Args:
+            ints_BI: The integers of the encoded rows, sorted by domain.
+            floats_BN: The numbers of the encoded rows, in the same order.
+            segments: The rows of each domain.
+
+        Returns:
+            s_m + s_a of each row (eq. 7 before the sigmoid), B; s_m alone if `model.aux` is off.
+        """
         z_BF = self.inputs(ints_BI, floats_BN)
         logit_B: Tensor = self.network(self.norm(z_BF, segments), segments)
         if self.aux is not None:
@@ -77,14 +106,34 @@ class MultiDomainModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> Tensor:
-        """The predicted click rate of rows of any domains, in their order, with the moving moments."""
+        """Predict the CTR of rows (eq. 7), with the running statistics of the normalization.
+
+        The model must be in evaluation mode.
+
+        Args:
+            ints_BI: The integers of the encoded rows, in any order.
+            floats_BN: The numbers of the encoded rows.
+            domain_B: The domain numbers of the rows.
+
+        Returns:
+            The predicted CTR of each row, B.
+        """
         assert not self.training
         order, segments = sort_by_domain(domain_B)
         score = torch.sigmoid(self(ints_BI[order], floats_BN[order], segments))
         return torch.empty_like(score).index_copy_(0, order, score)
 
     def auxiliary_loss(self, segments: list[Segment]) -> Tensor | None:
-        """What the parts add to the loss of the batch just seen, summed over its rows; None for most models."""
+        """Return the additional loss terms of the last forward pass in training, summed over its rows.
+
+        Only DIEN pooling and MulANN have additional terms.
+
+        Args:
+            segments: The segments of that batch.
+
+        Returns:
+            The sum, or None if the model has no additional terms.
+        """
         loss = self.inputs.auxiliary_loss()
         if isinstance(self.network, MulANN):
             adversarial = self.network.auxiliary_loss(segments)
@@ -93,26 +142,40 @@ class MultiDomainModel(nn.Module):
 
     @property
     def has_domain_biases(self) -> bool:
-        """Whether each domain has an output bias of its own."""
+        """Whether each domain has a separate output bias."""
         return not isinstance(self.network, BaseFCN)
 
     def level(self, p: int) -> nn.Parameter:
-        """What adds to the logits of domain p: its output bias, which all share where levels are not their own."""
-        level: nn.Parameter = self.network.level(p)  # type: ignore[operator]
-        return level
+        """Return the output bias of domain `p`; all domains share one if `has_domain_biases` is False."""
+        bias: nn.Parameter = self.network.level(p)  # type: ignore[operator]
+        return bias
 
     def lone_rows(self) -> dict[int, int]:
-        """Rows that came alone in their batch and took the moving moments, by domain."""
+        """Return how many rows were the only row of their domain in a batch, by domain number.
+
+        The normalization used its running statistics for these rows.
+
+        Returns:
+            The counts that are not 0. Batch normalization has one count, for domain 0; layer normalization has none.
+        """
         if not isinstance(self.norm, NormStatistics):
             return {}
         return {p: int(n) for p, n in enumerate(self.norm.lone_rows.tolist()) if n}
 
-    def copy_domain(self, p: int, into: int = OTHER_DOMAIN) -> None:
-        """Let domain p's network score rows of another (of unknown ones), where no domain starts as a shared one."""
-        copy_domain(self.network, p, into)
+    def copy_domain(self, source: int, target: int = OTHER_DOMAIN) -> None:
+        """Copy the network of a trained domain to a domain without training rows.
+
+        Has no effect on networks in which every domain starts as the shared model (STAR), or that have no
+        domain-specific parameters (Base, MulANN).
+
+        Args:
+            source: The number of the trained domain.
+            target: The number of the other domain; by default domain 0, which scores unknown domains.
+        """
+        copy_domain(self.network, source, target)
 
     def fold_for_inference(self) -> MultiDomainModel:
-        """The model as it predicts, with all that can be computed ahead of time (§4.4)."""
+        """Return the model for inference, with everything computed that can be computed ahead of time (§4.4)."""
         served = copy.copy(self)
         served._modules = dict(self._modules)
         served.norm, served.network = self.norm.fold_for_inference(), self.network.fold_for_inference()  # type: ignore[operator]
@@ -120,6 +183,13 @@ class MultiDomainModel(nn.Module):
 
 
 def sort_by_domain(domain_B: Tensor) -> tuple[Tensor, list[Segment]]:
-    """The stable order of rows by domain, and the segments of rows so ordered."""
+    """Sort rows by domain.
+
+    Args:
+        domain_B: The domain number of each row.
+
+    Returns:
+        The indices that sort the rows (stable), B, and the segments of the sorted rows.
+    """
     order = torch.argsort(domain_B, stable=True)
     return order, find_segments(domain_B[order].cpu().numpy())

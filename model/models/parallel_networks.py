@@ -1,6 +1,6 @@
-"""Networks that are computed side by side for every row, and mixed per domain.
+"""Base class of models that compute several networks for every row and mix them per domain.
 
-Tensor names end in their shape: B rows of a batch, F features, H last hidden width.
+Tensor names end in their shape: B rows of the batch, F features, H width of the last hidden layer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from star_ctr.model.layers.stack import Dropout, PerDomainHead
 
 
 class ParallelNetworks(PerDomainHead):
-    """Networks side by side, of which each domain mixes its own last hidden layer; its own output layer follows.
+    """Parallel networks whose outputs are mixed per domain, followed by a per-domain output layer.
 
-    `networks` hidden stacks are computed for every row, in prediction too; `mixed` says how a domain mixes them.
+    All networks are computed for every row, in prediction too. Subclasses define the mixture in `mixed`.
+
+    Args:
+        settings: Provides the widths of the hidden layers, the dropout and the activation.
+        features: F.
+        domains: The number of domains, including domain 0.
+        networks: The number of networks.
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int, networks: int) -> None:
@@ -30,9 +36,9 @@ class ParallelNetworks(PerDomainHead):
         self.activation = settings.activation
 
     def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """What each row's domain makes of the networks, B x H."""
+        """Return the mixture of the networks' last hidden layers for each row's domain, B x H."""
         raise NotImplementedError
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B."""
+        """Return the logit of each row, B; the rows must be sorted by domain."""
         return self.logit(self.mixed(x_BF, segments), segments)

@@ -1,6 +1,7 @@
-"""PEPNet (Chang et al., KDD 2023, doi 10.1145/3580305.3599884) with one task, the click.
+"""The PEPNet model (Chang et al., KDD 2023, doi 10.1145/3580305.3599884) with the click as its only task.
 
-Tensor names end in their shape: B rows of a batch, F features in, H features out, E width of the domain embedding.
+Tensor names end in their shape: B rows of the batch, F input features, H output features, E width of the domain
+embedding, P input features of a hidden layer's gate.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from star_ctr.model.layers.stack import Dropout, PerDomainHead, activate
 
 
 class Gate(nn.Module):
-    """PEPNet's gate: 2 s(W' relu(W x + b) + b'), between 0 and 2 and about 1 at the start."""
+    """The gate of PEPNet: 2 s(W' relu(W x + b) + b'), where s is the sigmoid.
+
+    Its values are between 0 and 2, and start near 1.
+
+    Args:
+        features: F.
+        hidden: Hidden width.
+        out: H, the number of values that the gate scales.
+    """
 
     def __init__(self, features: int, hidden: int, out: int) -> None:
         super().__init__()
@@ -27,16 +36,22 @@ class Gate(nn.Module):
             self.out.weight.mul_(0.1)
 
     def forward(self, x_BF: Tensor) -> Tensor:
-        """How much of each of the H values passes, B x H."""
+        """Return the factor of each of the H values, B x H."""
         return 2 * torch.sigmoid(self.out(torch.relu(self.hidden(x_BF, [])), []))
 
 
 class PEPNet(PerDomainHead):
-    """PEPNet: EPNet scales z' by a gate of the domain, PPNet each hidden layer by a gate of the row's own ids.
+    """The network of PEPNet, with per-domain output layers.
 
-    The personal prior is the embeddings of the row's categorical ids (`priors` of z', its first ones); the gates
-    read the features beside it without sending a gradient back. There is one task, the click, so one tower, with each
-    domain's own output layer.
+    EPNet multiplies z' by a gate of the domain. PPNet multiplies the output of each hidden layer by a gate of the row's
+    personal prior: the embeddings of its categorical ids. The gates also read the features, without sending a gradient
+    back to them. Since the click is the only task, there is one tower.
+
+    Args:
+        settings: Provides the widths of the layers, gates and domain embedding, the dropout and the activation.
+        features: F.
+        domains: The number of domains, including domain 0.
+        priors: The number of features of the personal prior. They are the first features of z'.
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int, priors: int) -> None:
@@ -48,18 +63,18 @@ class PEPNet(PerDomainHead):
         self.hidden = nn.ModuleList(SharedLinear(a, b) for a, b in pairwise(sizes))
         self.gates = nn.ModuleList(Gate(priors + features, settings.gate_width, width) for width in sizes[1:])
         self.last = PerDomainLinear(sizes[-1], 1, domains)
-        start = init_kaiming(sizes[-1], 1)
+        initial_weight = init_kaiming(sizes[-1], 1)
         with torch.no_grad():
             for weight in self.last.weight:
-                weight.copy_(start)
+                weight.copy_(initial_weight)
         self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B."""
+        """Return the logit of each row, B; the rows must be sorted by domain."""
         domain_BE = torch.cat([self.domain[p].expand(stop - start, -1) for p, start, stop in segments])
-        own_BF = x_BF * self.domain_gate(torch.cat([domain_BE, x_BF.detach()], dim=1))
-        of_row = torch.cat([x_BF[:, : self.priors], own_BF.detach()], dim=1)
-        h = own_BF
+        gated_BF = x_BF * self.domain_gate(torch.cat([domain_BE, x_BF.detach()], dim=1))
+        gate_input_BP = torch.cat([x_BF[:, : self.priors], gated_BF.detach()], dim=1)
+        h = gated_BF
         for layer, gate in zip(self.hidden, self.gates, strict=True):
-            h = self.dropout(activate(layer(h, segments), self.activation)) * gate(of_row)
+            h = self.dropout(activate(layer(h, segments), self.activation)) * gate(gate_input_BP)
         return self.logit(h, segments)

@@ -1,7 +1,10 @@
-"""PLE (Tang et al., RecSys 2020, doi 10.1145/3383313.3412236), which §2.2 cites as the successor of MMoE.
+"""The PLE model (Tang et al., RecSys 2020, doi 10.1145/3383313.3412236; reference [36] of the paper).
 
-The domains of STAR take the place of tasks: there is one label, and each row belongs to one domain. Tensor names end in
-their shape: B rows of a batch, F features in, H features out, D domains, S shared experts.
+PLE is the successor of MMoE. It is defined for several tasks. Here, the domains of STAR replace the tasks: there is one
+label, and each row belongs to one domain.
+
+Tensor names end in their shape: B rows of the batch, F input features, H output features, D domains, S shared experts,
+E experts of one gate.
 """
 
 from __future__ import annotations
@@ -19,7 +22,13 @@ from star_ctr.model.layers.stack import Dropout, PerDomainHead, activate
 
 
 class Experts(nn.Module):
-    """Some hidden layers of several networks side by side: B x F or E x B x F to E x B x H."""
+    """The hidden layers of several parallel experts.
+
+    Args:
+        settings: Provides the dropout and the activation.
+        sizes: The input width, followed by the width of each layer.
+        networks: The number of experts.
+    """
 
     def __init__(self, settings: ModelSettings, sizes: list[int], networks: int) -> None:
         super().__init__()
@@ -27,14 +36,27 @@ class Experts(nn.Module):
         self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """The last of the layers' outputs, E x B x H."""
+        """Compute the experts.
+
+        Args:
+            x: The inputs, B x F if all experts get the same input, otherwise experts x B x F.
+
+        Returns:
+            The output of the last layer, experts x B x H.
+        """
         for layer in self.layers:
             x = self.dropout(activate(layer(x), self.activation))
         return x
 
 
 class PerDomainExpert(nn.Module):
-    """Some hidden layers that each domain has for itself; only the row's own domain is computed."""
+    """The hidden layers of one expert per domain; each row is computed with the expert of its domain only.
+
+    Args:
+        settings: Provides the dropout and the activation.
+        sizes: The input width, followed by the width of each layer.
+        domains: The number of domains, including domain 0.
+    """
 
     def __init__(self, settings: ModelSettings, sizes: list[int], domains: int) -> None:
         super().__init__()
@@ -42,17 +64,24 @@ class PerDomainExpert(nn.Module):
         self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The last of the layers' outputs, B x H."""
+        """Return the output of the last layer, B x H."""
         for layer in self.layers:
             x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
         return x_BF
 
 
 class Extraction(nn.Module):
-    """An extraction layer of PLE before the last: every domain's state and the shared one go on.
+    """An extraction layer of PLE, except for the last one: it updates the state of each domain and the shared state.
 
-    Domain p's state becomes its gate's mixture of its own expert and the shared ones; the shared state that of all
-    experts. Every row pays for all domains, since the shared state hangs on all of them.
+    The new state of domain p is a gated mixture of the domain's expert and the shared experts. The new shared state is
+    a gated mixture of all experts. Every row is computed with the experts of all domains, because the shared state
+    depends on all of them.
+
+    Args:
+        settings: Provides the dropout and the activation.
+        sizes: The input width, followed by the width of each layer.
+        domains: D, including domain 0.
+        shared: S.
     """
 
     def __init__(self, settings: ModelSettings, sizes: list[int], domains: int, shared: int) -> None:
@@ -61,47 +90,61 @@ class Extraction(nn.Module):
         self.gates = ExpertLinear(domains, sizes[0], 1 + shared)
         self.shared_gate = SharedLinear(sizes[0], domains + shared)
 
-    def forward(self, own_DBF: Tensor, shared_BF: Tensor) -> tuple[Tensor, Tensor]:
-        """The states of all domains, D x B x H, and the shared one, B x H."""
-        own_DBH, shared_SBH = self.own(own_DBF), self.shared(shared_BF)
-        gate = torch.softmax(self.gates(own_DBF), dim=2)
-        mixed_DBH = gate[:, :, :1] * own_DBH + torch.einsum("dbs,sbh->dbh", gate[:, :, 1:], shared_SBH)
-        all_gate = torch.softmax(self.shared_gate(shared_BF, []), dim=1)
-        return mixed_DBH, torch.einsum("be,ebh->bh", all_gate, torch.cat([own_DBH, shared_SBH]))
+    def forward(self, domain_DBF: Tensor, shared_BF: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the new states.
 
-    def copy_domain(self, p: int, into: int) -> None:
-        """The expert and the gate of the domain `into` become those of domain p."""
+        Args:
+            domain_DBF: The state of each domain.
+            shared_BF: The shared state.
+
+        Returns:
+            The new state of each domain, D x B x H, and the new shared state, B x H.
+        """
+        domain_DBH, shared_SBH = self.own(domain_DBF), self.shared(shared_BF)
+        gate = torch.softmax(self.gates(domain_DBF), dim=2)
+        mixed_DBH = gate[:, :, :1] * domain_DBH + torch.einsum("dbs,sbh->dbh", gate[:, :, 1:], shared_SBH)
+        shared_gate_BE = torch.softmax(self.shared_gate(shared_BF, []), dim=1)
+        return mixed_DBH, torch.einsum("be,ebh->bh", shared_gate_BE, torch.cat([domain_DBH, shared_SBH]))
+
+    def copy_domain(self, source: int, target: int) -> None:
+        """Copy the expert and the gate of domain `source` to domain `target`."""
         for layer in (*self.own.layers, self.gates):
-            layer.copy(p, into)
+            layer.copy(source, target)
 
 
 class PLE(PerDomainHead):
-    """Progressive layered extraction: one expert a domain and `model.experts` shared ones (one if not given).
+    """The network of progressive layered extraction: one expert per domain, shared experts, and gates.
 
-    The hidden layers are dealt evenly over `model.levels` extraction layers; in the last only the row's own domain and
-    the shared experts are computed. Each domain's own output layer follows.
+    The hidden layers are distributed evenly over `model.levels` extraction layers. The last extraction layer computes
+    only the expert of the row's domain and the shared experts. A per-domain output layer follows.
+
+    Args:
+        settings: Provides the number of shared experts (`model.experts`; 1 by default), the number of extraction layers
+            (`model.levels`), the widths of the hidden layers, the dropout and the activation.
+        features: F.
+        domains: D, including domain 0.
     """
 
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
         super().__init__()
         shared = settings.experts or 1
         widths = [list(map(int, part)) for part in np.array_split(settings.layers, settings.levels) if len(part)]
-        starts = [features, *(part[-1] for part in widths)]
-        *earlier, last = [[start, *part] for start, part in zip(starts, widths, strict=False)]
+        input_widths = [features, *(part[-1] for part in widths)]
+        *earlier, last = [[width, *part] for width, part in zip(input_widths, widths, strict=False)]
         self.earlier = nn.ModuleList(Extraction(settings, sizes, domains, shared) for sizes in earlier)
         self.own, self.shared = PerDomainExpert(settings, last, domains), Experts(settings, last, shared)
         self.gates = PerDomainLinear(last[0], 1 + shared, domains)
         self.last = PerDomainLinear(last[-1], 1, domains)
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """The logit of each row, B."""
-        own_BF = shared_BF = x_BF
+        """Return the logit of each row, B; the rows must be sorted by domain."""
+        domain_BF = shared_BF = x_BF
         if self.earlier:
-            own_DBF = x_BF.expand(len(self.last.weight), -1, -1)
+            domain_DBF = x_BF.expand(len(self.last.weight), -1, -1)
             for layer in self.earlier:
-                own_DBF, shared_BF = layer(own_DBF, shared_BF)
-            own_BF = torch.cat([own_DBF[p, start:stop] for p, start, stop in segments])
-        gate_BE = torch.softmax(self.gates(own_BF, segments), dim=1)
-        mixed_BH = gate_BE[:, :1] * self.own(own_BF, segments)
+                domain_DBF, shared_BF = layer(domain_DBF, shared_BF)
+            domain_BF = torch.cat([domain_DBF[p, start:stop] for p, start, stop in segments])
+        gate_BE = torch.softmax(self.gates(domain_BF, segments), dim=1)
+        mixed_BH = gate_BE[:, :1] * self.own(domain_BF, segments)
         mixed_BH = mixed_BH + torch.einsum("bs,sbh->bh", gate_BE[:, 1:], self.shared(shared_BF))
         return self.logit(mixed_BH, segments)

@@ -1,1 +1,1 @@
-"""The trainer and its parts: optimizers, EMA, checkpoints, calibration, warm start, callbacks."""
+"""The trainer and its parts: optimizers, EMA of weights, checkpoints, calibration, warm start, and callbacks."""

@@ -1,13 +1,16 @@
-"""Making a trained model true, with the weights frozen: the moments of its normalization, then each domain's level.
+"""Calibration of a trained model with frozen weights: normalization statistics, then output biases by domain.
 
-Moving moments lag behind embeddings that still move, and a small domain sees too few batches for any
-momentum. Before evaluation and export each domain's moments are taken anew over training rows (eq. 4 stays as it
-is; its moments become those of the final weights). Likewise the last steps of a training, each on one domain's
-batch, leave the shared weights leaning towards the domains that came last; so each domain's output bias
-b_p is set to where its predicted clicks are the actual ones of the same rows.
+1. `recompute_norm_statistics` computes the normalization statistics of each domain from training rows with the final
+   weights. The running statistics of the training lag behind embeddings that still change, and a small domain has too
+   few batches for any momentum. Eq. 4 does not change, only the values of E_p and Var_p.
+2. `calibrate_output_biases` shifts the output bias b_p of each domain so that its predicted clicks equal the actual
+   clicks on the same rows. Each of the last steps of a training is on the batch of one domain, so the shared weights
+   end up biased toward the domains of these steps.
 
-The next day is more like the last days than the first ones (counts only grow), so a row of the newest training
-day weighs 1, and half as much for every `half_life` days that it is older.
+The next day resembles recent days more than early ones, because counts only grow. A row of the newest training day
+therefore has weight 1, and the weight halves with every `half_life` days of age.
+
+Both steps run before evaluation and export. They cost two more reads of a sample of the training rows.
 """
 
 from __future__ import annotations
@@ -28,14 +31,19 @@ from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNo
 from star_ctr.model.models.multi_domain import MultiDomainModel
 
 _ROWS = 4096
+"""Rows per forward pass."""
 
 
-def choose_sample_files(files: Sequence[DataFile], rows_a_domain: int) -> list[DataFile]:
-    """The first files of each domain, up to `rows_a_domain` rows (rows lie in their files in random order)."""
+def choose_sample_files(files: Sequence[DataFile], rows_per_domain: int) -> list[DataFile]:
+    """Return the first files of each domain that together have at least `rows_per_domain` rows.
+
+    Rows are stored in random order, so the first files are a sample of the domain. A domain with fewer rows contributes
+    all of its files.
+    """
     chosen: list[DataFile] = []
     rows: dict[int, int] = {}
     for file in files:
-        if rows.get(file.domain, 0) < rows_a_domain:
+        if rows.get(file.domain, 0) < rows_per_domain:
             chosen.append(file)
             rows[file.domain] = rows.get(file.domain, 0) + file.rows
     return chosen
@@ -44,7 +52,12 @@ def choose_sample_files(files: Sequence[DataFile], rows_a_domain: int) -> list[D
 def _iter_parts(
     files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """(domain, ints, floats, label, weight) of all rows, a few thousand at a time."""
+    """Iterate over all rows of the files in parts of up to `_ROWS` rows.
+
+    Yields:
+        The domain, integers, floats, labels and weights of the rows. Integers and floats are on `device`; labels and
+        weights are float64 on the CPU.
+    """
     newest = dt.date.fromisoformat(layout.ds) - dt.timedelta(days=1)
     ages: dict[str, float] = {}
     for file, rows in zip(files, read_files(files, layout, days=True), strict=True):
@@ -69,11 +82,22 @@ def recompute_norm_statistics(
     prior_rows: float,
     device: torch.device,
 ) -> dict[int, int]:
-    """Set every domain's moments to those of z over its rows in `files`; returns the rows used.
+    """Set the normalization statistics of each domain to the weighted mean and variance of z over its rows (eq. 4).
 
-    A domain's moments count as many more rows as `prior_rows` of all domains together: those of a dozen rows
-    alone would blow up whatever did not vary among them. A domain without rows gets those of all, and so does batch
-    normalization; layer normalization has none.
+    The statistics of a domain also count `prior_rows` rows with the statistics of all domains. Without them, the
+    variance over a few rows could be close to 0, and would blow up features that did not vary in these rows. A domain
+    without rows gets the statistics of all domains. So does batch normalization. Layer normalization has no statistics.
+
+    Args:
+        model: The model; its normalization is changed in place.
+        files: Files of training rows.
+        layout: Layout of the encoded rows.
+        half_life: Half-life of the weight of a row, in days before the newest training day.
+        prior_rows: Weight of the statistics of all domains, in rows.
+        device: Device of the model.
+
+    Returns:
+        The number of rows used, by domain; empty for layer normalization.
     """
     if not isinstance(model.norm, NormStatistics):
         return {}
@@ -108,39 +132,56 @@ def recompute_norm_statistics(
 def calibrate_output_biases(
     model: MultiDomainModel, files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
 ) -> dict[int, float]:
-    """Move every domain's output bias by what makes its predicted clicks the actual ones; returns the moves.
+    """Shift the output bias of each domain so that its predicted clicks equal its actual clicks.
 
-    The move d of a domain maximises the likelihood of its rows less d^2 / 2: a domain of a dozen rows moves
-    little, one of thousands goes where its rows say. A domain without rows moves as all rows together would, and so
-    does the one bias of a network whose domains have none of their own.
+    The shift d of a domain maximizes the log-likelihood of its rows minus d^2 / 2. The penalty keeps the shift of a
+    domain with a dozen rows small, and hardly affects a domain with thousands of rows. The bias of domain 0 (unknown
+    domains) is shifted as all rows together require, if it has no rows. So is the single bias of a network without
+    output biases by domain.
+
+    Args:
+        model: The model in evaluation mode; its output biases are changed in place.
+        files: Files of training rows.
+        layout: Layout of the encoded rows.
+        half_life: Half-life of the weight of a row, in days before the newest training day.
+        device: Device of the model.
+
+    Returns:
+        The shift of each bias in logits, by domain.
+
+    Raises:
+        DataError: A logit is not finite.
     """
     assert not model.training
-    found: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    logits_by_domain: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
     for domain, ints, floats, label, weight in _iter_parts(files, layout, half_life, device):
         logits = model(ints, floats, [(domain, 0, len(label))]).double().cpu()
-        found.setdefault(domain, []).append((logits, label, weight))
-    rows = {p: [torch.cat(x) for x in zip(*parts, strict=True)] for p, parts in found.items()}
-    moves = {p: _solve_bias(*parts) for p, parts in rows.items()} if model.has_domain_biases else {}
-    if OTHER_DOMAIN not in moves:
-        moves[OTHER_DOMAIN] = _solve_bias(*(torch.cat(x) for x in zip(*rows.values(), strict=True)))
-    for p, move in moves.items():
-        model.level(p).add_(move)
-    return moves
+        logits_by_domain.setdefault(domain, []).append((logits, label, weight))
+    rows = {p: [torch.cat(x) for x in zip(*parts, strict=True)] for p, parts in logits_by_domain.items()}
+    shifts = {p: _solve_bias(*parts) for p, parts in rows.items()} if model.has_domain_biases else {}
+    if OTHER_DOMAIN not in shifts:
+        shifts[OTHER_DOMAIN] = _solve_bias(*(torch.cat(x) for x in zip(*rows.values(), strict=True)))
+    for p, shift in shifts.items():
+        model.level(p).add_(shift)
+    return shifts
 
 
 def _solve_bias(logits: Tensor, label: Tensor, weight: Tensor) -> float:
-    """The d at which sum(w sigmoid(logits + d)) + d = sum(w label), by Newton's steps (the left side only rises)."""
-    move, clicks = 0.0, float(weight @ label)
+    """Solve sum(w * sigmoid(logits + d)) + d = sum(w * label) for the shift d.
+
+    The left side increases with d. The equation is solved with Newton's method, with steps of at most 1.
+    """
+    shift, clicks = 0.0, float(weight @ label)
     for _ in range(50):
-        p = torch.sigmoid(logits + move)
-        step = (float(weight @ p) + move - clicks) / (float(weight @ (p * (1 - p))) + 1.0)
+        p = torch.sigmoid(logits + shift)
+        step = (float(weight @ p) + shift - clicks) / (float(weight @ (p * (1 - p))) + 1.0)
         if not math.isfinite(step):  # the bounds below would turn it into a step of 1
             bad = int((~torch.isfinite(logits)).sum())
             raise DataError(
                 f"{bad:,} of {len(logits):,} training rows have a non-finite logit; "
                 "lower trainer.optimizer.lr, or check numeric features for extreme values"
             )
-        move -= max(-1.0, min(1.0, step))
+        shift -= max(-1.0, min(1.0, step))
         if abs(step) < 1e-10:
             break
-    return move
+    return shift

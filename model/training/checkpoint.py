@@ -1,8 +1,9 @@
 """Checkpoints of a training: one folder per checkpoint, with safetensors files and a JSON file.
 
-A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `place.json` holds the
-size and SHA-256 of each file. If a file is missing, truncated or changed, the previous checkpoint is used. Nothing is
-unpickled, so that a run folder from an untrusted source cannot execute code.
+A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `place.json` contains the
+progress of the training, and the size and SHA-256 of each file. If a file is missing, truncated or changed, the
+previous checkpoint is used. Loading never unpickles anything, so a run folder from an untrusted source cannot execute
+code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from star_ctr.conf.files import hash_file, sync_folder, write_json
 from star_ctr.model.distributed.process_group import barrier
 
 PROGRESS = "place.json"
+"""Name of the file with the progress of the training and the hashes of the other files."""
 _COMMON = "common.safetensors"
+"""Name of the file with the tensors that all processes share."""
 
 
 class DamagedCheckpointError(DataError):
@@ -30,37 +33,39 @@ class DamagedCheckpointError(DataError):
 def save(
     folder: Path,
     tensors: dict[str, Tensor],
-    place: dict[str, Any],
+    progress: dict[str, Any],
     keep: int = 1,
     rank: int = 0,
-    own: dict[str, Tensor] | None = None,
+    part_tensors: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint and delete all but the newest `keep`.
+    """Write a checkpoint and delete all but the newest `keep` checkpoints.
+
+    If `part_tensors` is given, all processes must call this. Otherwise, only process 0 may call it.
 
     Args:
-        folder: The folder of all checkpoints of a training.
-        tensors: The tensors that all processes share; process 0 writes them.
-        place: The state of the training other than tensors, as JSON; `step` names the checkpoint.
-        keep: The number of checkpoints to keep.
-        rank: The rank of this process.
-        own: The tensors that only this process holds. If given, all processes must call this; else only process 0.
+        folder: Folder of all checkpoints of a training.
+        tensors: Tensors that all processes share; process 0 writes them.
+        progress: State of the training other than tensors, as JSON; `step` names the checkpoint.
+        keep: Number of checkpoints to keep.
+        rank: Rank of this process.
+        part_tensors: Tensors that only this process holds.
     """
-    name = f"step-{place['step']:09d}"
+    name = f"step-{progress['step']:09d}"
     partial = folder / f".{name}.partial"
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    if own is not None:
+    if part_tensors is not None:
         barrier()
-        _write(partial / _part_name(rank), own)
+        _write(partial / _part_name(rank), part_tensors)
         barrier()
     if rank > 0:
         return
     _write(partial / _COMMON, tensors)
     files = {file.name: [file.stat().st_size, hash_file(file)] for file in sorted(partial.iterdir())}
-    write_json(partial / PROGRESS, {**place, "files": files})
+    write_json(partial / PROGRESS, {**progress, "files": files})
     sync_folder(partial)
-    # Checkpoints of later steps are damaged; otherwise the training would have resumed from them.
+    # Checkpoints of later steps are damaged. Otherwise, the training would have resumed from them.
     for other in _list_folders(folder):
         if other.name >= name:
             shutil.rmtree(other)
@@ -70,11 +75,13 @@ def save(
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to a safetensors file."""
     # Clone, because safetensors rejects tensors that share memory.
     save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, str(file))
 
 
 def _part_name(rank: int) -> str:
+    """Return the name of the file with the tensors that only one process holds."""
     return f"part-{rank}.safetensors"
 
 
@@ -84,17 +91,26 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
-    """Return the contents of `place.json` of all complete checkpoints, newest first; checks the sizes of files only."""
-    found = []
+    """List the complete checkpoints of a training.
+
+    This compares only the sizes of files. `load` and `is_intact` compare their hashes.
+
+    Args:
+        folder: Folder of all checkpoints of a training.
+
+    Returns:
+        The contents of `place.json` of each complete checkpoint, with the name of its `folder`, newest first.
+    """
+    checkpoints = []
     for step in _list_folders(folder):
         try:
-            place: dict[str, Any] = json.loads((step / PROGRESS).read_text(encoding="utf-8"))
-            complete = all((step / name).stat().st_size == size for name, (size, _) in place["files"].items())
+            progress: dict[str, Any] = json.loads((step / PROGRESS).read_text(encoding="utf-8"))
+            is_complete = all((step / name).stat().st_size == size for name, (size, _) in progress["files"].items())
         except (OSError, ValueError, KeyError):
             continue
-        if complete:
-            found.append({**place, "folder": step.name})
-    return found
+        if is_complete:
+            checkpoints.append({**progress, "folder": step.name})
+    return checkpoints
 
 
 def find_latest(folder: Path) -> dict[str, Any] | None:
@@ -102,23 +118,33 @@ def find_latest(folder: Path) -> dict[str, Any] | None:
     return next(iter(list_checkpoints(folder)), None)
 
 
-def is_intact(folder: Path, place: dict[str, Any]) -> bool:
-    """Return whether the files of a checkpoint are those that were written."""
+def is_intact(folder: Path, progress: dict[str, Any]) -> bool:
+    """Return whether all files of a checkpoint have the hashes in its `place.json`."""
     try:
-        return all(hash_file(folder / place["folder"] / name) == of for name, (_, of) in place["files"].items())
+        return all(
+            hash_file(folder / progress["folder"] / name) == digest for name, (_, digest) in progress["files"].items()
+        )
     except OSError:
         return False
 
 
-def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[str, Tensor]:
-    """Return the common tensors of a checkpoint, or those of one process.
+def load(folder: Path, progress: dict[str, Any], part: int | None = None) -> dict[str, Tensor]:
+    """Load the tensors of a checkpoint.
+
+    Args:
+        folder: Folder of all checkpoints of a training.
+        progress: Contents of the checkpoint's `place.json`, from `list_checkpoints` or `find_latest`.
+        part: Rank of the process whose tensors to load. By default, load the tensors that all processes share.
+
+    Returns:
+        The tensors by name.
 
     Raises:
-        DamagedError: The file is missing or differs from what was written.
+        DamagedCheckpointError: The file is missing or differs from what was written.
     """
-    file = folder / place["folder"] / (_COMMON if part is None else _part_name(part))
+    file = folder / progress["folder"] / (_COMMON if part is None else _part_name(part))
     try:
-        intact = hash_file(file) == place["files"][file.name][1]
+        intact = hash_file(file) == progress["files"][file.name][1]
     except (OSError, KeyError):
         intact = False
     if not intact:
@@ -128,5 +154,5 @@ def load(folder: Path, place: dict[str, Any], part: int | None = None) -> dict[s
 
 
 def strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Select the tensors whose names start with a prefix, and strip the prefix."""
+    """Return the tensors whose names start with a prefix, without the prefix."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,7 +1,7 @@
 """An exponential moving average (EMA) of the weights, for evaluation and export.
 
-Step t updates the average a to d(t) * a + (1 - d(t)) * w, with d(t) = min(decay, (1 + t) / (10 + t)). The decay is
-smaller early on, so that the average quickly forgets the random initialization.
+Step t updates the average a to d(t) * a + (1 - d(t)) * w, with the weights w and d(t) = min(decay, (1 + t) / (10 + t)).
+The decay is smaller in early steps, so that the average quickly forgets the random initialization.
 
 Dense parameters count the steps in which they have a gradient, so the average of a domain's parameters changes only in
 steps on batches of that domain. Embedding tables count all steps. Their average equals a dense EMA over the whole
@@ -11,7 +11,7 @@ table, but is computed lazily: see `TableEma`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +22,21 @@ from star_ctr.model.embeddings.row_adam import RowUpdate
 from star_ctr.model.embeddings.tables import EmbeddingTables
 
 BLOCK = 1 << 16
-"""Table rows per block of a flush."""
+"""Number of table rows that `TableEma.flush` updates at a time."""
 
 
 def compute_decay(step: int, decay: float) -> float:
-    """Return the decay d(t) of step t; the first step is 1."""
+    """Return the decay d(t) of step t, counted from 1."""
     return min(decay, (1 + step) / (10 + step))
 
 
 def compute_log_decay(steps: Tensor, decay: float) -> Tensor:
     """Return the logarithm of d(1) * ... * d(t) for each t in `steps`, as float64.
 
-    Uses a closed form instead of a running sum: it needs no state, so a resumed run computes the same bits.
+    The result comes from a closed form. Unlike a running sum, it needs no state. A resumed training therefore computes
+    the same bits.
     """
-    # The first `warm` steps have the decay (1 + t) / (10 + t), whose product is 10! / ((t + 2) ... (t + 10)).
+    # The first `warm` steps have the decay (1 + t) / (10 + t). Its product is 10! / ((t + 2) ... (t + 10)).
     warm = max(0, math.floor((10 * decay - 1) / (1 - decay)))
     t = steps.double()
     early = t.clamp(max=warm)
@@ -47,9 +48,15 @@ def compute_log_decay(steps: Tensor, decay: float) -> Tensor:
 
 
 def compute_remaining_decay(last: Tensor, now: Tensor, decay: float) -> Tensor:
-    """Return the product of the decays of the steps after `last`, elementwise, as float64.
+    """Return the product of the decays of all steps after `last` up to the current step.
 
-    The last step of the product is the one whose `compute_log_decay` is `now`.
+    Args:
+        last: Step numbers, one per table row.
+        now: `compute_log_decay` of the current step.
+        decay: Maximum decay.
+
+    Returns:
+        The products as float64, with the shape of `last`.
     """
     return now.sub(compute_log_decay(last, decay)).exp_()
 
@@ -57,9 +64,13 @@ def compute_remaining_decay(last: Tensor, now: Tensor, decay: float) -> Tensor:
 class TableEma:
     """The EMA of an embedding table whose steps change few rows.
 
-    While a row does not change, the lag (its average minus its weights) shrinks by each step's decay. The state per row
-    is therefore only the lag as of the row's last change, and the step of that change, and the cost of a step depends
-    only on the rows that it changes. `flush` applies the outstanding decay to the whole table.
+    While a row does not change, its lag (average minus weights) is multiplied by the decay of each step. The state of a
+    row is therefore its lag as of its last change, and the step of that change. The cost of a step depends only on the
+    number of rows that it changes. `flush` applies the outstanding decay to the whole table.
+
+    Attributes:
+        lag: Average minus weights of each row as of `last_step`, with the shape of the table.
+        last_step: Step of the last change of each row.
     """
 
     def __init__(self, table: Tensor) -> None:
@@ -67,7 +78,13 @@ class TableEma:
         self.last_step = torch.zeros(len(table), dtype=torch.int32, device=table.device)
 
     def update(self, changes: Iterable[RowUpdate], step: int, decay: float) -> None:
-        """Update the EMA with the changes of a step; each row may occur at most once."""
+        """Update the EMA with the changes of a step.
+
+        Args:
+            changes: The changed rows and their differences. Each row may occur at most once.
+            step: Number of the step, from 1.
+            decay: Maximum decay.
+        """
         # With a = w + lag: a' = d * (w + lag) + (1 - d) * (w + change), hence lag' = d * (lag - change).
         d, now = compute_decay(step, decay), compute_log_decay(torch.tensor(step), decay)
         for rows, change in changes:
@@ -77,13 +94,25 @@ class TableEma:
             self.last_step.index_fill_(0, rows, step)
 
     def settle(self, step: int, decay: float) -> None:
-        """Apply the outstanding decay to all lags, so that they are as of `step`; later steps may use another decay."""
+        """Apply the outstanding decay to all lags, so that later steps can use another decay.
+
+        Args:
+            step: Number of the last step.
+            decay: Maximum decay of the steps so far.
+        """
         now = compute_log_decay(torch.tensor(step), decay)
         self.lag.mul_(compute_remaining_decay(self.last_step, now, decay).to(self.lag.dtype).unsqueeze(1))
         self.last_step.fill_(step)
 
     def flush(self, table: Tensor, step: int, decay: float, part: slice = slice(None)) -> None:
-        """Replace `table`, or a slice of its rows, by the average as of `step`, and reset the lag."""
+        """Replace the weights of a table by their average, and reset the lag.
+
+        Args:
+            table: The embedding table.
+            step: Number of the last step.
+            decay: Maximum decay.
+            part: Rows to replace.
+        """
         now = compute_log_decay(torch.tensor(step), decay)
         blocks = (torch.split(x[part], BLOCK) for x in (table, self.lag, self.last_step))
         for weight, lag, last in zip(*blocks, strict=True):
@@ -92,7 +121,15 @@ class TableEma:
 
 
 class WeightEma:
-    """The EMA of a model's weights; has no state if the decay is 0."""
+    """The EMA of all weights of a model.
+
+    Attributes:
+        decay: Maximum decay; if it is 0, there is no EMA and no state.
+        parameters: Names and parameters of the model.
+        tables: EMA of each embedding table by name.
+        weights: Average of each dense parameter by name.
+        steps: Number of steps of each parameter by name.
+    """
 
     def __init__(self, model: nn.Module, tables: EmbeddingTables, decay: float) -> None:
         self.decay = decay
@@ -104,14 +141,14 @@ class WeightEma:
         self._shared = False
 
     def share(self) -> None:
-        """Move the state of the tables to shared memory; call this in all processes, with equal states."""
+        """Move the state of the tables to shared memory; all processes must call this with equal states."""
         for table in self.tables.values():
             table.lag, table.last_step = share_tensor(table.lag), share_tensor(table.last_step)
         self._shared = True
 
     @torch.no_grad()
     def update(self, changes: Mapping[nn.Parameter, Iterable[RowUpdate]]) -> None:
-        """Update the EMA after an optimizer step; call this before gradients are cleared.
+        """Update the EMA after an optimizer step and before the gradients are cleared.
 
         Args:
             changes: For each embedding table, the rows that this process changed.
@@ -126,9 +163,9 @@ class WeightEma:
 
     @torch.no_grad()
     def swap_in(self) -> None:
-        """Replace the model's weights by their averages; call this in all processes.
+        """Replace the weights of the model by their averages; all processes must call this.
 
-        If processes share the tables, each flushes a range of the rows.
+        If the processes share the tables, each replaces a range of rows.
         """
         rank, processes = get_rank_and_size() if self._shared else (0, 1)
         for name, parameter in self.parameters:
@@ -163,14 +200,15 @@ class WeightEma:
 
         Args:
             tensors: The state by name.
-            origin: The names of renamed parameters in `tensors`, or None for parameters without state. The average of
-                those, and of parameters with incomplete state, starts from the model's weights.
-            decay: The decay that the state was computed with; this EMA's own if not given.
+            origin: For each parameter, its name in `tensors`, or None if it has no state there. The average of a
+                parameter without a complete state starts from the weights of the model. By default, names are
+                unchanged.
+            decay: The decay that the state was computed with. By default, the decay of this EMA.
         """
         for name, parameter in self.parameters:
-            before = origin[name] if origin is not None else name
+            source = origin[name] if origin is not None else name
             self.steps[name] = 0
-            state = {key: tensors.get(f"{before}/{key}") for key in ("steps", "weight", "lag", "last_step")}
+            state = {key: tensors.get(f"{source}/{key}") for key in ("steps", "weight", "lag", "last_step")}
             if (table := self.tables.get(name)) is not None:
                 if state["lag"] is None or state["last_step"] is None:
                     self.tables[name] = TableEma(parameter)
@@ -188,14 +226,23 @@ class WeightEma:
 
 
 def compute_averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:
-    """Compute the averages by parameter from a checkpoint's weights and `WeightEma.state_dict`."""
-    found: dict[str, Tensor] = {}
+    """Compute averaged weights from the tensors of a checkpoint.
+
+    Args:
+        weights: Weights by parameter name.
+        state: The result of `WeightEma.state_dict`.
+        decay: Maximum decay that the state was computed with.
+
+    Returns:
+        The average of each parameter with a state, by name.
+    """
+    averages: dict[str, Tensor] = {}
     for key, value in state.items():
         name, _, kind = key.rpartition("/")
         if kind == "weight":
-            found[name] = value
+            averages[name] = value
         elif kind == "lag":
             now = compute_log_decay(state[f"{name}/steps"].cpu(), decay)
             share = compute_remaining_decay(state[f"{name}/last_step"], now, decay)
-            found[name] = weights[name] + value * share.to(value.dtype).unsqueeze(1)
-    return found
+            averages[name] = weights[name] + value * share.to(value.dtype).unsqueeze(1)
+    return averages

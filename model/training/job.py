@@ -1,4 +1,4 @@
-"""A training run, pinned: all that decides its result, in one JSON file that any process can start from."""
+"""The definition of a training run: everything that determines its result, in one JSON file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS, TrainerSetting
 
 
 class WarmStart(SettingsModel):
-    """The attempt that a training starts from: run, number, folder, and the hash of its exported weights."""
+    """The attempt that a training starts from.
+
+    Attributes:
+        run_id: Id of the run.
+        attempt: Number of the attempt.
+        folder: Folder of the attempt.
+        weights: Hash of the exported weights.
+    """
 
     run_id: str
     attempt: int = 1
@@ -22,11 +29,22 @@ class WarmStart(SettingsModel):
 
 
 class TrainingJob(SettingsModel):
-    """What to train, on which version of the split, from which seed, and where to put it.
+    """The definition of a training: its data, settings, seed and output folder.
 
-    `versions` are the Delta versions read on the way, `code` the hash of the trainer's source and `settings`
-    the whole frozen configuration with its overrides; `start` is the run that it goes on from, if it does, and
-    `vocabularies` the table with the meaning of the split's ids.
+    Attributes:
+        run_id: Id of the run.
+        attempt: Number of the attempt.
+        ds: Night of the run.
+        split: Path or URL of the split table.
+        vocabularies: Path or URL of the table with the values of the ids in the split.
+        versions: Version of each Delta table that the training reads, by table name.
+        folder: Folder of the attempt.
+        code: Hash of the source code of the trainer.
+        layout: Layout of the encoded rows.
+        model: Settings of the model.
+        trainer: Settings of the trainer; they include the seed.
+        settings: The whole configuration, including overrides.
+        start: Attempt to start from; None to train from scratch.
     """
 
     run_id: str
@@ -64,9 +82,10 @@ class TrainingJob(SettingsModel):
         return self.trainer.parallel == "rows" or sizes == {self.trainer.processes}
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the weights, by name; how many processes and threads share the work does not.
+        """Return everything that determines the trained weights, by name.
 
-        (To the last bit they do: sums have another order then.)
+        The numbers of processes and threads are not included. They change the last bits of the weights, because sums
+        are then computed in another order. With `trainer.parallel=batches`, see also `is_result`.
         """
         return {
             "split": self.split,
@@ -80,5 +99,5 @@ class TrainingJob(SettingsModel):
         }
 
     def fingerprint(self) -> str:
-        """Hash of the identity: a checkpoint of another is never continued."""
+        """Return the hash of the identity; a training only resumes from a checkpoint with the same identity."""
         return hash_json(self.identity(), 32)

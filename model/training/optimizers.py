@@ -1,4 +1,9 @@
-"""Adam (§4.1) for dense weights and, only on the touched rows, for embeddings."""
+"""Adam (§4.1) for dense weights, and for the touched rows of embedding tables.
+
+Dense weights use AdamW with decoupled weight decay. Embedding tables use `RowAdam`, whose cost depends on the rows of a
+batch and not on the size of the table. Domain-specific weights have their own learning rate, and decay toward the value
+at which they do not change the shared model.
+"""
 
 from __future__ import annotations
 
@@ -23,86 +28,110 @@ from star_ctr.model.training.ema import WeightEma
 
 
 class Optimizers:
-    """Both optimizers as one, with rates that fall linearly from their start to `lr_final` of it."""
+    """The optimizers of dense weights and embedding tables.
+
+    All learning rates decay linearly to `lr_final` times their initial value.
+    """
 
     def __init__(self, model: nn.Module, settings: TrainerSettings, total_steps: int) -> None:
         tables = [p for n, p in model.named_parameters() if n.startswith("inputs.tables.")]
-        self._own = list(list_domain_parameters(model))
-        own = {id(p) for p, _ in self._own}
-        dense = [p for n, p in model.named_parameters() if not n.startswith("inputs.tables.") and id(p) not in own]
+        self._domain_parameters = list(list_domain_parameters(model))
+        domain_ids = {id(p) for p, _ in self._domain_parameters}
+        dense = [
+            p for n, p in model.named_parameters() if not n.startswith("inputs.tables.") and id(p) not in domain_ids
+        ]
         groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": settings.optimizer.weight_decay}]
-        self._own_decay = 0.0
-        if own:
+        self._domain_decay = 0.0
+        if domain_ids:
             lr = settings.optimizer.domain_lr or settings.optimizer.lr
             decay = (
                 settings.optimizer.weight_decay
                 if settings.optimizer.domain_decay is None
                 else settings.optimizer.domain_decay
             )
-            groups.append({"params": [p for p, _ in self._own], "weight_decay": 0.0, "lr": lr})
-            self._own_decay = decay * lr
+            groups.append({"params": [p for p, _ in self._domain_parameters], "weight_decay": 0.0, "lr": lr})
+            self._domain_decay = decay * lr
         self.dense = torch.optim.AdamW(groups, lr=settings.optimizer.lr, fused=True)
         self.sparse = RowAdam(tables, lr=settings.optimizer.embedding_lr or settings.optimizer.lr)
         self.model = model
         self._parameters = list(model.parameters())
-        self._alike = settings.parallel == "rows"
+        self._splits_batches = settings.parallel == "rows"
         self._table_gradients = TableGradients()
         self._dense_gradients = DenseGradients(model, get_tables(model))
-        self._starts = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
-        self._final, self._sum_over_group = settings.optimizer.lr_final, max(total_steps, 1)
+        self._initial_rates = [(g, g["lr"]) for o in (self.dense, self.sparse) for g in o.param_groups]
+        self._final_share, self._total_steps = settings.optimizer.lr_final, max(total_steps, 1)
 
     @property
     def lr(self) -> float:
-        """The rate of the shared dense weights at the last step."""
+        """Learning rate of the shared dense weights at the last step."""
         rate: float = self.dense.param_groups[0]["lr"]
         return rate
 
-    def step(self, number: int, domains: Collection[int] = (), beside: Tensor | None = None) -> Tensor:
-        """One step (`number` from 0) on a batch, or one a process, of these domains, with gradients summed over all.
+    def step(self, number: int, domains: Collection[int] = (), vector: Tensor | None = None) -> Tensor:
+        """Update all weights with the gradients of all processes.
 
-        Returns `beside`, a vector, summed along with them.
+        Args:
+            number: Number of the step, from 0; it determines the learning rates.
+            domains: Domains of the batches of all processes.
+            vector: A vector to sum over the processes along with the gradients.
+
+        Returns:
+            The sum of `vector`; empty if none was given.
         """
-        share = 1.0 - (1.0 - self._final) * number / self._sum_over_group
-        for group, start in self._starts:
-            group["lr"] = start * share
-        # Dense gradients are on their way while embeddings are updated.
+        share = 1.0 - (1.0 - self._final_share) * number / self._total_steps
+        for group, rate in self._initial_rates:
+            group["lr"] = rate * share
+        # Dense gradients are exchanged in the background while embeddings are updated.
         self._table_gradients.begin()
-        self._dense_gradients.begin(() if self._alike else domains, torch.zeros(0) if beside is None else beside)
+        self._dense_gradients.begin(
+            () if self._splits_batches else domains, torch.zeros(0) if vector is None else vector
+        )
         self._table_gradients.finish()
         self.sparse.step()
-        beside = self._dense_gradients.finish()
-        self._decay_toward_shared(share * self._own_decay)
+        vector = self._dense_gradients.finish()
+        self._decay_toward_shared(share * self._domain_decay)
         self.dense.step()
-        return beside
+        return vector
 
-    def join(self, averaged: WeightEma, in_memory: bool) -> str:
-        """Before the first step of a group of processes, which all stand alike: settle who has which embeddings.
+    def join(self, ema: WeightEma, has_shared_memory: bool) -> str:
+        """Set up how the processes hold and update the embedding tables.
 
-        With memory that they have in common, whole tables lie once in it, with all that has a row for each of theirs;
-        else each process has a copy. Returns which it is, for the record.
+        All processes must call this before the first step, with equal weights and optimizer states. If they have shared
+        memory, it holds one copy of the tables, with the optimizer state and EMA of each row. Otherwise, each process
+        has a copy. Sharded tables and a single process need no setup.
+
+        Args:
+            ema: The EMA of the weights.
+            has_shared_memory: The processes can share memory.
+
+        Returns:
+            How the tables are held, for the record.
         """
         tables = get_tables(self.model)
         if get_rank_and_size()[1] == 1 or tables.sharded:
             return "sharded" if tables.sharded else "whole"
-        if not in_memory:
+        if not has_shared_memory:
             self._table_gradients = CopiedTableGradients(tables)
             return "a copy in each process"
         for table in tables.parameters():
             table.data = share_tensor(table.data)
         self.sparse.share()
-        averaged.share()
+        ema.share()
         self._table_gradients = SharedTableGradients(tables)
         return "one copy for all processes"
 
     @torch.no_grad()
     def _decay_toward_shared(self, share: float) -> None:
-        """Take the own weights of this step's domains that share of the way to the shared model."""
-        for parameter, neutral in self._own if share else ():
+        """Decay the domain-specific weights of this step's domains toward their neutral values by a share.
+
+        A domain is one of this step's domains if its weights have a gradient.
+        """
+        for parameter, neutral in self._domain_parameters if share else ():
             if parameter.grad is not None:
                 parameter.mul_(1.0 - share).add_(share * neutral)
 
     def zero_grad(self) -> None:
-        """Drop all gradients: a parameter without one is left alone by the next step."""
+        """Set all gradients to None; the next step does not change a parameter without a gradient."""
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -126,9 +155,12 @@ class Optimizers:
 
 
 def list_domain_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
-    """What the domains of a model add to its shared weights, each with the value at which it adds nothing.
+    """Iterate over the domain-specific parameters that modify shared weights.
 
-    Modules that have such name them in `neutral`: W_p and gamma_p are 1 (W_p of a sum 0), b_p and beta_p 0.
+    Modules declare these parameters in `neutral`: W_p (1, or 0 if weights are summed), gamma_p (1), b_p and beta_p (0).
+
+    Yields:
+        Each parameter with its neutral value, at which the domain uses the shared weights unchanged.
     """
     for module in model.modules():
         for name, neutral in getattr(module, "neutral", {}).items():
@@ -137,7 +169,7 @@ def list_domain_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, flo
 
 
 def get_tables(model: nn.Module) -> EmbeddingTables:
-    """The embedding tables of a model."""
+    """Return the embedding tables of a model."""
     tables = model.inputs.tables  # type: ignore[union-attr]
     assert isinstance(tables, EmbeddingTables)
     return tables

@@ -1,4 +1,4 @@
-"""A training from its job to the record and the exported model in its folder."""
+"""A training run, from its job to the record and the exported model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,24 @@ from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.warm_start import start_from_run
 
 
-def train(job: TrainingJob, hooks: Sequence[Callback] = (), must_resume: bool = False) -> dict[str, Any]:
-    """Train a job to its end and export it; returns the results and writes them to `result.json`.
+def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: bool = False) -> dict[str, Any]:
+    """Train a job to its end, and write the record (`result.json`) and the exported model to its folder.
 
-    Resumes from the job's checkpoint if there is one. With `must_resume`, a checkpoint of this job must exist.
+    The training resumes from the job's checkpoint if there is one.
+
+    Args:
+        job: The job.
+        callbacks: Callbacks to call in addition to those that fill the record and write checkpoints.
+        must_resume: Fail if there is no checkpoint of this job.
+
+    Returns:
+        The record of the training.
+
+    Raises:
+        UserError: `must_resume` is set and there is no checkpoint of this job, or the job cannot start from the run in
+            `job.start`.
+        DataError: The split has no training rows or cannot be read, or the loss is not finite.
+        StoppedError: The process received SIGTERM, and a checkpoint was saved.
     """
     trainer = Trainer(job)
     curve, mixing, spent, started = recorders = (
@@ -36,11 +50,11 @@ def train(job: TrainingJob, hooks: Sequence[Callback] = (), must_resume: bool = 
     resumed = trainer_state.resume(trainer, recorders, must_resume)
     if job.start and not resumed:
         started.report = start_from_run(trainer)
-    # Checkpoints come last: what the others hold of a step is in them.
+    # Checkpoints are last, so that they contain what the recorders saw of the step.
     checkpoints = Checkpoints(lambda: trainer_state.save(trainer, recorders), job.trainer.checkpoint.minutes)
-    trainer.train([*hooks, *recorders, checkpoints])
+    trainer.train([*callbacks, *recorders, checkpoints])
     trainer_state.save(trainer, recorders)
-    moments, levels = trainer.finish()
+    statistics_rows, bias_shifts = trainer.finish()
     trainer.model.inputs.tables.gather()
     record = {
         "run_id": job.run_id,
@@ -67,8 +81,8 @@ def train(job: TrainingJob, hooks: Sequence[Callback] = (), must_resume: bool = 
         "waiting_share": round(spent.total.waiting_share, 4),
         "mixing": mixing.found,
         "rows": trainer.index_by_name(trainer.rows_by_domain),
-        "moments_rows": trainer.index_by_name(moments),
-        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(levels.items())},
+        "moments_rows": trainer.index_by_name(statistics_rows),
+        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "lone_rows": trainer.index_by_name(trainer.model.lone_rows()),
         "curve": curve.curve,
     }

@@ -1,10 +1,12 @@
-"""The trainer: one loop that any number of processes run alike.
+"""The trainer: a training loop that all processes of a training run in the same way.
 
-A batch is cut over the processes, the moments of its normalization and its gradients are summed over them, so that two
-processes train the model that one would; or each process takes a batch of its own (`trainer.parallel`), and the step
-is that of all their rows. From the same job the CPU gives the same bits, also when it was killed and went on from a
-checkpoint (`model.state`): the order of batches is a pure function (`model.stream.plan`), and a resumed run begins in
-its middle.
+With `trainer.parallel=rows`, each batch is split over the processes. Normalization statistics and gradients are summed
+over them, so that several processes train the same model as one. With `trainer.parallel=batches`, each process has its
+own batch, and a step is on the rows of all of them.
+
+On the CPU, the same job gives bit-identical weights, even if it is killed and resumes from a checkpoint (see
+`trainer_state`). The order of batches is a pure function of the job (see `batch_order`), and a resumed run continues in
+the middle of it.
 """
 
 from __future__ import annotations
@@ -39,15 +41,20 @@ from star_ctr.model.training.optimizers import Optimizers, get_tables
 
 
 class Trainer:
-    """One training run: model, optimizers, average, and the place in the order of batches."""
+    """A training run: the model, its optimizers, the EMA of its weights, and its position in the order of batches."""
 
     def __init__(self, job: TrainingJob) -> None:
+        """Create the model and its optimizers.
+
+        Raises:
+            DataError: The split has no training rows for the night of the job.
+        """
         self.job = job
         self.settings = job.trainer
         self.device = choose_device(job.trainer)
         self.use_threads(choose_threads(job.trainer, job.model))
         torch.use_deterministic_algorithms(self.device.type == "cpu")
-        # Checks of torch's own kernels, which cost 5% of a step, and would be warned about were they left open.
+        # Checks in torch's kernels, which take 5% of a step. torch warns if they are not set explicitly.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         seed_device(self.device, job.trainer.seed)
@@ -67,12 +74,15 @@ class Trainer:
         self.optimizers = Optimizers(self.model, self.settings, self.steps)
         self.ema = WeightEma(self.model, get_tables(self.model), self.settings.optimizer.ema_decay)
         self.tables = "whole"
-        """How the processes hold the embeddings, for the record."""
-        self._in_common = False
-        """Whether there are other processes, with which it has memory in common."""
+        """How the processes hold the embedding tables, for the record."""
+        self._has_shared_memory = False
+        """Whether there are several processes with shared memory."""
         self.worlds = [self.describe_environment()]
-        """Numbers of processes and threads, with the step from which they apply. The exact weights depend on them."""
-        self.step, self.rows = 0, 0  # a step a batch, also where several make one step together
+        """Environments of the training, with the step from which each applies. The bits of the weights depend on them.
+
+        See `describe_environment`.
+        """
+        self.step, self.rows = 0, 0  # `step` counts batches, also if several batches make one step
         self.rows_by_domain: dict[int, int] = {}
 
     def describe_environment(self) -> dict[str, Any]:
@@ -85,49 +95,60 @@ class Trainer:
         }
 
     def use_threads(self, threads: int) -> None:
-        """Set the number of torch threads. Weights are only bit-identical for the same number."""
+        """Set the number of torch threads; weights are bit-identical only for the same number."""
         self.threads = threads
         torch.set_num_threads(threads)
 
-    def train(self, hooks: Sequence[Callback] = ()) -> CallbackEvent:
-        """Train from where it stands to the end; returns the last moment."""
-        self._in_common = self.device.type == "cpu" and is_on_one_machine()
-        self.tables = self.optimizers.join(self.ema, self._in_common)
-        began, before = time.monotonic(), self.rows
-        moment = CallbackEvent(self.step, self.steps)
-        for hook in hooks:
-            hook.begin(moment)
-        steps = self._iter_steps()
+    def train(self, callbacks: Sequence[Callback] = ()) -> CallbackEvent:
+        """Train from the current step to the last one.
+
+        Args:
+            callbacks: Callbacks to call before the first step, after each step, and at the end.
+
+        Returns:
+            The last event.
+        """
+        self._has_shared_memory = self.device.type == "cpu" and is_on_one_machine()
+        self.tables = self.optimizers.join(self.ema, self._has_shared_memory)
+        start, rows_before = time.monotonic(), self.rows
+        event = CallbackEvent(self.step, self.steps)
+        for callback in callbacks:
+            callback.begin(event)
+        step_batches = self._make_step_batches()
         try:
             while self.step < self.steps:
-                together = steps.take()
-                losses, lr = self.train_step(together), self.optimizers.lr
-                rows, seconds = self.rows - before, time.monotonic() - began
-                trained = [StepResult(b, self.domain_name(b.domain), x) for b, x in zip(together, losses, strict=True)]
-                moment = CallbackEvent(self.step, self.steps, rows, seconds, steps.waited, lr, trained)
-                for hook in hooks:
-                    hook.step(moment)
+                batches = step_batches.take()
+                losses, lr = self.train_step(batches), self.optimizers.lr
+                rows, seconds = self.rows - rows_before, time.monotonic() - start
+                results = [StepResult(b, self.domain_name(b.domain), x) for b, x in zip(batches, losses, strict=True)]
+                event = CallbackEvent(self.step, self.steps, rows, seconds, step_batches.waited, lr, results)
+                for callback in callbacks:
+                    callback.step(event)
         finally:
-            steps.close()
-            for hook in hooks:
-                hook.end(moment)
-        return moment
+            step_batches.close()
+            for callback in callbacks:
+                callback.end(event)
+        return event
 
     def settle(self) -> None:
-        """Go on when the last step is over for all processes, if they have memory in common."""
-        if self._in_common:
+        """Wait until all processes have finished the last step, if they have shared memory."""
+        if self._has_shared_memory:
             barrier()
 
-    def _iter_steps(self) -> StepBatches:
-        if self._in_common:
+    def _make_step_batches(self) -> StepBatches:
+        """Return the batches of the remaining steps."""
+        if self._has_shared_memory:
             return SharedStepBatches(
                 self._iter_batches(), self.batches_a_step, self.job.layout, self.settings.batch_size
             )
         return StepBatches(self._iter_batches(), self.batches_a_step, pin=self.device.type == "cuda")
 
     def _iter_batches(self) -> Iterator[Batch]:
-        """The batches from where the run stands to its end; an epoch's windows fill while the last one ends."""
-        s, layout, readers = self.settings, self.job.layout, choose_readers(self.settings, self._in_common)
+        """Iterate over the remaining batches of the run.
+
+        Batches are prepared ahead, so the windows of an epoch fill while the trainer finishes the previous epoch.
+        """
+        s, layout, readers = self.settings, self.job.layout, choose_readers(self.settings, self._has_shared_memory)
         first, start = divmod(self.step, self.steps_an_epoch)
         window = max(1, min(s.data.window_rows, s.data.window_bytes // layout.row_bytes))
         epochs = (
@@ -139,73 +160,93 @@ class Trainer:
         return chain.from_iterable(epochs)
 
     def train_step(self, batches: Sequence[Batch]) -> list[float]:
-        """One step on a batch, or on one a process; returns each one's mean cross entropy (eq. 8)."""
-        wholes = [find_segments(b.rows.domain) for b in batches]
-        mine, segments = self._take_part(batches, wholes)
+        """Train one step; all processes must call this with the same batches.
+
+        Args:
+            batches: One batch, or with `trainer.parallel=batches` up to one per process.
+
+        Returns:
+            The mean cross entropy of each batch (eq. 8).
+
+        Raises:
+            DataError: A loss is not finite.
+        """
+        batch_segments = [find_segments(b.rows.domain) for b in batches]
+        local_rows, segments = self._select_rows(batches, batch_segments)
         ints, floats, label = (
-            torch.from_numpy(a).to(self.device, non_blocking=True) for a in (mine.ints, mine.floats, mine.label)
+            torch.from_numpy(a).to(self.device, non_blocking=True)
+            for a in (local_rows.ints, local_rows.floats, local_rows.label)
         )
         if not self.model.training:
             self.model.train()
-        # Dropout is the same from the same step on, whether or not the run was resumed before it.
+        # Dropout depends only on the step, so that it is the same in a resumed run.
         seed_device(self.device, hash((self.settings.seed, self.step, get_rank_and_size()[0])) % (1 << 62))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.optimizer.precision == "bfloat16"):
             logit_B = self.model(ints, floats, segments)
-            more = self.model.auxiliary_loss(segments)
+            auxiliary = self.model.auxiliary_loss(segments)
         loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, reduction="sum")
         self.optimizers.zero_grad()
         rows = sum(len(b.rows) for b in batches)
-        total = loss / rows if more is None else loss / rows + more / rows
+        total = loss / rows if auxiliary is None else loss / rows + auxiliary / rows
         total.backward()  # type: ignore[no-untyped-call]
-        domains = {p for p, _, _ in chain.from_iterable(wholes)}
+        domains = {p for p, _, _ in chain.from_iterable(batch_segments)}
         sums = self.optimizers.step(self.step, domains, self._compute_sums(batches, loss.detach()))
         if isinstance(self.model.norm, NormStatistics):
             self.model.norm.settle()
         self.ema.update(self.optimizers.sparse.changes)
         self.step += len(batches)
         self.rows += rows
-        for p, start, stop in chain.from_iterable(wholes):
+        for p, start, stop in chain.from_iterable(batch_segments):
             self.rows_by_domain[p] = self.rows_by_domain.get(p, 0) + stop - start
         return self._compute_losses(batches, sums)
 
-    def _take_part(self, batches: Sequence[Batch], wholes: Sequence[list[Segment]]) -> tuple[Rows, list[Segment]]:
-        """The rows of a step that this process works on, and their segments: all processes join in every step."""
+    def _select_rows(
+        self, batches: Sequence[Batch], batch_segments: Sequence[list[Segment]]
+    ) -> tuple[Rows, list[Segment]]:
+        """Return the rows of a step for this process, and their segments.
+
+        A process without a batch gets no rows, but still takes part in the step.
+        """
         rank, processes = get_rank_and_size()
         if self.settings.parallel == "rows":
-            return batches[0].rows.part(slice(rank, None, processes)), cut_across_ranks(wholes[0], rank, processes)
+            return (
+                batches[0].rows.part(slice(rank, None, processes)),
+                cut_across_ranks(batch_segments[0], rank, processes),
+            )
         if rank < len(batches):
-            return batches[rank].rows, wholes[rank]
+            return batches[rank].rows, batch_segments[rank]
         return batches[0].rows.part(slice(0, 0)), [(batches[0].domain, 0, 0)]
 
-    def _compute_sums(self, batches: Sequence[Batch], mine: torch.Tensor) -> torch.Tensor:
-        """What this process has of the sum of each batch's losses."""
-        sums = mine.new_zeros(len(batches))
+    def _compute_sums(self, batches: Sequence[Batch], loss: torch.Tensor) -> torch.Tensor:
+        """Return the share of this process in the summed loss of each batch."""
+        sums = loss.new_zeros(len(batches))
         number = get_rank_and_size()[0] if self.settings.parallel == "batches" else 0
         if number < len(batches):
-            sums[number] = mine
+            sums[number] = loss
         return sums
 
     def _compute_losses(self, batches: Sequence[Batch], sums: torch.Tensor) -> list[float]:
-        """The mean loss of each batch; `DataError` where one is no number."""
+        """Return the mean loss of each batch; raises `DataError` if one is not finite."""
         losses = [total / len(b.rows) for total, b in zip(sums.tolist(), batches, strict=True)]
         for loss, batch in zip(losses, batches, strict=True):
             if not math.isfinite(loss):
                 raise DataError(
                     f"step {self.step}, domain {self.domain_name(batch.domain)}: the loss is {loss}; "
-                    "lower trainer.optimizer.lr, or look for a numeric feature with extreme values"
+                    "lower trainer.optimizer.lr, or check numeric features for extreme values"
                 )
         return losses
 
     def finish(self) -> tuple[dict[int, int], dict[int, float]]:
-        """Take the averaged weights, if any, and make moments and levels true (`model.moments`).
+        """Replace the weights by their EMA, if there is one, and calibrate the model (see `calibration`).
 
-        Returns, by domain, the rows used for the moments and the moves of the levels.
+        Returns:
+            The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
         """
-        self.settle()  # also until the first process, which has the tables in common, has saved them
+        self.settle()  # also waits until the first process has saved the shared tables
         self.ema.swap_in()
         self.model.eval()
         rows: dict[int, int] = {}
-        levels: dict[int, float] = {}
+        shifts: dict[int, float] = {}
         calibration = self.settings.calibration
         if calibration.norm_statistics_rows:
             files = choose_sample_files(self.files, calibration.norm_statistics_rows)
@@ -214,16 +255,17 @@ class Trainer:
                 self.model, files, layout, calibration.half_life, calibration.norm_statistics_prior, self.device
             )
             if calibration.output_biases:
-                levels = calibrate_output_biases(self.model, files, layout, calibration.half_life, self.device)
+                shifts = calibrate_output_biases(self.model, files, layout, calibration.half_life, self.device)
         seen = self.rows_by_domain
+        # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
-        return rows, levels
+        return rows, shifts
 
     def domain_name(self, number: int) -> str:
-        """The name of a domain's number."""
+        """Return the name of a domain number; `mixed` for `MIXED` and `other` for domain 0."""
         return "mixed" if number == MIXED else ["other", *self.job.layout.domains][number]
 
     def index_by_name(self, rows: dict[int, int]) -> dict[str, int]:
-        """The same by the domains' names, without empty ones."""
+        """Return counts by domain name instead of number, without zeros."""
         return {self.domain_name(p): n for p, n in sorted(rows.items()) if n}

@@ -1,4 +1,8 @@
-"""Where a training stands, as a checkpoint that another process goes on from, to the same bits on the CPU."""
+"""Saving and loading the state of a trainer as a checkpoint.
+
+Another process can resume from the checkpoint. The number of processes may differ. On the CPU, a training that was
+interrupted gives the same bits as one that was not.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ from star_ctr.model.training.trainer import Trainer
 
 
 def _collect_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the weights, optimizer state and EMA state of a trainer, by name."""
     tensors = {f"model/{n}": t for n, t in trainer.model.state_dict().items()}
     tensors |= {f"optimizer/{n}": t for n, t in trainer.optimizers.state_dict().items()}
     tensors |= {f"average/{n}": t for n, t in trainer.ema.state_dict().items()}
@@ -28,15 +33,20 @@ def _collect_tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
-    """Write a checkpoint of where the run stands, unless there is one of just there.
+    """Write a checkpoint of a trainer, unless an intact one of its step exists; all processes must call this.
 
-    Of several processes, which stand alike, the first one does; of sharded tables each writes its part. All call this.
+    The first process writes the tensors, because they are equal in all processes. With sharded tables, each process
+    writes its part of the tables.
+
+    Args:
+        trainer: The trainer.
+        recorders: Recorders whose state to save.
     """
     trainer.settle()
     rank, (_, parts) = get_rank_and_size()[0], trainer.model.inputs.tables.part
     if rank > 0 and parts == 1:
         return
-    place: dict[str, Any] = {
+    progress: dict[str, Any] = {
         "identity": trainer.job.identity(),
         "run_id": trainer.job.run_id,
         "step": trainer.step,
@@ -49,45 +59,61 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "worlds": trainer.worlds,
     }
     folder = trainer.job.path / "checkpoint"
-    before = checkpoint.find_latest(folder)
-    if before and all(before.get(k) == place[k] for k in ("identity", "step")) and checkpoint.is_intact(folder, before):
+    latest = checkpoint.find_latest(folder)
+    if (
+        latest
+        and all(latest.get(k) == progress[k] for k in ("identity", "step"))
+        and checkpoint.is_intact(folder, latest)
+    ):
         return
     tensors = _collect_tensors(trainer)
-    own = {n: t for n, t in tensors.items() if _parse_width(n, t)} if parts > 1 else None
-    common = {n: t for n, t in tensors.items() if n not in (own or {})}
-    checkpoint.save(folder, common, place, trainer.settings.checkpoint.keep, rank, own)
+    part_tensors = {n: t for n, t in tensors.items() if _parse_width(n, t)} if parts > 1 else None
+    common = {n: t for n, t in tensors.items() if n not in (part_tensors or {})}
+    checkpoint.save(folder, common, progress, trainer.settings.checkpoint.keep, rank, part_tensors)
 
 
 def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Load the newest checkpoint of this job that all processes can read; None if there is none."""
-    found = []
-    for place in checkpoint.list_checkpoints(folder):
-        if changed := list_changes(place.get("identity", {}), trainer.job.identity()):
+    """Load the newest checkpoint of this job that all processes can read.
+
+    Args:
+        trainer: The trainer.
+        folder: Folder of the checkpoints.
+        must: Raise an error if there is a checkpoint of another job.
+
+    Returns:
+        The contents of `place.json` and the tensors; None if there is no such checkpoint.
+
+    Raises:
+        UserError: `must` is set and a checkpoint belongs to another job.
+    """
+    checkpoints = []
+    for progress in checkpoint.list_checkpoints(folder):
+        if changed := list_changes(progress.get("identity", {}), trainer.job.identity()):
             if must:
                 raise UserError(
-                    f"{folder}: the checkpoint is of another training; changed since: {'; '.join(changed)}. "
-                    "Set it back, or train without --resume"
+                    f"{folder}: the checkpoint belongs to a training with other inputs or settings; changed since: "
+                    f"{'; '.join(changed)}. Set it back, or train without --resume"
                 )
             continue
-        found.append(place)
+        checkpoints.append(progress)
     while True:
-        # All processes must resume from the same step, even if the files of one cannot be read by some of them.
-        step = -all_max(-(found[0]["step"] if found else -1))
+        # All processes must resume from the same step, even if some of them cannot read the files of a checkpoint.
+        step = -all_max(-(checkpoints[0]["step"] if checkpoints else -1))
         if step < 0:
             return None
-        newest = next((p for p in found if p["step"] == step), None)
+        newest = next((p for p in checkpoints if p["step"] == step), None)
         tensors = _load_if_intact(trainer, folder, newest) if newest else None
         if all_max(int(tensors is None)) == 0:
             assert newest is not None
             assert tensors is not None
             return newest, tensors
-        found = [p for p in found if p["step"] < step]
+        checkpoints = [p for p in checkpoints if p["step"] < step]
 
 
-def _load_if_intact(trainer: Trainer, folder: Path, place: dict[str, Any]) -> dict[str, Tensor] | None:
-    """Load a checkpoint; None, with a warning, if it is damaged."""
+def _load_if_intact(trainer: Trainer, folder: Path, progress: dict[str, Any]) -> dict[str, Tensor] | None:
+    """Load a checkpoint; returns None and warns if it is damaged."""
     try:
-        return load_tensors(trainer, folder, place)
+        return load_tensors(trainer, folder, progress)
     except checkpoint.DamagedCheckpointError as error:
         if get_rank_and_size()[0] == 0:
             warnings.warn(f"{error}. The training resumes from an earlier checkpoint", stacklevel=2)
@@ -107,35 +133,57 @@ def _parse_width(name: str, tensor: Tensor) -> int | None:
 
 
 def load_tensors(
-    trainer: Trainer, folder: Path, place: dict[str, Any], moved: dict[int, Tensor] | None = None
+    trainer: Trainer, folder: Path, progress: dict[str, Any], moved: dict[int, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """A checkpoint's tensors, of tables the rows that this process holds, whatever number of processes wrote it.
+    """Load the tensors of a checkpoint that was written by any number of processes.
 
-    `moved`: by width, the new index of each row of a storage (`sharding.reshard`). Rows without a source keep the
-    trainer's weights, have no Adam moments, and their average starts from their weights.
+    Args:
+        trainer: The trainer; determines the device and the rows of embedding tables that this process holds.
+        folder: Folder of the checkpoints.
+        progress: Contents of the checkpoint's `place.json`.
+        moved: For each embedding width, the new row index of each row of the checkpoint's storage (see
+            `sharding.reshard`). By default, rows are not moved. Rows of the trainer to which no row is moved keep the
+            trainer's weights, and have no Adam moments. Their EMA starts from these weights.
+
+    Returns:
+        The tensors by name. Tensors of embedding tables have the rows that this process holds.
+
+    Raises:
+        DamagedCheckpointError: A file of the checkpoint is missing or differs from what was written.
     """
-    tensors, tables = checkpoint.load(folder, place), trainer.model.inputs.tables
-    parts = place["parts"]
+    tensors, tables = checkpoint.load(folder, progress), trainer.model.inputs.tables
+    parts = progress["parts"]
     if parts == 1 and not tables.sharded and moved is None:
         return {name: t.to(trainer.device) for name, t in tensors.items()}
-    mine: dict[str, Tensor] = {}
+    local: dict[str, Tensor] = {}
     for part in range(parts):
-        theirs = tensors if parts == 1 else checkpoint.load(folder, place, part)
-        for name, tensor in theirs.items():
+        part_tensors = tensors if parts == 1 else checkpoint.load(folder, progress, part)
+        for name, tensor in part_tensors.items():
             if (width := _parse_width(name, tensor)) is not None:
-                if name not in mine:
-                    fresh = tables.storages[str(width)].detach().cpu()
-                    zeros = torch.zeros(len(fresh), *tensor.shape[1:], dtype=tensor.dtype)
-                    mine[name] = fresh.clone() if name.startswith("model/") else zeros
-                reshard(tensor, (part, parts), mine[name], tables.part, moved[width] if moved else None)
-    return {name: t.to(trainer.device) for name, t in (tensors | mine).items()}
+                if name not in local:
+                    weights = tables.storages[str(width)].detach().cpu()
+                    zeros = torch.zeros(len(weights), *tensor.shape[1:], dtype=tensor.dtype)
+                    local[name] = weights.clone() if name.startswith("model/") else zeros
+                reshard(tensor, (part, parts), local[name], tables.part, moved[width] if moved else None)
+    return {name: t.to(trainer.device) for name, t in (tensors | local).items()}
 
 
 def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = False) -> bool:
-    """Go on from the run's checkpoint, if there is one of the same job; returns whether there was.
+    """Restore a trainer from the newest checkpoint of its job, if there is one.
 
-    A training that came to its last step stands there again: what comes after it may not have been done. With `must` it
-    is an error if there is no checkpoint, or one of another data set or configuration: `UserError` names what changed.
+    A finished training is restored at its last step, because calibration and export may not have been done.
+
+    Args:
+        trainer: A new trainer.
+        recorders: Recorders whose state to restore.
+        must: Raise an error if there is no checkpoint of the job.
+
+    Returns:
+        Whether the trainer was restored.
+
+    Raises:
+        UserError: `must` is set and there is no checkpoint, or there is one of a job with other inputs or settings. The
+            error names the differences.
     """
     folder = trainer.job.path / "checkpoint"
     found = _load_newest(trainer, folder, must)
@@ -143,18 +191,18 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
         if must:
             raise UserError(f"{folder}: no checkpoint to resume from; train without --resume")
         return False
-    place, tensors = found
+    progress, tensors = found
     # Keep the number of threads even if the number of cores differs, so that results are bit-identical.
-    if not trainer.settings.threads and place["processes"] == get_rank_and_size()[1]:
-        trainer.use_threads(place["threads"])
+    if not trainer.settings.threads and progress["processes"] == get_rank_and_size()[1]:
+        trainer.use_threads(progress["threads"])
     trainer.model.load_state_dict(checkpoint.strip_prefix("model/", tensors))
     trainer.optimizers.load_state_dict(checkpoint.strip_prefix("optimizer/", tensors))
     trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors))
-    trainer.step, trainer.rows = place["step"], place["rows"]
-    before, now = place["worlds"], trainer.describe_environment()
-    same = {**before[-1], "step": trainer.step} == now
-    trainer.worlds = before if same else [*before, now]
-    trainer.rows_by_domain = {int(k): v for k, v in place["rows_by_domain"].items()}
+    trainer.step, trainer.rows = progress["step"], progress["rows"]
+    environments, current = progress["worlds"], trainer.describe_environment()
+    is_same = {**environments[-1], "step": trainer.step} == current
+    trainer.worlds = environments if is_same else [*environments, current]
+    trainer.rows_by_domain = {int(k): v for k, v in progress["rows_by_domain"].items()}
     for recorder in recorders:
-        recorder.load_state_dict(place["recorders"][recorder.name])
+        recorder.load_state_dict(progress["recorders"][recorder.name])
     return True

@@ -1,8 +1,13 @@
-"""A training that begins where another one ended (§4.4): last night's model goes on with the next day.
+"""Warm start: initialize a training from the final state of an earlier run (§4.4).
 
-Embeddings come over by value and what belongs to a domain by the domain's name: known values keep their rows, new ones
-start as in any training; a new domain starts as the shared model, and one that is no more is left out. Nothing of that
-changes a prediction for the domains that stay by a bit.
+For example, the model of the previous night continues with the rows of the next day:
+
+- Embedding rows are matched by value. Known values keep their rows. New values start as in a training from scratch.
+- Domain-specific parameters are matched by domain name. A new domain starts as the shared model, or as a copy of the
+  largest known domain if the network has no shared weights. Domains that no longer exist are left out.
+- Neither changes any prediction for the other domains, not even in the last bit.
+- With `warm_start_state=keep`, the optimizer state and EMA continue. With `reset`, both start again, and the training
+  starts from the averaged weights.
 """
 
 from __future__ import annotations
@@ -41,31 +46,40 @@ class _EarlierRun(NamedTuple):
     layout: Layout
     model: ModelSettings
     vocabularies: dict[str, pa.Array]
-    place: dict[str, Any]
+    progress: dict[str, Any]
 
 
 def start_from_run(trainer: Trainer) -> dict[str, Any]:
-    """Initialize a new trainer from the run in `job.start`; returns what was loaded, for the record.
+    """Initialize a new trainer from the run in `job.start`.
+
+    Args:
+        trainer: A new trainer.
+
+    Returns:
+        What was loaded, for the record: the run, how the optimizer state was treated, the numbers of values by
+        embedding table (kept, new and left out), and the domains that were added and left out.
 
     Raises:
-        UserError: That run has different features, a different encoding of numbers, or different settings of the model.
+        UserError: The run is not complete, or it has different features, a different encoding of numbers, or different
+            settings of the model.
     """
     earlier = _load_earlier_run(trainer)
-    kept = trainer.settings.optimizer.warm_start_state == "keep"
-    mine = _read_vocabularies(trainer)
-    moved, values = _map_rows(earlier, mine, trainer)
-    tensors = load_tensors(trainer, earlier.folder / "checkpoint", earlier.place, moved)
-    theirs = [earlier.layout.domain_id(d) if d in earlier.layout.domains else None for d in trainer.job.layout.domains]
-    domains = [OTHER_DOMAIN, *theirs]
-    origin = _map_names(trainer, domains)
-    _take_weights(trainer, tensors, origin, domains, earlier, kept)
-    added = [p for p, before in enumerate(domains) if before is None]
+    keep_state = trainer.settings.optimizer.warm_start_state == "keep"
+    moved, values = _map_rows(earlier, _read_vocabularies(trainer), trainer)
+    tensors = load_tensors(trainer, earlier.folder / "checkpoint", earlier.progress, moved)
+    earlier_domains = [
+        OTHER_DOMAIN,
+        *(earlier.layout.domain_id(d) if d in earlier.layout.domains else None for d in trainer.job.layout.domains),
+    ]
+    origin = _map_names(trainer, earlier_domains)
+    _load_weights(trainer, tensors, origin, earlier_domains, earlier, keep_state)
+    added = [p for p, q in enumerate(earlier_domains) if q is None]
     if added:
-        _start_domains(trainer, added, domains, earlier)
-    averaging = earlier.place["identity"]["trainer"]["optimizer"]["ema_decay"]
-    trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors) if kept else {}, origin, averaging)
-    if kept:
-        _take_optimizers(trainer, tensors, origin)
+        _initialize_domains(trainer, added, earlier_domains, earlier)
+    decay = earlier.progress["identity"]["trainer"]["optimizer"]["ema_decay"]
+    trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors) if keep_state else {}, origin, decay)
+    if keep_state:
+        _load_optimizers(trainer, tensors, origin)
     names = set(trainer.job.layout.domains)
     return {
         "run_id": earlier.run_id,
@@ -77,15 +91,16 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
 
 
 def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
+    """Read the record, layout and vocabularies of the run in `job.start`, and check that the trainer can use them."""
     start = trainer.job.start
     assert start is not None
     folder = Path(start.folder)
-    place = checkpoint.find_latest(folder / "checkpoint")
+    progress = checkpoint.find_latest(folder / "checkpoint")
     if not (folder / RESULT).exists():
         raise UserError(f"{folder}: no finished training to start from; train {start.run_id} again")
     record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     settings = record["settings"]
-    if place is None or place["step"] != record["steps"]:
+    if progress is None or progress["step"] != record["steps"]:
         raise UserError(
             f"{folder / 'checkpoint'}: the final checkpoint is missing or damaged; train {start.run_id} again"
         )
@@ -95,21 +110,38 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     check_model(start.run_id, model, trainer.job.model)
     files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
     if not files:
-        raise UserError(f"{folder}/vocabularies: not there, so that its ids have no meaning; train that run again")
+        raise UserError(
+            f"{folder / 'vocabularies'}: the vocabularies are missing, so embeddings cannot be matched by value; "
+            f"train {start.run_id} again"
+        )
     vocabularies = read_vocabularies(files, list(settings["history"]))
-    return _EarlierRun(start.run_id, folder, layout, model, vocabularies, place)
+    return _EarlierRun(start.run_id, folder, layout, model, vocabularies, progress)
 
 
 def _read_vocabularies(trainer: Trainer) -> dict[str, pa.Array]:
+    """Read the vocabularies of the trainer's split."""
     job = trainer.job
     files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     return read_vocabularies(files, list(job.settings["history"]))
 
 
 def _map_rows(
-    earlier: _EarlierRun, mine: dict[str, pa.Array], trainer: Trainer
+    earlier: _EarlierRun, vocabularies: dict[str, pa.Array], trainer: Trainer
 ) -> tuple[dict[int, Tensor], dict[str, dict[str, int]]]:
-    """Where each row of the earlier storages goes (-1: nowhere), by width; and how many values that are, by table."""
+    """Map the rows of the earlier embedding storages to those of the trainer.
+
+    Args:
+        earlier: The earlier run.
+        vocabularies: Values of the trainer's embedding tables.
+        trainer: The trainer.
+
+    Returns:
+        For each embedding width, the new row of each earlier row, or -1 if its value no longer exists. For each table,
+        the numbers of values that are kept, new and left out.
+
+    Raises:
+        UserError: The widths of a table differ.
+    """
     widths = get_embedding_widths(earlier.layout, earlier.model)
     offset, rows = compute_offsets(earlier.layout.embeddings, widths)
     tables = trainer.model.inputs.tables
@@ -120,63 +152,85 @@ def _map_rows(
     for name, size in earlier.layout.embeddings.items():
         if widths[name] != tables.widths[name]:
             raise UserError(
-                f"{earlier.run_id}: training cannot start from this run, because its embeddings of {name} are "
-                f"{widths[name]} wide and these {tables.widths[name]}"
+                f"{earlier.run_id}: training cannot start from this run, because the width of the embeddings of {name} "
+                f"is {widths[name]} in that run and {tables.widths[name]} in this training; change `model.dim` or "
+                f"`model.embeddings.{name}.dim` back"
             )
-        ids = _map_ids(size, earlier.vocabularies.get(name), mine.get(name), tables.sizes[name])
-        there = np.flatnonzero(ids >= UNKNOWN)
-        moved[widths[name]][there + offset[name]] = torch.from_numpy(ids[there] + tables.offset[name])
+        ids = _map_ids(size, earlier.vocabularies.get(name), vocabularies.get(name), tables.sizes[name])
+        earlier_ids = np.flatnonzero(ids >= UNKNOWN)
+        moved[widths[name]][earlier_ids + offset[name]] = torch.from_numpy(ids[earlier_ids] + tables.offset[name])
         kept = int((ids >= FIRST_KNOWN).sum())
         counts[name] = {"kept": kept, "new": tables.sizes[name] - FIRST_KNOWN - kept}
         counts[name]["left_out"] = size - FIRST_KNOWN - kept
     return moved, counts
 
 
-def _map_ids(size: int, theirs: pa.Array | None, mine: pa.Array | None, now: int) -> np.ndarray[Any, Any]:
-    """The id that each earlier id of a table has now, -1 for none; tables without values (buckets) keep their ids."""
+def _map_ids(
+    size: int, earlier_values: pa.Array | None, values: pa.Array | None, new_size: int
+) -> np.ndarray[Any, Any]:
+    """Map the ids of an earlier embedding table to those of the new one.
+
+    Args:
+        size: Size of the earlier table.
+        earlier_values: Values of the earlier table; None if it has none (buckets). Then ids do not change.
+        values: Values of the new table; None if it has none.
+        new_size: Size of the new table.
+
+    Returns:
+        The new id of each earlier id; -1 if there is none.
+    """
     ids = np.arange(size)
-    if theirs is None or mine is None:
-        ids[now:] = -1
+    if earlier_values is None or values is None:
+        ids[new_size:] = -1
         return ids
-    found = pc.index_in(theirs, mine).fill_null(-1 - FIRST_KNOWN).to_numpy()
+    found = pc.index_in(earlier_values, values).fill_null(-1 - FIRST_KNOWN).to_numpy()
     ids[FIRST_KNOWN:] = found + FIRST_KNOWN
     return ids
 
 
-def _map_names(trainer: Trainer, domains: list[int | None]) -> dict[str, str | None]:
-    """The earlier name of each of the model's tensors; None for what belongs to a new domain."""
+def _map_names(trainer: Trainer, earlier_domains: list[int | None]) -> dict[str, str | None]:
+    """Return the earlier name of each tensor of the model; None for parameters of a new domain."""
     names: dict[str, str | None] = {name: name for name in trainer.model.state_dict()}
     for path, module in trainer.model.named_modules():
         if isinstance(module, PerDomain):
-            names |= {f"{path}.{p}": None if q is None else f"{path}.{q}" for p, q in enumerate(domains)}
+            names |= {f"{path}.{p}": None if q is None else f"{path}.{q}" for p, q in enumerate(earlier_domains)}
     return names
 
 
-def _take_weights(
+def _load_weights(
     trainer: Trainer,
     tensors: dict[str, Tensor],
     origin: dict[str, str | None],
-    domains: list[int | None],
+    earlier_domains: list[int | None],
     earlier: _EarlierRun,
-    kept: bool,
+    keep_state: bool,
 ) -> None:
-    """The earlier weights, or where optimizers start anew their average, which is what was evaluated."""
+    """Load the earlier weights, or their EMA if the optimizer state is reset, because the EMA was evaluated.
+
+    Args:
+        trainer: The trainer.
+        tensors: Tensors of the earlier checkpoint, with embedding rows already moved.
+        origin: The result of `_map_names`.
+        earlier_domains: For each domain number, the earlier number; None for a new domain.
+        earlier: The earlier run.
+        keep_state: Whether the optimizer state is kept.
+    """
     weights = dict(trainer.model.state_dict())
-    theirs = checkpoint.strip_prefix("model/", tensors)
-    if not kept and (decay := earlier.place["identity"]["trainer"]["optimizer"]["ema_decay"]):
-        theirs |= compute_averages(theirs, checkpoint.strip_prefix("average/", tensors), decay)
-    partitioned = isinstance(trainer.model.norm, PartitionedNorm)
-    for name, before in origin.items():
-        if before is None:
+    earlier_weights = checkpoint.strip_prefix("model/", tensors)
+    if not keep_state and (decay := earlier.progress["identity"]["trainer"]["optimizer"]["ema_decay"]):
+        earlier_weights |= compute_averages(earlier_weights, checkpoint.strip_prefix("average/", tensors), decay)
+    is_partitioned = isinstance(trainer.model.norm, PartitionedNorm)
+    for name, source in origin.items():
+        if source is None:
             continue
-        if partitioned and name in ("norm.mean", "norm.var", "norm.steps"):
-            rows = [(p, q) for p, q in enumerate(domains) if q is not None]
-            mine, earlier_rows = (list(x) for x in zip(*rows, strict=True))
+        if is_partitioned and name in ("norm.mean", "norm.var", "norm.steps"):
+            pairs = [(p, q) for p, q in enumerate(earlier_domains) if q is not None]
+            rows, earlier_rows = (list(x) for x in zip(*pairs, strict=True))
             weights[name] = weights[name].index_copy(
-                0, torch.tensor(mine, device=trainer.device), theirs[name][earlier_rows]
+                0, torch.tensor(rows, device=trainer.device), earlier_weights[name][earlier_rows]
             )
-        elif name != "norm.lone_rows":  # of which the record of a training tells
-            tensor = theirs.get(before)
+        elif name != "norm.lone_rows":  # this counter starts at 0, because the record reports it by training
+            tensor = earlier_weights.get(source)
             if tensor is None or tensor.shape != weights[name].shape:
                 raise UserError(
                     f"{earlier.run_id}: training cannot start from this run, because the shape of {name} depends on "
@@ -187,18 +241,21 @@ def _take_weights(
 
 
 @torch.no_grad()
-def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None], earlier: _EarlierRun) -> None:
-    """New domains add nothing to the shared model; where there is no such thing, they start as the largest known one.
+def _initialize_domains(
+    trainer: Trainer, added: list[int], earlier_domains: list[int | None], earlier: _EarlierRun
+) -> None:
+    """Initialize the parameters of new domains.
 
-    Until they have moments of their own, theirs are those of all known rows.
+    A new domain starts as the shared model. If the network has no shared weights, it starts as a copy of the largest
+    known domain. Its normalization statistics are those of the rows of all known domains, until it has its own.
     """
     model = trainer.model
-    seen = {int(p): n for p, n in earlier.place["rows_by_domain"].items()}
-    known = {p: seen[q] for p, q in enumerate(domains) if q is not None and seen.get(q)}
+    earlier_rows = {int(p): n for p, n in earlier.progress["rows_by_domain"].items()}
+    known = {p: earlier_rows[q] for p, q in enumerate(earlier_domains) if q is not None and earlier_rows.get(q)}
     norm = model.norm
-    if isinstance(norm, PartitionedNorm) and (moved := {p: n for p, n in known.items() if norm.steps[p] > 0}):
-        share = torch.tensor(list(moved.values()), dtype=torch.float64)[:, None] / sum(moved.values())
-        mean, var = (t[list(moved)].double().cpu() for t in (norm.mean, norm.var))
+    if isinstance(norm, PartitionedNorm) and (updated := {p: n for p, n in known.items() if norm.steps[p] > 0}):
+        share = torch.tensor(list(updated.values()), dtype=torch.float64)[:, None] / sum(updated.values())
+        mean, var = (t[list(updated)].double().cpu() for t in (norm.mean, norm.var))
         pooled = (share * mean).sum(0)
         norm.mean[added] = pooled.to(norm.mean)
         norm.var[added] = ((share * (var + mean.square())).sum(0) - pooled.square()).to(norm.var)
@@ -210,13 +267,14 @@ def _start_domains(trainer: Trainer, added: list[int], domains: list[int | None]
                 getattr(module, name)[p].fill_(neutral)
 
 
-def _take_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None]) -> None:
-    of: dict[str, dict[str, Tensor]] = {}
+def _load_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None]) -> None:
+    """Load the earlier optimizer state of all parameters that have one."""
+    states: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
             parameter, _, key = name.removeprefix("optimizer/").rpartition("/")
-            of.setdefault(parameter, {})[key] = tensor
+            states.setdefault(parameter, {})[key] = tensor
     parameters = dict(trainer.model.named_parameters())
     trainer.optimizers.load_state_dict(
-        {f"{name}/{key}": t for name in parameters for key, t in of.get(origin[name] or "", {}).items()}
+        {f"{name}/{key}": t for name in parameters for key, t in states.get(origin[name] or "", {}).items()}
     )

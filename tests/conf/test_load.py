@@ -27,7 +27,7 @@ def test_unknown_key_suggests_the_nearest() -> None:
 
 
 def test_wrong_value_says_what_it_is() -> None:
-    assert "trainer.optimizer.lr: Input should be greater than 0 (it is `-1`)" in problem("trainer.optimizer.lr=-1")
+    assert "trainer.optimizer.lr: Input should be greater than 0 (got `-1`)" in problem("trainer.optimizer.lr=-1")
 
 
 def test_error_names_file_and_line(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_an_outcome_cannot_be_a_group_or_a_side_of_a_sequence() -> None:
 
 
 def test_unknown_kind_of_history_is_named() -> None:
-    assert "`clik` is no kind of `history`; did you mean `click`" in problem("features.watched.of=[clik]")
+    assert "`clik` is not a kind of `history`; did you mean `click`" in problem("features.watched.of=[clik]")
 
 
 def test_behaviours_with_times_cannot_be_narrowed_by_later_ones() -> None:
@@ -107,7 +107,7 @@ def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
     )
     assert "discriminator needs batches of several domains" in problem("model.name=mulann")
     told = problem("trainer.data.batches=mixed", "model.norm=bn", "trainer.parallel=batches")
-    assert "trainer.parallel: processes share out batches of one domain each, not mixed ones" in told
+    assert "trainer.parallel: `batches` needs batches of one domain, not mixed ones" in told
 
 
 def test_a_misspelt_key_of_one_of_several_forms_is_all_that_is_told(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_misspelt_key_of_one_of_several_forms_is_all_that_is_told(tmp_path: Pa
     assert len(str(told.value).splitlines()) == 1
     assert "did you mean `window_hours`" in str(told.value)
     (tmp_path / "y.yaml").write_text(text.replace("kind: statistic", "kind: statistics", 1))
-    with pytest.raises(ConfigError, match="no kind `statistics`; did you mean `statistic`"):
+    with pytest.raises(ConfigError, match="unknown kind `statistics`; did you mean `statistic`"):
         load(tmp_path / "y.yaml")
 
 

@@ -120,8 +120,8 @@ def test_an_unpublished_attempt_is_resumed_and_invisible(warehouse: Warehouse, f
 PUBLISH = """
 import os, signal, sys
 from pathlib import Path
-from star_ctr.jobs import attempts
-from star_ctr.model.job import TrainingJob
+from star_ctr.jobs.registry import attempts
+from star_ctr.model.training.job import TrainingJob
 calls = iter(range(int(sys.argv[2]) + 1))
 
 def kill_before(function):
@@ -221,7 +221,7 @@ def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None
     assert now.model == (one.run_id, 1)
     hold = find_manual_hold(decided)
     assert hold is not None
-    assert str(hold) == "decided by ann (rolled back: complaints); holds until a night after 2026-01-03 is judged"
+    assert str(hold) == "decided by ann (rolled back: complaints); holds until a night after 2026-01-03 is evaluated"
     assert _explain_no_decision(decided, two, "2026-01-03") == str(hold)
     again = publish(settings, two.run_id, "2026-01-03", 2)
     assert _explain_no_decision(decided, again, "2026-01-03") == str(hold), (
@@ -265,13 +265,13 @@ def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
 def test_a_new_attempt_of_the_served_run_is_judged(settings: Settings) -> None:
     one = publish(settings, RUN, "2026-01-02")
     decided = [promoted("2026-01-02", RUN)]
-    assert _explain_no_decision(decided, one, "2026-01-02") == "it is served already"
+    assert _explain_no_decision(decided, one, "2026-01-02") == "the candidate or its refit is already serving"
     two = publish(settings, RUN, "2026-01-02", 2)
     assert _explain_no_decision(decided, two, "2026-01-02") == ""
     refit = replace(
         promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, reference_run_id=RUN, reference_attempt=1
     )
-    assert _explain_no_decision([*decided, refit], one, "2026-01-02") == "it is served already"
+    assert _explain_no_decision([*decided, refit], one, "2026-01-02") == "the candidate or its refit is already serving"
     assert _explain_no_decision([*decided, refit], two, "2026-01-02") == ""
 
 

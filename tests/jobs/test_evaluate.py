@@ -189,16 +189,16 @@ def judge_intervals(warehouse: Judged) -> float:
 @pytest.mark.parametrize(
     ("reference_run_id", "words"),
     [
-        ("a", "does not differ from itself"),
+        ("a", "cannot compare a run with itself"),
         ("nobody", "no scores of nobody"),
-        ("short", r"a \(3,000 rows\) and short \(2,995\).*5 impressions of the first alone, 0 of the second"),
-        ("next", "3,000 impressions of the first alone, 3,000 of the second alone"),
-        ("moved", r"with another day, user, domain or label"),
+        ("short", r"a \(3,000 rows\) and short \(2,995 rows\).*5 impressions only in the first run, 0 only in the second"),
+        ("next", "3,000 impressions only in the first run, 3,000 only in the second"),
+        ("moved", r"with a different day, user, domain or label"),
     ],
 )
-def test_runs_of_other_rows_are_not_compared(warehouse: Judged, against: str, words: str) -> None:
+def test_runs_of_other_rows_are_not_compared(warehouse: Judged, reference_run_id: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        differences.compare_runs(warehouse.store, warehouse.settings, "a", against)
+        differences.compare_runs(warehouse.store, warehouse.settings, "a", reference_run_id)
 
 
 # --- scores from elsewhere
@@ -237,14 +237,14 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.rename(columns={"who": "whom"}), "--user-col: no column `who`; did you mean `whom`.*it has whom, page"),
+        (lambda t: t.rename(columns={"who": "whom"}), "--user-col: no column `who`; did you mean `whom`.*columns: whom, page"),
         (lambda t: t.assign(bought=t["bought"].where(t.index > 2, 2)), r"3 of 800 rows have labels that are not 0 or 1 \(--label-col bought\)"),
         (lambda t: t.assign(p=t["p"].where(t.index > 1, np.nan).where(t.index < 799, 1.5)), "3 of 800 rows have scores that are missing"),
-        (lambda t: t.assign(p=t["p"].astype(str).where(t.index > 0, "high")), "1 of 800 rows have scores .* no numbers"),
+        (lambda t: t.assign(p=t["p"].astype(str).where(t.index > 0, "high")), "1 of 800 rows have scores .* not numeric"),
         (lambda t: t.assign(who=t["who"].where(t.index > 3, None)), r"4 of 800 rows cannot be used: who: missing \(--user-col\)"),
-        (lambda t: t.assign(page=t["page"].where(t.index > 0, "overall")), "1 of 800 rows cannot be used: page: a domain called `overall`"),
+        (lambda t: t.assign(page=t["page"].where(t.index > 0, "overall")), "1 of 800 rows cannot be used: page: the domain name `overall` is reserved"),
         (lambda t: t.assign(day=t["day"].where(t.index > 0, None)), "1 of 800 rows cannot be used: day: missing"),
-        (lambda t: t.iloc[:0], "holds no rows"),
+        (lambda t: t.iloc[:0], "the table has no rows"),
     ],
 )  # fmt: skip
 def test_scores_that_cannot_be_judged_are_counted(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:

@@ -70,7 +70,9 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
     assert start is not None
     assert start.run_id == names[0]
     shutil.rmtree(start.attempt.folder)
-    with pytest.raises(UserError, match=f"trainer.warm_start: accepted is {names[0]}, and there is no finished run"):
+    with pytest.raises(
+        UserError, match=f"trainer.warm_start: accepted refers to {names[0]}, which is not a finished run"
+    ):
         find_start(settings, NIGHTS[2])
 
 
@@ -88,7 +90,7 @@ def test_a_refit_was_trained_on_the_day_that_its_night_is_evaluated_on(warehouse
 
 def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:
     name = finish(settings_of(warehouse, None), NIGHTS[1])
-    with pytest.raises(UserError, match="trainer.warm_start: there is no finished run of this name; set it to"):
+    with pytest.raises(UserError, match="trainer.warm_start: no-such-run is not a finished run. Set it to"):
         find_start(settings_of(warehouse, "no-such-run"), NIGHTS[1])
     start = find_start(settings_of(warehouse, name), NIGHTS[2])
     assert start is not None

@@ -84,10 +84,10 @@ def test_a_day_of_which_too_little_came_says_nothing() -> None:
     small = [{**r, "rows": r["rows"] // 10} for r in metrics()]
     outcome, reason = decide(GATE, GateInputs(small, differences(-0.1), before))
     assert outcome is Outcome.TOO_SMALL
-    assert "10,000 rows, where the nights before had 100,000" in reason
+    assert "10,000 rows, compared with a median of 100,000 on earlier nights" in reason
     outcome, reason = decide(GATE, GateInputs([r for r in metrics() if r["domain"] != "mail"], (), before))
     assert outcome is Outcome.TOO_SMALL
-    assert "0 rows in domain mail, where the nights before had 10,000" in reason
+    assert "0 rows in domain mail, compared with a median of 10,000 on earlier nights" in reason
     assert decide(GATE, GateInputs(metrics(rows=900), ()))[0] is Outcome.TOO_SMALL
     assert decide(GATE, GateInputs(metrics(clicks=5), ()))[0] is Outcome.TOO_SMALL
 
@@ -265,7 +265,7 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
     assert said == [
         ("a", "promoted", "gate"),
         ("b", "held", "gate"),
-        ("b", "overridden", "ann"),
+        ("b", "promoted manually", "ann"),
         ("a", "rolled back", "bob"),
     ]
 

@@ -189,7 +189,7 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     before.train_step([next(iter(before._iter_batches()))])
     trainer_state.save(before)
     other = Trainer(job(table, tmp_path, lr=0.5, processes=1, threads=2))
-    with pytest.raises(UserError, match=r"changed since: trainer\.lr: 0\.001 -> 0\.5\. "):
+    with pytest.raises(UserError, match=r"changed since: trainer\.optimizer\.lr: 0\.001 -> 0\.5\. "):
         trainer_state.resume(other, must=True)
     assert not trainer_state.resume(other)
     assert trainer_state.resume(Trainer(job(table, tmp_path, minutes=9.0)), must=True), "that changes no weights"
@@ -213,7 +213,7 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3, said
-    assert "run it again to go on" in said
+    assert "after saving a checkpoint; run the same command again to resume" in said
     place = checkpoint.find_latest(folder)
     assert place is not None
     assert 0 < place["step"] < Trainer(stopped).steps

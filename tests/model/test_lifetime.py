@@ -23,7 +23,7 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from star_ctr.conf.errors import UserError
-from star_ctr.model.job import TrainingJob
+from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.train import launch
 try:
     launch(TrainingJob.model_validate_json(Path(sys.argv[1]).read_text()))

@@ -211,5 +211,5 @@ def test_packed_columns_are_matrices_also_of_a_slice_and_of_several_chunks() -> 
     for got, expected in zip(unpack_columns(*chunked, LAYOUT), (ints[[4, 5, 1]], floats[[4, 5, 1]]), strict=True):
         assert np.array_equal(got, expected)
     assert [len(m) for m in unpack_columns(*(c.slice(0, 0) for c in columns), LAYOUT)] == [0, 0]
-    with pytest.raises(DataError, match="ints: a row is not of the 28 bytes that the layout says"):
+    with pytest.raises(DataError, match="ints: a row does not have the 28 bytes of the layout"):
         unpack_columns(pack_rows(ints[:, :-1].copy()), columns[1], LAYOUT)

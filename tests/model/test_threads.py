@@ -60,7 +60,7 @@ def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.Mon
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    code += "; from star_ctr.model.threads import own_cores; print(own_cores())"
+    code += "; from star_ctr.model.distributed.threads import pin_cores; print(pin_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     on_cores(monkeypatch, 8)
@@ -129,7 +129,7 @@ def test_idle_threads_of_a_launched_training_sleep(table: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["jobs.score", "jobs.launcher", "workflows.compare"])
+@pytest.mark.parametrize("module", ["jobs.score", "jobs.io.spark_launcher", "workflows.compare.run"])
 def test_idle_threads_sleep_in_every_module_with_torch(module: str) -> None:
     code = f"import star_ctr.{module}, torch"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
@@ -138,7 +138,7 @@ def test_idle_threads_sleep_in_every_module_with_torch(module: str) -> None:
 
 def test_a_wait_policy_of_the_user_is_kept() -> None:
     active = environment(OMP_WAIT_POLICY="active")
-    code = "import star_ctr.model.trainer"
+    code = "import star_ctr.model.training.trainer"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=active)
     assert "OMP_WAIT_POLICY = 'ACTIVE'" in done.stderr
 

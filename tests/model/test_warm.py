@@ -228,7 +228,7 @@ def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
     ("model", "words"),
     [
         ({"layers": [8, 8]}, r"model.layers: \[16, 8\] -> \[8, 8\]"),
-        ({"dim": 8}, "last: training cannot start from this run.*4 wide and these 8"),
+        ({"dim": 8}, "last: training cannot start from this run.*is 4 in that run and 8 in this training"),
         ({"name": "mmoe"}, "model.name: star -> mmoe"),
         # Weights of the same shapes that would mean something else.
         (

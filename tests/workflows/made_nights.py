@@ -176,7 +176,7 @@ class MadeNights:
             promoted = ds in (nights[0], nights[-1])
             reason = "not worse than the serving model: overall GAUC +0.0031 (+0.0012 to +0.0050)"
             if now is None:
-                reason = "no model is served yet, and nothing speaks against this one"
+                reason = "no model is served yet, and the candidate passed all checks"
             if not promoted:
                 reason = "domain search: GAUC -0.0121 (-0.0180 to -0.0061) against the serving model (margin: 0.01)"
             self.decide(ds, Outcome.PROMOTED if promoted else Outcome.HELD, reason)

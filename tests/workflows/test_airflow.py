@@ -67,7 +67,7 @@ def test_every_task_keeps_the_rules(tmp_path: Path) -> None:
     assert found["errors"] == {}
     (dag,) = found["dags"]
     assert (dag["id"], dag["active"], dag["catchup"]) == ("star_nightly", 1, True)
-    assert "one task a step" in dag["docs"]
+    assert "one task per step" in dag["docs"]
     assert (dag["start"], dag["end"]) == ("2026-01-07 00:00:00+00:00", "None")
     assert list(dag["tasks"]) == TASKS
     for before, (name, task) in zip([None, *TASKS], dag["tasks"].items(), strict=False):

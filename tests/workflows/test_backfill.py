@@ -43,7 +43,7 @@ host, skew = sys.argv[1], float(sys.argv[2])
 if host:
     socket.gethostname = lambda: host
     from star_ctr.workflows import lease
-    lease._machine = lambda: host
+    lease._identify_machine = lambda: host
     real = time.time
     time.time = lambda: real() + skew
 from star_ctr.workflows.cli import main

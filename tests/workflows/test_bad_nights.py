@@ -52,7 +52,7 @@ class Nights:
 def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nights:
     """Two good nights: the second one's model is serving."""
     made = Nights(tmp_path_factory.mktemp("good"), spark, small_logs.frames(rows_a_day=ROWS, days=DAYS))
-    assert made.run(GOOD[0]).reason == "no model is served yet, and nothing speaks against this one"
+    assert made.run(GOOD[0]).reason == "no model is served yet, and the candidate passed all checks"
     second = made.run(GOOD[1])
     assert (second.outcome, second.ds) == (Outcome.PROMOTED, GOOD[1]), second.reason
     assert second.reason.startswith("not worse than the serving model")
@@ -91,7 +91,7 @@ def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights
         (GOOD[1], "promoted", "gate"),
         (BAD, "held", "gate"),
         (NEXT, "held", "gate"),
-        (NEXT, "overridden", "ann"),
+        (NEXT, "promoted manually", "ann"),
         (GOOD[1], "rolled back", "ann"),
     ]
 
@@ -104,7 +104,7 @@ def test_a_day_with_missing_rows_is_not_judged(nights: Nights, tmp_path: Path) -
     bad = nights.with_logs(tmp_path, views=left)
     decision = bad.run(BAD)
     assert decision.outcome is Outcome.TOO_SMALL, decision.reason
-    assert "0 rows in domain home, where the nights before had" in decision.reason
-    assert " rows, where the nights before had" in decision.reason
+    assert "0 rows in domain home, compared with a median of" in decision.reason
+    assert " rows, compared with a median of" in decision.reason
     assert "gate.min_share" in decision.reason
     assert bad.serving() == GOOD[1]

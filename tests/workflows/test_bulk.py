@@ -154,12 +154,12 @@ def test_encoded_rows_that_do_not_fit_are_left_out_by_reason(nights: Nights) -> 
     assert_same_scores(found, nights.scores.loc[sorted(kept["impression_id"])])
     assert sorted(told["reasons"]) == [
         "domain_id: missing",
-        "domain_id: not of 0 to 3",
-        f"floats: not of the {len(rows.at[4, 'floats'])} bytes that the model's layout says",
-        f"ints: not of the {len(rows.at[4, 'ints'])} bytes that the model's layout says",
+        "domain_id: not between 0 and 3",
+        f"floats: not {len(rows.at[4, 'floats'])} bytes long, as the model's layout requires",
+        f"ints: not {len(rows.at[4, 'ints'])} bytes long, as the model's layout requires",
     ]
     ids = nights.write("ids.parquet", rows.assign(ints=[[1, 2]] * len(rows)))
-    with pytest.raises(DataError, match="`ints` is array<bigint>, and not binary"):
+    with pytest.raises(DataError, match="`ints` is array<bigint>, but must be binary"):
         nights.score(ids, "misfits", encoded=True)
 
 
@@ -175,9 +175,9 @@ def test_unknown_domains_are_other_dropped_or_an_error(nights: Nights) -> None:
     told, found = nights.score(split, "policy", unknown_domain="drop", **encoded)
     assert_same_scores(found, known)
     assert told["reasons"] == {"domain: unknown domain": 3}
-    with pytest.raises(DataError, match=r"3 rows of domains .*: kiosk \(3\); it knows home, mail, search"):
+    with pytest.raises(DataError, match=r"3 rows have domains .*: kiosk \(3\); it knows home, mail, search"):
         nights.score(nights.input, "policy", unknown_domain="fail")
-    with pytest.raises(DataError, match=r"3 rows of domains .*: other \(3\)"):
+    with pytest.raises(DataError, match=r"3 rows have domains .*: other \(3\)"):
         nights.score(split, "policy", unknown_domain="fail", **encoded)
     assert_same_scores(read(str(nights.folder / "policy")), known)
 
@@ -206,9 +206,9 @@ def test_errors_say_what_is_wrong_and_leave_the_output(nights: Nights, tmp_path:
         nights.score(nights.input, "held", columns=["slot", "slot"])
     with pytest.raises(UserError, match="--where nothing = 1"):
         nights.score(nights.input, "held", where="nothing = 1")
-    with pytest.raises(DataError, match="holds no row for which slot > 99 holds"):
+    with pytest.raises(DataError, match="no rows match --where slot > 99; nothing was written"):
         nights.score(nights.input, "held", where="slot > 99")
-    with pytest.raises(DataError, match=r"no row of 5 can be scored: visitor: missing \(5\)"):
+    with pytest.raises(DataError, match=r"none of the 5 rows can be scored: visitor: missing \(5\)"):
         nights.score(nights.input, "held", where="view LIKE 'bad-%'")
     assert Deltalake(str(nights.folder / "held")).version() == version
 
@@ -224,8 +224,8 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
             "would overwrite the warehouse's `scores`",
         ),
         ("no-such-scheme://bucket/scored", "UnsupportedFileSystem"),
-        (str(tmp_path), "is no Delta table"),
-        (str(tmp_path / "file"), "is no Delta table"),
+        (str(tmp_path), "is not a Delta table"),
+        (str(tmp_path / "file"), "is not a Delta table"),
         (str(nights.folder / "delta-other"), "has the columns mine"),
     ):
         if target.endswith("delta-other"):
@@ -237,7 +237,7 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
 def test_a_task_of_several_cores_gets_as_many_threads(nights: Nights) -> None:
     attempt = get_published_attempt(WarehouseTables(nights.settings, nights.spark).warehouse, nights.run_id)
     assert describe_model(nights.spark, attempt).threads == 1
-    code = "import sys, torch; from star_ctr.jobs.score import *; m = ServedModel(sys.argv[1], (), 2); predictor_of(m)"
+    code = "import sys, torch; from star_ctr.jobs.score import *; m = ModelFiles(sys.argv[1], (), 2); load_predictor(m)"
     code += "; assert predictor_of(m) is predictor_of(m); print(torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code, str(attempt.folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
@@ -247,8 +247,8 @@ def test_the_command_tells_options_of_bulk_scoring_from_those_of_the_night(night
     from star_ctr.workflows.cli import app
 
     for arguments, problem in (
-        (["--run-id", "x", "--encoded"], "--run-id, --encoded: of bulk scoring alone"),
-        (["--input", "x", "--run-id", "x"], "bulk scoring needs --run-id and --output"),
+        (["--run-id", "x", "--encoded"], "--run-id, --encoded: only for scoring a table"),
+        (["--input", "x", "--run-id", "x"], "scoring a table needs --run-id and --output"),
         (["--input", "x", "--run-id", "x", "--output", "y", "--ds", DS], "takes no --ds"),
     ):
         result = CliRunner().invoke(app, ["score", "--conf", str(nights.conf), *arguments])
@@ -262,11 +262,12 @@ def test_the_command_tells_options_of_bulk_scoring_from_those_of_the_night(night
 RUN = """
 import sys
 from star_ctr.conf.load import load
-from star_ctr.jobs import bulk, session
+from star_ctr.jobs.io import session
+from star_ctr.jobs.tools import batch_score
 settings = load(sys.argv[1], ["spark.master=local[1]", "spark.driver_memory=1g"])
 spark = session.start(settings, "to be killed")
 print("ready", flush=True)
-bulk.run(settings, spark, run_id=sys.argv[2], source=sys.argv[3], target=sys.argv[4], where=sys.argv[5])
+batch_score.run(settings, spark, run_id=sys.argv[2], source=sys.argv[3], target=sys.argv[4], where=sys.argv[5])
 print("done", flush=True)
 """
 

@@ -163,10 +163,10 @@ def test_metrics_of_an_outside_model_are_those_of_scikit_learn(compared: Compare
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.iloc[1:], "1 have no score"),
-        (lambda t: pd.concat([t, t.iloc[:2]]), "2 have a second one"),
-        (lambda t: t.assign(score=t["score"].where(t.index > 0, 1.5)), "1 scores are not in"),
-        (lambda t: t.drop(columns="score"), "lacks the column score"),
+        (lambda t: t.iloc[1:], "1 of .* rows have no score"),
+        (lambda t: pd.concat([t, t.iloc[:2]]), "2 scores are duplicates"),
+        (lambda t: t.assign(score=t["score"].where(t.index > 0, 1.5)), "1 are missing or outside"),
+        (lambda t: t.drop(columns="score"), "no column `score`"),
     ],
 )
 def test_an_outside_model_must_score_every_row_once(
@@ -230,7 +230,7 @@ def test_pairs_are_of_one_night_and_seed() -> None:
 
 @pytest.mark.parametrize(
     ("models", "nights", "words"),
-    [("stra", "2026-03-04", "did you mean `star`"), ("star", "tomorrow", "--nights: `tomorrow` is no day")],
+    [("stra", "2026-03-04", "did you mean `star`"), ("star", "tomorrow", "--nights: `tomorrow` is not a date")],
 )
 def test_a_command_line_that_asks_for_what_there_is_not(
     compared: Compared, spark: SparkSession, models: str, nights: str, words: str

@@ -124,7 +124,7 @@ def test_each_night_goes_on_from_the_last_one(nights: Nights) -> None:
 
 
 def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) -> None:
-    with pytest.raises(UserError, match="no finished run of this name"):
+    with pytest.raises(UserError, match="trainer.warm_start: no-such-run is not a finished run"):
         train.run(nights.load("trainer.warm_start=no-such-run"), nights.spark, NIGHTS[1])
     last = nights.records[2]["run_id"]
     with pytest.raises(

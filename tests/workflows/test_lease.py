@@ -26,7 +26,7 @@ from star_ctr.workflows import lease
 root, machine, skew, act = sys.argv[1:5]
 lease._HEARTBEAT_SECONDS, lease._TIMEOUT_SECONDS = 0.1, 1.5
 if machine != "here":
-    lease._machine = lambda: machine
+    lease._identify_machine = lambda: machine
 
 class Skewed(dt.datetime):
     @classmethod
@@ -37,7 +37,7 @@ lease.dt = type("dt", (), {"datetime": Skewed, "UTC": dt.UTC})
 settings = load("demo", [f"paths.warehouse={root}"])
 number = Path(sys.argv[6])
 for _ in range(int(sys.argv[5])):
-    with lease.only_writer(settings, wait=True):
+    with lease.hold_lease(settings, wait=True):
         print("has it", flush=True)
         if act == "hold":
             time.sleep(1000)
@@ -175,7 +175,7 @@ from star_ctr.conf.load import load
 from star_ctr.workflows import lease
 lease._HEARTBEAT_SECONDS, lease._TIMEOUT_SECONDS = 0.1, 1.5
 settings = load("demo", [f"paths.warehouse={sys.argv[1]}"])
-with lease.only_writer(settings):
+with lease.hold_lease(settings):
     lease._Heartbeat.change = lambda self: time.sleep(1000)
     time.sleep(1000)
 """

@@ -76,7 +76,7 @@ def test_the_table_shows_the_change(conf: list[str]) -> None:
     assert lines["2"] == ["0.6500", "0.6400", "▼.0100", "0.6400", "=.0000"]
     assert lines["10"] == ["0.7000", "–", "0.7100"]
     assert lines["overall"] == ["0.6000", "0.6100", "▲.0100", "0.5800", "▼.0300*"]
-    assert "* the day before lies outside" in shown(*conf)
+    assert "* the previous day's value lies outside" in shown(*conf)
 
 
 def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
@@ -92,8 +92,11 @@ def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (["--set", "trainer.seed=5"], "no metrics of DAY-star.*-s5-.*name one by --run-id"),
-        (["--from", "2026-04-01"], "no day from 2026-04-01 to the last; it holds 2026-03-01, 2026-03-02, 2026-03-04"),
+        (["--set", "trainer.seed=5"], "no metrics of DAY-star.*-s5-.*pass one of them as --run-id"),
+        (
+            ["--from", "2026-04-01"],
+            "from 2026-04-01 to the last day; the available days are 2026-03-01, 2026-03-02, 2026-03-04",
+        ),
         (["--run-id", "nobody"], "no metrics of nobody"),
         (["--set", "paths.warehouse=nowhere"], "no such table yet"),
     ],
@@ -149,12 +152,12 @@ def test_scores_from_elsewhere_without_a_configuration(tmp_path: Path, spark: Sp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "--conf C names the data set"),
-        (["--conf", "demo", "--user-col", "u"], "go with --input TABLE"),
-        (["--input", "x.csv", "--user-col", "u"], "name its columns by --label-col, --score-col too"),
+        ([], "give --conf FILE to evaluate a night"),
+        (["--conf", "demo", "--user-col", "u"], "require --input TABLE"),
+        (["--input", "x.csv", "--user-col", "u"], "give the names of its columns with --label-col, --score-col"),
         (
             ["--input", "x", "--user-col", "u", "--label-col", "l", "--score-col", "s", "--ds", DAYS[0]],
-            r"not with --input \(its days: --ds-col\)",
+            "cannot be used with --input; give the column of the day with --ds-col",
         ),
     ],
 )

@@ -70,7 +70,8 @@ def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkS
 RUN = """
 import sys
 from star_ctr.conf.load import load
-from star_ctr.jobs import session, features
+from star_ctr.jobs import features
+from star_ctr.jobs.io import session
 settings = load(sys.argv[1], ["spark.master=local[1]"])
 spark = session.start(settings, "to be killed")
 print("ready", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 PARENT = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from star_ctr.model.lifetime import end_with_parent
+from star_ctr.model.distributed.process_lifetime import end_with_parent
 if __name__ == "__main__":
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

@@ -103,14 +103,14 @@ def test_a_changed_file_asks_for_ingest_and_changed_contents_for_the_rest(wareho
     os.utime(view, (1, 1))
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE), "a night before the changed day"
     assert warehouse.states(NIGHTS[1])["ingest"] == "stale"
-    assert "logs.impressions" in warehouse.standing().state(NIGHTS[1], "ingest")[1]
+    assert warehouse.standing().state(NIGHTS[1], "ingest")[1] == "inputs changed: log files of logs.impressions"
     for ds in NIGHTS[1:]:
         warehouse.does(ds, "ingest")
     assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * 3, "the same contents: nothing hangs on it"
     warehouse.does(NIGHTS[1], "ingest", contents="2")
     assert warehouse.states(NIGHTS[1]) == from_step("features")
-    assert warehouse.standing().state(NIGHTS[1], "features")[1] == "changed since: what ingest wrote"
-    assert "other contents of" in warehouse.standing().state(NIGHTS[2], "ingest")[1]
+    assert warehouse.standing().state(NIGHTS[1], "features")[1] == "inputs changed: ingested tables"
+    assert "another night has since ingested different data for" in warehouse.standing().state(NIGHTS[2], "ingest")[1]
 
 
 def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) -> None:
@@ -131,7 +131,7 @@ def test_changed_code_asks_for_the_step_that_imports_it(
     was = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else was(s))
     assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEP_NAMES)
-    assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "changed since: its code")
+    assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
 
 
 def test_a_refit_that_is_asked_for_later_leaves_the_night_as_it_is(warehouse: Warehouse) -> None:
@@ -148,9 +148,9 @@ def test_a_model_started_from_a_redone_one_is_stale(tmp_path: Path) -> None:
     warehouse.nights(NIGHTS[2])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     assert warehouse.states(NIGHTS[1]) == from_step("train")
-    assert warehouse.standing().state(NIGHTS[2], "train") == (State.STALE, f"train of {NIGHTS[1]} is stale")
+    assert warehouse.standing().state(NIGHTS[2], "train") == (State.STALE, f"train of night {NIGHTS[1]} is stale")
     warehouse.does(NIGHTS[1], "train")
-    assert warehouse.standing().state(NIGHTS[2], "train")[1] == f"changed since: train of {NIGHTS[1]}"
+    assert warehouse.standing().state(NIGHTS[2], "train")[1] == f"inputs changed: train of night {NIGHTS[1]}"
     warehouse.does(NIGHTS[2], "train")
     assert warehouse.states(NIGHTS[2])["train"] == "done"
 
@@ -161,9 +161,9 @@ def test_a_fitted_split_follows_the_run_that_training_starts_from(tmp_path: Path
     first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "split"))
     first.inputs["code"] = "of old"
     warehouse.nights(NIGHTS[1])
-    assert warehouse.standing().state(NIGHTS[1], "split") == (State.STALE, f"split of {NIGHTS[0]} is stale")
+    assert warehouse.standing().state(NIGHTS[1], "split") == (State.STALE, f"split of night {NIGHTS[0]} is stale")
     warehouse.does(NIGHTS[0], "split")
-    assert warehouse.standing().state(NIGHTS[1], "split")[1] == f"changed since: split of {NIGHTS[0]}"
+    assert warehouse.standing().state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
     for step in ("train", "split"):
         warehouse.does(NIGHTS[0] if step == "train" else NIGHTS[1], step)
     assert warehouse.states(NIGHTS[1])["split"] == "done"
@@ -173,7 +173,7 @@ def test_a_split_is_stale_if_training_starts_from_another_run(warehouse: Warehou
     warehouse.nights(NIGHTS[0])
     named = warehouse.load("trainer.warm_start=a-run")
     assert warehouse.standing(named).state(NIGHTS[0], "split") == (
-        State.STALE, "changed since: the run that training starts from",
+        State.STALE, "inputs changed: the run that trainer.warm_start names",
     )  # fmt: skip
     assert warehouse.states(NIGHTS[0], named)["features"] == "done"
 
@@ -201,7 +201,7 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE), "the same weights"
     run.train(b"22")
     assert warehouse.states(NIGHTS[0]) == from_step("train")
-    why = "changed since: the run that training starts from"
+    why = "inputs changed: the run that trainer.warm_start names"
     assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, why)
     for step in RUN_STEPS[:-1]:
         warehouse.does(NIGHTS[0], step)
@@ -235,7 +235,7 @@ def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
     warehouse.nights(NIGHTS[0])
     warehouse.does(NIGHTS[0], "split", "failed")
     assert warehouse.standing().state(NIGHTS[0], "split") == (State.FAILED, "broke")
-    assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, "split is failed")
+    assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, "split failed")
     warehouse.does(NIGHTS[0], "split", "running")
     assert warehouse.standing(busy=True).state(NIGHTS[0], "split")[0] is State.RUNNING
     assert warehouse.standing(busy=False).state(NIGHTS[0], "split")[0] is State.FAILED
@@ -245,19 +245,20 @@ def test_features_that_a_later_night_wrote_are_made_anew_for_a_stale_split(wareh
     warehouse.nights(*NIGHTS)
     assert explain(warehouse.standing(), NIGHTS[0], "features") is None
     other = warehouse.load("split.rows_per_file=100")
-    assert f"night {NIGHTS[1]}" in str(explain(warehouse.standing(other), NIGHTS[0], "features"))
+    why = str(explain(warehouse.standing(other), NIGHTS[0], "features"))
+    assert f"the night of {NIGHTS[1]} overwrote the features of {NIGHTS[0]}" in why
     assert explain(warehouse.standing(other), NIGHTS[2], "features") is None
 
 
 def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
     journal = Journal(warehouse.settings)
     assert journal.entries() == []
-    with journal.record_step("2026-03-02", "ingest", "", {"code": "1"}, "asked for", lambda: {"t": {"d": "c"}}):
+    with journal.record_step("2026-03-02", "ingest", "", {"code": "1"}, "requested", lambda: {"t": {"d": "c"}}):
         assert [e.state for e in journal.entries()] == ["running"]
     with pytest.raises(ZeroDivisionError), journal.record_step("2026-03-02", "features", "", {}, "", dict):
         raise ZeroDivisionError
     done, failed = (e for e in journal.entries() if e.state != "running")
-    assert (done.outputs, done.inputs, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "asked for", "done")
+    assert (done.outputs, done.inputs, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "requested", "done")
     assert failed.state == "failed"
     assert "ZeroDivisionError" in failed.error
 

@@ -1,1 +1,1 @@
-"""The nightly DAG, and Airflow on one machine to look at it."""
+"""The nightly DAG for Airflow, and a local Airflow to run it on one machine."""

@@ -9,14 +9,14 @@ from star_ctr.conf.errors import format_user_error
 from star_ctr.workflows.cli.base import app
 
 _GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables")
-for _group in _GROUPS:  # in the order in which --help lists the commands
+for _group in _GROUPS:  # importing a module registers its commands; --help lists them in this order
     importlib.import_module(f"star_ctr.workflows.cli.{_group}")
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run a command; print errors that the user can fix without a traceback."""
+    """Run a command; print errors that the user can fix without a traceback, and exit with code 1."""
     try:
         app()
     except Exception as error:

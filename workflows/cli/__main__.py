@@ -1,4 +1,4 @@
-"""Run `python -m star_ctr.workflows.cli`, which is the same as `star-ctr`."""
+"""Entry point of `python -m star_ctr.workflows.cli`, which is the same as `star-ctr`."""
 
 from star_ctr.workflows.cli import main
 

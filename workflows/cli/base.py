@@ -1,4 +1,4 @@
-"""The command `star-ctr`: one subcommand a step, and the night as a whole."""
+"""The application `star-ctr`, the options that several commands share, and helpers to run and print."""
 
 from __future__ import annotations
 
@@ -11,10 +11,33 @@ import typer
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 
+# `\b` keeps click from rewrapping the lines of a paragraph.
+_HELP = """Train, evaluate and serve click-rate models for several domains, every night.
+
+A data set is one YAML file (--conf) that declares its logs, features, label, model and warehouse. The night of day D
+is the run for that day: it trains a model on the days before D, evaluates it on D, and decides whether to serve it.
+The steps of a night are commands, too, in this order: ingest, features, split, train, score, evaluate, gate, refit.
+
+Try it on simulated logs (the configuration `demo` is part of star-ctr):
+
+\b
+  star-ctr simulate --conf demo         generate the logs
+  star-ctr nightly  --conf demo         run the night of the newest day
+
+Run it on your own logs (docs/new-data-set.md describes the YAML file):
+
+\b
+  star-ctr check    --conf mine.yaml    check the configuration and the logs
+  star-ctr backfill --conf mine.yaml    run what is missing, failed or stale
+  star-ctr status   --conf mine.yaml    show the state of each night and step
+  star-ctr report   --conf mine.yaml    write the results of a night as a page
+
+star-ctr COMMAND --help describes a command and its options.
+"""
+
 app = typer.Typer(
     name="star-ctr",
-    help=__doc__
-    + "\n\nA data set is one YAML file (--conf); `star-ctr nightly --conf conf/kuairand.yaml` runs everything.",
+    help=_HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -22,23 +45,38 @@ app = typer.Typer(
 )
 
 Conf = Annotated[
-    str, typer.Option("--conf", help="The data set: a YAML file, or the name of one that ships (kuairand, demo).")
+    str,
+    typer.Option(
+        "--conf",
+        metavar="FILE",
+        help="YAML file of the data set, or the name of a configuration that is part of star-ctr (kuairand, demo).",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: --set trainer.seed=1 --set model.layers=[64,32]."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting, for example trainer.seed=1 or model.layers=[64,32]. May be repeated.",
+    ),
 ]
 Day = Annotated[
-    str | None, typer.Option("--ds", metavar="DAY", help="The day, as in 2022-05-05; the newest if not given.")
+    str | None,
+    typer.Option(
+        "--ds", metavar="DAY", help="Day of the night, for example 2022-05-05. By default, the newest available day."
+    ),
 ]
 Json = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON; - is standard output.")
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the result as JSON to this file, or - for standard output."
+    ),
 ]
 AttemptNumber = Annotated[
-    int | None, typer.Option("--attempt", metavar="N", help="Attempt of the run; the newest by default.")
+    int | None, typer.Option("--attempt", metavar="N", help="Attempt of the run. By default, the newest published one.")
 ]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Where another process writes to the warehouse, wait until it is done.")
+    bool, typer.Option("--wait", help="Wait for another process that writes to the warehouse, instead of failing.")
 ]
 
 
@@ -52,9 +90,22 @@ def with_spark(
     writes: bool = False,
     wait: bool = False,
 ) -> tuple[Settings, Any]:
-    """Load the settings, start Spark and run an action on them, with its `progress` shown unless it shows its own.
+    """Load the settings, start Spark and run an action.
 
-    What `writes` to the warehouse has it for itself: where another process has it, it is refused, or waits.
+    Args:
+        name: Name of the command.
+        conf: YAML file of the data set, or the name of a configuration of this package.
+        overrides: `KEY=VALUE` overrides of settings.
+        action: Called with the settings and the Spark session.
+        progress: Whether to show the progress of the action; False if it shows its own.
+        writes: Whether the action writes to the warehouse and therefore needs the lease.
+        wait: Whether to wait for another process that holds the lease, instead of failing.
+
+    Returns:
+        The settings, and the result of the action.
+
+    Raises:
+        UserError: Another process holds the lease, and `wait` is false.
     """
     from star_ctr.jobs.io.session import start
     from star_ctr.workflows.lease import hold_lease
@@ -69,9 +120,12 @@ def with_spark(
 
 
 def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:
-    """Print a result as a table, unless it has no rows, and write it as JSON to the target, if any.
+    """Print a result as a table and write it as JSON.
 
-    If the target is standard output, only the JSON is printed.
+    Args:
+        result: The result to write as JSON.
+        json: Target of the JSON; `-` for standard output (then the table is not printed), None to write no JSON.
+        table: Called to make the table, which is printed unless it has no rows.
     """
     from star_ctr.workflows import terminal
 
@@ -84,7 +138,13 @@ def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> Non
 
 
 def print_values(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:
-    """Print the values of a result below one another (or what is `shown` in their stead), and write it as JSON."""
+    """Print the values of a result, one per line, and write it as JSON.
+
+    Args:
+        result: The result to write as JSON.
+        json: Target of the JSON; see `print_result`.
+        shown: The values to print; those of `result` by default.
+    """
     from star_ctr.workflows.terminal import make_table
 
     rows = [{"what": key, "value": value} for key, value in (shown or result).items()]

@@ -1,4 +1,4 @@
-"""Models side by side."""
+"""Command to compare models: `compare`."""
 
 from __future__ import annotations
 
@@ -17,27 +17,51 @@ def compare(
     conf: Conf,
     set: Set = None,
     models: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Such as base,star,mmoe_noaux; see `compare` in the docs.")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Models to compare, for example base,star,mmoe_noaux. docs/compare.md lists the names; the section "
+            "`compare.models` can declare others. By default, those of the paper's Table 2, PLE and PEPNet.",
+        ),
     ] = None,
     nights: Annotated[
-        str | None, typer.Option(metavar="DAYS", help="Test days, such as 2022-05-04,2022-05-05.")
+        str | None,
+        typer.Option(
+            metavar="DAYS",
+            help="Test days, for example 2022-05-04,2022-05-05. By default, the newest complete day of the logs.",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="So many seeds for each model and night.")] = 3,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Number of seeds per model and night. Requires --models or --nights."),
+    ] = 3,
     scores: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=TABLE", help="An outside model's scores: impression_id, score, and seed if several."
+            metavar="NAME=TABLE",
+            help="Also compare the scores of another model: a Parquet or Delta table with the columns impression_id, "
+            "score and, if there are several seeds, seed. May be repeated.",
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at a time; the number of cores if not given.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of parallel trainings. By default, the number of cores."),
     ] = None,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="build/compare/NAME if not given.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the report. By default, build/compare/NAME.")
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Models x nights x seeds on one set of features, and the paper's tables and figures of them; resumable.
+    """Compare models on the same nights, with several seeds.
 
-    Without --models or --nights it does what the configuration's section `compare` declares.
+    Trains each model with each seed for each night on the same features. Writes a report with the tables and figures
+    of the paper. Without --models and --nights, the section `compare` of the configuration declares the plans.
+
+    If it is stopped, run the same command again: finished trainings are kept.
+
+    For example:
+
+        star-ctr compare --conf mine.yaml --models base,star --seeds 3
     """
     from star_ctr.workflows import terminal
     from star_ctr.workflows.compare import report
@@ -56,4 +80,4 @@ def compare(
     command = "star-ctr " + shlex.join(sys.argv[1:])
     path = report.write(results, command, Path(out or f"build/compare/{settings.name}"))
     print_result(report.make_json(results, command), json, lambda: terminal.make_comparison_table(results.rows))
-    terminal.err.print(f"The report: {path}", highlight=False)
+    terminal.err.print(f"Report: {path}", highlight=False)

@@ -1,4 +1,4 @@
-"""Whether the logs of a day have come."""
+"""Command that checks whether the logs of a day have arrived: `ready`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ import typer
 
 from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result
 
-NOT_YET = 75  # EX_TEMPFAIL of sysexits.h: ask again later
+NOT_YET = 75
+"""Exit code if files are missing: EX_TEMPFAIL of sysexits.h, which means "try again later"."""
 
 
 @app.command()
 def ready(
     conf: Conf,
-    ds: Annotated[str, typer.Option("--ds", metavar="DAY", help="The day, as in 2022-05-05.")],
+    ds: Annotated[str, typer.Option("--ds", metavar="DAY", help="Day of the logs, for example 2022-05-05.")],
     set: Set = None,
     json: Json = None,
 ) -> None:
-    """Say without Spark whether a day's logs have come: exit code 0 if all have, 75 if some have not yet."""
+    """Check whether the log files of a day have arrived.
+
+    A log whose path contains the day must have a file of this day, any other log at least one file. Looks only at file
+    names and needs no Spark, so a scheduler can call it often. It cannot see whether a file is complete.
+
+    Exits with code 0 if all logs have files, and with code 75 if files are missing or the storage does not respond.
+
+    For example:
+
+        star-ctr ready --conf mine.yaml --ds 2026-03-04
+    """
     from star_ctr.conf.contracts.dates import check_day
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import ready as job
@@ -28,10 +39,10 @@ def ready(
     try:
         found = job.run(settings, check_day(ds))
     except OSError as error:
-        err.print(f"not yet: the logs' store does not answer: {error}", highlight=False)
+        err.print(f"not ready: the storage of the logs does not respond: {error}", highlight=False)
         raise typer.Exit(NOT_YET) from None
     print_result(found, json, lambda: make_table(found, ["log", "files", "path"]))
     missing = [f["log"] for f in found if not f["files"]]
     if missing:
-        err.print(f"not yet: no file of {ds} for {', '.join(missing)}", highlight=False)
+        err.print(f"not ready: no files for {ds} in these logs: {', '.join(missing)}", highlight=False)
         raise typer.Exit(NOT_YET)

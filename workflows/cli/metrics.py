@@ -1,4 +1,4 @@
-"""How good a model is: a night's metrics, those of scores from elsewhere, and day over day."""
+"""Commands for metrics: `evaluate` (a night, or a table of scores) and `metrics` (a metric day by day)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, with_spark
 
 _DAY = ["%Y-%m-%d"]
-_Column = typer.Option(metavar="COLUMN")
 DEFAULTS = "demo"
-"""Where scores from elsewhere are judged without a configuration: its `spark` and `evaluate` are the defaults."""
+"""Configuration whose sections `spark` and `evaluate` are used for `--input` without `--conf`."""
 
 
 @app.command()
 def evaluate(
     conf: Annotated[
-        str | None, typer.Option("--conf", help="The data set; with --input only its `spark` and `evaluate` count.")
+        str | None,
+        typer.Option(
+            "--conf",
+            metavar="FILE",
+            help="YAML file of the data set. Required without --input. With --input, only its sections `spark` and "
+            "`evaluate` are used.",
+        ),
     ] = None,
     set: Set = None,
     ds: Day = None,
@@ -29,37 +34,64 @@ def evaluate(
     table: Annotated[
         str | None,
         typer.Option(
-            "--input", metavar="TABLE", help="Scores from elsewhere instead: a Delta or Parquet table, or a .csv file."
+            "--input",
+            metavar="TABLE",
+            help="Evaluate these scores instead of those of a night: a Delta or Parquet table, or a CSV file with a "
+            "header (.csv or .csv.gz).",
         ),
     ] = None,
-    user_col: Annotated[str | None, _Column] = None,
-    domain_col: Annotated[str | None, _Column] = None,
-    label_col: Annotated[str | None, _Column] = None,
-    score_col: Annotated[str | None, _Column] = None,
-    ds_col: Annotated[str | None, _Column] = None,
+    user_col: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --input: column of the user. Required.")
+    ] = None,
+    domain_col: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --input: column of the domain, for metrics per domain."),
+    ] = None,
+    label_col: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --input: column of the label, 0 or 1. Required.")
+    ] = None,
+    score_col: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --input: column of the score, between 0 and 1. Required."),
+    ] = None,
+    ds_col: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="With --input: column of the day, for metrics per day.")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Also the differences to this run on the same rows.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Also compute the differences in AUC and GAUC to this run, which must have scored the same rows.",
+        ),
     ] = None,
     wait: Wait = False,
 ) -> None:
-    """AUC, GAUC, PCOC and log loss with intervals, for each domain and overall: of a night's scores, or of --input's.
+    """Step 6: compute AUC, GAUC, PCOC and log loss per domain.
 
-    --input needs --user-col, --label-col (0 or 1) and --score-col (in [0, 1]); with --domain-col it is judged by
-    domain too, with --ds-col day by day.
+    Without --input, evaluates the scores of a night's test rows, per domain and overall, and writes the table `metrics`
+    (with --against, also `differences`). With --input, evaluates any other scores and writes no table.
+
+    AUC and GAUC have confidence intervals from a bootstrap over users. docs/metrics.md describes the metrics.
+
+    For example:
+
+        star-ctr evaluate --conf mine.yaml --ds 2026-03-04
+
+        star-ctr evaluate --input s.csv --user-col u --label-col y --score-col p
     """
     columns = {"--user-col": user_col, "--label-col": label_col, "--score-col": score_col}
     if table is None:
         if any((*columns.values(), domain_col, ds_col)):
-            raise UserError("--user-col, --domain-col, --label-col, --score-col and --ds-col go with --input TABLE")
+            raise UserError("--user-col, --domain-col, --label-col, --score-col and --ds-col require --input TABLE")
         if conf is None:
-            raise UserError("--conf C names the data set whose night to judge; --input TABLE judges other scores")
+            raise UserError("give --conf FILE to evaluate a night of a data set, or --input TABLE for other scores")
         _evaluate_night(conf, set, ds, json, against, wait)
         return
     missing = [option for option, column in columns.items() if column is None]
     if missing:
-        raise UserError(f"--input {table}: name its columns by {', '.join(missing)} too")
+        raise UserError(f"--input {table}: also give the names of its columns with {', '.join(missing)}")
     if ds or against:
-        raise UserError("--ds and --against go with a night's scores, not with --input (its days: --ds-col)")
+        raise UserError("--ds and --against cannot be used with --input; give the column of the day with --ds-col")
     assert user_col is not None
     assert label_col is not None
     assert score_col is not None
@@ -70,56 +102,77 @@ def evaluate(
         "evaluate", conf or DEFAULTS, set, lambda s, spark: evaluate_table.run(spark, scored, s.evaluate)
     )
 
-    def tables() -> Group:
+    def make_tables() -> Group:
         from star_ctr.workflows.terminal import make_metrics_table
 
-        of_day: dict[str | None, list[dict[str, Any]]] = {}
+        by_day: dict[str | None, list[dict[str, Any]]] = {}
         for row in rows:
-            of_day.setdefault(row["ds"], []).append(row)
-        return Group(*(make_metrics_table(of, f"{table} {day or ''}") for day, of in of_day.items()))
+            by_day.setdefault(row["ds"], []).append(row)
+        return Group(*(make_metrics_table(day_rows, f"{table} {day or ''}") for day, day_rows in by_day.items()))
 
-    print_result(rows, json, tables)
+    print_result(rows, json, make_tables)
 
 
 def _evaluate_night(
     conf: str, overrides: list[str] | None, ds: str | None, json: str | None, against: str | None, wait: bool
 ) -> None:
-    """Judge a night's scores, and show how they differ from another run's where one is named."""
+    """Run the step `evaluate` and print the metrics, with the differences to the run `against` if it is given."""
     from star_ctr.jobs.io.warehouse import WarehouseTables
     from star_ctr.jobs.tools import differences
     from star_ctr.workflows.nightly import choose_night, run_step
     from star_ctr.workflows.terminal import make_metrics_table, make_table
 
-    def judge(settings: Settings, spark: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def action(settings: Settings, spark: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         night = choose_night(settings, spark, "evaluate", ds)
-        rows = run_step(settings, spark, "evaluate", night, "asked for")
+        rows = run_step(settings, spark, "evaluate", night, "requested")
         if against is None:
             return rows, []
         return rows, differences.compare_runs(WarehouseTables(settings, spark), settings, rows[0]["run_id"], against)
 
-    _, (rows, less) = with_spark("evaluate", conf, overrides, judge, progress=False, writes=True, wait=wait)
+    _, (rows, differing) = with_spark("evaluate", conf, overrides, action, progress=False, writes=True, wait=wait)
     if against is None:
         print_result(rows, json, lambda: make_metrics_table(rows))
         return
-    shown = make_table(less, differences.COLUMNS[3:], f"less {against}")
-    print_result({"metrics": rows, "differences": less}, json, lambda: Group(make_metrics_table(rows), shown))
+    shown = make_table(differing, differences.COLUMNS[3:], f"difference to {against}")
+    print_result({"metrics": rows, "differences": differing}, json, lambda: Group(make_metrics_table(rows), shown))
 
 
 @app.command()
 def metrics(
     conf: Conf,
     set: Set = None,
-    metric: Annotated[Literal["gauc", "auc", "pcoc", "log_loss"], typer.Option(help="Which one.")] = "gauc",
-    since: Annotated[dt.datetime | None, typer.Option("--from", formats=_DAY, help="The first day to show.")] = None,
-    until: Annotated[dt.datetime | None, typer.Option("--to", formats=_DAY, help="The last day to show.")] = None,
+    metric: Annotated[Literal["gauc", "auc", "pcoc", "log_loss"], typer.Option(help="Metric to show.")] = "gauc",
+    since: Annotated[
+        dt.datetime | None,
+        typer.Option(
+            "--from",
+            metavar="DAY",
+            formats=_DAY,
+            help="First day to show. Without --from and --to, the newest seven days are shown.",
+        ),
+    ] = None,
+    until: Annotated[
+        dt.datetime | None, typer.Option("--to", metavar="DAY", formats=_DAY, help="Last day to show.")
+    ] = None,
     run_id: Annotated[
-        str | None, typer.Option(metavar="RUN", help="The days of the runs by the same settings as this one.")
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            help="Show the runs with the same settings and seed as this run. By default, those of the configuration.",
+        ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """A metric by domain, day over day: what changed against the day before, and whether the day's interval covers it.
+    """Show a metric by domain and day, with its changes.
 
-    Of the runs by the configuration's settings and seed, the newest seven days if none are named. Needs no Spark.
+    Each value is followed by its change since the previous day. Green is better, red is worse; for PCOC, closer to 1 is
+    better. A * marks days whose confidence interval does not contain the value of the previous day.
+
+    Reads the table `metrics` without Spark, in about a second.
+
+    For example:
+
+        star-ctr metrics --conf mine.yaml --metric pcoc --from 2026-03-01
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import metrics_by_day

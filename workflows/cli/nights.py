@@ -1,4 +1,4 @@
-"""Whole nights: one, many, and how they stand."""
+"""Commands for whole nights: `nightly` (one night), `backfill` (several nights) and `status`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,35 @@ import typer
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, with_spark
 
-From = Annotated[str | None, typer.Option("--from", metavar="DAY", help="The first night.")]
-To = Annotated[str | None, typer.Option("--to", metavar="DAY", help="The last night.")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="DAY", help="First night. By default, the oldest night that was ever run."),
+]
+To = Annotated[
+    str | None, typer.Option("--to", metavar="DAY", help="Last night. By default, the newest day of the logs.")
+]
 
 
 @app.command()
 def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """The whole night: ingest, features, split, train, score, evaluate, gate; ends with the metrics by domain."""
+    """Run all steps of a night.
+
+    Runs ingest, features, split, train, score, evaluate, gate and, if gate.publish is `refit`, refit. Prints the
+    metrics per domain and the decision of the gate.
+
+    Each step replaces what it wrote before, so you can run a night again. To run only steps that are missing, failed or
+    stale, use `star-ctr backfill`.
+
+    For example:
+
+        star-ctr nightly --conf mine.yaml --ds 2026-03-04
+    """
     from star_ctr.conf.contracts.catalog import Warehouse
     from star_ctr.jobs.registry.attempts import get_published_attempt
     from star_ctr.workflows import nightly as night
     from star_ctr.workflows.terminal import err, make_metrics_table
 
-    began = time.monotonic()
+    start = time.monotonic()
     settings, result = with_spark(
         "nightly", conf, set, lambda s, spark: night.run(s, spark, ds), progress=False, writes=True, wait=wait
     )
@@ -30,25 +46,32 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     print_result(rows, json, lambda: make_metrics_table(rows))
     err.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
     folder = get_published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
-    err.print(f"{time.monotonic() - began:.0f} s; the model: {folder}", highlight=False)
-    err.print(f"The tables: star-ctr tables --conf {conf} (--show metrics)", highlight=False)
+    err.print(f"Finished in {time.monotonic() - start:.0f} s. Model: {folder}", highlight=False)
+    err.print(f"To list the tables: star-ctr tables --conf {conf}", highlight=False)
 
 
 @app.command()
 def backfill(
     conf: Conf, set: Set = None, first: From = None, last: To = None, json: Json = None, wait: Wait = False
 ) -> None:
-    """Nights in order, from --from to --to; what is done and still valid is kept, what is stale is done again.
+    """Run the missing, failed and stale steps of several nights.
 
-    Still valid: inputs, settings and the code that a step imports are as they were. Without --to the newest day of the
-    logs is the last; without --from the oldest night that was ever run is the first, so that all are caught up with.
-    Killed or failed, it goes on where it stood when it is run again. `star-ctr status` shows what it would do.
+    Runs the nights from --from to --to, oldest first. Keeps a step if it is done and its inputs have not changed:
+    settings, the code that it imports, and the data that it reads. Without --from and --to, it catches up on all nights
+    from the oldest one that was ever run to the newest day of the logs.
+
+    It stops at the first step that fails. If it fails or is killed, run the same command again: it continues there.
+    `star-ctr status` shows which steps are not done, and why. docs/nights.md has the details.
+
+    For example:
+
+        star-ctr backfill --conf mine.yaml --from 2026-03-01 --to 2026-03-05
     """
-    from star_ctr.workflows import backfill as filling
+    from star_ctr.workflows import backfill as backfill_nights
     from star_ctr.workflows.terminal import make_table
 
     def action(settings: Settings, spark: Any) -> Any:
-        return filling.run(settings, spark, first, last)
+        return backfill_nights.run(settings, spark, first, last)
 
     _, report = with_spark("backfill", conf, set, action, progress=False, writes=True, wait=wait)
     print_result(report, json, lambda: make_table(report, ["ds", "step", "did", "why"]))
@@ -61,12 +84,22 @@ def status(
     first: From = None,
     last: To = None,
     json: Json = None,
-    nights: Annotated[int, typer.Option("--last", min=1, help="So many nights, the newest ones.")] = 14,
+    nights: Annotated[int, typer.Option("--last", min=1, metavar="N", help="Show only the newest N nights.")] = 14,
 ) -> None:
-    """Nights x steps: done, stale, running, failed, missing, and why; without Spark, in a second or two."""
+    """Show the state of each step of the last nights.
+
+    A step is done, stale (its inputs have changed since it ran), running, failed, missing (it has not run yet), or
+    removed (`star-ctr clean` deleted its results). The reasons are listed below the table.
+
+    Needs no Spark and takes a second or two. `star-ctr backfill` runs the steps that are missing, failed or stale.
+
+    For example:
+
+        star-ctr status --conf mine.yaml --last 7
+    """
     from star_ctr.conf.load import load
-    from star_ctr.workflows import status as standing
+    from star_ctr.workflows import status as night_status
     from star_ctr.workflows.terminal import make_status_table
 
-    rows = standing.run(load(conf, set or []), first, last, nights)
+    rows = night_status.run(load(conf, set or []), first, last, nights)
     print_result(rows, json, lambda: make_status_table(rows))

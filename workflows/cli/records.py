@@ -1,4 +1,4 @@
-"""Recorded runs: trained again, and kept from being cleaned away."""
+"""Commands for recorded runs: `replay`, `clean` and `verify`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ from star_ctr.workflows.cli.base import (
 @app.command()
 def replay(
     conf: Conf,
-    run_id: Annotated[str, typer.Option("--run-id", metavar="RUN", help="The recorded run.")],
+    run_id: Annotated[str, typer.Option("--run-id", metavar="RUN", help="Run to train again.")],
     attempt: AttemptNumber = None,
     set: Set = None,
     json: Json = None,
 ) -> None:
-    """Train and score a recorded run again from its pinned versions, and say whether it comes to the same bits.
+    """Train a recorded run again, and compare the results.
 
-    Leaves with exit code 1 where they are not. The tables stay as they are; the weights go into warehouse/…/replays.
+    Trains and scores the run from the table versions, settings and seed in its record. Then compares the weights bit by
+    bit, and the metrics. Changes no table and no model: the new weights go to the folder `replays` of the warehouse.
+
+    Exits with code 1 if weights or metrics differ.
+
+    For example:
+
+        star-ctr replay --conf mine.yaml --run-id RUN
     """
     from star_ctr.jobs.tools import replay as job
 
@@ -48,9 +55,15 @@ def clean(
     json: Json = None,
     wait: Wait = False,
 ) -> None:
-    """Delete data that is older than the ages in the section `retention`; without --yes, only list it.
+    """List old data that is no longer needed; with --yes, delete it.
 
-    Keeps what the serving model, rollbacks, pinned runs and later nights need. In a scheduled job, pass --yes --wait.
+    The section `retention` sets the age in days after which each kind of data is deleted. Regardless of age, it keeps
+    what the serving model, rollbacks, pinned runs and later nights need. Without --yes, it can run at any time. In a
+    schedule, run it after the night, with --yes and --wait.
+
+    For example:
+
+        star-ctr clean --conf mine.yaml --yes --wait
     """
     from star_ctr.conf.load import load
     from star_ctr.workflows import retention
@@ -61,9 +74,9 @@ def clean(
     with hold_lease(settings, wait) if yes else nullcontext():
         rows = retention.run(settings, dry_run=not yes)
     print_result(rows, json, lambda: make_table(rows, ["what", "items", "bytes", "why"]))
-    freed = sum(row["bytes"] for row in rows) / 1e6
-    done = f"{freed:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}"
-    err.print(done if rows else "nothing is old enough to delete (section `retention`)", highlight=False)
+    megabytes = sum(row["bytes"] for row in rows) / 1e6
+    summary = f"{megabytes:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}"
+    err.print(summary if rows else "nothing to delete: see the ages in the section `retention`", highlight=False)
 
 
 @app.command()
@@ -73,9 +86,16 @@ def verify(
     everything: Annotated[bool, typer.Option("--all", help="Verify all published attempts.")] = False,
     json: Json = None,
 ) -> None:
-    """Verify the files of the serving model, of models that a rollback can return to, and of pinned runs.
+    """Check the files of models for damage.
 
-    Exits with code 1 if a file is missing or changed. Needs no Spark and writes nothing.
+    Compares the files of the serving model, of models that a rollback can return to, and of pinned runs with the hashes
+    in their records. Needs no Spark and writes nothing.
+
+    Exits with code 1 if a file is missing or has changed.
+
+    For example:
+
+        star-ctr verify --conf mine.yaml --all
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import verify as job

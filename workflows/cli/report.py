@@ -1,4 +1,4 @@
-"""What is read in the morning."""
+"""Command that writes the report of a night: `report`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,26 @@ def report(
     set: Set = None,
     ds: Day = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="build/report/NAME-DAY.html if not given.")
+        str | None,
+        typer.Option("--out", metavar="FILE", help="HTML file to write. By default, build/report/NAME-DAY.html."),
     ] = None,
 ) -> None:
-    """The night on one page, for a phone too: decision, metrics, calibration, rows, training, time; without Spark."""
+    """Write an HTML page with the results of a night.
+
+    Shows the decision of the gate, metrics and their changes, calibration, training, run times, and where rows were
+    left out. The page also fits a phone. By default, it shows the newest night that has metrics. Needs no Spark.
+
+    For example:
+
+        star-ctr report --conf mine.yaml --ds 2026-03-04
+    """
     from star_ctr.conf.load import load
     from star_ctr.workflows.report import page
     from star_ctr.workflows.report.data import collect
     from star_ctr.workflows.terminal import err
 
     settings = load(conf, set or [])
-    morning = collect(settings, ds)
-    file = Path(out or f"build/report/{settings.name}-{morning.ds}.html")
-    page.write(morning, "star-ctr " + shlex.join(sys.argv[1:]), file)
-    err.print(f"The page: {file}", highlight=False)
+    data = collect(settings, ds)
+    file = Path(out or f"build/report/{settings.name}-{data.ds}.html")
+    page.write(data, "star-ctr " + shlex.join(sys.argv[1:]), file)
+    err.print(f"Report: {file}", highlight=False)

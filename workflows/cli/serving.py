@@ -1,4 +1,4 @@
-"""Which model is served: what the gate decided, and what people decide."""
+"""Commands for the serving model: `serving`, `promote` and `rollback`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,27 @@ from star_ctr.workflows.cli.base import AttemptNumber, Conf, Json, Set, app, pri
 if TYPE_CHECKING:
     from star_ctr.jobs.registry.decisions import Decision
 
-RunId = Annotated[str, typer.Option("--run-id", metavar="RUN", help="The run, as `star-ctr serving` names it.")]
-Why = Annotated[str, typer.Option("--why", help="The reason, for those who read the history.")]
-By = Annotated[str | None, typer.Option("--by", help="Who decides; the user of this process if not given.")]
+RunId = Annotated[
+    str, typer.Option("--run-id", metavar="RUN", help="Run to serve; `star-ctr serving` lists the run ids.")
+]
+Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Reason of the decision, for the table `decisions`.")]
+By = Annotated[
+    str | None,
+    typer.Option("--by", metavar="NAME", help="Person who decides. By default, the user who runs the command."),
+]
 
 
 @app.command()
 def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
-    """Which model is served, and every decision of the gate and of people that led there, with its reason."""
+    """Show the serving model and all decisions.
+
+    Lists every decision of the gate and of people, oldest first, with its reason. The last line names the run and the
+    attempt that are served now, and a manual decision that is in force. Needs no Spark.
+
+    For example:
+
+        star-ctr serving --conf mine.yaml
+    """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry import decisions
     from star_ctr.workflows.terminal import err, make_table
@@ -35,8 +48,8 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
         "decisions": [{**r, "evidence": d.evidence} for r, d in zip(rows, found, strict=True)],
     }
     print_result(result, json, lambda: make_table(rows, columns))
-    served = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
-    err.print(f"serving: {served}{f'; {hold}' if hold else ''}", highlight=False)
+    model = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
+    err.print(f"serving: {model}{f'; {hold}' if hold else ''}", highlight=False)
 
 
 @app.command()
@@ -49,7 +62,15 @@ def promote(
     by: By = None,
     json: Json = None,
 ) -> None:
-    """Serve a run, regardless of what the gate decided; holds until the candidate of a newer night is judged."""
+    """Serve a run, regardless of what the gate decided.
+
+    The decision holds until the candidate of a newer night is evaluated. Also use it to accept a lasting change of the
+    data, for example of the click rate: the gate then no longer compares with nights before that run.
+
+    For example:
+
+        star-ctr promote --conf mine.yaml --run-id RUN --why "the day was odd"
+    """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
 
@@ -58,7 +79,14 @@ def promote(
 
 @app.command()
 def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
-    """Serve the previous serving model again; holds until the candidate of a newer night is judged."""
+    """Serve the previous serving model again.
+
+    The decision holds until the candidate of a newer night is evaluated. `star-ctr serving` lists the decisions.
+
+    For example:
+
+        star-ctr rollback --conf mine.yaml --why "complaints about the feed"
+    """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
 

@@ -1,4 +1,4 @@
-"""The steps of a night, each a command of its own."""
+"""Commands for the steps of a night, and `check` and `simulate`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,36 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, print_values, with_spark
 
 
-def _step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool) -> Any:
-    """Run a step of the night by its name, as the night itself would; returns what the job does."""
+def _run_step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool) -> Any:
+    """Run a step with the lease and an entry in the journal, and return the result of its job."""
     from star_ctr.workflows.nightly import choose_night, run_step
 
     def action(settings: Settings, spark: Any) -> Any:
-        return run_step(settings, spark, name, choose_night(settings, spark, name, ds), "asked for")
+        return run_step(settings, spark, name, choose_night(settings, spark, name, ds), "requested")
 
     return with_spark(name, conf, overrides, action, progress=False, writes=True, wait=wait)[1]
 
 
-def _run_simple(
+def _run_and_print(
     name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool
 ) -> None:
-    """Run a step and show the numbers that it returns."""
-    print_values(_step(name, conf, overrides, ds, wait), json)
+    """Run a step and print the values that it returns."""
+    print_values(_run_step(name, conf, overrides, ds, wait), json)
 
 
 @app.command()
 def check(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
-    """Read the logs' headers and first rows and say what is wrong, before anything long starts."""
+    """Check the configuration and the logs for problems.
+
+    Reads the headers and the first rows of each log, and lists missing columns and rows that cannot be used. Writes
+    nothing. Run it before the first night of a new data set.
+
+    Exits with code 1 if there are problems.
+
+    For example:
+
+        star-ctr check --conf mine.yaml
+    """
     from star_ctr.jobs.tools import check as job
     from star_ctr.workflows.terminal import make_table
 
@@ -43,7 +53,15 @@ def check(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> Non
 
 @app.command()
 def simulate(conf: Conf, set: Set = None, json: Json = None) -> None:
-    """Make the simulated logs that the configuration's `simulate` section declares."""
+    """Generate simulated logs.
+
+    Writes the logs that the section `simulate` of the configuration declares to the folder `paths.logs`, and replaces
+    logs that exist there. docs/simulator.md describes the simulation.
+
+    For example:
+
+        star-ctr simulate --conf demo
+    """
     from star_ctr.jobs.tools import simulate as job
     from star_ctr.workflows.terminal import make_table
 
@@ -54,20 +72,44 @@ def simulate(conf: Conf, set: Set = None, json: Json = None) -> None:
 
 @app.command()
 def ingest(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Daily logs into clean tables; duplicates are counted, bad rows kept in quarantine with a reason."""
-    _run_simple("ingest", conf, set, ds, json, wait)
+    """Step 1: clean the daily logs and write them to tables.
+
+    Reads day D and the days of the training window before it. Drops and counts duplicates, and moves invalid rows to
+    the table `quarantine` with a reason. Prints the number of rows written per log.
+
+    For example:
+
+        star-ctr ingest --conf mine.yaml --ds 2026-03-04
+    """
+    _run_and_print("ingest", conf, set, ds, json, wait)
 
 
 @app.command()
 def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Join, label, and build sequences and statistics as known at each impression."""
-    _run_simple("features", conf, set, ds, json, wait)
+    """Step 2: label the impressions and compute their features.
+
+    Joins the ingested tables, and adds sequences, statistics and attributes. All features are point-in-time: they only
+    use data from before the impression. Writes the tables `features` and `profile`.
+
+    For example:
+
+        star-ctr features --conf mine.yaml --ds 2026-03-04
+    """
+    _run_and_print("features", conf, set, ds, json, wait)
 
 
 @app.command()
 def split(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Encode the window's days as train and the day itself as test."""
-    _run_simple("split", conf, set, ds, json, wait)
+    """Step 3: encode train and test rows.
+
+    The days of the training window become train rows, and day D becomes test rows. Writes the tables `split` and
+    `vocabularies`.
+
+    For example:
+
+        star-ctr split --conf mine.yaml --ds 2026-03-04
+    """
+    _run_and_print("split", conf, set, ds, json, wait)
 
 
 @app.command()
@@ -78,15 +120,25 @@ def train(
     json: Json = None,
     wait: Wait = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="only go on from a checkpoint; say what changed if it is of another run")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Fail unless the training can resume from a checkpoint with the same data and settings. The message "
+            "lists what has changed.",
+        ),
     ] = False,
 ) -> None:
-    """Train the model on one night's split (--set trainer.processes=2 for torchrun) and export it.
+    """Step 4: train the model and export it.
 
-    Broken off or killed, it goes on from its last checkpoint when it is run again with the same data and settings.
+    Trains on the train rows of the split. An interrupted training resumes from its last checkpoint if you run the
+    command again with the same data and settings. docs/training.md describes training with several processes.
+
+    For example:
+
+        star-ctr train --conf mine.yaml --set trainer.processes=2
     """
     more = ["trainer.checkpoint.resume=require"] if resume else []
-    _run_simple("train", conf, [*(set or []), *more], ds, json, wait)
+    _run_and_print("train", conf, [*(set or []), *more], ds, json, wait)
 
 
 @app.command()
@@ -96,52 +148,80 @@ def score(
     ds: Day = None,
     json: Json = None,
     wait: Wait = False,
-    run_id: Annotated[str | None, typer.Option(help="Bulk: the run whose model scores.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option(metavar="RUN", help="With --input: run whose model scores. Required.")
+    ] = None,
     attempt: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Bulk: the attempt; the serving or the newest one if not given."),
+        typer.Option(
+            metavar="N", help="With --input: attempt of the run. By default, the serving one, otherwise the newest."
+        ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            "--input", metavar="TABLE", help="Bulk: a Delta or Parquet table of the impression log's columns."
+            "--input",
+            metavar="TABLE",
+            help="Score this Delta or Parquet table, which has the columns of the impression log, instead of the test "
+            "rows of a night.",
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--output", metavar="TABLE", help="Bulk: the Delta table of scores, replaced at once.")
+        str | None,
+        typer.Option(
+            "--output",
+            metavar="TABLE",
+            help="With --input: Delta table for the scores, which is replaced in one commit. Required.",
+        ),
     ] = None,
-    where: Annotated[str | None, typer.Option(metavar="SQL", help="Bulk: those rows of the input alone.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="With --input: score only rows that meet this condition.")
+    ] = None,
     columns: Annotated[
-        str | None, typer.Option(metavar="A,B,C", help="Bulk: columns of the input that go along into the output.")
+        str | None, typer.Option(metavar="A,B,C", help="With --input: columns to copy from the input to the output.")
     ] = None,
     encoded: Annotated[
-        bool, typer.Option("--encoded", help="Bulk: the input has ints, floats and domain_id, as `split` has.")
+        bool,
+        typer.Option(
+            "--encoded",
+            help="With --input: the rows are encoded like those of the table `split`, in the columns ints, floats and "
+            "domain_id.",
+        ),
     ] = False,
     unknown_domain: Annotated[
         Literal["other", "drop", "fail"] | None,
         typer.Option(
-            help="Bulk: rows of domains that the model does not know are scored as `other`, left out and counted, or "
-            "an error. Not given: what the run's nights do (domains.unknown: `bucket`, its default, is other).",
+            help="With --input: what to do with rows of domains that the model does not know: score them as domain "
+            "`other`, drop and count them, or fail. By default, as domains.unknown of the run (`bucket` means other).",
         ),
     ] = None,
 ) -> None:
-    """Score a night's test rows with its exported model; with --input any table, with the model of any run.
+    """Step 5: score the test rows, or another table.
 
-    docs/scoring.md tells of the latter.
+    Without --input, scores the test rows of a night with its exported model, and writes the table `scores`.
+
+    With --input, scores any table with the model of any run. Features are computed as of the time of each row. Rows
+    that cannot be scored go to the table OUTPUT_rejected with a reason. docs/scoring.md has the details.
+
+    For example:
+
+        star-ctr score --conf mine.yaml --ds 2026-03-04
+
+        star-ctr score --conf mine.yaml --run-id RUN --input new --output scored
     """
-    bulk = {
+    only_with_input = {
         "--run-id": run_id, "--attempt": attempt, "--output": target, "--where": where, "--columns": columns,
         "--encoded": encoded or None,
         "--unknown-domain": unknown_domain,
     }  # fmt: skip
     if source is None:
-        stray = [option for option, value in bulk.items() if value is not None]
-        if stray:
-            raise UserError(f"{', '.join(stray)}: of bulk scoring alone, which needs --input, --output and --run-id")
-        _run_simple("score", conf, set, ds, json, wait)
+        given = [option for option, value in only_with_input.items() if value is not None]
+        if given:
+            raise UserError(f"{', '.join(given)}: only for scoring a table, which needs --input, --output and --run-id")
+        _run_and_print("score", conf, set, ds, json, wait)
         return
     if run_id is None or target is None or ds is not None:
-        raise UserError("--input: bulk scoring needs --run-id and --output, and takes no --ds")
+        raise UserError("--input: scoring a table needs --run-id and --output, and takes no --ds")
     from star_ctr.jobs.tools import batch_score as job
 
     names = [name.strip() for name in columns.split(",")] if columns else []
@@ -158,18 +238,35 @@ def score(
 
 @app.command()
 def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Promote the night's model or hold it, by its metrics beside the serving model's; `star-ctr serving` tells why."""
-    _run_simple("gate", conf, set, ds, json, wait)
+    """Step 7: promote the night's model, or hold it.
+
+    Compares the model with the serving model on the test rows, and checks PCOC, clicks and the amount of data. A
+    promoted model is served from then on. `star-ctr serving` lists the decisions with their reasons. docs/nights.md
+    describes the checks.
+
+    For example:
+
+        star-ctr gate --conf mine.yaml --ds 2026-03-04
+    """
+    _run_and_print("gate", conf, set, ds, json, wait)
 
 
 @app.command()
 def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Train the night's promoted model anew, with its test day among the training days, where gate.publish is refit."""
+    """Step 8: train the promoted model again, including day D.
+
+    The refit is served instead of the promoted model if it passes its checks. This step only runs if gate.publish is
+    `refit`; otherwise, the command does nothing.
+
+    For example:
+
+        star-ctr refit --conf mine.yaml --ds 2026-03-04
+    """
     from star_ctr.conf.load import load
     from star_ctr.jobs.refit import explain_not_needed
 
-    # Schedules call this every night; without Spark it is done in a second where there is nothing to do.
+    # Schedulers call this command every night. Without Spark, it takes about a second if there is nothing to do.
     if reason := explain_not_needed(load(conf, set or [])):
         print_values({"outcome": "nothing to refit", "reason": reason}, json)
         return
-    _run_simple("refit", conf, set, ds, json, wait)
+    _run_and_print("refit", conf, set, ds, json, wait)

@@ -1,4 +1,4 @@
-"""What the tables hold."""
+"""Command that lists the tables and shows their rows: `tables`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ def tables(
     set: Set = None,
     show: Annotated[str | None, typer.Option(metavar="TABLE", help="Show rows of this table.")] = None,
     where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Those of them: --where \"domain = 'home'\".")
+        str | None,
+        typer.Option(metavar="SQL", help="With --show: condition on the rows, for example \"domain = 'home'\"."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="So many rows at most.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="With --show: maximum number of rows.")] = 10,
     json: Json = None,
 ) -> None:
-    """Every table with path, version, rows and what it holds; with --show the first rows of one."""
+    """List the tables of the warehouse, or show rows of one.
+
+    The list contains the version, the number of rows and a description of each table. All are Delta tables.
+
+    For example:
+
+        star-ctr tables --conf mine.yaml --show ledger --where "reason != ''"
+    """
     from star_ctr.jobs.tools import tables as job
     from star_ctr.workflows.terminal import err, format_records, make_table
 
@@ -29,7 +37,8 @@ def tables(
         print_result(rows, json, lambda: format_records(rows))
         return
     settings, rows = with_spark("tables", conf, set, job.run)
-    there = [row for row in rows if row["version"] is not None]
-    print_result(rows, json, lambda: make_table(there, ["table", "version", "rows", "holds"], settings.paths.warehouse))
-    if not there:
+    existing = [row for row in rows if row["version"] is not None]
+    columns = ["table", "version", "rows", "holds"]
+    print_result(rows, json, lambda: make_table(existing, columns, settings.paths.warehouse))
+    if not existing:
         err.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)

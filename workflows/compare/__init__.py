@@ -1,1 +1,1 @@
-"""Compare models: train them on the same nights and report the paper's tables and figures."""
+"""Comparison of models: train them on the same nights, and report the paper's tables and figures."""

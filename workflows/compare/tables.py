@@ -1,4 +1,8 @@
-"""The paper's tables from the metrics of a comparison: means, deviations, paired tests, orders beside the paper's."""
+"""Statistics for the paper's tables, computed from the metrics of a comparison with pandas.
+
+The functions take a data frame with one row per model, night, seed and domain, as `make_frame` returns it. `compared` is
+the name of the model, `ds` the night, and the domain `overall` covers all rows of a night.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,8 @@ from star_ctr.conf.contracts.encoded_row import OVERALL
 from star_ctr.conf.settings.compare import Plan
 
 BASE = "base"
+"""The model that all others are compared with."""
 IN_PAPER: Mapping[str, Mapping[str, float]] = {
-    # Overall AUC (which is eq. 9) as printed in Tables 2, 3 and 4.
     "Table 2": {
         "base": 0.6364, "shared_bottom": 0.6398, "mulann": 0.6353, "mmoe": 0.6403, "cross_stitch": 0.6415,
         "star": 0.6506,
@@ -21,25 +25,31 @@ IN_PAPER: Mapping[str, Mapping[str, float]] = {
     "Table 3": {"base": 0.6364, "base_pn": 0.6485, "star_bn": 0.6455, "star": 0.6506},
     "Table 4": {"star_bn": 0.6455, "star_ln": 0.6463, "star": 0.6506},
 }  # fmt: skip
+"""Overall AUC in Tables 2, 3 and 4 of the paper, by model. The paper computes it by eq. 9, which is GAUC here."""
 TITLES = {
     "base": "Base", "shared_bottom": "Shared Bottom", "mulann": "MulANN", "mmoe": "MMoE",
     "cross_stitch": "Cross-Stitch", "star": "STAR", "ple": "PLE", "pepnet": "PEPNet", "base_pn": "Base (PN)",
     "star_bn": "STAR FCN (BN)", "star_ln": "STAR FCN (LN)", "star_bn_single": "STAR FCN (BN, single-domain)",
     "star_ln_single": "STAR FCN (LN, single-domain)",
 }  # fmt: skip
+"""Names of the models in reports."""
 
 
 def format_model(model: str) -> str:
-    """A model's name as people write it."""
+    """Return the name of a model for reports."""
     plain = model.removesuffix("_noaux")
     return TITLES.get(plain, plain) + (" without auxiliary network" if plain != model else "")
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference of a metric to Base over the pairs of (night, seed) that both have, and a paired t-test.
+    """The difference of a metric between two models, with a paired t-test over nights and seeds.
 
-    `t` and `p` (two-sided) are None for fewer than two pairs, or where all differences are equal.
+    Attributes:
+        pairs: The number of pairs (night, seed) that both models have.
+        difference: The mean difference over the pairs.
+        t: The t statistic; None if there are fewer than two pairs or all differences are equal.
+        p: The two-sided p-value; None in the same cases.
     """
 
     pairs: int
@@ -49,43 +59,74 @@ class PairedDifference:
 
 
 def make_frame(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """The rows of a comparison as a frame; metrics that are undefined are NaN."""
-    found = pd.DataFrame(list(rows))
-    return found.astype(dict.fromkeys(("auc", "gauc", "pcoc", "log_loss"), float))
+    """Return the rows of a comparison as a data frame; undefined metrics are NaN."""
+    metrics = pd.DataFrame(list(rows))
+    return metrics.astype(dict.fromkeys(("auc", "gauc", "pcoc", "log_loss"), float))
 
 
-def select_plan(found: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-    """The rows of all models that have every night and seed of a plan, on those nights and seeds alone."""
-    wanted = found[found["ds"].isin(plan.nights) & (found["seed"] < plan.seeds)]
+def select_plan(metrics: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Return the rows of a plan's nights and seeds, for all models that have every night and seed of the plan."""
+    wanted = metrics[metrics["ds"].isin(plan.nights) & (metrics["seed"] < plan.seeds)]
     runs = wanted[wanted["domain"] == OVERALL].groupby("compared").size()
     return wanted[wanted["compared"].isin(runs.index[runs == len(plan.nights) * plan.seeds])]
 
 
-def select_common(found: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """The rows of these models (those of them that there are), on the nights and seeds that all of them have."""
-    part = found[found["compared"].isin(models)]
+def select_common(metrics: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of some models, for the nights and seeds that all of them have.
+
+    Args:
+        metrics: The rows of the comparison.
+        models: The names of the models. Models without any row are ignored.
+    """
+    part = metrics[metrics["compared"].isin(models)]
     overall = part[part["domain"] == OVERALL]
-    having = overall.groupby(["ds", "seed"])["compared"].nunique()
-    pairs = having.index[having == overall["compared"].nunique()]
+    model_counts = overall.groupby(["ds", "seed"])["compared"].nunique()
+    pairs = model_counts.index[model_counts == overall["compared"].nunique()]
     return part[pd.MultiIndex.from_frame(part[["ds", "seed"]]).isin(pairs)]
 
 
-def compute_means(found: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The mean of a metric over nights and seeds: domains (`overall` last) x models, in their order of appearance."""
-    table = found.pivot_table(index="domain", columns="compared", values=metric, aggfunc="mean", sort=False)
-    table = table[list(dict.fromkeys(found["compared"]))]
+def compute_means(metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Compute the mean of a metric over nights and seeds.
+
+    Args:
+        metrics: The rows of the comparison.
+        metric: The column of the metric.
+
+    Returns:
+        One row per domain and one column per model, in order of appearance; `overall` is the last row.
+    """
+    table = metrics.pivot_table(index="domain", columns="compared", values=metric, aggfunc="mean", sort=False)
+    table = table[list(dict.fromkeys(metrics["compared"]))]
     return pd.concat([table.drop(OVERALL), table.loc[[OVERALL]]])
 
 
-def compute_deviations(found: pd.DataFrame, metric: str) -> pd.Series:
-    """By model, the standard deviation over seeds of the overall metric's mean over nights; NaN for one seed."""
-    overall = found[found["domain"] == OVERALL]
+def compute_deviations(metrics: pd.DataFrame, metric: str) -> pd.Series:
+    """Compute the variation of an overall metric between seeds.
+
+    Args:
+        metrics: The rows of the comparison.
+        metric: The column of the metric.
+
+    Returns:
+        The standard deviation over seeds of the mean over nights, by model; NaN if there is only one seed.
+    """
+    overall = metrics[metrics["domain"] == OVERALL]
     return overall.groupby(["compared", "seed"])[metric].mean().groupby("compared").std()
 
 
-def compare_pairs(found: pd.DataFrame, model: str, metric: str, base: str = BASE) -> PairedDifference | None:
-    """How a model differs from `base`, pair by pair; None where they share no night and seed."""
-    overall = found[found["domain"] == OVERALL].set_index(["ds", "seed"])
+def compare_pairs(metrics: pd.DataFrame, model: str, metric: str, base: str = BASE) -> PairedDifference | None:
+    """Compare an overall metric of a model with that of `base`, paired by night and seed.
+
+    Args:
+        metrics: The rows of the comparison.
+        model: The name of the model.
+        metric: The column of the metric.
+        base: The name of the model to compare with.
+
+    Returns:
+        The difference `model` - `base` with its t-test; None if the models have no night and seed in common.
+    """
+    overall = metrics[metrics["domain"] == OVERALL].set_index(["ds", "seed"])
     both = pd.concat(
         [overall[overall["compared"] == name][metric].rename(name) for name in (model, base)], axis=1, join="inner"
     ).dropna()
@@ -98,13 +139,21 @@ def compare_pairs(found: pd.DataFrame, model: str, metric: str, base: str = BASE
     return PairedDifference(len(both), float(differences.mean()), float(test.statistic), float(test.pvalue))
 
 
-def compare_order(found: pd.DataFrame, table: str) -> tuple[list[str], float] | None:
-    """The models of one of the paper's tables by their overall GAUC here, best first, and Kendall's tau with its order.
+def compare_order(metrics: pd.DataFrame, table: str) -> tuple[list[str], float] | None:
+    """Compare the order of models by overall GAUC with their order in the paper.
 
-    On the nights and seeds that all of them have; None where fewer than three of them were trained.
+    Only nights and seeds that all models of the table have are used.
+
+    Args:
+        metrics: The rows of the comparison.
+        table: A table of the paper: a key of `IN_PAPER`.
+
+    Returns:
+        The models, highest GAUC first, and Kendall's tau with the paper's order; None if fewer than three models of the
+        table were trained.
     """
-    found = select_common(found, list(IN_PAPER[table]))
-    overall = found[found["domain"] == OVERALL].groupby("compared")["gauc"].mean()
+    metrics = select_common(metrics, list(IN_PAPER[table]))
+    overall = metrics[metrics["domain"] == OVERALL].groupby("compared")["gauc"].mean()
     models = [m for m in IN_PAPER[table] if m in overall.index]
     if len(models) < 3:
         return None

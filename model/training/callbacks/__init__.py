@@ -1,6 +1,7 @@
-"""The concerns of the training loop that are not training: each a hook in a file of its own, told at every step.
+"""Callbacks of the training loop: checkpoints, progress bar, record, TensorBoard and MLflow.
 
-`begin` comes before the first step, `step` after each, `end` after the last one or when the loop is left by an error.
+The loop calls `begin` before the first step, `step` after each step, and `end` after the last step or when an error
+leaves the loop. Each module of this package contains the callbacks for one purpose.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from star_ctr.model.data.batches import Batch
 
 @dataclass(frozen=True)
 class StepResult:
-    """A batch that a step was made of, the name of its domain and its loss."""
+    """The result of a step on one batch.
+
+    Attributes:
+        batch: The batch.
+        domain: Name of its domain; `mixed` for a mixed batch.
+        loss: Mean loss over its rows.
+    """
 
     batch: Batch
     domain: str
@@ -22,11 +29,17 @@ class StepResult:
 
 @dataclass(frozen=True)
 class CallbackEvent:
-    """Where the training stands.
+    """The progress of a training at the time of a callback.
 
-    Steps done of all (counted in batches), rows trained on and the passed time (seconds) of this process, and how much
-    of it the loop waited for data; the last step's learning rate and its batches: one, or one a process
-    (`trainer.parallel`). Before the first step there is none.
+    Attributes:
+        step: Steps done since the start of the training, counted in batches.
+        steps: Steps of the whole training, counted in batches.
+        rows: Rows trained on since this process started.
+        seconds: Seconds since this process started to train.
+        waited: Seconds of these in which the loop waited for data.
+        lr: Learning rate of the last step; 0 before the first step.
+        batches: Results of the last step: one, or one per process with `trainer.parallel=batches`. Empty before the
+            first step.
     """
 
     step: int
@@ -39,29 +52,29 @@ class CallbackEvent:
 
     @property
     def loss(self) -> float:
-        """The mean loss over the rows of the last step."""
+        """Mean loss over the rows of the last step."""
         rows = sum(len(b.batch.rows) for b in self.batches)
         return sum(b.loss * len(b.batch.rows) for b in self.batches) / max(rows, 1)
 
     @property
     def rate(self) -> float:
-        """Rows a second of this process's steps."""
+        """Rows per second since this process started to train."""
         return self.rows / max(self.seconds, 1e-9)
 
     @property
     def waiting_share(self) -> float:
-        """The share of the time in which the loop waited for data."""
+        """Share of the time in which the loop waited for data."""
         return self.waited / max(self.seconds, 1e-9)
 
 
 class Callback:
-    """What the loop calls; a hook overrides what it cares for."""
+    """Base class of callbacks; a subclass overrides the methods that it needs."""
 
-    def begin(self, moment: CallbackEvent) -> None:
-        """Before the first step of this process (`moment.step` is not 0 for a resumed run)."""
+    def begin(self, event: CallbackEvent) -> None:
+        """Run before the first step of this process; `event.step` is not 0 in a resumed training."""
 
-    def step(self, moment: CallbackEvent) -> None:
-        """After each step."""
+    def step(self, event: CallbackEvent) -> None:
+        """Run after each step."""
 
-    def end(self, moment: CallbackEvent) -> None:
-        """After the last step, or when the loop is left by an error."""
+    def end(self, event: CallbackEvent) -> None:
+        """Run after the last step, or when an error leaves the loop."""

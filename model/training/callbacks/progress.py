@@ -1,4 +1,4 @@
-"""The progress bar of a training."""
+"""A callback that shows a progress bar."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
 class ProgressBar(Callback):
-    """A bar with the loss (a running mean), rows/s, the share of time spent waiting for data, and the time left."""
+    """A progress bar with the loss, rows/s, the share of time spent waiting for data, and the remaining time.
+
+    The loss is an exponential moving average over the steps.
+    """
 
     def __init__(self, title: str, console: Console | None = None) -> None:
+        """Create the bar.
+
+        Args:
+            title: Text in front of the bar.
+            console: Console to write to; standard error by default.
+        """
         words = "loss {task.fields[loss]:.4f}  {task.fields[rate]:,.0f} rows/s  waiting {task.fields[waiting]:.0%}"
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -24,18 +33,18 @@ class ProgressBar(Callback):
         self._task = self._bar.add_task(title, total=None, loss=0.0, rate=0.0, waiting=0.0)
         self._loss: float | None = None
 
-    def begin(self, moment: CallbackEvent) -> None:
+    def begin(self, event: CallbackEvent) -> None:
         """Show the bar."""
-        self._bar.update(self._task, total=moment.steps, completed=moment.step)
+        self._bar.update(self._task, total=event.steps, completed=event.step)
         self._bar.start()
 
-    def step(self, moment: CallbackEvent) -> None:
-        """Move it."""
-        self._loss = moment.loss if self._loss is None else 0.97 * self._loss + 0.03 * moment.loss
+    def step(self, event: CallbackEvent) -> None:
+        """Update the bar."""
+        self._loss = event.loss if self._loss is None else 0.97 * self._loss + 0.03 * event.loss
         self._bar.update(
-            self._task, completed=moment.step, loss=self._loss, rate=moment.rate, waiting=moment.waiting_share
+            self._task, completed=event.step, loss=self._loss, rate=event.rate, waiting=event.waiting_share
         )
 
-    def end(self, moment: CallbackEvent) -> None:
-        """Leave it as it stands."""
+    def end(self, event: CallbackEvent) -> None:
+        """Stop the bar, and leave its last state on the console."""
         self._bar.stop()

@@ -1,6 +1,6 @@
-"""What a training leaves in its record: the curve, how well its rows were mixed, its time.
+"""Callbacks that compute parts of the training record: loss curve, shuffle quality, time and warm start.
 
-All of it goes into the checkpoints, so that the record of a resumed training tells of the whole.
+Checkpoints contain their state, so that the record of a resumed training describes the whole training.
 """
 
 from __future__ import annotations
@@ -15,46 +15,62 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
 class Recorder(Callback):
-    """A hook that goes on where it was when a checkpoint was written."""
+    """Base class of callbacks with a state that is saved in checkpoints.
+
+    Attributes:
+        name: Key of the state in checkpoints.
+    """
 
     name: str
 
     def state_dict(self) -> Any:
-        """What it holds, as JSON can say it."""
+        """Return the state as JSON values."""
         raise NotImplementedError
 
     def load_state_dict(self, state: Any) -> None:
-        """Take what `state_dict` gave."""
+        """Load the state that `state_dict` returned."""
         raise NotImplementedError
 
 
 class TimeSpent(Recorder):
-    """Rows, time and waiting for data, of this process and of those that it goes on from, in `total`."""
+    """The rows, the time and the waiting time of the whole training.
+
+    Attributes:
+        total: The sums over this process and the earlier ones from which it resumed.
+    """
 
     name = "spent"
 
     def __init__(self) -> None:
-        self.total = self._before = CallbackEvent(0, 0)
+        self.total = self._earlier = CallbackEvent(0, 0)
 
-    def step(self, moment: CallbackEvent) -> None:
-        """Add this process's to those before it."""
-        b = self._before
+    def step(self, event: CallbackEvent) -> None:
+        """Add the time of this process to that of earlier ones."""
+        earlier = self._earlier
         self.total = CallbackEvent(
-            moment.step, moment.steps, b.rows + moment.rows, b.seconds + moment.seconds, b.waited + moment.waited
+            event.step,
+            event.steps,
+            earlier.rows + event.rows,
+            earlier.seconds + event.seconds,
+            earlier.waited + event.waited,
         )
 
     def state_dict(self) -> tuple[int, float, float]:
-        """Rows, seconds, seconds waited."""
+        """Return the rows, seconds, and seconds of waiting so far."""
         return self.total.rows, self.total.seconds, self.total.waited
 
     def load_state_dict(self, state: Sequence[float]) -> None:
-        """Go on from there."""
+        """Load the state that `state_dict` returned."""
         rows, seconds, waited = state
-        self.total = self._before = CallbackEvent(0, 0, int(rows), seconds, waited)
+        self.total = self._earlier = CallbackEvent(0, 0, int(rows), seconds, waited)
 
 
 class StartRecord(Recorder):
-    """What came over from the run that a training started from (`model.warm`); None where it started afresh."""
+    """The report of the warm start.
+
+    Attributes:
+        report: The result of `warm_start.start_from_run`; None if the training started from scratch.
+    """
 
     name = "start"
 
@@ -62,16 +78,22 @@ class StartRecord(Recorder):
         self.report: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The report."""
+        """Return the report."""
         return self.report
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Take it."""
+        """Load the report."""
         self.report = state
 
 
 class LossCurve(Recorder):
-    """The training curve: mean loss over each of at most `points` stretches of steps."""
+    """The training curve: the mean loss over consecutive intervals of steps.
+
+    Attributes:
+        points: Minimum number of points of a training with at least as many steps. The curve has less than twice as
+            many.
+        curve: The last step and the mean loss of each interval.
+    """
 
     name = "curve"
 
@@ -80,65 +102,76 @@ class LossCurve(Recorder):
         self.curve: list[tuple[int, float]] = []
         self._sum, self._n = 0.0, 0
 
-    def step(self, moment: CallbackEvent) -> None:
-        """Add a step, and a point at the end of each stretch."""
-        n = len(moment.batches)
-        self._sum, self._n = self._sum + moment.loss * n, self._n + n
-        stretch = max(1, moment.steps // self.points)
-        if moment.step % stretch < n or moment.step == moment.steps:
-            self.curve.append((moment.step, round(self._sum / self._n, 6)))
+    def step(self, event: CallbackEvent) -> None:
+        """Add the loss of a step, and a point to the curve at the end of each interval."""
+        n = len(event.batches)
+        self._sum, self._n = self._sum + event.loss * n, self._n + n
+        interval = max(1, event.steps // self.points)
+        if event.step % interval < n or event.step == event.steps:
+            self.curve.append((event.step, round(self._sum / self._n, 6)))
             self._sum, self._n = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The points so far and the stretch begun."""
+        """Return the curve and the sum of the current interval."""
         return {"curve": self.curve, "sum": self._sum, "n": self._n}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Load the state that `state_dict` returned."""
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self._sum, self._n = state["sum"], state["n"]
 
 
 class ShuffleQuality(Recorder):
-    """How well the rows of a batch are mixed: 1 as in a full shuffle of the domain, 0 where a batch is of one file.
+    """How well batches mix the rows of different files: 1 for a full shuffle, 0 if each batch is from one file.
 
-    Of all pairs of rows in a batch, the share that stems from two files, over what that share would be if the batch
-    were drawn from all of the domain's rows; batches weigh by their pairs. Domains of a single file say nothing.
+    Among all pairs of rows in a batch, the share of pairs from two different files is divided by its expected value in
+    a full shuffle of the domain. Batches are weighted by their number of pairs. Domains with a single file do not
+    count.
     """
 
     name = "mixing"
 
     def __init__(self, files: Sequence[DataFile], mixed: bool) -> None:
+        """Compute the expected shares.
+
+        Args:
+            files: Files of the training rows.
+            mixed: Batches mix the rows of all domains.
+        """
         sizes: dict[int, list[int]] = {}
         for file in files:
             sizes.setdefault(MIXED if mixed else file.domain, []).append(file.rows)
         self._expected = {p: 1.0 - _compute_same_chance(np.array(n)) for p, n in sizes.items()}
-        self._other, self._other_expected = 0.0, 0.0
+        self._pairs, self._expected_pairs = 0.0, 0.0
 
-    def step(self, moment: CallbackEvent) -> None:
-        """Count the pairs of the last batches."""
-        for batch in (b.batch for b in moment.batches):
+    def step(self, event: CallbackEvent) -> None:
+        """Count the pairs of rows from different files in the batches of the step."""
+        for batch in (b.batch for b in event.batches):
             n, expected = len(batch.file), self._expected[batch.domain]
             if n > 1 and expected > 0:
                 pairs = n * (n - 1) / 2
-                self._other += pairs * (1.0 - _compute_same_chance(np.bincount(batch.file)))
-                self._other_expected += pairs * expected
+                self._pairs += pairs * (1.0 - _compute_same_chance(np.bincount(batch.file)))
+                self._expected_pairs += pairs * expected
 
     def state_dict(self) -> tuple[float, float]:
-        """The pairs counted so far, and as many as a full shuffle would have."""
-        return self._other, self._other_expected
+        """Return the number of pairs from different files so far, and its expected value in a full shuffle."""
+        return self._pairs, self._expected_pairs
 
     def load_state_dict(self, state: Sequence[float]) -> None:
-        """Go on from there."""
-        self._other, self._other_expected = state
+        """Load the state that `state_dict` returned."""
+        self._pairs, self._expected_pairs = state
 
     @property
     def found(self) -> float | None:
-        """The number; None where no domain has two files."""
-        return round(self._other / self._other_expected, 4) if self._other_expected else None
+        """Shuffle quality; None if no domain has two files."""
+        return round(self._pairs / self._expected_pairs, 4) if self._expected_pairs else None
 
 
 def _compute_same_chance(counts: np.ndarray[Any, Any]) -> float:
-    """The chance that two rows, drawn without putting the first one back, are of the same kind."""
+    """Return the probability that two rows, drawn without replacement, are from the same file.
+
+    Args:
+        counts: Number of rows of each file.
+    """
     n = int(counts.sum())
     return float((counts * (counts - 1)).sum()) / (n * (n - 1)) if n > 1 else 1.0

@@ -1,4 +1,7 @@
-"""Scalars of a training as it runs (loss by domain, rows/s, waiting, learning rate), to TensorBoard and to MLflow."""
+"""Callbacks that write scalars during a training (loss by domain, rows/s, waiting, learning rate).
+
+`TensorBoard` writes event files, and `MLflow` writes to a tracking server.
+"""
 
 from __future__ import annotations
 
@@ -14,99 +17,130 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
 class Scalars(Callback):
-    """Gathers what happened since the last time, and every `seconds` (and at the end) hands it to `write`.
+    """Base class of callbacks that write scalars every few seconds and at the end of the training.
 
-    Losses are means over the rows of that time: `loss/<domain>` and `loss/overall`. `rows_per_second` and
-    `waiting_share` are of that time too, `lr` is the last one.
+    `loss/<domain>` and `loss/overall` are means over the rows since the last write. `rows_per_second` and
+    `waiting_share` cover the same interval. `lr` is the learning rate of the last step.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
+        """Create the callback.
+
+        Args:
+            seconds: Minimum number of seconds between writes.
+        """
         self._seconds = seconds
-        self._compute_losses: dict[str, tuple[float, int]] = {}
-        self._from = CallbackEvent(0, 0)
-        self._last = 0.0
+        self._losses: dict[str, tuple[float, int]] = {}
+        """Sum of the losses and number of rows since the last write, by domain."""
+        self._last_event = CallbackEvent(0, 0)
+        self._last_write = 0.0
 
     @abstractmethod
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the values at a step."""
+        """Write scalars.
 
-    def begin(self, moment: CallbackEvent) -> None:
-        """Start counting."""
-        self._from, self._last = moment, time.monotonic()
+        Args:
+            step: Number of the step.
+            values: Scalars by name.
+        """
 
-    def step(self, moment: CallbackEvent) -> None:
-        """Add a step; write if it is time."""
-        for trained in moment.batches:
-            n = len(trained.batch.rows)
-            total, rows = self._compute_losses.get(trained.domain, (0.0, 0))
-            self._compute_losses[trained.domain] = (total + n * trained.loss, rows + n)
-        if time.monotonic() - self._last > self._seconds:
-            self._flush(moment)
+    def begin(self, event: CallbackEvent) -> None:
+        """Start the first interval."""
+        self._last_event, self._last_write = event, time.monotonic()
 
-    def end(self, moment: CallbackEvent) -> None:
-        """Write what is left."""
-        if self._compute_losses:
-            self._flush(moment)
+    def step(self, event: CallbackEvent) -> None:
+        """Add the losses of a step, and write scalars if they are due."""
+        for result in event.batches:
+            n = len(result.batch.rows)
+            total, rows = self._losses.get(result.domain, (0.0, 0))
+            self._losses[result.domain] = (total + n * result.loss, rows + n)
+        if time.monotonic() - self._last_write > self._seconds:
+            self._flush(event)
 
-    def _flush(self, moment: CallbackEvent) -> None:
-        seconds = max(moment.seconds - self._from.seconds, 1e-9)
-        values = {f"loss/{domain}": total / rows for domain, (total, rows) in self._compute_losses.items()}
-        values[f"loss/{OVERALL}"] = sum(t for t, _ in self._compute_losses.values()) / sum(
-            n for _, n in self._compute_losses.values()
-        )
-        values["rows_per_second"] = (moment.rows - self._from.rows) / seconds
-        values["waiting_share"] = (moment.waited - self._from.waited) / seconds
-        values["lr"] = moment.lr
-        self.write(moment.step, values)
-        self._compute_losses, self._from, self._last = {}, moment, time.monotonic()
+    def end(self, event: CallbackEvent) -> None:
+        """Write the scalars of the steps since the last write."""
+        if self._losses:
+            self._flush(event)
+
+    def _flush(self, event: CallbackEvent) -> None:
+        """Write scalars, and start the next interval."""
+        seconds = max(event.seconds - self._last_event.seconds, 1e-9)
+        values = {f"loss/{domain}": total / rows for domain, (total, rows) in self._losses.items()}
+        values[f"loss/{OVERALL}"] = sum(t for t, _ in self._losses.values()) / sum(n for _, n in self._losses.values())
+        values["rows_per_second"] = (event.rows - self._last_event.rows) / seconds
+        values["waiting_share"] = (event.waited - self._last_event.waited) / seconds
+        values["lr"] = event.lr
+        self.write(event.step, values)
+        self._losses, self._last_event, self._last_write = {}, event, time.monotonic()
 
 
 class TensorBoard(Scalars):
-    """Event files in a folder: `tensorboard --logdir` shows them.
+    """A callback that writes TensorBoard event files to a folder.
 
-    What an earlier training of the folder wrote from this one's first step on is hidden: of one that was broken off
-    the curve goes on, of one that is made anew it begins again.
+    Points of earlier trainings in the folder are hidden from the first step of this training on. The curve of a resumed
+    training therefore continues, and that of a new training starts again.
     """
 
     def __init__(self, folder: Path, seconds: float = 5.0) -> None:
+        """Create the callback.
+
+        Args:
+            folder: Folder of the event files, for `tensorboard --logdir`.
+            seconds: Minimum number of seconds between writes.
+        """
         super().__init__(seconds)
         self._folder = folder
 
-    def begin(self, moment: CallbackEvent) -> None:
-        """Open the file."""
-        super().begin(moment)
+    def begin(self, event: CallbackEvent) -> None:
+        """Open an event file."""
+        super().begin(event)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder), purge_step=moment.step)
+        self._writer = SummaryWriter(str(self._folder), purge_step=event.step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each curve."""
+        """Write a point of each curve."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def end(self, moment: CallbackEvent) -> None:
-        """Write what is left and close the file."""
-        super().end(moment)
+    def end(self, event: CallbackEvent) -> None:
+        """Write the last scalars and close the event file."""
+        super().end(event)
         self._writer.close()
 
 
 class MLflow(Scalars):
-    """A run of an MLflow experiment, at the address in MLFLOW_TRACKING_URI; a resumed training goes on in its run."""
+    """A callback that writes to a run of an MLflow experiment, at the address in MLFLOW_TRACKING_URI.
+
+    A resumed training continues its MLflow run.
+    """
 
     def __init__(self, experiment: str, run: str, settings: Mapping[str, Any], seconds: float = 5.0) -> None:
+        """Create the callback.
+
+        Args:
+            experiment: Name of the experiment.
+            run: Id of the training run; the name of the MLflow run, and its tag `run_id`.
+            settings: Settings to log as parameters.
+            seconds: Minimum number of seconds between writes.
+
+        Raises:
+            UserError: MLflow is not installed.
+        """
         super().__init__(seconds)
         try:
             import mlflow
         except ImportError:
             raise UserError(
-                "MLFLOW_TRACKING_URI is set, and MLflow is not installed: pip install 'star-ctr[mlflow]', or unset it"
+                "MLFLOW_TRACKING_URI is set, but MLflow is not installed; run `pip install 'star-ctr[mlflow]'`, "
+                "or unset the variable"
             ) from None
 
         self._mlflow, self._experiment, self._run, self._settings = mlflow, experiment, run, dict(settings)
 
-    def begin(self, moment: CallbackEvent) -> None:
-        """Start the run, or go on in it."""
-        super().begin(moment)
+    def begin(self, event: CallbackEvent) -> None:
+        """Start the MLflow run, or continue it if it exists."""
+        super().begin(event)
         mlflow = self._mlflow
         mlflow.set_experiment(self._experiment)
         earlier = mlflow.search_runs(filter_string=f"tags.run_id = '{self._run}'", output_format="list", max_results=1)
@@ -117,10 +151,10 @@ class MLflow(Scalars):
             mlflow.log_params(self._settings)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One point of each metric."""
+        """Write a point of each metric."""
         self._mlflow.log_metrics(dict(values), step=step)
 
-    def end(self, moment: CallbackEvent) -> None:
-        """Write what is left and end the run."""
-        super().end(moment)
-        self._mlflow.end_run("FINISHED" if moment.step == moment.steps else "KILLED")
+    def end(self, event: CallbackEvent) -> None:
+        """Write the last scalars and end the MLflow run."""
+        super().end(event)
+        self._mlflow.end_run("FINISHED" if event.step == event.steps else "KILLED")

@@ -1,13 +1,17 @@
-"""The night of star-ctr as a DAG: wait for a day's logs, then one task a step, each a command that also runs by hand.
+"""The night of star-ctr as a DAG: wait for the logs of a day, then run one task per step.
 
-A run works on the day before its date: the run of 2026-03-05, early in the morning, is the night of 2026-03-04.
-Nights run one at a time and the oldest first, also those that were missed; every step is safe to run again.
+Each task runs a `star-ctr` command that you can also run by hand.
 
-To run a night by hand, trigger the DAG: the form asks for the configuration (`conf`), overrides (`set`) and the `day`.
-A task that fails is tried three times more, at growing intervals; a training goes on from its last checkpoint. If the
-last try fails, a line is appended to `failures.log` in `AIRFLOW_HOME`, and `STAR_CTR_ON_FAILURE` is called with it.
+A run processes the day before its date: the run of 2026-03-05, early in the morning, is the night of 2026-03-04.
+Nights run one at a time, oldest first, including missed ones. Every step can safely be run again.
 
-This file is read by Airflow's own Python, in which star-ctr is not installed: it imports nothing of it.
+To run a night manually, trigger the DAG. The form asks for the configuration (`conf`), overrides (`set`) and the `day`.
+
+A task that fails is retried three times, at increasing intervals. A training resumes from its last checkpoint. If the
+last try fails, a line is appended to `failures.log` in `AIRFLOW_HOME`, and the command in `STAR_CTR_ON_FAILURE` is
+called with this line.
+
+Airflow's Python reads this file. star-ctr is not installed there, so this file does not import it.
 """
 
 from __future__ import annotations
@@ -27,11 +31,12 @@ from airflow.providers.standard.sensors.bash import BashSensor
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 ROOT = Path(__file__).resolve().parents[3]
-NOT_YET = 75  # how `star-ctr ready` ends while logs are missing
+NOT_YET = 75
+"""Exit code of `star-ctr ready` while log files are missing."""
 
 
 def get_setting(name: str, default: str) -> str:
-    """The environment's `STAR_CTR_<name>`; empty counts as not set."""
+    """Return the environment variable `STAR_CTR_<name>`, or the default if it is not set or empty."""
     return os.environ.get(f"STAR_CTR_{name}") or default
 
 
@@ -45,21 +50,38 @@ RETRY = dt.timedelta(seconds=float(get_setting("RETRY_SECONDS", "300")))
 POKE = dt.timedelta(seconds=float(get_setting("POKE_SECONDS", "300")))
 WAIT = dt.timedelta(hours=float(get_setting("WAIT_HOURS", "18")))
 
-# The steps of a night, in order.
 STEPS: list[dict[str, Any]] = json.loads((ROOT / "conf/contracts/steps.json").read_text(encoding="utf-8"))
+"""The steps of a night, in order."""
 
 
 def compute_day(run: Any, params: Mapping[str, Any]) -> str:
-    """The day of the logs that a run works on: the one asked for, or the day before the run's own date."""
+    """Return the day of the logs that a run processes.
+
+    Args:
+        run: The DAG run.
+        params: The parameters of the run.
+
+    Returns:
+        The parameter `day`, as in 2026-03-04; if it is empty, the day before the date of the run.
+    """
     if params["day"]:
         return str(params["day"])
-    # A run triggered through the API may have no date of its own.
+    # A run that was triggered through the API may have no logical date.
     moment: dt.datetime = run.logical_date or run.run_after
     return (moment.astimezone(ZONE).date() - dt.timedelta(days=1)).isoformat()
 
 
 def make_command(step: str, run: Any, params: Mapping[str, Any]) -> str:
-    """The line that runs a step, quoted for the shell."""
+    """Return the shell command that runs a step.
+
+    Args:
+        step: Name of the `star-ctr` command.
+        run: The DAG run.
+        params: The parameters of the run.
+
+    Returns:
+        The command, quoted for the shell.
+    """
     arguments = [COMMAND, step, "--conf", params["conf"], "--ds", compute_day(run, params)]
     for override in params["set"] or []:
         arguments += ["--set", override]
@@ -67,7 +89,11 @@ def make_command(step: str, run: Any, params: Mapping[str, Any]) -> str:
 
 
 def log_failure(context: Mapping[str, Any]) -> None:
-    """Tell of a task that has failed for good."""
+    """Append a line to `failures.log` for a task whose last try has failed, and call `STAR_CTR_ON_FAILURE` with it.
+
+    Args:
+        context: The context that Airflow passes to callbacks.
+    """
     task, run = context["ti"], context["dag_run"]
     line = (
         f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%SZ} {task.dag_id}: {task.task_id} of the night "
@@ -82,13 +108,13 @@ def log_failure(context: Mapping[str, Any]) -> None:
 
 
 def parse_time(day: dt.date, time: dt.time) -> dt.datetime:
-    """A moment of the date on which the night of `day` runs."""
+    """Return a time on the date on which the night of `day` runs, which is the next day."""
     return dt.datetime.combine(day + dt.timedelta(days=1), time, ZONE)
 
 
 with DAG(
     dag_id="star_nightly",
-    description="star-ctr: from a day's logs to a model and its metrics by domain",
+    description="star-ctr: train a model on the logs of a day, and evaluate it per domain",
     doc_md=__doc__,
     schedule=CronTriggerTimetable(get_setting("SCHEDULE", "0 2 * * *"), timezone=str(ZONE)),
     start_date=parse_time(FIRST_NIGHT, dt.time.min),
@@ -97,15 +123,15 @@ with DAG(
     max_active_runs=1,
     params={
         "conf": Param(
-            get_setting("CONF", "conf/demo.yaml"), type="string", minLength=1, description="the data set: a YAML file"
+            get_setting("CONF", "conf/demo.yaml"), type="string", minLength=1, description="YAML file of the data set"
         ),
         "set": Param(
             [], type=["null", "array"], items={"type": "string", "pattern": "^[^=]+="},
-            description="overrides, one KEY=VALUE a line, as in trainer.seed=1",
+            description="overrides of settings, one KEY=VALUE per line, for example trainer.seed=1",
         ),
         "day": Param(
             None, type=["null", "string"], format="date",
-            description="the day of the logs; if empty, the day before the run's date",
+            description="day of the logs; the day before the date of the run by default",
         ),
     },
     user_defined_macros={"command": make_command},
@@ -120,7 +146,7 @@ with DAG(
     },
     tags=["star-ctr"],
 ) as dag:  # fmt: skip
-    last: Any = BashSensor(
+    previous: Any = BashSensor(
         task_id="wait_for_logs",
         bash_command="{{ command('ready', dag_run, params) }}",
         retry_exit_code=NOT_YET,
@@ -128,7 +154,7 @@ with DAG(
         poke_interval=POKE,
         timeout=WAIT,
         execution_timeout=dt.timedelta(minutes=10),
-        doc_md="Asks `star-ctr ready` until the files of the day are there; takes no worker in between.",
+        doc_md="Calls `star-ctr ready` until the log files of the day exist. Occupies no worker between calls.",
     )
     for step in STEPS:
         name = step["name"]
@@ -136,7 +162,8 @@ with DAG(
             task_id=name,
             bash_command=f"{{{{ command('{name}', dag_run, params) }}}}",
             execution_timeout=dt.timedelta(hours=step["hours"]),
-            doc_md=f"{step['about']}\n\nBy hand: `star-ctr {name} --conf CONF --ds DAY`; the line of this run is under Rendered.",
+            doc_md=f"{step['about']}\n\nTo run it by hand: `star-ctr {name} --conf CONF --ds DAY`. The exact command is "
+            "under Rendered Templates.",
         )
-        last >> task
-        last = task
+        previous >> task
+        previous = task
