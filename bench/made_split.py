@@ -46,7 +46,7 @@ def job_of(
     return TrainingJob(
         run_id=name, ds=layout.ds, split=table, versions={"split": DeltaTable(table).version()},
         folder=str(folder / name), code="", layout=layout, model=ModelSettings.model_validate(model or {}),
-        trainer=TrainerSettings.model_validate({"device": "cpu", "runtime": {"tensorboard": False}, **trainer}), settings={},
+        trainer=TrainerSettings.from_names(**{"device": "cpu", "tensorboard": False, **trainer}), settings={},
     )  # fmt: skip
 
 

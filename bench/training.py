@@ -132,7 +132,7 @@ def two_processes(folder: Path) -> dict[str, Any]:
 
 def resume_after_kill(folder: Path, kills: int) -> dict[str, Any]:
     """Trainings killed at random moments and resumed: how many come to the same bits."""
-    settings: dict[str, Any] = {"checkpoint_minutes": 0.005, "epochs": 3, "threads": 1, "batch_size": 500}
+    settings: dict[str, Any] = {"minutes": 0.005, "epochs": 3, "threads": 1, "batch_size": 500}
     undisturbed = job_of(folder, 20_000, **settings)
     began = time.monotonic()
     subprocess.run(command_of(undisturbed), check=True, stderr=subprocess.DEVNULL)

@@ -4,8 +4,8 @@ The journal is the Delta table `steps`. It is read and written without Spark, so
 second. A step adds one entry when it starts and another when it ends. The last entry of a step in commit order is the
 valid one, so the clocks of the hosts do not matter.
 
-If a process is killed, its step keeps only the first entry. The process no longer holds the lease of the warehouse,
-which tells such a step from a running one.
+If a process is killed, its step has only the first entry. The step is not mistaken for a running one, because no
+process holds the lease of the warehouse.
 """
 
 from __future__ import annotations

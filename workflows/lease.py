@@ -270,7 +270,7 @@ def _identify_machine() -> str:
 def _get_start_time(pid: int) -> str:
     """Return the start time of a process on this machine; empty if there is no such process.
 
-    The start time tells a process from a later one with the same id.
+    Process ids are reused, so the start time is needed to identify a process.
     """
     try:
         # Skip the command name, which may contain spaces. The start time is field 22 of the line.

@@ -186,7 +186,7 @@ class Staleness:
         if step == "features":
             hashes["contents"] = hash_json(
                 {
-                    table: {day: rows for day, rows in days.items() if day in UNDATED or day <= ds}
+                    table: {day: row_hash for day, row_hash in days.items() if day in UNDATED or day <= ds}
                     for table, days in self.table_hashes.items()
                 }
             )
@@ -255,8 +255,8 @@ class Staleness:
             {
                 day
                 for table, days in entry.outputs.items()
-                for day, rows in days.items()
-                if self.table_hashes[table].get(day) != rows
+                for day, row_hash in days.items()
+                if self.table_hashes[table].get(day) != row_hash
             }
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -188,17 +188,23 @@ class TrainerSettings(SettingsModel):
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints and resuming")
     runtime: RuntimeSettings = Field(RuntimeSettings(), description="decoding threads and logging")
 
-
-def _find_settings_without_effect() -> frozenset[str]:
-    groups = {
-        name: field.annotation
-        for name, field in TrainerSettings.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, TrainerGroup)
-    }
-    return frozenset(
-        {"processes", "threads", "device", *(name for name, group in groups.items() if not group.affects_weights)}
-    )
+    @classmethod
+    def from_names(cls, **values: Any) -> TrainerSettings:
+        """Make settings from names without their groups, for example `lr` for `optimizer.lr`."""
+        nested: dict[str, Any] = {}
+        for name, value in values.items():
+            group = next((group for group, model in _GROUPS.items() if name in model.model_fields), None)
+            (nested.setdefault(group, {}) if group else nested)[name] = value
+        return cls.model_validate(nested)
 
 
-NOT_AFFECTING_WEIGHTS = _find_settings_without_effect()
+_GROUPS: dict[str, type[TrainerGroup]] = {
+    name: field.annotation
+    for name, field in TrainerSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, TrainerGroup)
+}
+
+NOT_AFFECTING_WEIGHTS = frozenset(
+    {"processes", "threads", "device", *(name for name, group in _GROUPS.items() if not group.affects_weights)}
+)
 """Names of the trainer settings and groups that do not affect the trained weights, up to rounding."""

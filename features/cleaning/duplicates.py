@@ -9,6 +9,8 @@ from star_ctr.conf.settings.logs import AttributeLog, ImpressionLog, Log
 
 DUPLICATE = "duplicate"
 """The reason of a row that equals the first row of its key."""
+CONFLICT = "used by two different rows"
+"""Part of the reason of a row whose key belongs to a different row."""
 HASH = "_star_ctr_hash"
 """The column with the hash of all values of a row."""
 _GOOD = "_star_ctr_good"
@@ -60,6 +62,6 @@ def mark_duplicates(rows: DataFrame, key: list[str], lookback_days: int | None) 
     is_extra = F.col(_GOOD) & (F.col(_NUMBER) > F.col(f"{_FIRST}.{_NUMBER}"))
     is_same = F.col(HASH) == F.col(f"{_FIRST}.{HASH}")
     names = [k for k in key if k != HASH]
-    conflict = F.lit(f"{', '.join(names)}: used by two different rows") if names else F.lit(DUPLICATE)
+    conflict = F.lit(f"{', '.join(names)}: {CONFLICT}") if names else F.lit(DUPLICATE)
     reason = F.when(is_extra & is_same, F.lit(DUPLICATE)).when(is_extra, conflict).otherwise(F.col("reason"))
     return rows.withColumn("reason", reason).drop(_GOOD, HASH, _DAY, _NUMBER, _FIRST)

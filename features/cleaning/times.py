@@ -21,6 +21,8 @@ _ISO = (
     r"(?:[T ]\s*(\d{1,2}(?::\d{1,2}(?::\d{1,2}(?:[.,]\d+)?)?)?)\s*"
     r"(Z|z|(?:UTC|GMT|UT)?(?:[+-]\d{1,2}(?::?\d{2})?)?|[A-Za-z]+(?:/[A-Za-z0-9_+-]+)+)?)?\s*$"
 )
+UNUSABLE = "no usable time"
+"""Part of the reason of a row whose time cannot be parsed."""
 OUTSIDE = "not between `earliest` and `latest`"
 """Part of the reason of a row with an implausible time or day."""
 _ZONE_LETTERS = frozenset("VzOXxZ")
@@ -98,7 +100,7 @@ def check_time(column: TimeColumn, ts: Column, zone: str) -> Column:
     Returns:
         A text column with the reason why a time cannot be used; null if it can be used.
     """
-    unreadable = F.when(ts.isNull(), F.lit(f"{column.column}: no usable time"))
+    unreadable = F.when(ts.isNull(), F.lit(f"{column.column}: {UNUSABLE}"))
     day = F.to_date(F.from_utc_timestamp(ts, zone))
     outside = (day < F.lit(column.earliest)) | (day > F.lit(_get_latest(column)))
     return F.coalesce(unreadable, F.when(outside, F.lit(f"{column.column}: {OUTSIDE}")))

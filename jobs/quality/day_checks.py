@@ -15,17 +15,19 @@ from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
-from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.features.cleaning.duplicates import CONFLICT, DUPLICATE
+from star_ctr.features.cleaning.text import LOST
+from star_ctr.features.cleaning.times import OUTSIDE, UNUSABLE
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
 
 _REMEDIES = {
     UNDECLARED_LABEL: "declare the values in label.positive and label.negative",
-    "no usable time": "set unit, format or zone of logs.{log}.time",
-    "not between `earliest` and `latest`": "set unit, or earliest and latest, of logs.{log}.time",
-    "used by two different rows": "check that the column identifies a row",
-    "lost digits": "write the log with integers or text",
+    UNUSABLE: "set unit, format or zone of logs.{log}.time",
+    OUTSIDE: "set unit, or earliest and latest, of logs.{log}.time",
+    CONFLICT: "check that the column identifies a row",
+    LOST: "write the log with integers or text",
 }
 """Remedies by a part of the reason for quarantine."""
 _VALUES = 3

@@ -40,7 +40,8 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
         number: The number of the attempt; the newest published one by default.
 
     Returns:
-        The run, the attempt, whether weights, metrics and code are the same, and the folder of the replay.
+        Whether weights and metrics are identical, the run, the attempt, how weights, metrics and code compare, and the
+        folder of the replay.
 
     Raises:
         UserError: There is no such attempt, or it cannot be reproduced because it was resumed with a different number
@@ -63,20 +64,23 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     replayed = job.model_copy(update={"folder": str(folder), "trainer": trainer, "code": code})
     (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(replayed, False)
     weights = [hash_file(path / WEIGHTS)[:16] for path in (attempt.folder, folder)]
+    same_weights = weights[0] == weights[1]
+    # A refit has no unseen day to be evaluated on.
+    is_refit = strip_refit_suffix(run_id) != run_id
+    differing = [] if is_refit else _compare_metrics(store, replayed, attempt)
     return {
+        "identical": same_weights and not differing,
         "run_id": run_id,
         "attempt": attempt.number,
-        "weights": "the same bits" if weights[0] == weights[1] else f"differ: recorded {weights[0]}, now {weights[1]}",
-        "metrics": _compare_metrics(store, replayed, attempt),
+        "weights": "the same bits" if same_weights else f"differ: recorded {weights[0]}, now {weights[1]}",
+        "metrics": "none, because it is a refit" if is_refit else _describe(differing),
         "code": "the same" if code == job.code else f"changed: recorded {job.code}, now {code}",
         "folder": str(folder),
     }
 
 
-def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt) -> str:
-    """Compare the metrics of a replayed model with the recorded ones, and describe the result."""
-    if strip_refit_suffix(job.run_id) != job.run_id:
-        return "none: a refit has no unseen day to be evaluated on"
+def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt) -> list[str]:
+    """Compare the metrics of a replayed model with the recorded ones; returns the domains that differ."""
     split = store.read("split", job.versions["split"])
     test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
     scores = score_rows(test, get_attempt(job))
@@ -86,8 +90,11 @@ def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt
     if not old:
         table = store.warehouse.table("metrics")
         raise UserError(f"{table}: no metrics of {recorded}; run `star-ctr evaluate` first")
-    differing = sorted(d for d in {*new, *old} if _select_metrics(new.get(d)) != _select_metrics(old.get(d)))
-    return "the same" if not differing else f"differ in {', '.join(differing)}"
+    return sorted(d for d in {*new, *old} if _select_metrics(new.get(d)) != _select_metrics(old.get(d)))
+
+
+def _describe(differing: list[str]) -> str:
+    return f"differ in {', '.join(differing)}" if differing else "the same"
 
 
 def _select_metrics(row: dict[str, Any] | None) -> list[Any] | None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, NumericField, NumericSource, SequenceField
 from star_ctr.conf.settings.model import ModelSettings
-from star_ctr.conf.settings.trainer import TrainerGroup, TrainerSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.training.checkpoint import find_latest
 from star_ctr.model.training.job import TrainingJob
@@ -86,20 +86,6 @@ def version_of(table: str) -> int:
     return int(DeltaTable(table).version())
 
 
-def make_trainer_settings(**flat: object) -> TrainerSettings:
-    """Make trainer settings from the names of settings alone; each is put into its group."""
-    groups = {
-        name: group.annotation.model_fields
-        for name, group in TrainerSettings.model_fields.items()
-        if isinstance(group.annotation, type) and issubclass(group.annotation, TrainerGroup)
-    }
-    nested: dict[str, Any] = {}
-    for name, value in flat.items():
-        group = next((g for g, fields in groups.items() if name in fields), None)
-        (nested.setdefault(group, {}) if group else nested)[name] = value
-    return TrainerSettings.model_validate(nested)
-
-
 def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
     """A small job on a table that `write_split` made."""
     settings = {"batch_size": 64, "threads": 1, "device": "cpu", "window_rows": 200, "ema_decay": 0.9, **trainer}
@@ -112,7 +98,7 @@ def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
         code="",
         layout=LAYOUT,
         model=ModelSettings(layers=[16, 8], dim=4, dropout=0.1),
-        trainer=make_trainer_settings(**settings),
+        trainer=TrainerSettings.from_names(**settings),
         settings={},
     )
 
@@ -130,7 +116,7 @@ def with_vocabularies(made: TrainingJob, folder: Path) -> TrainingJob:
 
 def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
     """A job whose result does not depend on which process draws for a row."""
-    j = job(table, folder, **{"epochs": EPOCHS, "checkpoint_minutes": 1e-6, **trainer})
+    j = job(table, folder, **{"epochs": EPOCHS, "minutes": 1e-6, **trainer})
     return j.model_copy(update={"model": j.model.model_copy(update={"dropout": 0.0})})
 
 

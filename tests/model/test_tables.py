@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.contracts.encoded_row import IdField, Layout, SequenceField
 from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.distributed.process_group import seed_device
 from star_ctr.model.embeddings import tables as tables_module
 from star_ctr.model.embeddings.row_adam import group_rows
@@ -18,7 +19,6 @@ from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.embeddings.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.training.optimizers import Optimizers
 from tests.model.arrays import array
-from tests.model.synthetic import make_trainer_settings
 
 RNG = np.random.default_rng(0)
 SIZES, WIDTHS = {"user": 6, "item": 9, "tag": 4}, {"user": 3, "item": 2, "tag": 3}
@@ -133,7 +133,7 @@ def test_entries_are_grouped_by_row_whatever_the_size_of_the_table(ids: list[int
 def test_steps_leave_padding_at_zero_and_seeds_leave_nothing_behind() -> None:
     inputs = SharedInputs(layout(), ModelSettings(dim=2))
     model = torch.nn.ModuleDict({"inputs": inputs})
-    optimizers = Optimizers(model, make_trainer_settings(embedding_lr=0.1), 3)
+    optimizers = Optimizers(model, TrainerSettings.from_names(embedding_lr=0.1), 3)
     queued = len(torch.cuda._queued_calls)  # where there is no accelerator, calls for it wait here
     for step in range(3):
         seed_device(torch.device("cpu"), step)

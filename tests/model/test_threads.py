@@ -25,7 +25,7 @@ from tests.model.synthetic import job, record
 
 
 def of_automatic_threads(table: str, folder: Path, **trainer: object) -> TrainingJob:
-    return job(table, folder, **{"threads": 0, "checkpoint_minutes": 1000.0, **trainer})
+    return job(table, folder, **{"threads": 0, "minutes": 1000.0, **trainer})
 
 
 def on_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:

@@ -173,7 +173,7 @@ RUN = "import sys; from star_ctr.model.train import main; main(sys.argv[1])"
 
 @pytest.mark.parametrize("wait_for_step", [3])
 def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait_for_step: int) -> None:
-    settings = {"epochs": 12, "checkpoint_minutes": 0.002}
+    settings = {"epochs": 12, "minutes": 0.002}
     undisturbed = job(table, tmp_path / "undisturbed", **settings)
     whole = train(undisturbed)
     killed = job(table, tmp_path / "killed", **settings)

@@ -223,8 +223,8 @@ def main() -> None:
     try:
         if os.environ.get("STAR_CTR_CONF") and not os.environ.get("STAR_CTR_FIRST_NIGHT"):
             raise UserError(
-                "STAR_CTR_CONF is set, but STAR_CTR_FIRST_NIGHT is not; set it to the first day that can be evaluated, for "
-                "example 2026-03-04"
+                "STAR_CTR_CONF is set, but STAR_CTR_FIRST_NIGHT is not; set it to the first day that can be evaluated, "
+                "for example 2026-03-04"
             )
         with LocalAirflow(arguments.venv, arguments.home, arguments.port) as airflow:
             print(f"Airflow: {airflow.url}/dags/star_nightly   user {USER}, password {airflow.password()}", flush=True)

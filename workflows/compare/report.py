@@ -1,4 +1,4 @@
-"""The report of a comparison: Markdown with the paper's tables, PNG figures, and all of it as JSON."""
+"""Report of a comparison: the paper's tables as Markdown, PNG figures, and the same numbers as JSON."""
 
 from __future__ import annotations
 
@@ -29,47 +29,68 @@ from star_ctr.workflows.compare.tables import (  # fmt: skip
 )
 
 TABLE = "Table 2"
+"""Title of the plan whose order of models is compared with the paper's."""
 METRICS = {"gauc": "GAUC (eq. 9)", "auc": "AUC", "log_loss": "log loss"}
 
 
 def write(results: Results, command: str, folder: Path) -> Path:
-    """Write `report.md`, `results.json`, `metrics.csv` and the figures into `folder`; returns the report's path."""
+    """Write `report.md`, `results.json`, `metrics.csv` and the figures.
+
+    Args:
+        results: The results of the comparison.
+        command: The command line that ran the comparison, for the report.
+        folder: The folder to write to; created if necessary.
+
+    Returns:
+        The path of `report.md`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = make_frame(results.rows)
-    parts = [f"# {results.name}: models compared", f"    {command}", _format_table_1(results.shares)]
+    metrics = make_frame(results.rows)
+    parts = [f"# {results.name}: comparison of models", f"    {command}", _format_table_1(results.shares)]
     planned = {m for plan in results.comparison.plans for m in plan.models}
     for plan in results.comparison.plans:
-        parts += _format_plan(found, plan, planned)
-    parts += _format_ablations(found)
-    parts += _draw_figures(found, folder)
+        parts += _format_plan(metrics, plan, planned)
+    parts += _format_ablations(metrics)
+    parts += _draw_figures(metrics, folder)
     parts += [_format_cost(results.costs, results.seconds), _format_settings(results)]
     report = folder / "report.md"
     report.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     (folder / "results.json").write_text(json.dumps(make_json(results, command), indent=1) + "\n", encoding="utf-8")
-    found.to_csv(folder / "metrics.csv", index=False, float_format="%.7g")
+    metrics.to_csv(folder / "metrics.csv", index=False, float_format="%.7g")
     return report
 
 
 def make_json(results: Results, command: str) -> dict[str, Any]:
-    """Everything that the report says; the rows that it stems from are those of `metrics.csv`."""
-    found = make_frame(results.rows)
+    """Return the numbers of the report as JSON values, without the rows of `metrics.csv`.
+
+    Args:
+        results: The results of the comparison.
+        command: The command line that ran the comparison.
+
+    Returns:
+        The command, the plans with their means, rows and clicks by domain, the paired differences from Base, the order
+        of models compared with the paper's, costs, mean training times in seconds, and the overrides of each model.
+    """
+    metrics = make_frame(results.rows)
     return {
         "command": command,
         "plans": [
             {
                 **plan.model_dump(mode="json"),
-                "means": {metric: _compute_means(select_plan(found, plan), metric) for metric in (*METRICS, "pcoc")},
+                "means": {metric: _compute_means(select_plan(metrics, plan), metric) for metric in (*METRICS, "pcoc")},
             }
             for plan in results.comparison.plans
         ],
         "shares": results.shares,
         "against_base": {
-            model: {metric: asdict(p) if (p := compare_pairs(found, model, metric)) else None for metric in METRICS}
-            for model in dict.fromkeys(found["compared"])
+            model: {metric: asdict(p) if (p := compare_pairs(metrics, model, metric)) else None for metric in METRICS}
+            for model in dict.fromkeys(metrics["compared"])
             if model != BASE
         },
         "order": {
-            table: dict(zip(("models", "kendall_tau"), o, strict=True)) if (o := compare_order(found, table)) else None
+            table: dict(zip(("models", "kendall_tau"), o, strict=True))
+            if (o := compare_order(metrics, table))
+            else None
             for table in IN_PAPER
         },
         "costs": {model: asdict(cost) for model, cost in results.costs.items()},
@@ -78,14 +99,14 @@ def make_json(results: Results, command: str) -> dict[str, Any]:
     }
 
 
-def _compute_means(found: pd.DataFrame, metric: str) -> dict[str, dict[str, float | None]]:
-    """By model and domain, over the nights and seeds of a plan; None where a metric is undefined."""
-    table = compute_means(found, metric)
+def _compute_means(metrics: pd.DataFrame, metric: str) -> dict[str, dict[str, float | None]]:
+    """Return the means of a metric by model and domain; None if the metric is undefined."""
+    table = compute_means(metrics, metric)
     return {str(m): {str(d): None if pd.isna(v) else float(v) for d, v in table[m].items()} for m in table.columns}
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are numbers."""
+    """Return a Markdown table; the first column contains text, the others contain numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -96,21 +117,20 @@ def _format_table_1(shares: Sequence[dict[str, Any]]) -> str:
         (r["domain"], f"{r['rows']:,}", f"{100 * r['rows'] / total:.2f}%", f"{100 * r['clicks'] / r['rows']:.2f}%")
         for r in shares
     ]
-    return "## Table 1: the training days of the last night\n\n" + format_table(
-        ["domain", "rows", "share", "CTR"], rows
-    )
+    return "## Table 1: training days of the last night\n\n" + format_table(["domain", "rows", "share", "CTR"], rows)
 
 
-def _format_plan(found: pd.DataFrame, plan: Plan, planned: set[str]) -> list[str]:
-    """Tables of a plan's models and of outside ones; Table 2 takes in others that have all of its nights and seeds.
+def _format_plan(metrics: pd.DataFrame, plan: Plan, planned: set[str]) -> list[str]:
+    """Return the tables of a plan, with the models that have all of its nights and seeds.
 
-    Not those of Tables 3 and 4, though, nor those without the auxiliary network.
+    Table 2 contains all such models, except those of Tables 3 and 4 and those without the auxiliary network. Tables of
+    other plans contain the models of the plan and external models.
     """
-    part = select_plan(found, plan)
+    part = select_plan(metrics, plan)
     models = list(dict.fromkeys(part["compared"]))
     if plan.title == TABLE:
-        other = {m for table in ("Table 3", "Table 4") for m in IN_PAPER[table]} - set(IN_PAPER[TABLE])
-        shown = [m for m in models if m not in other and not m.endswith((WITHOUT_AUX, "_single"))]
+        excluded = {m for table in ("Table 3", "Table 4") for m in IN_PAPER[table]} - set(IN_PAPER[TABLE])
+        shown = [m for m in models if m not in excluded and not m.endswith((WITHOUT_AUX, "_single"))]
     else:
         shown = [m for m in models if m in plan.models or m not in planned]
     part = part[part["compared"].isin(shown)]
@@ -118,8 +138,9 @@ def _format_plan(found: pd.DataFrame, plan: Plan, planned: set[str]) -> list[str
     seeds = f"{plan.seeds} seeds" if plan.seeds > 1 else "one seed"
     parts = [
         f"## {plan.title}: {len(shown)} models, {nights} ({plan.nights[0]} to {plan.nights[-1]}), {seeds}",
-        "Means over nights and seeds; ± is the deviation over seeds of the mean over nights; p is of a paired t-test "
-        f"over {len(plan.nights) * plan.seeds} pairs of night and seed against Base. {_format_verdict(part)}",
+        "Values are means over nights and seeds; ± is the standard deviation over seeds of the mean over nights. p is "
+        f"the p-value of a paired t-test against Base, over {len(plan.nights) * plan.seeds} pairs of night and seed. "
+        f"{_format_verdict(part)}",
     ]
     for metric, name in METRICS.items():
         parts += [f"### {name}", _format_by_domain(part, metric)]
@@ -127,14 +148,14 @@ def _format_plan(found: pd.DataFrame, plan: Plan, planned: set[str]) -> list[str
 
 
 def _format_verdict(part: pd.DataFrame) -> str:
-    """The best model by overall GAUC, and which differ from Base by more than chance."""
+    """Return sentences with the highest overall GAUC and the models that differ significantly from Base."""
     overall = compute_means(part, "gauc").loc[OVERALL]
-    best = f"The best overall GAUC is {format_model(str(overall.idxmax()))}'s, {overall.max():.4f}"
+    best = f"{format_model(str(overall.idxmax()))} has the highest overall GAUC: {overall.max():.4f}."
     tests = {m: compare_pairs(part, m, "gauc") for m in overall.index if m != BASE and BASE in overall.index}
-    sure = [
+    significant = [
         f"{format_model(m)} ({t.difference:+.4f})" for m, t in tests.items() if t and t.p is not None and t.p < 0.05
     ]
-    return f"{best}; differs from Base's with p < 0.05: {', '.join(sure) or 'none'}."
+    return f"{best} Models that differ from Base with p < 0.05: {', '.join(significant) or 'none'}."
 
 
 def _format_by_domain(part: pd.DataFrame, metric: str) -> str:
@@ -152,7 +173,7 @@ def _format_by_domain(part: pd.DataFrame, metric: str) -> str:
         rows.append([str(domain), *cells])
     if BASE in models:
         tests = {m: compare_pairs(part, m, metric) for m in models if m != BASE}
-        rows.append(["less Base", *(f"{t.difference:+.4f}" if (t := tests.get(m)) else "" for m in models)])
+        rows.append(["difference from Base", *(f"{t.difference:+.4f}" if (t := tests.get(m)) else "" for m in models)])
         rows.append(["p", *(_format_p(t.p) if (t := tests.get(m)) else "" for m in models)])
     return format_table(["domain", *(format_model(m) for m in models)], rows)
 
@@ -166,20 +187,20 @@ def _format_p(p: float | None) -> str:
 
 
 def _format_order(part: pd.DataFrame, table: str) -> list[str]:
-    """One line, or none where too few of the table's models were trained."""
+    """Return a sentence about the order of the models; empty if too few models of the table were trained."""
     order = compare_order(part, table)
     if order is None:
         return []
     models, tau = order
     ranks = " > ".join(format_model(m) for m in models)
-    return [f"By overall GAUC: {ranks}; Kendall's tau with the paper's order {tau:+.2f}."]
+    return [f"Models by overall GAUC, highest first: {ranks}. Kendall's tau with the paper's order: {tau:+.2f}."]
 
 
-def _format_ablations(found: pd.DataFrame) -> list[str]:
-    """Tables 3 and 4, and the same models under batches of one domain; on the nights and seeds that all have."""
+def _format_ablations(metrics: pd.DataFrame) -> list[str]:
+    """Return Tables 3 and 4, also with single-domain batches, for the nights and seeds that all models have."""
     parts = []
     for table, extra in {"Table 3": (), "Table 4": ("star_bn_single", "star_ln_single")}.items():
-        part = select_common(found, [*IN_PAPER[table], *extra])
+        part = select_common(metrics, [*IN_PAPER[table], *extra])
         overall, spread = (
             part[part["domain"] == OVERALL].groupby("compared")["gauc"].mean(),
             compute_deviations(part, "gauc"),
@@ -197,21 +218,21 @@ def _format_ablations(found: pd.DataFrame) -> list[str]:
                     f"{IN_PAPER[table][m]:.4f}" if m in IN_PAPER[table] else "",
                 ]
             )  # fmt: skip
-        header = ["model", "overall GAUC", f"less {format_model(models[0])}", "p", "in the paper"]
+        header = ["model", "overall GAUC", f"difference from {format_model(models[0])}", "p", "in the paper"]
         parts += [f"## {table}", format_table(header, rows), *_format_order(part, table)]
     return parts
 
 
-def _draw_figures(found: pd.DataFrame, folder: Path) -> list[str]:
-    both = _select_with_and_without(found)
+def _draw_figures(metrics: pd.DataFrame, folder: Path) -> list[str]:
+    both = _select_with_and_without(metrics)
     drawn = {
-        "Figure 6: with and without the auxiliary network": ("figure6.png", figures.draw_auxiliary, both),
-        "Figure 7: predicted over actual clicks by domain": (
+        "Figure 6: overall GAUC with and without the auxiliary network": ("figure6.png", figures.draw_auxiliary, both),
+        "Figure 7: PCOC (predicted clicks / actual clicks) by domain": (
             "figure7.png",
             figures.draw_calibration,
-            select_common(found, [BASE, "star"]),
+            select_common(metrics, [BASE, "star"]),
         ),
-        "Every night and seed": ("differences.png", figures.draw_differences, found),
+        "Difference from Base by night and seed": ("differences.png", figures.draw_differences, metrics),
     }
     return [
         f"## {name}\n\n![{name}]({file}){_format_auxiliary(both) if part is both else ''}"
@@ -220,15 +241,15 @@ def _draw_figures(found: pd.DataFrame, folder: Path) -> list[str]:
     ]
 
 
-def _select_with_and_without(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the models that have a twin without the auxiliary network, and of the twins, on what all have."""
-    names = set(found["compared"])
-    twins = [(m, m + WITHOUT_AUX) for m in names if m + WITHOUT_AUX in names]
-    return select_common(found, [m for pair in twins for m in pair])
+def _select_with_and_without(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of all models trained with and without the auxiliary network, for common nights and seeds."""
+    names = set(metrics["compared"])
+    pairs = [(m, m + WITHOUT_AUX) for m in names if m + WITHOUT_AUX in names]
+    return select_common(metrics, [m for pair in pairs for m in pair])
 
 
 def _format_auxiliary(part: pd.DataFrame) -> str:
-    """Figure 6 in numbers."""
+    """Return the table for Figure 6: overall GAUC with and without the auxiliary network."""
     overall = compute_means(part, "gauc").loc[OVERALL]
     rows = []
     for m in overall.index:
@@ -241,7 +262,7 @@ def _format_auxiliary(part: pd.DataFrame) -> str:
                 _format_p(test.p),
             ]
             rows.append([format_model(m), *values])
-    return "\n\n" + format_table(["overall GAUC", "with", "without", "difference", "p"], rows)
+    return "\n\n" + format_table(["model", "with", "without", "difference", "p"], rows)
 
 
 def _format_cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
@@ -255,9 +276,15 @@ def _format_cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
                 f"{seconds[model]:.1f}",
             ]
         )  # fmt: skip
-    header = ["model", "parameters", "step, ms", "x Base's", "2000 rows predicted, ms", "x Base's", "a training, s"]
-    words = "On one thread, all models taking turns; a step has the rows of a batch of its trainer."
-    return f"## Cost\n\n{words}\n\n{format_table(header, rows)}"
+    header = [
+        "model", "parameters", "training step (ms)", "relative to Base", "prediction of 2000 rows (ms)",
+        "relative to Base", "training (s)",
+    ]  # fmt: skip
+    note = (
+        "Measured on one thread, with all models in turns. A training step processes one batch of the model's trainer. "
+        "The last column is the mean duration of a complete training."
+    )
+    return f"## Cost\n\n{note}\n\n{format_table(header, rows)}"
 
 
 def _format_settings(results: Results) -> str:
@@ -265,4 +292,4 @@ def _format_settings(results: Results) -> str:
         f"- {format_model(m)}: " + " ".join(f"`--set {o}`" for o in results.comparison.overrides(m))
         for m in results.costs
     ]
-    return "\n".join(["## Settings\n\nAny of them can be trained alone with `star-ctr nightly` and:\n", *lines])
+    return "\n".join(["## Settings\n\nTo train one of the models, run `star-ctr nightly` with its options:\n", *lines])

@@ -1,7 +1,11 @@
-"""The comparison: models x nights x seeds on one set of feature tables, resumable, then the paper's tables of them.
+"""Comparison of models: train each model for each night with each seed, on one set of feature tables.
 
-Spark makes the tables and the metrics; the trainings in between run side by side, a process each, on one thread
-each: small batches leave a second core nothing to do. What was trained and scored before is not done again.
+1. Spark writes the split of each night.
+2. The trainings run in parallel, each in its own process with one thread. With small batches, a second thread would not
+   make a training faster.
+3. Spark imports the scores of the trainings and computes the metrics.
+
+A comparison that was stopped can be run again: finished trainings are kept.
 """
 
 from __future__ import annotations
@@ -39,11 +43,12 @@ from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.terminal import err, show_step
 
 ALONE = ["trainer.threads=1", "trainer.processes=1"]
+"""Overrides for all trainings of a comparison."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the comparison."""
+    """A training of the comparison: a model with its settings, for one night and seed."""
 
     model: str
     settings: Settings
@@ -52,7 +57,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the tables are made of; `rows` are those of `metrics`, each with the model's name here as `compared`."""
+    """The results of a comparison.
+
+    Attributes:
+        name: The name of the configuration.
+        comparison: The comparison with the plans that were run.
+        rows: Rows of the table `metrics`, with the name of the model as `compared`.
+        shares: Rows and clicks of each domain in the training days of the last night: `domain`, `rows`, `clicks`.
+        costs: The cost of each model; empty if it was not measured.
+        seconds: The mean duration of a training of each model, in seconds.
+    """
 
     name: str
     comparison: Comparison
@@ -63,7 +77,19 @@ class Results:
 
 
 def make_plans(models: str | None, nights: str | None, seeds: int) -> list[Plan]:
-    """The plan that a command line asks for; none where it says neither models nor nights."""
+    """Return the plan that the options of the command line define.
+
+    Args:
+        models: Names of models, separated by commas or spaces.
+        nights: Nights as YYYY-MM-DD, separated by commas or spaces.
+        seeds: The number of seeds per model and night.
+
+    Returns:
+        One plan; an empty list if neither models nor nights are given.
+
+    Raises:
+        UserError: An option has an invalid value.
+    """
     if models is None and nights is None:
         return []
     plan: dict[str, Any] = {"seeds": seeds}
@@ -77,7 +103,7 @@ def make_plans(models: str | None, nights: str | None, seeds: int) -> list[Plan]
 
 
 def _set_plans(comparison: Comparison, plans: Sequence[Plan]) -> Comparison:
-    """The configuration's comparison with other plans; `UserError` for a model that it does not know."""
+    """Return a comparison with other plans; raises `UserError` if a plan names an unknown model."""
     try:
         return Comparison.model_validate({**comparison.model_dump(), "plans": [p.model_dump() for p in plans]})
     except ValidationError as error:
@@ -85,11 +111,13 @@ def _set_plans(comparison: Comparison, plans: Sequence[Plan]) -> Comparison:
 
 
 def parse_scores(scores: Sequence[str]) -> list[tuple[str, str]]:
-    """(name, table) of each NAME=TABLE."""
+    """Parse values NAME=TABLE of the option `--scores` to pairs (name, table); raises `UserError` for other values."""
     pairs = [s.partition("=") for s in scores]
     for name, _, table in pairs:
         if not (name and table):
-            raise UserError(f"--scores {name}: write NAME=TABLE, as in --scores lightgbm=build/lightgbm.parquet")
+            raise UserError(
+                f"--scores {name}: expected NAME=TABLE, for example --scores lightgbm=build/lightgbm.parquet"
+            )
     return [(name, table) for name, _, table in pairs]
 
 
@@ -102,10 +130,23 @@ def run(
     jobs: int | None = None,
     measure: bool = True,
 ) -> Results:
-    """Train and judge everything that the plans ask for (the configuration's, if none is given).
+    """Train and evaluate all models of the plans, for all their nights and seeds.
 
-    `scores`: (name, table) of outside models' scores of the same rows. `jobs`: trainings at a time.
-    `measure`: whether to measure what each model costs.
+    Args:
+        conf: The name or path of the configuration.
+        overrides: Overrides of settings as `key=value`, for all models.
+        spark: The Spark session.
+        plans: The plans to run; by default, those of the configuration.
+        scores: Pairs (name, table) of external models, whose scores of the same test rows are also evaluated.
+        jobs: The maximum number of parallel trainings; by default, the number of cores.
+        measure: Whether to measure the cost of each model.
+
+    Returns:
+        The results of the comparison.
+
+    Raises:
+        UserError: A plan names an unknown model, or a model changes settings that the split depends on.
+        DataError: Trainings failed, or the input data or the scores are invalid.
     """
     settings = load(conf, overrides)
     store = WarehouseTables(settings, spark)
@@ -114,45 +155,57 @@ def run(
     plans = [plan if plan.nights else plan.model_copy(update={"nights": newest}) for plan in plans]
     comparison = _set_plans(settings.compare, plans)
     nights = sorted({night for plan in plans for night in plan.nights})
-    # The newest first: its window may hold all that the others need.
+    # Start with the newest night: its window may contain all days that the earlier nights need.
     for night in reversed(nights):
         prepare_night(settings, spark, store, night)
     pins = {night: train.pin_versions(store, night) for night in nights}
     trials = []
     for model, night, seed in comparison.runs():
-        own = load(conf, [*overrides, *comparison.overrides(model), f"trainer.seed={seed}", *ALONE])
-        if hash_split_settings(own) != hash_split_settings(settings):
-            raise UserError(f"compare: `{model}` would need a split of its own; only `model` and `trainer` may differ")
-        trials.append(Trial(model, own, train.make_job(own, store, night, pins[night])))
-    # Two names may stand for the same settings: that is one run.
-    once = list({t.job.run_id: t for t in trials}.values())
-    train_all(once, jobs or count_cores())
-    trained = [(t.settings, t.job) for t in once]
+        trial_settings = load(conf, [*overrides, *comparison.overrides(model), f"trainer.seed={seed}", *ALONE])
+        if hash_split_settings(trial_settings) != hash_split_settings(settings):
+            raise UserError(
+                f"compare: `{model}` changes settings that the split depends on; use only overrides of `model` and "
+                "`trainer` that leave the split unchanged"
+            )
+        trials.append(Trial(model, trial_settings, train.make_job(trial_settings, store, night, pins[night])))
+    # Models with different names but equal settings share a run.
+    unique_trials = list({t.job.run_id: t for t in trials}.values())
+    train_all(unique_trials, jobs or count_cores())
+    trained = [(t.settings, t.job) for t in unique_trials]
     with _make_progress() as progress:
-        task = progress.add_task("into the tables", total=len(once))
+        task = progress.add_task("importing", total=len(unique_trials))
         for done in import_runs.run(store, trained):
             progress.update(task, completed=done)
-    rows_of: dict[str, list[dict[str, Any]]] = {}
+    rows_by_run: dict[str, list[dict[str, Any]]] = {}
     for row in import_runs.read_imported_metrics(store, trained):
-        rows_of.setdefault(row["run_id"], []).append(row)
-    rows = [{**row, "compared": t.model} for t in trials for row in rows_of[t.job.run_id]]
+        rows_by_run.setdefault(row["run_id"], []).append(row)
+    rows = [{**row, "compared": t.model} for t in trials for row in rows_by_run[t.job.run_id]]
     for name, table in scores:
         with show_step(name, spark.sparkContext):
             rows += [{**r, "compared": name} for r in import_scores.run(store, name, table, _find_references(trials))]
     last = {t.model: t.job for t in trials if t.job.ds == nights[-1]}
-    measured = {}
+    costs = {}
     if measure:
         with show_step("cost", None):
-            measured = measure_costs(last)
+            costs = measure_costs(last)
     seconds: dict[str, list[float]] = {}
     for t in trials:
         seconds.setdefault(t.model, []).append(read_result(t.job)["seconds"])
     means = {model: sum(values) / len(values) for model, values in seconds.items()}
-    return Results(settings.name, comparison, rows, _count_shares(store, next(iter(last.values()))), measured, means)
+    return Results(settings.name, comparison, rows, _count_shares(store, next(iter(last.values()))), costs, means)
 
 
 def prepare_night(settings: Settings, spark: SparkSession, store: WarehouseTables, night: str) -> None:
-    """Make a night's split, and the features that it needs, as far as they are not there by the settings at hand."""
+    """Write the split of a night if it does not exist for the given settings.
+
+    Also runs `ingest` and `features` if features of the night or of its window are missing.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        store: The tables of the warehouse.
+        night: The night as YYYY-MM-DD.
+    """
     found = find_split(store.warehouse.table("split"), night)
     if found is not None and is_encoded_for(settings, night, found[1]):
         return
@@ -165,23 +218,31 @@ def prepare_night(settings: Settings, spark: SparkSession, store: WarehouseTable
 
 
 def _has_features(settings: Settings, store: WarehouseTables, night: str) -> bool:
-    """Whether `features` holds the night and all days of its window that were ingested, by the settings at hand."""
+    """Return whether `features` contains the night and all ingested days of its window, for the given settings."""
     if not (store.exists("features") and store.exists("impressions")):
         return False
     needed = set(list_window_days(settings, night))
-    made = store.read("features").where(F.col("settings") == hash_features_settings(settings))
-    there = {r.ds for r in made.select("ds").distinct().collect()}
-    return night in there and needed.intersection(store.days("impressions")) <= there
+    rows = store.read("features").where(F.col("settings") == hash_features_settings(settings))
+    days = {r.ds for r in rows.select("ds").distinct().collect()}
+    return night in days and needed.intersection(store.days("impressions")) <= days
 
 
 def train_all(trials: Sequence[Trial], jobs: int) -> None:
-    """Train and score what is not done yet, `jobs` at a time; `DataError` at the end for those that failed."""
+    """Train and score all trials that are not finished.
+
+    Args:
+        trials: The trials, without repeated runs.
+        jobs: The maximum number of parallel trainings.
+
+    Raises:
+        DataError: Trainings failed; raised after all others have finished.
+    """
     waiting = [t for t in trials if not offline.is_trained(t.job)]
     failed: list[str] = []
     if not waiting:
-        err.print(f"All {len(trials)} trainings were done before.")
+        err.print(f"All {len(trials)} trainings were already finished.")
         return
-    # A fresh interpreter: a fork of a process in which Spark's and torch's threads run may hang.
+    # Spawn a new interpreter: a fork of a process with threads of Spark and torch may hang.
     spawn = multiprocessing.get_context("spawn")
     size = min(jobs, max(len(waiting), 1))
     pool = ProcessPoolExecutor(size, mp_context=spawn, initializer=end_with_parent, initargs=(os.getpid(),))
@@ -192,20 +253,20 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
             for future in as_completed(running):
                 t = running[future]
                 error = future.exception()
-                told = f"{t.model} {t.job.ds} seed {t.job.trainer.seed}"
+                label = f"{t.model} {t.job.ds} seed {t.job.trainer.seed}"
                 if error is None:
-                    progress.console.print(f"[green]✓[/] {told:<40} {future.result():6.1f} s")
+                    progress.console.print(f"[green]✓[/] {label:<40} {future.result():6.1f} s")
                 else:
-                    failed.append(told)
-                    progress.console.print(f"[red]✗[/] {told}: {error}", highlight=False)
+                    failed.append(label)
+                    progress.console.print(f"[red]✗[/] {label}: {error}", highlight=False)
                 progress.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failed:
         raise DataError(
-            f"compare: {len(failed)} of {len(trials)} trainings failed ({', '.join(failed[:5])} …); "
-            "their words stand above, what succeeded is kept: run it again"
+            f"compare: {len(failed)} of {len(trials)} trainings failed, among them {', '.join(failed[:5])}; their "
+            "errors are printed above. Finished trainings are kept: run the same command again"
         )
 
 
@@ -222,12 +283,12 @@ def _make_progress() -> Progress:
 
 
 def _find_references(trials: Sequence[Trial]) -> dict[str, str]:
-    """For each night a run that scored its rows."""
+    """Return for each night the id of a run that scored its test rows."""
     return {t.job.ds: t.job.run_id for t in trials}
 
 
 def _count_shares(store: WarehouseTables, job: TrainingJob) -> list[dict[str, Any]]:
-    """Rows and clicks of each domain in a night's training days, as Table 1 has them."""
+    """Count the rows and clicks of each domain in the training days of a night, for Table 1."""
     rows = store.read("split", job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
-    found = rows.groupBy("domain").agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
-    return sorted((r.asDict() for r in found), key=lambda r: domain_sort_key(r["domain"]))
+    counts = rows.groupBy("domain").agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
+    return sorted((r.asDict() for r in counts), key=lambda r: domain_sort_key(r["domain"]))

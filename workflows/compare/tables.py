@@ -1,7 +1,7 @@
 """Statistics for the paper's tables, computed from the metrics of a comparison with pandas.
 
-The functions take a data frame with one row per model, night, seed and domain, as `make_frame` returns it. `compared` is
-the name of the model, `ds` the night, and the domain `overall` covers all rows of a night.
+The functions take a data frame with one row per model, night, seed and domain, which `make_frame` returns. `compared`
+is the name of the model, `ds` the night, and the domain `overall` covers all rows of a night.
 """
 
 from __future__ import annotations

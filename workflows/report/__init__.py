@@ -1,4 +1,4 @@
-"""The page that one looks at in the morning: what last night gave, whether it is served, and what stood in the way.
+"""HTML report of a night: the gate's decision, which model is served, metrics, and how the steps ran.
 
-`gathered` reads everything without Spark, `page` writes it down as one HTML file that asks for nothing from outside.
+`data.collect` reads all tables without Spark, and `page.write` writes one HTML file that fetches nothing.
 """

@@ -1,6 +1,7 @@
-"""The morning page's charts, as SVG that takes its colours and letters from the page's style.
+"""Charts of the report as SVG. The style sheet of the page sets their colours and fonts.
 
-All are drawn 340 wide, which is a phone's width and that of a column on a desk: letters are not scaled.
+All charts are 340 pixels wide. This is the width of a phone and of a column on a wider screen, so that text is not
+scaled.
 """
 
 from __future__ import annotations
@@ -14,11 +15,20 @@ from star_ctr.workflows.report.formatting import clip, format_number, format_sec
 from star_ctr.workflows.report.scales import Scale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 WIDTH = 340
+"""Width of a chart in pixels."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line through values at places; null values are gaps. `low` and `high` bound a band around it, where given."""
+    """A line in a chart, with an optional band around it.
+
+    Attributes:
+        at: The x values.
+        values: The y values; the line has a gap where a value is missing.
+        kind: The CSS class of the line. For `main`, the last value is printed above the chart and marked with a dot.
+        low: The lower bounds of the band; empty for no band.
+        high: The upper bounds of the band.
+    """
 
     at: Sequence[float]
     values: Sequence[float | None]
@@ -29,7 +39,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Circle:
-    """A domain's PCOC, its circle's area by clicks; `beside`: that of the serving model."""
+    """A circle for the PCOC of a domain.
+
+    Attributes:
+        domain: The name of the domain.
+        pcoc: The predicted clicks / actual clicks of the night's model.
+        clicks: The clicks of the domain, which determine the area of the circle.
+        beside: The PCOC of the serving model, drawn as a ring; None for no ring.
+    """
 
     domain: str
     pcoc: float | None
@@ -39,7 +56,14 @@ class Circle:
 
 @dataclass(frozen=True)
 class Span:
-    """A difference with its interval."""
+    """A difference with its confidence interval.
+
+    Attributes:
+        name: The label.
+        low: The lower bound.
+        middle: The difference.
+        high: The upper bound.
+    """
 
     name: str
     low: float | None
@@ -48,49 +72,59 @@ class Span:
 
 
 def draw_lines(
-    what: str,
-    drawn: Sequence[Line],
+    title: str,
+    lines: Sequence[Line],
     labels: Sequence[tuple[float, str]],
     digits: int = 4,
     mark: float | None = None,
     ceiling: float = math.inf,
 ) -> str:
-    """Lines, of whose places `labels` are written below; the last value of the `main` one stands at the top.
+    """Draw a line chart.
 
-    `digits`: of that value. `mark`: a value that is drawn as a line of its own; `ceiling`: what lies above is left out.
+    Args:
+        title: The text for screen readers.
+        lines: The lines; the first one is drawn on top.
+        labels: Labels of the x axis: pairs of an x value and a text.
+        digits: The number of decimals of the last value, which is printed above the chart.
+        mark: A y value to mark with a horizontal line.
+        ceiling: The largest y value to draw; larger ones are left out.
+
+    Returns:
+        The SVG element.
     """
     height, left, right, top, bottom = 170, 46, 12, 18, 24
-    at = [a for line in drawn for a in line.at]
-    one = 0.0 if len(set(at)) > 1 else 1.0
-    x = Scale(min(at) - one, max(at) + one, left, WIDTH - right)
-    every = [v for line in drawn for series in (line.values, line.low, line.high) for v in series]
+    at = [a for line in lines for a in line.at]
+    padding = 0.0 if len(set(at)) > 1 else 1.0
+    x = Scale(min(at) - padding, max(at) + padding, left, WIDTH - right)
+    every = [v for line in lines for series in (line.values, line.low, line.high) for v in series]
     y = fit_scale([mark, *(v for v in every if v is not None and v <= ceiling)], height - bottom, top)
     parts = [_draw_grid(y, left, WIDTH - right)]
     if mark is not None:
         parts.append(f'<line class="mark" x1="{left}" x2="{WIDTH - right}" y1="{y(mark)}" y2="{y(mark)}"/>')
     for value, text in labels:
-        place = x(value)
-        anchor = "end" if place > WIDTH - 40 else "middle"
-        parts.append(f'<text class="tick" x="{place}" y="{height - 7}" text-anchor="{anchor}">{escape(text)}</text>')
-    for line in reversed(drawn):
+        position = x(value)
+        anchor = "end" if position > WIDTH - 40 else "middle"
+        parts.append(f'<text class="tick" x="{position}" y="{height - 7}" text-anchor="{anchor}">{escape(text)}</text>')
+    for line in reversed(lines):
         parts += _draw_line(line, x, y, ceiling)
         if line.kind == "main":
             last = format_number(next((v for v in reversed(line.values) if not is_missing(v)), None), digits)
             parts.append(f'<text class="value" x="{WIDTH - right}" y="10" text-anchor="end">{last}</text>')
-    return _wrap_svg(what, height, parts)
+    return _wrap_svg(title, height, parts)
 
 
 def _draw_line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
+    """Return the SVG elements of a line: its band, one polyline per run of values without a gap, and its dots."""
     parts, runs = [], list[list[tuple[float, float]]]()
-    broken = True
+    after_gap = True
     for at, value in zip(line.at, line.values, strict=True):
         if value is None or is_missing(value) or value > ceiling:
-            broken = True
+            after_gap = True
             continue
-        if broken:
+        if after_gap:
             runs.append([])
         runs[-1].append((x(at), y(value)))
-        broken = False
+        after_gap = False
     edges = [
         (x(a), y(low), y(high)) for a, low, high in zip(line.at, line.low, line.high, strict=False) if low and high
     ]
@@ -99,9 +133,10 @@ def _draw_line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
         parts.append(f'<polygon class="band" points="{_draw_points(corners)}"/>')
     parts += [f'<polyline class="{line.kind}" points="{_draw_points(run)}"/>' for run in runs]
     if line.kind == "main" and runs:
-        few = len(line.values) <= 31
+        # With many values, mark only the last one.
+        has_few_values = len(line.values) <= 31
         last = runs[-1][-1]
-        dots = [point for run in runs for point in run] if few else [last]
+        dots = [point for run in runs for point in run] if has_few_values else [last]
         parts += [f'<circle class="dot" cx="{a}" cy="{b}" r="{3.5 if (a, b) == last else 2}"/>' for a, b in dots]
     return parts
 
@@ -110,8 +145,18 @@ def _draw_points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{a},{b}" for a, b in points)
 
 
-def draw_forest(what: str, spans: Sequence[Span]) -> str:
-    """Differences with their intervals, one below the other, around 0; those whose interval leaves 0 out in colour."""
+def draw_forest(title: str, spans: Sequence[Span]) -> str:
+    """Draw a forest plot: differences with their confidence intervals, one per row, around a line at 0.
+
+    Differences whose interval does not contain 0 are coloured. The first row is emphasized.
+
+    Args:
+        title: The text for screen readers.
+        spans: The differences; those without a value are shown as undefined.
+
+    Returns:
+        The SVG element.
+    """
     row, left, right, top, bottom = 24, 84, 66, 6, 22
     height = top + row * len(spans) + bottom
     x = fit_scale([v for s in spans for v in (s.low, s.middle, s.high)] + [0.0], left, WIDTH - right)
@@ -135,20 +180,30 @@ def draw_forest(what: str, spans: Sequence[Span]) -> str:
         parts.append(f'<circle class="point {kind}" cx="{x(span.middle)}" cy="{at}" r="{4.5 if k == 0 else 3.5}"/>')
         text = f"{span.middle:+.4f}"
         parts.append(f'<text class="label{bold}" x="{WIDTH}" y="{at + 4}" text-anchor="end">{text}</text>')
-    return _wrap_svg(what, height, parts)
+    return _wrap_svg(title, height, parts)
 
 
-def draw_calibration(what: str, circles: Sequence[Circle]) -> str:
-    """PCOC by domain, as in Figure 7: a circle a domain, its area by clicks; rings stand for the serving model."""
+def draw_calibration(title: str, circles: Sequence[Circle]) -> str:
+    """Draw PCOC by domain as in Figure 7 of the paper, one circle per domain.
+
+    The area of a circle is proportional to the clicks of its domain. Rings show the serving model.
+
+    Args:
+        title: The text for screen readers.
+        circles: The domains; a missing PCOC is not drawn.
+
+    Returns:
+        The SVG element.
+    """
     left, right, top = 40, 8, 14
     longest = max(len(c.domain) for c in circles)
     space = (WIDTH - left - right) / len(circles)
     widest = min(20.0, max(9.0, space * 0.8))
-    # The first circle, the largest as a rule, is not to cover the scale.
+    # The first circle is usually the largest. Move it right, so that it does not cover the labels of the y axis.
     first = left + max(space / 2, widest)
     space = (WIDTH - right - first) / (len(circles) - 0.5)
-    slanted = min(longest, 12) * 6.2 > space
-    bottom = 22 + (min(longest, 12) * 5 if slanted else 0)
+    rotate_labels = min(longest, 12) * 6.2 > space
+    bottom = 22 + (min(longest, 12) * 5 if rotate_labels else 0)
     height = 160 + bottom
     y = fit_ratio_scale([v for c in circles for v in (c.pcoc, c.beside)], height - bottom - 8, top + 8)
     most = max(max(c.clicks for c in circles), 1)
@@ -159,47 +214,62 @@ def draw_calibration(what: str, circles: Sequence[Circle]) -> str:
         radius = round(max(2.0, widest * math.sqrt(circle.clicks / most)), 1)
         for value, kind in ((circle.beside, "ring"), (circle.pcoc, "disc")):
             if value is not None and not is_missing(value):
-                title = f"{circle.domain}: PCOC {value:.3f}, {circle.clicks:,} clicks"
-                drawn = f'class="{kind}" cx="{at}" cy="{y(value)}" r="{radius}"'
-                parts.append(f"<circle {drawn}><title>{escape(title)}</title></circle>")
-        name, foot = clip(circle.domain, 12), height - bottom + 16
-        how = f'text-anchor="end" transform="rotate(-55 {at + 3} {foot - 4})"' if slanted else 'text-anchor="middle"'
-        parts.append(f'<text class="tick" x="{at + 3 * slanted}" y="{foot - 4 * slanted}" {how}>{name}</text>')
-    return _wrap_svg(what, height, parts)
+                tooltip = f"{circle.domain}: PCOC {value:.3f}, {circle.clicks:,} clicks"
+                attributes = f'class="{kind}" cx="{at}" cy="{y(value)}" r="{radius}"'
+                parts.append(f"<circle {attributes}><title>{escape(tooltip)}</title></circle>")
+        name, label_y = clip(circle.domain, 12), height - bottom + 16
+        anchor = (
+            f'text-anchor="end" transform="rotate(-55 {at + 3} {label_y - 4})"'
+            if rotate_labels
+            else 'text-anchor="middle"'
+        )
+        parts.append(
+            f'<text class="tick" x="{at + 3 * rotate_labels}" y="{label_y - 4 * rotate_labels}" {anchor}>{name}</text>'
+        )
+    return _wrap_svg(title, height, parts)
 
 
-def draw_stacked_bars(what: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """Bars of seconds, one below the other, each of parts in a fixed order; the sum is written behind it."""
+def draw_stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """Draw stacked horizontal bars of durations, each followed by its sum.
+
+    Args:
+        title: The text for screen readers.
+        rows: The label of each bar, and the seconds of its parts. The parts are in the same order for all bars.
+
+    Returns:
+        The SVG element.
+    """
     row, left, right = 22, 42, 76
     longest = max(sum(parts) for _, parts in rows) or 1.0
     x = Scale(0, longest, left, WIDTH - right)
-    drawn = []
+    elements = []
     for k, (label, parts) in enumerate(rows):
         at, done = k * row + 4, 0.0
-        drawn.append(f'<text class="tick" x="0" y="{at + 11}">{escape(label)}</text>')
-        for number_, part in enumerate(parts):
+        elements.append(f'<text class="tick" x="0" y="{at + 11}">{escape(label)}</text>')
+        for index, part in enumerate(parts):
             start, end = x(done), x(done + part)
             done += part
             if part > 0:
                 box = f'x="{start}" y="{at}" width="{max(end - start - 1, 0.5):.1f}" height="14"'
-                drawn.append(f'<rect class="part p{number_}" {box} rx="1.5"/>')
-        drawn.append(f'<text class="label" x="{x(done) + 5}" y="{at + 11}">{format_seconds(done)}</text>')
-    return _wrap_svg(what, row * len(rows) + 4, drawn)
+                elements.append(f'<rect class="part p{index}" {box} rx="1.5"/>')
+        elements.append(f'<text class="label" x="{x(done) + 5}" y="{at + 11}">{format_seconds(done)}</text>')
+    return _wrap_svg(title, row * len(rows) + 4, elements)
 
 
 def draw_sparkline(values: Sequence[float | None]) -> str:
-    """A small line in a table's cell, its last point marked; nothing where there are not two values."""
-    there = [(k, v) for k, v in enumerate(values) if v is not None and not is_missing(v)]
-    if len(there) < 2:
+    """Draw a small line for a table cell, with a dot at the last value; empty if there are fewer than two values."""
+    present = [(k, v) for k, v in enumerate(values) if v is not None and not is_missing(v)]
+    if len(present) < 2:
         return ""
-    x, y = Scale(0, len(values) - 1, 3, 61), fit_scale([v for _, v in there], 15, 3)
-    points = " ".join(f"{x(k)},{y(v)}" for k, v in there)
-    end = f'<circle class="dot" cx="{x(there[-1][0])}" cy="{y(there[-1][1])}" r="2"/>'
+    x, y = Scale(0, len(values) - 1, 3, 61), fit_scale([v for _, v in present], 15, 3)
+    points = " ".join(f"{x(k)},{y(v)}" for k, v in present)
+    end = f'<circle class="dot" cx="{x(present[-1][0])}" cy="{y(present[-1][1])}" r="2"/>'
     line = f'<polyline class="main thin" points="{points}"/>'
     return f'<svg class="spark" viewBox="0 0 64 18" width="64" height="18" aria-hidden="true">{line}{end}</svg>'
 
 
 def _draw_grid(y: Scale, left: float, right: float) -> str:
+    """Return horizontal grid lines with the labels of the y axis."""
     marks = choose_ticks(y)
     return "".join(
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y(v)}" y2="{y(v)}"/>'
@@ -208,6 +278,6 @@ def _draw_grid(y: Scale, left: float, right: float) -> str:
     )
 
 
-def _wrap_svg(what: str, height: float, parts: Sequence[str]) -> str:
-    box = f'viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(what)}"'
+def _wrap_svg(title: str, height: float, parts: Sequence[str]) -> str:
+    box = f'viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}"'
     return f'<svg class="chart" {box}>{"".join(parts)}</svg>'

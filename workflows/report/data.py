@@ -1,4 +1,4 @@
-"""What the morning page tells of, read from the warehouse without Spark: a night, and what stands beside it."""
+"""Data of a night's report, read from the warehouse without Spark."""
 
 from __future__ import annotations
 
@@ -18,20 +18,30 @@ from star_ctr.workflows import status
 from star_ctr.workflows.lease import is_held
 
 NIGHTS = 14
-"""So many nights, the newest ones, stand in what goes over days."""
+"""Maximum number of nights in charts and tables over several nights; the newest ones are shown."""
 UNDATED = "unknown"
-"""Where the ledger counts rows whose day could not be read."""
+"""Value of `ds` in the ledger for rows whose day could not be read."""
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """A night of some settings, and what it is compared with; empty where there is no such thing.
+    """The data of a night and what it is compared with. A field is empty if there is no such data.
 
-    `nights`: rows of `metrics` by night, oldest first, and domain. `beside`: those of the serving model on this night's
-    rows, `differences`: this night's model less that one, both by domain. `decisions`: those about this run, oldest
-    first. `standing`: rows of `status.run`. `record_before`: the record of the night before.
+    Attributes:
+        settings: The settings.
+        ds: The night as YYYY-MM-DD.
+        run_id: The run of the night for these settings.
+        nights: Rows of `metrics` by night, oldest first, and by domain. Contains at most `NIGHTS` nights up to `ds`.
+        beside: Rows of `metrics` of the serving model on the rows of this night, by domain.
+        differences: Rows of `differences`: this night's model minus the serving model, by domain.
+        decisions: The decisions about this run, oldest first.
+        served: The decision that chose the model that is served now.
+        ledger: Rows of `ledger` for this night.
+        record: The training record of this run.
+        record_before: The training record of the previous night.
+        standing: Rows of `status.run`: the states of the steps of the newest nights.
     """
 
     settings: Settings
@@ -49,73 +59,84 @@ class ReportData:
 
     @property
     def now(self) -> dict[str, Row]:
-        """The night's metrics by domain."""
+        """The metrics of the night, by domain."""
         return self.nights.get(self.ds, {})
 
     @property
     def before(self) -> str | None:
-        """The newest night before this one that has metrics."""
+        """The newest earlier night that has metrics."""
         return max((ds for ds in self.nights if ds < self.ds), default=None)
 
     @property
     def model(self) -> str:
-        """The model's name with its variant."""
+        """The name of the model with its variant."""
         return format_variant(self.settings)
 
     @property
     def settings_hash(self) -> str:
-        """The hash of the settings that make the model what it is."""
+        """The hash of the settings that affect the trained model."""
         return hash_config(self.settings)
 
 
 def collect(settings: Settings, ds: str | None = None) -> ReportData:
-    """The night `ds`, or the newest one that has metrics of these settings.
+    """Read the data of a night.
 
-    `DataError` where there is no such night. A given one may also be without metrics, if anything of it was run.
+    Args:
+        settings: The settings.
+        ds: The night as YYYY-MM-DD. It may have no metrics, as long as one of its steps has run. By default, the newest
+            night that has metrics with these settings.
+
+    Returns:
+        The data of the report.
+
+    Raises:
+        DataError: There is no such night.
     """
     tables = _Tables(settings)
-    runs = {r[:10]: r for r in tables.runs("metrics") if make_run_id(settings, r[:10]) == r}
-    # With a night given, later ones are none of the page's business.
+    runs = {r[:10]: r for r in tables.list_runs("metrics") if make_run_id(settings, r[:10]) == r}
+    # The report of a given night does not show later nights.
     last = check_day(ds) if ds else None
-    stand = status.read_staleness(settings, is_held(settings))
-    standing = status.list_steps_status(stand, None, last, NIGHTS) if stand.nights() else []
+    staleness = status.read_staleness(settings, is_held(settings))
+    states = status.list_steps_status(staleness, None, last, NIGHTS) if staleness.nights() else []
     ds = last or max(runs, default=None)
-    if ds is None or (ds not in runs and not any(r["ds"] == ds and r["at"] for r in standing)):
-        known = f"; there are {', '.join(sorted(runs)[-5:])}" if runs else ""
+    if ds is None or (ds not in runs and not any(r["ds"] == ds and r["at"] for r in states)):
+        known = f" (nights with metrics: {', '.join(sorted(runs)[-5:])})" if runs else ""
         night = f"the night {ds}" if ds else "any night"
         raise DataError(
             f"{tables.warehouse.table('metrics')}: no metrics of {night} with these settings{known}; "
             f"run `star-ctr nightly{f' --ds {ds}' if ds else ''}` with the same --conf and --set"
         )
-    this = make_run_id(settings, ds)
-    nights = {d: _index_by_domain(tables.read("metrics", runs[d])) for d in sorted(runs) if d <= ds}
-    decided = Decisions(settings).all()
-    about = [d for d in decided if this in _list_runs(d)]
-    against = next((d.reference_run_id for d in reversed(about) if d.run_id == this and d.reference_run_id), "")
+    run_id = make_run_id(settings, ds)
+    nights = {d: _index_by_domain(tables.read_run("metrics", runs[d])) for d in sorted(runs) if d <= ds}
+    all_decisions = Decisions(settings).all()
+    decisions = [d for d in all_decisions if run_id in _list_runs(d)]
+    reference = next((d.reference_run_id for d in reversed(decisions) if d.run_id == run_id and d.reference_run_id), "")
     differences = [
-        r for r in tables.read("differences", this) if not against or _find_run(r["reference_run_id"]) == against
+        r
+        for r in tables.read_run("differences", run_id)
+        if not reference or _strip_day(r["reference_run_id"]) == reference
     ]
-    beside = differences[-1]["reference_run_id"] if differences else f"{against}@{ds}"
+    scored_reference = differences[-1]["reference_run_id"] if differences else f"{reference}@{ds}"
     shown = dict(sorted(nights.items())[-NIGHTS:])
     earlier = max((d for d in shown if d < ds), default=None)
     return ReportData(
         settings,
         ds,
-        this,
+        run_id,
         shown,
-        beside=_index_by_domain(tables.read("metrics", beside)),
-        differences=_index_by_domain(r for r in differences if r["reference_run_id"] == beside),
-        decisions=about,
-        served=find_serving(decided),
-        ledger=_select_night(tables, this, ds),
-        record=tables.record(this),
-        record_before=tables.record(runs[earlier]) if earlier else {},
-        standing=standing,
+        beside=_index_by_domain(tables.read_run("metrics", scored_reference)),
+        differences=_index_by_domain(r for r in differences if r["reference_run_id"] == scored_reference),
+        decisions=decisions,
+        served=find_serving(all_decisions),
+        ledger=_read_ledger(tables, run_id, ds),
+        record=tables.read_record(run_id),
+        record_before=tables.read_record(runs[earlier]) if earlier else {},
+        standing=states,
     )
 
 
 def _list_runs(decision: Decision) -> tuple[str, ...]:
-    """The judged runs that a decision is about: of a rollback also the one that is not served any more."""
+    """Return the evaluated runs that a decision is about; for a rollback, also the run that was replaced."""
     rolled_back = decision.outcome is Outcome.ROLLED_BACK
     return tuple(
         strip_refit_suffix(r)
@@ -123,40 +144,41 @@ def _list_runs(decision: Decision) -> tuple[str, ...]:
     )
 
 
-def _find_run(name: str) -> str:
-    """The run that scores of another night's rows are of: `RUN@DAY`."""
-    return name.partition("@")[0]
+def _strip_day(scored_run: str) -> str:
+    """Return the run id of `RUN@DAY`, which names the scores of a run on the rows of another night."""
+    return scored_run.partition("@")[0]
 
 
 def _index_by_domain(rows: Any) -> dict[str, Row]:
     return {r["domain"]: r for r in rows}
 
 
-def _select_night(tables: _Tables, run: str, ds: str) -> list[Row]:
-    """The ledger's rows of a night: of the steps that all models share, of its run, and of rows without a day."""
-    shared = [r for r in tables.read("ledger", DATA_RUN) if r["ds"] == ds or _is_lost_undated(r)]
-    return [*shared, *tables.read("ledger", run)]
+def _read_ledger(tables: _Tables, run: str, ds: str) -> list[Row]:
+    """Read the ledger of a night: rows of the steps that all models share, rows of the run, and rows without a day."""
+    shared = [r for r in tables.read_run("ledger", DATA_RUN) if r["ds"] == ds or _is_lost_undated(r)]
+    return [*shared, *tables.read_run("ledger", run)]
 
 
 def _is_lost_undated(row: Row) -> bool:
+    """Return whether a ledger row counts rows that were left out and have no day."""
     return bool(row["ds"] == UNDATED and row["reason"])
 
 
 class _Tables:
-    """Rows of the tables that are partitioned by run, and by nothing or something more."""
+    """Reader of tables with a column `run_id`."""
 
     def __init__(self, settings: Settings) -> None:
         self.warehouse = Warehouse(settings.paths)
 
-    def runs(self, name: str) -> list[str]:
-        """The runs that a table has rows of."""
+    def list_runs(self, name: str) -> list[str]:
+        """Return the ids of the runs in a table, sorted."""
         return sorted(r["run_id"] for r in read_rows(self.warehouse.table(name), columns=["DISTINCT run_id"]))
 
-    def read(self, name: str, run: str) -> list[dict[str, Any]]:
-        """The rows of a run."""
+    def read_run(self, name: str, run: str) -> list[dict[str, Any]]:
+        """Read the rows of a run from a table."""
         return read_rows(self.warehouse.table(name), f"run_id = '{run}'")
 
-    def record(self, run: str) -> dict[str, Any]:
-        """The record of a run; empty where it was never trained to its end."""
-        row = max(self.read("runs", run), key=lambda row: row["attempt"], default=None)
+    def read_record(self, run: str) -> dict[str, Any]:
+        """Read the training record of the newest attempt of a run; empty if no training of the run was finished."""
+        row = max(self.read_run("runs", run), key=lambda row: row["attempt"], default=None)
         return {**json.loads(row["record"]), "max_score_difference": row["max_score_difference"]} if row else {}

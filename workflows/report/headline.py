@@ -1,4 +1,4 @@
-"""The top of the morning page: what was decided of the night's model, and how good it is over all domains."""
+"""Top of the report: the decision on the night's model, alarms, and the overall metrics."""
 
 from __future__ import annotations
 
@@ -12,58 +12,69 @@ from star_ctr.jobs.registry.decisions import Decision, Outcome
 from star_ctr.workflows.report.data import ReportData, Row
 from star_ctr.workflows.report.formatting import format_change, format_interval, format_number, format_short_day
 
-_SAID = {
+_OUTCOMES = {
     Outcome.PROMOTED: ("good", "Promoted", "It is served from now on."),
-    Outcome.HELD: ("bad", "Held back", "The serving model does not change."),
+    Outcome.HELD: ("bad", "Held", "The serving model does not change."),
     Outcome.TOO_SMALL: ("warn", "Not enough data", "The serving model does not change."),
     Outcome.REFIT: ("good", "Promoted", "Its refit is served from now on."),
     Outcome.REFIT_HELD: ("warn", "Promoted, refit held", "The promoted weights stay in service."),
-    Outcome.PROMOTED_MANUALLY: ("good", "Promoted by hand", "It is served from now on."),
+    Outcome.PROMOTED_MANUALLY: ("good", "Promoted manually", "It is served from now on."),
     Outcome.ROLLED_BACK: ("warn", "Rolled back", ""),
 }
+"""CSS class, title and consequence of each outcome. Those of a rollback depend on the run."""
 _STATES = {"failed": "failed", "running": "is running", "stale": "is stale"}
+"""Verbs for the states of a step."""
 _TILES = (("GAUC", "gauc", 4, "up"), ("AUC", "auc", 4, "up"), ("PCOC", "pcoc", 3, "one"), ("Rows", "rows", 0, ""))
+"""Title, metric, decimals, and direction of an improvement (see `format_change`) of each tile."""
 
 
-def render_headline(morning: ReportData) -> str:
-    """The night, the decision with its reason, what is served, and four numbers."""
-    kind, title, words = _describe_decision(morning)
-    day = dt.date.fromisoformat(morning.ds)
-    lead = f"{escape(morning.settings.name)} · {day:%A} {morning.ds}"
-    served = morning.served
-    now = "No model is served yet."
+def render_headline(data: ReportData) -> str:
+    """Return the top of the page: the night, the decision and its reason, the serving model, alarms, and four metrics.
+
+    Args:
+        data: The data of the night.
+    """
+    kind, title, explanation = _describe_decision(data)
+    day = dt.date.fromisoformat(data.ds)
+    lead = f"{escape(data.settings.name)} · {day:%A} {data.ds}"
+    served = data.served
+    serving = "No model is served yet."
     if served is not None:
-        ours = {morning.run_id: "this one", make_refit_run_id(morning.run_id): "this one, refit with the night’s day"}
-        which = ours.get(served.run_id) or f"<code>{escape(served.run_id)}</code>"
-        if served.run_id == morning.run_id and served.attempt != morning.record.get("attempt", served.attempt):
-            which = f"attempt {served.attempt} of this night’s run"
-        now = f"Served now: {which}, since {served.at:%Y-%m-%d %H:%M} UTC."
+        names = {
+            data.run_id: "this night’s model",
+            make_refit_run_id(data.run_id): "the refit of this night’s model, which includes this night’s day",
+        }
+        name = names.get(served.run_id) or f"<code>{escape(served.run_id)}</code>"
+        if served.run_id == data.run_id and served.attempt != data.record.get("attempt", served.attempt):
+            name = f"attempt {served.attempt} of this night’s run"
+        serving = f"Served now: {name}, since {served.at:%Y-%m-%d %H:%M} UTC."
     return (
-        f'<header class="{kind}"><p class="lead">{lead}</p><h1>{title}</h1>{words}'
-        f'<p class="small">{now}</p><p class="small">This night’s model: <code>{escape(morning.run_id)}</code></p>'
-        f"</header>{_render_alarms(morning)}{_render_tiles(morning)}"
+        f'<header class="{kind}"><p class="lead">{lead}</p><h1>{title}</h1>{explanation}'
+        f'<p class="small">{serving}</p><p class="small">This night’s model: <code>{escape(data.run_id)}</code></p>'
+        f"</header>{_render_alarms(data)}{_render_tiles(data)}"
     )
 
 
-def _describe_decision(morning: ReportData) -> tuple[str, str, str]:
-    """How the decision looks, its name, and why it was taken."""
-    if not morning.decisions:
+def _describe_decision(data: ReportData) -> tuple[str, str, str]:
+    """Return the CSS class, the title, and the explanation of the last decision on the run, as HTML."""
+    if not data.decisions:
         return "none", "No decision", "<p>The gate has not decided on this night’s model.</p>"
-    last = morning.decisions[-1]
-    kind, title, means = _SAID[last.outcome]
+    last = data.decisions[-1]
+    kind, title, consequence = _OUTCOMES[last.outcome]
     if last.outcome is Outcome.ROLLED_BACK:
-        again = strip_refit_suffix(last.run_id) == morning.run_id
-        kind, title = ("good", "Served again") if again else ("bad", "Rolled back")
-        means = "A later model was taken back." if again else "An earlier model is served instead."
-    elif morning.served is not None and kind == "good" and strip_refit_suffix(morning.served.run_id) != morning.run_id:
-        means = "Another model has taken its place since."
-    by = "" if last.by == "gate" else f" ({escape(last.by)})"
-    words = f'<p class="reason">{escape(_format_sentence(last.reason))}{by} <span class="means">{means}</span></p>'
-    return kind, title, words + _render_history(morning.decisions[:-1])
+        is_restored = strip_refit_suffix(last.run_id) == data.run_id
+        kind, title = ("good", "Served again") if is_restored else ("bad", "Rolled back")
+        consequence = "A later model was rolled back." if is_restored else "An earlier model is served instead."
+    elif data.served is not None and kind == "good" and strip_refit_suffix(data.served.run_id) != data.run_id:
+        consequence = "Another model has replaced it since then."
+    author = "" if last.by == "gate" else f" ({escape(last.by)})"
+    reason = escape(_format_sentence(last.reason))
+    explanation = f'<p class="reason">{reason}{author} <span class="means">{consequence}</span></p>'
+    return kind, title, explanation + _render_history(data.decisions[:-1])
 
 
 def _format_sentence(reason: str) -> str:
-    """A reason as a sentence."""
+    """Return a text as a sentence, with an upper-case first letter and a period."""
     return f"{reason[:1].upper()}{reason[1:]}{'' if reason.endswith(('.', '?', '!')) else '.'}"
 
 
@@ -71,35 +82,39 @@ def _render_history(earlier: Sequence[Decision]) -> str:
     if not earlier:
         return ""
     items = (f"<li>{d.at:%m-%d %H:%M} {escape(d.outcome)} by {escape(d.by)}: {escape(d.reason)}</li>" for d in earlier)
-    return f"<details><summary>Decided before</summary><ul>{''.join(items)}</ul></details>"
+    return f"<details><summary>Earlier decisions</summary><ul>{''.join(items)}</ul></details>"
 
 
-def _render_alarms(morning: ReportData) -> str:
-    """What is not as it should be: steps of this night, and nights since then."""
-    said = []
-    for row in morning.standing:
-        newer = row["ds"] > morning.ds
-        if row["ds"] < morning.ds or row["state"] in ("done", "removed") or (row["state"] == "missing" and not newer):
+def _render_alarms(data: ReportData) -> str:
+    """Return a list of alarms; empty if there are none.
+
+    These are failed, running and stale steps of this night, failed and running steps of later nights, and days of the
+    logs whose night has not run yet.
+    """
+    alarms = []
+    for row in data.standing:
+        is_later = row["ds"] > data.ds
+        if row["ds"] < data.ds or row["state"] in ("done", "removed") or (row["state"] == "missing" and not is_later):
             continue
         if row["state"] == "missing":
             if row["step"] == "ingest":
-                said.append(f"The logs have {row['ds']}, of which no night was run yet.")
-        elif row["state"] != "stale" or not newer:
-            said.append(f"{row['step'].capitalize()} of {row['ds']} {_STATES[row['state']]}: {row['why']}")
-    return f'<ul class="alarms">{"".join(f"<li>{escape(s)}</li>" for s in said)}</ul>' if said else ""
+                alarms.append(f"The logs contain {row['ds']}, but the night of this day has not run yet.")
+        elif row["state"] != "stale" or not is_later:
+            alarms.append(f"{row['step'].capitalize()} of {row['ds']} {_STATES[row['state']]}: {row['why']}")
+    return f'<ul class="alarms">{"".join(f"<li>{escape(a)}</li>" for a in alarms)}</ul>' if alarms else ""
 
 
-def _render_tiles(morning: ReportData) -> str:
-    now = morning.now.get(OVERALL)
+def _render_tiles(data: ReportData) -> str:
+    now = data.now.get(OVERALL)
     if now is None:
-        return '<p class="calm">There are no metrics of this night.</p>'
-    before: Row = morning.nights[morning.before].get(OVERALL, {}) if morning.before else {}
+        return '<p class="calm">This night has no metrics.</p>'
+    before: Row = data.nights[data.before].get(OVERALL, {}) if data.before else {}
     tiles = []
     for title, metric, digits, better in _TILES:
-        against = format_change(now, before, metric, digits, better)
-        since = f"{against} <span>since {format_short_day(morning.before)}</span>" if against and morning.before else ""
-        within = format_interval(now, metric, digits)
-        lines = "".join(f'<p class="small">{line}</p>' for line in (since, within) if line)
+        change = format_change(now, before, metric, digits, better)
+        since = f"{change} <span>since {format_short_day(data.before)}</span>" if change and data.before else ""
+        interval = format_interval(now, metric, digits)
+        lines = "".join(f'<p class="small">{line}</p>' for line in (since, interval) if line)
         tiles.append(
             f'<div class="tile"><h2>{title}</h2><p class="big">{format_number(now[metric], digits)}</p>{lines}</div>'
         )

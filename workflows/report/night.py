@@ -1,4 +1,4 @@
-"""How the night went: rows from step to step, the training, the time of the steps, and what the run stands on."""
+"""Sections of the report about the steps: row counts, training, durations and states, and the training record."""
 
 from __future__ import annotations
 
@@ -12,162 +12,210 @@ from star_ctr.workflows.report.data import UNDATED, ReportData, Row
 from star_ctr.workflows.report.formatting import format_clock, format_number, format_seconds, format_short_day
 from star_ctr.workflows.report.quality import render_section
 
-_WAYS = (
-    ("The night’s day", ("ingest", "features", "split.test", "score", "evaluate")),
-    ("The days before it", ("split.train", "train")),
+_PIPELINES = (
+    ("Test day", ("ingest", "features", "split.test", "score", "evaluate")),
+    ("Training days", ("split.train", "train")),
 )
-"""Ways of rows through the steps: what one lets out is what the next one takes in."""
-_GLYPHS = {"done": "✓", "stale": "↻", "running": "…", "failed": "✗", "missing": "·", "removed": "·"}
+"""Steps that the same rows pass through: the rows out of a step must be the rows in of the next one."""
+_SYMBOLS = {"done": "✓", "stale": "↻", "running": "…", "failed": "✗", "missing": "·", "removed": "·"}
+"""Symbol of each state of a step."""
 _SECTIONS = ("window", "split", "model", "trainer")
+"""Sections of the settings that are shown with the training record."""
 
 
-def render_ledger(morning: ReportData) -> str:
-    """The ledger: rows into and out of each step, and why some were left out."""
-    title = "Where the rows went"
-    if not morning.ledger:
-        return render_section(title, '<p class="calm">The ledger has nothing of this night.</p>')
-    steps = {row["step"] for row in morning.ledger}
-    on_the_way = [step for _, way in _WAYS for step in way]
-    beside = tuple(sorted(s for s in steps if s not in on_the_way))
+def render_ledger(data: ReportData) -> str:
+    """Return the ledger: rows in and out of each step, and the reasons for rows that were left out.
+
+    If the rows in of a step differ from the rows out of the step before it, the difference is shown in red.
+
+    Args:
+        data: The data of the night.
+
+    Returns:
+        The HTML of the section.
+    """
+    title = "Rows by step"
+    if not data.ledger:
+        return render_section(title, '<p class="calm">The ledger has no rows of this night.</p>')
+    steps = {row["step"] for row in data.ledger}
+    in_pipelines = [step for _, pipeline in _PIPELINES for step in pipeline]
+    others = tuple(sorted(s for s in steps if s not in in_pipelines))
     body = []
-    for name, way in (*_WAYS, ("Other logs", beside)):
-        there = [step for step in way if step in steps]
-        body += [f'<tr class="group"><th colspan="4">{name}</th></tr>'] if there else []
-        passed = None
-        for step in there:
-            rows = [r for r in morning.ledger if r["step"] == step]
-            came, went = (sum(r[k] for r in rows if r["ds"] != UNDATED) for k in ("rows_in", "rows_out"))
-            body.append(_render_ledger_row(step, came, went, rows, passed))
-            passed = went if way is not beside else None
+    for name, pipeline in (*_PIPELINES, ("Other steps", others)):
+        recorded = [step for step in pipeline if step in steps]
+        body += [f'<tr class="group"><th colspan="4">{name}</th></tr>'] if recorded else []
+        expected = None
+        for step in recorded:
+            rows = [r for r in data.ledger if r["step"] == step]
+            rows_in, rows_out = (sum(r[k] for r in rows if r["ds"] != UNDATED) for k in ("rows_in", "rows_out"))
+            body.append(_render_ledger_row(step, rows_in, rows_out, rows, expected))
+            expected = rows_out if pipeline is not others else None
     head = "<tr><th>step</th><th>rows in</th><th>rows out</th><th>left out</th></tr>"
     return render_section(
         title, f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
     )
 
 
-def _render_ledger_row(step: str, came: int, went: int, rows: Sequence[Row], passed: int | None) -> str:
-    why = []
+def _render_ledger_row(step: str, rows_in: int, rows_out: int, rows: Sequence[Row], expected: int | None) -> str:
+    """Return the table row of a step, followed by a row with the reasons for rows that were left out.
+
+    Args:
+        step: The name of the step.
+        rows_in: The rows in, except those without a day.
+        rows_out: The rows out, except those without a day.
+        rows: The ledger rows of the step.
+        expected: The rows out of the previous step; None if the step has no previous one.
+    """
+    notes = []
     reasons = sorted({r["reason"] for r in rows if r["rows_in"] > r["rows_out"]})
     for reason in reasons:
-        of = [r for r in rows if r["reason"] == reason]
         lost: dict[str, int] = {}
-        for r in of:
-            where = "day unknown" if r["ds"] == UNDATED else r["domain"]
-            lost[where] = lost.get(where, 0) + r["rows_in"] - r["rows_out"]
-        most = sorted((d for d in lost if d != "all"), key=lambda d: -lost[d])[:3]
-        places = ", ".join(f"{escape(d)} {lost[d]:,}" for d in most)
-        named = escape(reason or "no reason was given")
-        why.append(f"{named}: {sum(lost.values()):,}" + (f" <small>{places}</small>" if places else ""))
-    if passed is not None and passed != came:
-        by = f"{abs(passed - came):,} {'fewer' if came < passed else 'more'}"
-        why.append(f'<span class="bad">{by} than the step before gave</span>')
-    out = f"{came - went:,}" if came != went else "0"
-    below = f'<tr class="why"><td colspan="4">{"".join(f"<div>{w}</div>" for w in why)}</td></tr>' if why else ""
-    kind = ' class="bad"' if came != went and step in ("train", "score", "evaluate") else ""
-    return f"<tr><th>{escape(step)}</th><td>{came:,}</td><td>{went:,}</td><td{kind}>{out}</td></tr>{below}"
+        for r in rows:
+            if r["reason"] == reason:
+                where = "day unknown" if r["ds"] == UNDATED else r["domain"]
+                lost[where] = lost.get(where, 0) + r["rows_in"] - r["rows_out"]
+        largest = sorted((d for d in lost if d != "all"), key=lambda d: -lost[d])[:3]
+        domains = ", ".join(f"{escape(d)} {lost[d]:,}" for d in largest)
+        label = escape(reason or "no reason given")
+        notes.append(f"{label}: {sum(lost.values()):,}" + (f" <small>{domains}</small>" if domains else ""))
+    if expected is not None and expected != rows_in:
+        difference = f"{abs(expected - rows_in):,} {'fewer' if rows_in < expected else 'more'}"
+        notes.append(f'<span class="bad">rows in: {difference} than rows out of the previous step</span>')
+    left_out = f"{rows_in - rows_out:,}" if rows_in != rows_out else "0"
+    below = f'<tr class="why"><td colspan="4">{"".join(f"<div>{n}</div>" for n in notes)}</td></tr>' if notes else ""
+    kind = ' class="bad"' if rows_in != rows_out and step in ("train", "score", "evaluate") else ""
+    cells = f"<td>{rows_in:,}</td><td>{rows_out:,}</td><td{kind}>{left_out}</td>"
+    return f"<tr><th>{escape(step)}</th>{cells}</tr>{below}"
 
 
-def render_training(morning: ReportData) -> str:
-    """The training's loss over its steps, beside the night before, and how fast it was."""
-    title, record = "Training", morning.record
+def render_training(data: ReportData) -> str:
+    """Return a chart of the training loss with that of the previous night, and the speed of the training.
+
+    Args:
+        data: The data of the night.
+
+    Returns:
+        The HTML of the section.
+    """
+    title, record = "Training", data.record
     if not record.get("curve"):
-        return render_section(title, '<p class="calm">There is no record of a training of this night.</p>')
-    curve, before = record["curve"], morning.record_before.get("curve") or []
-    drawn = [
+        return render_section(title, '<p class="calm">There is no training record of this night.</p>')
+    curve, before = record["curve"], data.record_before.get("curve") or []
+    lines = [
         Line([step for step, _ in points], [loss for _, loss in points], kind)
         for points, kind in ((curve, "main"), (before, "before"))
         if points
     ]
     last = max(step for step, _ in [*curve, *before])
-    # The first stretch, of a model that knows nothing, would flatten all that follows.
+    # The high loss of the first tenth would flatten the rest of the curve.
     ceiling = max(loss for _, loss in curve[len(curve) // 10 :])
     labels = [(step, f"{step:,.0f}") for step in sorted({curve[0][0], last // 2, last})]
     facts = [
         ("rows/s", format_number(record.get("rows_per_second"), 0)),
-        ("waiting", f"{100 * record['waiting_share']:.1f}%" if "waiting_share" in record else format_number(None)),
-        ("time", format_seconds(record.get("seconds"))),
-        ("mixing", format_number(record.get("mixing"), 2)),
+        (
+            "waiting for data",
+            f"{100 * record['waiting_share']:.1f}%" if "waiting_share" in record else format_number(None),
+        ),
+        ("duration", format_seconds(record.get("seconds"))),
+        ("shuffle quality", format_number(record.get("mixing"), 2)),
     ]
     shown = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts)
-    above = f" It began at {curve[0][1]:.4f}, above the scale." if curve[0][1] > ceiling else ""
-    faint = f"; faint: the night of {morning.before}." if before else "."
-    note = f"Mean log loss of the training rows over the steps{faint}{above}"
-    plot = draw_lines("Training loss over steps", drawn, labels, ceiling=ceiling)
+    first = f" The first value, {curve[0][1]:.4f}, is above the scale." if curve[0][1] > ceiling else ""
+    previous = f" The faint line is the night of {data.before}." if before else ""
+    note = f"Mean log loss of the training rows by step.{previous}{first}"
+    plot = draw_lines("Training loss by step", lines, labels, ceiling=ceiling)
     return render_section(title, f'{plot}<dl class="facts">{shown}</dl><p class="note">{note}</p>')
 
 
-def render_time(morning: ReportData) -> str:
-    """Bars of the time that each step of the last nights took."""
-    title = "Time by step"
-    steps = list(dict.fromkeys(r["step"] for r in morning.standing))
-    taken: dict[str, dict[str, float]] = {}
-    for row in morning.standing:
-        if row["seconds"] and row["ds"] <= morning.ds:
-            taken.setdefault(row["ds"], {})[row["step"]] = row["seconds"]
-    if not taken:
-        return render_section(title, '<p class="calm">The journal has no times of these nights.</p>')
-    bars = [(ds[5:], [of.get(step, 0.0) for step in steps]) for ds, of in sorted(taken.items())]
-    keys = "".join(f'<li><i class="part p{k}"></i>{escape(step)}</li>' for k, step in enumerate(steps))
+def render_time(data: ReportData) -> str:
+    """Return bars with the durations of the steps of the newest nights."""
+    title = "Duration by step"
+    steps = list(dict.fromkeys(r["step"] for r in data.standing))
+    seconds: dict[str, dict[str, float]] = {}
+    for row in data.standing:
+        if row["seconds"] and row["ds"] <= data.ds:
+            seconds.setdefault(row["ds"], {})[row["step"]] = row["seconds"]
+    if not seconds:
+        return render_section(title, '<p class="calm">The journal has no durations of these nights.</p>')
+    bars = [(ds[5:], [by_step.get(step, 0.0) for step in steps]) for ds, by_step in sorted(seconds.items())]
+    legend = "".join(f'<li><i class="part p{k}"></i>{escape(step)}</li>' for k, step in enumerate(steps))
     return render_section(
-        title, f'{draw_stacked_bars("Seconds by step and night", bars)}<ul class="legend">{keys}</ul>'
+        title, f'{draw_stacked_bars("Seconds by step and night", bars)}<ul class="legend">{legend}</ul>'
     )
 
 
-def render_nights(morning: ReportData) -> str:
-    """How the steps of the last nights stand, with their time; and why those are not done that something is said of."""
-    title = "The nights"
-    if not morning.standing:
-        return render_section(title, '<p class="calm">The journal has nothing of these settings.</p>')
-    steps = list(dict.fromkeys(r["step"] for r in morning.standing))
-    body, why = [], []
-    for ds in sorted({r["ds"] for r in morning.standing}, reverse=True):
-        of = {r["step"]: r for r in morning.standing if r["ds"] == ds}
-        cells = "".join(_render_status(of[step]) for step in steps)
-        strong = ' class="strong"' if ds == morning.ds else ""
+def render_nights(data: ReportData) -> str:
+    """Return a table of the states and durations of the steps by night, and the reasons for states other than done.
+
+    Args:
+        data: The data of the night.
+
+    Returns:
+        The HTML of the section.
+    """
+    title = "States of steps by night"
+    if not data.standing:
+        return render_section(title, '<p class="calm">The journal has no entries for these settings.</p>')
+    steps = list(dict.fromkeys(r["step"] for r in data.standing))
+    body, reasons = [], []
+    for ds in sorted({r["ds"] for r in data.standing}, reverse=True):
+        by_step = {r["step"]: r for r in data.standing if r["ds"] == ds}
+        cells = "".join(_render_state(by_step[step]) for step in steps)
+        strong = ' class="strong"' if ds == data.ds else ""
         body.append(f"<tr{strong}><th>{format_short_day(ds)}</th>{cells}</tr>")
-        why += [
+        reasons += [
             f"<li>{format_short_day(ds)} {r['step']}: {escape(r['why'])}</li>"
-            for r in of.values()
+            for r in by_step.values()
             if r["state"] in ("stale", "failed", "running")
         ]
     head = "".join(f"<th>{escape(step)}</th>" for step in steps)
     table = f'<table class="nights"><thead><tr><th>night</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    reasons = f"<details><summary>Why {len(why)} are not done</summary><ul>{''.join(why)}</ul></details>" if why else ""
-    note = '<p class="note">Minutes and seconds of the last time that each was run.</p>'
-    return render_section(title, f'<div class="wide">{table}</div>{reasons}{note}')
+    summary = f"<summary>Stale, failed and running steps: {len(reasons)}</summary>"
+    details = f"<details>{summary}<ul>{''.join(reasons)}</ul></details>" if reasons else ""
+    note = '<p class="note">Times are the durations of the last run of each step (minutes:seconds).</p>'
+    return render_section(title, f'<div class="wide">{table}</div>{details}{note}')
 
 
-def _render_status(row: Row) -> str:
+def _render_state(row: Row) -> str:
+    """Return the table cell of a step: the duration if it is done, else the state."""
     state = row["state"]
-    said = format_clock(row["seconds"]) if state == "done" and row["seconds"] else state
-    return f'<td class="state {state}"><span aria-hidden="true">{_GLYPHS[state]}</span> {said}</td>'
+    text = format_clock(row["seconds"]) if state == "done" and row["seconds"] else state
+    return f'<td class="state {state}"><span aria-hidden="true">{_SYMBOLS[state]}</span> {text}</td>'
 
 
-def render_inputs(morning: ReportData) -> str:
-    """What the run was made from: versions, code, settings, seed, start; folded."""
-    record = morning.record
+def render_inputs(data: ReportData) -> str:
+    """Return the training record: table versions, code, settings, seed and warm start, collapsed by default.
+
+    Args:
+        data: The data of the night.
+
+    Returns:
+        The HTML of the section; empty if there is no training record.
+    """
+    record = data.record
     if not record:
         return ""
     start = record.get("start")
-    said: dict[str, Any] = {
-        "run": morning.run_id,
-        "settings": morning.settings_hash,
+    facts: dict[str, Any] = {
+        "run": data.run_id,
+        "settings": data.settings_hash,
         "seed": record.get("seed"),
         "code": record.get("code"),
         "tables": _flatten(record.get("versions", {}), " version "),
-        "start": f"from {start.get('run_id', '?')}" if start else "afresh",
-        "resumed": "yes, it was broken off once" if record.get("resumed") else "no",
+        "start": f"from {start.get('run_id', '?')}" if start else "from scratch",
+        "resumed": "yes, from a checkpoint" if record.get("resumed") else "no",
         "parameters": format_number(record.get("parameters"), 0),
         "steps": format_number(record.get("steps"), 0),
         "rows trained on": format_number(sum(record.get("rows", {}).values()), 0),
-        "scorer less trainer": record.get("max_score_difference"),
+        "maximum score difference (Spark - trainer)": record.get("max_score_difference"),
         "device": f"{record.get('device')}, {record.get('processes')} process(es), torch {record.get('torch')}",
     }
     settings = record.get("settings", {})
-    said |= {name: _flatten(settings[name], "=") for name in _SECTIONS if name in settings}
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in said.items() if v is not None)
-    return f'<section><details><summary>The run’s record</summary><dl class="record">{rows}</dl></details></section>'
+    facts |= {name: _flatten(settings[name], "=") for name in _SECTIONS if name in settings}
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items() if v is not None)
+    return f'<section><details><summary>Training record</summary><dl class="record">{rows}</dl></details></section>'
 
 
-def _flatten(values: dict[str, Any], between: str) -> str:
-    return ", ".join(f"{k}{between}{v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())
+def _flatten(values: dict[str, Any], separator: str) -> str:
+    """Return pairs of keys and values as one text; values other than texts are formatted as JSON."""
+    return ", ".join(f"{k}{separator}{v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items())

@@ -1,4 +1,7 @@
-"""The morning page as one HTML file: no script, nothing fetched, readable on a phone and in the dark."""
+"""The report of a night as one HTML file.
+
+The page runs no script and fetches nothing. It fits a phone and has a light and a dark theme.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,29 @@ from star_ctr.workflows.report import night, quality
 from star_ctr.workflows.report.data import ReportData
 from star_ctr.workflows.report.headline import render_headline
 
-# Whatever a name in the data might smuggle in, the browser neither runs nor fetches it.
+# Even if a name in the data contains HTML that was not escaped, the browser runs no script and fetches nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def render(morning: ReportData, command: str) -> str:
-    """The page; `command` is what made it."""
+def render(data: ReportData, command: str) -> str:
+    """Return the HTML of the report.
+
+    Args:
+        data: The data of the night.
+        command: The command line that writes the report, for the footer.
+    """
     columns = [
-        quality.render_over_days(morning, "GAUC", "gauc"),
-        quality.render_over_days(morning, "PCOC", "pcoc"),
-        quality.render_against_serving(morning),
-        quality.render_calibration(morning),
-        night.render_training(morning),
-        night.render_time(morning),
+        quality.render_over_days(data, "GAUC", "gauc"),
+        quality.render_over_days(data, "PCOC", "pcoc"),
+        quality.render_against_serving(data),
+        quality.render_calibration(data),
+        night.render_training(data),
+        night.render_time(data),
     ]
-    halves = [night.render_nights(morning), night.render_ledger(morning)]
-    title = escape(f"{morning.settings.name} {morning.ds}")
+    halves = [night.render_nights(data), night.render_ledger(data)]
+    title = escape(f"{data.settings.name} {data.ds}")
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    made = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    generated = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
@@ -38,20 +46,26 @@ def render(morning: ReportData, command: str) -> str:
 <style>
 {style}</style></head>
 <body><main>
-{render_headline(morning)}
-{quality.render_by_domain(morning)}
+{render_headline(data)}
+{quality.render_by_domain(data)}
 <div class="columns">
 {"".join(columns)}
 </div>
 <div class="halves">
 {"".join(halves)}
 </div>
-{night.render_inputs(morning)}
-<footer>Made {made} by <code>{escape(command)}</code></footer>
+{night.render_inputs(data)}
+<footer>Generated {generated} by <code>{escape(command)}</code></footer>
 </main></body></html>
 """
 
 
-def write(morning: ReportData, command: str, file: Path) -> None:
-    """Write the page, whole or not at all."""
-    write_text(file, render(morning, command))
+def write(data: ReportData, command: str, file: Path) -> None:
+    """Write the report atomically.
+
+    Args:
+        data: The data of the night.
+        command: The command line that writes the report, for the footer.
+        file: The HTML file to write.
+    """
+    write_text(file, render(data, command))

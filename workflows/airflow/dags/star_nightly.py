@@ -162,8 +162,8 @@ with DAG(
             task_id=name,
             bash_command=f"{{{{ command('{name}', dag_run, params) }}}}",
             execution_timeout=dt.timedelta(hours=step["hours"]),
-            doc_md=f"{step['about']}\n\nTo run it by hand: `star-ctr {name} --conf CONF --ds DAY`. The exact command is "
-            "under Rendered Templates.",
+            doc_md=f"{step['about']}\n\nTo run it by hand: `star-ctr {name} --conf CONF --ds DAY`. The exact command "
+            "is under Rendered Templates.",
         )
         previous >> task
         previous = task
