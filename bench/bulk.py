@@ -1,9 +1,13 @@
-"""Bulk scoring from table to table against the model's bare forward pass on the same rows in memory, two cores each.
+"""Benchmark: bulk scoring from table to table, relative to the forward pass of the model alone.
 
-Encoded rows: 19 domains, eight ids, twenty numbers and two 50-long sequences, the default model of seven layers. Raw rows: the
-simulated impressions of four days with every feature of conf/demo.yaml, and the same seven layers. A part of the rows is
-scored first, as what a JVM compiles and Python workers import in their first half minute hangs on no rows; then the clock
-starts: reading, features, encoding, the checks and writing are in it. What the same takes in a new session is told beside it.
+Both run on two cores and on the same rows. The forward pass reads its rows from memory. Bulk scoring also reads,
+computes features, encodes, checks and writes.
+
+- Encoded rows: 19 domains, eight ids, twenty numbers, two sequences of length 50; the default model with seven layers.
+- Raw rows: simulated impressions of four days with all features of conf/demo.yaml, and the same seven layers.
+
+A part of the rows is scored before the measurement, because the JVM compiles and Python workers import modules in their
+first half minute, whatever the number of rows. The rate of this first run in a new session is reported, too.
 
     python bench/bulk.py [--rows 2000000]
 """
@@ -39,15 +43,17 @@ from star_ctr.model.export import Predictor, export
 from star_ctr.model.models.multi_domain import MultiDomainModel
 
 RUN = "measured"
-A_PART = {True: "domain_id = 3", False: "domain = 'd03'"}
-"""Encoded rows, raw rows: one domain of nineteen."""
+"""Id of the run whose model scores the rows."""
+WARM_UP = {True: "domain_id = 3", False: "domain = 'd03'"}
+"""Condition of the rows that are scored before the measurement, by whether rows are encoded: one domain of nineteen."""
 ROUNDS = 3
+"""Number of measurements of bulk scoring; the forward pass is measured before and after each."""
 MODEL = "model={name: star}"
-"""The default model: the paper's layers, embeddings of 16."""
+"""Override for the default model: the layers of the paper, and embeddings of width 16."""
 
 
-def finished_run(settings: Settings, layout: Layout) -> Path:
-    """The folder of a run as training leaves it, with a model as it is before the first step."""
+def write_run(settings: Settings, layout: Layout) -> Path:
+    """Write a published run with an untrained model, and return the folder of its attempt."""
     from star_ctr.conf.contracts.catalog import Warehouse
     from star_ctr.jobs.registry.attempts import get_attempt_folder
 
@@ -60,8 +66,15 @@ def finished_run(settings: Settings, layout: Layout) -> Path:
     return folder
 
 
-def forward(folder: str, table: str) -> None:
-    """Predict all encoded rows of a table from memory, in a process of its own; prints rows a second."""
+def measure_forward(folder: str, table: str) -> None:
+    """Predict all encoded rows of a table from memory; prints rows/s and the number of rows per call as JSON.
+
+    Runs in a separate process. Uses the fastest of three numbers of rows per call.
+
+    Args:
+        folder: The folder of the model.
+        table: The path of the table with the encoded rows.
+    """
     torch.set_num_threads(2)
     predictor = Predictor(Path(folder))
     files = pads.dataset([uri.removeprefix("file://") for uri in DeltaTable(table).file_uris()])
@@ -70,69 +83,94 @@ def forward(folder: str, table: str) -> None:
     ints, floats = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
     domains = rows["domain_id"].to_numpy().astype(np.int32)
 
-    def rate(rows: int, size: int) -> float:
-        began = time.perf_counter()
+    def compute_rate(rows: int, size: int) -> float:
+        start = time.perf_counter()
         for k in range(0, rows, size):
             predictor.predict(ints[k : k + size], floats[k : k + size], domains[k : k + size])
-        return rows / (time.perf_counter() - began)
+        return rows / (time.perf_counter() - start)
 
-    some = min(len(domains), 100_000)
-    size = max((2_048, 4_096, 16_384), key=lambda size: rate(some, size))
-    print(json.dumps([rate(len(domains), size), size]))
+    sample = min(len(domains), 100_000)
+    size = max((2_048, 4_096, 16_384), key=lambda size: compute_rate(sample, size))
+    print(json.dumps([compute_rate(len(domains), size), size]))
 
 
-def scored(
+def measure_bulk(
     settings: Settings, spark: SparkSession, source: str, target: str, encoded: bool, where: str | None = None
 ) -> float:
-    """Rows a second of bulk scoring."""
+    """Score a table, and return rows/s.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        source: The table with the rows.
+        target: The table for the scores.
+        encoded: Whether the rows are encoded.
+        where: A condition on the rows; all rows by default.
+    """
     from star_ctr.jobs.tools import batch_score
 
-    began = time.perf_counter()
-    told = batch_score.run(settings, spark, run_id=RUN, source=source, target=target, encoded=encoded, where=where)
-    seconds = time.perf_counter() - began
-    return float(told["rows"]) / seconds
+    start = time.perf_counter()
+    result = batch_score.run(settings, spark, run_id=RUN, source=source, target=target, encoded=encoded, where=where)
+    seconds = time.perf_counter() - start
+    return float(result["rows"]) / seconds
 
 
-class Compared(NamedTuple):
-    """How many times the forward pass's rows/s, the median of the rounds; all rates in words."""
+class Comparison(NamedTuple):
+    """A comparison of bulk scoring with the forward pass.
+
+    Attributes:
+        ratio: Rows/s of bulk scoring divided by rows/s of the forward pass; the median of the rounds.
+        detail: A text with all rates.
+    """
 
     ratio: float
-    told: str
+    detail: str
 
 
-def compared(settings: Settings, spark: SparkSession, folder: Path, source: str, split: str, encoded: bool) -> Compared:
-    """Bulk scoring and the forward pass in turns, so that a machine that changes its pace meets both."""
+def compare(
+    settings: Settings, spark: SparkSession, folder: Path, source: str, split: str, encoded: bool
+) -> Comparison:
+    """Measure bulk scoring and the forward pass in turns, so that a change of the machine's speed affects both.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        folder: The folder of the model.
+        source: The table for bulk scoring.
+        split: The table with the encoded rows for the forward pass.
+        encoded: Whether the rows of `source` are encoded.
+    """
     target = f"{settings.paths.warehouse}-scored-{encoded}"
-    new = scored(settings, spark, source, target, encoded, A_PART[encoded])
+    first = measure_bulk(settings, spark, source, target, encoded, WARM_UP[encoded])
     command = [sys.executable, __file__, "--forward", str(folder), split]
-    ours, bare = [], []
+    bulk, forward = [], []
     for turn in range(ROUNDS + 1):
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         rate, size = json.loads(done.stdout.splitlines()[-1])
-        bare.append(float(rate))
+        forward.append(float(rate))
         if turn < ROUNDS:
-            ours.append(scored(settings, spark, source, target, encoded))
-    ratios = [rate / statistics.mean(around) for rate, around in zip(ours, pairwise(bare), strict=True)]
-    every = " ".join(f"{rate:,.0f}" for rate in ours)
-    told = (
-        f"{every} rows/s; forward alone {' '.join(f'{rate:,.0f}' for rate in bare)} rows/s, {size:,} at once; a part of "
-        f"them first, in a new session, {new:,.0f} rows/s"
+            bulk.append(measure_bulk(settings, spark, source, target, encoded))
+    ratios = [rate / statistics.mean(around) for rate, around in zip(bulk, pairwise(forward), strict=True)]
+    detail = (
+        f"{' '.join(f'{rate:,.0f}' for rate in bulk)} rows/s; forward pass alone "
+        f"{' '.join(f'{rate:,.0f}' for rate in forward)} rows/s, {size:,} rows per call; in a new session, a part of the "
+        f"rows at {first:,.0f} rows/s"
     )
-    return Compared(statistics.median(ratios), told)
+    return Comparison(statistics.median(ratios), detail)
 
 
-def encoded_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
-    """The entry of encoded rows."""
+def measure_encoded(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
+    """Measure the scoring of encoded rows, and return the entry of bench.json."""
     settings = load("demo", [MODEL, f"paths.warehouse={folder}/made", f"paths.logs={folder}"])
     split = job_of(folder, rows).split
-    model = finished_run(settings, layout_of())
-    found = compared(settings, spark, model, split, split, True)
-    return entry("bulk_scoring_vs_forward", found.ratio, "times its rows/s", 0.5,
-                 f"{rows:,} encoded rows, median of {ROUNDS}: {found.told}", least=True)  # fmt: skip
+    model = write_run(settings, layout_of())
+    found = compare(settings, spark, model, split, split, True)
+    return entry("bulk_scoring_vs_forward", found.ratio, "ratio of rows/s", 0.5,
+                 f"{rows:,} encoded rows, median of {ROUNDS}: {found.detail}", least=True)  # fmt: skip
 
 
-def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
-    """The entry of raw rows."""
+def measure_raw(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
+    """Measure the scoring of raw rows, and return the entry of bench.json."""
     from star_ctr.jobs import features, ingest, split
     from star_ctr.jobs.io.warehouse import WarehouseTables
     from star_ctr.jobs.registry.attempts import copy_vocabularies
@@ -148,35 +186,38 @@ def raw_rows(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
         step.run(settings, spark)  # type: ignore[attr-defined]
     store = WarehouseTables(settings, spark)
     job = make_job(settings, store, store.days("split")[-1])
-    model = finished_run(settings, job.layout)
+    model = write_run(settings, job.layout)
     copy_vocabularies(job.for_attempt(1, model))
-    source, rows_of_split = f"{folder}/logs/impressions", store.warehouse.table("split")
-    found = compared(settings, spark, model, source, rows_of_split, False)
-    return entry("bulk_scoring_raw_vs_forward", found.ratio, "times its rows/s", 0.1,
-                 f"{rows:,} raw rows with their features, median of {ROUNDS}: {found.told}", least=True)  # fmt: skip
+    found = compare(settings, spark, model, f"{folder}/logs/impressions", store.warehouse.table("split"), False)
+    return entry("bulk_scoring_raw_vs_forward", found.ratio, "ratio of rows/s", 0.1,
+                 f"{rows:,} raw rows with their features, median of {ROUNDS}: {found.detail}", least=True)  # fmt: skip
 
 
 def run(rows: int = 2_000_000) -> Iterator[dict[str, Any]]:
-    """Both ratios as entries of bench.json, each as it is known; a quarter as many raw rows as encoded ones."""
+    """Yield the entries of bench.json for encoded and raw rows, each as soon as it is measured.
+
+    Args:
+        rows: The number of encoded rows. A quarter of it is the number of raw rows.
+    """
     from star_ctr.jobs.io.session import start
 
     spark = start(load("demo", ["spark.master=local[2]"]), "bulk")
     try:
         with tempfile.TemporaryDirectory() as name:
             spark.range(10).count()
-            yield encoded_rows(spark, Path(name), rows)
-            yield raw_rows(spark, Path(name), rows // 4)
+            yield measure_encoded(spark, Path(name), rows)
+            yield measure_raw(spark, Path(name), rows // 4)
     finally:
         spark.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=2_000_000, help="number of encoded rows")
     parser.add_argument("--forward", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.forward:
-        forward(*arguments.forward)
+        measure_forward(*arguments.forward)
         return
     for result in run(arguments.rows):
         print(json.dumps(result, indent=1), flush=True)

@@ -1,8 +1,10 @@
-"""All benchmarks, one after the other: a table on the terminal and `build/bench.json`.
+"""Run the benchmarks. Prints a table and writes `build/bench.json`.
 
-Each compares with a reference in the same run, since machines are noisy: a ratio is a result, a time is not.
+Machines are noisy, so results are ratios: each benchmark measures a reference in the same run. Times of different runs
+must not be compared.
 
-    make bench                       python bench/run.py stream       (some of them)
+    make bench                       # all benchmarks
+    python bench/run.py stream       # only some of them
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ TARGET = Path("build/bench.json")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"which: {', '.join(BENCHMARKS)}; all if none is named")
+    parser.add_argument("names", nargs="*", help=f"benchmarks to run; default: all of {', '.join(BENCHMARKS)}")
     names = parser.parse_args().names or list(BENCHMARKS)
     results = json.loads(TARGET.read_text()) if TARGET.exists() else []
     table = Table("name", "value", "unit", "goal", "holds", "reference")

@@ -16,17 +16,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.column_names import IDENTITY
+from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, check_day, list_days_before, list_window_days
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
-    Column,
     Numeric,
     Sequence,
     Statistic,
-    flatten_column_name,
     list_read_columns,
 )
 from star_ctr.conf.settings.label import LabelFromClicks
@@ -109,12 +108,12 @@ def read_impressions(settings: Settings, store: WarehouseTables, ds: str, featur
 def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
     """Select IDENTITY and the log columns that `features` read, plus the outcomes that `history` uses.
 
-    Log columns are renamed (`flatten_column_name`, `name_outcome_column`), so that columns which are computed later
+    Log columns are renamed (`ColumnRef.flat`, `name_outcome_column`), so that columns which are computed later
     (`hour`, `label`, `clicked_at` ...) do not replace them. Raises `DataError` if a column is missing.
     """
     existing = set(rows.columns)
-    read = sorted(c for c in _collect_read_columns(features) if c.startswith("impressions."))
-    wanted = {flatten_column_name(c): c.partition(".")[2] for c in read}
+    read = sorted(c for c in _collect_read_columns(features) if c.table == "impressions")
+    wanted = {c.flat: c.column for c in read}
     stored = {name: name_table_column(settings, "impressions", column) for name, column in wanted.items()}
     require(existing, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
@@ -179,7 +178,7 @@ def add_point_in_time(
     _reject_lists(settings, shown)
     events = build_events(settings, shown, clicked, behaviours)
     events = events.select(
-        *sorted({*map(flatten_column_name, read), "user_id"}),
+        *sorted({*(c.flat for c in read), "user_id"}),
         *OF_EVENTS,
         *(name_weight_column(kind) for kind in settings.history),
     ).persist()
@@ -193,11 +192,11 @@ def _reject_lists(settings: Settings, events: DataFrame) -> None:
     """Raise `DataError` if a sequence reads a column of lists, because it needs one value per event."""
     lists = {name for name, kind in events.dtypes if kind.startswith("array")}
     for sequence in settings.select_features(Sequence):
-        if found := [c for c in sequence.columns if flatten_column_name(c) in lists]:
+        if found := [c for c in sequence.columns if c.flat in lists]:
             raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, but a sequence needs single values")
 
 
-def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: set[Column]) -> DataFrame:
+def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: set[ColumnRef]) -> DataFrame:
     """Read the behaviours up to day `ds`, with the attributes of their items."""
     is_included = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
     rows = store.read("behaviours").where(is_included).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
@@ -227,12 +226,12 @@ def _write_click_fates(settings: Settings, store: WarehouseTables, ds: str) -> d
     return found
 
 
-def _collect_read_columns(features: Iterable[AnyFeature]) -> set[Column]:
+def _collect_read_columns(features: Iterable[AnyFeature]) -> set[ColumnRef]:
     return {column for feature in features for column in list_read_columns(feature)}
 
 
 def _add_attributes(
-    settings: Settings, store: WarehouseTables, rows: DataFrame, read: set[Column], only: str | None = None
+    settings: Settings, store: WarehouseTables, rows: DataFrame, read: set[ColumnRef], only: str | None = None
 ) -> DataFrame:
     """Add the attributes in `read` as of the day of each row; `only` limits them to one attribute table."""
     for table, key in KEYS.items():
@@ -241,8 +240,8 @@ def _add_attributes(
         if log is None or not wanted or (only and only != table):
             continue
         attributes = store.read(table)
-        stored = {flatten_column_name(c): name_table_column(settings, table, c.partition(".")[2]) for c in wanted}
-        require(attributes.columns, {c: stored[flatten_column_name(c)] for c in wanted}, "features")
+        stored = {c.flat: name_table_column(settings, table, c.column) for c in wanted}
+        require(attributes.columns, {c: stored[c.flat] for c in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows
 
@@ -261,7 +260,7 @@ def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
     for column, feature in sorted(read.items()):
         if column in IDENTITY:
             continue
-        value, kind = F.col(flatten_column_name(column)), types[flatten_column_name(column)]
+        value, kind = F.col(column.flat), types[column.flat]
         if kind.startswith("array"):
             if column not in lists:
                 raise DataError(
@@ -270,13 +269,13 @@ def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
             value = F.array_join(value, lists[column])
         elif column in numeric:
             value = _parse_number(column, kind)
-        columns.append(value.cast("string" if column not in numeric else "double").alias(flatten_column_name(column)))
+        columns.append(value.cast("string" if column not in numeric else "double").alias(column.flat))
     return columns
 
 
-def _parse_number(column: Column, kind: str) -> SparkColumn:
+def _parse_number(column: ColumnRef, kind: str) -> SparkColumn:
     """Parse a column as a number. Ingest writes all numbers with a decimal point."""
-    value = F.col(flatten_column_name(column))
+    value = F.col(column.flat)
     return to_number(value) if kind == "string" else value.try_cast("double")
 
 
@@ -285,8 +284,8 @@ def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
     types = dict(rows.dtypes)
     found = []
     for column in sorted({f.column for f in settings.select_features(Numeric)}):
-        text = F.col(flatten_column_name(column))
-        if types[flatten_column_name(column)] == "string":
+        text = F.col(column.flat)
+        if types[column.flat] == "string":
             bad = text.isNotNull() & _parse_number(column, "string").isNull()
             found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
     if not found:

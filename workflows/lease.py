@@ -14,6 +14,7 @@ After a crash on another machine, the next writer must therefore wait for a minu
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import os
 import shlex
 import signal
@@ -37,6 +38,8 @@ from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, read
 
 TAKEN, RELEASED = "taken", "released"
 """Values of the column `event`."""
+_logger = logging.getLogger(__name__)
+
 _SCHEMA = pa.schema(
     [
         ("at", pa.timestamp("us", "UTC")), ("event", pa.string()), ("holder", pa.string()), ("machine", pa.string()),
@@ -100,6 +103,8 @@ class _Lease:
                 heartbeat = _Heartbeat(self.root, self.identity["holder"])
                 heartbeat.create()
                 if self._add(TAKEN, last[SEQUENCE] if last else -1):
+                    if last is not None and last["event"] != RELEASED:
+                        _logger.warning("%s: took over the lease of %s, which is dead", self.root, last["command"])
                     if last is not None:
                         _Heartbeat(self.root, last["holder"]).delete()
                     return

@@ -7,6 +7,7 @@ again. The journal records each step that runs, with its inputs and how it ended
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import err, show_step
+
+_logger = logging.getLogger(__name__)
 
 ACTIONS: dict[str, Callable[..., Any]] = {
     "ingest": ingest.run,
@@ -90,7 +93,6 @@ def run_step(
     ds: str,
     why: str,
     staleness: Staleness | None = None,
-    **more: Any,
 ) -> Any:
     """Run a step of a night, show its progress, and record it in the journal.
 
@@ -101,7 +103,6 @@ def run_step(
         ds: The night.
         why: The reason to record in the journal.
         staleness: The states of all steps before this one runs; read from the warehouse by default.
-        more: Not used.
 
     Returns:
         The result of the step's function.
@@ -121,9 +122,12 @@ def run_step(
 
     run_id, inputs = staleness.get_run_id(ds, name), staleness.hash_inputs(ds, name)
     entry = journal.record_step(ds, name, run_id, inputs, why, hash_outputs)
+    _logger.info("night %s: %s started: %s", ds, name, why)
     with show_step(name, spark.sparkContext), entry:
         result = ACTIONS[name](settings, spark, ds)
+    _logger.info("night %s: %s finished: %s", ds, name, result)
     describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
     for line in describe(settings, ds) if describe else ():
+        _logger.info("night %s: %s: %s", ds, name, line)
         err.print(f"  {line}", highlight=False)
     return result

@@ -13,6 +13,7 @@ from star_ctr.conf.load import load
 from star_ctr.jobs.io.session import start
 from star_ctr.workflows.lease import hold_lease
 from star_ctr.workflows.nightly import choose_night, run_step
+from star_ctr.workflows.run_log import log_to_warehouse
 
 
 def main(name: str) -> None:
@@ -35,7 +36,7 @@ def main(name: str) -> None:
     arguments = parser.parse_args()
     try:
         settings = load(arguments.conf, arguments.overrides)
-        with hold_lease(settings, arguments.wait):
+        with hold_lease(settings, arguments.wait), log_to_warehouse(settings, name):
             spark = start(settings, f"star-ctr {name}")
             result = run_step(settings, spark, name, choose_night(settings, spark, name, arguments.ds), "requested")
         print(f"{name}: {result}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, GAP
 from star_ctr.conf.settings.features import (
     AnyFeature,
@@ -16,7 +17,6 @@ from star_ctr.conf.settings.features import (
     Numeric,
     Sequence,
     Statistic,
-    flatten_column_name,
     list_read_columns,
 )
 
@@ -44,9 +44,9 @@ def name_bucket_table(number: str) -> str:
     return f"{number}__bucket"
 
 
-def name_side_column(sequence: str, column: str) -> str:
+def name_side_column(sequence: str, column: ColumnRef) -> str:
     """Return the name of the list column of a sequence for one column of its events."""
-    return f"{sequence}__{flatten_column_name(column)}"
+    return f"{sequence}__{column.flat}"
 
 
 def name_gap_column(sequence: str) -> str:
@@ -102,7 +102,7 @@ def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
         where = f"features.{f.name}"
         for column in list_read_columns(f):
             origin = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
-            yield flatten_column_name(column), where, origin
+            yield column.flat, where, origin
         if isinstance(f, Statistic):
             for kind in f.kinds():
                 yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"

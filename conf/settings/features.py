@@ -15,26 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.settings.base import NonEmpty, SettingsModel
-
-PLAIN_COLUMNS = ("user_id", "item_id", "domain", "hour", "weekday")
-"""Columns that are written without a table."""
-COLUMN_TABLES = ("impressions", "users", "items")
-"""Tables whose columns features can read."""
-
-
-def _check_column(value: str) -> str:
-    table, dot, column = value.partition(".")
-    if not dot and value in PLAIN_COLUMNS:
-        return value
-    if dot and table in COLUMN_TABLES and column:
-        return value
-    hint = suggest_nearest(value, PLAIN_COLUMNS) if not dot else suggest_nearest(table, COLUMN_TABLES)
-    raise ValueError(
-        f"`{value}` is not a column; write one of {', '.join(PLAIN_COLUMNS)}, "
-        f"or `table.column` with one of the tables {', '.join(COLUMN_TABLES)}{hint}"
-    )
 
 
 def _check_name(value: str) -> str:
@@ -45,15 +27,9 @@ def _check_name(value: str) -> str:
     return value
 
 
-Column = Annotated[str, AfterValidator(_check_column)]
 Name = Annotated[str, AfterValidator(_check_name)]
 Cut = Literal["time", "day"]
 NumericEncoding = Literal["standard", "bucket"]
-
-
-def flatten_column_name(column: str) -> str:
-    """Return the name of a declared column in the table `features`: `items.author_id` -> `items_author_id`."""
-    return column.replace(".", "_")
 
 
 class History(SettingsModel):
@@ -126,7 +102,7 @@ class Categorical(Feature):
     """
 
     kind: Literal["categorical"] = Field(description="kind of the feature: `categorical`")
-    column: Column = Field(description="column with the values")
+    column: ColumnRef = Field(description="column with the values")
     embedding: Name | None = Field(
         None,
         description="embedding table, which features can share; default: a separate table with the feature's name",
@@ -150,7 +126,7 @@ class Numeric(Feature):
     """
 
     kind: Literal["numeric"] = Field(description="kind of the feature: `numeric`")
-    column: Column = Field(description="column with the numbers")
+    column: ColumnRef = Field(description="column with the numbers")
     log: bool = Field(False, description="whether to transform x to log(1 + x) first; negative values count as 0")
     encode: list[NumericEncoding] = Field(
         default=["standard"],
@@ -166,7 +142,7 @@ class Sequence(Feature):
 
     kind: Literal["sequence"] = Field(description="kind of the feature: `sequence`")
     of: list[str] = Field(min_length=1, description="kinds of `history`, merged in order of time")
-    columns: dict[Column, Name] = Field(
+    columns: dict[ColumnRef, Name] = Field(
         min_length=1,
         description="columns of each event (of its item, or its domain or hour), each with the embedding table to use",
     )
@@ -190,7 +166,7 @@ class Statistic(Feature):
     """
 
     kind: Literal["statistic"] = Field(description="kind of the feature: `statistic`")
-    by: list[Column] = Field(min_length=1, description="columns that define the groups of rows and events")
+    by: list[ColumnRef] = Field(min_length=1, description="columns that define the groups of rows and events")
     counts: list[str] = Field(
         default_factory=list, description="kinds of `history` to count, encoded as log(1 + count); default: none"
     )
@@ -229,7 +205,7 @@ class Statistic(Feature):
 AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discriminator="kind")]
 
 
-def list_read_columns(feature: AnyFeature) -> list[Column]:
+def list_read_columns(feature: AnyFeature) -> list[ColumnRef]:
     """Return the declared columns that a feature reads, from the row itself or from earlier events."""
     match feature:
         case Categorical() | Numeric():

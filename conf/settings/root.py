@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from star_ctr.conf.contracts.column_names import find_name_problems
+from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import SettingsModel
@@ -18,7 +19,6 @@ from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
-    Column,
     Feature,
     History,
     Sequence,
@@ -282,15 +282,14 @@ def _find_pooling_problems(settings: Settings) -> list[str]:
     ]
 
 
-def _find_column_problems(settings: Settings, feature: AnyFeature, column: Column) -> list[str]:
-    table, _, name = column.partition(".")
-    if table == "impressions" and name in settings.outcomes():
+def _find_column_problems(settings: Settings, feature: AnyFeature, column: ColumnRef) -> list[str]:
+    if column.table == "impressions" and column.column in settings.outcomes():
         return [
             f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
             "use a `statistic` of it over earlier impressions instead"
         ]
-    if table in ("users", "items") and getattr(settings.logs, table) is None:
-        return [f"`{column}` is a column of `logs.{table}`, which is not declared"]
-    if isinstance(feature, Sequence) and table == "users":
+    if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
+        return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]
+    if isinstance(feature, Sequence) and column.table == "users":
         return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]
     return []

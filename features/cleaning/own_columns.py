@@ -91,7 +91,6 @@ def split_columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"number": set(), "id": set()}
     for feature in settings.features:
         for column in list_read_columns(feature):
-            table, _, source = column.partition(".")
-            if table == name:
-                found["number" if isinstance(feature, Numeric) else "id"].add(source)
+            if column.table == name:
+                found["number" if isinstance(feature, Numeric) else "id"].add(column.column)
     return found

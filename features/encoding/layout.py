@@ -25,7 +25,7 @@ from star_ctr.conf.contracts.encoded_row import (
     NumericSource,
     SequenceField,
 )
-from star_ctr.conf.settings.features import Categorical, Numeric, Sequence, Statistic, flatten_column_name
+from star_ctr.conf.settings.features import Categorical, Numeric, Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.fitting import compute_base_rates, fit_bounds, fit_scales
 
@@ -80,7 +80,7 @@ def fit_layout(
         domains=domains,
         embeddings=dict(sorted(sizes.items())),
         categorical=[
-            IdField(name=f.name, column=flatten_column_name(f.column), embedding=f.embedding or f.name)
+            IdField(name=f.name, column=f.column.flat, embedding=f.embedding or f.name)
             for f in settings.select_features(Categorical)
             if f.splitter is None
         ],
@@ -105,7 +105,7 @@ def _list_numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[st
     for feature in settings.features:
         declared: dict[str, NumericSource] = {}
         if isinstance(feature, Numeric):
-            declared[feature.name] = NumericSource(column=flatten_column_name(feature.column), log=feature.log)
+            declared[feature.name] = NumericSource(column=feature.column.flat, log=feature.log)
         elif isinstance(feature, Statistic):
             for kind in feature.counts:
                 declared[name_count_column(feature.name, kind)] = NumericSource(
@@ -160,17 +160,14 @@ def _make_sequence_fields(settings: Settings) -> list[SequenceField]:
         SequenceField(
             name=f.name,
             length=f.length,
-            sides=[IdField(name=f.name, column=flatten_column_name(f.column), embedding=f.embedding or f.name)],
+            sides=[IdField(name=f.name, column=f.column.flat, embedding=f.embedding or f.name)],
             separator=f.splitter,
         )
         for f in settings.select_features(Categorical)
         if f.splitter is not None
     ]
     for f in settings.select_features(Sequence):
-        sides = [
-            IdField(name=flatten_column_name(c), column=name_side_column(f.name, c), embedding=e)
-            for c, e in f.columns.items()
-        ]
+        sides = [IdField(name=c.flat, column=name_side_column(f.name, c), embedding=e) for c, e in f.columns.items()]
         sides += [IdField(name=GAP, column=name_gap_column(f.name), embedding=GAP)] if f.gap else []
         sides += (
             [IdField(name=BEHAVIOUR, column=name_behaviour_column(f.name), embedding=BEHAVIOUR)] if f.behaviour else []

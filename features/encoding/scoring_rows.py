@@ -57,8 +57,8 @@ def clean_raw_rows(
     """
     scoring_settings = _drop_outcomes(settings, rows.columns)
     require(rows.columns, list_required_columns(scoring_settings, "impressions"), f"{where}: logs.impressions")
-    read = {f"{f.name}.{c}": c.partition(".") for f in settings.features for c in list_read_columns(f)}
-    log_columns = {key: column for key, (log, _, column) in read.items() if log == "impressions"}
+    read = {f"{f.name}.{c}": c for f in settings.features for c in list_read_columns(f)}
+    log_columns = {key: c.column for key, c in read.items() if c.table == "impressions"}
     require(rows.columns, log_columns, f"{where}: features")
     carried_columns = {CARRIED: _make_struct(carried)} if carried else {}
     cleaned = clean_log(scoring_settings, "impressions", rows, carried_columns, compare_all=True)

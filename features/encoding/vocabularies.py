@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.column_names import name_side_column
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN
-from star_ctr.conf.settings.features import Categorical, Sequence, flatten_column_name
+from star_ctr.conf.settings.features import Categorical, Sequence
 from star_ctr.conf.settings.root import Settings
 
 VOCABULARY_SCHEMA = "embedding string, value string, rows long"
@@ -32,7 +32,7 @@ def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str 
     columns: dict[str, list[tuple[str, str | None]]] = {}
     for feature in settings.features:
         if isinstance(feature, Categorical):
-            entry = (flatten_column_name(feature.column), feature.splitter)
+            entry = (feature.column.flat, feature.splitter)
             columns.setdefault(feature.embedding or feature.name, []).append(entry)
         elif isinstance(feature, Sequence):
             for column, embedding in feature.columns.items():

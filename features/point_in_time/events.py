@@ -20,7 +20,6 @@ from star_ctr.conf.settings.features import (
     History,
     Sequence,
     Statistic,
-    flatten_column_name,
     list_read_columns,
 )
 from star_ctr.conf.settings.label import LabelColumn
@@ -107,7 +106,7 @@ def build_events(
             )
     columns = {
         "user_id",
-        *(flatten_column_name(c) for f in settings.features if _is_history(f) for c in list_read_columns(f)),
+        *(c.flat for f in settings.features if _is_history(f) for c in list_read_columns(f)),
     }
 
     def make(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:

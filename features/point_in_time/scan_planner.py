@@ -29,7 +29,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from star_ctr.conf.settings.features import Cut, Sequence, Statistic, flatten_column_name
+from star_ctr.conf.settings.features import Cut, Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.events import UNTIMED, compute_cut, name_weight_column
 from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents
@@ -103,7 +103,7 @@ def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Sca
     of the scan, so sequences with both cuts need two scans. Scans with sequences come last, because each later scan
     would have to shuffle their list columns.
     """
-    groups = {s.name: tuple(sorted(flatten_column_name(c) for c in s.by)) for s in statistics}
+    groups = {s.name: tuple(sorted(c.flat for c in s.by)) for s in statistics}
     candidates = dict.fromkeys(([USER] if sequences else []) + list(groups.values()))
     keys = [group for group in candidates if not any(set(other) < set(group) for other in candidates)]
     key_by_statistic = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
@@ -168,7 +168,7 @@ def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, plan:
     Group columns are cast to their types in `rows`.
     """
     types = dict(rows.dtypes)
-    by = list(dict.fromkeys((*plan.key, *(flatten_column_name(column) for s in plan.statistics for column in s.by))))
+    by = list(dict.fromkeys((*plan.key, *(column.flat for s in plan.statistics for column in s.by))))
     weights = list(dict.fromkeys(name_weight_column(kind) for s in plan.statistics for kind in (*s.kinds(), *s.since)))
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     conditions = [F.col(w) != 0 for w in weights]
@@ -186,7 +186,7 @@ def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, plan:
             F.col("order").alias(ORDER),
             F.col("tie").alias(TIE),
             reduce(lambda a, b: a.bitwiseOR(b), bits).alias(KIND_BITS),
-            *(F.col(flatten_column_name(c)).alias(name_event_column(c)) for c in sides),
+            *(F.col(c.flat).alias(name_event_column(c)) for c in sides),
         ]
         conditions += [F.col(name_weight_column(kind)) > 0 for kind in sorted(kinds)]
     selected = events.where(reduce(lambda a, b: a | b, conditions)).select(*columns).where(_require_all(plan.key))

@@ -7,16 +7,17 @@ from collections.abc import Sequence as Seq
 from pyspark.sql.types import ArrayType, DoubleType, StringType, StructField
 
 from star_ctr.conf.contracts.column_names import name_behaviour_column, name_gap_column, name_side_column
-from star_ctr.conf.settings.features import Sequence, flatten_column_name
+from star_ctr.conf.contracts.column_ref import ColumnRef
+from star_ctr.conf.settings.features import Sequence
 from star_ctr.features.point_in_time.last_events import SequencePlan
 
 
-def name_event_column(column: str) -> str:
+def name_event_column(column: ColumnRef) -> str:
     """Return the name of the event column with the values of a sequence.
 
     It has a prefix because query rows may have a column of the same name and another type.
     """
-    return f"_e_{flatten_column_name(column)}"
+    return f"_e_{column.flat}"
 
 
 def plan_sequence(sequence: Sequence, kinds: Seq[str]) -> SequencePlan:

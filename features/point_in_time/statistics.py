@@ -10,7 +10,7 @@ from collections.abc import Sequence as Seq
 from pyspark.sql.types import DoubleType, StructField
 
 from star_ctr.conf.contracts.column_names import name_count_column, name_since_column
-from star_ctr.conf.settings.features import Cut, Statistic, flatten_column_name
+from star_ctr.conf.settings.features import Cut, Statistic
 from star_ctr.features.point_in_time.events import name_weight_column
 from star_ctr.features.point_in_time.running_counts import CUT, CountPlan
 from star_ctr.features.point_in_time.scan import TIME
@@ -24,7 +24,7 @@ def plan_counts(statistic: Statistic, cut: Cut) -> CountPlan:
         cut: The cut of the scan.
     """
     return CountPlan(
-        by=tuple(flatten_column_name(column) for column in statistic.by),
+        by=tuple(column.flat for column in statistic.by),
         sums=tuple(name_weight_column(kind) for kind in statistic.kinds()),
         since=tuple(name_weight_column(kind) for kind in statistic.since),
         cut=TIME if statistic.cut == cut else CUT,

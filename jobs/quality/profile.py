@@ -13,8 +13,9 @@ import pyarrow as pa
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import Numeric, flatten_column_name
+from star_ctr.conf.settings.features import Numeric
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.attribution import MATCHED
@@ -90,7 +91,7 @@ def _count_features(settings: Settings, store: WarehouseTables, days: list[str])
     counts += [F.sum(F.col(name_match_column(t)).cast("long")).alias(t) for t in tables]
     for k, column in enumerate(numbers):
         text = F.element_at(F.from_json(UNPARSED, "map<string,string>"), F.lit(column))
-        read, bad = F.count(flatten_column_name(column)), F.count(text)
+        read, bad = F.count(column.flat), F.count(text)
         counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
     measures = []
     for r in rows.groupBy("ds").agg(*counts).orderBy("ds").collect():
@@ -124,7 +125,7 @@ def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
         return
     worst = max(exceeded, key=lambda m: (m.share, m.ds))
     feature = next(f.name for f in settings.select_features(Numeric) if f.column == worst.name)
-    table = worst.name.partition(".")[0]
+    table = ColumnRef(worst.name).table
     raise DataError(
         f"features.{feature}: {worst.share:.0%} of the {worst.rows:,} values of `{worst.name}` on {worst.ds} are not "
         f"numbers, such as `{worst.example}` (checks.max_unparsable: {limit:.0%}); set logs.{table}.decimal or "

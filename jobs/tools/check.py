@@ -71,10 +71,9 @@ def _find_missing_columns(settings: Settings, name: str, columns: set[str]) -> l
     problems = []
     for feature in settings.features:
         for column in list_read_columns(feature):
-            log, _, log_column = column.rpartition(".")
-            if log == name and log_column not in columns:
-                nearest = suggest_nearest(log_column, columns)
-                problems.append(f"features.{feature.name}: logs.{name} has no column `{log_column}`{nearest}")
+            if column.table == name and column.column not in columns:
+                nearest = suggest_nearest(column.column, columns)
+                problems.append(f"features.{feature.name}: logs.{name} has no column `{column.column}`{nearest}")
     return problems
 
 

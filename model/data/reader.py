@@ -111,8 +111,8 @@ def list_live_files(
 ) -> list[DataFile]:
     """List the files of a night and part in one version of the split.
 
-    The order depends on the contents of the files: domain, smallest and largest key, and row count. Files whose row
-    count in the Delta log is zero or missing are skipped.
+    The order depends on the contents of the files: domain, smallest and largest key, and row count. Empty files
+    are skipped.
 
     Args:
         table: Path of the table, or a URL that both deltalake and fsspec can read.
@@ -126,7 +126,8 @@ def list_live_files(
         The sorted files.
 
     Raises:
-        DataError: The table uses deletion vectors or column mapping, so that its files alone are not its rows.
+        DataError: The table uses deletion vectors or column mapping, so that its files alone are not its rows, or the
+            Delta log does not contain the row count of a file.
     """
     delta = DeltaTable(table, version=version)
     features = set(delta.protocol().reader_features or ())
@@ -139,8 +140,13 @@ def list_live_files(
     root = table if "://" in table else f"file://{Path(table).absolute()}"
     files = []
     for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
-        if action["partition.ds"] != ds or action["partition.part"] != part or not action["num_records"]:
+        if action["partition.ds"] != ds or action["partition.part"] != part or action["num_records"] == 0:
             continue
+        if action["num_records"] is None:
+            raise DataError(
+                f"{table}: the Delta log has no row count for {action['path']}; run `star-ctr split` again, with "
+                "statistics of files enabled (delta.dataSkippingNumIndexedCols above 0)"
+            )
         key = (str(action.get(f"min.{key_column}")), str(action.get(f"max.{key_column}")))
         domain = layout.domain_id(action["partition.domain"])
         files.append(DataFile(f"{root}/{action['path']}", domain, action["num_records"], key))

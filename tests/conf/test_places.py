@@ -39,7 +39,9 @@ def test_code_in_an_archive_has_the_hash_of_its_files(tmp_path: Path) -> None:
         shutil.copytree(ROOT / room, tmp_path / "code/star_ctr" / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "star_ctr/__init__.py", tmp_path / "code/star_ctr")
     archive = shutil.make_archive(str(tmp_path / "star_ctr"), "zip", tmp_path / "code")
-    program = "from star_ctr.conf.contracts import fingerprint as f; print(f.__file__, f.hash_code(['star_ctr.model.train']))"
+    program = (
+        "from star_ctr.conf.contracts import fingerprint as f; print(f.__file__, f.hash_code(['star_ctr.model.train']))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": archive}, cwd=tmp_path, capture_output=True, text=True, check=True
     )  # fmt: skip

@@ -191,7 +191,10 @@ def judge_intervals(warehouse: Judged) -> float:
     [
         ("a", "cannot compare a run with itself"),
         ("nobody", "no scores of nobody"),
-        ("short", r"a \(3,000 rows\) and short \(2,995 rows\).*5 impressions only in the first run, 0 only in the second"),
+        (
+            "short",
+            r"a \(3,000 rows\) and short \(2,995 rows\).*5 impressions only in the first run, 0 only in the second",
+        ),
         ("next", "3,000 impressions only in the first run, 3,000 only in the second"),
         ("moved", r"with a different day, user, domain or label"),
     ],

@@ -77,7 +77,7 @@ def test_each_process_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> No
     on_cores(monkeypatch, 64)
     seen: list[int] = []
     monkeypatch.setattr(threads, "compute_threads", lambda rows, layers, cores: seen.append(rows) or 1)
-    monkeypatch.setattr(threads, "world", lambda: (0, 4))
+    monkeypatch.setattr(threads, "get_rank_and_size", lambda: (0, 4))
     for parallel in ("rows", "batches"):
         threads.choose_threads(TrainerSettings.model_validate({"parallel": parallel}), ModelSettings())
     assert seen == [500, 2000]

@@ -116,14 +116,14 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
     ("outcome", "kind", "said"),
     [
         (Outcome.PROMOTED, "good", "Promoted Because. It is served from now on."),
-        (Outcome.HELD, "bad", "Held back Because. The serving model does not change."),
+        (Outcome.HELD, "bad", "Held Because. The serving model does not change."),
         (Outcome.TOO_SMALL, "warn", "Not enough data Because."),
         (
             Outcome.REFIT_HELD,
             "warn",
             "Promoted, refit held Because. The promoted weights stay in service.",
         ),
-        (Outcome.PROMOTED_MANUALLY, "good", "Promoted by hand Because."),
+        (Outcome.PROMOTED_MANUALLY, "good", "Promoted manually Because."),
     ],
 )
 def test_the_decision_in_plain_words(made: MadeNights, outcome: Outcome, kind: str, said: str) -> None:
@@ -145,8 +145,8 @@ def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
     last, before = (words(render_headline(collect(made.settings, ds))) for ds in (LAST, BEFORE))
     assert "Rolled back Clicks fell. (ann) An earlier model is served instead." in last
     assert "promoted by gate: better" in last
-    assert "Served again Clicks fell. (ann) A later model was taken back." in before
-    assert "Served now: this one" in before
+    assert "Served again Clicks fell. (ann) A later model was rolled back." in before
+    assert "Served now: this night’s model" in before
 
 
 def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
@@ -158,7 +158,7 @@ def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
     assert "click after the attribution window: 45" in kept
     assert "time cannot be read: 5 day unknown 5" in kept
     assert f"features {out:,} {out:,} 0 split.test {out:,} {out:,} 0 score" in kept
-    assert "than the step before" not in kept
+    assert "than rows out of the previous step" not in kept
 
 
 def test_rows_that_vanish_between_two_steps_are_told(made: MadeNights) -> None:
@@ -170,7 +170,7 @@ def test_rows_that_vanish_between_two_steps_are_told(made: MadeNights) -> None:
         for r, s, n in steps
     ]
     made.write("ledger", rows)
-    assert "score 98 98 0 2 fewer than the step before gave evaluate 98 98 0" in words(
+    assert "score 98 98 0 rows in: 2 fewer than rows out of the previous step evaluate 98 98 0" in words(
         night.render_ledger(collect(made.settings))
     )
 
@@ -189,7 +189,7 @@ def test_the_nights_and_what_is_not_as_it_should_be(made: MadeNights) -> None:
     top = render_headline(collect(made.settings))
     assert "Features of 2026-01-09 failed: DataError: disk &lt;full&gt;" in top
     assert collect(made.settings).ds == LAST, "the newest night that has metrics"
-    assert "There are no metrics of this night." in render_headline(collect(made.settings, "2026-01-09"))
+    assert "This night has no metrics." in render_headline(collect(made.settings, "2026-01-09"))
 
 
 def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
@@ -215,12 +215,12 @@ def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:
     for calm in (
         "The gate has not decided",
         "No model is served yet.",
-        "No night before this one to compare with.",
-        "The two were not compared",
-        "The ledger has nothing of this night.",
-        "There is no record of a training",
-        "The journal has no times",
-        "The journal has nothing",
+        "There is no earlier night to compare with.",
+        "This night’s model was not compared with the serving model.",
+        "The ledger has no rows of this night.",
+        "There is no training record of this night.",
+        "The journal has no durations of these nights.",
+        "The journal has no entries for these settings.",
     ):
         assert calm in said
 
@@ -229,7 +229,9 @@ def test_a_night_that_is_not_there_is_refused_with_those_that_are(made: MadeNigh
     with pytest.raises(DataError, match="no metrics of any night.*run `star-ctr nightly`"):
         collect(made.settings)
     made.metrics(LAST)
-    with pytest.raises(DataError, match=rf"no metrics of the night {BEFORE} .*there are {LAST}; .*--ds {BEFORE}"):
+    with pytest.raises(
+        DataError, match=rf"no metrics of the night {BEFORE} .*nights with metrics: {LAST}\).*--ds {BEFORE}"
+    ):
         collect(made.settings, BEFORE)
 
 

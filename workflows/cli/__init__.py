@@ -8,7 +8,7 @@ import sys
 from star_ctr.conf.errors import format_user_error
 from star_ctr.workflows.cli.base import app
 
-_GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables")
+_GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables", "reference")
 for _group in _GROUPS:  # importing a module registers its commands; --help lists them in this order
     importlib.import_module(f"star_ctr.workflows.cli.{_group}")
 

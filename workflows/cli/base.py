@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Annotated, Any
+from contextlib import ExitStack, nullcontext
+from typing import Annotated, Any, Literal
 
 import typer
 
+from star_ctr import __version__
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
+from star_ctr.workflows.run_log import configure_terminal, log_to_warehouse
 
 # `\b` keeps click from rewrapping the lines of a paragraph.
 _HELP = """Train, evaluate and serve click-rate models for several domains, every night.
@@ -37,12 +39,34 @@ star-ctr COMMAND --help describes a command and its options.
 
 app = typer.Typer(
     name="star-ctr",
-    help=_HELP,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
+        typer.echo(f"star-ctr {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=_HELP)
+def _configure(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(
+            "--log-level",
+            envvar="STAR_CTR_LOG_LEVEL",
+            help="Lowest level of log messages to show. Log files in the warehouse always contain all levels.",
+        ),
+    ] = "warning",
+) -> None:
+    configure_terminal(log_level)
+
 
 Conf = Annotated[
     str,
@@ -112,7 +136,10 @@ def with_spark(
     from star_ctr.workflows.terminal import show_step
 
     settings = load(conf, overrides or [])
-    with hold_lease(settings, wait) if writes else nullcontext():
+    with ExitStack() as stack:
+        if writes:
+            stack.enter_context(hold_lease(settings, wait))
+            stack.enter_context(log_to_warehouse(settings, name))
         with show_step("spark", None):
             spark = start(settings, f"star-ctr {name}")
         with show_step(name, spark.sparkContext) if progress else nullcontext():

@@ -207,7 +207,7 @@ def render_inputs(data: ReportData) -> str:
         "parameters": format_number(record.get("parameters"), 0),
         "steps": format_number(record.get("steps"), 0),
         "rows trained on": format_number(sum(record.get("rows", {}).values()), 0),
-        "maximum score difference (Spark - trainer)": record.get("max_score_difference"),
+        "max score difference": record.get("max_score_difference"),
         "device": f"{record.get('device')}, {record.get('processes')} process(es), torch {record.get('torch')}",
     }
     settings = record.get("settings", {})

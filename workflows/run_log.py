@@ -1,0 +1,90 @@
+"""Logging: messages of all modules to the terminal, and a log file per command that writes to the warehouse.
+
+Modules log to `logging.getLogger(__name__)`. The log file contains all messages from level DEBUG on, and the traceback
+of an error of which the terminal shows only one sentence.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.settings.root import Settings
+
+_MAX_FILES = 500
+"""Number of log files to keep in a warehouse."""
+_logger = logging.getLogger("star_ctr")
+
+
+def configure_terminal(level: str) -> None:
+    """Show log messages from a level on in the terminal (stderr).
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level.upper())
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for other in [h for h in _logger.handlers if type(h) is logging.StreamHandler]:
+        _logger.removeHandler(other)
+    _logger.addHandler(handler)
+    _logger.setLevel(logging.DEBUG)
+    _logger.propagate = False
+
+
+@contextmanager
+def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
+    """Write all log messages inside the block to a new file in the folder `logs` of the warehouse.
+
+    Keeps the newest 500 files. A warehouse in an object store gets no log files.
+
+    Args:
+        settings: The settings with the warehouse.
+        command: The name of the command, which becomes part of the file name.
+
+    Yields:
+        The path of the file; None if the warehouse is in an object store, or the file cannot be written.
+    """
+    handler = _open_file(settings, command)
+    if handler is None:
+        yield None
+        return
+    _logger.setLevel(logging.DEBUG)
+    _logger.addHandler(handler)
+    try:
+        _logger.debug("command: %s", sys.argv)
+        _logger.debug("settings: %s", settings.model_dump_json())
+        yield Path(handler.baseFilename)
+        _logger.debug("%s finished", command)
+    except BaseException:
+        # Only to the file: the terminal shows errors that a user can fix as one sentence.
+        record = _logger.makeRecord(_logger.name, logging.ERROR, __file__, 0, "%s failed", (command,), sys.exc_info())
+        handler.handle(record)
+        raise
+    finally:
+        _logger.removeHandler(handler)
+        handler.close()
+
+
+def _open_file(settings: Settings, command: str) -> logging.FileHandler | None:
+    root = Warehouse(settings.paths).root
+    if "://" in root:
+        return None
+    folder = Path(root) / "logs"
+    now = dt.datetime.now(dt.UTC)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(folder / f"{now:%Y%m%dT%H%M%S.%fZ}-{command}-{os.getpid()}.log", encoding="utf-8")
+        for old in sorted(folder.glob("*.log"))[:-_MAX_FILES]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        _logger.warning("%s: cannot write a log file: %s", folder, error)
+        return None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    return handler
