@@ -153,8 +153,8 @@ def compare(
     ratios = [rate / statistics.mean(around) for rate, around in zip(bulk, pairwise(forward), strict=True)]
     detail = (
         f"{' '.join(f'{rate:,.0f}' for rate in bulk)} rows/s; forward pass alone "
-        f"{' '.join(f'{rate:,.0f}' for rate in forward)} rows/s, {size:,} rows per call; in a new session, a part of the "
-        f"rows at {first:,.0f} rows/s"
+        f"{' '.join(f'{rate:,.0f}' for rate in forward)} rows/s, {size:,} rows per call; a part of the rows in a new "
+        f"session {first:,.0f} rows/s"
     )
     return Comparison(statistics.median(ratios), detail)
 

@@ -1,8 +1,13 @@
-"""Choose settings on nights that no reported result uses: variants x nights x seeds, without Spark.
+"""Compare variants of settings on nights that are not used for reported results.
 
-Trains on the splits that `star-ctr split` wrote, scores the test rows, and prints mean AUC and GAUC of every variant (a
-set of overrides of `model.*` and `trainer.*`), the mean difference to the first variant, paired by night and seed, with
-its standard error, and PCOC overall and for the five largest domains. For KuaiRand these nights are 04-29 and 04-30.
+A variant is a set of overrides of `model.*` and `trainer.*`. Each variant is trained for each night with each seed,
+without Spark, on the splits that `star-ctr split` wrote, and scores the test rows. The script prints for each variant:
+
+- the mean AUC and GAUC;
+- the mean difference from the first variant, paired by night and seed, with its standard error;
+- PCOC of all rows and of the five largest domains.
+
+For KuaiRand, the nights are 2022-04-29 and 2022-04-30.
 
     python bench/choose.py --conf conf/kuairand.yaml --variant "" --variant "trainer.optimizer.lr=0.002"
 """
@@ -33,10 +38,15 @@ from star_ctr.model.offline import SCORES, train_and_score
 from star_ctr.model.training.job import TrainingJob
 
 NIGHTS = ("2022-04-29", "2022-04-30")
+"""Default nights: the validation nights of KuaiRand."""
 
 
 def gauc(frame: pd.DataFrame) -> float:
-    """Eq. 9 by ranks."""
+    """Compute GAUC (eq. 9) from the ranks of each user's scores.
+
+    Args:
+        frame: Rows with `user_id`, `label` (0 or 1) and `score`.
+    """
     f = frame.assign(rank=frame.groupby("user_id")["score"].rank())
     g = (
         f.assign(pos_rank=f["rank"] * f["label"])
@@ -48,8 +58,8 @@ def gauc(frame: pd.DataFrame) -> float:
     return float((auc * g["n"]).sum() / g["n"].sum())
 
 
-def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
-    """Train one night and score its test rows."""
+def score_night(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
+    """Train for a night, and return the scores of its test rows."""
     table = Warehouse(settings.paths).table("split")
     version, metadata = read_split_commit(table, night)
     job = TrainingJob(
@@ -62,11 +72,18 @@ def one(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
 
 
 def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[str, Any]:
-    """Train once; returns metrics, and the sums of scores and clicks by domain."""
+    """Train once, and return AUC, GAUC, and the sums of scores and clicks by domain.
+
+    Args:
+        conf: The name or path of the configuration.
+        overrides: Overrides of settings as `key=value`.
+        night: The night as YYYY-MM-DD.
+        seed: The seed of the training.
+    """
     logging.disable(logging.WARNING)
     settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.runtime.tensorboard=false"])
     with tempfile.TemporaryDirectory() as folder:
-        frame = one(settings, night, Path(folder))
+        frame = score_night(settings, night, Path(folder))
     by_domain = frame.groupby("domain").agg(n=("label", "size"), score=("score", "sum"), label=("label", "sum"))
     return {
         "night": night,
@@ -77,8 +94,13 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
     }
 
 
-def summary(runs: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Average the runs of a variant, and their paired differences to the first variant, with standard errors."""
+def summarize(runs: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means of a variant, and its paired differences from the first variant with their standard errors.
+
+    Args:
+        runs: Results of `measure` for the variant.
+        first: Results of `measure` for the first variant, in the same order of nights and seeds.
+    """
     found: dict[str, Any] = {}
     for metric in ("auc", "gauc"):
         differences = np.array([a[metric] - b[metric] for a, b in zip(runs, first, strict=True)])
@@ -97,18 +119,18 @@ def summary(runs: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conf", default="conf/kuairand.yaml")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--variant", action="append", default=[], help="overrides, separated by blanks; empty: none")
-    parser.add_argument("--nights", nargs="+", default=list(NIGHTS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--conf", default="conf/kuairand.yaml", help="configuration")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="override for all variants")
+    parser.add_argument("--variant", action="append", default=[], help="overrides, separated by spaces; may be empty")
+    parser.add_argument("--nights", nargs="+", default=list(NIGHTS), help="nights as YYYY-MM-DD")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per night")
     parser.add_argument(
         "--jobs",
         type=int,
         default=1,
-        help="number of parallel training runs; each uses one thread if there are several",
+        help="number of parallel trainings; if there are several, each uses one thread",
     )
-    parser.add_argument("--json", default="build/choose.json")
+    parser.add_argument("--json", default="build/choose.json", help="file for the results")
     arguments = parser.parse_args()
     threads = [] if arguments.jobs == 1 else ["trainer.threads=1"]
     results: list[dict[str, Any]] = []
@@ -121,7 +143,7 @@ def main() -> None:
                 for night in arguments.nights
             ]
             runs = [p.result() for p in pending]
-            found = summary(runs, results[0]["runs"] if results else runs)
+            found = summarize(runs, results[0]["runs"] if results else runs)
             if not results:
                 domains = " ".join(found["pcoc"])
                 print(f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'±':>7} {'Δgauc':>8} {'±':>7}  pcoc {domains}  variant")

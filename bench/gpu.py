@@ -1,6 +1,8 @@
-"""The trainer on a GPU: rows a second by batch size, the share of time spent waiting for data, and what bounds it.
+"""Benchmark: the trainer on a GPU: rows/s by batch size, the share of time spent waiting for data, and the bottleneck.
 
-python bench/gpu.py                     (where there is no GPU it says so and measures nothing)
+Without a GPU, the script prints a message and measures nothing.
+
+    python bench/gpu.py
 """
 
 from __future__ import annotations
@@ -25,14 +27,16 @@ from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 
 ROWS = 600_000
+"""Number of training rows."""
 STEPS = 40
+"""Number of measured training steps."""
 
 
-def stream_alone(job: TrainingJob) -> float:
-    """Rows a second that the stream makes, into pinned memory, for nobody."""
+def measure_stream(job: TrainingJob) -> float:
+    """Return the rows/s of the data stream alone, with pinned memory and without training."""
     trainer = Trainer(job)
     s = job.trainer
-    began = time.perf_counter()
+    start = time.perf_counter()
     batches = prefetch(
         iter_epoch(
             trainer.files, job.layout, s.batch_size, s.data.window_rows, s.seed, 0, readers=choose_readers(job.trainer)
@@ -40,29 +44,33 @@ def stream_alone(job: TrainingJob) -> float:
         pin=True,
     )
     rows = sum(len(b.rows) for b in batches)
-    return rows / (time.perf_counter() - began)
+    return rows / (time.perf_counter() - start)
 
 
-def steps_alone(job: TrainingJob) -> tuple[float, float]:
-    """Rows a second of steps whose batches are at hand, and the share of that time in which the GPU computes."""
+def measure_steps(job: TrainingJob) -> tuple[float, float]:
+    """Measure training steps on batches that are already in memory.
+
+    Returns:
+        The rows/s, and the share of the time in which the GPU computes.
+    """
     trainer = Trainer(job)
     full = [b for b in itertools.islice(trainer._iter_batches(), 30) if len(b.rows) == job.trainer.batch_size][:8]
 
-    def steps(n: int) -> float:
+    def time_steps(n: int) -> float:
         torch.cuda.synchronize()
-        began = time.perf_counter()
+        start = time.perf_counter()
         for k in range(n):
             trainer.train_step([full[k % len(full)]])
         torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
-    steps(10)
-    seconds = steps(STEPS)
-    return STEPS * job.trainer.batch_size / seconds, computing(trainer, full) * STEPS / seconds
+    time_steps(10)
+    seconds = time_steps(STEPS)
+    return STEPS * job.trainer.batch_size / seconds, measure_gpu_time(trainer, full) * STEPS / seconds
 
 
-def computing(trainer: Trainer, batches: list[Batch]) -> float:
-    """Seconds a step in which the GPU computes, by its own clock."""
+def measure_gpu_time(trainer: Trainer, batches: list[Batch]) -> float:
+    """Return the seconds per step in which the GPU computes, as measured by the profiler."""
     kinds = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
         for k in range(STEPS):
@@ -72,12 +80,12 @@ def computing(trainer: Trainer, batches: list[Batch]) -> float:
 
 
 def run() -> list[dict[str, Any]]:
-    """The entries of bench.json; prints the table that stands behind them."""
+    """Measure the trainer, print a table, and return the entries of bench.json; empty without a GPU."""
     if not torch.cuda.is_available():
-        print("gpu: no GPU is at hand, nothing measured")
+        print("gpu: no GPU is available, nothing was measured")
         return []
     table = Table(
-        "batch", "precision", "rows/s", "waiting", "stream alone", "steps alone", "GPU computes", "memory",
+        "batch", "precision", "rows/s", "waiting", "stream only", "steps only", "GPU computes", "memory",
         title=f"{torch.cuda.get_device_name()}, {ROWS:,} rows, the default model",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
@@ -86,20 +94,22 @@ def run() -> list[dict[str, Any]]:
         found = {}
         for size, precision in [(2000, "float32"), (2000, "bfloat16"), (8000, "float32"), (32_000, "float32")]:
             job = job_of(folder, ROWS, device="cuda", batch_size=size, precision=precision)
-            alone, (steps, busy) = stream_alone(job), steps_alone(job)
+            stream_rate, (step_rate, busy) = measure_stream(job), measure_steps(job)
             torch.cuda.reset_peak_memory_stats()
             found[size, precision] = waited, rate = waiting(job)
             memory = torch.cuda.max_memory_allocated() / 2**30
-            table.add_row(f"{size:,}", precision, f"{rate:,.0f}", f"{waited:.1%}", f"{alone:,.0f}", f"{steps:,.0f}",
-                          f"{busy:.0%} of a step", f"{memory:.1f} GiB")  # fmt: skip
+            table.add_row(f"{size:,}", precision, f"{rate:,.0f}", f"{waited:.1%}", f"{stream_rate:,.0f}",
+                          f"{step_rate:,.0f}", f"{busy:.0%} of a step", f"{memory:.1f} GiB")  # fmt: skip
     Console(width=140).print(table)
     waited, rate = found[2000, "float32"]
     cores = torch.get_num_threads()
     return [
-        entry("gpu_vs_cpu", rate / cpu, "times its rows/s", 1.0,
-              f"the default model, batches of 2000: {rate:,.0f} rows/s; the CPU's {cores} cores {cpu:,.0f}", least=True),
-        entry("gpu_stream_wait_share", waited, "of the time", 0.05,
-              f"the same; batches of 32,000: {found[32_000, 'float32'][0]:.3f} at {found[32_000, 'float32'][1]:,.0f} rows/s"),
+        entry("gpu_vs_cpu", rate / cpu, "ratio of rows/s", 1.0,
+              f"the default model, batches of 2000: {rate:,.0f} rows/s; CPU with {cores} cores {cpu:,.0f} rows/s",
+              least=True),
+        entry("gpu_stream_wait_share", waited, "share of time", 0.05,
+              f"the default model, batches of 2000; batches of 32,000: {found[32_000, 'float32'][0]:.3f} at "
+              f"{found[32_000, 'float32'][1]:,.0f} rows/s"),
     ]  # fmt: skip
 
 

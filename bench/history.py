@@ -1,13 +1,14 @@
-"""History at size: the sorted pass against DuckDB, 10 M behaviours x 1 M impressions of power-law users.
+"""Benchmark: histories of users: the sorted scan of this project against DuckDB.
 
-Behaviours and impressions follow one law, who does much sees much: user k of 200,000 has a share in proportion to 1 / k, and
-the first a tenth of both (a million behaviours). Each way finds the last 50 items before every impression, and their
-checksums must agree:
+The data are 10 million behaviours and 1 million impressions of 200,000 users. The share of user k in both is
+proportional to 1 / k, except that the first user has a tenth of both (a million behaviours). Each method finds the last
+50 items before every impression, and the checksums of their results must agree:
 
-- the sorted pass (`features.passes`) on Spark, driver and executor in one JVM of 2 GiB;
-- DuckDB, the history of each user as a list, filtered for each impression (what is usually written);
-- DuckDB, a join on ranges of the behaviours' ranks;
-- DuckDB, a join on the ranks themselves, fifty equalities an impression: the best way known in SQL, shown beside it.
+- the sorted scan (`features.point_in_time`) on Spark, with driver and executor in one JVM of 2 GiB;
+- DuckDB, with the history of each user as a list that is filtered for each impression (the usual query);
+- DuckDB, with a join on ranges of the behaviours' ranks;
+- DuckDB, with a join on the ranks themselves, fifty equalities per impression. This is the fastest SQL query that we
+  know. It has no goal; its time is reported for comparison.
 
     python bench/history.py [--behaviours 10000000 --impressions 1000000]
 """
@@ -30,6 +31,7 @@ import pyarrow.parquet as pq
 from entries import entry
 
 LENGTH = 50
+"""Number of items before an impression."""
 LISTS = """
     WITH h AS (
       SELECT user_id, list({{'t': t, 'item': item_id}} ORDER BY t, item_id) AS events
@@ -56,7 +58,7 @@ _BY_RANK = """
     SELECT coalesce(sum(len(last)), 0), coalesce(sum(list_sum(list_transform(last, lambda x: x::HUGEINT))), 0) FROM s
 """
 
-# Not `format`, which the folder and the length are filled in by later.
+# Use `replace`, because `{folder}` and `{length}` are filled in by `format` later.
 RANGES = _BY_RANK.replace("{seen}", "k.r AS seen").replace("{on}", "b.r > i.seen - {length} AND b.r <= i.seen")
 EQUAL = _BY_RANK.replace("{seen}", "unnest(range(greatest(k.r - {length} + 1, 1), k.r + 1)) AS place").replace(
     "{on}", "b.r = i.place"
@@ -65,7 +67,13 @@ QUERIES = {"lists": LISTS, "ranges": RANGES, "equal": EQUAL}
 
 
 def generate(folder: Path, behaviours: int, impressions: int) -> None:
-    """Behaviours and impressions of users who share in them by 1 / rank, the first a tenth of all."""
+    """Write the random tables `behaviours.parquet` and `impressions.parquet`.
+
+    Args:
+        folder: The folder to write to.
+        behaviours: The number of behaviours.
+        impressions: The number of impressions.
+    """
     rng = np.random.default_rng(0)
     weight = 1.0 / np.arange(1, max(behaviours // 50, 100) + 1)
     weight[0] = weight[1:].sum() / 9
@@ -76,15 +84,15 @@ def generate(folder: Path, behaviours: int, impressions: int) -> None:
             "user_id": np.searchsorted(bounds[:-1], rng.random(n), side="right"),
             "t": rng.integers(1, 30 * 86_400, n) * 1_000_000,
         }
-        own = {"impression_id": np.arange(n)} if name == "impressions" else {"item_id": rng.integers(0, 1_000_000, n)}
-        pq.write_table(pa.table(columns | own), folder / f"{name}.parquet", row_group_size=1_000_000)
+        extra = {"impression_id": np.arange(n)} if name == "impressions" else {"item_id": rng.integers(0, 1_000_000, n)}
+        pq.write_table(pa.table(columns | extra), folder / f"{name}.parquet", row_group_size=1_000_000)
 
     write(behaviours, "behaviours")
     write(impressions, "impressions")
 
 
-def spark_pass(folder: str) -> None:
-    """The sorted pass in a process of its own; prints seconds and checksums."""
+def scan_with_spark(folder: str) -> None:
+    """Run the sorted scan; prints seconds and checksums as JSON. Runs in a separate process."""
     from pyspark.sql import functions as F
 
     from star_ctr.conf.load import load
@@ -99,13 +107,13 @@ def spark_pass(folder: str) -> None:
     spark = start(settings, "history")
     spark.range(10).count()
     began = time.monotonic()
-    seen = spark.read.parquet(f"{folder}/behaviours.parquet")
-    events = seen.select(
+    behaviours = spark.read.parquet(f"{folder}/behaviours.parquet")
+    events = behaviours.select(
         "user_id", "t", F.lit(0).alias("order"), F.col("item_id").alias("tie"), F.lit(SCALE).alias(name_weight_column("watch")),
         F.col("item_id").cast("string").alias("item_id"),
     )  # fmt: skip
-    shown = spark.read.parquet(f"{folder}/impressions.parquet")
-    rows = shown.select(
+    impressions = spark.read.parquet(f"{folder}/impressions.parquet")
+    rows = impressions.select(
         "user_id", "impression_id", F.timestamp_micros("t").alias("ts"), F.lit("2026-01-01").alias("ds")
     )
     last = run_scan(settings, rows, events, ScanPlan(("user_id",), "time", [], [sequence])).select("s__item_id")
@@ -115,17 +123,26 @@ def spark_pass(folder: str) -> None:
     print(json.dumps([time.monotonic() - began, int(found[0]), int(found[1])]))
 
 
-def duck(query: str, folder: str) -> None:
-    """A query in a process of its own, on two threads; prints seconds and checksums."""
+def query_duckdb(query: str, folder: str) -> None:
+    """Run a query on two threads; prints seconds and checksums as JSON. Runs in a separate process."""
     connection = duckdb.connect()
     connection.execute("SET threads = 2")
-    began = time.monotonic()
+    start = time.monotonic()
     length, total = connection.execute(query.format(folder=folder, length=LENGTH)).fetchone()  # type: ignore[misc]
-    print(json.dumps([time.monotonic() - began, int(length), int(total)]))
+    print(json.dumps([time.monotonic() - start, int(length), int(total)]))
 
 
 def measure(way: str, folder: Path, limit: float | None = None) -> tuple[float, tuple[int, int] | None]:
-    """Seconds and checksums of one way; no checksums if it did not end within `limit` seconds."""
+    """Run a method in a separate process.
+
+    Args:
+        way: `spark` or a key of `QUERIES`.
+        folder: The folder with the tables.
+        limit: The maximum number of seconds; unlimited by default.
+
+    Returns:
+        The seconds and the checksums; no checksums if the method did not end within `limit` seconds.
+    """
     command = [sys.executable, __file__, "--way", way, "--folder", str(folder)]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
@@ -139,45 +156,50 @@ def measure(way: str, folder: Path, limit: float | None = None) -> tuple[float, 
 
 
 def run(behaviours: int = 10_000_000, impressions: int = 1_000_000) -> list[dict[str, Any]]:
-    """Both ratios as entries of bench.json."""
+    """Measure all methods, and return the entries of bench.json.
+
+    Args:
+        behaviours: The number of behaviours.
+        impressions: The number of impressions.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate(folder, behaviours, impressions)
-        # The sorted pass before and after, so that a machine that changes its pace shows.
+        # Measure the sorted scan twice, so that the result shows whether the machine's speed changed.
         first, sums = measure("spark", folder)
         equal, equal_sums = measure("equal", folder)
         second, _ = measure("spark", folder)
         ours = (first + second) / 2
-        # Beyond nine times as long nothing more is learnt by waiting.
+        # Stop queries that take nine times as long, because the result is already clear.
         ranges, range_sums = measure("ranges", folder, limit=9 * ours)
         lists, list_sums = measure("lists", folder, limit=9 * ours)
         assert sums == equal_sums, (sums, equal_sums)
         assert range_sums in (None, sums), (sums, range_sums)
         assert list_sums in (None, sums), (sums, list_sums)
-    detail = f"{behaviours:,} behaviours x {impressions:,} impressions; ours {first:.1f} s and {second:.1f} s"
+    detail = f"{behaviours:,} behaviours x {impressions:,} impressions; sorted scan {first:.1f} s and {second:.1f} s"
 
-    def against(name: str, seconds: float, ended: bool, way: str, least: int, more: str = "") -> dict[str, Any]:
-        told = f"{detail}; DuckDB {seconds:.1f} s{'' if ended else ' and not done (stopped)'}{more}"
-        return entry(name, seconds / ours, f"times as long: DuckDB, {way}", least, told, least=True)
+    def make_entry(name: str, seconds: float, ended: bool, way: str, least: int, more: str = "") -> dict[str, Any]:
+        reference = f"{detail}; DuckDB {seconds:.1f} s{'' if ended else ' (stopped before its end)'}{more}"
+        return entry(name, seconds / ours, f"ratio of times: DuckDB with {way}", least, reference, least=True)
 
-    more = f"; by equal ranks {equal:.1f} s ({equal / ours:.2f})"
+    more = f"; join on ranks {equal:.1f} s (ratio {equal / ours:.2f})"
     return [
-        against("history_vs_duckdb", lists, list_sums is not None, "filtered list", 8),
-        against("history_vs_duckdb_ranks", ranges, range_sums is not None, "rank ranges", 1, more),
+        make_entry("history_vs_duckdb", lists, list_sums is not None, "filtered lists", 8),
+        make_entry("history_vs_duckdb_ranks", ranges, range_sums is not None, "ranges of ranks", 1, more),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--behaviours", type=int, default=10_000_000)
-    parser.add_argument("--impressions", type=int, default=1_000_000)
+    parser.add_argument("--behaviours", type=int, default=10_000_000, help="number of behaviours")
+    parser.add_argument("--impressions", type=int, default=1_000_000, help="number of impressions")
     parser.add_argument("--way", choices=["spark", *QUERIES], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way == "spark":
-        spark_pass(arguments.folder)
+        scan_with_spark(arguments.folder)
     elif arguments.way:
-        duck(QUERIES[arguments.way], arguments.folder)
+        query_duckdb(QUERIES[arguments.way], arguments.folder)
     else:
         for result in run(arguments.behaviours, arguments.impressions):
             print(json.dumps(result, indent=1))

@@ -1,8 +1,10 @@
-"""LightGBM on the very same encoded rows, as scores that `star-ctr compare --scores lightgbm=FILE` judges.
+"""Train LightGBM on the encoded rows of the split, and write its scores for `star-ctr compare --scores lightgbm=FILE`.
 
-Its rows are those of the split: the domain and all single ids as categories, all numbers, and the lengths of the sequences
-(a tree cannot look into them). Settings are the best of `--trials` draws on the `--search` nights, by the mean of AUC and GAUC,
-the same budget that `bench/search.py` gives each network; then every night of `--nights` is trained with every seed.
+1. Read the rows of the split. The features are the domain and all single ids as categories, all numbers, and the
+   lengths of the sequences (a tree cannot use their contents).
+2. Choose the settings: the best of `--trials` random draws on the nights of `--search`, by the mean of AUC and GAUC.
+   `bench/search.py` has the same budget for each network.
+3. Train each night of `--nights` with each seed, and score its test rows.
 
     python bench/lightgbm_scores.py --search 2022-04-29,2022-04-30 --nights 2022-05-03,2022-05-04,2022-05-05
 """
@@ -38,20 +40,31 @@ SPACE: dict[str, list[Any]] = {
     "rounds": [200, 400, 800],
     "cat_smooth": [10.0, 50.0],
 }
+"""Values of each setting that are searched."""
 FIRST = {
     "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 200, "feature_fraction": 0.8, "lambda_l2": 10.0,
     "rounds": 400, "cat_smooth": 10.0,
 }  # fmt: skip
+"""Settings of the first trial; also used if there is no search."""
 
 
 def rows_of(table: str, night: str, part: str) -> tuple[pd.DataFrame, np.ndarray, list[int]]:
-    """Keys, features, and which of the features are categories."""
+    """Read the rows of a night.
+
+    Args:
+        table: The path of the table `split`.
+        night: The night as YYYY-MM-DD.
+        part: The part of the split: `train` or `test`.
+
+    Returns:
+        The key columns, the matrix of features, and the indices of the features that are categories.
+    """
     version, metadata = read_split_commit(table, night)
     layout = Layout.model_validate(metadata["layout"])
     keys, features = [], []
     for file in list_live_files(table, version, night, part, layout):
-        of_file, rows = read_encoded_rows(file, layout)
-        keys.append(of_file.to_pandas())
+        file_keys, rows = read_encoded_rows(file, layout)
+        keys.append(file_keys.to_pandas())
         lengths = [rows.ints[:, [offset]] for _, offset in layout.iter_sequence_offsets()]
         ids = rows.ints[:, : len(layout.fields)]
         features.append(np.hstack([rows.domain[:, None], ids, *lengths, rows.floats]).astype(np.float32))
@@ -59,7 +72,17 @@ def rows_of(table: str, night: str, part: str) -> tuple[pd.DataFrame, np.ndarray
 
 
 def scores(table: str, night: str, settings: dict[str, Any], seeds: int) -> pd.DataFrame:
-    """Train on a night's training days and score its test rows, once a seed."""
+    """Train on the training days of a night and score its test rows, once per seed.
+
+    Args:
+        table: The path of the table `split`.
+        night: The night as YYYY-MM-DD.
+        settings: The settings of LightGBM, and the number of trees as `rounds`.
+        seeds: The number of seeds.
+
+    Returns:
+        The key columns of the test rows with `night`, `seed` and `score`.
+    """
     keys, x, categories = rows_of(table, night, "train")
     test, x_test, _ = rows_of(table, night, "test")
     parameters = {k: v for k, v in settings.items() if k != "rounds"}
@@ -74,13 +97,15 @@ def scores(table: str, night: str, settings: dict[str, Any], seeds: int) -> pd.D
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conf", default="conf/kuairand.yaml")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--search", default="", help="nights to choose settings on; none: a first guess is taken")
-    parser.add_argument("--trials", type=int, default=6)
-    parser.add_argument("--nights", required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", default="build/lightgbm.parquet")
+    parser.add_argument("--conf", default="conf/kuairand.yaml", help="configuration")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="override of a setting")
+    parser.add_argument(
+        "--search", default="", help="nights to choose settings on, separated by commas; default: no search"
+    )
+    parser.add_argument("--trials", type=int, default=6, help="number of settings to try in the search")
+    parser.add_argument("--nights", required=True, help="nights to train and score, separated by commas")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds per night")
+    parser.add_argument("--out", default="build/lightgbm.parquet", help="file for the scores")
     arguments = parser.parse_args()
     table = Warehouse(load(arguments.conf, arguments.overrides).paths).table("split")
     rng = random.Random(0)
@@ -97,8 +122,8 @@ def main() -> None:
     nights = track(arguments.nights.split(","), "training")
     result = pd.concat([scores(table, night, best, arguments.seeds) for night in nights], ignore_index=True)
     for night, rows in result.groupby("night"):
-        of_seed = [(roc_auc_score(r["label"], r["score"]), gauc(r)) for _, r in rows.groupby("seed")]
-        print(f"{night} AUC {np.mean(of_seed, axis=0)[0]:.4f} GAUC {np.mean(of_seed, axis=0)[1]:.4f}")
+        by_seed = [(roc_auc_score(r["label"], r["score"]), gauc(r)) for _, r in rows.groupby("seed")]
+        print(f"{night} AUC {np.mean(by_seed, axis=0)[0]:.4f} GAUC {np.mean(by_seed, axis=0)[1]:.4f}")
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     result[["impression_id", "seed", "score"]].to_parquet(arguments.out, index=False)
 

@@ -1,4 +1,8 @@
-"""A split of random rows for the trainer's benchmarks: domains and ids by Zipf's law, numbers, two 50-long sequences."""
+"""Splits of random rows for benchmarks of the trainer.
+
+The sizes of the domains and the frequencies of ids follow Zipf's law. Each row has eight ids, twenty numbers, and two
+sequences of length 50.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,16 @@ from star_ctr.model.training.job import TrainingJob
 
 FIELDS, NUMBERS, LENGTH = 8, 20, 50
 ROWS_A_FILE = 16_384
+"""Maximum number of rows per file."""
 
 
 def layout_of(vocabulary: int = 100_000, domains: int = 19) -> Layout:
-    """Eight ids, twenty numbers, and two sequences of fifty events, each with an item and a tag."""
+    """Return a layout with eight ids, twenty numbers, and two sequences of fifty events with two ids each.
+
+    Args:
+        vocabulary: The number of rows of each embedding.
+        domains: The number of domains.
+    """
     fields = [IdField(name=f"f{i}", column=f"f{i}", embedding=f"f{i}") for i in range(FIELDS)]
     return Layout(
         ds="2026-01-02", domains=[f"d{p}" for p in range(1, domains + 1)],
@@ -33,7 +43,15 @@ def layout_of(vocabulary: int = 100_000, domains: int = 19) -> Layout:
 def job_of(
     folder: Path, rows: int, domains: int = 19, model: dict[str, Any] | None = None, **trainer: object
 ) -> TrainingJob:
-    """A job on a split of so many rows, which is written on the first call."""
+    """Return a training job on a split of random rows. The first call writes the split.
+
+    Args:
+        folder: The folder for the split and the training.
+        rows: The approximate number of rows.
+        domains: The number of domains.
+        model: Settings of the model.
+        trainer: Settings of the trainer by name, without their groups.
+    """
     layout = layout_of(domains=domains)
     table = str(folder / f"split-{rows}-{domains}")
     if not DeltaTable.is_deltatable(table):
@@ -51,8 +69,9 @@ def job_of(
 
 
 def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
+    """Append `n` rows of domain number `p` as one file; `start` is the number of rows of the domain before it."""
     rng = np.random.default_rng([p, start])
-    # Zipf's law: the k-th id comes 1 / k times as often as the first one.
+    # Zipf's law: the k-th id is 1 / k times as frequent as the first one.
     ints = np.exp(rng.uniform(np.log(2), np.log(layout.embeddings["f0"]), (n, layout.ints))).astype(np.int32)
     for sequence, offset in layout.iter_sequence_offsets():
         length = rng.integers(0, LENGTH + 1, n)

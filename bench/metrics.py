@@ -1,14 +1,16 @@
-"""GAUC and AUC at size: this project's Spark code against DuckDB, 10 M rows of 1 M users in 19 domains.
+"""Benchmark: GAUC and AUC on Spark against DuckDB, for 10 million rows of 1 million users in 19 domains.
 
-Users differ in how much they see (lognormal), domains share rows by 1 / rank, a tenth of all rows is clicked. Each way
-reads the same Parquet file on two threads, in a process of its own that has done the same with a tenth of the rows
-twice before (for what a JVM compiles in its first half minute hangs on no rows), and finds the metric of every domain
-and overall; all results must agree to 1e-9. What ours takes in a process that has done nothing before stands beside it.
-DuckDB's time is that of the fastest of the ways known to us in SQL:
+The number of rows per user is lognormal, the share of a domain is proportional to 1 / rank, and about a tenth of all
+rows is clicked. Each method computes the metric of every domain and overall, and all results must agree to 1e-9. Each
+method reads the same Parquet file on two threads, in a separate process. Before the measurement, the process does the
+same twice with a tenth of the rows, because the JVM compiles in its first half minute, whatever the number of rows. The
+time of Spark in a new process is reported, too.
 
-- a window over the ranges of a user's scores;
-- the positives of a user joined to the negatives (quadratic in what one user sees);
-- the scores of both classes as lists, compared with one another.
+The time of DuckDB is that of the fastest SQL query we know:
+
+- `ranges`: a window over the ranges of a user's scores;
+- `join`: a join of a user's positives with the negatives (quadratic in the rows of a user);
+- `lists`: the scores of both classes as lists, which are compared with each other.
 
     python bench/metrics.py [--rows 10000000]
 """
@@ -32,7 +34,9 @@ from entries import entry
 
 DOMAINS = 19
 REPLICATES = 200
+"""Number of bootstrap samples in the measurements with a bootstrap."""
 ROUNDS = 2
+"""Number of measurements of each method."""
 _BY_USER = """
     SELECT domain, sum((p + n) * w / (2 * p * n)) / sum(p + n) FROM ({}) GROUP BY ALL
 """
@@ -69,10 +73,11 @@ AUC = f"""
 """
 QUERIES = {**GAUC, "auc": AUC}
 Found = tuple[float, dict[str, float]]
+"""Seconds, and the metric by domain."""
 
 
 def generate(file: Path, rows: int) -> None:
-    """Scored rows of a tenth as many users."""
+    """Write random scored rows. The number of users is a tenth of the number of rows."""
     rng = np.random.default_rng(0)
     activity = np.cumsum(rng.lognormal(0, 1, rows // 10))
     user = np.searchsorted(activity / activity[-1], rng.random(rows))
@@ -89,8 +94,13 @@ def generate(file: Path, rows: int) -> None:
     pq.write_table(pa.table(columns), file, row_group_size=1_000_000)
 
 
-def ours(way: str, files: list[str]) -> None:
-    """Ours with some files one after the other; prints seconds and values a line."""
+def evaluate_with_spark(way: str, files: list[str]) -> None:
+    """Compute a metric for each of several files; prints seconds and values as JSON, one line per file.
+
+    Args:
+        way: `gauc` or `auc`, with `+N` for N bootstrap samples.
+        files: The Parquet files.
+    """
     from star_ctr.conf.load import load
     from star_ctr.features.evaluation import bootstrap
     from star_ctr.jobs.io.session import start
@@ -106,19 +116,32 @@ def ours(way: str, files: list[str]) -> None:
         print(json.dumps([time.monotonic() - began, {r.domain: r[f"{name}_all"][0] for r in rows}]))
 
 
-def duck(way: str, files: list[str]) -> None:
-    """A query for the domains and for all together, for some files; prints seconds and values a line."""
+def evaluate_with_duckdb(way: str, files: list[str]) -> None:
+    """Run a query by domain and overall for each of several files; prints as `evaluate_with_spark`.
+
+    Args:
+        way: A key of `QUERIES`.
+        files: The Parquet files.
+    """
     connection = duckdb.connect()
     connection.execute("SET threads = 2")
     for file in files:
-        began, found = time.monotonic(), []
+        start, found = time.monotonic(), []
         for domain in ("domain", "'overall'"):
             found += connection.execute(QUERIES[way].format(domain=domain, file=file)).fetchall()
-        print(json.dumps([time.monotonic() - began, dict(found)]))
+        print(json.dumps([time.monotonic() - start, dict(found)]))
 
 
 def measure(way: str, *files: Path) -> list[Found]:
-    """Seconds and values of a way for some files, one after the other in one process."""
+    """Run a method in a separate process.
+
+    Args:
+        way: A key of `GAUC` or `auc.duckdb` for DuckDB; `gauc` or `auc`, perhaps with `+N`, for Spark.
+        files: The Parquet files, in the order in which they are evaluated.
+
+    Returns:
+        The seconds and the values for each file.
+    """
     command = [sys.executable, __file__, "--way", way, "--files", *map(str, files)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
@@ -133,52 +156,56 @@ def _check(name: str, left: dict[str, float], right: dict[str, float]) -> None:
 
 
 def run(rows: int = 10_000_000) -> list[dict[str, Any]]:
-    """GAUC against DuckDB, and at ten times the rows, as entries of bench.json."""
+    """Measure GAUC against DuckDB and its growth with the rows, and return the entries of bench.json.
+
+    Args:
+        rows: The number of rows.
+    """
     with tempfile.TemporaryDirectory() as name:
         large, small = Path(name) / "large.parquet", Path(name) / "small.parquet"
         generate(large, rows)
         generate(small, rows // 10)
-        # In turns, and of each way the quickest: what else a machine does can only add to a time.
+        # Measure in turns, and use the shortest time of each method: other load can only make times longer.
         ways = ("gauc", *GAUC, "auc", "auc.duckdb")
-        taken: dict[str, list[float]] = {way: [] for way in (*ways, "small")}
+        times: dict[str, list[float]] = {way: [] for way in (*ways, "small")}
         found: dict[str, dict[str, float]] = {}
         for way in ways * ROUNDS:
-            _, (of_small, _), (seconds, found[way]) = measure(way, small, small, large)
-            taken[way].append(seconds)
+            _, (small_seconds, _), (seconds, found[way]) = measure(way, small, small, large)
+            times[way].append(seconds)
             if way == "gauc":
-                taken["small"].append(of_small)
+                times["small"].append(small_seconds)
         cold = measure("gauc", large)[0][0]
-        drawn = [measure(f"{way}+{REPLICATES}", small, large)[1][0] for way in ("gauc", "auc")]
+        bootstrap_seconds = [measure(f"{way}+{REPLICATES}", small, large)[1][0] for way in ("gauc", "auc")]
     for way in GAUC:
         _check(way, found["gauc"], found[way])
     _check("auc", found["auc"], found["auc.duckdb"])
-    least = {way: min(times) for way, times in taken.items()}
+    least = {way: min(seconds) for way, seconds in times.items()}
     best = min(least[way] for way in GAUC)
-    told = {way: " and ".join(f"{t:.1f}" for t in times) + " s" for way, times in taken.items()}
+    texts = {way: " and ".join(f"{t:.1f}" for t in seconds) + " s" for way, seconds in times.items()}
     detail = (
-        f"{rows:,} rows; ours {told['gauc']} ({cold:.1f} s in a new process); DuckDB, {', '.join(f'{way} {told[way]}' for way in GAUC)}; "
-        f"AUC: ours {told['auc']}, DuckDB {told['auc.duckdb']}; "
-        f"with {REPLICATES} replicates: GAUC {drawn[0]:.1f} s, AUC {drawn[1]:.1f} s"
+        f"{rows:,} rows; Spark {texts['gauc']} ({cold:.1f} s in a new process); DuckDB "
+        f"{', '.join(f'{way} {texts[way]}' for way in GAUC)}; AUC: Spark {texts['auc']}, DuckDB {texts['auc.duckdb']}; "
+        f"with {REPLICATES} bootstrap samples: GAUC {bootstrap_seconds[0]:.1f} s, AUC {bootstrap_seconds[1]:.1f} s"
     )
-    growth = f"{rows // 10:,} rows {told['small']}, {rows:,} rows {told['gauc']}"
+    growth = f"{rows // 10:,} rows {texts['small']}, {rows:,} rows {texts['gauc']}"
     return [
-        entry("gauc_spark_vs_duckdb", least["gauc"] / best, "times as long as DuckDB's best", 3, detail),
+        entry("gauc_spark_vs_duckdb", least["gauc"] / best, "ratio of times to DuckDB's fastest query", 3, detail),
         entry(
-            "gauc_ten_times_rows", least["gauc"] / least["small"], "times as long for ten times the rows", 11, growth
+            "gauc_ten_times_rows", least["gauc"] / least["small"], "ratio of times for ten times the rows", 11, growth
         ),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="number of rows")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--files", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way in (*GAUC, "auc.duckdb"):
-        duck(arguments.way.removesuffix(".duckdb"), arguments.files)
+        evaluate_with_duckdb(arguments.way.removesuffix(".duckdb"), arguments.files)
     elif arguments.way:
-        ours(arguments.way, arguments.files)
+        evaluate_with_spark(arguments.way, arguments.files)
     else:
         for result in run(arguments.rows):
             print(json.dumps(result, indent=1))

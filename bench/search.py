@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import PAPER, TABLE_2, Plan
 from star_ctr.jobs.io.session import start

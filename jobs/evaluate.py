@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import check_day
-from star_ctr.conf.contracts.encoded_row import OVERALL, domain_sort_key
+from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 from star_ctr.conf.contracts.run_id import format_variant, make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import EvaluateSettings, Settings

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import check_day
-from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
+from star_ctr.conf.contracts.domains import OTHER, OVERALL
 from star_ctr.conf.contracts.run_id import format_variant, hash_features_settings, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings

@@ -20,7 +20,8 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables
 from star_ctr.conf.contracts.compatibility import check_fitted
 from star_ctr.conf.contracts.dates import check_day, list_window_days
-from star_ctr.conf.contracts.encoded_row import OTHER, Layout, domain_sort_key
+from star_ctr.conf.contracts.domains import OTHER, domain_sort_key
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import DataError
@@ -242,7 +243,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
             table = pa.Table.from_batches([batch])
             ints, floats = encoder.encode(table)
             domains = table["domain"].to_pylist()
-            ids = {domain: layout.domain_id(domain) for domain in set(domains)}
+            ids = {domain: layout.domain_index.get_number(domain) for domain in set(domains)}
             yield pa.RecordBatch.from_arrays(
                 [
                     *(table[name].combine_chunks() for name in ("impression_id", "user_id", "ds")),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from star_ctr.conf.contracts.encoded_row import OTHER, Layout
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import Rows, concat_rows, list_live_files, unpack_columns
 from star_ctr.model.models.multi_domain import MultiDomainModel
@@ -44,7 +44,7 @@ def score_sample(
     ids, rows = read_sample(files, job.layout, rows_per_domain)
     predicted = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
     scores = predicted.double().cpu().numpy()
-    names = [OTHER, *job.layout.domains]
+    names = job.layout.domain_index.names
     check_scores(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
     return dict(zip(ids, scores.tolist(), strict=True))
 
@@ -87,5 +87,5 @@ def read_encoded_rows(file: DataFile, layout: Layout, limit: int | None = None) 
     n = len(table)
     label = table["label"].to_numpy().astype(np.float32)
     rows = Rows(ints.copy(), floats.copy(), label, np.full(n, file.domain, dtype=np.int32))
-    domain = pa.array([["other", *layout.domains][file.domain]] * n, pa.string())
+    domain = pa.array([layout.domain_index.get_name(file.domain)] * n, pa.string())
     return table.select(["impression_id", "user_id", "label"]).append_column("domain", domain), rows

@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from star_ctr.conf.contracts.encoded_row import OVERALL, domain_sort_key
+from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 
 if TYPE_CHECKING:  # commands without Spark must not wait for its import
     from pyspark import SparkContext

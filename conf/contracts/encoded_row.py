@@ -21,23 +21,15 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from star_ctr.conf.contracts.domains import DomainIndex
 from star_ctr.conf.settings.base import SettingsModel
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 """The id of padding and missing values, the id of unknown values, and the first id of known values."""
 GAP, BEHAVIOUR = "gap", "behaviour"
 """Embedding tables of the time gaps and of the kinds of events in sequences."""
-OTHER_DOMAIN = 0
-"""The number of all domains that are unknown in training."""
-OTHER, OVERALL = "other", "overall"
-"""Reserved domain names: all unknown domains, and all domains together."""
 GAP_BUCKETS = 34
 """Number of ids of time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""
-
-
-def domain_sort_key(domain: str) -> tuple[bool, int, str]:
-    """Return the sort key of a domain: numeric names by number, then other names, and `overall` last."""
-    return domain == OVERALL, int(domain) if domain.isdigit() else 1 << 60, domain
 
 
 class IdField(SettingsModel):
@@ -166,6 +158,7 @@ class Layout(SettingsModel):
             yield sequence, offset
             offset += sequence.width
 
-    def domain_id(self, domain: str) -> int:
-        """Return the number of a domain, from 1; `OTHER_DOMAIN` (0) for a domain that training does not know."""
-        return self.domains.index(domain) + 1 if domain in self.domains else OTHER_DOMAIN
+    @property
+    def domain_index(self) -> DomainIndex:
+        """The numbers of the domains."""
+        return DomainIndex(self.domains)

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from star_ctr.conf.contracts.column_names import find_name_problems
 from star_ctr.conf.contracts.column_ref import ColumnRef
-from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
+from star_ctr.conf.contracts.domains import RESERVED_NAMES
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import SettingsModel
 from star_ctr.conf.settings.checks import CheckSettings
@@ -189,7 +189,7 @@ def _find_label_problems(settings: Settings) -> list[str]:
 
 
 def _find_domain_problems(settings: Settings) -> list[str]:
-    reserved = {OVERALL, OTHER} & set(settings.domains.known or [])
+    reserved = RESERVED_NAMES & set(settings.domains.known or [])
     return [f"domains.known: `{name}` is reserved; rename that domain" for name in sorted(reserved)]
 
 

@@ -25,7 +25,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from star_ctr.conf.contracts.encoded_row import OTHER, OVERALL
+from star_ctr.conf.contracts.domains import OTHER, RESERVED_NAMES
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, Log
@@ -222,7 +222,7 @@ def _parse_log_column(
 def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column]:
     """Return the checks on the domain; with `domains.unknown: bucket`, unknown domains in `columns` become `other`."""
     domain = columns["domain"]
-    checks = [F.when(domain.isin(OVERALL, OTHER), F.concat(F.lit("domain: reserved name "), domain))]
+    checks = [F.when(domain.isin(*sorted(RESERVED_NAMES)), F.concat(F.lit("domain: reserved name "), domain))]
     if settings.domains.known is not None:
         unknown = ~domain.isin(*settings.domains.known)
         if settings.domains.unknown == "drop":

@@ -14,7 +14,8 @@ from typing import Literal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.encoded_row import OTHER, OTHER_DOMAIN, Layout
+from star_ctr.conf.contracts.domains import OTHER, OTHER_DOMAIN
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.label import LabelFromClicks
@@ -120,7 +121,7 @@ def check_encoded_rows(
     if policy == "drop":
         checks.append(F.when(domain_id == OTHER_DOMAIN, F.lit(UNKNOWN_DOMAIN)))
     reason = F.coalesce(*checks)
-    names = F.array(*(F.lit(name) for name in (OTHER, *layout.domains)))
+    names = F.array(*(F.lit(name) for name in layout.domain_index.names))
     return rows.select(
         F.col("impression_id").cast("string"),
         F.col("user_id").cast("string"),

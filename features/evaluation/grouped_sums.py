@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints
 
 Name = tuple[str, str]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.root import EvaluateSettings
 from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, add_intervals, estimate
 from star_ctr.features.evaluation.grouped_sums import require_valid

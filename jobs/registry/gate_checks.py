@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from scipy.stats import norm
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.features.evaluation.significance import (
     compute_detectable_loss,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.jobs.registry.decisions import Outcome
 from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows

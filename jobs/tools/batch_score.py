@@ -28,7 +28,7 @@ from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from star_ctr.conf.contracts.catalog import TABLES
 from star_ctr.conf.contracts.column_names import IDENTITY
-from star_ctr.conf.contracts.encoded_row import OTHER, Layout
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import dump_row
@@ -263,7 +263,7 @@ def _make_score_function(rows: DataFrame, model: Model, encoded: bool) -> _Arrow
             else:
                 ints, floats = load_encoder(layout, files, history).encode(pa.Table.from_batches([batch]))
                 domain_id = pc.add(pc.fill_null(pc.index_in(domain, value_set=known), -1), 1)
-                domain = pa.array([OTHER, *layout.domains]).take(domain_id)
+                domain = pa.array(layout.domain_index.names).take(domain_id)
             scores = np.full(batch.num_rows, np.nan)
             if valid.any():
                 scores[valid] = predictor.predict(

@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.encoded_row import domain_sort_key
+from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import EVIDENCE, INTERVALS, add_intervals, estimate, subtract_estimates

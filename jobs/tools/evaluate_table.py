@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
-from star_ctr.conf.contracts.encoded_row import OVERALL, domain_sort_key
+from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import EvaluateSettings

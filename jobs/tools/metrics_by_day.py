@@ -10,7 +10,7 @@ from typing import Any
 from deltalake import DeltaTable
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.encoded_row import domain_sort_key
+from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.settings.root import Settings

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MIXED = -1
-"""Domain number of a batch or window that mixes all domains."""
+from star_ctr.conf.contracts.domains import MIXED
 
 
 @dataclass(frozen=True)

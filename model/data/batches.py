@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from star_ctr.conf.contracts.domains import MIXED
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
-from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, make_generator, plan_epoch
+from star_ctr.model.data.batch_order import DataFile, Draw, Read, make_generator, plan_epoch
 from star_ctr.model.data.reader import Rows, concat_rows, read_files
 from star_ctr.model.data.shuffle_window import Window
 

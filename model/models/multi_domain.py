@@ -14,7 +14,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
+from star_ctr.conf.contracts.domains import OTHER_DOMAIN
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.sharding import WHOLE
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
@@ -78,7 +79,7 @@ class MultiDomainModel(nn.Module):
 
     def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:
         super().__init__()
-        self.domains = len(layout.domains) + 1
+        self.domains = len(layout.domain_index)
         self.inputs = SharedInputs(layout, settings, part)
         features = self.inputs.features
         self.norm: nn.Module = make_norm(settings, features, self.domains)

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN, Layout
+from star_ctr.conf.contracts.domains import OTHER_DOMAIN
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import read_files

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN
+from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.errors import DataError
-from star_ctr.model.data.batch_order import MIXED, count_batches, count_rows_by_domain
+from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
 from star_ctr.model.data.reader import Rows, list_live_files
 from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
@@ -264,7 +264,7 @@ class Trainer:
 
     def domain_name(self, number: int) -> str:
         """Return the name of a domain number; `mixed` for `MIXED` and `other` for domain 0."""
-        return "mixed" if number == MIXED else ["other", *self.job.layout.domains][number]
+        return self.job.layout.domain_index.get_name(number)
 
     def index_by_name(self, rows: dict[int, int]) -> dict[str, int]:
         """Return counts by domain name instead of number, without zeros."""

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from star_ctr.conf.contracts.catalog import RESULT
 from star_ctr.conf.contracts.compatibility import check_model, check_split
-from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, OTHER_DOMAIN, PADDING, UNKNOWN, Layout
+from star_ctr.conf.contracts.domains import OTHER_DOMAIN
+from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, Layout
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import ModelSettings
@@ -67,10 +68,9 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     keep_state = trainer.settings.optimizer.warm_start_state == "keep"
     moved, values = _map_rows(earlier, _read_vocabularies(trainer), trainer)
     tensors = load_tensors(trainer, earlier.folder / "checkpoint", earlier.progress, moved)
-    earlier_domains = [
-        OTHER_DOMAIN,
-        *(earlier.layout.domain_id(d) if d in earlier.layout.domains else None for d in trainer.job.layout.domains),
-    ]
+    index = earlier.layout.domain_index
+    names = trainer.job.layout.domains
+    earlier_domains = [OTHER_DOMAIN, *(index.get_number(d) if d in index else None for d in names)]
     origin = _map_names(trainer, earlier_domains)
     _load_weights(trainer, tensors, origin, earlier_domains, earlier, keep_state)
     added = [p for p, q in enumerate(earlier_domains) if q is None]

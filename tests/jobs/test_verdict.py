@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load

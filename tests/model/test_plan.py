@@ -7,7 +7,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.model.data.batch_order import MIXED, DataFile, Draw, Read, count_rows_by_domain, plan_epoch
+from star_ctr.conf.contracts.domains import MIXED
+from star_ctr.model.data.batch_order import DataFile, Draw, Read, count_rows_by_domain, plan_epoch
 
 FILES = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 50)), min_size=1, max_size=20)
 

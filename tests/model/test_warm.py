@@ -120,7 +120,7 @@ def test_no_prediction_of_a_domain_that_stays_changes_by_a_bit(
     ).astype(np.int32)  # fmt: skip
     earlier.model.eval(), trainer.model.eval()
     for name in ("a", "c"):
-        domain_then, domain_now = LAYOUT.domain_id(name), NEXT.domain_id(name)
+        domain_then, domain_now = LAYOUT.domain_index.get_number(name), NEXT.domain_index.get_number(name)
         a = earlier.model.predict(torch.from_numpy(then), floats, torch.full((200,), domain_then))
         b = trainer.model.predict(torch.from_numpy(same), floats, torch.full((200,), domain_now))
         assert torch.equal(a, b), name
@@ -137,7 +137,7 @@ def test_a_new_domain_starts_as_the_shared_model(
     j = now(before, split, tmp_path)
     j = j.model_copy(update={"model": j.model.model_copy(update={"domain_spread": spread})})
     earlier, (trainer, _) = resumed(before), started(j)
-    d = NEXT.domain_id("d")
+    d = NEXT.domain_index.get_number("d")
     for layer in trainer.model.network.layers:
         assert torch.equal(layer.weight_p[d], torch.ones_like(layer.weight_p[d]))
         assert not layer.bias_p[d].any()
@@ -145,8 +145,8 @@ def test_a_new_domain_starts_as_the_shared_model(
     assert torch.equal(norm.gamma_p[d], torch.ones_like(norm.gamma_p[d]))
     assert norm.steps[d] == 0
     # Of the domains that stay, a alone has moments: one row, as c had, moves none.
-    torch.testing.assert_close(norm.mean[d], then.mean[LAYOUT.domain_id("a")])
-    torch.testing.assert_close(norm.var[d], then.var[LAYOUT.domain_id("a")])
+    torch.testing.assert_close(norm.mean[d], then.mean[LAYOUT.domain_index.get_number("a")])
+    torch.testing.assert_close(norm.var[d], then.var[LAYOUT.domain_index.get_number("a")])
     layers = earlier.model.network.layers
     assert not torch.equal(layers[0].weight_p[1], torch.ones_like(layers[0].weight_p[1])), "a learnt something"
 
@@ -184,10 +184,10 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     old = theirs[f"{name}/exp_avg"][earlier.model.inputs.tables.offset["user"] + BEFORE["user"].index("u30") + 2]
     assert torch.equal(moments[f"{name}/exp_avg"][tables.offset["user"] + NOW["user"].index("u30") + 2], old)
     assert not moments[f"{name}/exp_avg"][tables.offset["user"] + NOW["user"].index("new3") + 2].any()
-    a_then, a_now = LAYOUT.domain_id("a"), NEXT.domain_id("a")
+    a_then, a_now = LAYOUT.domain_index.get_number("a"), NEXT.domain_index.get_number("a")
     key = "network.layers.0.weight_p.{}/exp_avg"
     assert torch.equal(moments[key.format(a_now)], theirs[key.format(a_then)])
-    assert key.format(NEXT.domain_id("d")) not in moments
+    assert key.format(NEXT.domain_index.get_number("d")) not in moments
     average_now, user = averages_of(trainer)[name], tables.offset["user"] + 2
     place = earlier.model.inputs.tables.offset["user"] + BEFORE["user"].index("u30") + 2
     assert torch.equal(average_now[user + NOW["user"].index("u30")], average_then[place])
@@ -196,7 +196,7 @@ def test_known_values_keep_their_rows_and_new_ones_start_afresh(
     assert trainer.ema.steps[name] == earlier.ema.steps[name] == earlier.step
     dense = "network.layers.0.weight_p.{}"
     assert trainer.ema.steps[dense.format(a_now)] == earlier.ema.steps[dense.format(a_then)] > 0
-    assert trainer.ema.steps[dense.format(NEXT.domain_id("d"))] == 0
+    assert trainer.ema.steps[dense.format(NEXT.domain_index.get_number("d"))] == 0
 
 
 def test_a_night_goes_on_from_the_last_one_and_its_record_says_so(
@@ -270,7 +270,7 @@ def test_settings_of_training_alone_may_change(before: TrainingJob, split: Path,
     j = now(before, split, tmp_path)
     model = {"dropout": 0.3, "norm_momentum": 0.2, "adversarial": 0.5, "interest_loss": 0.5, "domain_spread": 0.1}
     changed, same = started(j.model_copy(update={"model": j.model.model_copy(update=model)}))[0], started(j)[0]
-    c = NEXT.domain_id("c")
+    c = NEXT.domain_index.get_number("c")
     ints, floats = torch.tensor([[5, 3, 2, 4, 6, 0, 0]], dtype=torch.int32), torch.tensor([[0.3]])
     a, b = (t.model.eval().predict(ints, floats, torch.tensor([c])) for t in (changed, same))
     assert torch.equal(a, b)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.contracts.run_id import format_variant, make_run_id
 from star_ctr.conf.load import load

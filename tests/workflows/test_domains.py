@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.encoded_row import OTHER_DOMAIN
+from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, ingest, split
 from star_ctr.jobs.io.warehouse import WarehouseTables

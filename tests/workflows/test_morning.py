@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.errors import DataError
 from star_ctr.jobs.registry.decisions import Decisions, Outcome
 from star_ctr.workflows.report import night, quality

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.compare import WITHOUT_AUX
 from star_ctr.workflows.compare.tables import BASE, compute_deviations, compute_means, format_model
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.compare import WITHOUT_AUX, Plan
 from star_ctr.model.cost import Cost
 from star_ctr.workflows.compare import figures

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from star_ctr.conf.contracts.dates import list_window_days
-from star_ctr.conf.contracts.encoded_row import domain_sort_key
+from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.contracts.run_id import hash_features_settings, hash_split_settings
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.compare import Plan
 
 BASE = "base"

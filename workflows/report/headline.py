@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from html import escape
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import make_refit_run_id, strip_refit_suffix
 from star_ctr.jobs.registry.decisions import Decision, Outcome
 from star_ctr.workflows.report.data import ReportData, Row

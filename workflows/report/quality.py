@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from html import escape
 
-from star_ctr.conf.contracts.encoded_row import OVERALL
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.workflows.report.charts import (
     Circle,
     Line,

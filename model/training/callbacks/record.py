@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from star_ctr.model.data.batch_order import MIXED, DataFile
+from star_ctr.conf.contracts.domains import MIXED
+from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
