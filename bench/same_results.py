@@ -1,7 +1,7 @@
-"""Compare two warehouses of the same nights: tables by content, and weights by bits.
+"""Compare two warehouses of the same nights: the rows of all tables, and the weights bit by bit.
 
-Use it to show that a change of names or structure does not change results. Run the nights with the old code and with
-the new code into two warehouses, and list what was renamed in a YAML file:
+Use this script to show that a change of names or structure does not change results. Run the nights with the old code
+and with the new code into two warehouses, and list all renamed tables, columns and parameters in a YAML file:
 
     tables: {old name: new name}
     columns: {old name: new name}       # in any table
@@ -9,7 +9,7 @@ the new code into two warehouses, and list what was renamed in a YAML file:
 
     python bench/same_results.py BEFORE AFTER --renamed renamed.yaml
 
-Run ids, hashes, times, paths, processes and JSON texts are not compared, since names occur in them.
+Run ids, hashes, times, paths, processes and JSON texts are not compared, because they contain names.
 """
 
 from __future__ import annotations
@@ -30,38 +30,43 @@ NOT_COMPARED = {
     "run_id", "reference_run_id", "at", "seconds", "record", "versions", "facts", "process", "row", "inputs", "outputs",
     "stands_on", "gave", "why", "error", "host", "by", "reason", "token", "sequence",
 }  # fmt: skip
-"""Columns, by their new names: run ids, times, JSON and texts in which names occur."""
+"""Columns that are not compared, by their new names: run ids, times, JSON and other texts that contain names."""
 OF_PROCESSES = {"steps", "lease"}
-"""Tables that hold when and where something ran."""
+"""Tables that are not compared, because they contain when and where steps ran."""
 
 
 def read(table: Path, renamed: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Read the newest version of a table under the new names of its columns, without those that are not compared."""
+    """Read the newest version of a table, without the columns that are not compared.
+
+    Args:
+        table: The path of the table.
+        renamed: The new names of renamed columns, by old name.
+    """
     files = [uri.removeprefix("file://") for uri in DeltaTable(str(table)).file_uris()]
     rows = pd.concat([pd.DataFrame(), *(pd.read_parquet(file) for file in files)], ignore_index=True)
     rows = rows.rename(columns=dict(renamed or {}))
     return rows.drop(columns=[c for c in rows if c in NOT_COMPARED])
 
 
-def in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sort rows by all their columns as text."""
+def sort_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows by the text of all their columns."""
     keys = rows.apply(lambda column: column.map(repr))
     return rows.loc[keys.sort_values(list(keys)).index].reset_index(drop=True) if len(rows.columns) else rows
 
 
 def compare_tables(old: pd.DataFrame, new: pd.DataFrame) -> str:
-    """Return how the contents of two tables differ; empty if they do not."""
+    """Return a description of the difference between two tables; empty if they are equal."""
     if set(old) != set(new):
-        return f"other columns: {sorted(set(old) ^ set(new))}"
+        return f"different columns: {sorted(set(old) ^ set(new))}"
     if len(old) != len(new):
         return f"{len(old)} and {len(new)} rows"
-    old, new = in_order(old), in_order(new[list(old)])
+    old, new = sort_rows(old), sort_rows(new[list(old)])
     differ = [c for c in old if old[c].map(repr).tolist() != new[c].map(repr).tolist()]
-    return f"other values in {', '.join(differ)}" if differ else ""
+    return f"different values in {', '.join(differ)}" if differ else ""
 
 
-def weights(warehouse: Path) -> dict[str, dict[str, Any]]:
-    """Read the weights of the newest attempt of each run, by run id without the hash of its settings."""
+def read_weights(warehouse: Path) -> dict[str, dict[str, Any]]:
+    """Read the weights of the newest attempt of each run; keys are run ids without the hash of the settings."""
     found = {}
     for run in sorted((warehouse / "models").iterdir()):
         attempts = sorted(run.glob("attempt-*/record.json"))
@@ -71,22 +76,28 @@ def weights(warehouse: Path) -> dict[str, dict[str, Any]]:
 
 
 def compare_weights(old: Mapping[str, Any], new: Mapping[str, Any], prefixes: Mapping[str, str]) -> str:
-    """Return how two sets of weights differ in a bit; empty if they do not."""
+    """Return a description of the difference between two sets of weights; empty if all bits are equal.
+
+    Args:
+        old: The weights of the old code by parameter name.
+        new: The weights of the new code by parameter name.
+        prefixes: The new prefixes of renamed parameters, by old prefix. The longest matching prefix is replaced.
+    """
     renamed = {}
     for name, value in old.items():
         prefix = max((p for p in prefixes if name.startswith(p)), key=len, default="")
         renamed[prefixes.get(prefix, "") + name.removeprefix(prefix)] = value
     if renamed.keys() != new.keys():
-        return f"other parameters: {sorted(renamed.keys() ^ new.keys())}"
+        return f"different parameters: {sorted(renamed.keys() ^ new.keys())}"
     differ = [n for n, v in renamed.items() if v.dtype != new[n].dtype or v.tobytes() != new[n].tobytes()]
-    return f"other bits in {', '.join(differ)}" if differ else ""
+    return f"different bits in {', '.join(differ)}" if differ else ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="warehouse of the old code")
     parser.add_argument("after", type=Path, help="warehouse of the new code")
-    parser.add_argument("--renamed", type=Path, help="YAML file with what was renamed")
+    parser.add_argument("--renamed", type=Path, help="YAML file with the renamed tables, columns and parameters")
     arguments = parser.parse_args()
     renamed = yaml.safe_load(arguments.renamed.read_text()) if arguments.renamed else {}
     different = 0
@@ -100,14 +111,14 @@ def main() -> None:
         found = compare_tables(rows, read(other)) if DeltaTable.is_deltatable(str(other)) else "missing"
         print(f"{name:28} {len(rows):12,}  {found or 'same'}")
         different += bool(found)
-    old, new = weights(arguments.before), weights(arguments.after)
+    old, new = read_weights(arguments.before), read_weights(arguments.after)
     if old.keys() != new.keys():
-        sys.exit(f"other runs: {sorted(old.keys() ^ new.keys())}")
+        sys.exit(f"different runs: {sorted(old.keys() ^ new.keys())}")
     for run, values in old.items():
         found = compare_weights(values, new[run], renamed.get("parameters", {}))
         print(f"{run:28} {sum(np.size(v) for v in values.values()):12,}  {found or 'same bits'}")
         different += bool(found)
-    sys.exit(f"{different} of them differ" if different else 0)
+    sys.exit(f"{different} tables or runs differ" if different else 0)
 
 
 if __name__ == "__main__":

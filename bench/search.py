@@ -1,8 +1,10 @@
-"""Search each compared model's settings with the same budget, on nights that no result is told of.
+"""Search the settings of each compared model with the same budget, on nights that are not used for reported results.
 
-Every model is trained with the same draws of the same space, `--trials` of them, the first being the configuration as
-it stands; what is best by the mean of AUC and GAUC over nights and seeds is printed as the YAML of `compare.settings`.
-It is a comparison like any other: resumable, and every run stands in the tables.
+1. Draw `--trials` random settings. The first trial uses the configuration unchanged. All models use the same draws.
+2. Train every model with every trial. This is a comparison like that of `star-ctr compare`: it can be resumed, and all
+   runs are written to the tables.
+3. Print the best trial of each model, by the mean of AUC and GAUC over nights and seeds, as YAML for
+   `compare.settings`.
 
     python bench/search.py --conf conf/kuairand.yaml --nights 2022-04-29,2022-04-30 --trials 6
 """
@@ -31,31 +33,37 @@ SPACE: dict[str, list[Any]] = {
     "model.dropout": [0.1, 0.2, 0.3],
     "model.layers": [[128, 64], [256, 128, 64], [256, 128, 64, 32, 16, 16]],
 }
+"""Values of each setting that are searched."""
 
 
-def draws(trials: int, space: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The settings of each trial; the first changes nothing."""
+def draw_trials(trials: int, space: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Return the overrides of each trial; those of the first trial are empty.
+
+    Args:
+        trials: The number of trials.
+        space: The values of each setting.
+    """
     rng = random.Random(0)
     return [{}, *({key: rng.choice(values) for key, values in space.items()} for _ in range(trials - 1))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conf", default="conf/kuairand.yaml")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--models", default=",".join(TABLE_2))
-    parser.add_argument("--nights", required=True)
-    parser.add_argument("--trials", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--jobs", type=int)
-    parser.add_argument("--json", default="build/search.json")
+    parser.add_argument("--conf", default="conf/kuairand.yaml", help="configuration")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="override for all trials")
+    parser.add_argument("--models", default=",".join(TABLE_2), help="models, separated by commas")
+    parser.add_argument("--nights", required=True, help="nights, separated by commas")
+    parser.add_argument("--trials", type=int, default=6, help="number of settings to try per model")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds per trial and night")
+    parser.add_argument("--jobs", type=int, help="number of parallel trainings; default: the number of cores")
+    parser.add_argument("--json", default="build/search.json", help="file for the results")
     arguments = parser.parse_args()
-    trials = draws(arguments.trials, SPACE)
+    trials = draw_trials(arguments.trials, SPACE)
     models = arguments.models.split(",")
     named = {f"{m}_{k}": {**PAPER[m], **trial} for m in models for k, trial in enumerate(trials)}
     plan = Plan(models=list(named), nights=arguments.nights.split(","), seeds=arguments.seeds)
-    # What an earlier search found is no part of the configuration that the draws start from; nor are its plans, whose
-    # own models the draws replace.
+    # Replace the whole section `compare`: results of an earlier search must not affect the trials, and the plans of the
+    # configuration may use models that are not declared here.
     comparison = {"settings": {}, "models": named, "plans": [plan.model_dump(mode="json")]}
     overrides = [*arguments.overrides, *(f"compare.{key}={json.dumps(value)}" for key, value in comparison.items())]
     spark = start(load(arguments.conf, overrides), "search")
@@ -65,10 +73,10 @@ def main() -> None:
     scores["mean"] = scores.mean(axis=1)
     found = {}
     for m in models:
-        of_model = scores.loc[[f"{m}_{k}" for k in range(len(trials))]]
-        best = int(str(of_model["mean"].idxmax()).rsplit("_", 1)[1])
+        model_scores = scores.loc[[f"{m}_{k}" for k in range(len(trials))]]
+        best = int(str(model_scores["mean"].idxmax()).rsplit("_", 1)[1])
         found[m] = trials[best]
-        print(f"{m}\n{of_model.round(4).to_string()}\n")
+        print(f"{m}\n{model_scores.round(4).to_string()}\n")
     Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
     Path(arguments.json).write_text(
         json.dumps({"trials": trials, "scores": scores.round(6).to_dict("index"), "found": found}, indent=1) + "\n"

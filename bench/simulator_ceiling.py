@@ -1,6 +1,6 @@
-"""How good a model of the simulated logs can be: AUC and user AUC of the true click rates, by domain.
+"""Measure how good a model of the simulated logs can be: AUC and GAUC of the true click rates, by domain.
 
-Also the realised shares and click rates against Table 1 of the paper.
+Also prints the shares and click rates of the domains, compared with Table 1 of the paper.
 
     star-ctr simulate --conf conf/demo.yaml && python bench/simulator_ceiling.py --conf conf/demo.yaml
 """
@@ -19,12 +19,13 @@ from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 
 
 def read(root: str, log: str, columns: list[str]) -> pd.DataFrame:
+    """Read columns of a simulated log."""
     files = ds.dataset(f"{root}/{log}", format="json" if log == "clicks" else "parquet", partitioning="hive")
     return files.to_table(columns=columns).to_pandas()
 
 
-def labelled(root: str) -> pd.DataFrame:
-    """Clean impressions with true rate and label, joined by pandas alone."""
+def read_labelled(root: str) -> pd.DataFrame:
+    """Read the valid impressions with their true click rate (as `score`) and their label, without Spark."""
     shown = read(root, "impressions", ["impression_id", "user_id", "domain", "shown_at", "ds"])
     shown = shown.dropna().query("shown_at > 0").drop_duplicates()
     clicks = read(root, "clicks", ["impression_id", "clicked_at"])
@@ -36,10 +37,10 @@ def labelled(root: str) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conf", default="conf/demo.yaml")
-    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--conf", default="conf/demo.yaml", help="configuration")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", help="override of a setting")
     arguments = parser.parse_args()
-    rows = labelled(load(arguments.conf, arguments.overrides).paths.logs)
+    rows = read_labelled(load(arguments.conf, arguments.overrides).paths.logs)
     last = rows["ds"].astype(str) == str(rows["ds"].max())
     print(
         f"{'domain':>8} {'rows':>8} {'share %':>8} {'paper':>6} {'click %':>8} {'paper':>6} {'AUC':>7} {'GAUC':>7} "
@@ -53,12 +54,12 @@ def main() -> None:
         newest = part[last.loc[part.index]]
         print(
             f"{name:>8} {len(part):>8} {100 * len(part) / len(rows):8.2f} {share:6.2f} {100 * part['label'].mean():8.2f} "
-            f"{rate:6.2f} {ceiling(part)} {len(newest):>15} {ceiling(newest)}"
+            f"{rate:6.2f} {format_ceiling(part)} {len(newest):>15} {format_ceiling(newest)}"
         )
 
 
-def ceiling(rows: pd.DataFrame) -> str:
-    """AUC and user AUC of the true rates, as text; dashes where there is a single class."""
+def format_ceiling(rows: pd.DataFrame) -> str:
+    """Return AUC and GAUC of the true click rates as text; dashes if there is only one class."""
     if rows["label"].nunique() < 2:
         return f"{'-':>7} {'-':>7}"
     return f"{roc_auc_score(rows['label'], rows['score']):7.4f} {gauc(rows):7.4f}"

@@ -80,7 +80,6 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors) if keep_state else {}, origin, decay)
     if keep_state:
         _load_optimizers(trainer, tensors, origin)
-    names = set(trainer.job.layout.domains)
     return {
         "run_id": earlier.run_id,
         "optimizer": trainer.settings.optimizer.warm_start_state,
