@@ -169,10 +169,10 @@ def run(behaviours: int = 10_000_000, impressions: int = 1_000_000) -> list[dict
         first, sums = measure("spark", folder)
         equal, equal_sums = measure("equal", folder)
         second, _ = measure("spark", folder)
-        ours = (first + second) / 2
+        scan_seconds = (first + second) / 2
         # Stop queries that take nine times as long, because the result is already clear.
-        ranges, range_sums = measure("ranges", folder, limit=9 * ours)
-        lists, list_sums = measure("lists", folder, limit=9 * ours)
+        ranges, range_sums = measure("ranges", folder, limit=9 * scan_seconds)
+        lists, list_sums = measure("lists", folder, limit=9 * scan_seconds)
         assert sums == equal_sums, (sums, equal_sums)
         assert range_sums in (None, sums), (sums, range_sums)
         assert list_sums in (None, sums), (sums, list_sums)
@@ -180,9 +180,9 @@ def run(behaviours: int = 10_000_000, impressions: int = 1_000_000) -> list[dict
 
     def make_entry(name: str, seconds: float, ended: bool, way: str, least: int, more: str = "") -> dict[str, Any]:
         reference = f"{detail}; DuckDB {seconds:.1f} s{'' if ended else ' (stopped before its end)'}{more}"
-        return entry(name, seconds / ours, f"ratio of times: DuckDB with {way}", least, reference, least=True)
+        return entry(name, seconds / scan_seconds, f"ratio of times: DuckDB with {way}", least, reference, least=True)
 
-    more = f"; join on ranks {equal:.1f} s (ratio {equal / ours:.2f})"
+    more = f"; join on ranks {equal:.1f} s (ratio {equal / scan_seconds:.2f})"
     return [
         make_entry("history_vs_duckdb", lists, list_sums is not None, "filtered lists", 8),
         make_entry("history_vs_duckdb_ranks", ranges, range_sums is not None, "ranges of ranks", 1, more),

@@ -40,7 +40,7 @@ SPACE: dict[str, list[Any]] = {
     "rounds": [200, 400, 800],
     "cat_smooth": [10.0, 50.0],
 }
-"""Values of each setting that are searched."""
+"""The values to search, by setting."""
 FIRST = {
     "learning_rate": 0.05, "num_leaves": 63, "min_data_in_leaf": 200, "feature_fraction": 0.8, "lambda_l2": 10.0,
     "rounds": 400, "cat_smooth": 10.0,

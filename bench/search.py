@@ -33,7 +33,7 @@ SPACE: dict[str, list[Any]] = {
     "model.dropout": [0.1, 0.2, 0.3],
     "model.layers": [[128, 64], [256, 128, 64], [256, 128, 64, 32, 16, 16]],
 }
-"""Values of each setting that are searched."""
+"""The values to search, by setting."""
 
 
 def draw_trials(trials: int, space: dict[str, list[Any]]) -> list[dict[str, Any]]:

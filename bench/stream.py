@@ -1,6 +1,9 @@
-"""The stream: how long the trainer waits for it, how it compares with plain reading, and whether its memory grows.
+"""Benchmark: the data stream of the trainer.
 
-Rows have eight ids, twenty numbers and two 50-long sequences (840 bytes and more); files are of 16,384 rows, 19 domains.
+Measures the time that the trainer waits for data, the throughput compared with pyarrow, and the growth of memory.
+
+Rows have eight ids, twenty numbers and two sequences of length 50 (at least 840 bytes). Files have at most 16,384 rows
+of one of 19 domains.
 
     python bench/stream.py
 """
@@ -36,17 +39,17 @@ COLUMNS = ["label", "domain_id", "ints", "floats"]
 
 
 def files_of(job: TrainingJob) -> list[DataFile]:
-    """The training files of a job."""
+    """List the training files of a job."""
     return list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
 
 
 def batches_of(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
-    """The stream's own batches: shuffled, of one domain each, 2000 rows."""
+    """Iterate over the batches of the stream: shuffled, 2000 rows of one domain per batch."""
     return iter_epoch(files, job.layout, 2000, job.trainer.data.window_rows, 0, epoch)
 
 
 def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any, ...]]:
-    """Files read by pyarrow alone, in their order, and their columns seen as matrices without a copy."""
+    """Read files in order with pyarrow alone, and yield their columns as matrices without a copy."""
     for file in files:
         table = pq.read_table(file.url.removeprefix("file://"), columns=COLUMNS, use_threads=False, partitioning=None)
         ints, floats = (
@@ -56,29 +59,39 @@ def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any
         yield ints, floats, table["label"].to_numpy(), table["domain_id"].to_numpy()
 
 
-def seconds(make: Callable[[], Iterator[Any]]) -> float:
-    """How long it takes to go through what is made."""
-    began = time.perf_counter()
+def time_iteration(make: Callable[[], Iterator[Any]]) -> float:
+    """Return the seconds that a complete iteration takes.
+
+    Args:
+        make: A function that returns the iterator.
+    """
+    start = time.perf_counter()
     for _ in make():
         pass
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def waiting(job: TrainingJob) -> tuple[float, float]:
-    """The share of a training's time that it waits for data, and its rows a second."""
+    """Train a job, and return the share of the time spent waiting for data, and the rows/s."""
     spent = TimeSpent()
     Trainer(job).train([spent])
     return spent.total.waiting_share, spent.total.rate
 
 
-def resident() -> float:
-    """Megabytes of this process that are in memory."""
+def read_resident_memory() -> float:
+    """Return the resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def measure_memory(folder: str, times: int, epochs: int) -> None:
-    """Stream the data so many `times` over as one epoch, for some epochs; print the largest memory in each."""
+    """Iterate over the data, and print the maximum resident memory of each epoch in MiB as JSON.
+
+    Args:
+        folder: The folder of the split.
+        times: The number of times that each file is part of an epoch.
+        epochs: The number of epochs.
+    """
     job = job_of(Path(folder), ROWS)
     files = files_of(job)
     many = []
@@ -89,11 +102,11 @@ def measure_memory(folder: str, times: int, epochs: int) -> None:
             if k and not link.exists():
                 os.link(path, link)
             many.append(DataFile(f"file://{link}" if k else file.url, file.domain, file.rows, file.key))
-    print(json.dumps([max(resident() for _ in batches_of(job, many, epoch)) for epoch in range(epochs)]))
+    print(json.dumps([max(read_resident_memory() for _ in batches_of(job, many, epoch)) for epoch in range(epochs)]))
 
 
-def memory(folder: Path, times: int, epochs: int) -> list[float]:
-    """The same in a process of its own."""
+def measure_memory_alone(folder: Path, times: int, epochs: int) -> list[float]:
+    """Run `measure_memory` in a separate process, and return the maximum memory of each epoch in MiB."""
     command = [sys.executable, __file__, "--memory", str(folder), str(times), str(epochs)]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -102,34 +115,34 @@ def memory(folder: Path, times: int, epochs: int) -> list[float]:
 
 
 def run() -> list[dict[str, Any]]:
-    """The entries of bench.json."""
+    """Measure the stream, and return the entries of bench.json."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = job_of(folder, ROWS)
         files = files_of(job)
         pa.set_cpu_count(1)
-        ours, plain = [], []
+        stream, plain = [], []
         cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {min(cores)})  # ours decodes in a thread of its own
+        os.sched_setaffinity(0, {min(cores)})  # the stream decodes in a separate thread
         for _ in range(5):
-            ours.append(seconds(lambda: batches_of(job, files)))
-            plain.append(seconds(lambda: plain_batches(job, files)))
+            stream.append(time_iteration(lambda: batches_of(job, files)))
+            plain.append(time_iteration(lambda: plain_batches(job, files)))
         os.sched_setaffinity(0, cores)
-        ratio = statistics.median(plain) / statistics.median(ours)
-        epochs, tenfold = memory(folder, 1, 20), memory(folder, 10, 1)[0]
+        ratio = statistics.median(plain) / statistics.median(stream)
+        epochs, tenfold = measure_memory_alone(folder, 1, 20), measure_memory_alone(folder, 10, 1)[0]
         first, last = max(epochs[:10]), max(epochs[10:])
         growth = max(tenfold, last) / first - 1
         deep, rate = waiting(job)
         shallow, shallow_rate = waiting(job_of(folder, ROWS, model={"layers": [64, 32]}))
     return [
-        entry("stream_wait_share", deep, "of the time", 0.05,
-              f"the default model, {rate:,.0f} rows/s; of two layers (64, 32): {shallow:.3f} at {shallow_rate:,.0f} rows/s"),
-        entry("stream_vs_pyarrow", ratio, "times its rows/s", 0.5,
-              f"pyarrow alone, one core: {ROWS / statistics.median(plain):,.0f} rows/s, unshuffled and without copies",
+        entry("stream_wait_share", deep, "share of time", 0.05,
+              f"the default model, {rate:,.0f} rows/s; with layers (64, 32): {shallow:.3f} at {shallow_rate:,.0f} rows/s"),
+        entry("stream_vs_pyarrow", ratio, "ratio of rows/s", 0.5,
+              f"pyarrow alone on one core: {ROWS / statistics.median(plain):,.0f} rows/s, not shuffled and without copies",
               least=True),
-        entry("stream_memory_growth", growth, "of the memory", 0.1,
-              f"at most {first:.0f} MB in ten epochs of {ROWS:,} rows, {last:.0f} in the next ten, {tenfold:.0f} in one of "
-              "ten times as many rows"),
+        entry("stream_memory_growth", growth, "relative growth", 0.1,
+              f"maximum {first:.0f} MiB in ten epochs of {ROWS:,} rows, {last:.0f} MiB in the next ten, {tenfold:.0f} MiB "
+              "in an epoch with ten times as many rows"),
     ]  # fmt: skip
 
 

@@ -109,7 +109,9 @@ def _format_type(annotation: Any) -> str:
         return f"mapping to {_format_type(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
-    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    if isinstance(annotation, type) and issubclass(annotation, str):
+        return "text"
+    names = {int: "integer", float: "number", bool: "true or false"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

