@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from entries import entry
-from made_split import job_of
-from training import launch_alone
+from entries import make_entry
+from made_split import make_job
+from training import launch_separately
 
 from star_ctr.model.training.job import TrainingJob
 
@@ -82,14 +82,14 @@ def restrict_cores(number: int) -> Iterator[None]:
 def train_under_load(job: TrainingJob, loops: int) -> dict[str, Any]:
     """Train a job while busy loops run, and return its training record."""
     with run_busy_loops(loops):
-        launch_alone(job)
+        launch_separately(job)
     record: dict[str, Any] = json.loads((job.path / "result.json").read_text(encoding="utf-8"))
     return record
 
 
 def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
     """Alternate trainings without and with load, and return the entry of bench.json."""
-    job = job_of(
+    job = make_job(
         folder, case.rows, domains=4, model=case.model, batch_size=case.batch_size, window_rows=16_384,
         norm_statistics_rows=0, minutes=1000.0,
     )  # fmt: skip
@@ -102,7 +102,7 @@ def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
             rates.append(float(record["rows_per_second"]))
             threads.add(record["threads"])
     ratios = [b / a for a, b in zip(without_load, with_load, strict=True)]
-    return entry(
+    return make_entry(
         f"training_beside_load_{case.batch_size}", statistics.median(ratios), "ratio of rows/s", case.least,
         f"{LOOPS} busy loops on 2 cores, layers {job.model.layers}, {'/'.join(map(str, sorted(threads)))} thread(s); "
         f"ratios {' '.join(f'{r:.2f}' for r in ratios)}; rows/s without load "

@@ -30,8 +30,8 @@ import numpy as np
 import pyarrow.dataset as pads
 import torch
 from deltalake import DeltaTable
-from entries import entry
-from made_split import job_of, layout_of
+from entries import make_entry
+from made_split import make_job, make_layout
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.encoded_row import Layout
@@ -162,10 +162,10 @@ def compare(
 def measure_encoded(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     """Measure the scoring of encoded rows, and return the entry of bench.json."""
     settings = load("demo", [MODEL, f"paths.warehouse={folder}/made", f"paths.logs={folder}"])
-    split = job_of(folder, rows).split
-    model = write_run(settings, layout_of())
+    split = make_job(folder, rows).split
+    model = write_run(settings, make_layout())
     found = compare(settings, spark, model, split, split, True)
-    return entry("bulk_scoring_vs_forward", found.ratio, "ratio of rows/s", 0.5,
+    return make_entry("bulk_scoring_vs_forward", found.ratio, "ratio of rows/s", 0.5,
                  f"{rows:,} encoded rows, median of {ROUNDS}: {found.detail}", least=True)  # fmt: skip
 
 
@@ -189,7 +189,7 @@ def measure_raw(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     model = write_run(settings, job.layout)
     copy_vocabularies(job.for_attempt(1, model))
     found = compare(settings, spark, model, f"{folder}/logs/impressions", store.warehouse.table("split"), False)
-    return entry("bulk_scoring_raw_vs_forward", found.ratio, "ratio of rows/s", 0.1,
+    return make_entry("bulk_scoring_raw_vs_forward", found.ratio, "ratio of rows/s", 0.1,
                  f"{rows:,} raw rows with their features, median of {ROUNDS}: {found.detail}", least=True)  # fmt: skip
 
 

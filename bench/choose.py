@@ -41,7 +41,7 @@ NIGHTS = ("2022-04-29", "2022-04-30")
 """Default nights: the validation nights of KuaiRand."""
 
 
-def gauc(frame: pd.DataFrame) -> float:
+def compute_gauc(frame: pd.DataFrame) -> float:
     """Compute GAUC (eq. 9) from the ranks of each user's scores.
 
     Args:
@@ -89,7 +89,7 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
         "night": night,
         "seed": seed,
         "auc": float(roc_auc_score(frame["label"], frame["score"])),
-        "gauc": gauc(frame),
+        "gauc": compute_gauc(frame),
         "domains": by_domain.astype(float).to_dict("index"),
     }
 

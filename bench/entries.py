@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def entry(name: str, value: float, unit: str, limit: float, reference: str, least: bool = False) -> dict[str, Any]:
+def make_entry(name: str, value: float, unit: str, limit: float, reference: str, least: bool = False) -> dict[str, Any]:
     """Return an entry of bench.json.
 
     Args:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from entries import entry
-from made_split import job_of
+from entries import make_entry
+from made_split import make_job
 from rich.console import Console
 from rich.table import Table
-from stream import waiting
+from stream import measure_waiting
 
 from star_ctr.model.data.batches import Batch, iter_epoch, prefetch
 from star_ctr.model.distributed.threads import choose_readers
@@ -90,13 +90,13 @@ def run() -> list[dict[str, Any]]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _, cpu = waiting(job_of(folder, ROWS))
+        _, cpu = measure_waiting(make_job(folder, ROWS))
         found = {}
         for size, precision in [(2000, "float32"), (2000, "bfloat16"), (8000, "float32"), (32_000, "float32")]:
-            job = job_of(folder, ROWS, device="cuda", batch_size=size, precision=precision)
+            job = make_job(folder, ROWS, device="cuda", batch_size=size, precision=precision)
             stream_rate, (step_rate, busy) = measure_stream(job), measure_steps(job)
             torch.cuda.reset_peak_memory_stats()
-            found[size, precision] = waited, rate = waiting(job)
+            found[size, precision] = waited, rate = measure_waiting(job)
             memory = torch.cuda.max_memory_allocated() / 2**30
             table.add_row(f"{size:,}", precision, f"{rate:,.0f}", f"{waited:.1%}", f"{stream_rate:,.0f}",
                           f"{step_rate:,.0f}", f"{busy:.0%} of a step", f"{memory:.1f} GiB")  # fmt: skip
@@ -104,10 +104,10 @@ def run() -> list[dict[str, Any]]:
     waited, rate = found[2000, "float32"]
     cores = torch.get_num_threads()
     return [
-        entry("gpu_vs_cpu", rate / cpu, "ratio of rows/s", 1.0,
+        make_entry("gpu_vs_cpu", rate / cpu, "ratio of rows/s", 1.0,
               f"the default model, batches of 2000: {rate:,.0f} rows/s; CPU with {cores} cores {cpu:,.0f} rows/s",
               least=True),
-        entry("gpu_stream_wait_share", waited, "share of time", 0.05,
+        make_entry("gpu_stream_wait_share", waited, "share of time", 0.05,
               f"the default model, batches of 2000; batches of 32,000: {found[32_000, 'float32'][0]:.3f} at "
               f"{found[32_000, 'float32'][1]:,.0f} rows/s"),
     ]  # fmt: skip

@@ -28,7 +28,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from entries import entry
 
 LENGTH = 50
 """Number of items before an impression."""
@@ -180,7 +179,9 @@ def run(behaviours: int = 10_000_000, impressions: int = 1_000_000) -> list[dict
 
     def make_entry(name: str, seconds: float, ended: bool, way: str, least: int, more: str = "") -> dict[str, Any]:
         reference = f"{detail}; DuckDB {seconds:.1f} s{'' if ended else ' (stopped before its end)'}{more}"
-        return entry(name, seconds / scan_seconds, f"ratio of times: DuckDB with {way}", least, reference, least=True)
+        return make_entry(
+            name, seconds / scan_seconds, f"ratio of times: DuckDB with {way}", least, reference, least=True
+        )
 
     more = f"; join on ranks {equal:.1f} s (ratio {equal / scan_seconds:.2f})"
     return [

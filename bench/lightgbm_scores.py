@@ -20,7 +20,7 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
-from choose import gauc
+from choose import compute_gauc
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
@@ -113,7 +113,7 @@ def main() -> None:
     best, best_value = FIRST, -1.0
     for trial in track(trials if arguments.search else [], "searching"):
         found = [scores(table, night, trial, 1) for night in arguments.search.split(",")]
-        values = [(roc_auc_score(f["label"], f["score"]), gauc(f)) for f in found]
+        values = [(roc_auc_score(f["label"], f["score"]), compute_gauc(f)) for f in found]
         value = float(np.mean(values))
         print(f"{np.mean(values, axis=0).round(4)} {json.dumps(trial)}", flush=True)
         if value > best_value:
@@ -122,7 +122,7 @@ def main() -> None:
     nights = track(arguments.nights.split(","), "training")
     result = pd.concat([scores(table, night, best, arguments.seeds) for night in nights], ignore_index=True)
     for night, rows in result.groupby("night"):
-        by_seed = [(roc_auc_score(r["label"], r["score"]), gauc(r)) for _, r in rows.groupby("seed")]
+        by_seed = [(roc_auc_score(r["label"], r["score"]), compute_gauc(r)) for _, r in rows.groupby("seed")]
         print(f"{night} AUC {np.mean(by_seed, axis=0)[0]:.4f} GAUC {np.mean(by_seed, axis=0)[1]:.4f}")
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     result[["impression_id", "seed", "score"]].to_parquet(arguments.out, index=False)

@@ -20,11 +20,11 @@ from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.training.job import TrainingJob
 
 FIELDS, NUMBERS, LENGTH = 8, 20, 50
-ROWS_A_FILE = 16_384
+ROWS_PER_FILE = 16_384
 """Maximum number of rows per file."""
 
 
-def layout_of(vocabulary: int = 100_000, domains: int = 19) -> Layout:
+def make_layout(vocabulary: int = 100_000, domains: int = 19) -> Layout:
     """Return a layout with eight ids, twenty numbers, and two sequences of fifty events with two ids each.
 
     Args:
@@ -40,7 +40,7 @@ def layout_of(vocabulary: int = 100_000, domains: int = 19) -> Layout:
     )  # fmt: skip
 
 
-def job_of(
+def make_job(
     folder: Path, rows: int, domains: int = 19, model: dict[str, Any] | None = None, **trainer: object
 ) -> TrainingJob:
     """Return a training job on a split of random rows. The first call writes the split.
@@ -52,14 +52,14 @@ def job_of(
         model: Settings of the model.
         trainer: Settings of the trainer by name, without their groups.
     """
-    layout = layout_of(domains=domains)
+    layout = make_layout(domains=domains)
     table = str(folder / f"split-{rows}-{domains}")
     if not DeltaTable.is_deltatable(table):
         share = 1 / np.arange(1, domains + 1)
         sizes = np.maximum(1, (rows * share / share.sum()).astype(int))
         for p, size in enumerate(sizes, start=1):
-            for start in range(0, size, ROWS_A_FILE):
-                _write(table, layout, p, min(ROWS_A_FILE, size - start), start)
+            for start in range(0, size, ROWS_PER_FILE):
+                _write(table, layout, p, min(ROWS_PER_FILE, size - start), start)
     name = "-".join([f"{rows}-{domains}", *(f"{k}={v}" for k, v in sorted(trainer.items()))])
     return TrainingJob(
         run_id=name, ds=layout.ds, split=table, versions={"split": DeltaTable(table).version()},

@@ -30,7 +30,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from entries import entry
+from entries import make_entry
 
 DOMAINS = 19
 REPLICATES = 200
@@ -189,8 +189,8 @@ def run(rows: int = 10_000_000) -> list[dict[str, Any]]:
     )
     growth = f"{rows // 10:,} rows {texts['small']}, {rows:,} rows {texts['gauc']}"
     return [
-        entry("gauc_spark_vs_duckdb", least["gauc"] / best, "ratio of times to DuckDB's fastest query", 3, detail),
-        entry(
+        make_entry("gauc_spark_vs_duckdb", least["gauc"] / best, "ratio of times to DuckDB's fastest query", 3, detail),
+        make_entry(
             "gauc_ten_times_rows", least["gauc"] / least["small"], "ratio of times for ten times the rows", 11, growth
         ),
     ]

@@ -21,7 +21,7 @@ import yaml
 
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.load import load
-from star_ctr.conf.settings.compare import PAPER, TABLE_2, Plan
+from star_ctr.conf.settings.compare import DEFAULT_MODELS, PREDEFINED_MODELS, Plan
 from star_ctr.jobs.io.session import start
 from star_ctr.workflows.compare import run
 from star_ctr.workflows.compare.tables import make_frame
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conf", default="conf/kuairand.yaml", help="configuration")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="override for all trials")
-    parser.add_argument("--models", default=",".join(TABLE_2), help="models, separated by commas")
+    parser.add_argument("--models", default=",".join(DEFAULT_MODELS), help="models, separated by commas")
     parser.add_argument("--nights", required=True, help="nights, separated by commas")
     parser.add_argument("--trials", type=int, default=6, help="number of settings to try per model")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per trial and night")
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     trials = draw_trials(arguments.trials, SPACE)
     models = arguments.models.split(",")
-    named = {f"{m}_{k}": {**PAPER[m], **trial} for m in models for k, trial in enumerate(trials)}
+    named = {f"{m}_{k}": {**PREDEFINED_MODELS[m], **trial} for m in models for k, trial in enumerate(trials)}
     plan = Plan(models=list(named), nights=arguments.nights.split(","), seeds=arguments.seeds)
     # Replace the whole section `compare`: results of an earlier search must not affect the trials, and the plans of the
     # configuration may use models that are not declared here.

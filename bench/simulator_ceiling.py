@@ -11,7 +11,7 @@ import argparse
 
 import pandas as pd
 import pyarrow.dataset as ds
-from choose import gauc
+from choose import compute_gauc
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.load import load
@@ -62,7 +62,7 @@ def format_ceiling(rows: pd.DataFrame) -> str:
     """Return AUC and GAUC of the true click rates as text; dashes if there is only one class."""
     if rows["label"].nunique() < 2:
         return f"{'-':>7} {'-':>7}"
-    return f"{roc_auc_score(rows['label'], rows['score']):7.4f} {gauc(rows):7.4f}"
+    return f"{roc_auc_score(rows['label'], rows['score']):7.4f} {compute_gauc(rows):7.4f}"
 
 
 if __name__ == "__main__":

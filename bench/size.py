@@ -50,7 +50,7 @@ def keep_on_failure() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def star_ctr(folder: Path, *arguments: str) -> str:
+def run_star_ctr(folder: Path, *arguments: str) -> str:
     """Run a command of star-ctr.
 
     Args:
@@ -112,8 +112,8 @@ def run(rows: int = 5_000_000) -> list[dict[str, Any]]:
             f"simulate={{impressions: {rows}, days: 2, users: {rows // 40}, items: 20000, seed: 5}}",
         ]  # fmt: skip
         common = ["--conf", "demo", *(x for s in settings for x in ("--set", s))]
-        star_ctr(folder, "simulate", *common)
-        output = star_ctr(folder, "nightly", *common, "--ds", LAST_DAY)
+        run_star_ctr(folder, "simulate", *common)
+        output = run_star_ctr(folder, "nightly", *common, "--ds", LAST_DAY)
         written = pads.dataset([str(f) for f in (folder / "logs" / "impressions").rglob("*.parquet")]).count_rows()
         problems = check_ledger(read(folder / "warehouse" / "ledger"), rows, written)
     times = ", ".join(f"{step} {time}" for step, time in re.findall(r"✓ (\w+)\s+([\d.]+ s)", output))

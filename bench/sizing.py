@@ -31,7 +31,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from rich.console import Console
 from rich.table import Table
-from size import read, star_ctr
+from size import read, run_star_ctr
 
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.features.encoding.row_encoder import RowEncoder
@@ -123,7 +123,7 @@ def measure(rows: int) -> Night:
             f"simulate={{impressions: {rows}, days: 2, users: {rows // 40}, items: 20000, seed: 5}}",
         ]  # fmt: skip
         common = ["--conf", "demo", *(word for s in settings for word in ("--set", s))]
-        star_ctr(folder, "simulate", *common)
+        run_star_ctr(folder, "simulate", *common)
         seconds = {step: measure_core_seconds(folder, step, *common, "--ds", LAST_DAY) for step in DAYS}
         ledger = read(folder / "warehouse/ledger")
         assert ledger[ledger["step"] == "features"]["rows_out"].sum() == rows

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from entries import entry
-from made_split import job_of
+from entries import make_entry
+from made_split import make_job
 
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.batches import iter_epoch
@@ -38,12 +38,12 @@ ROWS = 200_000
 COLUMNS = ["label", "domain_id", "ints", "floats"]
 
 
-def files_of(job: TrainingJob) -> list[DataFile]:
+def list_files(job: TrainingJob) -> list[DataFile]:
     """List the training files of a job."""
     return list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
 
 
-def batches_of(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
+def iter_batches(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
     """Iterate over the batches of the stream: shuffled, 2000 rows of one domain per batch."""
     return iter_epoch(files, job.layout, 2000, job.trainer.data.window_rows, 0, epoch)
 
@@ -71,7 +71,7 @@ def time_iteration(make: Callable[[], Iterator[Any]]) -> float:
     return time.perf_counter() - start
 
 
-def waiting(job: TrainingJob) -> tuple[float, float]:
+def measure_waiting(job: TrainingJob) -> tuple[float, float]:
     """Train a job, and return the share of the time spent waiting for data, and the rows/s."""
     spent = TimeSpent()
     Trainer(job).train([spent])
@@ -92,8 +92,8 @@ def measure_memory(folder: str, times: int, epochs: int) -> None:
         times: The number of times that each file is part of an epoch.
         epochs: The number of epochs.
     """
-    job = job_of(Path(folder), ROWS)
-    files = files_of(job)
+    job = make_job(Path(folder), ROWS)
+    files = list_files(job)
     many = []
     for k in range(times):
         for file in files:
@@ -102,7 +102,7 @@ def measure_memory(folder: str, times: int, epochs: int) -> None:
             if k and not link.exists():
                 os.link(path, link)
             many.append(DataFile(f"file://{link}" if k else file.url, file.domain, file.rows, file.key))
-    print(json.dumps([max(read_resident_memory() for _ in batches_of(job, many, epoch)) for epoch in range(epochs)]))
+    print(json.dumps([max(read_resident_memory() for _ in iter_batches(job, many, epoch)) for epoch in range(epochs)]))
 
 
 def measure_memory_alone(folder: Path, times: int, epochs: int) -> list[float]:
@@ -118,29 +118,29 @@ def run() -> list[dict[str, Any]]:
     """Measure the stream, and return the entries of bench.json."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = job_of(folder, ROWS)
-        files = files_of(job)
+        job = make_job(folder, ROWS)
+        files = list_files(job)
         pa.set_cpu_count(1)
         stream, plain = [], []
         cores = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(cores)})  # the stream decodes in a separate thread
         for _ in range(5):
-            stream.append(time_iteration(lambda: batches_of(job, files)))
+            stream.append(time_iteration(lambda: iter_batches(job, files)))
             plain.append(time_iteration(lambda: plain_batches(job, files)))
         os.sched_setaffinity(0, cores)
         ratio = statistics.median(plain) / statistics.median(stream)
         epochs, tenfold = measure_memory_alone(folder, 1, 20), measure_memory_alone(folder, 10, 1)[0]
         first, last = max(epochs[:10]), max(epochs[10:])
         growth = max(tenfold, last) / first - 1
-        deep, rate = waiting(job)
-        shallow, shallow_rate = waiting(job_of(folder, ROWS, model={"layers": [64, 32]}))
+        deep, rate = measure_waiting(job)
+        shallow, shallow_rate = measure_waiting(make_job(folder, ROWS, model={"layers": [64, 32]}))
     return [
-        entry("stream_wait_share", deep, "share of time", 0.05,
+        make_entry("stream_wait_share", deep, "share of time", 0.05,
               f"the default model, {rate:,.0f} rows/s; with layers (64, 32): {shallow:.3f} at {shallow_rate:,.0f} rows/s"),
-        entry("stream_vs_pyarrow", ratio, "ratio of rows/s", 0.5,
+        make_entry("stream_vs_pyarrow", ratio, "ratio of rows/s", 0.5,
               f"pyarrow alone on one core: {ROWS / statistics.median(plain):,.0f} rows/s, not shuffled and without copies",
               least=True),
-        entry("stream_memory_growth", growth, "relative growth", 0.1,
+        make_entry("stream_memory_growth", growth, "relative growth", 0.1,
               f"maximum {first:.0f} MiB in ten epochs of {ROWS:,} rows, {last:.0f} MiB in the next ten, {tenfold:.0f} MiB "
               "in an epoch with ten times as many rows"),
     ]  # fmt: skip

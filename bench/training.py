@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from entries import entry
-from made_split import job_of, layout_of
+from entries import make_entry
+from made_split import make_job, make_layout
 
-from star_ctr.model.cost import time_in_turns
+from star_ctr.model.cost import measure_in_turns
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
 from star_ctr.model.train import launch, write_job
@@ -42,21 +42,21 @@ DISTINCT = 20_000
 """Number of distinct ids in batches, for all table sizes."""
 
 
-def trainer_of(folder: Path, vocabulary: int) -> Trainer:
+def make_trainer(folder: Path, vocabulary: int) -> Trainer:
     """Return a trainer whose first embedding has `vocabulary` rows; the others are small."""
-    job = job_of(folder, 2000, domains=2)
+    job = make_job(folder, 2000, domains=2)
     sizes = {name: vocabulary if name == "f0" else 1000 for name in job.layout.embeddings}
     return Trainer(job.model_copy(update={"layout": job.layout.model_copy(update={"embeddings": sizes})}))
 
 
-def batch_of(vocabulary: int, seed: int) -> Batch:
+def make_batch(vocabulary: int, seed: int) -> Batch:
     """Return a batch of 2000 rows of domain 1 with `DISTINCT` distinct ids, spread evenly over the embedding.
 
     Args:
         vocabulary: The number of rows of the first embedding.
         seed: The seed.
     """
-    layout, rng = layout_of(domains=2), np.random.default_rng(seed)
+    layout, rng = make_layout(domains=2), np.random.default_rng(seed)
     ints = rng.integers(2, 1000, (2000, layout.ints))
     ids = np.linspace(2, vocabulary - 1, DISTINCT).astype(np.int64)
     ints[:, 0] = ids[rng.integers(0, DISTINCT, 2000)]
@@ -79,11 +79,11 @@ def measure_table_size(folder: Path, rounds: int = 30) -> dict[str, Any]:
     """
     steps = {}
     for vocabulary in (100_000, 10_000_000):
-        trainer = trainer_of(folder, vocabulary)
-        batches = [batch_of(vocabulary, k) for k in range(4)]
+        trainer = make_trainer(folder, vocabulary)
+        batches = [make_batch(vocabulary, k) for k in range(4)]
         steps[vocabulary] = lambda k, t=trainer, b=batches: t.train_step([b[k % 4]])
-    ms = time_in_turns(steps, rounds)
-    return entry(
+    ms = measure_in_turns(steps, rounds)
+    return make_entry(
         "step_10m_vs_100k_rows", ms[10_000_000] / ms[100_000], "ratio of times", 1.3,
         f"the default model, {DISTINCT:,} ids in use; with 100,000 rows {ms[100_000]:.0f} ms",
     )  # fmt: skip
@@ -94,13 +94,13 @@ def measure_rate(job: TrainingJob, cores: set[int]) -> float:
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
-        launch_alone(job)
+        launch_separately(job)
     finally:
         os.sched_setaffinity(0, before)
     return float(json.loads((job.path / "result.json").read_text())["rows_per_second"])
 
 
-def launch_alone(job: TrainingJob) -> None:
+def launch_separately(job: TrainingJob) -> None:
     """Train in separate processes, even if the job has only one process."""
     if job.trainer.processes > 1:
         launch(job)
@@ -122,7 +122,7 @@ def measure_two_processes(folder: Path) -> dict[str, Any]:
     cores = sorted(os.sched_getaffinity(0))[:2]
 
     def train_and_measure(name: str, processes: int, **more: object) -> float:
-        job = job_of(folder, PAIRED, processes=processes, threads=1, minutes=1000.0, **more)
+        job = make_job(folder, PAIRED, processes=processes, threads=1, minutes=1000.0, **more)
         return measure_rate(job.model_copy(update={"folder": str(folder / name)}), set(cores[:processes]))
 
     ways: dict[str, dict[str, Any]] = {
@@ -137,7 +137,7 @@ def measure_two_processes(folder: Path) -> dict[str, Any]:
         turn_ratios = [rows / statistics.mean(alone[-2:]) for rows in two]
         ratios.append(turn_ratios[0])
         others.append(f"{name} {turn_ratios[1]:.2f}")
-    return entry(
+    return make_entry(
         "two_processes_vs_one", statistics.median(ratios), "ratio of rows/s", 1.5,
         f"the default model; one batch per process, shared tables: {' '.join(f'{r:.2f}' for r in sorted(ratios))}; "
         f"{', '.join(others)}; one process on one core: {' '.join(f'{r:,.0f}' for r in alone)} rows/s",
@@ -153,7 +153,7 @@ def measure_resume(folder: Path, kills: int) -> dict[str, Any]:
         kills: The number of trainings to kill.
     """
     settings: dict[str, Any] = {"minutes": 0.005, "epochs": 3, "threads": 1, "batch_size": 500}
-    undisturbed = job_of(folder, 20_000, **settings)
+    undisturbed = make_job(folder, 20_000, **settings)
     start = time.monotonic()
     subprocess.run(make_command(undisturbed), check=True, stderr=subprocess.DEVNULL)
     whole = time.monotonic() - start
@@ -169,7 +169,7 @@ def measure_resume(folder: Path, kills: int) -> dict[str, Any]:
         subprocess.run(make_command(job), check=True, stderr=subprocess.DEVNULL)
         same += (job.path / "model.safetensors").read_bytes() == bits
         resumed += bool(json.loads((job.path / "result.json").read_text())["resumed"])
-    return entry(
+    return make_entry(
         "resume_after_kill", same, f"of {kills} with equal weights", kills,
         f"kill -9 at a random time within {whole:.0f} s; {resumed} trainings resumed from a checkpoint", least=True,
     )  # fmt: skip

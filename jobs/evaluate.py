@@ -26,13 +26,13 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import find_attempt
 
-COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
+METRICS_COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
 """Columns of `metrics`, without the intervals."""
 NO_INTERVALS = EvaluateSettings(replicates=0)
 """Settings that compute metrics without intervals."""
 
 
-class Run(NamedTuple):
+class ScoredRun(NamedTuple):
     """A scored run, as named in the tables.
 
     Attributes:
@@ -68,7 +68,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.days("scores")[-1]
     name = make_run_id(settings, ds)
-    night = Run(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
+    night = ScoredRun(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
     return evaluate_runs(store, [night], settings.evaluate)
 
 
@@ -85,7 +85,7 @@ def _find_scored_attempt(store: WarehouseTables, name: str, ds: str) -> int | No
 
 
 def evaluate_runs(
-    store: WarehouseTables, runs: Sequence[Run], evaluate: EvaluateSettings | None = None
+    store: WarehouseTables, runs: Sequence[ScoredRun], evaluate: EvaluateSettings | None = None
 ) -> list[dict[str, Any]]:
     """Write and return the metrics of runs in `scores`, computed for all runs together.
 
@@ -109,10 +109,10 @@ def evaluate_runs(
         list(runs), "run_id string, attempt long, ds string, model string, seed long"
     )
     found = compute_metrics(scores, evaluate or NO_INTERVALS)
-    metrics = found.join(F.broadcast(run_columns), "run_id").select(*COLUMNS, *INTERVALS)
+    metrics = found.join(F.broadcast(run_columns), "run_id").select(*METRICS_COLUMNS, *INTERVALS)
     store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
     scores.unpersist()
-    rows = read_metrics(store, names, (*COLUMNS, *INTERVALS) if evaluate else COLUMNS)
+    rows = read_metrics(store, names, (*METRICS_COLUMNS, *INTERVALS) if evaluate else METRICS_COLUMNS)
     missing = [r for r in runs if r.run_id not in {m["run_id"] for m in rows}]
     if missing:
         table = store.warehouse.table("scores")
@@ -123,7 +123,7 @@ def evaluate_runs(
 
 
 def read_metrics(
-    store: WarehouseTables, names: Sequence[str], columns: Sequence[str] = COLUMNS
+    store: WarehouseTables, names: Sequence[str], columns: Sequence[str] = METRICS_COLUMNS
 ) -> list[dict[str, Any]]:
     """Read the metrics of runs.
 

@@ -15,7 +15,7 @@ from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.column_names import IDENTITY
+from star_ctr.conf.contracts.column_names import IDENTITY_COLUMNS
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, check_day, list_days_before, list_window_days
 from star_ctr.conf.contracts.run_id import hash_features_settings
@@ -30,19 +30,19 @@ from star_ctr.conf.settings.features import (
 )
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require
+from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require_columns
 from star_ctr.features.cleaning.text import to_number
 from star_ctr.features.encoding.scoring_rows import CARRIED
 from star_ctr.features.point_in_time import attribution
 from star_ctr.features.point_in_time.attributes import join_attributes, name_match_column
 from star_ctr.features.point_in_time.events import (
-    OF_EVENTS,
+    EVENT_COLUMNS,
     add_time_columns,
     build_events,
     name_outcome_column,
     name_weight_column,
 )
-from star_ctr.features.point_in_time.scan_planner import _ArrowScan, add_history
+from star_ctr.features.point_in_time.scan_planner import ArrowFunction, add_history
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
     LedgerEntry,
@@ -52,9 +52,9 @@ from star_ctr.jobs.io.warehouse import (
     repartition_by_day,
 )
 from star_ctr.jobs.quality.day_checks import check_labels
-from star_ctr.jobs.quality.profile import UNPARSED, check_numbers, write_profile
+from star_ctr.jobs.quality.profile import UNPARSED_COLUMN, check_numbers, write_profile
 
-KEYS = {"users": "user_id", "items": "item_id"}
+ATTRIBUTE_KEYS = {"users": "user_id", "items": "item_id"}
 """The attribute tables, and the column of `features` that holds the key of each."""
 _EXAMPLE = 40  # maximum number of characters of an unparsable value that are kept as an example
 
@@ -80,9 +80,12 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     fates = _write_click_fates(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features), ds)
     rows = add_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
-    match_columns = [name_match_column(table) for table in KEYS if name_match_column(table) in rows.columns]
+    match_columns = [name_match_column(table) for table in ATTRIBUTE_KEYS if name_match_column(table) in rows.columns]
     rows = rows.select(
-        *IDENTITY, *add_own_columns(settings, rows), *match_columns, find_unparsable(settings, rows).alias(UNPARSED)
+        *IDENTITY_COLUMNS,
+        *select_row_columns(settings, rows),
+        *match_columns,
+        find_unparsable(settings, rows).alias(UNPARSED_COLUMN),
     )
     with add_point_in_time(settings, store, rows, ds) as rows:
         rows = rows.withColumn("settings", F.lit(hash_features_settings(settings)))
@@ -115,18 +118,18 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     read = sorted(c for c in _collect_read_columns(features) if c.table == "impressions")
     wanted = {c.flat: c.column for c in read}
     stored = {name: name_table_column(settings, "impressions", column) for name, column in wanted.items()}
-    require(existing, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
+    require_columns(existing, {f"impressions.{wanted[n]}": c for n, c in stored.items()}, "features")
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
     kept = {name_outcome_column(o): name_table_column(settings, "impressions", o) for o in sorted(outcomes)}
     stored |= {name: column for name, column in kept.items() if column in existing}
-    plain = [c for c in (*IDENTITY, CARRIED) if c in existing]
+    plain = [c for c in (*IDENTITY_COLUMNS, CARRIED) if c in existing]
     return rows.select(*plain, *(get_column(column).alias(name) for name, column in stored.items()))
 
 
 def label_rows(settings: Settings, store: WarehouseTables, impressions: DataFrame, ds: str) -> DataFrame:
     """Add `label` (0.0 or 1.0) and `clicked_at` from the clicks up to `ds`; unchanged if `label` is a log column."""
     if isinstance(settings.label, LabelFromClicks):
-        return attribution.attribute(impressions.drop("label"), _read_clicks(store, ds), settings.label.window_hours)
+        return attribution.add_labels(impressions.drop("label"), _read_clicks(store, ds), settings.label.window_hours)
     return impressions
 
 
@@ -144,7 +147,7 @@ def add_columns(
 
 @contextmanager
 def add_point_in_time(
-    settings: Settings, store: WarehouseTables, rows: DataFrame, ds: str, postprocess: _ArrowScan | None = None
+    settings: Settings, store: WarehouseTables, rows: DataFrame, ds: str, postprocess: ArrowFunction | None = None
 ) -> Iterator[DataFrame]:
     """Add the statistics and sequences as of the cut of each row.
 
@@ -154,7 +157,7 @@ def add_point_in_time(
     Args:
         settings: The settings of the data set.
         store: The tables.
-        rows: Rows of days up to `ds`, with the columns of `add_own_columns`.
+        rows: Rows of days up to `ds`, with the columns of `select_row_columns`.
         ds: The last day of events.
         postprocess: A function on the rows with all features (for example, a scorer), and its output schema. It runs
             inside the last scan, so that lists need not pass through Spark. By default, the rows are returned.
@@ -179,7 +182,7 @@ def add_point_in_time(
     events = build_events(settings, shown, clicked, behaviours)
     events = events.select(
         *sorted({*(c.flat for c in read), "user_id"}),
-        *OF_EVENTS,
+        *EVENT_COLUMNS,
         *(name_weight_column(kind) for kind in settings.history),
     ).persist()
     try:
@@ -234,19 +237,19 @@ def _add_attributes(
     settings: Settings, store: WarehouseTables, rows: DataFrame, read: set[ColumnRef], only: str | None = None
 ) -> DataFrame:
     """Add the attributes in `read` as of the day of each row; `only` limits them to one attribute table."""
-    for table, key in KEYS.items():
+    for table, key in ATTRIBUTE_KEYS.items():
         log = getattr(settings.logs, table)
         wanted = sorted(c for c in read if c.startswith(f"{table}."))
         if log is None or not wanted or (only and only != table):
             continue
         attributes = store.read(table)
         stored = {c.flat: name_table_column(settings, table, c.column) for c in wanted}
-        require(attributes.columns, {c: stored[c.flat] for c in wanted}, "features")
+        require_columns(attributes.columns, {c: stored[c.flat] for c in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows
 
 
-def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
+def select_row_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
     """Return the columns that categorical, numeric and statistic features read from their row, without IDENTITY.
 
     Numeric columns are doubles, all others are text; lists are joined with the separator of their feature. Raises
@@ -258,7 +261,7 @@ def add_own_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
     types = dict(rows.dtypes)
     columns = []
     for column, feature in sorted(read.items()):
-        if column in IDENTITY:
+        if column in IDENTITY_COLUMNS:
             continue
         value, kind = F.col(column.flat), types[column.flat]
         if kind.startswith("array"):

@@ -15,12 +15,12 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import check_day
-from star_ctr.conf.contracts.domains import OTHER, OVERALL
+from star_ctr.conf.contracts.domains import OTHER_NAME, OVERALL
 from star_ctr.conf.contracts.run_id import format_variant, hash_features_settings, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
-from star_ctr.jobs.evaluate import COLUMNS, Run, evaluate_runs, read_metrics
+from star_ctr.jobs.evaluate import METRICS_COLUMNS, ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.delta_rows import SupersededError
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
@@ -33,10 +33,10 @@ from star_ctr.jobs.registry.decisions import (
     find_serving,
     get_evaluated_attempt,
 )
-from star_ctr.jobs.registry.gate_baseline import NIGHTS, select_baseline_runs
-from star_ctr.jobs.registry.gate_checks import DRAWS, GateInputs
+from star_ctr.jobs.registry.gate_baseline import BASELINE_NIGHTS, select_baseline_runs
+from star_ctr.jobs.registry.gate_checks import MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
-from star_ctr.jobs.registry.models import Model, find_model
+from star_ctr.jobs.registry.models import ScoringModel, load_model
 from star_ctr.jobs.score import score_rows
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.tools.differences import compare_runs
@@ -111,11 +111,11 @@ def _decide(
 ) -> Decision:
     """Return the decision on a candidate, based on its metrics and, if there is one, on the serving model."""
     serving = find_serving(decisions)
-    metrics = read_metrics(store, [candidate.run_id], (*COLUMNS, *INTERVALS))
+    metrics = read_metrics(store, [candidate.run_id], (*METRICS_COLUMNS, *INTERVALS))
     _check_attempt(store, candidate, metrics)
     runs = _list_earlier_runs(settings, store, ds)
     baseline = _read_metrics(store, select_baseline_runs(runs, decisions))
-    recent = _read_metrics(store, runs[-NIGHTS:])
+    recent = _read_metrics(store, runs[-BASELINE_NIGHTS:])
     differences: list[dict[str, Any]] = []
     accepted_metrics: dict[str, Any] = {}
 
@@ -129,7 +129,7 @@ def _decide(
     if serving is not None:
         # A refit was also trained on the rows of its night. On that night, compare with the promoted attempt instead.
         same_night = strip_refit_suffix(serving.run_id) != serving.run_id and serving.ds == ds
-        model = find_model(settings, *(get_evaluated_attempt(decisions, serving) if same_night else serving.model))
+        model = load_model(settings, *(get_evaluated_attempt(decisions, serving) if same_night else serving.model))
         if hash_features_settings(model.settings) != hash_features_settings(settings):
             reason = (
                 f"the serving model {model.attempt} uses different features, so it was not compared with the "
@@ -170,7 +170,7 @@ def _check_attempt(store: WarehouseTables, candidate: Attempt, metrics: list[dic
         )
 
 
-def _score_and_evaluate(model: Model, store: WarehouseTables, ds: str, candidate: Attempt) -> str:
+def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, candidate: Attempt) -> str:
     """Score and evaluate a model on the rows of the candidate.
 
     Domains that the model does not know are scored as `other`. The scores keep the domains of the candidate, so that
@@ -183,7 +183,7 @@ def _score_and_evaluate(model: Model, store: WarehouseTables, ds: str, candidate
     rows = (
         store.read("features")
         .where(F.col("ds") == ds)
-        .withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER))
+        .withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME))
         .withColumn("part", F.lit("test"))
     )
     encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))
@@ -194,14 +194,14 @@ def _score_and_evaluate(model: Model, store: WarehouseTables, ds: str, candidate
     columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
     store.replace("scores", joined.select(*columns), make_in_condition("run_id", [name]))
     evaluate_runs(
-        store, [Run(name, model.attempt.number, ds, format_variant(model.settings), model.settings.trainer.seed)]
+        store, [ScoredRun(name, model.attempt.number, ds, format_variant(model.settings), model.settings.trainer.seed)]
     )
     return name
 
 
 def _require_draws(settings: Settings) -> Settings:
     """Return settings with at least as many bootstrap samples as the gate's tests need."""
-    draws = max(settings.evaluate.replicates, DRAWS)
+    draws = max(settings.evaluate.replicates, MIN_BOOTSTRAP_SAMPLES)
     return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
 
 

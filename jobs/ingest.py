@@ -25,7 +25,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import UNKNOWN_DAY, clean_log, count_rows, dump_row
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import REACH_BACK, has_day_in_path, list_days, make_glob
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, has_day_in_path, list_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
     WarehouseTables,
@@ -142,7 +142,7 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
     """
     window = list_window_days(settings, ds)
     log = settings.logs.declared()[name]
-    reaches_back = name in REACH_BACK
+    reaches_back = name in UNWINDOWED_LOGS
     # Read days before the window too, so that the same rows are duplicates whichever night runs.
     days = None if reaches_back else [*list_days_before(window[0], getattr(log, "duplicate_days", 0)), *window]
     raw = log_reader.read(settings, store.spark, name, days)

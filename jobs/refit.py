@@ -19,7 +19,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.catalog import OF_REFIT
+from star_ctr.conf.contracts.catalog import REFIT_TABLES
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.settings.root import Settings
@@ -58,16 +58,16 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     decisions.update_pointer()
     earlier = decisions.all()
     serving = find_serving(earlier)
-    if reason := explain_not_needed(settings) or _explain_no_refit(
+    if reason := explain_refit_disabled(settings) or _explain_no_refit(
         earlier, candidate, find_attempt(store.warehouse, candidate)
     ):
         serving_run = serving.run_id if serving else "none"
         return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": serving_run}
     promoted = next(d for d in reversed(list_accepted(earlier)) if d.run_id == candidate)
     # Do not write an unchanged split again: a new version would start the training over.
-    if not is_written(settings, store, ds, OF_REFIT):
-        split.write_split(settings, spark, ds, OF_REFIT)
-    job = make_job(settings, store, ds, pin_versions(store, ds, OF_REFIT))
+    if not is_written(settings, store, ds, REFIT_TABLES):
+        split.write_split(settings, spark, ds, REFIT_TABLES)
+    job = make_job(settings, store, ds, pin_versions(store, ds, REFIT_TABLES))
     record = train_run(settings, store, job)
     job = job.for_attempt(record["attempt"], get_attempt_folder(store.warehouse, job.run_id, record["attempt"]))
     rows = sum(n for _, n in count_split_rows(store, job, "train"))
@@ -79,7 +79,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         Outcome.REFIT,
         f"gate.publish is refit: retrained on {rows:,} rows, including those of {ds}",
     )
-    outcome, reason, serving_run = publish(decisions, refit, find_failures(store, settings.gate, job))
+    outcome, reason, serving_run = publish_refit(decisions, refit, find_failures(store, settings.gate, job))
     return {**record, "rows": rows, "outcome": str(outcome), "reason": reason, "serving": serving_run}
 
 
@@ -105,7 +105,7 @@ def _explain_no_refit(earlier: Sequence[Decision], candidate: str, newest: Attem
     return ""
 
 
-def publish(decisions: Decisions, refit: Decision, failures: Sequence[str]) -> tuple[Outcome, str, str]:
+def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]) -> tuple[Outcome, str, str]:
     """Serve a refit, or hold it if a check failed.
 
     The refit is served only if the promoted attempt that it was made from, or an earlier refit of that attempt, is
@@ -166,7 +166,7 @@ def _format_reason(failures: Sequence[str]) -> str:
     return f"the refit is not served: {'; '.join(failures)}"
 
 
-def explain_not_needed(settings: Settings) -> str:
+def explain_refit_disabled(settings: Settings) -> str:
     """Return the reason why the settings disable refits; empty if they enable them."""
     return "" if settings.gate.publish == "refit" else f"gate.publish is {settings.gate.publish}"
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError
@@ -32,7 +32,7 @@ from star_ctr.model.data.reader import unpack_columns
 from star_ctr.model.export import LAYOUT, Predictor
 from star_ctr.model.score_checks import TOLERANCE, is_within_tolerance
 
-SCORES = (
+SCORES_SCHEMA = (
     "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "
     "score double"
 )
@@ -105,7 +105,7 @@ class ModelFiles(NamedTuple):
 def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
     """Return the files of an attempt's model, for the workers of a session, which verify the hashes on loading."""
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
-    names = (WEIGHTS, LAYOUT)
+    names = (WEIGHTS_FILE, LAYOUT)
     # A replayed attempt is not published, so it has no record with hashes.
     files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
     return ModelFiles(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
@@ -145,7 +145,7 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
             )
 
     wanted = rows.select("ds", "impression_id", "user_id", "domain", "label", "domain_id", "ints", "floats")
-    return wanted.mapInArrow(score, SCORES)
+    return wanted.mapInArrow(score, SCORES_SCHEMA)
 
 
 def compute_largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:

@@ -17,10 +17,10 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables
+from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
 from star_ctr.conf.contracts.compatibility import check_fitted
 from star_ctr.conf.contracts.dates import check_day, list_window_days
-from star_ctr.conf.contracts.domains import OTHER, domain_sort_key
+from star_ctr.conf.contracts.domains import OTHER_NAME, domain_sort_key
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
@@ -33,7 +33,7 @@ from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import find_inputs
 from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark_literal
 
-ENCODED = (
+ENCODED_SCHEMA = (
     "impression_id string, user_id string, day string, label float, domain_id int, "
     "ints binary, floats binary, part string, domain string"
 )
@@ -42,7 +42,7 @@ ENCODED = (
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
     """Write the split of night `ds`; returns the number of rows of `train` and `test`. See `write_split`."""
-    return write_split(settings, spark, ds, OF_NIGHT)
+    return write_split(settings, spark, ds, NIGHT_TABLES)
 
 
 def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables: SplitTables) -> dict[str, int]:
@@ -65,7 +65,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     store = WarehouseTables(settings, spark)
     stored_days = store.days("features")
     ds = check_day(ds) if ds else stored_days[-1]
-    test_day = ds if tables is OF_NIGHT else None
+    test_day = ds if tables is NIGHT_TABLES else None
     rows = _read_features(settings, store, ds, stored_days, test_day)
     train = rows.where(F.col("ds") != test_day) if test_day else rows
     counts = rows.groupBy("ds", "domain").count().collect()
@@ -97,12 +97,12 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         check_fitted(start.run_id, start.layout, layout)
     known = F.col("domain").isin(domains)
     selected = rows if settings.domains.unknown == "bucket" else rows.where(known)
-    selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER)).withColumn(
+    selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME)).withColumn(
         "part", F.when(F.col("ds") == F.lit(test_day), "test").otherwise("train")
     )
     sizes_by_domain: dict[str, int] = {}
     for r in counts:
-        name = r.domain if r.domain in domains else OTHER
+        name = r.domain if r.domain in domains else OTHER_NAME
         sizes_by_domain[name] = sizes_by_domain.get(name, 0) + r["count"]
     encoded = encode(
         settings, selected, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
@@ -132,7 +132,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
 def _list_domains(seen: set[str], before: Layout | None) -> list[str]:
     """Return the domains of the layout: those of `before` in their order, then the new ones."""
     known = before.domains if before else []
-    return [*known, *sorted(seen - {*known, OTHER}, key=domain_sort_key)]
+    return [*known, *sorted(seen - {*known, OTHER_NAME}, key=domain_sort_key)]
 
 
 def _read_features(
@@ -194,7 +194,7 @@ def _write_ledger(
             if part_of_rows != part:
                 continue
             left_out = drop and domain not in domains
-            name = domain if left_out or domain in domains else OTHER
+            name = domain if left_out or domain in domains else OTHER_NAME
             entry = entries.setdefault((name, "domain unknown in training" if left_out else ""), [0, 0])
             entry[0] += n
             entry[1] += 0 if left_out else n
@@ -256,7 +256,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
                 names=["impression_id", "user_id", "day", "label", "domain_id", "ints", "floats", "part", "domain"],
             )
 
-    return rows.mapInArrow(encode_batches, ENCODED)
+    return rows.mapInArrow(encode_batches, ENCODED_SCHEMA)
 
 
 def _arrange_rows(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> DataFrame:

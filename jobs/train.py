@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables, Warehouse
+from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables, Warehouse
 from star_ctr.conf.contracts.compatibility import check_split, list_changes
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.encoded_row import Layout
@@ -42,7 +42,7 @@ from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
 from star_ctr.model.training.job import TrainingJob, WarmStart
 
-RUN = pa.schema(
+RUNS_SCHEMA = pa.schema(
     [
         ("run_id", pa.string()),
         ("attempt", pa.int64()),
@@ -166,7 +166,7 @@ class PinnedVersions(NamedTuple):
     code: str
 
 
-def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = OF_NIGHT) -> PinnedVersions:
+def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TABLES) -> PinnedVersions:
     """Pin the newest version of a night's split, with its layout and vocabularies, and the current code.
 
     Args:
@@ -201,7 +201,9 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
         UserError: Training cannot start from the run in `trainer.warm_start`.
     """
     pinned = pinned or pin_versions(store, ds)
-    run_id = make_run_id(settings, ds) if pinned.tables is OF_NIGHT else make_refit_run_id(make_run_id(settings, ds))
+    run_id = (
+        make_run_id(settings, ds) if pinned.tables is NIGHT_TABLES else make_refit_run_id(make_run_id(settings, ds))
+    )
     job = TrainingJob(
         run_id=run_id,
         ds=ds,
@@ -261,7 +263,7 @@ def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, 
         for settings, record, difference in runs
     ]  # fmt: skip
     attempts = (f"(run_id = {quote_literal(r[0])} AND attempt = {r[1]})" for r in rows)
-    store.put("runs", rows, RUN, f"({' OR '.join(attempts)})")
+    store.put("runs", rows, RUNS_SCHEMA, f"({' OR '.join(attempts)})")
 
 
 if __name__ == "__main__":

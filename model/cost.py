@@ -35,7 +35,7 @@ class Cost:
     predict_ms: float
 
 
-def time_in_turns(actions: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 3) -> dict[str, float]:
+def measure_in_turns(actions: Mapping[str, Callable[[int], object]], rounds: int, warm_up: int = 3) -> dict[str, float]:
     """Measure the time of several actions.
 
     Each round runs all actions once, so that a change of the machine's speed affects all of them.
@@ -79,7 +79,7 @@ def measure_costs(jobs: Mapping[str, TrainingJob], rounds: int = 30, predicted_r
             steps[name] = _make_step(trainer, batches[name])
             export(trainer.model.eval(), job.model, job.layout, trainer.job.path)
             predictions[name] = _make_prediction(Predictor(trainer.job.path), _read_test_rows(job, predicted_rows))
-        step_ms, predict_ms = time_in_turns(steps, rounds), time_in_turns(predictions, rounds)
+        step_ms, predict_ms = measure_in_turns(steps, rounds), measure_in_turns(predictions, rounds)
     return {
         n: Cost(
             sum(p.numel() for p in trainers[n].model.parameters()),

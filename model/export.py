@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
@@ -50,9 +50,9 @@ def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, fol
     check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary = folder / f".{WEIGHTS}.tmp"
+    temporary = folder / f".{WEIGHTS_FILE}.tmp"
     save_file(tensors, str(temporary), metadata={"model": json.dumps(settings.model_dump(mode="json"))})
-    temporary.replace(folder / WEIGHTS)
+    temporary.replace(folder / WEIGHTS_FILE)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -67,8 +67,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         DataError: Weights are not finite.
     """
-    tensors: dict[str, Tensor] = load_file(str(folder / WEIGHTS))
-    check_weights(tensors, str(folder / WEIGHTS))
+    tensors: dict[str, Tensor] = load_file(str(folder / WEIGHTS_FILE))
+    check_weights(tensors, str(folder / WEIGHTS_FILE))
     return tensors
 
 
@@ -88,7 +88,7 @@ class Predictor:
             if hash_file(folder / name) != digest:
                 raise DataError(f"{folder / name}: differs from the record of the training; restore the file")
         self.layout = Layout.model_validate_json((folder / LAYOUT).read_text(encoding="utf-8"))
-        with safe_open(str(folder / WEIGHTS), framework="pt") as file:
+        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
             settings = ModelSettings.model_validate_json(file.metadata()["model"])
         with torch.device("meta"):  # create only the structure; the weights are loaded below
             self.model = MultiDomainModel(self.layout, settings).fold_for_inference()

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from star_ctr.conf.contracts.catalog import RESULT
+from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.export import Predictor
@@ -27,7 +27,7 @@ def is_trained(job: TrainingJob) -> bool:
     # `train_and_score` deletes this file first and writes it last, so it exists only if the job is complete.
     if not (job.path / SCORES).exists():
         return False
-    return job.is_result(json.loads((job.path / RESULT).read_text(encoding="utf-8")))
+    return job.is_result(json.loads((job.path / RESULT_FILE).read_text(encoding="utf-8")))
 
 
 def train_and_score(job: TrainingJob) -> float:

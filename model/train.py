@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from star_ctr.conf.contracts.catalog import RESULT
+from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.errors import UserError, format_user_error
 from star_ctr.conf.files import write_text
 from star_ctr.model.distributed.process_group import choose_device, get_rank_and_size
@@ -72,7 +72,7 @@ def write_job(job: TrainingJob) -> Path:
     """
     path = job.path / "job.json"
     write_text(path, job.model_dump_json(indent=1) + "\n")
-    (job.path / RESULT).unlink(missing_ok=True)
+    (job.path / RESULT_FILE).unlink(missing_ok=True)
     return path
 
 

@@ -24,9 +24,9 @@ from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.workflows.nightly import run_step
 from star_ctr.workflows.staleness import Staleness, State
 from star_ctr.workflows.status import read_staleness
-from star_ctr.workflows.terminal import err
+from star_ctr.workflows.terminal import stderr
 
-KEPT = "kept"
+DID_KEEP = "kept"
 """Value of `did` for a step that was not run again, because it is done and its inputs have not changed."""
 
 
@@ -50,16 +50,16 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     """
     report = []
     for ds in list_nights(settings, spark, first, last):
-        err.print(f"[bold]{ds}[/]")
+        stderr.print(f"[bold]{ds}[/]")
         for name in list_steps(settings):
             staleness = read_staleness(settings, busy=False)
-            why = explain(staleness, ds, name)
+            why = explain_why_needed(staleness, ds, name)
             if why is None:
-                err.print(f"  {name:<10} {KEPT}: done and up to date", highlight=False)
+                stderr.print(f"  {name:<10} {DID_KEEP}: done and up to date", highlight=False)
             else:
-                err.print(f"  {name:<10} {why}", highlight=False)
+                stderr.print(f"  {name:<10} {why}", highlight=False)
                 run_step(settings, spark, name, ds, why, staleness)
-            report.append({"ds": ds, "step": name, "did": KEPT if why is None else "run", "why": why or ""})
+            report.append({"ds": ds, "step": name, "did": DID_KEEP if why is None else "run", "why": why or ""})
     return report
 
 
@@ -87,7 +87,7 @@ def list_nights(settings: Settings, spark: SparkSession, first: str | None, last
     return list_days(start, end)
 
 
-def explain(staleness: Staleness, ds: str, name: str) -> str | None:
+def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
     """Return why a backfill must run a step.
 
     A step whose results were removed runs again only if a later step of the same night needs them.

@@ -25,7 +25,7 @@ from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
-from star_ctr.workflows.terminal import err, show_step
+from star_ctr.workflows.terminal import show_step, stderr
 
 _logger = logging.getLogger(__name__)
 
@@ -129,5 +129,5 @@ def run_step(
     describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
     for line in describe(settings, ds) if describe else ():
         _logger.info("night %s: %s: %s", ds, name, line)
-        err.print(f"  {line}", highlight=False)
+        stderr.print(f"  {line}", highlight=False)
     return result

@@ -179,7 +179,7 @@ class Staleness:
             days = list_window_days(self.settings, ds)
             for name, files in self._log_files.items():
                 duplicate_days = getattr(self.settings.logs.declared()[name], "duplicate_days", 0)
-                reaches_back = name in log_files.REACH_BACK
+                reaches_back = name in log_files.UNWINDOWED_LOGS
                 first = None if reaches_back else [*list_days_before(days[0], duplicate_days), days[0]][0]
                 hashes[f"logs.{name}"] = log_files.hash_files(files, first, ds)
             return hashes
@@ -240,7 +240,7 @@ class Staleness:
                 for table, days in entry.outputs.items():
                     hashes = found.setdefault(table, {})
                     # Remove the days that this ingest replaced, because it may have deleted some of them.
-                    if table not in log_files.REACH_BACK:
+                    if table not in log_files.UNWINDOWED_LOGS:
                         for day in [d for d in hashes if d in UNDATED or d in window]:
                             del hashes[day]
                     else:  # all days up to the night were replaced

@@ -21,9 +21,9 @@ from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 if TYPE_CHECKING:  # commands without Spark must not wait for its import
     from pyspark import SparkContext
 
-out = Console()
+stdout = Console()
 """Standard output, for results."""
-err = Console(stderr=True)
+stderr = Console(stderr=True)
 """Standard error, for progress and notes."""
 
 
@@ -37,7 +37,7 @@ def show_step(name: str, context: SparkContext | None) -> Iterator[None]:
     """
     start = time.monotonic()
     done = threading.Event()
-    with err.status(f"{name} …") as status:
+    with stderr.status(f"{name} …") as status:
 
         def update_status() -> None:
             while context is not None and not done.wait(0.5):
@@ -51,11 +51,11 @@ def show_step(name: str, context: SparkContext | None) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            err.print(f"[red]✗[/] {name:<10} failed after {time.monotonic() - start:.1f} s")
+            stderr.print(f"[red]✗[/] {name:<10} failed after {time.monotonic() - start:.1f} s")
             raise
         finally:
             done.set()
-    err.print(f"[green]✓[/] {name:<10} {time.monotonic() - start:6.1f} s")
+    stderr.print(f"[green]✓[/] {name:<10} {time.monotonic() - start:6.1f} s")
 
 
 def _count_tasks(context: SparkContext) -> str:
@@ -203,7 +203,7 @@ def _format_cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def format_records(rows: Sequence[Mapping[str, Any]]) -> Table:
+def make_records_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table with one line per column of each row, so that rows with many columns stay readable."""
     table = Table("column", "value", show_header=False, title_justify="left", title=f"{len(rows)} rows")
     for row in rows:

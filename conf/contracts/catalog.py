@@ -9,13 +9,13 @@ from typing import NamedTuple
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import PathSettings
 
-DATA_RUN = "data"
+SHARED_RUN_ID = "data"
 """The `run_id` of ledger rows of the steps before training, which all models share."""
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 """File of an attempt that holds the exported weights."""
-RESULT = "result.json"
+RESULT_FILE = "result.json"
 """File of an attempt that holds the results of its training."""
-RECORD = "record.json"
+RECORD_FILE = "record.json"
 """File of an attempt that marks it as published: the results of its training, and the hash of each file."""
 
 TABLE_PROPERTIES = {
@@ -77,9 +77,9 @@ class SplitTables(NamedTuple):
     vocabularies: str
 
 
-OF_NIGHT = SplitTables("split", "vocabularies")
+NIGHT_TABLES = SplitTables("split", "vocabularies")
 """The tables that a night's training and evaluation read."""
-OF_REFIT = SplitTables("refit_split", "refit_vocabularies")
+REFIT_TABLES = SplitTables("refit_split", "refit_vocabularies")
 """The tables that a refit reads."""
 
 LOG_TABLES = ("impressions", "clicks", "behaviours", "users", "items")
@@ -99,7 +99,7 @@ class Warehouse:
 
     def list_finished_runs(self) -> list[str]:
         """Return the ids of the runs with a published attempt, sorted, so that the newest night is last."""
-        return sorted({record.parent.parent.name for record in Path(self.models).glob(f"*/attempt-*/{RECORD}")})
+        return sorted({record.parent.parent.name for record in Path(self.models).glob(f"*/attempt-*/{RECORD_FILE}")})
 
     def run_folder(self, run_id: str) -> str:
         """Return the folder of a run, which contains a folder per attempt.

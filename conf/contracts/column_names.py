@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from star_ctr.conf.contracts.column_ref import ColumnRef
-from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, GAP
+from star_ctr.conf.contracts.encoded_row import BEHAVIOUR_TABLE, GAP_TABLE
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
@@ -20,7 +20,7 @@ from star_ctr.conf.settings.features import (
     list_read_columns,
 )
 
-IDENTITY = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
+IDENTITY_COLUMNS = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
 """Columns of every row of `features`."""
 
 
@@ -96,12 +96,12 @@ def _find_kind_problems(history: Iterable[str]) -> list[str]:
 
 def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     """Yield the columns of `features` and of events: name, settings key, and a description of the origin."""
-    yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY)
+    yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY_COLUMNS)
     yield "settings", "features", "the built-in column `settings`"
     for f in features:
         where = f"features.{f.name}"
         for column in list_read_columns(f):
-            origin = f"the built-in column `{column}`" if column in IDENTITY else f"`{column}`"
+            origin = f"the built-in column `{column}`" if column in IDENTITY_COLUMNS else f"`{column}`"
             yield column.flat, where, origin
         if isinstance(f, Statistic):
             for kind in f.kinds():
@@ -134,8 +134,8 @@ def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
 
 def _iter_tables(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     """Yield the embedding tables that features use, in the form of `_iter_columns`."""
-    yield GAP, "features", "the time gaps of sequences"
-    yield BEHAVIOUR, "features", "the kinds of events in sequences"
+    yield GAP_TABLE, "features", "the time gaps of sequences"
+    yield BEHAVIOUR_TABLE, "features", "the kinds of events in sequences"
     for f in features:
         where = f"features.{f.name}"
         if isinstance(f, Categorical):

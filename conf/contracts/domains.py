@@ -8,11 +8,11 @@ OTHER_DOMAIN = 0
 """The number of all domains that are unknown in training."""
 MIXED = -1
 """Stands for the domain number of a batch with rows of several domains."""
-OTHER, MIXED_NAME = "other", "mixed"
+OTHER_NAME, MIXED_NAME = "other", "mixed"
 """The names of `OTHER_DOMAIN` and `MIXED`."""
 OVERALL = "overall"
 """Value of the column `domain` in rows that aggregate all domains. No domain may have this name."""
-RESERVED_NAMES = frozenset({OTHER, OVERALL})
+RESERVED_NAMES = frozenset({OTHER_NAME, OVERALL})
 """Names that no domain of a log may have."""
 
 
@@ -23,7 +23,7 @@ class DomainIndex:
     """
 
     def __init__(self, known: Sequence[str]) -> None:
-        self.names = (OTHER, *known)
+        self.names = (OTHER_NAME, *known)
         self._numbers = {name: number for number, name in enumerate(self.names) if number}
 
     def __len__(self) -> int:

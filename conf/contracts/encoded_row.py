@@ -26,7 +26,7 @@ from star_ctr.conf.settings.base import SettingsModel
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 """The id of padding and missing values, the id of unknown values, and the first id of known values."""
-GAP, BEHAVIOUR = "gap", "behaviour"
+GAP_TABLE, BEHAVIOUR_TABLE = "gap", "behaviour"
 """Embedding tables of the time gaps and of the kinds of events in sequences."""
 GAP_BUCKETS = 34
 """Number of ids of time gaps: padding, no time, then floor(log2(1 + seconds)) up to 2^31 s (68 years)."""

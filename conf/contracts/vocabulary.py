@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 from deltalake import DeltaTable
 
-from star_ctr.conf.contracts.encoded_row import BEHAVIOUR, FIRST_KNOWN
+from star_ctr.conf.contracts.encoded_row import BEHAVIOUR_TABLE, FIRST_KNOWN
 
 
 def list_vocabulary_files(table: str, version: int, ds: str) -> list[str]:
@@ -34,7 +34,7 @@ def read_vocabularies(files: Sequence[str], history: Sequence[str]) -> dict[str,
     """
     table = pads.dataset(list(files), format="parquet").to_table(columns=["embedding", "value", "id"])
     table = table.sort_by([("embedding", "ascending"), ("id", "ascending")])
-    vocabularies = {BEHAVIOUR: pa.array(history, type=pa.string())}
+    vocabularies = {BEHAVIOUR_TABLE: pa.array(history, type=pa.string())}
     for name in table["embedding"].unique().to_pylist():
         rows = table.filter(pads.field("embedding") == name)
         ids = rows["id"].to_numpy()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from star_ctr.conf.errors import suggest_nearest
-from star_ctr.conf.settings.base import NonEmpty, SettingsModel
+from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
 
 
 def _check_override_key(key: str) -> str:
@@ -36,7 +36,7 @@ Day = Annotated[str, BeforeValidator(_parse_day)]
 Overrides = dict[Annotated[str, AfterValidator(_check_override_key)], Any]
 
 MIXED, SINGLE = {"trainer.data.batches": "mixed"}, {"trainer.data.batches": "single_domain"}
-PAPER: Mapping[str, Mapping[str, Any]] = {
+PREDEFINED_MODELS: Mapping[str, Mapping[str, Any]] = {
     # §4.1: Base is trained on mixed samples. The other compared models, except STAR, are trained in the same way.
     "base": {"model.name": "base", "model.norm": "bn", **MIXED},
     "shared_bottom": {"model.name": "shared_bottom", "model.norm": "bn", **MIXED},
@@ -54,17 +54,17 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
     "star_ln_single": {"model.name": "star", "model.norm": "ln", **SINGLE},
 }
 """The predefined models of a comparison, as overrides by name."""
-TABLE_2 = ("base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "star", "ple", "pepnet")
+DEFAULT_MODELS = ("base", "shared_bottom", "mulann", "mmoe", "cross_stitch", "star", "ple", "pepnet")
 """The models of the paper's Table 2, followed by the later models PLE and PEPNet."""
-WITHOUT_AUX = "_noaux"
+NO_AUX_SUFFIX = "_noaux"
 """Suffix of the name of a model without its auxiliary network."""
 
 
 class Plan(SettingsModel):
     """A set of models, each trained for all nights with all seeds."""
 
-    models: list[NonEmpty] = Field(
-        default=list(TABLE_2),
+    models: list[NonEmptyText] = Field(
+        default=list(DEFAULT_MODELS),
         min_length=1,
         description="names of the models: predefined ones, or those declared in `compare.models`; each name may end in "
         "`_noaux`; default: the models of Table 2, PLE and PEPNet",
@@ -100,24 +100,24 @@ class Comparison(SettingsModel):
 
     @model_validator(mode="after")
     def _check_models(self) -> Comparison:
-        known = {*PAPER, *self.models}
+        known = {*PREDEFINED_MODELS, *self.models}
         wrong = [
             f"models: `{name}` is not a known model{suggest_nearest(name, known)}; use one of "
-            f"{', '.join(sorted(known))}, with or without the suffix {WITHOUT_AUX}, or declare it in `compare.models`"
+            f"{', '.join(sorted(known))}, with or without the suffix {NO_AUX_SUFFIX}, or declare it in `compare.models`"
             for plan in self.plans
             for name in plan.models
-            if name.removesuffix(WITHOUT_AUX) not in known
+            if name.removesuffix(NO_AUX_SUFFIX) not in known
         ]
         wrong += [
-            f"models.{name}: the suffix {WITHOUT_AUX} is reserved for a model without its auxiliary network; "
+            f"models.{name}: the suffix {NO_AUX_SUFFIX} is reserved for a model without its auxiliary network; "
             "rename the model"
             for name in self.models
-            if name.endswith(WITHOUT_AUX)
+            if name.endswith(NO_AUX_SUFFIX)
         ]
         wrong += [
-            f"settings.{name}: not a value of `model.name`{suggest_nearest(name, TABLE_2)}"
+            f"settings.{name}: not a value of `model.name`{suggest_nearest(name, DEFAULT_MODELS)}"
             for name in self.settings
-            if name not in TABLE_2
+            if name not in DEFAULT_MODELS
         ]
         if wrong:
             raise ValueError("\n".join(wrong))
@@ -129,9 +129,9 @@ class Comparison(SettingsModel):
         Args:
             model: The name of a predefined or declared model, with or without the suffix `_noaux`.
         """
-        declared = {**PAPER.get(name := model.removesuffix(WITHOUT_AUX), {}), **self.models.get(name, {})}
+        declared = {**PREDEFINED_MODELS.get(name := model.removesuffix(NO_AUX_SUFFIX), {}), **self.models.get(name, {})}
         common = self.settings.get(str(declared.get("model.name", "star")), {})
-        without = {"model.aux": False} if model.endswith(WITHOUT_AUX) else {}
+        without = {"model.aux": False} if model.endswith(NO_AUX_SUFFIX) else {}
         return [f"{key}={json.dumps(value)}" for key, value in {**common, **declared, **without}.items()]
 
     def runs(self) -> Iterator[tuple[str, str, int]]:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from star_ctr.conf.contracts.column_ref import ColumnRef
-from star_ctr.conf.settings.base import NonEmpty, SettingsModel
+from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
 
 
 def _check_name(value: str) -> str:
@@ -44,16 +44,16 @@ class History(SettingsModel):
     """
 
     impressions: bool = Field(False, description="whether every impression is an event; its weight is 1")
-    outcome: NonEmpty | None = Field(
+    outcome: NonEmptyText | None = Field(
         None,
         description="outcome column of the impression log, or `label`: an impression is an event with this value as "
         "its weight; the weight 0 is no event, and a value that is missing, NaN, infinite or above 1e12 in absolute "
         "value counts as 0; default: none",
     )
-    behaviours: NonEmpty | None = Field(
+    behaviours: NonEmptyText | None = Field(
         None, description="behaviour whose rows in the behaviour log are events with weight 1; default: none"
     )
-    also: NonEmpty | None = Field(
+    also: NonEmptyText | None = Field(
         None,
         description="second behaviour: a row of `behaviours` is an event only if its user and item have a row of this "
         "behaviour, too; only for logs without times, which list each behaviour separately (watched, liked); "
@@ -108,7 +108,7 @@ class Categorical(Feature):
         description="embedding table, which features can share; default: a separate table with the feature's name",
     )
     multiple: bool = Field(False, description="whether the column holds lists of values")
-    separator: NonEmpty | None = Field(
+    separator: NonEmptyText | None = Field(
         None, description="text that separates the values in a text column; default: each text is one value"
     )
     length: int = Field(4, ge=1, description="maximum number of values of a list; only the first ones are kept")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from star_ctr.conf.settings.base import NonEmpty, SettingsModel
+from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
 
 
 def normalize_label(value: Any) -> str:
@@ -34,7 +34,7 @@ class LabelColumn(SettingsModel):
     neither `positive` nor `negative` are quarantined. An empty string in a list stands for a missing value.
     """
 
-    column: NonEmpty = Field(description="column of the impression log that holds the label")
+    column: NonEmptyText = Field(description="column of the impression log that holds the label")
     positive: LabelValues = Field(["1", "true"], description="values that mean a click; default: 1 and true")
     negative: LabelValues = Field(
         ["0", "false"], description="values that mean no click, such as [0, -1, '']; default: 0 and false"

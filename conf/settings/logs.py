@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from star_ctr.conf.errors import suggest_nearest
-from star_ctr.conf.settings.base import NonEmpty, SettingsModel
+from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
 
 ColumnType = Literal["string", "long", "double"]
 
@@ -64,7 +64,7 @@ def _parse_separator(value: str) -> str:
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
 
-Pattern = Annotated[NonEmpty, AfterValidator(_check_pattern)]
+Pattern = Annotated[NonEmptyText, AfterValidator(_check_pattern)]
 
 
 class TimeColumn(SettingsModel):
@@ -74,7 +74,7 @@ class TimeColumn(SettingsModel):
     read, if it has a time of day but no date, or if the time is not between `earliest` and `latest`.
     """
 
-    column: NonEmpty = Field(description="column with the time")
+    column: NonEmptyText = Field(description="column with the time")
     unit: Literal["s", "ms", "timestamp"] = Field(
         "ms",
         description="unit of the column: epoch seconds (`s`), epoch milliseconds (`ms`), or `timestamp` for a "
@@ -101,7 +101,7 @@ class TimeColumn(SettingsModel):
 class DayColumn(SettingsModel):
     """The column with the day that a row belongs to."""
 
-    column: NonEmpty = Field(description="column with the day: text, a date, or a timestamp")
+    column: NonEmptyText = Field(description="column with the day: text, a date, or a timestamp")
     format: Pattern = Field("yyyy-MM-dd", description="Spark date pattern of a day in text; default: 2022-05-05")
 
 
@@ -112,14 +112,14 @@ class Log(SettingsModel):
     and only the files of the needed days are read.
     """
 
-    path: NonEmpty = Field(
+    path: NonEmptyText = Field(
         description="glob of files, or the folder of a Delta table; may contain `{ds}` or `{yyyymmdd}`; a relative "
         "path is below `paths.logs`"
     )
     format: Literal["csv", "parquet", "json", "delta"] = Field(
         "csv", description="format of the files; CSV files have a header, JSON files have one object per line"
     )
-    separator: Annotated[NonEmpty, AfterValidator(_parse_separator)] = Field(
+    separator: Annotated[NonEmptyText, AfterValidator(_parse_separator)] = Field(
         ",", description="column separator of CSV files; \\t stands for a tab"
     )
     encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
@@ -145,14 +145,14 @@ class Log(SettingsModel):
 class ImpressionLog(Log):
     """The log of impressions: one row per impression, each in one domain."""
 
-    id: NonEmpty | None = Field(
+    id: NonEmptyText | None = Field(
         None,
         description="column with the unique id of an impression, required if labels come from clicks; default: a hash "
         "of the row",
     )
-    user: NonEmpty = Field(description="column with the id of the user")
-    item: NonEmpty = Field(description="column with the id of the item")
-    domain: NonEmpty = Field(description="column with the domain")
+    user: NonEmptyText = Field(description="column with the id of the user")
+    item: NonEmptyText = Field(description="column with the id of the item")
+    domain: NonEmptyText = Field(description="column with the domain")
     time: TimeColumn = Field(description="column with the time of the impression")
     day: DayColumn | None = Field(
         None,
@@ -175,7 +175,7 @@ class ImpressionLog(Log):
 class ClickLog(Log):
     """The log of clicks, if it is separate from the impressions. Clicks are joined with them by the impression's id."""
 
-    impression: NonEmpty = Field(description="column with the id of the clicked impression (`logs.impressions.id`)")
+    impression: NonEmptyText = Field(description="column with the id of the clicked impression (`logs.impressions.id`)")
     time: TimeColumn = Field(description="column with the time of the click")
     duplicate_days: int = Field(1, ge=0, le=31, description="as in `logs.impressions`")
 
@@ -186,11 +186,11 @@ class BehaviourLog(Log):
     Exactly one of `time` and `order` is required. With `order`, all rows count as earlier than the first day.
     """
 
-    user: NonEmpty = Field(description="column with the id of the user")
-    item: NonEmpty = Field(description="column with the id of the item")
-    behaviour: NonEmpty = Field(description="column with the name of the behaviour, such as cart")
+    user: NonEmptyText = Field(description="column with the id of the user")
+    item: NonEmptyText = Field(description="column with the id of the item")
+    behaviour: NonEmptyText = Field(description="column with the name of the behaviour, such as cart")
     time: TimeColumn | None = Field(None, description="column with the time of a row; default: rows have no times")
-    order: NonEmpty | None = Field(
+    order: NonEmptyText | None = Field(
         None, description="column of whole numbers that orders rows without times; larger values are more recent"
     )
     duplicate_days: int = Field(1, ge=0, le=31, description="as in `logs.impressions`")
@@ -205,7 +205,7 @@ class BehaviourLog(Log):
 class AttributeLog(Log):
     """A table of attributes: one row per key, or daily snapshots with one row per key and day."""
 
-    key: NonEmpty = Field(description="column with the id of the user or item")
+    key: NonEmptyText = Field(description="column with the id of the user or item")
     day: DayColumn | None = Field(
         None,
         description="column with the day of a snapshot, if the path does not contain the day; default: there is one "

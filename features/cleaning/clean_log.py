@@ -25,7 +25,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from star_ctr.conf.contracts.domains import OTHER, RESERVED_NAMES
+from star_ctr.conf.contracts.domains import OTHER_NAME, RESERVED_NAMES
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, Log
@@ -41,10 +41,10 @@ from star_ctr.features.cleaning.log_columns import (
     map_declared_columns,
     name_stored_column,
     quote_name,
-    require,
+    require_columns,
 )
 from star_ctr.features.cleaning.own_columns import add_numbers, add_texts, get_declared_type, split_columns_by_use
-from star_ctr.features.cleaning.text import LOST, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
+from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
 from star_ctr.features.cleaning.times import check_time, parse_day, parse_time
 
 UNKNOWN_DAY = "unknown"
@@ -86,9 +86,9 @@ def clean_log(
     required = list_required_columns(settings, name)
     required_in_each = {key: column for key, column in required.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
-        require(frame.columns, required_in_each, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
+        require_columns(frame.columns, required_in_each, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
     # Columns of `types` and `outcomes` may be missing in some files and are null there, but not in all files.
-    require({c for frame in frames.values() for c in frame.columns}, required, f"logs.{name}")
+    require_columns({c for frame in frames.values() for c in frame.columns}, required, f"logs.{name}")
     rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
     has_days = getattr(log, "time", None) is not None
     lookback_days = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
@@ -119,7 +119,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
             continue
         value, check = _parse_log_column(log, column, texts[column], numbers)
         if column in columns_by_use["id"] and isinstance(types[column], FloatType | DoubleType):
-            rounded = F.when(is_rounded(get_column(column), types[column]), F.lit(f"{column}: {LOST}"))
+            rounded = F.when(is_rounded(get_column(column), types[column]), F.lit(f"{column}: {LOST_DIGITS}"))
             check = rounded if check is None else F.coalesce(rounded, check)
         if column in columns_by_use["number"] and log.decimal == "," and isinstance(types[column], StringType):
             value = value if column in log.types else to_plain_number(value)
@@ -228,7 +228,7 @@ def _check_domain(settings: Settings, columns: dict[str, Column]) -> list[Column
         if settings.domains.unknown == "drop":
             checks.append(F.when(unknown, F.concat(F.lit(f"{UNKNOWN_DOMAIN} "), domain)))
         else:
-            columns["domain"] = F.when(unknown, F.lit(OTHER)).otherwise(domain)
+            columns["domain"] = F.when(unknown, F.lit(OTHER_NAME)).otherwise(domain)
     return checks
 
 

@@ -18,7 +18,7 @@ FILE_DAY = "_star_ctr_file_day"
 """The column with the day in the path of a row's file."""
 INTERNAL = (CORRUPT, FILE_DAY)
 """Columns that the reader adds to those of the log."""
-OWN_SUFFIX = "_raw"
+COLLISION_SUFFIX = "_raw"
 """Appended to the name of a log column that collides with a predefined table column."""
 
 
@@ -53,7 +53,7 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
     return wanted
 
 
-def require(existing: Iterable[str], wanted: Mapping[str, str], where: str) -> None:
+def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: str) -> None:
     """Check that required columns exist.
 
     Args:
@@ -129,9 +129,9 @@ def name_stored_column(column: str) -> str:
     Case is ignored, as in Spark.
     """
     bare = column.lower()
-    while bare.endswith(OWN_SUFFIX) and bare not in _TABLE_COLUMNS:
-        bare = bare.removesuffix(OWN_SUFFIX)
-    return f"{column}{OWN_SUFFIX}" if bare in _TABLE_COLUMNS else column
+    while bare.endswith(COLLISION_SUFFIX) and bare not in _TABLE_COLUMNS:
+        bare = bare.removesuffix(COLLISION_SUFFIX)
+    return f"{column}{COLLISION_SUFFIX}" if bare in _TABLE_COLUMNS else column
 
 
 def name_table_column(settings: Settings, table: str, column: str) -> str:

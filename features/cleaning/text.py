@@ -83,7 +83,7 @@ def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str,
     """
     checks = [F.when(F.coalesce(F.trim(text) == "", F.lit(True)), F.lit(f"{name}: missing"))]
     if isinstance(kind, FloatType | DoubleType):
-        checks.append(F.when(is_rounded(column, kind), F.lit(f"{name}: {LOST}")))
+        checks.append(F.when(is_rounded(column, kind), F.lit(f"{name}: {LOST_DIGITS}")))
     if isinstance(kind, FloatType | DoubleType | DecimalType):
         checks.append(F.when(column != F.floor(column), F.lit(f"{name}: an id cannot have a fraction")))
     if isinstance(kind, BinaryType):
@@ -92,13 +92,13 @@ def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str,
         # Text may be a float that another tool has written: 1.23E18 has lost its last digits.
         number = F.when(column.rlike(_JAVA_FLOAT) | column.rlike(_WHOLE), column.try_cast("double"))
         rounded = is_rounded(number, DoubleType()) | column.rlike(_ROUNDED_FLOAT)
-        checks.append(F.when(rounded, F.lit(f"{name}: {LOST}")))
+        checks.append(F.when(rounded, F.lit(f"{name}: {LOST_DIGITS}")))
     return F.coalesce(*checks)
 
 
 _GROUPED = r"^[+-]?\d{1,3}(\.\d{3})+(,\d*)?$"
 """A number with dots between groups of three digits and an optional decimal comma."""
-LOST = "a float this large has lost digits; write the id as an integer or as text"
+LOST_DIGITS = "a float this large has lost digits; write the id as an integer or as text"
 """Part of the reason of a row with an id that may have been rounded."""
 
 

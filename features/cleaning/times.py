@@ -23,7 +23,7 @@ _ISO = (
 )
 UNUSABLE = "no usable time"
 """Part of the reason of a row whose time cannot be parsed."""
-OUTSIDE = "not between `earliest` and `latest`"
+OUTSIDE_BOUNDS = "not between `earliest` and `latest`"
 """Part of the reason of a row with an implausible time or day."""
 _ZONE_LETTERS = frozenset("VzOXxZ")
 """Letters of a Spark date pattern that stand for a time zone."""
@@ -103,7 +103,7 @@ def check_time(column: TimeColumn, ts: Column, zone: str) -> Column:
     unreadable = F.when(ts.isNull(), F.lit(f"{column.column}: {UNUSABLE}"))
     day = F.to_date(F.from_utc_timestamp(ts, zone))
     outside = (day < F.lit(column.earliest)) | (day > F.lit(_get_latest(column)))
-    return F.coalesce(unreadable, F.when(outside, F.lit(f"{column.column}: {OUTSIDE}")))
+    return F.coalesce(unreadable, F.when(outside, F.lit(f"{column.column}: {OUTSIDE_BOUNDS}")))
 
 
 def _get_latest(column: TimeColumn) -> dt.date:
@@ -143,7 +143,7 @@ def parse_day(
         time: TimeColumn | None = getattr(log, "time", None)
         if time is not None:
             outside = (date < F.lit(time.earliest)) | (date > F.lit(_get_latest(time)))
-            bad = F.coalesce(bad, F.when(outside, F.lit(f"{day.column}: {OUTSIDE}")))
+            bad = F.coalesce(bad, F.when(outside, F.lit(f"{day.column}: {OUTSIDE_BOUNDS}")))
             date = F.when(~outside, date)
         return F.date_format(date, "yyyy-MM-dd"), bad
     if isinstance(log, AttributeLog):

@@ -37,7 +37,7 @@ _ARROW_SUMS = pa.schema(
 _NO_FENCE = (-np.inf, np.inf)
 
 
-class Fit(NamedTuple):
+class Scale(NamedTuple):
     """The mean and the population standard deviation of a number."""
 
     mean: float
@@ -64,7 +64,7 @@ def compute_base_rates(train: DataFrame, sources: Mapping[str, NumericSource]) -
     return {name: rate(source) for name, source in sources.items()}
 
 
-def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, Fit]:
+def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[str, Scale]:
     """Fit the mean and standard deviation of each number.
 
     Outliers, as defined by `compute_fence`, are excluded: a single 1e18 among numbers from 1 to 5 would make all others
@@ -85,10 +85,10 @@ def fit_scales(train: DataFrame, sources: Mapping[str, NumericSource]) -> dict[s
     return {name: _fit_scale(source, sums[name]) for name, source in sources.items()}
 
 
-def _fit_scale(source: NumericSource, sums: ExactSums) -> Fit:
+def _fit_scale(source: NumericSource, sums: ExactSums) -> Scale:
     mean, deviation = sums.mean(), sums.deviation()
     is_rounding = source.denominator is not None and deviation <= _ROUNDING * abs(mean)
-    return Fit(mean, 0.0 if is_rounding else deviation)
+    return Scale(mean, 0.0 if is_rounding else deviation)
 
 
 def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]]) -> dict[str, list[float]]:

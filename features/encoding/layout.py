@@ -14,10 +14,10 @@ from star_ctr.conf.contracts.column_names import (
     name_since_column,
 )
 from star_ctr.conf.contracts.encoded_row import (
-    BEHAVIOUR,
+    BEHAVIOUR_TABLE,
     FIRST_KNOWN,
-    GAP,
     GAP_BUCKETS,
+    GAP_TABLE,
     BucketField,
     IdField,
     Layout,
@@ -73,8 +73,8 @@ def fit_layout(
     sizes |= {field.name: FIRST_KNOWN + len(field.bounds) + 1 for field in bucket_fields}
     sequences = _make_sequence_fields(settings)
     used = {side.embedding for s in sequences for side in s.sides}
-    sizes |= {GAP: GAP_BUCKETS} if GAP in used else {}
-    sizes |= {BEHAVIOUR: FIRST_KNOWN + len(settings.history)} if BEHAVIOUR in used else {}
+    sizes |= {GAP_TABLE: GAP_BUCKETS} if GAP_TABLE in used else {}
+    sizes |= {BEHAVIOUR_TABLE: FIRST_KNOWN + len(settings.history)} if BEHAVIOUR_TABLE in used else {}
     return Layout(
         ds=ds,
         domains=domains,
@@ -168,9 +168,11 @@ def _make_sequence_fields(settings: Settings) -> list[SequenceField]:
     ]
     for f in settings.select_features(Sequence):
         sides = [IdField(name=c.flat, column=name_side_column(f.name, c), embedding=e) for c, e in f.columns.items()]
-        sides += [IdField(name=GAP, column=name_gap_column(f.name), embedding=GAP)] if f.gap else []
+        sides += [IdField(name=GAP_TABLE, column=name_gap_column(f.name), embedding=GAP_TABLE)] if f.gap else []
         sides += (
-            [IdField(name=BEHAVIOUR, column=name_behaviour_column(f.name), embedding=BEHAVIOUR)] if f.behaviour else []
+            [IdField(name=BEHAVIOUR_TABLE, column=name_behaviour_column(f.name), embedding=BEHAVIOUR_TABLE)]
+            if f.behaviour
+            else []
         )
         fields.append(SequenceField(name=f.name, length=f.length, sides=sides))
     return fields

@@ -9,7 +9,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, GAP, GAP_BUCKETS, PADDING, UNKNOWN, Layout, NumericSource
+from star_ctr.conf.contracts.encoded_row import (
+    FIRST_KNOWN,
+    GAP_BUCKETS,
+    GAP_TABLE,
+    PADDING,
+    UNKNOWN,
+    Layout,
+    NumericSource,
+)
 from star_ctr.features.encoding.value_index import ValueIndex
 
 CLIP = 4.0
@@ -76,7 +84,7 @@ class RowEncoder:
             The ids, of shape (n,): `PADDING` for a missing value, `UNKNOWN` for a value that is not in the vocabulary.
             Time gaps are encoded by `encode_gaps`.
         """
-        if embedding == GAP:
+        if embedding == GAP_TABLE:
             return encode_gaps(values)
         ids = pc.fill_null(pc.add(self.known[embedding].find(values), FIRST_KNOWN), UNKNOWN)
         ids = pc.if_else(pc.is_null(values), PADDING, ids)

@@ -14,14 +14,14 @@ from typing import Literal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.domains import OTHER, OTHER_DOMAIN
+from star_ctr.conf.contracts.domains import OTHER_DOMAIN, OTHER_NAME
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import DomainSettings, Settings
 from star_ctr.features.cleaning.clean_log import UNKNOWN_DOMAIN, clean_log
-from star_ctr.features.cleaning.log_columns import list_required_columns, quote_name, require
+from star_ctr.features.cleaning.log_columns import list_required_columns, quote_name, require_columns
 
 CARRIED = "_star_ctr_carried"
 """The struct column with the input columns that are copied to the output."""
@@ -57,10 +57,10 @@ def clean_raw_rows(
         DataError: Required columns are missing, or `clean_log` rejects the columns.
     """
     scoring_settings = _drop_outcomes(settings, rows.columns)
-    require(rows.columns, list_required_columns(scoring_settings, "impressions"), f"{where}: logs.impressions")
+    require_columns(rows.columns, list_required_columns(scoring_settings, "impressions"), f"{where}: logs.impressions")
     read = {f"{f.name}.{c}": c for f in settings.features for c in list_read_columns(f)}
     log_columns = {key: c.column for key, c in read.items() if c.table == "impressions"}
-    require(rows.columns, log_columns, f"{where}: features")
+    require_columns(rows.columns, log_columns, f"{where}: features")
     carried_columns = {CARRIED: _make_struct(carried)} if carried else {}
     cleaned = clean_log(scoring_settings, "impressions", rows, carried_columns, compare_all=True)
     known, domain = F.col("domain").isin(layout.domains), F.col("domain")
@@ -68,7 +68,7 @@ def clean_raw_rows(
         unknown = F.when(~known, F.concat(F.lit(f"{UNKNOWN_DOMAIN} "), domain))
         return cleaned.withColumn("reason", F.coalesce("reason", unknown))
     if policy == "other" and settings.domains.known is not None:
-        return cleaned.withColumn("domain", F.when(known, domain).otherwise(OTHER))
+        return cleaned.withColumn("domain", F.when(known, domain).otherwise(OTHER_NAME))
     return cleaned
 
 
@@ -106,7 +106,7 @@ def check_encoded_rows(
     Raises:
         DataError: A column is missing or has the wrong type.
     """
-    require(rows.columns, {c: c for c in ("impression_id", "user_id", *_ENCODED)}, f"{where}: --encoded")
+    require_columns(rows.columns, {c: c for c in ("impression_id", "user_id", *_ENCODED)}, f"{where}: --encoded")
     for column, kinds in _ENCODED.items():
         if (kind := dict(rows.dtypes)[column]) not in kinds:
             raise DataError(f"{where}: --encoded: `{column}` is {kind}, but must be {' or '.join(kinds)}")

@@ -23,11 +23,11 @@ from star_ctr.features.evaluation.ranked_auc import sum_ranks
 from star_ctr.features.evaluation.user_auc import sum_users
 
 GROUP = ["run_id", "domain"]
-ALL = ("auc_all", "gauc_all")
+SAMPLE_COLUMNS = ("auc_all", "gauc_all")
 """Array columns: the metric of the data, followed by the metric of each bootstrap sample."""
 INTERVALS = ("auc_low", "auc_high", "gauc_low", "gauc_high")
 """Columns with the bounds of percentile intervals."""
-EVIDENCE = ("gauc_std", "gauc_effective")
+TEST_INPUTS = ("gauc_std", "gauc_effective")
 """Columns with the inputs of significance tests: the standard error of GAUC, and the effective number of users."""
 _AUC = "run_id string, domain string, auc_all array<double>"
 _GAUC = (
@@ -121,10 +121,12 @@ def subtract_estimates(estimated: DataFrame, run_id: str, against: str) -> DataF
         `gauc_effective` of `run_id`.
     """
     left, right = (
-        estimated.where(F.col("run_id") == run).select("domain", *(F.col(c).alias(f"{c}{suffix}") for c in ALL), *extra)
+        estimated.where(F.col("run_id") == run).select(
+            "domain", *(F.col(c).alias(f"{c}{suffix}") for c in SAMPLE_COLUMNS), *extra
+        )
         for run, suffix, extra in ((run_id, "", ("gauc_effective",)), (against, "_other", ()))
     )
-    differences = [F.zip_with(c, f"{c}_other", lambda x, y: x - y).alias(c) for c in ALL]
+    differences = [F.zip_with(c, f"{c}_other", lambda x, y: x - y).alias(c) for c in SAMPLE_COLUMNS]
     return left.join(right, "domain").select("domain", "gauc_effective", *differences)
 
 
@@ -139,7 +141,7 @@ def add_intervals(estimated: DataFrame, level: float) -> DataFrame:
         `estimated` with `auc`, `gauc`, INTERVALS, `auc_std` and `gauc_std` in place of `auc_all` and `gauc_all`; null
         if undefined.
     """
-    kept = [f for f in estimated.schema.fields if f.name not in ALL]
+    kept = [f for f in estimated.schema.fields if f.name not in SAMPLE_COLUMNS]
     names = ("auc", "gauc", *INTERVALS, "auc_std", "gauc_std")
 
     def summarize(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

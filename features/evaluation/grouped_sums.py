@@ -53,7 +53,7 @@ def collect_names(scores: DataFrame) -> Names:
     )
 
 
-def number_rows(scores: DataFrame, *more: Column) -> DataFrame:
+def make_compact_rows(scores: DataFrame, *more: Column) -> DataFrame:
     """Convert scores to compact rows of numbers.
 
     The query fails on an invalid score or label, which would otherwise change the ranking and the metrics silently.
@@ -86,7 +86,7 @@ def require_valid(column: str, holds: Column) -> Column:
 
 
 def split_sign(signed: Floats) -> tuple[Floats, Bools]:
-    """Split signed scores from `number_rows` into scores and labels.
+    """Split signed scores from `make_compact_rows` into scores and labels.
 
     Returns:
         The scores, and whether each row was clicked. The sign of a row without a click is negative, also for a score of
@@ -100,7 +100,7 @@ def _group() -> Column:
     return F.xxhash64("run_id", "domain").alias("group")
 
 
-def list_parts(indices: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
+def iter_slices(indices: Ints, names: Sequence[Name]) -> Iterator[tuple[Name, slice]]:
     """Yield each name that has rows, with the slice of its rows.
 
     Args:

@@ -15,7 +15,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.features.evaluation.grouped_sums import Name, Names, list_parts, make_batch, number_rows, split_sign
+from star_ctr.features.evaluation.grouped_sums import (
+    Name,
+    Names,
+    iter_slices,
+    make_batch,
+    make_compact_rows,
+    split_sign,
+)
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, RankSums, Weights, draw_weights
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
@@ -40,7 +47,7 @@ def sum_ranks(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
     Returns:
         One row per task, run and domain (including `overall`), with the schema SUMS.
     """
-    rows = number_rows(scores).withColumn("rank", F.abs("score"))
+    rows = make_compact_rows(scores).withColumn("rank", F.abs("score"))
 
     def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = _SumsByDomain(names, replicates, seed)
@@ -88,7 +95,7 @@ class _SumsByDomain:
             order = np.argsort(indices, kind="stable")
             indices, score, positive = indices[order], score[order], positive[order]
             weight = np.take(weight, order, axis=1)
-        for name, part in list_parts(indices, names):
+        for name, part in iter_slices(indices, names):
             self.sums[name].add(score[part], positive[part], weight[:, part])
 
     def to_batch(self) -> pa.RecordBatch:

@@ -16,7 +16,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.features.evaluation.grouped_sums import Name, Names, list_parts, make_batch, number_rows, split_sign
+from star_ctr.features.evaluation.grouped_sums import (
+    Name,
+    Names,
+    iter_slices,
+    make_batch,
+    make_compact_rows,
+    split_sign,
+)
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, UserSums, draw_weights, find_ties
 
 SUMS = (
@@ -44,7 +51,7 @@ def sum_users(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
         One row per task, run and domain (including `overall`), with the schema SUMS.
     """
     # Rows are partitioned by one hash of the user. A second hash distinguishes users whose first hash is equal.
-    rows = number_rows(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
+    rows = make_compact_rows(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
 
     def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         sums = _SumsByDomain(names, replicates, seed)
@@ -149,7 +156,7 @@ class _SumsByDomain:
         first, seen, clicked = starts[both], seen[both], clicked[both]
         auc = wins[both] / (2.0 * clicked * (seen - clicked))
         weight = draw_weights(rows.key[first], self.replicates, self.seed)
-        for name, part in list_parts(indices[first], names):
+        for name, part in iter_slices(indices[first], names):
             self.sums[name].add(seen[part], auc[part], weight[:, part])
 
     def to_batch(self) -> pa.RecordBatch:

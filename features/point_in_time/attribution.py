@@ -19,7 +19,7 @@ EARLY = "click before its impression"
 ORPHAN = "click without impression"
 
 
-def attribute(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
+def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
     """Add the label to impressions.
 
     Args:
@@ -46,9 +46,9 @@ def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float)
     time of the click. If all impressions with that id are later than the click, it belongs to the first one.
 
     Args:
-        impressions: As for `attribute`.
-        clicks: As for `attribute`.
-        window_hours: As for `attribute`.
+        impressions: As for `add_labels`.
+        clicks: As for `add_labels`.
+        window_hours: As for `add_labels`.
 
     Returns:
         One row per click: `impression_id`, `ts` and `ds` of the click; `shown_at` and `domain` of its impression (null

@@ -39,7 +39,7 @@ millionths, this value fits into 64 bits.
 UNTIMED = 0
 """Time, in microseconds, of events before the first day, which have no known time."""
 
-OF_EVENTS = ("t", "order", "tie")
+EVENT_COLUMNS = ("t", "order", "tie")
 """Columns of every event: its time in microseconds, and two columns that order events of the same time."""
 
 

@@ -27,7 +27,7 @@ from star_ctr.features.point_in_time.scan import (
 
 KIND_BITS = "_kinds"
 """Event column with the kinds of the event, one bit per kind of `history`."""
-REQUEST_TIME = "_request_t"
+QUERY_TIME = "_request_t"
 """Query-row column with the time of the impression, in microseconds. `gap` is relative to it, whatever the cut."""
 
 
@@ -73,7 +73,7 @@ class LastEvents:
         self.user = user
         self.plans = plans
         columns = dict.fromkeys(column for plan in plans for column in plan.columns)
-        self.columns = list(dict.fromkeys((user, TIME, IS_QUERY, REQUEST_TIME, KIND_BITS, *columns)))
+        self.columns = list(dict.fromkeys((user, TIME, IS_QUERY, QUERY_TIME, KIND_BITS, *columns)))
         self.carried: pa.Table | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
@@ -120,7 +120,7 @@ def _gather(
         yield pa.ListArray.from_arrays(offset_array, rows[name].combine_chunks().take(index))
     if plan.gap:
         times = rows[TIME].to_numpy()[chosen]
-        query_times = np.repeat(rows[REQUEST_TIME].take(pa.array(queries)).to_numpy(), lengths)
+        query_times = np.repeat(rows[QUERY_TIME].take(pa.array(queries)).to_numpy(), lengths)
         yield pa.ListArray.from_arrays(offset_array, pa.array((query_times - times) / 1e6, mask=times == 0))
     if plan.behaviour:
         bits = kinds[chosen]

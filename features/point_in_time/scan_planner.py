@@ -32,7 +32,7 @@ from pyspark.sql.types import StructType
 from star_ctr.conf.settings.features import Cut, Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.events import UNTIMED, compute_cut, name_weight_column
-from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents
+from star_ctr.features.point_in_time.last_events import KIND_BITS, QUERY_TIME, LastEvents
 from star_ctr.features.point_in_time.running_counts import CUT, DAY, RunningCounts
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, Kernel, scan_batches
 from star_ctr.features.point_in_time.sequences import list_sequence_fields, name_event_column, plan_sequence
@@ -44,7 +44,7 @@ USER = ("user_id",)
 """The key of all sequences."""
 
 
-class _ArrowScan(NamedTuple):
+class ArrowFunction(NamedTuple):
     """The arguments of `DataFrame.mapInArrow`: a function on batches, and the schema of its result."""
 
     function: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
@@ -74,7 +74,7 @@ class ScanPlan(NamedTuple):
 
 
 def add_history(
-    settings: Settings, rows: DataFrame, events: DataFrame, postprocess: _ArrowScan | None = None
+    settings: Settings, rows: DataFrame, events: DataFrame, postprocess: ArrowFunction | None = None
 ) -> DataFrame:
     """Add the columns of all declared statistics and sequences to `rows`.
 
@@ -119,7 +119,7 @@ def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Sca
 
 
 def run_scan(
-    settings: Settings, rows: DataFrame, events: DataFrame, plan: ScanPlan, postprocess: _ArrowScan | None = None
+    settings: Settings, rows: DataFrame, events: DataFrame, plan: ScanPlan, postprocess: ArrowFunction | None = None
 ) -> DataFrame:
     """Run one scan and add its columns to `rows`.
 
@@ -158,7 +158,7 @@ def _make_query_rows(settings: Settings, rows: DataFrame, plan: ScanPlan) -> Dat
     """Return `rows` as query rows, with only those additional columns that the scan reads."""
     times = {TIME: compute_cut(settings, plan.cut)}
     times |= {CUT: compute_cut(settings, "day")} if plan.has_day_counts else {}
-    times |= {REQUEST_TIME: F.unix_micros("ts")} if plan.sequences else {}
+    times |= {QUERY_TIME: F.unix_micros("ts")} if plan.sequences else {}
     return rows.select("*", F.lit(True).alias(IS_QUERY), *(time.alias(name) for name, time in times.items()))
 
 

@@ -29,23 +29,23 @@ from star_ctr.features.simulation.impressions import (
     compute_quality,
     compute_spend,
     draw_age,
-    draw_choice,
     draw_city,
     draw_gender,
     draw_interest,
     draw_normal,
     draw_uniform,
+    select_value,
 )
 
 # Coefficients of the logit by group of domains (domain number modulo 4): of the item's price, the squared difference
 # between the user's spend and the price, ln(position), a matching interest, and the closeness to the peak hour of the
 # group. DISTANCE and POSITION are subtracted.
-PRICE = (-0.5, 0.35, 0.0, -0.25)
-DISTANCE = (0.30, 0.05, 0.15, 0.45)
-POSITION = (0.15, 0.5, 0.3, 0.05)
-INTEREST = (1.4, 0.9, 1.8, 0.5)
-HOUR = (0.3, -0.3, 0.15, 0.25)
-TURN = 0.25
+PRICE_WEIGHT = (-0.5, 0.35, 0.0, -0.25)
+DISTANCE_WEIGHT = (0.30, 0.05, 0.15, 0.45)
+POSITION_WEIGHT = (0.15, 0.5, 0.3, 0.05)
+INTEREST_WEIGHT = (1.4, 0.9, 1.8, 0.5)
+HOUR_WEIGHT = (0.3, -0.3, 0.15, 0.25)
+TASTE_ROTATION = 0.25
 """Rotation of a domain's category tastes, in radians per day. Over three days, tastes correlate by cos(0.75) = 0.73."""
 
 
@@ -66,18 +66,18 @@ def compute_preference(settings: SimulateSettings) -> Column:
         likes = likes | (category == draw_interest(settings, user, k))
     gap = compute_spend(settings, user, day) - compute_price(settings, item)
     hour = (F.col("shown_at") % DAY_MS) / 3_600_000
-    nearness = F.cos(2 * math.pi * (hour - draw_choice(group, tuple(map(float, PEAK_HOUR)))) / 24)
-    angle = TURN * day
+    nearness = F.cos(2 * math.pi * (hour - select_value(group, tuple(map(float, PEAK_HOUR)))) / 24)
+    angle = TASTE_ROTATION * day
     tastes = F.cos(angle) * draw_normal(seed, "category-domain", category, d)
     tastes = tastes + F.sin(angle) * draw_normal(seed, "category-domain/later", category, d)
     return (
         0.55 * compute_quality(settings, item, day)
         + 0.35 * draw_normal(seed, "activity", user)
-        + draw_choice(group, INTEREST) * likes.cast("double")
-        + draw_choice(group, PRICE) * compute_price(settings, item)
-        - draw_choice(group, DISTANCE) * F.least(gap * gap, F.lit(9.0))
-        - draw_choice(group, POSITION) * F.log(F.col("position"))
-        + draw_choice(group, HOUR) * nearness
+        + select_value(group, INTEREST_WEIGHT) * likes.cast("double")
+        + select_value(group, PRICE_WEIGHT) * compute_price(settings, item)
+        - select_value(group, DISTANCE_WEIGHT) * F.least(gap * gap, F.lit(9.0))
+        - select_value(group, POSITION_WEIGHT) * F.log(F.col("position"))
+        + select_value(group, HOUR_WEIGHT) * nearness
         + 0.30 * draw_normal(seed, "age-domain", draw_age(settings, user), d)
         + 0.25 * draw_normal(seed, "gender-domain", draw_gender(settings, user), d)
         + 0.22 * draw_normal(seed, "city-domain", draw_city(settings, user), d)
@@ -139,6 +139,6 @@ def add_clicks(settings: SimulateSettings, rows: DataFrame, biases: Mapping[int,
     Returns:
         The rows with `true_rate`, the probability of a click, and `clicked`, a boolean.
     """
-    bias = draw_choice(F.col("domain") - 1, tuple(biases.get(d, 0.0) for d in range(1, len(SHARES) + 1)))
+    bias = select_value(F.col("domain") - 1, tuple(biases.get(d, 0.0) for d in range(1, len(SHARES) + 1)))
     rows = rows.withColumn("true_rate", 1 / (1 + F.exp(-(bias + F.col("preference")))))
     return rows.withColumn("clicked", compute_threshold(settings) < bias)

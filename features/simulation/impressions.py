@@ -27,11 +27,11 @@ CLICK_RATES = (
 CATEGORIES = 40
 INTERESTS = 3
 DAY_MS = 86_400_000
-DEFECT_DUPLICATE, DEFECT_BAD = 0.001, 0.0002
+DEFECT_DUPLICATE, DEFECT_BROKEN = 0.001, 0.0002
 """Shares of the impressions that are logged twice, and that have an additional broken row."""
-ORPHANS, REPEATS, LATE, SLOW = 0.002, 0.01, 0.003, 0.057
+ORPHAN_SHARE, REPEAT_SHARE, LATE_SHARE, SLOW_SHARE = 0.002, 0.01, 0.003, 0.057
 """Shares of the clicks: with an additional orphan click, logged twice, delayed by more than a day, delayed by hours."""
-COMMON_USERS, PRIVATE_ITEMS = 0.35, 0.12
+COMMON_USER_SHARE, PRIVATE_ITEM_SHARE = 0.35, 0.12
 """Share of the users that are common to all domains, and share of the items that belong to a single domain.
 
 Each is also the probability that such a user or item is drawn.
@@ -75,7 +75,7 @@ def draw_normal(seed: int, purpose: str, *keys: Column) -> Column:
     return radius * F.cos(2.0 * math.pi * draw_uniform(seed, f"{purpose}/a", *keys))
 
 
-def draw_choice(index: Column, values: tuple[float, ...]) -> Column:
+def select_value(index: Column, values: tuple[float, ...]) -> Column:
     """Return `values[index]`, for an index that is a column."""
     return F.element_at(F.array(*(F.lit(v) for v in values)), index.cast("int") + 1)
 
@@ -199,8 +199,8 @@ def _split_shares(shares: tuple[float, ...]) -> list[tuple[float, float]]:
 def draw_user(settings: SimulateSettings, row: Column, domain: Column, purpose: str) -> Column:
     """Draw a user of a domain.
 
-    With probability `COMMON_USERS`, it is a user that is common to all domains, else a user of this domain only. The
-    first user numbers are the common users. The other numbers are divided between the domains in proportion to
+    With probability `COMMON_USER_SHARE`, it is a user that is common to all domains, else a user of this domain only.
+    The first user numbers are the common users. The other numbers are divided between the domains in proportion to
     `SHARES`. The distribution is skewed: few users are drawn often, and most are drawn rarely.
 
     Args:
@@ -212,15 +212,15 @@ def draw_user(settings: SimulateSettings, row: Column, domain: Column, purpose: 
     Returns:
         The user number.
     """
-    common = int(settings.users * COMMON_USERS)
+    common = int(settings.users * COMMON_USER_SHARE)
     private = settings.users - common
     starts = tuple(a for a, _ in _split_shares(SHARES))
     sizes = tuple(b - a for a, b in _split_shares(SHARES))
     skewed = F.pow(draw_uniform(settings.seed, f"{purpose}/rank", row), F.lit(1.8))
     common_user = F.floor(common * skewed)
-    offset = private * (draw_choice(domain - 1, starts) + draw_choice(domain - 1, sizes) * skewed)
+    offset = private * (select_value(domain - 1, starts) + select_value(domain - 1, sizes) * skewed)
     private_user = common + F.floor(offset)
-    is_common = draw_uniform(settings.seed, f"{purpose}/common", row) < COMMON_USERS
+    is_common = draw_uniform(settings.seed, f"{purpose}/common", row) < COMMON_USER_SHARE
     return F.when(is_common, common_user).otherwise(private_user)
 
 
@@ -245,13 +245,13 @@ def draw_item(
     liked = draw_interest(settings, user, k)
     anything = F.floor(CATEGORIES * draw_uniform(seed, f"{purpose}/any", row))
     category = F.when(draw_uniform(seed, f"{purpose}/fits", row) < liked_share, liked).otherwise(anything)
-    common = max(1, int(category_items * (1 - PRIVATE_ITEMS)))
+    common = max(1, int(category_items * (1 - PRIVATE_ITEM_SHARE)))
     rank = F.floor(common * F.pow(draw_uniform(seed, f"{purpose}/place", row), F.lit(2)))
     if domain is not None:
         # The last ranks of a category are private: each domain has a segment of them.
         segment = domain - 1 + draw_uniform(seed, "private", domain, category, F.floor(rank / 8))
         private = common + F.floor((category_items - common) * segment / len(SHARES))
-        rank = F.when(draw_uniform(seed, f"{purpose}/private", row) < PRIVATE_ITEMS, private).otherwise(rank)
+        rank = F.when(draw_uniform(seed, f"{purpose}/private", row) < PRIVATE_ITEM_SHARE, private).otherwise(rank)
     return rank * CATEGORIES + category
 
 
@@ -276,7 +276,7 @@ def make_impressions(settings: SimulateSettings, numbers: DataFrame) -> DataFram
     )
     base = base.withColumn("user", draw_user(settings, row, F.col("domain"), "shown"))
     base = base.withColumn("item", draw_item(settings, row, F.col("user"), F.col("domain"), "item", 0.45))
-    peak = draw_choice(F.col("domain") % 4, tuple(map(float, PEAK_HOUR)))
+    peak = select_value(F.col("domain") % 4, tuple(map(float, PEAK_HOUR)))
     at_peak = peak + 3.0 * (draw_uniform(seed, "hour/a", row) + draw_uniform(seed, "hour/b", row) - 1.0)
     hour = F.when(draw_uniform(seed, "hour/peak", row) < 0.6, at_peak).otherwise(
         24 * draw_uniform(seed, "hour/any", row)

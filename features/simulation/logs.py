@@ -44,7 +44,7 @@ def make_impression_log(settings: SimulateSettings, rows: DataFrame) -> DataFram
         F.when(is_user_missing, F.col("shown_at")).otherwise(F.lit(-1).cast("long")).alias("shown_at"),
     )
     is_duplicated = sim.draw_uniform(seed, "duplicate", row) < sim.DEFECT_DUPLICATE
-    has_broken = sim.draw_uniform(seed, "bad", row) < sim.DEFECT_BAD
+    has_broken = sim.draw_uniform(seed, "bad", row) < sim.DEFECT_BROKEN
     logged = _explode_if((F.lit(True), as_shown), (is_duplicated, as_shown), (has_broken, broken))
     log = rows.select("*", logged.alias("as_logged"))
     return log.select(
@@ -77,13 +77,13 @@ def make_click_log(settings: SimulateSettings, rows: DataFrame) -> DataFrame:
     minutes = -F.log(sim.draw_uniform(seed, "delay/short", row)) * 60_000
     hours = 3_600_000 * (1 + 20 * sim.draw_uniform(seed, "delay/slow", row))
     days = sim.DAY_MS * (1.02 + sim.draw_uniform(seed, "delay/late", row))
-    delay = F.when(u < sim.LATE, days).when(u < sim.LATE + sim.SLOW, hours).otherwise(minutes)
+    delay = F.when(u < sim.LATE_SHARE, days).when(u < sim.LATE_SHARE + sim.SLOW_SHARE, hours).otherwise(minutes)
     at = (F.col("shown_at") + F.floor(delay)).cast("long")
     click = F.struct(format_impression_id(row).alias("impression_id"), at.alias("clicked_at"))
     again = F.struct(format_impression_id(row).alias("impression_id"), (at + 30_000).alias("clicked_at"))
     lost = F.struct(F.concat(format_impression_id(row), F.lit("-lost")).alias("impression_id"), at.alias("clicked_at"))
-    is_repeated = F.col("clicked") & (sim.draw_uniform(seed, "repeat", row) < sim.REPEATS)
-    has_orphan = F.col("clicked") & (sim.draw_uniform(seed, "orphan", row) < sim.ORPHANS)
+    is_repeated = F.col("clicked") & (sim.draw_uniform(seed, "repeat", row) < sim.REPEAT_SHARE)
+    has_orphan = F.col("clicked") & (sim.draw_uniform(seed, "orphan", row) < sim.ORPHAN_SHARE)
     # Use an explode instead of a filter on `clicked`. Spark would push the filter down through all steps before it, and
     # the resulting expression would repeat each of them many times.
     logged = _explode_if((F.col("clicked"), click), (is_repeated, again), (has_orphan, lost))

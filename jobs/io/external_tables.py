@@ -27,7 +27,7 @@ class ExternalTable(NamedTuple):
     version: int | None
 
 
-NOT_READ = (PySparkException, Py4JJavaError)
+READ_ERRORS = (PySparkException, Py4JJavaError)
 """Exceptions that Spark raises if a table cannot be read."""
 
 
@@ -43,7 +43,7 @@ def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
     """
     try:
         return open_external_table(spark, table)
-    except NOT_READ as error:
+    except READ_ERRORS as error:
         raise DataError(f"{table}: neither a Delta nor a Parquet table: {extract_reason(error)}") from None
 
 

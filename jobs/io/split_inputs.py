@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import OF_NIGHT, SplitTables
+from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import hash_split_settings
@@ -103,21 +103,21 @@ def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> boo
         ds: The night.
         metadata: The metadata of the commit that wrote the split.
     """
-    start = _find_start(settings, ds, OF_NIGHT)
+    start = _find_start(settings, ds, NIGHT_TABLES)
     current = {"settings": hash_split_settings(settings), "numbers": start and start.hash_numbers()}
     return current.items() <= metadata.items()
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
     """Find the run that training starts from; None for a refit, which is trained from scratch."""
-    return find_start(settings, ds) if tables is OF_NIGHT else None
+    return find_start(settings, ds) if tables is NIGHT_TABLES else None
 
 
 def _find_before(settings: Settings, store: WarehouseTables, ds: str, tables: SplitTables) -> EarlierSplit | None:
     """Find the night whose vocabularies are extended; None if there is none. A refit extends those of night `ds`."""
     if settings.split.vocabulary == "fitted":
         return None
-    find = find_split_before if tables is OF_NIGHT else find_split
+    find = find_split_before if tables is NIGHT_TABLES else find_split
     earlier = find(store.warehouse.table("split"), ds)
     if earlier is None:
         return None

@@ -6,7 +6,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.log_files import REACH_BACK
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
@@ -28,7 +28,7 @@ def hash_tables(settings: Settings, store: WarehouseTables, ds: str) -> dict[str
         if not store.exists(name):
             continue
         rows = store.read(name)
-        since = F.lit(True) if name in REACH_BACK else F.col("ds") >= first
+        since = F.lit(True) if name in UNWINDOWED_LOGS else F.col("ds") >= first
         written = F.col("ds").isin(NO_DAY, BEFORE_FIRST_DAY) | (since & (F.col("ds") <= ds))
         columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
         # xxhash64 skips nulls. Without the flags, a value that moves to the next column would not change the hash.

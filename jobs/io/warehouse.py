@@ -15,13 +15,13 @@ from deltalake import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
-from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES, Warehouse
+from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, TABLES, Warehouse
 from star_ctr.conf.contracts.pipeline import find_writer
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import make_any_condition, replace_rows
 
-LEDGER = pa.schema(
+LEDGER_SCHEMA = pa.schema(
     [
         ("run_id", pa.string()),
         ("ds", pa.string()),
@@ -149,8 +149,8 @@ class WarehouseTables:
             entries: The new entries.
             where: An SQL condition on `ds` that selects the days to replace.
         """
-        rows = [(DATA_RUN, ds, domain, step, n_in, n_out, reason) for ds, domain, n_in, n_out, reason in entries]
-        self.put("ledger", rows, LEDGER, f"run_id = '{DATA_RUN}' AND step = '{step}' AND ({where})")
+        rows = [(SHARED_RUN_ID, ds, domain, step, n_in, n_out, reason) for ds, domain, n_in, n_out, reason in entries]
+        self.put("ledger", rows, LEDGER_SCHEMA, f"run_id = '{SHARED_RUN_ID}' AND step = '{step}' AND ({where})")
 
     def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
         """Replace the ledger entries of a step for the runs in `entries`.
@@ -163,7 +163,7 @@ class WarehouseTables:
         if not rows:
             return
         runs = make_any_condition("run_id", sorted({r[0] for r in rows}))
-        self.put("ledger", rows, LEDGER, f"step = '{step}' AND {runs}")
+        self.put("ledger", rows, LEDGER_SCHEMA, f"step = '{step}' AND {runs}")
 
     def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
         """Replace the rows of a small table that match a condition, without Spark; see `replace_rows`."""

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import DATA_RUN, Warehouse
+from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
 from star_ctr.features.cleaning.duplicates import CONFLICT, DUPLICATE
-from star_ctr.features.cleaning.text import LOST
-from star_ctr.features.cleaning.times import OUTSIDE, UNUSABLE
+from star_ctr.features.cleaning.text import LOST_DIGITS
+from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
@@ -25,9 +25,9 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote
 _REMEDIES = {
     UNDECLARED_LABEL: "declare the values in label.positive and label.negative",
     UNUSABLE: "set unit, format or zone of logs.{log}.time",
-    OUTSIDE: "set unit, or earliest and latest, of logs.{log}.time",
+    OUTSIDE_BOUNDS: "set unit, or earliest and latest, of logs.{log}.time",
     CONFLICT: "check that the column identifies a row",
-    LOST: "write the log with integers or text",
+    LOST_DIGITS: "write the log with integers or text",
 }
 """Remedies by a part of the reason for quarantine."""
 _VALUES = 3
@@ -105,7 +105,7 @@ def _read_ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[s
     """Read the ledger entries of ingest for the given days and for rows without a day."""
     condition = make_in_condition("ds", [*days, NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY])
     return read_rows(
-        Warehouse(settings.paths).table("ledger"), f"run_id = '{DATA_RUN}' AND step LIKE 'ingest%' AND {condition}"
+        Warehouse(settings.paths).table("ledger"), f"run_id = '{SHARED_RUN_ID}' AND step LIKE 'ingest%' AND {condition}"
     )
 
 

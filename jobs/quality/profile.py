@@ -23,7 +23,7 @@ from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 MATCH, UNPARSABLE = "matched", "unparsable"
-UNPARSED = "unparsed"
+UNPARSED_COLUMN = "unparsed"
 """Column of `features` with the unparsable values of a row by column, as JSON."""
 _SCHEMA = pa.schema(
     [
@@ -90,7 +90,7 @@ def _count_features(settings: Settings, store: WarehouseTables, days: list[str])
     counts = [F.count("*").alias("rows")]
     counts += [F.sum(F.col(name_match_column(t)).cast("long")).alias(t) for t in tables]
     for k, column in enumerate(numbers):
-        text = F.element_at(F.from_json(UNPARSED, "map<string,string>"), F.lit(column))
+        text = F.element_at(F.from_json(UNPARSED_COLUMN, "map<string,string>"), F.lit(column))
         read, bad = F.count(column.flat), F.count(text)
         counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
     measures = []

@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from star_ctr.conf.contracts.catalog import RECORD, RESULT, WEIGHTS, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, RESULT_FILE, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.files import hash_file, sync_folder, write_json, write_text
@@ -48,11 +48,11 @@ class Attempt(NamedTuple):
     @property
     def is_published(self) -> bool:
         """Whether the training is complete and can be used for scoring."""
-        return (self.folder / RECORD).exists()
+        return (self.folder / RECORD_FILE).exists()
 
     def record(self) -> dict[str, Any]:
         """Read `record.json`; raises `DataError` if the attempt is not published."""
-        return _read_json(self.folder / RECORD)
+        return _read_json(self.folder / RECORD_FILE)
 
 
 def check_run_id(run_id: str) -> str:
@@ -198,7 +198,7 @@ def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
         return same.record()
     sync_folder(attempt.folder)
     record = {**result, "attempt": attempt.number, "files": files}
-    write_json(attempt.folder / RECORD, record)
+    write_json(attempt.folder / RECORD_FILE, record)
     return record
 
 
@@ -213,7 +213,7 @@ def _find_same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
 
 def _select_model_files(files: dict[str, str]) -> dict[str, str]:
     """Return the hashes of the files that determine scores."""
-    prefixes = (WEIGHTS, "layout.json", "vocabularies/")
+    prefixes = (WEIGHTS_FILE, "layout.json", "vocabularies/")
     return {name: digest for name, digest in files.items() if name.startswith(prefixes)}
 
 
@@ -223,14 +223,14 @@ def read_result(job: TrainingJob) -> dict[str, Any]:
     Raises:
         DataError: The training did not finish, or the file is not valid JSON.
     """
-    if (job.path / RECORD).exists():
-        return _read_json(job.path / RECORD)
-    return _read_json(job.path / RESULT)
+    if (job.path / RECORD_FILE).exists():
+        return _read_json(job.path / RECORD_FILE)
+    return _read_json(job.path / RESULT_FILE)
 
 
 def _list_published_files(folder: Path) -> list[Path]:
     """List the files to publish: those of the model, and its last checkpoint, which a warm start reads."""
-    files = [folder / name for name in ("job.json", RESULT, "layout.json", WEIGHTS)]
+    files = [folder / name for name in ("job.json", RESULT_FILE, "layout.json", WEIGHTS_FILE)]
     last = sorted((folder / "checkpoint").glob("step-*"))[-1:]
     return [*files, *(file for inner in (folder / "vocabularies", *last) for file in sorted(inner.iterdir()))]
 

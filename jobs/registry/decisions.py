@@ -35,7 +35,7 @@ from star_ctr.jobs.registry.attempts import (
     get_published_attempt,
 )
 
-POINTER = "serving.json"
+SERVING_FILE = "serving.json"
 GATE = "gate"
 """Author of the gate's automatic decisions."""
 _SCHEMA = pa.schema(
@@ -138,7 +138,7 @@ class Decisions:
             folder = get_attempt_folder(self.warehouse, *switch.model)
             model = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
             origin = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
-            write_json(Path(self.warehouse.root) / POINTER, {**model, **origin})
+            write_json(Path(self.warehouse.root) / SERVING_FILE, {**model, **origin})
             switch, written = _find_last_switch(self.all()), switch
 
     def promote(self, run_id: str, why: str, by: str | None = None, attempt: int | None = None) -> Decision:
@@ -262,7 +262,7 @@ def find_serving(decisions: Sequence[Decision]) -> Decision | None:
     return next(reversed(list_accepted(decisions)), None)
 
 
-class Hold(NamedTuple):
+class ManualHold(NamedTuple):
     """A manual decision in force, and the newest night that had been evaluated when the decision was made."""
 
     decision: Decision
@@ -274,7 +274,7 @@ class Hold(NamedTuple):
         return f"decided by {d.by} ({d.outcome}: {d.reason}); holds until a night after {self.night} is evaluated"
 
 
-def find_manual_hold(decisions: Sequence[Decision]) -> Hold | None:
+def find_manual_hold(decisions: Sequence[Decision]) -> ManualHold | None:
     """Return the manual decision that determines the serving model; None if the gate made the last such decision."""
     # A refit of a manually promoted model does not end the hold, and neither does the gate's rollback of that refit.
     refit_outcomes = (Outcome.REFIT, Outcome.ROLLED_BACK)
@@ -284,7 +284,7 @@ def find_manual_hold(decisions: Sequence[Decision]) -> Hold | None:
     last = switches[-1] if switches else None
     if last is None or not decisions[last].is_manual:
         return None
-    return Hold(decisions[last], max(d.ds for d in decisions[: last + 1]))
+    return ManualHold(decisions[last], max(d.ds for d in decisions[: last + 1]))
 
 
 def _find_last_switch(decisions: Sequence[Decision]) -> Decision | None:

@@ -13,7 +13,7 @@ from star_ctr.jobs.registry.decisions import Decision, Outcome, list_accepted
 
 Row = Mapping[str, Any]
 """A row of `metrics` or `differences`."""
-NIGHTS = 7
+BASELINE_NIGHTS = 7
 """Number of earlier nights to compare with."""
 
 
@@ -49,7 +49,7 @@ def select_baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> 
         decisions: All decisions, oldest first.
 
     Returns:
-        The newest `NIGHTS` runs of the baseline, oldest first.
+        The newest `BASELINE_NIGHTS` runs of the baseline, oldest first.
     """
     verdicts = (Outcome.PROMOTED, Outcome.HELD, Outcome.TOO_SMALL)
     decided = {d.run_id: d.outcome for d in decisions if d.outcome in verdicts}
@@ -59,7 +59,7 @@ def select_baseline_runs(runs: Sequence[str], decisions: Sequence[Decision]) -> 
     } & excluded
     start = max((k for k, run in enumerate(runs) if run in promoted_manually), default=0)
     selected = [run for run in runs[start:] if run not in excluded - promoted_manually]
-    return (selected or list(runs))[-NIGHTS:]
+    return (selected or list(runs))[-BASELINE_NIGHTS:]
 
 
 def compute_typical_rows(nights: Sequence[Sequence[Row]]) -> dict[str, float]:

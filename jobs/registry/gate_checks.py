@@ -1,9 +1,9 @@
 """The statistical tests that the gate bases its decision on.
 
 Each reason to hold a candidate combines a significance test with a margin: the metric must be significantly worse, and
-by more than the margin. The tests share `gate.error_rate`: each kind of test gets a part of it (`PARTS`), and the tests
-of one kind (one per domain) are corrected by Holm's procedure. A candidate that is as good as the serving model is
-therefore held, on an ordinary day, with at most that probability, for any number of domains.
+by more than the margin. The tests share `gate.error_rate`: each kind of test gets a part of it (`ERROR_RATE_SHARES`),
+and the tests of one kind (one per domain) are corrected by Holm's procedure. A candidate that is as good as the serving
+model is therefore held, on an ordinary day, with at most that probability, for any number of domains.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from star_ctr.features.evaluation.significance import (
 )
 from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows, estimate_click_rate
 
-DRAWS = 200
+MIN_BOOTSTRAP_SAMPLES = 200
 """Minimum number of bootstrap samples for the gate: the standard error is then accurate to 5 %."""
-PARTS = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
+ERROR_RATE_SHARES = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
 """Share of `gate.error_rate` by kind of test. The last three kinds detect failures that are usually obvious."""
 _POWER = 0.9
 """Probability with which a loss of `gate.domain_loss` should be detected."""
@@ -76,7 +76,7 @@ def check_gauc(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult]:
     for difference, users, std in _iter_testable(gate, inputs):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
         change = f"{format_domain(difference['domain'])}: GAUC {format_interval(difference)}"
-        p = compute_p_below(difference["gauc"], std, users, DRAWS)
+        p = compute_p_below(difference["gauc"], std, users, MIN_BOOTSTRAP_SAMPLES)
         message = f"{change} against the serving model (margin: {margin})"
         yield CheckResult(difference["domain"], p, difference["gauc"] < -margin, message)
 
@@ -124,7 +124,10 @@ def check_gauc_drop(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]
         p = 0.0  # the standard error is unknown, so only the margin decides
     else:
         p = compute_p_below(
-            distance, math.hypot(std, get_standard_error(inputs.serving_then, inputs.level) or std), users, DRAWS
+            distance,
+            math.hypot(std, get_standard_error(inputs.serving_then, inputs.level) or std),
+            users,
+            MIN_BOOTSTRAP_SAMPLES,
         )
     message = (
         f"overall GAUC {overall['gauc']:.4f} is more than {gate.drop_margin} (gate.drop_margin) below {accepted:.4f}, "
@@ -163,11 +166,12 @@ def describe_low_power(gate: GateSettings, inputs: GateInputs) -> str:
     domains = [d["domain"] for d in inputs.differences if d["domain"] != OVERALL]
     large = [domain for domain in domains if rows.get(domain, 0) >= gate.domain_rows]
     tested = list(_iter_testable(gate, inputs))
-    rate = gate.error_rate * PARTS["gauc"] / max(len(tested), 1)
+    rate = gate.error_rate * ERROR_RATE_SHARES["gauc"] / max(len(tested), 1)
     detectable = {
         difference["domain"]
         for difference, users, std in tested
-        if max(compute_detectable_loss(rate, _POWER, std, users, DRAWS), gate.domain_margin) <= gate.domain_loss
+        if max(compute_detectable_loss(rate, _POWER, std, users, MIN_BOOTSTRAP_SAMPLES), gate.domain_margin)
+        <= gate.domain_loss
     }
     undetectable = [domain for domain in large if domain not in detectable]
     if not undetectable:

@@ -14,7 +14,7 @@ from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.jobs.registry.decisions import Outcome
 from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows
 from star_ctr.jobs.registry.gate_checks import (
-    PARTS,
+    ERROR_RATE_SHARES,
     CheckResult,
     GateInputs,
     check_calibration,
@@ -65,7 +65,7 @@ def _run_checks(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]:
     """Run all checks, and return those that failed."""
 
     def select_failed_of_kind(kind: str, checks: Sequence[CheckResult]) -> list[CheckResult]:
-        return select_failed(checks, gate.error_rate * PARTS[kind])
+        return select_failed(checks, gate.error_rate * ERROR_RATE_SHARES[kind])
 
     worse = select_failed_of_kind("gauc", list(check_gauc(gate, inputs)))
     # If only the candidate dropped, it is worse than the serving model, and the labels of the day are not suspect.

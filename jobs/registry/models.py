@@ -11,7 +11,7 @@ from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_
 from star_ctr.model.export import LAYOUT
 
 
-class Model(NamedTuple):
+class ScoringModel(NamedTuple):
     """A published attempt, its layout, and the settings that it was trained with."""
 
     attempt: Attempt
@@ -24,7 +24,7 @@ class Model(NamedTuple):
         return [str(file) for file in sorted((self.attempt.folder / "vocabularies").glob("*.parquet"))]
 
 
-def find_model(settings: Settings, run_id: str, number: int | None = None) -> Model:
+def load_model(settings: Settings, run_id: str, number: int | None = None) -> ScoringModel:
     """Load the model of a published attempt, after verifying its files.
 
     Args:
@@ -40,4 +40,4 @@ def find_model(settings: Settings, run_id: str, number: int | None = None) -> Mo
     layout = Layout.model_validate_json((attempt.folder / LAYOUT).read_text(encoding="utf-8"))
     trained = Settings.model_validate(attempt.record()["settings"])
     trained = trained.model_copy(update={"paths": settings.paths, "spark": settings.spark})
-    return Model(attempt, layout, trained)
+    return ScoringModel(attempt, layout, trained)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import OF_REFIT
+from star_ctr.conf.contracts.catalog import REFIT_TABLES
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.features.evaluation.metrics import compute_totals
@@ -34,7 +34,9 @@ def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) 
     Returns:
         The reasons why the refit must not be served; empty if there are none.
     """
-    rows = store.read(OF_REFIT.split, job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
+    rows = store.read(REFIT_TABLES.split, job.versions["split"]).where(
+        (F.col("ds") == job.ds) & (F.col("part") == "train")
+    )
     try:
         read_weights(job.path)
         _check_parity(rows, job)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from enum import StrEnum
 
-from star_ctr.conf.contracts.catalog import RECORD, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, Warehouse
 from star_ctr.conf.contracts.dates import list_days_before
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
@@ -15,8 +15,8 @@ from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, list_attempts, read_job
 from star_ctr.jobs.registry.decisions import Decision, Decisions, get_evaluated_attempt, list_accepted
 
-DAY = 24 * 3600.0
-Key = tuple[str, int]
+SECONDS_PER_DAY = 24 * 3600.0
+AttemptKey = tuple[str, int]
 """Run id and number of an attempt."""
 
 
@@ -37,7 +37,7 @@ KEEP_ROWS = (Reason.DECISION, Reason.PINNED, Reason.UNFINISHED)
 
 def list_kept_attempts(
     settings: Settings, warehouse: Warehouse, attempts: Sequence[Attempt], newest: str
-) -> dict[Key, Reason]:
+) -> dict[AttemptKey, Reason]:
     """Select the attempts to keep.
 
     Args:
@@ -91,9 +91,9 @@ def list_decisions_in_force(settings: Settings, decisions: Sequence[Decision]) -
     return list_accepted(decisions)[-1 - settings.retention.rollbacks :]
 
 
-def _list_named_attempts(settings: Settings, warehouse: Warehouse) -> dict[Key, Reason]:
+def _list_named_attempts(settings: Settings, warehouse: Warehouse) -> dict[AttemptKey, Reason]:
     """Return the attempts that decisions or settings refer to, and the attempts that their trainings started from."""
-    kept: dict[Key, Reason] = {}
+    kept: dict[AttemptKey, Reason] = {}
     decided = Decisions(settings).all()
     # The last accepted decision of each configuration: its run id without the night.
     last_accepted = {d.run_id[len(d.ds) :]: d for d in list_accepted(decided)}
@@ -131,7 +131,7 @@ def _list_newest_before(attempts: Sequence[Attempt], first: str) -> set[str]:
 
 def _compute_age(published: Attempt) -> float:
     """Return the days since an attempt was published."""
-    return (time.time() - (published.folder / RECORD).stat().st_mtime) / DAY
+    return (time.time() - (published.folder / RECORD_FILE).stat().st_mtime) / SECONDS_PER_DAY
 
 
 def compute_first_day(newest: str, days: int) -> str:
@@ -146,7 +146,7 @@ def parse_night(name: str) -> str:
         name: A run id, or `RUN@DAY` for the scores of a run on the rows of another night.
 
     Returns:
-        The night: `DAY` if the name contains one. Empty if the name does not begin with a date.
+        The night: `SECONDS_PER_DAY` if the name contains one. Empty if the name does not begin with a date.
     """
     run, _, day = name.partition("@")
     night = day or run[:10]

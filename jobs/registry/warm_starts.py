@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from star_ctr.conf.contracts.catalog import WEIGHTS, Warehouse
+from star_ctr.conf.contracts.catalog import WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.compatibility import dump_number_encodings
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_json
@@ -46,7 +46,7 @@ class Start(NamedTuple):
 
         The hash of an unchanged file is cached within the process.
         """
-        file = self.attempt.folder / WEIGHTS
+        file = self.attempt.folder / WEIGHTS_FILE
         if not file.exists():
             raise UserError(f"trainer.warm_start: {file} does not exist; train {self.run_id} again")
         found = file.stat()

@@ -27,7 +27,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from star_ctr.conf.contracts.catalog import TABLES
-from star_ctr.conf.contracts.column_names import IDENTITY
+from star_ctr.conf.contracts.column_names import IDENTITY_COLUMNS
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
@@ -39,8 +39,8 @@ from star_ctr.features.encoding.scoring_rows import (
     clean_raw_rows,
     count_unknown_domains,
 )
-from star_ctr.features.point_in_time.scan_planner import _ArrowScan
-from star_ctr.jobs.features import add_columns, add_own_columns, add_point_in_time, select_columns
+from star_ctr.features.point_in_time.scan_planner import ArrowFunction
+from star_ctr.jobs.features import add_columns, add_point_in_time, select_columns, select_row_columns
 from star_ctr.jobs.io.external_tables import (
     filter_rows,
     is_within,
@@ -53,14 +53,14 @@ from star_ctr.jobs.io.session import run_submitted
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.decisions import Decisions, find_serving
-from star_ctr.jobs.registry.models import Model, find_model
+from star_ctr.jobs.registry.models import ScoringModel, load_model
 from star_ctr.jobs.score import describe_model, load_predictor
 from star_ctr.jobs.split import load_encoder
 from star_ctr.model.data.reader import unpack_columns
 
 COLUMNS = ("run_id", "impression_id", "user_id", "domain", "score")
 """Columns of the output, before the carried input columns."""
-NAMED = 20
+MAX_LISTED = 20
 """Maximum number of reasons, or of unknown domains, that are listed individually."""
 
 
@@ -102,7 +102,7 @@ def run(
     now = find_serving(Decisions(settings).all())
     if attempt is None and now is not None and now.run_id == run_id:
         attempt = now.attempt
-    model = find_model(settings, run_id, attempt)
+    model = load_model(settings, run_id, attempt)
     policy = unknown_domain or ("drop" if model.settings.domains.unknown == "drop" else "other")
     table = load_external_table(spark, source)
     rejected = f"{target.rstrip('/')}_rejected"
@@ -190,7 +190,7 @@ def _check_columns(rows: DataFrame, columns: Sequence[str]) -> None:
 def _reject_unknown_domains(rows: DataFrame, layout: Layout, source: str) -> None:
     """Raise `DataError` if valid rows have domains that the model does not know."""
     found = count_unknown_domains(rows, layout)
-    named = {r.domain: r["count"] for r in found.limit(NAMED).collect()}
+    named = {r.domain: r["count"] for r in found.limit(MAX_LISTED).collect()}
     if named:
         total = found.agg(F.count("*").alias("domains"), F.sum("count").alias("rows")).first()
         assert total is not None
@@ -214,16 +214,16 @@ def _count_rows(prepared: DataFrame, total: int) -> _RowCounts:
     """Count valid and rejected rows. Lists the most frequent reasons individually, and all others as one entry."""
     newest = F.max("ds") if "ds" in prepared.columns else F.lit(None)
     counts = prepared.groupBy("reason").agg(F.count("*").alias("rows"), newest.alias("newest"))
-    found = counts.orderBy(F.col("reason").isNotNull(), F.desc("rows"), "reason").limit(NAMED + 1).collect()
+    found = counts.orderBy(F.col("reason").isNotNull(), F.desc("rows"), "reason").limit(MAX_LISTED + 1).collect()
     valid = found.pop(0) if found[0].reason is None else None
-    named = {row.reason: row.rows for row in found[:NAMED]}
+    named = {row.reason: row.rows for row in found[:MAX_LISTED]}
     rest = total - (valid.rows if valid else 0) - sum(named.values())
     reasons = named | ({"other reasons": rest} if rest else {})
     return _RowCounts(valid.rows, valid.newest, reasons) if valid else _RowCounts(0, None, reasons)
 
 
 def _score_raw_rows(
-    store: WarehouseTables, model: Model, cleaned: DataFrame, newest: str
+    store: WarehouseTables, model: ScoringModel, cleaned: DataFrame, newest: str
 ) -> AbstractContextManager[DataFrame]:
     """Compute point-in-time features of cleaned rows, whose newest day is `newest`, and score the rows.
 
@@ -231,12 +231,12 @@ def _score_raw_rows(
     """
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
-    rows = rows.select(*(c for c in IDENTITY if c != "label"), *add_own_columns(settings, rows), *carried)
+    rows = rows.select(*(c for c in IDENTITY_COLUMNS if c != "label"), *select_row_columns(settings, rows), *carried)
     scoring = _make_score_function(rows, model, encoded=False)
     return add_point_in_time(settings, store, rows, newest, scoring)
 
 
-def _make_score_function(rows: DataFrame, model: Model, encoded: bool) -> _ArrowScan:
+def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> ArrowFunction:
     """Make the function that scores Arrow batches of encoded rows, or encodes and scores rows of features.
 
     The output has impression_id, user_id, domain and score, and CARRIED if `rows` has it. For encoded rows, it also has
@@ -273,10 +273,10 @@ def _make_score_function(rows: DataFrame, model: Model, encoded: bool) -> _Arrow
             yield pa.RecordBatch.from_arrays(columns, names=[*first, "score", *copied])
 
     fields = [*(StructField(name, StringType()) for name in first), StructField("score", DoubleType())]
-    return _ArrowScan(score, StructType([*fields, *(rows.schema[c] for c in copied)]))
+    return ArrowFunction(score, StructType([*fields, *(rows.schema[c] for c in copied)]))
 
 
-def declare(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the job's options for `spark-submit`, in addition to --conf and --set."""
     parser.add_argument("--run-id", required=True, help="run whose model to use")
     parser.add_argument("--attempt", type=int, help="attempt of the run; the serving or else the newest one by default")
@@ -292,4 +292,4 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    run_submitted("bulk", run, declare)
+    run_submitted("bulk", run, add_arguments)

@@ -14,11 +14,11 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.evaluation.bootstrap import EVIDENCE, INTERVALS, add_intervals, estimate, subtract_estimates
+from star_ctr.features.evaluation.bootstrap import INTERVALS, TEST_INPUTS, add_intervals, estimate, subtract_estimates
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 
-COLUMNS = ("run_id", "reference_run_id", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *EVIDENCE)
+COLUMNS = ("run_id", "reference_run_id", "ds", "domain", "auc", *INTERVALS[:2], "gauc", *INTERVALS[2:], *TEST_INPUTS)
 
 
 def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, reference: str) -> list[dict[str, Any]]:

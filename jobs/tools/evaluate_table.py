@@ -20,7 +20,7 @@ from star_ctr.features.cleaning.log_columns import CORRUPT, get_column
 from star_ctr.features.cleaning.text import check_key, is_undecodable, to_number, to_text
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
-from star_ctr.jobs.io.external_tables import NOT_READ, extract_reason, open_external_table
+from star_ctr.jobs.io.external_tables import READ_ERRORS, extract_reason, open_external_table
 
 _ALL = "all"
 """Value of the domain and the day if the table has no column for it."""
@@ -68,7 +68,7 @@ def run(spark: SparkSession, scored: ScoreColumns, evaluate: EvaluateSettings) -
     Raises:
         DataError: A column is missing, the table has no rows, or rows cannot be evaluated; the message counts them.
     """
-    table = read(spark, scored.path)
+    table = read_table(spark, scored.path)
     for option, column in scored.columns().items():
         if column not in table.columns:
             nearest = suggest_nearest(column, table.columns)
@@ -89,7 +89,7 @@ def run(spark: SparkSession, scored: ScoreColumns, evaluate: EvaluateSettings) -
     return sorted(metrics, key=lambda r: (r["ds"] or "", domain_sort_key(r["domain"])))
 
 
-def read(spark: SparkSession, path: str) -> DataFrame:
+def read_table(spark: SparkSession, path: str) -> DataFrame:
     """Read a Delta or Parquet table, or a CSV file; raises `DataError` if it is neither or cannot be read.
 
     All values of a CSV file are text. A line with more or fewer fields than the header is kept in the column CORRUPT.
@@ -102,7 +102,7 @@ def read(spark: SparkSession, path: str) -> DataFrame:
         header = reader.csv(path).columns
         schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
         return reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).csv(path)
-    except NOT_READ as error:
+    except READ_ERRORS as error:
         raise DataError(f"{path}: neither a Delta or Parquet table nor a .csv file: {extract_reason(error)}") from None
 
 

@@ -15,16 +15,16 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.run_id import format_variant
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.evaluate import Run, evaluate_runs, read_metrics
+from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.registry.attempts import publish_attempt, read_result
-from star_ctr.jobs.score import SCORES as SCHEMA
+from star_ctr.jobs.score import SCORES_SCHEMA as SCHEMA
 from star_ctr.jobs.score import check_parity
 from star_ctr.jobs.train import count_split_rows, write_runs, write_trained_rows
 from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
 
-AT_ONCE = 48
+RUNS_PER_COMMIT = 48
 """Number of runs per commit. Their metrics are computed together, and their ranks must fit in the workers' memory."""
 
 TrainedRun = tuple[Settings, TrainingJob]
@@ -49,8 +49,8 @@ def run(store: WarehouseTables, runs: Sequence[TrainedRun]) -> Iterator[int]:
     results = [(s, job, read_result(job)) for s, job in runs]
     pending = [(s, job, r) for s, job, r in results if imported.get(job.run_id) != (r["fingerprint"], job.attempt)]
     yield len(runs) - len(pending)
-    for start in range(0, len(pending), AT_ONCE):
-        part = pending[start : start + AT_ONCE]
+    for start in range(0, len(pending), RUNS_PER_COMMIT):
+        part = pending[start : start + RUNS_PER_COMMIT]
         _import(store, part)
         yield len(runs) - len(pending) + start + len(part)
 
@@ -79,7 +79,7 @@ def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, 
     if uneven:
         raise DataError(f"{', '.join(uneven)}: the numbers of test rows and scored rows differ; see the table `ledger`")
     evaluate_runs(
-        store, [Run(job.run_id, job.attempt, job.ds, format_variant(s), job.trainer.seed) for s, job, _ in part]
+        store, [ScoredRun(job.run_id, job.attempt, job.ds, format_variant(s), job.trainer.seed) for s, job, _ in part]
     )
     # Write `runs` last: a run with a score difference in this table counts as imported.
     differences = [float(m.get(b"max_score_difference", b"nan")) for m in metadata]

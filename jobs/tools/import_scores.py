@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.jobs.evaluate import Run, evaluate_runs
+from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs
 from star_ctr.jobs.io.external_tables import load_external_table
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
@@ -56,7 +56,7 @@ def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, 
                 *columns
             )
             store.replace("scores", scored.repartition(1), make_in_condition("run_id", [identity]))
-            runs.append(Run(identity, None, night, name, seed))
+            runs.append(ScoredRun(identity, None, night, name, seed))
     return evaluate_runs(store, runs)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import strip_refit_suffix
 from star_ctr.conf.errors import UserError
@@ -63,7 +63,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     code = hash_code(["star_ctr.model.train"])
     replayed = job.model_copy(update={"folder": str(folder), "trainer": trainer, "code": code})
     (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(replayed, False)
-    weights = [hash_file(path / WEIGHTS)[:16] for path in (attempt.folder, folder)]
+    weights = [hash_file(path / WEIGHTS_FILE)[:16] for path in (attempt.folder, folder)]
     same_weights = weights[0] == weights[1]
     # A refit has no unseen day to be evaluated on.
     is_refit = strip_refit_suffix(run_id) != run_id

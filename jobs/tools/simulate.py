@@ -19,11 +19,11 @@ from star_ctr.features.simulation import impressions as sim
 from star_ctr.features.simulation import logs as out
 from star_ctr.jobs.io.session import run_submitted
 
-ROWS_A_FILE = 1_000_000
+ROWS_PER_FILE = 1_000_000
 """Maximum number of rows per file."""
-BEHAVIOURS_A_USER = 15
+BEHAVIOURS_PER_USER = 15
 """Mean number of events per user in the log `behaviours`."""
-FEW_ROWS_A_DAY = ("clicks", "users")
+REPARTITIONED_BY_DAY = ("clicks", "users")
 """Logs that are repartitioned by day. Otherwise, every task would write a small file for each of its days."""
 
 
@@ -55,7 +55,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     logs = {
         "impressions": (out.make_impression_log(s, rows), "parquet", "ds"),
         "clicks": (out.make_click_log(s, rows), "json", "ds"),
-        "behaviours": (out.make_behaviour_log(s, _make_range(spark, s.users * BEHAVIOURS_A_USER)), "parquet", None),
+        "behaviours": (out.make_behaviour_log(s, _make_range(spark, s.users * BEHAVIOURS_PER_USER)), "parquet", None),
         "users": (sim.make_users(s, snapshots).withColumn("ds", F.col("day")), "parquet", "ds"),
         "items": (sim.make_items(s, spark.range(s.items)), "parquet", None),
         "truth": (
@@ -70,9 +70,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     }
     written = {}
     for name, (log, kind, partition) in logs.items():
-        if partition and name in FEW_ROWS_A_DAY:
+        if partition and name in REPARTITIONED_BY_DAY:
             log = log.repartition(partition)
-        writer = log.write.mode("overwrite").option("maxRecordsPerFile", ROWS_A_FILE).format(kind)
+        writer = log.write.mode("overwrite").option("maxRecordsPerFile", ROWS_PER_FILE).format(kind)
         if kind == "json":
             writer = writer.option("compression", "gzip")
         (writer.partitionBy(partition) if partition else writer).save(f"{root}/{name}")
@@ -86,7 +86,7 @@ def _make_range(spark: SparkSession, n: int) -> DataFrame:
     Impressions are numbered by day, so a partition contains the rows of few consecutive days. Its task can write them
     without a shuffle.
     """
-    files = -(-n // ROWS_A_FILE)
+    files = -(-n // ROWS_PER_FILE)
     return spark.range(0, n, 1, max(files, spark.sparkContext.defaultParallelism))
 
 

@@ -24,9 +24,9 @@ from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.split_commits import REMOVED
 from star_ctr.jobs.registry.attempts import Attempt, list_all_attempts, read_job, reserve_number
 from star_ctr.jobs.registry.retained import (
-    DAY,
     KEEP_ROWS,
-    Key,
+    SECONDS_PER_DAY,
+    AttemptKey,
     Reason,
     compute_first_day,
     list_kept_attempts,
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     removals: list[Removal]
     attempts: list[Attempt]
     replays: list[Path]
-    kept: dict[Key, Reason]
+    kept: dict[AttemptKey, Reason]
 
     def names(self, what: str) -> set[str]:
         """Return the names to delete from `what`: a table, `models` or `replays`."""
@@ -119,12 +119,12 @@ def _find_old_replays(settings: Settings, warehouse: Warehouse) -> list[Path]:
     """Return the folders of replays that are older than `retention.attempts`."""
     if "://" in warehouse.root or settings.retention.attempts is None:
         return []
-    limit = time.time() - DAY * settings.retention.attempts
+    limit = time.time() - SECONDS_PER_DAY * settings.retention.attempts
     return sorted(path for path in (Path(warehouse.root) / "replays").glob("*") if path.stat().st_mtime < limit)
 
 
 def vacuum_files(
-    settings: Settings, kept: Mapping[Key, Reason], days: float | None = None, dry_run: bool = False
+    settings: Settings, kept: Mapping[AttemptKey, Reason], days: float | None = None, dry_run: bool = False
 ) -> list[dict[str, Any]]:
     """Delete table files that neither the current version nor a kept attempt needs.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from star_ctr.conf.contracts.catalog import RECORD, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, Warehouse
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.attempts import Attempt, find_damaged_files, get_attempt_folder, list_all_attempts
@@ -45,4 +45,4 @@ def _verify(warehouse: Warehouse, run_id: str, number: int, why: str) -> dict[st
     try:
         return {**row, "files": len(attempt.record()["files"]), "damaged": ", ".join(find_damaged_files(attempt))}
     except DataError:  # the record is missing, or is not valid JSON
-        return {**row, "files": 0, "damaged": RECORD}
+        return {**row, "files": 0, "damaged": RECORD_FILE}

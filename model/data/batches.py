@@ -25,7 +25,7 @@ from star_ctr.model.data.batch_order import DataFile, Draw, Read, make_generator
 from star_ctr.model.data.reader import Rows, concat_rows, read_files
 from star_ctr.model.data.shuffle_window import Window
 
-AHEAD = 8
+PREFETCH_BATCHES = 8
 """Default number of batches that are prepared ahead of the trainer."""
 
 
@@ -167,7 +167,7 @@ def _pin_memory(batch: Batch) -> Batch:
     return Batch(batch.domain, Rows(ints, floats, label, rows.domain), batch.file)
 
 
-def prefetch(batches: Iterator[Batch], depth: int = AHEAD, pin: bool = False) -> Generator[Batch]:
+def prefetch(batches: Iterator[Batch], depth: int = PREFETCH_BATCHES, pin: bool = False) -> Generator[Batch]:
     """Iterate over batches that a background thread prepares.
 
     Args:

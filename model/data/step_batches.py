@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.model.data.batches import AHEAD, Batch, prefetch
+from star_ctr.model.data.batches import PREFETCH_BATCHES, Batch, prefetch
 from star_ctr.model.data.reader import Rows
 from star_ctr.model.distributed.process_group import barrier, get_rank_and_size
 from star_ctr.model.distributed.shared_memory import make_shared_zeros
@@ -22,7 +22,7 @@ from star_ctr.model.distributed.shared_memory import make_shared_zeros
 
 def _compute_depth(batches_per_step: int) -> int:
     """Return the number of batches to prepare ahead: at least two steps, so that no step waits for its batches."""
-    return max(AHEAD, 2 * batches_per_step)
+    return max(PREFETCH_BATCHES, 2 * batches_per_step)
 
 
 class StepBatches:

@@ -40,7 +40,7 @@ def choose_threads(trainer: TrainerSettings, model: ModelSettings) -> int:
     if trainer.threads:
         return trainer.threads
     processes_per_batch = get_rank_and_size()[1] if trainer.parallel == "rows" else 1
-    return -all_max(-compute_threads(trainer.batch_size // processes_per_batch, model.layers, pin_cores()))
+    return -all_max(-compute_threads(trainer.batch_size // processes_per_batch, model.layers, count_process_cores()))
 
 
 def choose_readers(settings: TrainerSettings, decodes_for_all: bool = False) -> int:
@@ -51,7 +51,7 @@ def choose_readers(settings: TrainerSettings, decodes_for_all: bool = False) -> 
         decodes_for_all: This process decodes files for all processes of the machine, so all of the machine's cores
             count.
     """
-    return settings.runtime.readers or max(1, (count_cores() if decodes_for_all else pin_cores()) // 4)
+    return settings.runtime.readers or max(1, (count_cores() if decodes_for_all else count_process_cores()) // 4)
 
 
 def count_cores() -> int:
@@ -59,7 +59,7 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def pin_cores() -> int:
+def count_process_cores() -> int:
     """Return the number of cores for this process: its share of the available cores, at most OMP_NUM_THREADS.
 
     Spark sets OMP_NUM_THREADS to the cores of a task. torchrun sets it to 1 if it starts several processes and the

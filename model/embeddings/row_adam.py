@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from star_ctr.model.distributed.shared_memory import make_shared_zeros, share_tensor
 
-AT_ONCE = 4096
+ROWS_PER_CHUNK = 4096
 """Rows per chunk of an update on a CPU, small enough that intermediate results stay in its cache."""
 
 
@@ -71,7 +71,7 @@ class RowAdam(torch.optim.Optimizer):
         rate = lr * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
         first, second = state["exp_avg"], state["exp_avg_sq"]
         changes: list[RowUpdate] = []
-        for rows, gradient in zip(split_into_parts(rows_N), split_into_parts(gradient_ND), strict=True):
+        for rows, gradient in zip(split_into_chunks(rows_N), split_into_chunks(gradient_ND), strict=True):
             mean = first.index_select(0, rows).lerp_(gradient, 1 - beta1)
             square = second.index_select(0, rows).lerp_(gradient.square(), 1 - beta2)
             first.index_copy_(0, rows, mean)
@@ -103,9 +103,9 @@ class RowAdam(torch.optim.Optimizer):
                 state |= {name: share_tensor(state[name]) for name in ("exp_avg", "exp_avg_sq")}
 
 
-def split_into_parts(x: Tensor) -> tuple[Tensor, ...]:
-    """Split the rows of `x` into chunks of `AT_ONCE` rows on a CPU; on a GPU, return all rows as one chunk."""
-    return torch.split(x, AT_ONCE) if x.device.type == "cpu" else (x,)
+def split_into_chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """Split the rows of `x` into chunks of `ROWS_PER_CHUNK` rows on a CPU; on a GPU, return all rows as one chunk."""
+    return torch.split(x, ROWS_PER_CHUNK) if x.device.type == "cpu" else (x,)
 
 
 class GroupedRows(NamedTuple):

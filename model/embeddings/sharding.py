@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from star_ctr.conf.contracts.encoded_row import PADDING
 
-WHOLE = (0, 1)
+WHOLE_PART = (0, 1)
 """The part of a process that holds all rows."""
 
 

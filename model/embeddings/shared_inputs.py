@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from star_ctr.conf.contracts.encoded_row import Layout, SequenceField
 from star_ctr.conf.settings.model import ModelSettings
-from star_ctr.model.embeddings.sharding import WHOLE
+from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.embeddings.tables import EmbeddingTables, MeanLookup
 from star_ctr.model.layers.attention_pooling import DienPooling, DinPooling
 
@@ -56,7 +56,7 @@ class SharedInputs(nn.Module):
         lookups: The lookup of single ids and averaged lists, by width of the tables.
     """
 
-    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:
+    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE_PART) -> None:
         super().__init__()
         self.layout = layout
         self.widths = get_embedding_widths(layout, settings)

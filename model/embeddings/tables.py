@@ -21,9 +21,9 @@ from torch.autograd.function import once_differentiable
 
 from star_ctr.conf.contracts.encoded_row import PADDING
 from star_ctr.model.embeddings.row_adam import GroupedRows, group_rows
-from star_ctr.model.embeddings.sharding import WHOLE, count_rows_of_part, fetch_rows, gather_storage
+from star_ctr.model.embeddings.sharding import WHOLE_PART, count_rows_of_part, fetch_rows, gather_storage
 
-BLOCK = 1 << 16
+ROWS_PER_SEED = 1 << 16
 """Rows per seed in the initialization."""
 
 
@@ -69,7 +69,7 @@ class EmbeddingTables(nn.Module):
         storages: The rows that this process holds, by width.
     """
 
-    def __init__(self, sizes: Mapping[str, int], widths: Mapping[str, int], part: tuple[int, int] = WHOLE) -> None:
+    def __init__(self, sizes: Mapping[str, int], widths: Mapping[str, int], part: tuple[int, int] = WHOLE_PART) -> None:
         super().__init__()
         self.widths, self.sizes, self.part = dict(widths), dict(sizes), part
         self.offset, self.rows = compute_offsets(sizes, widths)
@@ -88,9 +88,9 @@ class EmbeddingTables(nn.Module):
         for its part and one block.
         """
         rank, parts = self.part
-        for number, start in enumerate(range(0, rows, BLOCK)):
+        for number, start in enumerate(range(0, rows, ROWS_PER_SEED)):
             seed = hash((torch.initial_seed(), storage.shape[1], number)) % (1 << 62)
-            block = torch.empty(min(BLOCK, rows - start), storage.shape[1], dtype=storage.dtype, device="cpu")
+            block = torch.empty(min(ROWS_PER_SEED, rows - start), storage.shape[1], dtype=storage.dtype, device="cpu")
             block.normal_(std=0.01, generator=torch.Generator().manual_seed(seed))
             first = (rank - start) % parts
             part_rows = block[first::parts]
@@ -161,7 +161,7 @@ class EmbeddingTables(nn.Module):
         for width, storage in self.storages.items():
             if (whole := gather_storage(storage.detach(), self.rows[int(width)], self.part)) is not None:
                 storage.data = whole
-        self.part = WHOLE
+        self.part = WHOLE_PART
 
 
 class MeanLookup(nn.Module):

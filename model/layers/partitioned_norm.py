@@ -41,7 +41,7 @@ class NormStatistics(nn.Module):
     def __init__(self, features: int, groups: int, momentum: float, eps: float) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
-        self.together = True
+        self.shares_batch = True
         self._pending: list[PendingGather] = []
         self.register_buffer("mean", torch.zeros(groups, features))
         self.register_buffer("var", torch.ones(groups, features))
@@ -82,11 +82,11 @@ class NormStatistics(nn.Module):
 
     def _sum_over_processes(self, x: Tensor) -> Tensor:
         """Return the sum of `x` over the processes that share the batch."""
-        return sum_over_ranks(x) if self.together else x
+        return sum_over_ranks(x) if self.shares_batch else x
 
     def _add_batch(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
         """Update the running statistics with those of a batch, or leave it to `settle` if each process has a batch."""
-        if self.together or get_rank_and_size()[1] == 1:
+        if self.shares_batch or get_rank_and_size()[1] == 1:
             self._update_running_statistics(group, rows, mean_F, var_F)
         else:
             # Send everything in one message. A float represents the two integers exactly.
@@ -128,14 +128,15 @@ class PartitionedNorm(NormStatistics):
         eps: Epsilon of eq. 3 and 4.
 
     Attributes:
-        neutral: The names of the per-domain parameters, with the value at which a domain equals the shared model.
+        neutral_values: The names of the per-domain parameters, with the value at which a domain equals the shared
+            model.
     """
 
     def __init__(self, features: int, domains: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__(features, domains, momentum, eps)
         self.gamma = nn.Parameter(torch.ones(features))
         self.beta = nn.Parameter(torch.zeros(features))
-        self.neutral = {"gamma_p": 1.0, "beta_p": 0.0}
+        self.neutral_values = {"gamma_p": 1.0, "beta_p": 0.0}
         self.gamma_p = repeat_per_domain(domains, torch.ones(features))
         self.beta_p = repeat_per_domain(domains, torch.zeros(features))
 

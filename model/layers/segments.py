@@ -31,7 +31,7 @@ def find_segments(domains: npt.NDArray[np.int32]) -> list[Segment]:
     return [(int(domains[start]), start, stop) for start, stop in zip(starts, stops, strict=True)]
 
 
-def cut_across_ranks(segments: Iterable[Segment], rank: int, ranks: int) -> list[Segment]:
+def select_rank_segments(segments: Iterable[Segment], rank: int, ranks: int) -> list[Segment]:
     """Return the segments of the rows that a rank takes from a batch.
 
     The rank takes the rows `rank`, `rank + ranks`, `rank + 2 * ranks`, and so on. The result has all segments of the

@@ -84,7 +84,7 @@ class PerDomainHead(nn.Module):
         """Return the network itself: its mixture or gates depend on the row and cannot be computed ahead of time."""
         return self
 
-    def level(self, p: int) -> nn.Parameter:
+    def output_bias(self, p: int) -> nn.Parameter:
         """Return the output bias of domain `p`."""
         bias: nn.Parameter = self.last.bias[p]
         return bias

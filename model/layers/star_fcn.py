@@ -33,23 +33,24 @@ class StarLinear(nn.Module):
             domains) starts as the shared model.
 
     Attributes:
-        neutral: The names of the per-domain parameters, with the value at which a domain equals the shared model.
+        neutral_values: The names of the per-domain parameters, with the value at which a domain equals the shared
+            model.
     """
 
     def __init__(self, features: int, out: int, domains: int, combine: str = "product", spread: float = 0.0) -> None:
         super().__init__()
         self.combine = combine
-        self.neutral = {"weight_p": 1.0 if combine == "product" else 0.0, "bias_p": 0.0}
+        self.neutral_values = {"weight_p": 1.0 if combine == "product" else 0.0, "bias_p": 0.0}
         self.weight = nn.Parameter(torch.empty(features, out))
         nn.init.kaiming_uniform_(self.weight.T, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(out))
-        self.weight_p = repeat_per_domain(domains, torch.full((features, out), self.neutral["weight_p"]))
+        self.weight_p = repeat_per_domain(domains, torch.full((features, out), self.neutral_values["weight_p"]))
         self.bias_p = repeat_per_domain(domains, torch.zeros(out))
         if spread:
             for weight in list(self.weight_p)[1:]:  # domain 0 starts as the shared model
                 weight.data += spread * torch.randn_like(weight)
 
-    def own_weight(self, p: int) -> Tensor:
+    def combine_weights(self, p: int) -> Tensor:
         """Return the weights W_p* of domain `p` (eq. 5), F x H."""
         weight_p_FH: Tensor = self.weight_p[p]
         return self.weight * weight_p_FH if self.combine == "product" else self.weight + weight_p_FH
@@ -66,14 +67,14 @@ class StarLinear(nn.Module):
         """
         return torch.cat(
             [
-                torch.addmm(self.bias + self.bias_p[p], x_BF[start:stop], self.own_weight(p))
+                torch.addmm(self.bias + self.bias_p[p], x_BF[start:stop], self.combine_weights(p))
                 for p, start, stop in segments
             ]
         )
 
     def fold_for_inference(self) -> DomainLinear:
         """Return the layer with W_p* and b_p* of all domains computed ahead of time (§4.4)."""
-        weights_DFH = torch.stack([self.own_weight(p) for p in range(len(self.weight_p))])
+        weights_DFH = torch.stack([self.combine_weights(p) for p in range(len(self.weight_p))])
         return DomainLinear(weights_DFH.detach(), (self.bias + torch.stack(list(self.bias_p))).detach())
 
 
@@ -103,7 +104,7 @@ class StarFCN(LayerStack):
         layers = [StarLinear(a, b, domains, combine, spread) for a, b in pairwise([features, *widths, 1])]
         super().__init__(layers, dropout, activation)
 
-    def level(self, p: int) -> nn.Parameter:
+    def output_bias(self, p: int) -> nn.Parameter:
         """Return the output bias of domain `p`: b_p of the last layer."""
         bias: nn.Parameter = self.layers[-1].bias_p[p]  # type: ignore[assignment,index]
         return bias

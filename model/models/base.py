@@ -25,7 +25,7 @@ class BaseFCN(LayerStack):
         layers = [SharedLinear(a, b) for a, b in pairwise([features, *settings.layers, 1])]
         super().__init__(layers, settings.dropout, settings.activation)
 
-    def level(self, p: int) -> nn.Parameter:
+    def output_bias(self, p: int) -> nn.Parameter:
         """Return the output bias, which all domains share."""
         bias: nn.Parameter = self.layers[-1].bias  # type: ignore[assignment]
         return bias

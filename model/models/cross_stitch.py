@@ -34,7 +34,7 @@ class CrossStitch(ParallelNetworks):
         unit_DD = torch.full((domains, domains), 0.1 / max(domains - 1, 1)).fill_diagonal_(0.9 if domains > 1 else 1.0)
         self.units = nn.ParameterList(nn.Parameter(unit_DD.clone()) for _ in settings.layers)
 
-    def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+    def mix(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the stitched last hidden layer of each row's domain, B x H."""
         h = x_BF
         for layer, unit_DD in zip(self.hidden, self.units, strict=True):

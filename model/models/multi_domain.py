@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.settings.model import ModelSettings
-from star_ctr.model.embeddings.sharding import WHOLE
+from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
 from star_ctr.model.layers.normalization import make_norm
@@ -77,7 +77,7 @@ class MultiDomainModel(nn.Module):
         part: (rank, parts): the part of the embedding rows that this process holds, see `sharding`.
     """
 
-    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE) -> None:
+    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE_PART) -> None:
         super().__init__()
         self.domains = len(layout.domain_index)
         self.inputs = SharedInputs(layout, settings, part)
@@ -146,9 +146,9 @@ class MultiDomainModel(nn.Module):
         """Whether each domain has a separate output bias."""
         return not isinstance(self.network, BaseFCN)
 
-    def level(self, p: int) -> nn.Parameter:
+    def output_bias(self, p: int) -> nn.Parameter:
         """Return the output bias of domain `p`; all domains share one if `has_domain_biases` is False."""
-        bias: nn.Parameter = self.network.level(p)  # type: ignore[operator]
+        bias: nn.Parameter = self.network.output_bias(p)  # type: ignore[operator]
         return bias
 
     def lone_rows(self) -> dict[int, int]:

@@ -18,7 +18,7 @@ from star_ctr.model.layers.stack import Dropout, PerDomainHead
 class ParallelNetworks(PerDomainHead):
     """Parallel networks whose outputs are mixed per domain, followed by a per-domain output layer.
 
-    All networks are computed for every row, in prediction too. Subclasses define the mixture in `mixed`.
+    All networks are computed for every row, in prediction too. Subclasses define the mixture in `mix`.
 
     Args:
         settings: Provides the widths of the hidden layers, the dropout and the activation.
@@ -35,10 +35,10 @@ class ParallelNetworks(PerDomainHead):
         self.dropout = Dropout(settings.dropout)
         self.activation = settings.activation
 
-    def mixed(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+    def mix(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the mixture of the networks' last hidden layers for each row's domain, B x H."""
         raise NotImplementedError
 
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the logit of each row, B; the rows must be sorted by domain."""
-        return self.logit(self.mixed(x_BF, segments), segments)
+        return self.logit(self.mix(x_BF, segments), segments)

@@ -24,7 +24,7 @@ class SharedBottom(LayerStack):
         layers = [PerDomainLinear(a, b, domains) for a, b in pairwise([features, *settings.layers, 1])]
         super().__init__(layers, settings.dropout, settings.activation)
 
-    def level(self, p: int) -> nn.Parameter:
+    def output_bias(self, p: int) -> nn.Parameter:
         """Return the output bias of domain `p`."""
         bias: nn.Parameter = self.layers[-1].bias[p]  # type: ignore[assignment,index]
         return bias

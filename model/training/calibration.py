@@ -163,7 +163,7 @@ def calibrate_output_biases(
     if OTHER_DOMAIN not in shifts:
         shifts[OTHER_DOMAIN] = _solve_bias(*(torch.cat(x) for x in zip(*rows.values(), strict=True)))
     for p, shift in shifts.items():
-        model.level(p).add_(shift)
+        model.output_bias(p).add_(shift)
     return shifts
 
 

@@ -20,7 +20,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file, sync_folder, write_json
 from star_ctr.model.distributed.process_group import barrier
 
-PROGRESS = "place.json"
+PROGRESS_FILE = "place.json"
 """Name of the file with the progress of the training and the hashes of the other files."""
 _COMMON = "common.safetensors"
 """Name of the file with the tensors that all processes share."""
@@ -63,7 +63,7 @@ def save(
         return
     _write(partial / _COMMON, tensors)
     files = {file.name: [file.stat().st_size, hash_file(file)] for file in sorted(partial.iterdir())}
-    write_json(partial / PROGRESS, {**progress, "files": files})
+    write_json(partial / PROGRESS_FILE, {**progress, "files": files})
     sync_folder(partial)
     # Checkpoints of later steps are damaged. Otherwise, the training would have resumed from them.
     for other in _list_folders(folder):
@@ -104,7 +104,7 @@ def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
     checkpoints = []
     for step in _list_folders(folder):
         try:
-            progress: dict[str, Any] = json.loads((step / PROGRESS).read_text(encoding="utf-8"))
+            progress: dict[str, Any] = json.loads((step / PROGRESS_FILE).read_text(encoding="utf-8"))
             is_complete = all((step / name).stat().st_size == size for name, (size, _) in progress["files"].items())
         except (OSError, ValueError, KeyError):
             continue

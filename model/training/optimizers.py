@@ -157,13 +157,14 @@ class Optimizers:
 def list_domain_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, float]]:
     """Iterate over the domain-specific parameters that modify shared weights.
 
-    Modules declare these parameters in `neutral`: W_p (1, or 0 if weights are summed), gamma_p (1), b_p and beta_p (0).
+    Modules declare these parameters in `neutral_values`: W_p (1, or 0 if weights are summed), gamma_p (1), b_p and
+    beta_p (0).
 
     Yields:
         Each parameter with its neutral value, at which the domain uses the shared weights unchanged.
     """
     for module in model.modules():
-        for name, neutral in getattr(module, "neutral", {}).items():
+        for name, neutral in getattr(module, "neutral_values", {}).items():
             for parameter in getattr(module, name):
                 yield parameter, neutral
 

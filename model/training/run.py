@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from star_ctr.conf.contracts.catalog import RESULT
+from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.files import write_json
 from star_ctr.model import export
 from star_ctr.model.distributed.process_group import get_rank_and_size
@@ -89,5 +89,5 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
     if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.path)
         record["probe"] = score_sample(trainer.model, job, trainer.device)
-        write_json(job.path / RESULT, record)
+        write_json(job.path / RESULT_FILE, record)
     return record

@@ -29,9 +29,9 @@ from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
 from star_ctr.model.distributed.process_group import barrier, choose_device, get_rank_and_size, seed_device
 from star_ctr.model.distributed.shared_memory import is_on_one_machine
 from star_ctr.model.distributed.threads import choose_readers, choose_threads
-from star_ctr.model.embeddings.sharding import WHOLE
+from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.layers.partitioned_norm import NormStatistics
-from star_ctr.model.layers.segments import Segment, cut_across_ranks, find_segments
+from star_ctr.model.layers.segments import Segment, find_segments, select_rank_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.training.calibration import calibrate_output_biases, choose_sample_files, recompute_norm_statistics
 from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
@@ -62,11 +62,11 @@ class Trainer:
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.data.batches == "mixed"
-        part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE
+        part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
         self.batches_a_step = get_rank_and_size()[1] if self.settings.parallel == "batches" else 1
         if isinstance(self.model.norm, NormStatistics):
-            self.model.norm.together = self.settings.parallel == "rows"
+            self.model.norm.shares_batch = self.settings.parallel == "rows"
         self.steps_an_epoch = sum(
             count_batches(n, self.settings.batch_size) for n in count_rows_by_domain(self.files, self.mixed).values()
         )
@@ -211,7 +211,7 @@ class Trainer:
         if self.settings.parallel == "rows":
             return (
                 batches[0].rows.part(slice(rank, None, processes)),
-                cut_across_ranks(batch_segments[0], rank, processes),
+                select_rank_segments(batch_segments[0], rank, processes),
             )
         if rank < len(batches):
             return batches[rank].rows, batch_segments[rank]

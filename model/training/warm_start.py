@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from star_ctr.conf.contracts.catalog import RESULT
+from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.contracts.compatibility import check_model, check_split
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, Layout
@@ -95,9 +95,9 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     assert start is not None
     folder = Path(start.folder)
     progress = checkpoint.find_latest(folder / "checkpoint")
-    if not (folder / RESULT).exists():
+    if not (folder / RESULT_FILE).exists():
         raise UserError(f"{folder}: no finished training to start from; train {start.run_id} again")
-    record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     settings = record["settings"]
     if progress is None or progress["step"] != record["steps"]:
         raise UserError(
@@ -262,7 +262,7 @@ def _initialize_domains(
     for p in added:
         model.copy_domain(largest, p)
         for module in model.modules():
-            for name, neutral in getattr(module, "neutral", {}).items():
+            for name, neutral in getattr(module, "neutral_values", {}).items():
                 getattr(module, name)[p].fill_(neutral)
 
 

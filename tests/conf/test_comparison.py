@@ -8,14 +8,14 @@ from pydantic import ValidationError
 from star_ctr.conf.contracts.run_id import format_variant, hash_config, hash_split_settings
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings.compare import PAPER, Comparison, Plan
+from star_ctr.conf.settings.compare import PREDEFINED_MODELS, Comparison, Plan
 
 
 def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_split() -> None:
     comparison = Comparison()
     split = hash_split_settings(load("demo"))
     variants = {}
-    for model in [*PAPER, *(f"{m}_noaux" for m in PAPER)]:
+    for model in [*PREDEFINED_MODELS, *(f"{m}_noaux" for m in PREDEFINED_MODELS)]:
         settings = load("demo", comparison.overrides(model))
         variants[model] = (format_variant(settings), hash_config(settings))
         assert hash_split_settings(settings) == split

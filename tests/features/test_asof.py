@@ -9,7 +9,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.features.point_in_time.last_events import KIND_BITS, REQUEST_TIME, LastEvents, SequencePlan
+from star_ctr.features.point_in_time.last_events import KIND_BITS, QUERY_TIME, LastEvents, SequencePlan
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
 
 ROW = st.tuples(
@@ -37,7 +37,7 @@ def batches(rows: list[Any], cuts: list[int]) -> Iterator[pa.RecordBatch]:
                 IS_QUERY: pa.array([r[2] for r in part], pa.bool_()),
                 KIND_BITS: pa.array([0 if r[2] else r[3] for r in part], pa.int32()),
                 "item": pa.array([r[4] for r in part], pa.int64()),
-                REQUEST_TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
+                QUERY_TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
                 "id": pa.array([r[5] for r in part], pa.int64()),
             }
         )

@@ -56,7 +56,7 @@ def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
         ],
         "impression_id string, ts timestamp, ds string",
     )
-    labelled = {r.impression_id: r for r in attribution.attribute(shown, clicks, window_hours=2).collect()}
+    labelled = {r.impression_id: r for r in attribution.add_labels(shown, clicks, window_hours=2).collect()}
     assert {k: r.label for k, r in labelled.items()} == {
         "in time": 1.0, "past midnight": 1.0, "late": 0.0, "repeated": 1.0, "never": 0.0, "before": 0.0, "on the edge": 1.0,
     }  # fmt: skip
@@ -84,7 +84,7 @@ def test_an_id_that_is_used_again_keeps_its_own_click(spark: SparkSession) -> No
         [("1", stamp("2026-03-04 10:05:00"), "2026-03-04"), ("1", stamp("2026-02-28 10:00:00"), "2026-02-28")],
         "impression_id string, ts timestamp, ds string",
     )
-    labelled = {r.domain: r.label for r in attribution.attribute(shown, clicks, window_hours=24).collect()}
+    labelled = {r.domain: r.label for r in attribution.add_labels(shown, clicks, window_hours=24).collect()}
     assert labelled == {"a": 0.0, "b": 1.0}
     fates = attribution.match_clicks(shown, clicks, window_hours=24).collect()
     assert {(r.ds, r.domain, r.fate) for r in fates} == {

@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType
 
 from star_ctr.conf.settings.logs import TimeColumn
-from star_ctr.features.cleaning.times import OUTSIDE, check_time, parse_time
+from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, check_time, parse_time
 
 BERLIN = ZoneInfo("Europe/Berlin")
 UTC = dt.UTC
@@ -95,7 +95,7 @@ def test_times_outside_the_bounds_are_quarantined(spark: SparkSession) -> None:
     rows = spark.createDataFrame([(k, t) for k, t in enumerate(times)], "k long, t string")
     ts = F.col("t").cast("timestamp")
     reason = rows.select("k", check_time(TimeColumn(column="at"), ts, "UTC").alias("r")).orderBy("k").collect()
-    outside = f"at: {OUTSIDE}"
+    outside = f"at: {OUTSIDE_BOUNDS}"
     assert [r.r for r in reason] == [outside, outside, None, outside, outside]
     wide = TimeColumn.model_validate({"column": "at", "earliest": "1960-01-01", "latest": "2036-01-01"})
     assert [r.r for r in rows.select("k", check_time(wide, ts, "UTC").alias("r")).orderBy("k").collect()] == [None] * 5

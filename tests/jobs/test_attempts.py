@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from star_ctr.conf.contracts.catalog import RECORD, WEIGHTS, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
@@ -288,8 +288,8 @@ def test_the_pointer_names_the_attempt(settings: Settings, warehouse: Warehouse)
     pointer = json.loads((Path(warehouse.root) / "serving.json").read_text())
     assert (pointer["run_id"], pointer["attempt"]) == (RUN, 1)
     assert pointer["model"] == str(get_attempt_folder(warehouse, RUN, 1).resolve())
-    assert (Path(pointer["model"]) / WEIGHTS).exists()
-    assert (Path(pointer["model"]) / RECORD).exists()
+    assert (Path(pointer["model"]) / WEIGHTS_FILE).exists()
+    assert (Path(pointer["model"]) / RECORD_FILE).exists()
 
 
 def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +301,7 @@ def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, mon
     write = Decisions.add
 
     def add_late(self: Decisions, decision: Decision, after: list[Decision]) -> None:
-        if decision.run_id == old.run_id and (old.folder / RECORD).exists():
+        if decision.run_id == old.run_id and (old.folder / RECORD_FILE).exists():
             shutil.rmtree(old.folder)
         write(self, decision, after)
 

@@ -9,7 +9,12 @@ import pytest
 from star_ctr.conf.contracts.run_id import make_refit_run_id
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.jobs.registry.decisions import Decision, Outcome
-from star_ctr.jobs.registry.gate_baseline import NIGHTS, compute_typical_rows, estimate_click_rate, select_baseline_runs
+from star_ctr.jobs.registry.gate_baseline import (
+    BASELINE_NIGHTS,
+    compute_typical_rows,
+    estimate_click_rate,
+    select_baseline_runs,
+)
 from star_ctr.jobs.registry.gate_checks import GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
 
@@ -40,7 +45,7 @@ class Sequel:
     def next(self, **domains: tuple[int, int]) -> Outcome:
         runs, metrics = RUNS[: len(self.nights)], night(**domains)
         before = [self.nights[RUNS.index(run)] for run in select_baseline_runs(runs, self.decisions)]
-        outcome, _ = decide(GATE, GateInputs(metrics, (), before, {}, 0.95, self.nights[-NIGHTS:]))
+        outcome, _ = decide(GATE, GateInputs(metrics, (), before, {}, 0.95, self.nights[-BASELINE_NIGHTS:]))
         self.decisions.append(decision(RUNS[len(self.nights)], outcome))
         self.nights.append(metrics)
         return outcome

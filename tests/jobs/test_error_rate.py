@@ -22,7 +22,7 @@ from star_ctr.features.evaluation.significance import (
 )
 from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 from star_ctr.jobs.registry.decisions import Outcome
-from star_ctr.jobs.registry.gate_checks import DRAWS, PARTS, GateInputs
+from star_ctr.jobs.registry.gate_checks import ERROR_RATE_SHARES, MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
 
 GATE = GateSettings()
@@ -47,7 +47,9 @@ def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int =
     found = errors - loss
     weight = 1 / std / (1 / std).sum()
     of_all = float(np.sqrt((weight**2 * std**2).sum() * 0.75 + 0.25 * (weight * std).sum() ** 2))
-    spread = np.sqrt(chi2.rvs(DRAWS - 1, size=len(std) + 1, random_state=rng) / (DRAWS - 1))
+    spread = np.sqrt(
+        chi2.rvs(MIN_BOOTSTRAP_SAMPLES - 1, size=len(std) + 1, random_state=rng) / (MIN_BOOTSTRAP_SAMPLES - 1)
+    )
     names, value = [*domains, "overall"], np.r_[found, weight @ found]
     differences = [
         {"domain": d, "gauc": x, "gauc_low": x - 2 * s, "gauc_high": x + 2 * s, "gauc_std": s, "gauc_effective": 400.0}
@@ -92,7 +94,9 @@ def test_a_loss_of_domain_loss_is_held_on_nine_of_ten_nights() -> None:
     print(f"\nestimates: {share:.1%} of 400 nights with a loss of 0.05 at a standard error of 0.0115 are held")
     assert share >= 0.9
     assert sum("domain d07: GAUC -" in reason for reason in reasons) / 400 >= 0.9
-    assert compute_detectable_loss(0.035 / 20, 0.9, 0.0115, 400, DRAWS) < 0.05, "the gate computes this power itself"
+    assert compute_detectable_loss(0.035 / 20, 0.9, 0.0115, 400, MIN_BOOTSTRAP_SAMPLES) < 0.05, (
+        "the gate computes this power itself"
+    )
 
 
 # --- nights simulated from users: 19 domains as in Table 1 of the paper
@@ -124,7 +128,9 @@ class Nights:
 
     def facts(self, seed: int, worse: int | None = None, noise: float = 0.0) -> GateInputs:
         user, domain, label, ours, theirs = self.drawn(seed, worse, noise)
-        drawn = draw_weights(np.random.default_rng(seed + 1).integers(-(2**63), 2**63 - 1, self.users), DRAWS, 0)
+        drawn = draw_weights(
+            np.random.default_rng(seed + 1).integers(-(2**63), 2**63 - 1, self.users), MIN_BOOTSTRAP_SAMPLES, 0
+        )
         candidate, differences = [], []
         for name in (*range(len(self.share)), None):
             part = slice(None) if name is None else domain == name
@@ -141,7 +147,7 @@ class Nights:
             with np.errstate(invalid="ignore"):
                 values = times @ (rows * (of_user[0][2] - of_user[1][2])) / total
             values = values[~np.isnan(values)]
-            std = float(values[1:].std(ddof=1)) if len(values) > 0.95 * DRAWS else None
+            std = float(values[1:].std(ddof=1)) if len(values) > 0.95 * MIN_BOOTSTRAP_SAMPLES else None
             low, high = np.quantile(values[1:], [0.025, 0.975]).tolist()
             evidence = {"gauc_std": std, "gauc_effective": rows.sum() ** 2 / (rows**2).sum()}
             differences.append(
@@ -207,8 +213,8 @@ def test_error_rate_and_power_on_simulated_users() -> None:
 
 def expected_power(difference: Row, tests: float) -> float:
     """Return the power to detect a loss of `domain_loss`, from the standard error."""
-    freedom = min(DRAWS, difference["gauc_effective"]) - 1
-    critical = student.isf(GATE.error_rate * PARTS["gauc"] / tests, freedom)
+    freedom = min(MIN_BOOTSTRAP_SAMPLES, difference["gauc_effective"]) - 1
+    critical = student.isf(GATE.error_rate * ERROR_RATE_SHARES["gauc"] / tests, freedom)
     return float(student.cdf(GATE.domain_loss / difference["gauc_std"] - critical, freedom))
 
 

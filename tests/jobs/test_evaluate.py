@@ -17,7 +17,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import EvaluateSettings, Settings
 from star_ctr.features.evaluation.bootstrap import estimate
 from star_ctr.features.evaluation.poisson_bootstrap import draw_weights
-from star_ctr.jobs.evaluate import Run, evaluate_runs, read_metrics
+from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.tools import differences, evaluate_table
 
@@ -126,7 +126,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> 
 
 def test_metrics_stand_with_their_intervals(warehouse: Judged, spark: SparkSession) -> None:
     store, evaluate = warehouse.store, warehouse.settings.evaluate
-    evaluate_runs(store, [Run("a", None, DS, "star", 0)], evaluate)
+    evaluate_runs(store, [ScoredRun("a", None, DS, "star", 0)], evaluate)
     found = {r["domain"]: r for r in store.read("metrics").toPandas().to_dict("records")}
     want = plain_bootstrap(spark, warehouse.rows, evaluate)
     for domain in ("1", "2", "overall"):
@@ -136,7 +136,7 @@ def test_metrics_stand_with_their_intervals(warehouse: Judged, spark: SparkSessi
             assert bounds == pytest.approx(list(np.quantile(values[1:], [0.05, 0.95])), abs=1e-10)
     assert pd.isna([found["10"][name] for name in ("auc_low", "auc_high", "gauc_low", "gauc_high")]).all()
     # without being asked for: none, and the table keeps its columns
-    rows = evaluate_runs(store, [Run("a", None, DS, "star", 0)])
+    rows = evaluate_runs(store, [ScoredRun("a", None, DS, "star", 0)])
     assert "auc_low" not in rows[0]
     assert [r["auc_low"] for r in read_metrics(store, ["a"], ["run_id", "domain", "auc_low"])] == [None] * 4
 
@@ -179,7 +179,7 @@ def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
 def judge_intervals(warehouse: Judged) -> float:
     """The width that the difference of two unpaired intervals of overall GAUC would have."""
     rows = [
-        evaluate_runs(warehouse.store, [Run(name, None, DS, "star", 0)], warehouse.settings.evaluate) and
+        evaluate_runs(warehouse.store, [ScoredRun(name, None, DS, "star", 0)], warehouse.settings.evaluate) and
         read_metrics(warehouse.store, [name], ["run_id", "domain", "gauc_low", "gauc_high"])[-1]
         for name in ("a", "b")
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.jobs.io.delta_rows import read_rows
@@ -50,7 +50,7 @@ def made(tmp_path: Path) -> TrainingJob:
 
 
 def change(made: TrainingJob, to: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    path = str(made.path / WEIGHTS)
+    path = str(made.path / WEIGHTS_FILE)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
@@ -67,7 +67,7 @@ def shift_bias(tensors: dict[str, torch.Tensor], value: float) -> None:
 
 
 def test_a_broken_refit_is_not_served(store: WarehouseTables, made: TrainingJob, tmp_path: Path) -> None:
-    gate, weights = GateSettings(), (made.path / WEIGHTS).read_bytes()
+    gate, weights = GateSettings(), (made.path / WEIGHTS_FILE).read_bytes()
     assert find_failures(store, gate, made) == []
     # PCOC is close to 1 on its own training rows, so use a band that excludes 1 to trigger the check.
     assert "on the day is outside [5.0, 6.0]" in find_failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
@@ -75,11 +75,11 @@ def test_a_broken_refit_is_not_served(store: WarehouseTables, made: TrainingJob,
     change(made, lambda tensors: shift_bias(tensors, float("nan")))
     assert "non-finite weights in network" in find_failures(store, gate, made)[0]
 
-    (made.path / WEIGHTS).write_bytes(weights)
+    (made.path / WEIGHTS_FILE).write_bytes(weights)
     change(made, lambda tensors: shift_bias(tensors, 2.0))
     assert "the scorer differs from the trainer's model by" in find_failures(store, gate, made)[0]
 
-    (made.path / WEIGHTS).write_bytes(weights)
+    (made.path / WEIGHTS_FILE).write_bytes(weights)
     path = made.path / "result.json"
     record = json.loads(path.read_text())
     first = next(iter(record["probe"]))

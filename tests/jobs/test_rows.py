@@ -18,8 +18,8 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io import delta_rows
 from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, quote_literal, read_ordered_rows, read_rows, replace_rows
-from star_ctr.jobs.refit import publish
-from star_ctr.jobs.registry.decisions import POINTER, Decision, Decisions, Outcome, find_serving, list_accepted
+from star_ctr.jobs.refit import publish_refit
+from star_ctr.jobs.registry.decisions import SERVING_FILE, Decision, Decisions, Outcome, find_serving, list_accepted
 from star_ctr.workflows.journal import Entry, Journal
 from tests import small_logs
 from tests.jobs.row_writers import LEDGER, NOON, ROWS, SCHEMA, WRITERS, replace, row, write
@@ -123,12 +123,12 @@ def test_a_refit_is_pointed_to_again_after_a_kill(settings: Settings) -> None:
     """Killed between the decision and `serving.json`, the refit was done but never served."""
     decisions = Decisions(settings)
     add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
-    pointer = Path(decisions.warehouse.root) / POINTER
+    pointer = Path(decisions.warehouse.root) / SERVING_FILE
     before = pointer.read_text()
     refit = decision("a-refit", "a", Outcome.REFIT, behind=0)
     add(decisions, refit)
     pointer.write_text(before)
-    assert publish(decisions, refit, [])[2] == "a-refit"
+    assert publish_refit(decisions, refit, [])[2] == "a-refit"
     assert json.loads(pointer.read_text())["run_id"] == "a-refit"
     assert len(decisions.all()) == 2
 

@@ -14,10 +14,10 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import EvaluateSettings
 from star_ctr.features.evaluation.metrics import compute_metrics, compute_totals
-from star_ctr.jobs.evaluate import Run, evaluate_runs
+from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
-from star_ctr.jobs.score import SCORES, check_parity, compute_largest_difference
+from star_ctr.jobs.score import SCORES_SCHEMA, check_parity, compute_largest_difference
 from star_ctr.jobs.tools import differences
 
 pytestmark = pytest.mark.spark
@@ -33,7 +33,7 @@ def frame(spark: SparkSession, changed: dict[int, Any], run_id: str = "a", colum
         row = {"label": float(k % 3 == 0), "score": 0.01 * k}
         row[column] = changed.get(k, row[column])
         rows.append((run_id, 1, DS, f"i{k}", f"u{k % 7}", "home" if k < 30 else "mail", row["label"], row["score"]))
-    return spark.createDataFrame(rows, SCORES)
+    return spark.createDataFrame(rows, SCORES_SCHEMA)
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_invalid_scores_write_no_metrics_or_differences(spark: SparkSession, sto
     store.replace("scores", frame(spark, {}), make_in_condition("run_id", ["a"]))
     store.replace("scores", frame(spark, {35: NAN}, "b"), make_in_condition("run_id", ["b"]))
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows have a score .* \(mail: 1\)"):
-        evaluate_runs(store, [Run("b", None, DS, "star", 0)])
+        evaluate_runs(store, [ScoredRun("b", None, DS, "star", 0)])
     assert not store.exists("metrics")
     with pytest.raises(DataError, match=r"scores: b: 1 of 40 rows"):
         differences.compare_runs(store, load("demo"), "a", "b")
-    assert len(evaluate_runs(store, [Run("a", None, DS, "star", 0)])) == 3
+    assert len(evaluate_runs(store, [ScoredRun("a", None, DS, "star", 0)])) == 3
 
 
 def test_a_nan_fails_the_parity_check(spark: SparkSession) -> None:

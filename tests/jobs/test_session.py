@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs.io import session
-from star_ctr.model.distributed.threads import pin_cores
+from star_ctr.model.distributed.threads import count_process_cores
 
 
 def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,5 +32,7 @@ def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytes
 @pytest.mark.spark
 def test_a_task_uses_one_core_and_its_idle_threads_sleep(spark: SparkSession) -> None:
     """Training or scoring in a task must not use threads on the cores of other tasks."""
-    found = spark.sparkContext.parallelize([0], 1).map(lambda _: (pin_cores(), os.environ.get("OMP_WAIT_POLICY")))
+    found = spark.sparkContext.parallelize([0], 1).map(
+        lambda _: (count_process_cores(), os.environ.get("OMP_WAIT_POLICY"))
+    )
     assert found.collect() == [(1, "passive")]

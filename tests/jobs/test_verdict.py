@@ -16,7 +16,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.gate import _require_draws, read_accepted_metrics
-from star_ctr.jobs.refit import publish
+from star_ctr.jobs.refit import publish_refit
 from star_ctr.jobs.registry.decisions import (
     Decision,
     Decisions,
@@ -307,17 +307,17 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
     refit = Decision(ds, make_refit_run_id(mine), 1, mine, 1, Outcome.REFIT, "asked for")
     held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
     for _ in range(2):
-        assert publish(decisions, refit, ["PCOC 3.00", "and more"]) == held
+        assert publish_refit(decisions, refit, ["PCOC 3.00", "and more"]) == held
         assert (pointer(settings), len(decisions.all())) == (mine, 2), "the decision is written once"
     last = decisions.all()[-1]
     assert (last.run_id, last.reference_run_id, last.outcome, last.reason) == (make_refit_run_id(mine), mine, *held[:2])
     for _ in range(2):
-        assert publish(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(mine))
+        assert publish_refit(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(mine))
         assert (pointer(settings), len(decisions.all())) == (make_refit_run_id(mine), 3)
     # The refit, retrained on other rows, is broken: the evaluated model replaces it.
-    outcome, _, served = publish(decisions, refit, ["PCOC 3.00"])
+    outcome, _, served = publish_refit(decisions, refit, ["PCOC 3.00"])
     assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, mine, mine)
-    assert publish(decisions, refit, ["PCOC 3.00"])[2] == mine
+    assert publish_refit(decisions, refit, ["PCOC 3.00"])[2] == mine
 
 
 def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:

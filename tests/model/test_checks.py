@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from star_ctr.conf.contracts.catalog import WEIGHTS
+from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model import export, offline, score_checks
@@ -42,18 +42,18 @@ def test_invalid_scores_are_counted_by_domain() -> None:
 def test_non_finite_weights_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
     model = MultiDomainModel(LAYOUT, SETTINGS).eval()
     export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
-    before = (tmp_path / "good" / WEIGHTS).read_bytes()
+    before = (tmp_path / "good" / WEIGHTS_FILE).read_bytes()
     with torch.no_grad():
-        model.level(2).fill_(value)
+        model.output_bias(2).fill_(value)
     with pytest.raises(DataError, match=r"good: the trained model is not exported: non-finite weights in .*\(1 of"):
         export.export(model, SETTINGS, LAYOUT, tmp_path / "good")
-    assert (tmp_path / "good" / WEIGHTS).read_bytes() == before
+    assert (tmp_path / "good" / WEIGHTS_FILE).read_bytes() == before
     Predictor(tmp_path / "good")
-    tensors = load_file(str(tmp_path / "good" / WEIGHTS))
+    tensors = load_file(str(tmp_path / "good" / WEIGHTS_FILE))
     name = next(n for n, t in tensors.items() if t.is_floating_point() and t.numel() > 1)
     tensors[name].view(-1)[1] = value
-    save_file(tensors, str(tmp_path / "good" / WEIGHTS), metadata={"model": SETTINGS.model_dump_json()})
-    with pytest.raises(DataError, match=rf"{WEIGHTS}: non-finite weights in {name} \(1 of"):
+    save_file(tensors, str(tmp_path / "good" / WEIGHTS_FILE), metadata={"model": SETTINGS.model_dump_json()})
+    with pytest.raises(DataError, match=rf"{WEIGHTS_FILE}: non-finite weights in {name} \(1 of"):
         Predictor(tmp_path / "good")
 
 

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.mark.parametrize("at_once", [3, 4096])
 def test_steps_equal_those_of_sparse_adam(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(row_adam, "AT_ONCE", at_once)
+    monkeypatch.setattr(row_adam, "ROWS_PER_CHUNK", at_once)
     ours, theirs = (torch.nn.Embedding(50, 4, sparse=True) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     optimizers = RowAdam(ours.parameters(), lr=0.01), torch.optim.SparseAdam(theirs.parameters(), lr=0.01)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from star_ctr.model.layers.segments import cut_across_ranks, find_segments
+from star_ctr.model.layers.segments import find_segments, select_rank_segments
 
 
 def test_segments_of_sorted_domains() -> None:
@@ -17,7 +17,7 @@ def test_segments_of_sorted_domains() -> None:
 def test_every_rank_keeps_every_segment_and_holds_its_rows_of_it(ranks: int) -> None:
     domains = np.array([0, 0, 0, 0, 2, 5, 5], dtype=np.int32)
     for rank in range(ranks):
-        mine = cut_across_ranks(find_segments(domains), rank, ranks)
+        mine = select_rank_segments(find_segments(domains), rank, ranks)
         assert [p for p, _, _ in mine] == [0, 2, 5]
         held = domains[rank::ranks]
         assert [p for p, start, stop in mine for _ in held[start:stop]] == held.tolist()

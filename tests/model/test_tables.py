@@ -108,7 +108,7 @@ def test_rows_come_back_whole_whatever_the_number_of_parts_before_and_after(rows
 
 
 def test_a_part_starts_with_its_rows_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables_module, "BLOCK", 4)
+    monkeypatch.setattr(tables_module, "ROWS_PER_SEED", 4)
     torch.manual_seed(5)
     whole = EmbeddingTables({"user": 27}, {"user": 3}).storages["3"]
     for rank in range(3):

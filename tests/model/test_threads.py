@@ -64,12 +64,12 @@ def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.Mon
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     on_cores(monkeypatch, 8)
-    assert threads.pin_cores() == 8
+    assert threads.count_process_cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert threads.pin_cores() == 2
+    assert threads.count_process_cores() == 2
     for limit, found in (("1", 1), ("64", 2), ("1,4", 1), ("", 2), ("many", 2), ("0", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", limit)
-        assert threads.pin_cores() == found, limit
+        assert threads.count_process_cores() == found, limit
 
 
 def test_each_process_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:

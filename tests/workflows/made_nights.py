@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from deltalake import write_deltalake
 
-from star_ctr.conf.contracts.catalog import DATA_RUN, TABLES
+from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, TABLES
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.contracts.run_id import format_variant, make_run_id
@@ -96,23 +96,23 @@ class MadeNights:
         rows = []
         for k, domain in enumerate(self.domains):
             n = int(24_000 / (k + 1) ** 1.3)
-            rows += [(DATA_RUN, ds, domain, step, n, n, "") for step in ("ingest", "features", "split.test")]
+            rows += [(SHARED_RUN_ID, ds, domain, step, n, n, "") for step in ("ingest", "features", "split.test")]
             rows += [
-                (DATA_RUN, ds, domain, "ingest", 20 + k, 0, "duplicate"),
-                (DATA_RUN, ds, domain, "ingest", 3, 0, "no user"),
+                (SHARED_RUN_ID, ds, domain, "ingest", 20 + k, 0, "duplicate"),
+                (SHARED_RUN_ID, ds, domain, "ingest", 3, 0, "no user"),
             ]
             rows += [
-                (DATA_RUN, ds, domain, "attribute", n // 25, n // 25, ""),
-                (DATA_RUN, ds, domain, "attribute", 9, 0, "click after the attribution window"),
+                (SHARED_RUN_ID, ds, domain, "attribute", n // 25, n // 25, ""),
+                (SHARED_RUN_ID, ds, domain, "attribute", 9, 0, "click after the attribution window"),
             ]
             rows += [
-                (DATA_RUN, ds, domain, "split.train", 7 * n, 7 * n, ""),
+                (SHARED_RUN_ID, ds, domain, "split.train", 7 * n, 7 * n, ""),
                 (self.run(ds), ds, domain, "train", 7 * n, 7 * n, ""),
             ]
             rows += [(self.run(ds), ds, domain, step, n, n, "") for step in ("score", "evaluate")]
         rows += [
-            (DATA_RUN, "unknown", "unknown", "ingest", 5 * (ds == NIGHTS[-1]), 0, "time cannot be read"),
-            (DATA_RUN, ds, "all", "ingest.clicks", 3000, 3000, ""),
+            (SHARED_RUN_ID, "unknown", "unknown", "ingest", 5 * (ds == NIGHTS[-1]), 0, "time cannot be read"),
+            (SHARED_RUN_ID, ds, "all", "ingest.clicks", 3000, 3000, ""),
         ]
         columns = ("run_id", "ds", "domain", "step", "rows_in", "rows_out", "reason")
         self.write("ledger", (dict(zip(columns, row, strict=True)) for row in rows))

@@ -19,7 +19,7 @@ import pytest
 
 from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.workflows.airflow.local import LocalAirflow
-from star_ctr.workflows.cli.logs import NOT_YET
+from star_ctr.workflows.cli.logs import EXIT_NOT_READY
 from tests import small_logs
 from tests.conftest import ROOT
 
@@ -78,7 +78,10 @@ def test_every_task_keeps_the_rules(tmp_path: Path) -> None:
         assert len(task["docs"]) > 40, name
         assert task["owner"] == "star-ctr", name
         assert task["tells"], name
-    assert (dag["tasks"]["wait_for_logs"]["mode"], dag["tasks"]["wait_for_logs"]["again"]) == ("reschedule", NOT_YET)
+    assert (dag["tasks"]["wait_for_logs"]["mode"], dag["tasks"]["wait_for_logs"]["again"]) == (
+        "reschedule",
+        EXIT_NOT_READY,
+    )
 
 
 @airflow
@@ -154,7 +157,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     told.write_text(f'#!/bin/sh\nprintf "%s|" "$@" >> {folder}/told\n')
     told.chmod(0o755)
     fails = {
-        "ready 2026-01-07": [NOT_YET, 0],
+        "ready 2026-01-07": [EXIT_NOT_READY, 0],
         "train 2026-01-07": [1, 0],
         "features 2026-02-01": [2],
         "ready 2026-02-02": [1],

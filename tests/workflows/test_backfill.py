@@ -16,7 +16,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import TABLES, WEIGHTS, Warehouse
+from star_ctr.conf.contracts.catalog import TABLES, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.conf.load import load
@@ -190,7 +190,7 @@ def weights(settings: Settings) -> dict[str, str]:
     warehouse = Warehouse(settings.paths)
     newest = {run: get_published_attempt(warehouse, run) for run in warehouse.list_finished_runs()}
     assert all(find_damaged_files(attempt) == [] for attempt in newest.values())
-    return {run: attempt.record()["files"][WEIGHTS] for run, attempt in newest.items()}
+    return {run: attempt.record()["files"][WEIGHTS_FILE] for run, attempt in newest.items()}
 
 
 def assert_same_results(killed: Nights, whole: Nights, spark: SparkSession) -> None:

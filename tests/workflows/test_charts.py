@@ -10,8 +10,8 @@ import pytest
 from star_ctr.workflows.report.charts import (
     WIDTH,
     Circle,
+    Difference,
     Line,
-    Span,
     draw_calibration,
     draw_forest,
     draw_lines,
@@ -89,10 +89,10 @@ def test_a_lone_value_is_drawn() -> None:
 
 def test_the_forest_colours_what_leaves_out_0() -> None:
     spans = [
-        Span("overall", 0.001, 0.002, 0.003),
-        Span("a", -0.03, -0.02, -0.01),
-        Span("b", -0.01, 0.0, 0.01),
-        Span("c", None, None, None),
+        Difference("overall", 0.001, 0.002, 0.003),
+        Difference("a", -0.03, -0.02, -0.01),
+        Difference("b", -0.01, 0.0, 0.01),
+        Difference("c", None, None, None),
     ]
     svg = draw_forest("it", spans)
     assert [e.get("class") for e in found(svg, "line", "whisker")] == ["whisker good", "whisker bad", "whisker flat"]

@@ -22,7 +22,7 @@ from star_ctr.jobs import evaluate, score, train
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.model import offline
 from star_ctr.workflows.compare import report, run
-from star_ctr.workflows.compare.tables import IN_PAPER, compare_order, compare_pairs, make_frame, select_common
+from star_ctr.workflows.compare.tables import PAPER_GAUC, compare_order, compare_pairs, make_frame, select_common
 from tests import small_logs
 from tests.published import newest_folder
 
@@ -216,8 +216,8 @@ def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) 
 
 def test_the_order_beside_the_papers() -> None:
     for reverse, want in ((False, 1.0), (True, -1.0)):
-        values = sorted(IN_PAPER["Table 3"].values(), reverse=reverse)
-        models = sorted(IN_PAPER["Table 3"], key=lambda m: IN_PAPER["Table 3"][m])
+        values = sorted(PAPER_GAUC["Table 3"].values(), reverse=reverse)
+        models = sorted(PAPER_GAUC["Table 3"], key=lambda m: PAPER_GAUC["Table 3"][m])
         rows = pd.DataFrame({"compared": models, "domain": "overall", "ds": "1", "seed": 0, "gauc": values})
         order = compare_order(rows, "Table 3")
         assert order is not None

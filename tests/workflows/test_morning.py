@@ -180,10 +180,10 @@ def test_the_nights_and_what_is_not_as_it_should_be(made: MadeNights) -> None:
     morning = collect(made.settings)
     assert "alarms" not in render_headline(morning)
     assert all(row["state"] == "done" for row in morning.standing)
-    drawn = night.render_time(morning)
+    drawn = night.render_durations(morning)
     assert drawn.count("<rect") == 7 * len(NIGHTS)
     seconds = next(e.seconds for e in made.entries if (e.ds, e.step) == (LAST, "train"))
-    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.render_nights(morning))
+    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.render_states(morning))
     made.step("2026-01-09", "ingest")
     made.step("2026-01-09", "features", "failed", error="DataError: disk <full>")
     top = render_headline(collect(made.settings))
@@ -196,7 +196,7 @@ def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
     made.metrics(LAST)
     made.record(LAST, start="2026-01-07-star")
     morning = collect(made.settings)
-    said = words(night.render_inputs(morning))
+    said = words(night.render_record(morning))
     for fact in (
         made.run(LAST),
         morning.settings_hash,

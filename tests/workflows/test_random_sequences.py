@@ -24,7 +24,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from star_ctr.conf import files as conf_files
-from star_ctr.conf.contracts.catalog import RECORD, RESULT, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, RESULT_FILE, Warehouse
 from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
@@ -110,9 +110,9 @@ class Trainings:
         """Copy a real training to the folder of a job, as if the job had been trained."""
         shutil.copytree(self.jobs[variant].path, to.path, dirs_exist_ok=True)
         (to.path / "job.json").write_text(to.model_dump_json())
-        result = json.loads((to.path / RESULT).read_text())
+        result = json.loads((to.path / RESULT_FILE).read_text())
         result |= {"run_id": to.run_id, "attempt": to.attempt, "ds": to.ds, "fingerprint": to.fingerprint()}
-        (to.path / RESULT).write_text(json.dumps(result))
+        (to.path / RESULT_FILE).write_text(json.dumps(result))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ class Sequence:
         promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == run)
         made = self.train(ds, make_refit_run_id(run))
         decision = Decision(ds, made.run_id, made.attempt, *promoted.model, Outcome.REFIT, "refit")
-        refit.publish(decisions, decision, [] if works else ["PCOC 3"])
+        refit.publish_refit(decisions, decision, [] if works else ["PCOC 3"])
 
     def promote(self, pick: int) -> None:
         if runs := self.warehouse.list_finished_runs():
@@ -215,7 +215,7 @@ class Sequence:
             Decisions(self.settings).rollback("drawn", by="ann")
 
     def clean(self) -> None:
-        for record in Path(self.warehouse.models).glob(f"*/attempt-*/{RECORD}"):
+        for record in Path(self.warehouse.models).glob(f"*/attempt-*/{RECORD_FILE}"):
             os.utime(record, (1, 1))
         # Ages count from the newest night in the tables, which these sequences do not write.
         with patch.object(vacuum, "_nights", lambda *_: set(NIGHTS)):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.catalog import OF_REFIT, WEIGHTS
+from star_ctr.conf.contracts.catalog import REFIT_TABLES, WEIGHTS_FILE
 from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
@@ -35,9 +35,9 @@ def encoded(store: WarehouseTables, table: str, ds: str) -> pd.DataFrame:
 
 def test_its_rows_are_those_that_the_next_night_trains_on(night: Night, spark: SparkSession) -> None:
     # By the night's own features, which know of all clicks that came later.
-    totals = split.write_split(night.settings, spark, BEFORE, OF_REFIT)
+    totals = split.write_split(night.settings, spark, BEFORE, REFIT_TABLES)
     store = WarehouseTables(night.settings, spark)
-    mine, theirs = encoded(store, OF_REFIT.split, BEFORE), encoded(store, "split", DS)
+    mine, theirs = encoded(store, REFIT_TABLES.split, BEFORE), encoded(store, "split", DS)
     assert BEFORE in set(mine["day"])
     pd.testing.assert_frame_equal(mine[theirs.columns], theirs)
     assert totals == {"train": len(theirs), "test": 0}
@@ -95,7 +95,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
 
     # Asked for again it stands as it is: the same rows, the same bits, no new decision. Of other rows it is made anew.
-    made, weights = store.version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS
+    made, weights = store.version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS_FILE
     bits = weights.read_bytes()
     assert refit.run(settings, spark, DS)["serving"] == now.run_id
     assert (store.version("refit_split"), weights.read_bytes()) == (made, bits)
@@ -111,7 +111,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).all()) == len(decided)
-    split.write_split(settings, spark, BEFORE, OF_REFIT)
+    split.write_split(settings, spark, BEFORE, REFIT_TABLES)
     vacuum.vacuum_files(settings, vacuum.plan_removals(settings).kept, 0)
     again = replay.run(settings, spark, make_refit_run_id(names[BEFORE]))
     assert again["weights"] == "the same bits"

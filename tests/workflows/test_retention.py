@@ -14,7 +14,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from typer.testing import CliRunner
 
-from star_ctr.conf.contracts.catalog import RECORD, TABLES, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, TABLES, Warehouse
 from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
@@ -27,7 +27,7 @@ from star_ctr.jobs.registry.attempts import Attempt, assign_attempt, get_publish
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows import retention
-from star_ctr.workflows.backfill import explain
+from star_ctr.workflows.backfill import explain_why_needed
 from star_ctr.workflows.cli import app
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease
@@ -192,7 +192,7 @@ def test_superseded_attempts_are_deleted_and_their_numbers_not_reused(nights: Ni
     assert [a.number for a in list_attempts(nights.tables, run)] == [1, 2, 3]
     newest = list_attempts(nights.tables, run)[-1]
     old = time.time() - 31 * 24 * 3600
-    os.utime(newest.folder / RECORD, (old, old))
+    os.utime(newest.folder / RECORD_FILE, (old, old))
     nights.clean()
     assert [a.number for a in list_attempts(nights.tables, run)] == [1, 3]
     nights.settings = nights.load(*AGES, "retention.models=1")
@@ -212,7 +212,7 @@ def test_a_served_refit_and_the_attempt_that_it_was_made_from_are_kept(nights: N
     for name, number in ((run, 2), (make_refit_run_id(run), 1), (make_refit_run_id(run), 2)):
         attempt = publish(nights.settings, name, night, number)
         nights.pin(attempt, 0, 0)
-        os.utime(attempt.folder / RECORD, (old, old))
+        os.utime(attempt.folder / RECORD_FILE, (old, old))
     decisions = Decisions(nights.settings)
     refit = Decision(night, make_refit_run_id(run), 1, run, 1, Outcome.REFIT, "made up")
     decisions.add(refit, decisions.all())
@@ -230,14 +230,14 @@ def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
         "features": State.REMOVED, "split": State.REMOVED, "score": State.REMOVED, "train": State.DONE,
         "evaluate": State.DONE,
     }  # fmt: skip
-    assert [explain(standing, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
+    assert [explain_why_needed(standing, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
     assert all(standing.state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
     other = nights.load(*AGES, "trainer.optimizer.lr=0.5")  # another run of the same night
     again = read_staleness(other, busy=False)
-    assert "removed, but needed by train" in str(explain(again, old, "split"))
-    assert "removed, but needed by train" in str(explain(again, old, "features"))
+    assert "removed, but needed by train" in str(explain_why_needed(again, old, "split"))
+    assert "removed, but needed by train" in str(explain_why_needed(again, old, "features"))
 
 
 def test_an_interrupted_clean_is_finished_by_the_next_one(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,8 +324,8 @@ def test_a_changed_gate_does_not_rebuild_removed_nights(nights: Nights) -> None:
     nights.clean()
     other = nights.load(*AGES, "gate.gauc_margin=0.5")
     standing = read_staleness(other, busy=False)
-    assert [explain(standing, DAYS[2], step) for step in STEP_NAMES[:-1]] == [None] * 7
-    assert explain(standing, DAYS[-1], "gate") == "stale: inputs changed: settings"
+    assert [explain_why_needed(standing, DAYS[2], step) for step in STEP_NAMES[:-1]] == [None] * 7
+    assert explain_why_needed(standing, DAYS[-1], "gate") == "stale: inputs changed: settings"
 
 
 def test_checksum_files_are_deleted_with_their_data_files(nights: Nights) -> None:

@@ -17,7 +17,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows import staleness, status
-from star_ctr.workflows.backfill import explain
+from star_ctr.workflows.backfill import explain_why_needed
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease, is_held
 from star_ctr.workflows.staleness import Staleness, State
@@ -211,13 +211,13 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     assert warehouse.standing().state(NIGHTS[0], "split") == (State.STALE, why)
 
 
-@pytest.mark.parametrize("file", ["record.json", "layout.json", catalog.WEIGHTS])
+@pytest.mark.parametrize("file", ["record.json", "layout.json", catalog.WEIGHTS_FILE])
 def test_a_night_is_stale_if_the_named_run_is_gone(tmp_path: Path, file: str) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
     folder = NamedRun(warehouse).train(b"1")
     warehouse.nights(NIGHTS[0])
     (folder / file).unlink()
-    assert warehouse.states(NIGHTS[0]) == from_step("train" if file == catalog.WEIGHTS else "split")
+    assert warehouse.states(NIGHTS[0]) == from_step("train" if file == catalog.WEIGHTS_FILE else "split")
 
 
 def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(hashlib, "file_digest", lambda f, name: read.append(f.name) or of_file(f, name))
     warehouse.nights(*NIGHTS)
     assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * len(NIGHTS)
-    assert read == [str(folder / catalog.WEIGHTS)]
+    assert read == [str(folder / catalog.WEIGHTS_FILE)]
 
 
 def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
@@ -243,11 +243,11 @@ def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
 
 def test_features_that_a_later_night_wrote_are_made_anew_for_a_stale_split(warehouse: Warehouse) -> None:
     warehouse.nights(*NIGHTS)
-    assert explain(warehouse.standing(), NIGHTS[0], "features") is None
+    assert explain_why_needed(warehouse.standing(), NIGHTS[0], "features") is None
     other = warehouse.load("split.rows_per_file=100")
-    why = str(explain(warehouse.standing(other), NIGHTS[0], "features"))
+    why = str(explain_why_needed(warehouse.standing(other), NIGHTS[0], "features"))
     assert f"the night of {NIGHTS[1]} overwrote the features of {NIGHTS[0]}" in why
-    assert explain(warehouse.standing(other), NIGHTS[2], "features") is None
+    assert explain_why_needed(warehouse.standing(other), NIGHTS[2], "features") is None
 
 
 def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:

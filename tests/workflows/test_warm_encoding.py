@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.catalog import OF_NIGHT
+from star_ctr.conf.contracts.catalog import NIGHT_TABLES
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
@@ -106,19 +106,19 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
     cold, warm = nights.load(), nights.load(f"trainer.warm_start={nights.run}")
     nights.split()
     _, metadata = read_split_commit(store.warehouse.table("split"), SECOND)
-    assert is_written(cold, store, SECOND, OF_NIGHT)
+    assert is_written(cold, store, SECOND, NIGHT_TABLES)
     assert is_encoded_for(cold, SECOND, metadata)
-    assert not is_written(warm, store, SECOND, OF_NIGHT)
+    assert not is_written(warm, store, SECOND, NIGHT_TABLES)
     assert not is_encoded_for(warm, SECOND, metadata)
     with pytest.raises(UserError, match=f"the split of {SECOND} does not encode numbers like {nights.run}.*slot.mean"):
         train.run(warm, nights.spark, SECOND)
     nights.split(f"trainer.warm_start={nights.run}")
-    assert is_written(warm, store, SECOND, OF_NIGHT)
+    assert is_written(warm, store, SECOND, NIGHT_TABLES)
     # A copy of the run has the same encoding, so the split stays valid; a run with other scales does not.
     name = "2026-03-03-twin"
     twin = get_attempt_folder(store.warehouse, name, 1)
     shutil.copytree(nights.folder(nights.run), twin)
-    assert is_written(nights.load(f"trainer.warm_start={name}"), store, SECOND, OF_NIGHT)
+    assert is_written(nights.load(f"trainer.warm_start={name}"), store, SECOND, NIGHT_TABLES)
     layout = json.loads((twin / "layout.json").read_text())
     next(n for n in layout["numeric"] if n["name"] == "slot")["mean"] += 1
     (twin / "layout.json").write_text(json.dumps(layout))
@@ -126,7 +126,7 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
     record["files"]["layout.json"] = hash_file(twin / "layout.json")
     (twin / "record.json").write_text(json.dumps(record))
     other = nights.load(f"trainer.warm_start={name}")
-    assert not is_written(other, store, SECOND, OF_NIGHT)
+    assert not is_written(other, store, SECOND, NIGHT_TABLES)
     with pytest.raises(UserError, match=f"run `star-ctr split --ds {SECOND}` again"):
         train.run(other, nights.spark, SECOND)
 

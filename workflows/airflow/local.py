@@ -1,7 +1,7 @@
 """Run Airflow on this machine only: the web server, the DAG processor and the scheduler.
 
-Each of the three is a process. Only the web server listens, on 127.0.0.1, and at most `TASKS` tasks run at a time. By
-contrast, `airflow standalone` opens log servers on all addresses and starts 32 workers.
+Each of the three is a process. Only the web server listens, on 127.0.0.1, and at most `MAX_TASKS` tasks run at a time.
+By contrast, `airflow standalone` opens log servers on all addresses and starts 32 workers.
 
 Airflow is installed in a separate virtual environment. This module runs its commands and does not import it.
 
@@ -33,7 +33,7 @@ HOST = "127.0.0.1"
 """Address of the web server."""
 USER = "admin"
 """User of the web server."""
-TASKS = 2
+MAX_TASKS = 2
 """Maximum number of tasks that run at a time."""
 _SERVICES = {
     "api-server": ["api-server"],
@@ -71,7 +71,7 @@ class LocalAirflow:
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-            "AIRFLOW__CORE__PARALLELISM": str(TASKS),
+            "AIRFLOW__CORE__PARALLELISM": str(MAX_TASKS),
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "AIRFLOW__API__HOST": HOST,

@@ -161,7 +161,7 @@ def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> Non
         return
     shown = table()
     if getattr(shown, "row_count", 1):
-        terminal.out.print(shown)
+        terminal.stdout.print(shown)
 
 
 def print_values(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:

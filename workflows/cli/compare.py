@@ -80,4 +80,4 @@ def compare(
     command = "star-ctr " + shlex.join(sys.argv[1:])
     path = report.write(results, command, Path(out or f"build/compare/{settings.name}"))
     print_result(report.make_json(results, command), json, lambda: terminal.make_comparison_table(results.rows))
-    terminal.err.print(f"Report: {path}", highlight=False)
+    terminal.stderr.print(f"Report: {path}", highlight=False)

@@ -8,7 +8,7 @@ import typer
 
 from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result
 
-NOT_YET = 75
+EXIT_NOT_READY = 75
 """Exit code if files are missing: EX_TEMPFAIL of sysexits.h, which means "try again later"."""
 
 
@@ -33,16 +33,16 @@ def ready(
     from star_ctr.conf.contracts.dates import check_day
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import ready as job
-    from star_ctr.workflows.terminal import err, make_table
+    from star_ctr.workflows.terminal import make_table, stderr
 
     settings = load(conf, set or [])
     try:
         found = job.run(settings, check_day(ds))
     except OSError as error:
-        err.print(f"not ready: the storage of the logs does not respond: {error}", highlight=False)
-        raise typer.Exit(NOT_YET) from None
+        stderr.print(f"not ready: the storage of the logs does not respond: {error}", highlight=False)
+        raise typer.Exit(EXIT_NOT_READY) from None
     print_result(found, json, lambda: make_table(found, ["log", "files", "path"]))
     missing = [f["log"] for f in found if not f["files"]]
     if missing:
-        err.print(f"not ready: no files for {ds} in these logs: {', '.join(missing)}", highlight=False)
-        raise typer.Exit(NOT_YET)
+        stderr.print(f"not ready: no files for {ds} in these logs: {', '.join(missing)}", highlight=False)
+        raise typer.Exit(EXIT_NOT_READY)

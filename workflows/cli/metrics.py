@@ -13,7 +13,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, with_spark
 
 _DAY = ["%Y-%m-%d"]
-DEFAULTS = "demo"
+DEFAULT_CONF = "demo"
 """Configuration whose sections `spark` and `evaluate` are used for `--input` without `--conf`."""
 
 
@@ -99,7 +99,7 @@ def evaluate(
 
     scored = evaluate_table.ScoreColumns(table, user_col, label_col, score_col, domain_col, ds_col)
     _, rows = with_spark(
-        "evaluate", conf or DEFAULTS, set, lambda s, spark: evaluate_table.run(spark, scored, s.evaluate)
+        "evaluate", conf or DEFAULT_CONF, set, lambda s, spark: evaluate_table.run(spark, scored, s.evaluate)
     )
 
     def make_tables() -> Group:

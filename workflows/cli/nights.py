@@ -36,7 +36,7 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     from star_ctr.conf.contracts.catalog import Warehouse
     from star_ctr.jobs.registry.attempts import get_published_attempt
     from star_ctr.workflows import nightly as night
-    from star_ctr.workflows.terminal import err, make_metrics_table
+    from star_ctr.workflows.terminal import make_metrics_table, stderr
 
     start = time.monotonic()
     settings, result = with_spark(
@@ -44,10 +44,10 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     )
     rows, gate = result["metrics"], result["gate"]
     print_result(rows, json, lambda: make_metrics_table(rows))
-    err.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
+    stderr.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
     folder = get_published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
-    err.print(f"Finished in {time.monotonic() - start:.0f} s. Model: {folder}", highlight=False)
-    err.print(f"To list the tables: star-ctr tables --conf {conf}", highlight=False)
+    stderr.print(f"Finished in {time.monotonic() - start:.0f} s. Model: {folder}", highlight=False)
+    stderr.print(f"To list the tables: star-ctr tables --conf {conf}", highlight=False)
 
 
 @app.command()

@@ -68,7 +68,7 @@ def clean(
     from star_ctr.conf.load import load
     from star_ctr.workflows import retention
     from star_ctr.workflows.lease import hold_lease
-    from star_ctr.workflows.terminal import err, make_table
+    from star_ctr.workflows.terminal import make_table, stderr
 
     settings = load(conf, set or [])
     with hold_lease(settings, wait) if yes else nullcontext():
@@ -76,7 +76,7 @@ def clean(
     print_result(rows, json, lambda: make_table(rows, ["what", "items", "bytes", "why"]))
     megabytes = sum(row["bytes"] for row in rows) / 1e6
     summary = f"{megabytes:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}"
-    err.print(summary if rows else "nothing to delete: see the ages in the section `retention`", highlight=False)
+    stderr.print(summary if rows else "nothing to delete: see the ages in the section `retention`", highlight=False)
 
 
 @app.command()
@@ -99,12 +99,14 @@ def verify(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.tools import verify as job
-    from star_ctr.workflows.terminal import err, make_table
+    from star_ctr.workflows.terminal import make_table, stderr
 
     rows = job.run(load(conf, set or []), everything)
     print_result(rows, json, lambda: make_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
     if not rows:
-        err.print(f"nothing to verify: no model is {'published' if everything else 'serving or pinned'}")
+        stderr.print(f"nothing to verify: no model is {'published' if everything else 'serving or pinned'}")
     if any(row["damaged"] for row in rows):
-        err.print("Restore the damaged files, or serve another model with `star-ctr promote` or `star-ctr rollback`.")
+        stderr.print(
+            "Restore the damaged files, or serve another model with `star-ctr promote` or `star-ctr rollback`."
+        )
         raise typer.Exit(1)

@@ -34,10 +34,10 @@ def report(
     from star_ctr.conf.load import load
     from star_ctr.workflows.report import page
     from star_ctr.workflows.report.data import collect
-    from star_ctr.workflows.terminal import err
+    from star_ctr.workflows.terminal import stderr
 
     settings = load(conf, set or [])
     data = collect(settings, ds)
     file = Path(out or f"build/report/{settings.name}-{data.ds}.html")
     page.write(data, "star-ctr " + shlex.join(sys.argv[1:]), file)
-    err.print(f"Report: {file}", highlight=False)
+    stderr.print(f"Report: {file}", highlight=False)

@@ -34,7 +34,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry import decisions
-    from star_ctr.workflows.terminal import err, make_table
+    from star_ctr.workflows.terminal import make_table, stderr
 
     found = decisions.Decisions(load(conf, set or [])).all()
     now = decisions.find_serving(found)
@@ -49,7 +49,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     }
     print_result(result, json, lambda: make_table(rows, columns))
     model = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
-    err.print(f"serving: {model}{f'; {hold}' if hold else ''}", highlight=False)
+    stderr.print(f"serving: {model}{f'; {hold}' if hold else ''}", highlight=False)
 
 
 @app.command()

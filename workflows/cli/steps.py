@@ -263,10 +263,10 @@ def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: 
         star-ctr refit --conf mine.yaml --ds 2026-03-04
     """
     from star_ctr.conf.load import load
-    from star_ctr.jobs.refit import explain_not_needed
+    from star_ctr.jobs.refit import explain_refit_disabled
 
     # Schedulers call this command every night. Without Spark, it takes about a second if there is nothing to do.
-    if reason := explain_not_needed(load(conf, set or [])):
+    if reason := explain_refit_disabled(load(conf, set or [])):
         print_values({"outcome": "nothing to refit", "reason": reason}, json)
         return
     _run_and_print("refit", conf, set, ds, json, wait)

@@ -30,15 +30,15 @@ def tables(
         star-ctr tables --conf mine.yaml --show ledger --where "reason != ''"
     """
     from star_ctr.jobs.tools import tables as job
-    from star_ctr.workflows.terminal import err, format_records, make_table
+    from star_ctr.workflows.terminal import make_records_table, make_table, stderr
 
     if show is not None:
         _, rows = with_spark("tables", conf, set, lambda s, spark: job.show(s, spark, show, where, limit))
-        print_result(rows, json, lambda: format_records(rows))
+        print_result(rows, json, lambda: make_records_table(rows))
         return
     settings, rows = with_spark("tables", conf, set, job.run)
     existing = [row for row in rows if row["version"] is not None]
     columns = ["table", "version", "rows", "holds"]
     print_result(rows, json, lambda: make_table(existing, columns, settings.paths.warehouse))
     if not existing:
-        err.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)
+        stderr.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)

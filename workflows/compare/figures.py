@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from star_ctr.conf.contracts.domains import OVERALL
-from star_ctr.conf.settings.compare import WITHOUT_AUX
+from star_ctr.conf.settings.compare import NO_AUX_SUFFIX
 from star_ctr.workflows.compare.tables import BASE, compute_deviations, compute_means, format_model
 
 COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
@@ -32,17 +32,17 @@ def draw_auxiliary(metrics: pd.DataFrame, file: Path) -> bool:
         Whether the figure was written; False if no model was trained both with and without the auxiliary network.
     """
     names = list(dict.fromkeys(metrics["compared"]))
-    both = [m for m in names if m + WITHOUT_AUX in names]
+    both = [m for m in names if m + NO_AUX_SUFFIX in names]
     if not both:
         return False
     overall, spread = compute_means(metrics, "gauc").loc[OVERALL], compute_deviations(metrics, "gauc")
     figure, axes = _make_figure(7, 3.6)
-    for k, (suffix, label) in enumerate((("", "with auxiliary network"), (WITHOUT_AUX, "without auxiliary network"))):
+    for k, (suffix, label) in enumerate((("", "with auxiliary network"), (NO_AUX_SUFFIX, "without auxiliary network"))):
         positions = [i + 0.38 * (k - 0.5) for i in range(len(both))]
         names = [m + suffix for m in both]
         axes.bar(positions, overall[names], 0.36, yerr=spread[names], color=COLOURS[k], label=label, capsize=2)
     axes.set_xticks(range(len(both)), [format_model(m) for m in both], rotation=20, ha="right")
-    shown = [m + s for m in both for s in ("", WITHOUT_AUX)]
+    shown = [m + s for m in both for s in ("", NO_AUX_SUFFIX)]
     values, spreads = overall[shown], spread[shown].fillna(0)
     low, high = (values - spreads).min(), (values + spreads).max()
     margin = max(0.3 * (high - low), 1e-3)

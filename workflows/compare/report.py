@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 
 from star_ctr.conf.contracts.domains import OVERALL
-from star_ctr.conf.settings.compare import WITHOUT_AUX, Plan
+from star_ctr.conf.settings.compare import NO_AUX_SUFFIX, Plan
 from star_ctr.model.cost import Cost
 from star_ctr.workflows.compare import figures
 from star_ctr.workflows.compare.run import Results
 from star_ctr.workflows.compare.tables import (  # fmt: skip
     BASE,
-    IN_PAPER,
+    PAPER_GAUC,
     compare_order,
     compare_pairs,
     compute_deviations,
@@ -91,7 +91,7 @@ def make_json(results: Results, command: str) -> dict[str, Any]:
             table: dict(zip(("models", "kendall_tau"), o, strict=True))
             if (o := compare_order(metrics, table))
             else None
-            for table in IN_PAPER
+            for table in PAPER_GAUC
         },
         "costs": {model: asdict(cost) for model, cost in results.costs.items()},
         "training_seconds": results.seconds,
@@ -129,8 +129,8 @@ def _format_plan(metrics: pd.DataFrame, plan: Plan, planned: set[str]) -> list[s
     part = select_plan(metrics, plan)
     models = list(dict.fromkeys(part["compared"]))
     if plan.title == TABLE:
-        excluded = {m for table in ("Table 3", "Table 4") for m in IN_PAPER[table]} - set(IN_PAPER[TABLE])
-        shown = [m for m in models if m not in excluded and not m.endswith((WITHOUT_AUX, "_single"))]
+        excluded = {m for table in ("Table 3", "Table 4") for m in PAPER_GAUC[table]} - set(PAPER_GAUC[TABLE])
+        shown = [m for m in models if m not in excluded and not m.endswith((NO_AUX_SUFFIX, "_single"))]
     else:
         shown = [m for m in models if m in plan.models or m not in planned]
     part = part[part["compared"].isin(shown)]
@@ -200,13 +200,13 @@ def _format_ablations(metrics: pd.DataFrame) -> list[str]:
     """Return Tables 3 and 4, also with single-domain batches, for the nights and seeds that all models have."""
     parts = []
     for table, extra in {"Table 3": (), "Table 4": ("star_bn_single", "star_ln_single")}.items():
-        part = select_common(metrics, [*IN_PAPER[table], *extra])
+        part = select_common(metrics, [*PAPER_GAUC[table], *extra])
         overall, spread = (
             part[part["domain"] == OVERALL].groupby("compared")["gauc"].mean(),
             compute_deviations(part, "gauc"),
         )
-        models = [m for m in (*IN_PAPER[table], *extra) if m in overall.index]
-        if not set(models) - set(IN_PAPER[TABLE]):
+        models = [m for m in (*PAPER_GAUC[table], *extra) if m in overall.index]
+        if not set(models) - set(PAPER_GAUC[TABLE]):
             continue
         rows = []
         for m in models:
@@ -215,7 +215,7 @@ def _format_ablations(metrics: pd.DataFrame) -> list[str]:
                 [
                     format_model(m), f"{overall[m]:.4f} ± {spread[m]:.4f}",
                     f"{test.difference:+.4f}" if test else "", _format_p(test.p) if test else "",
-                    f"{IN_PAPER[table][m]:.4f}" if m in IN_PAPER[table] else "",
+                    f"{PAPER_GAUC[table][m]:.4f}" if m in PAPER_GAUC[table] else "",
                 ]
             )  # fmt: skip
         header = ["model", "overall GAUC", f"difference from {format_model(models[0])}", "p", "in the paper"]
@@ -244,7 +244,7 @@ def _draw_figures(metrics: pd.DataFrame, folder: Path) -> list[str]:
 def _select_with_and_without(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of all models trained with and without the auxiliary network, for common nights and seeds."""
     names = set(metrics["compared"])
-    pairs = [(m, m + WITHOUT_AUX) for m in names if m + WITHOUT_AUX in names]
+    pairs = [(m, m + NO_AUX_SUFFIX) for m in names if m + NO_AUX_SUFFIX in names]
     return select_common(metrics, [m for pair in pairs for m in pair])
 
 
@@ -253,11 +253,11 @@ def _format_auxiliary(part: pd.DataFrame) -> str:
     overall = compute_means(part, "gauc").loc[OVERALL]
     rows = []
     for m in overall.index:
-        test = compare_pairs(part, m, "gauc", base=m + WITHOUT_AUX)
+        test = compare_pairs(part, m, "gauc", base=m + NO_AUX_SUFFIX)
         if test is not None:
             values = [
                 f"{overall[m]:.4f}",
-                f"{overall[m + WITHOUT_AUX]:.4f}",
+                f"{overall[m + NO_AUX_SUFFIX]:.4f}",
                 f"{test.difference:+.4f}",
                 _format_p(test.p),
             ]

@@ -40,9 +40,9 @@ from star_ctr.model.cost import Cost, measure_costs
 from star_ctr.model.distributed.process_lifetime import end_with_parent
 from star_ctr.model.distributed.threads import count_cores
 from star_ctr.model.training.job import TrainingJob
-from star_ctr.workflows.terminal import err, show_step
+from star_ctr.workflows.terminal import show_step, stderr
 
-ALONE = ["trainer.threads=1", "trainer.processes=1"]
+SINGLE_CPU_OVERRIDES = ["trainer.threads=1", "trainer.processes=1"]
 """Overrides for all trainings of a comparison."""
 
 
@@ -161,7 +161,9 @@ def run(
     pins = {night: train.pin_versions(store, night) for night in nights}
     trials = []
     for model, night, seed in comparison.runs():
-        trial_settings = load(conf, [*overrides, *comparison.overrides(model), f"trainer.seed={seed}", *ALONE])
+        trial_settings = load(
+            conf, [*overrides, *comparison.overrides(model), f"trainer.seed={seed}", *SINGLE_CPU_OVERRIDES]
+        )
         if hash_split_settings(trial_settings) != hash_split_settings(settings):
             raise UserError(
                 f"compare: `{model}` changes settings that the split depends on; use only overrides of `model` and "
@@ -240,7 +242,7 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
     waiting = [t for t in trials if not offline.is_trained(t.job)]
     failed: list[str] = []
     if not waiting:
-        err.print(f"All {len(trials)} trainings were already finished.")
+        stderr.print(f"All {len(trials)} trainings were already finished.")
         return
     # Spawn a new interpreter: a fork of a process with threads of Spark and torch may hang.
     spawn = multiprocessing.get_context("spawn")
@@ -278,7 +280,7 @@ def _make_progress() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=err,
+        console=stderr,
     )
 
 

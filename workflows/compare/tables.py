@@ -17,7 +17,7 @@ from star_ctr.conf.settings.compare import Plan
 
 BASE = "base"
 """The model that all others are compared with."""
-IN_PAPER: Mapping[str, Mapping[str, float]] = {
+PAPER_GAUC: Mapping[str, Mapping[str, float]] = {
     "Table 2": {
         "base": 0.6364, "shared_bottom": 0.6398, "mulann": 0.6353, "mmoe": 0.6403, "cross_stitch": 0.6415,
         "star": 0.6506,
@@ -146,16 +146,16 @@ def compare_order(metrics: pd.DataFrame, table: str) -> tuple[list[str], float] 
 
     Args:
         metrics: The rows of the comparison.
-        table: A table of the paper: a key of `IN_PAPER`.
+        table: A table of the paper: a key of `PAPER_GAUC`.
 
     Returns:
         The models, highest GAUC first, and Kendall's tau with the paper's order; None if fewer than three models of the
         table were trained.
     """
-    metrics = select_common(metrics, list(IN_PAPER[table]))
+    metrics = select_common(metrics, list(PAPER_GAUC[table]))
     overall = metrics[metrics["domain"] == OVERALL].groupby("compared")["gauc"].mean()
-    models = [m for m in IN_PAPER[table] if m in overall.index]
+    models = [m for m in PAPER_GAUC[table] if m in overall.index]
     if len(models) < 3:
         return None
-    tau = stats.kendalltau([IN_PAPER[table][m] for m in models], [overall[m] for m in models]).statistic
+    tau = stats.kendalltau([PAPER_GAUC[table][m] for m in models], [overall[m] for m in models]).statistic
     return sorted(models, key=lambda m: -overall[m]), float(tau)

@@ -55,7 +55,7 @@ class Circle:
 
 
 @dataclass(frozen=True)
-class Span:
+class Difference:
     """A difference with its confidence interval.
 
     Attributes:
@@ -145,7 +145,7 @@ def _draw_points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{a},{b}" for a, b in points)
 
 
-def draw_forest(title: str, spans: Sequence[Span]) -> str:
+def draw_forest(title: str, spans: Sequence[Difference]) -> str:
     """Draw a forest plot: differences with their confidence intervals, one per row, around a line at 0.
 
     Differences whose interval does not contain 0 are coloured. The first row is emphasized.

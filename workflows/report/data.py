@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from star_ctr.conf.contracts.catalog import DATA_RUN, Warehouse
+from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import DataError
@@ -155,7 +155,7 @@ def _index_by_domain(rows: Any) -> dict[str, Row]:
 
 def _read_ledger(tables: _Tables, run: str, ds: str) -> list[Row]:
     """Read the ledger of a night: rows of the steps that all models share, rows of the run, and rows without a day."""
-    shared = [r for r in tables.read_run("ledger", DATA_RUN) if r["ds"] == ds or _is_lost_undated(r)]
+    shared = [r for r in tables.read_run("ledger", SHARED_RUN_ID) if r["ds"] == ds or _is_lost_undated(r)]
     return [*shared, *tables.read_run("ledger", run)]
 
 

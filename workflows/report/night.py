@@ -127,7 +127,7 @@ def render_training(data: ReportData) -> str:
     return render_section(title, f'{plot}<dl class="facts">{shown}</dl><p class="note">{note}</p>')
 
 
-def render_time(data: ReportData) -> str:
+def render_durations(data: ReportData) -> str:
     """Return bars with the durations of the steps of the newest nights."""
     title = "Duration by step"
     steps = list(dict.fromkeys(r["step"] for r in data.standing))
@@ -144,7 +144,7 @@ def render_time(data: ReportData) -> str:
     )
 
 
-def render_nights(data: ReportData) -> str:
+def render_states(data: ReportData) -> str:
     """Return a table of the states and durations of the steps by night, and the reasons for states other than done.
 
     Args:
@@ -183,7 +183,7 @@ def _render_state(row: Row) -> str:
     return f'<td class="state {state}"><span aria-hidden="true">{_SYMBOLS[state]}</span> {text}</td>'
 
 
-def render_inputs(data: ReportData) -> str:
+def render_record(data: ReportData) -> str:
     """Return the training record: table versions, code, settings, seed and warm start, collapsed by default.
 
     Args:

@@ -26,14 +26,14 @@ def render(data: ReportData, command: str) -> str:
         command: The command line that writes the report, for the footer.
     """
     columns = [
-        quality.render_over_days(data, "GAUC", "gauc"),
-        quality.render_over_days(data, "PCOC", "pcoc"),
+        quality.render_by_night(data, "GAUC", "gauc"),
+        quality.render_by_night(data, "PCOC", "pcoc"),
         quality.render_against_serving(data),
         quality.render_calibration(data),
         night.render_training(data),
-        night.render_time(data),
+        night.render_durations(data),
     ]
-    halves = [night.render_nights(data), night.render_ledger(data)]
+    halves = [night.render_states(data), night.render_ledger(data)]
     title = escape(f"{data.settings.name} {data.ds}")
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     generated = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
@@ -54,7 +54,7 @@ def render(data: ReportData, command: str) -> str:
 <div class="halves">
 {"".join(halves)}
 </div>
-{night.render_inputs(data)}
+{night.render_record(data)}
 <footer>Generated {generated} by <code>{escape(command)}</code></footer>
 </main></body></html>
 """

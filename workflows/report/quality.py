@@ -9,8 +9,8 @@ from html import escape
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.workflows.report.charts import (
     Circle,
+    Difference,
     Line,
-    Span,
     draw_calibration,
     draw_forest,
     draw_lines,
@@ -88,7 +88,7 @@ def render_against_serving(data: ReportData) -> str:
     names = [d for d in sort_rows(data.now) if d in rows] or sorted(rows, key=lambda d: d != OVERALL)
     plot = draw_forest(
         "Difference of GAUC from the serving model by domain",
-        [Span(d, rows[d].get("gauc_low"), rows[d].get("gauc"), rows[d].get("gauc_high")) for d in names],
+        [Difference(d, rows[d].get("gauc_low"), rows[d].get("gauc"), rows[d].get("gauc_high")) for d in names],
     )
     reference = next(iter(rows.values()))["reference_run_id"].partition("@")[0]
     note = (
@@ -98,7 +98,7 @@ def render_against_serving(data: ReportData) -> str:
     return render_section(title, f'{plot}<p class="note">{note}</p>')
 
 
-def render_over_days(data: ReportData, title: str, metric: str) -> str:
+def render_by_night(data: ReportData, title: str, metric: str) -> str:
     """Return a chart of an overall metric over the nights, with its confidence interval as a band.
 
     Args:

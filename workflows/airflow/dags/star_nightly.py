@@ -31,7 +31,7 @@ from airflow.providers.standard.sensors.bash import BashSensor
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 ROOT = Path(__file__).resolve().parents[3]
-NOT_YET = 75
+EXIT_NOT_READY = 75
 """Exit code of `star-ctr ready` while log files are missing."""
 
 
@@ -107,7 +107,7 @@ def log_failure(context: Mapping[str, Any]) -> None:
         subprocess.run([*shlex.split(ON_FAILURE), line], check=True, timeout=60)
 
 
-def parse_time(day: dt.date, time: dt.time) -> dt.datetime:
+def make_run_time(day: dt.date, time: dt.time) -> dt.datetime:
     """Return a time on the date on which the night of `day` runs, which is the next day."""
     return dt.datetime.combine(day + dt.timedelta(days=1), time, ZONE)
 
@@ -117,8 +117,8 @@ with DAG(
     description="star-ctr: train a model on the logs of a day, and evaluate it per domain",
     doc_md=__doc__,
     schedule=CronTriggerTimetable(get_setting("SCHEDULE", "0 2 * * *"), timezone=str(ZONE)),
-    start_date=parse_time(FIRST_NIGHT, dt.time.min),
-    end_date=parse_time(dt.date.fromisoformat(LAST_NIGHT), dt.time.max) if LAST_NIGHT else None,
+    start_date=make_run_time(FIRST_NIGHT, dt.time.min),
+    end_date=make_run_time(dt.date.fromisoformat(LAST_NIGHT), dt.time.max) if LAST_NIGHT else None,
     catchup=True,
     max_active_runs=1,
     params={
@@ -149,7 +149,7 @@ with DAG(
     previous: Any = BashSensor(
         task_id="wait_for_logs",
         bash_command="{{ command('ready', dag_run, params) }}",
-        retry_exit_code=NOT_YET,
+        retry_exit_code=EXIT_NOT_READY,
         mode="reschedule",
         poke_interval=POKE,
         timeout=WAIT,
