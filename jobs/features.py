@@ -20,14 +20,7 @@ from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, check_day, list_days_before, list_window_days
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import (
-    AnyFeature,
-    Categorical,
-    Numeric,
-    Sequence,
-    Statistic,
-    list_read_columns,
-)
+from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Statistic, list_read_columns
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require_columns
@@ -109,10 +102,14 @@ def read_impressions(settings: Settings, store: WarehouseTables, ds: str, featur
 
 
 def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Select IDENTITY and the log columns that `features` read, plus the outcomes that `history` uses.
+    """Select IDENTITY, the log columns that `features` read, and the outcomes that `history` uses.
 
-    Log columns are renamed (`ColumnRef.flat`, `name_outcome_column`), so that columns which are computed later
-    (`hour`, `label`, `clicked_at` ...) do not replace them. Raises `DataError` if a column is missing.
+    Returns:
+        The rows with these columns. Log columns are renamed (`ColumnRef.flat`, `name_outcome_column`), so that columns
+        that are computed later (`hour`, `label`, `clicked_at` ...) do not replace them.
+
+    Raises:
+        DataError: A column is missing.
     """
     existing = set(rows.columns)
     read = sorted(c for c in _collect_read_columns(features) if c.table == "impressions")
@@ -169,9 +166,8 @@ def add_point_in_time(
         yield rows.mapInArrow(*postprocess) if postprocess else rows
         return
     history_features = [f for f in settings.features if isinstance(f, Statistic | Sequence)]
-    read, behaviours = _collect_read_columns(history_features), None
-    if settings.logs.behaviours:
-        behaviours = _read_behaviours(settings, store, ds, read)
+    read = _collect_read_columns(history_features)
+    behaviours = _read_behaviours(settings, store, ds, read) if settings.logs.behaviours else None
     clicked, impressions = None, read_impressions(settings, store, ds, history_features)
     if isinstance(settings.label, LabelFromClicks):
         # Only the few clicked impressions need the join with clicks; events of shown impressions do not.
@@ -252,8 +248,10 @@ def _add_attributes(
 def select_row_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
     """Return the columns that categorical, numeric and statistic features read from their row, without IDENTITY.
 
-    Numeric columns are doubles, all others are text; lists are joined with the separator of their feature. Raises
-    `DataError` if a column holds lists, but its feature needs single values.
+    Numeric columns are doubles, all others are text; lists are joined with the separator of their feature.
+
+    Raises:
+        DataError: A column holds lists, but its feature needs single values.
     """
     numeric = {f.column for f in settings.select_features(Numeric)}
     lists = {f.column: f.splitter for f in settings.select_features(Categorical) if f.splitter}

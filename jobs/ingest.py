@@ -139,6 +139,9 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
 
     Returns:
         The number of rows written.
+
+    Raises:
+        DataError: No file of `impressions` exists for the window, or `impressions` has no rows for the day.
     """
     window = list_window_days(settings, ds)
     log = settings.logs.declared()[name]

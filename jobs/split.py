@@ -140,8 +140,13 @@ def _read_features(
 ) -> DataFrame:
     """Read the features of the training window and of the test day.
 
-    Without a test day, `ds` is the last day of the window. Raises `DataError` if days are missing, or if their features
-    were computed with other settings.
+    Without a test day, `ds` is the last day of the window.
+
+    Returns:
+        The rows of all days of the window and of the test day that `stored_days` contains.
+
+    Raises:
+        DataError: Days are missing, or their features were computed with other settings.
     """
     wanted = list_window_days(settings, ds) if test_day else list_window_days(settings, ds)[1:]
     days = [day for day in wanted if day in stored_days]
@@ -270,6 +275,9 @@ def _arrange_rows(settings: Settings, rows: DataFrame, counts: dict[str, int]) -
         settings: The settings of the data set.
         rows: Encoded rows.
         counts: The number of rows by domain.
+
+    Returns:
+        The rows in the partitions and in the order in which they are written.
     """
     files = {domain: max(1, math.ceil(n / settings.split.rows_per_file)) for domain, n in counts.items()}
     files_by_domain = F.create_map(*(F.lit(x) for pair in files.items() for x in pair))

@@ -174,6 +174,9 @@ def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TA
         ds: The night.
         tables: The tables of the split: those of the night, or those of its refit.
 
+    Returns:
+        The pinned versions of the tables, the layout and the hash of the code.
+
     Raises:
         DataError: There is no split of the night.
     """

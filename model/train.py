@@ -79,8 +79,9 @@ def write_job(job: TrainingJob) -> Path:
 def make_callbacks(job: TrainingJob) -> list[Callback]:
     """Create the callbacks that report the progress of a training.
 
-    These are a progress bar, TensorBoard if `trainer.runtime.tensorboard` is on, and MLflow if the environment variable
-    `MLFLOW_TRACKING_URI` is set.
+    Returns:
+        A progress bar, TensorBoard if `trainer.runtime.tensorboard` is on, and MLflow if the environment variable
+        `MLFLOW_TRACKING_URI` is set.
     """
     callbacks: list[Callback] = [ProgressBar("train")]
     if job.trainer.runtime.tensorboard:

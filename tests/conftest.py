@@ -1,4 +1,4 @@
-"""One Spark session for all tests that need one, and small settings to build on."""
+"""One Spark session for all tests that need one, and settings that tests share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from star_ctr.conf.settings.root import Settings
 
 ROOT = Path(__file__).parent.parent
 
-# The same examples each time, so that a red build has the change as its cause. Search with new ones now and then:
+# Use the same examples in each run, so that only a change of the code can make a test fail. To search with new examples:
 # pytest --hypothesis-profile=search
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("search", derandomize=False)
 hypothesis.settings.load_profile("repeatable")
 KUAIRAND = Path(os.environ.get("STAR_CTR_DATA", str(ROOT / "../shared/data"))) / "kuairand"
 
-# Most queries of the tests run once on few rows, so that compiling them takes longer than running them.
+# Most queries of the tests run once, on few rows, so compiling them takes longer than running them.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 INTERPRETED = 'spark.conf={"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}'
-"""Override with which Spark interprets queries. By default, commands in other processes run compiled queries."""
+"""Override that makes Spark interpret queries. Without it, commands in other processes compile their queries."""
 
 kuairand = pytest.mark.skipif(
     not KUAIRAND.is_dir(),
@@ -33,7 +33,7 @@ kuairand = pytest.mark.skipif(
 )
 
 on_request = pytest.mark.skipif(
-    "STAR_CTR_LONG" not in os.environ, reason="takes many minutes of two cores: set STAR_CTR_LONG=1 to run it"
+    "STAR_CTR_LONG" not in os.environ, reason="takes many minutes on two cores: set STAR_CTR_LONG=1 to run it"
 )
 
 
@@ -66,7 +66,7 @@ def demo() -> Settings:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URL of a bucket of an S3 server on loopback."""
+    """Start an S3 server on loopback; yields the URL of a bucket."""
     import boto3
     from moto.server import ThreadedMotoServer
 

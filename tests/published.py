@@ -1,4 +1,4 @@
-"""Published attempts for tests, made without training: folders with a record and a few files."""
+"""Published attempts for tests, written without training: folders with a record and a few files."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Small logs of a shape of their own: Parquet impressions and a JSON-lines click log, other names, zoned times.
+"""Small logs of a shop with three surfaces, over four days: Parquet impressions and a JSON Lines click log.
 
-Five days of a shop with three surfaces; written by pandas alone, so that tests can plant what they need.
+Column names and formats differ from the shipped configurations, and times have a zone. The logs are written with pandas,
+so that tests can add any rows.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ CONF = {
 
 
 def frames(seed: int = 0, rows_a_day: int = 300, days: Sequence[str] = DAYS) -> dict[str, pd.DataFrame]:
-    """Impressions and clicks of all days, as written: `seen` is local time without a zone, `at` ISO text with one."""
+    """Create the impressions and clicks of all days. `seen` is local time without a zone; `at` is ISO text with a zone."""
     rng = np.random.default_rng(seed)
     views, clicks = [], []
     for d, day in enumerate(days):
@@ -98,7 +99,7 @@ def frames(seed: int = 0, rows_a_day: int = 300, days: Sequence[str] = DAYS) -> 
 
 
 def write(folder: Path, logs: dict[str, pd.DataFrame]) -> Path:
-    """Write logs and their configuration below `folder`; returns the YAML file."""
+    """Write logs and their configuration below `folder`, and return the YAML file."""
     for name in ("views", "clicks", "visitors"):
         (folder / "logs" / name).mkdir(parents=True, exist_ok=True)
     for day, rows in logs["views"].groupby("day"):
@@ -127,5 +128,5 @@ def write(folder: Path, logs: dict[str, pd.DataFrame]) -> Path:
 
 
 def read(table: Path) -> pd.DataFrame:
-    """The newest version of a Delta table, without Spark; partition columns come from the folders' names."""
+    """Read the newest version of a Delta table without Spark, and without its partition columns."""
     return pd.concat([pd.read_parquet(uri.removeprefix("file://")) for uri in DeltaTable(str(table)).file_uris()])

@@ -1,4 +1,4 @@
-"""The house rules: imports run one way, the wheel installs one name, the table and text of the README hold."""
+"""Rules of the project: the direction of imports, the length of files, the content of the wheel, and help texts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROOMS = ("conf", "features", "jobs", "model", "workflows")
+PACKAGES = ("conf", "features", "jobs", "model", "workflows")
 MAY_IMPORT = {
     "conf": {"conf"},
     "features": {"features", "conf"},
     "model": {"model", "conf"},
     "jobs": {"jobs", "features", "model", "conf"},
-    "workflows": set(ROOMS),
+    "workflows": set(PACKAGES),
 }
 FORBIDDEN = {
     "features": {"torch", "petastorm", "deltalake"},
@@ -37,31 +37,31 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_imports_run_one_way(room: str) -> None:
-    files = list((ROOT / room).rglob("*.py"))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_allowed_packages(package: str) -> None:
+    files = list((ROOT / package).rglob("*.py"))
     assert files
     for file in files:
         names = imports(file)
-        rooms = {n.split(".")[1] for n in names if n.startswith("star_ctr.")} & set(ROOMS)
-        assert rooms <= MAY_IMPORT[room], file
-        assert not {n.split(".")[0] for n in names} & FORBIDDEN.get(room, set()), file
+        imported = {n.split(".")[1] for n in names if n.startswith("star_ctr.")} & set(PACKAGES)
+        assert imported <= MAY_IMPORT[package], file
+        assert not {n.split(".")[0] for n in names} & FORBIDDEN.get(package, set()), file
 
 
-def test_airflow_stays_in_the_folder_of_dags() -> None:
+def test_only_the_dags_import_airflow() -> None:
     dags = ROOT / "workflows/airflow/dags"
-    for file in (f for room in ROOMS for f in (ROOT / room).rglob("*.py")):
+    for file in (f for package in PACKAGES for f in (ROOT / package).rglob("*.py")):
         names = {n.split(".")[0] for n in imports(file)}
         assert names.isdisjoint({"star_ctr"} if file.is_relative_to(dags) else {"airflow"}), file
 
 
-def test_files_stay_small() -> None:
-    for room in ROOMS:
-        for file in (ROOT / room).rglob("*.py"):
-            assert len(file.read_text().splitlines()) <= 300, f"{file} is long: is it one thing?"
+def test_files_have_at_most_300_lines() -> None:
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            assert len(file.read_text().splitlines()) <= 300, f"{file} is too long: split it"
 
 
-def test_the_wheel_installs_one_name(tmp_path: Path) -> None:
+def test_the_wheel_installs_one_package(tmp_path: Path) -> None:
     uv = str(Path(sys.executable).parent / "uv")
     subprocess.run(
         [uv, "build", "--wheel", "--no-build-isolation", "--python", sys.executable, "-q", "-o", str(tmp_path), str(ROOT)],
@@ -70,14 +70,14 @@ def test_the_wheel_installs_one_name(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {n.split("/")[0] for n in names if "dist-info" not in n} == {"star_ctr"}
-    assert not [n for n in names if "/dags/" in n], "the DAG is read from the clone, by Airflow's own Python"
+    assert not [n for n in names if "/dags/" in n], "Airflow reads the DAG from the clone, with its own Python"
     assert {"star_ctr/jobs/train.py", "star_ctr/conf/kuairand.yaml", "star_ctr/features/point_in_time/scan.py"} <= set(
         names
     )
     assert "star_ctr/workflows/report/page.css" in names
 
 
-def test_every_command_teaches() -> None:
+def test_every_command_has_help() -> None:
     from typer.testing import CliRunner
 
     from star_ctr.workflows.cli import app

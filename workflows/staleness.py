@@ -203,7 +203,10 @@ class Staleness:
         """Hash what a step reads from the run that `trainer.warm_start` names.
 
         This run may have no entry in this journal. With `previous` and `accepted`, the run is an earlier night of this
-        configuration, which has entries of its own.
+        configuration and has entries.
+
+        Returns:
+            The hash; if training cannot start from the run, a text that names the setting.
         """
         try:
             start = find_start(self.settings, ds)

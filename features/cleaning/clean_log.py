@@ -96,10 +96,7 @@ def clean_log(
 
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
-    """Parse rows with one schema into the columns of the log's table.
-
-    Returns the table's columns, `ds`, `raw`, the row hash `HASH`, `reason` and the columns of `carried`.
-    """
+    """Parse rows with one schema into the table's columns, `ds`, `raw`, HASH, `reason` and the columns `carried`."""
     log = settings.logs.declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
     rows, texts = add_texts(log, raw, types)
@@ -158,8 +155,13 @@ def _parse_declared(
 ) -> tuple[dict[str, Column], list[Column]]:
     """Parse the columns of a log that have a declared role: keys, time, domain, label and order.
 
-    `types` and `texts` contain the type and the canonical text of each log column. Returns the table's columns by name,
-    and the checks on them: a check is null if a row passes, else the reason. Raises `DataError` for an unusable type.
+    `types` and `texts` contain the type and the canonical text of each log column.
+
+    Returns:
+        The table's columns by name, and the checks on them. A check is null if a row passes, else the reason.
+
+    Raises:
+        DataError: A column has a type that its role does not allow.
     """
     log = settings.logs.declared()[name]
     columns: dict[str, Column] = {}
@@ -206,11 +208,8 @@ def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
 def _parse_log_column(
     log: Log, column: str, text: Column, numbers: Mapping[str, Column]
 ) -> tuple[Column, Column | None]:
-    """Parse a log column into its declared type, and check that its values have that type.
-
-    A column without a declared type is stored as text, whatever its type in this file, because the next file may have
-    another type. Such a column needs no check.
-    """
+    """Parse a log column into its declared type; return it and a check that its values have that type, if needed."""
+    # Store a column without a declared type as text, because it may have another type in the next file.
     kind = get_declared_type(log, column)
     if kind is None or kind == "string":
         return text, None

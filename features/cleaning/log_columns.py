@@ -92,7 +92,7 @@ def map_declared_columns(settings: Settings, log: Log) -> dict[str, str]:
     Returns:
         The log columns by table column. Times and days are excluded, because the table stores them in another form
         (`ts`, `ds`).
-    """
+    """  # noqa: DOC501
     match log:
         case ImpressionLog():
             names = {"user_id": log.user, "item_id": log.item, "domain": log.domain}

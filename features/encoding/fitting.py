@@ -154,7 +154,13 @@ def _apply_to_sample(
 ) -> dict[str, list[float]]:
     """Apply a function to the sorted values of each number, in a sample of about QUANTILE_ROWS rows.
 
-    `sources` and `functions` have the same keys, the names of the numbers. Returns the results by name.
+    Args:
+        train: The training rows.
+        sources: The source of each number, by name.
+        functions: The function to apply to each number, with the same keys.
+
+    Returns:
+        The results by name.
     """
     rows = train.count()
     if rows > QUANTILE_ROWS:

@@ -96,8 +96,9 @@ def fit_layout(
 def _list_numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[str], dict[str, int]]:
     """List the numbers that the features declare.
 
-    Returns the source of each number by name, the names of the standardized numbers, and the number of buckets of each
-    bucketed number by name.
+    Returns:
+        The source of each number by name, the names of the standardized numbers, and the number of buckets of each
+        bucketed number by name.
     """
     sources: dict[str, NumericSource] = {}
     standard: list[str] = []

@@ -93,8 +93,14 @@ class RowEncoder:
     def _fill(self, lists: pa.ListArray, embedding: str, target: Ints, most_recent: bool) -> Ints:
         """Write the ids of each list into its row of `target`, from the left.
 
-        A list that is longer than the row is cut: it keeps its last values if `most_recent`, else its first values.
-        Returns the length of each list after the cut.
+        Args:
+            lists: The lists of values, one per row; null is an empty list.
+            embedding: The name of the embedding whose ids are used.
+            target: Output array of shape (rows, maximum length); positions after the end of a list are unchanged.
+            most_recent: Whether a list that is longer than the row keeps its last values instead of its first ones.
+
+        Returns:
+            The length of each list after the cut.
         """
         length = target.shape[1]
         lists = pc.fill_null(lists, pa.scalar([], type=lists.type)) if lists.null_count else lists

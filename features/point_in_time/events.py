@@ -186,6 +186,9 @@ def _make_events(
         weights: Weight by kind of history, in millionths; 0 for all other kinds.
         tie: Second order column for events of the same time.
         order: First order column for events of the same time.
+
+    Returns:
+        The events: `columns`, `t`, `order`, `tie` and one weight column per kind of history.
     """
     kinds = [weights.get(name, F.lit(0)).cast("long").alias(name_weight_column(name)) for name in settings.history]
     events = rows.select(

@@ -96,11 +96,14 @@ def encode_keys(column: pa.ChunkedArray | pa.Array) -> Ints:
 
 
 def find_run_starts(keys: Seq[Ints]) -> Ints:
-    """Return, for each row, the first row number of its run of equal keys.
+    """Find the first row of each run of equal keys.
 
     Args:
         keys: One array of shape (n,) per key column, with codes from `encode_keys`. A run ends where any of them
             changes.
+
+    Returns:
+        For each row, the number of the first row of its run; shape (n,).
     """
     starts = np.zeros(len(keys[0]), np.int64)
     for key in keys:

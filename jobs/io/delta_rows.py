@@ -60,9 +60,10 @@ def read_rows(table: str, where: str | None = None, columns: Sequence[str] = ("*
 
 
 def read_ordered_rows(table: str) -> list[dict[str, Any]]:
-    """Read all rows that `add_row` appended, in commit order.
+    """Read all rows that `add_row` appended.
 
-    Rows without a sequence number come first, ordered by their column `at`.
+    Returns:
+        The rows in commit order. Rows without a sequence number come first, ordered by their column `at`.
     """
     rows = read_rows(table)
     rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
@@ -147,9 +148,13 @@ def make_any_condition(column: str, values: Iterable[str]) -> str:
 
 
 def _retry(table: str, write: Callable[[], T]) -> T:
-    """Call `write` until it does not conflict with another writer, and return its result.
+    """Call `write` until it does not conflict with another writer.
 
-    Raises `UserError` after `_PATIENCE` seconds of conflicts.
+    Returns:
+        The result of `write`.
+
+    Raises:
+        UserError: The writes conflicted for `_PATIENCE` seconds.
     """
     deadline = time.monotonic() + _PATIENCE
     while True:

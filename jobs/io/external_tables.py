@@ -38,6 +38,9 @@ def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
         spark: The Spark session.
         table: Path or URL of a Delta or Parquet table. All files of a Parquet table must have the same schema.
 
+    Returns:
+        The rows and the Delta version of the table.
+
     Raises:
         DataError: The path has neither a Delta nor a Parquet table.
     """
@@ -48,7 +51,7 @@ def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
 
 
 def open_external_table(spark: SparkSession, table: str) -> ExternalTable:
-    """Like `load_external_table`, but raises Spark's exception (one of NOT_READ) instead of `DataError`."""
+    """Load a table like `load_external_table`, but raise Spark's exception (one of READ_ERRORS), not `DataError`."""
     if DeltaTable.isDeltaTable(spark, table):
         version = int(DeltaTable.forPath(spark, table).history(1).select("version").collect()[0].version)
         return ExternalTable(spark.read.format("delta").option("versionAsOf", version).load(table), version)
@@ -59,6 +62,12 @@ def restore_times(rows: DataFrame) -> DataFrame:
     """Convert the times of a Parquet table as ingest does; see `restore_instants`.
 
     The schema is read from the first file, so all files of the table must have the same schema.
+
+    Args:
+        rows: The rows of the table, as read by Spark.
+
+    Returns:
+        The rows with the converted columns.
     """
     files = rows.inputFiles() if any(isinstance(f.dataType, LongType) for f in rows.schema.fields) else []
     if not files:

@@ -174,6 +174,9 @@ def run_submitted(
         app: The name of the job.
         run: The function of the job. It is called with the settings, the session, and the arguments by name.
         declare: Adds the arguments of the job to a parser. By default, the job has the argument `--ds`.
+
+    Raises:
+        SystemExit: The job failed with an error that the user can fix. Its text is the one-line message.
     """
     from star_ctr.conf.load import load
 

@@ -82,6 +82,9 @@ def find_inputs(settings: Settings, store: WarehouseTables, ds: str, tables: Spl
         ds: The night.
         tables: The tables of the split: those of the night, or those of its refit.
 
+    Returns:
+        The earlier split and the run to start from. A refit has no run to start from.
+
     Raises:
         UserError: Training cannot start from the run in `trainer.warm_start`.
     """

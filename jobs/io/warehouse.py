@@ -98,6 +98,7 @@ class WarehouseTables:
 
         Raises:
             DataError: A column has another type in the table.
+            AnalysisException: Spark rejects the write for another reason.
         """
         writer = (
             rows.write.format("delta")

@@ -218,7 +218,13 @@ def _select_model_files(files: dict[str, str]) -> dict[str, str]:
 
 
 def read_result(job: TrainingJob) -> dict[str, Any]:
-    """Read the results of a finished training, from its record if it is published.
+    """Read the results of a finished training.
+
+    Args:
+        job: The job of the training.
+
+    Returns:
+        The record of the attempt if it is published; otherwise the results that the trainer wrote.
 
     Raises:
         DataError: The training did not finish, or the file is not valid JSON.

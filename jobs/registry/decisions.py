@@ -150,6 +150,9 @@ class Decisions:
             by: The person who decides; the user of this process by default.
             attempt: The number of the attempt; the newest published one by default.
 
+        Returns:
+            The committed decision.
+
         Raises:
             UserError: The attempt is not published, or is already serving.
             DataError: One of its files is damaged.
@@ -181,11 +184,9 @@ class Decisions:
         return self._decide(decide, by)
 
     def _decide(self, decide: Callable[[list[Decision]], Decision], by: str | None) -> Decision:
-        """Call `decide` with all decisions and commit its result; repeat if another decision is committed meanwhile.
-
-        Manual decisions do not take the lease, so they may be made while a night runs. If `star-ctr clean` deletes the
-        model meanwhile, another decision restores the previous serving model.
-        """
+        """Call `decide` with all decisions and commit its result; repeat if another decision is committed meanwhile."""
+        # A manual decision does not take the lease: a night may run, and `star-ctr clean` may delete the model
+        # meanwhile. In that case, another decision restores the previous serving model.
         self.update_pointer()  # an earlier command may have been killed before it wrote `serving.json`
         while True:
             decided = self.all()

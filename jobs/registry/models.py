@@ -32,6 +32,9 @@ def load_model(settings: Settings, run_id: str, number: int | None = None) -> Sc
         run_id: The run.
         number: The number of the attempt; the newest published one by default.
 
+    Returns:
+        The model, with the settings that it was trained with.
+
     Raises:
         UserError: The run or the attempt does not exist.
         DataError: A file of the attempt is damaged.

@@ -37,14 +37,20 @@ class Start(NamedTuple):
     def hash_numbers(self) -> str:
         """Hash the encoding of numbers, which the split reuses.
 
-        The run id is not part of the hash: the split stays valid if another run with the same encoding is selected.
+        Returns:
+            The hash. It does not depend on the run id, so the split stays valid if another run with the same encoding
+            is selected.
         """
         return hash_json(dump_number_encodings(self.layout), 32)
 
     def hash_weights(self) -> str:
-        """Hash the exported weights; raises `UserError` if the file does not exist.
+        """Hash the exported weights.
 
-        The hash of an unchanged file is cached within the process.
+        Returns:
+            The hash. The hash of an unchanged file is cached within the process.
+
+        Raises:
+            UserError: The file of the weights does not exist.
         """
         file = self.attempt.folder / WEIGHTS_FILE
         if not file.exists():

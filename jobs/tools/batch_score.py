@@ -227,7 +227,8 @@ def _score_raw_rows(
 ) -> AbstractContextManager[DataFrame]:
     """Compute point-in-time features of cleaned rows, whose newest day is `newest`, and score the rows.
 
-    The returned scores must be written within the block of the context manager.
+    Returns:
+        A context manager that yields the scores. Write them within its block.
     """
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
@@ -239,8 +240,9 @@ def _score_raw_rows(
 def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> ArrowFunction:
     """Make the function that scores Arrow batches of encoded rows, or encodes and scores rows of features.
 
-    The output has impression_id, user_id, domain and score, and CARRIED if `rows` has it. For encoded rows, it also has
-    `reason` and `raw`; rows with a reason are not scored (their score is NaN).
+    Returns:
+        The function and the schema of its output: impression_id, user_id, domain, score, and CARRIED if `rows` has it.
+        For encoded rows, it also has `reason` and `raw`; rows with a reason are not scored (their score is NaN).
     """
     model_files, history = describe_model(rows.sparkSession, model.attempt), list(model.settings.history)
     files = model.vocabularies

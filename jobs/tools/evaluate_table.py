@@ -90,9 +90,18 @@ def run(spark: SparkSession, scored: ScoreColumns, evaluate: EvaluateSettings) -
 
 
 def read_table(spark: SparkSession, path: str) -> DataFrame:
-    """Read a Delta or Parquet table, or a CSV file; raises `DataError` if it is neither or cannot be read.
+    """Read a Delta or Parquet table, or a CSV file.
 
-    All values of a CSV file are text. A line with more or fewer fields than the header is kept in the column CORRUPT.
+    Args:
+        spark: The Spark session.
+        path: Path or URL of the table or of the file.
+
+    Returns:
+        The rows. All values of a CSV file are text. A line with more or fewer fields than the header is kept in the
+        column CORRUPT.
+
+    Raises:
+        DataError: The path is neither such a table nor a CSV file, or it cannot be read.
     """
     try:
         if not _is_csv(path):

@@ -81,11 +81,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 
 def _make_range(spark: SparkSession, n: int) -> DataFrame:
-    """Make rows with the ids 0 to n - 1, in order, in at least as many partitions as there should be files.
-
-    Impressions are numbered by day, so a partition contains the rows of few consecutive days. Its task can write them
-    without a shuffle.
-    """
+    """Make rows with the ids 0 to n - 1, in order, in at least as many partitions as there should be files."""
+    # Impressions are numbered by day, so a partition contains the rows of few consecutive days. Its task can write them
+    # without a shuffle.
     files = -(-n // ROWS_PER_FILE)
     return spark.range(0, n, 1, max(files, spark.sparkContext.defaultParallelism))
 

@@ -26,16 +26,16 @@ def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
     warehouse = Warehouse(settings.paths)
     decided = Decisions(settings).all()
     now = find_serving(decided)
-    wanted: dict[tuple[str, int], str] = {}
+    reasons: dict[tuple[str, int], str] = {}
     for decision in list_decisions_in_force(settings, decided):
-        wanted[decision.model] = "serving" if now and decision.model == now.model else "for a rollback"
+        reasons[decision.model] = "serving" if now and decision.model == now.model else "for a rollback"
     for attempt in list_pinned_attempts(settings, warehouse):
-        wanted.setdefault(attempt.key, "pinned")
+        reasons.setdefault(attempt.key, "pinned")
     if everything:
         for attempt in list_all_attempts(warehouse):
             if attempt.is_published:
-                wanted.setdefault(attempt.key, "published")
-    return [_verify(warehouse, *model, why) for model, why in wanted.items()]
+                reasons.setdefault(attempt.key, "published")
+    return [_verify(warehouse, *model, why) for model, why in reasons.items()]
 
 
 def _verify(warehouse: Warehouse, run_id: str, number: int, why: str) -> dict[str, Any]:

@@ -43,11 +43,14 @@ class Window:
         self._columns = grown
 
     def draw(self, n: int, random: np.random.Generator) -> list[Column]:
-        """Remove `n` random rows and return their columns.
+        """Remove random rows from the window.
 
         Args:
             n: Number of rows; at most the number of rows in the window.
             random: Random generator.
+
+        Returns:
+            The columns of the removed rows, each of length `n`.
         """
         assert n <= self._size, "the window has fewer rows than the draw"
         chosen = random.choice(self._size, n, replace=False, shuffle=True)

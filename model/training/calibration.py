@@ -171,6 +171,17 @@ def _solve_bias(logits: Tensor, label: Tensor, weight: Tensor) -> float:
     """Solve sum(w * sigmoid(logits + d)) + d = sum(w * label) for the shift d.
 
     The left side increases with d. The equation is solved with Newton's method, with steps of at most 1.
+
+    Args:
+        logits: Logits of the rows, shape (n,).
+        label: Labels of the rows, shape (n,).
+        weight: Weights of the rows, shape (n,).
+
+    Returns:
+        The shift in logits.
+
+    Raises:
+        DataError: A logit is not finite.
     """
     shift, clicks = 0.0, float(weight @ label)
     for _ in range(50):

@@ -147,6 +147,9 @@ class Trainer:
         """Iterate over the remaining batches of the run.
 
         Batches are prepared ahead, so the windows of an epoch fill while the trainer finishes the previous epoch.
+
+        Returns:
+            An iterator over the batches, from the current step to the last epoch.
         """
         s, layout, readers = self.settings, self.job.layout, choose_readers(self.settings, self._has_shared_memory)
         first, start = divmod(self.step, self.steps_an_epoch)

@@ -213,6 +213,9 @@ def _load_weights(
         earlier_domains: For each domain number, the earlier number; None for a new domain.
         earlier: The earlier run.
         keep_state: Whether the optimizer state is kept.
+
+    Raises:
+        UserError: The shape of a tensor depends on the number of domains, which has changed.
     """
     weights = dict(trainer.model.state_dict())
     earlier_weights = checkpoint.strip_prefix("model/", tensors)

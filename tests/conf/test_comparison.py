@@ -1,4 +1,4 @@
-"""Which runs a comparison asks for, and by which overrides each of its models is made."""
+"""The runs of a comparison, and the overrides that define each of its models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import PREDEFINED_MODELS, Comparison, Plan
 
 
-def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_split() -> None:
+def test_overrides_define_every_model_of_the_paper_on_the_same_split() -> None:
     comparison = Comparison()
     split = hash_split_settings(load("demo"))
     variants = {}
@@ -24,7 +24,7 @@ def test_every_model_of_the_paper_is_one_by_overrides_alone_and_reads_the_same_s
     assert variants["star_bn_noaux"][0] == "star-bn-noaux-mixed"
 
 
-def test_found_settings_hold_for_all_models_of_the_name_and_own_ones_go_before_them() -> None:
+def test_settings_apply_to_variants_of_a_model_and_its_overrides_take_precedence() -> None:
     comparison = Comparison.model_validate(
         {
             "settings": {"base": {"trainer.optimizer.lr": 0.01, "model.dropout": 0.3}},
@@ -40,10 +40,10 @@ def test_found_settings_hold_for_all_models_of_the_name_and_own_ones_go_before_t
     assert "trainer.optimizer.lr=0.01" not in comparison.overrides("din")
     assert not any("lr" in o for o in comparison.overrides("star"))
     settings = load("demo", ["compare.settings={star: {trainer.optimizer.lr: 0.5}}"])
-    assert hash_config(settings) == hash_config(load("demo"))  # what is compared does not make a model another
+    assert hash_config(settings) == hash_config(load("demo"))  # comparison settings do not change a model
 
 
-def test_each_run_is_asked_for_once_and_first_seeds_come_first() -> None:
+def test_each_run_is_listed_once_and_first_seeds_come_first() -> None:
     plans = [
         Plan(models=["base", "star"], nights=["2026-01-01", "2026-01-02"], seeds=2),
         Plan(models=["star", "mmoe"], nights=["2026-01-02"], seeds=1),
@@ -64,12 +64,12 @@ def test_each_run_is_asked_for_once_and_first_seeds_come_first() -> None:
         ({"models": {"x_noaux": {"model.dim": 4}}}, "x_noaux: the suffix _noaux is reserved for a model"),
     ],
 )
-def test_wrong_comparisons_are_refused(value: dict[str, object], words: str) -> None:
+def test_invalid_comparisons_are_rejected(value: dict[str, object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Comparison.model_validate(value)
 
 
-def test_attention_needs_a_candidate_in_the_events_tables() -> None:
+def test_attention_requires_a_feature_that_shares_an_embedding_with_the_events() -> None:
     load("demo", ["model.pooling=din"])
     with pytest.raises(ConfigError, match="no categorical feature shares an embedding"):
         load("kuairand", ["model.pooling=din", "features.video.embedding=other", "features.tag.embedding=another"])

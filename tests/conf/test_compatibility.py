@@ -114,7 +114,9 @@ WITH_SEQUENCE = BEFORE.model_copy(update={"sequences": [SEEN]})
         ({"numeric": BEFORE.numeric[::-1]}, "numbers: ['rate', 'still'] -> ['still', 'rate']"),
     ],
 )  # fmt: skip
-def test_a_feature_that_keeps_its_name_alone_is_another(changed: dict[str, object], words: str) -> None:
+def test_a_feature_with_the_same_name_but_another_definition_is_rejected(
+    changed: dict[str, object], words: str
+) -> None:
     now = WITH_SEQUENCE.model_copy(update={"ds": "2026-01-03", **changed})
     for check in (check_split, check_fitted):
         with pytest.raises(UserError) as error:

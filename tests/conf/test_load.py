@@ -1,4 +1,4 @@
-"""Settings: what is wrong is named with file, line, key and remedy."""
+"""Error messages of invalid settings: they name file, line, key and remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_unknown_key_suggests_the_nearest() -> None:
     assert "trainer.batchsize: unknown key; did you mean `batch_size`?" in problem("trainer.batchsize=3")
 
 
-def test_wrong_value_says_what_it_is() -> None:
+def test_invalid_value_is_shown() -> None:
     assert "trainer.optimizer.lr: Input should be greater than 0 (got `-1`)" in problem("trainer.optimizer.lr=-1")
 
 
@@ -53,12 +53,12 @@ def test_unknown_kind_of_history_is_named() -> None:
     assert "`clik` is not a kind of `history`; did you mean `click`" in problem("features.watched.of=[clik]")
 
 
-def test_behaviours_with_times_cannot_be_narrowed_by_later_ones() -> None:
-    told = problem("logs.behaviours.time={column: at, unit: ms}", "logs.behaviours.order=null")
-    assert "history.old_long.also: the rows of `logs.behaviours` have times" in told
+def test_behaviours_with_times_do_not_support_also() -> None:
+    message = problem("logs.behaviours.time={column: at, unit: ms}", "logs.behaviours.order=null")
+    assert "history.old_long.also: the rows of `logs.behaviours` have times" in message
 
 
-def test_what_is_set_against_the_usual_is_for_rates_alone() -> None:
+def test_a_kind_with_less_is_valid_only_in_rates() -> None:
     assert "features.old_user: `over_users` has `less`" in problem("features.old_user.counts=[over_users]")
     assert "features.watched: `over_users` has `less`" in problem("features.watched.of=[over_users]")
     assert "`also`, which is not given" in problem("history.over_users={behaviours: watch, less: user_id}")
@@ -68,30 +68,30 @@ def test_label_from_clicks_needs_a_click_log() -> None:
     assert "`logs.clicks` is not declared" in problem("label={window_hours: 24}")
 
 
-def test_reserved_domain_is_refused() -> None:
+def test_reserved_domain_is_rejected() -> None:
     assert "`overall` is reserved" in problem("domains.known=[overall, '1']")
 
 
-def test_missing_file_suggests_what_ships() -> None:
+def test_missing_file_suggests_a_shipped_configuration() -> None:
     with pytest.raises(ConfigError, match="did you mean `kuairand`"):
         load("kuairnd")
 
 
-def test_missing_variable_says_what_to_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STAR_CTR_DATA")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="export STAR_CTR_DATA"):
         load("kuairand")
 
 
-def test_overrides_reach_named_features_and_numbers() -> None:
+def test_overrides_set_values_of_named_features_numbers_and_lists() -> None:
     settings = load("kuairand", ["features.by_user.prior=7", "trainer.optimizer.lr=1e-3", "model.layers=[8, 4]"])
     assert next(f for f in settings.features if f.name == "by_user").prior == 7
     assert settings.trainer.optimizer.lr == 0.001
     assert settings.model.layers == [8, 4]
 
 
-def test_run_id_tells_settings_and_seed_apart_but_not_places() -> None:
+def test_run_id_depends_on_settings_and_seed_but_not_on_paths() -> None:
     base = load("kuairand")
     assert hash_config(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == hash_config(base)
     assert hash_config(load("kuairand", ["evaluate.replicates=0", "evaluate.level=0.5"])) == hash_config(base)
@@ -106,24 +106,24 @@ def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
         "trainer.data.batches=mixed"
     )
     assert "discriminator needs batches of several domains" in problem("model.name=mulann")
-    told = problem("trainer.data.batches=mixed", "model.norm=bn", "trainer.parallel=batches")
-    assert "trainer.parallel: `batches` needs batches of one domain, not mixed ones" in told
+    message = problem("trainer.data.batches=mixed", "model.norm=bn", "trainer.parallel=batches")
+    assert "trainer.parallel: `batches` needs batches of one domain, not mixed ones" in message
 
 
-def test_a_misspelt_key_of_one_of_several_forms_is_all_that_is_told(tmp_path: Path) -> None:
+def test_a_misspelt_key_of_a_union_is_the_only_reported_error(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "conf" / "demo.yaml").read_text()
     (tmp_path / "x.yaml").write_text(text.replace("window_hours: 24", "window_hour: 24"))
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         load(tmp_path / "x.yaml")
-    assert len(str(told.value).splitlines()) == 1
-    assert "did you mean `window_hours`" in str(told.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "did you mean `window_hours`" in str(caught.value)
     (tmp_path / "y.yaml").write_text(text.replace("kind: statistic", "kind: statistics", 1))
     with pytest.raises(ConfigError, match="unknown kind `statistics`; did you mean `statistic`"):
         load(tmp_path / "y.yaml")
 
 
-def test_times_are_in_the_zone_of_the_days_unless_their_log_has_another() -> None:
-    """Local times were read as UTC where only the data set's zone was declared."""
+def test_times_have_the_zone_of_the_data_set_unless_their_log_declares_another() -> None:
+    """A log without a zone must not fall back to UTC if the data set declares a zone."""
     assert load("demo", ["zone=Europe/Berlin"]).logs.impressions.time.zone == "Europe/Berlin"
     other = ["zone=Europe/Berlin", "logs.impressions.time.zone=Asia/Tokyo"]
     assert load("demo", other).logs.impressions.time.zone == "Asia/Tokyo"

@@ -74,10 +74,10 @@ CLASHES = {
 
 @pytest.mark.parametrize("case", CLASHES)
 def test_colliding_names_are_rejected(tmp_path: Path, case: str) -> None:
-    features, history, told = CLASHES[case]
+    features, history, message = CLASHES[case]
     lines = lines_of(tmp_path, adding(*features, **history))
     assert len(lines) == 1, lines
-    assert told in lines[0]
+    assert message in lines[0]
     assert "rename" in lines[0]
 
 

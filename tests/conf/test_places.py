@@ -1,4 +1,4 @@
-"""Where trainings lie, and that code is known again when it comes as one archive."""
+"""The folder of a training, and the hash of code in an archive."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from star_ctr.conf.load import load
 from tests.conftest import ROOT
 
 
-def place(*overrides: str) -> str:
+def find_run_folder(*overrides: str) -> str:
     return Warehouse(load("demo", overrides).paths).run_folder("run")
 
 
-def test_trainings_lie_below_the_warehouse_or_where_they_are_told_to() -> None:
-    assert place() == "warehouse/demo/models/run"
-    assert place("paths.models=/mnt/models/") == "/mnt/models/run"
-    assert place("paths.warehouse=s3a://bucket/ctr", "paths.models=/mnt/models") == "/mnt/models/run"
+def test_trainings_are_below_the_warehouse_or_in_paths_models() -> None:
+    assert find_run_folder() == "warehouse/demo/models/run"
+    assert find_run_folder("paths.models=/mnt/models/") == "/mnt/models/run"
+    assert find_run_folder("paths.warehouse=s3a://bucket/ctr", "paths.models=/mnt/models") == "/mnt/models/run"
 
 
-def test_a_warehouse_in_a_bucket_asks_for_a_folder_of_trainings() -> None:
+def test_a_warehouse_in_a_bucket_requires_paths_models() -> None:
     assert (
         Warehouse(load("demo", ["paths.warehouse=s3a://bucket/ctr"]).paths).table("split") == "s3a://bucket/ctr/split"
     )
     with pytest.raises(UserError, match=r"s3a://bucket/ctr/models: .* set paths.models"):
-        place("paths.warehouse=s3a://bucket/ctr")
+        find_run_folder("paths.warehouse=s3a://bucket/ctr")
 
 
 def test_code_in_an_archive_has_the_hash_of_its_files(tmp_path: Path) -> None:
-    for room in ("conf", "model"):
-        shutil.copytree(ROOT / room, tmp_path / "code/star_ctr" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("conf", "model"):
+        shutil.copytree(
+            ROOT / package, tmp_path / "code/star_ctr" / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(ROOT / "star_ctr/__init__.py", tmp_path / "code/star_ctr")
     archive = shutil.make_archive(str(tmp_path / "star_ctr"), "zip", tmp_path / "code")
     program = (

@@ -1,4 +1,4 @@
-"""Cleaning of logs: normalized ids, declared labels, own columns, deduplication by day."""
+"""Cleaning of logs: normalized ids, declared labels, log columns, deduplication by day."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_whole_numbers_in_csv_and_json_are_normalized_unless_declared_as_string(
 
 
 def test_ids_rounded_by_floats_are_quarantined(spark: SparkSession) -> None:
-    """Above 2^53, twelve users became one."""
+    """Ids above 2^53 are not exact in a float, so different users would become one."""
     large = [float(2**53), 1e18, 12.5, float("inf")]
     rows = clean_log(conf(), "impressions", frame(spark, [{"who": x} for x in large], "who double"))
     reasons = sorted(r.reason for r in rows.collect())
@@ -118,8 +118,8 @@ def test_only_declared_label_values_are_accepted(
     ]
 
 
-def test_own_columns_with_reserved_names_are_kept(spark: SparkSession) -> None:
-    """A marketplace log has its own columns user_id (seller), domain (site), label and hour."""
+def test_log_columns_with_reserved_names_are_kept(spark: SparkSession) -> None:
+    """A marketplace log has columns user_id (seller), domain (site), label and hour that no role refers to."""
     own = {
         "user_id": "seller",
         "domain": "shop.example",
@@ -136,7 +136,7 @@ def test_own_columns_with_reserved_names_are_kept(spark: SparkSession) -> None:
 
 
 @given(st.lists(st.from_regex(r"(domain|Domain|label|ts|price|_x)(_raw){0,3}", fullmatch=True), unique_by=str.lower))
-def test_own_columns_get_distinct_names(names: list[str]) -> None:
+def test_log_columns_get_distinct_names(names: list[str]) -> None:
     stored = [name_stored_column(name).lower() for name in names]
     assert len(set(stored)) == len(names)
     assert not {"domain", "label", "ts"} & set(stored)
@@ -165,7 +165,7 @@ def test_numbers_are_parsed_with_the_decimal_separator(spark: SparkSession) -> N
 
 
 def test_a_thousand_with_a_decimal_comma_is_not_one(spark: SparkSession) -> None:
-    """Of 999, 1.000 and 1.001 the second lost its zeros before it was parsed."""
+    """The zeros of 1.000 must be kept until it is parsed, because it means 1000."""
     texts = ["999", "1.000", "1.001", "2.000.000", "12,0", "12,50", "12.0", "5,000"]
     rows = frame(
         spark,
@@ -181,7 +181,7 @@ def test_a_thousand_with_a_decimal_comma_is_not_one(spark: SparkSession) -> None
     assert [r.user_id for r in cleaned] == ["999", "1.000", "1.001", "2.000.000", "12", "12,50", "12", "5"]
 
 
-def test_a_day_in_a_timestamp_column_is_that_of_the_zone(spark: SparkSession) -> None:
+def test_a_day_in_a_timestamp_column_is_in_the_zone_of_the_data_set(spark: SparkSession) -> None:
     """Midnight in Berlin is the day before in UTC; a snapshot must not be seen a day early."""
     rows = frame(spark, [{"at": 1_772_359_951_000}], "at long").withColumn(
         "day", F.lit("2026-02-28 23:00:00").cast("timestamp")
@@ -215,13 +215,13 @@ def test_lists_are_kept_and_structs_are_rejected_as_ids(spark: SparkSession) -> 
 DAYS = ["2026-03-01", "2026-03-02", "2026-03-03", "2026-03-04"]
 LOG = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=14
-)  # day, id, which row of that id
+)  # day, id, number of the row with that id
 
 
 @settings(max_examples=4, deadline=None)
 @given(LOG, st.integers(0, 2))
 def test_deduplication_does_not_depend_on_the_days_read(spark: SparkSession, log: list[Any], reach: int) -> None:
-    """Compare each day with a loop over it and the days before, and with every window that covers those days."""
+    """Compare the kept rows with a loop over the days, and with those of each window that starts later."""
     midnight = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
     rows = [
         {"id": f"v{i}", "who": f"u{v}", "at": int((midnight + dt.timedelta(days=d, hours=1)).timestamp() * 1000)}
@@ -259,7 +259,7 @@ def test_duplicates_and_conflicts_are_distinguished(spark: SparkSession) -> None
 
 
 def test_a_column_read_as_an_id_must_not_be_rounded_either(spark: SparkSession) -> None:
-    """Campaigns above 2^53 were one campaign where a file had them as floats."""
+    """A file that stores campaign ids above 2^53 as floats would merge campaigns."""
     chosen = conf()
     campaign = Categorical(name="campaign", kind="categorical", column="impressions.campaign")
     chosen = chosen.model_copy(update={"features": [campaign]})
@@ -270,8 +270,8 @@ def test_a_column_read_as_an_id_must_not_be_rounded_either(spark: SparkSession) 
     assert found.reason is None
 
 
-def test_a_decimal_comma_is_read_in_texts_alone(spark: SparkSession) -> None:
-    """A Parquet float of 1.234 became 1234."""
+def test_a_decimal_comma_is_read_only_in_text(spark: SparkSession) -> None:
+    """A Parquet float of 1.234 must not become 1234."""
     chosen = conf(decimal=",", types={"x": "double"})
     price = Numeric(name="price", kind="numeric", column="impressions.price")
     chosen = chosen.model_copy(update={"features": [price]})
@@ -281,7 +281,7 @@ def test_a_decimal_comma_is_read_in_texts_alone(spark: SparkSession) -> None:
     assert [(r.x, r.price, r.reason) for r in rows] == [(1.234, "2.125", None), (1234.5, "2.125", None)]
 
 
-def test_null_values_hold_for_every_type_and_in_lists(spark: SparkSession) -> None:
+def test_null_values_apply_to_every_type_and_in_lists(spark: SparkSession) -> None:
     rows = frame(spark, [{"who": -1, "tags": ["a", "-1"]}, {"who": 5, "tags": ["b"]}], "who long, tags array<string>")
     found = clean_log(conf(null_values=["-1"]), "impressions", rows).orderBy("impression_id").collect()
     assert [(r.user_id, r.tags, r.reason) for r in found] == [(None, ["a", None], "who: missing"), ("5", ["b"], None)]
@@ -289,7 +289,7 @@ def test_null_values_hold_for_every_type_and_in_lists(spark: SparkSession) -> No
     assert {r.reason for r in blank.collect()} == {"who: missing"}
 
 
-def test_one_column_may_be_two_declared_ones(spark: SparkSession) -> None:
+def test_one_log_column_may_have_two_roles(spark: SparkSession) -> None:
     (found,) = clean_log(
         conf(item="what", domain="what"), "impressions", frame(spark, [{"what": "a"}], "what string")
     ).collect()

@@ -22,7 +22,7 @@ COUNTED = [1.5, 0, 0, 0, 0, 0, 0, LARGEST_OUTCOME, -LARGEST_OUTCOME, 1e-6, 0, -2
 
 
 def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
-    """The log has its own text columns `t`, `order`, `tie` and `_key`."""
+    """The log also has text columns named like internal columns: `t`, `order`, `tie`, `_key` and others."""
     conf = load("kuairand", ["paths.logs=/none"])
     conf = conf.model_copy(
         update={
@@ -34,15 +34,15 @@ def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
             ],
         }
     )  # fmt: skip
-    own_names = ("t", "order", "tie", "_key", "_from", "_to", "hour", "weekday")
+    log_columns = ("t", "order", "tie", "_key", "_from", "_to", "hour", "weekday")
     start = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
     impressions = spark.createDataFrame(
         [
-            (f"{k:02d}", "u", "i", "d", 0.0, "2026-01-02", start + dt.timedelta(seconds=k), value, *own_names)
+            (f"{k:02d}", "u", "i", "d", 0.0, "2026-01-02", start + dt.timedelta(seconds=k), value, *log_columns)
             for k, value in enumerate(VALUES)
         ],
         "impression_id string, user_id string, item_id string, domain string, label double, ds string, ts timestamp, "
-        "_outcome_spend double, " + ", ".join(f"`{name}` string" for name in own_names),
+        "_outcome_spend double, " + ", ".join(f"`{name}` string" for name in log_columns),
     )
     items = spark.createDataFrame([("i", "2026-01-01", "cheap")], "key string, ds string, price_max string")
     impressions = join_attributes(
@@ -57,7 +57,7 @@ def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
         assert row["s__spend_max"] == pytest.approx(sum(COUNTED[:k]), rel=1e-15, abs=1e-15)
         assert row["s__since_shown"] == (1.0 if k else None)
         assert row["seen__items_price_max"] == ["cheap"] * k
-    own = build_events(
+    events = build_events(
         conf, impressions.withColumn("_outcome_spend", F.col("_outcome_spend").cast("string")), None, None
     )
-    assert own.where(F.col("_n_spend_max") != 0).count() == sum(1 for value in COUNTED if value)
+    assert events.where(F.col("_n_spend_max") != 0).count() == sum(1 for value in COUNTED if value)

@@ -1,4 +1,4 @@
-"""Encoding into fixed shapes, by hand."""
+"""Encoded rows compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
     assert not np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).any()
 
 
-def test_rows_are_packed_place_by_place() -> None:
+def test_rows_are_encoded_at_the_positions_of_the_layout() -> None:
     ints, floats = RowEncoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
-    places = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.ints)
+    positions = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.ints)
     #        item price | tags: length, ids | seen: length, items, gaps
-    assert places.tolist() == [
-        [2, 3, 2, 2, 3, 2, 2, 1, 4, 1],  # the last two of seen, the first two of tags
+    assert positions.tolist() == [
+        [2, 3, 2, 2, 3, 2, 2, 1, 4, 1],  # the last two of `seen`, the first two of `tags`
         [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
         [0, 4, 0, 0, 0, 0, 0, 0, 0, 0],
     ]

@@ -1,4 +1,4 @@
-"""The running statistics of a sorted pass against sums row by row, and which passes a set of features needs."""
+"""Compares running counts with row-by-row sums, and tests the planning of scans."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
 from star_ctr.features.point_in_time.scan_planner import ScanPlan, plan_scans
 
 ROW = st.tuples(
-    st.sampled_from(["a", "a", "a", "b", None]),  # the key: mostly one, so that it goes on over batches
+    st.sampled_from(["a", "a", "a", "b", None]),  # the key: mostly the same, so that it spans batches
     st.integers(0, 6),  # time: few values, so many ties; 0 is "before everything"
-    st.booleans(),  # a request?
+    st.booleans(),  # whether it is a query row
     st.sampled_from(["x", "x", "y", None]),
     st.sampled_from([1.5, 1.5, 2.0, None]),
     st.sampled_from([-1, 0, 1, 2]),  # two weights
     st.integers(0, 1),
-    st.integers(0, 3),  # how many days before its own its earlier cut lies
+    st.integers(0, 3),  # the number of days by which the earlier cut precedes the row
 )
 GROUPS = [("key",), ("one", "key"), ("key", "two"), ("two", "one", "key")]
-COUNTED = [CountPlan(by, ("_n_a", "_n_b"), ("_n_a",), cut) for cut in (TIME, CUT) for by in GROUPS]
-NAMES = [f"{n}{out}" for n in range(len(COUNTED)) for out in ("sum", "other", "since")]
-PLACE = {"key": 0, "one": 3, "two": 4}
-"""Where a row has its columns."""
+PLANS = [CountPlan(by, ("_n_a", "_n_b"), ("_n_a",), cut) for cut in (TIME, CUT) for by in GROUPS]
+NAMES = [f"{n}{out}" for n in range(len(PLANS)) for out in ("sum", "other", "since")]
+FIELD = {"key": 0, "one": 3, "two": 4}
+"""Index of each column in a row."""
 HOURS = 2
-"""In a day."""
+"""Hours per day."""
 
 
-def cut_of(row: Any, cut: str) -> int:
-    """The time before which events count for a request."""
+def find_cut(row: Any, cut: str) -> int:
+    """Return the time before which events count for a query row."""
     return int(row[1] if cut == TIME or not row[7] else max(0, row[1] // HOURS - row[7] + 1) * HOURS)
 
 
@@ -47,7 +47,7 @@ def batches(rows: list[Any], size: int) -> Iterator[pa.RecordBatch]:
                 "id": pa.array([r[8] for r in part], pa.int64()),
                 "key": pa.array([r[0] for r in part], pa.string()),
                 TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
-                CUT: pa.array([cut_of(r, CUT) * 1_000_000 if r[2] else None for r in part], pa.int64()),
+                CUT: pa.array([find_cut(r, CUT) * 1_000_000 if r[2] else None for r in part], pa.int64()),
                 DAY: pa.array([None if r[2] else r[1] // HOURS for r in part], pa.int64()),
                 IS_QUERY: pa.array([r[2] for r in part], pa.bool_()),
                 "one": pa.array([r[3] for r in part], pa.string()),
@@ -60,27 +60,27 @@ def batches(rows: list[Any], size: int) -> Iterator[pa.RecordBatch]:
 
 @settings(max_examples=120, deadline=None)
 @given(st.one_of(st.lists(ROW, max_size=10), st.lists(ROW, min_size=30, max_size=60)), st.integers(1, 12))
-def test_sums_are_those_of_what_came_strictly_before(rows: list[Any], size: int) -> None:
-    # An event without its key is none of the pass.
+def test_sums_match_the_events_strictly_before_the_cut(rows: list[Any], size: int) -> None:
+    # A scan contains no events without a key.
     rows = [r for r in rows if r[2] or r[0] is not None]
     ordered = sorted(rows, key=lambda r: (r[0] or "", r[1], not r[2]))
     numbered = [(*r, i) for i, r in enumerate(ordered)]
     found = [
         row
-        for batch in scan_batches(batches(numbered, size), [RunningCounts(["key"], COUNTED)], ["id"], NAMES)
+        for batch in scan_batches(batches(numbered, size), [RunningCounts(["key"], PLANS)], ["id"], NAMES)
         for row in batch.to_pylist()
     ]
-    requests = [r for r in numbered if r[2]]
-    assert [f["id"] for f in found] == [r[8] for r in requests]
-    for request, row in zip(requests, found, strict=True):
-        for n, counted in enumerate(COUNTED):
-            of = [request[PLACE[c]] for c in counted.by]
+    queries = [r for r in numbered if r[2]]
+    assert [f["id"] for f in found] == [r[8] for r in queries]
+    for query, row in zip(queries, found, strict=True):
+        for n, plan in enumerate(PLANS):
+            group = [query[FIELD[c]] for c in plan.by]
             got = [row[f"{n}{out}"] for out in ("sum", "other", "since")]
-            if None in of:
+            if None in group:
                 assert got == [None, None, None]
                 continue
-            cut = cut_of(request, counted.cut)
-            before = [r for r in numbered if not r[2] and r[1] < cut and [r[PLACE[c]] for c in counted.by] == of]
+            cut = find_cut(query, plan.cut)
+            before = [r for r in numbered if not r[2] and r[1] < cut and [r[FIELD[c]] for c in plan.by] == group]
             times = [r[1] for r in before if r[1] and r[5] > 0]
             since = float(cut - max(times)) if times else None
             assert got == [sum(r[5] for r in before), sum(r[6] for r in before), since]
@@ -90,15 +90,15 @@ def statistic(name: str, *by: str, cut: str = "day") -> Statistic:
     return Statistic(name=name, kind="statistic", by=list(by), counts=["shown"], cut=cut)  # type: ignore[arg-type]
 
 
-def told(every: list[ScanPlan]) -> dict[tuple[tuple[str, ...], str], tuple[list[str], list[str]]]:
-    return {(p.key, p.cut): ([s.name for s in p.statistics], [s.name for s in p.sequences]) for p in every}
+def summarize(plans: list[ScanPlan]) -> dict[tuple[tuple[str, ...], str], tuple[list[str], list[str]]]:
+    return {(p.key, p.cut): ([s.name for s in p.statistics], [s.name for s in p.sequences]) for p in plans}
 
 
 def seen(name: str, cut: str) -> Sequence:
     return Sequence(name=name, kind="sequence", of=["shown"], columns={"item_id": "item"}, cut=cut)  # type: ignore[arg-type]
 
 
-def test_a_group_goes_along_with_one_that_it_parts_further() -> None:
+def test_a_statistic_shares_the_scan_of_a_coarser_group() -> None:
     statistics = [
         statistic("pair", "user_id", "items.tag"),
         statistic("tag", "items.tag"),
@@ -107,16 +107,16 @@ def test_a_group_goes_along_with_one_that_it_parts_further() -> None:
         statistic("now", "user_id", "domain", cut="time"),
         statistic("then", "user_id"),
     ]
-    assert told(plan_scans(statistics, [seen("seen", "time"), seen("before", "day")])) == {
+    assert summarize(plan_scans(statistics, [seen("seen", "time"), seen("before", "day")])) == {
         (("items_tag",), "day"): (["tag"], []),
         (("domain", "hour"), "day"): (["hours", "again"], []),
         (("user_id",), "time"): (["pair", "now", "then"], ["seen"]),
         (("user_id",), "day"): ([], ["before"]),
     }
-    assert told(plan_scans(statistics[:2], [])) == {(("items_tag",), "day"): (["pair", "tag"], [])}
+    assert summarize(plan_scans(statistics[:2], [])) == {(("items_tag",), "day"): (["pair", "tag"], [])}
 
 
-def test_sequences_are_gathered_last() -> None:
+def test_the_scan_of_sequences_is_last() -> None:
     counts = [statistic("a", "user_id"), statistic("b", "item_id"), statistic("c", "item_id", "domain", cut="time")]
-    every = plan_scans(counts, [seen("seen", "day")])
-    assert [(p.key, p.cut) for p in every] == [(("item_id",), "time"), (("user_id",), "day")]
+    plans = plan_scans(counts, [seen("seen", "day")])
+    assert [(p.key, p.cut) for p in plans] == [(("item_id",), "time"), (("user_id",), "day")]

@@ -1,4 +1,4 @@
-"""State of running statistics between batches: works with any names, and sums do not overflow."""
+"""State of running counts between batches: works with any names, and sums do not overflow."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def batches(columns: dict[str, pa.Array], size: int) -> Iterator[pa.RecordBatch]
     yield from pa.table(columns).to_batches(max_chunksize=size)
 
 
-def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[float | None]]:
-    """Compute statistics of one key over 30 rows (two events, then a request) with the given names."""
+def compute_statistics(names: list[str], kinds: list[str], size: int) -> list[list[float | None]]:
+    """Compute statistics of one key over 30 rows (two events, then a query row) with the given names."""
     key, group = names
     first, second = map(name_weight_column, kinds)
     rows = range(30)
-    is_request = [n % 3 == 2 for n in rows]
+    is_query = [n % 3 == 2 for n in rows]
     columns = {
         "id": pa.array(rows, pa.int64()),
         TIME: pa.array([1_000_000 * (1 + n) for n in rows], pa.int64()),
         CUT: pa.array([1_000_000 * (1 + n - n % 6) for n in rows], pa.int64()),
         DAY: pa.array([n // 6 for n in rows], pa.int64()),
-        IS_QUERY: pa.array(is_request),
+        IS_QUERY: pa.array(is_query),
         key: pa.array(["k"] * 30),
         group: pa.array(["x" if n % 4 else "y" for n in rows]),
-        first: pa.array([None if asks else SCALE for asks in is_request], pa.int64()),
-        second: pa.array([None if asks else SCALE * (n % 2) for n, asks in zip(rows, is_request, strict=True)], pa.int64()),
+        first: pa.array([None if query else SCALE for query in is_query], pa.int64()),
+        second: pa.array([None if query else SCALE * (n % 2) for n, query in zip(rows, is_query, strict=True)], pa.int64()),
     }  # fmt: skip
     counted = [
         CountPlan(by, (first, second), (second, first), cut) for by in ((key,), (key, group)) for cut in (TIME, CUT)
@@ -51,13 +51,13 @@ def statistics_of(names: list[str], kinds: list[str], size: int) -> list[list[fl
     return [[row[name] for name in out] for batch in found for row in batch.to_pylist()]
 
 
-USUAL = statistics_of(["key", "group"], ["one", "two"], 30)
+USUAL = compute_statistics(["key", "group"], ["one", "two"], 30)
 
 
 def test_counts_of_a_group_named_max_span_three_batches() -> None:
-    """The first request of a key has two earlier events, the second four, and so on, for any batch size."""
+    """The first query row of a key has two earlier events, the second four, and so on, for any batch size."""
     for size in (30, 9, 3):
-        found = statistics_of(["items_price_max", "items_price_sum"], ["spend_max", "spend_sum"], size)
+        found = compute_statistics(["items_price_max", "items_price_sum"], ["spend_max", "spend_sum"], size)
         assert [row[0] for row in found] == [2.0 * n for n in range(1, 11)]
 
 
@@ -70,7 +70,7 @@ def test_counts_of_a_group_named_max_span_three_batches() -> None:
 def test_values_do_not_depend_on_the_names_of_columns_and_kinds(names: list[str], kinds: list[str], size: int) -> None:
     taken = {TIME, IS_QUERY, CUT, DAY, "id"}
     if len({*names, *map(name_weight_column, kinds)} - taken) == 4:
-        assert statistics_of(names, kinds, size) == USUAL
+        assert compute_statistics(names, kinds, size) == USUAL
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,4 +1,4 @@
-"""The simulated logs: reproducible whatever the partitions, and the world that docs/simulator.md describes."""
+"""Simulated logs: they do not depend on partitions, and have the properties that docs/simulator.md describes."""
 
 from __future__ import annotations
 
@@ -32,48 +32,48 @@ def rows(spark: SparkSession) -> pd.DataFrame:
     return world(spark).toPandas().sort_values("id", ignore_index=True)
 
 
-def test_the_seed_alone_decides(spark: SparkSession, rows: pd.DataFrame) -> None:
+def test_logs_depend_only_on_the_seed(spark: SparkSession, rows: pd.DataFrame) -> None:
     again = world(spark, partitions=7).toPandas().sort_values("id", ignore_index=True)
     pd.testing.assert_frame_equal(rows, again)
     other = world(spark, SMALL.model_copy(update={"seed": 4})).toPandas().sort_values("id", ignore_index=True)
     assert (other["user"] != rows["user"]).mean() > 0.9
 
 
-def test_shares_and_click_rates_are_those_of_table_1(rows: pd.DataFrame) -> None:
+def test_shares_and_click_rates_match_table_1(rows: pd.DataFrame) -> None:
     share = rows["domain"].value_counts(normalize=True).sort_index().to_numpy() * 100
-    wanted = np.array(sim.SHARES) / sum(sim.SHARES) * 100
-    error = np.sqrt(wanted / 100 * (1 - wanted / 100) / len(rows)) * 100
-    assert (np.abs(share - wanted) < 4 * error + 1e-9).all()
+    expected_share = np.array(sim.SHARES) / sum(sim.SHARES) * 100
+    error = np.sqrt(expected_share / 100 * (1 - expected_share / 100) / len(rows)) * 100
+    assert (np.abs(share - expected_share) < 4 * error + 1e-9).all()
     by_domain = rows.groupby("domain")["clicked"].agg(["mean", "size"])
-    # the level is set where the share of clicks is the paper's: exact to one row and the histogram's hundredth
+    # The bias is fitted to the click rate of the paper. It is exact up to one row and the histogram's width of 0.01.
     assert (np.abs(by_domain["mean"] * 100 - sim.CLICK_RATES) < 1.5 * 100 / by_domain["size"] + 0.1).all()
     expected, clicks = rows.groupby("domain")["true_rate"].sum(), rows.groupby("domain")["clicked"].sum()
     assert (np.abs(expected - clicks) < 4 * np.sqrt(expected)).all()
 
 
-def test_users_overlap_in_part_and_most_items_are_common(rows: pd.DataFrame) -> None:
-    of = {d: (set(g["user"]), set(g["item"])) for d, g in rows.groupby("domain")}
-    (users_8, items_8), (users_14, items_14) = of[8], of[14]
+def test_domains_share_some_users_and_most_items(rows: pd.DataFrame) -> None:
+    by_domain = {d: (set(g["user"]), set(g["item"])) for d, g in rows.groupby("domain")}
+    (users_8, items_8), (users_14, items_14) = by_domain[8], by_domain[14]
     assert 0.05 < len(users_8 & users_14) / len(users_8 | users_14) < 0.6
     assert len(items_8 & items_14) / len(items_8) > 0.6
 
 
-def test_what_the_days_before_teach_of_a_domain_holds_on_the_last_day(spark: SparkSession) -> None:
-    # The same user and items in two domains of one group: all but the domains' own tastes is equal and drops out.
+def test_tastes_of_a_domain_change_slowly_over_days(spark: SparkSession) -> None:
+    # Compare the same user and items in two domains of one group: everything except the tastes of the domains cancels out.
     grid = spark.createDataFrame(
         [(d, day, 5, c, 1, sim.get_first_day_ms(SMALL)) for d in range(1, 20) for day in range(4) for c in range(40)],
         "domain int, day long, user long, item long, position long, shown_at long",
     )
     preference = grid.withColumn("preference", clicking.compute_preference(SMALL)).toPandas()
     wide = preference.pivot_table(index=["domain", "item"], columns="day", values="preference").unstack("item")
-    own = (wide.loc[5:].to_numpy() - wide.loc[:15].to_numpy()).reshape(15, 4, 40)
-    own = own - own.mean(axis=2, keepdims=True)
-    corr = np.corrcoef(own.transpose(1, 0, 2).reshape(4, -1))
+    taste = (wide.loc[5:].to_numpy() - wide.loc[:15].to_numpy()).reshape(15, 4, 40)
+    taste = taste - taste.mean(axis=2, keepdims=True)
+    corr = np.corrcoef(taste.transpose(1, 0, 2).reshape(4, -1))
     assert (np.diag(corr, 1) > 0.9).all(), corr
     assert 0.6 < corr[0, 3] < 0.85, corr
 
 
-def test_clicks_come_late_past_midnight_twice_and_without_an_impression(
+def test_some_clicks_are_late_past_midnight_repeated_or_without_an_impression(
     spark: SparkSession, rows: pd.DataFrame
 ) -> None:
     clicks = out.make_click_log(SMALL, world(spark)).toPandas()

@@ -1,4 +1,4 @@
-"""Attribution, attributes, statistics and metrics on Spark against versions that are slow and obvious."""
+"""Compares attribution, attributes, statistics and metrics on Spark with slow row-by-row versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def stamp(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
-def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
+def test_clicks_are_matched_within_the_attribution_window(spark: SparkSession) -> None:
     shown = spark.createDataFrame(
         [
             ("in time", stamp("2026-01-01 10:00:00"), "a"),
@@ -74,8 +74,8 @@ def test_clicks_worked_out_by_hand(spark: SparkSession) -> None:
     }
 
 
-def test_an_id_that_is_used_again_keeps_its_own_click(spark: SparkSession) -> None:
-    """An impression was labelled by the click of another one with its id, three days later."""
+def test_a_reused_impression_id_is_matched_with_its_latest_impression(spark: SparkSession) -> None:
+    """A click must not label an earlier impression with the same id, three days before."""
     shown = spark.createDataFrame(
         [("1", stamp("2026-03-01 10:00:00"), "a"), ("1", stamp("2026-03-04 10:00:00"), "b")],
         "impression_id string, ts timestamp, domain string",
@@ -94,7 +94,7 @@ def test_an_id_that_is_used_again_keeps_its_own_click(spark: SparkSession) -> No
 
 
 @pytest.mark.parametrize(("as_of", "want"), [("day_before", [None, "old", "mid"]), ("same_day", ["old", "mid", "mid"])])
-def test_attributes_are_those_of_an_earlier_or_the_same_day(spark: SparkSession, as_of: str, want: list[str]) -> None:
+def test_attributes_come_from_the_day_that_as_of_declares(spark: SparkSession, as_of: str, want: list[str]) -> None:
     rows = spark.createDataFrame(
         [(d, "u", d) for d in ("2026-01-01", "2026-01-03", "2026-01-05")], "id string, user_id string, ds string"
     )
@@ -118,8 +118,8 @@ LOG = st.lists(
     LOG,
     st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ij"), st.integers(0, 3), st.booleans()), max_size=10),
 )
-def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSession, log: list, older: list) -> None:
-    """Ties, log days that are not the time's, users without history, behaviours before the first day."""
+def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, log: list, older: list) -> None:
+    """Includes ties, days that differ from the date of the time, users without history, and behaviours before the log."""
     conf = load("kuairand", ["paths.logs=/none"])
     conf = conf.model_copy(
         update={
@@ -186,20 +186,20 @@ def test_statistics_and_sequences_are_those_of_a_row_by_row_count(spark: SparkSe
         assert list(got["now__item_id"]) == list(clicks["item_id"])[-2:]
 
 
-def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
+def test_gauc_matches_a_loop_over_users(spark: SparkSession) -> None:
     rng = np.random.default_rng(0)
     n = 4000
     rows = pd.DataFrame(
         {
             "run_id": "r",
-            "user_id": [f"u{int(u)}" for u in rng.zipf(1.4, n) % 700],  # many users of one row
+            "user_id": [f"u{int(u)}" for u in rng.zipf(1.4, n) % 700],  # many users have one row
             "domain": rng.choice(["a", "b", "c"], n, p=[0.7, 0.29, 0.01]),
             "label": (rng.random(n) < 0.3).astype(float),
             "score": np.round(rng.random(n), 2),  # many ties
         }
     )
-    rows.loc[rows["domain"] == "c", "label"] = 0.0  # a domain of one class
-    other = rows.assign(run_id="other", score=rng.random(n))  # a run beside it changes nothing
+    rows.loc[rows["domain"] == "c", "label"] = 0.0  # only one class in this domain
+    other = rows.assign(run_id="other", score=rng.random(n))  # another run must not affect the metrics
     both = metrics.compute_metrics(spark.createDataFrame(pd.concat([rows, other])), EvaluateSettings()).collect()
     assert len(both) == 8
     found = {r.domain: r for r in both if r.run_id == "r"}
@@ -219,7 +219,7 @@ def test_gauc_is_that_of_a_loop_over_users(spark: SparkSession) -> None:
         assert got.auc == pytest.approx(roc_auc_score(part["label"], part["score"]), abs=1e-9)
 
 
-def test_metrics_do_not_hang_on_the_order_of_rows(spark: SparkSession) -> None:
+def test_metrics_do_not_depend_on_the_order_of_rows(spark: SparkSession) -> None:
     rows = spark.range(3000).select(
         F.lit("r").alias("run_id"),
         F.concat(F.lit("u"), F.col("id") % 50).alias("user_id"),

@@ -89,7 +89,7 @@ def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wai
     """Step 2: label the impressions and compute their features.
 
     Joins the ingested tables, and adds sequences, statistics and attributes. All features are point-in-time: they only
-    contain what was known at the time of the impression. Writes the tables `features` and `profile`.
+    contain what was available at the time of the impression. Writes the tables `features` and `profile`.
 
     For example:
 

@@ -6,8 +6,10 @@ The page runs no script and fetches nothing. It fits a phone and has a light and
 from __future__ import annotations
 
 import datetime as dt
-from html import escape
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
 from star_ctr.conf.files import write_text
 from star_ctr.workflows.report import night, quality
@@ -34,30 +36,21 @@ def render(data: ReportData, command: str) -> str:
         night.render_durations(data),
     ]
     halves = [night.render_states(data), night.render_ledger(data)]
-    title = escape(f"{data.settings.name} {data.ds}")
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    generated = f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title><link rel="icon" href="data:,">
-<style>
-{style}</style></head>
-<body><main>
-{render_headline(data)}
-{quality.render_by_domain(data)}
-<div class="columns">
-{"".join(columns)}
-</div>
-<div class="halves">
-{"".join(halves)}
-</div>
-{night.render_record(data)}
-<footer>Generated {generated} by <code>{escape(command)}</code></footer>
-</main></body></html>
-"""
+    folder = Path(__file__).parent
+    template = Environment(loader=FileSystemLoader(folder), autoescape=True).get_template("page.html.j2")
+    # Fragments are HTML in which values are escaped already; the template escapes everything else.
+    return template.render(
+        policy=Markup(_POLICY),
+        title=f"{data.settings.name} {data.ds}",
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        headline=Markup(render_headline(data)),
+        by_domain=Markup(quality.render_by_domain(data)),
+        columns=Markup("".join(columns)),
+        halves=Markup("".join(halves)),
+        record=Markup(night.render_record(data)),
+        generated=f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
+        command=command,
+    )
 
 
 def write(data: ReportData, command: str, file: Path) -> None:

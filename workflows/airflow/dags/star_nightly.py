@@ -67,8 +67,8 @@ def compute_day(run: Any, params: Mapping[str, Any]) -> str:
     if params["day"]:
         return str(params["day"])
     # A run that was triggered through the API may have no logical date.
-    moment: dt.datetime = run.logical_date or run.run_after
-    return (moment.astimezone(ZONE).date() - dt.timedelta(days=1)).isoformat()
+    time: dt.datetime = run.logical_date or run.run_after
+    return (time.astimezone(ZONE).date() - dt.timedelta(days=1)).isoformat()
 
 
 def make_command(step: str, run: Any, params: Mapping[str, Any]) -> str:
