@@ -45,14 +45,14 @@ def write_days(
     folder: Path, rows: pd.DataFrame, write: Callable[[pd.DataFrame, Path], Any] | None = None, suffix: str = "csv"
 ) -> None:
     """Write one file of impressions per day; CSV unless `write` is given."""
-    place = folder / "logs" / "views"
-    place.mkdir(parents=True, exist_ok=True)
-    for day, of in rows.groupby("day"):
-        (write or (lambda f, p: f.to_csv(p, index=False)))(of.drop(columns="day"), place / f"{day}.{suffix}")
+    target = folder / "logs" / "views"
+    target.mkdir(parents=True, exist_ok=True)
+    for day, part in rows.groupby("day"):
+        (write or (lambda f, p: f.to_csv(p, index=False)))(part.drop(columns="day"), target / f"{day}.{suffix}")
 
 
 def settings(folder: Path, log: dict[str, Any] | None = None, **more: Any) -> Settings:
-    """Load the settings of the log; `log`: more keys of `logs.impressions`, `more`: more sections."""
+    """Load the settings of the log. `log` adds keys to `logs.impressions`, and `more` adds sections."""
     conf: dict[str, Any] = {
         "name": "messy",
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / "warehouse")},

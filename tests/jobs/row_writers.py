@@ -1,4 +1,4 @@
-"""Writers of rows for separate processes, which start sooner without Spark and torch."""
+"""Writers of rows for separate processes. They import neither Spark nor torch, so that they start fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def row(number: int, writer: int = 0, back: float = 0.0) -> dict[str, object]:
 
 
 def write(table: str, writer: int) -> list[int]:
-    delta_rows._REWRITE_AT = 8  # in a separate process
+    delta_rows._REWRITE_AT = 8  # this runs in a separate process
     return [add_row(table, row(k, writer, back=1.0), SCHEMA) for k in range(ROWS)]
 
 

@@ -1,4 +1,4 @@
-"""Attempts: a published attempt never changes, and decisions keep referring to what was judged."""
+"""Attempts: a published attempt never changes, and decisions always refer to the evaluated attempt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def warehouse(settings: Settings) -> Warehouse:
 
 @pytest.fixture
 def first(tmp_path: Path) -> TrainingJob:
-    """A job on a split with vocabularies."""
+    """Make a job on a split with vocabularies."""
     table = write_split(tmp_path, {"a": 80, "b": 40})
     return with_vocabularies(job(table, tmp_path), tmp_path).model_copy(update={"run_id": RUN})
 
@@ -91,7 +91,7 @@ def test_a_training_on_changed_inputs_is_a_new_attempt(warehouse: Warehouse, fir
     )
 
 
-def test_the_same_model_again_is_no_new_attempt(warehouse: Warehouse, first: TrainingJob) -> None:
+def test_the_same_model_is_not_published_again(warehouse: Warehouse, first: TrainingJob) -> None:
     """A night that runs again writes a new version of the split, with the same rows."""
     one = train_and_publish(assign_attempt(warehouse, first))
     again = assign_attempt(warehouse, first.model_copy(update={"code": "another version of the same"}))
@@ -262,7 +262,7 @@ def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
     assert hold.decision.by == "ann"
 
 
-def test_a_new_attempt_of_the_served_run_is_judged(settings: Settings) -> None:
+def test_a_new_attempt_of_the_serving_run_is_evaluated(settings: Settings) -> None:
     one = publish(settings, RUN, "2026-01-02")
     decided = [promoted("2026-01-02", RUN)]
     assert _explain_no_decision(decided, one, "2026-01-02") == "the candidate or its refit is already serving"
@@ -293,7 +293,7 @@ def test_the_pointer_names_the_attempt(settings: Settings, warehouse: Warehouse)
 
 
 def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """People decide without the lease, which `star-ctr clean` holds."""
+    """Manual decisions do not take the lease, so `star-ctr clean` can delete the model meanwhile."""
     decisions = Decisions(settings)
     publish(settings, "2026-01-02-star", "2026-01-02")
     old = publish(settings, "2026-01-01-star", "2026-01-01")

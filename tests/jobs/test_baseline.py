@@ -1,4 +1,4 @@
-"""Which earlier nights are usual, and what the gate makes of changes that last."""
+"""The baseline of the gate: the earlier nights it selects, and its decisions on lasting changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def night(**domains: tuple[int, int]) -> list[Row]:
 
 
 class Sequel:
-    """Nights that follow each other, each decided by the gate with the baseline of the nights before."""
+    """Consecutive nights. The gate decides on each one with the baseline of the previous nights."""
 
     def __init__(self) -> None:
         self.nights: list[list[Row]] = []
@@ -51,7 +51,7 @@ class Sequel:
         return outcome
 
     def promote(self) -> None:
-        """Promote the last night by hand."""
+        """Promote the last night manually."""
         self.decisions.append(decision(RUNS[len(self.nights) - 1], Outcome.PROMOTED_MANUALLY))
 
 
@@ -61,27 +61,27 @@ HOME, MAIL = (50_000, 3_000), (10_000, 500)
 @pytest.mark.parametrize(
     ("mail", "outcome"), [((10_000, 100), Outcome.HELD), ((10_000, 0), Outcome.HELD), ((2_000, 100), Outcome.TOO_SMALL)]
 )
-def test_a_lasting_loss_does_not_become_usual_until_a_person_accepts_it(
+def test_a_lasting_loss_is_not_part_of_the_baseline_until_a_person_accepts_it(
     mail: tuple[int, int], outcome: Outcome
 ) -> None:
     sequel = Sequel()
     assert {sequel.next(home=HOME, mail=MAIL) for _ in range(8)} == {Outcome.PROMOTED}
     assert {sequel.next(home=HOME, mail=mail) for _ in range(10)} == {outcome}
-    assert sequel.next(home=HOME, mail=MAIL) is Outcome.PROMOTED, "the fault is repaired"
+    assert sequel.next(home=HOME, mail=MAIL) is Outcome.PROMOTED, "the loss has ended"
     assert sequel.next(home=HOME, mail=mail) is outcome
     sequel.promote()
     assert {sequel.next(home=HOME, mail=mail) for _ in range(8)} == {Outcome.PROMOTED}, "one promotion is enough"
 
 
-@pytest.mark.parametrize("odd", [(40_000, 12_000), (40_000, 1), (500_000, 25_000)])
-def test_one_odd_night_does_not_change_what_is_usual(odd: tuple[int, int]) -> None:
-    before = [*[night(home=HOME, mail=MAIL)] * 3, night(home=HOME, mail=odd), *[night(home=HOME, mail=MAIL)] * 3]
+@pytest.mark.parametrize("outlier", [(40_000, 12_000), (40_000, 1), (500_000, 25_000)])
+def test_one_outlier_night_does_not_change_the_baseline(outlier: tuple[int, int]) -> None:
+    before = [*[night(home=HOME, mail=MAIL)] * 3, night(home=HOME, mail=outlier), *[night(home=HOME, mail=MAIL)] * 3]
     assert decide(GATE, GateInputs(night(home=HOME, mail=MAIL), (), before))[0] is Outcome.PROMOTED
     assert decide(GATE, GateInputs(night(home=HOME, mail=(10_000, 0)), (), before))[0] is Outcome.HELD
     assert decide(GATE, GateInputs(night(home=HOME, mail=(10_000, 60)), (), before))[0] is Outcome.HELD
 
 
-def test_a_domain_of_some_days_of_the_week_is_not_missed_on_the_others() -> None:
+def test_a_weekend_domain_is_not_expected_on_other_days() -> None:
     sequel = Sequel()
     for day in range(28):
         weekend = {"mail": MAIL} if day % 7 in (2, 3) else {}
@@ -90,7 +90,7 @@ def test_a_domain_of_some_days_of_the_week_is_not_missed_on_the_others() -> None
     assert [sequel.next(home=HOME, **extra) for extra in ({}, lost)] == [Outcome.PROMOTED, Outcome.HELD]
 
 
-def test_a_retired_domain_is_missed_until_most_nights_are_without_it() -> None:
+def test_a_retired_domain_is_expected_until_most_nights_lack_it() -> None:
     sequel = Sequel()
     for _ in range(7):
         sequel.next(home=HOME, mail=MAIL)
@@ -103,7 +103,7 @@ def test_a_retired_domain_is_missed_until_most_nights_are_without_it() -> None:
     assert sequel.next(home=HOME) is Outcome.PROMOTED
 
 
-def test_nights_that_were_not_promoted_are_left_out() -> None:
+def test_only_promoted_or_undecided_nights_are_selected() -> None:
     outcomes = [Outcome.PROMOTED, Outcome.HELD, Outcome.TOO_SMALL, Outcome.PROMOTED]
     decisions = [decision(run, outcome) for run, outcome in zip(RUNS, outcomes, strict=False)]
     assert select_baseline_runs(RUNS[:5], decisions) == [RUNS[0], RUNS[3], RUNS[4]], "undecided nights count"
@@ -111,27 +111,27 @@ def test_nights_that_were_not_promoted_are_left_out() -> None:
     assert select_baseline_runs(RUNS[:20], decisions) == RUNS[13:20]
     assert select_baseline_runs([], decisions) == []
     again = [*decisions, decision(RUNS[1], Outcome.PROMOTED)]
-    assert RUNS[1] in select_baseline_runs(RUNS[:5], again), "the last decision on a night is the one that counts"
+    assert RUNS[1] in select_baseline_runs(RUNS[:5], again), "the last decision on a night counts"
 
 
-def test_a_night_promoted_by_hand_starts_the_baseline() -> None:
+def test_a_manually_promoted_night_starts_the_baseline() -> None:
     decisions = [decision(RUNS[0], Outcome.PROMOTED), decision(RUNS[1], Outcome.HELD)]
-    by_hand = [*decisions, decision(RUNS[1], Outcome.PROMOTED_MANUALLY)]
-    assert select_baseline_runs(RUNS[:3], by_hand) == RUNS[1:3]
-    refit = [*by_hand, decision(make_refit_run_id(RUNS[1]), Outcome.REFIT, RUNS[1])]
+    manual = [*decisions, decision(RUNS[1], Outcome.PROMOTED_MANUALLY)]
+    assert select_baseline_runs(RUNS[:3], manual) == RUNS[1:3]
+    refit = [*manual, decision(make_refit_run_id(RUNS[1]), Outcome.REFIT, RUNS[1])]
     assert select_baseline_runs(RUNS[:3], refit) == RUNS[1:3]
-    undone = [*by_hand, decision(RUNS[0], Outcome.ROLLED_BACK, RUNS[1])]
+    undone = [*manual, decision(RUNS[0], Outcome.ROLLED_BACK, RUNS[1])]
     assert select_baseline_runs(RUNS[:3], undone) == [RUNS[0], RUNS[2]]
     promoted = [*decisions, decision(RUNS[0], Outcome.PROMOTED_MANUALLY)]
-    assert select_baseline_runs(RUNS[:3], promoted) == [RUNS[0], RUNS[2]], "the gate promoted it as well"
+    assert select_baseline_runs(RUNS[:3], promoted) == [RUNS[0], RUNS[2]], "the gate had also promoted it"
 
 
-def test_usual_rows_and_clicks_are_medians() -> None:
+def test_typical_rows_and_click_rates_are_medians() -> None:
     nights = [night(home=(100, 10)), night(home=(300, 90), mail=(50, 5)), night(home=(200, 40), mail=(70, 0))]
     assert compute_typical_rows(nights) == {"home": 200, "mail": 50, "overall": 270}
     assert compute_typical_rows(nights[:2])["mail"] == 0
-    usual = estimate_click_rate(nights, "home")
-    assert (usual.rate, usual.nights, usual.rows) == (0.2, 3, 600)
-    assert estimate_click_rate(nights, "mail").rate == 0.05, "nights without the domain say nothing of its click rate"
+    expected = estimate_click_rate(nights, "home")
+    assert (expected.rate, expected.nights, expected.rows) == (0.2, 3, 600)
+    assert estimate_click_rate(nights, "mail").rate == 0.05, "nights without the domain do not affect its click rate"
     assert estimate_click_rate(nights, "none").rate == 0.0
     assert compute_typical_rows([]) == {}

@@ -29,7 +29,7 @@ GATE = GateSettings()
 Row = dict[str, Any]
 
 
-def held(facts: list[GateInputs]) -> tuple[float, list[str]]:
+def compute_held_share(facts: list[GateInputs]) -> tuple[float, list[str]]:
     """Return the share of nights that are held, and the reasons; no night may have too little data."""
     decided = [decide(GATE, night) for night in facts]
     assert all(outcome is not Outcome.TOO_SMALL for outcome, _ in decided), decided
@@ -40,20 +40,20 @@ def held(facts: list[GateInputs]) -> tuple[float, list[str]]:
 # --- nights drawn from standard errors: 19 domains that share users
 
 
-def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int = 400) -> GateInputs:
+def draw_night(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int = 400) -> GateInputs:
     """Draw a night with independent noise in differences, click rates, calibration and the GAUC of both models."""
     domains = [f"d{k:02d}" for k in range(len(std))]
     errors = std * (0.5 * rng.normal() + np.sqrt(0.75) * rng.normal(size=len(std)))
     found = errors - loss
     weight = 1 / std / (1 / std).sum()
-    of_all = float(np.sqrt((weight**2 * std**2).sum() * 0.75 + 0.25 * (weight * std).sum() ** 2))
+    overall_std = float(np.sqrt((weight**2 * std**2).sum() * 0.75 + 0.25 * (weight * std).sum() ** 2))
     spread = np.sqrt(
         chi2.rvs(MIN_BOOTSTRAP_SAMPLES - 1, size=len(std) + 1, random_state=rng) / (MIN_BOOTSTRAP_SAMPLES - 1)
     )
     names, value = [*domains, "overall"], np.r_[found, weight @ found]
     differences = [
         {"domain": d, "gauc": x, "gauc_low": x - 2 * s, "gauc_high": x + 2 * s, "gauc_std": s, "gauc_effective": 400.0}
-        for d, x, s in zip(names, value.tolist(), (np.r_[std, of_all] * spread).tolist(), strict=True)
+        for d, x, s in zip(names, value.tolist(), (np.r_[std, overall_std] * spread).tolist(), strict=True)
     ]
 
     def night() -> list[Row]:
@@ -71,7 +71,7 @@ def estimated(rng: np.random.Generator, std: Floats, loss: Floats, clicks: int =
 def test_equal_models_are_held_at_most_at_the_error_rate() -> None:
     rng = np.random.default_rng(1)
     std = np.geomspace(0.004, 0.08, 19)
-    share, reasons = held([estimated(rng, std, np.zeros(19)) for _ in range(600)])
+    share, reasons = compute_held_share([draw_night(rng, std, np.zeros(19)) for _ in range(600)])
     print(f"\nestimates: {share:.1%} of 600 nights of equal models are held")
     assert 0.005 < share <= GATE.error_rate, reasons
 
@@ -80,22 +80,22 @@ def test_equal_models_are_held_at_most_at_the_error_rate() -> None:
 def test_small_counts_do_not_raise_the_error_rate(clicks: int) -> None:
     """Calibration and click rates are noisy on days with about 57 and 190 clicks."""
     rng = np.random.default_rng(clicks)
-    gate_passed = [estimated(rng, np.full(19, 0.02), np.zeros(19), clicks) for _ in range(500)]
-    enough = [night for night in gate_passed if night.candidate[-1]["clicks"] >= GATE.min_clicks]
+    nights = [draw_night(rng, np.full(19, 0.02), np.zeros(19), clicks) for _ in range(500)]
+    enough = [night for night in nights if night.candidate[-1]["clicks"] >= GATE.min_clicks]
     assert len(enough) > 350
-    assert held(enough)[0] <= GATE.error_rate
+    assert compute_held_share(enough)[0] <= GATE.error_rate
 
 
 def test_a_loss_of_domain_loss_is_held_on_nine_of_ten_nights() -> None:
     rng = np.random.default_rng(2)
     std, loss = np.full(19, 0.0115), np.zeros(19)
     loss[7] = GATE.domain_loss
-    share, reasons = held([estimated(rng, std, loss) for _ in range(400)])
+    share, reasons = compute_held_share([draw_night(rng, std, loss) for _ in range(400)])
     print(f"\nestimates: {share:.1%} of 400 nights with a loss of 0.05 at a standard error of 0.0115 are held")
     assert share >= 0.9
     assert sum("domain d07: GAUC -" in reason for reason in reasons) / 400 >= 0.9
     assert compute_detectable_loss(0.035 / 20, 0.9, 0.0115, 400, MIN_BOOTSTRAP_SAMPLES) < 0.05, (
-        "the gate computes this power itself"
+        "the gate computes the same power"
     )
 
 
@@ -111,7 +111,7 @@ class Nights:
         self.level = np.log(rate / (1 - rate)) - 0.6
         self.share = np.array(SHARES) / sum(SHARES)
 
-    def drawn(self, seed: int, worse: int | None = None, noise: float = 0.0) -> tuple[Ints, Ints, Any, Floats, Floats]:
+    def draw(self, seed: int, worse: int | None = None, noise: float = 0.0) -> tuple[Ints, Ints, Any, Floats, Floats]:
         """Draw user, domain, label and both models' scores; the candidate may have more noise in a domain."""
         rng = np.random.default_rng(seed)
         activity = np.exp(rng.normal(size=self.users))
@@ -121,20 +121,20 @@ class Nights:
         logit = self.level[domain] + 0.4 * rng.normal(size=self.users)[user] + taste
         label = rng.random(self.rows) < 1 / (1 + np.exp(-logit))
         known = 0.6 * taste + 0.5 * rng.normal(size=self.rows)
-        ours, theirs = (known + 0.3 * rng.normal(size=self.rows) for _ in range(2))
+        candidate_score, reference_score = (known + 0.3 * rng.normal(size=self.rows) for _ in range(2))
         if worse is not None:
-            ours = ours + noise * rng.normal(size=self.rows) * (domain == worse)
-        return user, domain, label, ours, theirs
+            candidate_score = candidate_score + noise * rng.normal(size=self.rows) * (domain == worse)
+        return user, domain, label, candidate_score, reference_score
 
-    def facts(self, seed: int, worse: int | None = None, noise: float = 0.0) -> GateInputs:
-        user, domain, label, ours, theirs = self.drawn(seed, worse, noise)
+    def make_inputs(self, seed: int, worse: int | None = None, noise: float = 0.0) -> GateInputs:
+        user, domain, label, candidate_score, reference_score = self.draw(seed, worse, noise)
         drawn = draw_weights(
             np.random.default_rng(seed + 1).integers(-(2**63), 2**63 - 1, self.users), MIN_BOOTSTRAP_SAMPLES, 0
         )
         candidate, differences = [], []
         for name in (*range(len(self.share)), None):
             part = slice(None) if name is None else domain == name
-            of_user = [per_user(user[part], score[part], label[part]) for score in (ours, theirs)]
+            of_user = [per_user(user[part], score[part], label[part]) for score in (candidate_score, reference_score)]
             who, rows = of_user[0][0], of_user[0][1].astype(float)
             title = "overall" if name is None else f"d{name + 1:02d}"
             clicks = int(label[part].sum())
@@ -187,8 +187,8 @@ def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]
 @pytest.mark.slow
 def test_error_rate_and_power_on_simulated_users() -> None:
     nights, count = Nights(), 400
-    equal = [nights.facts(2 * k) for k in range(count)]
-    share, reasons = held(equal)
+    equal = [nights.make_inputs(2 * k) for k in range(count)]
+    share, reasons = compute_held_share(equal)
     large = [sum(r["rows"] >= GATE.domain_rows for r in n.candidate) - 1 for n in equal]
     without = np.mean([any(_old_rule(d, n) for d in n.differences) for n in equal])
     print(f"\nusers: {share:.1%} of {count} nights of equal models are held ({np.mean(large):.0f} large domains);")
@@ -198,8 +198,8 @@ def test_error_rate_and_power_on_simulated_users() -> None:
     for domain, least in ((13, 0.9), (7, 0.0)):
         title = f"d{domain + 1:02d}"
         noise = nights.noise_that_loses(domain, GATE.domain_loss)
-        lost = [nights.facts(2 * k, domain, noise) for k in range(count)]
-        share, reasons = held(lost)
+        lost = [nights.make_inputs(2 * k, domain, noise) for k in range(count)]
+        share, reasons = compute_held_share(lost)
         named = sum(f"domain {title}: GAUC -" in reason for reason in reasons) / count
         found = [next(d for d in n.differences if d["domain"] == title) for n in lost]
         std, loss = np.mean([d["gauc_std"] for d in found]), -np.mean([d["gauc"] for d in found])

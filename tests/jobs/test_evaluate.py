@@ -1,4 +1,4 @@
-"""Intervals and differences through Spark against a plain bootstrap in NumPy; scores from elsewhere, good and bad."""
+"""Compares intervals and differences computed with Spark with a bootstrap in NumPy, and tests external scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EVALUATE = EvaluateSettings(replicates=30, level=0.9, seed=4)
 DS = "2026-03-04"
 
 
-def made(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
+def make_scores(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     taste = rng.normal(size=n)
     rows = pd.DataFrame(
@@ -40,17 +40,17 @@ def made(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
             "score": np.round(1 / (1 + np.exp(1 - 0.5 * taste - 0.5 * rng.normal(size=n))), 2),  # many ties
         }
     )
-    rows.loc[rows["domain"] == "10", "label"] = 0.0  # a domain of one class
+    rows.loc[rows["domain"] == "10", "label"] = 0.0  # only one class in this domain
     return rows
 
 
-def other(rows: pd.DataFrame) -> pd.DataFrame:
+def make_other_scores(rows: pd.DataFrame) -> pd.DataFrame:
     noise = 0.1 * np.random.default_rng(9).random(len(rows))
     return rows.assign(run_id="b", score=np.round(0.9 * rows["score"] + noise, 3))
 
 
-def plain_bootstrap(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateSettings) -> dict[str, np.ndarray]:
-    """AUC and GAUC of the data and every replicate, user by user and replicate by replicate: (2, 1 + replicates)."""
+def bootstrap_in_numpy(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateSettings) -> dict[str, np.ndarray]:
+    """Compute AUC and GAUC of the data and of every replicate by domain, each of shape (2, 1 + replicates)."""
     keys = spark.createDataFrame(rows[["user_id"]]).select("user_id", F.xxhash64("user_id").alias("key")).distinct()
     key = {r.user_id: r.key for r in keys.collect()}
     users = rows["user_id"].unique()
@@ -60,32 +60,32 @@ def plain_bootstrap(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateS
         part = rows if domain == "overall" else rows[rows["domain"] == domain]
         values = np.full((2, 1 + evaluate.replicates), np.nan)
         both = [(u, p) for u, p in part.groupby("user_id") if p["label"].nunique() == 2]
-        of_user = {u: (len(p), roc_auc_score(p["label"], p["score"])) for u, p in both}
+        auc_by_user = {u: (len(p), roc_auc_score(p["label"], p["score"])) for u, p in both}
         for c, column in enumerate(drawn):
             times = dict(zip(users, column, strict=True))
             weight = part["user_id"].map(times).to_numpy(dtype=float)
             if len(set(part["label"][weight > 0])) == 2:
                 values[0, c] = roc_auc_score(part["label"], part["score"], sample_weight=weight)
-            counted = [(times[u] * n, a) for u, (n, a) in of_user.items()]
+            counted = [(times[u] * n, a) for u, (n, a) in auc_by_user.items()]
             total = sum(n for n, _ in counted)
             values[1, c] = sum(n * a for n, a in counted) / total if total else np.nan
         found[domain] = values
     return found
 
 
-def test_replicates_are_those_of_a_plain_bootstrap_with_the_same_draws(spark: SparkSession) -> None:
-    rows = made()
-    found = estimate(spark.createDataFrame(pd.concat([rows, other(rows)])), EVALUATE).collect()
+def test_replicates_match_numpy_with_the_same_draws(spark: SparkSession) -> None:
+    rows = make_scores()
+    found = estimate(spark.createDataFrame(pd.concat([rows, make_other_scores(rows)])), EVALUATE).collect()
     assert len(found) == 8
-    for run_id, frame in (("a", rows), ("b", other(rows))):
-        want = plain_bootstrap(spark, frame, EVALUATE)
+    for run_id, frame in (("a", rows), ("b", make_other_scores(rows))):
+        want = bootstrap_in_numpy(spark, frame, EVALUATE)
         for r in (r for r in found if r.run_id == run_id):
             np.testing.assert_allclose(r.auc_all, want[r.domain][0], rtol=0, atol=1e-12)
             np.testing.assert_allclose(r.gauc_all, want[r.domain][1], rtol=0, atol=1e-10)
 
 
-def test_replicates_do_not_hang_on_how_rows_are_dealt_out(spark: SparkSession) -> None:
-    rows = spark.createDataFrame(made())
+def test_replicates_do_not_depend_on_partitions(spark: SparkSession) -> None:
+    rows = spark.createDataFrame(make_scores())
     before = spark.conf.get("spark.sql.shuffle.partitions")
     assert before is not None
     one = estimate(rows.repartition(1), EVALUATE).orderBy("domain").collect()
@@ -99,18 +99,18 @@ def test_replicates_do_not_hang_on_how_rows_are_dealt_out(spark: SparkSession) -
     assert str(one) == str(many)  # as text: NaN is not equal to itself
 
 
-class Judged:
-    """A warehouse with the scores of two runs on the same rows, and of a third on others."""
+class ScoredWarehouse:
+    """A warehouse with the scores of two runs on the same rows, and of three runs on other rows."""
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         self.settings: Settings = load(
             "demo", [f"paths.warehouse={folder}", "evaluate.replicates=30", "evaluate.level=0.9"]
         )
         self.store = WarehouseTables(self.settings, spark)
-        self.rows = made()
+        self.rows = make_scores()
         self.runs = {
             "a": self.rows,
-            "b": other(self.rows),
+            "b": make_other_scores(self.rows),
             "short": self.rows.iloc[5:].assign(run_id="short"),
             "moved": self.rows.assign(run_id="moved", domain=["2", *self.rows["domain"][1:]], label=1.0),
             "next": self.rows.assign(run_id="next", impression_id="n" + self.rows["impression_id"]),
@@ -120,32 +120,32 @@ class Judged:
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Judged:
-    return Judged(tmp_path_factory.mktemp("judged"), spark)
+def warehouse(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> ScoredWarehouse:
+    return ScoredWarehouse(tmp_path_factory.mktemp("scored"), spark)
 
 
-def test_metrics_stand_with_their_intervals(warehouse: Judged, spark: SparkSession) -> None:
+def test_metrics_are_written_with_their_intervals(warehouse: ScoredWarehouse, spark: SparkSession) -> None:
     store, evaluate = warehouse.store, warehouse.settings.evaluate
     evaluate_runs(store, [ScoredRun("a", None, DS, "star", 0)], evaluate)
     found = {r["domain"]: r for r in store.read("metrics").toPandas().to_dict("records")}
-    want = plain_bootstrap(spark, warehouse.rows, evaluate)
+    want = bootstrap_in_numpy(spark, warehouse.rows, evaluate)
     for domain in ("1", "2", "overall"):
         for name, values in zip(("auc", "gauc"), want[domain], strict=True):
             assert found[domain][name] == pytest.approx(values[0], abs=1e-10)
             bounds = [found[domain][f"{name}_{bound}"] for bound in ("low", "high")]
             assert bounds == pytest.approx(list(np.quantile(values[1:], [0.05, 0.95])), abs=1e-10)
     assert pd.isna([found["10"][name] for name in ("auc_low", "auc_high", "gauc_low", "gauc_high")]).all()
-    # without being asked for: none, and the table keeps its columns
+    # Without evaluate settings, no intervals are computed, and the table keeps the columns.
     rows = evaluate_runs(store, [ScoredRun("a", None, DS, "star", 0)])
     assert "auc_low" not in rows[0]
     assert [r["auc_low"] for r in read_metrics(store, ["a"], ["run_id", "domain", "auc_low"])] == [None] * 4
 
 
-def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
+def test_differences_are_paired(warehouse: ScoredWarehouse, spark: SparkSession) -> None:
     evaluate = warehouse.settings.evaluate
     found = differences.compare_runs(warehouse.store, warehouse.settings, "a", "b")
     assert [r["domain"] for r in found] == ["1", "2", "10", "overall"]
-    a, b = (plain_bootstrap(spark, warehouse.runs[name], evaluate) for name in ("a", "b"))
+    a, b = (bootstrap_in_numpy(spark, warehouse.runs[name], evaluate) for name in ("a", "b"))
     for row in found:
         assert (row["run_id"], row["reference_run_id"], row["ds"]) == ("a", "b", DS)
         less = a[row["domain"]] - b[row["domain"]]
@@ -164,20 +164,20 @@ def test_differences_are_paired(warehouse: Judged, spark: SparkSession) -> None:
         sizes = np.array([len(p) for _, p in part.groupby("user_id") if p["label"].nunique() == 2], float)
         assert row["gauc_std"] == pytest.approx(np.std(less[1][1:], ddof=1), abs=1e-10)
         assert row["gauc_effective"] == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum())
-    apart = judge_intervals(warehouse)
-    whole = next(r for r in found if r["domain"] == "overall")
-    assert whole["gauc_high"] - whole["gauc_low"] < 0.7 * apart
-    # the other way round: the same numbers with the other sign, beside the first
-    back = differences.compare_runs(warehouse.store, warehouse.settings, "b", "a")
-    assert [r["gauc"] for r in back] == [None if r["gauc"] is None else -r["gauc"] for r in found]
+    unpaired = estimate_unpaired_width(warehouse)
+    overall = next(r for r in found if r["domain"] == "overall")
+    assert overall["gauc_high"] - overall["gauc_low"] < 0.7 * unpaired
+    # The opposite comparison has the opposite signs and is written next to the first one.
+    opposite = differences.compare_runs(warehouse.store, warehouse.settings, "b", "a")
+    assert [r["gauc"] for r in opposite] == [None if r["gauc"] is None else -r["gauc"] for r in found]
     assert differences.read_differences(warehouse.store, "a", "b") == found
     again = differences.compare_runs(warehouse.store, warehouse.settings, "a", "b")
     assert again == found
     assert warehouse.store.read("differences").count() == 8
 
 
-def judge_intervals(warehouse: Judged) -> float:
-    """The width that the difference of two unpaired intervals of overall GAUC would have."""
+def estimate_unpaired_width(warehouse: ScoredWarehouse) -> float:
+    """Estimate the width of an interval of the difference of overall GAUC without pairing."""
     rows = [
         evaluate_runs(warehouse.store, [ScoredRun(name, None, DS, "star", 0)], warehouse.settings.evaluate) and
         read_metrics(warehouse.store, [name], ["run_id", "domain", "gauc_low", "gauc_high"])[-1]
@@ -199,26 +199,30 @@ def judge_intervals(warehouse: Judged) -> float:
         ("moved", r"with a different day, user, domain or label"),
     ],
 )
-def test_runs_of_other_rows_are_not_compared(warehouse: Judged, reference_run_id: str, words: str) -> None:
+def test_runs_with_different_rows_are_not_compared(
+    warehouse: ScoredWarehouse, reference_run_id: str, words: str
+) -> None:
     with pytest.raises(DataError, match=words):
         differences.compare_runs(warehouse.store, warehouse.settings, "a", reference_run_id)
 
 
-# --- scores from elsewhere
+# --- external scores
 
 COLUMNS: dict[str, Any] = {"user": "who", "label": "bought", "score": "p", "domain": "page", "ds": "day"}
 
 
-def foreign() -> pd.DataFrame:
-    rows = made(800).rename(columns={"user_id": "who", "label": "bought", "score": "p", "domain": "page", "ds": "day"})
+def make_external_scores() -> pd.DataFrame:
+    rows = make_scores(800).rename(
+        columns={"user_id": "who", "label": "bought", "score": "p", "domain": "page", "ds": "day"}
+    )
     rows["bought"] = rows["bought"].astype(int)
     rows["day"] = np.where(np.arange(800) % 2, "2026-03-03", DS)
     return rows[["who", "page", "bought", "p", "day"]]
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "csv.gz", "delta"])
-def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: SparkSession, form: str) -> None:
-    rows, path = foreign(), str(tmp_path / f"scores.{form}")
+def test_external_scores_get_the_same_metrics_and_intervals(tmp_path: Path, spark: SparkSession, form: str) -> None:
+    rows, path = make_external_scores(), str(tmp_path / f"scores.{form}")
     if form == "delta":
         spark.createDataFrame(rows).write.format("delta").save(path)
     else:
@@ -228,7 +232,7 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
         (day, domain) for day in ("2026-03-03", DS) for domain in ("1", "2", "10", "overall")
     ]
     day = rows[rows["day"] == DS].rename(columns={"who": "user_id", "bought": "label", "p": "score", "page": "domain"})
-    want = plain_bootstrap(spark, day, EVALUATE)["overall"]
+    want = bootstrap_in_numpy(spark, day, EVALUATE)["overall"]
     got = found[-1]
     assert (got["rows"], got["clicks"]) == (len(day), day["label"].sum())
     assert got["auc"] == pytest.approx(roc_auc_score(day["label"], day["score"]), abs=1e-12)
@@ -250,36 +254,36 @@ def test_scores_from_elsewhere_are_judged_as_our_own(tmp_path: Path, spark: Spar
         (lambda t: t.iloc[:0], "the table has no rows"),
     ],
 )  # fmt: skip
-def test_scores_that_cannot_be_judged_are_counted(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:
-    change(foreign()).to_parquet(tmp_path / "scores.parquet")
+def test_unusable_scores_are_counted_and_rejected(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:
+    change(make_external_scores()).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(DataError, match=words):
         evaluate_table.run(spark, evaluate_table.ScoreColumns(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
 
 
-def test_a_table_that_is_not_there(tmp_path: Path, spark: SparkSession) -> None:
+def test_a_missing_table_is_rejected(tmp_path: Path, spark: SparkSession) -> None:
     with pytest.raises(DataError, match="neither a Delta or Parquet table nor a .csv file"):
         evaluate_table.run(spark, evaluate_table.ScoreColumns(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
 
 
-def test_users_of_scores_from_elsewhere_do_not_merge(tmp_path: Path, spark: SparkSession) -> None:
-    """By bytes that are no UTF-8, by floats, by texts that mean missing, or by lines with a field too many."""
-    rows = foreign()
-    named = [f"\u738b{k % 12:02d}\u4e94" for k in range(len(rows))]
+def test_users_of_external_scores_are_not_merged(tmp_path: Path, spark: SparkSession) -> None:
+    """Ids that are not UTF-8, large floats, null values or surplus fields must not merge different users."""
+    rows = make_external_scores()
+    names = [f"\u738b{k % 12:02d}\u4e94" for k in range(len(rows))]
     path = tmp_path / "scores.csv"
 
-    def judge(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
+    def evaluate(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
         table.to_csv(path, index=False, **more)
         return evaluate_table.run(spark, evaluate_table.ScoreColumns(str(path), "who", "bought", "p"), EVALUATE)[0]
 
     with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: text that is not UTF-8"):
-        judge(rows.assign(who=named), encoding="gbk")
-    assert judge(rows.assign(who=named))["users"] == 12
+        evaluate(rows.assign(who=names), encoding="gbk")
+    assert evaluate(rows.assign(who=names))["users"] == 12
     with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: a float this large has lost digits"):
-        judge(rows.assign(who=[2.0**53 + 2 * k for k in range(len(rows))]))
+        evaluate(rows.assign(who=[2.0**53 + 2 * k for k in range(len(rows))]))
     with pytest.raises(DataError, match="400 of 800 rows cannot be used: who: missing"):
-        judge(rows.assign(who=["NULL" if k % 2 else f"u{k % 9}" for k in range(len(rows))]))
+        evaluate(rows.assign(who=["NULL" if k % 2 else f"u{k % 9}" for k in range(len(rows))]))
     whole = rows.assign(who=[float(k % 5) if k % 2 else k % 5 for k in range(len(rows))], bought=rows["bought"] == 1)
-    assert judge(whole)["users"] == 5
+    assert evaluate(whole)["users"] == 5
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1] + ",surplus", *lines[2:]]) + "\n")
     with pytest.raises(DataError, match="1 of 800 lines have more or fewer fields than the header"):

@@ -1,4 +1,4 @@
-"""Ingest and features on corrupt logs: checks that stop a night, and results that no night may change."""
+"""Ingest and features on corrupt logs: checks that stop a night, and results that must not depend on the night."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def table(conf: Settings, spark: SparkSession, name: str) -> pd.DataFrame:
 # --- the newest day
 
 
-def test_a_few_rows_with_a_wrong_clock_are_not_a_night() -> None:
+def test_a_day_with_few_rows_is_not_the_newest_day() -> None:
     rows = {"2026-03-01": 60, "2026-03-02": 70, "2026-03-03": 55, "2026-03-09": 1, "2036-01-01": 900}
     assert find_newest_complete(rows, "2026-03-20") == "2026-03-03"
     assert find_newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not complete
@@ -36,7 +36,7 @@ def test_a_few_rows_with_a_wrong_clock_are_not_a_night() -> None:
     assert find_newest_complete({"unknown": 3}, "2026-03-20") is None
 
 
-def test_a_day_without_files_is_refused(tmp_path: Path) -> None:
+def test_a_day_without_files_is_rejected(tmp_path: Path) -> None:
     write_days(tmp_path, views())
     conf = settings(tmp_path)
     assert check_day_has_files(conf, DS) == DS
@@ -48,18 +48,18 @@ def test_a_day_without_files_is_refused(tmp_path: Path) -> None:
 @pytest.mark.spark
 def test_implausible_times_are_quarantined(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
-    odd = rows.iloc[:3].assign(
+    implausible = rows.iloc[:3].assign(
         view=["x1", "x2", "x3"], at=["2036-01-01T00:00:00Z", "1969-07-20T20:17:40Z", "1970-01-01T00:00:10Z"]
     )
-    place = tmp_path / "logs" / "views"
-    place.mkdir(parents=True)
-    pd.concat([rows, odd]).drop(columns="day").to_csv(place / "all.csv", index=False)
+    folder = tmp_path / "logs" / "views"
+    folder.mkdir(parents=True)
+    pd.concat([rows, implausible]).drop(columns="day").to_csv(folder / "all.csv", index=False)
     conf = settings(tmp_path, {"path": "views/all.csv"})
     assert ingest.find_newest_day(conf, spark) == DS
     assert ingest.run(conf, spark)["impressions"] == len(rows)
-    left_out = table(conf, spark, "quarantine")
-    assert list(left_out["reason"]) == ["at: not between `earliest` and `latest`"] * 3
-    assert {json.loads(r)["view"] for r in left_out["row"]} == {"x1", "x2", "x3"}
+    quarantined = table(conf, spark, "quarantine")
+    assert list(quarantined["reason"]) == ["at: not between `earliest` and `latest`"] * 3
+    assert {json.loads(r)["view"] for r in quarantined["row"]} == {"x1", "x2", "x3"}
 
 
 # --- too many quarantined rows
@@ -87,7 +87,7 @@ def test_quarantined_rows_exclude_duplicates_and_dropped_domains() -> None:
 
 @pytest.mark.spark
 def test_undeclared_labels_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
-    """With labels of 1 and -1, only clicked rows were left, and the gate promoted a model trained on them."""
+    """Otherwise, with labels 1 and -1, only clicked rows would be left, and a model would be trained on them."""
     rows = views()
     write_days(tmp_path, rows.assign(clk=rows["clk"].replace({0: -1})))
     with pytest.raises(DataError, match=r"% of the 60 rows of .*`-1`.*declare the values in label\.positive"):
@@ -105,7 +105,7 @@ def test_undeclared_labels_stop_the_night(tmp_path: Path, spark: SparkSession) -
 
 @pytest.mark.spark
 def test_two_nights_write_the_same_rows_for_a_day(tmp_path: Path, spark: SparkSession) -> None:
-    """Repeated rows of the day before looked new to the next night with a window of one day."""
+    """With a window of one day, the next night must still find that rows repeat those of the previous day."""
     rows = views()
     again = rows[rows["day"] == DAYS[0]].head(30).assign(day=DAYS[1])
     write_days(tmp_path, pd.concat([rows, again]))
@@ -139,17 +139,15 @@ def test_the_rows_of_a_deleted_file_are_removed(tmp_path: Path, spark: SparkSess
 
 @pytest.mark.slow
 @pytest.mark.spark
-def test_a_night_that_runs_again_reads_no_later_click_and_drops_a_withdrawn_day(
-    tmp_path: Path, spark: SparkSession
-) -> None:
+def test_a_repeated_night_ignores_later_clicks_and_drops_a_withdrawn_day(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     write_days(tmp_path, rows.drop(columns="clk"))
-    place = tmp_path / "logs" / "clicks"
-    place.mkdir()
+    folder = tmp_path / "logs" / "clicks"
+    folder.mkdir()
     clicked = rows[rows["clk"] == 1].assign(at=lambda f: pd.to_datetime(f["at"]) + pd.Timedelta(seconds=5))
     late = rows[(rows["clk"] == 0) & (rows["day"] == DAYS[1])].head(9).assign(day=DS, at=f"{DS}T00:00:01Z")
-    for day, of_day in pd.concat([clicked.astype({"at": str}), late]).groupby("day"):
-        of_day[["view", "at"]].to_json(place / f"{day}.json", orient="records", lines=True)
+    for day, part in pd.concat([clicked.astype({"at": str}), late]).groupby("day"):
+        part[["view", "at"]].to_json(folder / f"{day}.json", orient="records", lines=True)
     conf = settings(
         tmp_path,
         logs={"clicks": {"path": "clicks/{ds}.json", "format": "json", "impression": "view", "time": {"column": "at", "unit": "timestamp"}}},
@@ -158,37 +156,37 @@ def test_a_night_that_runs_again_reads_no_later_click_and_drops_a_withdrawn_day(
     )  # fmt: skip
     clicks = rows.groupby("day")["clk"].sum()
 
-    def found() -> dict[str, float]:
+    def count_clicks() -> dict[str, float]:
         return dict(table(conf, spark, "features").groupby("ds")["label"].sum())
 
     ingest.run(conf, spark, DAYS[1])
     features.run(conf, spark, DAYS[1])
-    first = found()
+    first = count_clicks()
     assert first == {day: clicks[day] for day in DAYS[:2]}
     ingest.run(conf, spark, DS)
     features.run(conf, spark, DAYS[1])
-    assert found() == first
+    assert count_clicks() == first
     features.run(conf, spark, DS)
-    assert found() == first | {DAYS[1]: clicks[DAYS[1]] + 9, DS: clicks[DS]}
+    assert count_clicks() == first | {DAYS[1]: clicks[DAYS[1]] + 9, DS: clicks[DS]}
     (tmp_path / "logs" / "views" / f"{DAYS[1]}.csv").unlink()
     ingest.run(conf, spark, DS)
     features.run(conf, spark, DS)
-    rows_of = {"features": "ds > ''", "profile": "name == 'impressions.slot'", "ledger": "step == 'features'"}
-    for name, chosen in rows_of.items():
-        assert sorted(set(table(conf, spark, name).query(chosen)["ds"])) == [DAYS[0], DS], name
+    conditions = {"features": "ds > ''", "profile": "name == 'impressions.slot'", "ledger": "step == 'features'"}
+    for name, condition in conditions.items():
+        assert sorted(set(table(conf, spark, name).query(condition)["ds"])) == [DAYS[0], DS], name
 
 
 @pytest.mark.spark
-def test_features_read_own_columns_and_never_the_label(tmp_path: Path, spark: SparkSession) -> None:
-    """With a click log, `impressions.label` was read as the label, and `impressions.domain` as the surface."""
+def test_features_read_log_columns_and_never_the_label(tmp_path: Path, spark: SparkSession) -> None:
+    """With a click log, `impressions.label` is not the label. `impressions.domain` is not the domain."""
     rows = views()
     shown = rows.drop(columns="clk").assign(label="blue", domain="shop.example", hour="server", user_id="seller")
     shown["tags"] = [["a", "b"] if k % 2 else ["c"] for k in range(len(rows))]
     write_days(tmp_path, shown, lambda f, p: f.to_parquet(p, index=False), "parquet")
     clicked = rows[rows["clk"] == 1].assign(at=lambda f: pd.to_datetime(f["at"]) + pd.Timedelta(seconds=5))
-    place = tmp_path / "logs" / "clicks"
-    place.mkdir()
-    clicked[["view", "at"]].to_json(place / "all.json", orient="records", lines=True, date_format="iso")
+    folder = tmp_path / "logs" / "clicks"
+    folder.mkdir()
+    clicked[["view", "at"]].to_json(folder / "all.json", orient="records", lines=True, date_format="iso")
     names = ["label", "domain", "hour", "user_id"]
     conf = settings(
         tmp_path,
@@ -223,12 +221,12 @@ def test_features_read_own_columns_and_never_the_label(tmp_path: Path, spark: Sp
 def test_implausible_clicks_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()
     write_days(tmp_path, rows)
-    place = tmp_path / "logs" / "clicks"
-    place.mkdir()
+    folder = tmp_path / "logs" / "clicks"
+    folder.mkdir()
     log = {"path": "clicks/*.csv", "impression": "view", "time": {"column": "at", "unit": "timestamp", "zone": "UTC"}}
 
     def run(clicks: pd.DataFrame) -> None:
-        clicks[["view", "at"]].to_csv(place / "all.csv", index=False)
+        clicks[["view", "at"]].to_csv(folder / "all.csv", index=False)
         conf = settings(tmp_path, logs={"clicks": log}, label={"window_hours": 24})
         ingest.run(conf, spark, DS)
         features.run(conf, spark, DS)
@@ -274,7 +272,7 @@ def test_unparsable_numbers_are_counted_and_stop_the_night(tmp_path: Path, spark
 @pytest.mark.spark
 @pytest.mark.slow
 def test_behaviours_without_times_do_not_see_later_snapshots(tmp_path: Path, spark: SparkSession) -> None:
-    """`before` sorts after every date, so they read the newest snapshot of an item, from after the impression."""
+    """The day `before` sorts after every date, but such behaviours must not read the newest snapshot of an item."""
     write_days(tmp_path, views())
     logs = tmp_path / "logs"
     skus = [f"s{k}" for k in range(12)]

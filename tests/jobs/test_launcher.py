@@ -1,4 +1,4 @@
-"""A training whose processes are tasks of Spark."""
+"""Training whose processes are Spark tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.model.synthetic import record, same_model, without_dropout, write_spl
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 
-def test_two_tasks_train_the_model_that_one_process_would(spark: SparkSession, tmp_path: Path) -> None:
+def test_two_tasks_train_the_same_model_as_one_process(spark: SparkSession, tmp_path: Path) -> None:
     write_split(tmp_path, part="test", rows={"a": 60, "b": 20})
     table = write_split(tmp_path)
     one = without_dropout(table, tmp_path / "one")
@@ -26,7 +26,7 @@ def test_two_tasks_train_the_model_that_one_process_would(spark: SparkSession, t
     assert record(two)["processes"] == 2
 
 
-def test_more_processes_than_there_are_slots_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+def test_more_processes_than_slots_are_rejected(spark: SparkSession, tmp_path: Path) -> None:
     table = write_split(tmp_path)
     with pytest.raises(UserError, match="Barrier execution mode.*trainer.processes=9"):
         launch_on_spark(without_dropout(table, tmp_path / "nine", processes=9, launcher="spark"))

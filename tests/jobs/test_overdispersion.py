@@ -1,4 +1,4 @@
-"""Error rate and power of the click and PCOC checks where a few users make many of the clicks.
+"""Error rate and power of the click and PCOC checks if a few users make many of the clicks.
 
 `pytest tests/jobs/test_overdispersion.py -s` prints the rates that docs/nights.md quotes.
 """
@@ -26,7 +26,7 @@ from star_ctr.jobs.registry.gate_policy import decide
 GATE = GateSettings(min_clicks=0)
 Row = dict[str, Any]
 Draw = Callable[[np.random.Generator], tuple[Ints, Ints, Floats]]
-"""Draws a night's rows, clicks and expected clicks of each domain."""
+"""A function that draws the rows, clicks and expected clicks of each domain for one night."""
 
 
 def night(rows: Ints, clicks: Ints, expected: Floats) -> list[Row]:
@@ -39,7 +39,7 @@ def night(rows: Ints, clicks: Ints, expected: Floats) -> list[Row]:
 
 
 def negative_binomial(mean: float, fano: float, domains: int = 19, rows: int = 4_000) -> Draw:
-    """Nights with clicks of this mean and ratio of variance to mean in each domain."""
+    """Return a `Draw` with this mean of clicks, and ratio of variance to mean, in each domain."""
 
     def draw(rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
         rate = mean if fano == 1 else rng.gamma(mean / (fano - 1), fano - 1, domains)
@@ -48,8 +48,10 @@ def negative_binomial(mean: float, fano: float, domains: int = 19, rows: int = 4
     return draw
 
 
-def of_users(activity: float, propensity: float, users: int = 400, domains: int = 19, rate: float = 0.004) -> Draw:
-    """Nights of some 4,000 rows a domain, of users with log-normal activity and click rate of these deviations."""
+def log_normal_users(
+    activity: float, propensity: float, users: int = 400, domains: int = 19, rate: float = 0.004
+) -> Draw:
+    """Return a `Draw` with about 4,000 rows per domain; `activity` and `propensity` are log-normal deviations of users."""
 
     def draw(rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
         size = (domains, users)
@@ -60,7 +62,9 @@ def of_users(activity: float, propensity: float, users: int = 400, domains: int 
     return draw
 
 
-def share_held(draw: Draw, count: int, before: int = 7, lost: int | None = None) -> tuple[float, dict[str, int]]:
+def compute_held_share(
+    draw: Draw, count: int, before: int = 7, lost: int | None = None
+) -> tuple[float, dict[str, int]]:
     """Return the share of nights that are held, and how many of them for PCOC and for clicks."""
     rng, kinds, held = np.random.default_rng(1), {"PCOC": 0, "clicks in": 0, "domain d0: 0 clicks": 0}, 0
     for _ in range(count):
@@ -80,14 +84,14 @@ HEALTHY = {
     "negative binomial, mean 20, Fano factor 4": negative_binomial(20, 4),
     "negative binomial, mean 20, Fano factor 8": negative_binomial(20, 8),
     "negative binomial, mean 80, Fano factor 8": negative_binomial(80, 8),
-    "users, activity sd 1.5, click rate sd 1": of_users(1.5, 1),
-    "users, activity sd 2, click rate sd 1.5": of_users(2, 1.5),
+    "users, activity sd 1.5, click rate sd 1": log_normal_users(1.5, 1),
+    "users, activity sd 2, click rate sd 1.5": log_normal_users(2, 1.5),
 }
 
 
 @pytest.mark.parametrize("kind", HEALTHY)
 def test_healthy_nights_are_held_at_most_at_the_error_rate(kind: str) -> None:
-    share, kinds = share_held(HEALTHY[kind], 400)
+    share, kinds = compute_held_share(HEALTHY[kind], 400)
     print(f"\n{kind}: {share:.1%} of 400 healthy nights are held ({kinds['PCOC']} PCOC, {kinds['clicks in']} clicks)")
     assert share <= GATE.error_rate
 
@@ -96,7 +100,7 @@ def test_healthy_nights_are_held_at_most_at_the_error_rate(kind: str) -> None:
     ("mean", "fano", "before"), [(50, 1, 7), (50, 4, 7), (50, 8, 7), (100, 15, 7), (50, 4, 3), (200, 4, 1)]
 )
 def test_missing_clicks_in_a_domain_are_held(mean: int, fano: int, before: int) -> None:
-    share, kinds = share_held(negative_binomial(mean, fano), 300, before, lost=0)
+    share, kinds = compute_held_share(negative_binomial(mean, fano), 300, before, lost=0)
     print(
         f"\nmean {mean}, Fano factor {fano}, {before} nights before: {share:.1%} of 300 nights without clicks are held"
     )
@@ -108,18 +112,18 @@ def test_missing_clicks_in_a_domain_are_held(mean: int, fano: int, before: int) 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_a_wrong_pcoc_is_held_with_thousands_of_clicks(before: int, factor: float) -> None:
     """19 domains with 150 clicks each."""
-    usual = negative_binomial(150, 8)
+    draw = negative_binomial(150, 8)
 
     def wrong(rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
-        rows, clicks, expected = usual(rng)
+        rows, clicks, expected = draw(rng)
         return rows, clicks, factor * expected
 
-    share, kinds = share_held(wrong, 200, before)
+    share, kinds = compute_held_share(wrong, 200, before)
     assert share >= 0.95
     assert kinds["PCOC"] >= 0.95 * 200
 
 
-def test_dispersion_is_unbiased_but_for_the_prior() -> None:
+def test_dispersion_is_unbiased_except_for_the_prior() -> None:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(3_000):
@@ -134,9 +138,9 @@ def test_dispersion_is_unbiased_but_for_the_prior() -> None:
     assert steady == (1.0, PRIOR_FREEDOM + 198), "never less than Poisson counts"
 
 
-def test_one_odd_night_hardly_changes_the_dispersion() -> None:
+def test_one_outlier_night_hardly_changes_the_dispersion() -> None:
     ordinary, expected = [95, 104, 100, 108, 92, 101], [100.0] * 7
     without, _ = estimate_dispersion([*ordinary, 99], expected)
-    odd, _ = estimate_dispersion([*ordinary, 9_000], expected)
-    assert odd < 1.1 * without
-    assert compute_p_count(0, 50, (odd, 17)) < 1e-4
+    with_outlier, _ = estimate_dispersion([*ordinary, 9_000], expected)
+    assert with_outlier < 1.1 * without
+    assert compute_p_count(0, 50, (with_outlier, 17)) < 1e-4

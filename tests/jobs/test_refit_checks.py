@@ -1,4 +1,4 @@
-"""Checks of a refit: each way to break a finished training is a reason not to serve it."""
+"""Checks of a refit: a refit that fails a check is not served."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ def store(tmp_path: Path, spark: SparkSession) -> WarehouseTables:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> TrainingJob:
-    """A finished refit on two days, with a few hundred rows in three domains."""
+def refit(tmp_path: Path) -> TrainingJob:
+    """Train a refit on two days, with a few hundred rows in three domains."""
     rows = read_rows(write_split(tmp_path))
     for number, row in enumerate(rows):
         row["day"] = LAYOUT.ds if number % 2 else "2026-01-01"
     data = pa.Table.from_pylist(rows, SCHEMA)
     write_deltalake(str(tmp_path / "refit_split"), data, partition_by=["ds", "part", "domain"])
-    mine = job(str(tmp_path / "refit_split"), tmp_path / "models" / "test")
-    run.train(mine)
-    return mine
+    finished = job(str(tmp_path / "refit_split"), tmp_path / "models" / "test")
+    run.train(finished)
+    return finished
 
 
-def change(made: TrainingJob, to: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    path = str(made.path / WEIGHTS_FILE)
+def change(refit: TrainingJob, modify: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = str(refit.path / WEIGHTS_FILE)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    to(tensors)
+    modify(tensors)
     save_file(tensors, path, metadata=metadata)
 
 
@@ -66,25 +66,25 @@ def shift_bias(tensors: dict[str, torch.Tensor], value: float) -> None:
         tensors[name] += value
 
 
-def test_a_broken_refit_is_not_served(store: WarehouseTables, made: TrainingJob, tmp_path: Path) -> None:
-    gate, weights = GateSettings(), (made.path / WEIGHTS_FILE).read_bytes()
-    assert find_failures(store, gate, made) == []
-    # PCOC is close to 1 on its own training rows, so use a band that excludes 1 to trigger the check.
-    assert "on the day is outside [5.0, 6.0]" in find_failures(store, GateSettings(pcoc=(5.0, 6.0)), made)[0]
+def test_a_broken_refit_is_not_served(store: WarehouseTables, refit: TrainingJob, tmp_path: Path) -> None:
+    gate, weights = GateSettings(), (refit.path / WEIGHTS_FILE).read_bytes()
+    assert find_failures(store, gate, refit) == []
+    # PCOC on the training rows is close to 1, so use a band that excludes 1 to trigger the check.
+    assert "on the day is outside [5.0, 6.0]" in find_failures(store, GateSettings(pcoc=(5.0, 6.0)), refit)[0]
 
-    change(made, lambda tensors: shift_bias(tensors, float("nan")))
-    assert "non-finite weights in network" in find_failures(store, gate, made)[0]
+    change(refit, lambda tensors: shift_bias(tensors, float("nan")))
+    assert "non-finite weights in network" in find_failures(store, gate, refit)[0]
 
-    (made.path / WEIGHTS_FILE).write_bytes(weights)
-    change(made, lambda tensors: shift_bias(tensors, 2.0))
-    assert "the scorer differs from the trainer's model by" in find_failures(store, gate, made)[0]
+    (refit.path / WEIGHTS_FILE).write_bytes(weights)
+    change(refit, lambda tensors: shift_bias(tensors, 2.0))
+    assert "the scorer differs from the trainer's model by" in find_failures(store, gate, refit)[0]
 
-    (made.path / WEIGHTS_FILE).write_bytes(weights)
-    path = made.path / "result.json"
+    (refit.path / WEIGHTS_FILE).write_bytes(weights)
+    path = refit.path / "result.json"
     record = json.loads(path.read_text())
     first = next(iter(record["probe"]))
     path.write_text(json.dumps({**record, "probe": {**record["probe"], first: float("nan")}}))
-    assert "1 of" in (found := find_failures(store, gate, made)[0])
+    assert "1 of" in (found := find_failures(store, gate, refit)[0])
     assert "have no finite difference" in found
     path.write_text(json.dumps({**record, "probe": {}}))
-    assert "left no sample" in find_failures(store, gate, made)[0]
+    assert "left no sample" in find_failures(store, gate, refit)[0]

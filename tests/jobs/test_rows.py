@@ -30,22 +30,24 @@ def test_concurrent_writers_lose_and_duplicate_no_rows(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(WRITERS) as pool:
         numbers = pool.starmap(write, [(table, writer) for writer in range(WRITERS)], chunksize=1)
     assert sorted(chain.from_iterable(numbers)) == list(range(WRITERS * ROWS))
-    there = {r[SEQUENCE]: (r["writer"], r["number"]) for r in read_rows(table)}
-    assert len(read_rows(table)) == len(there) == WRITERS * ROWS
-    for writer, own in enumerate(numbers):
-        assert own == sorted(own), "a writer's rows keep their order"
-        assert [there[n] for n in own] == [(writer, k) for k in range(ROWS)]
-    assert [(r["writer"], r["number"]) for r in read_ordered_rows(table)] == [there[n] for n in range(WRITERS * ROWS)]
+    by_number = {r[SEQUENCE]: (r["writer"], r["number"]) for r in read_rows(table)}
+    assert len(read_rows(table)) == len(by_number) == WRITERS * ROWS
+    for writer, written in enumerate(numbers):
+        assert written == sorted(written), "a writer's rows keep their order"
+        assert [by_number[n] for n in written] == [(writer, k) for k in range(ROWS)]
+    assert [(r["writer"], r["number"]) for r in read_ordered_rows(table)] == [
+        by_number[n] for n in range(WRITERS * ROWS)
+    ]
     assert len(DeltaTable(table).file_uris()) <= 8, "files were compacted in between"
 
 
 def test_a_conflicting_writer_retries_with_the_next_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = str(tmp_path / "table")
     add_row(table, row(0), SCHEMA)
-    stale, opened = DeltaTable(table), delta_rows._open_or_create
+    stale, open_table = DeltaTable(table), delta_rows._open_or_create
     add_row(table, row(1), SCHEMA)
-    answers = iter([stale])
-    monkeypatch.setattr(delta_rows, "_open_or_create", lambda *of: next(answers, None) or opened(*of))
+    tables = iter([stale])
+    monkeypatch.setattr(delta_rows, "_open_or_create", lambda *args: next(tables, None) or open_table(*args))
     assert add_row(table, row(2), SCHEMA) == 2
     assert [r["number"] for r in read_ordered_rows(table)] == [0, 1, 2]
     monkeypatch.setattr(delta_rows, "_open_or_create", lambda *_: stale)
@@ -77,7 +79,7 @@ def test_rows_without_numbers_come_first_by_time(tmp_path: Path) -> None:
         write_deltalake(table, pa.Table.from_pylist([old[k]], SCHEMA), mode="append")
     assert [r["number"] for r in read_ordered_rows(table)] == [0, 1, 2, 3]
     for k in (4, 5):
-        add_row(table, row(k, back=60.0), SCHEMA)  # its clock is a day behind the old rows
+        add_row(table, row(k, back=60.0), SCHEMA)  # with a clock one day behind the old rows
     assert [r["number"] for r in read_ordered_rows(table)] == [0, 1, 2, 3, 4, 5]
     assert [r[SEQUENCE] for r in read_ordered_rows(table)] == [None, None, None, None, 0, 1]
 
@@ -102,8 +104,8 @@ def decision(run_id: str, against: str, outcome: Outcome, behind: float) -> Deci
     return Decision("2026-03-02", run_id, 1, against, 1 if against else None, outcome, "made up", at=at)
 
 
-def add(decisions: Decisions, made: Decision) -> None:
-    decisions.add(made, decisions.all())
+def add(decisions: Decisions, new: Decision) -> None:
+    decisions.add(new, decisions.all())
 
 
 def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: Settings) -> None:
@@ -119,8 +121,8 @@ def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: S
     assert [d.run_id for d in list_accepted(decisions.all())] == ["a", "c"]
 
 
-def test_a_refit_is_pointed_to_again_after_a_kill(settings: Settings) -> None:
-    """Killed between the decision and `serving.json`, the refit was done but never served."""
+def test_the_pointer_to_a_refit_is_written_again_after_a_kill(settings: Settings) -> None:
+    """A refit that is killed between the decision and `serving.json` must be served when it runs again."""
     decisions = Decisions(settings)
     add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
     pointer = Path(decisions.warehouse.root) / SERVING_FILE
@@ -178,24 +180,24 @@ def test_concurrent_replacements_lose_and_duplicate_no_rows(tmp_path: Path) -> N
     assert contents(table) == sorted((key, ds, number) for key, number in last.items() for ds in "12")
 
 
-def test_a_replacement_on_top_of_another_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same rows and of rows in the same files: neither may stand twice, or come back."""
+def test_a_replacement_that_conflicts_with_another_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conflict is about the same rows, or about other rows in the same files. No row is duplicated or restored."""
     table = str(tmp_path / "table")
     replace_rows(table, [("a", "1", 1), ("a", "2", 1)], LEDGER, "run_id = 'a'")
-    opened = delta_rows._open_or_create
+    open_table = delta_rows._open_or_create
     for where, new in (("run_id = 'a'", [("a", "1", 3)]), ("ds = '9'", [("b", "9", 3)])):
         stale = DeltaTable(table)
         replace_rows(table, [("a", "1", 2)], LEDGER, "run_id = 'a' AND ds <> '9'")
-        answers = iter([stale])
+        tables = iter([stale])
         monkeypatch.setattr(
-            delta_rows, "_open_or_create", lambda *of, answers=answers: next(answers, None) or opened(*of)
+            delta_rows, "_open_or_create", lambda *args, tables=tables: next(tables, None) or open_table(*args)
         )
         replace_rows(table, new, LEDGER, where)
     assert contents(table) == [("a", "1", 2), ("b", "9", 3)]
 
 
-def test_a_commit_whose_answer_was_lost_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rollback that was committed, and then reported as failed, was written twice."""
+def test_a_commit_that_is_reported_as_failed_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, a rollback could be written twice."""
     table = str(tmp_path / "table")
     add_row(table, row(0), SCHEMA)
     write = delta_rows.write_deltalake

@@ -15,18 +15,18 @@ from star_ctr.jobs.io import session
 from star_ctr.model.distributed.threads import count_process_cores
 
 
-def test_packages_of_the_configuration_come_beside_deltas_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = delta.configure_spark_with_delta_pip
-    built: list[str] = []
+def test_configured_packages_are_added_to_the_delta_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure = delta.configure_spark_with_delta_pip
+    packages: list[str] = []
 
-    def told(builder: SparkSession.Builder, *more: Any) -> None:
-        built.append(real(builder, *more)._options["spark.jars.packages"])
+    def configure_and_stop(builder: SparkSession.Builder, *more: Any) -> None:
+        packages.append(configure(builder, *more)._options["spark.jars.packages"])
         raise RuntimeError("enough seen")
 
-    monkeypatch.setattr(delta, "configure_spark_with_delta_pip", told)
+    monkeypatch.setattr(delta, "configure_spark_with_delta_pip", configure_and_stop)
     with pytest.raises(UserError, match="enough seen"):
         session._create(load("demo", ["spark.conf={spark.jars.packages: 'a:b:1,c:d:2'}"]), "test")
-    assert sorted(built[0].split(",")) == ["a:b:1", "c:d:2", session.DELTA_PACKAGE]
+    assert sorted(packages[0].split(",")) == ["a:b:1", "c:d:2", session.DELTA_PACKAGE]
 
 
 @pytest.mark.spark

@@ -24,27 +24,27 @@ def warehouse(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings_of(warehouse: Path, start: str | None, *overrides: str) -> Settings:
+def load_settings(warehouse: Path, start: str | None, *overrides: str) -> Settings:
     start = "null" if start is None else start
     return load("demo", [f"paths.warehouse={warehouse}", f"trainer.warm_start={start}", *overrides])
 
 
 def finish(settings: Settings, ds: str) -> str:
-    """Publish an attempt of a night; returns the name of its run."""
+    """Publish an attempt of a night, and return the name of its run."""
     return publish(settings, make_run_id(settings, ds), ds).run_id
 
 
 def test_no_warm_start_finds_no_run(warehouse: Path) -> None:
-    settings = settings_of(warehouse, None)
+    settings = load_settings(warehouse, None)
     finish(settings, NIGHTS[0])
     assert find_start(settings, NIGHTS[1]) is None
 
 
 def test_previous_finds_the_newest_finished_run_of_this_configuration(warehouse: Path) -> None:
-    settings = settings_of(warehouse, "previous")
+    settings = load_settings(warehouse, "previous")
     assert find_start(settings, NIGHTS[0]) is None
     names = [finish(settings, ds) for ds in NIGHTS]
-    finish(settings_of(warehouse, "previous", "trainer.seed=1"), "2026-03-01")
+    finish(load_settings(warehouse, "previous", "trainer.seed=1"), "2026-03-01")
     assert find_start(settings, NIGHTS[0]) is None, "a run with another seed does not count"
     start = find_start(settings, NIGHTS[2])
     assert start is not None
@@ -56,7 +56,7 @@ def test_previous_finds_the_newest_finished_run_of_this_configuration(warehouse:
 
 
 def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path) -> None:
-    settings = settings_of(warehouse, "accepted")
+    settings = load_settings(warehouse, "accepted")
     decisions = Decisions(settings)
     names = [finish(settings, ds) for ds in NIGHTS[:2]]
     assert find_start(settings, NIGHTS[2]) is None, "nothing was accepted"
@@ -77,25 +77,25 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
 
 
 def test_a_refit_was_trained_on_the_day_that_its_night_is_evaluated_on(warehouse: Path) -> None:
-    name = finish(settings_of(warehouse, None), NIGHTS[1])
-    models = Path(Warehouse(settings_of(warehouse, None).paths).models)
+    name = finish(load_settings(warehouse, None), NIGHTS[1])
+    models = Path(Warehouse(load_settings(warehouse, None).paths).models)
     (models / name).rename(models / make_refit_run_id(name))
-    asked = settings_of(warehouse, make_refit_run_id(name))
+    settings = load_settings(warehouse, make_refit_run_id(name))
     with pytest.raises(UserError, match=f"is a run of night {NIGHTS[1]} and was trained on {NIGHTS[1]} or later"):
-        find_start(asked, NIGHTS[1])
-    start = find_start(asked, NIGHTS[2])
+        find_start(settings, NIGHTS[1])
+    start = find_start(settings, NIGHTS[2])
     assert start is not None
     assert start.run_id == make_refit_run_id(name)
 
 
 def test_a_named_run_must_exist_and_precede_the_night(warehouse: Path) -> None:
-    name = finish(settings_of(warehouse, None), NIGHTS[1])
+    name = finish(load_settings(warehouse, None), NIGHTS[1])
     with pytest.raises(UserError, match="trainer.warm_start: no-such-run is not a finished run. Set it to"):
-        find_start(settings_of(warehouse, "no-such-run"), NIGHTS[1])
-    start = find_start(settings_of(warehouse, name), NIGHTS[2])
+        find_start(load_settings(warehouse, "no-such-run"), NIGHTS[1])
+    start = find_start(load_settings(warehouse, name), NIGHTS[2])
     assert start is not None
     assert start.run_id == name
     with pytest.raises(
         UserError, match=f"{name} is a run of night {NIGHTS[1]} and was trained on {NIGHTS[0]} or later"
     ):
-        find_start(settings_of(warehouse, name), NIGHTS[0])
+        find_start(load_settings(warehouse, name), NIGHTS[0])

@@ -1,4 +1,4 @@
-"""The gate's verdict on made-up nights, and the history of decisions with its pointer."""
+"""The decisions of the gate on nights with invented metrics, and the history of decisions with `serving.json`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GATE = GateSettings()
 
 
 def metrics(**changed: Any) -> list[dict[str, Any]]:
-    """A good night of two domains, with changes to `overall`."""
+    """Make the metrics of a good night with two domains, and change those of `overall`."""
     good = {"gauc": 0.63, "gauc_low": 0.62, "gauc_high": 0.64, "pcoc": 1.0}
     overall = {"domain": "overall", "rows": 100_000, "clicks": 9_000, **good, **changed}
     return [
@@ -45,12 +45,12 @@ def metrics(**changed: Any) -> list[dict[str, Any]]:
 
 
 def differences(overall: float, mail: float = 0.0, half: float = 0.002) -> list[dict[str, Any]]:
-    """GAUC of the candidate less that of the serving model, with intervals of that half width."""
-    of = {"home": 0.0, "mail": mail, "overall": overall}
-    return [{"domain": d, "gauc": x, "gauc_low": x - half, "gauc_high": x + half} for d, x in of.items()]
+    """Make differences of GAUC, candidate minus serving model, with intervals of half width `half`."""
+    by_domain = {"home": 0.0, "mail": mail, "overall": overall}
+    return [{"domain": d, "gauc": x, "gauc_low": x - half, "gauc_high": x + half} for d, x in by_domain.items()]
 
 
-def test_the_first_model_is_promoted_if_nothing_speaks_against_it() -> None:
+def test_the_first_model_is_promoted_if_its_metrics_are_good() -> None:
     outcome, reason = decide(GATE, GateInputs(metrics()))
     assert outcome is Outcome.PROMOTED
     assert "no model is served yet" in reason
@@ -60,26 +60,30 @@ def test_the_first_model_is_promoted_if_nothing_speaks_against_it() -> None:
     ("found", "outcome", "words"),
     [
         (differences(0.001), Outcome.PROMOTED, "+0.0010 (-0.0010 to +0.0030)"),
-        (differences(-0.0009, half=0.0001), Outcome.PROMOTED, "not worse"),  # within the margin, however sure
-        (differences(-0.0019, half=0.002), Outcome.PROMOTED, "not worse"),  # beyond it, but perhaps by chance
+        (
+            differences(-0.0009, half=0.0001),
+            Outcome.PROMOTED,
+            "not worse",
+        ),  # within the margin, even though significant
+        (differences(-0.0019, half=0.002), Outcome.PROMOTED, "not worse"),  # beyond the margin, but not significant
         (differences(-0.003, half=0.002), Outcome.HELD, "overall: GAUC -0.0030"),
         (differences(0.0, mail=-0.02, half=0.005), Outcome.HELD, "domain mail: GAUC -0.0200"),
         (differences(0.0, mail=-0.009, half=0.001), Outcome.PROMOTED, "not worse"),
     ],
 )
-def test_a_candidate_is_held_where_it_is_surely_worse_by_more_than_the_margin(
+def test_a_candidate_is_held_if_it_is_significantly_worse_by_more_than_the_margin(
     found: list[dict[str, Any]], outcome: Outcome, words: str
 ) -> None:
     decided, reason = decide(GATE, GateInputs(metrics(), found))
     assert (decided, words in reason) == (outcome, True), reason
 
 
-def test_a_small_domain_alone_holds_nothing_back() -> None:
+def test_a_loss_in_a_small_domain_does_not_hold_a_candidate() -> None:
     gate = GATE.model_copy(update={"domain_rows": 20_000})
     assert decide(gate, GateInputs(metrics(), differences(0.0, mail=-0.5)))[0] is Outcome.PROMOTED
 
 
-def test_a_day_of_which_too_little_came_says_nothing() -> None:
+def test_a_day_with_too_few_rows_is_not_enough_data() -> None:
     before = [metrics(), metrics()]
     small = [{**r, "rows": r["rows"] // 10} for r in metrics()]
     outcome, reason = decide(GATE, GateInputs(small, differences(-0.1), before))
@@ -92,23 +96,23 @@ def test_a_day_of_which_too_little_came_says_nothing() -> None:
     assert decide(GATE, GateInputs(metrics(clicks=5), ()))[0] is Outcome.TOO_SMALL
 
 
-def test_shuffled_labels_are_seen_though_both_models_fall_alike() -> None:
-    then = {"gauc": 0.64}
+def test_shuffled_labels_are_held_although_both_models_drop_equally() -> None:
+    serving = {"gauc": 0.64}
     shuffled = metrics(gauc=0.5, gauc_low=0.49, gauc_high=0.51)
-    outcome, reason = decide(GATE, GateInputs(shuffled, differences(0.0), (), then))
+    outcome, reason = decide(GATE, GateInputs(shuffled, differences(0.0), (), serving))
     assert outcome is Outcome.HELD
     assert "check the labels of this day" in reason
-    outcome, reason = decide(GATE, GateInputs(shuffled, differences(-0.12), (), then))
+    outcome, reason = decide(GATE, GateInputs(shuffled, differences(-0.12), (), serving))
     assert outcome is Outcome.HELD
     assert "labels" not in reason, "the serving model has not dropped, so the labels are not suspect"
-    assert decide(GATE, GateInputs(metrics(), differences(0.0), (), then))[0] is Outcome.PROMOTED
+    assert decide(GATE, GateInputs(metrics(), differences(0.0), (), serving))[0] is Outcome.PROMOTED
 
 
 def test_a_gauc_drop_by_chance_on_a_small_day_is_not_held() -> None:
-    then = {"gauc": 0.64, "gauc_low": 0.54, "gauc_high": 0.74}
+    serving = {"gauc": 0.64, "gauc_low": 0.54, "gauc_high": 0.74}
     small = metrics(gauc=0.58, gauc_low=0.54, gauc_high=0.62)
-    assert decide(GATE, GateInputs(small, differences(0.0), (), then))[0] is Outcome.PROMOTED
-    sure = {**then, "gauc_low": 0.635, "gauc_high": 0.645}
+    assert decide(GATE, GateInputs(small, differences(0.0), (), serving))[0] is Outcome.PROMOTED
+    sure = {**serving, "gauc_low": 0.635, "gauc_high": 0.645}
     fell = metrics(gauc=0.58, gauc_low=0.575, gauc_high=0.585)
     assert decide(GATE, GateInputs(fell, differences(0.0), (), sure))[0] is Outcome.HELD
 
@@ -150,10 +154,10 @@ def test_missing_clicks_in_a_large_domain_are_held() -> None:
 @pytest.mark.parametrize("name", ["gauc", "auc", "pcoc", "log_loss", "gauc_low", "gauc_high", "gauc_std"])
 @pytest.mark.parametrize("domain", ["overall", "mail"])
 def test_a_non_finite_metric_is_held(name: str, value: float, domain: str) -> None:
-    of_candidate = GateInputs(with_domain(metrics(), domain, **{name: value}), differences(0.001))
-    of_difference = GateInputs(metrics(), with_domain(differences(0.001), domain, **{name: value}))
-    of_serving = GateInputs(metrics(), differences(0.001), (), {"gauc": 0.63, name: value})
-    for facts in (of_candidate, of_difference, of_serving):
+    candidate_inputs = GateInputs(with_domain(metrics(), domain, **{name: value}), differences(0.001))
+    difference_inputs = GateInputs(metrics(), with_domain(differences(0.001), domain, **{name: value}))
+    serving_inputs = GateInputs(metrics(), differences(0.001), (), {"gauc": 0.63, name: value})
+    for facts in (candidate_inputs, difference_inputs, serving_inputs):
         outcome, reason = decide(GATE, facts)
         assert outcome is Outcome.HELD
         assert f"is {value}, not a finite number" in reason
@@ -212,13 +216,13 @@ def test_a_refit_needs_a_pcoc_within_the_band() -> None:
 
 
 @pytest.mark.parametrize("pcoc", [0.5, 2.0])
-def test_a_model_whose_rates_are_off_is_held(pcoc: float) -> None:
+def test_a_model_with_a_pcoc_outside_the_band_is_held(pcoc: float) -> None:
     outcome, reason = decide(GATE, GateInputs(metrics(pcoc=pcoc)))
     assert outcome is Outcome.HELD
     assert "gate.pcoc" in reason
 
 
-def test_the_gate_s_band_is_checked() -> None:
+def test_the_pcoc_band_of_the_gate_is_validated() -> None:
     with pytest.raises(ValueError, match="lower bound first"):
         GateSettings(pcoc=(1.2, 0.8))
 
@@ -241,7 +245,7 @@ def pointer(settings: Settings) -> str:
     return str(json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())["run_id"])
 
 
-def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
+def test_decisions_are_appended_and_the_pointer_is_updated(settings: Settings) -> None:
     decisions = Decisions(settings)
     assert find_serving(decisions.all()) is None
     add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
@@ -261,8 +265,8 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
     assert (written["outcome"], written["reason"], written["attempt"]) == ("rolled back", "complaints", 1)
     with pytest.raises(UserError, match="no earlier serving model to roll back to"):
         decisions.rollback("more complaints")
-    said = [(d.run_id, str(d.outcome), d.by) for d in decisions.all()]
-    assert said == [
+    history = [(d.run_id, str(d.outcome), d.by) for d in decisions.all()]
+    assert history == [
         ("a", "promoted", "gate"),
         ("b", "held", "gate"),
         ("b", "promoted manually", "ann"),
@@ -270,57 +274,61 @@ def test_the_history_grows_and_the_pointer_follows(settings: Settings) -> None:
     ]
 
 
-def test_a_refit_takes_the_place_of_what_was_judged(settings: Settings) -> None:
+def test_a_refit_replaces_the_evaluated_model(settings: Settings) -> None:
     decisions, ds = Decisions(settings), small_logs.DAYS[2]
-    mine = make_run_id(settings, ds)
-    add(decisions, ds, mine, "", Outcome.PROMOTED, "first")
-    add(decisions, ds, make_refit_run_id(mine), mine, Outcome.REFIT, "asked for")
-    assert pointer(settings) == make_refit_run_id(mine)
-    assert strip_refit_suffix(make_refit_run_id(mine)) == strip_refit_suffix(mine) == mine
+    run_id = make_run_id(settings, ds)
+    add(decisions, ds, run_id, "", Outcome.PROMOTED, "first")
+    add(decisions, ds, make_refit_run_id(run_id), run_id, Outcome.REFIT, "asked for")
+    assert pointer(settings) == make_refit_run_id(run_id)
+    assert strip_refit_suffix(make_refit_run_id(run_id)) == strip_refit_suffix(run_id) == run_id
     found = find_accepted_before(settings, decisions.all(), small_logs.DAYS[3])
     assert found is not None
-    assert found.model == (mine, 1)
-    publish_run(settings, mine, ds)
+    assert found.model == (run_id, 1)
+    publish_run(settings, run_id, ds)
     decisions.rollback("it drifts", by="bob")
-    assert pointer(settings) == mine
+    assert pointer(settings) == run_id
 
 
-def test_a_refit_promoted_by_hand_has_the_metrics_of_the_run_it_was_made_from(settings: Settings) -> None:
+def test_a_manually_promoted_refit_has_the_metrics_of_the_run_it_was_made_from(settings: Settings) -> None:
     ds = small_logs.DAYS[2]
-    mine = make_run_id(settings, ds)
-    of_night = [{"domain": OVERALL, "gauc": 0.6}]
+    run_id = make_run_id(settings, ds)
+    night_metrics = [{"domain": OVERALL, "gauc": 0.6}]
     before = Decision(small_logs.DAYS[1], "other", 1, "", None, Outcome.PROMOTED, "first")
-    judged = Decision(ds, mine, 2, "other", 1, Outcome.PROMOTED, "better", evidence={"metrics": of_night})
-    refit = Decision(ds, make_refit_run_id(mine), 1, mine, 2, Outcome.REFIT_HELD, "PCOC 3.00")
-    # `against` of a manual decision is the run that was serving, not the one that the refit was made from.
-    by_hand = Decision(ds, make_refit_run_id(mine), 1, "other", 1, Outcome.PROMOTED_MANUALLY, "looks fine", by="ann")
-    assert get_evaluated_attempt([before, judged, refit, by_hand], by_hand) == (mine, 2)
-    assert read_accepted_metrics([before, judged, refit, by_hand], by_hand) == of_night
-    assert get_evaluated_attempt([by_hand], by_hand) == (mine, None)
-    assert read_accepted_metrics([by_hand], by_hand) == []
+    promoted = Decision(ds, run_id, 2, "other", 1, Outcome.PROMOTED, "better", evidence={"metrics": night_metrics})
+    refit = Decision(ds, make_refit_run_id(run_id), 1, run_id, 2, Outcome.REFIT_HELD, "PCOC 3.00")
+    # The reference of a manual decision is the previous serving run, not the run that the refit was made from.
+    manual = Decision(ds, make_refit_run_id(run_id), 1, "other", 1, Outcome.PROMOTED_MANUALLY, "looks fine", by="ann")
+    assert get_evaluated_attempt([before, promoted, refit, manual], manual) == (run_id, 2)
+    assert read_accepted_metrics([before, promoted, refit, manual], manual) == night_metrics
+    assert get_evaluated_attempt([manual], manual) == (run_id, None)
+    assert read_accepted_metrics([manual], manual) == []
 
 
 def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None:
     decisions, ds = Decisions(settings), small_logs.DAYS[2]
-    mine = make_run_id(settings, ds)
-    add(decisions, ds, mine, "", Outcome.PROMOTED, "first")
-    refit = Decision(ds, make_refit_run_id(mine), 1, mine, 1, Outcome.REFIT, "asked for")
-    held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", mine)
+    run_id = make_run_id(settings, ds)
+    add(decisions, ds, run_id, "", Outcome.PROMOTED, "first")
+    refit = Decision(ds, make_refit_run_id(run_id), 1, run_id, 1, Outcome.REFIT, "asked for")
+    held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", run_id)
     for _ in range(2):
         assert publish_refit(decisions, refit, ["PCOC 3.00", "and more"]) == held
-        assert (pointer(settings), len(decisions.all())) == (mine, 2), "the decision is written once"
+        assert (pointer(settings), len(decisions.all())) == (run_id, 2), "the decision is written once"
     last = decisions.all()[-1]
-    assert (last.run_id, last.reference_run_id, last.outcome, last.reason) == (make_refit_run_id(mine), mine, *held[:2])
+    assert (last.run_id, last.reference_run_id, last.outcome, last.reason) == (
+        make_refit_run_id(run_id),
+        run_id,
+        *held[:2],
+    )
     for _ in range(2):
-        assert publish_refit(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(mine))
-        assert (pointer(settings), len(decisions.all())) == (make_refit_run_id(mine), 3)
+        assert publish_refit(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(run_id))
+        assert (pointer(settings), len(decisions.all())) == (make_refit_run_id(run_id), 3)
     # The refit, retrained on other rows, is broken: the evaluated model replaces it.
     outcome, _, served = publish_refit(decisions, refit, ["PCOC 3.00"])
-    assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, mine, mine)
-    assert publish_refit(decisions, refit, ["PCOC 3.00"])[2] == mine
+    assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, run_id, run_id)
+    assert publish_refit(decisions, refit, ["PCOC 3.00"])[2] == run_id
 
 
-def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
+def test_a_missing_pointer_is_written_again(settings: Settings) -> None:
     decisions = Decisions(settings)
     add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
     (Path(settings.paths.warehouse) / "serving.json").unlink()
@@ -328,7 +336,7 @@ def test_a_pointer_left_behind_by_a_kill_is_mended(settings: Settings) -> None:
     assert pointer(settings) == "a"
 
 
-def test_the_accepted_night_before_is_of_this_configuration(settings: Settings) -> None:
+def test_the_previous_accepted_night_has_the_same_configuration(settings: Settings) -> None:
     days = small_logs.DAYS
     first, second = (Decision(ds, make_run_id(settings, ds), 1, "", None, Outcome.PROMOTED, "") for ds in days[1:3])
     other = Decision(days[2], "another configuration's", 1, "", None, Outcome.PROMOTED, "")
@@ -338,5 +346,5 @@ def test_the_accepted_night_before_is_of_this_configuration(settings: Settings) 
     assert find_accepted_before(settings, [first, second, rolled], days[3]) == first
     again = replace(first, attempt=2)
     assert find_accepted_before(settings, [first, again], days[3]) == again, (
-        "of several attempts, the one accepted last"
+        "of several attempts, the last accepted one"
     )

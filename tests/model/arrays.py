@@ -1,4 +1,4 @@
-"""From torch to NumPy and back, for tests against NumPy."""
+"""Conversions between torch and NumPy, for tests that compare with NumPy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 
 
 def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
-    """Give every parameter random normal values."""
+    """Fill every parameter with random normal values."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.from_numpy(rng.normal(size=tuple(parameter.shape))))
 
 
 def array(x: torch.Tensor) -> np.ndarray:
-    """The values of a tensor."""
+    """Return the values of a tensor."""
     return x.detach().numpy()

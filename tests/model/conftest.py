@@ -1,4 +1,4 @@
-"""What the tests of layers, networks and trainings share."""
+"""Fixtures of the tests of layers, networks and trainings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.model.synthetic import without_dropout, write_split
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Everything made meanwhile is float64."""
+    """Set the default type of tensors to float64."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -22,7 +22,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small split with train and test rows; tests only read it."""
+    """Write a small split with train and test rows. Tests must not change it."""
     folder = tmp_path_factory.mktemp("split")
     write_split(folder, part="test", rows={"a": 60, "b": 20})
     return write_split(folder)
@@ -30,7 +30,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def alone(table: str, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
-    """The training that one process makes on the CPU, undisturbed; tests only read it."""
+    """Train with one process on the CPU, without interruption. Tests must not change the result."""
     j = without_dropout(table, tmp_path_factory.mktemp("alone"))
     train(j)
     return j

@@ -1,4 +1,4 @@
-"""A small split without Spark: encoded rows of three domains, written as a Delta table by deltalake."""
+"""A small split without Spark: encoded rows of three domains in a Delta table, and small jobs that train on it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ LAYOUT = Layout(
     sequences=[SequenceField(name="seen", length=4, sides=[IdField(name="item", column="s", embedding="item")])],
 )
 ALL = ("star", "base", "shared_bottom", "mmoe", "cross_stitch", "ple", "pepnet")
-"""Models for single-domain and for mixed batches alike."""
+"""Models that support both single-domain and mixed batches."""
 ROWS = {"a": 700, "b": 150, "c": 1}
 TOLERANCE = 2e-4
-"""Of weights after sums of float32 in another order, through 60 steps of Adam."""
+"""Tolerance for weights after 60 steps of Adam, if float32 sums are computed in another order."""
 EPOCHS = 4
 
 
@@ -48,7 +48,7 @@ def write_split(
     part: str = "train",
     layout: Layout = LAYOUT,
 ) -> str:
-    """Write (or append) rows of a part; returns the table's path."""
+    """Write or append rows of a part, and return the path of the table."""
     users, items = layout.embeddings["user"], layout.embeddings["item"]
     table = str(folder / "split")
     rng = np.random.default_rng(len(part))
@@ -87,7 +87,7 @@ def version_of(table: str) -> int:
 
 
 def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
-    """A small job on a table that `write_split` made."""
+    """Create a small job on a table of `write_split`."""
     settings = {"batch_size": 64, "threads": 1, "device": "cpu", "window_rows": 200, "ema_decay": 0.9, **trainer}
     return TrainingJob(
         run_id="test",
@@ -103,31 +103,31 @@ def job(table: str, folder: Path, **trainer: object) -> TrainingJob:
     )
 
 
-def with_vocabularies(made: TrainingJob, folder: Path) -> TrainingJob:
+def with_vocabularies(j: TrainingJob, folder: Path) -> TrainingJob:
     """Write the vocabularies of a job's embeddings to a table below `folder`, and return the job with them."""
     values = [(name, f"v{k}", k + 2) for name, size in LAYOUT.embeddings.items() for k in range(size - 2)]
     columns = [pa.array(c) for c in zip(*values, strict=True)]
     rows = pa.table([*columns, pa.array([LAYOUT.ds] * len(values))], names=["embedding", "value", "id", "ds"])
     table = str(folder / "vocabularies")
     write_deltalake(table, rows, partition_by=["ds"])
-    versions = {**made.versions, "vocabularies": version_of(table)}
-    return made.model_copy(update={"vocabularies": table, "versions": versions, "settings": {"history": {}}})
+    versions = {**j.versions, "vocabularies": version_of(table)}
+    return j.model_copy(update={"vocabularies": table, "versions": versions, "settings": {"history": {}}})
 
 
 def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
-    """A job whose result does not depend on which process draws for a row."""
+    """Create a job without dropout, so that its result does not depend on the number of processes."""
     j = job(table, folder, **{"epochs": EPOCHS, "minutes": 1e-6, **trainer})
     return j.model_copy(update={"model": j.model.model_copy(update={"dropout": 0.0})})
 
 
 def same_model(one: TrainingJob, other: TrainingJob) -> None:
-    """Every weight of both, to floating point noise; and every row trained on once an epoch."""
+    """Assert that all weights are equal within TOLERANCE, and that each row was trained on once per epoch."""
     same_weights(one, other)
     assert record(other)["rows"] == {d: EPOCHS * n for d, n in ROWS.items()}
 
 
 def same_weights(one: TrainingJob, other: TrainingJob) -> None:
-    """Every weight of both exported models, to floating point noise."""
+    """Assert that all weights of both exported models are equal within TOLERANCE."""
     a, b = (load_file(j.path / "model.safetensors") for j in (one, other))
     assert a.keys() == b.keys()
     for name in a:
@@ -140,7 +140,7 @@ def record(j: TrainingJob) -> dict[str, Any]:
 
 
 def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
-    """Act once the job's checkpoint stands at a step."""
+    """Call `act` as soon as the job has a checkpoint of a step or of a later one."""
     folder = j.path / "checkpoint"
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
@@ -148,4 +148,4 @@ def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Calla
             act()
             return
         time.sleep(0.005)
-    raise AssertionError("the training ended before its step, or did not get there")
+    raise AssertionError("the training ended or timed out before it reached the step")

@@ -61,16 +61,16 @@ def test_non_finite_running_statistics_are_not_exported(tmp_path: Path, monkeypa
     write_split(tmp_path)
     finish = Trainer.finish
 
-    def spoilt(trainer: Trainer) -> object:
+    def finish_with_nan(trainer: Trainer) -> object:
         found = finish(trainer)
         trainer.model.norm.var[1, 0] = NAN  # type: ignore[index,union-attr]
         return found
 
-    monkeypatch.setattr(Trainer, "finish", spoilt)
-    mine = short_job(tmp_path)
+    monkeypatch.setattr(Trainer, "finish", finish_with_nan)
+    training = short_job(tmp_path)
     with pytest.raises(DataError, match="not exported: non-finite weights in norm"):
-        run.train(mine)
-    assert not (mine.path / "result.json").exists()
+        run.train(training)
+    assert not (training.path / "result.json").exists()
 
 
 def test_non_finite_logits_fail_the_calibration() -> None:
@@ -84,21 +84,21 @@ def test_non_finite_logits_fail_the_calibration() -> None:
 def test_a_nan_score_of_the_exported_model_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_split(tmp_path)
     write_split(tmp_path, {"a": 30, "b": 20}, part="test")
-    mine = short_job(tmp_path)
+    training = short_job(tmp_path)
     predict = Predictor.predict
 
-    def spoilt(self: Predictor, *of: np.ndarray) -> np.ndarray:
-        scores = predict(self, *of)
+    def predict_with_nan(self: Predictor, *args: np.ndarray) -> np.ndarray:
+        scores = predict(self, *args)
         scores[-1] = NAN
         return scores
 
-    monkeypatch.setattr(Predictor, "predict", spoilt)
+    monkeypatch.setattr(Predictor, "predict", predict_with_nan)
     with pytest.raises(DataError, match=r"the exported model: 6 of 50 rows have a score .*\(a: 3, b: 3\)"):
-        offline.train_and_score(mine)
-    assert not (mine.path / offline.SCORES).exists()
+        offline.train_and_score(training)
+    assert not (training.path / offline.SCORES).exists()
     monkeypatch.setattr(Predictor, "predict", predict)
-    offline.train_and_score(mine)
-    assert (mine.path / offline.SCORES).exists()
+    offline.train_and_score(training)
+    assert (training.path / offline.SCORES).exists()
 
 
 def test_a_job_without_test_rows_samples_training_rows(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The compared networks and normalizations against NumPy, in float64; each in training and served."""
+"""Compares the networks and normalizations with NumPy, in float64, both in training and folded for inference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.model.synthetic import ALL
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(7, 5))
 SEGMENTS = [(1, 0, 3), (2, 3, 7)]
-OF_ROW = [1, 1, 1, 2, 2, 2, 2]
+DOMAINS = [1, 1, 1, 2, 2, 2, 2]
 WIDTHS = ModelSettings(layers=[4, 3], dropout=0.0)
 
 
@@ -31,10 +31,10 @@ def relu(x: np.ndarray) -> np.ndarray:
 
 
 def logits(network: torch.nn.Module) -> np.ndarray:
-    """The network's logits of X, the same in its served form."""
+    """Compute the logits of X, and assert that the network folded for inference computes the same."""
     out = array(network(torch.from_numpy(X), SEGMENTS))
-    served = array(network.eval().fold_for_inference()(torch.from_numpy(X), SEGMENTS))  # type: ignore[operator]
-    np.testing.assert_allclose(served, out, atol=1e-9)
+    folded = array(network.eval().fold_for_inference()(torch.from_numpy(X), SEGMENTS))  # type: ignore[operator]
+    np.testing.assert_allclose(folded, out, atol=1e-9)
     return out
 
 
@@ -50,10 +50,10 @@ def test_base_is_one_network() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_mulann_hides_the_domain_that_its_discriminator_looks_for() -> None:
+def test_mulann_reverses_the_gradient_of_its_discriminator() -> None:
     network = MulANN(WIDTHS, 5, domains=3)
     randomise(network, RNG)
-    network.discriminator.weight.data *= 0.3  # near a guess: it knows some rows' domains, and others it does not
+    network.discriminator.weight.data *= 0.3  # almost a guess: some domains are predicted well, others not
     network.discriminator.bias.data = torch.log(torch.tensor([0.1, 3.0, 4.0]))
     network(torch.from_numpy(X), SEGMENTS)
     loss = network.auxiliary_loss(SEGMENTS)
@@ -61,41 +61,41 @@ def test_mulann_hides_the_domain_that_its_discriminator_looks_for() -> None:
     for layer in network.layers[:2]:
         h = relu(h @ array(layer.weight) + array(layer.bias))
     scores = h @ array(network.discriminator.weight) + array(network.discriminator.bias)
-    entropy = np.log(np.exp(scores).sum(1)) - scores[np.arange(7), OF_ROW]
-    guess = np.log(len(OF_ROW) / np.bincount(OF_ROW)[OF_ROW])
-    known = entropy < guess  # better than by the domains' shares
+    entropy = np.log(np.exp(scores).sum(1)) - scores[np.arange(7), DOMAINS]
+    guess = np.log(len(DOMAINS) / np.bincount(DOMAINS)[DOMAINS])
+    known = entropy < guess  # better than a prediction from the shares of the domains
     assert 0 < known.sum() < len(known)
     assert loss.item() == pytest.approx(0.1 * (entropy - guess)[~known].sum(), abs=1e-9)
     loss.backward()
-    share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) - np.eye(3)[OF_ROW]
+    share = np.exp(scores) / np.exp(scores).sum(1, keepdims=True) - np.eye(3)[DOMAINS]
     np.testing.assert_allclose(array(network.discriminator.weight.grad), 0.1 * h.T @ share, atol=1e-9)
     back = (0.1 * known[:, None] * share @ array(network.discriminator.weight).T) * (h > 0)
     before = relu(X @ array(network.layers[0].weight) + array(network.layers[0].bias))
-    np.testing.assert_allclose(array(network.layers[1].weight.grad), -before.T @ back, atol=1e-9)  # turned round
+    np.testing.assert_allclose(array(network.layers[1].weight.grad), -before.T @ back, atol=1e-9)  # reversed
     logits(network)
 
 
-def test_mulann_does_not_run_away_from_its_discriminator() -> None:
+def test_mulann_stays_bounded_if_the_domain_is_easy_to_predict() -> None:
     torch.manual_seed(0)
     network = MulANN(ModelSettings(name="mulann", layers=[32, 16, 8], adversarial=1.0), 5, domains=3)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     x = torch.from_numpy(RNG.normal(size=(300, 5))).float()
-    x[:, 0] += 2 * torch.arange(3).repeat_interleave(100)  # the domain is easily told
+    x[:, 0] += 2 * torch.arange(3).repeat_interleave(100)  # the domain is easy to predict
     for _ in range(600):
         optimizer.zero_grad()
         network(x, [(0, 0, 100), (1, 100, 200), (2, 200, 300)])
         network.auxiliary_loss([(0, 0, 100), (1, 100, 200), (2, 200, 300)]).backward()
         optimizer.step()
     assert network._hidden_BH is not None
-    assert network._hidden_BH.abs().max() < 100  # 10^7 where its loss is raised without end
+    assert network._hidden_BH.abs().max() < 100  # 10^7 if the loss is maximized without a bound
 
 
 @pytest.mark.usefixtures("float64")
-def test_shared_bottom_is_a_network_a_domain() -> None:
+def test_shared_bottom_is_one_network_per_domain() -> None:
     network = SharedBottom(WIDTHS, 5, domains=3)
     randomise(network, RNG)
     want = []
-    for x, p in zip(X, OF_ROW, strict=True):
+    for x, p in zip(X, DOMAINS, strict=True):
         h = x
         for k, layer in enumerate(network.layers):
             h = h @ array(layer.weight[p]) + array(layer.bias[p])
@@ -108,9 +108,9 @@ def test_shared_bottom_is_a_network_a_domain() -> None:
 def test_mmoe_mixes_experts_by_the_gate_of_the_domain() -> None:
     network = MMoE(WIDTHS, 5, domains=3)
     randomise(network, RNG)
-    assert len(network.hidden[0].weight) == 2  # one a domain that there is
+    assert len(network.hidden[0].weight) == 2  # one expert per known domain
     want = []
-    for x, p in zip(X, OF_ROW, strict=True):
+    for x, p in zip(X, DOMAINS, strict=True):
         gate = np.exp(x @ array(network.gates.weight[p]) + array(network.gates.bias[p]))
         gate /= gate.sum()
         mixed = np.zeros(3)
@@ -124,14 +124,14 @@ def test_mmoe_mixes_experts_by_the_gate_of_the_domain() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_cross_stitch_mixes_the_domains_networks_after_each_hidden_layer() -> None:
+def test_cross_stitch_mixes_the_networks_of_the_domains_after_each_hidden_layer() -> None:
     network = CrossStitch(WIDTHS, 5, domains=3)
     unit = array(network.units[0])
     assert np.allclose(unit.sum(1), 1)
     assert np.allclose(np.diag(unit), 0.9)
     randomise(network, RNG)
     want = []
-    for x, p in zip(X, OF_ROW, strict=True):
+    for x, p in zip(X, DOMAINS, strict=True):
         paths = [x, x, x]
         for layer, unit in zip(network.hidden, network.units, strict=True):
             h = [relu(paths[k] @ array(layer.weight)[k] + array(layer.bias)[k, 0]) for k in range(3)]
@@ -146,7 +146,7 @@ def test_star_weights_may_be_summed() -> None:
     assert all((array(w) == 0).all() for layer in network.layers for w in layer.weight_p)
     randomise(network, RNG)
     want = []
-    for x, p in zip(X, OF_ROW, strict=True):
+    for x, p in zip(X, DOMAINS, strict=True):
         h = x
         for k, layer in enumerate(network.layers):
             h = h @ (array(layer.weight) + array(layer.weight_p[p])) + array(layer.bias) + array(layer.bias_p[p])
@@ -173,7 +173,7 @@ def test_batch_and_layer_normalization() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", [n for n in ALL if n != "pepnet"])  # its gates stop the gradient on purpose
+@pytest.mark.parametrize("name", [n for n in ALL if n != "pepnet"])  # its gates stop the gradient by design
 def test_gradients_by_finite_differences(name: str) -> None:
     settings = ModelSettings(name=name, layers=[3], activation="silu")  # type: ignore[arg-type]
     from star_ctr.model.models.multi_domain import make_network
@@ -182,10 +182,10 @@ def test_gradients_by_finite_differences(name: str) -> None:
     randomise(network, RNG)
     x = torch.from_numpy(X).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: torch.tanh(network(x, SEGMENTS)), (x,))
-    own = [p for p in network.parameters() if p.shape]
+    parameters = [p for p in network.parameters() if p.shape]
     network(x, SEGMENTS).square().sum().backward()
-    untouched = [p for p in own if p.grad is None or not p.grad.abs().sum()]
-    assert len(untouched) <= len(own) / 2, "domains 1 and 2 of three learn"
+    untouched = [p for p in parameters if p.grad is None or not p.grad.abs().sum()]
+    assert len(untouched) <= len(parameters) / 2, "the batch has rows of two of the three domains"
 
 
 def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
@@ -194,6 +194,6 @@ def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
         copy_domain(network, 2, 0)
         x = torch.from_numpy(X).float()
         a, b = (network(x, [(p, 0, 7)]).detach() for p in (0, 2))
-        if not isinstance(network, CrossStitch | PLE):  # their networks see domain 0's as well
+        if not isinstance(network, CrossStitch | PLE):  # their networks also read the network of domain 0
             assert torch.equal(a, b)
         np.testing.assert_allclose(a, b, rtol=1e-4)

@@ -97,13 +97,13 @@ def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float,
             resumed = model.ema(decay)
             resumed.load_state_dict(saved)
     weights = {n: p.detach().clone() for n, p in model.named_parameters()}
-    of_checkpoint = compute_averages(weights, dict(whole.state_dict()), decay)
+    from_checkpoint = compute_averages(weights, dict(whole.state_dict()), decay)
     whole.swap_in()
     swapped = {n: p.detach().clone() for n, p in model.named_parameters()}
     for name, reference in dense.items():
         scale = max(1.0, np.abs(reference.average).max())
         np.testing.assert_allclose(swapped[name].numpy(), reference.average, atol=1e-5 * scale, err_msg=name)
-        torch.testing.assert_close(of_checkpoint[name], swapped[name], atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(from_checkpoint[name], swapped[name], atol=1e-6, rtol=1e-6)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])
@@ -112,8 +112,8 @@ def test_a_table_ema_matches_a_dense_ema_after_resume(decay: float, rare: float,
 
 
 @pytest.mark.parametrize(("first", "second"), [(0.9, 0.9999), (0.9999, 0.9), (0.9, 0.9), (0.99, 0.5)])
-def test_a_loaded_ema_goes_on_with_another_decay(first: float, second: float) -> None:
-    """Rows that change before, after, on both sides of, and never around the load, against a dense EMA."""
+def test_a_loaded_ema_continues_with_another_decay(first: float, second: float) -> None:
+    """Compare with a dense EMA for rows that change before the load, after it, both, or never."""
     rng = np.random.default_rng(0)
     model = Model()
     average = model.ema(first)
@@ -187,17 +187,17 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])
 def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path, decay: float) -> None:
-    """A domain's weights count the steps of its batches, all others every step; training is interrupted twice."""
+    """Weights of a domain count only steps with its batches, all others count every step. Training is interrupted twice."""
 
     class Reference(Callback):
         def __init__(self) -> None:
-            self.of: dict[str, Dense] = {}
+            self.averages: dict[str, Dense] = {}
 
-        def step(self, moment: CallbackEvent) -> None:
+        def step(self, event: CallbackEvent) -> None:
             for name, parameter in trainer.model.named_parameters():
                 if parameter.grad is not None:
-                    self.of[name].update(parameter.detach().numpy())
-            if moment.step in (20, 50):
+                    self.averages[name].update(parameter.detach().numpy())
+            if event.step in (20, 50):
                 raise InterruptedError
 
     reference = Reference()
@@ -206,7 +206,7 @@ def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path
     for part in range(3):
         trainer = Trainer(j)
         if part == 0:
-            reference.of = {n: Dense(p.detach().numpy(), decay) for n, p in trainer.model.named_parameters()}
+            reference.averages = {n: Dense(p.detach().numpy(), decay) for n, p in trainer.model.named_parameters()}
         assert trainer_state.resume(trainer) == (part > 0)
         try:
             trainer.train([reference])
@@ -217,7 +217,7 @@ def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path
     trainer.ema.swap_in()
     for name, parameter in trainer.model.named_parameters():
         np.testing.assert_allclose(
-            parameter.detach().numpy(), reference.of[name].average, atol=2e-6, rtol=1e-5, err_msg=name
+            parameter.detach().numpy(), reference.averages[name].average, atol=2e-6, rtol=1e-5, err_msg=name
         )
     table = "inputs.tables.storages.4"
     assert not torch.allclose(weights[table], trainer.model.state_dict()[table], atol=1e-3), (

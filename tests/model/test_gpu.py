@@ -1,4 +1,4 @@
-"""What a GPU computes is what the CPU does, to floating point noise; where no GPU is at hand, these are skipped."""
+"""Compares results on a GPU with those on the CPU, within floating point noise. Skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import ALL, LAYOUT, job, record, same_model, same_weights, when, without_dropout
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: none is at hand")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 MODELS: dict[str, dict[str, Any]] = {
     **{name: {"name": name} for name in ALL},
@@ -38,7 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.usefixtures("float64")
-def test_scores_and_gradients_of_every_model_are_the_cpus(name: str) -> None:
+def test_scores_and_gradients_of_every_model_match_the_cpu(name: str) -> None:
     rng = np.random.default_rng(0)
     domain = np.sort(rng.integers(1, 4, 60)).astype(np.int32)
     ints = np.column_stack([rng.integers(0, 30, (60, 2)), rng.integers(0, 5, 60), rng.integers(0, 30, (60, 4))])
@@ -73,29 +73,29 @@ def test_scores_and_gradients_of_every_model_are_the_cpus(name: str) -> None:
         np.testing.assert_allclose(gpu[key].numpy(), value.numpy(), atol=1e-9, rtol=1e-9, err_msg=key)
 
 
-def test_a_training_on_a_gpu_is_that_on_the_cpu(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+def test_training_on_a_gpu_matches_the_cpu(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     j = without_dropout(table, tmp_path, device="cuda")
     assert train(j)["device"] == "cuda:0"
     same_model(alone, j)
-    assert Trainer(job(table, tmp_path, device="auto")).device.type == "cuda", "where there is one, it is used"
+    assert Trainer(job(table, tmp_path, device="auto")).device.type == "cuda", "`auto` uses a GPU if there is one"
 
 
-@pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
-def test_killed_on_one_device_it_goes_on_on_another(
-    table: str, tmp_path: Path, alone: TrainingJob, first: str, then: str
+@pytest.mark.parametrize(("first", "second"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
+def test_a_killed_training_resumes_on_another_device(
+    table: str, tmp_path: Path, alone: TrainingJob, first: str, second: str
 ) -> None:
     killed = without_dropout(table, tmp_path, device=first)
     command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(killed))]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     when(process, killed, 10, process.kill)
     process.wait()
-    resumed = without_dropout(table, tmp_path, device=then)
+    resumed = without_dropout(table, tmp_path, device=second)
     assert train(resumed)["resumed"]
     same_model(alone, resumed)
 
 
-def test_a_group_of_processes_on_gpus_speaks_nccl(table: str, tmp_path: Path, alone: TrainingJob) -> None:
-    """A process for each GPU at hand, up to two; one alone too sets up the group and takes its device."""
+def test_processes_on_gpus_use_nccl(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+    """One process per GPU, at most two. A single process also initializes the group and selects its device."""
     processes = min(2, torch.cuda.device_count())
     j = without_dropout(table, tmp_path, device="cuda", processes=processes)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -104,7 +104,7 @@ def test_a_group_of_processes_on_gpus_speaks_nccl(table: str, tmp_path: Path, al
     same_weights(alone, j)
 
 
-def test_the_export_of_a_gpu_training_scores_on_the_cpu_as_it_did(table: str, tmp_path: Path) -> None:
+def test_the_export_of_a_gpu_training_scores_the_same_on_the_cpu(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path, device="cuda")
     probe = train(j)["probe"]
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
@@ -112,7 +112,7 @@ def test_the_export_of_a_gpu_training_scores_on_the_cpu_as_it_did(table: str, tm
     assert np.abs(scores - np.array([probe[i] for i in ids])).max() < 1e-5
 
 
-def test_batches_for_a_gpu_lie_in_pinned_memory_and_are_the_same(table: str, tmp_path: Path) -> None:
+def test_batches_for_a_gpu_are_in_pinned_memory_and_unchanged(table: str, tmp_path: Path) -> None:
     files = Trainer(job(table, tmp_path)).files
     plain, pinned = (list(prefetch(iter_epoch(files, LAYOUT, 64, 200, 0, 0), pin=pin)) for pin in (False, True))
     for a, b in zip(plain, pinned, strict=True):
@@ -122,7 +122,7 @@ def test_batches_for_a_gpu_lie_in_pinned_memory_and_are_the_same(table: str, tmp
             assert torch.from_numpy(y).is_pinned()
 
 
-def test_bfloat16_on_a_gpu_points_where_float32_does(table: str, tmp_path: Path) -> None:
+def test_gradients_in_bfloat16_on_a_gpu_are_close_to_float32(table: str, tmp_path: Path) -> None:
     gradients = []
     for precision in ("float32", "bfloat16"):
         trainer = Trainer(without_dropout(table, tmp_path / precision, precision=precision, device="cuda"))

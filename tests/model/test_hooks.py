@@ -1,4 +1,4 @@
-"""The hooks of the loop: what they write, when they save, and how they stop it."""
+"""Callbacks of the training loop: scalars, records, checkpoints and stopping."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ DOMAINS = set(LAYOUT.domains)
 
 
 class Losses(Callback):
-    """The loss of every step, with its domain and rows."""
+    """Collects the loss of each batch, with its domain and number of rows."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, float, int]] = []
 
-    def step(self, moment: CallbackEvent) -> None:
-        self.seen += [(b.domain, b.loss, len(b.batch.rows)) for b in moment.batches]
+    def step(self, event: CallbackEvent) -> None:
+        self.seen += [(b.domain, b.loss, len(b.batch.rows)) for b in event.batches]
 
 
 def mean_loss(seen: list[tuple[str, float, int]], domain: str | None = None) -> float:
-    of = [(loss, n) for d, loss, n in seen if domain in (None, d)]
-    return sum(loss * n for loss, n in of) / sum(n for _, n in of)
+    losses = [(loss, n) for d, loss, n in seen if domain in (None, d)]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
 
-def test_tensorboard_holds_the_scalars_of_a_run(table: str, tmp_path: Path) -> None:
+def test_tensorboard_has_the_scalars_of_a_run(table: str, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     losses = Losses()
@@ -61,12 +61,10 @@ def test_tensorboard_holds_the_scalars_of_a_run(table: str, tmp_path: Path) -> N
     assert events.Scalars("rows_per_second")[0].value > 0
     train(job(table, tmp_path / "again"), [TensorBoard(tmp_path / "events", seconds=1000)])
     events = EventAccumulator(str(tmp_path / "events")).Reload()
-    assert len(events.Scalars("lr")) == 1, "made anew, its curves begin again"
+    assert len(events.Scalars("lr")) == 1, "a run that starts again replaces its curves"
 
 
-def test_mlflow_holds_the_scalars_of_a_run_that_was_resumed(
-    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_has_the_scalars_of_a_resumed_run(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     import mlflow
@@ -85,42 +83,42 @@ def test_mlflow_holds_the_scalars_of_a_run_that_was_resumed(
     assert [m.value for m in history] == pytest.approx(want)
 
 
-def test_the_record_says_how_fast_it_was_and_how_well_rows_were_mixed(table: str, tmp_path: Path) -> None:
+def test_the_record_contains_throughput_and_shuffle_quality(table: str, tmp_path: Path) -> None:
     record = train(job(table, tmp_path))
     assert record["rows_per_second"] > 0
     assert 0 <= record["waiting_share"] <= 1
     assert 0 < record["mixing"] <= 1.2
 
 
-def test_mixing_is_one_for_a_full_shuffle_and_nothing_for_file_after_file() -> None:
+def test_mixing_is_one_for_a_full_shuffle_and_zero_for_sequential_files() -> None:
     files = [DataFile(f"f{i}", 1, 400) for i in range(8)] + [DataFile("lone", 2, 100)]
     numbers = np.repeat(np.arange(8, dtype=np.int32), 400)
 
     def mixing(order: np.ndarray[tuple[int], np.dtype[np.int32]]) -> float | None:
-        hook = ShuffleQuality(files, mixed=False)
+        callback = ShuffleQuality(files, mixed=False)
         for start in range(0, len(order), 50):
             file = order[start : start + 50]
             rows = Rows(*(np.zeros((len(file), 1), t) for t in (np.int32, np.float32)), file, file)  # type: ignore[arg-type]
-            hook.step(CallbackEvent(1, 1, batches=[StepResult(Batch(1, rows, file), "a", 0.7)]))
-        return hook.found
+            callback.step(CallbackEvent(1, 1, batches=[StepResult(Batch(1, rows, file), "a", 0.7)]))
+        return callback.found
 
     assert mixing(numbers) == 0.0
     assert mixing(np.random.default_rng(0).permutation(numbers)) == pytest.approx(1.0, abs=0.01)
-    hook = ShuffleQuality(files, mixed=False)
+    callback = ShuffleQuality(files, mixed=False)
     lone = np.full(50, 8, dtype=np.int32)
     rows = Rows(np.zeros((50, 1), np.int32), np.zeros((50, 1), np.float32), lone.astype(np.float32), lone)
-    hook.step(CallbackEvent(1, 1, batches=[StepResult(Batch(2, rows, lone), "b", 0.7)]))
-    assert hook.found is None
+    callback.step(CallbackEvent(1, 1, batches=[StepResult(Batch(2, rows, lone), "b", 0.7)]))
+    assert callback.found is None
 
 
 def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, keep=3, epochs=2))
 
-    class Every(Callback):
-        def step(self, moment: CallbackEvent) -> None:
+    class SaveEveryStep(Callback):
+        def step(self, event: CallbackEvent) -> None:
             trainer_state.save(trainer)
 
-    trainer.train([Every()])
+    trainer.train([SaveEveryStep()])
     steps = sorted(int(p.name.removeprefix("step-")) for p in (tmp_path / "checkpoint").glob("step-*"))
     assert steps == [trainer.steps - 2, trainer.steps - 1, trainer.steps]
     latest = checkpoint.find_latest(tmp_path / "checkpoint")
@@ -128,9 +126,9 @@ def test_the_newest_checkpoints_are_kept(table: str, tmp_path: Path) -> None:
     assert latest["step"] == trainer.steps
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path: Path) -> None:
-    mine = job(table, tmp_path, keep=2, epochs=2)
-    trainer = Trainer(mine)
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(table: str, tmp_path: Path) -> None:
+    training = job(table, tmp_path, keep=2, epochs=2)
+    trainer = Trainer(training)
     steps = iter(list(trainer._iter_batches()))
     for _ in range(3):
         trainer.train_step([next(steps)])
@@ -142,11 +140,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
     content = tensors.read_bytes()
 
     tensors.write_bytes(content[:-1])  # truncated
-    again = Trainer(mine)
+    again = Trainer(training)
     assert trainer_state.resume(again)
     assert again.step == 2
-    tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the right size, and another content
-    again = Trainer(mine)
+    tensors.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # same size, different content
+    again = Trainer(training)
     with pytest.warns(UserWarning, match="the checkpoint is damaged"):
         assert trainer_state.resume(again)
     assert again.step == 2
@@ -157,32 +155,32 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(table: str, tmp_path:
     assert rewritten.step == 3
     tensors.write_bytes(content)
     (newest / "place.json").write_text("")
-    again = Trainer(mine)
+    again = Trainer(training)
     assert trainer_state.resume(again)
     assert again.step == 2
 
-    # Both are damaged: the training starts from scratch, and its checkpoints are not taken for older ones.
+    # Both are damaged: the training starts from scratch, and its checkpoints are kept, although their steps are lower.
     (before / "place.json").write_text("")
-    again = Trainer(mine)
+    again = Trainer(training)
     assert not trainer_state.resume(again)
     again.train_step([next(iter(again._iter_batches()))])
     trainer_state.save(again)
     assert [p.name for p in folder.glob("step-*")] == ["step-000000001"]
 
 
-def test_a_killed_save_leaves_the_checkpoint_before(table: str, tmp_path: Path) -> None:
+def test_a_killed_save_leaves_the_previous_checkpoint(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path))
     trainer.train_step([next(iter(trainer._iter_batches()))])
     trainer_state.save(trainer)
     partial = tmp_path / "checkpoint" / ".step-000000002.partial"
     partial.mkdir()
     (partial / "common.safetensors").write_bytes(b"half")
-    place = checkpoint.find_latest(tmp_path / "checkpoint")
-    assert place is not None
-    assert place["step"] == 1
+    progress = checkpoint.find_latest(tmp_path / "checkpoint")
+    assert progress is not None
+    assert progress["step"] == 1
 
 
-def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
+def test_resume_reports_changed_settings(table: str, tmp_path: Path) -> None:
     before = Trainer(job(table, tmp_path))
     with pytest.raises(UserError, match="no checkpoint to resume from"):
         trainer_state.resume(before, must=True)
@@ -192,16 +190,18 @@ def test_resume_says_what_changed(table: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"changed since: trainer\.optimizer\.lr: 0\.001 -> 0\.5\. "):
         trainer_state.resume(other, must=True)
     assert not trainer_state.resume(other)
-    assert trainer_state.resume(Trainer(job(table, tmp_path, minutes=9.0)), must=True), "that changes no weights"
+    assert trainer_state.resume(Trainer(job(table, tmp_path, minutes=9.0)), must=True), (
+        "this setting does not change weights"
+    )
     changed = job(table, tmp_path)
     changed = changed.model_copy(update={"versions": {**changed.versions, "vocabularies": 7}})
     with pytest.raises(UserError, match=r"versions\.vocabularies: None -> 7"):
         trainer_state.resume(Trainer(changed), must=True)
 
 
-def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path: Path) -> None:
-    undisturbed, stopped = (job(table, tmp_path / name, epochs=12, minutes=0.002) for name in "ab")
-    train(undisturbed)
+def test_a_stopped_training_saves_and_resumes_to_the_same_bits(table: str, tmp_path: Path) -> None:
+    uninterrupted, stopped = (job(table, tmp_path / name, epochs=12, minutes=0.002) for name in "ab")
+    train(uninterrupted)
     stopped.path.mkdir()
     (stopped.path / "job.json").write_text(stopped.model_dump_json())
     command = [sys.executable, "-m", "star_ctr.model.train", str(stopped.path / "job.json")]
@@ -211,27 +211,27 @@ def test_told_to_stop_it_saves_and_goes_on_to_the_same_bits(table: str, tmp_path
     while not checkpoint.find_latest(folder) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 3, said
-    assert "after saving a checkpoint; run the same command again to resume" in said
-    place = checkpoint.find_latest(folder)
-    assert place is not None
-    assert 0 < place["step"] < Trainer(stopped).steps
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 3, stderr
+    assert "after saving a checkpoint; run the same command again to resume" in stderr
+    progress = checkpoint.find_latest(folder)
+    assert progress is not None
+    assert 0 < progress["step"] < Trainer(stopped).steps
     assert train(stopped)["resumed"]
-    assert (stopped.path / "model.safetensors").read_bytes() == (undisturbed.path / "model.safetensors").read_bytes()
+    assert (stopped.path / "model.safetensors").read_bytes() == (uninterrupted.path / "model.safetensors").read_bytes()
 
 
-def test_a_signal_is_heard_only_while_it_trains() -> None:
+def test_signals_are_handled_only_during_training() -> None:
     before = signal.getsignal(signal.SIGTERM)
     saved: list[int] = []
-    hook = Checkpoints(lambda: saved.append(1), minutes=100)
-    hook.begin(CallbackEvent(0, 5))
-    hook.step(CallbackEvent(1, 5))
+    callback = Checkpoints(lambda: saved.append(1), minutes=100)
+    callback.begin(CallbackEvent(0, 5))
+    callback.step(CallbackEvent(1, 5))
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StoppedError, match="step 2 of 5"):
-        hook.step(CallbackEvent(2, 5))
-    hook.end(CallbackEvent(2, 5))
+        callback.step(CallbackEvent(2, 5))
+    callback.end(CallbackEvent(2, 5))
     assert saved == [1]
-    hook.step(CallbackEvent(5, 5))
-    assert saved == [1], "after the last step there is nothing left to stop"
+    callback.step(CallbackEvent(5, 5))
+    assert saved == [1], "after the last step, a signal has no effect"
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""The paper's equations against NumPy, in float64 and by hand."""
+"""Compares the layers with the equations of the paper, computed with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def test_partitioned_norm_in_training_is_eq_3_and_moves_its_domain_alone() -> None:
+def test_partitioned_norm_in_training_is_eq_3_and_updates_only_its_domain() -> None:
     norm = PartitionedNorm(5, domains=3, momentum=0.1)
     randomise(norm, RNG)
     z = RNG.normal(size=(7, 5))
@@ -26,7 +26,7 @@ def test_partitioned_norm_in_training_is_eq_3_and_moves_its_domain_alone() -> No
     mu, var = z.mean(0), z.var(0)
     gamma, beta = array(norm.gamma) * array(norm.gamma_p[1]), array(norm.beta) + array(norm.beta_p[1])
     np.testing.assert_allclose(out, gamma * (z - mu) / np.sqrt(var + 1e-5) + beta, atol=1e-9)
-    np.testing.assert_allclose(array(norm.mean)[1], mu, atol=1e-12)  # the first batch sets them
+    np.testing.assert_allclose(array(norm.mean)[1], mu, atol=1e-12)  # the first batch sets the statistics
     norm(torch.from_numpy(z + 1), [(1, 0, 7)])
     np.testing.assert_allclose(array(norm.mean)[1], 0.9 * mu + 0.1 * (mu + 1), atol=1e-12)
     for other in (0, 2):
@@ -42,8 +42,8 @@ def test_partitioned_norm_in_evaluation_is_eq_4_for_rows_of_several_domains() ->
     z = RNG.normal(size=(6, 4))
     segments = [(0, 0, 2), (1, 2, 6)]
     out = array(norm(torch.from_numpy(z), segments))
-    served = norm.fold_for_inference()
-    scale, shift = array(served.scale), array(served.shift)
+    folded = norm.fold_for_inference()
+    scale, shift = array(folded.scale), array(folded.shift)
     for p, start, stop in segments:
         g, b = array(norm.gamma) * array(norm.gamma_p[p]), array(norm.beta) + array(norm.beta_p[p])
         want = g * (z[start:stop] - array(norm.mean)[p]) / np.sqrt(array(norm.var)[p] + 1e-5) + b
@@ -51,7 +51,7 @@ def test_partitioned_norm_in_evaluation_is_eq_4_for_rows_of_several_domains() ->
         np.testing.assert_allclose(z[start:stop] * scale[p] + shift[p], want, atol=1e-9)
 
 
-def test_a_batch_of_one_row_is_normalised_by_the_moving_moments_and_counted() -> None:
+def test_a_batch_of_one_row_is_normalized_with_running_statistics_and_counted() -> None:
     norm = PartitionedNorm(3, domains=2)
     z = torch.tensor([[1.0, 2.0, 3.0]])
     out = norm(z, [(1, 0, 1)])
@@ -92,7 +92,7 @@ def test_the_last_layer_is_a_plain_logit() -> None:
     assert (want < 0).any()
 
 
-def test_dropout_keeps_the_mean_and_is_the_same_from_the_same_seed() -> None:
+def test_dropout_keeps_the_mean_and_depends_only_on_the_seed() -> None:
     dropout, x = Dropout(0.25), torch.ones(400, 500)
     torch.manual_seed(3)
     out = dropout(x)
@@ -128,7 +128,7 @@ def test_gradients_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(f, (z, weight))
 
 
-def test_a_spread_sets_the_known_domains_apart_and_leaves_the_unknown_ones_model_shared() -> None:
+def test_a_spread_applies_to_known_domains_and_not_to_the_unknown_domain() -> None:
     layer = StarLinear(40, 30, domains=3, spread=0.2)
     assert torch.equal(layer.weight_p[0], torch.ones(40, 30))
     for p in (1, 2):

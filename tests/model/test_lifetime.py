@@ -32,7 +32,7 @@ except UserError as error:
 """
 
 
-def processes_of(j: TrainingJob) -> dict[int, str]:
+def list_processes(j: TrainingJob) -> dict[int, str]:
     """Return the processes of a job by id, each with its kind: launcher, agent or worker."""
     kinds = {"-c": "launcher", "star_ctr.model.distributed.torchrun_agent": "agent", "star_ctr.model.train": "worker"}
     found = {}
@@ -46,15 +46,15 @@ def processes_of(j: TrainingJob) -> dict[int, str]:
     return found
 
 
-def remaining(j: TrainingJob, seconds: float = 5.0) -> dict[int, str]:
+def wait_for_exit(j: TrainingJob, seconds: float = 5.0) -> dict[int, str]:
     """Return the processes of a job that are still running after some seconds."""
     until = time.monotonic() + seconds
-    while (found := processes_of(j)) and time.monotonic() < until:
+    while (found := list_processes(j)) and time.monotonic() < until:
         time.sleep(0.05)
     return found
 
 
-def listening(pids: list[int]) -> set[str]:
+def find_listen_addresses(pids: list[int]) -> set[str]:
     """Return the addresses, in hexadecimal, that the processes listen on."""
     sockets = set()
     for pid in pids:
@@ -72,12 +72,12 @@ def listening(pids: list[int]) -> set[str]:
 
 @pytest.fixture
 def group(table: str, tmp_path: Path) -> Iterator[tuple[TrainingJob, subprocess.Popen[str]]]:
-    """A training with two processes, launched from a process of its own."""
+    """Launch a training with two processes from a separate process."""
     two = without_dropout(table, tmp_path / "two", processes=2, epochs=20)
     command = [sys.executable, "-c", LAUNCH, str(write_job(two))]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     yield two, process
-    for pid in processes_of(two):
+    for pid in list_processes(two):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -87,14 +87,14 @@ def test_a_killed_parent_leaves_no_orphans(group: tuple[TrainingJob, subprocess.
     addresses: set[str] = set()
 
     def kill() -> None:
-        found = processes_of(two)
-        addresses.update(listening(list(found)))
+        found = list_processes(two)
+        addresses.update(find_listen_addresses(list(found)))
         assert sorted(found.values()) == ["agent", "launcher", "worker", "worker"]
-        os.kill(next(pid for pid, of in found.items() if of == kind), signal.SIGKILL)
+        os.kill(next(pid for pid, k in found.items() if k == kind), signal.SIGKILL)
 
     when(process, two, 5, kill)
     process.wait(timeout=30)
-    assert remaining(two) == {}
+    assert wait_for_exit(two) == {}
     loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
     assert addresses, "the processes are connected"
     assert addresses <= loopback
@@ -103,14 +103,14 @@ def test_a_killed_parent_leaves_no_orphans(group: tuple[TrainingJob, subprocess.
 def test_sigterm_saves_a_checkpoint_and_leaves_no_orphans(group: tuple[TrainingJob, subprocess.Popen[str]]) -> None:
     two, process = group
     when(process, two, 5, process.terminate)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "stopped: test: stopped by SIGTERM after saving a checkpoint at step" in said
-    assert "Traceback" not in said, said
-    assert remaining(two) == {}
-    place = checkpoint.find_latest(two.path / "checkpoint")
-    assert place is not None
-    assert place["step"] >= 5
+    assert "stopped: test: stopped by SIGTERM after saving a checkpoint at step" in stderr
+    assert "Traceback" not in stderr, stderr
+    assert wait_for_exit(two) == {}
+    progress = checkpoint.find_latest(two.path / "checkpoint")
+    assert progress is not None
+    assert progress["step"] >= 5
     assert not (two.path / "result.json").exists()
 
 
@@ -119,10 +119,10 @@ def test_a_killed_worker_is_replaced(table: str, tmp_path: Path, alone: Training
     process = subprocess.Popen([sys.executable, "-c", LAUNCH, str(write_job(two))])
 
     def kill() -> None:
-        os.kill(next(pid for pid, kind in processes_of(two).items() if kind == "worker"), signal.SIGKILL)
+        os.kill(next(pid for pid, kind in list_processes(two).items() if kind == "worker"), signal.SIGKILL)
 
     when(process, two, 5, kill)
     assert process.wait(timeout=300) == 0
-    assert remaining(two) == {}
+    assert wait_for_exit(two) == {}
     same_model(alone, two)
     assert record(two)["resumed"]

@@ -1,4 +1,4 @@
-"""A split in an object store: read by its URL, the training is the one on local files, to the bit."""
+"""Training on a split in an object store gives the same bits as training on local files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of processes under torchrun: two train the model that one would, and what was killed goes on at any size."""
+"""Training with several processes: the same model as with one process, and resuming with any number of processes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from tests.model.synthetic import EPOCHS, ROWS, TOLERANCE, record, same_model, s
 
 pytestmark = pytest.mark.slow
 
-OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-"""Environment in which torchrun restarts a group with a new store: in the agent's, which it shares by default, the
-addresses of dead processes are still listed, and the new processes call those (pytorch/pytorch#135712)."""
+NEW_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+"""Environment in which torchrun creates a new store when it restarts a group. By default, it shares the store of the
+agent, which still lists the addresses of dead processes, and new processes connect to them (pytorch/pytorch#135712)."""
 
 
 def group(j: TrainingJob, *options: str) -> subprocess.Popen[bytes]:
-    """Torchrun on a job, in a process group of its own."""
+    """Start torchrun on a job, in a separate process group."""
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "star_ctr.model.train", str(write_job(j))]
-    environment = {**os.environ, **OWN_STORE, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **NEW_STORE, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, start_new_session=True)
 
 
 def workers(j: TrainingJob) -> list[int]:
-    """The processes that train a job (not torchrun's agent), by their command lines."""
+    """Find the processes that train a job, without the agent of torchrun, by their command lines."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -55,50 +55,50 @@ def workers(j: TrainingJob) -> list[int]:
 
 
 def kill(process: subprocess.Popen[bytes], j: TrainingJob) -> None:
-    """Kill a group, agent and all."""
+    """Kill a group, including the agent."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for worker in workers(j):  # torchrun gives its workers sessions of their own
+    for worker in workers(j):  # torchrun starts its workers in separate sessions
         with contextlib.suppress(ProcessLookupError):  # they exit with the agent
             os.kill(worker, signal.SIGKILL)
 
 
-def test_two_processes_train_the_model_that_one_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+def test_two_processes_train_the_same_model_as_one(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     two = without_dropout(table, tmp_path, processes=2)
     launch(two)
     same_model(alone, two)
     assert (record(two)["processes"], record(two)["tables"]) == (2, "one copy for all processes")
 
 
-def test_processes_that_update_or_save_late_are_waited_for(table: str, tmp_path: Path) -> None:
+def test_training_waits_for_processes_that_update_or_save_late(table: str, tmp_path: Path) -> None:
     one, two = (without_dropout(table, tmp_path / str(n), processes=n, ema_decay=0.99) for n in (1, 2))
     train(one)
-    torch.multiprocessing.start_processes(_late, (two, str(tmp_path / "store")), nprocs=2, start_method="spawn")
+    torch.multiprocessing.start_processes(_train_late, (two, str(tmp_path / "store")), nprocs=2, start_method="spawn")
     same_model(one, two)
-    # The last checkpoint is of before the averaged weights take their place.
-    ours, theirs = (_last_saved(j) for j in (two, one))
-    tables = [name for name in theirs if name.startswith("model/inputs.tables.")]
+    # The last checkpoint was saved before the EMA replaced the weights.
+    tensors_of_two, tensors_of_one = (_load_last_checkpoint(j) for j in (two, one))
+    tables = [name for name in tensors_of_one if name.startswith("model/inputs.tables.")]
     assert tables
     for name in tables:
-        torch.testing.assert_close(ours[name], theirs[name], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(tensors_of_two[name], tensors_of_one[name], atol=TOLERANCE, rtol=0)
         lag = name.replace("model/", "average/") + "/lag"
-        torch.testing.assert_close(ours[lag], theirs[lag], atol=TOLERANCE, rtol=0)
-        assert theirs[lag].abs().max() > 5 * TOLERANCE, "the averages must differ from the weights"
+        torch.testing.assert_close(tensors_of_two[lag], tensors_of_one[lag], atol=TOLERANCE, rtol=0)
+        assert tensors_of_one[lag].abs().max() > 5 * TOLERANCE, "the EMA must differ from the weights"
 
 
-def _last_saved(j: TrainingJob) -> dict[str, torch.Tensor]:
+def _load_last_checkpoint(j: TrainingJob) -> dict[str, torch.Tensor]:
     folder = j.path / "checkpoint"
-    place = checkpoint.find_latest(folder)
-    assert place is not None
-    return checkpoint.load(folder, place)
+    progress = checkpoint.find_latest(folder)
+    assert progress is not None
+    return checkpoint.load(folder, progress)
 
 
-def _late(rank: int, j: TrainingJob, store: str) -> None:
+def _train_late(rank: int, j: TrainingJob, store: str) -> None:
     os.environ["LOCAL_WORLD_SIZE"] = "2"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     step = RowAdam.step
 
-    def late(self: RowAdam, *_: Any) -> None:
+    def step_late(self: RowAdam, *_: Any) -> None:
         time.sleep(0.05 * rank)
         step(self)
 
@@ -108,14 +108,14 @@ def _late(rank: int, j: TrainingJob, store: str) -> None:
         time.sleep(0.5)
         save(*arguments)
 
-    RowAdam.step = late  # type: ignore[method-assign]
+    RowAdam.step = step_late  # type: ignore[method-assign]
     checkpoint.save = save_late
     assert train(j)["tables"] == "one copy for all processes"
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("model", [{"name": "base", "norm": "bn"}, {"name": "mulann", "norm": "bn"}, {"norm": "ln"}])
-def test_two_processes_train_the_model_that_one_would_on_mixed_batches(
+def test_two_processes_train_the_same_model_as_one_on_mixed_batches(
     table: str, tmp_path: Path, model: dict[str, str]
 ) -> None:
     one, two = (
@@ -129,7 +129,9 @@ def test_two_processes_train_the_model_that_one_would_on_mixed_batches(
     same_model(one, two)
 
 
-def test_sharded_tables_train_the_model_that_whole_ones_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+def test_sharded_tables_train_the_same_model_as_replicated_tables(
+    table: str, tmp_path: Path, alone: TrainingJob
+) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables="sharded")
     launch(two)
     same_model(alone, two)
@@ -138,7 +140,7 @@ def test_sharded_tables_train_the_model_that_whole_ones_would(table: str, tmp_pa
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
 @pytest.mark.parametrize("processes", [1, 3])
-def test_two_killed_go_on_as_one_and_as_three(
+def test_two_killed_processes_resume_as_one_and_as_three(
     table: str, tmp_path: Path, alone: TrainingJob, processes: int, tables: str
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables=tables)
@@ -162,7 +164,7 @@ def test_a_lost_process_restarts_the_group_from_the_last_checkpoint(
 
 
 def launch_on_two_nodes(j: TrainingJob) -> None:
-    """Train with a process each under two torchruns, which is as two machines do."""
+    """Train under two instances of torchrun with one process each, as on two machines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -177,13 +179,15 @@ def launch_on_two_nodes(j: TrainingJob) -> None:
     assert (record(j)["processes"], record(j)["tables"]) == (2, "a copy in each process")
 
 
-def test_two_nodes_train_the_model_that_one_process_would(table: str, tmp_path: Path, alone: TrainingJob) -> None:
+def test_two_nodes_train_the_same_model_as_one_process(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     two = without_dropout(table, tmp_path, processes=2)
     launch_on_two_nodes(two)
     same_model(alone, two)
 
 
-def test_two_nodes_with_a_batch_each_train_as_two_processes_of_one(table: str, tmp_path: Path) -> None:
+def test_two_nodes_with_one_batch_each_train_the_same_model_as_two_processes_on_one_node(
+    table: str, tmp_path: Path
+) -> None:
     nodes, one = (without_dropout(table, tmp_path / n, processes=2, parallel="batches") for n in ("nodes", "one"))
     launch_on_two_nodes(nodes)
     launch(one)
@@ -191,9 +195,9 @@ def test_two_nodes_with_a_batch_each_train_as_two_processes_of_one(table: str, t
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path: Path, tables: str) -> None:
-    """Two processes with a batch each: the steps of one process that adds up the gradients of two batches."""
-    # Without moments taken anew at the end, those that moved in training are compared too.
+def test_parallel_batches_train_the_same_model_as_summed_gradients(table: str, tmp_path: Path, tables: str) -> None:
+    """Compare two processes with one batch each with one process that adds the gradients of two batches."""
+    # Do not recompute normalization statistics at the end, so that the running statistics are compared, too.
     settings: dict[str, Any] = {"parallel": "batches", "epochs": 3, "ema_decay": 0.5, "norm_statistics_rows": 0}
     two = without_dropout(table, tmp_path / "two", processes=2, tables=tables, **settings)
     launch(two)
@@ -213,7 +217,7 @@ def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path:
         one.optimizers.step(one.step)
         one.ema.update(one.optimizers.sparse.changes)
         one.step += len(pair)
-    assert one.steps % 2 == 1, "the last step is to have no batch for the second process"
+    assert one.steps % 2 == 1, "in the last step, the second process must have no batch"
     one.finish()
     export(one.model, one.job.model, one.job.layout, one.job.path)
     same_weights(one.job, two)
@@ -221,7 +225,9 @@ def test_batches_of_their_own_train_as_their_rows_together(table: str, tmp_path:
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_batches_of_their_own_lose_no_row_at_another_size(table: str, tmp_path: Path, processes: int) -> None:
+def test_parallel_batches_lose_no_row_with_another_number_of_processes(
+    table: str, tmp_path: Path, processes: int
+) -> None:
     two = without_dropout(table, tmp_path, processes=2, parallel="batches")
     process = group(two, "--standalone", "--nproc-per-node=2")
     when(process, two, 5, lambda: kill(process, two))

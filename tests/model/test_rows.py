@@ -1,4 +1,4 @@
-"""Adam on touched rows against PyTorch's own sparse Adam, and what it leaves alone."""
+"""Compares Adam on rows with a gradient with the sparse Adam of PyTorch, and checks that other rows do not change."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from star_ctr.model.embeddings.row_adam import RowAdam, sum_by_row
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("at_once", [3, 4096])
-def test_steps_equal_those_of_sparse_adam(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    monkeypatch.setattr(row_adam, "ROWS_PER_CHUNK", at_once)
-    ours, theirs = (torch.nn.Embedding(50, 4, sparse=True) for _ in range(2))
-    theirs.load_state_dict(ours.state_dict())
-    optimizers = RowAdam(ours.parameters(), lr=0.01), torch.optim.SparseAdam(theirs.parameters(), lr=0.01)
+@pytest.mark.parametrize("chunk_rows", [3, 4096])
+def test_steps_match_sparse_adam(monkeypatch: pytest.MonkeyPatch, chunk_rows: int) -> None:
+    monkeypatch.setattr(row_adam, "ROWS_PER_CHUNK", chunk_rows)
+    actual, reference = (torch.nn.Embedding(50, 4, sparse=True) for _ in range(2))
+    reference.load_state_dict(actual.state_dict())
+    optimizers = RowAdam(actual.parameters(), lr=0.01), torch.optim.SparseAdam(reference.parameters(), lr=0.01)
     for _ in range(30):
         ids, weight = torch.from_numpy(RNG.integers(0, 50, 20)), torch.from_numpy(RNG.normal(size=(20, 4))).float()
-        for table, optimizer in zip((ours, theirs), optimizers, strict=True):
+        for table, optimizer in zip((actual, reference), optimizers, strict=True):
             optimizer.zero_grad()
             ((table(ids) * weight).sum() + table(ids[:5]).square().sum()).backward()  # two uses, ids repeated
             optimizer.step()
-    torch.testing.assert_close(ours.weight, theirs.weight, atol=1e-6, rtol=0)
+    torch.testing.assert_close(actual.weight, reference.weight, atol=1e-6, rtol=0)
 
 
-def test_rows_without_a_gradient_keep_weights_and_moments_to_the_bit() -> None:
+def test_rows_without_a_gradient_keep_weights_and_optimizer_state_to_the_bit() -> None:
     table = torch.nn.Embedding(10, 3, sparse=True)
     optimizer = RowAdam(table.parameters(), lr=0.1)
     for ids in ([1, 2, 3], [3, 4]):
-        before = [t.clone() for t in (table.weight.detach(), *_moments(optimizer, table))]
+        before = [t.clone() for t in (table.weight.detach(), *_get_optimizer_state(optimizer, table))]
         optimizer.zero_grad()
         table(torch.tensor(ids)).square().sum().backward()
         optimizer.step()
-        after = table.weight.detach(), *_moments(optimizer, table)
+        after = table.weight.detach(), *_get_optimizer_state(optimizer, table)
         others = [row for row in range(10) if row not in ids]
         assert all(torch.equal(a[others], b[others]) for a, b in zip(before, after, strict=True))
         assert not torch.equal(before[0][ids], after[0][ids])
@@ -45,7 +45,7 @@ def test_rows_without_a_gradient_keep_weights_and_moments_to_the_bit() -> None:
         torch.testing.assert_close(difference, after[0][ids] - before[0][ids], atol=1e-7, rtol=0)
 
 
-def _moments(optimizer: RowAdam, table: torch.nn.Embedding) -> list[torch.Tensor]:
+def _get_optimizer_state(optimizer: RowAdam, table: torch.nn.Embedding) -> list[torch.Tensor]:
     state = optimizer.state[table.weight]
     return [state.get(name, torch.zeros(10, 3)) for name in ("exp_avg", "exp_avg_sq")]
 

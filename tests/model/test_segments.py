@@ -1,4 +1,4 @@
-"""The segments of a batch that is sorted by domain, whole and cut over processes."""
+"""The segments of a batch that is sorted by domain, for all rows and for the rows of a process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def test_segments_of_sorted_domains() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-def test_every_rank_keeps_every_segment_and_holds_its_rows_of_it(ranks: int) -> None:
+def test_every_rank_has_every_segment_with_its_rows(ranks: int) -> None:
     domains = np.array([0, 0, 0, 0, 2, 5, 5], dtype=np.int32)
     for rank in range(ranks):
-        mine = select_rank_segments(find_segments(domains), rank, ranks)
-        assert [p for p, _, _ in mine] == [0, 2, 5]
-        held = domains[rank::ranks]
-        assert [p for p, start, stop in mine for _ in held[start:stop]] == held.tolist()
-        assert mine[-1][2] == len(held)
+        segments = select_rank_segments(find_segments(domains), rank, ranks)
+        assert [p for p, _, _ in segments] == [0, 2, 5]
+        rank_domains = domains[rank::ranks]
+        assert [p for p, start, stop in segments for _ in rank_domains[start:stop]] == rank_domains.tolist()
+        assert segments[-1][2] == len(rank_domains)

@@ -1,4 +1,4 @@
-"""The stream: every row of a version once, against a plain pyarrow twin, and an error for anything else."""
+"""Batches of a split: each row of a version once, as read by pyarrow, and an error for incomplete files."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_split(tmp_path_factory.mktemp("split"))
 
 
-def files_at(table: str, version: int | None = None) -> list[DataFile]:
+def list_files(table: str, version: int | None = None) -> list[DataFile]:
     return list_live_files(table, version_of(table) if version is None else version, LAYOUT.ds, "train", LAYOUT)
 
 
-def plain(file: DataFile) -> bytes:
-    """The packed integers of a file, read by pyarrow alone."""
+def read_with_pyarrow(file: DataFile) -> bytes:
+    """Read the packed integers of a file with pyarrow."""
     return b"".join(pq.ParquetFile(file.url.removeprefix("file://")).read(columns=["ints"])["ints"].to_pylist())
 
 
-def test_files_come_in_order_and_equal_their_pyarrow_twin(table: str) -> None:
-    files = files_at(table)
+def test_files_are_read_in_order_and_match_pyarrow(table: str) -> None:
+    files = list_files(table)
     assert sum(f.rows for f in files) == sum(ROWS.values())
     for order, readers in itertools.product((files, files[::-1]), (1, 3)):
         for file, rows in zip(order, read_files(order, LAYOUT, readers=readers), strict=True):
-            assert rows.ints.tobytes() == plain(file)
+            assert rows.ints.tobytes() == read_with_pyarrow(file)
 
 
-def test_an_epoch_holds_every_row_once_in_single_domain_batches(table: str) -> None:
-    files = files_at(table)
+def test_an_epoch_has_every_row_once_in_single_domain_batches(table: str) -> None:
+    files = list_files(table)
     batches = list(prefetch(iter_epoch(files, LAYOUT, 64, 200, seed=1, epoch=0)))
     everything = sorted(r.tobytes() for b in batches for r in b.rows.ints)
     assert everything == sorted(
-        plain(f)[i * LAYOUT.ints * 4 : (i + 1) * LAYOUT.ints * 4] for f in files for i in range(f.rows)
+        read_with_pyarrow(f)[i * LAYOUT.ints * 4 : (i + 1) * LAYOUT.ints * 4] for f in files for i in range(f.rows)
     )
     rows = {p: sum(len(b.rows) for b in batches if b.domain == p) for p in (1, 2, 3)}
     assert rows == {1: 700, 2: 150, 3: 1}
     assert [len(b.rows) for b in batches if b.domain == 3] == [1]
 
 
-def test_the_order_is_a_function_of_seed_and_epoch(table: str) -> None:
-    files = files_at(table)
+def test_the_order_depends_only_on_seed_and_epoch(table: str) -> None:
+    files = list_files(table)
 
     def order(seed: int, epoch: int) -> bytes:
         return b"".join(b.rows.ints.tobytes() for b in iter_epoch(files, LAYOUT, 64, 200, seed, epoch))
@@ -75,16 +75,16 @@ def test_only_the_files_of_the_version_are_read(tmp_path: Path) -> None:
     table = write_split(tmp_path)
     first = version_of(table)
     write_split(tmp_path, {"a": 10})
-    assert sum(f.rows for f in files_at(table, first)) == sum(ROWS.values())
+    assert sum(f.rows for f in list_files(table, first)) == sum(ROWS.values())
     DeltaTable(table).delete("domain = 'b'")
-    assert {f.domain for f in files_at(table)} == {1, 3}
-    assert sum(f.rows for f in files_at(table, first)) == sum(ROWS.values())
+    assert {f.domain for f in list_files(table)} == {1, 3}
+    assert sum(f.rows for f in list_files(table, first)) == sum(ROWS.values())
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-def test_a_row_too_few_or_too_many_is_an_error(table: str, change: int) -> None:
-    files = files_at(table)
-    last = files.pop(0)  # read last, so that no other file's rows can make up for it
+def test_a_missing_or_surplus_row_is_an_error(table: str, change: int) -> None:
+    files = list_files(table)
+    last = files.pop(0)  # read last, so that rows of other files cannot compensate for it
     files.append(DataFile(last.url, last.domain, last.rows + change, last.key))
     with pytest.raises(DataError, match="rows"):
         for _ in read_files(files, LAYOUT):
@@ -93,7 +93,7 @@ def test_a_row_too_few_or_too_many_is_an_error(table: str, change: int) -> None:
 
 def test_a_file_that_loses_rows_is_an_error(tmp_path: Path) -> None:
     table = write_split(tmp_path)
-    files = files_at(table)
+    files = list_files(table)
     path = files[0].url.removeprefix("file://")
     short: pa.Table = pq.ParquetFile(path).read().slice(1)
     pq.write_table(short, path)
@@ -101,7 +101,7 @@ def test_a_file_that_loses_rows_is_an_error(tmp_path: Path) -> None:
         list(iter_epoch(files, LAYOUT, 64, 200, 0, 0))
 
 
-def test_deletion_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletion_vectors_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = write_split(tmp_path)
 
     class Protocol:
@@ -109,13 +109,13 @@ def test_deletion_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(DeltaTable, "protocol", lambda self: Protocol())
     with pytest.raises(DataError, match="deletion vectors"):
-        files_at(table)
+        list_files(table)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-12, 12).filter(bool), max_size=30), st.integers(0, 3))
-def test_window_gives_out_what_it_took_in(moves: list[int], seed: int) -> None:
-    """Positive moves put so many rows in, negative ones draw as many as there are, and at the end all of them."""
+def test_a_window_returns_each_added_row_once(moves: list[int], seed: int) -> None:
+    """Positive moves add rows, negative ones draw rows, at most all. At the end, the remaining rows are drawn."""
     window, random = Window(), np.random.default_rng(seed)
     put, got = 0, []
     for move in moves:
@@ -132,8 +132,8 @@ def test_window_gives_out_what_it_took_in(moves: list[int], seed: int) -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(table: str, mixed: bool) -> None:
-    files = files_at(table)
+def test_an_epoch_resumes_at_any_batch(table: str, mixed: bool) -> None:
+    files = list_files(table)
     whole = list(iter_epoch(files, LAYOUT, 64, 200, 3, 1, mixed))
     for start in range(len(whole) + 1):
         rest = list(iter_epoch(files, LAYOUT, 64, 200, 3, 1, mixed, start))
@@ -145,15 +145,15 @@ def test_an_epoch_goes_on_from_any_batch_as_if_it_had_not_stopped(table: str, mi
             assert a.file.tolist() == b.file.tolist()
 
 
-def test_files_that_no_window_needs_any_more_are_not_read_again(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = files_at(table)
+def test_a_resumed_epoch_skips_files_that_no_window_needs(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = list_files(table)
     read: list[int] = []
 
-    def counting(files: Sequence[DataFile], layout: Layout, readers: int) -> Iterator[Rows]:
+    def count_and_read(files: Sequence[DataFile], layout: Layout, readers: int) -> Iterator[Rows]:
         read.append(len(files))
         return read_files(files, layout, readers=readers)
 
-    monkeypatch.setattr(stream, "read_files", counting)
+    monkeypatch.setattr(stream, "read_files", count_and_read)
     batches = sum(1 for _ in iter_epoch(files, LAYOUT, 64, 200, 3, 1))
     last = list(iter_epoch(files, LAYOUT, 64, 200, 3, 1, start=batches - 1))
     assert len(last) == 1
@@ -162,44 +162,44 @@ def test_files_that_no_window_needs_any_more_are_not_read_again(table: str, monk
 
 
 def test_an_error_in_the_reading_thread_reaches_the_trainer() -> None:
-    def broken() -> Iterator[Batch]:
+    def fail() -> Iterator[Batch]:
         raise DataError("the disk is gone")
         yield  # type: ignore[misc]
 
     with pytest.raises(DataError, match="the disk is gone"):
-        list(prefetch(broken()))
+        list(prefetch(fail()))
 
 
 @pytest.mark.parametrize("a_step", [1, 20])
-def test_two_steps_are_made_ahead_whatever_the_batches_of_one(a_step: int) -> None:
+def test_two_steps_are_prefetched_for_any_number_of_batches_per_step(a_step: int) -> None:
     enough = threading.Event()
     rows = Rows(
         np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros(1, np.float32), np.zeros(1, np.int32)
     )
 
-    def counted() -> Iterator[Batch]:
+    def make_batches() -> Iterator[Batch]:
         for k in range(5 * a_step):
             if k + 1 == 3 * a_step:
                 enough.set()
             yield Batch(0, rows, np.full(1, k, np.int32))
 
-    steps = StepBatches(counted(), a_step)
+    steps = StepBatches(make_batches(), a_step)
     assert [int(b.file[0]) for b in steps.take()] == list(range(a_step))
-    assert enough.wait(timeout=10), "those of the two steps after the one that was taken"
+    assert enough.wait(timeout=10), "the batches of the next two steps are prefetched"
     steps.close()
 
 
 @pytest.mark.slow
-def test_a_thousand_reads_of_many_small_files_hold_every_row_once_each(tmp_path: Path) -> None:
-    files = files_at(write_split(tmp_path, rows={"a": 80, "b": 60, "c": 20}, files_a_domain=10))
+def test_repeated_reads_of_many_small_files_have_every_row_once(tmp_path: Path) -> None:
+    files = list_files(write_split(tmp_path, rows={"a": 80, "b": 60, "c": 20}, files_a_domain=10))
     assert len(files) == 30
-    expected = b"".join(plain(file) for file in files)
+    expected = b"".join(read_with_pyarrow(file) for file in files)
     for read in range(1000):
         ints = b"".join(rows.ints.tobytes() for rows in read_files(files, LAYOUT, readers=1 + read % 4))
         assert ints == expected, f"read {read}"
 
 
-def test_packed_columns_are_matrices_also_of_a_slice_and_of_several_chunks() -> None:
+def test_packed_columns_are_unpacked_from_slices_and_chunks() -> None:
     ints = np.arange(6 * LAYOUT.ints, dtype=np.int32).reshape(6, LAYOUT.ints)
     floats = np.arange(6, dtype=np.float32).reshape(6, 1)
     columns = pack_rows(ints), pack_rows(floats)

@@ -1,4 +1,4 @@
-"""PLE and PEPNet against NumPy, row by row, in float64."""
+"""Compares PLE and PEPNet with NumPy, row by row, in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.model.arrays import array, randomise
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(7, 5))
 SEGMENTS = [(1, 0, 3), (2, 3, 7)]
-OF_ROW = [1, 1, 1, 2, 2, 2, 2]
+DOMAINS = [1, 1, 1, 2, 2, 2, 2]
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def expert(layers: torch.nn.ModuleList, k: int, x: np.ndarray) -> np.ndarray:
-    """What network k of some layers side by side makes of one row."""
+    """Compute the output of network k of stacked layers for one row."""
     for layer in layers:
         x = relu(x @ array(layer.weight[k]) + array(layer.bias[k]).reshape(-1))
     return x
@@ -34,12 +34,12 @@ def expert(layers: torch.nn.ModuleList, k: int, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_ple_by_hand(levels: int) -> None:
+def test_ple_matches_numpy(levels: int) -> None:
     network = PLE(ModelSettings(layers=[4, 3, 3], levels=levels, experts=2), 5, domains=3)
     randomise(network, RNG)
     assert len(network.earlier) == levels - 1
     want = []
-    for x, p in zip(X, OF_ROW, strict=True):
+    for x, p in zip(X, DOMAINS, strict=True):
         own, shared = [x, x, x], x
         for layer in network.earlier:
             by_domain = [expert(layer.own.layers, d, own[d]) for d in range(3)]
@@ -59,7 +59,7 @@ def test_ple_by_hand(levels: int) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_pepnet_by_hand() -> None:
+def test_pepnet_matches_numpy() -> None:
     network = PEPNet(ModelSettings(layers=[4, 3], domain_dim=2, gate_width=3), 5, domains=3, priors=2)
     randomise(network, RNG)
 
@@ -68,21 +68,21 @@ def test_pepnet_by_hand() -> None:
         return 2 / (1 + np.exp(-(h @ array(module.out.weight) + array(module.out.bias))))  # type: ignore[union-attr,arg-type]
 
     want = []
-    for x, p in zip(X, OF_ROW, strict=True):
-        h = own = x * gate(network.domain_gate, np.concatenate([array(network.domain[p]), x]))
+    for x, p in zip(X, DOMAINS, strict=True):
+        h = gated = x * gate(network.domain_gate, np.concatenate([array(network.domain[p]), x]))
         for k, layer in enumerate(network.hidden):
             h = relu(h @ array(layer.weight) + array(layer.bias))
-            h = h * gate(network.gates[k], np.concatenate([x[:2], own]))
+            h = h * gate(network.gates[k], np.concatenate([x[:2], gated]))
         want.append((h @ array(network.last.weight[p]) + array(network.last.bias[p]))[0])
     np.testing.assert_allclose(array(network(torch.from_numpy(X), SEGMENTS)), want, atol=1e-9)
 
 
 @pytest.mark.usefixtures("float64")
-def test_pepnets_gates_send_no_gradient_into_what_they_only_read() -> None:
+def test_gates_of_pepnet_stop_the_gradient_of_their_inputs() -> None:
     network = PEPNet(ModelSettings(layers=[4], domain_dim=2, gate_width=3), 5, domains=3, priors=0)
     randomise(network, RNG)
     with torch.no_grad():
-        network.hidden[0].weight.zero_()  # the gates are all that is left of the features
+        network.hidden[0].weight.zero_()  # only the gates still depend on the features
     x = torch.from_numpy(X).requires_grad_()
     network(x, SEGMENTS).sum().backward()
     assert x.grad is not None
@@ -90,7 +90,7 @@ def test_pepnets_gates_send_no_gradient_into_what_they_only_read() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_pepnets_gradients_by_finite_differences() -> None:
+def test_gradients_of_pepnet_by_finite_differences() -> None:
     network = PEPNet(ModelSettings(layers=[3], domain_dim=2, gate_width=3, activation="silu"), 5, domains=3, priors=2)
     randomise(network, RNG)
     learned = [p for m in (network.hidden, network.gates, network.last) for p in m.parameters()]

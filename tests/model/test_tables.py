@@ -1,4 +1,4 @@
-"""Tables that share storages, and the means that a row looks up in them, against NumPy and torch's own."""
+"""Compares embedding tables with shared storages, and the means that rows look up in them, with NumPy and torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES, WIDTHS = {"user": 6, "item": 9, "tag": 4}, {"user": 3, "item": 2, "tag": 
 
 
 def layout() -> Layout:
-    """Single ids of three tables of two widths, and two sequences."""
+    """Create a layout with single ids of three tables with two widths, and two sequences."""
     side = {n: IdField(name=n, column=n, embedding=n) for n in SIZES}
     return Layout(
         ds="2026-01-02", domains=["a"], embeddings=SIZES, numeric=[], buckets=[],
@@ -38,18 +38,18 @@ def layout() -> Layout:
 
 
 def random_rows(n: int) -> torch.Tensor:
-    """Packed rows: three ids, then length and ids of each sequence; some are padding."""
+    """Create packed rows: three ids, then length and ids of each sequence. Some ids are padding."""
     columns = [RNG.integers(0, SIZES[t], (n, 1)) for t in ("user", "item", "tag")]
     columns += [RNG.integers(0, 4, (n, 1)), RNG.integers(0, 9, (n, 3)), RNG.integers(0, 4, (n, 3))]
     columns += [RNG.integers(0, 3, (n, 1)), RNG.integers(0, 4, (n, 2))]
     return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int32))
 
 
-def means_by_hand(inputs: SharedInputs, row: list[int]) -> np.ndarray:
-    """Z of one row, a loop."""
-    places = [("user", 0, 1), ("item", 1, 1), ("tag", 2, 1), ("item", 4, 3), ("tag", 7, 3), ("tag", 11, 2)]
+def compute_means(inputs: SharedInputs, row: list[int]) -> np.ndarray:
+    """Compute the input z of one row with a loop."""
+    slots = [("user", 0, 1), ("item", 1, 1), ("tag", 2, 1), ("item", 4, 3), ("tag", 7, 3), ("tag", 11, 2)]
     parts = []
-    for table, start, length in places:
+    for table, start, length in slots:
         ids = [i for i in row[start : start + length] if i]
         weight = array(inputs.tables.of(table))
         parts.append(weight[ids].mean(axis=0) if ids else np.zeros(WIDTHS[table]))
@@ -57,18 +57,18 @@ def means_by_hand(inputs: SharedInputs, row: list[int]) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_row_looks_up_the_means_of_its_lists_in_the_order_of_the_layout() -> None:
+def test_inputs_are_means_of_lists_in_the_order_of_the_layout() -> None:
     settings = ModelSettings.model_validate({"dim": 3, "embeddings": {"item": {"dim": 2}}})
     inputs = SharedInputs(layout(), settings)
     rows = random_rows(40)
     z = array(inputs(rows, torch.zeros(40, 0)))
-    np.testing.assert_allclose(z, [means_by_hand(inputs, row) for row in rows.tolist()], atol=1e-12)
+    np.testing.assert_allclose(z, [compute_means(inputs, row) for row in rows.tolist()], atol=1e-12)
     assert inputs.singles == 3 + 2 + 3
     assert inputs(rows[:0], torch.zeros(0, 0)).shape == (0, z.shape[1])
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_gradient_is_that_of_a_dense_table_and_leaves_padding_alone() -> None:
+def test_the_gradient_matches_a_dense_table_and_is_zero_for_padding() -> None:
     tables = EmbeddingTables(SIZES, dict.fromkeys(SIZES, 2))
     storage = tables.storages["2"]
     lookup = MeanLookup([(0, 1, tables.offset["user"]), (1, 4, tables.offset["item"])])
@@ -87,7 +87,7 @@ def test_the_gradient_is_that_of_a_dense_table_and_leaves_padding_alone() -> Non
     assert not expected[0].any()
 
 
-def test_no_two_tables_share_a_row_but_padding() -> None:
+def test_tables_share_only_the_padding_row() -> None:
     tables = EmbeddingTables(SIZES, WIDTHS)
     for width, storage in tables.storages.items():
         rows = [i + tables.offset[n] for n, size in SIZES.items() if WIDTHS[n] == int(width) for i in range(1, size)]
@@ -96,18 +96,18 @@ def test_no_two_tables_share_a_row_but_padding() -> None:
 
 
 @given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 4))
-def test_rows_come_back_whole_whatever_the_number_of_parts_before_and_after(rows: int, before: int, after: int) -> None:
+def test_resharding_restores_all_rows_for_any_number_of_parts(rows: int, before: int, after: int) -> None:
     table = torch.arange(rows, dtype=torch.float32)[:, None].repeat(1, 2)
     parts = [table[rank::before] for rank in range(before)]
     assert [len(p) for p in parts] == [count_rows_of_part(rows, (rank, before)) for rank in range(before)]
     for rank in range(after):
-        mine = torch.full((count_rows_of_part(rows, (rank, after)), 2), -1.0)
-        for other, theirs in enumerate(parts):
-            reshard(theirs, (other, before), mine, (rank, after))
-        assert mine.equal(table[rank::after])
+        part = torch.full((count_rows_of_part(rows, (rank, after)), 2), -1.0)
+        for other, source in enumerate(parts):
+            reshard(source, (other, before), part, (rank, after))
+        assert part.equal(table[rank::after])
 
 
-def test_a_part_starts_with_its_rows_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_is_initialized_with_its_rows_of_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables_module, "ROWS_PER_SEED", 4)
     torch.manual_seed(5)
     whole = EmbeddingTables({"user": 27}, {"user": 3}).storages["3"]
@@ -117,24 +117,24 @@ def test_a_part_starts_with_its_rows_of_the_whole(monkeypatch: pytest.MonkeyPatc
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.sampled_from([31, 2**40]))
-def test_entries_are_grouped_by_row_whatever_the_size_of_the_table(ids: list[int], size: int) -> None:
+def test_entries_are_grouped_by_row_for_any_table_size(ids: list[int], size: int) -> None:
     rows = torch.tensor(ids, dtype=torch.long) * (size // 31)
     groups = group_rows(rows, size)
     assert groups.rows.tolist() == sorted(set(rows.tolist()))
     assert groups.rows[groups.places()].equal(rows)
-    of = torch.arange(len(ids)) // 2  # two entries share a value
+    value_index = torch.arange(len(ids)) // 2  # two entries share a value
     values = torch.from_numpy(RNG.normal(size=(len(ids) // 2 + 1, 3)))
     expected = np.zeros((31, 3))
-    np.add.at(expected, ids, values.numpy()[of.numpy()])
-    summed = groups.sum_entries(values, of)
+    np.add.at(expected, ids, values.numpy()[value_index.numpy()])
+    summed = groups.sum_entries(values, value_index)
     np.testing.assert_allclose(summed.numpy(), expected[sorted(set(ids))], atol=1e-12)
 
 
-def test_steps_leave_padding_at_zero_and_seeds_leave_nothing_behind() -> None:
+def test_steps_keep_padding_at_zero_and_seeds_queue_no_calls() -> None:
     inputs = SharedInputs(layout(), ModelSettings(dim=2))
     model = torch.nn.ModuleDict({"inputs": inputs})
     optimizers = Optimizers(model, TrainerSettings.from_names(embedding_lr=0.1), 3)
-    queued = len(torch.cuda._queued_calls)  # where there is no accelerator, calls for it wait here
+    queued = len(torch.cuda._queued_calls)  # without a GPU, calls for it are queued here
     for step in range(3):
         seed_device(torch.device("cpu"), step)
         inputs(random_rows(20), torch.zeros(20, 0)).square().sum().backward()

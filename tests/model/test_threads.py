@@ -1,4 +1,4 @@
-"""Threads of a training: their number, which a run keeps, and that idle threads sleep."""
+"""Threads of a training: their number, which a resumed run keeps, and the sleep of idle threads."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import job, record
 
 
-def of_automatic_threads(table: str, folder: Path, **trainer: object) -> TrainingJob:
+def make_job(table: str, folder: Path, **trainer: object) -> TrainingJob:
     return job(table, folder, **{"threads": 0, "minutes": 1000.0, **trainer})
 
 
-def on_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+def set_cores(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     """Pretend that this process may run on `cores` cores."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "count_cores", lambda: cores)
@@ -56,14 +56,14 @@ def test_threads_grow_with_the_batch_and_stay_within_the_cores(rows: int, layers
     assert found <= threads.compute_threads(rows, [*layers, layers[-1]], cores)
 
 
-def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_cores_respect_affinity_and_omp_num_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
     code += "; from star_ctr.model.distributed.threads import pin_cores; print(pin_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
-    on_cores(monkeypatch, 8)
+    set_cores(monkeypatch, 8)
     assert threads.count_process_cores() == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert threads.count_process_cores() == 2
@@ -74,7 +74,7 @@ def test_own_cores_respects_affinity_and_omp_num_threads(monkeypatch: pytest.Mon
 
 def test_each_process_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is either split over the processes, or each process gets a whole one."""
-    on_cores(monkeypatch, 64)
+    set_cores(monkeypatch, 64)
     seen: list[int] = []
     monkeypatch.setattr(threads, "compute_threads", lambda rows, layers, cores: seen.append(rows) or 1)
     monkeypatch.setattr(threads, "get_rank_and_size", lambda: (0, 4))
@@ -84,9 +84,9 @@ def test_each_process_counts_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_declared_number_is_used_and_recorded(table: str, tmp_path: Path) -> None:
-    assert train(of_automatic_threads(table, tmp_path / "three", threads=3))["threads"] == 3
+    assert train(make_job(table, tmp_path / "three", threads=3))["threads"] == 3
     assert torch.get_num_threads() == 3
-    assert train(of_automatic_threads(table, tmp_path / "one"))["threads"] == 1
+    assert train(make_job(table, tmp_path / "one"))["threads"] == 1
     assert torch.get_num_threads() == 1
 
 
@@ -94,37 +94,37 @@ def test_a_resumed_training_keeps_its_threads_on_any_machine(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threads, "compute_threads", lambda rows, layers, cores: cores)
-    on_cores(monkeypatch, 3)
-    begun = Trainer(of_automatic_threads(table, tmp_path))
-    begun.train_step([next(iter(begun._iter_batches()))])
-    trainer_state.save(begun)
-    on_cores(monkeypatch, 2)
+    set_cores(monkeypatch, 3)
+    started = Trainer(make_job(table, tmp_path))
+    started.train_step([next(iter(started._iter_batches()))])
+    trainer_state.save(started)
+    set_cores(monkeypatch, 2)
     for declared, taken in ((0, 3), (1, 1)):
-        resumed = Trainer(of_automatic_threads(table, tmp_path, threads=declared))
+        resumed = Trainer(make_job(table, tmp_path, threads=declared))
         assert trainer_state.resume(resumed, must=True)
         assert (resumed.threads, torch.get_num_threads()) == (taken, taken)
 
 
-OF_OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+OPENMP_NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 
-def sleeping(said: str) -> int:
+def count_sleeping(output: str) -> int:
     """Count the processes with the expected OpenMP settings, as printed by OMP_DISPLAY_ENV."""
-    policies, spins = (re.findall(rf"{name} = '(.*)'", said) for name in OF_OPENMP[:2])
+    policies, spins = (re.findall(rf"{name} = '(.*)'", output) for name in OPENMP_NAMES[:2])
     return sum(p == "PASSIVE" and int(n) <= 10_000 for p, n in zip(policies, spins, strict=True))
 
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a new process in which OpenMP prints its settings."""
-    kept = {k: v for k, v in os.environ.items() if k not in OF_OPENMP}
+    kept = {k: v for k, v in os.environ.items() if k not in OPENMP_NAMES}
     return {**kept, "OMP_DISPLAY_ENV": "verbose", **more}
 
 
 def test_idle_threads_of_a_launched_training_sleep(table: str, tmp_path: Path) -> None:
-    j = of_automatic_threads(table, tmp_path)
+    j = make_job(table, tmp_path)
     command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(j))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    assert sleeping(done.stderr) == 1
+    assert count_sleeping(done.stderr) == 1
     assert record(j)["threads"] == 1
 
 
@@ -133,7 +133,7 @@ def test_idle_threads_of_a_launched_training_sleep(table: str, tmp_path: Path) -
 def test_idle_threads_sleep_in_every_module_with_torch(module: str) -> None:
     code = f"import star_ctr.{module}, torch"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
-    assert sleeping(done.stderr) == 1
+    assert count_sleeping(done.stderr) == 1
 
 
 def test_a_wait_policy_of_the_user_is_kept() -> None:
@@ -148,10 +148,10 @@ def test_a_wait_policy_of_the_user_is_kept() -> None:
 def test_torchrun_processes_share_the_cores_and_idle_threads_sleep(
     table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], parallel: str
 ) -> None:
-    for name in OF_OPENMP:
+    for name in OPENMP_NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
-    j = of_automatic_threads(table, tmp_path, processes=2, parallel=parallel)
+    j = make_job(table, tmp_path, processes=2, parallel=parallel)
     launch(j)
-    assert sleeping(capfd.readouterr().err) == 3, "the two workers and their agent"
+    assert count_sleeping(capfd.readouterr().err) == 3, "the two workers and their agent"
     assert record(j)["threads"] == 1

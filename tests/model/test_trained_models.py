@@ -1,4 +1,4 @@
-"""Every model in the trainer: it trains on all rows, and its export scores as it does."""
+"""Training of every model: it uses all rows, and the exported model computes the same scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.model.synthetic import ALL, LAYOUT, ROWS, job
     + [("base", "bn", "mixed"), ("star", "bn", "mixed"), ("star", "ln", "mixed"), ("star", "bn", "single_domain")]
     + [("mulann", "bn", "mixed"), ("mmoe", "bn", "mixed"), ("cross_stitch", "ln", "single_domain")],
 )
-def test_every_model_trains_and_its_export_scores_as_it_does(
+def test_every_model_trains_and_its_export_has_the_same_scores(
     table: str, tmp_path: Path, name: str, norm: str, batches: str
 ) -> None:
     j = job(table, tmp_path, batches=batches, epochs=2)
@@ -42,37 +42,37 @@ def test_every_model_trains_and_its_export_scores_as_it_does(
     assert np.isfinite(predictor.predict(rows.ints, rows.floats, np.zeros_like(rows.domain))).all()
 
 
-def test_mixed_batches_hold_all_domains_in_proportion_and_every_row_once(table: str, tmp_path: Path) -> None:
+def test_mixed_batches_have_all_domains_in_proportion_and_every_row_once(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, batches="mixed").model_copy(update={"model": ModelSettings(norm="bn")}))
     batches = list(iter_epoch(trainer.files, LAYOUT, 100, 10_000, 0, 0, mixed=True))
     assert [len(b.rows) for b in batches] == [100] * 8 + [51]
     domains = np.concatenate([b.rows.domain for b in batches])
     assert {LAYOUT.domains[p - 1]: int(n) for p, n in zip(*np.unique(domains, return_counts=True), strict=True)} == ROWS
     assert all((np.diff(b.rows.domain) >= 0).all() for b in batches)
-    assert all(5 < (b.rows.domain == 2).sum() < 35 for b in batches[:-1])  # 150 of 851, so some 18 of 100
+    assert all(5 < (b.rows.domain == 2).sum() < 35 for b in batches[:-1])  # 150 of 851, so about 18 of 100
 
 
-def test_a_step_of_shared_bottom_leaves_other_domains_networks_untouched(table: str, tmp_path: Path) -> None:
+def test_a_step_of_shared_bottom_does_not_change_the_networks_of_other_domains(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path, weight_decay=0.1)
     trainer = Trainer(j.model_copy(update={"model": j.model.model_copy(update={"name": "shared_bottom"})}))
     batches = list(iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0))
     for batch in batches[:6]:
         trainer.train_step([batch])
 
-    def own(p: int) -> list[torch.Tensor]:
+    def copy_weights(p: int) -> list[torch.Tensor]:
         return [
             t.detach().clone() for n, t in trainer.model.named_parameters() if n.endswith((f"weight.{p}", f"bias.{p}"))
         ]
 
-    before = {p: own(p) for p in range(4)}
+    before = {p: copy_weights(p) for p in range(4)}
     trainer.train_step([next(b for b in batches[6:] if b.domain == 1)])
     for p in range(4):
-        same = [torch.equal(a, b) for a, b in zip(before[p], own(p), strict=True)]
+        same = [torch.equal(a, b) for a, b in zip(before[p], copy_weights(p), strict=True)]
         assert len(same) == 6
         assert all(same) == (p != 1)
 
 
-def test_the_model_is_the_same_in_any_batch_in_evaluation(table: str) -> None:
+def test_scores_in_evaluation_do_not_depend_on_the_batch(table: str) -> None:
     for name in ALL:
         model = MultiDomainModel(LAYOUT, ModelSettings(name=name, layers=[8], dim=4)).eval()  # type: ignore[arg-type]
         ints = torch.randint(0, 30, (9, LAYOUT.ints), dtype=torch.int32) % 5
@@ -83,16 +83,14 @@ def test_the_model_is_the_same_in_any_batch_in_evaluation(table: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["din", "dien"])
-def test_attention_to_the_candidate_trains_and_its_export_scores_as_it_does(
-    table: str, tmp_path: Path, pooling: str
-) -> None:
+def test_attention_pooling_trains_and_its_export_has_the_same_scores(table: str, tmp_path: Path, pooling: str) -> None:
     j = job(table, tmp_path)
     j = j.model_copy(update={"model": j.model.model_copy(update={"pooling": pooling})})
     trainer = Trainer(j)
     before = {n: p.clone() for n, p in trainer.model.inputs.pooling.named_parameters()}
     trainer.train()
-    still = [n for n, p in trainer.model.inputs.pooling.named_parameters() if torch.equal(p, before[n])]
-    assert not still
+    unchanged = [n for n, p in trainer.model.inputs.pooling.named_parameters() if torch.equal(p, before[n])]
+    assert not unchanged
     record = train(j)
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)

@@ -1,4 +1,4 @@
-"""The trainer's promises: same job, same bits; other domains untouched; one model, one score."""
+"""Guarantees of the trainer: reproducible bits, unchanged other domains, and scores independent of the batch."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, ROWS, job, when, without_dropout
 
 
-def bits(job: TrainingJob) -> str:
+def hash_weights(job: TrainingJob) -> str:
     return hashlib.sha256((job.path / "model.safetensors").read_bytes()).hexdigest()
 
 
-def test_same_job_same_bits_other_seed_other_bits(table: str, tmp_path: Path) -> None:
+def test_bits_depend_only_on_the_job_and_its_seed(table: str, tmp_path: Path) -> None:
     jobs = [job(table, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     records = [train(j) for j in jobs]
-    assert bits(jobs[0]) == bits(jobs[1]) != bits(jobs[2])
+    assert hash_weights(jobs[0]) == hash_weights(jobs[1]) != hash_weights(jobs[2])
     assert records[0]["rows"] == ROWS
     assert records[0]["lone_rows"] == {"c": 1}
 
 
-def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: str, tmp_path: Path) -> None:
+def test_a_step_on_one_domain_does_not_change_the_others_by_a_bit(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, weight_decay=0.1))
     batches = list(iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0))
     for batch in batches[:6]:
@@ -44,17 +44,19 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
 
     def state(p: int) -> dict[str, torch.Tensor]:
         """Return the state of domain p: weights, EMA with step counters, normalization statistics, optimizer state."""
-        own = {f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"}
-        own |= {
+        tensors = {
+            f"model/{n}": t for n, t in trainer.model.named_parameters() if f"_p.{p}" in n or n == f"aux.domain.{p}"
+        }
+        tensors |= {
             f"average/{n}": t for n, t in trainer.ema.state_dict().items() if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
         }
-        own |= {
+        tensors |= {
             f"optimizer/{n}": t
             for n, t in trainer.optimizers.state_dict().items()
             if f"_p.{p}/" in n or f"aux.domain.{p}/" in n
         }
-        own |= {"mean": trainer.model.norm.mean[p], "var": trainer.model.norm.var[p]}
-        return {n: t.detach().clone() for n, t in own.items()}
+        tensors |= {"mean": trainer.model.norm.mean[p], "var": trainer.model.norm.var[p]}
+        return {n: t.detach().clone() for n, t in tensors.items()}
 
     before = {p: state(p) for p in range(4)}
     batch = next(b for b in batches[6:] if b.domain == 1)
@@ -68,7 +70,7 @@ def test_a_step_on_one_domain_leaves_the_others_as_they_are_to_the_bit(table: st
     assert {"average/network.layers.0.weight_p.1/weight", "average/network.layers.0.weight_p.1/steps"} <= set(changed)
 
 
-def test_what_a_domain_adds_has_its_own_rate_and_decays_towards_the_shared_model(table: str, tmp_path: Path) -> None:
+def test_domain_weights_have_a_separate_rate_and_decay_towards_the_shared_model(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, weight_decay=0.5, domain_lr=0.1, domain_decay=2.0))
     layer, norm = trainer.model.network.layers[0], trainer.model.norm
     with torch.no_grad():
@@ -84,17 +86,17 @@ def test_what_a_domain_adds_has_its_own_rate_and_decays_towards_the_shared_model
     torch.testing.assert_close(layer.weight_p[1].detach(), torch.full_like(shared, 1 + 2 * (1 - 0.1 * 2.0)))
     assert norm.gamma_p[1].detach().unique().item() == pytest.approx(1 + 2 * (1 - 0.1 * 2.0))
     assert norm.beta_p[1].detach().unique().item() == pytest.approx(3 * (1 - 0.1 * 2.0))
-    assert torch.equal(layer.weight_p[2], torch.ones_like(layer.weight_p[2])), "not of this step's domains"
+    assert torch.equal(layer.weight_p[2], torch.ones_like(layer.weight_p[2])), "this domain is not in the step"
     layer.weight_p[1].grad = torch.ones_like(shared)
     trainer.optimizers.zero_grad()
     before = layer.weight_p[2].detach().clone()
     layer.weight_p[2].grad = torch.ones_like(before)
     trainer.optimizers.step(1)
-    # Adam's first step of a parameter is its rate, whatever the gradient.
+    # The first step of Adam on a parameter equals the learning rate, for any gradient.
     torch.testing.assert_close(layer.weight_p[2].detach(), before - 0.1, atol=1e-5, rtol=0)
 
 
-def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path: Path) -> None:
+def test_scores_do_not_depend_on_the_batch(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path)
     record = train(j)
     probe = record["probe"]
@@ -104,17 +106,17 @@ def test_one_model_one_score_whichever_rows_share_the_batch(table: str, tmp_path
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     domains = rows.domain
     predictor = Predictor(j.path)
-    together = predictor.predict(rows.ints, rows.floats, domains)
+    scores = predictor.predict(rows.ints, rows.floats, domains)
     trainer_scores = np.array([probe[i] for i in ids])
-    assert np.abs(together - trainer_scores).max() < 1e-5
+    assert np.abs(scores - trainer_scores).max() < 1e-5
     order = np.random.default_rng(0).permutation(len(ids))
     shuffled = predictor.predict(rows.ints[order], rows.floats[order], domains[order])
-    assert np.abs(shuffled - together[order]).max() < 1e-5
+    assert np.abs(shuffled - scores[order]).max() < 1e-5
     alone = [predictor.predict(rows.ints[i : i + 1], rows.floats[i : i + 1], domains[i : i + 1])[0] for i in range(20)]
-    assert np.abs(np.array(alone) - together[:20]).max() < 1e-5
+    assert np.abs(np.array(alone) - scores[:20]).max() < 1e-5
 
 
-def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> None:
+def test_normalization_statistics_are_those_of_the_training_rows(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, norm_statistics_prior=0))
     trainer.train()
     used, _ = trainer.finish()
@@ -127,40 +129,40 @@ def test_moments_are_those_of_the_training_rows(table: str, tmp_path: Path) -> N
     np.testing.assert_allclose(trainer.model.norm.var[2].numpy(), z.var(0), atol=1e-5)
 
 
-def test_levels_make_predicted_clicks_the_actual_ones(table: str, tmp_path: Path) -> None:
+def test_calibration_makes_predicted_clicks_equal_actual_clicks(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path))
     trainer.train()
-    _, levels = trainer.finish()
+    _, shifts = trainer.finish()
     rows = concat_rows(
         [r for f, r in zip(trainer.files, read_files(trainer.files, LAYOUT), strict=True) if f.domain == 1]
     )
     ones = torch.ones(len(rows), dtype=torch.int32)
     predicted = trainer.model.predict(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy()), ones)
-    # the prior on the move counts like |move| clicks
-    assert abs(float(predicted.sum()) - rows.label.sum()) < abs(levels[1]) + 0.01
-    assert abs(levels[3]) < 1, "one row must not decide a level"
+    # The penalty on the shift allows a difference of |shift| clicks.
+    assert abs(float(predicted.sum()) - rows.label.sum()) < abs(shifts[1]) + 0.01
+    assert abs(shifts[3]) < 1, "one row must not determine an output bias"
 
 
-def test_the_window_is_bounded_in_bytes_too(table: str, tmp_path: Path) -> None:
-    def files_drawn(**settings: int) -> list[list[int]]:
+def test_the_window_is_also_bounded_in_bytes(table: str, tmp_path: Path) -> None:
+    def list_drawn_files(**settings: int) -> list[list[int]]:
         batches = list(Trainer(job(table, tmp_path, **settings))._iter_batches())
         assert LAYOUT.row_bytes * len(batches[0].rows) == sum(
             a.nbytes for a in (*vars(batches[0].rows).values(), batches[0].file) if a is not None
         )
         return [b.file.tolist() for b in batches]
 
-    wide, narrow = files_drawn(window_rows=800), files_drawn(window_rows=100)
-    assert files_drawn(window_rows=800, window_bytes=100 * LAYOUT.row_bytes) == narrow != wide
+    wide, narrow = list_drawn_files(window_rows=800), list_drawn_files(window_rows=100)
+    assert list_drawn_files(window_rows=800, window_bytes=100 * LAYOUT.row_bytes) == narrow != wide
     assert sorted(map(len, narrow)) == sorted(map(len, wide))
 
 
-def test_learning_happens(table: str, tmp_path: Path) -> None:
+def test_the_loss_decreases(table: str, tmp_path: Path) -> None:
     record = train(job(table, tmp_path, epochs=8, lr=0.01))
     losses = [loss for _, loss in record["curve"]]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.03
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_where(table: str, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run_and_names_step_and_domain(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path))
     batch = next(iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0))
     batch.rows.floats = np.full_like(batch.rows.floats, np.nan)
@@ -172,37 +174,37 @@ RUN = "import sys; from star_ctr.model.train import main; main(sys.argv[1])"
 
 
 @pytest.mark.parametrize("wait_for_step", [3])
-def test_killed_and_resumed_gives_the_same_bits(table: str, tmp_path: Path, wait_for_step: int) -> None:
+def test_a_killed_and_resumed_training_has_the_same_bits(table: str, tmp_path: Path, wait_for_step: int) -> None:
     settings = {"epochs": 12, "minutes": 0.002}
-    undisturbed = job(table, tmp_path / "undisturbed", **settings)
-    whole = train(undisturbed)
+    uninterrupted = job(table, tmp_path / "uninterrupted", **settings)
+    whole = train(uninterrupted)
     killed = job(table, tmp_path / "killed", **settings)
     process = subprocess.Popen([sys.executable, "-c", RUN, str(write_job(killed))], stderr=subprocess.DEVNULL)
     when(process, killed, wait_for_step, process.kill)
     process.wait()
-    assert process.returncode == -signal.SIGKILL, "it finished before it was killed"
+    assert process.returncode == -signal.SIGKILL, "the training finished before it was killed"
     record = train(killed)
     assert record["resumed"]
-    assert bits(killed) == bits(undisturbed)
+    assert hash_weights(killed) == hash_weights(uninterrupted)
     assert record["rows"] == {d: 12 * n for d, n in ROWS.items()}
     assert {k: record[k] for k in ("curve", "mixing", "rows", "steps")} == {
         k: whole[k] for k in ("curve", "mixing", "rows", "steps")
-    }, "the record tells of the whole training"
+    }, "the record covers the whole training"
 
 
-def test_killed_after_the_last_step_it_is_finished_and_not_trained_again(table: str, tmp_path: Path) -> None:
+def test_a_training_killed_after_the_last_step_is_finished_without_training(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path)
-    before, model = train(j), bits(j)
+    before, model = train(j), hash_weights(j)
     (tmp_path / "result.json").unlink()
     (tmp_path / "model.safetensors").unlink()
     again = train(j)
     assert again["resumed"]
-    assert bits(j) == model
+    assert hash_weights(j) == model
     assert {k: v for k, v in again.items() if k != "resumed"} == {k: v for k, v in before.items() if k != "resumed"}
 
 
-def test_bfloat16_rounds_the_layers_products_and_nothing_else(table: str, tmp_path: Path) -> None:
-    """Its gradient points where float32's does; weights, moments and what is exported stay float32."""
+def test_bfloat16_rounds_only_the_products_of_layers(table: str, tmp_path: Path) -> None:
+    """Its gradient is close to that of float32. Weights, optimizer state and exported weights remain float32."""
     gradients = []
     for precision in ("float32", "bfloat16"):
         trainer = Trainer(without_dropout(table, tmp_path / precision, precision=precision))
@@ -214,9 +216,9 @@ def test_bfloat16_rounds_the_layers_products_and_nothing_else(table: str, tmp_pa
             torch.float32
         }
     full, half = gradients
-    off = float((full - half).norm() / full.norm())
-    assert 0 < off < 0.02, "bfloat16 keeps eight bits: 0.4% a product"
-    half_again = [job(table, tmp_path / name, precision="bfloat16") for name in ("one", "other")]
-    assert len({train(j)["fingerprint"] for j in half_again}) == 1
-    assert bits(half_again[0]) == bits(half_again[1])
-    assert {t.dtype for t in load_file(half_again[0].path / "model.safetensors").values()} == {torch.float32}
+    error = float((full - half).norm() / full.norm())
+    assert 0 < error < 0.02, "bfloat16 keeps eight bits: 0.4% per product"
+    repeated = [job(table, tmp_path / name, precision="bfloat16") for name in ("one", "other")]
+    assert len({train(j)["fingerprint"] for j in repeated}) == 1
+    assert hash_weights(repeated[0]) == hash_weights(repeated[1])
+    assert {t.dtype for t in load_file(repeated[0].path / "model.safetensors").values()} == {torch.float32}
