@@ -15,8 +15,8 @@ from star_ctr.conf.settings.root import Settings
 
 ROOT = Path(__file__).parent.parent
 
-# Use the same examples in each run, so that only a change of the code can make a test fail. To search with new examples:
-# pytest --hypothesis-profile=search
+# Use the same examples in each run, so that only a change of the code can make a test fail. Search with new examples by
+# `pytest --hypothesis-profile=search`.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("search", derandomize=False)
 hypothesis.settings.load_profile("repeatable")

@@ -1,7 +1,7 @@
 """Small logs of a shop with three surfaces, over four days: Parquet impressions and a JSON Lines click log.
 
-Column names and formats differ from the shipped configurations, and times have a zone. The logs are written with pandas,
-so that tests can add any rows.
+Column names and formats differ from the shipped configurations, and times have a zone. Pandas writes the logs, so that
+tests can add any rows.
 """
 
 from __future__ import annotations

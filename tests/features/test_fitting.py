@@ -151,9 +151,9 @@ def test_scales_over_all_ranges(rows: DataFrame) -> None:
         assert scales[name].deviation / unit == pytest.approx((COLUMNS[name] / unit).std())
     for name, usual in (("broken", COLUMNS["broken"][1:]), ("gaps", COLUMNS["gaps"][3:])):
         assert scales[name] == (pytest.approx(usual.mean(), rel=1e-14), pytest.approx(usual.std(), rel=1e-12))
-        told = standardize(COLUMNS[name], *scales[name])
-        assert len(np.unique(told[3:].astype(np.float32))) == 5
-        assert np.abs(told).max() <= 4.0
+        standardized = standardize(COLUMNS[name], *scales[name])
+        assert len(np.unique(standardized[3:].astype(np.float32))) == 5
+        assert np.abs(standardized).max() <= 4.0
     assert scales["still"] == (0.0323, 0.0)
     assert scales["empty"] == (0.0, 0.0)
     assert scales["half"].deviation == 0.0
@@ -168,8 +168,12 @@ def test_the_fit_does_not_depend_on_order_or_partitions(rows: DataFrame, monkeyp
     for limit in (200_000, 3_000):
         monkeypatch.setattr(fitting, "QUANTILE_ROWS", limit)
         fitted = [
-            (fit_scales(made, SOURCES), fit_bounds(made, buckets), compute_base_rates(made, rates))
-            for made in (rows.repartition(1), rows.repartition(7, "normal"), rows.orderBy(F.xxhash64("impression_id")))
+            (fit_scales(partitioned, SOURCES), fit_bounds(partitioned, buckets), compute_base_rates(partitioned, rates))
+            for partitioned in (
+                rows.repartition(1),
+                rows.repartition(7, "normal"),
+                rows.orderBy(F.xxhash64("impression_id")),
+            )
         ]
         assert fitted[0] == fitted[1] == fitted[2]
         for bounds in fitted[0][1].values():

@@ -59,7 +59,7 @@ def test_domains_share_some_users_and_most_items(rows: pd.DataFrame) -> None:
 
 
 def test_tastes_of_a_domain_change_slowly_over_days(spark: SparkSession) -> None:
-    # Compare the same user and items in two domains of one group: everything except the tastes of the domains cancels out.
+    # Compare the same user and items in two domains of a group: everything except the tastes of domains cancels out.
     grid = spark.createDataFrame(
         [(d, day, 5, c, 1, sim.get_first_day_ms(SMALL)) for d in range(1, 20) for day in range(4) for c in range(40)],
         "domain int, day long, user long, item long, position long, shown_at long",

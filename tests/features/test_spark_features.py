@@ -119,7 +119,7 @@ LOG = st.lists(
     st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ij"), st.integers(0, 3), st.booleans()), max_size=10),
 )
 def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, log: list, older: list) -> None:
-    """Includes ties, days that differ from the date of the time, users without history, and behaviours before the log."""
+    """Include ties, days other than the date of the time, users without history, and behaviours before the first day."""
     conf = load("kuairand", ["paths.logs=/none"])
     conf = conf.model_copy(
         update={

@@ -59,13 +59,13 @@ def first(tmp_path: Path) -> TrainingJob:
     return with_vocabularies(job(table, tmp_path), tmp_path).model_copy(update={"run_id": RUN})
 
 
-def train_and_publish(made: TrainingJob) -> Attempt:
+def train_and_publish(training: TrainingJob) -> Attempt:
     """Train a job as `star-ctr train` does, and publish it."""
-    if not get_attempt(made).is_published:
-        write_job(made)
-        train(made)
-    publish_attempt(made)
-    return get_attempt(made)
+    if not get_attempt(training).is_published:
+        write_job(training)
+        train(training)
+    publish_attempt(training)
+    return get_attempt(training)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -105,13 +105,13 @@ def test_the_same_model_is_not_published_again(warehouse: Warehouse, first: Trai
 
 
 def test_an_unpublished_attempt_is_resumed_and_invisible(warehouse: Warehouse, first: TrainingJob) -> None:
-    made = assign_attempt(warehouse, first)
-    write_job(made)
-    train(made)  # killed before it was published
+    training = assign_attempt(warehouse, first)
+    write_job(training)
+    train(training)  # killed before it was published
     assert find_attempt(warehouse, RUN) is None
     assert warehouse.list_finished_runs() == []
     again = assign_attempt(warehouse, first)
-    assert again.path == made.path
+    assert again.path == training.path
     other = assign_attempt(warehouse, first.model_copy(update={"code": "changed"}))
     assert other.attempt == 2, "another job must not train into its folder"
     assert train_and_publish(again).record()["attempt"] == 1
@@ -139,19 +139,19 @@ attempts.publish_attempt(TrainingJob.model_validate_json(Path(sys.argv[1]).read_
 
 
 def test_publishing_is_atomic_under_kills(warehouse: Warehouse, first: TrainingJob) -> None:
-    made = assign_attempt(warehouse, first)
-    file = write_job(made)
-    train(made)
+    training = assign_attempt(warehouse, first)
+    file = write_job(training)
+    train(training)
     kills = 0
     for step in (0, 5, 100):
         done = subprocess.run([sys.executable, "-c", PUBLISH, str(file), str(step)], check=False)
         killed = done.returncode == -signal.SIGKILL
         assert killed or done.returncode == 0
-        assert get_attempt(made).is_published != killed
+        assert get_attempt(training).is_published != killed
         kills += killed
     assert kills == 2
-    assert find_damaged_files(get_attempt(made)) == []
-    assert Predictor(made.path, get_attempt(made).record()["files"]).layout.domains == LAYOUT.domains
+    assert find_damaged_files(get_attempt(training)) == []
+    assert Predictor(training.path, get_attempt(training).record()["files"]).layout.domains == LAYOUT.domains
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "layout.json", "vocabularies/part-00000.parquet"])

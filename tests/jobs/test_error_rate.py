@@ -134,8 +134,10 @@ class Nights:
         candidate, differences = [], []
         for name in (*range(len(self.share)), None):
             part = slice(None) if name is None else domain == name
-            of_user = [per_user(user[part], score[part], label[part]) for score in (candidate_score, reference_score)]
-            who, rows = of_user[0][0], of_user[0][1].astype(float)
+            users_by_model = [
+                per_user(user[part], score[part], label[part]) for score in (candidate_score, reference_score)
+            ]
+            who, rows = users_by_model[0][0], users_by_model[0][1].astype(float)
             title = "overall" if name is None else f"d{name + 1:02d}"
             clicks = int(label[part].sum())
             row = {"domain": title, "rows": len(user[part]), "clicks": clicks, "pcoc": 1.0, "gauc": 0.65}
@@ -145,7 +147,7 @@ class Nights:
             times = drawn[:, who].astype(float)
             total = times @ rows
             with np.errstate(invalid="ignore"):
-                values = times @ (rows * (of_user[0][2] - of_user[1][2])) / total
+                values = times @ (rows * (users_by_model[0][2] - users_by_model[1][2])) / total
             values = values[~np.isnan(values)]
             std = float(values[1:].std(ddof=1)) if len(values) > 0.95 * MIN_BOOTSTRAP_SAMPLES else None
             low, high = np.quantile(values[1:], [0.025, 0.975]).tolist()

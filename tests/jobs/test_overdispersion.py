@@ -51,7 +51,7 @@ def negative_binomial(mean: float, fano: float, domains: int = 19, rows: int = 4
 def log_normal_users(
     activity: float, propensity: float, users: int = 400, domains: int = 19, rate: float = 0.004
 ) -> Draw:
-    """Return a `Draw` with about 4,000 rows per domain; `activity` and `propensity` are log-normal deviations of users."""
+    """Return a `Draw` with about 4,000 rows per domain; `activity` and `propensity` are log-normal deviations."""
 
     def draw(rng: np.random.Generator) -> tuple[Ints, Ints, Floats]:
         size = (domains, users)

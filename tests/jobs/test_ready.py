@@ -1,4 +1,4 @@
-"""The `ready` command: whether the log count_files of a day exist."""
+"""The `ready` command: whether the log files of a day exist."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def test_the_exit_code_of_the_command_is_75_until_all_files_exist(tmp_path: Path
 
 
 def test_the_exit_code_is_75_if_the_store_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def raise_connection_error(*_: object) -> None:
         raise ConnectionError("refused")
 
-    monkeypatch.setattr(ready, "run", refuse)
+    monkeypatch.setattr(ready, "run", raise_connection_error)
     done = CliRunner().invoke(app, ["ready", "--conf", "demo", "--ds", DAY])
     assert done.exit_code == 75

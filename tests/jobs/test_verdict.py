@@ -60,11 +60,7 @@ def test_the_first_model_is_promoted_if_its_metrics_are_good() -> None:
     ("found", "outcome", "words"),
     [
         (differences(0.001), Outcome.PROMOTED, "+0.0010 (-0.0010 to +0.0030)"),
-        (
-            differences(-0.0009, half=0.0001),
-            Outcome.PROMOTED,
-            "not worse",
-        ),  # within the margin, even though significant
+        (differences(-0.0009, half=0.0001), Outcome.PROMOTED, "not worse"),  # significant, but within the margin
         (differences(-0.0019, half=0.002), Outcome.PROMOTED, "not worse"),  # beyond the margin, but not significant
         (differences(-0.003, half=0.002), Outcome.HELD, "overall: GAUC -0.0030"),
         (differences(0.0, mail=-0.02, half=0.005), Outcome.HELD, "domain mail: GAUC -0.0200"),
@@ -183,10 +179,10 @@ def test_an_untestable_difference_is_not_promoted() -> None:
     )
 
 
-@pytest.mark.parametrize(("asked", "taken"), [(0, 200), (50, 200), (500, 500)])
-def test_the_gate_uses_enough_bootstrap_draws(asked: int, taken: int) -> None:
-    settings = load("demo", [f"evaluate.replicates={asked}"])
-    assert _require_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": taken})
+@pytest.mark.parametrize(("configured", "used"), [(0, 200), (50, 200), (500, 500)])
+def test_the_gate_uses_enough_bootstrap_draws(configured: int, used: int) -> None:
+    settings = load("demo", [f"evaluate.replicates={configured}"])
+    assert _require_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": used})
 
 
 def test_a_difference_without_spread_is_significant() -> None:

@@ -187,7 +187,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("decay", [0.9, 0.99])
 def test_training_exports_the_dense_ema_of_its_weights(many: str, tmp_path: Path, decay: float) -> None:
-    """Weights of a domain count only steps with its batches, all others count every step. Training is interrupted twice."""
+    """Weights of a domain count the steps with its batches, all others count every step. Training stops twice."""
 
     class Reference(Callback):
         def __init__(self) -> None:

@@ -116,7 +116,7 @@ def _check_gradients(rank: int) -> None:
 
 
 def _check_ema(rank: int) -> None:
-    """Each process changes its own rows and flushes half of the table. The result is bit-identical to a single process."""
+    """Each process changes its rows and flushes half of the table. The result is bit-identical to a single process."""
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -129,13 +129,13 @@ def _check_ema(rank: int) -> None:
     (whole,), (table,) = alone.parameters(), together.parameters()
     random = torch.Generator().manual_seed(0)
 
-    def step(of_rank: int | None) -> None:
+    def step(only_rank: int | None) -> None:
         rows = torch.randperm(500, generator=random)[:60] + 1
         difference = torch.randn(60, 2, generator=random)
         with torch.no_grad():
             whole.index_add_(0, rows, difference)
             one.update({whole: [RowUpdate(rows, difference)]})
-            own = slice(None) if of_rank is None else slice(30 * of_rank, 30 * of_rank + 30)
+            own = slice(None) if only_rank is None else slice(30 * only_rank, 30 * only_rank + 30)
             table.index_add_(0, rows[own], difference[own])
             shared.update({table: [RowUpdate(rows[own], difference[own])]})
 

@@ -60,7 +60,7 @@ def test_process_cores_respect_affinity_and_omp_num_threads(monkeypatch: pytest.
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    code += "; from star_ctr.model.distributed.threads import pin_cores; print(pin_cores())"
+    code += "; from star_ctr.model.distributed.threads import count_process_cores; print(count_process_cores())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
     set_cores(monkeypatch, 8)
@@ -99,10 +99,10 @@ def test_a_resumed_training_keeps_its_threads_on_any_machine(
     started.train_step([next(iter(started._iter_batches()))])
     trainer_state.save(started)
     set_cores(monkeypatch, 2)
-    for declared, taken in ((0, 3), (1, 1)):
+    for declared, expected in ((0, 3), (1, 1)):
         resumed = Trainer(make_job(table, tmp_path, threads=declared))
         assert trainer_state.resume(resumed, must=True)
-        assert (resumed.threads, torch.get_num_threads()) == (taken, taken)
+        assert (resumed.threads, torch.get_num_threads()) == (expected, expected)
 
 
 OPENMP_NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")

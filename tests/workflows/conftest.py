@@ -1,4 +1,4 @@
-"""One small night for all tests that look at one."""
+"""A small night that tests share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warehouse whose nights were never run: tables written by hand, for whatever reads them in the morning."""
+"""A warehouse whose tables are generated without running nights, for tests of reports and other readers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS = {
 
 @dataclass
 class MadeNights:
-    """Writes what nights would leave in `folder`; every number comes from one seed."""
+    """Writes tables in `folder` as nights would; all numbers are drawn from one seed."""
 
     folder: Path
     domains: Sequence[str] = DOMAINS
@@ -49,14 +49,14 @@ class MadeNights:
         return make_run_id(self.settings, ds)
 
     def write(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Append rows to a table, with the partitions that it has."""
-        by = list(TABLES[table].partitions) if table in TABLES else ["run_id"]
+        """Append rows to a table, with its partitions."""
+        partitions = list(TABLES[table].partitions) if table in TABLES else ["run_id"]
         write_deltalake(
-            str(self.folder / table), pa.Table.from_pylist(list(rows)), mode="append", partition_by=by or None
+            str(self.folder / table), pa.Table.from_pylist(list(rows)), mode="append", partition_by=partitions or None
         )
 
     def metrics(self, ds: str, name: str | None = None, **more: Any) -> list[dict[str, Any]]:
-        """Metrics of every domain and overall; the domains grow smaller. Returns the rows that it wrote."""
+        """Write metrics of every domain and overall, and return the rows. Later domains have fewer rows."""
         rows = []
         for k, domain in enumerate([*self.domains, OVERALL]):
             n = (
@@ -92,7 +92,7 @@ class MadeNights:
         )
 
     def ledger(self, ds: str) -> None:
-        """The day's rows and those of the days before it: duplicates, unreadable rows and late clicks are left out."""
+        """Write the ledger of a night, in which duplicates, rows without a user and late clicks are left out."""
         rows = []
         for k, domain in enumerate(self.domains):
             n = int(24_000 / (k + 1) ** 1.3)
@@ -139,19 +139,19 @@ class MadeNights:
         )
 
     def step(self, ds: str, step: str, state: str = "done", error: str = "") -> None:
-        """An entry of the journal, which stands on what the step would stand on now."""
-        standing = Staleness(self.settings, self.entries, busy=True, decisions=Decisions(self.settings).all())
+        """Add an entry to the journal, with the inputs that the step would have now."""
+        staleness = Staleness(self.settings, self.entries, busy=True, decisions=Decisions(self.settings).all())
         at = dt.datetime(2026, 1, 9, tzinfo=dt.UTC) + dt.timedelta(minutes=next(self._clock))
         seconds = SECONDS[step] * float(self.rng.uniform(0.85, 1.3)) if state != "running" else None
         entry = Entry(
             ds,
             step,
-            standing.get_run_id(ds, step),
+            staleness.get_run_id(ds, step),
             state,
             at,
             seconds,
             error=error,
-            inputs=standing.hash_inputs(ds, step),
+            inputs=staleness.hash_inputs(ds, step),
         )
         self.entries.append(entry)
         Journal(self.settings).add(entry)
@@ -164,7 +164,7 @@ class MadeNights:
         decisions.add(Decision(ds, self.run(ds), 1, *against, outcome, reason, by), decided)
 
     def nights(self, nights: Sequence[str] = NIGHTS) -> None:
-        """Whole nights, the gate's decisions among them: the first and the last are promoted, the others held back."""
+        """Write complete nights with decisions of the gate: the first and the last are promoted, the others are held."""
         for ds in nights:
             now = find_serving(Decisions(self.settings).all())
             self.metrics(ds)

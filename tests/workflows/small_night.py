@@ -1,4 +1,4 @@
-"""A whole night on small logs with everything in them that goes wrong, and what its tables hold."""
+"""A complete night on small logs with faulty rows, and the content of its tables."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DS = small_logs.DAYS[-1]
 
 
 class Night:
-    """Logs with everything that goes wrong in them, and the tables of a night on them."""
+    """Logs with duplicates, conflicts, missing users and unmatched clicks, and the tables of a night on them."""
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         self.spark = spark
         logs = small_logs.frames()
         views, clicks = logs["views"], logs["clicks"]
-        # items that only the test day shows
+        # an item that occurs only on the test day
         views.loc[views[views["day"] == DS].index[:4], "sku"] = "s-new"
         self.good_views = len(views)
         self.duplicates = views.sample(7, random_state=1)
@@ -37,21 +37,21 @@ class Night:
         )
         self.conf = small_logs.write(folder, logs)
         self.settings = load(self.conf)
-        kept = self._kept()
+        before = self._list_persisted()
         self.metrics = nightly.run(self.settings, spark, DS)["metrics"]
-        self.left_in_memory = self._kept() - kept
+        self.left_in_memory = self._list_persisted() - before
 
-    def _kept(self) -> set[int]:
-        """What the session keeps of frames that were persisted; Delta keeps the state of tables for itself."""
+    def _list_persisted(self) -> set[int]:
+        """List the persisted DataFrames of the session, without the table states that Delta persists."""
         context: Any = self.spark.sparkContext
-        kept = context._jsc.getPersistentRDDs()
-        return {number for number in kept if "Delta Table State" not in str(kept[number].name())}
+        persisted = context._jsc.getPersistentRDDs()
+        return {number for number in persisted if "Delta Table State" not in str(persisted[number].name())}
 
     def table(self, name: str) -> pd.DataFrame:
         return WarehouseTables(self.settings, self.spark).read(name).toPandas()
 
     def contents(self) -> dict[str, pd.DataFrame]:
-        """All tables but the journal, with their rows in an order of their own; of `runs` what does not tell the time."""
+        """Read all tables except the journal and the lease, with sorted rows and only reproducible columns of `runs`."""
         store, found = WarehouseTables(self.settings, self.spark), {}
         for name in TABLES:
             if name in ("steps", "lease") or not store.exists(name):

@@ -1,7 +1,7 @@
-"""Stands in for `star-ctr` under Airflow: writes down how it was called and fails where a test wants it to.
+"""Replacement of `star-ctr` under Airflow, which logs its calls and fails as a test requires.
 
-Beside it lie `calls`, a JSON list a line, and `fails`, by "STEP DAY" the exit codes of the first calls, the last for good.
-A call with another configuration than `demo` goes on to the real command.
+The file `calls` next to it has one JSON list per call. The file `fails` has the exit codes of the calls by "STEP DAY"; the
+last code is repeated. A call with a configuration other than `demo` runs the real command.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The DAG: its rules as Airflow reads it, and nights under a real scheduler, their task instances counted."""
+"""The DAG as Airflow parses it, and nights under a real scheduler."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TASKS = ["wait_for_logs", *STEP_NAMES]
 COMMANDS = ["ready", *STEP_NAMES]
 
 airflow = pytest.mark.skipif(
-    not (VENV / "bin/airflow").exists(), reason="needs Airflow in an environment of its own: make airflow-env"
+    not (VENV / "bin/airflow").exists(), reason="needs Airflow in a separate environment: make airflow-env"
 )
 
 _READ = """
@@ -42,7 +42,7 @@ dags = [{
     "tasks": {task.task_id: {
         "retries": task.retries, "docs": task.doc_md, "owner": task.owner, "backoff": task.retry_exponential_backoff,
         "timeout": task.execution_timeout and task.execution_timeout.total_seconds(), "mode": getattr(task, "mode", None),
-        "after": sorted(task.upstream_task_ids), "tells": bool(task.on_failure_callback),
+        "after": sorted(task.upstream_task_ids), "notifies": bool(task.on_failure_callback),
         "again": getattr(task, "retry_exit_code", None),
     } for task in dag.tasks},
 } for dag in bag.dags.values()]
@@ -51,7 +51,7 @@ print("READ" + json.dumps({"errors": bag.import_errors, "dags": dags}))
 
 
 def read(home: Path, environment: Mapping[str, str] | None = None) -> Any:
-    """What Airflow's own Python finds in the folder of DAGs."""
+    """Parse the folder of DAGs with the Python of Airflow."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("STAR_CTR_")}
     done = subprocess.run(
         [VENV / "bin/python", "-c", _READ, FILE.parent],
@@ -62,7 +62,7 @@ def read(home: Path, environment: Mapping[str, str] | None = None) -> Any:
 
 
 @airflow
-def test_every_task_keeps_the_rules(tmp_path: Path) -> None:
+def test_every_task_has_the_required_settings(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert found["errors"] == {}
     (dag,) = found["dags"]
@@ -77,7 +77,7 @@ def test_every_task_keeps_the_rules(tmp_path: Path) -> None:
         assert task["timeout"] > 0, name
         assert len(task["docs"]) > 40, name
         assert task["owner"] == "star-ctr", name
-        assert task["tells"], name
+        assert task["notifies"], name
     assert (dag["tasks"]["wait_for_logs"]["mode"], dag["tasks"]["wait_for_logs"]["again"]) == (
         "reschedule",
         EXIT_NOT_READY,
@@ -85,13 +85,13 @@ def test_every_task_keeps_the_rules(tmp_path: Path) -> None:
 
 
 @airflow
-def test_its_dates_are_those_of_the_environment(tmp_path: Path) -> None:
+def test_dates_come_from_the_environment(tmp_path: Path) -> None:
     zone = {"STAR_CTR_FIRST_NIGHT": "2026-03-01", "STAR_CTR_LAST_NIGHT": "2026-03-04", "STAR_CTR_ZONE": "Asia/Shanghai"}
     (dag,) = read(tmp_path, zone)["dags"]
     assert (dag["start"], dag["end"]) == ("2026-03-01 16:00:00+00:00", "2026-03-05 15:59:59.999999+00:00")
 
 
-def test_the_dag_needs_nothing_but_airflow() -> None:
+def test_the_dag_imports_only_airflow() -> None:
     names = set()
     for node in ast.walk(ast.parse(FILE.read_text())):
         names |= {a.name for a in node.names} if isinstance(node, ast.Import) else set()
@@ -100,13 +100,13 @@ def test_the_dag_needs_nothing_but_airflow() -> None:
 
 
 class Nights:
-    """Airflow on a tmp home, whose DAG calls the stand-in."""
+    """Airflow with a temporary home, whose DAG calls `stand_in.py`."""
 
     def __init__(self, folder: Path, served: LocalAirflow) -> None:
         self.folder, self.served = folder, served
 
     def call(self, path: str, method: str = "GET", body: Mapping[str, Any] | None = None) -> Any:
-        """An answer of the API; it is asked again while SQLite is locked or the DAG is not read yet."""
+        """Call the API, and repeat the call while SQLite is locked or the DAG is not parsed yet."""
         for _ in range(30):
             try:
                 return self.served.call(path, method, body)
@@ -120,7 +120,7 @@ class Nights:
         return {r["dag_run_id"]: r for r in self.call("dags/star_nightly/dagRuns?order_by=id")["dag_runs"]}
 
     def wait(self, number: int, seconds: float = 240) -> dict[str, str]:
-        """The states of all runs, once there are `number` of them and all have ended."""
+        """Wait until there are `number` runs and all have ended, and return their states."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             states = {name: r["state"] for name, r in self.runs().items()}
@@ -131,7 +131,7 @@ class Nights:
         raise AssertionError(f"{states} after {seconds} s; logs in {self.served.home}")
 
     def tasks(self, run: str) -> dict[str, tuple[str, int]]:
-        """By task its state and tries."""
+        """Return the state and the number of tries of each task."""
         found = self.call(f"dags/star_nightly/dagRuns/{run}/taskInstances")["task_instances"]
         assert len(found) == len(TASKS)
         return {t["task_id"]: (t["state"], t["try_number"]) for t in found}
@@ -153,9 +153,9 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     command = folder / "star-ctr"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/stand_in.py "$@"\n')
     command.chmod(0o755)
-    told = folder / "tell"
-    told.write_text(f'#!/bin/sh\nprintf "%s|" "$@" >> {folder}/told\n')
-    told.chmod(0o755)
+    notify = folder / "notify"
+    notify.write_text(f'#!/bin/sh\nprintf "%s|" "$@" >> {folder}/notifications\n')
+    notify.chmod(0o755)
     fails = {
         "ready 2026-01-07": [EXIT_NOT_READY, 0],
         "train 2026-01-07": [1, 0],
@@ -176,9 +176,9 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
         "STAR_CTR_FIRST_NIGHT": "2026-01-06",
         "STAR_CTR_LAST_NIGHT": "2026-01-08",
         "STAR_CTR_RETRY_SECONDS": "1",
-        # Much shorter, and Airflow may hear of the last look's end when the next one is queued: that fails the task.
+        # If it is much shorter, Airflow may queue a poke before it records the end of the last one, which fails the task.
         "STAR_CTR_POKE_SECONDS": "10",
-        "STAR_CTR_ON_FAILURE": f"{told} 'to whom'",
+        "STAR_CTR_ON_FAILURE": f"{notify} 'to whom'",
     }
     with LocalAirflow(VENV, folder / "home", port, environment) as served:
         found = Nights(folder, served)
@@ -188,7 +188,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
 
 @airflow
 @pytest.mark.slow
-def test_three_missed_nights_are_caught_up_one_after_the_other(nights: Nights) -> None:
+def test_three_missed_nights_are_caught_up_in_order(nights: Nights) -> None:
     states = nights.wait(3)
     assert list(states) == [f"scheduled__2026-01-0{d}T02:00:00+00:00" for d in (7, 8, 9)]
     assert set(states.values()) == {"success"}
@@ -200,14 +200,14 @@ def test_three_missed_nights_are_caught_up_one_after_the_other(nights: Nights) -
         for step in COMMANDS:
             times = 2 if retried and step in ("ready", "train") else 1
             expected += [[step, "--conf", "conf/demo.yaml", "--ds", day]] * times
-    # Of one night after the other, too: the file tells the order.
+    # The file contains the calls in order, so the nights ran one after the other.
     assert [json.loads(line) for line in (nights.folder / "calls").read_text().splitlines()] == expected
-    assert not (nights.folder / "told").exists()
+    assert not (nights.folder / "notifications").exists()
 
 
 @airflow
 @pytest.mark.slow
-def test_a_night_that_fails_is_told_of_once(nights: Nights) -> None:
+def test_a_failed_night_is_reported_once(nights: Nights) -> None:
     overrides = ["trainer.seed=1", "about=it's $HOME; echo `date`"]
     number = len(nights.runs())
     run = nights.trigger(conf="my demo.yaml", set=overrides, day="2026-02-01")
@@ -222,12 +222,12 @@ def test_a_night_that_fails_is_told_of_once(nights: Nights) -> None:
     (line,) = (nights.served.home / "failures.log").read_text().splitlines()
     assert "star_nightly: features of the night 2026-02-01 failed on try 4" in line
     assert "exit code 2" in line
-    assert (nights.folder / "told").read_text() == f"to whom|{line}|"
+    assert (nights.folder / "notifications").read_text() == f"to whom|{line}|"
 
 
 @airflow
 @pytest.mark.slow
-def test_logs_that_cannot_be_waited_for_fail_at_once(nights: Nights) -> None:
+def test_an_error_of_ready_fails_without_retries(nights: Nights) -> None:
     number = len(nights.runs())
     run = nights.trigger(day="2026-02-02")
     assert nights.wait(number + 1)[run] == "failed"
@@ -237,7 +237,7 @@ def test_logs_that_cannot_be_waited_for_fail_at_once(nights: Nights) -> None:
 
 @airflow
 @pytest.mark.slow
-def test_a_backfill_makes_a_night_anew(nights: Nights) -> None:
+def test_a_backfill_runs_a_night_again(nights: Nights) -> None:
     nights.wait(3)
     before = len(nights.calls("2026-01-08"))
     dates = ["--from-date", "2026-01-09T00:00", "--to-date", "2026-01-09T23:59"]
@@ -246,7 +246,7 @@ def test_a_backfill_makes_a_night_anew(nights: Nights) -> None:
     nights.wait(3)
     run = "scheduled__2026-01-09T02:00:00+00:00"
     assert nights.runs()[run]["run_type"] == "backfill"
-    # Tries go on being counted.
+    # Tries of both runs are counted.
     assert nights.tasks(run) == dict.fromkeys(TASKS, ("success", 2))
     assert [c[0] for c in nights.calls("2026-01-08")[before:]] == COMMANDS
 
@@ -258,7 +258,7 @@ def test_a_night_of_the_real_commands_ends_in_metrics(nights: Nights, tmp_path: 
     conf = small_logs.write(tmp_path, small_logs.frames())
     day = small_logs.DAYS[-1]
     number = len(nights.runs())
-    # Six short JVMs: what a compiler gains in them it does not earn.
+    # These are six short JVMs, so optimizing compilation is not worth its time.
     quick = "spark.conf={spark.driver.extraJavaOptions: '-XX:TieredStopAtLevel=1 -XX:+UseSerialGC'}"
     run = nights.trigger(conf=str(conf), set=["spark.driver_memory=1g", quick], day=day)
     assert nights.wait(number + 1, seconds=600)[run] == "success"

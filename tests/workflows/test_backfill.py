@@ -1,4 +1,4 @@
-"""Backfills in processes of their own: killed at random and run again, and two at once."""
+"""Backfills in separate processes: killed at random and run again, and two at once."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.conftest import INTERPRETED, KUAIRAND, kuairand, on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 KILLS = int(os.environ.get("STAR_CTR_KILLS", "20"))
-TELL_THE_TIME = {"steps": None, "lease": None, "decisions": None, "runs": ["seconds", "record", "versions"]}
-"""Tables, or columns of one, that no two runs have alike: times, and the number of commits that led there."""
+NOT_REPRODUCIBLE = {"steps": None, "lease": None, "decisions": None, "runs": ["seconds", "record", "versions"]}
+"""Tables, or columns of a table, that differ between equal runs: they contain times or numbers of commits."""
 MARK = "STAR_CTR_TEST_GROUP"
 """Environment variable that marks the processes of a backfill."""
 
@@ -44,8 +44,8 @@ if host:
     socket.gethostname = lambda: host
     from star_ctr.workflows import lease
     lease._identify_machine = lambda: host
-    real = time.time
-    time.time = lambda: real() + skew
+    now = time.time
+    time.time = lambda: now() + skew
 from star_ctr.workflows.cli import main
 sys.argv[1:] = sys.argv[3:]
 main()
@@ -66,7 +66,7 @@ class Nights(NamedTuple):
     def backfill(
         self, number: int, host: str = "", home: Path | None = None, skew: float = 0.0
     ) -> subprocess.Popen[bytes]:
-        """Start a backfill in a session of its own, so that all of it can be killed."""
+        """Start a backfill in a separate session, so that all its processes can be killed."""
         command = [sys.executable, "-c", BACKFILL, host, str(skew), "backfill", "--conf", self.conf]
         command += ["--from", self.first, "--to", self.last, *(w for o in self.overrides for w in ("--set", o))]
         environment = {**os.environ, MARK: str(number), **({"HOME": str(home)} if home else {})}
@@ -92,15 +92,15 @@ def simulated(folder: Path) -> Nights:
 
 
 def real(folder: Path) -> Nights:
-    places = (f"paths.warehouse={folder}", f"paths.logs={KUAIRAND.absolute()}")
-    return Nights("kuairand", places, "2022-05-01", "2022-05-05")
+    paths = (f"paths.warehouse={folder}", f"paths.logs={KUAIRAND.absolute()}")
+    return Nights("kuairand", paths, "2022-05-01", "2022-05-05")
 
 
 def contents(settings: Settings, spark: SparkSession) -> dict[str, tuple[int, str]]:
-    """By table, its rows and the sum of their hashes."""
+    """Return the number of rows and the sum of their hashes for each table."""
     store, found = WarehouseTables(settings, spark), {}
     for name in TABLES:
-        without = TELL_THE_TIME.get(name, [])
+        without = NOT_REPRODUCIBLE.get(name, [])
         if without is None or not store.exists(name):
             continue
         rows = store.read(name).drop(*without)
@@ -110,7 +110,7 @@ def contents(settings: Settings, spark: SparkSession) -> dict[str, tuple[int, st
     return found
 
 
-def processes_of(group: int) -> set[int]:
+def list_processes(group: int) -> set[int]:
     """Return the processes marked with a backfill, regardless of session and parent."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
@@ -122,15 +122,15 @@ def processes_of(group: int) -> set[int]:
 
 
 def wait_for_exit(group: int, seconds: float = 20) -> bool:
-    """Wait until all processes of a backfill have exited; returns False after a timeout."""
+    """Wait until all processes of a backfill have exited; return False after a timeout."""
     until = time.monotonic() + seconds
-    while processes_of(group) and time.monotonic() < until:
+    while list_processes(group) and time.monotonic() < until:
         time.sleep(0.1)
-    return not processes_of(group)
+    return not list_processes(group)
 
 
-class Moment(NamedTuple):
-    """When to kill, in seconds after a step has started, and which processes (all, a rank, or the first one)."""
+class KillTime(NamedTuple):
+    """When to kill, in seconds after the start of a step, and which processes: all, a rank, or the first one (agent)."""
 
     step: str
     seconds: float
@@ -139,35 +139,35 @@ class Moment(NamedTuple):
 
 def ranks(group: int) -> list[int]:
     """Return the worker processes of a training."""
-    words = {pid: (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0") for pid in sorted(processes_of(group))}
+    words = {pid: (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0") for pid in sorted(list_processes(group))}
     return [
         pid
-        for pid, of in words.items()
-        if b"star_ctr.model.train" in of and b"star_ctr.model.distributed.torchrun_agent" not in of
+        for pid, arguments in words.items()
+        if b"star_ctr.model.train" in arguments and b"star_ctr.model.distributed.torchrun_agent" not in arguments
     ]
 
 
-def kill_at(nights: Nights, number: int, moment: Moment) -> tuple[bool, str]:
-    """Run a backfill and kill it at a moment; returns whether it was still running then, and its stderr."""
+def kill_at(nights: Nights, number: int, kill_time: KillTime) -> tuple[bool, str]:
+    """Run a backfill and kill it; return whether it was still running then, and its stderr."""
     process = nights.backfill(number)
     journal = Journal(nights.settings())
-    began = len(journal.entries())
+    first = len(journal.entries())
     while process.poll() is None:
-        if any(e.step == moment.step and e.state == "running" for e in journal.entries()[began:]):
-            time.sleep(moment.seconds)
+        if any(e.step == kill_time.step and e.state == "running" for e in journal.entries()[first:]):
+            time.sleep(kill_time.seconds)
             break
         time.sleep(0.02)
     killed = process.poll() is None
-    if killed and moment.kill == "rank" and (found := ranks(number)):
+    if killed and kill_time.kill == "rank" and (found := ranks(number)):
         os.kill(found[-1], signal.SIGKILL)
-        time.sleep(3.0)  # its group is restarted, and killed as a whole then
-    if killed and moment.kill == "agent":
+        time.sleep(3.0)  # the group is restarted, and then killed as a whole
+    if killed and kill_time.kill == "agent":
         os.kill(process.pid, signal.SIGKILL)  # the first process only; the others must notice
     elif killed:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    said = process.communicate()[1].decode()
-    return killed, said
+    stderr = process.communicate()[1].decode()
+    return killed, stderr
 
 
 def pending_steps(nights: Nights) -> list[str]:
@@ -179,8 +179,8 @@ def pending_steps(nights: Nights) -> list[str]:
 
 def run_to_completion(nights: Nights, number: int = 0) -> None:
     process = nights.backfill(number)
-    said = process.communicate(timeout=3600)[1].decode()
-    assert process.returncode == 0, said
+    stderr = process.communicate(timeout=3600)[1].decode()
+    assert process.returncode == 0, stderr
     assert wait_for_exit(number)
     assert {r["state"] for r in status.run(nights.settings(), nights.first, nights.last, 14)} == {"done"}
 
@@ -204,8 +204,8 @@ def assert_same_results(killed: Nights, whole: Nights, spark: SparkSession) -> N
     assert decided[0] == decided[1]
 
 
-MOMENTS = (Moment("train", 5.0, "agent"), Moment("gate", 0.1))
-"""Moments during training, where only the first process is killed, and during the gate."""
+KILL_TIMES = (KillTime("train", 5.0, "agent"), KillTime("gate", 0.1))
+"""During training, where only the first process is killed, and during the gate."""
 
 
 class Race(NamedTuple):
@@ -230,9 +230,9 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> Race:
 def test_two_hosts_cannot_run_the_same_night(raced: Race) -> None:
     """One host runs it, and the other fails and names the first. They differ in home folder, name and clock."""
     assert sorted(code for _, code in raced.ended) == [0, 1], raced.ended
-    refused = next(said for said, code in raced.ended if code == 1)
-    assert " is writing to it; wait until it is done, or pass --wait" in refused
-    assert "on host-" in refused
+    rejected = next(stderr for stderr, code in raced.ended if code == 1)
+    assert " is writing to it; wait until it is done, or pass --wait" in rejected
+    assert "on host-" in rejected
     nights = raced.nights
     assert {r["state"] for r in status.run(nights.settings(), nights.first, nights.last, 14)} == {"done"}
 
@@ -242,12 +242,12 @@ def test_a_killed_backfill_ends_with_the_same_tables_and_weights(
 ) -> None:
     killed = small(tmp_path / "killed", "trainer.processes=2")
     kills = 0
-    for number, moment in enumerate(MOMENTS, start=1):
-        was_killed, said = kill_at(killed, number, moment)
-        assert wait_for_exit(number), f"orphaned processes after {moment}"
-        assert "Traceback" not in said, said
+    for number, kill_time in enumerate(KILL_TIMES, start=1):
+        was_killed, stderr = kill_at(killed, number, kill_time)
+        assert wait_for_exit(number), f"orphaned processes after {kill_time}"
+        assert "Traceback" not in stderr, stderr
         kills += was_killed
-    assert kills == len(MOMENTS)
+    assert kills == len(KILL_TIMES)
     run_to_completion(killed)
     assert_same_results(killed, raced.nights, spark)
 
@@ -265,10 +265,10 @@ def test_five_nights_killed_twenty_times_end_with_the_same_tables_and_weights(
     for number in range(1, KILLS + 1):
         # One of the next two steps, so that the nights last for all kills.
         step = rng.choice(pending_steps(killed)[:2])
-        moment = Moment(step, rng.uniform(0.0, 8.0), rng.choice(("all", "all", "rank", "agent")))
-        was_killed, said = kill_at(killed, number, moment)
-        assert wait_for_exit(number), f"orphaned processes after {moment}"
-        assert "Traceback" not in said, said
+        kill_time = KillTime(step, rng.uniform(0.0, 8.0), rng.choice(("all", "all", "rank", "agent")))
+        was_killed, stderr = kill_at(killed, number, kill_time)
+        assert wait_for_exit(number), f"orphaned processes after {kill_time}"
+        assert "Traceback" not in stderr, stderr
         assert was_killed, f"the nights were finished after {number - 1} kills"
     run_to_completion(killed)
     assert_same_results(killed, whole, spark)
@@ -283,7 +283,7 @@ def test_killed_backfills_of_real_logs_end_with_the_same_tables(tmp_path: Path, 
     rng = random.Random(0)
     for number in range(1, 6):
         step = rng.choice(("ingest", "features", "split", "train", "score", "evaluate", "gate"))
-        kill_at(killed, number, Moment(step, rng.uniform(0.0, 10.0)))
+        kill_at(killed, number, KillTime(step, rng.uniform(0.0, 10.0)))
         assert wait_for_exit(number)
     run_to_completion(killed)
     assert_same_results(killed, whole, spark)

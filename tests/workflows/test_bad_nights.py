@@ -1,4 +1,4 @@
-"""Days on which something went wrong with the logs themselves, and what the gate says of their nights."""
+"""Days with faulty logs, and the decisions of the gate on their nights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
 DAYS = (*small_logs.DAYS, "2026-03-05")
 GOOD, BAD, NEXT = DAYS[1:3], DAYS[3], DAYS[4]
-ROWS = 4_000  # a day, of 30 users: the GAUC of a day is then known to some 0.02
+ROWS = 4_000  # per day, of 30 users; the standard error of GAUC is then about 0.02
 
 
 class Nights:
@@ -27,7 +27,7 @@ class Nights:
     def __init__(self, folder: Path, spark: SparkSession, logs: dict[str, pd.DataFrame]) -> None:
         self.folder, self.spark, self.logs = folder, spark, logs
         conf = small_logs.write(folder, logs)
-        # Models of one day of these logs differ by some 0.02 in GAUC; labels at random cost some 0.1.
+        # GAUC of models trained on one day of these logs varies by about 0.02; random labels cost about 0.1.
         gate = ["gate.domain_rows=1000", "gate.gauc_margin=0.04", "gate.domain_margin=0.08"]
         self.settings = load(conf, ["window.days=1", "trainer.epochs=3", *gate])
 
@@ -37,7 +37,7 @@ class Nights:
         return Nights(folder, self.spark, {**self.logs, **changed})
 
     def run(self, ds: str) -> Decision:
-        """Run a night; returns what the gate decided."""
+        """Run a night, and return the decision of the gate."""
         nightly.run(self.settings, self.spark, ds)
         return Decisions(self.settings).all()[-1]
 
@@ -50,43 +50,43 @@ class Nights:
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nights:
-    """Two good nights: the second one's model is serving."""
-    made = Nights(tmp_path_factory.mktemp("good"), spark, small_logs.frames(rows_a_day=ROWS, days=DAYS))
-    assert made.run(GOOD[0]).reason == "no model is served yet, and the candidate passed all checks"
-    second = made.run(GOOD[1])
+    """Run two good nights, after which the model of the second one is serving."""
+    good = Nights(tmp_path_factory.mktemp("good"), spark, small_logs.frames(rows_a_day=ROWS, days=DAYS))
+    assert good.run(GOOD[0]).reason == "no model is served yet, and the candidate passed all checks"
+    second = good.run(GOOD[1])
     assert (second.outcome, second.ds) == (Outcome.PROMOTED, GOOD[1]), second.reason
     assert second.reason.startswith("not worse than the serving model")
-    return made
+    return good
 
 
-def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights: Nights, tmp_path: Path) -> None:
+def test_a_day_with_shuffled_labels_and_a_model_trained_on_it_are_held(nights: Nights, tmp_path: Path) -> None:
     views, clicks = nights.logs["views"], nights.logs["clicks"]
     shown = views[views["day"] == BAD]
-    of_day = clicks["view"].isin(shown["view"])
-    drawn = shown.sample(int(of_day.sum()), random_state=0)
+    is_on_day = clicks["view"].isin(shown["view"])
+    drawn = shown.sample(int(is_on_day.sum()), random_state=0)
     at = drawn["seen"].dt.tz_localize(small_logs.ZONE).dt.tz_convert("UTC").map(lambda t: t.isoformat())
     shuffled = pd.DataFrame({"view": drawn["view"], "at": at})
-    bad = nights.with_logs(tmp_path, clicks=pd.concat([clicks[~of_day], shuffled], ignore_index=True))
+    bad = nights.with_logs(tmp_path, clicks=pd.concat([clicks[~is_on_day], shuffled], ignore_index=True))
     decision = bad.run(BAD)
     assert decision.outcome is Outcome.HELD, decision.reason
     assert "check the labels of this day" in decision.reason
     assert bad.serving() == GOOD[1]
 
-    # Its model has learnt from the shuffled day; the labels that it is judged by are right again.
+    # The next model is trained on the shuffled day, and evaluated on correct labels.
     decision = bad.run(NEXT)
     assert decision.outcome is Outcome.HELD, decision.reason
     assert "overall: GAUC -" in decision.reason
     assert "against the serving model" in decision.reason
     assert bad.serving() == GOOD[1]
 
-    # A person knows better, and then thinks better of it.
+    # A person promotes the model and then rolls back.
     decisions = Decisions(bad.settings)
-    decisions.promote(decision.run_id, "a test of the way back", by="ann")
+    decisions.promote(decision.run_id, "to test a rollback", by="ann")
     assert bad.serving() == NEXT
-    decisions.rollback("as the gate said", by="ann")
+    decisions.rollback("as the gate decided", by="ann")
     assert bad.serving() == GOOD[1]
-    said = [(d.ds, str(d.outcome), d.by) for d in decisions.all()]
-    assert said == [
+    history = [(d.ds, str(d.outcome), d.by) for d in decisions.all()]
+    assert history == [
         (GOOD[0], "promoted", "gate"),
         (GOOD[1], "promoted", "gate"),
         (BAD, "held", "gate"),
@@ -96,7 +96,7 @@ def test_a_day_with_shuffled_labels_is_held_and_so_is_what_learnt_from_it(nights
     ]
 
 
-def test_a_day_with_missing_rows_is_not_judged(nights: Nights, tmp_path: Path) -> None:
+def test_a_day_with_missing_rows_is_not_enough_data(nights: Nights, tmp_path: Path) -> None:
     """The largest domain is missing, and the others have half of their rows."""
     views = nights.logs["views"]
     others = views[(views["day"] == BAD) & (views["surface"] != "home")]

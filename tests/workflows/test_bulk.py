@@ -1,4 +1,4 @@
-"""Bulk scoring: any table gets the scores that its rows have, or would have had, in the night."""
+"""Batch scoring: rows of any table get the same scores as in the night, or as they would have had in it."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ DS, LATER = small_logs.DAYS[-2:]
 
 
 class Nights:
-    """A night, and the tables of a later one: what that one ingested and fitted must not touch the first one's run."""
+    """A night, and the tables of a later night, which must not affect scores of the run of the first night."""
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         self.folder, self.spark = folder, spark
         logs = small_logs.frames()
         views = logs["views"]
-        of_day = views[views["day"] == DS]
-        views.loc[of_day.index[:4], "sku"] = "s-new"  # unknown to the first night and known to the second
-        views.loc[of_day.index[4:7], "surface"] = "kiosk"
+        test_day = views[views["day"] == DS]
+        views.loc[test_day.index[:4], "sku"] = "s-new"  # unknown in the first night, known in the second
+        views.loc[test_day.index[4:7], "surface"] = "kiosk"
         self.day = views[views["day"] == DS].drop(columns="day").reset_index(drop=True)
         bad = self.day.sample(5, random_state=2).assign(visitor=None, view=[f"bad-{k}" for k in range(5)], day=DS)
         untimed = self.day.sample(2, random_state=3).assign(seen=pd.NaT, view=["never-0", "never-1"], day=DS)
@@ -66,8 +66,8 @@ class Nights:
 
     def score(self, source: str, target: str, **more: Any) -> tuple[dict[str, Any], pd.DataFrame]:
         target = str(self.folder / target)
-        told = batch_score.run(self.settings, self.spark, run_id=self.run_id, source=source, target=target, **more)
-        return told, read(target)
+        report = batch_score.run(self.settings, self.spark, run_id=self.run_id, source=source, target=target, **more)
+        return report, read(target)
 
     def write(self, name: str, rows: pd.DataFrame) -> str:
         rows.to_parquet(self.folder / name, index=False)
@@ -91,68 +91,68 @@ def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nig
     return Nights(tmp_path_factory.mktemp("bulk"), spark)
 
 
-def test_raw_rows_of_the_test_day_get_the_scores_of_their_night(nights: Nights) -> None:
-    told, found = nights.score(nights.input, "raw")
-    assert nights.scores["score"].std() > 0.01, "scores that hardly differ would show nothing"
+def test_raw_rows_of_the_test_day_have_the_scores_of_the_night(nights: Nights) -> None:
+    report, found = nights.score(nights.input, "raw")
+    assert nights.scores["score"].std() > 0.01, "the test requires scores that differ"
     assert set(nights.scores["domain"]) == {"home", "search", "mail", "other"}
     assert_same_scores(found, nights.scores)
     assert list(found.reset_index().columns) == ["impression_id", "run_id", "user_id", "domain", "score"]
-    assert told["reasons"] == {
+    assert report["reasons"] == {
         "visitor: missing": 5, "seen: no usable time": 2, "surface: missing": 1, "duplicate": 3,
         "impression_id: used by two different rows": 1,
     }  # fmt: skip
-    assert told["rows"] == len(pd.read_parquet(nights.input)) == told["scored"] + told["left_out"]
-    assert told["scored"] == len(nights.scores)
-    left_out = read(told["rejected"])
-    assert len(left_out) == told["left_out"] == 12
+    assert report["rows"] == len(pd.read_parquet(nights.input)) == report["scored"] + report["left_out"]
+    assert report["scored"] == len(nights.scores)
+    left_out = read(report["rejected"])
+    assert len(left_out) == report["left_out"] == 12
     assert set(left_out["run_id"]) == {nights.run_id}
     bad = [json.loads(row) for row in left_out.query("reason == 'visitor: missing'")["row"]]
     assert {row["view"] for row in bad} == {f"bad-{k}" for k in range(5)}
     assert all("slot" in row and "visitor" not in row for row in bad)
 
 
-def test_rows_that_were_never_shown_are_scored_as_if_they_were(nights: Nights) -> None:
-    """Candidates of ids that no log has, in a Delta table, without a label: they are no history of one another."""
+def test_rows_that_were_not_shown_are_scored_like_impressions(nights: Nights) -> None:
+    """Candidates with new ids in a Delta table, without a label. They are not part of the history of each other."""
     table = str(nights.folder / "candidates")
-    rows = nights.day.iloc[1:]  # the log holds two rows of the first one's id
+    rows = nights.day.iloc[1:]  # the log has two rows with the id of the first one
     rows = rows.assign(view="c-" + rows["view"], seen=rows["seen"].dt.tz_localize(small_logs.ZONE))
     for n in (1, len(rows)):
         write_deltalake(table, rows.head(n).reset_index(drop=True), mode="overwrite")
-    along = ["slot", "surface", "seen", "visitor"]
-    told, found = nights.score(table, "candidates-scored", where="slot >= 4", columns=along)
+    carried = ["slot", "surface", "seen", "visitor"]
+    report, found = nights.score(table, "candidates-scored", where="slot >= 4", columns=carried)
     expected = rows[rows["slot"] >= 4].set_index("view").sort_index()
     assert len(expected) > 50
-    assert list(found.reset_index().columns) == ["impression_id", "run_id", "user_id", "domain", "score", *along]
-    for column in along:
+    assert list(found.reset_index().columns) == ["impression_id", "run_id", "user_id", "domain", "score", *carried]
+    for column in carried:
         assert (found[column] == expected[column]).all(), column
-    assert told["rows"] == told["scored"] == len(expected)
-    metadata = json.loads(Deltalake(told["output"]).history(1)[0]["userMetadata"])
+    assert report["rows"] == report["scored"] == len(expected)
+    metadata = json.loads(Deltalake(report["output"]).history(1)[0]["userMetadata"])
     assert metadata == {
         "run_id": nights.run_id, "attempt": 1, "input": f"file:{table}", "version": 1, "where": "slot >= 4",
-        "rejected_version": Deltalake(told["rejected"]).version(),
+        "rejected_version": Deltalake(report["rejected"]).version(),
     }  # fmt: skip
     found.index = found.index.str.removeprefix("c-")
     assert_same_scores(found, nights.scores.loc[found.index])
 
 
-def test_encoded_rows_are_scored_as_they_stand(nights: Nights) -> None:
+def test_encoded_rows_are_scored_without_encoding(nights: Nights) -> None:
     split = WarehouseTables(nights.settings, nights.spark).warehouse.table("split")
-    told, found = nights.score(split, "encoded", where=f"ds = '{DS}' AND part = 'test'", encoded=True)
+    report, found = nights.score(split, "encoded", where=f"ds = '{DS}' AND part = 'test'", encoded=True)
     assert_same_scores(found, nights.scores)
-    assert told["input_version"] == Deltalake(split).version()
-    assert (told["rows"], told["left_out"]) == (len(nights.scores), 0)
+    assert report["input_version"] == Deltalake(split).version()
+    assert (report["rows"], report["left_out"]) == (len(nights.scores), 0)
 
 
-def test_encoded_rows_that_do_not_fit_are_left_out_by_reason(nights: Nights) -> None:
+def test_invalid_encoded_rows_are_rejected_with_reasons(nights: Nights) -> None:
     split = WarehouseTables(nights.settings, nights.spark).read("split").where(f"ds = '{DS}' AND part = 'test'")
     rows = split.limit(20).toPandas()
     kept = rows.iloc[4:]
     rows["domain_id"] = rows["domain_id"].astype("Int64")
     rows.loc[0, "domain_id"], rows.loc[1, "domain_id"] = None, 2**40
     rows.at[2, "ints"], rows.at[3, "floats"] = rows.at[2, "ints"][4:], None
-    told, found = nights.score(nights.write("misfits.parquet", rows), "misfits", encoded=True)
+    report, found = nights.score(nights.write("misfits.parquet", rows), "misfits", encoded=True)
     assert_same_scores(found, nights.scores.loc[sorted(kept["impression_id"])])
-    assert sorted(told["reasons"]) == [
+    assert sorted(report["reasons"]) == [
         "domain_id: missing",
         "domain_id: not between 0 and 3",
         f"floats: not {len(rows.at[4, 'floats'])} bytes long, as the model's layout requires",
@@ -168,13 +168,13 @@ def test_unknown_domains_are_other_dropped_or_an_error(nights: Nights) -> None:
     encoded = {"where": f"ds = '{DS}' AND part = 'test'", "encoded": True}
     known = nights.scores[nights.scores["domain"] != "other"]
     assert len(known) == len(nights.scores) - 3
-    told, found = nights.score(nights.input, "policy", unknown_domain="drop")
+    report, found = nights.score(nights.input, "policy", unknown_domain="drop")
     assert_same_scores(found, known)
-    assert told["reasons"]["domain: unknown domain kiosk"] == 3
-    assert read(told["rejected"])["row"].str.contains("kiosk").sum() == 3
-    told, found = nights.score(split, "policy", unknown_domain="drop", **encoded)
+    assert report["reasons"]["domain: unknown domain kiosk"] == 3
+    assert read(report["rejected"])["row"].str.contains("kiosk").sum() == 3
+    report, found = nights.score(split, "policy", unknown_domain="drop", **encoded)
     assert_same_scores(found, known)
-    assert told["reasons"] == {"domain: unknown domain": 3}
+    assert report["reasons"] == {"domain: unknown domain": 3}
     with pytest.raises(DataError, match=r"3 rows have domains .*: kiosk \(3\); it knows home, mail, search"):
         nights.score(nights.input, "policy", unknown_domain="fail")
     with pytest.raises(DataError, match=r"3 rows have domains .*: other \(3\)"):
@@ -182,7 +182,7 @@ def test_unknown_domains_are_other_dropped_or_an_error(nights: Nights) -> None:
     assert_same_scores(read(str(nights.folder / "policy")), known)
 
 
-def test_errors_say_what_is_wrong_and_leave_the_output(nights: Nights, tmp_path: Path) -> None:
+def test_errors_name_the_problem_and_do_not_change_the_output(nights: Nights, tmp_path: Path) -> None:
     nights.spark.createDataFrame(
         [("",) * 5], "run_id string, impression_id string, user_id string, domain string, score string"
     ).write.format("delta").save(str(nights.folder / "held"))
@@ -213,7 +213,7 @@ def test_errors_say_what_is_wrong_and_leave_the_output(nights: Nights, tmp_path:
     assert Deltalake(str(nights.folder / "held")).version() == version
 
 
-def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Path) -> None:
+def test_only_a_table_of_scores_is_overwritten(nights: Nights, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     nights.day.to_parquet(tmp_path / "day.parquet")
     for target, problem in (
@@ -234,16 +234,16 @@ def test_no_table_but_one_of_scores_is_overwritten(nights: Nights, tmp_path: Pat
             batch_score.run(nights.settings, nights.spark, run_id=nights.run_id, source=nights.input, target=target)
 
 
-def test_a_task_of_several_cores_gets_as_many_threads(nights: Nights) -> None:
+def test_a_task_with_several_cores_has_as_many_threads(nights: Nights) -> None:
     attempt = get_published_attempt(WarehouseTables(nights.settings, nights.spark).warehouse, nights.run_id)
     assert describe_model(nights.spark, attempt).threads == 1
     code = "import sys, torch; from star_ctr.jobs.score import *; m = ModelFiles(sys.argv[1], (), 2); load_predictor(m)"
-    code += "; assert predictor_of(m) is predictor_of(m); print(torch.get_num_threads())"
+    code += "; assert load_predictor(m) is load_predictor(m); print(torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code, str(attempt.folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
 
 
-def test_the_command_tells_options_of_bulk_scoring_from_those_of_the_night(nights: Nights) -> None:
+def test_the_command_rejects_options_of_the_other_mode(nights: Nights) -> None:
     from star_ctr.workflows.cli import app
 
     for arguments, problem in (
@@ -256,7 +256,7 @@ def test_the_command_tells_options_of_bulk_scoring_from_those_of_the_night(night
         assert problem in str(result.exception)
 
 
-# --- killed in its write
+# --- killed during the write
 
 
 RUN = """
@@ -272,8 +272,8 @@ print("done", flush=True)
 """
 
 
-def kill_in_the_write(nights: Nights, target: Path, where: str) -> None:
-    """Score in a process of its own, which is killed once the first file of scores is there."""
+def kill_during_write(nights: Nights, target: Path, where: str) -> None:
+    """Score in a separate process, and kill it as soon as it has written the first file of scores."""
     files = set(target.glob("*.parquet"))
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(nights.conf), nights.run_id, nights.input, str(target), where],
@@ -288,15 +288,15 @@ def kill_in_the_write(nights: Nights, target: Path, where: str) -> None:
 
 
 @on_request
-def test_killed_it_leaves_the_output_before_and_is_simply_run_again(nights: Nights) -> None:
+def test_a_killed_job_leaves_the_previous_output_and_can_run_again(nights: Nights) -> None:
     target = nights.folder / "killed"
-    kill_in_the_write(nights, target, "slot >= 4")
+    kill_during_write(nights, target, "slot >= 4")
     first = not DeltaTable.isDeltaTable(nights.spark, str(target))
     nights.score(nights.input, "killed", where="slot >= 4")
     before, version = read(str(target)), Deltalake(str(target)).version()
-    kill_in_the_write(nights, target, "true")
+    kill_during_write(nights, target, "true")
     second = Deltalake(str(target)).version() == version
-    assert first or second, "no kill fell before the commit"
+    assert first or second, "each kill came after the commit"
     if second:
         pd.testing.assert_frame_equal(read(str(target)), before)
     _, after = nights.score(nights.input, "killed")

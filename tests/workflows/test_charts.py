@@ -1,4 +1,4 @@
-"""The charts of the morning page: where things stand in them, against arithmetic by hand."""
+"""The charts of the report: positions of their elements compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from star_ctr.workflows.report.formatting import clip, format_change, format_clo
 from star_ctr.workflows.report.scales import Scale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 
-def found(svg: str, tag: str, kind: str = "") -> list[ET.Element]:
+def find_elements(svg: str, tag: str, kind: str = "") -> list[ET.Element]:
     return [e for e in ET.fromstring(svg).iter(tag) if kind in e.get("class", "").split() or not kind]
 
 
-def places(element: ET.Element) -> list[tuple[float, float]]:
+def parse_points(element: ET.Element) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in (p.split(",") for p in element.get("points", "").split())]
 
 
-def test_scales_put_values_in_their_place() -> None:
+def test_scales_map_values_to_positions() -> None:
     assert Scale(0, 10, 100, 200)(2.5) == 125
-    assert Scale(0, 10, 200, 100)(2.5) == 175, "upside down, as heights are"
+    assert Scale(0, 10, 200, 100)(2.5) == 175, "the vertical axis is inverted"
     assert Scale(0, 10, 100, 200)(99) == 200
     assert Scale(0.25, 4, 0, 100, log=True)(1) == 50
     assert Scale(0.25, 4, 0, 100, log=True)(2) == 75
@@ -52,7 +52,7 @@ def test_ticks_are_round(low: float, high: float, texts: list[str]) -> None:
     assert format_ticks(choose_ticks(Scale(low, high, 0, 1))) == texts
 
 
-def test_ticks_of_ratios_hold_1_and_stand_apart() -> None:
+def test_ticks_of_ratios_include_1_and_do_not_overlap() -> None:
     for values in ([0.97, 1.02], [0.3, 3.5], [0.1, 9.0]):
         scale = fit_ratio_scale(values, 150, 20)
         marks = choose_ticks(scale)
@@ -61,33 +61,33 @@ def test_ticks_of_ratios_hold_1_and_stand_apart() -> None:
         assert min(a - b for a, b in zip(at, at[1:], strict=False)) >= 20
 
 
-def test_lines_have_gaps_and_bands_where_the_values_do() -> None:
+def test_lines_and_bands_have_the_gaps_of_the_values() -> None:
     line = Line([0, 1, 2, 3], [0.5, None, 0.7, 0.6], "main", [0.4, None, 0.65, 0.5], [0.6, None, 0.75, 0.7])
     svg = draw_lines("it", [line], [(0, "a"), (3, "<b>")])
-    runs = [places(e) for e in found(svg, "polyline", "main")]
+    runs = [parse_points(e) for e in find_elements(svg, "polyline", "main")]
     assert [len(r) for r in runs] == [1, 2]
     (x2, y2), (x3, y3) = runs[1]
     assert x3 == WIDTH - 12
     assert x2 == pytest.approx(46 + (WIDTH - 58) * 2 / 3, abs=0.1)
-    assert y2 < y3, "higher values stand higher"
-    (band,) = found(svg, "polygon", "band")
-    assert len(places(band)) == 6
-    assert [e.text for e in found(svg, "text", "value")] == ["0.6000"]
-    assert "<b>" in [e.text for e in found(svg, "text", "tick")]
+    assert y2 < y3, "higher values are drawn higher"
+    (band,) = find_elements(svg, "polygon", "band")
+    assert len(parse_points(band)) == 6
+    assert [e.text for e in find_elements(svg, "text", "value")] == ["0.6000"]
+    assert "<b>" in [e.text for e in find_elements(svg, "text", "tick")]
 
 
-def test_what_lies_above_the_ceiling_is_left_out() -> None:
+def test_values_above_the_ceiling_are_omitted() -> None:
     svg = draw_lines("it", [Line([1, 2, 3], [9.0, 0.2, 0.1])], [], ceiling=0.2)
-    (run,) = found(svg, "polyline", "main")
-    assert len(places(run)) == 2
+    (run,) = find_elements(svg, "polyline", "main")
+    assert len(parse_points(run)) == 2
 
 
-def test_a_lone_value_is_drawn() -> None:
+def test_a_single_value_is_drawn_as_a_dot() -> None:
     svg = draw_lines("it", [Line([5], [0.5])], [(5, "now")])
-    assert len(found(svg, "circle", "dot")) == 1
+    assert len(find_elements(svg, "circle", "dot")) == 1
 
 
-def test_the_forest_colours_what_leaves_out_0() -> None:
+def test_the_forest_plot_colours_intervals_that_exclude_0() -> None:
     spans = [
         Difference("overall", 0.001, 0.002, 0.003),
         Difference("a", -0.03, -0.02, -0.01),
@@ -95,35 +95,41 @@ def test_the_forest_colours_what_leaves_out_0() -> None:
         Difference("c", None, None, None),
     ]
     svg = draw_forest("it", spans)
-    assert [e.get("class") for e in found(svg, "line", "whisker")] == ["whisker good", "whisker bad", "whisker flat"]
-    marks = {float(e.get("x1", 0)) for e in found(svg, "line", "mark")}
+    assert [e.get("class") for e in find_elements(svg, "line", "whisker")] == [
+        "whisker good",
+        "whisker bad",
+        "whisker flat",
+    ]
+    marks = {float(e.get("x1", 0)) for e in find_elements(svg, "line", "mark")}
     (zero,) = marks
-    assert [float(e.get("cx", 0)) > zero for e in found(svg, "circle", "good")] == [True]
-    assert [float(e.get("cx", 0)) < zero for e in found(svg, "circle", "bad")] == [True]
-    assert [e.text for e in found(svg, "text", "label")][-2:] == ["c", "undefined"]
+    assert [float(e.get("cx", 0)) > zero for e in find_elements(svg, "circle", "good")] == [True]
+    assert [float(e.get("cx", 0)) < zero for e in find_elements(svg, "circle", "bad")] == [True]
+    assert [e.text for e in find_elements(svg, "text", "label")][-2:] == ["c", "undefined"]
 
 
-def test_circles_have_the_area_of_their_clicks() -> None:
+def test_areas_of_circles_are_proportional_to_clicks() -> None:
     svg = draw_calibration("it", [Circle("a", 1.0, 400, 1.1), Circle("b", 1.1, 100), Circle("c", None, 50)])
-    a, b = (float(e.get("r", 0)) for e in found(svg, "circle", "disc"))
+    a, b = (float(e.get("r", 0)) for e in find_elements(svg, "circle", "disc"))
     assert a == pytest.approx(2 * b, abs=0.1)
-    assert float(found(svg, "circle", "disc")[0].get("cy", 0)) == float(found(svg, "line", "mark")[0].get("y1", 0))
-    assert len(found(svg, "circle", "ring")) == 1
+    assert float(find_elements(svg, "circle", "disc")[0].get("cy", 0)) == float(
+        find_elements(svg, "line", "mark")[0].get("y1", 0)
+    )
+    assert len(find_elements(svg, "circle", "ring")) == 1
 
 
-def test_bars_are_as_long_as_their_parts() -> None:
+def test_bars_are_stacked_by_length() -> None:
     svg = draw_stacked_bars("it", [("01-01", [10.0, 30.0]), ("01-02", [0.0, 20.0])])
-    widths = [float(e.get("width", 0)) + 1 for e in found(svg, "rect")]
+    widths = [float(e.get("width", 0)) + 1 for e in find_elements(svg, "rect")]
     assert widths == pytest.approx([55.5, 166.5, 111.0], abs=0.2)
-    assert [e.text for e in found(svg, "text", "label")] == ["40 s", "20 s"]
+    assert [e.text for e in find_elements(svg, "text", "label")] == ["40 s", "20 s"]
 
 
-def test_a_spark_needs_two_values() -> None:
+def test_a_sparkline_needs_two_values() -> None:
     assert draw_sparkline([None, 0.5]) == ""
-    assert len(places(found(draw_sparkline([0.4, None, 0.5]), "polyline")[0])) == 2
+    assert len(parse_points(find_elements(draw_sparkline([0.4, None, 0.5]), "polyline")[0])) == 2
 
 
-def test_numbers_as_one_reads_them() -> None:
+def test_numbers_are_formatted_for_readers() -> None:
     assert [format_number(v, d) for v, d in ((None, 4), (math.nan, 4), (0.12345, 4), (1234567, 0))] == [
         "–",
         "–",
@@ -143,7 +149,7 @@ def test_numbers_as_one_reads_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "was", "better", "kind"),
+    ("value", "previous", "better", "kind"),
     [
         (2, 1, "up", "good"),
         (2, 1, "down", "bad"),
@@ -153,8 +159,8 @@ def test_numbers_as_one_reads_them() -> None:
         (1, 1.0001, "up", "flat"),
     ],
 )
-def test_changes_are_coloured_by_what_is_better(now: float, was: float, better: str, kind: str) -> None:
-    assert f'class="{kind}"' in format_change({"m": now}, {"m": was}, "m", 3, better)
+def test_changes_are_coloured_by_what_is_better(value: float, previous: float, better: str, kind: str) -> None:
+    assert f'class="{kind}"' in format_change({"m": value}, {"m": previous}, "m", 3, better)
 
 
 def test_a_change_within_the_interval_has_no_colour() -> None:

@@ -1,4 +1,4 @@
-"""A night on a Spark cluster: a standalone master and worker on loopback, this code sent to them as a package."""
+"""A night on a Spark cluster: a standalone master and a worker on loopback, which receive the code as a package."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 class Cluster:
-    """Spark's own master and one worker of one core, which know nothing of this clone."""
+    """A Spark master and a worker with one core, without access to this clone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,11 +81,11 @@ class Cluster:
         except OSError:
             return None
 
-    def _wait(self, true: Any, seconds: float = 90) -> None:
+    def _wait(self, is_ready: Any, seconds: float = 90) -> None:
         until = time.monotonic() + seconds
-        while not true():
+        while not is_ready():
             assert time.monotonic() < until, f"no cluster; logs in {self.folder}"
-            assert all(p.poll() is None for p in self.processes), f"it ended; logs in {self.folder}"
+            assert all(p.poll() is None for p in self.processes), f"a process ended; logs in {self.folder}"
             time.sleep(0.5)
 
     def stop(self) -> None:
@@ -94,14 +94,14 @@ class Cluster:
             process.wait(30)
 
     def options(self, name: str) -> dict[str, str]:
-        """What docs/cluster.md sets; the event log of each application in a folder of its own."""
+        """Return the settings of docs/cluster.md, with a separate folder for the event log of each application."""
         events = self.folder / "events" / name
         events.mkdir(exist_ok=True)
         return {
             "spark.submit.pyFiles": str(self.package),
             "spark.driver.host": "127.0.0.1",
             "spark.executor.memory": "1g",
-            # Short JVMs: what a compiler gains in them it does not earn.
+            # These are short JVMs, so optimizing compilation is not worth its time.
             "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
             "spark.executor.extraJavaOptions": "-XX:TieredStopAtLevel=1",
             "spark.eventLog.enabled": "true",
@@ -167,14 +167,14 @@ def submit(cluster: Cluster, name: str, *words: str) -> str:
     return done.stdout
 
 
-def test_executors_take_the_code_that_was_sent(cluster: Cluster) -> None:
+def test_executors_import_the_submitted_code(cluster: Cluster) -> None:
     (cluster.folder / "where.py").write_text(_WHERE)
     found = submit(cluster, "where", str(cluster.folder / "where.py")).split("WHERE ")[1]
     assert "/star_ctr.zip/star_ctr/jobs/score.py" in found
 
 
 @on_request
-def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_night_on_a_cluster_writes_the_metrics_of_its_scores(cluster: Cluster, tmp_path: Path) -> None:
     conf = small_logs.write(tmp_path, small_logs.frames())
     subprocess.run(
         [
@@ -190,7 +190,7 @@ def test_a_night_on_a_cluster_ends_in_the_metrics_of_its_scores(cluster: Cluster
     assert found["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
     assert found["log_loss"] == pytest.approx(log_loss(scores["label"], scores["score"]), abs=1e-9)
 
-    # The same step by spark-submit: it writes the same rows, by tasks of the executors.
+    # The same step under spark-submit writes the same rows, with tasks on the executors.
     table = tmp_path / "warehouse/features"
     before = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
     version = DeltaTable(str(table)).version()

@@ -1,4 +1,4 @@
-"""A comparison on small logs, killed on the way: the same tables as single nights give, and the paper's from them."""
+"""A comparison on small logs that is interrupted: the same tables as single nights, and the tables of the paper."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ class Compared(SimpleNamespace):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Compared:
-    """A comparison whose first attempt stops after a few trainings, with an outside model in it."""
+    """Run a comparison with an external model. The first attempt stops after a few trainings."""
     folder = tmp_path_factory.mktemp("compare")
     conf = small_logs.write(folder, small_logs.frames(rows_a_day=150))
     store = WarehouseTables(load(conf), spark)
-    told: list[float] = []
+    finished: list[float] = []
 
-    def in_this_process(job: Any) -> float:
-        if len(told) == 3:
+    def train_in_this_process(job: Any) -> float:
+        if len(finished) == 3:
             raise KeyboardInterrupt
-        told.append(real(job))
-        return told[-1]
+        finished.append(train_and_score(job))
+        return finished[-1]
 
-    real = offline.train_and_score
+    train_and_score = offline.train_and_score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "ProcessPoolExecutor", _InThisProcess)
-        patch.setattr(offline, "train_and_score", in_this_process)
+        patch.setattr(run, "ProcessPoolExecutor", _SequentialPool)
+        patch.setattr(offline, "train_and_score", train_in_this_process)
         with pytest.raises(KeyboardInterrupt):
             run.run(str(conf), SMALL, spark, PLANS)
     trained = len(list((folder / "warehouse" / "models").rglob("scores.parquet")))
@@ -72,12 +72,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> C
     return Compared(conf=conf, results=results, store=store, trained=trained)
 
 
-class _InThisProcess:
-    """Stands in for the pool where a test wants to stop it at a certain place."""
+class _SequentialPool:
+    """Replacement of the process pool that runs each job in this process, so that a test can interrupt it."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
-    def __enter__(self) -> _InThisProcess:
+    def __enter__(self) -> _SequentialPool:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -92,7 +92,7 @@ class _InThisProcess:
     def shutdown(self, **_: object) -> None: ...
 
 
-def test_every_run_stands_in_the_tables_and_what_was_done_before_is_kept(compared: Compared) -> None:
+def test_every_run_is_in_the_tables_and_finished_trainings_are_kept(compared: Compared) -> None:
     assert compared.trained == 3
     rows = make_frame(compared.results.rows)
     overall = rows[rows["domain"] == "overall"]
@@ -100,37 +100,37 @@ def test_every_run_stands_in_the_tables_and_what_was_done_before_is_kept(compare
         "base": 4, "star": 4, "base_noaux": 1, "star_again": 1, "random": 4
     }  # fmt: skip
     runs = compared.store.read("runs").toPandas().set_index("run_id")
-    own = overall[overall["compared"] != "random"]
-    assert set(runs.index) == set(own["run_id"])
+    trained = overall[overall["compared"] != "random"]
+    assert set(runs.index) == set(trained["run_id"])
     assert (runs["max_score_difference"] < 1e-5).all()
     again, star = (overall[overall["compared"] == name].set_index("run_id") for name in ("star_again", "star"))
     assert again["gauc"].to_dict() == star.loc[again.index, "gauc"].to_dict(), "one run under two names"
     ledger = compared.store.read("ledger").toPandas()
-    for name, steps in ledger[ledger["run_id"].isin(own["run_id"])].groupby("run_id"):
+    for name, steps in ledger[ledger["run_id"].isin(trained["run_id"])].groupby("run_id"):
         sums = steps.groupby("step")[["rows_in", "rows_out"]].sum()
         assert sums.loc["score", "rows_out"] == sums.loc["evaluate", "rows_in"] == 150, name
         assert sums.loc["train", "rows_in"] == sums.loc["train", "rows_out"] > 0
 
 
-def test_features_are_made_once_for_all_nights(compared: Compared) -> None:
+def test_features_are_computed_once_for_all_nights(compared: Compared) -> None:
     history = compared.store.spark.sql(f"DESCRIBE HISTORY delta.`{compared.store.warehouse.table('features')}`")
-    assert history.count() == 1  # the newest night's window holds the other's
+    assert history.count() == 1  # the window of the newest night includes that of the other one
     nights = {r.ds for r in compared.store.read("split").select("ds").distinct().collect()}
     assert nights == set(NIGHTS)
 
 
-def test_a_second_call_trains_nothing_and_says_the_same(
+def test_a_second_call_trains_nothing_and_returns_the_same_results(
     compared: Compared, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ProcessPoolExecutor", _InThisProcess)
-    monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("it was trained before"))
+    monkeypatch.setattr(run, "ProcessPoolExecutor", _SequentialPool)
+    monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("this job is already trained"))
     versions = [compared.store.version(t) for t in ("split", "scores", "metrics")]
     again = run.run(str(compared.conf), SMALL, spark, PLANS)
     assert [compared.store.version(t) for t in ("split", "scores", "metrics")] == versions
     assert again.rows == [r for r in compared.results.rows if r["compared"] != "random"]
 
 
-def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: SparkSession, tmp_path: Path) -> None:
+def test_a_run_equals_that_of_single_steps(compared: Compared, spark: SparkSession, tmp_path: Path) -> None:
     night = NIGHTS[1]
     overrides = [*SMALL, *compared.results.comparison.overrides("base_noaux"), "trainer.seed=0"]
     settings = load(compared.conf, overrides)
@@ -142,9 +142,9 @@ def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: Spar
     score.run(settings, spark, night)
     after = evaluate.run(settings, spark, night)
     assert weights.read_bytes() == bits
-    # Rows share other batches in Spark: the last bits of a float32 differ.
+    # Spark scores rows in other batches, so the last bits of a float32 differ.
     left, right = (make_frame(rows).drop(columns="compared", errors="ignore") for rows in (before, after))
-    # A step by itself gives intervals too.
+    # A single step also computes intervals.
     pd.testing.assert_frame_equal(left, right[left.columns], rtol=0, atol=1e-6)
     again = compared.store.read("scores").where(f"run_id = '{before[0]['run_id']}'").toPandas()
     pd.testing.assert_frame_equal(
@@ -152,7 +152,7 @@ def test_a_run_is_the_one_that_single_steps_make(compared: Compared, spark: Spar
     )
 
 
-def test_metrics_of_an_outside_model_are_those_of_scikit_learn(compared: Compared) -> None:
+def test_metrics_of_an_external_model_match_scikit_learn(compared: Compared) -> None:
     rows = make_frame(compared.results.rows)
     run = rows[(rows["compared"] == "random") & (rows["domain"] == "overall") & (rows["seed"] == 1)].iloc[0]
     scores = compared.store.read("scores").where(f"run_id = '{run['run_id']}'").toPandas()
@@ -169,7 +169,7 @@ def test_metrics_of_an_outside_model_are_those_of_scikit_learn(compared: Compare
         (lambda t: t.drop(columns="score"), "no column `score`"),
     ],
 )
-def test_an_outside_model_must_score_every_row_once(
+def test_an_external_model_must_score_every_row_once(
     compared: Compared, tmp_path: Path, change: Any, words: str
 ) -> None:
     from star_ctr.jobs.tools import import_scores
@@ -181,7 +181,7 @@ def test_an_outside_model_must_score_every_row_once(
         import_scores.run(compared.store, "wrong", str(tmp_path / "scores.parquet"), {NIGHTS[1]: run["run_id"]})
 
 
-def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) -> None:
+def test_the_report_has_the_tables_of_the_paper(compared: Compared, tmp_path: Path) -> None:
     path = report.write(compared.results, "star-ctr compare", tmp_path)
     text = path.read_text()
     for part in (
@@ -214,7 +214,7 @@ def test_the_report_holds_the_papers_tables(compared: Compared, tmp_path: Path) 
     assert {r["domain"]: r["rows"] for r in found["shares"]} == split.groupby("domain").size().to_dict()
 
 
-def test_the_order_beside_the_papers() -> None:
+def test_the_order_of_models_is_compared_with_the_paper() -> None:
     for reverse, want in ((False, 1.0), (True, -1.0)):
         values = sorted(PAPER_GAUC["Table 3"].values(), reverse=reverse)
         models = sorted(PAPER_GAUC["Table 3"], key=lambda m: PAPER_GAUC["Table 3"][m])
@@ -226,7 +226,7 @@ def test_the_order_beside_the_papers() -> None:
     assert compare_order(rows.iloc[:2], "Table 3") is None
 
 
-def test_pairs_are_of_one_night_and_seed() -> None:
+def test_pairs_have_the_same_night_and_seed() -> None:
     rows = pd.DataFrame(
         [("base", "1", 0, 0.5), ("base", "2", 0, 0.7), ("x", "2", 0, 0.8), ("x", "1", 0, 0.55), ("x", "3", 0, 9.0)],
         columns=["compared", "ds", "seed", "gauc"],
@@ -241,14 +241,14 @@ def test_pairs_are_of_one_night_and_seed() -> None:
     ("models", "nights", "words"),
     [("stra", "2026-03-04", "did you mean `star`"), ("star", "tomorrow", "--nights: `tomorrow` is not a date")],
 )
-def test_a_command_line_that_asks_for_what_there_is_not(
+def test_unknown_models_and_nights_are_rejected(
     compared: Compared, spark: SparkSession, models: str, nights: str, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
         run.run(str(compared.conf), [], spark, run.make_plans(models, nights, 1))
 
 
-def test_what_is_compared_is_compared_on_what_all_have() -> None:
+def test_models_are_compared_on_common_nights_and_seeds() -> None:
     rows = pd.DataFrame(
         [("base", "1", 0), ("base", "1", 1), ("base", "2", 0), ("star", "1", 0), ("star", "2", 0), ("star", "2", 1)],
         columns=["compared", "ds", "seed"],

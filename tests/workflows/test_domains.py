@@ -1,4 +1,4 @@
-"""Domains that the settings or the training days do not know: dropped or gathered, as declared, and counted."""
+"""Domains that are not in the settings or in the training days: dropped or mapped to `other`, and counted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DS = small_logs.DAYS[-1]
 
 @pytest.fixture(scope="module")
 def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logs with a fourth surface, `watch`, that is shown on the last day alone."""
+    """Write logs with a fourth surface, `watch`, that occurs only on the last day."""
     logs = small_logs.frames(rows_a_day=60)
     last = logs["views"]["day"] == DS
     logs["views"].loc[logs["views"][last].index[:9], "surface"] = "watch"
@@ -31,28 +31,26 @@ def table(conf: Path, spark: SparkSession, overrides: list[str], name: str) -> p
     return WarehouseTables(load(conf, overrides), spark).read(name).toPandas()
 
 
-def test_a_domain_that_the_settings_do_not_know_goes_to_quarantine_or_to_other(conf: Path, spark: SparkSession) -> None:
+def test_an_undeclared_domain_is_quarantined_or_other(conf: Path, spark: SparkSession) -> None:
     for unknown in ("drop", "bucket"):
         overrides = ["domains.known=[home, search]", f"domains.unknown={unknown}"]
         overrides += [f"paths.warehouse={conf.parent}/known-{unknown}"]
         ingest.run(load(conf, overrides), spark, DS)
         rows = table(conf, spark, overrides, "impressions")
         read = len(small_logs.frames(rows_a_day=60)["views"])
-        strange = read - int(rows["domain"].isin(["home", "search"]).sum())
-        assert strange > 9
+        undeclared = read - int(rows["domain"].isin(["home", "search"]).sum())
+        assert undeclared > 9
         if unknown == "bucket":
-            assert (rows["domain"] == "other").sum() == strange
+            assert (rows["domain"] == "other").sum() == undeclared
             continue
-        assert len(rows) == read - strange
+        assert len(rows) == read - undeclared
         kept = table(conf, spark, overrides, "quarantine")
         assert kept["reason"].value_counts()["domain: unknown domain watch"] == 9
-        assert kept["reason"].str.startswith("domain: unknown domain").sum() == strange
+        assert kept["reason"].str.startswith("domain: unknown domain").sum() == undeclared
 
 
 @pytest.mark.slow
-def test_a_domain_that_training_does_not_know_is_left_out_of_the_split_or_is_other(
-    conf: Path, spark: SparkSession
-) -> None:
+def test_a_domain_without_training_rows_is_left_out_of_the_split_or_other(conf: Path, spark: SparkSession) -> None:
     ingest.run(load(conf), spark, DS)
     for unknown in ("drop", "bucket"):
         overrides = [f"domains.unknown={unknown}"]

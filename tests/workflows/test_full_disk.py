@@ -54,7 +54,7 @@ Disk = Callable[[str], Path]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Mount a small file system, or change the size of the one that is mounted."""
+    """Mount a small file system, and change its size if it is already mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False

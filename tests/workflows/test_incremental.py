@@ -1,4 +1,4 @@
-"""Nights of one new day each (§4.4): vocabularies grow, and each night's training goes on from the last one's."""
+"""Incremental nights (§4.4): vocabularies grow, and each training starts from the previous night."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NIGHTS = small_logs.DAYS[1:]
 
 
 class Nights:
-    """Three nights on logs where a domain comes and another goes."""
+    """Three nights on logs in which a domain appears and another one disappears."""
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         logs = small_logs.frames()
@@ -60,7 +60,7 @@ class Nights:
 
     def load(self, *overrides: str) -> Settings:
         gate = ["gate.min_rows=100", "gate.min_clicks=10", "gate.domain_rows=1000000", "gate.pcoc=[0.01,100]"]
-        # The logs know no better model: only what is surely worse by a lot is held.
+        # Models of these logs differ by chance, so hold only a candidate that is much worse.
         gate += ["gate.gauc_margin=0.3", "gate.drop_margin=1"]
         return load(self.conf, ["window.days=1", "split.vocabulary=grown", *gate, *overrides])
 
@@ -70,7 +70,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nig
     return Nights(tmp_path_factory.mktemp("nights"), spark)
 
 
-def test_values_keep_their_ids_and_new_ones_follow(nights: Nights) -> None:
+def test_values_keep_their_ids_and_new_ones_are_appended(nights: Nights) -> None:
     grown = 0
     for before, now in zip(nights.vocabularies, nights.vocabularies[1:], strict=False):
         both = before.join(now, rsuffix="_now", how="outer")
@@ -90,7 +90,7 @@ def test_values_keep_their_ids_and_new_ones_follow(nights: Nights) -> None:
     assert (visitors["rows"].reindex(counts.index) == counts["count"]).all()
 
 
-def test_domains_keep_their_places_and_numbers_their_scales(nights: Nights) -> None:
+def test_domains_keep_their_numbers_and_numeric_features_their_scales(nights: Nights) -> None:
     first, second, third = nights.layouts
     assert first.domains == second.domains == ["home", "search"]
     assert third.domains == ["home", "search", "mail"]
@@ -103,11 +103,11 @@ def test_domains_keep_their_places_and_numbers_their_scales(nights: Nights) -> N
         assert [b.bounds for b in before.buckets] == [b.bounds for b in now.buckets]
     assert varied > 4
     still = {f.name for f in first.numeric if f.std == 0}
-    assert "by_sku__shown" in still, "the log's first day has no days before it"
+    assert "by_sku__shown" in still, "the first day of the log has no history"
     assert all(f.std > 0 for f in second.numeric if f.name in still)
 
 
-def test_each_night_goes_on_from_the_last_one(nights: Nights) -> None:
+def test_each_night_starts_from_the_previous_one(nights: Nights) -> None:
     first, second, third = nights.records
     assert first["start"] is None
     assert second["start"]["run_id"] == first["run_id"]
@@ -116,14 +116,14 @@ def test_each_night_goes_on_from_the_last_one(nights: Nights) -> None:
     sizes = nights.vocabularies[1].groupby("embedding").size()
     assert {name: n["kept"] for name, n in third["start"]["values"].items() if name in sizes} == dict(sizes)
     assert all(n["left_out"] == 0 for n in third["start"]["values"].values())
-    assert third["rows"].keys() == {"home", "mail"}, "nothing of the domain that went"
+    assert third["rows"].keys() == {"home", "mail"}, "no rows of the domain that disappeared"
     scores = (
         WarehouseTables(nights.settings, nights.spark).read("scores").where(f"run_id = '{third['run_id']}'").toPandas()
     )
     assert set(scores["domain"]) == {"home", "mail"}
 
 
-def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) -> None:
+def test_a_missing_run_or_one_trained_on_later_days_is_rejected(nights: Nights) -> None:
     with pytest.raises(UserError, match="trainer.warm_start: no-such-run is not a finished run"):
         train.run(nights.load("trainer.warm_start=no-such-run"), nights.spark, NIGHTS[1])
     last = nights.records[2]["run_id"]
@@ -133,7 +133,7 @@ def test_a_run_that_is_not_there_or_knows_later_days_is_refused(nights: Nights) 
         train.run(nights.load(f"trainer.warm_start={last}"), nights.spark, NIGHTS[1])
 
 
-def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp_path: Path) -> None:
+def test_the_gate_evaluates_the_serving_model_on_the_same_rows(nights: Nights, tmp_path: Path) -> None:
     first, second, third = Decisions(nights.settings).all()
     runs = [r["run_id"] for r in nights.records]
     assert [d.run_id for d in (first, second, third)] == runs
@@ -141,25 +141,25 @@ def test_the_gate_judges_the_serving_model_on_the_day_s_rows(nights: Nights, tmp
     assert (second.outcome, second.reference_run_id) == (Outcome.PROMOTED, runs[0])
     assert {r["domain"] for r in second.evidence["differences"]} > {"overall"}
     scores = WarehouseTables(nights.settings, nights.spark).read("scores").toPandas()
-    beside = scores[scores["run_id"] == f"{runs[0]}@{NIGHTS[1]}"].set_index("impression_id")
-    assert set(beside.index) == set(scores[scores["run_id"] == runs[1]]["impression_id"])
-    # Another way to the same scores: the raw rows of the day, by bulk scoring.
-    given, target = str(tmp_path / "day"), str(tmp_path / "scored")
+    serving_scores = scores[scores["run_id"] == f"{runs[0]}@{NIGHTS[1]}"].set_index("impression_id")
+    assert set(serving_scores.index) == set(scores[scores["run_id"] == runs[1]]["impression_id"])
+    # Batch scoring of the raw rows of the day gives the same scores.
+    source, target = str(tmp_path / "day"), str(tmp_path / "scored")
     views = Path(nights.settings.paths.logs) / "views" / f"{NIGHTS[1].replace('-', '')}.parquet"
-    nights.spark.read.parquet(str(views)).write.parquet(given)
-    batch_score.run(nights.settings, nights.spark, run_id=runs[0], source=given, target=target)
+    nights.spark.read.parquet(str(views)).write.parquet(source)
+    batch_score.run(nights.settings, nights.spark, run_id=runs[0], source=source, target=target)
     other = nights.spark.read.format("delta").load(target).toPandas().set_index("impression_id")
-    np.testing.assert_allclose(beside["score"], other.loc[beside.index, "score"], atol=1e-5)
+    np.testing.assert_allclose(serving_scores["score"], other.loc[serving_scores.index, "score"], atol=1e-5)
     metrics = {r["domain"]: r for r in second.evidence["metrics"]}
-    differing = {r["domain"]: r for r in second.evidence["differences"]}
-    of_beside = evaluate.read_metrics(WarehouseTables(nights.settings, nights.spark), [f"{runs[0]}@{NIGHTS[1]}"])
-    for row in of_beside:
+    differences = {r["domain"]: r for r in second.evidence["differences"]}
+    serving_metrics = evaluate.read_metrics(WarehouseTables(nights.settings, nights.spark), [f"{runs[0]}@{NIGHTS[1]}"])
+    for row in serving_metrics:
         domain = row["domain"]
         if row["gauc"] is not None:
-            assert differing[domain]["gauc"] == pytest.approx(metrics[domain]["gauc"] - row["gauc"], abs=1e-9)
+            assert differences[domain]["gauc"] == pytest.approx(metrics[domain]["gauc"] - row["gauc"], abs=1e-9)
 
 
-def test_a_night_goes_on_from_the_last_accepted_one(nights: Nights) -> None:
+def test_a_night_starts_from_the_last_accepted_one(nights: Nights) -> None:
     store, settings = WarehouseTables(nights.settings, nights.spark), nights.load("trainer.warm_start=accepted")
     assert find_start(settings, NIGHTS[2]) is None, "no run of this configuration was accepted"
     decisions = Decisions(settings)

@@ -38,7 +38,7 @@ settings = load("demo", [f"paths.warehouse={root}"])
 number = Path(sys.argv[6])
 for _ in range(int(sys.argv[5])):
     with lease.hold_lease(settings, wait=True):
-        print("has it", flush=True)
+        print("holds the lease", flush=True)
         if act == "hold":
             time.sleep(1000)
         value = int(number.read_text())
@@ -75,7 +75,7 @@ def holder(settings: Settings, request: pytest.FixtureRequest) -> Iterator[subpr
     """A process that holds the lease, here or on another machine."""
     process = writer(settings, request.param, "hold", skew=-90)
     assert process.stdout is not None
-    assert process.stdout.readline() == "has it\n"
+    assert process.stdout.readline() == "holds the lease\n"
     yield process
     process.kill()
     process.communicate()
@@ -85,8 +85,8 @@ def test_writers_on_two_machines_exclude_each_other(settings: Settings) -> None:
     times = 6
     processes = [writer(settings, f"machine-{k % 2}", times=times, skew=90.0 * k) for k in range(4)]
     for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
     assert (Path(settings.paths.warehouse) / "number").read_text() == str(4 * times)
     assert not is_held(settings)
     assert not list(Path(settings.paths.warehouse).glob("*.pulse"))
@@ -97,8 +97,8 @@ def test_writers_to_an_object_store_exclude_each_other(bucket: str, tmp_path: Pa
     number.write_text("0")
     processes = [writer(settings, f"machine-{k}", times=3, number=str(number)) for k in range(2)]
     for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
     assert number.read_text() == "6"
 
 
@@ -128,9 +128,9 @@ def test_the_lease_of_a_killed_writer_on_another_machine_is_taken_over_after_the
     settings: Settings, holder: subprocess.Popen[str]
 ) -> None:
     holder.kill()
-    began = time.monotonic()
+    start = time.monotonic()
     with hold_lease(settings):
-        assert time.monotonic() - began > lease._TIMEOUT_SECONDS
+        assert time.monotonic() - start > lease._TIMEOUT_SECONDS
         assert is_held(settings)
 
 
@@ -140,9 +140,9 @@ def test_a_writer_that_lost_the_lease_kills_itself(settings: Settings, holder: s
     holder.send_signal(signal.SIGSTOP)
     with hold_lease(settings):
         holder.send_signal(signal.SIGCONT)
-        _, said = holder.communicate(timeout=30)
+        _, stderr = holder.communicate(timeout=30)
         assert holder.returncode == -signal.SIGKILL
-        assert "did not renew its lease in time" in said
+        assert "did not renew its lease in time" in stderr
         assert is_held(settings)
     assert not is_held(settings)
 
@@ -156,7 +156,7 @@ def test_a_reused_process_id_is_not_the_holder(settings: Settings) -> None:
         assert not lease._has_exited({**last, "started": "1", "machine": "elsewhere"}), "unknown for another machine"
 
 
-def test_held_writes_nothing(settings: Settings) -> None:
+def test_is_held_writes_nothing(settings: Settings) -> None:
     assert not is_held(settings)
     assert [path.name for path in Path(settings.paths.warehouse).iterdir()] == ["number"]
 
@@ -182,25 +182,25 @@ with lease.hold_lease(settings):
 
 
 def test_a_writer_whose_storage_hangs_ends_before_its_lease_expires(settings: Settings) -> None:
-    began = time.monotonic()
+    start = time.monotonic()
     command = [sys.executable, "-c", HANGING, settings.paths.warehouse]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert "did not renew its lease in time" in done.stderr
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - start < 60
 
 
-def test_a_writer_without_its_heartbeat_looks_at_the_lease(settings: Settings) -> None:
-    """The process that takes the lease over deletes the heartbeat; a suspended machine then wakes up."""
+def test_a_writer_without_its_heartbeat_checks_the_lease(settings: Settings) -> None:
+    """A process that takes over the lease deletes the heartbeat of a suspended machine, which then resumes."""
     process = writer(settings, "elsewhere", "hold")
     assert process.stdout is not None
-    assert process.stdout.readline() == "has it\n"
+    assert process.stdout.readline() == "holds the lease\n"
     last = lease._read_last_row(f"{settings.paths.warehouse}/lease")
     assert last is not None
     row = {**last, "holder": "another", "machine": "third"}
     lease.add_row(f"{settings.paths.warehouse}/lease", row, lease._SCHEMA, last[lease.SEQUENCE])
     next(Path(settings.paths.warehouse).glob("lease-*.pulse")).unlink()
-    began = time.monotonic()
+    start = time.monotonic()
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL
-    assert time.monotonic() - began < lease._TIMEOUT_SECONDS
+    assert time.monotonic() - start < lease._TIMEOUT_SECONDS

@@ -1,4 +1,4 @@
-"""`star-ctr metrics` and `evaluate --input` as a user calls them: what they show, and what they say when they cannot."""
+"""The commands `star-ctr metrics` and `star-ctr evaluate`: their output and their error messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VALUES = {"overall": (0.60, 0.61, 0.58), "10": (0.70, None, 0.71), "2": (0.65, 0
 
 @pytest.fixture
 def conf(tmp_path: Path) -> list[str]:
-    """A warehouse with the metrics of three days, of another seed beside them; returns the options that name it."""
+    """Write a warehouse with metrics of three days and two seeds, and return the options that select it."""
     overrides = [f"paths.warehouse={tmp_path}/warehouse"]
     settings, other = load("demo", overrides), load("demo", [*overrides, "trainer.seed=9"])
     rows = [
@@ -39,26 +39,26 @@ def conf(tmp_path: Path) -> list[str]:
             "pcoc": (1.2, 0.9, 1.05)[k], "log_loss": 0.3 + k / 10,
         }
         for s, shift in ((settings, 0.0), (other, 0.1))
-        for domain, of in VALUES.items()
-        for k, (day, value) in enumerate(zip(DAYS, of, strict=True))
+        for domain, values in VALUES.items()
+        for k, (day, value) in enumerate(zip(DAYS, values, strict=True))
     ]  # fmt: skip
     schema = pa.schema([(n, pa.string() if n in ("run_id", "ds", "domain") else pa.float64()) for n in rows[0]])
     write_deltalake(f"{tmp_path}/warehouse/metrics", pa.Table.from_pylist(rows, schema), partition_by=["run_id"])
     return ["--conf", "demo", "--set", overrides[0]]
 
 
-def shown(*arguments: str) -> str:
+def run_metrics(*arguments: str) -> str:
     result = CliRunner().invoke(app, ["metrics", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def rows_of(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(r["ds"], r["domain"]): r for r in json.loads(shown(*arguments, "--json", "-"))}
+def read_rows(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(r["ds"], r["domain"]): r for r in json.loads(run_metrics(*arguments, "--json", "-"))}
 
 
-def test_each_day_stands_beside_the_one_before(conf: list[str]) -> None:
-    found = rows_of(*conf)
+def test_each_day_is_compared_with_the_previous_one(conf: list[str]) -> None:
+    found = read_rows(*conf)
     assert list(dict.fromkeys(d for _, d in found)) == ["2", "10", "overall"]
     assert len(found) == 9
     first, second, third = (found[day, "overall"] for day in DAYS)
@@ -71,22 +71,24 @@ def test_each_day_stands_beside_the_one_before(conf: list[str]) -> None:
 
 
 def test_the_table_shows_the_change(conf: list[str]) -> None:
-    lines = {line.split()[0]: line.split()[1:] for line in shown(*conf).splitlines() if line.strip()}
+    lines = {line.split()[0]: line.split()[1:] for line in run_metrics(*conf).splitlines() if line.strip()}
     assert lines["domain"] == ["03-01", "03-02", "03-04"]
     assert lines["2"] == ["0.6500", "0.6400", "▼.0100", "0.6400", "=.0000"]
     assert lines["10"] == ["0.7000", "–", "0.7100"]
     assert lines["overall"] == ["0.6000", "0.6100", "▲.0100", "0.5800", "▼.0300*"]
-    assert "* the previous day's value lies outside" in shown(*conf)
+    assert "* the previous day's value lies outside" in run_metrics(*conf)
 
 
 def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
-    assert {ds for ds, _ in rows_of(*conf, "--from", DAYS[1])} == set(DAYS[1:])
-    assert rows_of(*conf, "--from", DAYS[1])[DAYS[1], "2"]["before"] == DAYS[0], "also of a day that is not shown"
-    assert {ds for ds, _ in rows_of(*conf, "--to", DAYS[0])} == {DAYS[0]}
-    pcoc = rows_of(*conf, "--metric", "pcoc")[DAYS[2], "2"]
+    assert {ds for ds, _ in read_rows(*conf, "--from", DAYS[1])} == set(DAYS[1:])
+    assert read_rows(*conf, "--from", DAYS[1])[DAYS[1], "2"]["before"] == DAYS[0], (
+        "also if the previous day is not shown"
+    )
+    assert {ds for ds, _ in read_rows(*conf, "--to", DAYS[0])} == {DAYS[0]}
+    pcoc = read_rows(*conf, "--metric", "pcoc")[DAYS[2], "2"]
     assert (pcoc["value"], pcoc["low"], pcoc["outside"]) == (1.05, None, None)
     other = make_run_id(load("demo", ["trainer.seed=9"]), DAYS[0])
-    assert rows_of(*conf, "--run-id", other)[DAYS[0], "overall"]["value"] == pytest.approx(0.7)
+    assert read_rows(*conf, "--run-id", other)[DAYS[0], "overall"]["value"] == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(
@@ -101,18 +103,18 @@ def test_days_metric_and_run_can_be_chosen(conf: list[str]) -> None:
         (["--set", "paths.warehouse=nowhere"], "no such table yet"),
     ],
 )
-def test_what_is_not_there_is_named(conf: list[str], change: list[str], words: str) -> None:
+def test_missing_runs_days_and_tables_are_named(conf: list[str], change: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        shown(*conf, *change)
+        run_metrics(*conf, *change)
 
 
-def test_a_day_that_is_none_is_refused(conf: list[str]) -> None:
+def test_an_invalid_day_is_rejected(conf: list[str]) -> None:
     result = CliRunner().invoke(app, ["metrics", *conf, "--from", "tomorrow"])
     assert result.exit_code == 2
     assert "does not match the format" in result.output
 
 
-def test_a_table_from_before_there_were_intervals(tmp_path: Path) -> None:
+def test_an_old_table_without_intervals_is_read(tmp_path: Path) -> None:
     settings = load("demo", [f"paths.warehouse={tmp_path}"])
     row = {"run_id": make_run_id(settings, DAYS[0]), "ds": DAYS[0], "domain": "overall"}
     old = pa.Table.from_pylist([{**row, "gauc": 0.6, "auc": 0.6, "pcoc": 1.0, "log_loss": 0.3}])
@@ -120,10 +122,10 @@ def test_a_table_from_before_there_were_intervals(tmp_path: Path) -> None:
     assert metrics_by_day.run(settings)[0]["low"] is None
 
 
-def test_a_look_starts_no_spark(conf: list[str]) -> None:
+def test_the_command_does_not_import_spark_or_torch(conf: list[str]) -> None:
     code = (
         "import sys; from star_ctr.workflows.cli import app; app(sys.argv[1:], standalone_mode=False); "
-        "assert not {'pyspark', 'torch'} & set(sys.modules), 'a look waits for nothing'"
+        "assert not {'pyspark', 'torch'} & set(sys.modules), 'slow imports'"
     )
     run = subprocess.run([sys.executable, "-c", code, "metrics", *conf], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
@@ -131,14 +133,14 @@ def test_a_look_starts_no_spark(conf: list[str]) -> None:
 
 
 @pytest.mark.spark
-def test_scores_from_elsewhere_without_a_configuration(tmp_path: Path, spark: SparkSession) -> None:
+def test_external_scores_are_evaluated_without_a_configuration(tmp_path: Path, spark: SparkSession) -> None:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"who": rng.integers(0, 50, 500), "y": rng.integers(0, 2, 500), "p": rng.random(500).round(2)})
     rows["where"] = rng.choice(["home", "search"], 500)
     rows.to_csv(tmp_path / "scores.csv", index=False)
-    given = ["evaluate", "--input", str(tmp_path / "scores.csv"), "--user-col", "who", "--label-col", "y"]
-    given += ["--score-col", "p", "--domain-col", "where", "--set", "evaluate.replicates=20"]
-    result = CliRunner().invoke(app, [*given, "--json", str(tmp_path / "found.json")], catch_exceptions=False)
+    options = ["evaluate", "--input", str(tmp_path / "scores.csv"), "--user-col", "who", "--label-col", "y"]
+    options += ["--score-col", "p", "--domain-col", "where", "--set", "evaluate.replicates=20"]
+    result = CliRunner().invoke(app, [*options, "--json", str(tmp_path / "found.json")], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "found.json").read_text())
     for name in ("auc", "gauc"):
@@ -161,36 +163,36 @@ def test_scores_from_elsewhere_without_a_configuration(tmp_path: Path, spark: Sp
         ),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], words: str) -> None:
+def test_incompatible_options_are_rejected(arguments: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         CliRunner().invoke(app, ["evaluate", *arguments], catch_exceptions=False)
 
 
 @pytest.mark.spark
-def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSession) -> None:
+def test_a_night_is_evaluated_against_another_run(tmp_path: Path, spark: SparkSession) -> None:
     from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
-    given = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.replicates=20"]
-    settings = load("demo", [given[3], given[5]])
-    own, store = make_run_id(settings, DAYS[0]), WarehouseTables(settings, spark)
+    options = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.replicates=20"]
+    settings = load("demo", [options[3], options[5]])
+    run_id, store = make_run_id(settings, DAYS[0]), WarehouseTables(settings, spark)
     rng = np.random.default_rng(1)
     rows = pd.DataFrame({"impression_id": np.arange(400).astype(str), "user_id": rng.integers(0, 40, 400).astype(str)})
     rows = rows.assign(ds=DAYS[0], domain="1", label=rng.integers(0, 2, 400).astype(float))
-    for name in (own, "other"):
+    for name in (run_id, "other"):
         scored = rows.assign(run_id=name, score=rng.random(400))
         store.replace("scores", spark.createDataFrame(scored), make_in_condition("run_id", [name]))
     result = CliRunner().invoke(
-        app, ["evaluate", *given, "--ds", DAYS[0], "--against", "other", "--json", "-"], catch_exceptions=False
+        app, ["evaluate", *options, "--ds", DAYS[0], "--against", "other", "--json", "-"], catch_exceptions=False
     )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [r["domain"] for r in found["metrics"]] == [r["domain"] for r in found["differences"]] == ["1", "overall"]
-    plain = CliRunner().invoke(app, ["evaluate", *given, "--ds", DAYS[0], "--json", "-"], catch_exceptions=False)
+    plain = CliRunner().invoke(app, ["evaluate", *options, "--ds", DAYS[0], "--json", "-"], catch_exceptions=False)
     assert json.loads(plain.stdout) == found["metrics"]
-    less = found["differences"][1]
-    assert less["run_id"] == own
-    assert less["auc_low"] < less["auc"] < less["auc_high"]
-    assert rows_of(*given[:4])[DAYS[0], "overall"]["low"] == found["metrics"][1]["gauc_low"]
+    overall = found["differences"][1]
+    assert overall["run_id"] == run_id
+    assert overall["auc_low"] < overall["auc"] < overall["auc_high"]
+    assert read_rows(*options[:4])[DAYS[0], "overall"]["low"] == found["metrics"][1]["gauc_low"]
 
 
 @pytest.mark.parametrize(
@@ -199,12 +201,12 @@ def test_a_night_is_judged_against_another_run(tmp_path: Path, spark: SparkSessi
         ("gauc", 0.6, 0.61, "green"),
         ("gauc", 0.6, 0.59, "red"),
         ("log_loss", 0.3, 0.31, "red"),
-        ("pcoc", 1.2, 0.9, "green"),  # nearer to 1, from the other side
+        ("pcoc", 1.2, 0.9, "green"),  # closer to 1, on the other side
         ("pcoc", 0.95, 1.1, "red"),
         ("auc", 0.6, 0.6, "dim"),
     ],
 )
-def test_green_is_better(metric: str, before: float, value: float, colour: str) -> None:
+def test_improvements_are_green(metric: str, before: float, value: float, colour: str) -> None:
     from star_ctr.workflows.terminal import _format_change
 
     assert f"[{colour}]" in _format_change({"value": value, "change": value - before, "outside": None}, metric)

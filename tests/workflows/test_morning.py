@@ -1,4 +1,4 @@
-"""The morning page, from nights that were never run: what it says, and what it says of what is not there."""
+"""The text of the report on generated nights, including nights with missing data."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ LAST, BEFORE = NIGHTS[-1], NIGHTS[-2]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> MadeNights:
+def warehouse(tmp_path: Path) -> MadeNights:
     return MadeNights(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    made = MadeNights(tmp_path_factory.mktemp("nights"))
-    made.nights()
-    return made
+    warehouse = MadeNights(tmp_path_factory.mktemp("nights"))
+    warehouse.nights()
+    return warehouse
 
 
 class Text(HTMLParser):
-    """The words of a page, and every tag with its attributes."""
+    """Parser that collects the words of a page, and each tag with its attributes."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -56,33 +56,31 @@ def words(part: str) -> str:
     return re.sub(r"\s+", " ", " ".join(Text(part).words)).strip()
 
 
-def test_the_newest_night_of_these_settings_and_no_other(whole: MadeNights) -> None:
-    morning = collect(whole.settings)
-    assert (morning.ds, morning.before, list(morning.nights)) == (LAST, BEFORE, list(NIGHTS))
-    assert set(morning.now) == {*DOMAINS, OVERALL}
-    assert [night[OVERALL]["run_id"] for night in morning.nights.values()] == [whole.run(ds) for ds in NIGHTS]
-    assert morning.beside["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
-    assert {r["reference_run_id"] for r in morning.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
+def test_the_report_shows_the_newest_night_of_its_settings(whole: MadeNights) -> None:
+    data = collect(whole.settings)
+    assert (data.ds, data.before, list(data.nights)) == (LAST, BEFORE, list(NIGHTS))
+    assert set(data.now) == {*DOMAINS, OVERALL}
+    assert [night[OVERALL]["run_id"] for night in data.nights.values()] == [whole.run(ds) for ds in NIGHTS]
+    assert data.beside["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
+    assert {r["reference_run_id"] for r in data.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
     assert collect(whole.settings, NIGHTS[1]).ds == NIGHTS[1]
-    assert list(collect(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), (
-        "later nights are not the page's business"
-    )
+    assert list(collect(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), "later nights are not shown"
 
 
-def test_runs_of_other_settings_stand_aside(made: MadeNights) -> None:
-    made.metrics(BEFORE)
-    made.metrics(LAST, f"{LAST}-star-pn-aux-s1-{collect(made.settings).settings_hash}")
-    morning = collect(made.settings)
-    assert (morning.ds, list(morning.nights)) == (BEFORE, [BEFORE])
+def test_runs_of_other_settings_are_ignored(warehouse: MadeNights) -> None:
+    warehouse.metrics(BEFORE)
+    warehouse.metrics(LAST, f"{LAST}-star-pn-aux-s1-{collect(warehouse.settings).settings_hash}")
+    data = collect(warehouse.settings)
+    assert (data.ds, list(data.nights)) == (BEFORE, [BEFORE])
 
 
-def test_every_number_of_the_night_and_its_change(made: MadeNights) -> None:
-    made.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, rows=1000, clicks=40)
-    made.metrics(
+def test_metrics_are_shown_with_their_changes(warehouse: MadeNights) -> None:
+    warehouse.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, rows=1000, clicks=40)
+    warehouse.metrics(
         LAST, gauc=0.6234, auc=0.71, pcoc=0.9, log_loss=0.14, rows=1234, clicks=40, gauc_low=0.62, gauc_high=0.65
     )
-    morning = collect(made.settings)
-    tiles = render_headline(morning)
+    data = collect(warehouse.settings)
+    tiles = render_headline(data)
     for now, by, kind in (
         ("0.6234", "▲ 0.0134", "good"),
         ("0.7100", "▼ 0.0100", "bad"),
@@ -91,20 +89,20 @@ def test_every_number_of_the_night_and_its_change(made: MadeNights) -> None:
     ):
         assert f'<p class="big">{now}</p><p class="small"><span class="{kind}">{by}</span>' in tiles
     assert "0.6200 to 0.6500" in words(tiles)
-    table = words(quality.render_by_domain(morning))
+    table = words(quality.render_by_domain(data))
     assert "home 0.6234 ▲ 0.0134 0.6200 to 0.6500" in table
-    assert '<tr class="few"><th>home</th>' in quality.render_by_domain(morning), "fewer than gate.domain_rows"
+    assert '<tr class="few"><th>home</th>' in quality.render_by_domain(data), "fewer than gate.domain_rows"
     assert "0.1400 ▼ 0.0100 1,234 ▲ 234 40 ± 0" in table
 
 
-def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
-    made.intervals = False
-    made.metrics(BEFORE)
-    made.metrics(LAST)
-    page = render(collect(made.settings), "")
+def test_missing_intervals_and_metrics_are_not_shown(warehouse: MadeNights) -> None:
+    warehouse.intervals = False
+    warehouse.metrics(BEFORE)
+    warehouse.metrics(LAST)
+    page = render(collect(warehouse.settings), "")
     assert " to 0." not in words(page)
     assert 'class="band"' not in page
-    nulls = MadeNights(made.folder / "nulls")
+    nulls = MadeNights(warehouse.folder / "nulls")
     ends = {f"{m}_{e}": None for m in ("auc", "gauc") for e in ("low", "high")}
     nulls.metrics(LAST, gauc=None, auc=None, pcoc=float("nan"), **ends)
     page = render(collect(nulls.settings), "")
@@ -113,7 +111,7 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "kind", "said"),
+    ("outcome", "kind", "text"),
     [
         (Outcome.PROMOTED, "good", "Promoted Because. It is served from now on."),
         (Outcome.HELD, "bad", "Held Because. The serving model does not change."),
@@ -126,34 +124,34 @@ def test_without_intervals_nothing_is_said_of_them(made: MadeNights) -> None:
         (Outcome.PROMOTED_MANUALLY, "good", "Promoted manually Because."),
     ],
 )
-def test_the_decision_in_plain_words(made: MadeNights, outcome: Outcome, kind: str, said: str) -> None:
-    made.metrics(LAST)
-    assert '<header class="none">' in render_headline(collect(made.settings))
-    assert "No decision" in render_headline(collect(made.settings))
-    made.decide(LAST, outcome, "because")
-    top = render_headline(collect(made.settings))
+def test_the_decision_is_described(warehouse: MadeNights, outcome: Outcome, kind: str, text: str) -> None:
+    warehouse.metrics(LAST)
+    assert '<header class="none">' in render_headline(collect(warehouse.settings))
+    assert "No decision" in render_headline(collect(warehouse.settings))
+    warehouse.decide(LAST, outcome, "because")
+    top = render_headline(collect(warehouse.settings))
     assert f'<header class="{kind}">' in top
-    assert said in words(top)
+    assert text in words(top)
 
 
-def test_a_rollback_is_told_on_the_pages_of_both(made: MadeNights) -> None:
+def test_a_rollback_is_shown_in_the_reports_of_both_nights(warehouse: MadeNights) -> None:
     for ds in (BEFORE, LAST):
-        made.metrics(ds)
-        made.decide(ds, Outcome.PROMOTED, "better")
-    publish(made.settings, made.run(BEFORE), BEFORE)
-    Decisions(made.settings).rollback("clicks fell", by="ann")
-    last, before = (words(render_headline(collect(made.settings, ds))) for ds in (LAST, BEFORE))
+        warehouse.metrics(ds)
+        warehouse.decide(ds, Outcome.PROMOTED, "better")
+    publish(warehouse.settings, warehouse.run(BEFORE), BEFORE)
+    Decisions(warehouse.settings).rollback("clicks fell", by="ann")
+    last, before = (words(render_headline(collect(warehouse.settings, ds))) for ds in (LAST, BEFORE))
     assert "Rolled back Clicks fell. (ann) An earlier model is served instead." in last
     assert "promoted by gate: better" in last
     assert "Served again Clicks fell. (ann) A later model was rolled back." in before
     assert "Served now: this night’s model" in before
 
 
-def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
+def test_the_ledger_shows_rows_and_reasons(whole: MadeNights) -> None:
     kept = words(night.render_ledger(collect(whole.settings)))
     sizes = [int(24_000 / (k + 1) ** 1.3) for k in range(len(DOMAINS))]
-    out, lost = sum(sizes), sum(20 + k + 3 for k in range(len(DOMAINS)))
-    assert f"ingest {out + lost:,} {out:,} {lost}" in kept
+    out, left_out = sum(sizes), sum(20 + k + 3 for k in range(len(DOMAINS)))
+    assert f"ingest {out + left_out:,} {out:,} {left_out}" in kept
     assert "duplicate: 110" in kept
     assert "click after the attribution window: 45" in kept
     assert "time cannot be read: 5 day unknown 5" in kept
@@ -161,58 +159,58 @@ def test_where_the_rows_went_and_why(whole: MadeNights) -> None:
     assert "than rows out of the previous step" not in kept
 
 
-def test_rows_that_vanish_between_two_steps_are_told(made: MadeNights) -> None:
-    made.metrics(LAST)
-    run = made.run(LAST)
+def test_rows_that_vanish_between_two_steps_are_shown(warehouse: MadeNights) -> None:
+    warehouse.metrics(LAST)
+    run = warehouse.run(LAST)
     steps = [("data", "split.test", 100), (run, "score", 98), (run, "evaluate", 98)]
     rows = [
         {"run_id": r, "ds": LAST, "domain": "home", "step": s, "rows_in": n, "rows_out": n, "reason": ""}
         for r, s, n in steps
     ]
-    made.write("ledger", rows)
+    warehouse.write("ledger", rows)
     assert "score 98 98 0 rows in: 2 fewer than rows out of the previous step evaluate 98 98 0" in words(
-        night.render_ledger(collect(made.settings))
+        night.render_ledger(collect(warehouse.settings))
     )
 
 
-def test_the_nights_and_what_is_not_as_it_should_be(made: MadeNights) -> None:
-    made.nights()
-    morning = collect(made.settings)
-    assert "alarms" not in render_headline(morning)
-    assert all(row["state"] == "done" for row in morning.standing)
-    drawn = night.render_durations(morning)
-    assert drawn.count("<rect") == 7 * len(NIGHTS)
-    seconds = next(e.seconds for e in made.entries if (e.ds, e.step) == (LAST, "train"))
-    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.render_states(morning))
-    made.step("2026-01-09", "ingest")
-    made.step("2026-01-09", "features", "failed", error="DataError: disk <full>")
-    top = render_headline(collect(made.settings))
+def test_durations_states_and_failed_steps_are_shown(warehouse: MadeNights) -> None:
+    warehouse.nights()
+    data = collect(warehouse.settings)
+    assert "alarms" not in render_headline(data)
+    assert all(row["state"] == "done" for row in data.standing)
+    chart = night.render_durations(data)
+    assert chart.count("<rect") == 7 * len(NIGHTS)
+    seconds = next(e.seconds for e in warehouse.entries if (e.ds, e.step) == (LAST, "train"))
+    assert f"{int(round(seconds or 0) // 60)}:{round(seconds or 0) % 60:02d}" in words(night.render_states(data))
+    warehouse.step("2026-01-09", "ingest")
+    warehouse.step("2026-01-09", "features", "failed", error="DataError: disk <full>")
+    top = render_headline(collect(warehouse.settings))
     assert "Features of 2026-01-09 failed: DataError: disk &lt;full&gt;" in top
-    assert collect(made.settings).ds == LAST, "the newest night that has metrics"
-    assert "This night has no metrics." in render_headline(collect(made.settings, "2026-01-09"))
+    assert collect(warehouse.settings).ds == LAST, "the newest night that has metrics"
+    assert "This night has no metrics." in render_headline(collect(warehouse.settings, "2026-01-09"))
 
 
-def test_the_record_tells_what_the_run_stands_on(made: MadeNights) -> None:
-    made.metrics(LAST)
-    made.record(LAST, start="2026-01-07-star")
-    morning = collect(made.settings)
-    said = words(night.render_record(morning))
+def test_the_record_shows_the_inputs_of_the_run(warehouse: MadeNights) -> None:
+    warehouse.metrics(LAST)
+    warehouse.record(LAST, start="2026-01-07-star")
+    data = collect(warehouse.settings)
+    text = words(night.render_record(data))
     for fact in (
-        made.run(LAST),
-        morning.settings_hash,
+        warehouse.run(LAST),
+        data.settings_hash,
         "split version 7",
         "from 2026-01-07-star",
         "681,299",
         "1.2e-07",
     ):
-        assert fact in said
-    assert "12,074" in words(night.render_training(morning))
+        assert fact in text
+    assert "12,074" in words(night.render_training(data))
 
 
-def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:
-    made.metrics(LAST)
-    said = words(render(collect(made.settings), "star-ctr report"))
-    for calm in (
+def test_a_single_night_is_reported_without_other_data(warehouse: MadeNights) -> None:
+    warehouse.metrics(LAST)
+    text = words(render(collect(warehouse.settings), "star-ctr report"))
+    for sentence in (
         "The gate has not decided",
         "No model is served yet.",
         "There is no earlier night to compare with.",
@@ -222,27 +220,27 @@ def test_a_lone_night_is_a_calm_page(made: MadeNights) -> None:
         "The journal has no durations of these nights.",
         "The journal has no entries for these settings.",
     ):
-        assert calm in said
+        assert sentence in text
 
 
-def test_a_night_that_is_not_there_is_refused_with_those_that_are(made: MadeNights) -> None:
+def test_a_missing_night_is_rejected_with_the_available_nights(warehouse: MadeNights) -> None:
     with pytest.raises(DataError, match="no metrics of any night.*run `star-ctr nightly`"):
-        collect(made.settings)
-    made.metrics(LAST)
+        collect(warehouse.settings)
+    warehouse.metrics(LAST)
     with pytest.raises(
         DataError, match=rf"no metrics of the night {BEFORE} .*nights with metrics: {LAST}\).*--ds {BEFORE}"
     ):
-        collect(made.settings, BEFORE)
+        collect(warehouse.settings, BEFORE)
 
 
-def test_names_are_text_and_nothing_is_asked_for_from_outside(whole: MadeNights) -> None:
+def test_names_are_escaped_and_no_external_resources_are_loaded(whole: MadeNights) -> None:
     page = Text(render(collect(whole.settings), "star-ctr report --conf '<b>'"))
     assert "script" not in {tag for tag, _ in page.tags}
     assert html.unescape(DOMAINS[3]) in page.words
-    asking = [
+    references = [
         value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset", "data")
     ]
-    assert asking == ["data:,"]
+    assert references == ["data:,"]
     assert not re.search(r"url\(|@import|https?://", " ".join(page.words))
 
 

@@ -1,4 +1,4 @@
-"""The morning page in a browser, as wide as a phone: nothing sticks out, nothing is fetched, nothing is complained of."""
+"""The report in a browser at phone width: it fits the width, loads nothing, and logs no errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.workflows.made_nights import NIGHTS, MadeNights
 BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (Debian: apt-get install chromium)")
 
-# A frame of the page's own document, since a window cannot be as narrow as a phone; the page itself runs no script.
+# Load the page in a frame, because a browser window cannot be as narrow as a phone. The page itself runs no script.
 FRAME = """<!doctype html><iframe id="page" style="width:375px;height:700px;border:0"></iframe><script>
-const said = {}, frame = document.getElementById("page");
+const result = {}, frame = document.getElementById("page");
 frame.onload = () => {
   const seen = frame.contentWindow, root = seen.document.scrollingElement;
-  Object.assign(said, {
+  Object.assign(result, {
     width: seen.innerWidth, needed: root.scrollWidth, height: root.scrollHeight,
     fetched: seen.performance.getEntriesByType("resource").map(e => e.name),
     dark: seen.matchMedia("(prefers-color-scheme: dark)").matches,
@@ -33,14 +33,14 @@ frame.onload = () => {
       .filter(e => e.getBoundingClientRect().right > seen.innerWidth).map(e => e.outerHTML.slice(0, 80)),
     title: seen.document.title,
   });
-  document.title = "said " + JSON.stringify(said);
+  document.title = "result " + JSON.stringify(result);
 };
 frame.srcdoc = PAGE;
 </script>"""
 
 
-def seen(page: str, folder: Path, dark: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """What a browser finds of a page, and what its console says."""
+def open_page(page: str, folder: Path, dark: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Open a page in the browser; return its measurements and the messages of its console."""
     file = folder / "frame.html"
     file.write_text(FRAME.replace("PAGE", json.dumps(page).replace("<", "\\u003c")), encoding="utf-8")
     assert BROWSER is not None
@@ -52,55 +52,57 @@ def seen(page: str, folder: Path, dark: bool = False) -> tuple[dict[str, Any], l
         ],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
-    found = re.search(r"<title>said (.*?)</title>", done.stdout)
+    found = re.search(r"<title>result (.*?)</title>", done.stdout)
     assert found, done.stderr[-2000:]
-    told: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    return told, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    result: dict[str, Any] = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return result, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
-def light(colour: str) -> bool:
-    """Whether a colour, as in rgb(1, 2, 3), is nearer to white than to black."""
+def is_light(colour: str) -> bool:
+    """Return whether a colour, such as rgb(1, 2, 3), is closer to white than to black."""
     return sum(map(int, re.findall(r"\d+", colour)[:3])) > 382
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    made = MadeNights(tmp_path_factory.mktemp("nights"))
-    made.nights()
-    made.step("2026-01-09", "ingest", "failed", error="x" * 500)
-    return made
+    warehouse = MadeNights(tmp_path_factory.mktemp("nights"))
+    warehouse.nights()
+    warehouse.step("2026-01-09", "ingest", "failed", error="x" * 500)
+    return warehouse
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_shows_all_of_it(whole: MadeNights, tmp_path: Path, dark: bool) -> None:
-    told, console = seen(render(collect(whole.settings), "star-ctr report " + "x" * 200), tmp_path, dark)
+def test_the_report_fits_a_phone(whole: MadeNights, tmp_path: Path, dark: bool) -> None:
+    result, console = open_page(render(collect(whole.settings), "star-ctr report " + "x" * 200), tmp_path, dark)
     assert console == []
-    assert told["fetched"] == []
-    assert told["title"] == f"demo {NIGHTS[-1]}"
-    assert told["width"] == 375
-    assert told["needed"] <= told["width"]
-    assert told["out"] == []
-    assert told["height"] > 2000
-    assert told["dark"] is dark
-    assert light(told["ground"]) is not dark
-    assert len(told["inks"]) == 2
-    assert {light(ink) for ink in told["inks"]} == {dark}, "letters of the charts go with the page"
+    assert result["fetched"] == []
+    assert result["title"] == f"demo {NIGHTS[-1]}"
+    assert result["width"] == 375
+    assert result["needed"] <= result["width"]
+    assert result["out"] == []
+    assert result["height"] > 2000
+    assert result["dark"] is dark
+    assert is_light(result["ground"]) is not dark
+    assert len(result["inks"]) == 2
+    assert {is_light(ink) for ink in result["inks"]} == {dark}, "the text of charts has the colours of the page"
 
 
-def test_a_lone_night_too(tmp_path: Path) -> None:
-    made = MadeNights(tmp_path / "lone")
-    made.metrics(NIGHTS[0])
-    made.ledger(NIGHTS[0])
-    told, console = seen(render(collect(made.settings), "") + "<svg class=chart><text>a</text></svg>", tmp_path)
-    assert (console, told["fetched"], told["out"]) == ([], [], [])
-    assert told["needed"] <= told["width"]
+def test_the_report_of_a_single_night_fits_a_phone(tmp_path: Path) -> None:
+    warehouse = MadeNights(tmp_path / "lone")
+    warehouse.metrics(NIGHTS[0])
+    warehouse.ledger(NIGHTS[0])
+    result, console = open_page(
+        render(collect(warehouse.settings), "") + "<svg class=chart><text>a</text></svg>", tmp_path
+    )
+    assert (console, result["fetched"], result["out"]) == ([], [], [])
+    assert result["needed"] <= result["width"]
 
 
-def test_the_browser_would_tell(whole: MadeNights, tmp_path: Path) -> None:
+def test_the_browser_detects_overflow_and_requests(whole: MadeNights, tmp_path: Path) -> None:
     page = render(collect(whole.settings), "")
     bad = page.replace("</main>", '<p style="width:500px">wide</p><img src="http://127.0.0.1:9/x.png"></main>')
-    told, console = seen(bad, tmp_path)
-    assert told["needed"] > told["width"]
+    result, console = open_page(bad, tmp_path)
+    assert result["needed"] > result["width"]
     assert any("Content Security Policy" in line for line in console)
-    open_to_all = re.sub(r"<meta http-equiv=[^>]*>", "", bad)
-    assert seen(open_to_all, tmp_path)[0]["fetched"] == ["http://127.0.0.1:9/x.png"]
+    unrestricted = re.sub(r"<meta http-equiv=[^>]*>", "", bad)
+    assert open_page(unrestricted, tmp_path)[0]["fetched"] == ["http://127.0.0.1:9/x.png"]

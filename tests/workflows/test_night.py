@@ -1,4 +1,4 @@
-"""A whole night on small logs of another shape, by YAML alone: from `check` to metrics, and what it promises."""
+"""A complete night on small logs that are configured with YAML only, from `check` to metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.workflows.small_night import DS, Night
 pytestmark = pytest.mark.spark
 
 
-def test_check_finds_nothing_wrong_and_then_says_what_is(night: Night, spark: SparkSession) -> None:
+def test_check_reports_only_real_problems(night: Night, spark: SparkSession) -> None:
     found = check.run(night.settings, spark)
     assert [f["log"] for f in found] == ["impressions", "clicks", "users", "items"]
     assert not [p for f in found for p in f["problems"] if "missing" not in p and "different rows" not in p]
@@ -35,7 +35,7 @@ def test_check_finds_nothing_wrong_and_then_says_what_is(night: Night, spark: Sp
     assert "logs.impressions.domain: no column `surfce`; did you mean `surface`?" in problems
 
 
-def test_metrics_are_those_of_a_few_lines_of_pandas(night: Night) -> None:
+def test_metrics_match_pandas(night: Night) -> None:
     scores = night.table("scores")
     by_domain = {m["domain"]: m for m in night.metrics}
     assert set(by_domain) == {*scores["domain"], "overall"}
@@ -62,7 +62,7 @@ def balance(ledger: pd.DataFrame) -> dict[str, tuple[int, int]]:
     return {str(step): (int(g["rows_in"].sum()), int(g["rows_out"].sum())) for step, g in ledger.groupby("step")}
 
 
-def test_nothing_is_lost_in_silence(night: Night) -> None:
+def test_the_ledger_counts_all_rows(night: Night) -> None:
     steps = balance(night.table("ledger"))
     read = night.good_views + 7 + 5 + 1
     assert steps["ingest"] == (read, night.good_views)
@@ -80,17 +80,17 @@ def test_nothing_is_lost_in_silence(night: Night) -> None:
     assert clicks["click without impression"] == 1
 
 
-def test_a_night_lets_go_of_what_it_kept_in_memory(night: Night) -> None:
+def test_a_night_unpersists_its_dataframes(night: Night) -> None:
     assert not night.left_in_memory
 
 
-def test_no_row_stands_twice(night: Night) -> None:
+def test_impression_ids_are_unique_in_all_tables(night: Night) -> None:
     for name in ("impressions", "features", "split", "scores"):
         rows = night.table(name)
         assert rows["impression_id"].is_unique, name
 
 
-def test_training_days_alone_fit_the_encoders(night: Night) -> None:
+def test_encoders_are_fitted_only_on_training_days(night: Night) -> None:
     rows = night.table("features")
     known = set(night.table("vocabularies").query("embedding == 'sku'")["value"])
     trained = rows[rows["ds"] < DS]
@@ -125,17 +125,17 @@ def test_rows_of_a_table_are_shown(night: Night) -> None:
         tables.show(night.settings, night.spark, "ledger", "nothing = 1", 1)
 
 
-def test_a_split_of_features_made_with_other_settings_is_refused(night: Night) -> None:
+def test_features_computed_with_other_settings_are_rejected(night: Night) -> None:
     from star_ctr.conf.errors import DataError
 
     with pytest.raises(DataError, match="other settings; run `star-ctr features"):
         split.run(load(night.conf, ["features.clicked.length=3"]), night.spark, DS)
 
 
-# --- nothing from the future
+# --- no information from the future
 
 
-def known_rows(settings: Settings, spark: SparkSession) -> pd.DataFrame:
+def compute_features(settings: Settings, spark: SparkSession) -> pd.DataFrame:
     ingest.run(settings, spark, DS)
     features.run(settings, spark, DS)
     rows = WarehouseTables(settings, spark).read("features").toPandas().set_index("impression_id").sort_index()
@@ -143,43 +143,40 @@ def known_rows(settings: Settings, spark: SparkSession) -> pd.DataFrame:
 
 
 def test_planted_future_events_change_no_earlier_row(tmp_path: Path, spark: SparkSession) -> None:
-    """A view and its click on the last day, and a late click on an old view, are seen by later rows alone."""
+    """Add a view with a click, and a late click on an old view. Only later rows may depend on them."""
     plain = small_logs.frames(rows_a_day=60)
-    base = known_rows(load(small_logs.write(tmp_path / "base", plain)), spark)
-    moment = pd.Timestamp("2026-03-03T12:00:00", tz=small_logs.ZONE)
+    base = compute_features(load(small_logs.write(tmp_path / "base", plain)), spark)
+    planted_at = pd.Timestamp("2026-03-03T12:00:00", tz=small_logs.ZONE)
     views, clicks = plain["views"], plain["clicks"]
     seen = pd.to_datetime(views["seen"]).dt.tz_localize(small_logs.ZONE)
     unclicked = views[
         ~views["view"].isin(clicks["view"])
-        & (seen > moment - pd.Timedelta(hours=20))
-        & (seen < moment - pd.Timedelta(hours=8))
+        & (seen > planted_at - pd.Timedelta(hours=20))
+        & (seen < planted_at - pd.Timedelta(hours=8))
     ]
-    # Of a visitor who comes back before the late click does: that row would show a click known too early.
+    # Choose a visitor who returns before the late click, because such a row would show a click that is used too early.
     again = [
         k for k, row in unclicked.iterrows()
-        if ((views["visitor"] == row["visitor"]) & (seen > seen[k]) & (seen < moment)).any()
+        if ((views["visitor"] == row["visitor"]) & (seen > seen[k]) & (seen < planted_at)).any()
     ]  # fmt: skip
     old = unclicked.loc[again[0]]
-    new = {**old.to_dict(), "day": "2026-03-03", "view": "planted", "seen": moment.tz_localize(None)}
+    new = {**old.to_dict(), "day": "2026-03-03", "view": "planted", "seen": planted_at.tz_localize(None)}
     planted = {
         "views": pd.concat([views, pd.DataFrame([new])], ignore_index=True),
-        "clicks": pd.concat([clicks, pd.DataFrame([(v, moment.tz_convert("UTC").isoformat()) for v in ("planted", old["view"])], columns=["view", "at"])]),
+        "clicks": pd.concat([clicks, pd.DataFrame([(v, planted_at.tz_convert("UTC").isoformat()) for v in ("planted", old["view"])], columns=["view", "at"])]),
     }  # fmt: skip
-    changed = known_rows(load(small_logs.write(tmp_path / "planted", planted)), spark).drop("planted")
-    before = seen[seen <= moment].index
+    changed = compute_features(load(small_logs.write(tmp_path / "planted", planted)), spark).drop("planted")
+    before = seen[seen <= planted_at].index
     earlier = views.loc[before, "view"]
     pd.testing.assert_frame_equal(base.loc[earlier], changed.loc[earlier])
     later = base.index.difference(earlier)
     assert (base.loc[later] != changed.loc[later]).any(axis=None), "the planted events should be seen afterwards"
-    same_user = views[(views["visitor"] == old["visitor"]) & (seen > moment)]["view"]
+    same_user = views[(views["visitor"] == old["visitor"]) & (seen > planted_at)]["view"]
     assert all(old["sku"] in changed.loc[v, "clicked__item_id"] for v in same_user[:3])
 
 
-# --- killed in a write
-
-
-def test_other_seed_is_another_run_beside_the_first(night: Night) -> None:
-    other = load(night.conf, ["trainer.seed=7", "trainer.epochs=2"])  # two passes count once in the ledger
+def test_another_seed_is_another_run_next_to_the_first(night: Night) -> None:
+    other = load(night.conf, ["trainer.seed=7", "trainer.epochs=2"])  # the ledger counts two epochs once
     for step in (train, score, evaluate):
         step.run(other, night.spark, DS)  # type: ignore[attr-defined]
     metrics = night.table("metrics")

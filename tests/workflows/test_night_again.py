@@ -1,4 +1,4 @@
-"""A night that is run again, in whole or in part, killed, or replayed: the same contents."""
+"""A night that is run again, completely or in part, killed, or replayed writes the same tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.workflows.small_night import DS, Night
 pytestmark = pytest.mark.spark
 
 
-def test_run_again_the_same_contents(night: Night) -> None:
+def test_a_night_that_runs_again_writes_the_same_tables(night: Night) -> None:
     before = night.contents()
     again = nightly.run(night.settings, night.spark, DS)["metrics"]
     assert again == night.metrics
@@ -35,7 +35,7 @@ def test_run_again_the_same_contents(night: Night) -> None:
         pd.testing.assert_frame_equal(rows, after[name], obj=name)
 
 
-def test_a_backfill_keeps_what_a_night_did_and_redoes_what_changed(night: Night, spark: SparkSession) -> None:
+def test_a_backfill_runs_only_steps_with_changed_inputs(night: Night, spark: SparkSession) -> None:
     report = backfill.run(night.settings, spark, DS, DS)
     assert {r["did"] for r in report} == {"kept"}
     before = night.contents()
@@ -53,8 +53,8 @@ def test_a_backfill_keeps_what_a_night_did_and_redoes_what_changed(night: Night,
 def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkSession) -> None:
     store = WarehouseTables(night.settings, spark)
     run_id = night.metrics[0]["run_id"]
-    cited = get_published_attempt(store.warehouse, run_id).record()["versions"]["split"]
-    for _ in range(2):  # an older and a newer version of which no run knows
+    recorded_version = get_published_attempt(store.warehouse, run_id).record()["versions"]["split"]
+    for _ in range(2):  # two newer versions that no run refers to
         split.run(night.settings, spark, DS)
     removed = {
         r["table"]: r["files"]
@@ -62,7 +62,7 @@ def test_a_replay_after_cleaning_gives_the_same_bits(night: Night, spark: SparkS
     }
     assert removed["split"] > 0
     with pytest.raises(Exception, match="(?i)file"):
-        store.read("split", cited + 1).toPandas()
+        store.read("split", recorded_version + 1).toPandas()
     again = replay.run(night.settings, spark, run_id)
     assert (again["weights"], again["metrics"], again["code"]) == ("the same bits", "the same", "the same")
 
@@ -81,7 +81,7 @@ print("done", flush=True)
 
 
 @pytest.mark.slow
-def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_again(
+def test_a_step_killed_during_its_write_leaves_the_previous_version_and_can_run_again(
     tmp_path: Path, spark: SparkSession
 ) -> None:
     conf = small_logs.write(tmp_path, small_logs.frames())
@@ -100,14 +100,14 @@ def test_a_step_killed_in_its_write_leaves_the_version_before_and_can_be_run_aga
         assert process.stdout is not None
         assert process.stdout.readline().strip() == "ready"
         while process.poll() is None and not ({p.name for p in folder.rglob("*.parquet")} - files):
-            time.sleep(0.002)  # until the first file of the write is there
+            time.sleep(0.002)  # until the first file is written
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         kills += store.version("features") == version
         now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
         pd.testing.assert_frame_equal(now, whole)
-    assert kills, "no kill fell before the commit"
+    assert kills, "each kill came after the commit"
     features.run(settings, spark, DS)
     now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
     pd.testing.assert_frame_equal(now, whole)

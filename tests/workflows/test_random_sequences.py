@@ -1,6 +1,6 @@
 """Random sequences of nights, restated logs, decisions, refits, cleaning and kills: the serving model always works.
 
-Trainings are copies of a few real ones, and the verdict of the gate is random. Everything else is real: attempts,
+Trainings are copies of a few real ones, and the decisions of the gate are random. Everything else is real: attempts,
 decisions, their order, what the gate and the refit may decide, and cleaning. A kill is an exception raised at a random
 write and at all writes after it.
 """
@@ -99,11 +99,13 @@ class Trainings:
 
     def __init__(self, folder: Path) -> None:
         self.table = write_split(folder, {"a": 60, "b": 30})
-        made = with_vocabularies(job(self.table, folder), folder)
+        training = with_vocabularies(job(self.table, folder), folder)
         self.jobs = []
         for seed in range(VARIANTS):
-            trainer = made.trainer.model_copy(update={"seed": seed})
-            self.jobs.append(made.model_copy(update={"trainer": trainer, "folder": str(folder / f"trained-{seed}")}))
+            trainer = training.trainer.model_copy(update={"seed": seed})
+            self.jobs.append(
+                training.model_copy(update={"trainer": trainer, "folder": str(folder / f"trained-{seed}")})
+            )
             train(self.jobs[-1])
 
     def copy(self, variant: int, to: TrainingJob) -> None:
@@ -142,7 +144,7 @@ class Sequence:
                     self.logs[ds] += 1
                 case "gate":
                     if find_attempt(self.warehouse, make_run_id(self.settings, ds)):
-                        self.judge(ds, good)
+                        self.decide(ds, good)
                 case "promote":
                     self.promote(pick)
                 case "rollback":
@@ -161,23 +163,23 @@ class Sequence:
 
     def train(self, ds: str, run: str) -> TrainingJob:
         """Train as `star-ctr train` does."""
-        made = assign_attempt(self.warehouse, self.job(ds, run))
-        if not get_attempt(made).is_published:
-            self.trainings.copy((self.logs[ds] + NIGHTS.index(ds)) % VARIANTS, made)
-        # The split of all nights is the same, so use the vocabularies of its own night.
+        training = assign_attempt(self.warehouse, self.job(ds, run))
+        if not get_attempt(training).is_published:
+            self.trainings.copy((self.logs[ds] + NIGHTS.index(ds)) % VARIANTS, training)
+        # All nights have the same split, so use the vocabularies of the night of the split.
         with patch.object(
-            attempts, "vocabulary_files", lambda table, version, _: vocabularies_of_split(table, version)
+            attempts, "list_vocabulary_files", lambda table, version, _: vocabularies_of_split(table, version)
         ):
-            publish_attempt(made)
-        return made
+            publish_attempt(training)
+        return training
 
     def night(self, ds: str, good: bool) -> None:
         self.train(ds, make_run_id(self.settings, ds))
-        self.judge(ds, good)
+        self.decide(ds, good)
         if good:
             self.refit(ds, True)
 
-    def judge(self, ds: str, good: bool) -> None:
+    def decide(self, ds: str, good: bool) -> None:
         def decide(_settings: Any, _store: Any, ds: str, candidate: Any, decided: list[Decision]) -> Decision:
             now = find_serving(decided)
             against = now.model if now else ("", None)
@@ -190,7 +192,7 @@ class Sequence:
         now = find_serving(Decisions(self.settings).all())
         assert (result["serving"], result["serving_attempt"]) == ((now.run_id, now.attempt) if now else ("none", None))
         if self.manual and result["outcome"] != "nothing to decide":
-            assert ds > self.manual[1], "a manual decision holds for all nights that had been judged before it"
+            assert ds > self.manual[1], "a manual decision holds for all nights that had been evaluated before it"
             if good:
                 self.manual = None
         assert len(Decisions(self.settings).all()) - len(before) <= 1
@@ -201,8 +203,8 @@ class Sequence:
         if refit._explain_no_refit(decided, run, find_attempt(self.warehouse, run)):
             return
         promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == run)
-        made = self.train(ds, make_refit_run_id(run))
-        decision = Decision(ds, made.run_id, made.attempt, *promoted.model, Outcome.REFIT, "refit")
+        training = self.train(ds, make_refit_run_id(run))
+        decision = Decision(ds, training.run_id, training.attempt, *promoted.model, Outcome.REFIT, "refit")
         refit.publish_refit(decisions, decision, [] if works else ["PCOC 3"])
 
     def promote(self, pick: int) -> None:
@@ -218,7 +220,7 @@ class Sequence:
         for record in Path(self.warehouse.models).glob(f"*/attempt-*/{RECORD_FILE}"):
             os.utime(record, (1, 1))
         # Ages count from the newest night in the tables, which these sequences do not write.
-        with patch.object(vacuum, "_nights", lambda *_: set(NIGHTS)):
+        with patch.object(vacuum, "_list_nights", lambda *_: set(NIGHTS)):
             retention.run(self.settings, dry_run=False)
 
     def check_serving_model(self) -> None:
@@ -243,10 +245,10 @@ class Sequence:
         if self.manual:
             now = find_serving(decided)
             assert now is not None
-            refit_of_it = (
+            is_its_refit = (
                 now.outcome is Outcome.REFIT and (now.reference_run_id, now.reference_attempt) == self.manual[0]
             )
-            assert now.model == self.manual[0] or refit_of_it
+            assert now.model == self.manual[0] or is_its_refit
 
 
 def vocabularies_of_split(table: str, version: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""A night of the real logs, from the command line: nothing lost, pandas finds the same metrics, the same bits again."""
+"""A night of the KuaiRand logs from the command line: complete ledger, metrics that match pandas, reproducible bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import KUAIRAND, kuairand, on_request
 
 def star_ctr(*arguments: str, cwd: Path) -> None:
     command = [str(Path(sys.executable).parent / "star-ctr"), *arguments]
-    # This night has enough rows to be faster with the JVM's usual options than with those of small tests.
+    # This night has so many rows that the default options of the JVM are faster than those of small tests.
     environment = {k: v for k, v in os.environ.items() if k != "JDK_JAVA_OPTIONS"}
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
     assert run.returncode == 0, run.stderr[-3000:]
@@ -51,7 +51,7 @@ class RealNight:
 
 
 def raw_log() -> pd.DataFrame:
-    """Return the impressions as they are in the log: all text, empty fields null.
+    """Return the impressions of the log unchanged: all values are text, and empty fields are null.
 
     The log has no ids, so a row's id is the hash of all its fields.
     """
@@ -67,7 +67,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> RealNight:
 
 @pytest.mark.slow
 @kuairand
-def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_the_metrics_of_pandas(night: RealNight) -> None:
+def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_metrics_that_match_pandas(night: RealNight) -> None:
     tmp_path = night.folder
     for table in ("impressions", "features", "split", "scores"):
         assert read(tmp_path / "warehouse" / table, ["impression_id"])["impression_id"].is_unique, table
@@ -97,7 +97,7 @@ def test_a_night_of_the_real_logs_has_a_balanced_ledger_and_the_metrics_of_panda
 
 @pytest.mark.slow
 @kuairand
-def test_bulk_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNight) -> None:
+def test_batch_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNight) -> None:
     log = raw_log()
     raw = log[log["date"] == DS.replace("-", "")].reset_index(drop=True)
     raw.to_parquet(night.folder / "day.parquet", index=False)
@@ -106,10 +106,10 @@ def test_bulk_scoring_of_the_raw_day_gives_the_scores_of_its_night(night: RealNi
     night.command(
         "score", "--run-id", run.name, "--input", "day.parquet", "--output", "scored", "--json", "scored.json"
     )
-    told = json.loads((night.folder / "scored.json").read_text())
+    result = json.loads((night.folder / "scored.json").read_text())
     unique = len(raw.drop_duplicates())
-    assert (told["rows"], told["scored"]) == (len(raw), unique)
-    assert told["reasons"] == {"duplicate": len(raw) - unique}
+    assert (result["rows"], result["scored"]) == (len(raw), unique)
+    assert result["reasons"] == {"duplicate": len(raw) - unique}
     found = read(night.folder / "scored").set_index("impression_id").sort_index()
     assert list(found.index) == list(scores.index)
     assert (found["run_id"] == run.name).all()
@@ -131,6 +131,6 @@ def test_the_night_trains_again_to_the_same_bits_after_cleaning(night: RealNight
 @pytest.mark.slow
 @on_request
 @kuairand
-def test_a_night_of_the_real_logs_again_gives_the_same_metrics(night: RealNight) -> None:
+def test_a_repeated_night_of_the_real_logs_gives_the_same_metrics(night: RealNight) -> None:
     night.night("two.json")
     assert (night.folder / "one.json").read_text() == (night.folder / "two.json").read_text()

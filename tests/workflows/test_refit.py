@@ -1,4 +1,4 @@
-"""A refit: the promoted model trained anew with the day that it was judged on, and served in its place."""
+"""A refit: the promoted model is trained again including the day it was evaluated on, and served instead."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ pytestmark = pytest.mark.spark
 BEFORE = small_logs.DAYS[-2]
 
 
-def encoded(store: WarehouseTables, table: str, ds: str) -> pd.DataFrame:
+def read_encoded(store: WarehouseTables, table: str, ds: str) -> pd.DataFrame:
     rows = store.read(table).where(f"ds = '{ds}' AND part = 'train'").drop("ds").toPandas()
     return rows.sort_values("impression_id", ignore_index=True)
 
 
-def test_its_rows_are_those_that_the_next_night_trains_on(night: Night, spark: SparkSession) -> None:
-    # By the night's own features, which know of all clicks that came later.
+def test_a_refit_has_the_training_rows_of_the_next_night(night: Night, spark: SparkSession) -> None:
+    # Use the features that the night wrote, which include all later clicks.
     totals = split.write_split(night.settings, spark, BEFORE, REFIT_TABLES)
     store = WarehouseTables(night.settings, spark)
-    mine, theirs = encoded(store, REFIT_TABLES.split, BEFORE), encoded(store, "split", DS)
-    assert BEFORE in set(mine["day"])
-    pd.testing.assert_frame_equal(mine[theirs.columns], theirs)
-    assert totals == {"train": len(theirs), "test": 0}
+    refit_rows, night_rows = read_encoded(store, REFIT_TABLES.split, BEFORE), read_encoded(store, "split", DS)
+    assert BEFORE in set(refit_rows["day"])
+    pd.testing.assert_frame_equal(refit_rows[night_rows.columns], night_rows)
+    assert totals == {"train": len(night_rows), "test": 0}
     ids = ("refit_vocabularies", BEFORE), ("vocabularies", DS)
-    mine, theirs = (
+    refit_rows, night_rows = (
         store.read(table)
         .where(f"ds = '{ds}'")
         .drop("ds")
@@ -50,13 +50,13 @@ def test_its_rows_are_those_that_the_next_night_trains_on(night: Night, spark: S
         .sort_values(["embedding", "id"], ignore_index=True)
         for table, ds in ids
     )
-    pd.testing.assert_frame_equal(mine, theirs)
+    pd.testing.assert_frame_equal(refit_rows, night_rows)
     ledger = night.table("ledger")
-    of_refit = ledger[ledger["step"] == "refit_split.train"]
-    assert of_refit["rows_out"].sum() == totals["train"]
+    refit_entries = ledger[ledger["step"] == "refit_split.train"]
+    assert refit_entries["rows_out"].sum() == totals["train"]
 
 
-def test_nothing_is_refit_that_was_not_asked_for(night: Night, spark: SparkSession) -> None:
+def test_no_refit_runs_unless_it_is_configured(night: Night, spark: SparkSession) -> None:
     result = refit.run(night.settings, spark, DS)
     assert (result["outcome"], result["reason"]) == ("nothing to refit", "gate.publish is evaluated")
     with pytest.raises(UserError, match=r"gate\.publish: a refit is trained from scratch"):
@@ -71,19 +71,19 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert [r["step"] for r in report if r["ds"] == DS][-1] == "refit"
     names = {ds: make_run_id(settings, ds) for ds in (BEFORE, DS)}
     decided = Decisions(settings).all()
-    first, made, second = decided[:3]
+    first, refitted, second = decided[:3]
     assert (first.run_id, first.outcome, first.reference_run_id) == (names[BEFORE], Outcome.PROMOTED, "")
-    assert (made.run_id, made.outcome, made.reference_run_id) == (
+    assert (refitted.run_id, refitted.outcome, refitted.reference_run_id) == (
         make_refit_run_id(names[BEFORE]),
         Outcome.REFIT,
         names[BEFORE],
     )
     assert (second.run_id, second.reference_run_id) == (names[DS], make_refit_run_id(names[BEFORE])), (
-        "judged beside what was served"
+        "compared with the serving refit"
     )
     assert {r["domain"] for r in second.evidence["differences"]} > {"overall"}
 
-    # What is served has seen the day: the pointer, the record and the rows that it was trained on say so.
+    # The serving model was trained on the day, according to the pointer, the record and its training rows.
     now = find_serving(decided)
     assert now is not None
     pointer = json.loads((Path(settings.paths.warehouse) / "serving.json").read_text())
@@ -94,20 +94,20 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert set(seen["day"]) == {small_logs.DAYS[1], BEFORE}
     assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
 
-    # Asked for again it stands as it is: the same rows, the same bits, no new decision. Of other rows it is made anew.
-    made, weights = store.version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS_FILE
+    # A repeated refit changes nothing: same rows, same bits, no new decision. After new features, the rows are written again.
+    version, weights = store.version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS_FILE
     bits = weights.read_bytes()
     assert refit.run(settings, spark, DS)["serving"] == now.run_id
-    assert (store.version("refit_split"), weights.read_bytes()) == (made, bits)
+    assert (store.version("refit_split"), weights.read_bytes()) == (version, bits)
     assert len(Decisions(settings).all()) == len(decided)
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     features.run(settings, spark, DS)
     refit.run(settings, spark, DS)
-    assert store.version("refit_split") > made
-    assert weights.read_bytes() == bits, "those features are the same"
+    assert store.version("refit_split") > version
+    assert weights.read_bytes() == bits, "the features have not changed"
     assert len(Decisions(settings).all()) == len(decided)
 
-    # Once is enough, and what was kept of it trains again to the same bits, whatever was cleaned.
+    # The refit does not run again, and a replay after cleaning trains the same bits.
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).all()) == len(decided)

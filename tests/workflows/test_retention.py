@@ -61,24 +61,24 @@ class Nights:
             self.pin(publish(self.settings, name, ds), version, number)
             self.decide(ds)
             for step in STEP_NAMES[:-1]:
-                standing = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).all())
+                staleness = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).all())
                 at = dt.datetime(2026, 3, 3, tzinfo=dt.UTC)
-                run = standing.get_run_id(ds, step)
-                entries.append(Entry(ds, step, run, "done", at, inputs=standing.hash_inputs(ds, step)))
+                run = staleness.get_run_id(ds, step)
+                entries.append(Entry(ds, step, run, "done", at, inputs=staleness.hash_inputs(ds, step)))
                 Journal(self.settings).add(entries[-1])
 
     def load(self, *overrides: str) -> Settings:
-        places = (f"paths.warehouse={self.folder}", f"paths.logs={self.folder}/logs")
-        return load("demo", [*places, "window.days=3", *overrides])
+        paths = (f"paths.warehouse={self.folder}", f"paths.logs={self.folder}/logs")
+        return load("demo", [*paths, "window.days=3", *overrides])
 
     def write(self, table: str, row: dict[str, str], metadata: dict[str, object] | None = None) -> int:
-        """Add a row to a table; returns the version."""
-        place, keys = self.tables.table(table), list(TABLES[table].partitions)
+        """Add a row to a table, and return the version."""
+        path, keys = self.tables.table(table), list(TABLES[table].partitions)
         text = {"userMetadata": json.dumps(metadata)} if metadata else {}
         properties = CommitProperties(custom_metadata=text)
         rows = pa.Table.from_pylist([{**row, "x": "1"}])
-        write_deltalake(place, rows, mode="append", partition_by=keys, commit_properties=properties)
-        return DeltaTable(place).version()
+        write_deltalake(path, rows, mode="append", partition_by=keys, commit_properties=properties)
+        return DeltaTable(path).version()
 
     def pin(self, attempt: Attempt, split: int, vocabularies: int) -> None:
         """Write the job of an attempt."""
@@ -86,14 +86,14 @@ class Nights:
 
     def job(self, run: str, split: int, vocabularies: int, folder: Path) -> TrainingJob:
         versions = {"split": split, "vocabularies": vocabularies}
-        made = job(str(self.folder / "other" / "split"), folder).model_copy(
+        training = job(str(self.folder / "other" / "split"), folder).model_copy(
             update={
                 "run_id": run, "ds": run[:10], "split": self.tables.table("split"),
                 "vocabularies": self.tables.table("vocabularies"), "versions": versions,
             }
         )  # fmt: skip
-        (folder / "job.json").write_text(made.model_dump_json())
-        return made
+        (folder / "job.json").write_text(training.model_dump_json())
+        return training
 
     def decide(self, ds: str, attempt: int = 1) -> None:
         decisions = Decisions(self.settings)
@@ -113,16 +113,16 @@ class Nights:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Nights:
-    """Nights that tests must not change."""
+def read_only_nights(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    """Create nights that tests must not change."""
     return Nights(tmp_path_factory.mktemp("nights"), *AGES)
 
 
 @pytest.fixture
-def nights(made: Nights, tmp_path: Path) -> Nights:
-    """A copy that a test may change."""
+def nights(read_only_nights: Nights, tmp_path: Path) -> Nights:
+    """Copy the nights, so that a test may change them."""
     copy = object.__new__(Nights)
-    shutil.copytree(made.folder, tmp_path / "copy")
+    shutil.copytree(read_only_nights.folder, tmp_path / "copy")
     copy.folder = tmp_path / "copy"
     copy.settings = copy.load(*AGES)
     copy.tables = Warehouse(copy.settings.paths)
@@ -224,14 +224,14 @@ def test_a_served_refit_and_the_attempt_that_it_was_made_from_are_kept(nights: N
 
 def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
     nights.clean()
-    standing = read_staleness(nights.settings, busy=False)
+    staleness = read_staleness(nights.settings, busy=False)
     old, new = DAYS[5], DAYS[-1]
-    assert {step: standing.state(old, step)[0] for step in ("features", "split", "score", "train", "evaluate")} == {
+    assert {step: staleness.state(old, step)[0] for step in ("features", "split", "score", "train", "evaluate")} == {
         "features": State.REMOVED, "split": State.REMOVED, "score": State.REMOVED, "train": State.DONE,
         "evaluate": State.DONE,
     }  # fmt: skip
-    assert [explain_why_needed(standing, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
-    assert all(standing.state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
+    assert [explain_why_needed(staleness, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
+    assert all(staleness.state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
     other = nights.load(*AGES, "trainer.optimizer.lr=0.5")  # another run of the same night
@@ -244,12 +244,12 @@ def test_an_interrupted_clean_is_finished_by_the_next_one(nights: Nights, monkey
     calls = iter(range(3))
     remove = shutil.rmtree
 
-    def dying(path: Path, **more: object) -> None:
+    def remove_or_stop(path: Path, **more: object) -> None:
         if next(calls, None) is None:
             raise KeyboardInterrupt
         remove(path)
 
-    monkeypatch.setattr(shutil, "rmtree", dying)
+    monkeypatch.setattr(shutil, "rmtree", remove_or_stop)
     with pytest.raises(KeyboardInterrupt):
         nights.clean()
     monkeypatch.setattr(shutil, "rmtree", remove)
@@ -260,13 +260,13 @@ def test_an_interrupted_clean_is_finished_by_the_next_one(nights: Nights, monkey
 
 def test_the_command_deletes_only_with_yes_and_the_lease(nights: Nights) -> None:
     options = ["--conf", "demo", *(w for o in (f"paths.warehouse={nights.folder}", *AGES) for w in ("--set", o))]
-    asked = CliRunner().invoke(app, ["clean", *options])
-    assert asked.exit_code == 0, asked.output
+    dry_run_result = CliRunner().invoke(app, ["clean", *options])
+    assert dry_run_result.exit_code == 0, dry_run_result.output
     assert nights.models() == DAYS
-    assert "pass --yes to delete" in asked.output
+    assert "pass --yes to delete" in dry_run_result.output
     with hold_lease(nights.settings):
-        refused = CliRunner().invoke(app, ["clean", "--yes", *options])
-        assert isinstance(refused.exception, UserError)
+        rejected = CliRunner().invoke(app, ["clean", "--yes", *options])
+        assert isinstance(rejected.exception, UserError)
     assert nights.models() == DAYS
     done = CliRunner().invoke(app, ["clean", "--yes", *options])
     assert done.exit_code == 0, done.output
@@ -282,7 +282,7 @@ def test_the_newest_attempt_of_a_kept_run_stays(nights: Nights) -> None:
     assert [a.number for a in list_attempts(nights.tables, run)] == [1, 2]
 
 
-def test_rows_of_models_that_only_their_age_keeps_are_deleted(nights: Nights) -> None:
+def test_rows_of_models_that_are_kept_only_for_their_age_are_deleted(nights: Nights) -> None:
     nights.settings = nights.load("retention.splits=3", "retention.replaced=0", "retention.rollbacks=0")
     before = sum(f.stat().st_size for f in Path(nights.tables.table("split")).rglob("*.parquet"))
     nights.clean()
@@ -309,27 +309,27 @@ def test_a_kept_version_that_cannot_be_read_keeps_all_files(nights: Nights) -> N
     assert any("nothing is deleted, because a version of a kept run cannot be read" in str(r["why"]) for r in rows)
 
 
-def test_a_night_whose_start_was_removed_is_refused(nights: Nights) -> None:
+def test_a_removed_start_of_a_night_is_found(nights: Nights) -> None:
     nights.settings = nights.load(*AGES, "trainer.warm_start=previous")
     start, ds = DAYS[4], DAYS[5]
     for day in (start, ds):
         entry = Entry(day, "train", make_run_id(nights.settings, day), "removed", dt.datetime.now(dt.UTC))
         Journal(nights.settings).add(entry)
-    standing = read_staleness(nights.settings, busy=False)
-    assert standing.find_removed_start(ds, "train") == standing.find_removed_start(ds, "split") == start
-    assert standing.find_removed_start(ds, "score") is None
+    staleness = read_staleness(nights.settings, busy=False)
+    assert staleness.find_removed_start(ds, "train") == staleness.find_removed_start(ds, "split") == start
+    assert staleness.find_removed_start(ds, "score") is None
 
 
 def test_a_changed_gate_does_not_rebuild_removed_nights(nights: Nights) -> None:
     nights.clean()
     other = nights.load(*AGES, "gate.gauc_margin=0.5")
-    standing = read_staleness(other, busy=False)
-    assert [explain_why_needed(standing, DAYS[2], step) for step in STEP_NAMES[:-1]] == [None] * 7
-    assert explain_why_needed(standing, DAYS[-1], "gate") == "stale: inputs changed: settings"
+    staleness = read_staleness(other, busy=False)
+    assert [explain_why_needed(staleness, DAYS[2], step) for step in STEP_NAMES[:-1]] == [None] * 7
+    assert explain_why_needed(staleness, DAYS[-1], "gate") == "stale: inputs changed: settings"
 
 
 def test_checksum_files_are_deleted_with_their_data_files(nights: Nights) -> None:
-    """Spark writes them next to the files of a local disk. To Delta, they are files of no version."""
+    """Spark writes them next to the files on a local disk. They belong to no version of the table."""
 
     def write_checksums() -> set[Path]:
         data = set((nights.folder / "split").rglob("*.parquet"))

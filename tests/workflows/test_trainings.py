@@ -1,4 +1,4 @@
-"""The processes in which a comparison trains."""
+"""The training processes of a comparison."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 
 def is_running(process: int) -> bool:
-    """Whether there is such a process, not only its remains."""
+    """Return whether a process exists and is not a zombie."""
     try:
         state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
         return state.rsplit(")", 1)[1].split()[0] != "Z"

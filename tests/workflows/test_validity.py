@@ -1,4 +1,4 @@
-"""What is done and still valid, on a journal without Spark: logs of three days, entries as the steps would leave them."""
+"""Staleness of steps, tested without Spark on small logs and on journal entries as the steps would write them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NIGHTS = small_logs.DAYS[1:]
 
 
 class Warehouse:
-    """Small logs, and a journal into which steps are written as if they had run."""
+    """Small logs, and a journal with entries of steps that did not run."""
 
     def __init__(self, folder: Path, *overrides: str) -> None:
         self.conf = small_logs.write(folder, small_logs.frames())
@@ -41,28 +41,28 @@ class Warehouse:
     def load(self, *overrides: str) -> Settings:
         return load(self.conf, ["window.days=1", *overrides])
 
-    def standing(self, settings: Settings | None = None, busy: bool = False) -> Staleness:
+    def get_staleness(self, settings: Settings | None = None, busy: bool = False) -> Staleness:
         return Staleness(settings or self.settings, self.entries, busy)
 
-    def does(self, ds: str, step: str, state: str = "done", contents: str = "1") -> None:
-        standing = self.standing()
+    def add_entry(self, ds: str, step: str, state: str = "done", contents: str = "1") -> None:
+        current = self.get_staleness()
         outputs = {"impressions": dict.fromkeys(small_logs.DAYS[: small_logs.DAYS.index(ds) + 1], contents)}
         at = dt.datetime(2026, 3, 5, tzinfo=dt.UTC) + dt.timedelta(seconds=next(self._clock))
         self.entries.append(
             Entry(
-                ds, step, standing.get_run_id(ds, step), state, at, inputs=standing.hash_inputs(ds, step),
+                ds, step, current.get_run_id(ds, step), state, at, inputs=current.hash_inputs(ds, step),
                 outputs=outputs if step == "ingest" and state == "done" else {}, error="broke" if state == "failed" else "",
             )
         )  # fmt: skip
 
-    def nights(self, *nights: str) -> None:
+    def add_nights(self, *nights: str) -> None:
         for ds in nights:
             for step in list_steps(self.settings):
-                self.does(ds, step)
+                self.add_entry(ds, step)
 
     def states(self, ds: str, settings: Settings | None = None) -> dict[str, str]:
-        standing = self.standing(settings)
-        return {step: standing.state(ds, step)[0].value for step in list_steps(standing.settings)}
+        current = self.get_staleness(settings)
+        return {step: current.state(ds, step)[0].value for step in list_steps(current.settings)}
 
 
 @pytest.fixture
@@ -79,42 +79,46 @@ def from_step(first: str, state: State = State.STALE, steps: tuple[str, ...] = S
     return {s: (State.DONE if k < number else state).value for k, s in enumerate(steps)}
 
 
-def test_what_was_done_is_valid_and_the_rest_is_missing(warehouse: Warehouse) -> None:
-    warehouse.nights(NIGHTS[0])
+def test_finished_steps_are_done_and_others_are_missing(warehouse: Warehouse) -> None:
+    warehouse.add_nights(NIGHTS[0])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     assert warehouse.states(NIGHTS[1]) == all_of(State.MISSING)
 
 
-def test_a_withdrawn_day_is_noticed_by_later_nights(warehouse: Warehouse) -> None:
-    """Ingest of a night empties a day whose file is gone; a later night had counted that day in its history."""
-    warehouse.nights(*NIGHTS[:2])
-    before = warehouse.standing().table_hashes["impressions"]
+def test_later_nights_are_stale_if_a_day_is_withdrawn(warehouse: Warehouse) -> None:
+    """Ingest of a night removes a day without a file, but a later night has used that day as history."""
+    warehouse.add_nights(*NIGHTS[:2])
+    before = warehouse.get_staleness().table_hashes["impressions"]
     assert small_logs.DAYS[0] in before
     ingest = warehouse.entries[0]
     outputs = {"impressions": {day: "1" for day in ingest.outputs["impressions"] if day != small_logs.DAYS[0]}}
     warehouse.entries.append(dataclasses.replace(ingest, at=dt.datetime(2026, 3, 6, tzinfo=dt.UTC), outputs=outputs))
-    assert small_logs.DAYS[0] not in warehouse.standing().table_hashes["impressions"]
+    assert small_logs.DAYS[0] not in warehouse.get_staleness().table_hashes["impressions"]
     assert warehouse.states(NIGHTS[1])["features"] == State.STALE.value
 
 
-def test_a_changed_file_asks_for_ingest_and_changed_contents_for_the_rest(warehouse: Warehouse) -> None:
-    warehouse.nights(*NIGHTS)
+def test_a_changed_file_makes_ingest_stale_and_changed_tables_the_other_steps(warehouse: Warehouse) -> None:
+    warehouse.add_nights(*NIGHTS)
     view = next((warehouse.logs / "logs" / "views").glob(f"{NIGHTS[1].replace('-', '')}*"))
     os.utime(view, (1, 1))
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE), "a night before the changed day"
     assert warehouse.states(NIGHTS[1])["ingest"] == "stale"
-    assert warehouse.standing().state(NIGHTS[1], "ingest")[1] == "inputs changed: log files of logs.impressions"
+    assert warehouse.get_staleness().state(NIGHTS[1], "ingest")[1] == "inputs changed: log files of logs.impressions"
     for ds in NIGHTS[1:]:
-        warehouse.does(ds, "ingest")
-    assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * 3, "the same contents: nothing hangs on it"
-    warehouse.does(NIGHTS[1], "ingest", contents="2")
+        warehouse.add_entry(ds, "ingest")
+    assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * 3, (
+        "the same tables, so no other step is stale"
+    )
+    warehouse.add_entry(NIGHTS[1], "ingest", contents="2")
     assert warehouse.states(NIGHTS[1]) == from_step("features")
-    assert warehouse.standing().state(NIGHTS[1], "features")[1] == "inputs changed: ingested tables"
-    assert "another night has since ingested different data for" in warehouse.standing().state(NIGHTS[2], "ingest")[1]
+    assert warehouse.get_staleness().state(NIGHTS[1], "features")[1] == "inputs changed: ingested tables"
+    assert (
+        "another night has since ingested different data for" in warehouse.get_staleness().state(NIGHTS[2], "ingest")[1]
+    )
 
 
-def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) -> None:
-    warehouse.nights(NIGHTS[0])
+def test_a_changed_setting_makes_only_steps_stale_that_read_it(warehouse: Warehouse) -> None:
+    warehouse.add_nights(NIGHTS[0])
     other = warehouse.load("split.rows_per_file=100")
     assert warehouse.states(NIGHTS[0], other)["features"] == "done"
     assert warehouse.states(NIGHTS[0], other)["split"] == "stale"
@@ -123,56 +127,56 @@ def test_a_changed_setting_asks_for_what_reads_it_alone(warehouse: Warehouse) ->
 
 
 @pytest.mark.parametrize("step", STEP_NAMES)
-def test_changed_code_asks_for_the_step_that_imports_it(
+def test_changed_code_makes_steps_stale_that_import_it(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warehouse = Warehouse(tmp_path, "gate.publish=refit")
-    warehouse.nights(NIGHTS[0])
-    was = staleness._hash_step_code
-    monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else was(s))
+    warehouse.add_nights(NIGHTS[0])
+    hash_code = staleness._hash_step_code
+    monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else hash_code(s))
     assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEP_NAMES)
-    assert warehouse.standing().state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
+    assert warehouse.get_staleness().state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
 
 
-def test_a_refit_that_is_asked_for_later_leaves_the_night_as_it_is(warehouse: Warehouse) -> None:
-    warehouse.nights(NIGHTS[0])
-    asked = warehouse.load("gate.publish=refit")
-    assert warehouse.states(NIGHTS[0], asked) == {**all_of(State.DONE), "refit": "missing"}
+def test_a_refit_that_is_configured_later_does_not_affect_other_steps(warehouse: Warehouse) -> None:
+    warehouse.add_nights(NIGHTS[0])
+    settings = warehouse.load("gate.publish=refit")
+    assert warehouse.states(NIGHTS[0], settings) == {**all_of(State.DONE), "refit": "missing"}
 
 
-def test_a_model_started_from_a_redone_one_is_stale(tmp_path: Path) -> None:
+def test_a_model_is_stale_if_the_model_it_started_from_is_trained_again(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=previous", "split.vocabulary=grown")
-    warehouse.nights(*NIGHTS[:2])
+    warehouse.add_nights(*NIGHTS[:2])
     train = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "train"))
-    train.inputs["code"] = "of old"
-    warehouse.nights(NIGHTS[2])
+    train.inputs["code"] = "old"
+    warehouse.add_nights(NIGHTS[2])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     assert warehouse.states(NIGHTS[1]) == from_step("train")
-    assert warehouse.standing().state(NIGHTS[2], "train") == (State.STALE, f"train of night {NIGHTS[1]} is stale")
-    warehouse.does(NIGHTS[1], "train")
-    assert warehouse.standing().state(NIGHTS[2], "train")[1] == f"inputs changed: train of night {NIGHTS[1]}"
-    warehouse.does(NIGHTS[2], "train")
+    assert warehouse.get_staleness().state(NIGHTS[2], "train") == (State.STALE, f"train of night {NIGHTS[1]} is stale")
+    warehouse.add_entry(NIGHTS[1], "train")
+    assert warehouse.get_staleness().state(NIGHTS[2], "train")[1] == f"inputs changed: train of night {NIGHTS[1]}"
+    warehouse.add_entry(NIGHTS[2], "train")
     assert warehouse.states(NIGHTS[2])["train"] == "done"
 
 
-def test_a_fitted_split_follows_the_run_that_training_starts_from(tmp_path: Path) -> None:
+def test_a_fitted_split_depends_on_the_run_that_training_starts_from(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=previous")
-    warehouse.nights(NIGHTS[0])
+    warehouse.add_nights(NIGHTS[0])
     first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "split"))
-    first.inputs["code"] = "of old"
-    warehouse.nights(NIGHTS[1])
-    assert warehouse.standing().state(NIGHTS[1], "split") == (State.STALE, f"split of night {NIGHTS[0]} is stale")
-    warehouse.does(NIGHTS[0], "split")
-    assert warehouse.standing().state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
+    first.inputs["code"] = "old"
+    warehouse.add_nights(NIGHTS[1])
+    assert warehouse.get_staleness().state(NIGHTS[1], "split") == (State.STALE, f"split of night {NIGHTS[0]} is stale")
+    warehouse.add_entry(NIGHTS[0], "split")
+    assert warehouse.get_staleness().state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
     for step in ("train", "split"):
-        warehouse.does(NIGHTS[0] if step == "train" else NIGHTS[1], step)
+        warehouse.add_entry(NIGHTS[0] if step == "train" else NIGHTS[1], step)
     assert warehouse.states(NIGHTS[1])["split"] == "done"
 
 
 def test_a_split_is_stale_if_training_starts_from_another_run(warehouse: Warehouse) -> None:
-    warehouse.nights(NIGHTS[0])
+    warehouse.add_nights(NIGHTS[0])
     named = warehouse.load("trainer.warm_start=a-run")
-    assert warehouse.standing(named).state(NIGHTS[0], "split") == (
+    assert warehouse.get_staleness(named).state(NIGHTS[0], "split") == (
         State.STALE, "inputs changed: the run that trainer.warm_start names",
     )  # fmt: skip
     assert warehouse.states(NIGHTS[0], named)["features"] == "done"
@@ -185,7 +189,7 @@ class NamedRun:
         self.settings, self.number = warehouse.settings, 0
 
     def train(self, weights: bytes, mean: float = 0.0, ds: str = small_logs.DAYS[0]) -> Path:
-        """Publish another attempt; returns its folder."""
+        """Publish another attempt, and return its folder."""
         self.number += 1
         layout = LAYOUT.model_copy(update={"numeric": [LAYOUT.numeric[0].model_copy(update={"mean": mean})]})
         return publish(self.settings, "a-run", ds, self.number, layout, weights).folder
@@ -195,27 +199,27 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
     run = NamedRun(warehouse)
     run.train(b"1")
-    warehouse.nights(NIGHTS[0])
+    warehouse.add_nights(NIGHTS[0])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     run.train(b"1")
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE), "the same weights"
     run.train(b"22")
     assert warehouse.states(NIGHTS[0]) == from_step("train")
     why = "inputs changed: the run that trainer.warm_start names"
-    assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, why)
+    assert warehouse.get_staleness().state(NIGHTS[0], "train") == (State.STALE, why)
     for step in RUN_STEPS[:-1]:
-        warehouse.does(NIGHTS[0], step)
+        warehouse.add_entry(NIGHTS[0], step)
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     run.train(b"22", mean=1.0)
     assert warehouse.states(NIGHTS[0]) == from_step("split")
-    assert warehouse.standing().state(NIGHTS[0], "split") == (State.STALE, why)
+    assert warehouse.get_staleness().state(NIGHTS[0], "split") == (State.STALE, why)
 
 
 @pytest.mark.parametrize("file", ["record.json", "layout.json", catalog.WEIGHTS_FILE])
 def test_a_night_is_stale_if_the_named_run_is_gone(tmp_path: Path, file: str) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
     folder = NamedRun(warehouse).train(b"1")
-    warehouse.nights(NIGHTS[0])
+    warehouse.add_nights(NIGHTS[0])
     (folder / file).unlink()
     assert warehouse.states(NIGHTS[0]) == from_step("train" if file == catalog.WEIGHTS_FILE else "split")
 
@@ -224,33 +228,33 @@ def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: 
     warehouse = Warehouse(tmp_path, "trainer.warm_start=a-run")
     folder = NamedRun(warehouse).train(b"1")
     read: list[str] = []
-    of_file = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda f, name: read.append(f.name) or of_file(f, name))
-    warehouse.nights(*NIGHTS)
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda f, name: read.append(f.name) or file_digest(f, name))
+    warehouse.add_nights(*NIGHTS)
     assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * len(NIGHTS)
     assert read == [str(folder / catalog.WEIGHTS_FILE)]
 
 
-def test_what_failed_or_was_killed_is_run_again(warehouse: Warehouse) -> None:
-    warehouse.nights(NIGHTS[0])
-    warehouse.does(NIGHTS[0], "split", "failed")
-    assert warehouse.standing().state(NIGHTS[0], "split") == (State.FAILED, "broke")
-    assert warehouse.standing().state(NIGHTS[0], "train") == (State.STALE, "split failed")
-    warehouse.does(NIGHTS[0], "split", "running")
-    assert warehouse.standing(busy=True).state(NIGHTS[0], "split")[0] is State.RUNNING
-    assert warehouse.standing(busy=False).state(NIGHTS[0], "split")[0] is State.FAILED
+def test_failed_and_killed_steps_are_failed_and_later_ones_stale(warehouse: Warehouse) -> None:
+    warehouse.add_nights(NIGHTS[0])
+    warehouse.add_entry(NIGHTS[0], "split", "failed")
+    assert warehouse.get_staleness().state(NIGHTS[0], "split") == (State.FAILED, "broke")
+    assert warehouse.get_staleness().state(NIGHTS[0], "train") == (State.STALE, "split failed")
+    warehouse.add_entry(NIGHTS[0], "split", "running")
+    assert warehouse.get_staleness(busy=True).state(NIGHTS[0], "split")[0] is State.RUNNING
+    assert warehouse.get_staleness(busy=False).state(NIGHTS[0], "split")[0] is State.FAILED
 
 
-def test_features_that_a_later_night_wrote_are_made_anew_for_a_stale_split(warehouse: Warehouse) -> None:
-    warehouse.nights(*NIGHTS)
-    assert explain_why_needed(warehouse.standing(), NIGHTS[0], "features") is None
+def test_overwritten_features_are_computed_again_for_a_stale_split(warehouse: Warehouse) -> None:
+    warehouse.add_nights(*NIGHTS)
+    assert explain_why_needed(warehouse.get_staleness(), NIGHTS[0], "features") is None
     other = warehouse.load("split.rows_per_file=100")
-    why = str(explain_why_needed(warehouse.standing(other), NIGHTS[0], "features"))
+    why = str(explain_why_needed(warehouse.get_staleness(other), NIGHTS[0], "features"))
     assert f"the night of {NIGHTS[1]} overwrote the features of {NIGHTS[0]}" in why
-    assert explain_why_needed(warehouse.standing(other), NIGHTS[2], "features") is None
+    assert explain_why_needed(warehouse.get_staleness(other), NIGHTS[2], "features") is None
 
 
-def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
+def test_the_journal_returns_its_entries(warehouse: Warehouse) -> None:
     journal = Journal(warehouse.settings)
     assert journal.entries() == []
     with journal.record_step("2026-03-02", "ingest", "", {"code": "1"}, "requested", lambda: {"t": {"d": "c"}}):
@@ -263,7 +267,7 @@ def test_the_journal_gives_back_what_was_written(warehouse: Warehouse) -> None:
     assert "ZeroDivisionError" in failed.error
 
 
-def test_one_writer_at_a_time(warehouse: Warehouse) -> None:
+def test_the_lease_allows_one_writer(warehouse: Warehouse) -> None:
     assert not is_held(warehouse.settings)
     with hold_lease(warehouse.settings):
         assert is_held(warehouse.settings)
@@ -275,9 +279,9 @@ def test_one_writer_at_a_time(warehouse: Warehouse) -> None:
     assert not is_held(warehouse.settings)
 
 
-def test_status_shows_the_nights_up_to_the_logs_newest_day(warehouse: Warehouse) -> None:
+def test_status_shows_nights_up_to_the_newest_day_of_the_logs(warehouse: Warehouse) -> None:
     for _ in range(2):
-        warehouse.nights(NIGHTS[0])
+        warehouse.add_nights(NIGHTS[0])
     for entry in warehouse.entries:
         Journal(warehouse.settings).add(entry)
     rows = status.run(warehouse.settings, None, None, 14)

@@ -32,7 +32,7 @@ FIRST, SECOND = small_logs.DAYS[2:]
 
 
 class Nights:
-    """A night that was trained from scratch, and the next one, whose numbers have another distribution."""
+    """A night that was trained from scratch, and the next night, whose numbers have another distribution."""
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         logs = small_logs.frames()
@@ -71,29 +71,29 @@ def nights(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Nig
 
 @pytest.mark.parametrize("vocabulary", ["fitted", "grown"])
 def test_rows_keep_the_encoding_of_the_run(nights: Nights, vocabulary: str) -> None:
-    of_run, warm = nights.layout(FIRST), (f"split.vocabulary={vocabulary}", f"trainer.warm_start={nights.run}")
+    run_layout, warm = nights.layout(FIRST), (f"split.vocabulary={vocabulary}", f"trainer.warm_start={nights.run}")
     fitted = nights.split()
-    slot = {layout.ds: next(n for n in layout.numeric if n.name == "slot") for layout in (of_run, fitted)}
+    slot = {layout.ds: next(n for n in layout.numeric if n.name == "slot") for layout in (run_layout, fitted)}
     assert slot[SECOND].mean > slot[FIRST].mean + 30
-    assert fitted.buckets[0].bounds != of_run.buckets[0].bounds
+    assert fitted.buckets[0].bounds != run_layout.buckets[0].bounds
     now = nights.split(*warm)
-    known = [(n.name, n.source, n.mean, n.std) for n in of_run.numeric if n.std > 0]
+    known = [(n.name, n.source, n.mean, n.std) for n in run_layout.numeric if n.std > 0]
     assert len(known) > 3
     assert [k for k in ((n.name, n.source, n.mean, n.std) for n in now.numeric) if k in known] == known
-    assert now.buckets == of_run.buckets
+    assert now.buckets == run_layout.buckets
     # The rows that the run was trained on, encoded with both layouts.
     store = WarehouseTables(nights.first, nights.spark)
     trained_on = store.read("features").where(f"ds = '{small_logs.DAYS[1]}'").toPandas()
-    rows = pa.Table.from_pandas(trained_on[of_run.columns])
+    rows = pa.Table.from_pandas(trained_on[run_layout.columns])
     _, metadata = read_split_commit(store.warehouse.table("split"), SECOND)
     files = list_vocabulary_files(store.warehouse.table("vocabularies"), metadata["vocabularies"], SECOND)
-    theirs = [str(f) for f in sorted((nights.folder(nights.run) / "vocabularies").glob("*.parquet"))]
+    run_files = [str(f) for f in sorted((nights.folder(nights.run) / "vocabularies").glob("*.parquet"))]
     encoded = {}
-    for name, layout, values in (("run", of_run, theirs), ("now", now, files)):
+    for name, layout, values in (("run", run_layout, run_files), ("now", now, files)):
         ints, floats = RowEncoder(layout, read_vocabularies(values, list(nights.first.history))).encode(rows)
         bucket = np.frombuffer(b"".join(ints.to_pylist()), np.int32).reshape(len(rows), -1)[:, len(layout.categorical)]
         encoded[name] = bucket, np.frombuffer(b"".join(floats.to_pylist()), np.float32).reshape(len(rows), -1)
-    varied = [k for k, n in enumerate(of_run.numeric) if n.std > 0]
+    varied = [k for k, n in enumerate(run_layout.numeric) if n.std > 0]
     assert len(set(encoded["run"][0])) > 3
     np.testing.assert_array_equal(encoded["now"][0], encoded["run"][0])
     np.testing.assert_array_equal(encoded["now"][1][:, varied], encoded["run"][1][:, varied])
@@ -143,4 +143,4 @@ def test_an_incompatible_start_is_rejected(nights: Nights) -> None:
         nights.split(f"trainer.warm_start={nights.run}", changed)
     features.run(nights.first, nights.spark, SECOND)
     _, after = read_split_commit(WarehouseTables(nights.first, nights.spark).warehouse.table("split"), SECOND)
-    assert after == before, "the previous split stays"
+    assert after == before, "the previous split is kept"

@@ -1,0 +1,46 @@
+"""The list of steps."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+
+from star_ctr.conf.contracts.catalog import TABLES
+from star_ctr.conf.contracts.pipeline import RUN_STEPS, STEP_NAMES, STEPS, find_writer, list_steps
+from star_ctr.conf.load import load
+from tests.conftest import ROOT
+
+
+def test_the_steps_of_a_night() -> None:
+    assert STEP_NAMES == ("ingest", "features", "split", "train", "score", "evaluate", "gate", "refit")
+    assert RUN_STEPS == ("train", "score", "evaluate", "gate", "refit")
+    assert list_steps(load("demo")) == STEP_NAMES[:-1]
+    assert list_steps(load("demo", ["gate.publish=refit"])) == STEP_NAMES
+
+
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_every_step_is_a_module_with_the_same_signature(name: str) -> None:
+    assert (ROOT / f"jobs/{name}.py").is_file()
+    run = importlib.import_module(f"star_ctr.jobs.{name}").run
+    assert list(run.__annotations__) == ["settings", "spark", "ds", "return"]
+
+
+def test_jobs_has_nothing_but_steps_at_its_top() -> None:
+    assert {file.stem for file in (ROOT / "jobs").glob("*.py")} == {"__init__", *STEP_NAMES}
+
+
+def test_tables_and_their_writers() -> None:
+    assert {table for step in STEPS.values() for table in step.writes} <= set(TABLES)
+    assert (find_writer("quarantine"), find_writer("metrics"), find_writer("steps")) == (
+        "ingest",
+        "evaluate",
+        "nightly",
+    )
+
+
+def test_the_dag_file_reads_the_same_list() -> None:
+    steps = json.loads((ROOT / "conf/contracts/steps.json").read_text())
+    assert [step["name"] for step in steps] == list(STEP_NAMES)
+    assert "conf/contracts/steps.json" in (ROOT / "workflows/airflow/dags/star_nightly.py").read_text()

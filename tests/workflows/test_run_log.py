@@ -1,0 +1,77 @@
+"""Log messages in the terminal and in the log files of the warehouse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from star_ctr import __version__
+from star_ctr.conf.errors import UserError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings.root import Settings
+from star_ctr.workflows import run_log
+from star_ctr.workflows.cli import app
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load("demo", [f"paths.warehouse={tmp_path}/warehouse"])
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("star_ctr")
+    before = list(logger.handlers), logger.level, logger.propagate
+    yield logger
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def test_the_file_has_all_messages_and_the_traceback(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    run_log.configure_terminal("warning")
+    with pytest.raises(UserError), run_log.log_to_warehouse(settings, "ingest") as file:
+        logging.getLogger("star_ctr.jobs.ingest").debug("three rows")
+        logging.getLogger("star_ctr.jobs.ingest").warning("a clock is wrong")
+        raise UserError("the log is empty")
+    assert file is not None
+    assert file.parent == Path(settings.paths.warehouse) / "logs"
+    assert "-ingest-" in file.name
+    text = file.read_text()
+    for words in ("three rows", "a clock is wrong", "Traceback", "UserError: the log is empty", '"name":"demo"'):
+        assert words in text
+    assert capsys.readouterr().err == "WARNING star_ctr.jobs.ingest: a clock is wrong\n"
+    assert not [h for h in logging.getLogger("star_ctr").handlers if isinstance(h, logging.FileHandler)]
+
+
+def test_old_files_are_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_log, "_MAX_FILES", 2)
+    files = []
+    for name in ("a", "b", "c"):
+        with run_log.log_to_warehouse(settings, name) as file:
+            assert file is not None
+            files.append(file)
+    assert [file.exists() for file in files] == [False, True, True]
+
+
+def test_a_warehouse_in_an_object_store_has_no_log_files(settings: Settings) -> None:
+    paths = settings.paths.model_copy(update={"warehouse": "s3://bucket/ctr"})
+    with run_log.log_to_warehouse(settings.model_copy(update={"paths": paths}), "ingest") as file:
+        assert file is None
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    run_log.configure_terminal("warning")
+    Path(settings.paths.warehouse).write_text("a file")
+    with run_log.log_to_warehouse(settings, "ingest") as file:
+        assert file is None
+    assert "cannot write a log file" in capsys.readouterr().err
+
+
+def test_version_and_levels() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"star-ctr {__version__}\n"
+    wrong = CliRunner().invoke(app, ["--log-level", "loud", "steps"])
+    assert wrong.exit_code == 2
+    assert CliRunner().invoke(app, ["--log-level", "info", "steps"]).exit_code == 0
