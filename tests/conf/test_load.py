@@ -9,6 +9,7 @@ import pytest
 from star_ctr.conf.contracts.run_id import hash_config, make_run_id
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
 
 
 def test_a_misspelt_key_of_a_union_is_the_only_reported_error(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "conf" / "demo.yaml").read_text()
+    text = (ROOT / "conf/demo.yaml").read_text()
     (tmp_path / "x.yaml").write_text(text.replace("window_hours: 24", "window_hour: 24"))
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "x.yaml")

@@ -32,7 +32,7 @@ def logger() -> Iterator[logging.Logger]:
 
 def test_the_file_has_all_messages_and_the_traceback(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     run_log.configure_terminal("warning")
-    with pytest.raises(UserError), run_log.log_to_warehouse(settings, "ingest") as file:
+    with pytest.raises(UserError), run_log.log_to_warehouse(settings, "ingest") as file:  # noqa: PT012
         logging.getLogger("star_ctr.jobs.ingest").debug("three rows")
         logging.getLogger("star_ctr.jobs.ingest").warning("a clock is wrong")
         raise UserError("the log is empty")

@@ -149,7 +149,7 @@ class Nights:
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nights]:
     folder = tmp_path_factory.mktemp("airflow")
-    shutil.copy(Path(__file__).parent / "stand_in.py", folder)
+    shutil.copy(Path(__file__).with_name("stand_in.py"), folder)
     command = folder / "star-ctr"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/stand_in.py "$@"\n')
     command.chmod(0o755)

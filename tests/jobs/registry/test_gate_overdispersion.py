@@ -1,6 +1,6 @@
 """Error rate and power of the click and PCOC checks if a few users make many of the clicks.
 
-`pytest tests/jobs/test_overdispersion.py -s` prints the rates that docs/nights.md quotes.
+`pytest tests/jobs/registry/test_gate_overdispersion.py -s` prints the rates that docs/nights.md quotes.
 """
 
 from __future__ import annotations

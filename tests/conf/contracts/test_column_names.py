@@ -11,8 +11,9 @@ import yaml
 
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
+from tests.conftest import ROOT
 
-DEMO = Path(__file__).parents[2] / "conf" / "demo.yaml"
+DEMO = ROOT / "conf/demo.yaml"
 
 
 def lines_of(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> list[str]:

@@ -1,6 +1,6 @@
 """Error rate and power of the gate: how often it holds an equal candidate, and one that is worse in a domain.
 
-`pytest tests/jobs/test_error_rate.py -s -m "slow or not slow"` prints the rates that docs/nights.md quotes.
+`pytest tests/jobs/registry/test_gate_error_rate.py -s -m "slow or not slow"` prints the rates that docs/nights.md quotes.
 """
 
 from __future__ import annotations
