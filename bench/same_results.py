@@ -27,10 +27,10 @@ from deltalake import DeltaTable
 from safetensors.numpy import load_file
 
 NOT_COMPARED = {
-    "run_id", "reference_run_id", "at", "seconds", "record", "versions", "facts", "evidence", "settings", "process", "row", "inputs", "outputs",
+    "run_id", "reference_run_id", "at", "seconds", "record", "versions", "config", "code", "facts", "evidence", "settings", "process", "row", "inputs", "outputs",
     "stands_on", "gave", "why", "error", "host", "by", "reason", "token", "sequence",
 }  # fmt: skip
-"""Columns that are not compared, by their new names: run ids, times, JSON and other texts that contain names."""
+"""Columns that are not compared: run ids, hashes, times, JSON and other texts that contain names."""
 OF_PROCESSES = {"steps", "lease"}
 """Tables that are not compared, because they contain when and where steps ran."""
 
