@@ -148,10 +148,10 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(table: str, tmp_pat
     with pytest.warns(UserWarning, match="the checkpoint is damaged"):
         assert trainer_state.resume(again)
     assert again.step == 2
-    again.train_step([list(again._batches())[2]])
-    state.save(again)  # replaces the damaged checkpoint of step 3
-    rewritten = Trainer(mine)
-    assert state.resume(rewritten)
+    again.train_step([list(again._iter_batches())[2]])
+    trainer_state.save(again)  # replaces the damaged checkpoint of step 3
+    rewritten = Trainer(training)
+    assert trainer_state.resume(rewritten)
     assert rewritten.step == 3
     tensors.write_bytes(content)
     (newest / "place.json").write_text("")
