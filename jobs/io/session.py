@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import pwd
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
+from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import UserError, format_user_error
 from star_ctr.conf.settings.root import Settings
 
@@ -103,7 +107,7 @@ def _create(settings: Settings, app: str) -> SparkSession:
     for key, value in options.items():
         builder = builder.config(key, value)
     log = _prepare_log_file()
-    with _redirect_stderr(log):
+    with _redirect_stderr(log), _lock_downloads(options, packages):
         try:
             return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
@@ -112,6 +116,19 @@ def _create(settings: Settings, app: str) -> SparkSession:
                 f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
                 "from Maven Central; check that it is reachable, or set a proxy in spark.conf of the configuration"
             ) from None
+
+
+def _lock_downloads(options: Mapping[str, str], packages: Sequence[str]) -> AbstractContextManager[object]:
+    """Return a lock for the start of a session that may download packages; a null context if it downloads nothing.
+
+    If two processes download to the same new Ivy folder at the same time, one of them fails.
+    """
+    folder = Path(options.get("spark.jars.ivy", Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ivy2.5.2")).absolute()
+    jar = folder / "jars" / f"{DELTA_PACKAGE.replace(':', '_', 1).replace(':', '-')}.jar"
+    if jar.is_file() and not packages:
+        return nullcontext()
+    name = hash_json(str(folder))
+    return FileLock(Path(tempfile.gettempdir()) / f"star-ctr-downloads-{os.getuid()}-{name}.lock", timeout=600)
 
 
 def _prepare_log_file() -> Path:

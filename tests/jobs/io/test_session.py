@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import delta
 import pytest
+from filelock import FileLock, Timeout
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
@@ -27,6 +29,23 @@ def test_configured_packages_are_added_to_the_delta_package(monkeypatch: pytest.
     with pytest.raises(UserError, match="enough seen"):
         session._create(load("demo", ["spark.conf={spark.jars.packages: 'a:b:1,c:d:2'}"]), "test")
     assert sorted(packages[0].split(",")) == ["a:b:1", "c:d:2", session.DELTA_PACKAGE]
+
+
+def test_only_one_process_at_a_time_downloads_packages(tmp_path: Path) -> None:
+    options = {"spark.jars.ivy": str(tmp_path)}
+    lock, other = (session._lock_downloads(options, []) for _ in range(2))
+    assert isinstance(lock, FileLock)
+    assert isinstance(other, FileLock)
+    with lock, pytest.raises(Timeout), other.acquire(timeout=0.1):
+        pass
+    assert isinstance(session._lock_downloads({"spark.jars.ivy": str(tmp_path / "other")}, []), FileLock)
+    with lock, session._lock_downloads({"spark.jars.ivy": str(tmp_path / "other")}, []):
+        pass  # another folder has another lock
+    jar = tmp_path / "jars" / "io.delta_delta-spark_2.13-4.0.1.jar"
+    jar.parent.mkdir()
+    jar.touch()
+    assert not isinstance(session._lock_downloads(options, []), FileLock), "there is nothing to download"
+    assert isinstance(session._lock_downloads(options, ["a:b:1"]), FileLock)
 
 
 @pytest.mark.spark
