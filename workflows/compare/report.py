@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -166,10 +167,7 @@ def _format_by_domain(part: pd.DataFrame, metric: str) -> str:
         best = values.min() if metric == "log_loss" else values.max()
         cells = [_format_bold(f"{v:.4f}", v == best) if pd.notna(v) else "–" for v in values]
         if domain == OVERALL:
-            cells = [
-                c + (f" ± {spread[m]:.4f}" if pd.notna(spread.get(m)) else "")
-                for c, m in zip(cells, models, strict=True)
-            ]
+            cells = [c + _format_spread(spread.get(m, float("nan"))) for c, m in zip(cells, models, strict=True)]
         rows.append([str(domain), *cells])
     if BASE in models:
         tests = {m: compare_pairs(part, m, metric) for m in models if m != BASE}
@@ -213,7 +211,7 @@ def _format_ablations(metrics: pd.DataFrame) -> list[str]:
             test = compare_pairs(part, m, "gauc", base=models[0]) if m != models[0] else None
             rows.append(
                 [
-                    format_model(m), f"{overall[m]:.4f} ± {spread[m]:.4f}",
+                    format_model(m), f"{overall[m]:.4f}{_format_spread(spread[m])}",
                     f"{test.difference:+.4f}" if test else "", _format_p(test.p) if test else "",
                     f"{PAPER_GAUC[table][m]:.4f}" if m in PAPER_GAUC[table] else "",
                 ]
@@ -221,6 +219,11 @@ def _format_ablations(metrics: pd.DataFrame) -> list[str]:
         header = ["model", "overall GAUC", f"difference from {format_model(models[0])}", "p", "in the paper"]
         parts += [f"## {table}", format_table(header, rows), *_format_order(part, table)]
     return parts
+
+
+def _format_spread(spread: float) -> str:
+    """Format a standard deviation over seeds; empty for one seed."""
+    return "" if pd.isna(spread) else f" ± {spread:.4f}"
 
 
 def _draw_figures(metrics: pd.DataFrame, folder: Path) -> list[str]:
@@ -289,7 +292,7 @@ def _format_cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
 
 def _format_settings(results: Results) -> str:
     lines = [
-        f"- {format_model(m)}: " + " ".join(f"`--set {o}`" for o in results.comparison.overrides(m))
+        f"- {format_model(m)}: " + " ".join(f"`--set {shlex.quote(o)}`" for o in results.comparison.overrides(m))
         for m in results.costs
     ]
     return "\n".join(["## Settings\n\nTo train one of the models, run `star-ctr nightly` with its options:\n", *lines])

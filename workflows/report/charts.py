@@ -126,7 +126,9 @@ def _draw_line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
         runs[-1].append((x(at), y(value)))
         after_gap = False
     edges = [
-        (x(a), y(low), y(high)) for a, low, high in zip(line.at, line.low, line.high, strict=False) if low and high
+        (x(a), y(low), y(high))
+        for a, low, high in zip(line.at, line.low, line.high, strict=False)
+        if low is not None and high is not None and not is_missing(low) and not is_missing(high)
     ]
     if edges:
         corners = [(a, high) for a, _, high in edges] + [(a, low) for a, low, _ in reversed(edges)]

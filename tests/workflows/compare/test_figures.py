@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from star_ctr.conf.settings.compare import Comparison
 from star_ctr.workflows.compare import report
+from star_ctr.workflows.compare.run import Results
 
 RNG = np.random.default_rng(0)
 
@@ -34,3 +37,16 @@ def test_the_figures_depend_on_the_compared_models(tmp_path: Path, models: list[
     assert sorted(p.name for p in tmp_path.iterdir()) == figures
     assert len(parts) == len(figures)
     assert all(any(f"({name})" in part for part in parts) for name in figures)
+
+
+def test_settings_of_the_report_can_be_pasted_into_a_shell() -> None:
+    comparison = Comparison.model_validate({"settings": {"base": {"model.layers": [8, 4]}}})
+    text = report._format_settings(Results("x", comparison, [], {}, {"base": []}, {}))
+    options = shlex.split(text[text.index("--set") :].replace("`", " "))
+    assert "model.layers=[8, 4]" in options
+    assert 'model.name="base"' in options
+
+
+def test_one_seed_has_no_spread() -> None:
+    assert report._format_spread(float("nan")) == ""
+    assert report._format_spread(0.00123) == " ± 0.0012"

@@ -168,3 +168,11 @@ def test_a_change_within_the_interval_has_no_colour() -> None:
     assert format_change(row, {"m": 0.612}, "m", 4, "up") == '<span class="flat">▲ 0.0080</span>'
     assert format_change(row, {"m": 0.6}, "m", 4, "up") == '<span class="good">▲ 0.0200</span>'
     assert format_change(row, {}, "m") == format_change({"m": None}, {"m": 1.0}, "m") == ""
+
+
+def test_a_band_may_touch_0_and_ends_at_missing_bounds() -> None:
+    line = Line([0, 1, 2], [0.1, 0.2, 0.3], "main", [0.0, 0.1, float("nan")], [0.2, 0.3, 0.4])
+    svg = draw_lines("it", [line], [(0, "a")])
+    (band,) = find_elements(svg, "polygon", "band")
+    assert len(parse_points(band)) == 4
+    assert "nan" not in svg
