@@ -64,12 +64,12 @@ airflow: .airflow/.ready java $(if $(or $(STAR_CTR_CONF),$(KUAIRAND)),,demo-logs
 	$(BIN)/python -m star_ctr.workflows.airflow.local --port $(AIRFLOW_PORT)
 
 test: .venv/.ready java
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 # Without a network its tests are skipped, and say so.
 test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m slow --timeout=1800
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
