@@ -9,9 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from star_ctr.conf.contracts.catalog import Warehouse
@@ -19,6 +20,7 @@ from star_ctr.conf.settings.root import Settings
 
 _MAX_FILES = 500
 """Number of log files to keep in a warehouse."""
+_FILE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[\w-]+-\d+\.log")
 _logger = logging.getLogger("star_ctr")
 
 
@@ -40,7 +42,7 @@ def configure_terminal(level: str) -> None:
 
 @contextmanager
 def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
-    """Write all log messages inside the block to a new file in the folder `logs` of the warehouse.
+    """Write all log messages inside the block to a new file in the folder `run_logs` of the warehouse.
 
     Keeps the newest 500 files. A warehouse in an object store gets no log files.
 
@@ -69,22 +71,27 @@ def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
         raise
     finally:
         _logger.removeHandler(handler)
-        handler.close()
+        # A full disk must not replace the result or the error of the command.
+        with suppress(OSError):
+            handler.close()
 
 
 def _open_file(settings: Settings, command: str) -> logging.FileHandler | None:
     root = Warehouse(settings.paths).root
     if "://" in root:
         return None
-    folder = Path(root) / "logs"
+    folder = Path(root) / "run_logs"
     now = dt.datetime.now(dt.UTC)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(folder / f"{now:%Y%m%dT%H%M%S.%fZ}-{command}-{os.getpid()}.log", encoding="utf-8")
-        for old in sorted(folder.glob("*.log"))[:-_MAX_FILES]:
-            old.unlink(missing_ok=True)
     except OSError as error:
         _logger.warning("%s: cannot write a log file: %s", folder, error)
         return None
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # the log is not worth failing a command
+    # Delete only files that this module wrote.
+    with suppress(OSError):
+        for old in sorted(f for f in folder.iterdir() if _FILE_NAME.fullmatch(f.name))[:-_MAX_FILES]:
+            old.unlink(missing_ok=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler

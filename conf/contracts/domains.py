@@ -24,7 +24,8 @@ class DomainIndex:
 
     def __init__(self, known: Sequence[str]) -> None:
         self.names = (OTHER_NAME, *known)
-        self._numbers = {name: number for number, name in enumerate(self.names) if number}
+        # The first number of a name that is repeated.
+        self._numbers = {name: number for number, name in reversed(list(enumerate(self.names))) if number}
 
     def __len__(self) -> int:
         """Return the number of domains, including number 0."""

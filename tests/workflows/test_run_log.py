@@ -37,7 +37,7 @@ def test_the_file_has_all_messages_and_the_traceback(settings: Settings, capsys:
         logging.getLogger("star_ctr.jobs.ingest").warning("a clock is wrong")
         raise UserError("the log is empty")
     assert file is not None
-    assert file.parent == Path(settings.paths.warehouse) / "logs"
+    assert file.parent == Path(settings.paths.warehouse) / "run_logs"
     assert "-ingest-" in file.name
     text = file.read_text()
     for words in ("three rows", "a clock is wrong", "Traceback", "UserError: the log is empty", '"name":"demo"'):
@@ -54,6 +54,29 @@ def test_old_files_are_deleted(settings: Settings, monkeypatch: pytest.MonkeyPat
             assert file is not None
             files.append(file)
     assert [file.exists() for file in files] == [False, True, True]
+
+
+def test_other_files_are_never_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_log, "_MAX_FILES", 1)
+    folder = Path(settings.paths.warehouse) / "run_logs"
+    folder.mkdir(parents=True)
+    others = [folder / f"2026-01-0{day}.log" for day in range(1, 5)]
+    for file in others:
+        file.touch()
+    for _ in range(3):
+        with run_log.log_to_warehouse(settings, "ingest"):
+            pass
+    assert all(file.exists() for file in others)
+    assert len(list(folder.iterdir())) == len(others) + 1
+
+
+def test_a_full_disk_does_not_replace_the_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_log, "_open_file", lambda settings, command: logging.FileHandler("/dev/full"))
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    with run_log.log_to_warehouse(settings, "ingest"):
+        pass
+    with pytest.raises(KeyError), run_log.log_to_warehouse(settings, "ingest"):
+        raise KeyError("the real error")
 
 
 def test_a_warehouse_in_an_object_store_has_no_log_files(settings: Settings) -> None:

@@ -12,6 +12,7 @@ def test_numbers_and_names() -> None:
     assert [index.get_number(name) for name in ("home", "search", "new")] == [1, 2, OTHER_DOMAIN]
     assert [index.get_name(number) for number in (0, 1, 2, MIXED)] == ["other", "home", "search", "mixed"]
     assert len(index) == 3
+    assert DomainIndex(["a", "b", "a"]).get_number("a") == 1, "the first one, as in Arrow"
     assert "home" in index
     assert "other" not in index, "unknown domains are not a known domain"
     with pytest.raises(IndexError):
