@@ -59,7 +59,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
         ds: The night; by default the newest day of `scores`.
 
     Returns:
-        One row per domain, `overall` last, with the columns COLUMNS and INTERVALS.
+        One row per domain, `overall` last, with the columns METRICS_COLUMNS and INTERVALS.
 
     Raises:
         DataError: There are no scores of the night, they are not from the newest published attempt, or scores or labels
