@@ -88,7 +88,9 @@ def make_callbacks(job: TrainingJob) -> list[Callback]:
         callbacks.append(TensorBoard(job.path / "tensorboard"))
     if os.environ.get("MLFLOW_TRACKING_URI"):
         settings = {f"model.{k}": v for k, v in job.model.model_dump(mode="json").items()}
-        settings |= {f"trainer.{k}": v for k, v in job.trainer.model_dump(mode="json").items()}
+        for name, value in job.trainer.model_dump(mode="json").items():
+            group = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+            settings |= {f"trainer.{k}": v for k, v in group.items()}
         callbacks.append(MLflow("star-ctr", job.run_id, settings))
     return callbacks
 

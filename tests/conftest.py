@@ -16,6 +16,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("conf", "features", "jobs", "model", "workflows")
 
 # Use the same examples in each run, so that only a change of the code can make a test fail. Search with new examples by
 # `pytest --hypothesis-profile=search`.

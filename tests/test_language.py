@@ -9,9 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from star_ctr.conf.contracts.catalog import TABLES
-from tests.conftest import ROOT
+from tests.conftest import PACKAGES, ROOT
 
-PACKAGES = ("conf", "features", "jobs", "model", "workflows")
 WORDS = {
     "averaging": "EMA, ema_decay",
     "hook": "callback",

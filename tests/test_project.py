@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import PACKAGES, ROOT
 
-PACKAGES = ("conf", "features", "jobs", "model", "workflows")
 MAY_IMPORT = {
     "conf": {"conf"},
     "features": {"features", "conf"},

@@ -81,7 +81,7 @@ class Journal:
     def entries(self) -> list[Entry]:
         """Return all entries in commit order; empty if no step has run yet."""
         parsers = {"inputs": json.loads, "outputs": json.loads}
-        rows = read_ordered_rows(self.table)
+        rows = read_ordered_rows(self.table, _SCHEMA)
         return [
             Entry(**{k: parsers[k](v) if k in parsers else v for k, v in row.items() if k != SEQUENCE}) for row in rows
         ]

@@ -7,6 +7,7 @@ again. The journal records each step that runs, with its inputs and how it ended
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.pipeline import STEPS, list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs import evaluate, features, gate, ingest, refit, score, split, train
+from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
@@ -29,16 +30,7 @@ from star_ctr.workflows.terminal import show_step, stderr
 
 _logger = logging.getLogger(__name__)
 
-ACTIONS: dict[str, Callable[..., Any]] = {
-    "ingest": ingest.run,
-    "features": features.run,
-    "split": split.run,
-    "train": train.run,
-    "score": score.run,
-    "evaluate": evaluate.run,
-    "gate": gate.run,
-    "refit": refit.run,
-}
+ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
 
 

@@ -18,6 +18,7 @@ data set only through the layout.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pydantic import Field
 
@@ -161,4 +162,10 @@ class Layout(SettingsModel):
     @property
     def domain_index(self) -> DomainIndex:
         """The numbers of the domains."""
-        return DomainIndex(self.domains)
+        return _make_domain_index(tuple(self.domains))
+
+
+@lru_cache(maxsize=8)
+def _make_domain_index(domains: tuple[str, ...]) -> DomainIndex:
+    # Cached by value and not in the layout, whose copies with other domains would keep it.
+    return DomainIndex(domains)

@@ -6,8 +6,9 @@ take most of the time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints
 
+S = TypeVar("S")
 Name = tuple[str, str]
 """Run and domain."""
 
@@ -39,6 +41,26 @@ class Names(NamedTuple):
     def places(self, hashes: Ints) -> Ints:
         """Return the index in `groups` of each hash, (n,)."""
         return np.searchsorted(self.hashes, hashes)
+
+
+class SumsByDomain(Generic[S]):
+    """The sums of a Spark task by run and domain.
+
+    Args:
+        names: The runs and domains.
+        replicates: Number of bootstrap samples.
+        seed: Seed of the bootstrap.
+        make_sums: Creates empty sums for a number of samples, the data itself among them.
+    """
+
+    def __init__(self, names: Names, replicates: int, seed: int, make_sums: Callable[[int], S]) -> None:
+        self.names, self.replicates, self.seed = names, replicates, seed
+        self.sums: dict[Name, S] = defaultdict(lambda: make_sums(1 + replicates))
+
+    def to_batch(self, attributes: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
+        """Return all sums as a batch: run, domain, and then the given attributes of the sums."""
+        values = [[getattr(sums, name) for sums in self.sums.values()] for name in attributes]
+        return make_batch(list(self.sums), values, schema)
 
 
 def collect_names(scores: DataFrame) -> Names:

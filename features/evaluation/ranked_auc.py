@@ -7,7 +7,6 @@ which the wins across ranges are computed afterwards (`bootstrap.estimate_auc`).
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -18,8 +17,8 @@ from pyspark.sql import functions as F
 from star_ctr.features.evaluation.grouped_sums import (
     Name,
     Names,
+    SumsByDomain,
     iter_slices,
-    make_batch,
     make_compact_rows,
     split_sign,
 )
@@ -27,6 +26,8 @@ from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, 
 
 SUMS = "run_id string, domain string, lowest double, positive array<long>, negative array<long>, wins array<long>"
 """Schema of the sums of a task; see `RankSums` for the columns."""
+_ATTRIBUTES = ("lowest", "positive", "negative", "wins")
+"""Attributes of the sums in the order of the columns of SUMS after run and domain."""
 _ARROW = pa.schema(
     [("run_id", pa.string()), ("domain", pa.string()), ("lowest", pa.float64())]
     + [(name, pa.list_(pa.int64())) for name in ("positive", "negative", "wins")]
@@ -50,28 +51,18 @@ def sum_ranks(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
     rows = make_compact_rows(scores).withColumn("rank", F.abs("score"))
 
     def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _SumsByDomain(names, replicates, seed)
+        sums = _RankSumsByDomain(names, replicates, seed, RankSums)
         block = max(_WEIGHTS // (1 + replicates), 1)
         for batch in batches:
             for start in range(0, batch.num_rows, block):
                 sums.add(batch.slice(start, block))
-        yield sums.to_batch()
+        yield sums.to_batch(_ATTRIBUTES, _ARROW)
 
     return rows.repartitionByRange("rank").sortWithinPartitions("rank").drop("rank").mapInArrow(sum_partition, SUMS)
 
 
-class _SumsByDomain:
-    """The `RankSums` of a task by run and domain.
-
-    Args:
-        names: The runs and domains.
-        replicates: Number of bootstrap samples.
-        seed: Seed of the bootstrap.
-    """
-
-    def __init__(self, names: Names, replicates: int, seed: int) -> None:
-        self.names, self.replicates, self.seed = names, replicates, seed
-        self.sums: dict[tuple[str, str], RankSums] = defaultdict(lambda: RankSums(1 + replicates))
+class _RankSumsByDomain(SumsByDomain[RankSums]):
+    """The `RankSums` of a task by run and domain."""
 
     def add(self, block: pa.RecordBatch) -> None:
         """Add compact rows in ascending order of their score."""
@@ -97,9 +88,3 @@ class _SumsByDomain:
             weight = np.take(weight, order, axis=1)
         for name, part in iter_slices(indices, names):
             self.sums[name].add(score[part], positive[part], weight[:, part])
-
-    def to_batch(self) -> pa.RecordBatch:
-        """Return all sums as a batch with the schema SUMS."""
-        sums = self.sums.values()
-        values = [[getattr(s, name) for s in sums] for name in ("lowest", "positive", "negative", "wins")]
-        return make_batch(list(self.sums), values, _ARROW)

@@ -7,7 +7,6 @@ this domain; for `overall`, it uses all impressions of the user.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ from pyspark.sql import functions as F
 from star_ctr.features.evaluation.grouped_sums import (
     Name,
     Names,
+    SumsByDomain,
     iter_slices,
-    make_batch,
     make_compact_rows,
     split_sign,
 )
@@ -31,6 +30,8 @@ SUMS = (
     "gauc_rows array<long>, auc_whole array<long>, auc_part array<long>"
 )
 """Schema of the sums of a task; see `UserSums` for the columns."""
+_ATTRIBUTES = ("users", "with_both", "squares", "rows", "whole", "part")
+"""Attributes of the sums in the order of the columns of SUMS after run and domain."""
 _ARROW = pa.schema(
     [("run_id", pa.string()), ("domain", pa.string()), ("users", pa.int64())]
     + [(name, pa.int64()) for name in ("gauc_users", "gauc_squares")]
@@ -54,10 +55,10 @@ def sum_users(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
     rows = make_compact_rows(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
 
     def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _SumsByDomain(names, replicates, seed)
+        sums = _UserSumsByDomain(names, replicates, seed, UserSums)
         for block in _split_between_users(batches):
             sums.add(block)
-        yield sums.to_batch()
+        yield sums.to_batch(_ATTRIBUTES, _ARROW)
 
     # Sort by a single integer column, so that Spark can use its radix sort. NumPy does the rest of the order faster.
     return rows.repartition("key").sortWithinPartitions("key").mapInArrow(sum_partition, SUMS)
@@ -109,18 +110,8 @@ class _Rows(NamedTuple):
     positive: Bools
 
 
-class _SumsByDomain:
-    """The `UserSums` of a task by run and domain.
-
-    Args:
-        names: The runs and domains.
-        replicates: Number of bootstrap samples.
-        seed: Seed of the bootstrap.
-    """
-
-    def __init__(self, names: Names, replicates: int, seed: int) -> None:
-        self.names, self.replicates, self.seed = names, replicates, seed
-        self.sums: dict[tuple[str, str], UserSums] = defaultdict(lambda: UserSums(1 + replicates))
+class _UserSumsByDomain(SumsByDomain[UserSums]):
+    """The `UserSums` of a task by run and domain."""
 
     def add(self, block: pa.RecordBatch) -> None:
         """Add compact rows of whole users."""
@@ -158,11 +149,3 @@ class _SumsByDomain:
         weight = draw_weights(rows.key[first], self.replicates, self.seed)
         for name, part in iter_slices(indices[first], names):
             self.sums[name].add(seen[part], auc[part], weight[:, part])
-
-    def to_batch(self) -> pa.RecordBatch:
-        """Return all sums as a batch with the schema SUMS."""
-        sums = self.sums.values()
-        values = [
-            [getattr(s, name) for s in sums] for name in ("users", "with_both", "squares", "rows", "whole", "part")
-        ]
-        return make_batch(list(self.sums), values, _ARROW)

@@ -22,7 +22,7 @@ from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, w
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import DataError, UserError
 
 SEQUENCE = "sequence"
 """The column with the sequence number of a row; null in rows that were written before the column existed."""
@@ -59,13 +59,25 @@ def read_rows(table: str, where: str | None = None, columns: Sequence[str] = ("*
     return _run_query(delta, f"SELECT {', '.join(columns)} FROM rows" + (f" WHERE {where}" if where else ""))
 
 
-def read_ordered_rows(table: str) -> list[dict[str, Any]]:
+def read_ordered_rows(table: str, schema: pa.Schema | None = None) -> list[dict[str, Any]]:
     """Read all rows that `add_row` appended.
+
+    Args:
+        table: The path of the table.
+        schema: The columns that the table may have besides SEQUENCE; any by default.
 
     Returns:
         The rows in commit order. Rows without a sequence number come first, ordered by their column `at`.
+
+    Raises:
+        DataError: The table has other columns, because another version of star-ctr has written it.
     """
     rows = read_rows(table)
+    if rows and schema is not None and (unknown := sorted(set(rows[0]) - {*schema.names, SEQUENCE})):
+        raise DataError(
+            f"{table}: unknown columns {', '.join(unknown)}; the warehouse was written by another version of star-ctr. "
+            "Set paths.warehouse to a new folder and run the nights again"
+        )
     rows.sort(key=lambda row: (n, 0) if (n := row.get(SEQUENCE)) is not None else (-1, row["at"]))
     return rows
 

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -20,7 +19,6 @@ from filelock import FileLock
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
-from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import UserError, format_user_error
 from star_ctr.conf.settings.root import Settings
 
@@ -107,9 +105,10 @@ def _create(settings: Settings, app: str) -> SparkSession:
     for key, value in options.items():
         builder = builder.config(key, value)
     log = _prepare_log_file()
-    with _redirect_stderr(log), _lock_downloads(options, packages):
+    with _redirect_stderr(log):
         try:
-            return configure_spark_with_delta_pip(builder, packages).getOrCreate()
+            with _lock_downloads(options, packages):
+                return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
             raise UserError(
@@ -123,12 +122,12 @@ def _lock_downloads(options: Mapping[str, str], packages: Sequence[str]) -> Abst
 
     If two processes download to the same new Ivy folder at the same time, one of them fails.
     """
-    folder = Path(options.get("spark.jars.ivy", Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ivy2.5.2")).absolute()
+    folder = Path(options.get("spark.jars.ivy") or Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ivy2.5.2").absolute()
     jar = folder / "jars" / f"{DELTA_PACKAGE.replace(':', '_', 1).replace(':', '-')}.jar"
     if jar.is_file() and not packages:
         return nullcontext()
-    name = hash_json(str(folder))
-    return FileLock(Path(tempfile.gettempdir()) / f"star-ctr-downloads-{os.getuid()}-{name}.lock", timeout=600)
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".star-ctr.lock", timeout=600)
 
 
 def _prepare_log_file() -> Path:

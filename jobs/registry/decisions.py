@@ -106,8 +106,7 @@ class Decisions:
     def all(self) -> list[Decision]:
         """Return all decisions, oldest first."""
         parsers: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "evidence": json.loads}
-        # Tables that were written before attempts were introduced lack these columns.
-        rows = [{"attempt": 1, "reference_attempt": None, **row} for row in read_ordered_rows(self.table)]
+        rows = read_ordered_rows(self.table, _SCHEMA)
         return [Decision(**{k: parsers[k](v) if k in parsers else v for k, v in row.items()}) for row in rows]
 
     def add(self, decision: Decision, after: Sequence[Decision]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io import delta_rows
@@ -211,3 +211,12 @@ def test_a_commit_that_is_reported_as_failed_is_not_repeated(tmp_path: Path, mon
     monkeypatch.setattr(delta_rows, "write_deltalake", write_and_fail)
     assert add_row(table, row(1), SCHEMA, after=0) == 1
     assert [r["number"] for r in read_ordered_rows(table)] == [0, 1]
+
+
+def test_columns_of_another_version_are_an_error(tmp_path: Path) -> None:
+    table = str(tmp_path / "table")
+    schema = pa.schema([("number", pa.int64()), ("against", pa.string())])
+    add_row(table, {"number": 1, "against": "a"}, schema)
+    assert len(read_ordered_rows(table, schema)) == 1
+    with pytest.raises(DataError, match=r"unknown columns against; .* written by another version"):
+        read_ordered_rows(table, schema.remove(1))

@@ -16,6 +16,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
+from star_ctr.model.train import make_callbacks
 from star_ctr.model.training import checkpoint, trainer_state
 from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
 from star_ctr.model.training.callbacks.checkpoints import Checkpoints, StoppedError
@@ -235,3 +236,11 @@ def test_signals_are_handled_only_during_training() -> None:
     callback.step(CallbackEvent(5, 5))
     assert saved == [1], "after the last step, a signal has no effect"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_mlflow_gets_each_setting_by_its_name(table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    (callback,) = (c for c in make_callbacks(job(table, tmp_path, lr=0.002)) if isinstance(c, MLflow))
+    assert callback._settings["trainer.optimizer.lr"] == 0.002
+    assert callback._settings["trainer.batch_size"] == 64
+    assert not [name for name, value in callback._settings.items() if isinstance(value, dict) and "trainer" in name]
