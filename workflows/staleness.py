@@ -5,7 +5,8 @@ journal holds a hash of each of them for every step that has run (the input fing
 
 1. Compute the current input fingerprint of the step.
 2. Compare it with the fingerprint in the step's last entry in the journal. If they differ, the step is stale.
-3. A step is also stale if a step that it depends on is not done.
+3. A step is also stale if a step that it depends on is neither done nor removed.
+4. `ingest` is also stale if another night has since ingested different rows for its days.
 
 The data that a step reads is not hashed again. Its hash is the input fingerprint of the step that wrote it, because
 equal inputs give equal results. `ingest` is the exception: log files may change although the rows of a day do not. For

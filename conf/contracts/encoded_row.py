@@ -8,8 +8,8 @@ The integers of a row are:
 1. the ids of `Layout.fields`, in order
 2. for each of `Layout.sequences`: its length; then, for each side, `length` ids, padded with 0 at the end
 
-Ids are 0 for padding or a missing value, 1 for a value that the training rows did not contain, and 2 or more for known
-values.
+Id 0 stands for padding or a missing categorical value, 1 for what is not known (see `UNKNOWN`), and 2 or more for known
+values and buckets.
 
 The layout is written with the split and exported with the model. The model, the data reader and the scorer know the
 data set only through the layout.
@@ -26,7 +26,11 @@ from star_ctr.conf.contracts.domains import DomainIndex
 from star_ctr.conf.settings.base import SettingsModel
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
-"""The id of padding and missing values, the id of unknown values, and the first id of known values."""
+"""Ids: padding and missing categorical values; everything that is not known; and the first known value or bucket.
+
+Not known are values outside the vocabulary (unseen, or below `min_count`), missing bucketed numbers, and events without
+a time.
+"""
 GAP_TABLE, BEHAVIOUR_TABLE = "gap", "behaviour"
 """Embedding tables of the time gaps and of the kinds of events in sequences."""
 GAP_BUCKETS = 34

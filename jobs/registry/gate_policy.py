@@ -1,7 +1,8 @@
 """The gate's decision on a night's candidate, as a pure function of metrics.
 
-A missing or non-finite metric never counts in favor of a candidate. All other metrics are tested in `gate_checks`; the
-tests share `gate.error_rate`.
+A candidate with a missing or non-finite metric is never promoted. `gate_checks` tests GAUC, PCOC and click counts; the
+tests share `gate.error_rate`. Before that, `jobs.gate` decides whether there is anything to decide, and holds
+candidates with other features than the serving model.
 """
 
 from __future__ import annotations

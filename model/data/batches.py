@@ -128,7 +128,7 @@ def _replay_draws(
                 window.add(np.full(n, file, dtype=np.int32), np.arange(n, dtype=np.int32))
             case Draw(domain, n):
                 windows[domain].draw(n, random)
-    return {p: window.held() for p, window in windows.items() if len(window)}
+    return {p: window.list_columns() for p, window in windows.items() if len(window)}
 
 
 def _fill_windows(

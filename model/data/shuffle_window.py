@@ -63,6 +63,6 @@ class Window:
             c[gaps] = c[moved]
         return drawn
 
-    def held(self) -> list[Column]:
+    def list_columns(self) -> list[Column]:
         """Return the columns of all rows in the window, in storage order."""
         return [c[: self._size] for c in self._columns]

@@ -1,4 +1,4 @@
-"""Report of a comparison: the paper's tables as Markdown, PNG figures, and the same numbers as JSON."""
+"""Report of a comparison: the paper's tables as Markdown, PNG figures, main numbers as JSON, and metrics as CSV."""
 
 from __future__ import annotations
 
