@@ -80,8 +80,8 @@ class Comparison(SettingsModel):
     """What `star-ctr compare` trains if its command line does not name models and nights.
 
     A model is defined by overrides of the settings. Later ones take precedence: those for its `model.name`
-    (`settings`), the predefined ones of the model, and its own (`models`). A name that ends in `_noaux` stands for the model without
-    that suffix, trained without the auxiliary network.
+    (`settings`), the predefined ones of the model, and its own (`models`). A name that ends in `_noaux` stands for
+    the model without that suffix, trained without the auxiliary network.
     """
 
     plans: list[Plan] = Field(
