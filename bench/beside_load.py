@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from entries import make_entry
-from made_split import make_job
+from synthetic_split import make_job
 from training import launch_separately
 
 from star_ctr.model.training.job import TrainingJob

@@ -31,16 +31,17 @@ import pyarrow.dataset as pads
 import torch
 from deltalake import DeltaTable
 from entries import make_entry
-from made_split import make_job, make_layout
 from pyspark.sql import SparkSession
+from synthetic_split import make_job, make_layout
 
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.model.data.reader import unpack_columns
-from star_ctr.model.export import Predictor, export
+from star_ctr.model.export import export
 from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.predictor import Predictor
 
 RUN = "measured"
 """Id of the run whose model scores the rows."""

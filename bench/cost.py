@@ -27,7 +27,8 @@ from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.cost import measure_in_turns
 from star_ctr.model.data.batches import Batch
 from star_ctr.model.data.reader import Rows
-from star_ctr.model.export import Predictor, export
+from star_ctr.model.export import export
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 
@@ -56,7 +57,7 @@ def make_layout(domains: int) -> Layout:
 def make_rows(layout: Layout, domain: int, n: int, seed: int) -> Rows:
     """Return `n` random rows of one domain."""
     rng = np.random.default_rng(seed)
-    ints = rng.integers(2, VOCABULARY, (n, layout.ints)).astype(np.int32)
+    ints = rng.integers(2, VOCABULARY, (n, layout.int_count)).astype(np.int32)
     ints[:, FIELDS] = LENGTH
     floats = rng.normal(size=(n, NUMBERS)).astype(np.float32)
     label = (rng.random(n) < 0.1).astype(np.float32)

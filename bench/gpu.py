@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from entries import make_entry
-from made_split import make_job
 from rich.console import Console
 from rich.table import Table
 from stream import measure_waiting
+from synthetic_split import make_job
 
 from star_ctr.model.data.batches import Batch, iter_epoch, prefetch
 from star_ctr.model.distributed.threads import choose_readers

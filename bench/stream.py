@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from entries import make_entry
-from made_split import make_job
+from synthetic_split import make_job
 
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.batches import iter_epoch
@@ -54,7 +54,10 @@ def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any
         table = pq.read_table(file.url.removeprefix("file://"), columns=COLUMNS, use_threads=False, partitioning=None)
         ints, floats = (
             np.frombuffer(table[name].combine_chunks().buffers()[2], dtype=kind).reshape(len(table), width)
-            for name, kind, width in (("ints", np.int32, job.layout.ints), ("floats", np.float32, job.layout.floats))
+            for name, kind, width in (
+                ("ints", np.int32, job.layout.int_count),
+                ("floats", np.float32, job.layout.float_count),
+            )
         )
         yield ints, floats, table["label"].to_numpy(), table["domain_id"].to_numpy()
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from entries import make_entry
-from made_split import make_job, make_layout
+from synthetic_split import make_job, make_layout
 
 from star_ctr.model.cost import measure_in_turns
 from star_ctr.model.data.batches import Batch
@@ -57,14 +57,14 @@ def make_batch(vocabulary: int, seed: int) -> Batch:
         seed: The seed.
     """
     layout, rng = make_layout(domains=2), np.random.default_rng(seed)
-    ints = rng.integers(2, 1000, (2000, layout.ints))
+    ints = rng.integers(2, 1000, (2000, layout.int_count))
     ids = np.linspace(2, vocabulary - 1, DISTINCT).astype(np.int64)
     ints[:, 0] = ids[rng.integers(0, DISTINCT, 2000)]
     for sequence, offset in layout.iter_sequence_offsets():
         ints[:, offset] = sequence.length
         first = sequence.iter_offsets(offset)[0][1]
         ints[:, first : first + sequence.length] = ids[rng.integers(0, DISTINCT, (2000, sequence.length))]
-    floats = rng.normal(size=(2000, layout.floats)).astype(np.float32)
+    floats = rng.normal(size=(2000, layout.float_count)).astype(np.float32)
     label = (rng.random(2000) < 0.1).astype(np.float32)
     rows = Rows(ints.astype(np.int32), floats, label, np.ones(2000, dtype=np.int32))
     return Batch(1, rows, np.zeros(2000, dtype=np.int32))

@@ -36,7 +36,7 @@ from star_ctr.jobs.registry.decisions import (
 from star_ctr.jobs.registry.gate_baseline import BASELINE_NIGHTS, select_baseline_runs
 from star_ctr.jobs.registry.gate_checks import MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
-from star_ctr.jobs.registry.models import ScoringModel, load_model
+from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.score import score_rows
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.tools.differences import compare_runs
@@ -63,7 +63,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     candidate = get_published_attempt(store.warehouse, make_run_id(settings, ds))
     decisions.update_pointer()
     while True:
-        earlier = decisions.all()
+        earlier = decisions.read_all()
         if reason := _explain_no_decision(earlier, candidate, ds):
             return _make_result(candidate, "nothing to decide", reason, find_serving(earlier))
         decision = _decide(settings, store, ds, candidate, earlier)
@@ -73,7 +73,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
                 decisions.add(decision, earlier)
             except SupersededError:  # for example, a manual decision was committed in the meantime
                 continue
-        return _make_result(candidate, str(decision.outcome), decision.reason, find_serving(decisions.all()))
+        return _make_result(candidate, str(decision.outcome), decision.reason, find_serving(decisions.read_all()))
 
 
 def _make_result(candidate: Attempt, outcome: str, reason: str, serving: Decision | None) -> dict[str, Any]:
@@ -129,7 +129,9 @@ def _decide(
     if serving is not None:
         # A refit was also trained on the rows of its night. On that night, compare with the promoted attempt instead.
         same_night = strip_refit_suffix(serving.run_id) != serving.run_id and serving.ds == ds
-        model = load_model(settings, *(get_evaluated_attempt(decisions, serving) if same_night else serving.model))
+        model = find_scoring_model(
+            settings, *(get_evaluated_attempt(decisions, serving) if same_night else serving.model)
+        )
         if hash_features_settings(model.settings) != hash_features_settings(settings):
             reason = (
                 f"the serving model {model.attempt} uses different features, so it was not compared with the "

@@ -61,7 +61,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     ds = check_day(ds) if ds else find_newest_day(settings, spark)
     store = WarehouseTables(settings, spark)
     rows_read: dict[str, int] = {}
-    written = {name: _ingest_log(settings, store, name, ds, rows_read) for name in settings.logs.declared()}
+    written = {name: _ingest_log(settings, store, name, ds, rows_read) for name in settings.logs.get_declared()}
     check_quarantine(settings, store, ds, rows_read)
     return written
 
@@ -144,7 +144,7 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         DataError: No file of `impressions` exists for the window, or `impressions` has no rows for the day.
     """
     window = list_window_days(settings, ds)
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     reaches_back = name in UNWINDOWED_LOGS
     # Read days before the window too, so that the same rows are duplicates whichever night runs.
     days = None if reaches_back else [*list_days_before(window[0], getattr(log, "duplicate_days", 0)), *window]

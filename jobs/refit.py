@@ -56,7 +56,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     ds = check_day(ds) if ds else store.days("scores")[-1]
     candidate = make_run_id(settings, ds)
     decisions.update_pointer()
-    earlier = decisions.all()
+    earlier = decisions.read_all()
     serving = find_serving(earlier)
     if reason := explain_refit_disabled(settings) or _explain_no_refit(
         earlier, candidate, find_attempt(store.warehouse, candidate)
@@ -121,7 +121,7 @@ def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]
         The outcome, its reason, and the run that is serving afterwards (`none` if there is none).
     """
     while True:
-        earlier = decisions.all()
+        earlier = decisions.read_all()
         serving = find_serving(earlier)
         serving_run = serving.run_id if serving else "none"
         decision = _decide(earlier, refit, failures)
@@ -134,7 +134,7 @@ def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]
             decisions.add(decision, earlier)
         except SupersededError:
             continue
-        serving = find_serving(decisions.all())
+        serving = find_serving(decisions.read_all())
         return decision.outcome, decision.reason, serving.run_id if serving else "none"
 
 

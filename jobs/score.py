@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError
@@ -29,7 +29,7 @@ from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
 from star_ctr.jobs.train import write_runs
 from star_ctr.model.data.reader import unpack_columns
-from star_ctr.model.export import LAYOUT, Predictor
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.score_checks import TOLERANCE, is_within_tolerance
 
 SCORES_SCHEMA = (
@@ -67,7 +67,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     written = store.read("scores", version).where(F.col("run_id") == run_id)
     rows = _write_ledger(store, test, written, run_id, ds)
     check_scores(written, store.warehouse.table("scores"))
-    difference = compute_largest_difference(written, record["probe"])
+    difference = compute_largest_difference(written, record["sample_scores"])
     write_runs(store, [(settings, record, difference)])
     check_parity(run_id, difference)
     return {"run_id": run_id, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
@@ -105,7 +105,7 @@ class ModelFiles(NamedTuple):
 def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
     """Return the files of an attempt's model, for the workers of a session, which verify the hashes on loading."""
     threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
-    names = (WEIGHTS_FILE, LAYOUT)
+    names = (WEIGHTS_FILE, LAYOUT_FILE)
     # A replayed attempt is not published, so it has no record with hashes.
     files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
     return ModelFiles(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
@@ -148,20 +148,20 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
     return wanted.mapInArrow(score, SCORES_SCHEMA)
 
 
-def compute_largest_difference(scores: DataFrame, probe: dict[str, float]) -> float:
+def compute_largest_difference(scores: DataFrame, sample_scores: dict[str, float]) -> float:
     """Return the largest absolute difference between the scorer's and the trainer's scores.
 
     Args:
         scores: Rows of `scores`.
-        probe: The trainer's scores of a sample, by impression id.
+        sample_scores: The trainer's scores of a sample, by impression id.
 
     Raises:
         DataError: A sampled row was not scored, or a difference is not finite, which a maximum would hide. The message
             contains the counts by domain.
     """
-    if not probe:
+    if not sample_scores:
         return 0.0
-    sample = scores.sparkSession.createDataFrame(list(probe.items()), "impression_id string, own double")
+    sample = scores.sparkSession.createDataFrame(list(sample_scores.items()), "impression_id string, own double")
     # Use an inner join, which can broadcast the small sample. An outer join would send all scores to the driver.
     both = scores.join(F.broadcast(sample), "impression_id")
     difference = F.abs(F.col("score") - F.col("own"))
@@ -171,11 +171,11 @@ def compute_largest_difference(scores: DataFrame, probe: dict[str, float]) -> fl
     if bad := {r.domain: r.bad for r in found if r.bad}:
         named = ", ".join(f"{domain}: {n:,}" for domain, n in sorted(bad.items()))
         raise DataError(
-            f"{sum(bad.values()):,} of {len(probe):,} sampled rows have no finite difference between the scorer's and "
-            f"the trainer's score ({named})"
+            f"{sum(bad.values()):,} of {len(sample_scores):,} sampled rows have no finite difference between the "
+            f"scorer's and the trainer's score ({named})"
         )
-    if (scored := sum(r.n for r in found)) != len(probe):
-        raise DataError(f"{len(probe) - scored} of {len(probe)} sampled rows were not scored")
+    if (scored := sum(r.n for r in found)) != len(sample_scores):
+        raise DataError(f"{len(sample_scores) - scored} of {len(sample_scores)} sampled rows were not scored")
     return max(float(r.d) for r in found)
 
 

@@ -70,7 +70,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     train = rows.where(F.col("ds") != test_day) if test_day else rows
     counts = rows.groupBy("ds", "domain").count().collect()
     inputs = find_inputs(settings, store, ds, tables)
-    before, start = inputs.before, inputs.start
+    before, start = inputs.previous, inputs.start
     fingerprint = inputs.fingerprint(settings, store)
     domains = settings.domains.known or _list_domains(
         {r.domain for r in counts if r.ds != test_day}, before and before.layout
@@ -92,7 +92,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         .count()
         .collect()
     }
-    layout = fit_layout(settings, train, domains, sizes, ds, inputs.encoding())
+    layout = fit_layout(settings, train, domains, sizes, ds, inputs.get_kept_layout())
     if start:
         check_fitted(start.run_id, start.layout, layout)
     known = F.col("domain").isin(domains)

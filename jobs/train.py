@@ -261,12 +261,12 @@ def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, 
             record["run_id"], record["attempt"], record["ds"], format_variant(settings), record["seed"],
             hash_config(settings), record["code"], json.dumps(record["versions"]),
             sum(record["rows"].values()), float(record["seconds"]), difference,
-            json.dumps({k: v for k, v in record.items() if k not in ("probe", "files")}, sort_keys=True),
+            json.dumps({k: v for k, v in record.items() if k not in ("sample_scores", "files")}, sort_keys=True),
         )
         for settings, record, difference in runs
     ]  # fmt: skip
     attempts = (f"(run_id = {quote_literal(r[0])} AND attempt = {r[1]})" for r in rows)
-    store.put("runs", rows, RUNS_SCHEMA, f"({' OR '.join(attempts)})")
+    store.replace_rows("runs", rows, RUNS_SCHEMA, f"({' OR '.join(attempts)})")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from star_ctr.model.data.batches import Batch, iter_epoch
 from star_ctr.model.data.reader import Rows, concat_rows, list_live_files
-from star_ctr.model.export import Predictor, export
+from star_ctr.model.export import export
 from star_ctr.model.parity_sample import read_encoded_rows
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.reader import list_live_files
-from star_ctr.model.export import Predictor
 from star_ctr.model.parity_sample import read_encoded_rows
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.score_checks import TOLERANCE, check_scores, is_within_tolerance
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
@@ -51,14 +51,14 @@ def train_and_score(job: TrainingJob) -> float:
     files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
     predictor = Predictor(job.path)
     tables = []
-    probe, compared, difference = record["probe"], 0, 0.0
+    sample_scores, compared, difference = record["sample_scores"], 0, 0.0
     for file in files:
         keys, rows = read_encoded_rows(file, job.layout)
         scores = predictor.predict(rows.ints, rows.floats, rows.domain).astype(np.float64)
         ids = keys["impression_id"].to_pylist()
-        sampled = [k for k, i in enumerate(ids) if i in probe]
+        sampled = [k for k, i in enumerate(ids) if i in sample_scores]
         compared += len(sampled)
-        trainer_scores = np.array([probe[ids[k]] for k in sampled], np.float64)
+        trainer_scores = np.array([sample_scores[ids[k]] for k in sampled], np.float64)
         # np.maximum propagates NaN.
         difference = np.maximum(difference, np.max(np.abs(scores[sampled] - trainer_scores), initial=0.0))
         tables.append(
@@ -68,8 +68,10 @@ def train_and_score(job: TrainingJob) -> float:
         )
     table = pa.concat_tables(tables)
     check_scores(table["score"].to_numpy(), table["domain"].to_pylist(), f"{job.run_id}: the exported model")
-    if compared != len(probe):
-        raise DataError(f"{job.run_id}: {len(probe) - compared:,} of {len(probe):,} sampled rows were not scored")
+    if compared != len(sample_scores):
+        raise DataError(
+            f"{job.run_id}: {len(sample_scores) - compared:,} of {len(sample_scores):,} sampled rows were not scored"
+        )
     if not is_within_tolerance(difference):
         raise DataError(
             f"{job.run_id}: the scores of the exported model differ from those of the trainer's model by "

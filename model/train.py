@@ -22,7 +22,7 @@ from star_ctr.model.distributed.process_lifetime import end_with_parent, run_chi
 from star_ctr.model.distributed.threads import count_cores
 from star_ctr.model.distributed.torchrun_agent import STOPPED, open_store
 from star_ctr.model.training.callbacks import Callback
-from star_ctr.model.training.callbacks.checkpoints import StoppedError
+from star_ctr.model.training.callbacks.checkpoints_and_sigterm import StoppedError
 from star_ctr.model.training.callbacks.progress import ProgressBar
 from star_ctr.model.training.callbacks.scalars import MLflow, TensorBoard
 from star_ctr.model.training.checkpoint import find_latest

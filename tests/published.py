@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from star_ctr.conf.contracts.catalog import RECORD_FILE, WEIGHTS_FILE, Warehouse
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RECORD_FILE, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
@@ -25,9 +25,9 @@ def publish(
     """Publish an attempt of a run of night `ds`; replaces an existing one."""
     folder = get_attempt_folder(Warehouse(settings.paths), run_id, number)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "layout.json").write_text(layout.model_copy(update={"ds": ds}).model_dump_json())
+    (folder / LAYOUT_FILE).write_text(layout.model_copy(update={"ds": ds}).model_dump_json())
     (folder / WEIGHTS_FILE).write_bytes(weights)
-    files = {name: hash_file(folder / name) for name in ("layout.json", WEIGHTS_FILE)}
+    files = {name: hash_file(folder / name) for name in (LAYOUT_FILE, WEIGHTS_FILE)}
     (folder / RECORD_FILE).write_text(json.dumps({"ds": ds, "attempt": number, "files": files, **record}))
     return Attempt(run_id, number, folder)
 

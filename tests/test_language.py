@@ -22,7 +22,7 @@ WORDS = {
     "morning": "report",
     "packing": "row encoder",
     "passes": "scans",
-    "probe": "sample",
+    "sample_scores": "sample",
     "requests": "query rows",
     "resampling": "Poisson bootstrap",
     "room": "package",

@@ -42,7 +42,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
         last: The last night. By default, the newest day of the logs.
 
     Returns:
-        One row per night and step: `ds`, `step`, `did` (`run` or `kept`), and `why` it was run (empty if kept).
+        One row per night and step: `ds`, `step`, `did` (`run` or `kept`), and `reason` (why it was run; empty if kept).
 
     Raises:
         UserError: `first` is after `last`.
@@ -53,13 +53,15 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
         stderr.print(f"[bold]{ds}[/]")
         for name in list_steps(settings):
             staleness = read_staleness(settings, busy=False)
-            why = explain_why_needed(staleness, ds, name)
-            if why is None:
+            reason = explain_why_needed(staleness, ds, name)
+            if reason is None:
                 stderr.print(f"  {name:<10} {DID_KEEP}: done and up to date", highlight=False)
             else:
-                stderr.print(f"  {name:<10} {why}", highlight=False)
-                run_step(settings, spark, name, ds, why, staleness)
-            report.append({"ds": ds, "step": name, "did": DID_KEEP if why is None else "run", "why": why or ""})
+                stderr.print(f"  {name:<10} {reason}", highlight=False)
+                run_step(settings, spark, name, ds, reason, staleness)
+            report.append(
+                {"ds": ds, "step": name, "did": DID_KEEP if reason is None else "run", "reason": reason or ""}
+            )
     return report
 
 
@@ -79,7 +81,7 @@ def list_nights(settings: Settings, spark: SparkSession, first: str | None, last
         UserError: `first` is after `last`.
         DataError: `first` or `last` is not a date.
     """
-    known = read_staleness(settings, busy=False).nights()
+    known = read_staleness(settings, busy=False).list_nights()
     end = check_day(last) if last else find_newest_day(settings, spark)
     start = check_day(first) if first else min([end, *known[:1]])
     if start > end:
@@ -100,24 +102,24 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
     Returns:
         The reason; None if the step does not need to run.
     """
-    state, why = staleness.state(ds, name)
+    state, reason = staleness.get_state(ds, name)
     serving = find_serving(staleness.decisions)
     # The gate makes no decision on a night that is older than the night of the serving model.
     is_before_serving = serving is not None and serving.ds > ds
     if state is State.REMOVED:
         later = list_steps(staleness.settings)[list_steps(staleness.settings).index(name) + 1 :]
-        needed = [step for step in later if staleness.state(ds, step)[0] not in (State.DONE, State.REMOVED)]
+        needed = [step for step in later if staleness.get_state(ds, step)[0] not in (State.DONE, State.REMOVED)]
         needed = [step for step in needed if not (is_before_serving and step in ("gate", "refit"))]
         return f"removed, but needed by {needed[0]}" if needed else None
-    removed = (step for step in list_steps(staleness.settings) if staleness.state(ds, step)[0] is State.REMOVED)
+    removed = (step for step in list_steps(staleness.settings) if staleness.get_state(ds, step)[0] is State.REMOVED)
     if is_before_serving and name in ("gate", "refit") and next(removed, None):
         return None
     if state is not State.DONE:
-        return f"{state}: {why}"
+        return f"{state}: {reason}"
     if name == "features":
         # The windows of nights overlap. A later night overwrites features of this night's days, and may have read
         # later data, such as late clicks.
         writer = staleness.find_last_writer(ds)
-        if writer != ds and staleness.state(ds, "split")[0] not in (State.DONE, State.REMOVED):
+        if writer != ds and staleness.get_state(ds, "split")[0] not in (State.DONE, State.REMOVED):
             return f"the night of {writer} overwrote the features of {ds}; split needs those of the night of {ds}"
     return None

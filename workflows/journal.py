@@ -29,7 +29,7 @@ from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, read_ordered_rows
 _SCHEMA = pa.schema(
     [
         ("ds", pa.string()), ("step", pa.string()), ("run_id", pa.string()), ("state", pa.string()),
-        ("at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("why", pa.string()), ("error", pa.string()),
+        ("at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("reason", pa.string()), ("error", pa.string()),
         ("inputs", pa.string()), ("outputs", pa.string()), ("process", pa.string()),
     ]
 )  # fmt: skip
@@ -46,7 +46,7 @@ class Entry:
         state: `running`, `done`, `failed`, or `removed` (`star-ctr clean` deleted the results).
         at: Time of the entry in UTC.
         seconds: Duration of the step; None unless it has ended.
-        why: Why the step was run.
+        reason: Why the step was run.
         error: Type and message of the error if the step failed, at most 2,000 characters.
         inputs: Input fingerprint: hashes of everything that determines the results, by name. Equal fingerprints mean
             equal results.
@@ -60,7 +60,7 @@ class Entry:
     state: str
     at: dt.datetime
     seconds: float | None = None
-    why: str = ""
+    reason: str = ""
     error: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Journal:
     def __init__(self, settings: Settings) -> None:
         self.table = Warehouse(settings.paths).table("steps")
 
-    def entries(self) -> list[Entry]:
+    def read_entries(self) -> list[Entry]:
         """Return all entries in commit order; empty if no step has run yet."""
         parsers = {"inputs": json.loads, "outputs": json.loads}
         rows = read_ordered_rows(self.table, _SCHEMA)
@@ -93,7 +93,13 @@ class Journal:
 
     @contextmanager
     def record_step(
-        self, ds: str, step: str, run_id: str, inputs: dict[str, str], why: str, outputs: Callable[[], dict[str, Any]]
+        self,
+        ds: str,
+        step: str,
+        run_id: str,
+        inputs: dict[str, str],
+        reason: str,
+        outputs: Callable[[], dict[str, Any]],
     ) -> Iterator[None]:
         """Add an entry when the block starts, and another when it ends or raises an error.
 
@@ -102,7 +108,7 @@ class Journal:
             step: Name of the step.
             run_id: The run that the step belongs to; empty for steps that all runs share.
             inputs: Input fingerprint of the step.
-            why: Why the step is run.
+            reason: Why the step is run.
             outputs: Called after the block has succeeded; returns the output hashes by table and day.
         """
         process = f"{socket.gethostname()}:{os.getpid()}"
@@ -110,7 +116,7 @@ class Journal:
 
         def add_entry(state: str, **more: Any) -> None:
             now = dt.datetime.now(dt.UTC)
-            self.add(Entry(ds, step, run_id, state, now, why=why, inputs=inputs, process=process, **more))
+            self.add(Entry(ds, step, run_id, state, now, reason=reason, inputs=inputs, process=process, **more))
 
         add_entry("running")
         try:

@@ -83,7 +83,7 @@ def run_step(
     spark: SparkSession,
     name: str,
     ds: str,
-    why: str,
+    reason: str,
     staleness: Staleness | None = None,
 ) -> Any:
     """Run a step of a night, show its progress, and record it in the journal.
@@ -93,7 +93,7 @@ def run_step(
         spark: The Spark session.
         name: Name of the step.
         ds: The night.
-        why: The reason to record in the journal.
+        reason: The reason to record in the journal.
         staleness: The states of all steps before this one runs; read from the warehouse by default.
 
     Returns:
@@ -113,8 +113,8 @@ def run_step(
         return table_hashes.hash_tables(settings, WarehouseTables(settings, spark), ds) if name == "ingest" else {}
 
     run_id, inputs = staleness.get_run_id(ds, name), staleness.hash_inputs(ds, name)
-    entry = journal.record_step(ds, name, run_id, inputs, why, hash_outputs)
-    _logger.info("night %s: %s started: %s", ds, name, why)
+    entry = journal.record_step(ds, name, run_id, inputs, reason, hash_outputs)
+    _logger.info("night %s: %s started: %s", ds, name, reason)
     with show_step(name, spark.sparkContext), entry:
         result = ACTIONS[name](settings, spark, ds)
     _logger.info("night %s: %s finished: %s", ds, name, result)

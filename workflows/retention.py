@@ -25,27 +25,27 @@ def run(settings: Settings, dry_run: bool) -> list[dict[str, Any]]:
         dry_run: Only report what would be deleted.
 
     Returns:
-        One row per deletion: `what` (the table, `models` or `replays`), `items`, `bytes` and `why`. A table whose
+        One row per deletion: `what` (the table, `models` or `replays`), `items`, `bytes` and `reason`. A table whose
         files cannot be deleted has a row with 0 bytes and the reason.
     """
     planned = vacuum.plan_removals(settings)
     if not dry_run:
         journal = Journal(settings)
-        for entry in _make_removed_entries(settings, planned, journal.entries()):
+        for entry in _make_removed_entries(settings, planned, journal.read_entries()):
             journal.add(entry)
         vacuum.remove(settings, planned)
     files = vacuum.vacuum_files(settings, planned.kept, dry_run=dry_run)
     rows = [
-        {"what": r.what, "items": ", ".join(_shorten(r.names)), "bytes": r.bytes, "why": r.why}
+        {"what": r.what, "items": ", ".join(_shorten(r.names)), "bytes": r.bytes, "reason": r.reason}
         for r in planned.removals
     ]
-    why = f"replaced more than {settings.retention.replaced:g} days ago"
+    reason = f"replaced more than {settings.retention.replaced:g} days ago"
     rows += [
-        {"what": found["table"], "items": f"{found['files']} files", "bytes": found["bytes"], "why": why}
+        {"what": found["table"], "items": f"{found['files']} files", "bytes": found["bytes"], "reason": reason}
         for found in files
         if found["files"]
     ]
-    rows += [{"what": f["table"], "items": "", "bytes": 0, "why": f["note"]} for f in files if f["note"]]
+    rows += [{"what": f["table"], "items": "", "bytes": 0, "reason": f["note"]} for f in files if f["note"]]
     return rows
 
 
@@ -68,5 +68,5 @@ def _make_removed_entries(settings: Settings, planned: vacuum.Plan, entries: lis
             or (entry.step == "train" and entry.run_id in models)
         )
         if is_removed and entry.state == "done":
-            why = "deleted by `star-ctr clean`"
-            yield replace(entry, state="removed", at=dt.datetime.now(dt.UTC), seconds=None, why=why)
+            reason = "deleted by `star-ctr clean`"
+            yield replace(entry, state="removed", at=dt.datetime.now(dt.UTC), seconds=None, reason=reason)

@@ -74,7 +74,7 @@ class Staleness:
             self._newest[entry.key] = entry
         self._states: dict[tuple[str, str], tuple[State, str]] = {}
 
-    def nights(self) -> list[str]:
+    def list_nights(self) -> list[str]:
         """Return the nights of which at least one step has run, oldest first."""
         return sorted({ds for ds, step, run in self._newest if run in ("", make_run_id(self.settings, ds))})
 
@@ -83,7 +83,7 @@ class Staleness:
         start = (self._find_start_night(ds), "train")
         needed = {"split": [(self._find_vocabulary_night(ds), "split"), start], "train": [start]}.get(step, [])
         for night, needed_step in needed:
-            entry = self.entry(night, needed_step) if night else None
+            entry = self.get_entry(night, needed_step) if night else None
             if entry is not None and entry.state == "removed":
                 return night
         return None
@@ -92,18 +92,18 @@ class Staleness:
         """Return the run that a step of a night belongs to; empty for steps that all runs share."""
         return make_run_id(self.settings, ds) if STEPS[step].per_run else ""
 
-    def entry(self, ds: str, step: str) -> Entry | None:
+    def get_entry(self, ds: str, step: str) -> Entry | None:
         """Return the last entry of a step of a night; None if it has never run."""
         return self._newest.get((ds, step, self.get_run_id(ds, step)))
 
-    def state(self, ds: str, step: str) -> tuple[State, str]:
+    def get_state(self, ds: str, step: str) -> tuple[State, str]:
         """Return the state of a step of a night, and the reason for it (empty if the step is done)."""
         if (ds, step) not in self._states:
             self._states[ds, step] = self._compute_state(ds, step)
         return self._states[ds, step]
 
     def _compute_state(self, ds: str, step: str) -> tuple[State, str]:
-        entry = self.entry(ds, step)
+        entry = self.get_entry(ds, step)
         if entry is None:
             return State.MISSING, "has not run yet"
         if entry.state == "running":
@@ -112,7 +112,7 @@ class Staleness:
         if entry.state == "failed":
             return State.FAILED, entry.error
         for night, dependency in self._list_dependencies(ds, step):
-            state, _ = self.state(night, dependency)
+            state, _ = self.get_state(night, dependency)
             if state not in (State.DONE, State.REMOVED):
                 name = dependency if night == ds else f"{dependency} of night {night}"
                 return State.STALE, f"{name} {_STATE_TEXTS[state]}"
@@ -122,7 +122,7 @@ class Staleness:
             return State.STALE, f"inputs changed: {', '.join(map(_describe_input, changed))}"
         if step == "ingest" and (days := self._find_overwritten(entry)):
             return State.STALE, f"another night has since ingested different data for {', '.join(days)}"
-        return (State.REMOVED, entry.why) if entry.state == "removed" else (State.DONE, "")
+        return (State.REMOVED, entry.reason) if entry.state == "removed" else (State.DONE, "")
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step directly depends on."""
@@ -179,7 +179,7 @@ class Staleness:
         if step == "ingest":
             days = list_window_days(self.settings, ds)
             for name, files in self._log_files.items():
-                duplicate_days = getattr(self.settings.logs.declared()[name], "duplicate_days", 0)
+                duplicate_days = getattr(self.settings.logs.get_declared()[name], "duplicate_days", 0)
                 reaches_back = name in log_files.UNWINDOWED_LOGS
                 first = None if reaches_back else [*list_days_before(days[0], duplicate_days), days[0]][0]
                 hashes[f"logs.{name}"] = log_files.hash_files(files, first, ds)
@@ -194,7 +194,7 @@ class Staleness:
         if step in ("split", "train") and self.settings.trainer.warm_start not in (None, PREVIOUS, ACCEPTED):
             hashes["warm_start"] = self._hash_named_start(ds, step)
         for night, dependency in self._list_dependencies(ds, step):
-            entry = self.entry(night, dependency)
+            entry = self.get_entry(night, dependency)
             if dependency != "ingest":
                 key = dependency if night == ds else f"{dependency} of {night}"
                 hashes[key] = hash_json(entry.inputs if entry else None)
@@ -232,7 +232,7 @@ class Staleness:
 
     @cached_property
     def _log_files(self) -> dict[str, list[log_files.LogFile]]:
-        return {name: log_files.list_files(self.settings, name) for name in self.settings.logs.declared()}
+        return {name: log_files.list_files(self.settings, name) for name in self.settings.logs.get_declared()}
 
     @cached_property
     def table_hashes(self) -> dict[str, dict[str, str]]:

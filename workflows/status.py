@@ -25,7 +25,7 @@ def read_staleness(settings: Settings, busy: bool) -> Staleness:
     Returns:
         The states of all steps.
     """
-    return Staleness(settings, Journal(settings).entries(), busy, Decisions(settings).all())
+    return Staleness(settings, Journal(settings).read_entries(), busy, Decisions(settings).read_all())
 
 
 def run(settings: Settings, first: str | None, last: str | None, limit: int) -> list[dict[str, Any]]:
@@ -44,14 +44,14 @@ def list_steps_status(staleness: Staleness, first: str | None, last: str | None,
         limit: Maximum number of nights; only the newest ones are returned.
 
     Returns:
-        One row per night and step, oldest night first: `ds`, `step`, `state`, `why` (the reason for the state; empty if
-        done), `at` (time of the last entry in the journal; None if the step never ran), and `seconds` (the duration of
-        the step; None if it has not ended).
+        One row per night and step, oldest night first: `ds`, `step`, `state`, `reason` (the reason for the state; empty
+        if done), `at` (time of the last entry in the journal; None if the step never ran), and `seconds` (the duration
+        of the step; None if it has not ended).
 
     Raises:
         DataError: No night has run yet and there are no logs, or `first` or `last` is not a date.
     """
-    settings, known = staleness.settings, staleness.nights()
+    settings, known = staleness.settings, staleness.list_nights()
     dated = log_files.has_day_in_path(settings.logs.impressions)
     newest = log_files.list_days(settings, "impressions")[-1:] if dated else []
     given = [check_day(ds) for ds in (first, last) if ds]
@@ -63,10 +63,17 @@ def list_steps_status(staleness: Staleness, first: str | None, last: str | None,
     rows = []
     for ds in list_days(start, end)[-limit:]:
         for step in list_steps(settings):
-            state, why = staleness.state(ds, step)
-            entry = staleness.entry(ds, step)
+            state, reason = staleness.get_state(ds, step)
+            entry = staleness.get_entry(ds, step)
             at = entry and entry.at.isoformat(timespec="seconds")
             rows.append(
-                {"ds": ds, "step": step, "state": str(state), "why": why, "at": at, "seconds": entry and entry.seconds}
+                {
+                    "ds": ds,
+                    "step": step,
+                    "state": str(state),
+                    "reason": reason,
+                    "at": at,
+                    "seconds": entry and entry.seconds,
+                }
             )
     return rows

@@ -170,7 +170,7 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
         rows: Rows of `status.run`.
     """
     steps = list(dict.fromkeys(r["step"] for r in rows))
-    table, reasons = _make_narrow(Table()), Table("night", "step", "why", box=None)
+    table, reasons = _make_narrow(Table()), Table("night", "step", "reason", box=None)
     for column in ("night", *steps):
         table.add_column(column, no_wrap=True)
     for column in reasons.columns[:2]:
@@ -180,7 +180,7 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
         table.add_row(ds, *(Text(by_step[s]["state"], style=_STATES[by_step[s]["state"]]) for s in steps))
         for r in by_step.values():
             if r["state"] in ("stale", "failed", "running"):
-                reasons.add_row(ds, r["step"], Text(r["why"]))
+                reasons.add_row(ds, r["step"], Text(r["reason"]))
     return Group(table, reasons) if reasons.rows else Group(table)
 
 

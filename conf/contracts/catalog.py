@@ -15,6 +15,8 @@ WEIGHTS_FILE = "model.safetensors"
 """File of an attempt that holds the exported weights."""
 RESULT_FILE = "result.json"
 """File of an attempt that holds the results of its training."""
+LAYOUT_FILE = "layout.json"
+"""The layout of the rows that a model scores, in the folder of an attempt."""
 RECORD_FILE = "record.json"
 """File of an attempt that marks it as published: the results of its training, and the hash of each file."""
 

@@ -104,7 +104,7 @@ def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
             origin = f"the built-in column `{column}`" if column in IDENTITY_COLUMNS else f"`{column}`"
             yield column.flat, where, origin
         if isinstance(f, Statistic):
-            for kind in f.kinds():
+            for kind in f.list_kinds():
                 yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"
             for kind in f.since:
                 yield name_since_column(f.name, kind), where, f"the time since `{kind}` in `{f.name}`"

@@ -142,19 +142,19 @@ class Layout(SettingsModel):
         return list(dict.fromkeys(names))
 
     @property
-    def ints(self) -> int:
+    def int_count(self) -> int:
         """Number of 4-byte integers in a row."""
         return len(self.fields) + sum(s.width for s in self.sequences)
 
     @property
-    def floats(self) -> int:
+    def float_count(self) -> int:
         """Number of 4-byte floats in a row."""
         return len(self.numeric)
 
     @property
     def row_bytes(self) -> int:
         """Size of an encoded row in memory, in bytes: integers, floats, label, domain number and file number."""
-        return 4 * (self.ints + self.floats + 3)
+        return 4 * (self.int_count + self.float_count + 3)
 
     def iter_sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
         """Yield each sequence with the offset of its length among the row's integers."""

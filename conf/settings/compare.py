@@ -123,7 +123,7 @@ class Comparison(SettingsModel):
             raise ValueError("\n".join(wrong))
         return self
 
-    def overrides(self, model: str) -> list[str]:
+    def list_overrides(self, model: str) -> list[str]:
         """Return the overrides that define a model, as `key=value` texts.
 
         Args:
@@ -134,7 +134,7 @@ class Comparison(SettingsModel):
         without = {"model.aux": False} if model.endswith(NO_AUX_SUFFIX) else {}
         return [f"{key}={json.dumps(value)}" for key, value in {**common, **declared, **without}.items()]
 
-    def runs(self) -> Iterator[tuple[str, str, int]]:
+    def iter_runs(self) -> Iterator[tuple[str, str, int]]:
         """Yield (model, night, seed) of all plans, without repetitions and in the order of seeds."""
         seen: dict[tuple[str, str, int], None] = {}
         for seed in range(max(plan.seeds for plan in self.plans)):

@@ -197,7 +197,7 @@ class Statistic(Feature):
             raise ValueError("give at least one of `counts`, `rates`, `since`")
         return self
 
-    def kinds(self) -> list[str]:
+    def list_kinds(self) -> list[str]:
         """Return the kinds of history that the statistic counts, sorted: those of `counts` and of `rates`."""
         return sorted({*self.counts, *self.rates, *self.rates.values()})
 

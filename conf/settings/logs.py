@@ -229,7 +229,7 @@ class LogSettings(SettingsModel):
     users: AttributeLog | None = Field(None, description="attributes of users; default: none")
     items: AttributeLog | None = Field(None, description="attributes of items; default: none")
 
-    def declared(self) -> dict[str, Log]:
+    def get_declared(self) -> dict[str, Log]:
         """Return the declared logs by table name."""
         logs = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: log for name, log in logs.items() if log is not None}

@@ -163,7 +163,7 @@ class Settings(SettingsModel):
             raise ValueError("\n".join(problems))
         return self
 
-    def outcomes(self) -> frozenset[str]:
+    def get_outcomes(self) -> frozenset[str]:
         """Return the columns of the impression log whose values arise after the impression, including the label."""
         label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
         return frozenset({*self.logs.impressions.outcomes, *label})
@@ -195,7 +195,7 @@ def _find_domain_problems(settings: Settings) -> list[str]:
 
 def _find_history_problems(settings: Settings) -> list[str]:
     problems = []
-    outcomes = {*settings.outcomes(), "label"}
+    outcomes = {*settings.get_outcomes(), "label"}
     for name, kind in settings.history.items():
         if kind.outcome and kind.outcome not in outcomes:
             problems.append(
@@ -226,7 +226,7 @@ def _find_feature_problems(settings: Settings) -> list[str]:
         if isinstance(feature, Sequence):
             kinds = feature.of
         elif isinstance(feature, Statistic):
-            kinds = [*feature.kinds(), *feature.since]
+            kinds = [*feature.list_kinds(), *feature.since]
         problems += [
             f"{where}: `{kind}` is not a kind of `history`{suggest_nearest(kind, settings.history)}"
             for kind in kinds
@@ -283,7 +283,7 @@ def _find_pooling_problems(settings: Settings) -> list[str]:
 
 
 def _find_column_problems(settings: Settings, feature: AnyFeature, column: ColumnRef) -> list[str]:
-    if column.table == "impressions" and column.column in settings.outcomes():
+    if column.table == "impressions" and column.column in settings.get_outcomes():
         return [
             f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
             "use a `statistic` of it over earlier impressions instead"

@@ -82,7 +82,7 @@ def clean_log(
             in case.
     """
     frames = {"": raw} if isinstance(raw, DataFrame) else raw
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     required = list_required_columns(settings, name)
     required_in_each = {key: column for key, column in required.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
@@ -97,7 +97,7 @@ def clean_log(
 
 def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
     """Parse rows with one schema into the table's columns, `ds`, `raw`, HASH, `reason` and the columns `carried`."""
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
     rows, texts = add_texts(log, raw, types)
     # The row hash depends only on the values, not on the order of the columns or on empty columns.
@@ -163,7 +163,7 @@ def _parse_declared(
     Raises:
         DataError: A column has a type that its role does not allow.
     """
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     columns: dict[str, Column] = {}
     checks: list[Column] = []
     time = getattr(log, "time", None)

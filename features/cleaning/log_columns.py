@@ -32,7 +32,7 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
     Returns:
         The required log columns, by the settings key below `logs.<name>` that requires each, such as `time.column`.
     """
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     wanted = {f"types.{column}": column for column in log.types}
     match log:
         case ImpressionLog():
@@ -148,7 +148,7 @@ def name_table_column(settings: Settings, table: str, column: str) -> str:
     Raises:
         DataError: The column contains the time or day of rows, which the table stores in another form.
     """
-    log = settings.logs.declared()[table]
+    log = settings.logs.get_declared()[table]
     names = {source: target for target, source in map_declared_columns(settings, log).items()}
     if column in names:
         return names[column]

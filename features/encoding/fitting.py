@@ -99,17 +99,27 @@ def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]
         sources: The source and the number of buckets of each number, by name.
 
     Returns:
-        The distinct quantiles of each number in ascending order, by name. The list is empty if a number has no values.
+        The distinct quantiles of each number in ascending order, by name. The list is empty if a number has no values,
+        or if all its values belong to one bucket: then nothing was fitted, and a later night may fit it.
     """
     if not sources:
         return {}
-    cuts = {name: _make_quantile_function(count) for name, (_, count) in sources.items()}
+    cuts = {name: _make_quantile_function(source, count) for name, (source, count) in sources.items()}
     return _apply_to_sample(train, {name: source for name, (source, _) in sources.items()}, cuts)
 
 
-def _make_quantile_function(count: int) -> Callable[[Floats], list[float]]:
+def _make_quantile_function(source: NumericSource, count: int) -> Callable[[Floats], list[float]]:
     """Return a function that computes the distinct bounds of `count` buckets from sorted values."""
-    return lambda values: sorted({compute_quantile(values, k / count) for k in range(1, count)}) if len(values) else []
+
+    def compute_bounds(values: Floats) -> list[float]:
+        if not len(values):
+            return []
+        bounds = sorted({compute_quantile(values, k / count) for k in range(1, count)})
+        lowest, highest = float(values[0]), float(values[-1])
+        is_rounding = source.denominator is not None and highest - lowest <= _ROUNDING * abs(highest)
+        return [] if is_rounding or bounds[-1] <= lowest else bounds
+
+    return compute_bounds
 
 
 def compute_fence(values: Floats) -> list[float]:

@@ -48,11 +48,11 @@ class RowEncoder:
             rows: Feature rows with the columns `layout.columns`.
 
         Returns:
-            Two binary arrays with one value per row: `layout.ints` packed int32 values and `layout.floats` packed
-            float32 values.
+            Two binary arrays with one value per row: `layout.int_count` packed int32 values, and `layout.float_count`
+            packed float32 values.
         """
         n = rows.num_rows
-        ints = np.zeros((n, self.layout.ints), dtype=np.int32)
+        ints = np.zeros((n, self.layout.int_count), dtype=np.int32)
         for index, field in enumerate(self.layout.categorical):
             ints[:, index] = self.encode_ids(rows[field.column], field.embedding)
         for index, bucket in enumerate(self.layout.buckets, start=len(self.layout.categorical)):
@@ -66,7 +66,7 @@ class RowEncoder:
                     column, side.embedding, ints[:, start : start + sequence.length], sequence.separator is None
                 )
                 ints[:, offset] = lengths
-        floats = np.zeros((n, self.layout.floats), dtype=np.float32)
+        floats = np.zeros((n, self.layout.float_count), dtype=np.float32)
         for index, number in enumerate(self.layout.numeric):
             if number.std == 0.0:
                 continue

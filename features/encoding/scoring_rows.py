@@ -74,7 +74,7 @@ def clean_raw_rows(
 
 def _drop_outcomes(settings: Settings, columns: Sequence[str]) -> Settings:
     """Return settings that require only columns that are known when an impression is shown, and accept any domain."""
-    log, after = settings.logs.impressions, settings.outcomes()
+    log, after = settings.logs.impressions, settings.get_outcomes()
     types = {column: kind for column, kind in log.types.items() if column in columns and column not in after}
     time = log.time.model_copy(update={"latest": dt.date.max})  # rows may lie on any future day
     log = log.model_copy(update={"outcomes": [], "types": types, "time": time})
@@ -116,7 +116,7 @@ def check_encoded_rows(
         F.when(
             ~domain_id.between(0, len(layout.domains)), F.lit(f"domain_id: not between 0 and {len(layout.domains)}")
         ),
-        *(_check_size(name, width) for name, width in (("ints", layout.ints), ("floats", layout.floats))),
+        *(_check_size(name, width) for name, width in (("ints", layout.int_count), ("floats", layout.float_count))),
     ]
     if policy == "drop":
         checks.append(F.when(domain_id == OTHER_DOMAIN, F.lit(UNKNOWN_DOMAIN)))

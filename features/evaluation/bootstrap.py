@@ -16,11 +16,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, StructField, StructType
 
 from star_ctr.conf.settings.root import EvaluateSettings
-from star_ctr.features.evaluation import poisson_bootstrap
 from star_ctr.features.evaluation.grouped_sums import Names, collect_names
-from star_ctr.features.evaluation.poisson_bootstrap import Ints
-from star_ctr.features.evaluation.ranked_auc import sum_ranks
-from star_ctr.features.evaluation.user_auc import sum_users
+from star_ctr.features.evaluation.poisson_bootstrap import Ints, compute_deviation, compute_interval
+from star_ctr.features.evaluation.ranked_auc import compute_auc, sum_ranks
+from star_ctr.features.evaluation.user_auc import compute_gauc, sum_users
 
 GROUP = ["run_id", "domain"]
 SAMPLE_COLUMNS = ("auc_all", "gauc_all")
@@ -70,7 +69,7 @@ def estimate_auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | N
         positive, negative, wins = (_stack(table[name]) for name in ("positive", "negative", "wins"))
         below = np.cumsum(negative, axis=0) - negative
         total_wins = (wins + 2 * positive * below).sum(axis=0)
-        auc = poisson_bootstrap.compute_auc(positive.sum(axis=0), negative.sum(axis=0), total_wins)
+        auc = compute_auc(positive.sum(axis=0), negative.sum(axis=0), total_wins)
         return _pack_row(table, auc_all=pa.array([auc]))
 
     sums = sum_ranks(scores, names or collect_names(scores), evaluate.replicates, evaluate.seed)
@@ -98,7 +97,7 @@ def estimate_gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | 
     def combine(table: pa.Table) -> pa.Table:
         rows, whole, part = (_stack(table[name]).sum(axis=0) for name in ("gauc_rows", "auc_whole", "auc_part"))
         users, with_both, squares = (int(table[n].to_numpy().sum()) for n in ("users", "gauc_users", "gauc_squares"))
-        gauc = pa.array([poisson_bootstrap.compute_gauc(rows, whole, part)])
+        gauc = pa.array([compute_gauc(rows, whole, part)])
         counts = {"users": users, "gauc_users": with_both or None, "gauc_rows": int(rows[0]) or None}
         effective = pa.array([int(rows[0]) ** 2 / squares if squares else None], pa.float64())
         integers = {k: pa.array([n], pa.int64()) for k, n in counts.items()}
@@ -151,10 +150,10 @@ def add_intervals(estimated: DataFrame, level: float) -> DataFrame:
                 for row in batch.column(f"{metric}_all"):
                     values = row.values.to_numpy()
                     columns[metric].append(None if np.isnan(values[0]) else float(values[0]))
-                    interval = poisson_bootstrap.compute_interval(values[1:], level)
+                    interval = compute_interval(values[1:], level)
                     for bound, value in zip(("low", "high"), interval, strict=True):
                         columns[f"{metric}_{bound}"].append(value)
-                    columns[f"{metric}_std"].append(poisson_bootstrap.compute_deviation(values[1:], level))
+                    columns[f"{metric}_std"].append(compute_deviation(values[1:], level))
             arrays = [batch.column(f.name) for f in kept] + [pa.array(columns[name], pa.float64()) for name in names]
             yield pa.RecordBatch.from_arrays(arrays, names=[*(f.name for f in kept), *names])
 

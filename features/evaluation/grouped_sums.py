@@ -38,7 +38,7 @@ class Names(NamedTuple):
     run: Ints
     runs: list[Name]
 
-    def places(self, hashes: Ints) -> Ints:
+    def find_groups(self, hashes: Ints) -> Ints:
         """Return the index in `groups` of each hash, (n,)."""
         return np.searchsorted(self.hashes, hashes)
 

@@ -1,8 +1,10 @@
 """GAUC (eq. 9) in one scan over rows partitioned and sorted by user.
 
 Each task holds whole users. NumPy ranks the rows of many users at a time. Each task returns one row per run and domain:
-sums over its users, one per column of bootstrap weights. The AUC of a user in a domain uses the user's impressions in
-this domain; for `overall`, it uses all impressions of the user.
+sums over its users, one per column of bootstrap weights (`UserSums`). `compute_gauc` computes GAUC from them. The AUC
+of a user in a domain uses the user's impressions in this domain; for `overall`, it uses all impressions of the user.
+
+Shapes: n rows, m users, C columns of weights (the data and the bootstrap samples).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from star_ctr.features.evaluation.grouped_sums import (
     make_compact_rows,
     split_sign,
 )
-from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, UserSums, draw_weights, find_ties
+from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, Weights, draw_weights
 
 SUMS = (
     "run_id string, domain string, users long, gauc_users long, gauc_squares long, "
@@ -37,6 +39,52 @@ _ARROW = pa.schema(
     + [(name, pa.int64()) for name in ("gauc_users", "gauc_squares")]
     + [(name, pa.list_(pa.int64())) for name in ("gauc_rows", "auc_whole", "auc_part")]
 )
+_FRACTION = 36
+"""Number of fractional bits in a summed GAUC: exact sums of 100 million users fit into 63 bits."""
+
+
+class UserSums:
+    """Sums of impression-weighted user AUC (eq. 9) over users with both classes, for all columns of weights.
+
+    Attributes:
+        rows: (C,) weighted number of impressions of users with both classes.
+        whole: (C,) weighted sum of impressions x AUC, integer part.
+        part: (C,) weighted sum of impressions x AUC, fractional part in units of 2^-36.
+        users: Number of all users, unweighted.
+        with_both: Number of users with both classes, unweighted.
+        squares: Sum of the squared number of impressions over users with both classes, unweighted.
+
+    Args:
+        columns: Number of columns of weights, C.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.users = self.with_both = self.squares = 0
+        self.rows, self.whole, self.part = (np.zeros(columns, np.int64) for _ in range(3))
+
+    def add(self, rows: Ints, auc: Floats, weight: Weights) -> None:
+        """Add users with both classes. `users` is not updated.
+
+        Args:
+            rows: (m,) number of impressions of each user.
+            auc: (m,) AUC of each user.
+            weight: (C, m) weights.
+        """
+        value = rows * auc
+        whole = np.floor(value)
+        part = np.rint(np.ldexp(value - whole, _FRACTION))
+        sums = weight.astype(np.int64) @ np.stack([rows, whole, part], axis=1).astype(np.int64)
+        self.with_both += len(rows)
+        self.squares += int(np.square(rows).sum())
+        self.rows += sums[:, 0]
+        self.whole += sums[:, 1]
+        self.part += sums[:, 2]
+
+
+def compute_gauc(rows: Ints, whole: Ints, part: Ints) -> Floats:
+    """Return the GAUC (eq. 9) from the sums of `UserSums`, (C,); NaN if no user has both classes."""
+    value = whole + np.ldexp(part.astype(np.float64), -_FRACTION)
+    return np.divide(value, rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
 
 def sum_users(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
@@ -115,7 +163,7 @@ class _UserSumsByDomain(SumsByDomain[UserSums]):
 
     def add(self, block: pa.RecordBatch) -> None:
         """Add compact rows of whole users."""
-        names, group = self.names, self.names.places(block["group"].to_numpy())
+        names, group = self.names, self.names.find_groups(block["group"].to_numpy())
         run, key = names.run[group], block["key"].to_numpy()
         user = _number_users(key, block["user"].to_numpy())
         score, positive = split_sign(block["score"].to_numpy())
@@ -138,7 +186,7 @@ class _UserSumsByDomain(SumsByDomain[UserSums]):
             names: The run and domain of each index.
             rows: The rows.
         """
-        starts, seen, clicked, wins = find_ties(group, rows.score, rows.positive)
+        starts, seen, clicked, wins = count_wins(group, rows.score, rows.positive)
         for k, n in enumerate(np.bincount(indices[starts], minlength=len(names))):
             if n:
                 self.sums[names[k]].users += int(n)
@@ -149,3 +197,26 @@ class _UserSumsByDomain(SumsByDomain[UserSums]):
         weight = draw_weights(rows.key[first], self.replicates, self.seed)
         for name, part in iter_slices(indices[first], names):
             self.sums[name].add(seen[part], auc[part], weight[:, part])
+
+
+def count_wins(group: Ints, score: Floats, positive: Bools) -> tuple[Ints, Ints, Ints, Ints]:
+    """Count rows, positive rows and wins by group; tied pairs count as half wins.
+
+    Args:
+        group: (n,) group of each row, in ascending order.
+        score: (n,) scores, in ascending order within a group.
+        positive: (n,) whether each row is positive.
+
+    Returns:
+        For each group its first row number, its number of rows, its number of positive rows, and twice the number of
+        pairs that positive rows win.
+    """
+    n = len(group)
+    changes = np.r_[True, group[1:] != group[:-1]]
+    starts = np.flatnonzero(changes)
+    tie = np.flatnonzero(changes | np.r_[True, score[1:] != score[:-1]])
+    below = np.r_[0, np.cumsum(~positive)]
+    beaten = np.repeat(below[tie] + below[np.r_[tie[1:], n]], np.diff(np.r_[tie, n]))
+    rows = np.diff(np.r_[starts, n])
+    won = np.where(positive, beaten - np.repeat(2 * below[starts], rows), 0)
+    return starts, rows, np.add.reduceat(positive.astype(np.int64), starts), np.add.reduceat(won, starts)

@@ -27,7 +27,7 @@ from star_ctr.features.point_in_time.scan import (
 
 KIND_BITS = "_kinds"
 """Event column with the kinds of the event, one bit per kind of `history`."""
-QUERY_TIME = "_request_t"
+QUERY_TIME = "_query_time"
 """Query-row column with the time of the impression, in microseconds. `gap` is relative to it, whatever the cut."""
 
 

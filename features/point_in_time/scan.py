@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-IS_QUERY = "_request"
+IS_QUERY = "_is_query"
 """Boolean column: true for a query row, false for an event."""
 TIME = "_t"
 """Column with the time of an event or the cut of a query row, in microseconds.

@@ -169,7 +169,9 @@ def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, plan:
     """
     types = dict(rows.dtypes)
     by = list(dict.fromkeys((*plan.key, *(column.flat for s in plan.statistics for column in s.by))))
-    weights = list(dict.fromkeys(name_weight_column(kind) for s in plan.statistics for kind in (*s.kinds(), *s.since)))
+    weights = list(
+        dict.fromkeys(name_weight_column(kind) for s in plan.statistics for kind in (*s.list_kinds(), *s.since))
+    )
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     conditions = [F.col(w) != 0 for w in weights]
     if plan.has_day_counts:

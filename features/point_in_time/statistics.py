@@ -25,7 +25,7 @@ def plan_counts(statistic: Statistic, cut: Cut) -> CountPlan:
     """
     return CountPlan(
         by=tuple(column.flat for column in statistic.by),
-        sums=tuple(name_weight_column(kind) for kind in statistic.kinds()),
+        sums=tuple(name_weight_column(kind) for kind in statistic.list_kinds()),
         since=tuple(name_weight_column(kind) for kind in statistic.since),
         cut=TIME if statistic.cut == cut else CUT,
     )
@@ -37,7 +37,7 @@ def list_statistic_fields(statistics: Seq[Statistic]) -> list[StructField]:
         name
         for s in statistics
         for name in (
-            *(name_count_column(s.name, kind) for kind in s.kinds()),
+            *(name_count_column(s.name, kind) for kind in s.list_kinds()),
             *(name_since_column(s.name, kind) for kind in s.since),
         )
     ]

@@ -111,7 +111,7 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
     Raises:
         DataError: The day in the path of a file is not a date.
     """
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     glob = make_glob(settings, log)
     fs, pattern = fsspec.core.url_to_fs(widen_glob(glob))
     marked = pattern if not has_day_in_path(log) else fsspec.core.url_to_fs(glob)[1]

@@ -49,7 +49,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
     Raises:
         DataError: No file matches the path for any day, or a file cannot be read in the declared format.
     """
-    log = settings.logs.declared()[name]
+    log = settings.logs.get_declared()[name]
     glob = make_glob(settings, log)
     if log.format == "delta" and not has_day_in_path(log):
         return {glob: _load(spark.read, log, glob)}

@@ -37,14 +37,14 @@ class SplitInputs(NamedTuple):
     """The inputs of an encoding. Both are None if the encoding is fitted only on the days of the window.
 
     Attributes:
-        before: The night whose vocabularies are extended.
+        previous: The night whose vocabularies are extended.
         start: The run that training starts from, whose encoding of numbers is kept.
     """
 
-    before: EarlierSplit | None
+    previous: EarlierSplit | None
     start: Start | None
 
-    def encoding(self) -> Layout | None:
+    def get_kept_layout(self) -> Layout | None:
         """Return the layout whose scales, bounds and base rates are kept; None if all are fitted again.
 
         The layout of the run to start from takes precedence over that of the earlier night, because weights are only
@@ -52,7 +52,7 @@ class SplitInputs(NamedTuple):
         """
         if self.start:
             return self.start.layout
-        return self.before and self.before.layout
+        return self.previous and self.previous.layout
 
     def fingerprint(self, settings: Settings, store: WarehouseTables) -> dict[str, Any]:
         """Return all inputs that determine the rows of a split: hashes, and versions of tables.
@@ -68,7 +68,7 @@ class SplitInputs(NamedTuple):
             "settings": hash_split_settings(settings),
             "code": hash_code(["star_ctr.jobs.split"]),
             "features": store.version("features"),
-            "grown_from": self.before and {"ds": self.before.ds, "version": self.before.version},
+            "grown_from": self.previous and {"ds": self.previous.ds, "version": self.previous.version},
             "numbers": self.start and self.start.hash_numbers(),
         }
 

@@ -24,7 +24,7 @@ def hash_tables(settings: Settings, store: WarehouseTables, ds: str) -> dict[str
     """
     first = list_window_days(settings, ds)[0]
     found: dict[str, dict[str, str]] = {}
-    for name in settings.logs.declared():
+    for name in settings.logs.get_declared():
         if not store.exists(name):
             continue
         rows = store.read(name)

@@ -151,7 +151,9 @@ class WarehouseTables:
             where: An SQL condition on `ds` that selects the days to replace.
         """
         rows = [(SHARED_RUN_ID, ds, domain, step, n_in, n_out, reason) for ds, domain, n_in, n_out, reason in entries]
-        self.put("ledger", rows, LEDGER_SCHEMA, f"run_id = '{SHARED_RUN_ID}' AND step = '{step}' AND ({where})")
+        self.replace_rows(
+            "ledger", rows, LEDGER_SCHEMA, f"run_id = '{SHARED_RUN_ID}' AND step = '{step}' AND ({where})"
+        )
 
     def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
         """Replace the ledger entries of a step for the runs in `entries`.
@@ -164,9 +166,9 @@ class WarehouseTables:
         if not rows:
             return
         runs = make_any_condition("run_id", sorted({r[0] for r in rows}))
-        self.put("ledger", rows, LEDGER_SCHEMA, f"step = '{step}' AND {runs}")
+        self.replace_rows("ledger", rows, LEDGER_SCHEMA, f"step = '{step}' AND {runs}")
 
-    def put(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
+    def replace_rows(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
         """Replace the rows of a small table that match a condition, without Spark; see `replace_rows`."""
         replace_rows(self.warehouse.table(table), rows, schema, where, TABLES[table].partitions)
 

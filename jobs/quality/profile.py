@@ -78,7 +78,7 @@ def write_profile(
     """
     days = list(days)
     found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
-    store.put("profile", found, _SCHEMA, make_in_condition("ds", days))
+    store.replace_rows("profile", found, _SCHEMA, make_in_condition("ds", days))
     return found
 
 

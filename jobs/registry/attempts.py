@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from star_ctr.conf.contracts.catalog import RECORD_FILE, RESULT_FILE, WEIGHTS_FILE, Warehouse
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RECORD_FILE, RESULT_FILE, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.files import hash_file, sync_folder, write_json, write_text
@@ -213,7 +213,7 @@ def _find_same_model(attempt: Attempt, files: dict[str, str]) -> Attempt | None:
 
 def _select_model_files(files: dict[str, str]) -> dict[str, str]:
     """Return the hashes of the files that determine scores."""
-    prefixes = (WEIGHTS_FILE, "layout.json", "vocabularies/")
+    prefixes = (WEIGHTS_FILE, LAYOUT_FILE, "vocabularies/")
     return {name: digest for name, digest in files.items() if name.startswith(prefixes)}
 
 
@@ -236,7 +236,7 @@ def read_result(job: TrainingJob) -> dict[str, Any]:
 
 def _list_published_files(folder: Path) -> list[Path]:
     """List the files to publish: those of the model, and its last checkpoint, which a warm start reads."""
-    files = [folder / name for name in ("job.json", RESULT_FILE, "layout.json", WEIGHTS_FILE)]
+    files = [folder / name for name in ("job.json", RESULT_FILE, LAYOUT_FILE, WEIGHTS_FILE)]
     last = sorted((folder / "checkpoint").glob("step-*"))[-1:]
     return [*files, *(file for inner in (folder / "vocabularies", *last) for file in sorted(inner.iterdir()))]
 

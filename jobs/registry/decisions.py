@@ -103,7 +103,7 @@ class Decisions:
         self.warehouse = Warehouse(settings.paths)
         self.table = self.warehouse.table("decisions")
 
-    def all(self) -> list[Decision]:
+    def read_all(self) -> list[Decision]:
         """Return all decisions, oldest first."""
         parsers: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "evidence": json.loads}
         rows = read_ordered_rows(self.table, _SCHEMA)
@@ -132,20 +132,20 @@ class Decisions:
         """
         if "://" in self.warehouse.root:
             return
-        switch, written = _find_last_switch(self.all()), None
+        switch, written = _find_last_switch(self.read_all()), None
         while switch is not None and switch != written:
             folder = get_attempt_folder(self.warehouse, *switch.model)
             model = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
             origin = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
             write_json(Path(self.warehouse.root) / SERVING_FILE, {**model, **origin})
-            switch, written = _find_last_switch(self.all()), switch
+            switch, written = _find_last_switch(self.read_all()), switch
 
-    def promote(self, run_id: str, why: str, by: str | None = None, attempt: int | None = None) -> Decision:
+    def promote(self, run_id: str, reason: str, by: str | None = None, attempt: int | None = None) -> Decision:
         """Serve an attempt of a run, regardless of what the gate decided.
 
         Args:
             run_id: The run.
-            why: The reason to record.
+            reason: The reason to record.
             by: The person who decides; the user of this process by default.
             attempt: The number of the attempt; the newest published one by default.
 
@@ -164,12 +164,12 @@ class Decisions:
                 raise UserError(f"{chosen} is already serving, since {now.at:%Y-%m-%d %H:%M} ({now.outcome})")
             return Decision(
                 chosen.record()["ds"], run_id, chosen.number, now.run_id if now else "", now.attempt if now else None,
-                Outcome.PROMOTED_MANUALLY, why, _check_author(by), {"metrics": self._read_metrics(chosen)},
+                Outcome.PROMOTED_MANUALLY, reason, _check_author(by), {"metrics": self._read_metrics(chosen)},
             )  # fmt: skip
 
         return self._decide(decide, by)
 
-    def rollback(self, why: str, by: str | None = None) -> Decision:
+    def rollback(self, reason: str, by: str | None = None) -> Decision:
         """Serve the previous serving attempt again; raises `UserError` if there was none."""
 
         def decide(decided: list[Decision]) -> Decision:
@@ -178,7 +178,7 @@ class Decisions:
                 raise UserError(f"{self.table}: there is no earlier serving model to roll back to")
             last, before = stack[-1], stack[-2]
             check_files(get_published_attempt(self.warehouse, *before.model))
-            return Decision(before.ds, *before.model, *last.model, Outcome.ROLLED_BACK, why, _check_author(by))
+            return Decision(before.ds, *before.model, *last.model, Outcome.ROLLED_BACK, reason, _check_author(by))
 
         return self._decide(decide, by)
 
@@ -188,7 +188,7 @@ class Decisions:
         # meanwhile. In that case, another decision restores the previous serving model.
         self.update_pointer()  # an earlier command may have been killed before it wrote `serving.json`
         while True:
-            decided = self.all()
+            decided = self.read_all()
             decision = decide(decided)
             try:
                 self.add(decision, decided)
@@ -205,7 +205,7 @@ class Decisions:
                         "deleted",
                         _check_author(by),
                     )
-                    self.add(undo, self.all())
+                    self.add(undo, self.read_all())
                 raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")
             return decision
 

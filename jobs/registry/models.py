@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
-from star_ctr.model.export import LAYOUT
 
 
 class ScoringModel(NamedTuple):
@@ -24,8 +23,8 @@ class ScoringModel(NamedTuple):
         return [str(file) for file in sorted((self.attempt.folder / "vocabularies").glob("*.parquet"))]
 
 
-def load_model(settings: Settings, run_id: str, number: int | None = None) -> ScoringModel:
-    """Load the model of a published attempt, after verifying its files.
+def find_scoring_model(settings: Settings, run_id: str, number: int | None = None) -> ScoringModel:
+    """Find a published attempt for scoring, and verify its files. Its weights are loaded by `Predictor`.
 
     Args:
         settings: The current settings. The model uses their `paths` and `spark`, and its own settings otherwise.
@@ -40,7 +39,7 @@ def load_model(settings: Settings, run_id: str, number: int | None = None) -> Sc
         DataError: A file of the attempt is damaged.
     """
     attempt = check_files(get_published_attempt(Warehouse(settings.paths), run_id, number))
-    layout = Layout.model_validate_json((attempt.folder / LAYOUT).read_text(encoding="utf-8"))
+    layout = Layout.model_validate_json((attempt.folder / LAYOUT_FILE).read_text(encoding="utf-8"))
     trained = Settings.model_validate(attempt.record()["settings"])
     trained = trained.model_copy(update={"paths": settings.paths, "spark": settings.spark})
     return ScoringModel(attempt, layout, trained)

@@ -47,12 +47,12 @@ def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) 
 
 def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
     """Raise `DataError` if the exported model does not match the trainer's sampled scores, or if no sample exists."""
-    probe = read_result(job)["probe"]
-    if not probe:
+    sample_scores = read_result(job)["sample_scores"]
+    if not sample_scores:
         raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train the run again")
-    ids = rows.sparkSession.createDataFrame([(i,) for i in probe], "impression_id string")
+    ids = rows.sparkSession.createDataFrame([(i,) for i in sample_scores], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
-    check_parity(job.run_id, compute_largest_difference(score_rows(sampled, get_attempt(job)), probe))
+    check_parity(job.run_id, compute_largest_difference(score_rows(sampled, get_attempt(job)), sample_scores))
 
 
 def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:

@@ -94,7 +94,7 @@ def list_decisions_in_force(settings: Settings, decisions: Sequence[Decision]) -
 def _list_named_attempts(settings: Settings, warehouse: Warehouse) -> dict[AttemptKey, Reason]:
     """Return the attempts that decisions or settings refer to, and the attempts that their trainings started from."""
     kept: dict[AttemptKey, Reason] = {}
-    decided = Decisions(settings).all()
+    decided = Decisions(settings).read_all()
     # The last accepted decision of each configuration: its run id without the night.
     last_accepted = {d.run_id[len(d.ds) :]: d for d in list_accepted(decided)}
     for decision in [*list_decisions_in_force(settings, decided), *last_accepted.values()]:

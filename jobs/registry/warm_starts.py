@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from star_ctr.conf.contracts.catalog import WEIGHTS_FILE, Warehouse
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE, Warehouse
 from star_ctr.conf.contracts.compatibility import dump_number_encodings
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_json
@@ -88,7 +88,7 @@ def find_start(settings: Settings, ds: str) -> Start | None:
             night = _find_newest_finished(settings, warehouse, ds)
         case "accepted":
             # Use exactly the accepted attempt: a later attempt of the same night may have been held.
-            found = find_accepted_before(settings, Decisions(settings).all(), ds)
+            found = find_accepted_before(settings, Decisions(settings).read_all(), ds)
             return _read_start(choice, find_attempt(warehouse, *found.model), found.run_id, ds) if found else None
         case _:
             return _read_start(choice, find_attempt(warehouse, choice), choice, ds)
@@ -120,7 +120,7 @@ def _read_start(choice: str, attempt: Attempt | None, name: str, ds: str) -> Sta
             f"trainer.warm_start: {name} is a run of night {night} and was trained on {ds} or later days; choose a run "
             "of an earlier night"
         )
-    layout = attempt.folder / "layout.json"
+    layout = attempt.folder / LAYOUT_FILE
     if not layout.exists():
         raise UserError(f"trainer.warm_start: {layout} does not exist; restore it, or train {name} again")
     return Start(attempt, Layout.model_validate_json(layout.read_text(encoding="utf-8")))

@@ -53,7 +53,7 @@ from star_ctr.jobs.io.session import run_submitted
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.decisions import Decisions, find_serving
-from star_ctr.jobs.registry.models import ScoringModel, load_model
+from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.score import describe_model, load_predictor
 from star_ctr.jobs.split import load_encoder
 from star_ctr.model.data.reader import unpack_columns
@@ -99,10 +99,10 @@ def run(
         DataError: The input or its domains cannot be used, or a score is NaN or outside [0, 1]. `target` is unchanged.
     """
     store = WarehouseTables(settings, spark)
-    now = find_serving(Decisions(settings).all())
+    now = find_serving(Decisions(settings).read_all())
     if attempt is None and now is not None and now.run_id == run_id:
         attempt = now.attempt
-    model = load_model(settings, run_id, attempt)
+    model = find_scoring_model(settings, run_id, attempt)
     policy = unknown_domain or ("drop" if model.settings.domains.unknown == "drop" else "other")
     table = load_external_table(spark, source)
     rejected = f"{target.rstrip('/')}_rejected"

@@ -34,7 +34,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
         One entry per log: log, path, rows (the number of checked rows), problems (empty if there are none) and, if the
         log could be read, columns (their number) and days.
     """
-    return [_check(settings, spark, name, log, ds) for name, log in settings.logs.declared().items()]
+    return [_check(settings, spark, name, log, ds) for name, log in settings.logs.get_declared().items()]
 
 
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:

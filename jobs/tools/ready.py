@@ -32,7 +32,7 @@ def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
         OSError: The storage does not respond.
     """
     found = []
-    for name, log in settings.logs.declared().items():
+    for name, log in settings.logs.get_declared().items():
         glob = make_glob(settings, log)
         path = format_glob(glob, ds) if has_day_in_path(log) else glob
         try:

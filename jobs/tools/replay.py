@@ -51,7 +51,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     attempt = check_files(get_published_attempt(store.warehouse, run_id, number))
     job, record = read_job(attempt), attempt.record()
     if not record["reproducible"]:
-        sizes = ", ".join(f"{w['processes']} processes of {w['threads']} threads" for w in record["worlds"])
+        sizes = ", ".join(f"{w['processes']} processes of {w['threads']} threads" for w in record["environments"])
         raise UserError(
             f"{attempt}: cannot be replayed, because the training was resumed with a different number of processes or "
             f"threads ({sizes}), which changes the weights. Select another attempt with --attempt"

@@ -44,7 +44,7 @@ class Removal(NamedTuple):
     what: str
     names: tuple[str, ...]
     bytes: int
-    why: str
+    reason: str
 
 
 class Plan(NamedTuple):
@@ -83,7 +83,7 @@ def plan_removals(settings: Settings) -> Plan:
             )
     if newest and ages.scores is not None:
         first = compute_first_day(newest, ages.scores)
-        runs = {run for (run, _), why in kept.items() if why in KEEP_ROWS}
+        runs = {run for (run, _), reason in kept.items() if reason in KEEP_ROWS}
         removals += _list_removals(
             warehouse, "scores", lambda name: "" < parse_night(name) < first and name not in runs, f"before {first}"
         )
@@ -144,7 +144,7 @@ def vacuum_files(
     nights = {parse_night(run) for run, _ in kept} - {""}
     age = settings.retention.splits
     first = compute_first_day(max(nights), age) if nights and age is not None else ""
-    rows = {key for key, why in kept.items() if why in KEEP_ROWS or parse_night(key[0]) >= first}
+    rows = {key for key, reason in kept.items() if reason in KEEP_ROWS or parse_night(key[0]) >= first}
     pinned = _list_pinned_versions(warehouse, rows)
     found = []
     for name in TABLES:
@@ -236,9 +236,9 @@ def _measure_partitions(warehouse: Warehouse, table: str) -> dict[str, int]:
     return sizes
 
 
-def _list_removals(warehouse: Warehouse, table: str, is_old: Callable[[str], bool], why: str) -> list[Removal]:
+def _list_removals(warehouse: Warehouse, table: str, is_old: Callable[[str], bool], reason: str) -> list[Removal]:
     sizes = {name: size for name, size in _measure_partitions(warehouse, table).items() if is_old(name)}
-    return [Removal(table, tuple(sorted(sizes)), sum(sizes.values()), why)] if sizes else []
+    return [Removal(table, tuple(sorted(sizes)), sum(sizes.values()), reason)] if sizes else []
 
 
 def _measure_folder(folder: Path) -> int:

@@ -20,11 +20,11 @@ def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
         everything: Also verify all other published attempts.
 
     Returns:
-        One row per attempt: run_id, attempt, why (the reason to verify it), files (their number) and damaged (the names
-        of damaged or missing files, separated by commas).
+        One row per attempt: run_id, attempt, reason (the reason to verify it), files (their number) and damaged (the
+        names of damaged or missing files, separated by commas).
     """
     warehouse = Warehouse(settings.paths)
-    decided = Decisions(settings).all()
+    decided = Decisions(settings).read_all()
     now = find_serving(decided)
     reasons: dict[tuple[str, int], str] = {}
     for decision in list_decisions_in_force(settings, decided):
@@ -35,13 +35,13 @@ def run(settings: Settings, everything: bool = False) -> list[dict[str, Any]]:
         for attempt in list_all_attempts(warehouse):
             if attempt.is_published:
                 reasons.setdefault(attempt.key, "published")
-    return [_verify(warehouse, *model, why) for model, why in reasons.items()]
+    return [_verify(warehouse, *model, reason) for model, reason in reasons.items()]
 
 
-def _verify(warehouse: Warehouse, run_id: str, number: int, why: str) -> dict[str, Any]:
+def _verify(warehouse: Warehouse, run_id: str, number: int, reason: str) -> dict[str, Any]:
     """Verify the files of an attempt; a missing or unreadable record counts as damaged."""
     attempt = Attempt(run_id, number, get_attempt_folder(warehouse, run_id, number))
-    row = {"run_id": run_id, "attempt": number, "why": why}
+    row = {"run_id": run_id, "attempt": number, "reason": reason}
     try:
         return {**row, "files": len(attempt.record()["files"]), "damaged": ", ".join(find_damaged_files(attempt))}
     except DataError:  # the record is missing, or is not valid JSON

@@ -31,8 +31,8 @@ class Rows:
     """Encoded rows.
 
     Attributes:
-        ints: Integers of the rows, shape (n, `Layout.ints`).
-        floats: Numbers of the rows, shape (n, `Layout.floats`).
+        ints: Integers of the rows, shape (n, `Layout.int_count`).
+        floats: Numbers of the rows, shape (n, `Layout.float_count`).
         label: Labels (0 or 1), shape (n,).
         domain: Domain numbers, shape (n,).
         day: Days as ISO dates, shape (n,); None if they were not read.
@@ -76,13 +76,13 @@ def unpack_columns(
         layout: Layout of the encoded rows.
 
     Returns:
-        Arrays of shape (n, `layout.ints`) and (n, `layout.floats`).
+        Arrays of shape (n, `layout.int_count`) and (n, `layout.float_count`).
 
     Raises:
         DataError: The size of a value differs from the layout.
     """
-    return _view_matrix("ints", ints, np.dtype(np.int32), layout.ints), _view_matrix(
-        "floats", floats, np.dtype(np.float32), layout.floats
+    return _view_matrix("ints", ints, np.dtype(np.int32), layout.int_count), _view_matrix(
+        "floats", floats, np.dtype(np.float32), layout.float_count
     )
 
 

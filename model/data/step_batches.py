@@ -77,8 +77,8 @@ class SharedStepBatches(StepBatches):
         # callbacks may still read.
         self._slots = slots = _compute_depth(batches_per_step) + 1 + 2 * batches_per_step
         self._rows = Rows(
-            make_shared_zeros([slots, batch_size, layout.ints], torch.int32).numpy(),
-            make_shared_zeros([slots, batch_size, layout.floats], torch.float32).numpy(),
+            make_shared_zeros([slots, batch_size, layout.int_count], torch.int32).numpy(),
+            make_shared_zeros([slots, batch_size, layout.float_count], torch.float32).numpy(),
             make_shared_zeros([slots, batch_size], torch.float32).numpy(),
             make_shared_zeros([slots, batch_size], torch.int32).numpy(),
         )

@@ -123,7 +123,7 @@ class GroupedRows(NamedTuple):
     start: Tensor
     size: Tensor
 
-    def places(self) -> Tensor:
+    def compute_inverse(self) -> Tensor:
         """Return the index in `rows` of each entry's row, M."""
         index_N = torch.arange(len(self.rows), device=self.rows.device)
         return torch.empty_like(self.order).scatter_(0, self.order, index_N.repeat_interleave(self.size))
@@ -142,7 +142,7 @@ class GroupedRows(NamedTuple):
             return F.embedding_bag(value_index_M.index_select(0, self.order), values_LD, self.start, mode="sum")
         # On a GPU, embedding_bag uses few threads per sum, which is slow because a few rows have most of the entries.
         sum_ND = values_LD.new_zeros(len(self.rows), values_LD.shape[1])
-        return sum_ND.index_add_(0, self.places(), values_LD.index_select(0, value_index_M))
+        return sum_ND.index_add_(0, self.compute_inverse(), values_LD.index_select(0, value_index_M))
 
 
 def group_rows(rows_M: Tensor, size: int) -> GroupedRows:

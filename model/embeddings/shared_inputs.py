@@ -66,7 +66,7 @@ class SharedInputs(nn.Module):
         self.singles = sum(self.widths[field.embedding] for field in layout.categorical)
         buckets = sum(self.widths[b.name] for b in layout.buckets)
         pooled = sum(self.widths[side.embedding] for s in layout.sequences for side in s.sides)
-        self.features = self.singles + buckets + pooled + layout.floats
+        self.features = self.singles + buckets + pooled + layout.float_count
         lists = list(self._list_lookups())
         self.lookups = nn.ModuleDict(
             {str(w): MeanLookup([spec for v, spec in lists if v == w]) for w in dict.fromkeys(w for w, _ in lists)}

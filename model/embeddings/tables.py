@@ -130,7 +130,7 @@ class EmbeddingTables(nn.Module):
         if not self.sharded:
             return storage, rows, None
         groups = group_rows(rows.flatten(), self.rows[int(width)])
-        return fetch_rows(storage, groups.rows, self.part), groups.places().view(rows.shape), groups
+        return fetch_rows(storage, groups.rows, self.part), groups.compute_inverse().view(rows.shape), groups
 
     def embed(self, name: str, ids: Tensor) -> Tensor:
         """Return the embedding of each id.

@@ -1,7 +1,7 @@
 """Checkpoints of a training: one folder per checkpoint, with safetensors files and a JSON file.
 
-A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `place.json` contains the
-progress of the training, and the size and SHA-256 of each file. If a file is missing, truncated or changed, the
+A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `progress.json` contains
+the progress of the training run, and the size and SHA-256 of each file. If a file is missing, truncated or changed, the
 previous checkpoint is used. Loading never unpickles anything, so a run folder from an untrusted source cannot execute
 code.
 """
@@ -20,7 +20,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file, sync_folder, write_json
 from star_ctr.model.distributed.process_group import barrier
 
-PROGRESS_FILE = "place.json"
+PROGRESS_FILE = "progress.json"
 """Name of the file with the progress of the training and the hashes of the other files."""
 _COMMON = "common.safetensors"
 """Name of the file with the tensors that all processes share."""
@@ -99,7 +99,7 @@ def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
         folder: Folder of all checkpoints of a training.
 
     Returns:
-        The contents of `place.json` of each complete checkpoint, with the name of its `folder`, newest first.
+        The contents of `progress.json` of each complete checkpoint, with the name of its `folder`, newest first.
     """
     checkpoints = []
     for step in _list_folders(folder):
@@ -114,12 +114,12 @@ def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
 
 
 def find_latest(folder: Path) -> dict[str, Any] | None:
-    """Return the contents of `place.json` of the newest complete checkpoint; None if there is none."""
+    """Return the contents of `progress.json` of the newest complete checkpoint; None if there is none."""
     return next(iter(list_checkpoints(folder)), None)
 
 
 def is_intact(folder: Path, progress: dict[str, Any]) -> bool:
-    """Return whether all files of a checkpoint have the hashes in its `place.json`."""
+    """Return whether all files of a checkpoint have the hashes in its `progress.json`."""
     try:
         return all(
             hash_file(folder / progress["folder"] / name) == digest for name, (_, digest) in progress["files"].items()
@@ -133,7 +133,7 @@ def load(folder: Path, progress: dict[str, Any], part: int | None = None) -> dic
 
     Args:
         folder: Folder of all checkpoints of a training.
-        progress: Contents of the checkpoint's `place.json`, from `list_checkpoints` or `find_latest`.
+        progress: Contents of the checkpoint's `progress.json`, from `list_checkpoints` or `find_latest`.
         part: Rank of the process whose tensors to load. By default, load the tensors that all processes share.
 
     Returns:

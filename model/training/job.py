@@ -78,7 +78,7 @@ class TrainingJob(SettingsModel):
         """
         if record.get("fingerprint") != self.fingerprint():
             return False
-        sizes = {world["processes"] for world in record["worlds"]}
+        sizes = {world["processes"] for world in record["environments"]}
         return self.trainer.parallel == "rows" or sizes == {self.trainer.processes}
 
     def identity(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from star_ctr.model.distributed.process_group import get_rank_and_size
 from star_ctr.model.parity_sample import score_sample
 from star_ctr.model.training import trainer_state
 from star_ctr.model.training.callbacks import Callback
-from star_ctr.model.training.callbacks.checkpoints import Checkpoints
+from star_ctr.model.training.callbacks.checkpoints_and_sigterm import Checkpoints
 from star_ctr.model.training.callbacks.record import LossCurve, ShuffleQuality, StartRecord, TimeSpent
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.trainer import Trainer
@@ -66,8 +66,8 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "code": job.code,
         "settings": job.settings,
         "processes": get_rank_and_size()[1],
-        "worlds": trainer.worlds,
-        "reproducible": len(trainer.worlds) == 1,
+        "environments": trainer.environments,
+        "reproducible": len(trainer.environments) == 1,
         "tables": trainer.tables,
         "threads": trainer.threads,
         "device": str(trainer.device),
@@ -79,15 +79,15 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "seconds": round(spent.total.seconds, 3),
         "rows_per_second": round(spent.total.rate, 1),
         "waiting_share": round(spent.total.waiting_share, 4),
-        "mixing": mixing.found,
+        "shuffle_quality": mixing.found,
         "rows": trainer.index_by_name(trainer.rows_by_domain),
-        "moments_rows": trainer.index_by_name(statistics_rows),
-        "levels": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
+        "statistics_rows": trainer.index_by_name(statistics_rows),
+        "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "lone_rows": trainer.index_by_name(trainer.model.lone_rows()),
         "curve": curve.curve,
     }
     if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.path)
-        record["probe"] = score_sample(trainer.model, job, trainer.device)
+        record["sample_scores"] = score_sample(trainer.model, job, trainer.device)
         write_json(job.path / RESULT_FILE, record)
     return record

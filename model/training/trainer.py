@@ -77,7 +77,7 @@ class Trainer:
         """How the processes hold the embedding tables, for the record."""
         self._has_shared_memory = False
         """Whether there are several processes with shared memory."""
-        self.worlds = [self.describe_environment()]
+        self.environments = [self.describe_environment()]
         """Environments of the training, with the step from which each applies. The bits of the weights depend on them.
 
         See `describe_environment`.

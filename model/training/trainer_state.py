@@ -56,7 +56,7 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         "parts": parts,
         "processes": get_rank_and_size()[1],
         "threads": trainer.threads,
-        "worlds": trainer.worlds,
+        "environments": trainer.environments,
     }
     folder = trainer.job.path / "checkpoint"
     latest = checkpoint.find_latest(folder)
@@ -81,7 +81,7 @@ def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, 
         must: Raise an error if there is a checkpoint of another job.
 
     Returns:
-        The contents of `place.json` and the tensors; None if there is no such checkpoint.
+        The contents of `progress.json` and the tensors; None if there is no such checkpoint.
 
     Raises:
         UserError: `must` is set and a checkpoint belongs to another job.
@@ -140,7 +140,7 @@ def load_tensors(
     Args:
         trainer: The trainer; determines the device and the rows of embedding tables that this process holds.
         folder: Folder of the checkpoints.
-        progress: Contents of the checkpoint's `place.json`.
+        progress: Contents of the checkpoint's `progress.json`.
         moved: For each embedding width, the new row index of each row of the checkpoint's storage (see
             `sharding.reshard`). By default, rows are not moved. Rows of the trainer to which no row is moved keep the
             trainer's weights, and have no Adam moments. Their EMA starts from these weights.
@@ -199,9 +199,9 @@ def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = Fa
     trainer.optimizers.load_state_dict(checkpoint.strip_prefix("optimizer/", tensors))
     trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors))
     trainer.step, trainer.rows = progress["step"], progress["rows"]
-    environments, current = progress["worlds"], trainer.describe_environment()
+    environments, current = progress["environments"], trainer.describe_environment()
     is_same = {**environments[-1], "step": trainer.step} == current
-    trainer.worlds = environments if is_same else [*environments, current]
+    trainer.environments = environments if is_same else [*environments, current]
     trainer.rows_by_domain = {int(k): v for k, v in progress["rows_by_domain"].items()}
     for recorder in recorders:
         recorder.load_state_dict(progress["recorders"][recorder.name])

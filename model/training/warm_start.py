@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from star_ctr.conf.contracts.catalog import RESULT_FILE
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RESULT_FILE
 from star_ctr.conf.contracts.compatibility import check_model, check_split
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, Layout
@@ -103,7 +103,7 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
         raise UserError(
             f"{folder / 'checkpoint'}: the final checkpoint is missing or damaged; train {start.run_id} again"
         )
-    layout = Layout.model_validate_json((folder / "layout.json").read_text(encoding="utf-8"))
+    layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
     check_split(start.run_id, layout, trainer.job.layout)
     model = ModelSettings(**settings["model"])
     check_model(start.run_id, model, trainer.job.model)

@@ -120,13 +120,13 @@ def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:
     return j.model_copy(update={"model": j.model.model_copy(update={"dropout": 0.0})})
 
 
-def same_model(one: TrainingJob, other: TrainingJob) -> None:
+def assert_same_model(one: TrainingJob, other: TrainingJob) -> None:
     """Assert that all weights are equal within TOLERANCE, and that each row was trained on once per epoch."""
-    same_weights(one, other)
+    assert_same_weights(one, other)
     assert record(other)["rows"] == {d: EPOCHS * n for d, n in ROWS.items()}
 
 
-def same_weights(one: TrainingJob, other: TrainingJob) -> None:
+def assert_same_weights(one: TrainingJob, other: TrainingJob) -> None:
     """Assert that all weights of both exported models are equal within TOLERANCE."""
     a, b = (load_file(j.path / "model.safetensors") for j in (one, other))
     assert a.keys() == b.keys()
@@ -139,7 +139,7 @@ def record(j: TrainingJob) -> dict[str, Any]:
     return dict(json.loads((j.path / "result.json").read_text()))
 
 
-def when(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
+def act_at_step(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act: Callable[[], None]) -> None:
     """Call `act` as soon as the job has a checkpoint of a step or of a later one."""
     folder = j.path / "checkpoint"
     deadline = time.monotonic() + 180

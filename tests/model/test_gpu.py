@@ -15,15 +15,24 @@ import torch.nn.functional as F
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.data.batches import iter_epoch, prefetch
 from star_ctr.model.data.reader import list_live_files
-from star_ctr.model.export import Predictor
 from star_ctr.model.layers.segments import find_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.parity_sample import read_sample
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
-from tests.model.synthetic import ALL, LAYOUT, job, record, same_model, same_weights, when, without_dropout
+from tests.model.synthetic import (
+    ALL,
+    LAYOUT,
+    act_at_step,
+    assert_same_model,
+    assert_same_weights,
+    job,
+    record,
+    without_dropout,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -76,7 +85,7 @@ def test_scores_and_gradients_of_every_model_match_the_cpu(name: str) -> None:
 def test_training_on_a_gpu_matches_the_cpu(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     j = without_dropout(table, tmp_path, device="cuda")
     assert train(j)["device"] == "cuda:0"
-    same_model(alone, j)
+    assert_same_model(alone, j)
     assert Trainer(job(table, tmp_path, device="auto")).device.type == "cuda", "`auto` uses a GPU if there is one"
 
 
@@ -87,11 +96,11 @@ def test_a_killed_training_resumes_on_another_device(
     killed = without_dropout(table, tmp_path, device=first)
     command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(killed))]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    when(process, killed, 10, process.kill)
+    act_at_step(process, killed, 10, process.kill)
     process.wait()
     resumed = without_dropout(table, tmp_path, device=second)
     assert train(resumed)["resumed"]
-    same_model(alone, resumed)
+    assert_same_model(alone, resumed)
 
 
 def test_processes_on_gpus_use_nccl(table: str, tmp_path: Path, alone: TrainingJob) -> None:
@@ -101,15 +110,15 @@ def test_processes_on_gpus_use_nccl(table: str, tmp_path: Path, alone: TrainingJ
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     subprocess.run([*command, "-m", "star_ctr.model.train", str(write_job(j))], check=True)
     assert record(j)["processes"] == processes
-    same_weights(alone, j)
+    assert_same_weights(alone, j)
 
 
 def test_the_export_of_a_gpu_training_scores_the_same_on_the_cpu(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path, device="cuda")
-    probe = train(j)["probe"]
+    sample_scores = train(j)["sample_scores"]
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
-    assert np.abs(scores - np.array([probe[i] for i in ids])).max() < 1e-5
+    assert np.abs(scores - np.array([sample_scores[i] for i in ids])).max() < 1e-5
 
 
 def test_batches_for_a_gpu_are_in_pinned_memory_and_unchanged(table: str, tmp_path: Path) -> None:

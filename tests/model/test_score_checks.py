@@ -13,8 +13,8 @@ from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model import export, offline, score_checks
-from star_ctr.model.export import Predictor
 from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.training import run
 from star_ctr.model.training.calibration import _solve_bias
 from star_ctr.model.training.job import TrainingJob
@@ -104,7 +104,11 @@ def test_a_nan_score_of_the_exported_model_fails_the_run(tmp_path: Path, monkeyp
 def test_a_job_without_test_rows_samples_training_rows(tmp_path: Path) -> None:
     write_split(tmp_path)
     record = run.train(short_job(tmp_path))
-    assert {i.rpartition("-")[0].rpartition("-")[0] for i in record["probe"]} == {"train-a", "train-b", "train-c"}
-    model, rows = Predictor(short_job(tmp_path).path), record["probe"]
+    assert {i.rpartition("-")[0].rpartition("-")[0] for i in record["sample_scores"]} == {
+        "train-a",
+        "train-b",
+        "train-c",
+    }
+    model, rows = Predictor(short_job(tmp_path).path), record["sample_scores"]
     assert all(0 < score < 1 for score in rows.values())
     assert model.layout.domains == ["a", "b", "c"]

@@ -151,9 +151,9 @@ def kill_at(nights: Nights, number: int, kill_time: KillTime) -> tuple[bool, str
     """Run a backfill and kill it; return whether it was still running then, and its stderr."""
     process = nights.backfill(number)
     journal = Journal(nights.settings())
-    first = len(journal.entries())
+    first = len(journal.read_entries())
     while process.poll() is None:
-        if any(e.step == kill_time.step and e.state == "running" for e in journal.entries()[first:]):
+        if any(e.step == kill_time.step and e.state == "running" for e in journal.read_entries()[first:]):
             time.sleep(kill_time.seconds)
             break
         time.sleep(0.02)
@@ -172,7 +172,7 @@ def kill_at(nights: Nights, number: int, kill_time: KillTime) -> tuple[bool, str
 
 def pending_steps(nights: Nights) -> list[str]:
     """Return the steps that are not done, in the order in which a backfill runs them."""
-    entries = {(e.ds, e.step): e.state for e in Journal(nights.settings()).entries()}
+    entries = {(e.ds, e.step): e.state for e in Journal(nights.settings()).read_entries()}
     days = list_days(nights.first, nights.last)
     return [step for ds in days for step in STEP_NAMES[:-1] if entries.get((ds, step)) != "done"]
 
@@ -198,7 +198,10 @@ def assert_same_results(killed: Nights, whole: Nights, spark: SparkSession) -> N
     assert contents(killed.settings(), spark) == contents(whole.settings(), spark)
     assert weights(killed.settings()) == weights(whole.settings())
     decided = [
-        [(d.model, d.reference_run_id, d.reference_attempt, d.outcome, d.reason) for d in Decisions(n.settings()).all()]
+        [
+            (d.model, d.reference_run_id, d.reference_attempt, d.outcome, d.reason)
+            for d in Decisions(n.settings()).read_all()
+        ]
         for n in (whole, killed)
     ]
     assert decided[0] == decided[1]

@@ -39,11 +39,11 @@ class Nights:
     def run(self, ds: str) -> Decision:
         """Run a night, and return the decision of the gate."""
         nightly.run(self.settings, self.spark, ds)
-        return Decisions(self.settings).all()[-1]
+        return Decisions(self.settings).read_all()[-1]
 
     def serving(self) -> str:
         """Return the night of the serving model."""
-        now = find_serving(Decisions(self.settings).all())
+        now = find_serving(Decisions(self.settings).read_all())
         assert now is not None
         return now.ds
 
@@ -85,7 +85,7 @@ def test_a_day_with_shuffled_labels_and_a_model_trained_on_it_are_held(nights: N
     assert bad.serving() == NEXT
     decisions.rollback("as the gate decided", by="ann")
     assert bad.serving() == GOOD[1]
-    history = [(d.ds, str(d.outcome), d.by) for d in decisions.all()]
+    history = [(d.ds, str(d.outcome), d.by) for d in decisions.read_all()]
     assert history == [
         (GOOD[0], "promoted", "gate"),
         (GOOD[1], "promoted", "gate"),

@@ -134,7 +134,7 @@ def test_a_missing_run_or_one_trained_on_later_days_is_rejected(nights: Nights) 
 
 
 def test_the_gate_evaluates_the_serving_model_on_the_same_rows(nights: Nights, tmp_path: Path) -> None:
-    first, second, third = Decisions(nights.settings).all()
+    first, second, third = Decisions(nights.settings).read_all()
     runs = [r["run_id"] for r in nights.records]
     assert [d.run_id for d in (first, second, third)] == runs
     assert (first.outcome, first.reference_run_id) == (Outcome.PROMOTED, "")
@@ -168,7 +168,7 @@ def test_a_night_starts_from_the_last_accepted_one(nights: Nights) -> None:
         folder = get_attempt_folder(store.warehouse, name, 1)
         shutil.copytree(newest_folder(settings, make_run_id(nights.settings, ds)), folder)
         outcome = Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD
-        decisions.add(Decision(ds, name, 1, "", None, outcome, "made up"), decisions.all())
+        decisions.add(Decision(ds, name, 1, "", None, outcome, "made up"), decisions.read_all())
     start = train.find_warm_start(settings, NIGHTS[2], nights.layouts[2])
     assert start is not None
     assert start.run_id == make_run_id(settings, NIGHTS[0])

@@ -43,7 +43,7 @@ def test_a_backfill_runs_only_steps_with_changed_inputs(night: Night, spark: Spa
     os.utime(clicks, (1, 1))
     report = backfill.run(night.settings, spark, None, DS)
     assert [(r["step"], r["did"]) for r in report if r["did"] != "kept"] == [("ingest", "run")]
-    assert "logs.clicks" in report[0]["why"]
+    assert "logs.clicks" in report[0]["reason"]
     after = night.contents()
     assert before.keys() == after.keys()
     for name, rows in before.items():

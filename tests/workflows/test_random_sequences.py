@@ -43,8 +43,8 @@ from star_ctr.jobs.registry.attempts import (
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving, list_accepted
 from star_ctr.jobs.tools import vacuum
 from star_ctr.model.data.reader import list_live_files
-from star_ctr.model.export import Predictor
 from star_ctr.model.parity_sample import read_sample
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.workflows import retention
@@ -186,20 +186,20 @@ class Sequence:
             outcome = Outcome.PROMOTED if good else Outcome.HELD
             return Decision(ds, candidate.run_id, candidate.number, *against, outcome, "drawn")
 
-        before = Decisions(self.settings).all()
+        before = Decisions(self.settings).read_all()
         with patch.object(gate, "_decide", decide):
             result = gate.run(self.settings, None, ds)  # type: ignore[arg-type]
-        now = find_serving(Decisions(self.settings).all())
+        now = find_serving(Decisions(self.settings).read_all())
         assert (result["serving"], result["serving_attempt"]) == ((now.run_id, now.attempt) if now else ("none", None))
         if self.manual and result["outcome"] != "nothing to decide":
             assert ds > self.manual[1], "a manual decision holds for all nights that had been evaluated before it"
             if good:
                 self.manual = None
-        assert len(Decisions(self.settings).all()) - len(before) <= 1
+        assert len(Decisions(self.settings).read_all()) - len(before) <= 1
 
     def refit(self, ds: str, works: bool) -> None:
         decisions, run = Decisions(self.settings), make_run_id(self.settings, ds)
-        decided = decisions.all()
+        decided = decisions.read_all()
         if refit._explain_no_refit(decided, run, find_attempt(self.warehouse, run)):
             return
         promoted = next(d for d in reversed(list_accepted(decided)) if d.run_id == run)
@@ -224,7 +224,7 @@ class Sequence:
             retention.run(self.settings, dry_run=False)
 
     def check_serving_model(self) -> None:
-        decided = Decisions(self.settings).all()
+        decided = Decisions(self.settings).read_all()
         now = find_serving(decided)
         if now is None:
             return
@@ -234,12 +234,12 @@ class Sequence:
         files = list_live_files(self.trainings.table, version_of(self.trainings.table), LAYOUT.ds, "train", LAYOUT)
         ids, rows = read_sample(files, LAYOUT, 200)
         scores = predictor.predict(rows.ints, rows.floats, rows.domain)
-        np.testing.assert_allclose(scores, [record["probe"][i] for i in ids], atol=1e-5)
+        np.testing.assert_allclose(scores, [record["sample_scores"][i] for i in ids], atol=1e-5)
         for decision in list_accepted(decided)[-1 - self.settings.retention.rollbacks :]:
             assert find_damaged_files(get_published_attempt(self.warehouse, *decision.model)) == []
 
     def check_manual_decision(self) -> None:
-        decided = Decisions(self.settings).all()
+        decided = Decisions(self.settings).read_all()
         if decided and decided[-1].is_manual:  # even if the command was killed after the commit
             self.manual = (decided[-1].model, max(d.ds for d in decided))
         if self.manual:

@@ -11,7 +11,7 @@ import pytest
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.jobs.registry.decisions import Decisions
 from tests.published import publish
-from tests.workflows.made_nights import NIGHTS, MadeNights
+from tests.workflows.synthetic_nights import NIGHTS, SyntheticNights
 
 READ_ONLY = """
 import os, sys
@@ -31,8 +31,8 @@ main()
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    nights = MadeNights(tmp_path_factory.mktemp("warehouse"))
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> SyntheticNights:
+    nights = SyntheticNights(tmp_path_factory.mktemp("warehouse"))
     nights.nights()
     for ds in NIGHTS:
         publish(nights.settings, nights.run(ds), ds)
@@ -46,7 +46,7 @@ def list_modification_times(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize(
     "command", [["status"], ["report"], ["serving"], ["metrics"], ["verify"], ["verify", "--all"], ["clean"]]
 )
-def test_a_reader_changes_nothing(warehouse: MadeNights, tmp_path: Path, command: list[str]) -> None:
+def test_a_reader_changes_nothing(warehouse: SyntheticNights, tmp_path: Path, command: list[str]) -> None:
     before = list_modification_times(warehouse.folder)
     words = [*command, "--conf", "demo", "--set", f"paths.warehouse={warehouse.folder}"]
     words += ["--out", str(tmp_path / "page.html")] if command == ["report"] else []
@@ -57,9 +57,9 @@ def test_a_reader_changes_nothing(warehouse: MadeNights, tmp_path: Path, command
     assert list_modification_times(warehouse.folder) == before
 
 
-def test_the_audit_hook_rejects_a_writer(warehouse: MadeNights) -> None:
-    assert Decisions(warehouse.settings).all()
-    words = ["rollback", "--why", "x", "--conf", "demo", "--set", f"paths.warehouse={warehouse.folder}"]
+def test_the_audit_hook_rejects_a_writer(warehouse: SyntheticNights) -> None:
+    assert Decisions(warehouse.settings).read_all()
+    words = ["rollback", "--reason", "x", "--conf", "demo", "--set", f"paths.warehouse={warehouse.folder}"]
     done = subprocess.run(
         [sys.executable, "-c", READ_ONLY, str(warehouse.folder), *words], capture_output=True, text=True, check=False
     )

@@ -70,7 +70,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     report = backfill.run(settings, spark, BEFORE, DS)
     assert [r["step"] for r in report if r["ds"] == DS][-1] == "refit"
     names = {ds: make_run_id(settings, ds) for ds in (BEFORE, DS)}
-    decided = Decisions(settings).all()
+    decided = Decisions(settings).read_all()
     first, refitted, second = decided[:3]
     assert (first.run_id, first.outcome, first.reference_run_id) == (names[BEFORE], Outcome.PROMOTED, "")
     assert (refitted.run_id, refitted.outcome, refitted.reference_run_id) == (
@@ -99,18 +99,18 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     bits = weights.read_bytes()
     assert refit.run(settings, spark, DS)["serving"] == now.run_id
     assert (store.version("refit_split"), weights.read_bytes()) == (version, bits)
-    assert len(Decisions(settings).all()) == len(decided)
+    assert len(Decisions(settings).read_all()) == len(decided)
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     features.run(settings, spark, DS)
     refit.run(settings, spark, DS)
     assert store.version("refit_split") > version
     assert weights.read_bytes() == bits, "the features have not changed"
-    assert len(Decisions(settings).all()) == len(decided)
+    assert len(Decisions(settings).read_all()) == len(decided)
 
     # The refit does not run again, and a replay after cleaning trains the same bits.
     assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
-    assert len(Decisions(settings).all()) == len(decided)
+    assert len(Decisions(settings).read_all()) == len(decided)
     split.write_split(settings, spark, BEFORE, REFIT_TABLES)
     vacuum.vacuum_files(settings, vacuum.plan_removals(settings).kept, 0)
     again = replay.run(settings, spark, make_refit_run_id(names[BEFORE]))

@@ -61,7 +61,7 @@ class Nights:
             self.pin(publish(self.settings, name, ds), version, number)
             self.decide(ds)
             for step in STEP_NAMES[:-1]:
-                staleness = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).all())
+                staleness = Staleness(self.settings, entries, busy=False, decisions=Decisions(self.settings).read_all())
                 at = dt.datetime(2026, 3, 3, tzinfo=dt.UTC)
                 run = staleness.get_run_id(ds, step)
                 entries.append(Entry(ds, step, run, "done", at, inputs=staleness.hash_inputs(ds, step)))
@@ -98,7 +98,7 @@ class Nights:
     def decide(self, ds: str, attempt: int = 1) -> None:
         decisions = Decisions(self.settings)
         name = make_run_id(self.settings, ds)
-        decisions.add(Decision(ds, name, attempt, "", None, Outcome.PROMOTED, "made up"), decisions.all())
+        decisions.add(Decision(ds, name, attempt, "", None, Outcome.PROMOTED, "made up"), decisions.read_all())
 
     def nights(self, table: str) -> list[str]:
         """Return the nights that a table has rows for."""
@@ -150,7 +150,7 @@ def test_old_nights_are_deleted_unless_needed(nights: Nights) -> None:
     assert nights.nights("split") == nights.nights("vocabularies") == nights.nights("scores") == DAYS[-4:]
     # One model more than the age allows, because the next night may start from it.
     assert nights.models() == DAYS[-10:]
-    now = find_serving(Decisions(nights.settings).all())
+    now = find_serving(Decisions(nights.settings).read_all())
     assert now is not None
     assert get_published_attempt(nights.tables, *now.model).run_id == make_run_id(nights.settings, DAYS[-1])
     Decisions(nights.settings).rollback("a rollback still works", by="ann")
@@ -215,7 +215,7 @@ def test_a_served_refit_and_the_attempt_that_it_was_made_from_are_kept(nights: N
         os.utime(attempt.folder / RECORD_FILE, (old, old))
     decisions = Decisions(nights.settings)
     refit = Decision(night, make_refit_run_id(run), 1, run, 1, Outcome.REFIT, "made up")
-    decisions.add(refit, decisions.all())
+    decisions.add(refit, decisions.read_all())
     nights.settings = nights.load("retention.rollbacks=0")
     nights.clean()
     assert [a.number for a in list_attempts(nights.tables, make_refit_run_id(run))] == [1, 2]
@@ -226,12 +226,12 @@ def test_removed_steps_run_again_only_for_later_steps(nights: Nights) -> None:
     nights.clean()
     staleness = read_staleness(nights.settings, busy=False)
     old, new = DAYS[5], DAYS[-1]
-    assert {step: staleness.state(old, step)[0] for step in ("features", "split", "score", "train", "evaluate")} == {
+    assert {step: staleness.get_state(old, step)[0] for step in ("features", "split", "score", "train", "evaluate")} == {
         "features": State.REMOVED, "split": State.REMOVED, "score": State.REMOVED, "train": State.DONE,
         "evaluate": State.DONE,
     }  # fmt: skip
     assert [explain_why_needed(staleness, old, step) for step in STEP_NAMES[:-1]] == [None] * 7
-    assert all(staleness.state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
+    assert all(staleness.get_state(new, step)[0] is State.DONE for step in STEP_NAMES[:-1])
     assert find_split(nights.tables.table("split"), old) is None
     assert find_split(nights.tables.table("split"), new) is not None
     other = nights.load(*AGES, "trainer.optimizer.lr=0.5")  # another run of the same night
@@ -306,7 +306,7 @@ def test_a_kept_version_that_cannot_be_read_keeps_all_files(nights: Nights) -> N
     files = sorted(Path(nights.tables.table("split")).rglob("*.parquet"))
     rows = nights.clean()
     assert sorted(Path(nights.tables.table("split")).rglob("*.parquet")) == files
-    assert any("nothing is deleted, because a version of a kept run cannot be read" in str(r["why"]) for r in rows)
+    assert any("nothing is deleted, because a version of a kept run cannot be read" in str(r["reason"]) for r in rows)
 
 
 def test_a_removed_start_of_a_night_is_found(nights: Nights) -> None:

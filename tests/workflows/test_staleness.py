@@ -62,7 +62,7 @@ class Warehouse:
 
     def states(self, ds: str, settings: Settings | None = None) -> dict[str, str]:
         current = self.get_staleness(settings)
-        return {step: current.state(ds, step)[0].value for step in list_steps(current.settings)}
+        return {step: current.get_state(ds, step)[0].value for step in list_steps(current.settings)}
 
 
 @pytest.fixture
@@ -103,7 +103,9 @@ def test_a_changed_file_makes_ingest_stale_and_changed_tables_the_other_steps(wa
     os.utime(view, (1, 1))
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE), "a night before the changed day"
     assert warehouse.states(NIGHTS[1])["ingest"] == "stale"
-    assert warehouse.get_staleness().state(NIGHTS[1], "ingest")[1] == "inputs changed: log files of logs.impressions"
+    assert (
+        warehouse.get_staleness().get_state(NIGHTS[1], "ingest")[1] == "inputs changed: log files of logs.impressions"
+    )
     for ds in NIGHTS[1:]:
         warehouse.add_entry(ds, "ingest")
     assert [warehouse.states(ds) for ds in NIGHTS] == [all_of(State.DONE)] * 3, (
@@ -111,9 +113,10 @@ def test_a_changed_file_makes_ingest_stale_and_changed_tables_the_other_steps(wa
     )
     warehouse.add_entry(NIGHTS[1], "ingest", contents="2")
     assert warehouse.states(NIGHTS[1]) == from_step("features")
-    assert warehouse.get_staleness().state(NIGHTS[1], "features")[1] == "inputs changed: ingested tables"
+    assert warehouse.get_staleness().get_state(NIGHTS[1], "features")[1] == "inputs changed: ingested tables"
     assert (
-        "another night has since ingested different data for" in warehouse.get_staleness().state(NIGHTS[2], "ingest")[1]
+        "another night has since ingested different data for"
+        in warehouse.get_staleness().get_state(NIGHTS[2], "ingest")[1]
     )
 
 
@@ -135,7 +138,7 @@ def test_changed_code_makes_steps_stale_that_import_it(
     hash_code = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else hash_code(s))
     assert warehouse.states(NIGHTS[0]) == from_step(step, steps=STEP_NAMES)
-    assert warehouse.get_staleness().state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
+    assert warehouse.get_staleness().get_state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
 
 
 def test_a_refit_that_is_configured_later_does_not_affect_other_steps(warehouse: Warehouse) -> None:
@@ -152,9 +155,12 @@ def test_a_model_is_stale_if_the_model_it_started_from_is_trained_again(tmp_path
     warehouse.add_nights(NIGHTS[2])
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     assert warehouse.states(NIGHTS[1]) == from_step("train")
-    assert warehouse.get_staleness().state(NIGHTS[2], "train") == (State.STALE, f"train of night {NIGHTS[1]} is stale")
+    assert warehouse.get_staleness().get_state(NIGHTS[2], "train") == (
+        State.STALE,
+        f"train of night {NIGHTS[1]} is stale",
+    )
     warehouse.add_entry(NIGHTS[1], "train")
-    assert warehouse.get_staleness().state(NIGHTS[2], "train")[1] == f"inputs changed: train of night {NIGHTS[1]}"
+    assert warehouse.get_staleness().get_state(NIGHTS[2], "train")[1] == f"inputs changed: train of night {NIGHTS[1]}"
     warehouse.add_entry(NIGHTS[2], "train")
     assert warehouse.states(NIGHTS[2])["train"] == "done"
 
@@ -165,9 +171,12 @@ def test_a_fitted_split_depends_on_the_run_that_training_starts_from(tmp_path: P
     first = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "split"))
     first.inputs["code"] = "old"
     warehouse.add_nights(NIGHTS[1])
-    assert warehouse.get_staleness().state(NIGHTS[1], "split") == (State.STALE, f"split of night {NIGHTS[0]} is stale")
+    assert warehouse.get_staleness().get_state(NIGHTS[1], "split") == (
+        State.STALE,
+        f"split of night {NIGHTS[0]} is stale",
+    )
     warehouse.add_entry(NIGHTS[0], "split")
-    assert warehouse.get_staleness().state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
+    assert warehouse.get_staleness().get_state(NIGHTS[1], "split")[1] == f"inputs changed: split of night {NIGHTS[0]}"
     for step in ("train", "split"):
         warehouse.add_entry(NIGHTS[0] if step == "train" else NIGHTS[1], step)
     assert warehouse.states(NIGHTS[1])["split"] == "done"
@@ -176,7 +185,7 @@ def test_a_fitted_split_depends_on_the_run_that_training_starts_from(tmp_path: P
 def test_a_split_is_stale_if_training_starts_from_another_run(warehouse: Warehouse) -> None:
     warehouse.add_nights(NIGHTS[0])
     named = warehouse.load("trainer.warm_start=a-run")
-    assert warehouse.get_staleness(named).state(NIGHTS[0], "split") == (
+    assert warehouse.get_staleness(named).get_state(NIGHTS[0], "split") == (
         State.STALE, "inputs changed: the run that trainer.warm_start names",
     )  # fmt: skip
     assert warehouse.states(NIGHTS[0], named)["features"] == "done"
@@ -206,13 +215,13 @@ def test_a_night_is_stale_if_the_named_run_that_it_started_from_is_trained_again
     run.train(b"22")
     assert warehouse.states(NIGHTS[0]) == from_step("train")
     why = "inputs changed: the run that trainer.warm_start names"
-    assert warehouse.get_staleness().state(NIGHTS[0], "train") == (State.STALE, why)
+    assert warehouse.get_staleness().get_state(NIGHTS[0], "train") == (State.STALE, why)
     for step in RUN_STEPS[:-1]:
         warehouse.add_entry(NIGHTS[0], step)
     assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
     run.train(b"22", mean=1.0)
     assert warehouse.states(NIGHTS[0]) == from_step("split")
-    assert warehouse.get_staleness().state(NIGHTS[0], "split") == (State.STALE, why)
+    assert warehouse.get_staleness().get_state(NIGHTS[0], "split") == (State.STALE, why)
 
 
 @pytest.mark.parametrize("file", ["record.json", "layout.json", catalog.WEIGHTS_FILE])
@@ -238,11 +247,11 @@ def test_an_unchanged_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: 
 def test_failed_and_killed_steps_are_failed_and_later_ones_stale(warehouse: Warehouse) -> None:
     warehouse.add_nights(NIGHTS[0])
     warehouse.add_entry(NIGHTS[0], "split", "failed")
-    assert warehouse.get_staleness().state(NIGHTS[0], "split") == (State.FAILED, "broke")
-    assert warehouse.get_staleness().state(NIGHTS[0], "train") == (State.STALE, "split failed")
+    assert warehouse.get_staleness().get_state(NIGHTS[0], "split") == (State.FAILED, "broke")
+    assert warehouse.get_staleness().get_state(NIGHTS[0], "train") == (State.STALE, "split failed")
     warehouse.add_entry(NIGHTS[0], "split", "running")
-    assert warehouse.get_staleness(busy=True).state(NIGHTS[0], "split")[0] is State.RUNNING
-    assert warehouse.get_staleness(busy=False).state(NIGHTS[0], "split")[0] is State.FAILED
+    assert warehouse.get_staleness(busy=True).get_state(NIGHTS[0], "split")[0] is State.RUNNING
+    assert warehouse.get_staleness(busy=False).get_state(NIGHTS[0], "split")[0] is State.FAILED
 
 
 def test_overwritten_features_are_computed_again_for_a_stale_split(warehouse: Warehouse) -> None:
@@ -256,13 +265,18 @@ def test_overwritten_features_are_computed_again_for_a_stale_split(warehouse: Wa
 
 def test_the_journal_returns_its_entries(warehouse: Warehouse) -> None:
     journal = Journal(warehouse.settings)
-    assert journal.entries() == []
+    assert journal.read_entries() == []
     with journal.record_step("2026-03-02", "ingest", "", {"code": "1"}, "requested", lambda: {"t": {"d": "c"}}):
-        assert [e.state for e in journal.entries()] == ["running"]
+        assert [e.state for e in journal.read_entries()] == ["running"]
     with pytest.raises(ZeroDivisionError), journal.record_step("2026-03-02", "features", "", {}, "", dict):
         raise ZeroDivisionError
-    done, failed = (e for e in journal.entries() if e.state != "running")
-    assert (done.outputs, done.inputs, done.why, done.state) == ({"t": {"d": "c"}}, {"code": "1"}, "requested", "done")
+    done, failed = (e for e in journal.read_entries() if e.state != "running")
+    assert (done.outputs, done.inputs, done.reason, done.state) == (
+        {"t": {"d": "c"}},
+        {"code": "1"},
+        "requested",
+        "done",
+    )
     assert failed.state == "failed"
     assert "ZeroDivisionError" in failed.error
 

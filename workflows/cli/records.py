@@ -73,7 +73,7 @@ def clean(
     settings = load(conf, set or [])
     with hold_lease(settings, wait) if yes else nullcontext():
         rows = retention.run(settings, dry_run=not yes)
-    print_result(rows, json, lambda: make_table(rows, ["what", "items", "bytes", "why"]))
+    print_result(rows, json, lambda: make_table(rows, ["what", "items", "bytes", "reason"]))
     megabytes = sum(row["bytes"] for row in rows) / 1e6
     summary = f"{megabytes:,.1f} MB {'freed' if yes else 'would be freed; pass --yes to delete'}"
     stderr.print(summary if rows else "nothing to delete: see the ages in the section `retention`", highlight=False)
@@ -102,7 +102,7 @@ def verify(
     from star_ctr.workflows.terminal import make_table, stderr
 
     rows = job.run(load(conf, set or []), everything)
-    print_result(rows, json, lambda: make_table(rows, ["run_id", "attempt", "why", "files", "damaged"]))
+    print_result(rows, json, lambda: make_table(rows, ["run_id", "attempt", "reason", "files", "damaged"]))
     if not rows:
         stderr.print(f"nothing to verify: no model is {'published' if everything else 'serving or pinned'}")
     if any(row["damaged"] for row in rows):

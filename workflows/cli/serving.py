@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 RunId = Annotated[
     str, typer.Option("--run-id", metavar="RUN", help="Run to serve; `star-ctr serving` lists the run ids.")
 ]
-Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Reason of the decision, for the table `decisions`.")]
+Reason = Annotated[
+    str, typer.Option("--reason", "--why", metavar="TEXT", help="Reason of the decision, for the table `decisions`.")
+]
 By = Annotated[
     str | None,
     typer.Option("--by", metavar="NAME", help="Person who decides. By default, the user who runs the command."),
@@ -36,7 +38,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     from star_ctr.jobs.registry import decisions
     from star_ctr.workflows.terminal import make_table, stderr
 
-    found = decisions.Decisions(load(conf, set or [])).all()
+    found = decisions.Decisions(load(conf, set or [])).read_all()
     now = decisions.find_serving(found)
     columns = ["at", "ds", "run_id", "attempt", "outcome", "by", "reason"]
     rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
@@ -56,7 +58,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
 def promote(
     conf: Conf,
     run_id: RunId,
-    why: Why,
+    reason: Reason,
     attempt: AttemptNumber = None,
     set: Set = None,
     by: By = None,
@@ -69,28 +71,28 @@ def promote(
 
     For example:
 
-        star-ctr promote --conf mine.yaml --run-id RUN --why "the day was odd"
+        star-ctr promote --conf mine.yaml --run-id RUN --reason "the day was odd"
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
 
-    _print_decision(Decisions(load(conf, set or [])).promote(run_id, why, by, attempt), json)
+    _print_decision(Decisions(load(conf, set or [])).promote(run_id, reason, by, attempt), json)
 
 
 @app.command()
-def rollback(conf: Conf, why: Why, set: Set = None, by: By = None, json: Json = None) -> None:
+def rollback(conf: Conf, reason: Reason, set: Set = None, by: By = None, json: Json = None) -> None:
     """Serve the previous serving model again.
 
     The decision holds until the candidate of a newer night is evaluated. `star-ctr serving` lists the decisions.
 
     For example:
 
-        star-ctr rollback --conf mine.yaml --why "complaints about the feed"
+        star-ctr rollback --conf mine.yaml --reason "complaints about the feed"
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
 
-    _print_decision(Decisions(load(conf, set or [])).rollback(why, by), json)
+    _print_decision(Decisions(load(conf, set or [])).rollback(reason, by), json)
 
 
 def _print_decision(decision: Decision, json: str | None) -> None:

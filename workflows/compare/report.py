@@ -96,7 +96,7 @@ def make_json(results: Results, command: str) -> dict[str, Any]:
         },
         "costs": {model: asdict(cost) for model, cost in results.costs.items()},
         "training_seconds": results.seconds,
-        "overrides": {model: results.comparison.overrides(model) for model in results.costs},
+        "overrides": {model: results.comparison.list_overrides(model) for model in results.costs},
     }
 
 
@@ -292,7 +292,7 @@ def _format_cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
 
 def _format_settings(results: Results) -> str:
     lines = [
-        f"- {format_model(m)}: " + " ".join(f"`--set {shlex.quote(o)}`" for o in results.comparison.overrides(m))
+        f"- {format_model(m)}: " + " ".join(f"`--set {shlex.quote(o)}`" for o in results.comparison.list_overrides(m))
         for m in results.costs
     ]
     return "\n".join(["## Settings\n\nTo train one of the models, run `star-ctr nightly` with its options:\n", *lines])

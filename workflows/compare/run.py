@@ -160,9 +160,9 @@ def run(
         prepare_night(settings, spark, store, night)
     pins = {night: train.pin_versions(store, night) for night in nights}
     trials = []
-    for model, night, seed in comparison.runs():
+    for model, night, seed in comparison.iter_runs():
         trial_settings = load(
-            conf, [*overrides, *comparison.overrides(model), f"trainer.seed={seed}", *SINGLE_CPU_OVERRIDES]
+            conf, [*overrides, *comparison.list_overrides(model), f"trainer.seed={seed}", *SINGLE_CPU_OVERRIDES]
         )
         if hash_split_settings(trial_settings) != hash_split_settings(settings):
             raise UserError(

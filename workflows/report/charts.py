@@ -45,13 +45,13 @@ class Circle:
         domain: The name of the domain.
         pcoc: The predicted clicks / actual clicks of the night's model.
         clicks: The clicks of the domain, which determine the area of the circle.
-        beside: The PCOC of the serving model, drawn as a ring; None for no ring.
+        serving: The PCOC of the serving model, drawn as a ring; None for no ring.
     """
 
     domain: str
     pcoc: float | None
     clicks: int
-    beside: float | None = None
+    serving: float | None = None
 
 
 @dataclass(frozen=True)
@@ -207,14 +207,14 @@ def draw_calibration(title: str, circles: Sequence[Circle]) -> str:
     rotate_labels = min(longest, 12) * 6.2 > space
     bottom = 22 + (min(longest, 12) * 5 if rotate_labels else 0)
     height = 160 + bottom
-    y = fit_ratio_scale([v for c in circles for v in (c.pcoc, c.beside)], height - bottom - 8, top + 8)
+    y = fit_ratio_scale([v for c in circles for v in (c.pcoc, c.serving)], height - bottom - 8, top + 8)
     most = max(max(c.clicks for c in circles), 1)
     parts = [_draw_grid(y, left, WIDTH - right)]
     parts.append(f'<line class="mark" x1="{left}" x2="{WIDTH - right}" y1="{y(1)}" y2="{y(1)}"/>')
     for k, circle in enumerate(circles):
         at = round(first + space * k, 1)
         radius = round(max(2.0, widest * math.sqrt(circle.clicks / most)), 1)
-        for value, kind in ((circle.beside, "ring"), (circle.pcoc, "disc")):
+        for value, kind in ((circle.serving, "ring"), (circle.pcoc, "disc")):
             if value is not None and not is_missing(value):
                 tooltip = f"{circle.domain}: PCOC {value:.3f}, {circle.clicks:,} clicks"
                 attributes = f'class="{kind}" cx="{at}" cy="{y(value)}" r="{radius}"'

@@ -34,36 +34,36 @@ class ReportData:
         ds: The night as YYYY-MM-DD.
         run_id: The run of the night for these settings.
         nights: Rows of `metrics` by night, oldest first, and by domain. Contains at most `NIGHTS` nights up to `ds`.
-        beside: Rows of `metrics` of the serving model on the rows of this night, by domain.
+        serving_metrics: Rows of `metrics` of the serving model on the rows of this night, by domain.
         differences: Rows of `differences`: this night's model minus the serving model, by domain.
         decisions: The decisions about this run, oldest first.
         served: The decision that chose the model that is served now.
         ledger: Rows of `ledger` for this night.
         record: The training record of this run.
         record_before: The training record of the previous night.
-        standing: Rows of `status.run`: the states of the steps of the newest nights.
+        step_states: Rows of `status.run`: the states of the steps of the newest nights.
     """
 
     settings: Settings
     ds: str
     run_id: str
     nights: dict[str, dict[str, Row]]
-    beside: dict[str, Row] = field(default_factory=dict)
+    serving_metrics: dict[str, Row] = field(default_factory=dict)
     differences: dict[str, Row] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     served: Decision | None = None
     ledger: Sequence[Row] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     record_before: dict[str, Any] = field(default_factory=dict)
-    standing: Sequence[Row] = field(default_factory=list)
+    step_states: Sequence[Row] = field(default_factory=list)
 
     @property
-    def now(self) -> dict[str, Row]:
+    def metrics(self) -> dict[str, Row]:
         """The metrics of the night, by domain."""
         return self.nights.get(self.ds, {})
 
     @property
-    def before(self) -> str | None:
+    def previous_night(self) -> str | None:
         """The newest earlier night that has metrics."""
         return max((ds for ds in self.nights if ds < self.ds), default=None)
 
@@ -97,7 +97,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
     # The report of a given night does not show later nights.
     last = check_day(ds) if ds else None
     staleness = status.read_staleness(settings, is_held(settings))
-    states = status.list_steps_status(staleness, None, last, NIGHTS) if staleness.nights() else []
+    states = status.list_steps_status(staleness, None, last, NIGHTS) if staleness.list_nights() else []
     ds = last or max(runs, default=None)
     if ds is None or (ds not in runs and not any(r["ds"] == ds and r["at"] for r in states)):
         known = f" (nights with metrics: {', '.join(sorted(runs)[-5:])})" if runs else ""
@@ -108,7 +108,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         )
     run_id = make_run_id(settings, ds)
     nights = {d: _index_by_domain(tables.read_run("metrics", runs[d])) for d in sorted(runs) if d <= ds}
-    all_decisions = Decisions(settings).all()
+    all_decisions = Decisions(settings).read_all()
     decisions = [d for d in all_decisions if run_id in _list_runs(d)]
     reference = next((d.reference_run_id for d in reversed(decisions) if d.run_id == run_id and d.reference_run_id), "")
     differences = [
@@ -124,14 +124,14 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         ds,
         run_id,
         shown,
-        beside=_index_by_domain(tables.read_run("metrics", scored_reference)),
+        serving_metrics=_index_by_domain(tables.read_run("metrics", scored_reference)),
         differences=_index_by_domain(r for r in differences if r["reference_run_id"] == scored_reference),
         decisions=decisions,
         served=find_serving(all_decisions),
         ledger=_read_ledger(tables, run_id, ds),
         record=tables.read_record(run_id),
         record_before=tables.read_record(runs[earlier]) if earlier else {},
-        standing=states,
+        step_states=states,
     )
 
 

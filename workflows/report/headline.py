@@ -92,7 +92,7 @@ def _render_alarms(data: ReportData) -> str:
     logs whose night has not run yet.
     """
     alarms = []
-    for row in data.standing:
+    for row in data.step_states:
         is_later = row["ds"] > data.ds
         if row["ds"] < data.ds or row["state"] in ("done", "removed") or (row["state"] == "missing" and not is_later):
             continue
@@ -100,19 +100,23 @@ def _render_alarms(data: ReportData) -> str:
             if row["step"] == "ingest":
                 alarms.append(f"The logs contain {row['ds']}, but the night of this day has not run yet.")
         elif row["state"] != "stale" or not is_later:
-            alarms.append(f"{row['step'].capitalize()} of {row['ds']} {_STATES[row['state']]}: {row['why']}")
+            alarms.append(f"{row['step'].capitalize()} of {row['ds']} {_STATES[row['state']]}: {row['reason']}")
     return f'<ul class="alarms">{"".join(f"<li>{escape(a)}</li>" for a in alarms)}</ul>' if alarms else ""
 
 
 def _render_tiles(data: ReportData) -> str:
-    now = data.now.get(OVERALL)
+    now = data.metrics.get(OVERALL)
     if now is None:
         return '<p class="calm">This night has no metrics.</p>'
-    before: Row = data.nights[data.before].get(OVERALL, {}) if data.before else {}
+    before: Row = data.nights[data.previous_night].get(OVERALL, {}) if data.previous_night else {}
     tiles = []
     for title, metric, digits, better in _TILES:
         change = format_change(now, before, metric, digits, better)
-        since = f"{change} <span>since {format_short_day(data.before)}</span>" if change and data.before else ""
+        since = (
+            f"{change} <span>since {format_short_day(data.previous_night)}</span>"
+            if change and data.previous_night
+            else ""
+        )
         interval = format_interval(now, metric, digits)
         lines = "".join(f'<p class="small">{line}</p>' for line in (since, interval) if line)
         tiles.append(

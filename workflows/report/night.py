@@ -117,11 +117,11 @@ def render_training(data: ReportData) -> str:
             f"{100 * record['waiting_share']:.1f}%" if "waiting_share" in record else format_number(None),
         ),
         ("duration", format_seconds(record.get("seconds"))),
-        ("shuffle quality", format_number(record.get("mixing"), 2)),
+        ("shuffle quality", format_number(record.get("shuffle_quality"), 2)),
     ]
     shown = "".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for k, v in facts)
     first = f" The first value, {curve[0][1]:.4f}, is above the scale." if curve[0][1] > ceiling else ""
-    previous = f" The faint line is the night of {data.before}." if before else ""
+    previous = f" The faint line is the night of {data.previous_night}." if before else ""
     note = f"Mean log loss of the training rows by step.{previous}{first}"
     plot = draw_lines("Training loss by step", lines, labels, ceiling=ceiling)
     return render_section(title, f'{plot}<dl class="facts">{shown}</dl><p class="note">{note}</p>')
@@ -130,9 +130,9 @@ def render_training(data: ReportData) -> str:
 def render_durations(data: ReportData) -> str:
     """Return bars with the durations of the steps of the newest nights."""
     title = "Duration by step"
-    steps = list(dict.fromkeys(r["step"] for r in data.standing))
+    steps = list(dict.fromkeys(r["step"] for r in data.step_states))
     seconds: dict[str, dict[str, float]] = {}
-    for row in data.standing:
+    for row in data.step_states:
         if row["seconds"] and row["ds"] <= data.ds:
             seconds.setdefault(row["ds"], {})[row["step"]] = row["seconds"]
     if not seconds:
@@ -154,17 +154,17 @@ def render_states(data: ReportData) -> str:
         The HTML of the section.
     """
     title = "States of steps by night"
-    if not data.standing:
+    if not data.step_states:
         return render_section(title, '<p class="calm">The journal has no entries for these settings.</p>')
-    steps = list(dict.fromkeys(r["step"] for r in data.standing))
+    steps = list(dict.fromkeys(r["step"] for r in data.step_states))
     body, reasons = [], []
-    for ds in sorted({r["ds"] for r in data.standing}, reverse=True):
-        by_step = {r["step"]: r for r in data.standing if r["ds"] == ds}
+    for ds in sorted({r["ds"] for r in data.step_states}, reverse=True):
+        by_step = {r["step"]: r for r in data.step_states if r["ds"] == ds}
         cells = "".join(_render_state(by_step[step]) for step in steps)
         strong = ' class="strong"' if ds == data.ds else ""
         body.append(f"<tr{strong}><th>{format_short_day(ds)}</th>{cells}</tr>")
         reasons += [
-            f"<li>{format_short_day(ds)} {r['step']}: {escape(r['why'])}</li>"
+            f"<li>{format_short_day(ds)} {r['step']}: {escape(r['reason'])}</li>"
             for r in by_step.values()
             if r["state"] in ("stale", "failed", "running")
         ]

@@ -47,10 +47,10 @@ def render_by_domain(data: ReportData) -> str:
     Returns:
         The HTML of the section; empty if the night has no metrics.
     """
-    now = data.now
+    now = data.metrics
     if not now:
         return ""
-    before = data.nights[data.before] if data.before else {}
+    before = data.nights[data.previous_night] if data.previous_night else {}
     head = "".join(f"<th>{title}</th>" for title, *_ in _COLUMNS)
     body = []
     for domain in sort_rows(now):
@@ -68,8 +68,8 @@ def render_by_domain(data: ReportData) -> str:
     min_rows = data.settings.gate.domain_rows
     gone = [escape(d) for d in before if d not in now]
     notes = [
-        f"Changes are relative to the night of {data.before}."
-        if data.before
+        f"Changes are relative to the night of {data.previous_night}."
+        if data.previous_night
         else "There is no earlier night to compare with."
     ]
     notes += [f"Changes of domains with fewer than {min_rows:,} rows (gate.domain_rows) are grey."] if before else []
@@ -85,7 +85,7 @@ def render_against_serving(data: ReportData) -> str:
     title = "Comparison with the serving model"
     if not rows:
         return render_section(title, '<p class="calm">This night’s model was not compared with the serving model.</p>')
-    names = [d for d in sort_rows(data.now) if d in rows] or sorted(rows, key=lambda d: d != OVERALL)
+    names = [d for d in sort_rows(data.metrics) if d in rows] or sorted(rows, key=lambda d: d != OVERALL)
     plot = draw_forest(
         "Difference of GAUC from the serving model by domain",
         [Difference(d, rows[d].get("gauc_low"), rows[d].get("gauc"), rows[d].get("gauc_high")) for d in names],
@@ -126,12 +126,12 @@ def render_by_night(data: ReportData, title: str, metric: str) -> str:
 
 def render_calibration(data: ReportData) -> str:
     """Return a chart of PCOC by domain, with rings for the serving model if it was evaluated on the same rows."""
-    now, serving = data.now, data.beside
+    now, serving = data.metrics, data.serving_metrics
     domains = [d for d in sort_rows(now) if d != OVERALL and not is_missing(now[d]["pcoc"])]
     if not domains:
         return render_section("Calibration by domain", '<p class="calm">No domain has a defined PCOC.</p>')
     circles = [Circle(d, now[d]["pcoc"], now[d]["clicks"], serving.get(d, {}).get("pcoc")) for d in domains]
-    rings = " Rings show the serving model on the same rows." if any(c.beside is not None for c in circles) else ""
+    rings = " Rings show the serving model on the same rows." if any(c.serving is not None for c in circles) else ""
     note = (
         "PCOC is predicted clicks / actual clicks; 1 is ideal. Each circle is a domain. Its area shows the number of "
         f"clicks.{rings}"
@@ -142,7 +142,7 @@ def render_calibration(data: ReportData) -> str:
 
 def _get_row_class(data: ReportData, domain: str) -> str:
     """Return the class of a row: `strong` for `overall`, `few` for domains whose changes are mostly random."""
-    has_few_rows = data.now[domain]["rows"] < data.settings.gate.domain_rows
+    has_few_rows = data.metrics[domain]["rows"] < data.settings.gate.domain_rows
     return ' class="strong"' if domain == OVERALL else ' class="few"' if has_few_rows else ""
 
 

@@ -130,7 +130,7 @@ class ShuffleQuality(Recorder):
     count.
     """
 
-    name = "mixing"
+    name = "shuffle_quality"
 
     def __init__(self, files: Sequence[DataFile], mixed: bool) -> None:
         """Compute the expected shares.

@@ -16,7 +16,7 @@ def test_overrides_define_every_model_of_the_paper_on_the_same_split() -> None:
     split = hash_split_settings(load("demo"))
     variants = {}
     for model in [*PREDEFINED_MODELS, *(f"{m}_noaux" for m in PREDEFINED_MODELS)]:
-        settings = load("demo", comparison.overrides(model))
+        settings = load("demo", comparison.list_overrides(model))
         variants[model] = (format_variant(settings), hash_config(settings))
         assert hash_split_settings(settings) == split
     assert len(set(variants.values())) == len(variants)
@@ -34,11 +34,11 @@ def test_settings_apply_to_variants_of_a_model_and_its_overrides_take_precedence
             "plans": [{"models": ["din", "base_pn_noaux", "star"]}],
         }
     )
-    assert comparison.overrides("base_pn_noaux")[:2] == ["trainer.optimizer.lr=0.01", "model.dropout=0.3"]
-    assert "model.aux=false" in comparison.overrides("base_pn_noaux")
-    assert "trainer.optimizer.lr=0.5" in comparison.overrides("din")
-    assert "trainer.optimizer.lr=0.01" not in comparison.overrides("din")
-    assert not any("lr" in o for o in comparison.overrides("star"))
+    assert comparison.list_overrides("base_pn_noaux")[:2] == ["trainer.optimizer.lr=0.01", "model.dropout=0.3"]
+    assert "model.aux=false" in comparison.list_overrides("base_pn_noaux")
+    assert "trainer.optimizer.lr=0.5" in comparison.list_overrides("din")
+    assert "trainer.optimizer.lr=0.01" not in comparison.list_overrides("din")
+    assert not any("lr" in o for o in comparison.list_overrides("star"))
     settings = load("demo", ["compare.settings={star: {trainer.optimizer.lr: 0.5}}"])
     assert hash_config(settings) == hash_config(load("demo"))  # comparison settings do not change a model
 
@@ -48,7 +48,7 @@ def test_each_run_is_listed_once_and_first_seeds_come_first() -> None:
         Plan(models=["base", "star"], nights=["2026-01-01", "2026-01-02"], seeds=2),
         Plan(models=["star", "mmoe"], nights=["2026-01-02"], seeds=1),
     ]
-    runs = list(Comparison(plans=plans).runs())
+    runs = list(Comparison(plans=plans).iter_runs())
     assert len(runs) == len(set(runs)) == 9
     assert [seed for _, _, seed in runs] == [0] * 5 + [1] * 4
 

@@ -183,6 +183,23 @@ def test_the_fit_does_not_depend_on_order_or_partitions(rows: DataFrame, monkeyp
 
 
 @pytest.mark.spark
+def test_bounds_are_empty_only_if_all_values_belong_to_one_bucket(spark: SparkSession) -> None:
+    """Empty bounds mean that nothing was fitted, so that a warm start or a grown vocabulary fits the number later."""
+    columns = {
+        "still": np.full(N, 3.0),
+        "nearly": np.r_[np.full(N - 5, 3.0), np.full(5, 9.0)],
+        "two": np.r_[np.full(N - 10, 3.0), np.full(10, 1.0)],
+        "rate": np.full(N, 1.0),
+    }
+    frame = pd.DataFrame(columns).assign(views=1.0 + np.arange(N) % 7, impression_id=[f"i{n}" for n in range(N)])
+    frame["clicks"] = frame["views"] * 0.1
+    sources = {name: NumericSource(column=name) for name in columns}
+    sources["rate"] = NumericSource(column="clicks", denominator="views", prior=3.0, base=0.1)
+    bounds = fit_bounds(spark.createDataFrame(frame), {name: (source, 5) for name, source in sources.items()})
+    assert bounds == {"still": [], "nearly": [], "two": [3.0], "rate": []}
+
+
+@pytest.mark.spark
 def test_the_fit_of_an_empty_table(spark: SparkSession) -> None:
     none = spark.createDataFrame([], "impression_id string, x double, y double")
     source = NumericSource(column="x", denominator="y", prior=1.0)

@@ -60,7 +60,7 @@ def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
 
 def test_rows_are_encoded_at_the_positions_of_the_layout() -> None:
     ints, floats = RowEncoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
-    positions = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.ints)
+    positions = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.int_count)
     #        item price | tags: length, ids | seen: length, items, gaps
     assert positions.tolist() == [
         [2, 3, 2, 2, 3, 2, 2, 1, 4, 1],  # the last two of `seen`, the first two of `tags`

@@ -9,16 +9,15 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from star_ctr.features.evaluation.poisson_bootstrap import (
-    RankSums,
+from star_ctr.features.evaluation.poisson_bootstrap import compute_interval, draw_weights
+from star_ctr.features.evaluation.ranked_auc import RankSums, compute_auc
+from star_ctr.features.evaluation.user_auc import (
     UserSums,
-    compute_auc,
+    _number_users,
+    _split_between_users,
     compute_gauc,
-    compute_interval,
-    draw_weights,
-    find_ties,
+    count_wins,
 )
-from star_ctr.features.evaluation.user_auc import _number_users, _split_between_users
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
@@ -103,7 +102,7 @@ def test_auc_of_users_matches_values_computed_by_hand() -> None:
     group = np.array([0, 0, 0, 1, 2, 2, 2, 2])
     score = np.array([0.1, 0.5, 0.5, 0.3, 0.2, 0.2, 0.4, 0.9])
     positive = np.array([False, True, False, True, True, False, False, True])
-    starts, rows, clicked, wins = find_ties(group, score, positive)
+    starts, rows, clicked, wins = count_wins(group, score, positive)
     assert starts.tolist() == [0, 3, 4]
     assert rows.tolist() == [3, 1, 4]
     assert clicked.tolist() == [1, 1, 2]
@@ -164,7 +163,7 @@ class World:
         order = np.argsort(score)
         ranked.add(score[order], self.label[order], draw_weights(self.key[self.user[order]], count, 0))
         order = np.lexsort((score, self.user))
-        starts, rows, clicked, wins = find_ties(self.user[order], score[order], self.label[order])
+        starts, rows, clicked, wins = count_wins(self.user[order], score[order], self.label[order])
         both = (clicked > 0) & (clicked < rows)
         rows, clicked = rows[both], clicked[both]
         drawn = draw_weights(self.key[self.user[order][starts[both]]], count, 0)

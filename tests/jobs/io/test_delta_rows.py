@@ -105,20 +105,20 @@ def decision(run_id: str, against: str, outcome: Outcome, behind: float) -> Deci
 
 
 def add(decisions: Decisions, new: Decision) -> None:
-    decisions.add(new, decisions.all())
+    decisions.add(new, decisions.read_all())
 
 
 def test_a_clock_that_is_90_s_behind_does_not_change_the_serving_run(settings: Settings) -> None:
     decisions = Decisions(settings)
     add(decisions, decision("a", "", Outcome.PROMOTED, behind=0))
     add(decisions, decision("b", "a", Outcome.PROMOTED_MANUALLY, behind=90))
-    now = find_serving(decisions.all())
+    now = find_serving(decisions.read_all())
     assert now is not None
     assert now.run_id == "b"
     add(decisions, decision("a", "b", Outcome.ROLLED_BACK, behind=180))
-    assert [d.run_id for d in list_accepted(decisions.all())] == ["a"]
+    assert [d.run_id for d in list_accepted(decisions.read_all())] == ["a"]
     add(decisions, decision("c", "a", Outcome.PROMOTED, behind=400))
-    assert [d.run_id for d in list_accepted(decisions.all())] == ["a", "c"]
+    assert [d.run_id for d in list_accepted(decisions.read_all())] == ["a", "c"]
 
 
 def test_the_pointer_to_a_refit_is_written_again_after_a_kill(settings: Settings) -> None:
@@ -132,7 +132,7 @@ def test_the_pointer_to_a_refit_is_written_again_after_a_kill(settings: Settings
     pointer.write_text(before)
     assert publish_refit(decisions, refit, [])[2] == "a-refit"
     assert json.loads(pointer.read_text())["run_id"] == "a-refit"
-    assert len(decisions.all()) == 2
+    assert len(decisions.read_all()) == 2
 
 
 def test_a_rollback_without_a_promotion() -> None:
@@ -144,7 +144,7 @@ def test_the_last_journal_entry_counts_despite_clock_skew(settings: Settings) ->
     journal = Journal(settings)
     for state, behind in (("running", 0), ("failed", 10), ("running", 120), ("done", 90)):
         journal.add(Entry("2026-03-02", "split", "", state, NOON - dt.timedelta(seconds=behind)))
-    assert [e.state for e in journal.entries()] == ["running", "failed", "running", "done"]
+    assert [e.state for e in journal.read_entries()] == ["running", "failed", "running", "done"]
 
 
 # --- replaced rows
@@ -166,7 +166,7 @@ def test_replacing_rows_changes_no_others(tmp_path: Path) -> None:
         replace_rows(table, [("b", "1", 5)], LEDGER, "run_id = 'a'")
     wide = LEDGER.append(pa.field("why", pa.string()))
     replace_rows(table, [("a", "2", 2, "none")], wide, "run_id = 'a'")
-    assert {r["run_id"]: r["why"] for r in read_rows(table)} == {"a": "none", "it's": None}
+    assert {r["run_id"]: r["reason"] for r in read_rows(table)} == {"a": "none", "it's": None}
     metadata = DeltaTable(table).metadata()
     assert metadata.partition_columns == ["run_id"]
     assert metadata.configuration["delta.logRetentionDuration"] == "interval 400 days"

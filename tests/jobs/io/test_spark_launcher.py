@@ -10,7 +10,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.errors import UserError
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
 from star_ctr.model.training.run import train
-from tests.model.synthetic import record, same_model, without_dropout, write_split
+from tests.model.synthetic import assert_same_model, record, without_dropout, write_split
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -22,7 +22,7 @@ def test_two_tasks_train_the_same_model_as_one_process(spark: SparkSession, tmp_
     train(one)
     two = without_dropout(table, tmp_path / "two", processes=2, launcher="spark")
     launch_on_spark(two)
-    same_model(one, two)
+    assert_same_model(one, two)
     assert record(two)["processes"] == 2
 
 

@@ -74,15 +74,15 @@ def test_invalid_scores_write_no_metrics_or_differences(spark: SparkSession, sto
 
 def test_a_nan_fails_the_parity_check(spark: SparkSession) -> None:
     scores = frame(spark, {})
-    probe = {"i1": 0.01, "i2": 0.02, "i33": 0.33 + 2e-6}
-    assert compute_largest_difference(scores, probe) == pytest.approx(2e-6)
+    sample_scores = {"i1": 0.01, "i2": 0.02, "i33": 0.33 + 2e-6}
+    assert compute_largest_difference(scores, sample_scores) == pytest.approx(2e-6)
     for bad in (frame(spark, {2: NAN}), frame(spark, {2: None}), frame(spark, {2: INF})):
         with pytest.raises(DataError, match=r"1 of 3 sampled rows have no finite difference .*\(home: 1\)"):
-            compute_largest_difference(bad, probe)
+            compute_largest_difference(bad, sample_scores)
     with pytest.raises(DataError, match=r"2 of 3 sampled rows have no finite difference .*\(home: 1, mail: 1\)"):
-        compute_largest_difference(scores, {**probe, "i2": NAN, "i33": INF})
+        compute_largest_difference(scores, {**sample_scores, "i2": NAN, "i33": INF})
     with pytest.raises(DataError, match="1 of 4 sampled rows were not scored"):
-        compute_largest_difference(scores, {**probe, "i99": 0.5})
+        compute_largest_difference(scores, {**sample_scores, "i99": 0.5})
 
 
 @pytest.mark.parametrize("difference", [2e-5, NAN, INF])

@@ -32,7 +32,7 @@ from star_ctr.jobs.registry.attempts import (
 )
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_manual_hold, find_serving
 from star_ctr.jobs.tools import verify
-from star_ctr.model.export import Predictor
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
@@ -164,7 +164,7 @@ def test_a_corrupted_file_is_detected(settings: Settings, warehouse: Warehouse, 
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     [row] = verify.run(settings)
-    assert (row["run_id"], row["attempt"], row["why"], row["damaged"]) == (RUN, 1, "serving", file)
+    assert (row["run_id"], row["attempt"], row["reason"], row["damaged"]) == (RUN, 1, "serving", file)
     if not file.startswith("vocabularies"):
         with pytest.raises(DataError, match=f"{file}: differs from the record"):
             Predictor(attempt.folder, {file: attempt.record()["files"][file]})
@@ -190,7 +190,7 @@ def test_a_run_id_cannot_escape_the_models_folder(settings: Settings, warehouse:
 
 
 def add(decisions: Decisions, decision: Decision) -> Decision:
-    decisions.add(decision, decisions.all())
+    decisions.add(decision, decisions.read_all())
     return decision
 
 
@@ -201,11 +201,11 @@ def promoted(ds: str, run: str, attempt: int = 1, by: str = "gate") -> Decision:
 
 def test_a_decision_based_on_a_stale_read_is_rejected(settings: Settings) -> None:
     decisions = Decisions(settings)
-    read = decisions.all()
+    read = decisions.read_all()
     add(decisions, promoted("2026-01-02", "a"))
     with pytest.raises(SupersededError):
         decisions.add(promoted("2026-01-02", "b"), read)
-    assert [d.run_id for d in decisions.all()] == ["a"]
+    assert [d.run_id for d in decisions.read_all()] == ["a"]
 
 
 def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None:
@@ -215,7 +215,7 @@ def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None
     for attempt in (one, two):
         add(decisions, promoted(attempt.run_id[:10], attempt.run_id))
     decisions.rollback("complaints", by="ann")
-    decided = decisions.all()
+    decided = decisions.read_all()
     now = find_serving(decided)
     assert now is not None
     assert now.model == (one.run_id, 1)
@@ -229,7 +229,7 @@ def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None
     )
     assert _explain_no_decision(decided, three, "2026-01-04") == ""
     add(decisions, promoted("2026-01-04", three.run_id))
-    assert find_manual_hold(decisions.all()) is None
+    assert find_manual_hold(decisions.read_all()) is None
 
 
 def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
@@ -237,16 +237,16 @@ def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
     newest = publish(settings, run, "2026-01-02")
     publish(settings, f"{run}-refit", "2026-01-02")
     add(decisions, promoted("2026-01-02", run))
-    assert _explain_no_refit(decisions.all(), run, newest) == ""
+    assert _explain_no_refit(decisions.read_all(), run, newest) == ""
     add(
         decisions,
         replace(
             promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, reference_run_id=run, reference_attempt=1
         ),
     )
-    assert _explain_no_refit(decisions.all(), run, newest) == ""
+    assert _explain_no_refit(decisions.read_all(), run, newest) == ""
     decisions.rollback("it drifts", by="ann")
-    assert "decided by ann" in _explain_no_refit(decisions.all(), run, newest)
+    assert "decided by ann" in _explain_no_refit(decisions.read_all(), run, newest)
 
 
 def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
@@ -308,7 +308,7 @@ def test_a_model_that_is_deleted_meanwhile_is_not_served(settings: Settings, mon
     monkeypatch.setattr(Decisions, "add", add_late)
     with pytest.raises(UserError, match="has just deleted this model; serve another one"):
         decisions.promote(old.run_id, "the old one", by="ann")
-    now = find_serving(decisions.all())
+    now = find_serving(decisions.read_all())
     assert now is not None
     assert now.run_id == "2026-01-02-star"
 

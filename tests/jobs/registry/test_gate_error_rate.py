@@ -13,13 +13,14 @@ from scipy.stats import chi2
 from scipy.stats import t as student
 
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints, draw_weights, find_ties
+from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints, draw_weights
 from star_ctr.features.evaluation.significance import (
     compute_detectable_loss,
     compute_p_below,
     compute_p_count,
     reject_holm,
 )
+from star_ctr.features.evaluation.user_auc import count_wins
 from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 from star_ctr.jobs.registry.decisions import Outcome
 from star_ctr.jobs.registry.gate_checks import ERROR_RATE_SHARES, MIN_BOOTSTRAP_SAMPLES, GateInputs
@@ -180,7 +181,7 @@ class Nights:
 def per_user(user: Ints, score: Floats, label: Any) -> tuple[Ints, Ints, Floats]:
     """Compute number, rows and AUC of the users with both classes."""
     order = np.lexsort((score, user))
-    starts, rows, clicked, wins = find_ties(user[order], score[order], label[order])
+    starts, rows, clicked, wins = count_wins(user[order], score[order], label[order])
     both = (clicked > 0) & (clicked < rows)
     rows, clicked = rows[both], clicked[both]
     return user[order][starts[both]], rows, wins[both] / (2.0 * clicked * (rows - clicked))

@@ -231,7 +231,7 @@ def settings(tmp_path: Path) -> Settings:
 def add(
     decisions: Decisions, ds: str, run_id: str, against: str, outcome: Outcome, reason: str, **more: Any
 ) -> Decision:
-    decided = decisions.all()
+    decided = decisions.read_all()
     decision = Decision(ds, run_id, 1, against, 1 if against else None, outcome, reason, **more)
     decisions.add(decision, decided)
     return decision
@@ -243,7 +243,7 @@ def pointer(settings: Settings) -> str:
 
 def test_decisions_are_appended_and_the_pointer_is_updated(settings: Settings) -> None:
     decisions = Decisions(settings)
-    assert find_serving(decisions.all()) is None
+    assert find_serving(decisions.read_all()) is None
     add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")
     add(decisions, "2026-03-03", "b", "a", Outcome.HELD, "worse")
     assert pointer(settings) == "a"
@@ -261,7 +261,7 @@ def test_decisions_are_appended_and_the_pointer_is_updated(settings: Settings) -
     assert (written["outcome"], written["reason"], written["attempt"]) == ("rolled back", "complaints", 1)
     with pytest.raises(UserError, match="no earlier serving model to roll back to"):
         decisions.rollback("more complaints")
-    history = [(d.run_id, str(d.outcome), d.by) for d in decisions.all()]
+    history = [(d.run_id, str(d.outcome), d.by) for d in decisions.read_all()]
     assert history == [
         ("a", "promoted", "gate"),
         ("b", "held", "gate"),
@@ -277,7 +277,7 @@ def test_a_refit_replaces_the_evaluated_model(settings: Settings) -> None:
     add(decisions, ds, make_refit_run_id(run_id), run_id, Outcome.REFIT, "asked for")
     assert pointer(settings) == make_refit_run_id(run_id)
     assert strip_refit_suffix(make_refit_run_id(run_id)) == strip_refit_suffix(run_id) == run_id
-    found = find_accepted_before(settings, decisions.all(), small_logs.DAYS[3])
+    found = find_accepted_before(settings, decisions.read_all(), small_logs.DAYS[3])
     assert found is not None
     assert found.model == (run_id, 1)
     publish_run(settings, run_id, ds)
@@ -308,8 +308,8 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
     held = (Outcome.REFIT_HELD, "the refit is not served: PCOC 3.00; and more", run_id)
     for _ in range(2):
         assert publish_refit(decisions, refit, ["PCOC 3.00", "and more"]) == held
-        assert (pointer(settings), len(decisions.all())) == (run_id, 2), "the decision is written once"
-    last = decisions.all()[-1]
+        assert (pointer(settings), len(decisions.read_all())) == (run_id, 2), "the decision is written once"
+    last = decisions.read_all()[-1]
     assert (last.run_id, last.reference_run_id, last.outcome, last.reason) == (
         make_refit_run_id(run_id),
         run_id,
@@ -317,7 +317,7 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
     )
     for _ in range(2):
         assert publish_refit(decisions, refit, []) == (Outcome.REFIT, "asked for", make_refit_run_id(run_id))
-        assert (pointer(settings), len(decisions.all())) == (make_refit_run_id(run_id), 3)
+        assert (pointer(settings), len(decisions.read_all())) == (make_refit_run_id(run_id), 3)
     # The refit, retrained on other rows, is broken: the evaluated model replaces it.
     outcome, _, served = publish_refit(decisions, refit, ["PCOC 3.00"])
     assert (outcome, served, pointer(settings)) == (Outcome.ROLLED_BACK, run_id, run_id)

@@ -82,9 +82,9 @@ def test_a_broken_refit_is_not_served(store: WarehouseTables, refit: TrainingJob
     (refit.path / WEIGHTS_FILE).write_bytes(weights)
     path = refit.path / "result.json"
     record = json.loads(path.read_text())
-    first = next(iter(record["probe"]))
-    path.write_text(json.dumps({**record, "probe": {**record["probe"], first: float("nan")}}))
+    first = next(iter(record["sample_scores"]))
+    path.write_text(json.dumps({**record, "sample_scores": {**record["sample_scores"], first: float("nan")}}))
     assert "1 of" in (found := find_failures(store, gate, refit)[0])
     assert "have no finite difference" in found
-    path.write_text(json.dumps({**record, "probe": {}}))
+    path.write_text(json.dumps({**record, "sample_scores": {}}))
     assert "left no sample" in find_failures(store, gate, refit)[0]

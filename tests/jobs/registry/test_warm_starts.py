@@ -61,7 +61,7 @@ def test_accepted_follows_decisions_and_fails_if_the_run_is_gone(warehouse: Path
     names = [finish(settings, ds) for ds in NIGHTS[:2]]
     assert find_start(settings, NIGHTS[2]) is None, "nothing was accepted"
     for ds, name in zip(NIGHTS, names, strict=False):
-        decisions.add(Decision(ds, name, 1, "", None, Outcome.PROMOTED, "made up"), decisions.all())
+        decisions.add(Decision(ds, name, 1, "", None, Outcome.PROMOTED, "made up"), decisions.read_all())
     start = find_start(settings, NIGHTS[2])
     assert start is not None
     assert start.run_id == names[1]

@@ -54,7 +54,9 @@ def test_an_epoch_has_every_row_once_in_single_domain_batches(table: str) -> Non
     batches = list(prefetch(iter_epoch(files, LAYOUT, 64, 200, seed=1, epoch=0)))
     everything = sorted(r.tobytes() for b in batches for r in b.rows.ints)
     assert everything == sorted(
-        read_with_pyarrow(f)[i * LAYOUT.ints * 4 : (i + 1) * LAYOUT.ints * 4] for f in files for i in range(f.rows)
+        read_with_pyarrow(f)[i * LAYOUT.int_count * 4 : (i + 1) * LAYOUT.int_count * 4]
+        for f in files
+        for i in range(f.rows)
     )
     rows = {p: sum(len(b.rows) for b in batches if b.domain == p) for p in (1, 2, 3)}
     assert rows == {1: 700, 2: 150, 3: 1}
@@ -200,7 +202,7 @@ def test_repeated_reads_of_many_small_files_have_every_row_once(tmp_path: Path) 
 
 
 def test_packed_columns_are_unpacked_from_slices_and_chunks() -> None:
-    ints = np.arange(6 * LAYOUT.ints, dtype=np.int32).reshape(6, LAYOUT.ints)
+    ints = np.arange(6 * LAYOUT.int_count, dtype=np.int32).reshape(6, LAYOUT.int_count)
     floats = np.arange(6, dtype=np.float32).reshape(6, 1)
     columns = pack_rows(ints), pack_rows(floats)
     for got, expected in zip(

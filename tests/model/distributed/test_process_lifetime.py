@@ -15,7 +15,7 @@ import pytest
 from star_ctr.model.train import write_job
 from star_ctr.model.training import checkpoint
 from star_ctr.model.training.job import TrainingJob
-from tests.model.synthetic import record, same_model, when, without_dropout
+from tests.model.synthetic import act_at_step, assert_same_model, record, without_dropout
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_a_killed_parent_leaves_no_orphans(group: tuple[TrainingJob, subprocess.
         assert sorted(found.values()) == ["agent", "launcher", "worker", "worker"]
         os.kill(next(pid for pid, k in found.items() if k == kind), signal.SIGKILL)
 
-    when(process, two, 5, kill)
+    act_at_step(process, two, 5, kill)
     process.wait(timeout=30)
     assert wait_for_exit(two) == {}
     loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
@@ -102,7 +102,7 @@ def test_a_killed_parent_leaves_no_orphans(group: tuple[TrainingJob, subprocess.
 
 def test_sigterm_saves_a_checkpoint_and_leaves_no_orphans(group: tuple[TrainingJob, subprocess.Popen[str]]) -> None:
     two, process = group
-    when(process, two, 5, process.terminate)
+    act_at_step(process, two, 5, process.terminate)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "stopped: test: stopped by SIGTERM after saving a checkpoint at step" in stderr
@@ -121,8 +121,8 @@ def test_a_killed_worker_is_replaced(table: str, tmp_path: Path, alone: Training
     def kill() -> None:
         os.kill(next(pid for pid, kind in list_processes(two).items() if kind == "worker"), signal.SIGKILL)
 
-    when(process, two, 5, kill)
+    act_at_step(process, two, 5, kill)
     assert process.wait(timeout=300) == 0
     assert wait_for_exit(two) == {}
-    same_model(alone, two)
+    assert_same_model(alone, two)
     assert record(two)["resumed"]

@@ -24,7 +24,16 @@ from star_ctr.model.training import checkpoint
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
-from tests.model.synthetic import EPOCHS, ROWS, TOLERANCE, record, same_model, same_weights, when, without_dropout
+from tests.model.synthetic import (
+    EPOCHS,
+    ROWS,
+    TOLERANCE,
+    act_at_step,
+    assert_same_model,
+    assert_same_weights,
+    record,
+    without_dropout,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +75,7 @@ def kill(process: subprocess.Popen[bytes], j: TrainingJob) -> None:
 def test_two_processes_train_the_same_model_as_one(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     two = without_dropout(table, tmp_path, processes=2)
     launch(two)
-    same_model(alone, two)
+    assert_same_model(alone, two)
     assert (record(two)["processes"], record(two)["tables"]) == (2, "one copy for all processes")
 
 
@@ -74,7 +83,7 @@ def test_training_waits_for_processes_that_update_or_save_late(table: str, tmp_p
     one, two = (without_dropout(table, tmp_path / str(n), processes=n, ema_decay=0.99) for n in (1, 2))
     train(one)
     torch.multiprocessing.start_processes(_train_late, (two, str(tmp_path / "store")), nprocs=2, start_method="spawn")
-    same_model(one, two)
+    assert_same_model(one, two)
     # The last checkpoint was saved before the EMA replaced the weights.
     tensors_of_two, tensors_of_one = (_load_last_checkpoint(j) for j in (two, one))
     tables = [name for name in tensors_of_one if name.startswith("model/inputs.tables.")]
@@ -126,7 +135,7 @@ def test_two_processes_train_the_same_model_as_one_on_mixed_batches(
     )
     train(one)
     launch(two)
-    same_model(one, two)
+    assert_same_model(one, two)
 
 
 def test_sharded_tables_train_the_same_model_as_replicated_tables(
@@ -134,7 +143,7 @@ def test_sharded_tables_train_the_same_model_as_replicated_tables(
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables="sharded")
     launch(two)
-    same_model(alone, two)
+    assert_same_model(alone, two)
     assert record(two)["tables"] == "sharded"
 
 
@@ -145,10 +154,10 @@ def test_two_killed_processes_resume_as_one_and_as_three(
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables=tables)
     process = group(two, "--standalone", "--nproc-per-node=2")
-    when(process, two, 5, lambda: kill(process, two))
+    act_at_step(process, two, 5, lambda: kill(process, two))
     other = without_dropout(table, tmp_path, processes=processes, tables=tables)
     launch(other, must_resume=True)
-    same_model(alone, other)
+    assert_same_model(alone, other)
     assert record(other)["resumed"]
 
 
@@ -157,9 +166,9 @@ def test_a_lost_process_restarts_the_group_from_the_last_checkpoint(
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2)
     process = group(two, "--standalone", "--nproc-per-node=2", "--max-restarts=2")
-    when(process, two, 5, lambda: os.kill(workers(two)[-1], signal.SIGKILL))
+    act_at_step(process, two, 5, lambda: os.kill(workers(two)[-1], signal.SIGKILL))
     assert process.wait(timeout=300) == 0
-    same_model(alone, two)
+    assert_same_model(alone, two)
     assert record(two)["resumed"]
 
 
@@ -182,7 +191,7 @@ def launch_on_two_nodes(j: TrainingJob) -> None:
 def test_two_nodes_train_the_same_model_as_one_process(table: str, tmp_path: Path, alone: TrainingJob) -> None:
     two = without_dropout(table, tmp_path, processes=2)
     launch_on_two_nodes(two)
-    same_model(alone, two)
+    assert_same_model(alone, two)
 
 
 def test_two_nodes_with_one_batch_each_train_the_same_model_as_two_processes_on_one_node(
@@ -191,7 +200,7 @@ def test_two_nodes_with_one_batch_each_train_the_same_model_as_two_processes_on_
     nodes, one = (without_dropout(table, tmp_path / n, processes=2, parallel="batches") for n in ("nodes", "one"))
     launch_on_two_nodes(nodes)
     launch(one)
-    same_weights(one, nodes)
+    assert_same_weights(one, nodes)
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
@@ -220,7 +229,7 @@ def test_parallel_batches_train_the_same_model_as_summed_gradients(table: str, t
     assert one.steps % 2 == 1, "in the last step, the second process must have no batch"
     one.finish()
     export(one.model, one.job.model, one.job.layout, one.job.path)
-    same_weights(one.job, two)
+    assert_same_weights(one.job, two)
     assert record(two)["rows"] == {d: 3 * n for d, n in ROWS.items()}
 
 
@@ -230,7 +239,7 @@ def test_parallel_batches_lose_no_row_with_another_number_of_processes(
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, parallel="batches")
     process = group(two, "--standalone", "--nproc-per-node=2")
-    when(process, two, 5, lambda: kill(process, two))
+    act_at_step(process, two, 5, lambda: kill(process, two))
     other = without_dropout(table, tmp_path, processes=processes, parallel="batches")
     launch(other, must_resume=True)
     assert record(other)["resumed"]

@@ -121,7 +121,7 @@ def test_entries_are_grouped_by_row_for_any_table_size(ids: list[int], size: int
     rows = torch.tensor(ids, dtype=torch.long) * (size // 31)
     groups = group_rows(rows, size)
     assert groups.rows.tolist() == sorted(set(rows.tolist()))
-    assert groups.rows[groups.places()].equal(rows)
+    assert groups.rows[groups.compute_inverse()].equal(rows)
     value_index = torch.arange(len(ids)) // 2  # two entries share a value
     values = torch.from_numpy(RNG.normal(size=(len(ids) // 2 + 1, 3)))
     expected = np.zeros((31, 3))

@@ -11,9 +11,9 @@ import torch
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.data.batches import iter_epoch
 from star_ctr.model.data.reader import list_live_files
-from star_ctr.model.export import Predictor
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.parity_sample import read_sample
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import ALL, LAYOUT, ROWS, job
@@ -35,7 +35,7 @@ def test_every_model_trains_and_its_export_has_the_same_scores(
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     predictor = Predictor(j.path)
     together = predictor.predict(rows.ints, rows.floats, rows.domain)
-    assert np.abs(together - np.array([record["probe"][i] for i in ids])).max() < 1e-5
+    assert np.abs(together - np.array([record["sample_scores"][i] for i in ids])).max() < 1e-5
     order = np.random.default_rng(0).permutation(len(ids))
     shuffled = predictor.predict(rows.ints[order], rows.floats[order], rows.domain[order])
     assert np.abs(shuffled - together[order]).max() < 1e-5
@@ -75,8 +75,8 @@ def test_a_step_of_shared_bottom_does_not_change_the_networks_of_other_domains(t
 def test_scores_in_evaluation_do_not_depend_on_the_batch(table: str) -> None:
     for name in ALL:
         model = MultiDomainModel(LAYOUT, ModelSettings(name=name, layers=[8], dim=4)).eval()  # type: ignore[arg-type]
-        ints = torch.randint(0, 30, (9, LAYOUT.ints), dtype=torch.int32) % 5
-        floats, domains = torch.randn(9, LAYOUT.floats), torch.tensor([1, 2, 3, 1, 2, 3, 1, 2, 0])
+        ints = torch.randint(0, 30, (9, LAYOUT.int_count), dtype=torch.int32) % 5
+        floats, domains = torch.randn(9, LAYOUT.float_count), torch.tensor([1, 2, 3, 1, 2, 3, 1, 2, 0])
         whole = model.predict(ints, floats, domains)
         alone = torch.cat([model.predict(ints[i : i + 1], floats[i : i + 1], domains[i : i + 1]) for i in range(9)])
         torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
@@ -94,7 +94,7 @@ def test_attention_pooling_trains_and_its_export_has_the_same_scores(table: str,
     record = train(j)
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
-    assert np.abs(scores - np.array([record["probe"][i] for i in ids])).max() < 1e-5
+    assert np.abs(scores - np.array([record["sample_scores"][i] for i in ids])).max() < 1e-5
     alone = [
         Predictor(j.path).predict(*(a[k : k + 1] for a in (rows.ints, rows.floats, rows.domain))) for k in range(5)
     ]

@@ -19,7 +19,7 @@ from star_ctr.model.data.reader import Rows
 from star_ctr.model.train import make_callbacks
 from star_ctr.model.training import checkpoint, trainer_state
 from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
-from star_ctr.model.training.callbacks.checkpoints import Checkpoints, StoppedError
+from star_ctr.model.training.callbacks.checkpoints_and_sigterm import Checkpoints, StoppedError
 from star_ctr.model.training.callbacks.record import ShuffleQuality
 from star_ctr.model.training.callbacks.scalars import MLflow, TensorBoard
 from star_ctr.model.training.run import train
@@ -88,7 +88,7 @@ def test_the_record_contains_throughput_and_shuffle_quality(table: str, tmp_path
     record = train(job(table, tmp_path))
     assert record["rows_per_second"] > 0
     assert 0 <= record["waiting_share"] <= 1
-    assert 0 < record["mixing"] <= 1.2
+    assert 0 < record["shuffle_quality"] <= 1.2
 
 
 def test_mixing_is_one_for_a_full_shuffle_and_zero_for_sequential_files() -> None:
@@ -155,13 +155,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(table: str, tmp_pat
     assert trainer_state.resume(rewritten)
     assert rewritten.step == 3
     tensors.write_bytes(content)
-    (newest / "place.json").write_text("")
+    (newest / "progress.json").write_text("")
     again = Trainer(training)
     assert trainer_state.resume(again)
     assert again.step == 2
 
     # Both are damaged: the training starts from scratch, and its checkpoints are kept, although their steps are lower.
-    (before / "place.json").write_text("")
+    (before / "progress.json").write_text("")
     again = Trainer(training)
     assert not trainer_state.resume(again)
     again.train_step([next(iter(again._iter_batches()))])

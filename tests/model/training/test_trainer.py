@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batches import iter_epoch
 from star_ctr.model.data.reader import concat_rows, list_live_files, read_files
-from star_ctr.model.export import Predictor
+from star_ctr.model.predictor import Predictor
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
-from tests.model.synthetic import LAYOUT, ROWS, job, when, without_dropout
+from tests.model.synthetic import LAYOUT, ROWS, act_at_step, job, without_dropout
 
 
 def hash_weights(job: TrainingJob) -> str:
@@ -99,15 +99,15 @@ def test_domain_weights_have_a_separate_rate_and_decay_towards_the_shared_model(
 def test_scores_do_not_depend_on_the_batch(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path)
     record = train(j)
-    probe = record["probe"]
-    assert len(probe) == 27  # the first test file of each domain
+    sample_scores = record["sample_scores"]
+    assert len(sample_scores) == 27  # the first test file of each domain
     from star_ctr.model.parity_sample import read_sample
 
     ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
     domains = rows.domain
     predictor = Predictor(j.path)
     scores = predictor.predict(rows.ints, rows.floats, domains)
-    trainer_scores = np.array([probe[i] for i in ids])
+    trainer_scores = np.array([sample_scores[i] for i in ids])
     assert np.abs(scores - trainer_scores).max() < 1e-5
     order = np.random.default_rng(0).permutation(len(ids))
     shuffled = predictor.predict(rows.ints[order], rows.floats[order], domains[order])
@@ -180,15 +180,15 @@ def test_a_killed_and_resumed_training_has_the_same_bits(table: str, tmp_path: P
     whole = train(uninterrupted)
     killed = job(table, tmp_path / "killed", **settings)
     process = subprocess.Popen([sys.executable, "-c", RUN, str(write_job(killed))], stderr=subprocess.DEVNULL)
-    when(process, killed, wait_for_step, process.kill)
+    act_at_step(process, killed, wait_for_step, process.kill)
     process.wait()
     assert process.returncode == -signal.SIGKILL, "the training finished before it was killed"
     record = train(killed)
     assert record["resumed"]
     assert hash_weights(killed) == hash_weights(uninterrupted)
     assert record["rows"] == {d: 12 * n for d, n in ROWS.items()}
-    assert {k: record[k] for k in ("curve", "mixing", "rows", "steps")} == {
-        k: whole[k] for k in ("curve", "mixing", "rows", "steps")
+    assert {k: record[k] for k in ("curve", "shuffle_quality", "rows", "steps")} == {
+        k: whole[k] for k in ("curve", "shuffle_quality", "rows", "steps")
     }, "the record covers the whole training"
 
 

@@ -22,7 +22,7 @@ from star_ctr.model.training.job import TrainingJob, WarmStart
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.warm_start import start_from_run
-from tests.model.synthetic import LAYOUT, job, record, same_weights, version_of, write_split
+from tests.model.synthetic import LAYOUT, assert_same_weights, job, record, version_of, write_split
 
 BEFORE = {"user": [f"u{i}" for i in range(48)], "item": [f"i{i}" for i in range(28)]}
 NOW = {
@@ -325,5 +325,5 @@ def test_sharded_tables_start_like_replicated_ones(before: TrainingJob, split: P
     )
     launch(whole)
     launch(shared)
-    same_weights(whole, shared)
+    assert_same_weights(whole, shared)
     assert record(shared)["start"] == record(whole)["start"]

@@ -19,19 +19,19 @@ from star_ctr.workflows.report.data import collect
 from star_ctr.workflows.report.headline import render_headline
 from star_ctr.workflows.report.page import render
 from tests.published import publish
-from tests.workflows.made_nights import DOMAINS, NIGHTS, MadeNights
+from tests.workflows.synthetic_nights import DOMAINS, NIGHTS, SyntheticNights
 
 LAST, BEFORE = NIGHTS[-1], NIGHTS[-2]
 
 
 @pytest.fixture
-def warehouse(tmp_path: Path) -> MadeNights:
-    return MadeNights(tmp_path)
+def warehouse(tmp_path: Path) -> SyntheticNights:
+    return SyntheticNights(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    warehouse = MadeNights(tmp_path_factory.mktemp("nights"))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SyntheticNights:
+    warehouse = SyntheticNights(tmp_path_factory.mktemp("nights"))
     warehouse.nights()
     return warehouse
 
@@ -56,25 +56,25 @@ def words(part: str) -> str:
     return re.sub(r"\s+", " ", " ".join(Text(part).words)).strip()
 
 
-def test_the_report_shows_the_newest_night_of_its_settings(whole: MadeNights) -> None:
+def test_the_report_shows_the_newest_night_of_its_settings(whole: SyntheticNights) -> None:
     data = collect(whole.settings)
-    assert (data.ds, data.before, list(data.nights)) == (LAST, BEFORE, list(NIGHTS))
-    assert set(data.now) == {*DOMAINS, OVERALL}
+    assert (data.ds, data.previous_night, list(data.nights)) == (LAST, BEFORE, list(NIGHTS))
+    assert set(data.metrics) == {*DOMAINS, OVERALL}
     assert [night[OVERALL]["run_id"] for night in data.nights.values()] == [whole.run(ds) for ds in NIGHTS]
-    assert data.beside["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
+    assert data.serving_metrics["home"]["run_id"] == f"{whole.run(NIGHTS[0])}@{LAST}"
     assert {r["reference_run_id"] for r in data.differences.values()} == {f"{whole.run(NIGHTS[0])}@{LAST}"}
     assert collect(whole.settings, NIGHTS[1]).ds == NIGHTS[1]
     assert list(collect(whole.settings, NIGHTS[1]).nights) == list(NIGHTS[:2]), "later nights are not shown"
 
 
-def test_runs_of_other_settings_are_ignored(warehouse: MadeNights) -> None:
+def test_runs_of_other_settings_are_ignored(warehouse: SyntheticNights) -> None:
     warehouse.metrics(BEFORE)
     warehouse.metrics(LAST, f"{LAST}-star-pn-aux-s1-{collect(warehouse.settings).settings_hash}")
     data = collect(warehouse.settings)
     assert (data.ds, list(data.nights)) == (BEFORE, [BEFORE])
 
 
-def test_metrics_are_shown_with_their_changes(warehouse: MadeNights) -> None:
+def test_metrics_are_shown_with_their_changes(warehouse: SyntheticNights) -> None:
     warehouse.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, rows=1000, clicks=40)
     warehouse.metrics(
         LAST, gauc=0.6234, auc=0.71, pcoc=0.9, log_loss=0.14, rows=1234, clicks=40, gauc_low=0.62, gauc_high=0.65
@@ -95,14 +95,14 @@ def test_metrics_are_shown_with_their_changes(warehouse: MadeNights) -> None:
     assert "0.1400 ▼ 0.0100 1,234 ▲ 234 40 ± 0" in table
 
 
-def test_missing_intervals_and_metrics_are_not_shown(warehouse: MadeNights) -> None:
+def test_missing_intervals_and_metrics_are_not_shown(warehouse: SyntheticNights) -> None:
     warehouse.intervals = False
     warehouse.metrics(BEFORE)
     warehouse.metrics(LAST)
     page = render(collect(warehouse.settings), "")
     assert " to 0." not in words(page)
     assert 'class="band"' not in page
-    nulls = MadeNights(warehouse.folder / "nulls")
+    nulls = SyntheticNights(warehouse.folder / "nulls")
     ends = {f"{m}_{e}": None for m in ("auc", "gauc") for e in ("low", "high")}
     nulls.metrics(LAST, gauc=None, auc=None, pcoc=float("nan"), **ends)
     page = render(collect(nulls.settings), "")
@@ -124,7 +124,7 @@ def test_missing_intervals_and_metrics_are_not_shown(warehouse: MadeNights) -> N
         (Outcome.PROMOTED_MANUALLY, "good", "Promoted manually Because."),
     ],
 )
-def test_the_decision_is_described(warehouse: MadeNights, outcome: Outcome, kind: str, text: str) -> None:
+def test_the_decision_is_described(warehouse: SyntheticNights, outcome: Outcome, kind: str, text: str) -> None:
     warehouse.metrics(LAST)
     assert '<header class="none">' in render_headline(collect(warehouse.settings))
     assert "No decision" in render_headline(collect(warehouse.settings))
@@ -134,7 +134,7 @@ def test_the_decision_is_described(warehouse: MadeNights, outcome: Outcome, kind
     assert text in words(top)
 
 
-def test_a_rollback_is_shown_in_the_reports_of_both_nights(warehouse: MadeNights) -> None:
+def test_a_rollback_is_shown_in_the_reports_of_both_nights(warehouse: SyntheticNights) -> None:
     for ds in (BEFORE, LAST):
         warehouse.metrics(ds)
         warehouse.decide(ds, Outcome.PROMOTED, "better")
@@ -147,7 +147,7 @@ def test_a_rollback_is_shown_in_the_reports_of_both_nights(warehouse: MadeNights
     assert "Served now: this night’s model" in before
 
 
-def test_the_ledger_shows_rows_and_reasons(whole: MadeNights) -> None:
+def test_the_ledger_shows_rows_and_reasons(whole: SyntheticNights) -> None:
     kept = words(night.render_ledger(collect(whole.settings)))
     sizes = [int(24_000 / (k + 1) ** 1.3) for k in range(len(DOMAINS))]
     out, left_out = sum(sizes), sum(20 + k + 3 for k in range(len(DOMAINS)))
@@ -159,7 +159,7 @@ def test_the_ledger_shows_rows_and_reasons(whole: MadeNights) -> None:
     assert "than rows out of the previous step" not in kept
 
 
-def test_rows_that_vanish_between_two_steps_are_shown(warehouse: MadeNights) -> None:
+def test_rows_that_vanish_between_two_steps_are_shown(warehouse: SyntheticNights) -> None:
     warehouse.metrics(LAST)
     run = warehouse.run(LAST)
     steps = [("data", "split.test", 100), (run, "score", 98), (run, "evaluate", 98)]
@@ -173,11 +173,11 @@ def test_rows_that_vanish_between_two_steps_are_shown(warehouse: MadeNights) -> 
     )
 
 
-def test_durations_states_and_failed_steps_are_shown(warehouse: MadeNights) -> None:
+def test_durations_states_and_failed_steps_are_shown(warehouse: SyntheticNights) -> None:
     warehouse.nights()
     data = collect(warehouse.settings)
     assert "alarms" not in render_headline(data)
-    assert all(row["state"] == "done" for row in data.standing)
+    assert all(row["state"] == "done" for row in data.step_states)
     chart = night.render_durations(data)
     assert chart.count("<rect") == 7 * len(NIGHTS)
     seconds = next(e.seconds for e in warehouse.entries if (e.ds, e.step) == (LAST, "train"))
@@ -190,7 +190,7 @@ def test_durations_states_and_failed_steps_are_shown(warehouse: MadeNights) -> N
     assert "This night has no metrics." in render_headline(collect(warehouse.settings, "2026-01-09"))
 
 
-def test_the_record_shows_the_inputs_of_the_run(warehouse: MadeNights) -> None:
+def test_the_record_shows_the_inputs_of_the_run(warehouse: SyntheticNights) -> None:
     warehouse.metrics(LAST)
     warehouse.record(LAST, start="2026-01-07-star")
     data = collect(warehouse.settings)
@@ -207,7 +207,7 @@ def test_the_record_shows_the_inputs_of_the_run(warehouse: MadeNights) -> None:
     assert "12,074" in words(night.render_training(data))
 
 
-def test_a_single_night_is_reported_without_other_data(warehouse: MadeNights) -> None:
+def test_a_single_night_is_reported_without_other_data(warehouse: SyntheticNights) -> None:
     warehouse.metrics(LAST)
     text = words(render(collect(warehouse.settings), "star-ctr report"))
     for sentence in (
@@ -223,7 +223,7 @@ def test_a_single_night_is_reported_without_other_data(warehouse: MadeNights) ->
         assert sentence in text
 
 
-def test_a_missing_night_is_rejected_with_the_available_nights(warehouse: MadeNights) -> None:
+def test_a_missing_night_is_rejected_with_the_available_nights(warehouse: SyntheticNights) -> None:
     with pytest.raises(DataError, match="no metrics of any night.*run `star-ctr nightly`"):
         collect(warehouse.settings)
     warehouse.metrics(LAST)
@@ -233,7 +233,7 @@ def test_a_missing_night_is_rejected_with_the_available_nights(warehouse: MadeNi
         collect(warehouse.settings, BEFORE)
 
 
-def test_names_are_escaped_and_no_external_resources_are_loaded(whole: MadeNights) -> None:
+def test_names_are_escaped_and_no_external_resources_are_loaded(whole: SyntheticNights) -> None:
     page = Text(render(collect(whole.settings), "star-ctr report --conf '<b>'"))
     assert "script" not in {tag for tag, _ in page.tags}
     assert html.unescape(DOMAINS[3]) in page.words
@@ -244,7 +244,7 @@ def test_names_are_escaped_and_no_external_resources_are_loaded(whole: MadeNight
     assert not re.search(r"url\(|@import|https?://", " ".join(page.words))
 
 
-def test_the_command_needs_no_spark(whole: MadeNights, tmp_path: Path) -> None:
+def test_the_command_needs_no_spark(whole: SyntheticNights, tmp_path: Path) -> None:
     file = tmp_path / "of" / "today.html"
     code = (
         "import sys; from star_ctr.workflows.cli import app\n"

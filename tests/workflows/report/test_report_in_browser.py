@@ -13,7 +13,7 @@ import pytest
 
 from star_ctr.workflows.report.data import collect
 from star_ctr.workflows.report.page import render
-from tests.workflows.made_nights import NIGHTS, MadeNights
+from tests.workflows.synthetic_nights import NIGHTS, SyntheticNights
 
 BROWSER = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (Debian: apt-get install chromium)")
@@ -64,15 +64,15 @@ def is_light(colour: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    warehouse = MadeNights(tmp_path_factory.mktemp("nights"))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SyntheticNights:
+    warehouse = SyntheticNights(tmp_path_factory.mktemp("nights"))
     warehouse.nights()
     warehouse.step("2026-01-09", "ingest", "failed", error="x" * 500)
     return warehouse
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_the_report_fits_a_phone(whole: MadeNights, tmp_path: Path, dark: bool) -> None:
+def test_the_report_fits_a_phone(whole: SyntheticNights, tmp_path: Path, dark: bool) -> None:
     result, console = open_page(render(collect(whole.settings), "star-ctr report " + "x" * 200), tmp_path, dark)
     assert console == []
     assert result["fetched"] == []
@@ -88,7 +88,7 @@ def test_the_report_fits_a_phone(whole: MadeNights, tmp_path: Path, dark: bool) 
 
 
 def test_the_report_of_a_single_night_fits_a_phone(tmp_path: Path) -> None:
-    warehouse = MadeNights(tmp_path / "lone")
+    warehouse = SyntheticNights(tmp_path / "lone")
     warehouse.metrics(NIGHTS[0])
     warehouse.ledger(NIGHTS[0])
     result, console = open_page(
@@ -98,7 +98,7 @@ def test_the_report_of_a_single_night_fits_a_phone(tmp_path: Path) -> None:
     assert result["needed"] <= result["width"]
 
 
-def test_the_browser_detects_overflow_and_requests(whole: MadeNights, tmp_path: Path) -> None:
+def test_the_browser_detects_overflow_and_requests(whole: SyntheticNights, tmp_path: Path) -> None:
     page = render(collect(whole.settings), "")
     bad = page.replace("</main>", '<p style="width:500px">wide</p><img src="http://127.0.0.1:9/x.png"></main>')
     result, console = open_page(bad, tmp_path)

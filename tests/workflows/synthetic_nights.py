@@ -32,7 +32,7 @@ SECONDS = {
 
 
 @dataclass
-class MadeNights:
+class SyntheticNights:
     """Writes tables in `folder` as nights would; all numbers are drawn from one seed."""
 
     folder: Path
@@ -123,7 +123,7 @@ class MadeNights:
             "run_id": self.run(ds), "ds": ds, "seed": 0, "versions": {"split": 7, "vocabularies": 7}, "code": "2025f21f9507d035",
             "settings": self.settings.model_dump(mode="json"), "processes": 1, "threads": 1, "device": "cpu", "torch": "2.12.1", "parameters": 681_299,
             "steps": 3500, "resumed": False, "start": start and {"run_id": start, "optimizer": "kept"}, "seconds": 81.2, "rows_per_second": 12_073.8,
-            "waiting_share": 0.0369, "mixing": 0.93, "rows": dict.fromkeys(self.domains, 10_000), "curve": [[35 * (k + 1), round(float(v), 6)] for k, v in enumerate(losses)],
+            "waiting_share": 0.0369, "shuffle_quality": 0.93, "rows": dict.fromkeys(self.domains, 10_000), "curve": [[35 * (k + 1), round(float(v), 6)] for k, v in enumerate(losses)],
         }  # fmt: skip
         self.write(
             "runs",
@@ -140,7 +140,7 @@ class MadeNights:
 
     def step(self, ds: str, step: str, state: str = "done", error: str = "") -> None:
         """Add an entry to the journal, with the inputs that the step would have now."""
-        staleness = Staleness(self.settings, self.entries, busy=True, decisions=Decisions(self.settings).all())
+        staleness = Staleness(self.settings, self.entries, busy=True, decisions=Decisions(self.settings).read_all())
         at = dt.datetime(2026, 1, 9, tzinfo=dt.UTC) + dt.timedelta(minutes=next(self._clock))
         seconds = SECONDS[step] * float(self.rng.uniform(0.85, 1.3)) if state != "running" else None
         entry = Entry(
@@ -158,7 +158,7 @@ class MadeNights:
 
     def decide(self, ds: str, outcome: Outcome, reason: str, by: str = "gate") -> None:
         decisions = Decisions(self.settings)
-        decided = decisions.all()
+        decided = decisions.read_all()
         now = find_serving(decided)
         against = now.model if now else ("", None)
         decisions.add(Decision(ds, self.run(ds), 1, *against, outcome, reason, by), decided)
@@ -166,7 +166,7 @@ class MadeNights:
     def nights(self, nights: Sequence[str] = NIGHTS) -> None:
         """Write complete nights with decisions of the gate: the first and the last are promoted, the others are held."""
         for ds in nights:
-            now = find_serving(Decisions(self.settings).all())
+            now = find_serving(Decisions(self.settings).read_all())
             self.metrics(ds)
             self.ledger(ds)
             self.record(ds)

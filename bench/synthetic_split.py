@@ -72,7 +72,7 @@ def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
     """Append `n` rows of domain number `p` as one file; `start` is the number of rows of the domain before it."""
     rng = np.random.default_rng([p, start])
     # Zipf's law: the k-th id is 1 / k times as frequent as the first one.
-    ints = np.exp(rng.uniform(np.log(2), np.log(layout.embeddings["f0"]), (n, layout.ints))).astype(np.int32)
+    ints = np.exp(rng.uniform(np.log(2), np.log(layout.embeddings["f0"]), (n, layout.int_count))).astype(np.int32)
     for sequence, offset in layout.iter_sequence_offsets():
         length = rng.integers(0, LENGTH + 1, n)
         ints[:, offset] = length

@@ -1,0 +1,61 @@
+"""Prediction with an exported model.
+
+The predictor uses the inference form of the trainer's model (`fold_for_inference`), not a second implementation of the
+paper's equations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
+from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.files import hash_file
+from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.model.export import read_weights
+from star_ctr.model.models.multi_domain import MultiDomainModel
+
+
+class Predictor:
+    """An exported model that predicts rows of any domains on the CPU.
+
+    Args:
+        folder: The folder of the exported model.
+        files: The expected SHA-256 of files in the folder, by name.
+
+    Raises:
+        DataError: A file differs from its hash, or weights are not finite.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
+        for name, digest in (files or {}).items():
+            if hash_file(folder / name) != digest:
+                raise DataError(f"{folder / name}: differs from the record of the training; restore the file")
+        self.layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
+        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
+            settings = ModelSettings.model_validate_json(file.metadata()["model"])
+        with torch.device("meta"):  # create only the structure; the weights are loaded below
+            self.model = MultiDomainModel(self.layout, settings).fold_for_inference()
+        self.model.load_state_dict(read_weights(folder), assign=True)
+
+    def predict(
+        self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float32]:
+        """Predict the CTR of encoded rows.
+
+        Args:
+            ints: (n, I) integers of the rows.
+            floats: (n, N) numbers of the rows.
+            domains: (n,) domain numbers of the layout; 0 for unknown domains.
+
+        Returns:
+            (n,) predicted CTR.
+        """
+        return self.model.predict(*(torch.from_numpy(a.copy()) for a in (ints, floats, domains))).numpy()
