@@ -33,7 +33,7 @@ BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for
 
 
 class Case(NamedTuple):
-    """A training to measure.
+    """A training run to measure.
 
     Attributes:
         batch_size: Rows per batch.
@@ -88,7 +88,7 @@ def train_under_load(job: TrainingJob, loops: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, case: Case, turns: int) -> dict[str, Any]:
-    """Alternate trainings without and with load, and return the entry of bench.json."""
+    """Alternate training runs without and with load, and return the entry of bench.json."""
     job = make_job(
         folder, case.rows, domains=4, model=case.model, batch_size=case.batch_size, window_rows=16_384,
         norm_statistics_rows=0, minutes=1000.0,
@@ -115,7 +115,7 @@ def run(turns: int = 3) -> list[dict[str, Any]]:
     """Return the entries of bench.json, one per batch size.
 
     Args:
-        turns: The number of pairs of trainings, without and with load.
+        turns: The number of pairs of training runs, without and with load.
     """
     with tempfile.TemporaryDirectory() as name, restrict_cores(2):
         return [measure(Path(name), case, turns) for case in CASES]
@@ -123,7 +123,7 @@ def run(turns: int = 3) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3, help="number of trainings without and with load each")
+    parser.add_argument("--turns", type=int, default=3, help="number of training runs without and with load each")
     for result in run(parser.parse_args().turns):
         print(json.dumps(result, indent=1))
 

@@ -78,7 +78,7 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
         conf: The name or path of the configuration.
         overrides: Overrides of settings as `key=value`.
         night: The night as YYYY-MM-DD.
-        seed: The seed of the training.
+        seed: The seed of the training run.
     """
     logging.disable(logging.WARNING)
     settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.runtime.tensorboard=false"])
@@ -128,7 +128,7 @@ def main() -> None:
         "--jobs",
         type=int,
         default=1,
-        help="number of parallel trainings; if there are several, each uses one thread",
+        help="number of parallel training runs; if there are several, each uses one thread",
     )
     parser.add_argument("--json", default="build/choose.json", help="file for the results")
     arguments = parser.parse_args()

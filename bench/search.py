@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--nights", required=True, help="nights, separated by commas")
     parser.add_argument("--trials", type=int, default=6, help="number of settings to try per model")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds per trial and night")
-    parser.add_argument("--jobs", type=int, help="number of parallel trainings; default: the number of cores")
+    parser.add_argument("--jobs", type=int, help="number of parallel training runs; default: the number of cores")
     parser.add_argument("--json", default="build/search.json", help="file for the results")
     arguments = parser.parse_args()
     trials = draw_trials(arguments.trials, SPACE)

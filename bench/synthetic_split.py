@@ -46,7 +46,7 @@ def make_job(
     """Return a training job on a split of random rows. The first call writes the split.
 
     Args:
-        folder: The folder for the split and the training.
+        folder: The folder for the split and the training run.
         rows: The approximate number of rows.
         domains: The number of domains.
         model: Settings of the model.

@@ -1,7 +1,7 @@
 """Benchmark: the trainer.
 
-Measures training steps with large embedding tables, training with two processes, and whether a training that was killed
-and resumed gives the same weights.
+Measures training steps with large embedding tables, training with two processes, and whether a training run that was
+killed and resumed gives the same weights.
 
     python bench/training.py [--kills 20]
 """
@@ -35,8 +35,8 @@ from star_ctr.model.training.trainer import Trainer
 PAIRED = 800_000
 """Number of rows in the comparison of one and two processes.
 
-A training takes half a minute, so that its start and end have little effect: the time to fill the first windows, and
-the short last batches of the domains, for which two processes wait.
+A training run takes half a minute, so that its start and end have little effect: the time to fill the first windows,
+and the short last batches of the domains, for which two processes wait.
 """
 DISTINCT = 20_000
 """Number of distinct ids in batches, for all table sizes."""
@@ -117,7 +117,7 @@ def measure_two_processes(folder: Path) -> dict[str, Any]:
     """Compare two processes on two cores with one process on one core.
 
     The goal applies to two processes with one batch each. They are measured in three turns. Each turn also measures one
-    other way to use two processes. Rates are relative to the mean of the trainings of one process before and after.
+    other way to use two processes. Rates are relative to the mean of the training runs of one process before and after.
     """
     cores = sorted(os.sched_getaffinity(0))[:2]
 
@@ -146,11 +146,11 @@ def measure_two_processes(folder: Path) -> dict[str, Any]:
 
 
 def measure_resume(folder: Path, kills: int) -> dict[str, Any]:
-    """Kill trainings at random times, resume them, and count those with the same weights, bit for bit.
+    """Kill training runs at random times, resume them, and count those with the same weights, bit for bit.
 
     Args:
-        folder: The folder for the split and the trainings.
-        kills: The number of trainings to kill.
+        folder: The folder for the split and the training runs.
+        kills: The number of training runs to kill.
     """
     settings: dict[str, Any] = {"minutes": 0.005, "epochs": 3, "threads": 1, "batch_size": 500}
     undisturbed = make_job(folder, 20_000, **settings)
@@ -171,7 +171,7 @@ def measure_resume(folder: Path, kills: int) -> dict[str, Any]:
         resumed += bool(json.loads((job.path / "result.json").read_text())["resumed"])
     return make_entry(
         "resume_after_kill", same, f"of {kills} with equal weights", kills,
-        f"kill -9 at a random time within {whole:.0f} s; {resumed} trainings resumed from a checkpoint", least=True,
+        f"kill -9 at a random time within {whole:.0f} s; {resumed} training runs resumed from a checkpoint", least=True,
     )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def run(kills: int = 20) -> list[dict[str, Any]]:
     """Return the entries of bench.json.
 
     Args:
-        kills: The number of trainings to kill.
+        kills: The number of training runs to kill.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -188,7 +188,7 @@ def run(kills: int = 20) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="number of trainings to kill")
+    parser.add_argument("--kills", type=int, default=20, help="number of training runs to kill")
     for result in run(parser.parse_args().kills):
         print(json.dumps(result, indent=1))
 

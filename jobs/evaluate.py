@@ -40,7 +40,7 @@ class ScoredRun(NamedTuple):
         attempt: The attempt that the scores are from; None for imported scores of other systems.
         ds: The night.
         model: The name of the model with its variant, for example `star-pn-aux`.
-        seed: The seed of the training.
+        seed: The training seed.
     """
 
     run_id: str

@@ -64,7 +64,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         serving_run = serving.run_id if serving else "none"
         return {"run_id": candidate, "outcome": "nothing to refit", "reason": reason, "serving": serving_run}
     promoted = next(d for d in reversed(list_accepted(earlier)) if d.run_id == candidate)
-    # Do not write an unchanged split again: a new version would start the training over.
+    # Do not write an unchanged split again: a new version would start training over.
     if not is_written(settings, store, ds, REFIT_TABLES):
         split.write_split(settings, spark, ds, REFIT_TABLES)
     job = make_job(settings, store, ds, pin_versions(store, ds, REFIT_TABLES))

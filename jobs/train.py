@@ -103,7 +103,7 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
 
 
 def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
-    """Raise `UserError` if there is no training of this job to resume. The message lists what has changed."""
+    """Raise `UserError` if there is no training run of this job to resume. The message lists what has changed."""
     if job.path.exists():
         return
     attempts = list_attempts(warehouse, job.run_id)
@@ -111,7 +111,7 @@ def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
         raise UserError(f"{job.path}: no checkpoint to resume from; train without --resume")
     changed = list_changes(read_job(attempts[-1]).identity(), job.identity())
     raise UserError(
-        f"{attempts[-1].folder}: changed since this training: {'; '.join(changed) or 'its files'}. Set it back, or "
+        f"{attempts[-1].folder}: changed since this attempt: {'; '.join(changed) or 'its files'}. Set it back, or "
         "train without --resume"
     )
 
@@ -151,7 +151,7 @@ def count_split_rows(store: WarehouseTables, job: TrainingJob, part: str) -> lis
 
 
 class PinnedVersions(NamedTuple):
-    """Inputs that all trainings of a night share.
+    """Inputs that all runs of a night share.
 
     Attributes:
         tables: The names of the split table and of the vocabularies table.
@@ -225,7 +225,7 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
 
 
 def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
-    """Find the run that the training of a night starts from.
+    """Find the run that training of a night starts from.
 
     Args:
         settings: The settings of the data set.

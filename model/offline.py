@@ -39,7 +39,7 @@ def train_and_score(job: TrainingJob) -> float:
         job: The training job.
 
     Returns:
-        The duration of the training in seconds.
+        The training time in seconds.
 
     Raises:
         DataError: The exported model and the trainer's model differ in the scores of the parity sample, rows of the

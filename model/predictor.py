@@ -37,7 +37,7 @@ class Predictor:
     def __init__(self, folder: Path, files: Mapping[str, str] | None = None) -> None:
         for name, digest in (files or {}).items():
             if hash_file(folder / name) != digest:
-                raise DataError(f"{folder / name}: differs from the record of the training; restore the file")
+                raise DataError(f"{folder / name}: differs from the training record; restore the file")
         self.layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
         with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
             settings = ModelSettings.model_validate_json(file.metadata()["model"])

@@ -1,6 +1,6 @@
 """Entry point of training: `torchrun --nproc-per-node N -m star_ctr.model.train JOB.json [--resume]`.
 
-`star-ctr train` writes the job file to the folder of the run. The training writes its results and the exported model to
+`star-ctr train` writes the job file to the folder of the run. The trainer writes its results and the exported model to
 the job's folder. With `--resume`, a checkpoint of the job must exist.
 """
 
@@ -65,7 +65,7 @@ def launch(job: TrainingJob, must_resume: bool = False) -> None:
 
 
 def write_job(job: TrainingJob) -> Path:
-    """Write the job to its folder, and delete the results of an earlier training.
+    """Write the job to its folder, and delete the results of an earlier training run.
 
     Returns:
         The path of the job file.
@@ -77,7 +77,7 @@ def write_job(job: TrainingJob) -> Path:
 
 
 def make_callbacks(job: TrainingJob) -> list[Callback]:
-    """Create the callbacks that report the progress of a training.
+    """Create the callbacks that report the progress of a training run.
 
     Returns:
         A progress bar, TensorBoard if `trainer.runtime.tensorboard` is on, and MLflow if the environment variable

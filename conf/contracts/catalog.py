@@ -14,11 +14,11 @@ SHARED_RUN_ID = "data"
 WEIGHTS_FILE = "model.safetensors"
 """File of an attempt that holds the exported weights."""
 RESULT_FILE = "result.json"
-"""File of an attempt that holds the results of its training."""
+"""File of an attempt that holds its training results."""
 LAYOUT_FILE = "layout.json"
 """The layout of the rows that a model scores, in the folder of an attempt."""
 RECORD_FILE = "record.json"
-"""File of an attempt that marks it as published: the results of its training, and the hash of each file."""
+"""File of an attempt that marks it as published: its training results, and the hash of each file."""
 
 TABLE_PROPERTIES = {
     # Runs refer to table versions, so the log is kept for longer than Delta's default of 30 days. Deletion vectors are

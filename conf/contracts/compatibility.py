@@ -21,7 +21,7 @@ _MAY_CHANGE = frozenset(
         "norm_momentum",
         "adversarial",
         "interest_loss",
-        # The initialization of a training from scratch.
+        # Used only to initialize a model that is trained from scratch.
         "domain_spread",
         # Embedding rows are matched by value, regardless of minimum counts. Widths are compared per table elsewhere.
         "embeddings",

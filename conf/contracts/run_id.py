@@ -79,7 +79,7 @@ _REFIT = "-refit"
 
 
 def make_refit_run_id(run_id: str) -> str:
-    """Return the id of the refit of a run: the same training, but on days that include the evaluated day."""
+    """Return the id of the refit of a run: the same training job, but on days that include the evaluated day."""
     return f"{run_id}{_REFIT}"
 
 

@@ -111,7 +111,7 @@ class CalibrationSettings(TrainerGroup):
 
 
 class DistributedSettings(TrainerGroup):
-    """How the processes of a training are started, and which embedding rows each of them holds."""
+    """How the processes of a training run are started, and which embedding rows each of them holds."""
 
     affects_weights = False
 
@@ -137,7 +137,8 @@ class CheckpointSettings(TrainerGroup):
     keep: int = Field(2, ge=1, description="number of checkpoints to keep")
     resume: Literal["auto", "require"] = Field(
         "auto",
-        description="`auto`: resume from a checkpoint of the same training if one exists; `require`: fail if none does",
+        description="`auto`: resume from a checkpoint of the same training run if one exists; `require`: fail if none "
+        "does",
     )
 
 

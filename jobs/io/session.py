@@ -90,7 +90,7 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.sql.autoBroadcastJoinThreshold": "2m",
         # Each task buffers a row group before writing it. With wide rows of lists, this could fill a small heap.
         "spark.hadoop.parquet.block.size": str(32 << 20),
-        # Fail after half a minute instead of ten if a training needs more slots than the cluster has.
+        # Fail after half a minute instead of ten if a training run needs more slots than the cluster has.
         "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "5s",
         "spark.scheduler.barrier.maxConcurrentTasksCheck.maxFailures": "6",
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),

@@ -23,7 +23,7 @@ def launch_on_spark(job: TrainingJob, must_resume: bool = False) -> None:
         must_resume: Whether to fail if there is no checkpoint to resume from.
 
     Raises:
-        UserError: The cluster has too few slots, or the training failed.
+        UserError: The cluster has too few slots, or training failed.
     """
     path = write_job(job)
     cuda = job.trainer.device == "cuda"
@@ -33,6 +33,6 @@ def launch_on_spark(job: TrainingJob, must_resume: bool = False) -> None:
         lines = str(error).strip().splitlines()
         reason = next((line for line in lines if "Barrier execution mode" in line), lines[-1] if lines else "")
         raise UserError(
-            f"{job.run_id}: training on Spark failed: {reason}. The training needs trainer.processes="
+            f"{job.run_id}: training on Spark failed: {reason}. The run needs trainer.processes="
             f"{job.trainer.processes} free slots at the same time; see the logs of the tasks for other errors"
         ) from None

@@ -1,10 +1,10 @@
-"""Attempts of a run: each training has its own folder, which never changes after it is published.
+"""Attempts of a run: each attempt has its own folder, which never changes after it is published.
 
     models/<run_id>/attempt-001/    job.json, result.json, checkpoint/, tensorboard/
                                     model.safetensors, layout.json, vocabularies/
                                     record.json     written last and atomically, with the hash of each file
 
-A run is trained again if its inputs or the code changed, for example because a log was restated. Each such training is
+A run is trained again if its inputs or the code changed, for example because a log was restated. It is then trained in
 a new attempt, so that the serving model remains the model that was evaluated. A run refers to its newest published
 attempt.
 """
@@ -30,7 +30,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Attempt(NamedTuple):
-    """A training of a run, with its number and its folder."""
+    """An attempt to train a run, with its number and its folder."""
 
     run_id: str
     number: int
@@ -47,7 +47,7 @@ class Attempt(NamedTuple):
 
     @property
     def is_published(self) -> bool:
-        """Whether the training is complete and can be used for scoring."""
+        """Whether training is complete and the attempt can be used for scoring."""
         return (self.folder / RECORD_FILE).exists()
 
     def record(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
     """Assign an attempt to a training job.
 
     1. If the newest published attempt is an undamaged result of this job, reuse it.
-    2. If a later, unpublished attempt belongs to this job, resume its training.
+    2. If a later, unpublished attempt belongs to this job, resume it.
     3. Otherwise, use a new number, higher than that of any existing or deleted attempt of the run.
 
     Args:
@@ -172,20 +172,20 @@ def _read_fingerprint(attempt: Attempt) -> str | None:
 
 
 def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
-    """Publish a finished training: copy its vocabularies, then write the record with the hash of each file.
+    """Publish a trained attempt: copy its vocabularies, then write the record with the hash of each file.
 
     Does nothing if the attempt is already published. If the newest published attempt of the run has a bit-identical
-    model, the training is deleted, so that running a night again on the same rows does not add an attempt.
+    model, the new attempt is deleted, so that running a night again on the same rows does not add an attempt.
 
     Args:
-        job: The job of the training.
-        keep: Keep the training even if the newest published attempt has the same model.
+        job: The job of the attempt.
+        keep: Keep the attempt even if the newest published attempt has the same model.
 
     Returns:
         The record of the attempt that holds the model.
 
     Raises:
-        DataError: The training did not finish.
+        DataError: Training did not finish.
     """
     attempt = get_attempt(job)
     if attempt.is_published:
@@ -218,16 +218,16 @@ def _select_model_files(files: dict[str, str]) -> dict[str, str]:
 
 
 def read_result(job: TrainingJob) -> dict[str, Any]:
-    """Read the results of a finished training.
+    """Read the results of a finished attempt.
 
     Args:
-        job: The job of the training.
+        job: The job of the attempt.
 
     Returns:
         The record of the attempt if it is published; otherwise the results that the trainer wrote.
 
     Raises:
-        DataError: The training did not finish, or the file is not valid JSON.
+        DataError: Training did not finish, or the file is not valid JSON.
     """
     if (job.path / RECORD_FILE).exists():
         return _read_json(job.path / RECORD_FILE)
@@ -278,7 +278,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: not found; the training did not finish. Run `star-ctr train` again") from None
+        raise DataError(f"{path}: not found; training did not finish. Run `star-ctr train` again") from None
     except ValueError:
         raise DataError(f"{path}: not valid JSON. Restore the file, or run `star-ctr train` again") from None
     return found

@@ -49,7 +49,7 @@ def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
     """Raise `DataError` if the exported model does not match the trainer's sampled scores, or if no sample exists."""
     sample_scores = read_result(job)["sample_scores"]
     if not sample_scores:
-        raise DataError(f"{job.run_id}: the training left no sample of scores to compare with; train the run again")
+        raise DataError(f"{job.run_id}: training left no sample of scores to compare with; train the run again")
     ids = rows.sparkSession.createDataFrame([(i,) for i in sample_scores], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
     check_parity(job.run_id, compute_largest_difference(score_rows(sampled, get_attempt(job)), sample_scores))

@@ -25,7 +25,7 @@ class Reason(StrEnum):
 
     DECISION = "serving, or needed for a rollback"
     PINNED = "pinned"
-    START = "the start of a kept training"
+    START = "the start of a kept run"
     NEWEST = "the newest attempt of its run"
     RECENT = "superseded recently"
     UNFINISHED = "not finished yet"
@@ -92,7 +92,7 @@ def list_decisions_in_force(settings: Settings, decisions: Sequence[Decision]) -
 
 
 def _list_named_attempts(settings: Settings, warehouse: Warehouse) -> dict[AttemptKey, Reason]:
-    """Return the attempts that decisions or settings refer to, and the attempts that their trainings started from."""
+    """Return the attempts that decisions or settings refer to, and the attempts that these started from."""
     kept: dict[AttemptKey, Reason] = {}
     decided = Decisions(settings).read_all()
     # The last accepted decision of each configuration: its run id without the night.

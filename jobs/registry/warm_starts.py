@@ -65,7 +65,7 @@ def _hash_cached(file: Path, _modified: int, _size: int) -> str:
 
 
 def find_start(settings: Settings, ds: str) -> Start | None:
-    """Find the run that the training of night `ds` starts from.
+    """Find the run that training of night `ds` starts from.
 
     Args:
         settings: The settings. `trainer.warm_start` is null, `previous`, `accepted` or a run id.

@@ -36,14 +36,14 @@ def run(store: WarehouseTables, runs: Sequence[TrainedRun]) -> Iterator[int]:
 
     Args:
         store: The tables of the warehouse.
-        runs: The runs; their trainings are finished and scored.
+        runs: The runs, trained and scored.
 
     Yields:
         The number of imported runs, first before any import and then after each commit.
 
     Raises:
-        DataError: A training did not finish, not all rows were trained on or scored, or scores are invalid or differ
-            from those of the trainer's model.
+        DataError: A training run did not finish, not all rows were trained on or scored, or scores are invalid or
+            differ from those of the trainer's model.
     """
     imported = _list_imported(store)
     results = [(s, job, read_result(job)) for s, job in runs]

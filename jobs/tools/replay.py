@@ -53,7 +53,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     if not record["reproducible"]:
         sizes = ", ".join(f"{w['processes']} processes of {w['threads']} threads" for w in record["environments"])
         raise UserError(
-            f"{attempt}: cannot be replayed, because the training was resumed with a different number of processes or "
+            f"{attempt}: cannot be replayed, because training was resumed with a different number of processes or "
             f"threads ({sizes}), which changes the weights. Select another attempt with --attempt"
         )
     # Use the recorded numbers of threads and processes on any machine, because they determine the order of sums.

@@ -209,7 +209,7 @@ def _list_pinned_versions(warehouse: Warehouse, kept: set[tuple[str, int]]) -> d
 
 
 def _list_nights_in_training(attempts: Sequence[Attempt]) -> set[str]:
-    """Return the nights whose newest attempt is unpublished: its training reads the split if it is resumed."""
+    """Return the nights whose newest attempt is unpublished: it reads the split if training resumes."""
     newest = {a.run_id: a for a in attempts}
     return {parse_night(run) for run, attempt in newest.items() if not attempt.is_published}
 

@@ -83,7 +83,7 @@ def plan_epoch(
         batch_size: Maximum number of rows per batch.
         window_rows: Rows in the windows of all domains together. Each domain gets a share in proportion to its rows,
             but at least the rows of one batch.
-        seed: Seed of the training.
+        seed: Training seed.
         epoch: Number of the epoch, from 0.
         mixed: Draw batches from one window of all domains.
 

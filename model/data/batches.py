@@ -64,7 +64,7 @@ def iter_epoch(
         layout: Layout of the encoded rows.
         batch_size: Maximum number of rows per batch.
         window_rows: Rows in the shuffled sliding windows of all domains together (§4.4).
-        seed: Seed of the training.
+        seed: Training seed.
         epoch: Number of the epoch, from 0.
         mixed: Mix the rows of all domains in each batch.
         start: Index of the first batch to return. This batch and all later ones are the same for every `start`. Of the

@@ -36,7 +36,7 @@ class StepBatches:
         """Start preparing batches.
 
         Args:
-            batches: All batches of the training.
+            batches: All batches of the training run.
             batches_per_step: Number of batches per step.
             pin: Copy batches to pinned memory for a GPU.
         """
@@ -68,7 +68,7 @@ class SharedStepBatches(StepBatches):
         """Allocate the shared memory, and start preparing batches in the first process. All processes must call this.
 
         Args:
-            batches: All batches of the training; only used by the first process.
+            batches: All batches of the training run; only used by the first process.
             batches_per_step: Number of batches per step.
             layout: Layout of the encoded rows.
             batch_size: Maximum number of rows per batch.

@@ -1,4 +1,4 @@
-"""Sums of the gradients of a step over the processes of a training.
+"""Sums of the gradients of a step over the processes of a training run.
 
 Dense gradients are summed with an all-reduce that runs in the background (`DenseGradients`). Sparse gradients of
 embedding tables are exchanged in a way that depends on where the tables are:

@@ -1,4 +1,4 @@
-"""The process group of a training: ranks, devices, random seeds, and small collective operations."""
+"""The process group of a training run: ranks, devices, random seeds, and small collective operations."""
 
 from __future__ import annotations
 

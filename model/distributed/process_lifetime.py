@@ -22,8 +22,8 @@ _GRACE_SECONDS = 60.0
 def end_with_parent(parent: int | None = None) -> None:
     """Kill this process when its parent ends.
 
-    A parent that is killed cannot stop its children. Without this function, the processes of a killed training would
-    keep running next to those of the training that replaces it.
+    A parent that is killed cannot stop its children. Without this function, the processes of a killed training run
+    would keep running next to those of the run that replaces it.
 
     Args:
         parent: Process id of the parent. By default, the value of the environment variable `PARENT`, or the current

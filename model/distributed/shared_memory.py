@@ -1,4 +1,4 @@
-"""Memory that the processes of a training on one machine share (Linux only).
+"""Memory that the processes of a training run on one machine share (Linux only).
 
 The memory is an anonymous file (`memfd_create`). The other processes open it as /proc/PID/fd/N, where PID and N are the
 process that created it and its file descriptor. The memory is not limited by the size of /dev/shm. The kernel frees it

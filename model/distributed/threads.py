@@ -32,7 +32,7 @@ def compute_threads(rows: int, layers: Sequence[int], cores: int) -> int:
 
 
 def choose_threads(trainer: TrainerSettings, model: ModelSettings) -> int:
-    """Return the number of torch threads, which is the same in all processes of a training.
+    """Return the number of torch threads, which is the same in all processes of a training run.
 
     All processes must call this. The result is `trainer.threads` if it is set, and otherwise the minimum over the
     processes, so that the number in the record applies to every process.

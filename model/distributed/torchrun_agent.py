@@ -24,7 +24,7 @@ from star_ctr.model.distributed.process_lifetime import end_with_parent, make_ch
 STORE = "STAR_CTR_STORE"
 """Environment variable with the folder of the file stores; not set if the processes run on several machines."""
 STOPPED = 3
-"""Exit code of a training that was stopped by a signal after saving a checkpoint."""
+"""Exit code of a training run that was stopped by a signal after saving a checkpoint."""
 
 
 def open_store(restarts: str, processes: int) -> Store | None:
@@ -51,7 +51,7 @@ def main(store: str, arguments: list[str]) -> int:
         arguments: Command line arguments of torchrun.
 
     Returns:
-        0 if the training finished, `STOPPED` if a signal stopped it, and 1 if a process
+        0 if training finished, `STOPPED` if a signal stopped it, and 1 if a process
         failed.
     """
     end_with_parent()

@@ -1,4 +1,4 @@
-"""Embedding rows sharded over the processes of a training.
+"""Embedding rows sharded over the processes of a training run.
 
 Process i mod N holds row i of a storage, at index i div N, where N is the number of processes. A part of a storage is
 described by the pair (rank, parts). A step works as follows:

@@ -50,7 +50,7 @@ class EmbeddingTables(nn.Module):
     """The embedding tables that all domains share (§3.1), with one storage for all tables of the same width.
 
     A batch then needs one lookup, one sparse gradient and one update per width. One storage per table would require
-    about twenty small ones. The rows of a storage may be sharded over the processes of a training, see `sharding`.
+    about twenty small ones. The rows of a storage may be sharded over the processes of a training run, see `sharding`.
 
     Row 0 of a storage is the padding row of all its tables and remains 0. The ids of a table, from 1 on, are in
     consecutive rows: the row of an id is the id plus the table's offset.

@@ -29,7 +29,7 @@ class NormStatistics(nn.Module):
         var: The running variance, G x F.
         steps: The number of batches that updated the statistics, G.
         lone_rows: The number of rows that were the only row of their group in a batch, G.
-        together: Whether the processes of a training work on parts of the same batch. If False, each process has a
+        together: Whether the processes of a training run work on parts of the same batch. If False, each process has a
             separate batch.
     """
 

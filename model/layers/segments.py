@@ -1,4 +1,4 @@
-"""Segments of a batch by domain, and sums over the processes of a training."""
+"""Segments of a batch by domain, and sums over the processes of a training run."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Calibration of a trained model with frozen weights: normalization statistics, then output biases by domain.
 
 1. `recompute_norm_statistics` computes the normalization statistics of each domain from training rows with the final
-   weights. The running statistics of the training lag behind embeddings that still change, and a small domain has too
-   few batches for any momentum. Eq. 4 does not change, only the values of E_p and Var_p.
+   weights. The running statistics of training lag behind embeddings that still change, and a small domain has too few
+   batches for any momentum. Eq. 4 does not change, only the values of E_p and Var_p.
 2. `calibrate_output_biases` shifts the output bias b_p of each domain so that its predicted clicks equal the actual
-   clicks on the same rows. Each of the last steps of a training is on the batch of one domain, so the shared weights
-   end up biased toward the domains of these steps.
+   clicks on the same rows. Each of the last training steps is on a batch of one domain, so the shared weights end up
+   biased toward the domains of these steps.
 
 The next day resembles recent days more than early ones, because counts only grow. A row of the newest training day
 therefore has weight 1, and the weight halves with every `half_life` days of age.

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: one folder per checkpoint, with safetensors files and a JSON file.
+"""Checkpoints of a training run: one folder per checkpoint, with safetensors files and a JSON file.
 
 A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `progress.json` contains
 the progress of the training run, and the size and SHA-256 of each file. If a file is missing, truncated or changed, the
@@ -21,7 +21,7 @@ from star_ctr.conf.files import hash_file, sync_folder, write_json
 from star_ctr.model.distributed.process_group import barrier
 
 PROGRESS_FILE = "progress.json"
-"""Name of the file with the progress of the training and the hashes of the other files."""
+"""Name of the file with the training progress and the hashes of the other files."""
 _COMMON = "common.safetensors"
 """Name of the file with the tensors that all processes share."""
 
@@ -43,9 +43,9 @@ def save(
     If `part_tensors` is given, all processes must call this. Otherwise, only process 0 may call it.
 
     Args:
-        folder: Folder of all checkpoints of a training.
+        folder: Folder of all checkpoints of a training run.
         tensors: Tensors that all processes share; process 0 writes them.
-        progress: State of the training other than tensors, as JSON; `step` names the checkpoint.
+        progress: Training state other than tensors, as JSON; `step` names the checkpoint.
         keep: Number of checkpoints to keep.
         rank: Rank of this process.
         part_tensors: Tensors that only this process holds.
@@ -65,7 +65,7 @@ def save(
     files = {file.name: [file.stat().st_size, hash_file(file)] for file in sorted(partial.iterdir())}
     write_json(partial / PROGRESS_FILE, {**progress, "files": files})
     sync_folder(partial)
-    # Checkpoints of later steps are damaged. Otherwise, the training would have resumed from them.
+    # Checkpoints of later steps are damaged. Otherwise, training would have resumed from them.
     for other in _list_folders(folder):
         if other.name >= name:
             shutil.rmtree(other)
@@ -91,12 +91,12 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def list_checkpoints(folder: Path) -> list[dict[str, Any]]:
-    """List the complete checkpoints of a training.
+    """List the complete checkpoints of a training run.
 
     This compares only the sizes of files. `load` and `is_intact` compare their hashes.
 
     Args:
-        folder: Folder of all checkpoints of a training.
+        folder: Folder of all checkpoints of a training run.
 
     Returns:
         The contents of `progress.json` of each complete checkpoint, with the name of its `folder`, newest first.
@@ -132,7 +132,7 @@ def load(folder: Path, progress: dict[str, Any], part: int | None = None) -> dic
     """Load the tensors of a checkpoint.
 
     Args:
-        folder: Folder of all checkpoints of a training.
+        folder: Folder of all checkpoints of a training run.
         progress: Contents of the checkpoint's `progress.json`, from `list_checkpoints` or `find_latest`.
         part: Rank of the process whose tensors to load. By default, load the tensors that all processes share.
 

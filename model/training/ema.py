@@ -33,8 +33,8 @@ def compute_decay(step: int, decay: float) -> float:
 def compute_log_decay(steps: Tensor, decay: float) -> Tensor:
     """Return the logarithm of d(1) * ... * d(t) for each t in `steps`, as float64.
 
-    The result comes from a closed form. Unlike a running sum, it needs no state. A resumed training therefore computes
-    the same bits.
+    The result comes from a closed form. Unlike a running sum, it needs no state. A resumed run therefore computes the
+    same bits.
     """
     # The first `warm` steps have the decay (1 + t) / (10 + t). Its product is 10! / ((t + 2) ... (t + 10)).
     warm = max(0, math.floor((10 * decay - 1) / (1 - decay)))

@@ -13,7 +13,7 @@ from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS, TrainerSetting
 
 
 class WarmStart(SettingsModel):
-    """The attempt that a training starts from.
+    """The attempt that a training run starts from.
 
     Attributes:
         run_id: Id of the run.
@@ -29,7 +29,7 @@ class WarmStart(SettingsModel):
 
 
 class TrainingJob(SettingsModel):
-    """The definition of a training: its data, settings, seed and output folder.
+    """The definition of a training run: its data, settings, seed and output folder.
 
     Attributes:
         run_id: Id of the run.
@@ -37,7 +37,7 @@ class TrainingJob(SettingsModel):
         ds: Night of the run.
         split: Path or URL of the split table.
         vocabularies: Path or URL of the table with the values of the ids in the split.
-        versions: Version of each Delta table that the training reads, by table name.
+        versions: Version of each Delta table that the training run reads, by table name.
         folder: Folder of the attempt.
         code: Hash of the source code of the trainer.
         layout: Layout of the encoded rows.
@@ -71,9 +71,9 @@ class TrainingJob(SettingsModel):
         return self.model_copy(update={"attempt": number, "folder": str(folder)})
 
     def is_result(self, record: dict[str, Any]) -> bool:
-        """Return whether a record belongs to a training of this job.
+        """Return whether a record belongs to a training run of this job.
 
-        With `trainer.parallel=batches`, the training must also have used the same number of processes throughout,
+        With `trainer.parallel=batches`, the training run must also have used the same number of processes throughout,
         because this number decides how many batches make a step.
         """
         if record.get("fingerprint") != self.fingerprint():
@@ -99,5 +99,5 @@ class TrainingJob(SettingsModel):
         }
 
     def fingerprint(self) -> str:
-        """Return the hash of the identity; a training only resumes from a checkpoint with the same identity."""
+        """Return the hash of the identity; a training run only resumes from a checkpoint with the same identity."""
         return hash_json(self.identity(), 32)

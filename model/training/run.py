@@ -24,7 +24,7 @@ from star_ctr.model.training.warm_start import start_from_run
 def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: bool = False) -> dict[str, Any]:
     """Train a job to its end, and write the record (`result.json`) and the exported model to its folder.
 
-    The training resumes from the job's checkpoint if there is one.
+    Resumes from the job's checkpoint if there is one.
 
     Args:
         job: The job.
@@ -32,7 +32,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         must_resume: Fail if there is no checkpoint of this job.
 
     Returns:
-        The record of the training.
+        The record of the training run.
 
     Raises:
         UserError: `must_resume` is set and there is no checkpoint of this job, or the job cannot start from the run in

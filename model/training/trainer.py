@@ -1,4 +1,4 @@
-"""The trainer: a training loop that all processes of a training run in the same way.
+"""The trainer: a training loop that runs in the same way in all processes of a training run.
 
 With `trainer.parallel=rows`, each batch is split over the processes. Normalization statistics and gradients are summed
 over them, so that several processes train the same model as one. With `trainer.parallel=batches`, each process has its
@@ -78,9 +78,9 @@ class Trainer:
         self._has_shared_memory = False
         """Whether there are several processes with shared memory."""
         self.environments = [self.describe_environment()]
-        """Environments of the training, with the step from which each applies. The bits of the weights depend on them.
+        """Environments of the training run, with the step from which each applies.
 
-        See `describe_environment`.
+        The bits of the weights depend on them. See `describe_environment`.
         """
         self.step, self.rows = 0, 0  # `step` counts batches, also if several batches make one step
         self.rows_by_domain: dict[int, int] = {}

@@ -1,6 +1,6 @@
 """Saving and loading the state of a trainer as a checkpoint.
 
-Another process can resume from the checkpoint. The number of processes may differ. On the CPU, a training that was
+Another process can resume from the checkpoint. The number of processes may differ. On the CPU, a training run that was
 interrupted gives the same bits as one that was not.
 """
 
@@ -91,7 +91,7 @@ def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, 
         if changed := list_changes(progress.get("identity", {}), trainer.job.identity()):
             if must:
                 raise UserError(
-                    f"{folder}: the checkpoint belongs to a training with other inputs or settings; changed since: "
+                    f"{folder}: the checkpoint belongs to a training run with other inputs or settings; changed since: "
                     f"{'; '.join(changed)}. Set it back, or train without --resume"
                 )
             continue
@@ -116,7 +116,7 @@ def _load_if_intact(trainer: Trainer, folder: Path, progress: dict[str, Any]) ->
         return load_tensors(trainer, folder, progress)
     except checkpoint.DamagedCheckpointError as error:
         if get_rank_and_size()[0] == 0:
-            warnings.warn(f"{error}. The training resumes from an earlier checkpoint", stacklevel=2)
+            warnings.warn(f"{error}. Training resumes from an earlier checkpoint", stacklevel=2)
         return None
 
 
@@ -171,7 +171,7 @@ def load_tensors(
 def resume(trainer: Trainer, recorders: Iterable[Recorder] = (), must: bool = False) -> bool:
     """Restore a trainer from the newest checkpoint of its job, if there is one.
 
-    A finished training is restored at its last step, because calibration and export may not have been done.
+    A finished training run is restored at its last step, because calibration and export may not have been done.
 
     Args:
         trainer: A new trainer.

@@ -1,12 +1,12 @@
-"""Warm start: initialize a training from the final state of an earlier run (§4.4).
+"""Warm start: initialize a training run from the final state of an earlier run (§4.4).
 
 For example, the model of the previous night continues with the rows of the next day:
 
-- Embedding rows are matched by value. Known values keep their rows. New values start as in a training from scratch.
+- Embedding rows are matched by value. Known values keep their rows. New values start as in training from scratch.
 - Domain-specific parameters are matched by domain name. A new domain starts as the shared model, or as a copy of the
   largest known domain if the network has no shared weights. Domains that no longer exist are left out.
 - Neither changes any prediction for the other domains, not even in the last bit.
-- With `warm_start_state=keep`, the optimizer state and EMA continue. With `reset`, both start again, and the training
+- With `warm_start_state=keep`, the optimizer state and EMA continue. With `reset`, both start again, and training
   starts from the averaged weights.
 """
 
@@ -40,7 +40,7 @@ from star_ctr.model.training.trainer_state import load_tensors
 
 
 class _EarlierRun(NamedTuple):
-    """The run that a training starts from."""
+    """The earlier run that training starts from."""
 
     run_id: str
     folder: Path
@@ -96,7 +96,7 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     folder = Path(start.folder)
     progress = checkpoint.find_latest(folder / "checkpoint")
     if not (folder / RESULT_FILE).exists():
-        raise UserError(f"{folder}: no finished training to start from; train {start.run_id} again")
+        raise UserError(f"{folder}: no finished run to start from; train {start.run_id} again")
     record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
     settings = record["settings"]
     if progress is None or progress["step"] != record["steps"]:
@@ -152,7 +152,7 @@ def _map_rows(
         if widths[name] != tables.widths[name]:
             raise UserError(
                 f"{earlier.run_id}: training cannot start from this run, because the width of the embeddings of {name} "
-                f"is {widths[name]} in that run and {tables.widths[name]} in this training; change `model.dim` or "
+                f"is {widths[name]} in that run and {tables.widths[name]} in this run; change `model.dim` or "
                 f"`model.embeddings.{name}.dim` back"
             )
         ids = _map_ids(size, earlier.vocabularies.get(name), vocabularies.get(name), tables.sizes[name])
@@ -231,7 +231,7 @@ def _load_weights(
             weights[name] = weights[name].index_copy(
                 0, torch.tensor(rows, device=trainer.device), earlier_weights[name][earlier_rows]
             )
-        elif name != "norm.lone_rows":  # this counter starts at 0, because the record reports it by training
+        elif name != "norm.lone_rows":  # this counter starts at 0, because the record reports it by training run
             tensor = earlier_weights.get(source)
             if tensor is None or tensor.shape != weights[name].shape:
                 raise UserError(

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of layers, networks and trainings."""
+"""Fixtures of the tests of layers, networks and training runs."""
 
 from __future__ import annotations
 

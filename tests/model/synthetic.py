@@ -135,7 +135,7 @@ def assert_same_weights(one: TrainingJob, other: TrainingJob) -> None:
 
 
 def record(j: TrainingJob) -> dict[str, Any]:
-    """Return the results of a finished training."""
+    """Return the results of a finished training run."""
     return dict(json.loads((j.path / "result.json").read_text()))
 
 
@@ -148,4 +148,4 @@ def act_at_step(process: subprocess.Popen[bytes], j: TrainingJob, step: int, act
             act()
             return
         time.sleep(0.005)
-    raise AssertionError("the training ended or timed out before it reached the step")
+    raise AssertionError("the training run ended or timed out before it reached the step")

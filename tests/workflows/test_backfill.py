@@ -138,7 +138,7 @@ class KillTime(NamedTuple):
 
 
 def ranks(group: int) -> list[int]:
-    """Return the worker processes of a training."""
+    """Return the worker processes of a training run."""
     words = {pid: (Path(f"/proc/{pid}/cmdline").read_bytes()).split(b"\0") for pid in sorted(list_processes(group))}
     return [
         pid

@@ -1,4 +1,4 @@
-"""Incremental nights (§4.4): vocabularies grow, and each training starts from the previous night."""
+"""Incremental nights (§4.4): vocabularies grow, and each training run starts from the previous night."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def killed_at(number: int | None) -> Iterator[None]:
 
 
 class Trainings:
-    """A few real trainings on one split, with vocabularies."""
+    """A few real training runs on one split, with vocabularies."""
 
     def __init__(self, folder: Path) -> None:
         self.table = write_split(folder, {"a": 60, "b": 30})
@@ -109,7 +109,7 @@ class Trainings:
             train(self.jobs[-1])
 
     def copy(self, variant: int, to: TrainingJob) -> None:
-        """Copy a real training to the folder of a job, as if the job had been trained."""
+        """Copy a real training run to the folder of a job, as if the job had been trained."""
         shutil.copytree(self.jobs[variant].path, to.path, dirs_exist_ok=True)
         (to.path / "job.json").write_text(to.model_dump_json())
         result = json.loads((to.path / RESULT_FILE).read_text())

@@ -192,7 +192,7 @@ class LocalAirflow:
     def stop(self, seconds: float = 60) -> None:
         """Stop all processes, including running tasks.
 
-        A training saves a checkpoint before it stops. Airflow retries stopped tasks after its next start.
+        Training saves a checkpoint before it stops. Airflow retries stopped tasks after its next start.
 
         Args:
             seconds: Time to wait for each process after SIGTERM, before it is killed.

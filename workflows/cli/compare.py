@@ -45,7 +45,7 @@ def compare(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Number of parallel trainings. By default, the number of cores."),
+        typer.Option(min=1, metavar="N", help="Number of parallel training runs. By default, the number of cores."),
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the report. By default, build/compare/NAME.")
@@ -57,7 +57,7 @@ def compare(
     Trains each model with each seed for each night on the same features. Writes a report with the tables and figures
     of the paper. Without --models and --nights, the section `compare` of the configuration declares the plans.
 
-    If it is stopped, run the same command again: finished trainings are kept.
+    If it is stopped, run the same command again: finished training runs are kept.
 
     For example:
 

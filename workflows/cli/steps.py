@@ -123,8 +123,8 @@ def train(
         bool,
         typer.Option(
             "--resume",
-            help="Fail unless the training can resume from a checkpoint with the same data and settings. The message "
-            "lists what has changed.",
+            help="Fail unless training can resume from a checkpoint with the same data and settings. The message lists "
+            "what has changed.",
         ),
     ] = False,
 ) -> None:

@@ -285,7 +285,7 @@ def _format_cost(costs: dict[str, Cost], seconds: dict[str, float]) -> str:
     ]  # fmt: skip
     note = (
         "Measured on one thread, with all models in turns. A training step processes one batch of the model's trainer. "
-        "The last column is the mean duration of a complete training."
+        "The last column is the mean duration of a complete training run."
     )
     return f"## Cost\n\n{note}\n\n{format_table(header, rows)}"
 

@@ -1,11 +1,11 @@
 """Comparison of models: train each model for each night with each seed, on one set of feature tables.
 
 1. Spark writes the split of each night.
-2. The trainings run in parallel, each in its own process with one thread. With small batches, a second thread would not
-   make a training faster.
-3. Spark imports the scores of the trainings and computes the metrics.
+2. The models are trained in parallel, each run in its own process with one thread. With small batches, a second thread
+   would not make a run faster.
+3. Spark imports the scores of the training runs and computes the metrics.
 
-A comparison that was stopped can be run again: finished trainings are kept.
+A comparison that was stopped can be run again: finished training runs are kept.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.terminal import show_step, stderr
 
 SINGLE_CPU_OVERRIDES = ["trainer.threads=1", "trainer.processes=1"]
-"""Overrides for all trainings of a comparison."""
+"""Overrides for all training runs of a comparison."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A training of the comparison: a model with its settings, for one night and seed."""
+    """A training run of the comparison: a model with its settings, for one night and seed."""
 
     model: str
     settings: Settings
@@ -65,7 +65,7 @@ class Results:
         rows: Rows of the table `metrics`, with the name of the model as `compared`.
         shares: Rows and clicks of each domain in the training days of the last night: `domain`, `rows`, `clicks`.
         costs: The cost of each model; empty if it was not measured.
-        seconds: The mean duration of a training of each model, in seconds.
+        seconds: The mean training time of each model, in seconds.
     """
 
     name: str
@@ -138,7 +138,7 @@ def run(
         spark: The Spark session.
         plans: The plans to run; by default, those of the configuration.
         scores: Pairs (name, table) of external models, whose scores of the same test rows are also evaluated.
-        jobs: The maximum number of parallel trainings; by default, the number of cores.
+        jobs: The maximum number of parallel training runs; by default, the number of cores.
         measure: Whether to measure the cost of each model.
 
     Returns:
@@ -146,7 +146,7 @@ def run(
 
     Raises:
         UserError: A plan names an unknown model, or a model changes settings that the split depends on.
-        DataError: Trainings failed, or the input data or the scores are invalid.
+        DataError: Training runs failed, or the input data or the scores are invalid.
     """
     settings = load(conf, overrides)
     store = WarehouseTables(settings, spark)
@@ -234,15 +234,15 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
 
     Args:
         trials: The trials, without repeated runs.
-        jobs: The maximum number of parallel trainings.
+        jobs: The maximum number of parallel training runs.
 
     Raises:
-        DataError: Trainings failed; raised after all others have finished.
+        DataError: Training runs failed; raised after all others have finished.
     """
     waiting = [t for t in trials if not offline.is_trained(t.job)]
     failed: list[str] = []
     if not waiting:
-        stderr.print(f"All {len(trials)} trainings were already finished.")
+        stderr.print(f"All {len(trials)} training runs were already finished.")
         return
     # Spawn a new interpreter: a fork of a process with threads of Spark and torch may hang.
     spawn = multiprocessing.get_context("spawn")
@@ -267,8 +267,8 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
             raise
     if failed:
         raise DataError(
-            f"compare: {len(failed)} of {len(trials)} trainings failed, among them {', '.join(failed[:5])}; their "
-            "errors are printed above. Finished trainings are kept: run the same command again"
+            f"compare: {len(failed)} of {len(trials)} training runs failed, among them {', '.join(failed[:5])}; their "
+            "errors are printed above. Finished training runs are kept: run the same command again"
         )
 
 

@@ -89,7 +89,7 @@ def _render_ledger_row(step: str, rows_in: int, rows_out: int, rows: Sequence[Ro
 
 
 def render_training(data: ReportData) -> str:
-    """Return a chart of the training loss with that of the previous night, and the speed of the training.
+    """Return a chart of the training loss with that of the previous night, and the training speed.
 
     Args:
         data: The data of the night.

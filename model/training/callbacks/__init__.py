@@ -29,11 +29,11 @@ class StepResult:
 
 @dataclass(frozen=True)
 class CallbackEvent:
-    """The progress of a training at the time of a callback.
+    """The progress of a training run at the time of a callback.
 
     Attributes:
-        step: Steps done since the start of the training, counted in batches.
-        steps: Steps of the whole training, counted in batches.
+        step: Steps done since the start of the training run, counted in batches.
+        steps: Steps of the whole training run, counted in batches.
         rows: Rows trained on since this process started.
         seconds: Seconds since this process started to train.
         waited: Seconds of these in which the loop waited for data.
@@ -71,7 +71,7 @@ class Callback:
     """Base class of callbacks; a subclass overrides the methods that it needs."""
 
     def begin(self, event: CallbackEvent) -> None:
-        """Run before the first step of this process; `event.step` is not 0 in a resumed training."""
+        """Run before the first step of this process; `event.step` is not 0 in a resumed training run."""
 
     def step(self, event: CallbackEvent) -> None:
         """Run after each step."""

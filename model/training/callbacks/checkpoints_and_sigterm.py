@@ -18,7 +18,7 @@ SAVE, STOP = 1, 2
 
 
 class StoppedError(UserError):
-    """The training was stopped by SIGTERM after saving a checkpoint."""
+    """The training run was stopped by SIGTERM after saving a checkpoint."""
 
 
 class Checkpoints(Callback):

@@ -1,6 +1,6 @@
 """Callbacks that compute parts of the training record: loss curve, shuffle quality, time and warm start.
 
-Checkpoints contain their state, so that the record of a resumed training describes the whole training.
+Checkpoints contain their state, so that the record of a resumed run describes the whole run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Recorder(Callback):
 
 
 class TimeSpent(Recorder):
-    """The rows, the time and the waiting time of the whole training.
+    """The rows, the time and the waiting time of the whole training run.
 
     Attributes:
         total: The sums over this process and the earlier ones from which it resumed.
@@ -70,7 +70,7 @@ class StartRecord(Recorder):
     """The report of the warm start.
 
     Attributes:
-        report: The result of `warm_start.start_from_run`; None if the training started from scratch.
+        report: The result of `warm_start.start_from_run`; None if training started from scratch.
     """
 
     name = "start"
@@ -91,7 +91,7 @@ class LossCurve(Recorder):
     """The training curve: the mean loss over consecutive intervals of steps.
 
     Attributes:
-        points: Minimum number of points of a training with at least as many steps. The curve has less than twice as
+        points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
     """

@@ -1,4 +1,4 @@
-"""Callbacks that write scalars during a training (loss by domain, rows/s, waiting, learning rate).
+"""Callbacks that write scalars during a training run (loss by domain, rows/s, waiting, learning rate).
 
 `TensorBoard` writes event files, and `MLflow` writes to a tracking server.
 """
@@ -17,7 +17,7 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
 class Scalars(Callback):
-    """Base class of callbacks that write scalars every few seconds and at the end of the training.
+    """Base class of callbacks that write scalars every few seconds and at the end of the training run.
 
     `loss/<domain>` and `loss/overall` are means over the rows since the last write. `rows_per_second` and
     `waiting_share` cover the same interval. `lr` is the learning rate of the last step.
@@ -77,8 +77,8 @@ class Scalars(Callback):
 class TensorBoard(Scalars):
     """A callback that writes TensorBoard event files to a folder.
 
-    Points of earlier trainings in the folder are hidden from the first step of this training on. The curve of a resumed
-    training therefore continues, and that of a new training starts again.
+    Points of earlier training runs in the folder are hidden from the first step of this run on. The curve of a resumed
+    run therefore continues, and that of a new run starts again.
     """
 
     def __init__(self, folder: Path, seconds: float = 5.0) -> None:
@@ -112,7 +112,7 @@ class TensorBoard(Scalars):
 class MLflow(Scalars):
     """A callback that writes to a run of an MLflow experiment, at the address in MLFLOW_TRACKING_URI.
 
-    A resumed training continues its MLflow run.
+    A resumed training run continues its MLflow run.
     """
 
     def __init__(self, experiment: str, run: str, settings: Mapping[str, Any], seconds: float = 5.0) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a training, and the hash of code in an archive."""
+"""The folder of a run, and the hash of code in an archive."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_a_corrupted_file_is_detected(settings: Settings, warehouse: Warehouse, 
     [row] = verify.run(settings)
     assert (row["run_id"], row["attempt"], row["reason"], row["damaged"]) == (RUN, 1, "serving", file)
     if not file.startswith("vocabularies"):
-        with pytest.raises(DataError, match=f"{file}: differs from the record"):
+        with pytest.raises(DataError, match=f"{file}: differs from the training record"):
             Predictor(attempt.folder, {file: attempt.record()["files"][file]})
     assert assign_attempt(warehouse, first).attempt == 2, "a damaged attempt is not reused"
     publish(settings, "2026-01-03-other", "2026-01-03")

@@ -1,4 +1,4 @@
-"""Processes of a training leave no orphans when one is killed, and listen on loopback only."""
+"""Processes of a training run leave no orphans when one is killed, and listen on loopback only."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def find_listen_addresses(pids: list[int]) -> set[str]:
 
 @pytest.fixture
 def group(table: str, tmp_path: Path) -> Iterator[tuple[TrainingJob, subprocess.Popen[str]]]:
-    """Launch a training with two processes from a separate process."""
+    """Launch a training run with two processes from a separate process."""
     two = without_dropout(table, tmp_path / "two", processes=2, epochs=20)
     command = [sys.executable, "-c", LAUNCH, str(write_job(two))]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -1,4 +1,4 @@
-"""Threads of a training: their number, which a resumed run keeps, and the sleep of idle threads."""
+"""Threads of a training run: their number, which a resumed run keeps, and the sleep of idle threads."""
 
 from __future__ import annotations
 

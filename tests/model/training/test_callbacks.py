@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_previous_one(table: str, tmp_pat
     assert trainer_state.resume(again)
     assert again.step == 2
 
-    # Both are damaged: the training starts from scratch, and its checkpoints are kept, although their steps are lower.
+    # Both are damaged: training starts from scratch, and its checkpoints are kept, although their steps are lower.
     (before / "progress.json").write_text("")
     again = Trainer(training)
     assert not trainer_state.resume(again)

@@ -182,14 +182,14 @@ def test_a_killed_and_resumed_training_has_the_same_bits(table: str, tmp_path: P
     process = subprocess.Popen([sys.executable, "-c", RUN, str(write_job(killed))], stderr=subprocess.DEVNULL)
     act_at_step(process, killed, wait_for_step, process.kill)
     process.wait()
-    assert process.returncode == -signal.SIGKILL, "the training finished before it was killed"
+    assert process.returncode == -signal.SIGKILL, "the training run finished before it was killed"
     record = train(killed)
     assert record["resumed"]
     assert hash_weights(killed) == hash_weights(uninterrupted)
     assert record["rows"] == {d: 12 * n for d, n in ROWS.items()}
     assert {k: record[k] for k in ("curve", "shuffle_quality", "rows", "steps")} == {
         k: whole[k] for k in ("curve", "shuffle_quality", "rows", "steps")
-    }, "the record covers the whole training"
+    }, "the record covers the whole training run"
 
 
 def test_a_training_killed_after_the_last_step_is_finished_without_training(table: str, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def make_job(before: TrainingJob, split: Path, folder: Path, **trainer: object) 
 
 
 def resume_trainer(j: TrainingJob) -> Trainer:
-    """Create the trainer of a finished training at its last step."""
+    """Create the trainer of a finished training run at its last step."""
     trainer = Trainer(j)
     assert trainer_state.resume(trainer)
     return trainer
@@ -131,7 +131,7 @@ def test_predictions_of_a_kept_domain_do_not_change_by_a_bit(before: TrainingJob
 def test_a_new_domain_starts_as_the_shared_model(
     before: TrainingJob, split: Path, tmp_path: Path, spread: float
 ) -> None:
-    """Also if the domains of a training from scratch are initialized with a spread."""
+    """Also if the domains are initialized with a spread in training from scratch."""
     j = make_job(before, split, tmp_path)
     j = j.model_copy(update={"model": j.model.model_copy(update={"domain_spread": spread})})
     earlier, (trainer, _) = resume_trainer(before), start_trainer(j)
@@ -200,7 +200,7 @@ def test_known_values_keep_their_rows_and_new_ones_are_initialized(
 def test_a_night_starts_from_the_previous_one_and_its_record_reports_it(
     before: TrainingJob, split: Path, tmp_path: Path
 ) -> None:
-    """A stopped and resumed training has the same bits, and does not start from the previous run again."""
+    """A stopped and resumed training run has the same bits, and does not start from the previous run again."""
 
     class Stop(Callback):
         def step(self, event: CallbackEvent) -> None:
@@ -228,7 +228,7 @@ def test_a_night_starts_from_the_previous_one_and_its_record_reports_it(
     ("model", "words"),
     [
         ({"layers": [8, 8]}, r"model.layers: \[16, 8\] -> \[8, 8\]"),
-        ({"dim": 8}, "last: training cannot start from this run.*is 4 in that run and 8 in this training"),
+        ({"dim": 8}, "last: training cannot start from this run.*is 4 in that run and 8 in this run"),
         ({"name": "mmoe"}, "model.name: star -> mmoe"),
         # The weights have the same shapes, but another meaning.
         (

@@ -45,7 +45,7 @@ class Compared(SimpleNamespace):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> Compared:
-    """Run a comparison with an external model. The first attempt stops after a few trainings."""
+    """Run a comparison with an external model. The first attempt stops after a few training runs."""
     folder = tmp_path_factory.mktemp("compare")
     conf = small_logs.write(folder, small_logs.frames(rows_a_day=150))
     store = WarehouseTables(load(conf), spark)

@@ -7,7 +7,7 @@ Nights run one at a time, oldest first, including missed ones. Every step can sa
 
 To run a night manually, trigger the DAG. The form asks for the configuration (`conf`), overrides (`set`) and the `day`.
 
-A task that fails is retried three times, at increasing intervals. A training resumes from its last checkpoint. If the
+A task that fails is retried three times, at increasing intervals. Training resumes from its last checkpoint. If the
 last try fails, a line is appended to `failures.log` in `AIRFLOW_HOME`, and the command in `STAR_CTR_ON_FAILURE` is
 called with this line.
 
