@@ -1,8 +1,8 @@
 """The journal of a warehouse: when each step of each night started, its inputs, and how it ended.
 
 The journal is the Delta table `steps`. It is read and written without Spark, so that `star-ctr status` takes about a
-second. A step adds one entry when it starts and another when it ends. The last entry of a step in commit order is the
-valid one, so the clocks of the hosts do not matter.
+second. A step adds one entry when it starts and another when it ends. The last entry of a step in commit order
+counts, so the clocks of the hosts do not matter.
 
 If a process is killed, its step has only the first entry. The step is not mistaken for a running one, because no
 process holds the lease of the warehouse.

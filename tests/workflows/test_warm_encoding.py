@@ -114,7 +114,7 @@ def test_a_different_start_requires_a_new_split(nights: Nights) -> None:
         train.run(warm, nights.spark, SECOND)
     nights.split(f"trainer.warm_start={nights.run}")
     assert is_written(warm, store, SECOND, NIGHT_TABLES)
-    # A copy of the run has the same encoding, so the split stays valid; a run with other scales does not.
+    # A copy of the run has the same encoding, so the split stays up to date; a run with other scales does not.
     name = "2026-03-03-twin"
     twin = get_attempt_folder(store.warehouse, name, 1)
     shutil.copytree(nights.folder(nights.run), twin)
