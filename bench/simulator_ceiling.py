@@ -24,7 +24,7 @@ def read(root: str, log: str, columns: list[str]) -> pd.DataFrame:
     return files.to_table(columns=columns).to_pandas()
 
 
-def read_labelled(root: str) -> pd.DataFrame:
+def read_labeled(root: str) -> pd.DataFrame:
     """Read the valid impressions with their true click rate (as `score`) and their label, without Spark."""
     shown = read(root, "impressions", ["impression_id", "user_id", "domain", "shown_at", "ds"])
     shown = shown.dropna().query("shown_at > 0").drop_duplicates()
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--conf", default="conf/demo.yaml", help="configuration")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="override of a setting")
     arguments = parser.parse_args()
-    rows = read_labelled(load(arguments.conf, arguments.overrides).paths.logs)
+    rows = read_labeled(load(arguments.conf, arguments.overrides).paths.logs)
     last = rows["ds"].astype(str) == str(rows["ds"].max())
     print(
         f"{'domain':>8} {'rows':>8} {'share %':>8} {'paper':>6} {'click %':>8} {'paper':>6} {'AUC':>7} {'GAUC':>7} "

@@ -39,7 +39,7 @@ def table(metrics: str) -> None:
 
 
 def photographed(page: Path, file: Path, width: int, height: int, dark: bool = False) -> None:
-    """The top of a page as a browser shows it, in few colours."""
+    """The top of a page as a browser shows it, in few colors."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     window = [f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={file.absolute()}"]
     subprocess.run(["chromium", "--headless", "--no-sandbox", scheme, *window, page.absolute().as_uri()], check=True)

@@ -1,4 +1,4 @@
-"""Features: labelled impressions with all features as of the time of each impression.
+"""Features: labeled impressions with all features as of the time of each impression.
 
 Writes the days of the training window and the day `ds` to `features`, with one partition per day. Statistics and
 sequences use the whole history in the tables up to `ds`, not only that of the window.
@@ -171,8 +171,8 @@ def add_point_in_time(
     clicked, impressions = None, read_impressions(settings, store, ds, history_features)
     if isinstance(settings.label, LabelFromClicks):
         # Only the few clicked impressions need the join with clicks; events of shown impressions do not.
-        labelled = label_rows(settings, store, impressions, ds)
-        clicked = add_columns(settings, store, labelled.where(F.col("clicked_at").isNotNull()), history_features)
+        labeled = label_rows(settings, store, impressions, ds)
+        clicked = add_columns(settings, store, labeled.where(F.col("clicked_at").isNotNull()), history_features)
     shown = add_columns(settings, store, impressions, history_features)
     _reject_lists(settings, shown)
     events = build_events(settings, shown, clicked, behaviours)

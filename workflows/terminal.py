@@ -136,9 +136,9 @@ def _format_change(row: Mapping[str, Any], metric: str) -> str:
         return _format_cell(value)
     improvement = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change}.get(metric, change)
     arrow = "▲" if change > 0 else "▼" if change < 0 else "="
-    colour = "green" if improvement > 0 else "red" if improvement < 0 else "dim"
+    color = "green" if improvement > 0 else "red" if improvement < 0 else "dim"
     size = f"{abs(change):.4f}".removeprefix("0")
-    return f"{value:.4f} [{colour}]{arrow}{size}[/]{'*' if row['outside'] else ' '}"
+    return f"{value:.4f} [{color}]{arrow}{size}[/]{'*' if row['outside'] else ' '}"
 
 
 def make_comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -160,7 +160,7 @@ def make_comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 _STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "missing": "dim", "removed": "dim"}
-"""Colour of each state."""
+"""Color of each state."""
 
 
 def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:

@@ -1,7 +1,7 @@
 """Attribution of clicks: compute the label of an impression from a separate click log.
 
 Clicks are joined with impressions by impression id, within an attribution window. Clicks may arrive late, after
-midnight, more than once, or without their impression. An impression is labelled as clicked if the log contains a click
+midnight, more than once, or without their impression. An impression is labeled as clicked if the log contains a click
 with its id at the time of the impression or later, within the window. The first such click counts. Its time is the time
 at which the outcome became known. Each click gets a fate: that it set the label, or why it does not count.
 """

@@ -111,7 +111,7 @@ def test_partitioned_normalization_needs_batches_of_one_domain() -> None:
     assert "trainer.parallel: `batches` needs batches of one domain, not mixed ones" in message
 
 
-def test_a_misspelt_key_of_a_union_is_the_only_reported_error(tmp_path: Path) -> None:
+def test_a_misspelled_key_of_a_union_is_the_only_reported_error(tmp_path: Path) -> None:
     text = (ROOT / "conf/demo.yaml").read_text()
     (tmp_path / "x.yaml").write_text(text.replace("window_hours: 24", "window_hour: 24"))
     with pytest.raises(ConfigError) as caught:

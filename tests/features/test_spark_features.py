@@ -56,11 +56,11 @@ def test_clicks_are_matched_within_the_attribution_window(spark: SparkSession) -
         ],
         "impression_id string, ts timestamp, ds string",
     )
-    labelled = {r.impression_id: r for r in attribution.add_labels(shown, clicks, window_hours=2).collect()}
-    assert {k: r.label for k, r in labelled.items()} == {
+    labeled = {r.impression_id: r for r in attribution.add_labels(shown, clicks, window_hours=2).collect()}
+    assert {k: r.label for k, r in labeled.items()} == {
         "in time": 1.0, "past midnight": 1.0, "late": 0.0, "repeated": 1.0, "never": 0.0, "before": 0.0, "on the edge": 1.0,
     }  # fmt: skip
-    assert labelled["repeated"].clicked_at.astimezone(dt.UTC) == stamp("2026-01-01 12:00:05")
+    assert labeled["repeated"].clicked_at.astimezone(dt.UTC) == stamp("2026-01-01 12:00:05")
     fates = attribution.match_clicks(shown, clicks, window_hours=2)
     counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.count_clicks(fates).collect()}
     assert counts == {
@@ -84,8 +84,8 @@ def test_a_reused_impression_id_is_matched_with_its_latest_impression(spark: Spa
         [("1", stamp("2026-03-04 10:05:00"), "2026-03-04"), ("1", stamp("2026-02-28 10:00:00"), "2026-02-28")],
         "impression_id string, ts timestamp, ds string",
     )
-    labelled = {r.domain: r.label for r in attribution.add_labels(shown, clicks, window_hours=24).collect()}
-    assert labelled == {"a": 0.0, "b": 1.0}
+    labeled = {r.domain: r.label for r in attribution.add_labels(shown, clicks, window_hours=24).collect()}
+    assert labeled == {"a": 0.0, "b": 1.0}
     fates = attribution.match_clicks(shown, clicks, window_hours=24).collect()
     assert {(r.ds, r.domain, r.fate) for r in fates} == {
         ("2026-03-04", "b", ""),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 
-def randomise(module: torch.nn.Module, rng: np.random.Generator) -> None:
+def randomize(module: torch.nn.Module, rng: np.random.Generator) -> None:
     """Fill every parameter with random normal values."""
     with torch.no_grad():
         for parameter in module.parameters():

@@ -196,7 +196,7 @@ def test_a_night_is_evaluated_against_another_run(tmp_path: Path, spark: SparkSe
 
 
 @pytest.mark.parametrize(
-    ("metric", "before", "value", "colour"),
+    ("metric", "before", "value", "color"),
     [
         ("gauc", 0.6, 0.61, "green"),
         ("gauc", 0.6, 0.59, "red"),
@@ -206,7 +206,7 @@ def test_a_night_is_evaluated_against_another_run(tmp_path: Path, spark: SparkSe
         ("auc", 0.6, 0.6, "dim"),
     ],
 )
-def test_improvements_are_green(metric: str, before: float, value: float, colour: str) -> None:
+def test_improvements_are_green(metric: str, before: float, value: float, color: str) -> None:
     from star_ctr.workflows.terminal import _format_change
 
-    assert f"[{colour}]" in _format_change({"value": value, "change": value - before, "outside": None}, metric)
+    assert f"[{color}]" in _format_change({"value": value, "change": value - before, "outside": None}, metric)

@@ -16,8 +16,8 @@ from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.compare import NO_AUX_SUFFIX
 from star_ctr.workflows.compare.tables import BASE, compute_deviations, compute_means, format_model
 
-COLOURS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
-"""Colours of the models, which people with colour vision deficiency can also distinguish."""
+COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#66CCEE", "#AA3377", "#BBBBBB")
+"""Colors of the models, which people with color vision deficiency can also distinguish."""
 mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "star-ctr"})
 
 
@@ -40,7 +40,7 @@ def draw_auxiliary(metrics: pd.DataFrame, file: Path) -> bool:
     for k, (suffix, label) in enumerate((("", "with auxiliary network"), (NO_AUX_SUFFIX, "without auxiliary network"))):
         positions = [i + 0.38 * (k - 0.5) for i in range(len(both))]
         names = [m + suffix for m in both]
-        axes.bar(positions, overall[names], 0.36, yerr=spread[names], color=COLOURS[k], label=label, capsize=2)
+        axes.bar(positions, overall[names], 0.36, yerr=spread[names], color=COLORS[k], label=label, capsize=2)
     axes.set_xticks(range(len(both)), [format_model(m) for m in both], rotation=20, ha="right")
     shown = [m + s for m in both for s in ("", NO_AUX_SUFFIX)]
     values, spreads = overall[shown], spread[shown].fillna(0)
@@ -80,7 +80,7 @@ def draw_calibration(metrics: pd.DataFrame, file: Path, models: tuple[str, ...] 
         size = 25 + 500 * by_domain["clicks"] / pooled["clicks"].max()
         # Spread the circles horizontally in a fixed order, so that circles with the same PCOC do not overlap.
         positions = [k + 0.3 * ((i * 0.618) % 1 - 0.5) for i in range(len(by_domain))]
-        axes.scatter(positions, by_domain["pcoc"], s=size, facecolors="none", edgecolors=COLOURS[k], linewidths=1.5)
+        axes.scatter(positions, by_domain["pcoc"], s=size, facecolors="none", edgecolors=COLORS[k], linewidths=1.5)
         for position, domain, value in zip(
             positions, by_domain.index.get_level_values("domain"), by_domain["pcoc"], strict=True
         ):
@@ -110,8 +110,8 @@ def draw_differences(metrics: pd.DataFrame, file: Path) -> bool:
     axes.axvline(0, color="#888888", linewidth=0.8)
     for k, model in enumerate(reversed(models)):
         differences = (overall[model] - overall[BASE]).dropna()
-        axes.scatter(differences, [k] * len(differences), s=14, alpha=0.45, color=COLOURS[0], linewidths=0)
-        axes.scatter([differences.mean()], [k], marker="|", s=180, color=COLOURS[1], linewidths=2)
+        axes.scatter(differences, [k] * len(differences), s=14, alpha=0.45, color=COLORS[0], linewidths=0)
+        axes.scatter([differences.mean()], [k], marker="|", s=180, color=COLORS[1], linewidths=2)
     axes.set_ylim(-0.5, len(models) - 0.5)
     axes.set_yticks(range(len(models)), [format_model(m) for m in reversed(models)])
     axes.set_xlabel("difference of overall GAUC from Base (bar: mean)")

@@ -1,4 +1,4 @@
-"""Charts of the report as SVG. The style sheet of the page sets their colours and fonts.
+"""Charts of the report as SVG. The style sheet of the page sets their colors and fonts.
 
 All charts are 340 pixels wide. This is the width of a phone and of a column on a wider screen, so that text is not
 scaled.
@@ -150,7 +150,7 @@ def _draw_points(points: Sequence[tuple[float, float]]) -> str:
 def draw_forest(title: str, spans: Sequence[Difference]) -> str:
     """Draw a forest plot: differences with their confidence intervals, one per row, around a line at 0.
 
-    Differences whose interval does not contain 0 are coloured. The first row is emphasized.
+    Differences whose interval does not contain 0 are colored. The first row is emphasized.
 
     Args:
         title: The text for screen readers.

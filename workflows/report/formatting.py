@@ -25,7 +25,7 @@ def format_number(value: Any, digits: int = 4) -> str:
 def format_change(row: Any, before: Any, metric: str, digits: int = 4, better: str = "") -> str:
     """Return the change of a metric as HTML, green for an improvement and red for a deterioration.
 
-    A change is grey if the previous value lies in the confidence interval of the new one, because it may be random.
+    A change is gray if the previous value lies in the confidence interval of the new one, because it may be random.
 
     Args:
         row: The row with the new value, and the bounds of its interval if there is one (`<metric>_low`,

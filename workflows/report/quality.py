@@ -72,7 +72,7 @@ def render_by_domain(data: ReportData) -> str:
         if data.previous_night
         else "There is no earlier night to compare with."
     ]
-    notes += [f"Changes of domains with fewer than {min_rows:,} rows (gate.domain_rows) are grey."] if before else []
+    notes += [f"Changes of domains with fewer than {min_rows:,} rows (gate.domain_rows) are gray."] if before else []
     notes += [f"Domains of the previous night that have no rows on this night: {', '.join(gone)}."] if gone else []
     head = f'<th class="thin"><span class="hidden">GAUC over the nights</span></th>{head}'
     table = f"<table><thead><tr><th>domain</th>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -92,7 +92,7 @@ def render_against_serving(data: ReportData) -> str:
     )
     reference = next(iter(rows.values()))["reference_run_id"].partition("@")[0]
     note = (
-        f"GAUC of this night’s model minus GAUC of <code>{escape(reference)}</code>, on the same rows. Coloured if the "
+        f"GAUC of this night’s model minus GAUC of <code>{escape(reference)}</code>, on the same rows. Colored if the "
         "confidence interval does not contain 0."
     )
     return render_section(title, f'{plot}<p class="note">{note}</p>')

@@ -24,7 +24,7 @@ RANGES = {
     "all": np.array([1e-300, -1e300, 1e300, 1.0, 5e-324, -1e-310]),
     "largest": np.array([sys.float_info.max, -sys.float_info.max] * 5),
     "denormal": 5e-324 * np.arange(5.0),
-    "a neighbour": np.array([1.0] * 99 + [1.0 + 2.0**-52]),
+    "a neighbor": np.array([1.0] * 99 + [1.0 + 2.0**-52]),
 }
 
 

@@ -10,7 +10,7 @@ from star_ctr.conf.contracts.encoded_row import IdField, Layout, SequenceField
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.layers.attention_pooling import DienPooling, DinPooling
-from tests.model.arrays import array, randomise
+from tests.model.arrays import array, randomize
 
 RNG = np.random.default_rng(11)
 LENGTHS = np.array([4, 0, 2, 1, 3])
@@ -32,7 +32,7 @@ def pool(pooling: torch.nn.Module, events: np.ndarray = EVENTS) -> torch.Tensor:
 @pytest.mark.usefixtures("float64")
 def test_din_weights_each_event_by_the_candidate() -> None:
     pooling = DinPooling(ModelSettings(pooling="din", attention_width=4), 5, MATCHED, 3)
-    randomise(pooling, RNG)
+    randomize(pooling, RNG)
     want = np.zeros((5, 5))
     for b, length in enumerate(LENGTHS):
         t = TARGET[b]
@@ -60,7 +60,7 @@ def extract_states(pooling: DienPooling, events: np.ndarray) -> np.ndarray:
 @pytest.mark.usefixtures("float64")
 def test_dien_evolves_interests_with_attention_to_the_candidate() -> None:
     pooling = DienPooling(ModelSettings(pooling="dien"), 5, MATCHED, 3)
-    randomise(pooling, RNG)
+    randomize(pooling, RNG)
     w, b = array(pooling.gates.weight), array(pooling.gates.bias)
     u = array(pooling.state_gates.weight)
     want = np.zeros((5, 5))
@@ -81,7 +81,7 @@ def test_dien_evolves_interests_with_attention_to_the_candidate() -> None:
 @pytest.mark.usefixtures("float64")
 def test_the_auxiliary_loss_of_dien_distinguishes_the_next_event_from_one_of_another_row() -> None:
     pooling = DienPooling(ModelSettings(pooling="dien", interest_loss=0.5), 5, MATCHED, 3)
-    randomise(pooling, RNG)
+    randomize(pooling, RNG)
     pool(pooling)
     want = 0.0
     for row, length in enumerate(LENGTHS):
@@ -103,7 +103,7 @@ def test_the_auxiliary_loss_of_dien_distinguishes_the_next_event_from_one_of_ano
 @pytest.mark.parametrize("form", [DinPooling, DienPooling])
 def test_values_after_the_length_do_not_matter(form: type[DinPooling | DienPooling]) -> None:
     pooling = form(ModelSettings(), 5, MATCHED, 3)
-    randomise(pooling, RNG)
+    randomize(pooling, RNG)
     is_event = np.arange(6) < LENGTHS[:, None]
     other = np.where(is_event[:, :, None], EVENTS, RNG.normal(size=EVENTS.shape))
     assert torch.equal(pool(pooling), pool(pooling, other))
@@ -113,7 +113,7 @@ def test_values_after_the_length_do_not_matter(form: type[DinPooling | DienPooli
 @pytest.mark.parametrize("form", [DinPooling, DienPooling])
 def test_gradients_of_pooling_by_finite_differences(form: type[DinPooling | DienPooling]) -> None:
     pooling = form(ModelSettings(activation="silu"), 5, MATCHED, 3)
-    randomise(pooling, RNG)
+    randomize(pooling, RNG)
     events, target = (torch.from_numpy(a).requires_grad_() for a in (EVENTS, TARGET))
     assert torch.autograd.gradcheck(lambda e, t: pooling(e, torch.from_numpy(LENGTHS), t), (events, target))
 

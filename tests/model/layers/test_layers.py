@@ -10,7 +10,7 @@ from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
 from star_ctr.model.layers.partitioned_norm import PartitionedNorm
 from star_ctr.model.layers.stack import Dropout
 from star_ctr.model.layers.star_fcn import StarFCN, StarLinear
-from tests.model.arrays import array, randomise
+from tests.model.arrays import array, randomize
 
 RNG = np.random.default_rng(0)
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 def test_partitioned_norm_in_training_is_eq_3_and_updates_only_its_domain() -> None:
     norm = PartitionedNorm(5, domains=3, momentum=0.1)
-    randomise(norm, RNG)
+    randomize(norm, RNG)
     z = RNG.normal(size=(7, 5))
     out = array(norm(torch.from_numpy(z), [(1, 0, 7)]))
     mu, var = z.mean(0), z.var(0)
@@ -36,7 +36,7 @@ def test_partitioned_norm_in_training_is_eq_3_and_updates_only_its_domain() -> N
 
 def test_partitioned_norm_in_evaluation_is_eq_4_for_rows_of_several_domains() -> None:
     norm = PartitionedNorm(4, domains=2).eval()
-    randomise(norm, RNG)
+    randomize(norm, RNG)
     norm.mean.copy_(torch.from_numpy(RNG.normal(size=(2, 4))))
     norm.var.copy_(torch.from_numpy(RNG.uniform(0.5, 2, size=(2, 4))))
     z = RNG.normal(size=(6, 4))
@@ -62,7 +62,7 @@ def test_a_batch_of_one_row_is_normalized_with_running_statistics_and_counted() 
 
 def test_star_layer_is_eq_5_and_6() -> None:
     layer = StarLinear(4, 3, domains=2)
-    randomise(layer, RNG)
+    randomize(layer, RNG)
     x = RNG.normal(size=(5, 4))
     out = array(layer(torch.from_numpy(x), [(0, 0, 2), (1, 2, 5)]))
     for p, rows in ((0, slice(0, 2)), (1, slice(2, 5))):
@@ -83,7 +83,7 @@ def test_every_domain_starts_as_the_shared_model() -> None:
 
 def test_the_last_layer_is_a_plain_logit() -> None:
     fcn = StarFCN(3, [4], domains=1)
-    randomise(fcn, RNG)
+    randomize(fcn, RNG)
     x = RNG.normal(size=(50, 3))
     w = [array(layer.fold_for_inference().weight)[0] for layer in fcn.layers]
     b = [array(layer.fold_for_inference().bias)[0] for layer in fcn.layers]
@@ -105,7 +105,7 @@ def test_dropout_keeps_the_mean_and_depends_only_on_the_seed() -> None:
 
 def test_auxiliary_network_has_two_layers_over_domain_and_z() -> None:
     aux = AuxiliaryNetwork(3, domains=2, domain_dim=2, width=4)
-    randomise(aux, RNG)
+    randomize(aux, RNG)
     z = RNG.normal(size=(4, 3))
     out = array(aux(torch.from_numpy(z), [(0, 0, 1), (1, 1, 4)]))
     domain = np.stack([array(aux.domain[p]) for p in (0, 1, 1, 1)])
@@ -115,8 +115,8 @@ def test_auxiliary_network_has_two_layers_over_domain_and_z() -> None:
 
 def test_gradients_by_finite_differences() -> None:
     norm, layer = PartitionedNorm(3, domains=2), StarLinear(3, 2, domains=2)
-    randomise(norm, RNG)
-    randomise(layer, RNG)
+    randomize(norm, RNG)
+    randomize(layer, RNG)
 
     def f(z: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         segments = [(0, 0, 3), (1, 3, 6)]

@@ -16,7 +16,7 @@ from star_ctr.model.models.mmoe import MMoE
 from star_ctr.model.models.mulann import MulANN
 from star_ctr.model.models.ple import PLE
 from star_ctr.model.models.shared_bottom import SharedBottom
-from tests.model.arrays import array, randomise
+from tests.model.arrays import array, randomize
 from tests.model.synthetic import ALL
 
 RNG = np.random.default_rng(3)
@@ -41,7 +41,7 @@ def logits(network: torch.nn.Module) -> np.ndarray:
 @pytest.mark.usefixtures("float64")
 def test_base_is_one_network() -> None:
     network = BaseFCN(WIDTHS, 5)
-    randomise(network, RNG)
+    randomize(network, RNG)
     h = X
     for k, layer in enumerate(network.layers):
         h = h @ array(layer.weight) + array(layer.bias)
@@ -52,7 +52,7 @@ def test_base_is_one_network() -> None:
 @pytest.mark.usefixtures("float64")
 def test_mulann_reverses_the_gradient_of_its_discriminator() -> None:
     network = MulANN(WIDTHS, 5, domains=3)
-    randomise(network, RNG)
+    randomize(network, RNG)
     network.discriminator.weight.data *= 0.3  # almost a guess: some domains are predicted well, others not
     network.discriminator.bias.data = torch.log(torch.tensor([0.1, 3.0, 4.0]))
     network(torch.from_numpy(X), SEGMENTS)
@@ -93,7 +93,7 @@ def test_mulann_stays_bounded_if_the_domain_is_easy_to_predict() -> None:
 @pytest.mark.usefixtures("float64")
 def test_shared_bottom_is_one_network_per_domain() -> None:
     network = SharedBottom(WIDTHS, 5, domains=3)
-    randomise(network, RNG)
+    randomize(network, RNG)
     want = []
     for x, p in zip(X, DOMAINS, strict=True):
         h = x
@@ -107,7 +107,7 @@ def test_shared_bottom_is_one_network_per_domain() -> None:
 @pytest.mark.usefixtures("float64")
 def test_mmoe_mixes_experts_by_the_gate_of_the_domain() -> None:
     network = MMoE(WIDTHS, 5, domains=3)
-    randomise(network, RNG)
+    randomize(network, RNG)
     assert len(network.hidden[0].weight) == 2  # one expert per known domain
     want = []
     for x, p in zip(X, DOMAINS, strict=True):
@@ -129,7 +129,7 @@ def test_cross_stitch_mixes_the_networks_of_the_domains_after_each_hidden_layer(
     unit = array(network.units[0])
     assert np.allclose(unit.sum(1), 1)
     assert np.allclose(np.diag(unit), 0.9)
-    randomise(network, RNG)
+    randomize(network, RNG)
     want = []
     for x, p in zip(X, DOMAINS, strict=True):
         paths = [x, x, x]
@@ -144,7 +144,7 @@ def test_cross_stitch_mixes_the_networks_of_the_domains_after_each_hidden_layer(
 def test_star_weights_may_be_summed() -> None:
     network = StarFCN(5, [4, 3], domains=3, combine="sum")
     assert all((array(w) == 0).all() for layer in network.layers for w in layer.weight_p)
-    randomise(network, RNG)
+    randomize(network, RNG)
     want = []
     for x, p in zip(X, DOMAINS, strict=True):
         h = x
@@ -158,12 +158,12 @@ def test_star_weights_may_be_summed() -> None:
 @pytest.mark.usefixtures("float64")
 def test_batch_and_layer_normalization() -> None:
     batch, layer = BatchNorm(5), LayerNorm(5)
-    randomise(batch, RNG)
-    randomise(layer, RNG)
+    randomize(batch, RNG)
+    randomize(layer, RNG)
     g, b = array(batch.gamma), array(batch.beta)
     z = torch.from_numpy(X)
-    standardised = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
-    np.testing.assert_allclose(array(batch(z, SEGMENTS)), g * standardised + b, atol=1e-9)
+    standardized = (X - X.mean(0)) / np.sqrt(X.var(0) + 1e-5)
+    np.testing.assert_allclose(array(batch(z, SEGMENTS)), g * standardized + b, atol=1e-9)
     moving = (X - array(batch.mean)[0]) / np.sqrt(array(batch.var)[0] + 1e-5)
     np.testing.assert_allclose(array(batch.mean)[0], X.mean(0), atol=1e-12)
     for form in (batch.eval(), batch.fold_for_inference()):
@@ -179,7 +179,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
     from star_ctr.model.models.multi_domain import make_network
 
     network = make_network(settings, 5, 3, priors=2)
-    randomise(network, RNG)
+    randomize(network, RNG)
     x = torch.from_numpy(X).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: torch.tanh(network(x, SEGMENTS)), (x,))
     parameters = [p for p in network.parameters() if p.shape]
@@ -190,7 +190,7 @@ def test_gradients_by_finite_differences(name: str) -> None:
 
 def test_an_unknown_domain_is_scored_by_a_trained_one() -> None:
     for network in (SharedBottom(WIDTHS, 5, 3), MMoE(WIDTHS, 5, 3), CrossStitch(WIDTHS, 5, 3), PLE(WIDTHS, 5, 3)):
-        randomise(network, RNG)
+        randomize(network, RNG)
         copy_domain(network, 2, 0)
         x = torch.from_numpy(X).float()
         a, b = (network(x, [(p, 0, 7)]).detach() for p in (0, 2))

@@ -9,7 +9,7 @@ import torch
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.models.pepnet import PEPNet
 from star_ctr.model.models.ple import PLE
-from tests.model.arrays import array, randomise
+from tests.model.arrays import array, randomize
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(7, 5))
@@ -36,7 +36,7 @@ def expert(layers: torch.nn.ModuleList, k: int, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_ple_matches_numpy(levels: int) -> None:
     network = PLE(ModelSettings(layers=[4, 3, 3], levels=levels, experts=2), 5, domains=3)
-    randomise(network, RNG)
+    randomize(network, RNG)
     assert len(network.earlier) == levels - 1
     want = []
     for x, p in zip(X, DOMAINS, strict=True):
@@ -61,7 +61,7 @@ def test_ple_matches_numpy(levels: int) -> None:
 @pytest.mark.usefixtures("float64")
 def test_pepnet_matches_numpy() -> None:
     network = PEPNet(ModelSettings(layers=[4, 3], domain_dim=2, gate_width=3), 5, domains=3, priors=2)
-    randomise(network, RNG)
+    randomize(network, RNG)
 
     def gate(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
         h = relu(x @ array(module.hidden.weight) + array(module.hidden.bias))  # type: ignore[union-attr,arg-type]
@@ -80,7 +80,7 @@ def test_pepnet_matches_numpy() -> None:
 @pytest.mark.usefixtures("float64")
 def test_gates_of_pepnet_stop_the_gradient_of_their_inputs() -> None:
     network = PEPNet(ModelSettings(layers=[4], domain_dim=2, gate_width=3), 5, domains=3, priors=0)
-    randomise(network, RNG)
+    randomize(network, RNG)
     with torch.no_grad():
         network.hidden[0].weight.zero_()  # only the gates still depend on the features
     x = torch.from_numpy(X).requires_grad_()
@@ -92,7 +92,7 @@ def test_gates_of_pepnet_stop_the_gradient_of_their_inputs() -> None:
 @pytest.mark.usefixtures("float64")
 def test_gradients_of_pepnet_by_finite_differences() -> None:
     network = PEPNet(ModelSettings(layers=[3], domain_dim=2, gate_width=3, activation="silu"), 5, domains=3, priors=2)
-    randomise(network, RNG)
+    randomize(network, RNG)
     learned = [p for m in (network.hidden, network.gates, network.last) for p in m.parameters()]
     x = torch.from_numpy(X)
     assert torch.autograd.gradcheck(lambda *_: torch.tanh(network(x, SEGMENTS)), learned)

@@ -146,9 +146,9 @@ def test_a_rarely_touched_row_is_exported_as_its_weight() -> None:
         average.update(model.change(rng, [5, 6] if step % 100 == 50 and step < 1000 else [7]))
     weight = model.storage.detach().clone()
     average.swap_in()
-    learnt = (weight - start)[5:7].abs()
-    assert learnt.min() > 0.1
-    assert ((model.storage - weight)[5:7].abs() < 1e-3 * learnt).all()
+    learned = (weight - start)[5:7].abs()
+    assert learned.min() > 0.1
+    assert ((model.storage - weight)[5:7].abs() < 1e-3 * learned).all()
     assert torch.equal(model.storage[8], start[8]), "a row that was never touched"
     before = model.storage.detach().clone()
     average.swap_in()

@@ -87,7 +87,7 @@ def test_a_single_value_is_drawn_as_a_dot() -> None:
     assert len(find_elements(svg, "circle", "dot")) == 1
 
 
-def test_the_forest_plot_colours_intervals_that_exclude_0() -> None:
+def test_the_forest_plot_colors_intervals_that_exclude_0() -> None:
     spans = [
         Difference("overall", 0.001, 0.002, 0.003),
         Difference("a", -0.03, -0.02, -0.01),
@@ -159,11 +159,11 @@ def test_numbers_are_formatted_for_readers() -> None:
         (1, 1.0001, "up", "flat"),
     ],
 )
-def test_changes_are_coloured_by_what_is_better(value: float, previous: float, better: str, kind: str) -> None:
+def test_changes_are_colored_by_what_is_better(value: float, previous: float, better: str, kind: str) -> None:
     assert f'class="{kind}"' in format_change({"m": value}, {"m": previous}, "m", 3, better)
 
 
-def test_a_change_within_the_interval_has_no_colour() -> None:
+def test_a_change_within_the_interval_has_no_color() -> None:
     row = {"m": 0.62, "m_low": 0.61, "m_high": 0.63}
     assert format_change(row, {"m": 0.612}, "m", 4, "up") == '<span class="flat">▲ 0.0080</span>'
     assert format_change(row, {"m": 0.6}, "m", 4, "up") == '<span class="good">▲ 0.0200</span>'

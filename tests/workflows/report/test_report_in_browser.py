@@ -58,9 +58,9 @@ def open_page(page: str, folder: Path, dark: bool = False) -> tuple[dict[str, An
     return result, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
-def is_light(colour: str) -> bool:
-    """Return whether a colour, such as rgb(1, 2, 3), is closer to white than to black."""
-    return sum(map(int, re.findall(r"\d+", colour)[:3])) > 382
+def is_light(color: str) -> bool:
+    """Return whether a color, such as rgb(1, 2, 3), is closer to white than to black."""
+    return sum(map(int, re.findall(r"\d+", color)[:3])) > 382
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_report_fits_a_phone(whole: SyntheticNights, tmp_path: Path, dark: b
     assert result["dark"] is dark
     assert is_light(result["ground"]) is not dark
     assert len(result["inks"]) == 2
-    assert {is_light(ink) for ink in result["inks"]} == {dark}, "the text of charts has the colours of the page"
+    assert {is_light(ink) for ink in result["inks"]} == {dark}, "the text of charts has the colors of the page"
 
 
 def test_the_report_of_a_single_night_fits_a_phone(tmp_path: Path) -> None:
