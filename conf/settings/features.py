@@ -161,8 +161,9 @@ class Statistic(Feature):
     The numbers of a row are missing if one of its group columns is missing.
 
     With the cut `day` (the default), a statistic does not see earlier events of the same day. Use it for outcomes:
-    otherwise a user's earlier clicks of the day make a later click less likely by mere counting, which harms the
-    order within users that GAUC measures. The cut `time` is suitable for events that are not outcomes.
+    otherwise each click raises only the counts of the user's later rows, so that clicked rows have lower counts than
+    the user's other rows. This bias distorts the ranking within users, which GAUC measures. The cut `time` is suitable
+    for events that are not outcomes.
     """
 
     kind: Literal["statistic"] = Field(description="kind of the feature: `statistic`")
