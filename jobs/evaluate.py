@@ -96,7 +96,7 @@ def evaluate_runs(
             take most of the time.
 
     Returns:
-        One row per run and domain, in the order of `runs`, `overall` last; the columns are COLUMNS and, with
+        One row per run and domain, in the order of `runs`, `overall` last; the columns are METRICS_COLUMNS and, with
         `evaluate`, INTERVALS.
 
     Raises:

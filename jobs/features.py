@@ -102,7 +102,7 @@ def read_impressions(settings: Settings, store: WarehouseTables, ds: str, featur
 
 
 def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Select IDENTITY, the log columns that `features` read, and the outcomes that `history` uses.
+    """Select IDENTITY_COLUMNS, the log columns that `features` read, and the outcomes that `history` uses.
 
     Returns:
         The rows with these columns. Log columns are renamed (`ColumnRef.flat`, `name_outcome_column`), so that columns
@@ -246,7 +246,7 @@ def _add_attributes(
 
 
 def select_row_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
-    """Return the columns that categorical, numeric and statistic features read from their row, without IDENTITY.
+    """Return the columns that categorical, numeric and statistic features read from their row, except IDENTITY_COLUMNS.
 
     Numeric columns are doubles, all others are text; lists are joined with the separator of their feature.
 

@@ -119,7 +119,7 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
         attempt: The attempt, whose layout must be that of the rows.
 
     Returns:
-        Rows with the schema SCORES.
+        Rows with the schema SCORES_SCHEMA.
     """
     model = describe_model(rows.sparkSession, attempt)
     run_id, number = attempt.run_id, attempt.number

@@ -238,7 +238,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
         files: The Parquet files of the vocabularies, which the workers read.
 
     Returns:
-        Rows with the schema ENCODED.
+        Rows with the schema ENCODED_SCHEMA.
     """
     history = list(settings.history)
 

@@ -64,7 +64,7 @@ RUNS_SCHEMA = pa.schema(
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
     """Train the run of night `ds`, and publish its model.
 
-    An interrupted training resumes from its last checkpoint if its inputs and settings have not changed.
+    An interrupted run resumes from its last checkpoint if its inputs and settings have not changed.
 
     Args:
         settings: The settings of the data set.
@@ -77,7 +77,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     Raises:
         DataError: There is no split of the night, or not all of its training rows were used.
         UserError: Training failed; or `trainer.checkpoint.resume` is `require`, but there is no checkpoint of the same
-            training.
+            training run.
     """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.days("split")[-1]

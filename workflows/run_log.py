@@ -1,7 +1,7 @@
 """Logging: messages of all modules to the terminal, and a log file per command that writes to the warehouse.
 
 Modules log to `logging.getLogger(__name__)`. The log file contains all messages from level DEBUG on, and the traceback
-of an error of which the terminal shows only one sentence.
+of errors that the terminal shows as one sentence.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Staleness:
         self._states: dict[tuple[str, str], tuple[State, str]] = {}
 
     def list_nights(self) -> list[str]:
-        """Return the nights of which at least one step has run, oldest first."""
+        """Return the nights with at least one step that has run, oldest first."""
         return sorted({ds for ds, step, run in self._newest if run in ("", make_run_id(self.settings, ds))})
 
     def find_removed_start(self, ds: str, step: str) -> str | None:

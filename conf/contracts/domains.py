@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 OTHER_DOMAIN = 0
-"""The number of all domains that are unknown in training."""
+"""The domain number that all domains unknown in training share."""
 MIXED = -1
 """Stands for the domain number of a batch with rows of several domains."""
 OTHER_NAME, MIXED_NAME = "other", "mixed"

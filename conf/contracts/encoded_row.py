@@ -28,8 +28,8 @@ from star_ctr.conf.settings.base import SettingsModel
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
 """Ids: padding and missing categorical values; everything that is not known; and the first known value or bucket.
 
-Not known are values outside the vocabulary (unseen, or below `min_count`), missing bucketed numbers, and events without
-a time.
+Unknown values are those outside the vocabulary (unseen, or below `min_count`), missing bucketed numbers, and events
+without a time.
 """
 GAP_TABLE, BEHAVIOUR_TABLE = "gap", "behaviour"
 """Embedding tables of the time gaps and of the kinds of events in sequences."""

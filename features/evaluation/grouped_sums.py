@@ -50,7 +50,7 @@ class SumsByDomain(Generic[S]):
         names: The runs and domains.
         replicates: Number of bootstrap samples.
         seed: Seed of the bootstrap.
-        make_sums: Creates empty sums for a number of samples, the data itself among them.
+        make_sums: Creates empty sums for a number of samples, including the data itself.
     """
 
     def __init__(self, names: Names, replicates: int, seed: int, make_sums: Callable[[int], S]) -> None:

@@ -88,8 +88,8 @@ def build_events(
         behaviours: Rows of the behaviour log, if there is one.
 
     Returns:
-        Events with `user_id`, the columns that statistics and sequences read, the columns OF_EVENTS, and one weight
-        column per kind. Each event has a nonzero weight for at least one kind.
+        Events with `user_id`, the columns that statistics and sequences read, EVENT_COLUMNS, and one weight column per
+        kind. Each event has a nonzero weight for at least one kind.
     """
     label_column = settings.label.column if isinstance(settings.label, LabelColumn) else None
     impression_weights: dict[str, Column] = {}

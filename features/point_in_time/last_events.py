@@ -62,7 +62,7 @@ class SequencePlan:
 class LastEvents:
     """Scan kernel that returns the list columns of sequences: for each sequence its `columns`, gap and behaviour.
 
-    Batches must have the user column, TIME, IS_QUERY, REQUEST_TIME, KIND_BITS and the columns of all plans.
+    Batches must have the user column, TIME, IS_QUERY, QUERY_TIME, KIND_BITS and the columns of all plans.
 
     Args:
         user: The column that holds the user.

@@ -103,7 +103,7 @@ def _explode_if(*rows: tuple[Column, Column]) -> Column:
 
 
 def make_behaviour_log(settings: SimulateSettings, numbers: DataFrame) -> DataFrame:
-    """Make the behaviour log: clicks and carts that do not belong to an impression.
+    """Make the behaviour log: clicks and add-to-carts that do not belong to an impression.
 
     Behaviours start `BEHAVIOUR_DAYS` days before the first day and end with the last day. With probability 0.8, the
     item is of a category that the user likes.

@@ -20,7 +20,7 @@ from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
 
 UNWINDOWED_LOGS = ("users", "items", "behaviours")
-"""Logs that are read from their first day on, because attributes and behaviours from before the window stay valid."""
+"""Logs that are read from their first day on, because attributes and behaviours from before the window still apply."""
 DAY_MARKS = {"{ds}": r"(?P<ds>\d{4}-\d{2}-\d{2})", "{yyyymmdd}": r"(?P<ds>\d{8})"}
 """Placeholders of the day in a log's path, and the regular expression that each of them matches."""
 

@@ -4,8 +4,8 @@ Committing a decision switches the serving model. Decisions are ordered by their
 column `at` is the time on the host that made the decision; it does not affect the order. `serving.json` in the
 warehouse, which model servers read, is written after the commit.
 
-A manual decision holds until the candidate of a newer night is evaluated. Until then, the gate makes no decisions on
-nights that had been evaluated before the manual decision.
+A manual decision stays in force until the candidate of a newer night is evaluated. Until then, the gate makes no
+decisions on nights that had been evaluated before the manual decision.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from star_ctr.features.evaluation.significance import (
 from star_ctr.jobs.registry.gate_baseline import Row, compute_typical_rows, estimate_click_rate
 
 MIN_BOOTSTRAP_SAMPLES = 200
-"""Minimum number of bootstrap samples for the gate: the standard error is then accurate to 5 %."""
+"""Minimum number of bootstrap samples for the gate: the standard error is then accurate to 5%."""
 ERROR_RATE_SHARES = {"gauc": 0.7, "gauc_drop": 0.1, "pcoc": 0.1, "clicks": 0.1}
 """Share of `gate.error_rate` by kind of test. The last three kinds detect failures that are usually obvious."""
 _POWER = 0.9
@@ -41,7 +41,7 @@ class GateInputs:
 
     Attributes:
         candidate: Metrics of the candidate.
-        differences: Candidate minus serving model on the same rows, with INTERVALS and EVIDENCE.
+        differences: Candidate minus serving model on the same rows, with INTERVALS and TEST_INPUTS.
         before: Metrics of the candidates of the baseline nights (`select_baseline_runs`), one list per night.
         serving_then: Overall metrics that the serving model was accepted with.
         level: Confidence level of the intervals.

@@ -146,7 +146,7 @@ def parse_night(name: str) -> str:
         name: A run id, or `RUN@DAY` for the scores of a run on the rows of another night.
 
     Returns:
-        The night: `SECONDS_PER_DAY` if the name contains one. Empty if the name does not begin with a date.
+        The night: `DAY` if the name contains one. Empty if the name does not begin with a date.
     """
     run, _, day = name.partition("@")
     night = day or run[:10]

@@ -38,8 +38,8 @@ class Start(NamedTuple):
         """Hash the encoding of numbers, which the split reuses.
 
         Returns:
-            The hash. It does not depend on the run id, so the split stays valid if another run with the same encoding
-            is selected.
+            The hash. It does not depend on the run id, so the split stays up to date if another run with the same
+            encoding is selected.
         """
         return hash_json(dump_number_encodings(self.layout), 32)
 

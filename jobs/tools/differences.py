@@ -32,7 +32,7 @@ def compare_runs(store: WarehouseTables, settings: Settings, run_id: str, refere
 
     Returns:
         The written rows, one per domain and `overall` last. Intervals are null if they are undefined or if there are no
-        bootstrap samples. EVIDENCE contains the inputs of significance tests: the standard error of the GAUC
+        bootstrap samples. TEST_INPUTS contains the inputs of significance tests: the standard error of the GAUC
         difference, and its effective number of users.
 
     Raises:

@@ -1,9 +1,9 @@
 """The batches of an epoch, starting at any of them, as a pure function of the files, the seed and the epoch.
 
-Neither the speed of the reader nor the number of processes changes the order of batches. `iter_epoch` executes the plan
-of `batch_order`. To start in the middle of an epoch, it replays the earlier draws on row positions alone. It then reads
-the files whose rows are still in a window, and the files that follow. `prefetch` runs the iterator in a background
-thread, ahead of the trainer.
+Neither the speed of the data loader nor the number of processes changes the order of batches. `iter_epoch` executes the
+plan of `batch_order`. To start in the middle of an epoch, it replays the earlier draws on row positions alone. It then
+reads the files whose rows are still in a window, and the files that follow. `prefetch` runs the iterator in a
+background thread, ahead of the trainer.
 """
 
 from __future__ import annotations

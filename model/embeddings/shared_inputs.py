@@ -128,7 +128,7 @@ class SharedInputs(nn.Module):
     def _pool_by_attention(self, ints_BI: Tensor, looked_up_BS: Tensor, sequence: SequenceField, offset: int) -> Tensor:
         """Pool the events of a sequence by attention to the candidate.
 
-        The target of the attention are the row's single ids that share a table with a side of the sequence.
+        The target of the attention is the row's single ids that share a table with a side of the sequence.
 
         Args:
             ints_BI: The integers of the encoded rows.

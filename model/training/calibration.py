@@ -86,7 +86,7 @@ def recompute_norm_statistics(
     """Set the normalization statistics of each domain to the weighted mean and variance of z over its rows (eq. 4).
 
     The statistics of a domain also count `prior_rows` rows with the statistics of all domains. Without them, the
-    variance over a few rows could be close to 0, and would blow up features that did not vary in these rows. A domain
+    variance over a few rows could be close to 0, which would blow up features that did not vary in these rows. A domain
     without rows gets the statistics of all domains. So does batch normalization. Layer normalization has no statistics.
 
     Args:
@@ -136,9 +136,9 @@ def calibrate_output_biases(
     """Shift the output bias of each domain so that its predicted clicks equal its actual clicks.
 
     The shift d of a domain maximizes the log-likelihood of its rows minus d^2 / 2. The penalty keeps the shift of a
-    domain with a dozen rows small, and hardly affects a domain with thousands of rows. The bias of domain 0 (unknown
-    domains) is shifted as all rows together require, if it has no rows. So is the single bias of a network without
-    output biases by domain.
+    domain with a dozen rows small, and hardly affects a domain with thousands of rows. If domain 0 (unknown
+    domains) has no rows, its bias is shifted as all rows together require. So is the single bias of a network without
+    per-domain output biases.
 
     Args:
         model: The model in evaluation mode; its output biases are changed in place.

@@ -1,8 +1,8 @@
 """Adam (§4.1) for dense weights, and for the touched rows of embedding tables.
 
 Dense weights use AdamW with decoupled weight decay. Embedding tables use `RowAdam`, whose cost depends on the rows of a
-batch and not on the size of the table. Domain-specific weights have their own learning rate, and decay toward the value
-at which they do not change the shared model.
+batch and not on the size of the table. Domain-specific weights have a separate learning rate, and decay toward the
+value at which they do not change the shared model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The trainer: a training loop that runs in the same way in all processes of a training run.
 
 With `trainer.parallel=rows`, each batch is split over the processes. Normalization statistics and gradients are summed
-over them, so that several processes train the same model as one. With `trainer.parallel=batches`, each process has its
-own batch, and a step is on the rows of all of them.
+over them, so that several processes train the same model as one. With `trainer.parallel=batches`, each process has a
+separate batch, and a step uses the rows of all batches.
 
 On the CPU, the same job gives bit-identical weights, even if it is killed and resumes from a checkpoint (see
 `trainer_state`). The order of batches is a pure function of the job (see `batch_order`), and a resumed run continues in
@@ -146,7 +146,8 @@ class Trainer:
     def _iter_batches(self) -> Iterator[Batch]:
         """Iterate over the remaining batches of the run.
 
-        Batches are prepared ahead, so the windows of an epoch fill while the trainer finishes the previous epoch.
+        Batches are prepared ahead, so the shuffle window of an epoch fills while the trainer finishes the previous
+        epoch.
 
         Returns:
             An iterator over the batches, from the current step to the last epoch.

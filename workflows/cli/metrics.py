@@ -116,7 +116,7 @@ def evaluate(
 def _evaluate_night(
     conf: str, overrides: list[str] | None, ds: str | None, json: str | None, against: str | None, wait: bool
 ) -> None:
-    """Run the step `evaluate` and print the metrics, with the differences to the run `against` if it is given."""
+    """Run the step `evaluate` and print the metrics, with the differences from the run `against` if it is given."""
     from star_ctr.jobs.io.warehouse import WarehouseTables
     from star_ctr.jobs.tools import differences
     from star_ctr.workflows.nightly import choose_night, run_step
@@ -133,7 +133,7 @@ def _evaluate_night(
     if against is None:
         print_result(rows, json, lambda: make_metrics_table(rows))
         return
-    shown = make_table(differing, differences.COLUMNS[3:], f"difference to {against}")
+    shown = make_table(differing, differences.COLUMNS[3:], f"difference from {against}")
     print_result({"metrics": rows, "differences": differing}, json, lambda: Group(make_metrics_table(rows), shown))
 
 

@@ -130,7 +130,7 @@ def train(
 ) -> None:
     """Step 4: train the model and export it.
 
-    Trains on the train rows of the split. An interrupted training resumes from its last checkpoint if you run the
+    Trains on the train rows of the split. An interrupted run resumes from its last checkpoint if you run the
     command again with the same data and settings. docs/training.md describes training with several processes.
 
     For example:

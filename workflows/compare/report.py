@@ -30,7 +30,7 @@ from star_ctr.workflows.compare.tables import (  # fmt: skip
 )
 
 TABLE = "Table 2"
-"""Title of the plan whose order of models is compared with the paper's."""
+"""Title of the plan whose ranking of models is compared with the paper's."""
 METRICS = {"gauc": "GAUC (eq. 9)", "auc": "AUC", "log_loss": "log loss"}
 
 

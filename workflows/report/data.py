@@ -179,6 +179,6 @@ class _Tables:
         return read_rows(self.warehouse.table(name), f"run_id = '{run}'")
 
     def read_record(self, run: str) -> dict[str, Any]:
-        """Read the training record of the newest attempt of a run; empty if no training of the run was finished."""
+        """Read the training record of the newest attempt of a run; empty if the run has no finished attempt."""
         row = max(self.read_run("runs", run), key=lambda row: row["attempt"], default=None)
         return {**json.loads(row["record"]), "max_score_difference": row["max_score_difference"]} if row else {}

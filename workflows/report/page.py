@@ -1,6 +1,6 @@
 """The report of a night as one HTML file.
 
-The page runs no script and fetches nothing. It fits a phone and has a light and a dark theme.
+The page runs no script and fetches nothing. It fits phone screens and has a light and a dark theme.
 """
 
 from __future__ import annotations
