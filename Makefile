@@ -1,30 +1,30 @@
-# Every target does its own set-up from a fresh clone: a virtual environment in .venv with pinned packages.
-# `make` alone lists the targets.
+# Every target works in a fresh clone: it first creates a virtual environment in .venv with pinned packages.
+# `make` without a target lists the targets.
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-# Real logs: the first of data/ and ../shared/data that is there, unless STAR_CTR_DATA says otherwise.
+# Folder of real logs: STAR_CTR_DATA if it is set, else the first of data/ and ../shared/data that exists.
 STAR_CTR_DATA ?= $(abspath $(firstword $(wildcard data ../shared/data) data))
 export STAR_CTR_DATA
 KUAIRAND := $(wildcard $(STAR_CTR_DATA)/kuairand/log_standard_*.csv*)
 
-# What `make airflow` shows, unless STAR_CTR_CONF says otherwise.
+# What `make airflow` runs if STAR_CTR_CONF is not set.
 ifndef STAR_CTR_CONF
 airflow: export STAR_CTR_CONF := conf/$(if $(KUAIRAND),kuairand,demo).yaml
 airflow: export STAR_CTR_FIRST_NIGHT := $(if $(KUAIRAND),2022-05-04,2026-01-07)
 airflow: export STAR_CTR_LAST_NIGHT := $(if $(KUAIRAND),2022-05-05,2026-01-08)
 endif
 AIRFLOW_PORT ?= 8080
-# Tests run in this many processes, each with a Spark session of its own (2 GB).
+# Number of test processes, each with a separate Spark session (2 GB).
 TEST_PROCESSES ?= 2
 
 .PHONY: help nightly demo demo-logs test test-slow lint bench format requirements clean java airflow airflow-env
 help:
-	@echo "make nightly    one whole night: on KuaiRand if its logs are in $(STAR_CTR_DATA), else on simulated logs"
-	@echo "make demo       one whole night on simulated logs"
-	@echo "make airflow    the nights as a DAG of Airflow, to be looked at in a browser on this machine"
-	@echo "make test       the fast tests        make test-slow  the long ones"
-	@echo "make lint       ruff and mypy         make bench      benchmarks, into build/bench.json"
+	@echo "make nightly    run a night: on KuaiRand if its logs are in $(STAR_CTR_DATA), else on simulated logs"
+	@echo "make demo       run a night on simulated logs"
+	@echo "make airflow    run nights as an Airflow DAG, with the web interface on this machine"
+	@echo "make test       run the fast tests    make test-slow  run the slow tests"
+	@echo "make lint       run ruff and mypy     make bench      run the benchmarks (build/bench.json)"
 
 .venv/.ready: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "star-ctr needs Python 3.11 and found none; install it (Debian: apt-get install python3.11 python3.11-venv) or run: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -42,7 +42,7 @@ nightly: .venv/.ready java
 ifneq ($(KUAIRAND),)
 	$(BIN)/star-ctr nightly --conf conf/kuairand.yaml
 else
-	@echo "No KuaiRand logs in $(STAR_CTR_DATA): taking simulated ones."
+	@echo "No KuaiRand logs in $(STAR_CTR_DATA): using simulated logs."
 	$(MAKE) demo
 endif
 
@@ -52,7 +52,7 @@ demo-logs: .venv/.ready java
 demo: demo-logs
 	$(BIN)/star-ctr nightly --conf conf/demo.yaml
 
-# Airflow has an environment of its own: its requirements and those of .venv exclude one another.
+# Airflow has a separate environment, because its requirements conflict with those of .venv.
 airflow-env: .airflow/.ready
 .airflow/.ready: requirements-airflow.txt .venv/.ready
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .airflow/venv
@@ -66,7 +66,7 @@ airflow: .airflow/.ready java $(if $(or $(STAR_CTR_CONF),$(KUAIRAND)),,demo-logs
 test: .venv/.ready java
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-# Without a network its tests are skipped, and say so.
+# Without network access, the tests of Airflow are skipped with a message.
 test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800

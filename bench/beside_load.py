@@ -1,7 +1,7 @@
 """Benchmark: training throughput on a busy machine with two cores.
 
-Measures rows/s while two busy loops run, relative to rows/s without them. Trainings with and without the loops
-alternate, each in its own process. A value is the median of the ratios.
+Measures rows/s while two busy loops run, relative to rows/s without them. Training runs with and without the loops
+alternate, each in a separate process. A value is the median of the ratios.
 
     python bench/beside_load.py [--turns 3]
 """

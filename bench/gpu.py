@@ -33,7 +33,7 @@ STEPS = 40
 
 
 def measure_stream(job: TrainingJob) -> float:
-    """Return the rows/s of the data stream alone, with pinned memory and without training."""
+    """Return the rows/s of the data loader alone, with pinned memory and without training."""
     trainer = Trainer(job)
     s = job.trainer
     start = time.perf_counter()

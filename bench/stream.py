@@ -1,4 +1,4 @@
-"""Benchmark: the data stream of the trainer.
+"""Benchmark: the data loader of the trainer.
 
 Measures the time that the trainer waits for data, the throughput compared with pyarrow, and the growth of memory.
 
@@ -44,7 +44,7 @@ def list_files(job: TrainingJob) -> list[DataFile]:
 
 
 def iter_batches(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:
-    """Iterate over the batches of the stream: shuffled, 2000 rows of one domain per batch."""
+    """Iterate over the batches of the data loader: shuffled, 2000 rows of one domain per batch."""
     return iter_epoch(files, job.layout, 2000, job.trainer.data.window_rows, 0, epoch)
 
 
@@ -118,7 +118,7 @@ def measure_memory_alone(folder: Path, times: int, epochs: int) -> list[float]:
 
 
 def run() -> list[dict[str, Any]]:
-    """Measure the stream, and return the entries of bench.json."""
+    """Measure the data loader, and return the entries of bench.json."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = make_job(folder, ROWS)

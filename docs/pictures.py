@@ -1,4 +1,4 @@
-"""The pictures in the README: the table that a night ended with as an SVG, and the morning page as a PNG.
+"""Create the pictures in the documentation: the metrics table of a night as SVG, and the nightly report as PNG.
 
 python docs/pictures.py --metrics metrics.json      (of `star-ctr nightly --json`)
 python docs/pictures.py --page build/report/kuairand-2022-05-05.html      (of `star-ctr report`; needs Chromium)
@@ -19,7 +19,7 @@ from star_ctr.workflows.terminal import make_metrics_table
 
 
 def main() -> None:
-    """Draw what there is to draw."""
+    """Create the pictures whose inputs are given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics")
     parser.add_argument("--page")
@@ -32,14 +32,14 @@ def main() -> None:
 
 
 def table(metrics: str) -> None:
-    """The table that a night ends with."""
+    """Write the metrics table of a night to `docs/night.svg`."""
     console = Console(record=True, width=88, file=io.StringIO())
     console.print(make_metrics_table(json.loads(Path(metrics).read_text(encoding="utf-8"))))
     console.save_svg("docs/night.svg", title="star-ctr nightly --conf conf/kuairand.yaml --ds 2022-05-05")
 
 
 def photographed(page: Path, file: Path, width: int, height: int, dark: bool = False) -> None:
-    """The top of a page as a browser shows it, in few colors."""
+    """Write a screenshot of the top of a page, reduced to 128 colors."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     window = [f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={file.absolute()}"]
     subprocess.run(["chromium", "--headless", "--no-sandbox", scheme, *window, page.absolute().as_uri()], check=True)

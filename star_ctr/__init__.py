@@ -1,8 +1,8 @@
 """star-ctr: nightly multi-domain CTR prediction with the Star Topology Adaptive Recommender.
 
-The rooms of the house (`conf`, `features`, `jobs`, `model`, `workflows`) stand at the top of the
-repository; here they are linked in as subpackages, so that everything is imported, installed and shipped
-under the one name `star_ctr` and cannot collide with anybody's `conf` or `model`.
+The packages `conf`, `features`, `jobs`, `model` and `workflows` are in the root of the repository. They are linked into
+this folder as subpackages, so that everything is imported and installed under the single name `star_ctr` and cannot
+collide with another package named `conf` or `model`.
 """
 
 import os
