@@ -66,7 +66,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
             are invalid.
     """
     store = WarehouseTables(settings, spark)
-    ds = check_day(ds) if ds else store.days("scores")[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("scores")
     name = make_run_id(settings, ds)
     night = ScoredRun(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
     return evaluate_runs(store, [night], settings.evaluate)
@@ -104,14 +104,16 @@ def evaluate_runs(
     """
     names = [r.run_id for r in runs]
     scores = store.read("scores").where(F.col("run_id").isin(names)).persist()
-    check_scores(scores, store.warehouse.table("scores"))
-    run_columns = store.spark.createDataFrame(
-        list(runs), "run_id string, attempt long, ds string, model string, seed long"
-    )
-    found = compute_metrics(scores, evaluate or NO_INTERVALS)
-    metrics = found.join(F.broadcast(run_columns), "run_id").select(*METRICS_COLUMNS, *INTERVALS)
-    store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
-    scores.unpersist()
+    try:
+        check_scores(scores, store.warehouse.table("scores"))
+        run_columns = store.spark.createDataFrame(
+            list(runs), "run_id string, attempt long, ds string, model string, seed long"
+        )
+        found = compute_metrics(scores, evaluate or NO_INTERVALS)
+        metrics = found.join(F.broadcast(run_columns), "run_id").select(*METRICS_COLUMNS, *INTERVALS)
+        store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
+    finally:
+        scores.unpersist()
     rows = read_metrics(store, names, (*METRICS_COLUMNS, *INTERVALS) if evaluate else METRICS_COLUMNS)
     missing = [r for r in runs if r.run_id not in {m["run_id"] for m in rows}]
     if missing:

@@ -64,7 +64,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     """
     store = WarehouseTables(settings, spark)
     stored_days = store.days("impressions")
-    ds = check_day(ds) if ds else stored_days[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("impressions")
     # Replace all days of the window, including days whose log was withdrawn.
     window = list_window_days(settings, ds)
     days = [day for day in window if day in stored_days]

@@ -59,7 +59,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         UserError: The night has no finished run.
     """
     store, decisions = WarehouseTables(settings, spark), Decisions(settings)
-    ds = check_day(ds) if ds else store.days("scores")[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("scores")
     candidate = get_published_attempt(store.warehouse, make_run_id(settings, ds))
     decisions.update_pointer()
     while True:

@@ -53,7 +53,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         UserError: Training failed.
     """
     store, decisions = WarehouseTables(settings, spark), Decisions(settings)
-    ds = check_day(ds) if ds else store.days("scores")[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("scores")
     candidate = make_run_id(settings, ds)
     decisions.update_pointer()
     earlier = decisions.read_all()
@@ -141,6 +141,12 @@ def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]
 def _decide(earlier: list[Decision], refit: Decision, failures: Sequence[str]) -> Decision | None:
     """Return the decision on a refit; None if it was already made."""
     serving = find_serving(earlier)
+    promoted = (refit.reference_run_id, refit.reference_attempt)
+    if not failures and (
+        serving is None
+        or (serving.model != promoted and (serving.reference_run_id, serving.reference_attempt) != promoted)
+    ):
+        failures = [f"{serving.run_id if serving else 'no model'} is serving now"]
     if failures:
         reason = _format_reason(failures)
         if serving is not None and serving.model == refit.model:
@@ -153,13 +159,7 @@ def _decide(earlier: list[Decision], refit: Decision, failures: Sequence[str]) -
         last = [(d.outcome, d.reason) for d in earlier if d.model == refit.model][-1:]
         held = replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
         return None if last == [(held.outcome, reason)] else held
-    promoted = (refit.reference_run_id, refit.reference_attempt)
-    if serving is None or (
-        serving.model != promoted and (serving.reference_run_id, serving.reference_attempt) != promoted
-    ):
-        reason = _format_reason([f"{serving.run_id if serving else 'no model'} is serving now"])
-        return replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
-    return None if serving.model == refit.model else refit
+    return None if serving is not None and serving.model == refit.model else refit
 
 
 def _format_reason(failures: Sequence[str]) -> str:

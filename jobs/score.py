@@ -57,7 +57,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         UserError: The night has no finished run.
     """
     store = WarehouseTables(settings, spark)
-    ds = check_day(ds) if ds else store.days("split")[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("split")
     run_id = make_run_id(settings, ds)
     attempt = check_files(get_published_attempt(store.warehouse, run_id))
     record = attempt.record()

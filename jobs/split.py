@@ -64,7 +64,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     """
     store = WarehouseTables(settings, spark)
     stored_days = store.days("features")
-    ds = check_day(ds) if ds else stored_days[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("features")
     test_day = ds if tables is NIGHT_TABLES else None
     rows = _read_features(settings, store, ds, stored_days, test_day)
     train = rows.where(F.col("ds") != test_day) if test_day else rows

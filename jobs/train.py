@@ -23,6 +23,7 @@ from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_refit_run_id, make_run_id
 from star_ctr.conf.errors import DataError, UserError
+from star_ctr.conf.redaction import dump_redacted
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import quote_literal
 from star_ctr.jobs.io.session import run_submitted_step
@@ -80,7 +81,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
             training run.
     """
     store = WarehouseTables(settings, spark)
-    ds = check_day(ds) if ds else store.days("split")[-1]
+    ds = check_day(ds) if ds else store.get_newest_day("split")
     return train_run(settings, store, make_job(settings, store, ds))
 
 
@@ -112,7 +113,7 @@ def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
     changed = list_changes(read_job(attempts[-1]).identity(), job.identity())
     raise UserError(
         f"{attempts[-1].folder}: changed since this attempt: {'; '.join(changed) or 'its files'}. Set it back, or "
-        "train without --resume"
+        "allow a new start with trainer.checkpoint.resume=auto (train without --resume)"
     )
 
 
@@ -218,7 +219,7 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
         layout=pinned.layout,
         model=settings.model,
         trainer=settings.trainer,
-        settings=settings.model_dump(mode="json"),
+        settings=dump_redacted(settings),
         start=find_warm_start(settings, ds, pinned.layout),
     )
     return assign_attempt(store.warehouse, job)

@@ -68,14 +68,15 @@ def choose_night(settings: Settings, spark: SparkSession, name: str, ds: str | N
         The night.
 
     Raises:
-        DataError: `ds` is not a date, or the step is `ingest` and the impression log has no file of day `ds`.
+        DataError: `ds` is not a date, the step is `ingest` and the impression log has no file of day `ds`, or the table
+            that the step reads is empty.
     """
     if ds is not None:
         return ingest.check_day_has_files(settings, ds) if name == "ingest" else check_day(ds)
     day_from = STEPS[name].day_from
     if day_from is None:
         return ingest.find_newest_day(settings, spark)
-    return WarehouseTables(settings, spark).days(day_from)[-1]
+    return WarehouseTables(settings, spark).get_newest_day(day_from)
 
 
 def run_step(

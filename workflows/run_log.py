@@ -7,6 +7,7 @@ of errors that the terminal shows as one sentence.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.redaction import dump_redacted, redact_argument
 from star_ctr.conf.settings.root import Settings
 
 _MAX_FILES = 500
@@ -60,8 +62,8 @@ def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
     _logger.setLevel(logging.DEBUG)
     _logger.addHandler(handler)
     try:
-        _logger.debug("command: %s", sys.argv)
-        _logger.debug("settings: %s", settings.model_dump_json())
+        _logger.debug("command: %s", [redact_argument(a) for a in sys.argv])
+        _logger.debug("settings: %s", json.dumps(dump_redacted(settings), ensure_ascii=False))
         yield Path(handler.baseFilename)
         _logger.debug("%s finished", command)
     except BaseException:

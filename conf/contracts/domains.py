@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 OTHER_DOMAIN = 0
 """The domain number that all domains unknown in training share."""
@@ -38,6 +42,15 @@ class DomainIndex:
     def get_number(self, name: str) -> int:
         """Return the number of a domain; `OTHER_DOMAIN` if training does not know it."""
         return self._numbers.get(name, OTHER_DOMAIN)
+
+    def get_numbers(self, names: pa.Array) -> pa.Array:
+        """Return the number of each name (int32); `OTHER_DOMAIN` for null and for names that training does not know."""
+        # Imported here, because settings import this module and commands such as `--help` must start fast.
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        known = pa.array(self.names[1:], pa.string())
+        return pc.add(pc.fill_null(pc.index_in(names, value_set=known, skip_nulls=True), -1), 1)
 
     def get_name(self, number: int) -> str:
         """Return the name of a domain number; `other` for 0 and `mixed` for `MIXED`."""

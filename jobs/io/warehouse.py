@@ -137,6 +137,12 @@ class WarehouseTables:
             return sorted(row.ds for row in rows if row.ds)
         return sorted({p["ds"] for p in self.partitions(table) if p["ds"]})
 
+    def get_newest_day(self, table: str) -> str:
+        """Return the newest day of a table; raises `DataError` if the table has no days."""
+        if not (days := self.days(table)):
+            raise DataError(f"{self.warehouse.table(table)}: the table is empty; run the steps that write it first")
+        return days[-1]
+
     def partitions(self, table: str) -> list[dict[str, str]]:
         """Return the partitions that have files, from the Delta log; raises `DataError` if the table does not exist."""
         self.require(table)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -197,15 +199,8 @@ class Decisions:
             if find_attempt(self.warehouse, *decision.model) is None:
                 before = find_serving(decided)
                 if before is not None:
-                    undo = Decision(
-                        before.ds,
-                        *before.model,
-                        *decision.model,
-                        Outcome.PROMOTED_MANUALLY,
-                        "deleted",
-                        _check_author(by),
-                    )
-                    self.add(undo, self.read_all())
+                    key, author = (before.ds, *before.model, *decision.model), _check_author(by)
+                    self.add(Decision(*key, Outcome.PROMOTED_MANUALLY, "deleted", author), self.read_all())
                 raise UserError(f"{decision.run_id}: `star-ctr clean` has just deleted this model; serve another one")
             return decision
 
@@ -217,7 +212,9 @@ class Decisions:
 
 def _check_author(by: str | None) -> str:
     """Return the author, by default the user of this process; raises `UserError` for the name of the gate."""
-    by = by or getpass.getuser()
+    with suppress(KeyError, OSError):  # a container may run with a user id that has no name
+        by = by or getpass.getuser()
+    by = by or f"uid {os.getuid()}"
     if by == GATE:
         raise UserError(f"--by {GATE}: this name is reserved for the gate; pass the name of a person")
     return by

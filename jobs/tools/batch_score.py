@@ -252,7 +252,6 @@ def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) ->
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         predictor = load_predictor(model_files)
         layout = predictor.layout
-        known = pa.array(layout.domains, type=pa.string())
         for batch in batches:
             if batch.num_rows == 0:
                 continue
@@ -264,7 +263,7 @@ def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) ->
                 ints, floats, domain_id = (scorable.column(c) for c in ("ints", "floats", "domain_id"))
             else:
                 ints, floats = load_encoder(layout, files, history).encode(pa.Table.from_batches([batch]))
-                domain_id = pc.add(pc.fill_null(pc.index_in(domain, value_set=known), -1), 1)
+                domain_id = layout.domain_index.get_numbers(domain)
                 domain = pa.array(layout.domain_index.names).take(domain_id)
             scores = np.full(batch.num_rows, np.nan)
             if valid.any():

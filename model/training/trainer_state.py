@@ -92,7 +92,8 @@ def _load_newest(trainer: Trainer, folder: Path, must: bool) -> tuple[dict[str, 
             if must:
                 raise UserError(
                     f"{folder}: the checkpoint belongs to a training run with other inputs or settings; changed since: "
-                    f"{'; '.join(changed)}. Set it back, or train without --resume"
+                    f"{'; '.join(changed)}. Set it back, or allow a new start with "
+                    "trainer.checkpoint.resume=auto (train without --resume)"
                 )
             continue
         checkpoints.append(progress)

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RESULT_FILE
@@ -29,6 +30,7 @@ from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, L
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
 from star_ctr.model.embeddings.tables import compute_offsets
 from star_ctr.model.layers.partitioned_norm import PartitionedNorm
@@ -39,6 +41,13 @@ from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.trainer_state import load_tensors
 
 
+class _RecordedSettings(BaseModel):
+    """The parts of a recorded configuration that a warm start reads; the other parts are ignored."""
+
+    history: dict[str, Any]
+    model: ModelSettings
+
+
 class _EarlierRun(NamedTuple):
     """The earlier run that training starts from."""
 
@@ -46,6 +55,7 @@ class _EarlierRun(NamedTuple):
     folder: Path
     layout: Layout
     model: ModelSettings
+    trainer: TrainerSettings
     vocabularies: dict[str, pa.Array]
     progress: dict[str, Any]
 
@@ -76,7 +86,7 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     added = [p for p, q in enumerate(earlier_domains) if q is None]
     if added:
         _initialize_domains(trainer, added, earlier_domains, earlier)
-    decay = earlier.progress["identity"]["trainer"]["optimizer"]["ema_decay"]
+    decay = earlier.trainer.optimizer.ema_decay
     trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors) if keep_state else {}, origin, decay)
     if keep_state:
         _load_optimizers(trainer, tensors, origin)
@@ -98,30 +108,30 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     if not (folder / RESULT_FILE).exists():
         raise UserError(f"{folder}: no finished run to start from; train {start.run_id} again")
     record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    settings = record["settings"]
+    settings = _RecordedSettings.model_validate(record["settings"])
     if progress is None or progress["step"] != record["steps"]:
         raise UserError(
             f"{folder / 'checkpoint'}: the final checkpoint is missing or damaged; train {start.run_id} again"
         )
     layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
     check_split(start.run_id, layout, trainer.job.layout)
-    model = ModelSettings(**settings["model"])
-    check_model(start.run_id, model, trainer.job.model)
+    check_model(start.run_id, settings.model, trainer.job.model)
     files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
     if not files:
         raise UserError(
             f"{folder / 'vocabularies'}: the vocabularies are missing, so embeddings cannot be matched by value; "
             f"train {start.run_id} again"
         )
-    vocabularies = read_vocabularies(files, list(settings["history"]))
-    return _EarlierRun(start.run_id, folder, layout, model, vocabularies, progress)
+    vocabularies = read_vocabularies(files, list(settings.history))
+    earlier = TrainerSettings.model_validate(progress["identity"]["trainer"])
+    return _EarlierRun(start.run_id, folder, layout, settings.model, earlier, vocabularies, progress)
 
 
 def _read_vocabularies(trainer: Trainer) -> dict[str, pa.Array]:
     """Read the vocabularies of the trainer's split."""
     job = trainer.job
     files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
-    return read_vocabularies(files, list(job.settings["history"]))
+    return read_vocabularies(files, list(_RecordedSettings.model_validate(job.settings).history))
 
 
 def _map_rows(
@@ -219,7 +229,7 @@ def _load_weights(
     """
     weights = dict(trainer.model.state_dict())
     earlier_weights = checkpoint.strip_prefix("model/", tensors)
-    if not keep_state and (decay := earlier.progress["identity"]["trainer"]["optimizer"]["ema_decay"]):
+    if not keep_state and (decay := earlier.trainer.optimizer.ema_decay):
         earlier_weights |= compute_averages(earlier_weights, checkpoint.strip_prefix("average/", tensors), decay)
     is_partitioned = isinstance(trainer.model.norm, PartitionedNorm)
     for name, source in origin.items():

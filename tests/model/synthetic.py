@@ -111,7 +111,7 @@ def with_vocabularies(j: TrainingJob, folder: Path) -> TrainingJob:
     table = str(folder / "vocabularies")
     write_deltalake(table, rows, partition_by=["ds"])
     versions = {**j.versions, "vocabularies": version_of(table)}
-    return j.model_copy(update={"vocabularies": table, "versions": versions, "settings": {"history": {}}})
+    return j.model_copy(update={"vocabularies": table, "versions": versions, "settings": {"history": {}, "model": {}}})
 
 
 def without_dropout(table: str, folder: Path, **trainer: object) -> TrainingJob:

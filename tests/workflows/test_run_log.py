@@ -40,10 +40,22 @@ def test_the_file_has_all_messages_and_the_traceback(settings: Settings, capsys:
     assert file.parent == Path(settings.paths.warehouse) / "run_logs"
     assert "-ingest-" in file.name
     text = file.read_text()
-    for words in ("three rows", "a clock is wrong", "Traceback", "UserError: the log is empty", '"name":"demo"'):
+    for words in ("three rows", "a clock is wrong", "Traceback", "UserError: the log is empty", '"name": "demo"'):
         assert words in text
     assert capsys.readouterr().err == "WARNING star_ctr.jobs.ingest: a clock is wrong\n"
     assert not [h for h in logging.getLogger("star_ctr").handlers if isinstance(h, logging.FileHandler)]
+
+
+def test_secrets_are_not_written(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = {"spark.hadoop.fs.s3a.secret.key": "hush", "spark.hadoop.fs.s3a.access.key": "hush", "spark.x": "plain"}
+    secretive = settings.model_copy(update={"spark": settings.spark.model_copy(update={"conf": conf})})
+    monkeypatch.setattr("sys.argv", ["star-ctr", "ingest", "--set", "spark.conf={spark.x.password: hush}"])
+    with run_log.log_to_warehouse(secretive, "ingest") as file:
+        assert file is not None
+    text = file.read_text()
+    assert "hush" not in text
+    assert '"spark.x": "plain"' in text
+    assert "spark.conf=***" in text
 
 
 def test_old_files_are_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

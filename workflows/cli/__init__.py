@@ -6,11 +6,12 @@ import importlib
 import sys
 
 from star_ctr.conf.errors import format_user_error
-from star_ctr.workflows.cli.base import app
+from star_ctr.workflows.cli.base import app, order_steps
 
 _GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables", "reference")
 for _group in _GROUPS:  # importing a module registers its commands; --help lists them in this order
     importlib.import_module(f"star_ctr.workflows.cli.{_group}")
+order_steps(app.registered_commands)
 
 __all__ = ["app", "main"]
 

@@ -7,8 +7,10 @@ from contextlib import ExitStack, nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.models import CommandInfo
 
 from star_ctr import __version__
+from star_ctr.conf.contracts.pipeline import STEPS
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.run_log import configure_terminal, log_to_warehouse
@@ -61,6 +63,7 @@ def _configure(
         typer.Option(
             "--log-level",
             envvar="STAR_CTR_LOG_LEVEL",
+            case_sensitive=False,
             help="Lowest level of log messages to show. Log files in the warehouse always contain all levels.",
         ),
     ] = "warning",
@@ -81,7 +84,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override a setting, for example trainer.seed=1 or model.layers=[64,32]. May be repeated.",
+        help="Override a setting, for example trainer.seed=1 or model.layers=[64,32]. A mapping such as "
+        "trainer.optimizer={lr: 0.01} replaces the whole group. May be repeated.",
     ),
 ]
 Day = Annotated[
@@ -102,6 +106,15 @@ AttemptNumber = Annotated[
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait for another process that writes to the warehouse, instead of failing.")
 ]
+
+
+def order_steps(commands: list[CommandInfo]) -> None:
+    """Sort commands in place, so that --help lists the steps of a night together and in their order."""
+    steps = list(STEPS)
+    names = [command.callback.__name__ if command.callback else "" for command in commands]
+    first = names.index(steps[0])
+    position = {n: (first, steps.index(n)) if n in steps else (k, -1) for k, n in enumerate(names)}
+    commands.sort(key=lambda command: position[command.callback.__name__ if command.callback else ""])
 
 
 def with_spark(

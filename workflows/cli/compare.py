@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result, with_spark
+from star_ctr.workflows.cli.base import Conf, Json, Set, Wait, app, print_result, with_spark
 
 
 @app.command()
@@ -32,9 +32,11 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Number of seeds per model and night. Requires --models or --nights."),
-    ] = 3,
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Number of seeds per model and night, by default 3. Requires --models or --nights."
+        ),
+    ] = None,
     scores: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,6 +53,7 @@ def compare(
         str | None, typer.Option(metavar="DIR", help="Folder of the report. By default, build/compare/NAME.")
     ] = None,
     json: Json = None,
+    wait: Wait = False,
 ) -> None:
     """Compare models on the same nights, with several seeds.
 
@@ -76,6 +79,7 @@ def compare(
         lambda s, spark: comparison.run(conf, set or [], spark, plans, outside, jobs),
         progress=False,
         writes=True,
+        wait=wait,
     )
     command = "star-ctr " + shlex.join(sys.argv[1:])
     path = report.write(results, command, Path(out or f"build/compare/{settings.name}"))

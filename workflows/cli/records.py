@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -27,6 +27,7 @@ def replay(
     attempt: AttemptNumber = None,
     set: Set = None,
     json: Json = None,
+    wait: Wait = False,
 ) -> None:
     """Train a recorded run again, and compare the results.
 
@@ -41,7 +42,9 @@ def replay(
     """
     from star_ctr.jobs.tools import replay as job
 
-    _, result = with_spark("replay", conf, set, lambda s, spark: job.run(s, spark, run_id, attempt), writes=True)
+    _, result = with_spark(
+        "replay", conf, set, lambda s, spark: job.run(s, spark, run_id, attempt), writes=True, wait=wait
+    )
     print_values(result, json)
     if not result["identical"]:
         raise typer.Exit(1)
@@ -68,10 +71,14 @@ def clean(
     from star_ctr.conf.load import load
     from star_ctr.workflows import retention
     from star_ctr.workflows.lease import hold_lease
+    from star_ctr.workflows.run_log import log_to_warehouse
     from star_ctr.workflows.terminal import make_table, stderr
 
     settings = load(conf, set or [])
-    with hold_lease(settings, wait) if yes else nullcontext():
+    with ExitStack() as stack:
+        if yes:
+            stack.enter_context(hold_lease(settings, wait))
+            stack.enter_context(log_to_warehouse(settings, "clean"))
         rows = retention.run(settings, dry_run=not yes)
     print_result(rows, json, lambda: make_table(rows, ["what", "items", "bytes", "reason"]))
     megabytes = sum(row["bytes"] for row in rows) / 1e6

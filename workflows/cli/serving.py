@@ -75,8 +75,12 @@ def promote(
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
+    from star_ctr.workflows.run_log import log_to_warehouse
 
-    _print_decision(Decisions(load(conf, set or [])).promote(run_id, reason, by, attempt), json)
+    settings = load(conf, set or [])
+    with log_to_warehouse(settings, "promote"):
+        decision = Decisions(settings).promote(run_id, reason, by, attempt)
+    _print_decision(decision, json)
 
 
 @app.command()
@@ -91,8 +95,12 @@ def rollback(conf: Conf, reason: Reason, set: Set = None, by: By = None, json: J
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
+    from star_ctr.workflows.run_log import log_to_warehouse
 
-    _print_decision(Decisions(load(conf, set or [])).rollback(reason, by), json)
+    settings = load(conf, set or [])
+    with log_to_warehouse(settings, "rollback"):
+        decision = Decisions(settings).rollback(reason, by)
+    _print_decision(decision, json)
 
 
 def _print_decision(decision: Decision, json: str | None) -> None:

@@ -42,7 +42,7 @@ from star_ctr.model.distributed.threads import count_cores
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.terminal import show_step, stderr
 
-SINGLE_CPU_OVERRIDES = ["trainer.threads=1", "trainer.processes=1"]
+SINGLE_CPU_OVERRIDES = ["trainer.threads=1", "trainer.processes=1", "trainer.checkpoint.resume=auto"]
 """Overrides for all training runs of a comparison."""
 
 
@@ -76,23 +76,25 @@ class Results:
     seconds: dict[str, float]
 
 
-def make_plans(models: str | None, nights: str | None, seeds: int) -> list[Plan]:
+def make_plans(models: str | None, nights: str | None, seeds: int | None) -> list[Plan]:
     """Return the plan that the options of the command line define.
 
     Args:
         models: Names of models, separated by commas or spaces.
         nights: Nights as YYYY-MM-DD, separated by commas or spaces.
-        seeds: The number of seeds per model and night.
+        seeds: The number of seeds per model and night; 3 by default.
 
     Returns:
         One plan; an empty list if neither models nor nights are given.
 
     Raises:
-        UserError: An option has an invalid value.
+        UserError: An option has an invalid value, or only the seeds are given.
     """
     if models is None and nights is None:
+        if seeds is not None:
+            raise UserError("--seeds: also pass --models or --nights; without them, `compare.plans` sets the seeds")
         return []
-    plan: dict[str, Any] = {"seeds": seeds}
+    plan: dict[str, Any] = {"seeds": seeds or 3}
     plan |= {"models": models.replace(",", " ").split()} if models else {}
     plan |= {"nights": nights.replace(",", " ").split()} if nights else {}
     try:

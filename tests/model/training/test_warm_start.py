@@ -75,7 +75,7 @@ def make_job(before: TrainingJob, split: Path, folder: Path, **trainer: object) 
             "versions": {"split": version_of(str(split / "split")), "vocabularies": 0},
             "vocabularies": str(split / "vocabularies"),
             "layout": NEXT,
-            "settings": {"history": {}},
+            "settings": {"history": {}, "model": {}},
             "start": WarmStart(run_id=before.run_id, folder=before.folder, weights="w"),
         }
     )
