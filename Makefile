@@ -69,7 +69,8 @@ test: .venv/.ready java
 # Without network access, the tests of Airflow are skipped with a message.
 test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800
+	@test -f build/spark.jsa || $(BIN)/python -m tests.archive_classes build/spark.jsa
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800 --no-loadscope-reorder
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -108,8 +108,8 @@ def evaluate_with_spark(way: str, files: list[str]) -> None:
     settings = load("demo", ["spark.master=local[2]", "spark.driver_memory=2g"])
     spark = start(settings, "metrics")
     spark.range(10).count()
-    name, _, replicates = way.partition("+")
-    evaluate = settings.evaluate.model_copy(update={"replicates": int(replicates or 0)})
+    name, _, samples = way.partition("+")
+    evaluate = settings.evaluate.model_copy(update={"bootstrap_samples": int(samples or 0)})
     for file in files:
         began = time.monotonic()
         rows = getattr(bootstrap, name)(spark.read.parquet(file), evaluate).collect()

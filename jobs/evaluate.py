@@ -18,7 +18,8 @@ from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 from star_ctr.conf.contracts.run_id import format_variant, make_run_id
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.root import EvaluateSettings, Settings
+from star_ctr.conf.settings.evaluate import EvaluateSettings
+from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
 from star_ctr.jobs.io.session import run_submitted_step
@@ -28,7 +29,7 @@ from star_ctr.jobs.registry.attempts import find_attempt
 
 METRICS_COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
 """Columns of `metrics`, without the intervals."""
-NO_INTERVALS = EvaluateSettings(replicates=0)
+NO_INTERVALS = EvaluateSettings(bootstrap_samples=0)
 """Settings that compute metrics without intervals."""
 
 

@@ -203,8 +203,8 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
 
 def _require_draws(settings: Settings) -> Settings:
     """Return settings with at least as many bootstrap samples as the gate's tests need."""
-    draws = max(settings.evaluate.replicates, MIN_BOOTSTRAP_SAMPLES)
-    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"replicates": draws})})
+    draws = max(settings.evaluate.bootstrap_samples, MIN_BOOTSTRAP_SAMPLES)
+    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"bootstrap_samples": draws})})
 
 
 def _list_earlier_runs(settings: Settings, store: WarehouseTables, ds: str) -> list[str]:

@@ -26,7 +26,11 @@ hypothesis.settings.load_profile("repeatable")
 KUAIRAND = Path(os.environ.get("STAR_CTR_DATA", str(ROOT / "../shared/data"))) / "kuairand"
 
 # Most queries of the tests run once, on few rows, so compiling them takes longer than running them.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+CLASS_ARCHIVE = ROOT / "build/spark.jsa"
+"""Classes that Spark loads, so that each JVM of the tests starts in half the time; `make test-slow` writes it."""
+_shared = f" -XX:SharedArchiveFile={CLASS_ARCHIVE} -Xlog:cds*=off" if CLASS_ARCHIVE.is_file() else ""
+os.environ.setdefault("JDK_JAVA_OPTIONS", JAVA_OPTIONS + _shared)
 INTERPRETED = 'spark.conf={"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}'
 """Override that makes Spark interpret queries. Without it, commands in other processes compile their queries."""
 
@@ -42,6 +46,19 @@ on_request = pytest.mark.skipif(
 
 SHARE_A_NIGHT = ("test_night.py", "test_night_again.py", "test_refit.py")
 """Files whose tests use the same night, which takes a minute."""
+
+
+LONGEST = (
+    "test_dag.py", "test_real_night.py", "test_backfill.py", "test_bad_nights.py", *SHARE_A_NIGHT, "test_incremental.py",
+    "test_compare.py", "test_batch_score.py", "test_gate_error_rate.py", "test_random_sequences.py",
+)  # fmt: skip
+"""Files with slow tests that take several minutes. They run first, so that no process waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the longest files to the front; `_FileScheduling` distributes files in this order."""
+    order = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 class _FileScheduling(LoadScopeScheduling):

@@ -22,7 +22,8 @@ WORDS = {
     "morning": "report",
     "packing": "row encoder",
     "passes": "scans",
-    "sample_scores": "sample",
+    "probe": "sample_scores, parity check",
+    "replicates": "bootstrap samples",
     "requests": "query rows",
     "resampling": "Poisson bootstrap",
     "room": "package",
@@ -62,6 +63,9 @@ PHRASES = {
     r"\bfor want of\b": "without",
     r"\bbe told\b|\bis told\b|\bare told\b": "is reported, is shown",
     r"\bhangs? on\b": "depends on",
+    r"\b(a|each|every|finished|new|earlier) training(?=[.,;:)]| (was|is|of|that|stopped|resumes|fails)\b)|\btrainings\b": (
+        "training run"
+    ),
     r"\ba row a\b|\ba domain a\b|\bone row a \w+": "one row per",
 }
 """Phrases that no docstring, comment, message or page may contain, with what to write instead."""

@@ -16,6 +16,7 @@ from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import SettingsModel
 from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
+from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
@@ -88,16 +89,6 @@ class SplitSettings(SettingsModel):
         "newest earlier night: its values and domains keep their ids, its numbers keep their scales, and new ones are "
         "added",
     )
-
-
-class EvaluateSettings(SettingsModel):
-    """Confidence intervals of AUC and GAUC, by a Poisson bootstrap over the users of a night."""
-
-    replicates: int = Field(
-        200, ge=0, description="number of bootstrap samples; 0: no intervals. The gate uses at least 200"
-    )
-    level: float = Field(0.95, gt=0, lt=1, description="confidence level of the intervals")
-    seed: int = Field(0, ge=0, description="seed of the bootstrap; compared runs share the samples")
 
 
 class SparkSettings(SettingsModel):

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, StructField, StructType
 
-from star_ctr.conf.settings.root import EvaluateSettings
+from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.grouped_sums import Names, collect_names
 from star_ctr.features.evaluation.poisson_bootstrap import Ints, compute_deviation, compute_interval
 from star_ctr.features.evaluation.ranked_auc import compute_auc, sum_ranks
@@ -40,7 +40,7 @@ def estimate(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
-        evaluate: The number of bootstrap samples (`replicates`) and the seed.
+        evaluate: The number of bootstrap samples (`bootstrap_samples`) and the seed.
 
     Returns:
         One row per run and domain, with the columns of `estimate_auc` and `estimate_gauc`.
@@ -72,7 +72,7 @@ def estimate_auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | N
         auc = compute_auc(positive.sum(axis=0), negative.sum(axis=0), total_wins)
         return _pack_row(table, auc_all=pa.array([auc]))
 
-    sums = sum_ranks(scores, names or collect_names(scores), evaluate.replicates, evaluate.seed)
+    sums = sum_ranks(scores, names or collect_names(scores), evaluate.bootstrap_samples, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _AUC)
 
 
@@ -103,7 +103,7 @@ def estimate_gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | 
         integers = {k: pa.array([n], pa.int64()) for k, n in counts.items()}
         return _pack_row(table, **integers, gauc_effective=effective, gauc_all=gauc)
 
-    sums = sum_users(scores, names or collect_names(scores), evaluate.replicates, evaluate.seed)
+    sums = sum_users(scores, names or collect_names(scores), evaluate.bootstrap_samples, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _GAUC)
 
 

@@ -48,14 +48,14 @@ class SumsByDomain(Generic[S]):
 
     Args:
         names: The runs and domains.
-        replicates: Number of bootstrap samples.
+        samples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
         make_sums: Creates empty sums for a number of samples, including the data itself.
     """
 
-    def __init__(self, names: Names, replicates: int, seed: int, make_sums: Callable[[int], S]) -> None:
-        self.names, self.replicates, self.seed = names, replicates, seed
-        self.sums: dict[Name, S] = defaultdict(lambda: make_sums(1 + replicates))
+    def __init__(self, names: Names, samples: int, seed: int, make_sums: Callable[[int], S]) -> None:
+        self.names, self.samples, self.seed = names, samples, seed
+        self.sums: dict[Name, S] = defaultdict(lambda: make_sums(1 + samples))
 
     def to_batch(self, attributes: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
         """Return all sums as a batch: run, domain, and then the given attributes of the sums."""

@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.domains import OVERALL
-from star_ctr.conf.settings.root import EvaluateSettings
+from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, add_intervals, estimate
 from star_ctr.features.evaluation.grouped_sums import require_valid
 
@@ -27,7 +27,7 @@ def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
-        evaluate: The number of bootstrap samples (`replicates`), the seed and the confidence level.
+        evaluate: The number of bootstrap samples (`bootstrap_samples`), the seed and the confidence level.
 
     Returns:
         One row per run and domain, with `run_id`, `domain`, METRICS and INTERVALS. Undefined metrics are null: `auc` if

@@ -44,20 +44,20 @@ def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def draw_weights(keys: Ints, replicates: int, seed: int) -> Weights:
+def draw_weights(keys: Ints, samples: int, seed: int) -> Weights:
     """Draw the bootstrap weights of users.
 
     Args:
         keys: (n,) 64-bit hash of each row's user. It seeds a splitmix64 stream, of which each 64-bit output gives four
             draws.
-        replicates: Number of bootstrap samples.
+        samples: Number of bootstrap samples.
         seed: Seed of all draws. More samples with the same seed keep the first ones unchanged.
 
     Returns:
         Weights of shape (C, n): 1 in the first row, then one row per bootstrap sample.
     """
-    drawn = np.ones((1 + replicates, len(keys)), np.uint8)
-    steps = -(-replicates // _LANES)
+    drawn = np.ones((1 + samples, len(keys)), np.uint8)
+    steps = -(-samples // _LANES)
     if steps == 0:
         return drawn
     start = _mix(keys.astype(np.uint64) ^ _mix(np.array([seed], np.uint64)))

@@ -101,13 +101,13 @@ def compute_auc(positive: Ints, negative: Ints, wins: Ints) -> Floats:
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
 
 
-def sum_ranks(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
+def sum_ranks(scores: DataFrame, names: Names, samples: int, seed: int) -> DataFrame:
     """Compute the sums from which AUC follows.
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
         names: The runs and domains of `scores`.
-        replicates: Number of bootstrap samples.
+        samples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -116,8 +116,8 @@ def sum_ranks(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
     rows = make_compact_rows(scores).withColumn("rank", F.abs("score"))
 
     def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _RankSumsByDomain(names, replicates, seed, RankSums)
-        block = max(_WEIGHTS // (1 + replicates), 1)
+        sums = _RankSumsByDomain(names, samples, seed, RankSums)
+        block = max(_WEIGHTS // (1 + samples), 1)
         for batch in batches:
             for start in range(0, batch.num_rows, block):
                 sums.add(batch.slice(start, block))
@@ -133,7 +133,7 @@ class _RankSumsByDomain(SumsByDomain[RankSums]):
         """Add compact rows in ascending order of their score."""
         names, group = self.names, self.names.find_groups(block.column("group").to_numpy())
         score, positive = split_sign(block.column("score").to_numpy())
-        weight = draw_weights(block.column("key").to_numpy(), self.replicates, self.seed)
+        weight = draw_weights(block.column("key").to_numpy(), self.samples, self.seed)
         self._add(names.run[group], names.runs, score, positive, weight)
         self._add(group, names.groups, score, positive, weight)
 

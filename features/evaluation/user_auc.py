@@ -87,13 +87,13 @@ def compute_gauc(rows: Ints, whole: Ints, part: Ints) -> Floats:
     return np.divide(value, rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
 
-def sum_users(scores: DataFrame, names: Names, replicates: int, seed: int) -> DataFrame:
+def sum_users(scores: DataFrame, names: Names, samples: int, seed: int) -> DataFrame:
     """Compute the sums from which GAUC follows.
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
         names: The runs and domains of `scores`.
-        replicates: Number of bootstrap samples.
+        samples: Number of bootstrap samples.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -103,7 +103,7 @@ def sum_users(scores: DataFrame, names: Names, replicates: int, seed: int) -> Da
     rows = make_compact_rows(scores, F.xxhash64(F.lit(1), "user_id").alias("user"))
 
     def sum_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        sums = _UserSumsByDomain(names, replicates, seed, UserSums)
+        sums = _UserSumsByDomain(names, samples, seed, UserSums)
         for block in _split_between_users(batches):
             sums.add(block)
         yield sums.to_batch(_ATTRIBUTES, _ARROW)
@@ -194,7 +194,7 @@ class _UserSumsByDomain(SumsByDomain[UserSums]):
         both = both[np.argsort(indices[starts[both]], kind="stable")]
         first, seen, clicked = starts[both], seen[both], clicked[both]
         auc = wins[both] / (2.0 * clicked * (seen - clicked))
-        weight = draw_weights(rows.key[first], self.replicates, self.seed)
+        weight = draw_weights(rows.key[first], self.samples, self.seed)
         for name, part in iter_slices(indices[first], names):
             self.sums[name].add(seen[part], auc[part], weight[:, part])
 

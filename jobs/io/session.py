@@ -122,12 +122,20 @@ def _lock_downloads(options: Mapping[str, str], packages: Sequence[str]) -> Abst
 
     If two processes download to the same new Ivy folder at the same time, one of them fails.
     """
-    folder = Path(options.get("spark.jars.ivy") or Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ivy2.5.2").absolute()
+    folder = Path(options.get("spark.jars.ivy") or _find_java_home_folder() / ".ivy2.5.2").absolute()
     jar = folder / "jars" / f"{DELTA_PACKAGE.replace(':', '_', 1).replace(':', '-')}.jar"
     if jar.is_file() and not packages:
         return nullcontext()
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / ".star-ctr.lock", timeout=600)
+
+
+def _find_java_home_folder() -> Path:
+    """Return the home folder that Java uses, which does not depend on HOME; `?` if the user id has no name."""
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return Path("?")
 
 
 def _prepare_log_file() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_overrides_set_values_of_named_features_numbers_and_lists() -> None:
 def test_run_id_depends_on_settings_and_seed_but_not_on_paths() -> None:
     base = load("kuairand")
     assert hash_config(load("kuairand", ["paths.warehouse=/x", "trainer.threads=1"])) == hash_config(base)
-    assert hash_config(load("kuairand", ["evaluate.replicates=0", "evaluate.level=0.5"])) == hash_config(base)
+    assert hash_config(load("kuairand", ["evaluate.bootstrap_samples=0", "evaluate.level=0.5"])) == hash_config(base)
     assert hash_config(load("kuairand", ["trainer.optimizer.lr=0.5"])) != hash_config(base)
     other_seed = load("kuairand", ["trainer.seed=5"])
     assert make_run_id(other_seed, "2022-05-05") != make_run_id(base, "2022-05-05")
@@ -129,3 +130,11 @@ def test_times_have_the_zone_of_the_data_set_unless_their_log_declares_another()
     other = ["zone=Europe/Berlin", "logs.impressions.time.zone=Asia/Tokyo"]
     assert load("demo", other).logs.impressions.time.zone == "Asia/Tokyo"
     assert load("demo").logs.impressions.time.zone == "UTC"
+
+
+def test_the_earlier_name_of_a_key_is_accepted_with_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("star_ctr"), "propagate", True)  # commands disable it
+    assert load("demo", ["evaluate.replicates=7"]).evaluate.bootstrap_samples == 7
+    assert "evaluate.bootstrap_samples" in caplog.text

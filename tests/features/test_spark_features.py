@@ -14,8 +14,8 @@ from pyspark.sql import functions as F
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.features import History, Sequence, Statistic
-from star_ctr.conf.settings.root import EvaluateSettings
 from star_ctr.features.evaluation import metrics
 from star_ctr.features.point_in_time import attribution
 from star_ctr.features.point_in_time.attributes import join_attributes

@@ -72,7 +72,7 @@ def settings(folder: Path, log: dict[str, Any] | None = None, **more: Any) -> Se
         ],
         "model": {"layers": [4], "dim": 2},
         "trainer": {"batch_size": 64, "device": "cpu", "threads": 1},
-        "evaluate": {"replicates": 0},
+        "evaluate": {"bootstrap_samples": 0},
         "spark": {"shuffle_partitions": 1},
     }  # fmt: skip
     logs = {**conf["logs"], **more.pop("logs", {})}

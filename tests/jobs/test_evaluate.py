@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings.root import EvaluateSettings, Settings
+from star_ctr.conf.settings.evaluate import EvaluateSettings
+from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import estimate
 from star_ctr.features.evaluation.poisson_bootstrap import draw_weights
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
@@ -22,7 +23,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.tools import differences, evaluate_table
 
 pytestmark = pytest.mark.spark
-EVALUATE = EvaluateSettings(replicates=30, level=0.9, seed=4)
+EVALUATE = EvaluateSettings(bootstrap_samples=30, level=0.9, seed=4)
 DS = "2026-03-04"
 
 
@@ -50,15 +51,15 @@ def make_other_scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def bootstrap_in_numpy(spark: SparkSession, rows: pd.DataFrame, evaluate: EvaluateSettings) -> dict[str, np.ndarray]:
-    """Compute AUC and GAUC of the data and of every replicate by domain, each of shape (2, 1 + replicates)."""
+    """Compute AUC and GAUC of the data and of every bootstrap sample by domain, each of shape (2, 1 + samples)."""
     keys = spark.createDataFrame(rows[["user_id"]]).select("user_id", F.xxhash64("user_id").alias("key")).distinct()
     key = {r.user_id: r.key for r in keys.collect()}
     users = rows["user_id"].unique()
-    drawn = draw_weights(np.array([key[u] for u in users]), evaluate.replicates, evaluate.seed)
+    drawn = draw_weights(np.array([key[u] for u in users]), evaluate.bootstrap_samples, evaluate.seed)
     found = {}
     for domain in (*rows["domain"].unique(), "overall"):
         part = rows if domain == "overall" else rows[rows["domain"] == domain]
-        values = np.full((2, 1 + evaluate.replicates), np.nan)
+        values = np.full((2, 1 + evaluate.bootstrap_samples), np.nan)
         both = [(u, p) for u, p in part.groupby("user_id") if p["label"].nunique() == 2]
         auc_by_user = {u: (len(p), roc_auc_score(p["label"], p["score"])) for u, p in both}
         for c, column in enumerate(drawn):
@@ -73,7 +74,7 @@ def bootstrap_in_numpy(spark: SparkSession, rows: pd.DataFrame, evaluate: Evalua
     return found
 
 
-def test_replicates_match_numpy_with_the_same_draws(spark: SparkSession) -> None:
+def test_bootstrap_samples_match_numpy_with_the_same_draws(spark: SparkSession) -> None:
     rows = make_scores()
     found = estimate(spark.createDataFrame(pd.concat([rows, make_other_scores(rows)])), EVALUATE).collect()
     assert len(found) == 8
@@ -84,7 +85,7 @@ def test_replicates_match_numpy_with_the_same_draws(spark: SparkSession) -> None
             np.testing.assert_allclose(r.gauc_all, want[r.domain][1], rtol=0, atol=1e-10)
 
 
-def test_replicates_do_not_depend_on_partitions(spark: SparkSession) -> None:
+def test_bootstrap_samples_do_not_depend_on_partitions(spark: SparkSession) -> None:
     rows = spark.createDataFrame(make_scores())
     before = spark.conf.get("spark.sql.shuffle.partitions")
     assert before is not None
@@ -104,7 +105,7 @@ class ScoredWarehouse:
 
     def __init__(self, folder: Path, spark: SparkSession) -> None:
         self.settings: Settings = load(
-            "demo", [f"paths.warehouse={folder}", "evaluate.replicates=30", "evaluate.level=0.9"]
+            "demo", [f"paths.warehouse={folder}", "evaluate.bootstrap_samples=30", "evaluate.level=0.9"]
         )
         self.store = WarehouseTables(self.settings, spark)
         self.rows = make_scores()

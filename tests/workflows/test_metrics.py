@@ -139,7 +139,7 @@ def test_external_scores_are_evaluated_without_a_configuration(tmp_path: Path, s
     rows["where"] = rng.choice(["home", "search"], 500)
     rows.to_csv(tmp_path / "scores.csv", index=False)
     options = ["evaluate", "--input", str(tmp_path / "scores.csv"), "--user-col", "who", "--label-col", "y"]
-    options += ["--score-col", "p", "--domain-col", "where", "--set", "evaluate.replicates=20"]
+    options += ["--score-col", "p", "--domain-col", "where", "--set", "evaluate.bootstrap_samples=20"]
     result = CliRunner().invoke(app, [*options, "--json", str(tmp_path / "found.json")], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "found.json").read_text())
@@ -172,7 +172,7 @@ def test_incompatible_options_are_rejected(arguments: list[str], words: str) -> 
 def test_a_night_is_evaluated_against_another_run(tmp_path: Path, spark: SparkSession) -> None:
     from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
-    options = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.replicates=20"]
+    options = ["--conf", "demo", "--set", f"paths.warehouse={tmp_path}/wh", "--set", "evaluate.bootstrap_samples=20"]
     settings = load("demo", [options[3], options[5]])
     run_id, store = make_run_id(settings, DAYS[0]), WarehouseTables(settings, spark)
     rng = np.random.default_rng(1)

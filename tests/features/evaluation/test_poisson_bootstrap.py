@@ -37,12 +37,12 @@ def test_weights_are_independent_poisson_draws() -> None:
     assert np.abs(np.corrcoef(w[:, :-1].ravel(), w[:, 1:].ravel())[0, 1]) < 4 / math.sqrt(n)
 
 
-def test_a_weight_depends_only_on_user_replicate_and_seed() -> None:
+def test_a_weight_depends_only_on_user_sample_and_seed() -> None:
     users = keys(100)
     drawn = draw_weights(users, 10, seed=1)
     order = np.random.default_rng(1).permutation(100)
     assert (draw_weights(users[order], 10, seed=1) == drawn[:, order]).all()
-    assert (draw_weights(users, 7, seed=1) == drawn[:8]).all(), "more replicates do not change the first ones"
+    assert (draw_weights(users, 7, seed=1) == drawn[:8]).all(), "more samples do not change the first ones"
     assert (draw_weights(users, 10, seed=2)[1:] != drawn[1:]).mean() > 0.5
     assert draw_weights(users, 0, seed=1).shape == (1, 100)
 
@@ -126,7 +126,7 @@ def test_an_interval_excludes_equal_shares_at_both_ends() -> None:
     assert compute_interval(np.array([]), 0.95) == (None, None)
     values = np.r_[np.linspace(0, 1, 96), np.full(4, np.nan)]
     assert compute_interval(values, 0.95) == (pytest.approx(0.025), pytest.approx(0.975))
-    assert compute_interval(np.r_[values, np.nan, np.nan], 0.95) == (None, None), "too many replicates are NaN"
+    assert compute_interval(np.r_[values, np.nan, np.nan], 0.95) == (None, None), "too many samples are NaN"
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 100])
@@ -157,8 +157,8 @@ class World:
         self.other = self.score + 0.3 * rng.normal(size=n.sum())
         self.key = rng.integers(-(2**63), 2**63 - 1, users)
 
-    def compute_replicates(self, score: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Compute AUC and GAUC of the data and of `count` replicates, with the functions that Spark tasks use."""
+    def compute_samples(self, score: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Compute AUC and GAUC of the data and of `count` samples, with the functions that Spark tasks use."""
         ranked, users = RankSums(1 + count), UserSums(1 + count)
         order = np.argsort(score)
         ranked.add(score[order], self.label[order], draw_weights(self.key[self.user[order]], count, 0))
@@ -177,30 +177,30 @@ def test_intervals_contain_the_true_value_at_their_level() -> None:
     """Test 300 worlds of 500 users. The tolerance is three standard errors of a binomial share, 0.038."""
     worlds, level = 300, 0.95
     large = World(np.random.default_rng(99), 200_000)
-    truths = [values[0] for values in large.compute_replicates(large.score, 0)]
-    differences = [t - values[0] for t, values in zip(truths, large.compute_replicates(large.other, 0), strict=True)]
+    truths = [values[0] for values in large.compute_samples(large.score, 0)]
+    differences = [t - values[0] for t, values in zip(truths, large.compute_samples(large.other, 0), strict=True)]
     hits = np.zeros(4)
     for k in range(worlds):
         world = World(np.random.default_rng(1000 + k), 500)
-        replicates, other_replicates = (
-            world.compute_replicates(world.score, 200),
-            world.compute_replicates(world.other, 200),
+        samples, other_samples = (
+            world.compute_samples(world.score, 200),
+            world.compute_samples(world.other, 200),
         )
         for which in range(2):
-            low, high = compute_interval(replicates[which][1:], level)
+            low, high = compute_interval(samples[which][1:], level)
             assert low is not None
             assert high is not None
             hits[which] += low <= truths[which] <= high
-            low, high = compute_interval(replicates[which][1:] - other_replicates[which][1:], level)
+            low, high = compute_interval(samples[which][1:] - other_samples[which][1:], level)
             hits[2 + which] += low <= differences[which] <= high
     error = 3 * math.sqrt(level * (1 - level) / worlds)
     assert (np.abs(hits / worlds - level) < error).all(), hits / worlds
 
 
 def test_intervals_match_drawing_users_with_replacement() -> None:
-    """Compare the means and deviations of 2,000 replicates each."""
+    """Compare the means and deviations of 2,000 samples each."""
     world = World(np.random.default_rng(5), 400)
-    replicates = world.compute_replicates(world.score, 2_000)
+    samples = world.compute_samples(world.score, 2_000)
     rng = np.random.default_rng(6)
     want_auc, want_gauc = [], []
     n, a = np.zeros(400), np.zeros(400)
@@ -212,7 +212,7 @@ def test_intervals_match_drawing_users_with_replacement() -> None:
         drawn = np.bincount(rng.integers(0, 400, 400), minlength=400)
         want_gauc.append((drawn * n * a).sum() / (drawn * n).sum())
         want_auc.append(roc_auc_score(world.label, world.score, sample_weight=drawn[world.user]))
-    for found, want in ((replicates[0], want_auc), (replicates[1], want_gauc)):
+    for found, want in ((samples[0], want_auc), (samples[1], want_gauc)):
         deviation = np.std(want)
         assert abs(found[1:].mean() - np.mean(want)) < 5 * deviation * math.sqrt(2 / 2_000)
         assert np.std(found[1:]) == pytest.approx(
@@ -224,15 +224,15 @@ def test_intervals_match_drawing_users_with_replacement() -> None:
 
 def test_a_paired_difference_is_narrower_than_an_unpaired_one() -> None:
     world = World(np.random.default_rng(1), 300)
-    replicates, other_replicates = (
-        world.compute_replicates(world.score, 500),
-        world.compute_replicates(world.other, 500),
+    samples, other_samples = (
+        world.compute_samples(world.score, 500),
+        world.compute_samples(world.other, 500),
     )
-    for a, b in zip(replicates, other_replicates, strict=True):
+    for a, b in zip(samples, other_samples, strict=True):
         paired, unpaired = np.std(a[1:] - b[1:]), math.hypot(np.std(a[1:]), np.std(b[1:]))
         assert paired < 0.7 * unpaired
-    same = world.compute_replicates(world.score, 500)
-    assert all((a == b).all() for a, b in zip(replicates, same, strict=True)), "a run does not differ from itself"
+    same = world.compute_samples(world.score, 500)
+    assert all((a == b).all() for a, b in zip(samples, same, strict=True)), "a run does not differ from itself"
 
 
 def test_users_with_one_equal_hash_are_distinguished_by_the_other() -> None:

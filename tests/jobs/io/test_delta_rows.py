@@ -166,7 +166,7 @@ def test_replacing_rows_changes_no_others(tmp_path: Path) -> None:
         replace_rows(table, [("b", "1", 5)], LEDGER, "run_id = 'a'")
     wide = LEDGER.append(pa.field("why", pa.string()))
     replace_rows(table, [("a", "2", 2, "none")], wide, "run_id = 'a'")
-    assert {r["run_id"]: r["reason"] for r in read_rows(table)} == {"a": "none", "it's": None}
+    assert {r["run_id"]: r["why"] for r in read_rows(table)} == {"a": "none", "it's": None}
     metadata = DeltaTable(table).metadata()
     assert metadata.partition_columns == ["run_id"]
     assert metadata.configuration["delta.logRetentionDuration"] == "interval 400 days"

@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
-from star_ctr.conf.settings.root import EvaluateSettings
+from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.metrics import compute_metrics, compute_totals
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
@@ -56,7 +56,7 @@ def test_invalid_rows_are_counted_by_domain(spark: SparkSession) -> None:
 @pytest.mark.parametrize("value", BAD)
 def test_invalid_scores_fail_the_query(spark: SparkSession, value: Any) -> None:
     bad = frame(spark, {35: value})
-    for found in (compute_totals(bad), compute_metrics(bad, EvaluateSettings(replicates=2))):
+    for found in (compute_totals(bad), compute_metrics(bad, EvaluateSettings(bootstrap_samples=2))):
         with pytest.raises(PySparkException, match="a row has the invalid score .*; no metrics are computed"):
             found.collect()
 

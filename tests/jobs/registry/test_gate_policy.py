@@ -181,8 +181,8 @@ def test_an_untestable_difference_is_not_promoted() -> None:
 
 @pytest.mark.parametrize(("configured", "used"), [(0, 200), (50, 200), (500, 500)])
 def test_the_gate_uses_enough_bootstrap_draws(configured: int, used: int) -> None:
-    settings = load("demo", [f"evaluate.replicates={configured}"])
-    assert _require_draws(settings).evaluate == settings.evaluate.model_copy(update={"replicates": used})
+    settings = load("demo", [f"evaluate.bootstrap_samples={configured}"])
+    assert _require_draws(settings).evaluate == settings.evaluate.model_copy(update={"bootstrap_samples": used})
 
 
 def test_a_difference_without_spread_is_significant() -> None:
