@@ -23,9 +23,13 @@ def archive(file: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["STAR_CTR_SPARK_LOG"] = f"{folder}/spark.log"
         spark = start(load("demo", ["spark.master=local[2]", f"paths.warehouse={folder}"]), "archive")
-        spark.range(10).write.format("delta").partitionBy("id").save(f"{folder}/table")
-        spark.read.format("delta").load(f"{folder}/table").groupBy("id").count().orderBy("id").collect()
+        rows = spark.range(10).selectExpr("id", "id % 2 AS part")
+        rows.write.format("delta").partitionBy("part").save(f"{folder}/table")
+        spark.read.format("delta").load(f"{folder}/table").groupBy("part").count().orderBy("part").collect()
+        jvm = spark.sparkContext._gateway.proc
         spark.stop()
+        jvm.stdin.close()  # the JVM exits when this pipe ends
+        jvm.wait(timeout=120)
 
 
 if __name__ == "__main__":
