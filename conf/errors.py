@@ -44,8 +44,8 @@ def format_user_error(error: BaseException) -> str | None:
         first = error.errors()[0]
         problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         return (
-            f"a stored {error.title} cannot be read ({problem}), because another version of star-ctr wrote it; run that "
-            "night again"
+            f"a stored {error.title} cannot be read ({problem}), because another version of star-ctr wrote it; "
+            "run that night again"
         )
     return str(error) if isinstance(error, UserError) else describe_full_storage(error)
 
