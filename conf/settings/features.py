@@ -4,8 +4,9 @@ Columns are written `table.column`, for example `impressions.duration_ms`, `user
 `user_id`, `item_id`, `domain`, `hour` and `weekday` need no table. Hour (00 to 23) and weekday (1 is Monday) are those
 of the impression's time in the time zone of the data set (`zone`).
 
-Features of kind `sequence` and `statistic` are point-in-time: they use only events before a cut. The cut `time` is the
-time of the impression. The cut `day` is the start of the impression's log day, or its time if that is earlier.
+Features of kind `sequence` and `statistic` are point-in-time: they use only events before an as-of time, the cut. The
+cut `time` is the time of the impression. The cut `day` is the start of the impression's log day, or its time if that is
+earlier.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class History(SettingsModel):
     other. Each event has a weight, and statistics sum the weights with a precision of one millionth.
 
     An event counts from its time on: that of the impression, the click or the behaviour. If labels come from a
-    click log, the outcome `label` counts from the time of the click on. Behaviours without a time are earlier than all
-    other events.
+    click log, the outcome `label` counts only once the click has happened. Behaviours without a time are earlier than
+    all other events.
     """
 
     impressions: bool = Field(False, description="whether every impression is an event; its weight is 1")
