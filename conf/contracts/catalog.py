@@ -60,7 +60,7 @@ TABLES = {
         Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
         Table("refit_vocabularies", "ids of the values that occur in a refit's training days", ("ds",)),
         Table("refit_split", "encoded training rows of the refit of night ds, including ds", ("ds", "part", "domain")),
-        Table("scores", "predicted click rates of the test rows", ("run_id",)),
+        Table("scores", "predicted CTR of each test row", ("run_id",)),
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row per day, model and domain", ("run_id",)),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
         Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),

@@ -289,7 +289,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoded", action="store_true", help="the input has the columns ints, floats and domain_id")
     choices = get_args(Policy)
-    parser.add_argument("--unknown-domain", choices=choices, help="by default, as the run's setting domains.unknown")
+    parser.add_argument(
+        "--unknown-domain",
+        choices=choices,
+        help="defaults to the run's `domains.unknown` (`bucket` corresponds to `other`)",
+    )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,13 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.run_log import configure_terminal, log_to_warehouse
 
 # `\b` keeps click from rewrapping the lines of a paragraph.
-_HELP = """Train, evaluate and serve click-rate models for several domains, every night.
+_HELP = """Train, evaluate and serve CTR models for several domains, every night.
 
-A data set is one YAML file (--conf) that declares its logs, features, label, model and warehouse. The night of day D
-is the run for that day: it trains a model on the days before D, evaluates it on D, and decides whether to serve it.
-The steps of a night are commands, too, in this order: ingest, features, split, train, score, evaluate, gate, refit.
+A data set is one YAML file (--conf) that declares its logs, features, label, model and warehouse.
+
+A night is one pass of the pipeline for day D: it trains a model on the days before D, evaluates it on D, and decides
+whether to serve it. A run is one configuration and seed within a night; its run_id names it. The steps of a night are
+commands, too, in this order: ingest, features, split, train, score, evaluate, gate, refit.
 
 Try it on simulated logs (the configuration `demo` is part of star-ctr):
 
@@ -33,7 +35,7 @@ Run it on your own logs (docs/new-data-set.md describes the YAML file):
 \b
   star-ctr check    --conf mine.yaml    check the configuration and the logs
   star-ctr backfill --conf mine.yaml    run what is missing, failed or stale
-  star-ctr status   --conf mine.yaml    show the state of each night and step
+  star-ctr status   --conf mine.yaml    show the state of each step of recent nights
   star-ctr report   --conf mine.yaml    write the results of a night as a page
 
 star-ctr COMMAND --help describes a command and its options.
@@ -178,7 +180,9 @@ def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> Non
 
 
 def print_values(result: Mapping[str, Any], json: str | None, shown: Mapping[str, Any] | None = None) -> None:
-    """Print the values of a result, one per line, and write it as JSON.
+    """Print a result as a two-column table (key, value), and write it as JSON.
+
+    With `json="-"`, only the JSON is printed.
 
     Args:
         result: The result to write as JSON.

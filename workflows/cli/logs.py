@@ -21,8 +21,8 @@ def ready(
 ) -> None:
     """Check whether the log files of a day have arrived.
 
-    A log whose path contains the day must have a file of this day, any other log at least one file. Looks only at file
-    names and needs no Spark, so a scheduler can call it often. It cannot see whether a file is complete.
+    A log whose path contains the day must have a file of this day; every other log needs at least one file. Looks only
+    at file names and needs no Spark, so a scheduler can call it often. It cannot see whether a file is complete.
 
     Exits with code 0 if all logs have files, and with code 75 if files are missing or the storage does not respond.
 

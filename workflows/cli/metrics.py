@@ -61,7 +61,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="RUN",
-            help="Also compute the differences in AUC and GAUC to this run, which must have scored the same rows.",
+            help="Also compute the differences in AUC and GAUC from this run, which must have scored the same rows.",
         ),
     ] = None,
     wait: Wait = False,

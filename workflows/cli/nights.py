@@ -86,7 +86,7 @@ def status(
     json: Json = None,
     nights: Annotated[int, typer.Option("--last", min=1, metavar="N", help="Show only the newest N nights.")] = 14,
 ) -> None:
-    """Show the state of each step of the last nights.
+    """Show the state of each step of recent nights.
 
     A step is done, stale (its inputs have changed since it ran), running, failed, missing (it has not run yet), or
     removed (`star-ctr clean` deleted its results). The reasons are listed below the table.

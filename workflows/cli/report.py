@@ -25,7 +25,7 @@ def report(
     """Write an HTML page with the results of a night.
 
     Shows the decision of the gate, metrics and their changes, calibration, training, run times, and where rows were
-    left out. The page also fits phone screens. By default, it shows the newest night that has metrics. Needs no Spark.
+    dropped. Works on phones. By default, it shows the newest night that has metrics. Needs no Spark.
 
     For example:
 

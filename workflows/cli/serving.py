@@ -15,11 +15,11 @@ RunId = Annotated[
     str, typer.Option("--run-id", metavar="RUN", help="Run to serve; `star-ctr serving` lists the run ids.")
 ]
 Reason = Annotated[
-    str, typer.Option("--reason", "--why", metavar="TEXT", help="Reason of the decision, for the table `decisions`.")
+    str, typer.Option("--reason", "--why", metavar="TEXT", help="Reason for the decision, for the table `decisions`.")
 ]
 By = Annotated[
     str | None,
-    typer.Option("--by", metavar="NAME", help="Person who decides. By default, the user who runs the command."),
+    typer.Option("--by", metavar="NAME", help="Author of the decision. By default, the user who runs the command."),
 ]
 
 
@@ -27,7 +27,7 @@ By = Annotated[
 def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     """Show the serving model and all decisions.
 
-    Lists every decision of the gate and of people, oldest first, with its reason. The last line names the run and the
+    Lists every decision by the gate or a person, oldest first, with its reason. The last line names the run and the
     attempt that are served now, and a manual decision that is in force. Needs no Spark.
 
     For example:
@@ -71,7 +71,7 @@ def promote(
 
     For example:
 
-        star-ctr promote --conf mine.yaml --run-id RUN --reason "the day was odd"
+        star-ctr promote --conf mine.yaml --run-id RUN --reason "bad traffic that day; the model is fine"
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry.decisions import Decisions
@@ -85,7 +85,7 @@ def promote(
 
 @app.command()
 def rollback(conf: Conf, reason: Reason, set: Set = None, by: By = None, json: Json = None) -> None:
-    """Serve the previous serving model again.
+    """Roll back to the previously served model.
 
     The decision holds until the candidate of a newer night is evaluated. `star-ctr serving` lists the decisions.
 

@@ -100,9 +100,9 @@ def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wai
 
 @app.command()
 def split(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Step 3: encode train and test rows.
+    """Step 3: encode training and test rows.
 
-    The days of the training window become train rows, and day D becomes test rows. Writes the tables `split` and
+    The days of the training window become training rows, and day D becomes test rows. Writes the tables `split` and
     `vocabularies`.
 
     For example:
@@ -130,7 +130,7 @@ def train(
 ) -> None:
     """Step 4: train the model and export it.
 
-    Trains on the train rows of the split. An interrupted run resumes from its last checkpoint if you run the
+    Trains on the training rows of the split. An interrupted run resumes from its last checkpoint if you run the
     command again with the same data and settings. docs/training.md describes training with several processes.
 
     For example:
@@ -149,7 +149,7 @@ def score(
     json: Json = None,
     wait: Wait = False,
     run_id: Annotated[
-        str | None, typer.Option(metavar="RUN", help="With --input: run whose model scores. Required.")
+        str | None, typer.Option(metavar="RUN", help="With --input: run whose model to use. Required.")
     ] = None,
     attempt: Annotated[
         int | None,
@@ -192,7 +192,8 @@ def score(
         Literal["other", "drop", "fail"] | None,
         typer.Option(
             help="With --input: what to do with rows of domains that the model does not know: score them as domain "
-            "`other`, drop and count them, or fail. By default, as domains.unknown of the run (`bucket` means other).",
+            "`other`, drop and count them, or fail. Defaults to the run's `domains.unknown` (`bucket` corresponds to "
+            "`other`).",
         ),
     ] = None,
 ) -> None:
@@ -238,7 +239,7 @@ def score(
 
 @app.command()
 def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Step 7: promote the night's model, or hold it.
+    """Step 7: promote the night's model, or reject it for now (`held`).
 
     Compares the model with the serving model on the test rows, and checks PCOC, clicks and the amount of data. A
     promoted model is served from then on. `star-ctr serving` lists the decisions with their reasons. docs/nights.md
@@ -253,7 +254,7 @@ def gate(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: W
 
 @app.command()
 def refit(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
-    """Step 8: train the promoted model again, including day D.
+    """Step 8: retrain the promoted model with day D included.
 
     The refit is served instead of the promoted model if it passes its checks. This step only runs if gate.publish is
     `refit`; otherwise, the command does nothing.
