@@ -1,4 +1,4 @@
-"""Compare two warehouses of the same nights: the rows of all tables, and the weights bit by bit.
+"""Compare two warehouses of the same nights: the rows of all tables, and the weights bit for bit.
 
 Use this script to show that a change of names or structure does not change results. Run the nights with the old code
 and with the new code into two warehouses, and list all renamed tables, columns and parameters in a YAML file:

@@ -125,7 +125,8 @@ def find_data_folder() -> str | None:
     """Return the folder that holds the data.
 
     Returns:
-        The value of `STAR_CTR_DATA` if it is set, else the first of `data` and `../shared/data` that exists, else None.
+        The value of `STAR_CTR_DATA` if it is set; otherwise the first of `data` and `../shared/data` that exists,
+        relative to the working directory; None if neither exists.
     """
     given = os.environ.get(DATA_VARIABLE)
     if given:

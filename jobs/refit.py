@@ -1,8 +1,8 @@
-"""Refit: train the promoted model of a night again with the evaluated day among its training days, and serve it.
+"""Refit: retrain the promoted model of a night with the evaluated day included, and serve it.
 
 The promoted model was not trained on the evaluated day, which is the most informative about the next day. If
-`gate.publish` is `refit`, the model is trained again on the window that ends with that day. The trade-off is that no
-unseen rows are left to evaluate the refit on:
+`gate.publish` is `refit`, the model is retrained on the window that ends with that day. The trade-off is that a refit
+has no held-out data left to be evaluated on:
 
 1. The metrics of the promoted run are used for the refit.
 2. The refit must pass the checks in `refit_checks`. If one fails, the promoted run continues to serve.

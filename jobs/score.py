@@ -36,7 +36,7 @@ SCORES_SCHEMA = (
     "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "
     "score double"
 )
-"""Schema of `scores`; `score` is the predicted click rate."""
+"""Schema of `scores`; `score` is the predicted CTR."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
 
 
 def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
-    """Find the run that training of a night starts from.
+    """Find the warm-start run of a night.
 
     Args:
         settings: The settings of the data set.

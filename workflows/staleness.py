@@ -61,7 +61,7 @@ class Staleness:
         settings: The settings.
         entries: The entries of the journal, in commit order.
         busy: Whether a process is writing to the warehouse. If not, a step that started but did not end was killed.
-        decisions: The decisions of the gate and of people, in commit order.
+        decisions: The decisions by the gate or a person, in commit order.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Staleness:
         names = list(STEPS)
         number = names.index(step)
         previous = [(ds, names[number - 1])] if number else []
-        # The split keeps the encoding of the run that training starts from, so it depends on the split of that night.
+        # The split reuses the numeric encoding of the warm-start run, so it depends on the split of that run's night.
         earlier = {
             "train": [self._find_start_night(ds)],
             "split": [self._find_vocabulary_night(ds), self._find_start_night(ds)],

@@ -28,7 +28,7 @@ _MAY_CHANGE = frozenset(
         "dim",
     }
 )
-"""Model settings that may differ between a run and the run that it starts from."""
+"""Model settings that may differ between a run and its warm-start run."""
 
 
 def list_changes(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
@@ -53,10 +53,10 @@ def list_changes(before: dict[str, Any], now: dict[str, Any], path: str = "") ->
 
 
 def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
-    """Check that a newly fitted layout keeps the features and the encoding of the run to start from.
+    """Check that a newly fitted layout keeps the features and the encoding of the warm-start run.
 
     Args:
-        run_id: The run to start from.
+        run_id: The warm-start run.
         before: Its layout.
         now: The newly fitted layout.
 
@@ -74,7 +74,7 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
     """Check that training can continue from a run on the rows of a split.
 
     Args:
-        run_id: The run to start from.
+        run_id: The warm-start run.
         before: Its layout.
         now: The layout of the split.
 
@@ -100,7 +100,7 @@ def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:
     settings are compared, except those that are known to be safe to change.
 
     Args:
-        run_id: The run to start from.
+        run_id: The warm-start run.
         before: Its model settings.
         now: The current model settings.
 

@@ -110,7 +110,10 @@ def map_declared_columns(settings: Settings, log: Log) -> dict[str, str]:
 
 
 def list_consumed_columns(settings: Settings, log: Log) -> set[str]:
-    """Return the log columns that the table stores only in predefined columns, not under their names in the log."""
+    """Return the log columns that have no table column of their own name.
+
+    They are stored only under a predefined name or in another form (`user_id`, `ts`, `ds`, …).
+    """
     time, day, order = (getattr(log, name, None) for name in ("time", "day", "order"))
     more = {time.column if time else None, day.column if day else None, order}
     return {*map_declared_columns(settings, log).values(), *(name for name in more if name is not None)}

@@ -44,7 +44,7 @@ EVENT_COLUMNS = ("t", "order", "tie")
 
 
 def name_weight_column(kind: str) -> str:
-    """Return the name of the column with the weight of an event for a kind of history, in millionths."""
+    """Return the name of the event column with the weight of a kind of history, an integer in millionths."""
     return f"_n_{kind}"
 
 

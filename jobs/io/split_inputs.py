@@ -1,4 +1,4 @@
-"""The inputs of a split other than `features`: an earlier night, and the run that training starts from."""
+"""The inputs of a split other than `features`: an earlier night, and the warm-start run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class SplitInputs(NamedTuple):
 
     Attributes:
         previous: The night whose vocabularies are extended.
-        start: The run that training starts from, whose encoding of numbers is kept.
+        start: The warm-start run, whose numeric encoding is reused.
     """
 
     previous: EarlierSplit | None
@@ -47,8 +47,8 @@ class SplitInputs(NamedTuple):
     def get_kept_layout(self) -> Layout | None:
         """Return the layout whose scales, bounds and base rates are kept; None if all are fitted again.
 
-        The layout of the run to start from takes precedence over that of the earlier night, because weights are only
-        valid for the encoding that they were trained on.
+        The layout of the warm-start run takes precedence over that of the earlier night, because weights are only valid
+        for the encoding that they were trained on.
         """
         if self.start:
             return self.start.layout
@@ -83,7 +83,7 @@ def find_inputs(settings: Settings, store: WarehouseTables, ds: str, tables: Spl
         tables: The tables of the split: those of the night, or those of its refit.
 
     Returns:
-        The earlier split and the run to start from. A refit has no run to start from.
+        The earlier split and the warm-start run. A refit has no warm-start run.
 
     Raises:
         UserError: Training cannot start from the run in `trainer.warm_start`.
@@ -112,7 +112,7 @@ def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> boo
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:
-    """Find the run that training starts from; None for a refit, which is trained from scratch."""
+    """Find the warm-start run; None for a refit, which is trained from scratch."""
     return find_start(settings, ds) if tables is NIGHT_TABLES else None
 
 

@@ -144,7 +144,7 @@ class WarehouseTables:
         return days[-1]
 
     def partitions(self, table: str) -> list[dict[str, str]]:
-        """Return the partitions that have files, from the Delta log; raises `DataError` if the table does not exist."""
+        """Return the partitions that have live files, from the Delta log; raises `DataError` if there is no table."""
         self.require(table)
         return DeltaTable(self.warehouse.table(table)).partitions()
 

@@ -148,7 +148,7 @@ class Decisions:
         Args:
             run_id: The run.
             reason: The reason to record.
-            by: The person who decides; the user of this process by default.
+            by: The author of the decision; the user of this process by default.
             attempt: The number of the attempt; the newest published one by default.
 
         Returns:

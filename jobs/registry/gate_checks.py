@@ -45,7 +45,7 @@ class GateInputs:
         before: Metrics of the candidates of the baseline nights (`select_baseline_runs`), one list per night.
         serving_then: Overall metrics that the serving model was accepted with.
         level: Confidence level of the intervals.
-        recent: Like `before`, for the last nights, regardless of what the gate decided on them.
+        recent: Like `before`, for the most recent nights, regardless of what the gate decided on them.
     """
 
     candidate: Sequence[Row]

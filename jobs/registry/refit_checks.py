@@ -2,7 +2,7 @@
 
 The gate evaluated the promoted run only. A refit is a separate training run and can fail independently. Its weights and
 scores must be finite, the exported model must match the trainer's model, and PCOC on its newest training day must be
-within `gate.pcoc`. The checks use training rows of the refit, because no unseen day is left.
+within `gate.pcoc`. The checks use training rows of the refit, because it has no held-out data left.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Selection of the run that a night's training starts from (`trainer.warm_start`).
+"""Selection of the warm-start run: the run whose model a night's training starts from (`trainer.warm_start`).
 
-The split also uses it, because it must encode numbers like that run. This module must not import torch: Spark workers
-import the modules that the split imports.
+The split also uses it, because it reuses the numeric encoding of that run. This module must not import torch: Spark
+workers import the modules that the split imports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from star_ctr.jobs.registry.decisions import Decisions, find_accepted_before
 
 
 class Start(NamedTuple):
-    """A published attempt to start from, and the layout of the rows that it was trained on."""
+    """The published attempt of a warm-start run, and the layout of the rows that it was trained on."""
 
     attempt: Attempt
     layout: Layout
@@ -65,7 +65,7 @@ def _hash_cached(file: Path, _modified: int, _size: int) -> str:
 
 
 def find_start(settings: Settings, ds: str) -> Start | None:
-    """Find the run that training of night `ds` starts from.
+    """Find the warm-start run of night `ds`.
 
     Args:
         settings: The settings. `trainer.warm_start` is null, `previous`, `accepted` or a run id.

@@ -1,7 +1,7 @@
 """Differences: compare two runs on the same rows, and write the differences with intervals to `differences`.
 
-Both runs use the same bootstrap samples of users. The variation that a sample causes in both runs cancels in their
-difference, so its interval is narrower, often much narrower, than the intervals of the two runs suggest.
+Both runs use the same bootstrap samples of users. Sampling noise common to both runs cancels in their difference, so
+its interval is narrower, often much narrower, than the intervals of the two runs suggest.
 """
 
 from __future__ import annotations

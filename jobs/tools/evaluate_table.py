@@ -28,13 +28,13 @@ _ALL = "all"
 
 @dataclass(frozen=True)
 class ScoreColumns:
-    """A Delta or Parquet table, or a CSV file with a header (`.csv` or `.csv.gz`), and the names of its columns.
+    """An external table or file of scores, and the names of the columns to evaluate.
 
     Attributes:
-        path: Path or URL of the table or file.
+        path: Path or URL of a Delta or Parquet table, or of a CSV file with a header (`.csv` or `.csv.gz`).
         user: Column of the user id.
         label: Column of the label, 0 or 1.
-        score: Column of the predicted click rate, in [0, 1].
+        score: Column of the predicted CTR, in [0, 1].
         domain: Column of the domain; if None, only overall metrics are computed.
         ds: Column of the day; if None, all rows are evaluated together.
     """

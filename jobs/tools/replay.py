@@ -65,7 +65,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
     (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(replayed, False)
     weights = [hash_file(path / WEIGHTS_FILE)[:16] for path in (attempt.folder, folder)]
     same_weights = weights[0] == weights[1]
-    # A refit has no unseen day to be evaluated on.
+    # A refit has no held-out data to be evaluated on.
     is_refit = strip_refit_suffix(run_id) != run_id
     differing = [] if is_refit else _compare_metrics(store, replayed, attempt)
     return {

@@ -43,7 +43,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 
 
 def show(settings: Settings, spark: SparkSession, name: str, where: str | None, limit: int) -> list[dict[str, Any]]:
-    """Return the first rows of a table.
+    """Return up to `limit` rows of a table, in no particular order.
 
     Args:
         settings: The settings, with the warehouse.
@@ -53,10 +53,12 @@ def show(settings: Settings, spark: SparkSession, name: str, where: str | None, 
         limit: Maximum number of rows.
 
     Returns:
-        The rows by column. Binary values are replaced by their size in bytes.
+        The rows by column. Numbers, booleans, strings, lists and null are kept, a binary value becomes its size, such
+        as `12 bytes`, and any other value becomes text.
 
     Raises:
-        UserError: The table is unknown, or Spark cannot parse `where`.
+        DataError: The table has not been written yet.
+        UserError: `name` is not a table of the warehouse, or Spark cannot analyze `where`.
     """
     if name not in TABLES:
         raise UserError(f"--show {name}: no such table{suggest_nearest(name, TABLES)} (tables: {', '.join(TABLES)})")

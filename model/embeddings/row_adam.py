@@ -124,7 +124,7 @@ class GroupedRows(NamedTuple):
     size: Tensor
 
     def compute_inverse(self) -> Tensor:
-        """Return the index in `rows` of each entry's row, M."""
+        """Return, for each entry, the position of its row in `rows`, (M,); like `return_inverse` of `torch.unique`."""
         index_N = torch.arange(len(self.rows), device=self.rows.device)
         return torch.empty_like(self.order).scatter_(0, self.order, index_N.repeat_interleave(self.size))
 

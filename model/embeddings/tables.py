@@ -142,7 +142,7 @@ class EmbeddingTables(nn.Module):
             ids: Ids of the table, in any shape.
 
         Returns:
-            The embeddings, in the shape of `ids` with the width as an additional last dimension.
+            The embeddings, in the shape of `ids` with the width as an additional last dimension; zeros for padding ids.
         """
         rows = (ids.long() + self.offset[name]).masked_fill_(ids == PADDING, PADDING)
         table, index, _ = self.gather_rows(self.widths[name], rows)

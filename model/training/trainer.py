@@ -271,5 +271,5 @@ class Trainer:
         return self.job.layout.domain_index.get_name(number)
 
     def index_by_name(self, rows: dict[int, int]) -> dict[str, int]:
-        """Return counts by domain name instead of number, without zeros."""
+        """Return `rows` with domain names in place of domain numbers, without zero counts."""
         return {self.domain_name(p): n for p, n in sorted(rows.items()) if n}

@@ -49,7 +49,7 @@ class _RecordedSettings(BaseModel):
 
 
 class _EarlierRun(NamedTuple):
-    """The earlier run that training starts from."""
+    """The warm-start run."""
 
     run_id: str
     folder: Path

@@ -22,7 +22,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Write a small split with train and test rows. Tests must not change it."""
+    """Write a small split with training and test rows. Tests must not change it."""
     folder = tmp_path_factory.mktemp("split")
     write_split(folder, part="test", rows={"a": 60, "b": 20})
     return write_split(folder)

@@ -1,4 +1,4 @@
-"""A refit: the promoted model is trained again including the day it was evaluated on, and served instead."""
+"""A refit: the promoted model is retrained with the day of its evaluation included, and served instead."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class LocalAirflow:
 
 
 def main() -> None:
-    """Run Airflow until Ctrl-C is pressed or one of its processes exits."""
+    """Run Airflow until Ctrl-C, SIGTERM, or until one of its processes exits (which is an error)."""
     parser = argparse.ArgumentParser(prog="local_airflow", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--venv", type=Path, default=Path(".airflow/venv"), help="virtual environment of Airflow")
     parser.add_argument("--home", type=Path, default=Path(".airflow/home"), help="AIRFLOW_HOME")

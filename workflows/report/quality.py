@@ -99,7 +99,10 @@ def render_against_serving(data: ReportData) -> str:
 
 
 def render_by_night(data: ReportData, title: str, metric: str) -> str:
-    """Return a chart of an overall metric over the nights, with its confidence interval as a band.
+    """Return the section with a chart of an overall metric by night.
+
+    Draws a confidence band if the metric has an interval (GAUC, not PCOC). If no night has a value, there is a note
+    instead of a chart.
 
     Args:
         data: The data of the night.

@@ -1,4 +1,4 @@
-"""The run that training starts from, in warehouses that contain only run folders and decisions."""
+"""The warm-start run, in warehouses that contain only run folders and decisions."""
 
 from __future__ import annotations
 
