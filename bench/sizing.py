@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from size import read, run_star_ctr
 
-from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.features.encoding.row_encoder import RowEncoder
+from star_ctr.features.encoding.id_encoder import encode_ids
+from star_ctr.features.encoding.value_index import ValueIndex
 
 TARGET = Path("build/sizing.json")
 CORES = 2
@@ -103,13 +103,12 @@ def measure_encoding(ids: int, batch: int = 16_384) -> float:
         batch: The rows per batch; by default as in `split`.
     """
     rng = np.random.default_rng(0)
-    layout = Layout(ds="", domains=[], embeddings={}, categorical=[], buckets=[], numeric=[], sequences=[])
-    encoder = RowEncoder(layout, {"item": pa.array(np.arange(ids).astype("U12"))})
+    known = ValueIndex(pa.array(np.arange(ids).astype("U12")))
     first, *batches = (pa.array(rng.integers(0, ids, batch).astype("U12")) for _ in range(11))
-    encoder.encode_ids(first, "item")  # a worker sorts its vocabulary once, which is not measured
+    encode_ids(first, known)  # a worker sorts its vocabulary once, which is not measured
     start = time.process_time()
     for values in batches:
-        encoder.encode_ids(values, "item")
+        encode_ids(values, known)
     return (time.process_time() - start) / (len(batches) * batch) * 1e6
 
 

@@ -70,7 +70,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     days = [day for day in window if day in stored_days]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: no rows for {ds}; run `star-ctr ingest --ds {ds}`")
-    fates = _write_click_fates(settings, store, ds)
+    matches = _write_click_matches(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features), ds)
     rows = add_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
     match_columns = [name_match_column(table) for table in ATTRIBUTE_KEYS if name_match_column(table) in rows.columns]
@@ -90,9 +90,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().collect()
     entries = [LedgerEntry(row.ds, row.domain, row["count"], row["count"], "") for row in written]
     store.write_ledger("features", entries, make_in_condition("ds", window))
-    measures = write_profile(settings, store, window, fates)
+    measures = write_profile(settings, store, window, matches)
     check_numbers(settings, measures)
-    check_labels(settings, store, ds, {fate: n for (day, fate), n in fates.items() if day == ds})
+    check_labels(settings, store, ds, {status: n for (day, status), n in matches.items() if day == ds})
     return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}
 
 
@@ -208,16 +208,16 @@ def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: 
     return _add_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
 
 
-def _write_click_fates(settings: Settings, store: WarehouseTables, ds: str) -> dict[tuple[str, str], int]:
-    """Write the fates of all clicks (matched, or why not) to the ledger; returns their number by day and fate."""
+def _write_click_matches(settings: Settings, store: WarehouseTables, ds: str) -> dict[tuple[str, str], int]:
+    """Write the status of all clicks (matched, or why not) to the ledger; returns their number by day and status."""
     if not isinstance(settings.label, LabelFromClicks):
         return {}
     impressions = store.read("impressions").where(F.col("ds") <= ds)
-    fates = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours)
+    matches = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours)
     days = [day for day in store.days("clicks") if day <= ds]
     if not days:
         return {}
-    entries = collect_ledger_entries(attribution.count_clicks(fates))
+    entries = collect_ledger_entries(attribution.count_clicks(matches))
     store.write_ledger("attribute", entries, make_in_condition("ds", days))
     found: dict[tuple[str, str], int] = {}
     for entry in entries:

@@ -29,7 +29,7 @@ from star_ctr.jobs.registry.decisions import (
     Decision,
     Decisions,
     Outcome,
-    find_manual_hold,
+    find_manual_override,
     find_serving,
     get_evaluated_attempt,
 )
@@ -89,8 +89,8 @@ def _explain_no_decision(earlier: list[Decision], candidate: Attempt, ds: str) -
     serving = find_serving(earlier)
     if serving is not None and serving.ds > ds:
         return f"the serving model is of a later night, {serving.ds}"
-    if (hold := find_manual_hold(earlier)) and ds <= hold.night:
-        return str(hold)
+    if (override := find_manual_override(earlier)) and ds <= override.night:
+        return str(override)
     if serving is not None and get_evaluated_attempt(earlier, serving) == candidate.key:
         return "the candidate or its refit is already serving"
     return ""
@@ -139,7 +139,7 @@ def _decide(
             )
             return make_decision(Outcome.HELD, reason)
         reference = _score_and_evaluate(model, store, ds, candidate)
-        differences = compare_runs(store, _require_draws(settings), candidate.run_id, reference)
+        differences = compare_runs(store, _require_bootstrap_samples(settings), candidate.run_id, reference)
         accepted_metrics = next((r for r in read_accepted_metrics(decisions, serving) if r["domain"] == OVERALL), {})
     inputs = GateInputs(metrics, differences, baseline, accepted_metrics, settings.evaluate.level, recent)
     return make_decision(*decide(settings.gate, inputs))
@@ -201,10 +201,10 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
     return name
 
 
-def _require_draws(settings: Settings) -> Settings:
+def _require_bootstrap_samples(settings: Settings) -> Settings:
     """Return settings with at least as many bootstrap samples as the gate's tests need."""
-    draws = max(settings.evaluate.bootstrap_samples, MIN_BOOTSTRAP_SAMPLES)
-    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"bootstrap_samples": draws})})
+    samples = max(settings.evaluate.bootstrap_samples, MIN_BOOTSTRAP_SAMPLES)
+    return settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"bootstrap_samples": samples})})
 
 
 def _list_earlier_runs(settings: Settings, store: WarehouseTables, ds: str) -> list[str]:

@@ -29,7 +29,14 @@ from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import is_written
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, get_attempt_folder
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_manual_hold, find_serving, list_accepted
+from star_ctr.jobs.registry.decisions import (
+    Decision,
+    Decisions,
+    Outcome,
+    find_manual_override,
+    find_serving,
+    list_accepted,
+)
 from star_ctr.jobs.registry.refit_checks import find_failures
 from star_ctr.jobs.train import count_split_rows, make_job, pin_versions, train_run
 
@@ -98,10 +105,10 @@ def _explain_no_refit(earlier: Sequence[Decision], candidate: str, newest: Attem
     promoted = next((d for d in reversed(list_accepted(earlier)) if d.run_id == candidate), None)
     if promoted is None or newest is None or promoted.attempt != newest.number:
         return f"the newest attempt of the night's run was not promoted: {newest or candidate}"
-    if (hold := find_manual_hold(earlier)) and hold.decision.outcome is Outcome.ROLLED_BACK:
-        return str(hold)  # a refit would undo the rollback
+    if (override := find_manual_override(earlier)) and override.decision.outcome is Outcome.ROLLED_BACK:
+        return str(override)  # a refit would undo the rollback
     if serving.outcome is Outcome.PROMOTED_MANUALLY and serving.run_id != candidate:
-        return str(find_manual_hold(earlier))
+        return str(find_manual_override(earlier))
     return ""
 
 

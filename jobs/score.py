@@ -9,27 +9,24 @@ step fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
+from star_ctr.jobs.registry.predictor_cache import describe_model, load_predictor
 from star_ctr.jobs.train import write_runs
 from star_ctr.model.data.reader import unpack_columns
-from star_ctr.model.predictor import Predictor
 from star_ctr.model.score_checks import TOLERANCE, is_within_tolerance
 
 SCORES_SCHEMA = (
@@ -71,44 +68,6 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     write_runs(store, [(settings, record, difference)])
     check_parity(run_id, difference)
     return {"run_id": run_id, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
-
-
-_PREDICTORS: dict[ModelFiles, Predictor] = {}
-"""The predictor of this process, by its model."""
-
-
-def load_predictor(model: ModelFiles) -> Predictor:
-    """Return the predictor of a model in a worker. The predictor is cached per process instead of loaded per task."""
-    import torch
-
-    torch.set_num_threads(model.threads)  # by default, each task would use all cores of the machine
-    if model not in _PREDICTORS:
-        _PREDICTORS.clear()
-        _PREDICTORS[model] = Predictor(Path(model.folder), dict(model.files))
-    return _PREDICTORS[model]
-
-
-class ModelFiles(NamedTuple):
-    """The files that a worker loads a model from.
-
-    Attributes:
-        folder: The folder of the attempt.
-        files: The name and SHA-256 of each file.
-        threads: The number of threads to use, which is the number of cores per task.
-    """
-
-    folder: str
-    files: tuple[tuple[str, str], ...]
-    threads: int
-
-
-def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
-    """Return the files of an attempt's model, for the workers of a session, which verify the hashes on loading."""
-    threads = int(spark.sparkContext.getConf().get("spark.task.cpus", "1"))
-    names = (WEIGHTS_FILE, LAYOUT_FILE)
-    # A replayed attempt is not published, so it has no record with hashes.
-    files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
-    return ModelFiles(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
 
 
 def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:

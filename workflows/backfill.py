@@ -26,8 +26,8 @@ from star_ctr.workflows.staleness import Staleness, State
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import stderr
 
-DID_KEEP = "kept"
-"""Value of `did` for a step that was not run again, because it is done and its inputs have not changed."""
+KEPT = "kept"
+"""Value of `action` for a step that was not run again, because it is done and its inputs have not changed."""
 
 
 def run(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[dict[str, Any]]:
@@ -42,7 +42,8 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
         last: The last night. By default, the newest day of the logs.
 
     Returns:
-        One row per night and step: `ds`, `step`, `did` (`run` or `kept`), and `reason` (why it was run; empty if kept).
+        One row per night and step: `ds`, `step`, `action` (`run` or `kept`), and `reason` (of the run; empty if
+            kept).
 
     Raises:
         UserError: `first` is after `last`.
@@ -55,13 +56,11 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
             staleness = read_staleness(settings, busy=False)
             reason = explain_why_needed(staleness, ds, name)
             if reason is None:
-                stderr.print(f"  {name:<10} {DID_KEEP}: done and up to date", highlight=False)
+                stderr.print(f"  {name:<10} {KEPT}: done and up to date", highlight=False)
             else:
                 stderr.print(f"  {name:<10} {reason}", highlight=False)
                 run_step(settings, spark, name, ds, reason, staleness)
-            report.append(
-                {"ds": ds, "step": name, "did": DID_KEEP if reason is None else "run", "reason": reason or ""}
-            )
+            report.append({"ds": ds, "step": name, "action": KEPT if reason is None else "run", "reason": reason or ""})
     return report
 
 

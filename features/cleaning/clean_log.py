@@ -30,6 +30,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, Log
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.column_conversion import add_numbers, add_texts, get_declared_type, split_columns_by_use
 from star_ctr.features.cleaning.duplicates import HASH, list_key_columns, mark_duplicates
 from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
@@ -43,7 +44,6 @@ from star_ctr.features.cleaning.log_columns import (
     quote_name,
     require_columns,
 )
-from star_ctr.features.cleaning.own_columns import add_numbers, add_texts, get_declared_type, split_columns_by_use
 from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
 from star_ctr.features.cleaning.times import check_time, parse_day, parse_time
 

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.encoded_row import NumericSource
 from star_ctr.features.encoding.exact_sums import ExactSums
-from star_ctr.features.encoding.row_encoder import Floats, compute_numbers
+from star_ctr.features.encoding.number_encoder import Floats, compute_numbers
 
 QUANTILE_ROWS = 200_000
 """Approximate size of the sample for quantiles and fences, in rows."""

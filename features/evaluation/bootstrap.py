@@ -16,8 +16,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DoubleType, StructField, StructType
 
 from star_ctr.conf.settings.evaluate import EvaluateSettings
-from star_ctr.features.evaluation.grouped_sums import Names, collect_names
-from star_ctr.features.evaluation.poisson_bootstrap import Ints, compute_deviation, compute_interval
+from star_ctr.features.evaluation.grouped_sums import RunDomains, collect_names
+from star_ctr.features.evaluation.poisson_bootstrap import Ints, compute_interval, compute_standard_error
 from star_ctr.features.evaluation.ranked_auc import compute_auc, sum_ranks
 from star_ctr.features.evaluation.user_auc import compute_gauc, sum_users
 
@@ -49,7 +49,7 @@ def estimate(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
     return estimate_auc(scores, evaluate, names).join(estimate_gauc(scores, evaluate, names), GROUP)
 
 
-def estimate_auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
+def estimate_auc(scores: DataFrame, evaluate: EvaluateSettings, names: RunDomains | None = None) -> DataFrame:
     """Compute AUC with its bootstrap samples.
 
     Args:
@@ -76,7 +76,7 @@ def estimate_auc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | N
     return sums.groupBy(*GROUP).applyInArrow(combine, _AUC)
 
 
-def estimate_gauc(scores: DataFrame, evaluate: EvaluateSettings, names: Names | None = None) -> DataFrame:
+def estimate_gauc(scores: DataFrame, evaluate: EvaluateSettings, names: RunDomains | None = None) -> DataFrame:
     """Compute GAUC (eq. 9) with its bootstrap samples.
 
     Args:
@@ -153,7 +153,7 @@ def add_intervals(estimated: DataFrame, level: float) -> DataFrame:
                     interval = compute_interval(values[1:], level)
                     for bound, value in zip(("low", "high"), interval, strict=True):
                         columns[f"{metric}_{bound}"].append(value)
-                    columns[f"{metric}_std"].append(compute_deviation(values[1:], level))
+                    columns[f"{metric}_std"].append(compute_standard_error(values[1:], level))
             arrays = [batch.column(f.name) for f in kept] + [pa.array(columns[name], pa.float64()) for name in names]
             yield pa.RecordBatch.from_arrays(arrays, names=[*(f.name for f in kept), *names])
 

@@ -23,7 +23,7 @@ Name = tuple[str, str]
 """Run and domain."""
 
 
-class Names(NamedTuple):
+class RunDomains(NamedTuple):
     """The runs and domains of scores.
 
     Attributes:
@@ -53,7 +53,7 @@ class SumsByDomain(Generic[S]):
         make_sums: Creates empty sums for a number of samples, including the data itself.
     """
 
-    def __init__(self, names: Names, samples: int, seed: int, make_sums: Callable[[int], S]) -> None:
+    def __init__(self, names: RunDomains, samples: int, seed: int, make_sums: Callable[[int], S]) -> None:
         self.names, self.samples, self.seed = names, samples, seed
         self.sums: dict[Name, S] = defaultdict(lambda: make_sums(1 + samples))
 
@@ -63,11 +63,11 @@ class SumsByDomain(Generic[S]):
         return make_batch(list(self.sums), values, schema)
 
 
-def collect_names(scores: DataFrame) -> Names:
+def collect_names(scores: DataFrame) -> RunDomains:
     """Read `scores` and return its runs and domains."""
     found = sorted(scores.select(_group(), "run_id", "domain").distinct().collect(), key=lambda row: row.group)
     runs = sorted({row.run_id for row in found})
-    return Names(
+    return RunDomains(
         np.array([row.group for row in found], np.int64),
         [(row.run_id, row.domain) for row in found],
         np.array([runs.index(row.run_id) for row in found], np.int64),
@@ -86,7 +86,7 @@ def make_compact_rows(scores: DataFrame, *more: Column) -> DataFrame:
 
     Returns:
         Rows with `key`, a hash of the user for `poisson_bootstrap.draw_weights`; `group`, a hash of the run and domain
-        as in `Names`; `score`, positive for label 1 and negative for label 0 (see `split_sign`); and `more`.
+        as in `RunDomains`; `score`, positive for label 1 and negative for label 0 (see `split_sign`); and `more`.
     """
     key, score = F.xxhash64("user_id").alias("key"), F.abs(require_valid("score", F.col("score").between(0, 1)))
     is_clicked = require_valid("label", F.col("label").isin(0.0, 1.0)) > 0

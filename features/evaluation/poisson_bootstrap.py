@@ -88,7 +88,7 @@ def compute_interval(samples: Floats, level: float) -> tuple[float | None, float
     return float(low), float(high)
 
 
-def compute_deviation(samples: Floats, level: float) -> float | None:
+def compute_standard_error(samples: Floats, level: float) -> float | None:
     """Return the standard deviation of bootstrap samples, which is the bootstrap standard error of the metric.
 
     Args:

@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.features.evaluation.grouped_sums import (
     Name,
-    Names,
+    RunDomains,
     SumsByDomain,
     iter_slices,
     make_compact_rows,
@@ -101,7 +101,7 @@ def compute_auc(positive: Ints, negative: Ints, wins: Ints) -> Floats:
     return np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
 
 
-def sum_ranks(scores: DataFrame, names: Names, samples: int, seed: int) -> DataFrame:
+def sum_ranks(scores: DataFrame, names: RunDomains, samples: int, seed: int) -> DataFrame:
     """Compute the sums from which AUC follows.
 
     Args:

@@ -7,32 +7,32 @@ from collections.abc import Sequence
 
 from scipy.stats import t
 
-PRIOR_DISPERSION, PRIOR_FREEDOM = 4.0, 12.0
+PRIOR_DISPERSION, PRIOR_DOF = 4.0, 12.0
 """Prior dispersion of counts, used without data, and the weight of this prior in degrees of freedom."""
 
 
-def compute_p_below(estimate: float, std: float, users: float, draws: float = math.inf) -> float:
+def compute_p_below(estimate: float, std: float, users: float, samples: float = math.inf) -> float:
     """Return the one-sided p-value of an estimate below 0.
 
     This is the probability of an estimate this low if the true value is 0. It uses Student's t distribution: a few
     hundred bootstrap samples cannot resolve the small p-values that a correction for dozens of tests requires. Their
-    standard deviation has a relative error of 1 / sqrt(2 draws), which the degrees of freedom account for.
+    standard deviation has a relative error of 1 / sqrt(2 samples), which the degrees of freedom account for.
 
     Args:
         estimate: The estimate.
         std: Its standard error, the standard deviation over bootstrap samples; 0 if all users agree.
         users: Effective number of users, (sum n)^2 / sum n^2 with n rows per user; above 1.
-        draws: Number of bootstrap samples from which `std` was computed.
+        samples: Number of bootstrap samples from which `std` was computed.
 
     Returns:
         The p-value. If `std` is 0, it is 0 for an estimate below 0, else 1.
     """
     if std == 0:
         return 0.0 if estimate < 0 else 1.0
-    return float(t.cdf(estimate / std, min(draws, users) - 1))
+    return float(t.cdf(estimate / std, min(samples, users) - 1))
 
 
-def compute_detectable_loss(rate: float, power: float, std: float, users: float, draws: float = math.inf) -> float:
+def compute_detectable_loss(rate: float, power: float, std: float, users: float, samples: float = math.inf) -> float:
     """Return the smallest true loss that a test with `compute_p_below` detects.
 
     Args:
@@ -40,10 +40,10 @@ def compute_detectable_loss(rate: float, power: float, std: float, users: float,
         power: Probability with which the loss must be detected.
         std: As for `compute_p_below`.
         users: As for `compute_p_below`.
-        draws: As for `compute_p_below`.
+        samples: As for `compute_p_below`.
     """
-    freedom = min(draws, users) - 1
-    return float((t.isf(rate, freedom) + t.isf(1 - power, freedom)) * std)
+    dof = min(samples, users) - 1
+    return float((t.isf(rate, dof) + t.isf(1 - power, dof)) * std)
 
 
 def estimate_dispersion(events: Sequence[float], expected: Sequence[float]) -> tuple[float, float]:
@@ -61,10 +61,10 @@ def estimate_dispersion(events: Sequence[float], expected: Sequence[float]) -> t
         The dispersion, at least 1, and its degrees of freedom.
     """
     squares = sorted(4 * (math.sqrt(c) - math.sqrt(e)) ** 2 for c, e in zip(events, expected, strict=True))
-    freedom = max(len(squares) - 2, 0)  # one for the expected rate, one for the night that is replaced
-    total_square = sum(squares[:-1]) + squares[-2] if freedom else 0.0
-    total_freedom = PRIOR_FREEDOM + freedom
-    return max(1.0, (PRIOR_FREEDOM * PRIOR_DISPERSION + total_square) / total_freedom), total_freedom
+    dof = max(len(squares) - 2, 0)  # one for the expected rate, one for the night that is replaced
+    total_square = sum(squares[:-1]) + squares[-2] if dof else 0.0
+    total_dof = PRIOR_DOF + dof
+    return max(1.0, (PRIOR_DOF * PRIOR_DISPERSION + total_square) / total_dof), total_dof
 
 
 def compute_p_count(events: float, expected: float, dispersion: tuple[float, float], error: float = 0.0) -> float:
@@ -78,8 +78,8 @@ def compute_p_count(events: float, expected: float, dispersion: tuple[float, flo
         dispersion: The dispersion and its degrees of freedom, from `estimate_dispersion`.
         error: Variance of the expected value, relative to that of the count.
     """
-    spread, freedom = dispersion
-    return float(t.cdf(2 * (math.sqrt(events) - math.sqrt(expected)) / math.sqrt(spread * (1 + error)), freedom))
+    spread, dof = dispersion
+    return float(t.cdf(2 * (math.sqrt(events) - math.sqrt(expected)) / math.sqrt(spread * (1 + error)), dof))
 
 
 def reject_holm(p: Sequence[float], rate: float) -> list[bool]:

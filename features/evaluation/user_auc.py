@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.features.evaluation.grouped_sums import (
     Name,
-    Names,
+    RunDomains,
     SumsByDomain,
     iter_slices,
     make_compact_rows,
@@ -87,7 +87,7 @@ def compute_gauc(rows: Ints, whole: Ints, part: Ints) -> Floats:
     return np.divide(value, rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
 
-def sum_users(scores: DataFrame, names: Names, samples: int, seed: int) -> DataFrame:
+def sum_users(scores: DataFrame, names: RunDomains, samples: int, seed: int) -> DataFrame:
     """Compute the sums from which GAUC follows.
 
     Args:

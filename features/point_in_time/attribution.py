@@ -3,7 +3,7 @@
 Clicks are joined with impressions by impression id, within an attribution window. Clicks may arrive late, after
 midnight, more than once, or without their impression. An impression is labeled as clicked if the log contains a click
 with its id at the time of the impression or later, within the window. The first such click counts. Its time is the time
-at which the outcome became known. Each click gets a fate: that it set the label, or why it does not count.
+at which the outcome became known. Each click gets a status: that it set the label, or why it does not count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 MATCHED = ""
-"""The fate of a click that set the label of its impression."""
+"""The status of a click that set the label of its impression."""
 REPEATED = "repeated click"
 LATE = "click after the attribution window"
 EARLY = "click before its impression"
@@ -30,8 +30,8 @@ def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float) -
     Returns:
         `impressions` with `label` (0.0 or 1.0) and `clicked_at`, the time of the first click (null without a click).
     """
-    fates = match_clicks(impressions, clicks, window_hours)
-    matched = fates.where(F.col("fate") == MATCHED).select(
+    matches = match_clicks(impressions, clicks, window_hours)
+    matched = matches.where(F.col("status") == MATCHED).select(
         "impression_id", F.col("shown_at").alias("ts"), F.col("ts").alias("clicked_at")
     )
     return impressions.join(matched, ["impression_id", "ts"], "left").withColumn(
@@ -52,8 +52,8 @@ def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float)
 
     Returns:
         One row per click: `impression_id`, `ts` and `ds` of the click; `shown_at` and `domain` of its impression (null
-        without an impression); and `fate`, which is MATCHED if the click set the label, else the reason why it does not
-        count.
+        without an impression); and `status`, which is MATCHED if the click set the label, else the reason why it does
+        not count.
     """
     ids = clicks.select("impression_id").distinct()
     by_time = Window.partitionBy("impression_id").orderBy("ts")
@@ -78,22 +78,22 @@ def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float)
     )
     order = Window.partitionBy("impression_id", "shown_at", "timing").orderBy("ts", "ds")
     is_repeated = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
-    fate = F.when(is_repeated, REPEATED).otherwise(F.col("timing")).alias("fate")
-    return joined.withColumn("timing", timing).select("impression_id", "ts", "ds", "shown_at", "domain", fate)
+    status = F.when(is_repeated, REPEATED).otherwise(F.col("timing")).alias("status")
+    return joined.withColumn("timing", timing).select("impression_id", "ts", "ds", "shown_at", "domain", status)
 
 
-def count_clicks(fates: DataFrame) -> DataFrame:
+def count_clicks(matches: DataFrame) -> DataFrame:
     """Return the ledger entries of clicks.
 
     Args:
-        fates: Clicks with their fates, from `match_clicks`.
+        matches: Clicks with their matches, from `match_clicks`.
 
     Returns:
-        One row per day of the click (`ds`), `domain` (`unknown` without an impression) and fate (`reason`), with
+        One row per day of the click (`ds`), `domain` (`unknown` without an impression) and status (`reason`), with
         `rows_in`, the number of clicks, and `rows_out`, the number of clicks that set a label.
     """
     return (
-        fates.groupBy("ds", F.coalesce("domain", F.lit("unknown")).alias("domain"), F.col("fate").alias("reason"))
+        matches.groupBy("ds", F.coalesce("domain", F.lit("unknown")).alias("domain"), F.col("status").alias("reason"))
         .agg(F.count("*").alias("rows_in"))
         .withColumn("rows_out", F.when(F.col("reason") == MATCHED, F.col("rows_in")).otherwise(F.lit(0)))
     )

@@ -158,14 +158,14 @@ def check_labels(settings: Settings, store: WarehouseTables, ds: str, clicks: Ma
         settings: The data set.
         store: Its tables; `features` holds the day.
         ds: The day.
-        clicks: Number of clicks of the day by fate, if labels come from a click log.
+        clicks: Number of clicks of the day by status, if labels come from a click log.
 
     Raises:
         DataError: No click matched, too many clicks precede their impression, or all rows have the same label.
     """
     if clicks:
         total, matched, early = sum(clicks.values()), clicks.get(MATCHED, 0), clicks.get(EARLY, 0)
-        summary = ", ".join(f"{n:,} {fate or 'matched'}" for fate, n in sorted(clicks.items(), key=lambda c: -c[1]))
+        summary = ", ".join(f"{n:,} {status or 'matched'}" for status, n in sorted(clicks.items(), key=lambda c: -c[1]))
         if early > settings.checks.max_early_clicks * (matched + early):
             raise DataError(
                 f"logs.clicks: {early:,} of the {total:,} clicks of {ds} come before their impression ({summary}); "

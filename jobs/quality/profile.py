@@ -63,7 +63,7 @@ class Measure(NamedTuple):
 
 
 def write_profile(
-    settings: Settings, store: WarehouseTables, days: Iterable[str], fates: Mapping[tuple[str, str], int]
+    settings: Settings, store: WarehouseTables, days: Iterable[str], matches: Mapping[tuple[str, str], int]
 ) -> list[Measure]:
     """Compute the profile of some days and write it to the table `profile`.
 
@@ -71,13 +71,13 @@ def write_profile(
         settings: The data set.
         store: Its tables; `features` holds the days.
         days: The days.
-        fates: Number of clicks by day and fate; empty if labels do not come from a click log.
+        matches: Number of clicks by day and status; empty if labels do not come from a click log.
 
     Returns:
         The measures that were written.
     """
     days = list(days)
-    found = [*_count_features(settings, store, days), *_count_clicks(fates, days)]
+    found = [*_count_features(settings, store, days), *_count_clicks(matches, days)]
     store.replace_rows("profile", found, _SCHEMA, make_in_condition("ds", days))
     return found
 
@@ -103,10 +103,10 @@ def _count_features(settings: Settings, store: WarehouseTables, days: list[str])
     return measures
 
 
-def _count_clicks(fates: Mapping[tuple[str, str], int], days: list[str]) -> list[Measure]:
+def _count_clicks(matches: Mapping[tuple[str, str], int], days: list[str]) -> list[Measure]:
     """Count clicks that match an impression by day; days without clicks are left out."""
-    totals = {day: sum(n for (d, _), n in fates.items() if d == day) for day in days}
-    return [Measure(day, "clicks", MATCH, n, fates.get((day, MATCHED), 0)) for day, n in totals.items() if n]
+    totals = {day: sum(n for (d, _), n in matches.items() if d == day) for day in days}
+    return [Measure(day, "clicks", MATCH, n, matches.get((day, MATCHED), 0)) for day, n in totals.items() if n]
 
 
 def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:

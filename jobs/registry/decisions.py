@@ -259,7 +259,7 @@ def find_serving(decisions: Sequence[Decision]) -> Decision | None:
     return next(reversed(list_accepted(decisions)), None)
 
 
-class ManualHold(NamedTuple):
+class ManualOverride(NamedTuple):
     """A manual decision in force, and the newest night that had been evaluated when the decision was made."""
 
     decision: Decision
@@ -271,7 +271,7 @@ class ManualHold(NamedTuple):
         return f"decided by {d.by} ({d.outcome}: {d.reason}); holds until a night after {self.night} is evaluated"
 
 
-def find_manual_hold(decisions: Sequence[Decision]) -> ManualHold | None:
+def find_manual_override(decisions: Sequence[Decision]) -> ManualOverride | None:
     """Return the manual decision that determines the serving model; None if the gate made the last such decision."""
     # A refit of a manually promoted model does not end the hold, and neither does the gate's rollback of that refit.
     refit_outcomes = (Outcome.REFIT, Outcome.ROLLED_BACK)
@@ -281,7 +281,7 @@ def find_manual_hold(decisions: Sequence[Decision]) -> ManualHold | None:
     last = switches[-1] if switches else None
     if last is None or not decisions[last].is_manual:
         return None
-    return ManualHold(decisions[last], max(d.ds for d in decisions[: last + 1]))
+    return ManualOverride(decisions[last], max(d.ds for d in decisions[: last + 1]))
 
 
 def _find_last_switch(decisions: Sequence[Decision]) -> Decision | None:

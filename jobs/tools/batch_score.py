@@ -54,7 +54,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.decisions import Decisions, find_serving
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
-from star_ctr.jobs.score import describe_model, load_predictor
+from star_ctr.jobs.registry.predictor_cache import describe_model, load_predictor
 from star_ctr.jobs.split import load_encoder
 from star_ctr.model.data.reader import unpack_columns
 

@@ -27,7 +27,7 @@ _ALL = "all"
 
 
 @dataclass(frozen=True)
-class ScoreColumns:
+class ScoreTable:
     """An external table or file of scores, and the names of the columns to evaluate.
 
     Attributes:
@@ -53,7 +53,7 @@ class ScoreColumns:
         return {option: column for option, column in given.items() if column is not None}
 
 
-def run(spark: SparkSession, scored: ScoreColumns, evaluate: EvaluateSettings) -> list[dict[str, Any]]:
+def run(spark: SparkSession, scored: ScoreTable, evaluate: EvaluateSettings) -> list[dict[str, Any]]:
     """Compute the metrics of external scores.
 
     Args:
@@ -119,7 +119,7 @@ def _is_csv(path: str) -> bool:
     return path.removesuffix(".gz").endswith(".csv")
 
 
-def _select_rows(table: DataFrame, scored: ScoreColumns) -> DataFrame:
+def _select_rows(table: DataFrame, scored: ScoreTable) -> DataFrame:
     """Select the columns to evaluate: keys as canonical text, each with the reason why it is invalid (else null)."""
     log = Log(path=scored.path, format="csv" if _is_csv(scored.path) else "parquet")
     types = {f.name: f.dataType for f in table.schema.fields}
@@ -143,7 +143,7 @@ def _select_rows(table: DataFrame, scored: ScoreColumns) -> DataFrame:
     )  # fmt: skip
 
 
-def _check_rows(rows: DataFrame, scored: ScoreColumns) -> None:
+def _check_rows(rows: DataFrame, scored: ScoreTable) -> None:
     """Raise `DataError` if rows cannot be evaluated, with their number by problem and the option of the column."""
     domain = F.when(F.col("domain") == OVERALL, F.lit(f"{scored.domain}: the domain name `{OVERALL}` is reserved"))
     keys = {

@@ -23,7 +23,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
         ds: Unused; every job that `spark-submit` runs accepts a day.
 
     Returns:
-        One entry per table: table, version, rows, holds (a description) and path. Version and rows are None if the
+        One entry per table: table, version, rows, description and path. Version and rows are None if the
         table has not been written yet.
     """
     store = WarehouseTables(settings, spark)
@@ -35,14 +35,16 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
                 "table": name,
                 "version": store.version(name) if exists else None,
                 "rows": store.read(name).count() if exists else None,
-                "holds": table.about,
+                "description": table.about,
                 "path": store.warehouse.table(name),
             }
         )
     return entries
 
 
-def show(settings: Settings, spark: SparkSession, name: str, where: str | None, limit: int) -> list[dict[str, Any]]:
+def read_table_rows(
+    settings: Settings, spark: SparkSession, name: str, where: str | None, limit: int
+) -> list[dict[str, Any]]:
     """Return up to `limit` rows of a table, in no particular order.
 
     Args:

@@ -124,7 +124,7 @@ class SharedTableGradients(TableGradients):
 
     Each process writes its gradients to shared memory, and reads the gradients of its range of rows from all processes.
     The processes wait for each other twice per step: between writing and reading, and between the update and the next
-    read of the tables (see `SharedStepBatches.take` and `Trainer.settle`).
+    read of the tables (see `SharedStepBatches.take` and `Trainer.wait_for_processes`).
     """
 
     def __init__(self, tables: EmbeddingTables) -> None:

@@ -104,7 +104,7 @@ class EmbeddingTables(nn.Module):
         """Whether the rows are sharded over several processes."""
         return self.part[1] > 1
 
-    def of(self, name: str) -> Tensor:
+    def copy_table(self, name: str) -> Tensor:
         """Return a copy of a table, with the padding row first, so that ids are row numbers.
 
         The tables must not be sharded.

@@ -28,7 +28,7 @@ class NormStatistics(nn.Module):
         mean: The running mean, G x F.
         var: The running variance, G x F.
         steps: The number of batches that updated the statistics, G.
-        lone_rows: The number of rows that were the only row of their group in a batch, G.
+        single_row_batches: The number of rows that were the only row of their group in a batch, G.
         together: Whether the processes of a training run work on parts of the same batch. If False, each process has a
             separate batch.
     """
@@ -36,7 +36,7 @@ class NormStatistics(nn.Module):
     mean: Tensor
     var: Tensor
     steps: Tensor
-    lone_rows: Tensor
+    single_row_batches: Tensor
 
     def __init__(self, features: int, groups: int, momentum: float, eps: float) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class NormStatistics(nn.Module):
         self.register_buffer("mean", torch.zeros(groups, features))
         self.register_buffer("var", torch.ones(groups, features))
         self.register_buffer("steps", torch.zeros(groups, dtype=torch.long))
-        self.register_buffer("lone_rows", torch.zeros(groups, dtype=torch.long))
+        self.register_buffer("single_row_batches", torch.zeros(groups, dtype=torch.long))
 
     def standardize(self, z_BF: Tensor, group: int) -> Tensor:
         """Subtract the mean from the rows of one group and divide them by the standard deviation.
@@ -56,7 +56,7 @@ class NormStatistics(nn.Module):
         uses the running statistics.
 
         A single row has no variance. It is normalized with the running statistics also in training, and is counted in
-        `lone_rows`.
+        `single_row_batches`.
 
         Args:
             z_BF: The rows of the group that this process has.
@@ -85,14 +85,14 @@ class NormStatistics(nn.Module):
         return sum_over_ranks(x) if self.shares_batch else x
 
     def _add_batch(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
-        """Update the running statistics with those of a batch, or leave it to `settle` if each process has a batch."""
+        """Update the running statistics with those of a batch, now or in `apply_pending_statistics`."""
         if self.shares_batch or get_rank_and_size()[1] == 1:
             self._update_running_statistics(group, rows, mean_F, var_F)
         else:
             # Send everything in one message. A float represents the two integers exactly.
             self._pending.append(PendingGather(torch.cat([mean_F, var_F, mean_F.new_tensor([group, rows])])))
 
-    def settle(self) -> None:
+    def apply_pending_statistics(self) -> None:
         """Update the running statistics with the batches of all processes in this step, in the order of ranks.
 
         Does nothing if the processes share a batch, because `standardize` has updated the statistics.
@@ -106,7 +106,7 @@ class NormStatistics(nn.Module):
 
     def _update_running_statistics(self, group: int, rows: int, mean_F: Tensor, var_F: Tensor) -> None:
         if rows <= 1:
-            self.lone_rows[group] += rows
+            self.single_row_batches[group] += rows
             return
         # The first batch of a group replaces the initial values 0 and 1. Averaged with them, the statistics of a domain
         # with few batches would remain wrong.

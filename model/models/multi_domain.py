@@ -151,7 +151,7 @@ class MultiDomainModel(nn.Module):
         bias: nn.Parameter = self.network.output_bias(p)  # type: ignore[operator]
         return bias
 
-    def lone_rows(self) -> dict[int, int]:
+    def single_row_batches(self) -> dict[int, int]:
         """Return how many rows were the only row of their domain in a batch, by domain number.
 
         The normalization used its running statistics for these rows.
@@ -161,7 +161,7 @@ class MultiDomainModel(nn.Module):
         """
         if not isinstance(self.norm, NormStatistics):
             return {}
-        return {p: int(n) for p, n in enumerate(self.norm.lone_rows.tolist()) if n}
+        return {p: int(n) for p, n in enumerate(self.norm.single_row_batches.tolist()) if n}
 
     def copy_domain(self, source: int, target: int = OTHER_DOMAIN) -> None:
         """Copy the network of a trained domain to a domain without training rows.

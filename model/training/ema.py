@@ -93,7 +93,7 @@ class TableEma:
             self.lag.index_copy_(0, rows, lag)
             self.last_step.index_fill_(0, rows, step)
 
-    def settle(self, step: int, decay: float) -> None:
+    def apply_pending_decay(self, step: int, decay: float) -> None:
         """Apply the outstanding decay to all lags, so that later steps can use another decay.
 
         Args:
@@ -222,7 +222,7 @@ class WeightEma:
             if state["steps"] is not None:
                 self.steps[name] = int(state["steps"])
             if table is not None and decay is not None and decay != self.decay:
-                table.settle(self.steps[name], decay)
+                table.apply_pending_decay(self.steps[name], decay)
 
 
 def compute_averages(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], decay: float) -> dict[str, Tensor]:

@@ -80,10 +80,10 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "rows_per_second": round(spent.total.rate, 1),
         "waiting_share": round(spent.total.waiting_share, 4),
         "shuffle_quality": mixing.found,
-        "rows": trainer.index_by_name(trainer.rows_by_domain),
-        "statistics_rows": trainer.index_by_name(statistics_rows),
+        "rows": trainer.label_by_domain(trainer.rows_by_domain),
+        "statistics_rows": trainer.label_by_domain(statistics_rows),
         "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
-        "lone_rows": trainer.index_by_name(trainer.model.lone_rows()),
+        "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,
     }
     if get_rank_and_size()[0] == 0:

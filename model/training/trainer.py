@@ -130,7 +130,7 @@ class Trainer:
                 callback.end(event)
         return event
 
-    def settle(self) -> None:
+    def wait_for_processes(self) -> None:
         """Wait until all processes have finished the last step, if they have shared memory."""
         if self._has_shared_memory:
             barrier()
@@ -196,7 +196,7 @@ class Trainer:
         domains = {p for p, _, _ in chain.from_iterable(batch_segments)}
         sums = self.optimizers.step(self.step, domains, self._compute_sums(batches, loss.detach()))
         if isinstance(self.model.norm, NormStatistics):
-            self.model.norm.settle()
+            self.model.norm.apply_pending_statistics()
         self.ema.update(self.optimizers.sparse.changes)
         self.step += len(batches)
         self.rows += rows
@@ -246,7 +246,7 @@ class Trainer:
         Returns:
             The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
         """
-        self.settle()  # also waits until the first process has saved the shared tables
+        self.wait_for_processes()  # also waits until the first process has saved the shared tables
         self.ema.swap_in()
         self.model.eval()
         rows: dict[int, int] = {}
@@ -270,6 +270,6 @@ class Trainer:
         """Return the name of a domain number; `mixed` for `MIXED` and `other` for domain 0."""
         return self.job.layout.domain_index.get_name(number)
 
-    def index_by_name(self, rows: dict[int, int]) -> dict[str, int]:
-        """Return `rows` with domain names in place of domain numbers, without zero counts."""
+    def label_by_domain(self, rows: dict[int, int]) -> dict[str, int]:
+        """Return counts by domain name instead of number, without zeros."""
         return {self.domain_name(p): n for p, n in sorted(rows.items()) if n}

@@ -42,7 +42,7 @@ def save(trainer: Trainer, recorders: Iterable[Recorder] = ()) -> None:
         trainer: The trainer.
         recorders: Recorders whose state to save.
     """
-    trainer.settle()
+    trainer.wait_for_processes()
     rank, (_, parts) = get_rank_and_size()[0], trainer.model.inputs.tables.part
     if rank > 0 and parts == 1:
         return

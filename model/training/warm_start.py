@@ -241,7 +241,9 @@ def _load_weights(
             weights[name] = weights[name].index_copy(
                 0, torch.tensor(rows, device=trainer.device), earlier_weights[name][earlier_rows]
             )
-        elif name != "norm.lone_rows":  # this counter starts at 0, because the record reports it by training run
+        elif (
+            name != "norm.single_row_batches"
+        ):  # this counter starts at 0, because the record reports it by training run
             tensor = earlier_weights.get(source)
             if tensor is None or tensor.shape != weights[name].shape:
                 raise UserError(

@@ -61,8 +61,8 @@ def test_clicks_are_matched_within_the_attribution_window(spark: SparkSession) -
         "in time": 1.0, "past midnight": 1.0, "late": 0.0, "repeated": 1.0, "never": 0.0, "before": 0.0, "on the edge": 1.0,
     }  # fmt: skip
     assert labeled["repeated"].clicked_at.astimezone(dt.UTC) == stamp("2026-01-01 12:00:05")
-    fates = attribution.match_clicks(shown, clicks, window_hours=2)
-    counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.count_clicks(fates).collect()}
+    matches = attribution.match_clicks(shown, clicks, window_hours=2)
+    counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.count_clicks(matches).collect()}
     assert counts == {
         ("2026-01-01", "a", ""): (1, 1),
         ("2026-01-02", "a", ""): (1, 1),
@@ -86,8 +86,8 @@ def test_a_reused_impression_id_is_matched_with_its_latest_impression(spark: Spa
     )
     labeled = {r.domain: r.label for r in attribution.add_labels(shown, clicks, window_hours=24).collect()}
     assert labeled == {"a": 0.0, "b": 1.0}
-    fates = attribution.match_clicks(shown, clicks, window_hours=24).collect()
-    assert {(r.ds, r.domain, r.fate) for r in fates} == {
+    matches = attribution.match_clicks(shown, clicks, window_hours=24).collect()
+    assert {(r.ds, r.domain, r.status) for r in matches} == {
         ("2026-03-04", "b", ""),
         ("2026-02-28", "a", "click before its impression"),
     }

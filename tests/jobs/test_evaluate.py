@@ -228,7 +228,7 @@ def test_external_scores_get_the_same_metrics_and_intervals(tmp_path: Path, spar
         spark.createDataFrame(rows).write.format("delta").save(path)
     else:
         rows.to_parquet(path) if form == "parquet" else rows.to_csv(path, index=False)
-    found = evaluate_table.run(spark, evaluate_table.ScoreColumns(path, **COLUMNS), EVALUATE)
+    found = evaluate_table.run(spark, evaluate_table.ScoreTable(path, **COLUMNS), EVALUATE)
     assert [(r["ds"], r["domain"]) for r in found] == [
         (day, domain) for day in ("2026-03-03", DS) for domain in ("1", "2", "10", "overall")
     ]
@@ -238,7 +238,7 @@ def test_external_scores_get_the_same_metrics_and_intervals(tmp_path: Path, spar
     assert (got["rows"], got["clicks"]) == (len(day), day["label"].sum())
     assert got["auc"] == pytest.approx(roc_auc_score(day["label"], day["score"]), abs=1e-12)
     assert [got["gauc_low"], got["gauc_high"]] == pytest.approx(list(np.quantile(want[1][1:], [0.05, 0.95])), abs=1e-10)
-    whole = evaluate_table.run(spark, evaluate_table.ScoreColumns(path, "who", "bought", "p"), EVALUATE)
+    whole = evaluate_table.run(spark, evaluate_table.ScoreTable(path, "who", "bought", "p"), EVALUATE)
     assert [(r["ds"], r["domain"], r["rows"]) for r in whole] == [(None, "overall", 800)]
 
 
@@ -258,12 +258,12 @@ def test_external_scores_get_the_same_metrics_and_intervals(tmp_path: Path, spar
 def test_unusable_scores_are_counted_and_rejected(tmp_path: Path, spark: SparkSession, change: Any, words: str) -> None:
     change(make_external_scores()).to_parquet(tmp_path / "scores.parquet")
     with pytest.raises(DataError, match=words):
-        evaluate_table.run(spark, evaluate_table.ScoreColumns(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.ScoreTable(str(tmp_path / "scores.parquet"), **COLUMNS), EVALUATE)
 
 
 def test_a_missing_table_is_rejected(tmp_path: Path, spark: SparkSession) -> None:
     with pytest.raises(DataError, match="neither a Delta or Parquet table nor a .csv file"):
-        evaluate_table.run(spark, evaluate_table.ScoreColumns(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.ScoreTable(str(tmp_path / "nothing"), **COLUMNS), EVALUATE)
 
 
 def test_users_of_external_scores_are_not_merged(tmp_path: Path, spark: SparkSession) -> None:
@@ -274,7 +274,7 @@ def test_users_of_external_scores_are_not_merged(tmp_path: Path, spark: SparkSes
 
     def evaluate(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
         table.to_csv(path, index=False, **more)
-        return evaluate_table.run(spark, evaluate_table.ScoreColumns(str(path), "who", "bought", "p"), EVALUATE)[0]
+        return evaluate_table.run(spark, evaluate_table.ScoreTable(str(path), "who", "bought", "p"), EVALUATE)[0]
 
     with pytest.raises(DataError, match="800 of 800 rows cannot be used: who: text that is not UTF-8"):
         evaluate(rows.assign(who=names), encoding="gbk")
@@ -288,4 +288,4 @@ def test_users_of_external_scores_are_not_merged(tmp_path: Path, spark: SparkSes
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1] + ",surplus", *lines[2:]]) + "\n")
     with pytest.raises(DataError, match="1 of 800 lines have more or fewer fields than the header"):
-        evaluate_table.run(spark, evaluate_table.ScoreColumns(str(path), "who", "bought", "p"), EVALUATE)
+        evaluate_table.run(spark, evaluate_table.ScoreTable(str(path), "who", "bought", "p"), EVALUATE)

@@ -26,7 +26,7 @@ from star_ctr.conf.load import load
 from star_ctr.jobs import features, ingest, split
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import get_published_attempt
-from star_ctr.jobs.score import describe_model
+from star_ctr.jobs.registry.predictor_cache import describe_model
 from star_ctr.jobs.tools import batch_score
 from star_ctr.model.score_checks import TOLERANCE
 from star_ctr.workflows import nightly
@@ -237,7 +237,7 @@ def test_only_a_table_of_scores_is_overwritten(nights: Nights, tmp_path: Path) -
 def test_a_task_with_several_cores_has_as_many_threads(nights: Nights) -> None:
     attempt = get_published_attempt(WarehouseTables(nights.settings, nights.spark).warehouse, nights.run_id)
     assert describe_model(nights.spark, attempt).threads == 1
-    code = "import sys, torch; from star_ctr.jobs.score import *; m = ModelFiles(sys.argv[1], (), 2); load_predictor(m)"
+    code = "import sys, torch; from star_ctr.jobs.registry.predictor_cache import *; m = ModelFiles(sys.argv[1], (), 2); load_predictor(m)"
     code += "; assert load_predictor(m) is load_predictor(m); print(torch.get_num_threads())"
     done = subprocess.run([sys.executable, "-c", code, str(attempt.folder)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"

@@ -116,13 +116,13 @@ def test_tables_are_listed_with_version_and_rows(night: Night) -> None:
 
 
 def test_rows_of_a_table_are_shown(night: Night) -> None:
-    shown = tables.show(night.settings, night.spark, "ledger", "reason != ''", 100)
+    shown = tables.read_table_rows(night.settings, night.spark, "ledger", "reason != ''", 100)
     assert {r["reason"] for r in shown} == set(night.table("ledger")["reason"]) - {""}
-    assert tables.show(night.settings, night.spark, "split", None, 1)[0]["ints"].endswith("bytes")
+    assert tables.read_table_rows(night.settings, night.spark, "split", None, 1)[0]["ints"].endswith("bytes")
     with pytest.raises(UserError, match="did you mean `ledger`"):
-        tables.show(night.settings, night.spark, "leger", None, 1)
+        tables.read_table_rows(night.settings, night.spark, "leger", None, 1)
     with pytest.raises(UserError, match="--where nothing = 1"):
-        tables.show(night.settings, night.spark, "ledger", "nothing = 1", 1)
+        tables.read_table_rows(night.settings, night.spark, "ledger", "nothing = 1", 1)
 
 
 def test_features_computed_with_other_settings_are_rejected(night: Night) -> None:

@@ -37,12 +37,12 @@ def test_a_night_that_runs_again_writes_the_same_tables(night: Night) -> None:
 
 def test_a_backfill_runs_only_steps_with_changed_inputs(night: Night, spark: SparkSession) -> None:
     report = backfill.run(night.settings, spark, DS, DS)
-    assert {r["did"] for r in report} == {"kept"}
+    assert {r["action"] for r in report} == {"kept"}
     before = night.contents()
     clicks = Path(night.settings.paths.logs) / "clicks" / "all.jsonl"
     os.utime(clicks, (1, 1))
     report = backfill.run(night.settings, spark, None, DS)
-    assert [(r["step"], r["did"]) for r in report if r["did"] != "kept"] == [("ingest", "run")]
+    assert [(r["step"], r["action"]) for r in report if r["action"] != "kept"] == [("ingest", "run")]
     assert "logs.clicks" in report[0]["reason"]
     after = night.contents()
     assert before.keys() == after.keys()

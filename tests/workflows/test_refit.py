@@ -100,7 +100,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert refit.run(settings, spark, DS)["serving"] == now.run_id
     assert (store.version("refit_split"), weights.read_bytes()) == (version, bits)
     assert len(Decisions(settings).read_all()) == len(decided)
-    assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
+    assert {r["action"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     features.run(settings, spark, DS)
     refit.run(settings, spark, DS)
     assert store.version("refit_split") > version
@@ -108,7 +108,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert len(Decisions(settings).read_all()) == len(decided)
 
     # The refit does not run again, and a replay after cleaning trains the same bits.
-    assert {r["did"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
+    assert {r["action"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).read_all()) == len(decided)
     split.write_split(settings, spark, BEFORE, REFIT_TABLES)

@@ -97,7 +97,7 @@ def evaluate(
     assert score_col is not None
     from star_ctr.jobs.tools import evaluate_table
 
-    scored = evaluate_table.ScoreColumns(table, user_col, label_col, score_col, domain_col, ds_col)
+    scored = evaluate_table.ScoreTable(table, user_col, label_col, score_col, domain_col, ds_col)
     _, rows = with_spark(
         "evaluate", conf or DEFAULT_CONF, set, lambda s, spark: evaluate_table.run(spark, scored, s.evaluate)
     )

@@ -74,7 +74,7 @@ def backfill(
         return backfill_nights.run(settings, spark, first, last)
 
     _, report = with_spark("backfill", conf, set, action, progress=False, writes=True, wait=wait)
-    print_result(report, json, lambda: make_table(report, ["ds", "step", "did", "reason"]))
+    print_result(report, json, lambda: make_table(report, ["ds", "step", "action", "reason"]))
 
 
 @app.command()

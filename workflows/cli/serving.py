@@ -42,16 +42,16 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     now = decisions.find_serving(found)
     columns = ["at", "ds", "run_id", "attempt", "outcome", "by", "reason"]
     rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
-    hold = decisions.find_manual_hold(found)
+    override = decisions.find_manual_override(found)
     result = {
         "serving": now and now.run_id,
         "attempt": now and now.attempt,
-        "hold": hold and str(hold),
+        "override": override and str(override),
         "decisions": [{**r, "evidence": d.evidence} for r, d in zip(rows, found, strict=True)],
     }
     print_result(result, json, lambda: make_table(rows, columns))
     model = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
-    stderr.print(f"serving: {model}{f'; {hold}' if hold else ''}", highlight=False)
+    stderr.print(f"serving: {model}{f'; {override}' if override else ''}", highlight=False)
 
 
 @app.command()

@@ -33,12 +33,12 @@ def tables(
     from star_ctr.workflows.terminal import make_records_table, make_table, stderr
 
     if show is not None:
-        _, rows = with_spark("tables", conf, set, lambda s, spark: job.show(s, spark, show, where, limit))
+        _, rows = with_spark("tables", conf, set, lambda s, spark: job.read_table_rows(s, spark, show, where, limit))
         print_result(rows, json, lambda: make_records_table(rows))
         return
     settings, rows = with_spark("tables", conf, set, job.run)
     existing = [row for row in rows if row["version"] is not None]
-    columns = ["table", "version", "rows", "holds"]
+    columns = ["table", "version", "rows", "description"]
     print_result(rows, json, lambda: make_table(existing, columns, settings.paths.warehouse))
     if not existing:
         stderr.print(f"{settings.paths.warehouse}: no tables yet; run `star-ctr nightly` first", highlight=False)

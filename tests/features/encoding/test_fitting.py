@@ -20,7 +20,7 @@ from star_ctr.features.encoding.fitting import (
     fit_bounds,
     fit_scales,
 )
-from star_ctr.features.encoding.row_encoder import compute_numbers, standardize
+from star_ctr.features.encoding.number_encoder import compute_numbers, standardize
 
 DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, NumericField, NumericSource, SequenceField
-from star_ctr.features.encoding.row_encoder import RowEncoder, encode_buckets, encode_gaps
+from star_ctr.features.encoding.id_encoder import encode_gaps
+from star_ctr.features.encoding.number_encoder import encode_buckets
+from star_ctr.features.encoding.row_encoder import RowEncoder
 
 LAYOUT = Layout(
     ds="2026-01-01",

@@ -30,7 +30,7 @@ from star_ctr.jobs.registry.attempts import (
     get_published_attempt,
     publish_attempt,
 )
-from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_manual_hold, find_serving
+from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_manual_override, find_serving
 from star_ctr.jobs.tools import verify
 from star_ctr.model.predictor import Predictor
 from star_ctr.model.train import write_job
@@ -219,7 +219,7 @@ def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None
     now = find_serving(decided)
     assert now is not None
     assert now.model == (one.run_id, 1)
-    hold = find_manual_hold(decided)
+    hold = find_manual_override(decided)
     assert hold is not None
     assert str(hold) == "decided by ann (rolled back: complaints); holds until a night after 2026-01-03 is evaluated"
     assert _explain_no_decision(decided, two, "2026-01-03") == str(hold)
@@ -229,7 +229,7 @@ def test_a_manual_rollback_holds_until_a_newer_night(settings: Settings) -> None
     )
     assert _explain_no_decision(decided, three, "2026-01-04") == ""
     add(decisions, promoted("2026-01-04", three.run_id))
-    assert find_manual_hold(decisions.read_all()) is None
+    assert find_manual_override(decisions.read_all()) is None
 
 
 def test_a_refit_does_not_undo_a_rollback(settings: Settings) -> None:
@@ -257,7 +257,7 @@ def test_a_refit_does_not_end_a_manual_hold(settings: Settings) -> None:
             promoted("2026-01-02", f"{run}-refit"), outcome=Outcome.REFIT, reference_run_id=run, reference_attempt=1
         ),
     ]
-    hold = find_manual_hold(decided)
+    hold = find_manual_override(decided)
     assert hold is not None
     assert hold.decision.by == "ann"
 
@@ -331,7 +331,7 @@ def test_the_gate_s_rollback_of_a_refit_keeps_a_person_s_hold(settings: Settings
         promoted("2026-01-02", f"{RUN}-refit"), outcome=Outcome.REFIT, reference_run_id=RUN, reference_attempt=1
     )
     back = replace(by_ann, outcome=Outcome.ROLLED_BACK, by="gate", reference_run_id=refit.run_id, reference_attempt=1)
-    hold = find_manual_hold([by_ann, refit, back])
+    hold = find_manual_override([by_ann, refit, back])
     assert hold is not None
     assert hold.decision.by == "ann"
 

@@ -228,9 +228,9 @@ def test_error_rate_and_power_on_simulated_users() -> None:
 
 def expected_power(difference: Row, tests: float) -> float:
     """Return the power to detect a loss of `domain_loss`, from the standard error."""
-    freedom = min(MIN_BOOTSTRAP_SAMPLES, difference["gauc_effective"]) - 1
-    critical = student.isf(GATE.error_rate * ERROR_RATE_SHARES["gauc"] / tests, freedom)
-    return float(student.cdf(GATE.domain_loss / difference["gauc_std"] - critical, freedom))
+    dof = min(MIN_BOOTSTRAP_SAMPLES, difference["gauc_effective"]) - 1
+    critical = student.isf(GATE.error_rate * ERROR_RATE_SHARES["gauc"] / tests, dof)
+    return float(student.cdf(GATE.domain_loss / difference["gauc_std"] - critical, dof))
 
 
 def _old_rule(difference: Row, night: GateInputs) -> bool:

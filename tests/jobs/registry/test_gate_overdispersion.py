@@ -15,7 +15,7 @@ from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.features.evaluation.poisson_bootstrap import Floats, Ints
 from star_ctr.features.evaluation.significance import (
     PRIOR_DISPERSION,
-    PRIOR_FREEDOM,
+    PRIOR_DOF,
     compute_p_count,
     estimate_dispersion,
 )
@@ -128,14 +128,14 @@ def test_dispersion_is_unbiased_except_for_the_prior() -> None:
     found = []
     for _ in range(3_000):
         events = rng.poisson(rng.gamma(200 / 7, 7, 7))
-        estimate, freedom = estimate_dispersion(events.tolist(), [float(np.median(events))] * 7)
-        assert freedom == PRIOR_FREEDOM + 5
-        found.append((estimate * freedom - PRIOR_FREEDOM * PRIOR_DISPERSION) / 5)
+        estimate, dof = estimate_dispersion(events.tolist(), [float(np.median(events))] * 7)
+        assert dof == PRIOR_DOF + 5
+        found.append((estimate * dof - PRIOR_DOF * PRIOR_DISPERSION) / 5)
     assert np.mean(found) == pytest.approx(8, rel=0.15)
     for few in ([], [30], [30, 60]):
-        assert estimate_dispersion(few, [40.0] * len(few)) == (PRIOR_DISPERSION, PRIOR_FREEDOM)
+        assert estimate_dispersion(few, [40.0] * len(few)) == (PRIOR_DISPERSION, PRIOR_DOF)
     steady = estimate_dispersion([100] * 200, [100.0] * 200)
-    assert steady == (1.0, PRIOR_FREEDOM + 198), "never less than Poisson counts"
+    assert steady == (1.0, PRIOR_DOF + 198), "never less than Poisson counts"
 
 
 def test_one_outlier_night_hardly_changes_the_dispersion() -> None:

@@ -15,7 +15,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.gate import _require_draws, read_accepted_metrics
+from star_ctr.jobs.gate import _require_bootstrap_samples, read_accepted_metrics
 from star_ctr.jobs.refit import publish_refit
 from star_ctr.jobs.registry.decisions import (
     Decision,
@@ -182,7 +182,9 @@ def test_an_untestable_difference_is_not_promoted() -> None:
 @pytest.mark.parametrize(("configured", "used"), [(0, 200), (50, 200), (500, 500)])
 def test_the_gate_uses_enough_bootstrap_draws(configured: int, used: int) -> None:
     settings = load("demo", [f"evaluate.bootstrap_samples={configured}"])
-    assert _require_draws(settings).evaluate == settings.evaluate.model_copy(update={"bootstrap_samples": used})
+    assert _require_bootstrap_samples(settings).evaluate == settings.evaluate.model_copy(
+        update={"bootstrap_samples": used}
+    )
 
 
 def test_a_difference_without_spread_is_significant() -> None:

@@ -51,7 +51,7 @@ def compute_means(inputs: SharedInputs, row: list[int]) -> np.ndarray:
     parts = []
     for table, start, length in slots:
         ids = [i for i in row[start : start + length] if i]
-        weight = array(inputs.tables.of(table))
+        weight = array(inputs.tables.copy_table(table))
         parts.append(weight[ids].mean(axis=0) if ids else np.zeros(WIDTHS[table]))
     return np.concatenate(parts)
 

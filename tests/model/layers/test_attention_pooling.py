@@ -135,7 +135,7 @@ def test_the_target_consists_of_the_ids_of_the_candidate_in_the_tables_of_the_ev
     row = [4, 7, 11, 2, 5, 6, 0, 30, 31, 0, 2, 3, 0, 1, 8, 0]
     z = inputs(torch.tensor([row], dtype=torch.int32), torch.zeros(1, 0))
     assert z.shape == (1, inputs.features) == (1, 2 + 2 + 3 + 7 + 2)
-    item, gap, tag = (inputs.tables.of(n) for n in ("item", "gap", "tag"))
+    item, gap, tag = (inputs.tables.copy_table(n) for n in ("item", "gap", "tag"))
     events = torch.stack([torch.cat([item[i], gap[g], tag[t]]) for i, g, t in ((5, 30, 2), (6, 31, 3), (0, 0, 0))])
     target = torch.cat([item[11], tag[7]])
     expected = inputs.pooling["seen"](events[None], torch.tensor([2]), target[None])

@@ -56,7 +56,7 @@ def test_a_batch_of_one_row_is_normalized_with_running_statistics_and_counted() 
     z = torch.tensor([[1.0, 2.0, 3.0]])
     out = norm(z, [(1, 0, 1)])
     np.testing.assert_allclose(array(out), array(z) / np.sqrt(1 + 1e-5), atol=1e-12)
-    assert norm.lone_rows.tolist() == [0, 1]
+    assert norm.single_row_batches.tolist() == [0, 1]
     assert norm.steps.tolist() == [0, 0]
 
 

@@ -33,7 +33,7 @@ def test_bits_depend_only_on_the_job_and_its_seed(table: str, tmp_path: Path) ->
     records = [train(j) for j in jobs]
     assert hash_weights(jobs[0]) == hash_weights(jobs[1]) != hash_weights(jobs[2])
     assert records[0]["rows"] == ROWS
-    assert records[0]["lone_rows"] == {"c": 1}
+    assert records[0]["single_row_batches"] == {"c": 1}
 
 
 def test_a_step_on_one_domain_does_not_change_the_others_by_a_bit(table: str, tmp_path: Path) -> None:
