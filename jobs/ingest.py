@@ -25,7 +25,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import UNKNOWN_DAY, clean_log, count_rows, dump_row
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, has_day_in_path, list_days, make_glob
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, has_day_in_path, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
     WarehouseTables,
@@ -78,7 +78,7 @@ def find_newest_day(settings: Settings, spark: SparkSession) -> str:
     """
     log = settings.logs.impressions
     if has_day_in_path(log):
-        if days := list_days(settings, "impressions"):
+        if days := list_log_days(settings, "impressions"):
             return days[-1]
         raise DataError(
             f"logs.impressions.path: no file matches {make_glob(settings, log)} for any day; check paths.logs "
@@ -105,7 +105,7 @@ def check_day_has_files(settings: Settings, ds: str) -> str:
         DataError: `ds` is not a day; or the log's path contains days, and no file is of this day.
     """
     log = settings.logs.impressions
-    if not has_day_in_path(log) or check_day(ds) in (days := list_days(settings, "impressions")):
+    if not has_day_in_path(log) or check_day(ds) in (days := list_log_days(settings, "impressions")):
         return check_day(ds)
     found = f"the files found are for {days[0]} to {days[-1]}" if days else "no day has files"
     raise DataError(f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; {found}")

@@ -13,7 +13,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.parity_sample import read_encoded_rows
 from star_ctr.model.predictor import Predictor
-from star_ctr.model.score_checks import TOLERANCE, check_scores, is_within_tolerance
+from star_ctr.model.score_checks import TOLERANCE, check_score_array, is_within_tolerance
 from star_ctr.model.train import write_job
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
@@ -67,7 +67,7 @@ def train_and_score(job: TrainingJob) -> float:
             .append_column("score", pa.array(scores))
         )
     table = pa.concat_tables(tables)
-    check_scores(table["score"].to_numpy(), table["domain"].to_pylist(), f"{job.run_id}: the exported model")
+    check_score_array(table["score"].to_numpy(), table["domain"].to_pylist(), f"{job.run_id}: the exported model")
     if compared != len(sample_scores):
         raise DataError(
             f"{job.run_id}: {len(sample_scores) - compared:,} of {len(sample_scores):,} sampled rows were not scored"

@@ -14,7 +14,7 @@ from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import Rows, concat_rows, list_live_files, unpack_columns
 from star_ctr.model.models.multi_domain import MultiDomainModel
-from star_ctr.model.score_checks import check_scores
+from star_ctr.model.score_checks import check_score_array
 from star_ctr.model.training.job import TrainingJob
 
 
@@ -45,7 +45,7 @@ def score_sample(
     predicted = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
     scores = predicted.double().cpu().numpy()
     names = job.layout.domain_index.names
-    check_scores(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
+    check_score_array(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
     return dict(zip(ids, scores.tolist(), strict=True))
 
 

@@ -23,7 +23,7 @@ def is_within_tolerance(difference: float) -> bool:
     return bool(difference <= TOLERANCE)
 
 
-def check_scores(scores: npt.NDArray[np.float64], domains: Sequence[str], what: str) -> None:
+def check_score_array(scores: npt.NDArray[np.float64], domains: Sequence[str], what: str) -> None:
     """Check that all scores are in [0, 1].
 
     Args:

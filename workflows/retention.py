@@ -54,7 +54,7 @@ def _shorten(names: tuple[str, ...], limit: int = 3) -> list[str]:
     return [*names[:limit], *([f"and {len(names) - limit} more"] if len(names) > limit else [])]
 
 
-def _make_removed_entries(settings: Settings, planned: vacuum.Plan, entries: list[Entry]) -> Iterator[Entry]:
+def _make_removed_entries(settings: Settings, planned: vacuum.CleaningPlan, entries: list[Entry]) -> Iterator[Entry]:
     """Yield an entry for each done step whose results are deleted."""
     newest = {entry.key: entry for entry in entries}
     features, splits, scores = (planned.names(table) for table in ("features", "split", "scores"))

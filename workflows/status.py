@@ -53,7 +53,7 @@ def list_steps_status(staleness: Staleness, first: str | None, last: str | None,
     """
     settings, known = staleness.settings, staleness.list_nights()
     dated = log_files.has_day_in_path(settings.logs.impressions)
-    newest = log_files.list_days(settings, "impressions")[-1:] if dated else []
+    newest = log_files.list_log_days(settings, "impressions")[-1:] if dated else []
     given = [check_day(ds) for ds in (first, last) if ds]
     if not (days := [*known[:1], *given, *newest, *known[-1:]]):
         raise DataError(

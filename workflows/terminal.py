@@ -213,7 +213,7 @@ def make_records_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def write_json(rows: Any, target: str | None) -> None:
+def print_json(rows: Any, target: str | None) -> None:
     """Write a result as JSON.
 
     Args:

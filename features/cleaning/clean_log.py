@@ -45,7 +45,7 @@ from star_ctr.features.cleaning.log_columns import (
     require_columns,
 )
 from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
-from star_ctr.features.cleaning.times import check_time, parse_day, parse_time
+from star_ctr.features.cleaning.times import check_time, parse_day_column, parse_time
 
 UNKNOWN_DAY = "unknown"
 """The value of `ds` for rows whose day cannot be determined."""
@@ -135,7 +135,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         log_day = F.from_utc_timestamp(get_column(day.column), settings.zone)
     # Do not derive the day from an implausible time.
     ts = F.when(check_time(time, columns["ts"], settings.zone).isNull(), columns["ts"]) if time else None
-    ds, day_check = parse_day(log, settings.zone, ts, log_day, file_day, is_date)
+    ds, day_check = parse_day_column(log, settings.zone, ts, log_day, file_day, is_date)
     checks += [day_check] if day_check is not None else []
     reason = F.coalesce(*checks)
     _check_case_collisions([*columns, "ds"], f"logs.{name}")

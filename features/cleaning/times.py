@@ -112,7 +112,7 @@ def _get_latest(column: TimeColumn) -> dt.date:
     return column.latest or dt.datetime.now(dt.UTC).date() + dt.timedelta(days=1)
 
 
-def parse_day(
+def parse_day_column(
     log: Log, zone: str, ts: Column | None, log_day: Column | None, file_day: Column | None, is_date: bool = False
 ) -> tuple[Column, Column | None]:
     """Determine the day of rows, and check it.

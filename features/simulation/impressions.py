@@ -40,7 +40,7 @@ PEAK_HOUR = (9, 21, 13, 18)
 """The busiest hour of the day (UTC) by group of domains (domain number modulo 4)."""
 
 
-def format_domain(number: int) -> str:
+def name_domain(number: int) -> str:
     """Format a domain number, 1 to 19, as `d01` to `d19`."""
     return f"d{number:02d}"
 

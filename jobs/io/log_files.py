@@ -49,7 +49,7 @@ def widen_glob(glob: str) -> str:
     return glob
 
 
-def parse_day(glob: str, file: str) -> str | None:
+def parse_day_from_path(glob: str, file: str) -> str | None:
     """Parse the day in the path of a file.
 
     Args:
@@ -119,7 +119,7 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
     for alternative in _expand_braces(pattern):
         for path in fs.glob(alternative):
             day = (
-                next((d for m in _expand_braces(marked) if (d := parse_day(m, path))), None)
+                next((d for m in _expand_braces(marked) if (d := parse_day_from_path(m, path))), None)
                 if has_day_in_path(log)
                 else None
             )
@@ -167,7 +167,7 @@ def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str
         yield from list_readable_files(fs, inner)
 
 
-def list_days(settings: Settings, name: str) -> list[str]:
+def list_log_days(settings: Settings, name: str) -> list[str]:
     """Return the days for which a log has files, oldest first; empty if the log's path contains no day."""
     return sorted({file.day for file in list_files(settings, name) if file.day})
 

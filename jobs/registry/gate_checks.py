@@ -75,7 +75,7 @@ def check_gauc(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult]:
     """Compare the GAUC of the candidate with that of the serving model, overall and in large domains."""
     for difference, users, std in _iter_testable(gate, inputs):
         margin = gate.gauc_margin if difference["domain"] == OVERALL else gate.domain_margin
-        change = f"{format_domain(difference['domain'])}: GAUC {format_interval(difference)}"
+        change = f"{describe_domain(difference['domain'])}: GAUC {format_difference(difference)}"
         p = compute_p_below(difference["gauc"], std, users, MIN_BOOTSTRAP_SAMPLES)
         message = f"{change} against the serving model (margin: {margin})"
         yield CheckResult(difference["domain"], p, difference["gauc"] < -margin, message)
@@ -147,7 +147,7 @@ def check_clicks(gate: GateSettings, inputs: GateInputs) -> Iterator[CheckResult
             continue
         clicks = now[domain]["clicks"]
         message = (
-            f"{format_domain(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median "
+            f"{describe_domain(domain)}: {clicks:,} clicks in {rows:,} rows, expected {expected:,.0f} at the median "
             f"click rate of {usual.nights} earlier nights (gate.min_share: {gate.min_share}): check for missing clicks"
         )
         exceeds_margin = clicks == 0 or clicks < gate.min_share * expected
@@ -199,7 +199,7 @@ def get_standard_error(row: Row, level: float) -> float | None:
     return None if low is None or high is None else float((high - low) / (2 * norm.isf((1 - level) / 2)))
 
 
-def format_interval(difference: Row) -> str:
+def format_difference(difference: Row) -> str:
     """Format a GAUC difference, with its interval if it has one."""
     if difference["gauc_low"] is None:
         return f"{difference['gauc']:+.4f}"
@@ -211,7 +211,7 @@ def format_metric(name: str) -> str:
     return "log loss" if name == "log_loss" else name.upper()
 
 
-def format_domain(domain: str) -> str:
+def describe_domain(domain: str) -> str:
     """Return the name of a domain for messages."""
     return OVERALL if domain == OVERALL else f"domain {domain}"
 

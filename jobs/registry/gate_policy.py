@@ -22,9 +22,9 @@ from star_ctr.jobs.registry.gate_checks import (
     check_clicks,
     check_gauc,
     check_gauc_drop,
+    describe_domain,
     describe_low_power,
-    format_domain,
-    format_interval,
+    format_difference,
     format_metric,
     get_standard_error,
     index_by_domain,
@@ -57,7 +57,7 @@ def decide(gate: GateSettings, inputs: GateInputs) -> tuple[Outcome, str]:
         return Outcome.HELD, "; ".join(check.message for check in checks)
     if not inputs.differences:
         return Outcome.PROMOTED, "no model is served yet, and the candidate passed all checks"
-    overall = format_interval(index_by_domain(inputs.differences)[OVERALL])
+    overall = format_difference(index_by_domain(inputs.differences)[OVERALL])
     low_power = describe_low_power(gate, inputs)
     return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
 
@@ -153,5 +153,5 @@ def _find_non_finite(inputs: GateInputs) -> Iterator[str]:
         for row in rows:
             for name in _NUMBERS:
                 if (value := row.get(name)) is not None and not math.isfinite(value):
-                    metric = f"{prefix}{format_metric(name)} ({format_domain(row['domain'])})"
+                    metric = f"{prefix}{format_metric(name)} ({describe_domain(row['domain'])})"
                     yield f"{metric} is {value}, not a finite number"

@@ -15,7 +15,7 @@ from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.features.cleaning.log_columns import INTERNAL
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import has_day_in_path, list_days, make_glob
+from star_ctr.jobs.io.log_files import has_day_in_path, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted
 
 FIRST_ROWS = 2_000
@@ -40,7 +40,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"log": name, "path": make_glob(settings, log), "rows": 0, "problems": []}
     try:
-        days = [ds] if ds else list_days(settings, name)[-1:] if has_day_in_path(log) else None
+        days = [ds] if ds else list_log_days(settings, name)[-1:] if has_day_in_path(log) else None
         raw = log_reader.read(settings, spark, name, days)
         if raw is None:
             of_days = f" for {', '.join(days)}" if days else ""

@@ -47,7 +47,7 @@ class Removal(NamedTuple):
     reason: str
 
 
-class Plan(NamedTuple):
+class CleaningPlan(NamedTuple):
     """The data that `clean` deletes, and the attempts that it keeps with the reason for each."""
 
     removals: list[Removal]
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
         return {name for removal in self.removals if removal.what == what for name in removal.names}
 
 
-def plan_removals(settings: Settings) -> Plan:
+def plan_removals(settings: Settings) -> CleaningPlan:
     """Find data that is older than the ages in `retention` and no longer needed, without deleting anything."""
     warehouse, ages = Warehouse(settings.paths), settings.retention
     attempts = list_all_attempts(warehouse)
@@ -92,10 +92,10 @@ def plan_removals(settings: Settings) -> Plan:
     removals += [
         Removal("replays", (replay.name,), _measure_folder(replay), "superseded or too old") for replay in replays
     ]
-    return Plan(removals, unneeded, replays, kept)
+    return CleaningPlan(removals, unneeded, replays, kept)
 
 
-def remove(settings: Settings, planned: Plan) -> None:
+def remove(settings: Settings, planned: CleaningPlan) -> None:
     """Delete the data of a plan. If the call is interrupted, the next one completes it."""
     warehouse = Warehouse(settings.paths)
     for table in ("features", *_SPLITS, "scores"):

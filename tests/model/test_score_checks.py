@@ -31,9 +31,9 @@ def short_job(folder: Path) -> TrainingJob:
 
 def test_invalid_scores_are_counted_by_domain() -> None:
     scores = np.array([0.0, 1.0, NAN, np.inf, -1e-9, 1.1])
-    score_checks.check_scores(scores[:2], ["a", "b"], "here")
+    score_checks.check_score_array(scores[:2], ["a", "b"], "here")
     with pytest.raises(DataError, match=r"here: 4 of 6 rows have a score .* \(b: 3, a: 1\)"):
-        score_checks.check_scores(scores, ["a", "a", "b", "b", "a", "b"], "here")
+        score_checks.check_score_array(scores, ["a", "a", "b", "b", "a", "b"], "here")
     assert score_checks.is_within_tolerance(1e-5)
     assert not any(map(score_checks.is_within_tolerance, (1.1e-5, NAN, np.inf)))
 

@@ -171,7 +171,7 @@ def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> Non
     """
     from star_ctr.workflows import terminal
 
-    terminal.write_json(result, json)
+    terminal.print_json(result, json)
     if json == "-":
         return
     shown = table()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from star_ctr.workflows.report.formatting import clip, format_number, format_seconds, is_missing
-from star_ctr.workflows.report.scales import Scale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
+from star_ctr.workflows.report.scales import AxisScale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 WIDTH = 340
 """Width of a chart in pixels."""
@@ -95,7 +95,7 @@ def draw_lines(
     height, left, right, top, bottom = 170, 46, 12, 18, 24
     at = [a for line in lines for a in line.at]
     padding = 0.0 if len(set(at)) > 1 else 1.0
-    x = Scale(min(at) - padding, max(at) + padding, left, WIDTH - right)
+    x = AxisScale(min(at) - padding, max(at) + padding, left, WIDTH - right)
     every = [v for line in lines for series in (line.values, line.low, line.high) for v in series]
     y = fit_scale([mark, *(v for v in every if v is not None and v <= ceiling)], height - bottom, top)
     parts = [_draw_grid(y, left, WIDTH - right)]
@@ -113,7 +113,7 @@ def draw_lines(
     return _wrap_svg(title, height, parts)
 
 
-def _draw_line(line: Line, x: Scale, y: Scale, ceiling: float) -> list[str]:
+def _draw_line(line: Line, x: AxisScale, y: AxisScale, ceiling: float) -> list[str]:
     """Return the SVG elements of a line: its band, one polyline per run of values without a gap, and its dots."""
     parts, runs = [], list[list[tuple[float, float]]]()
     after_gap = True
@@ -243,7 +243,7 @@ def draw_stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -
     """
     row, left, right = 22, 42, 76
     longest = max(sum(parts) for _, parts in rows) or 1.0
-    x = Scale(0, longest, left, WIDTH - right)
+    x = AxisScale(0, longest, left, WIDTH - right)
     elements = []
     for k, (label, parts) in enumerate(rows):
         at, done = k * row + 4, 0.0
@@ -263,14 +263,14 @@ def draw_sparkline(values: Sequence[float | None]) -> str:
     present = [(k, v) for k, v in enumerate(values) if v is not None and not is_missing(v)]
     if len(present) < 2:
         return ""
-    x, y = Scale(0, len(values) - 1, 3, 61), fit_scale([v for _, v in present], 15, 3)
+    x, y = AxisScale(0, len(values) - 1, 3, 61), fit_scale([v for _, v in present], 15, 3)
     points = " ".join(f"{x(k)},{y(v)}" for k, v in present)
     end = f'<circle class="dot" cx="{x(present[-1][0])}" cy="{y(present[-1][1])}" r="2"/>'
     line = f'<polyline class="main thin" points="{points}"/>'
     return f'<svg class="spark" viewBox="0 0 64 18" width="64" height="18" aria-hidden="true">{line}{end}</svg>'
 
 
-def _draw_grid(y: Scale, left: float, right: float) -> str:
+def _draw_grid(y: AxisScale, left: float, right: float) -> str:
     """Return horizontal grid lines with the labels of the y axis."""
     marks = choose_ticks(y)
     return "".join(

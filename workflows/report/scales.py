@@ -10,7 +10,7 @@ from star_ctr.workflows.report.formatting import is_missing
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """A linear or logarithmic map from values in [`low`, `high`] to positions from `start` to `end`.
 
     Attributes:
@@ -35,7 +35,7 @@ class Scale:
         return round(self.start + (clipped - low) / (high - low) * (self.end - self.start), 1)
 
 
-def fit_scale(values: Iterable[float | None], start: float, end: float, floor: float = 1e-3) -> Scale:
+def fit_scale(values: Iterable[float | None], start: float, end: float, floor: float = 1e-3) -> AxisScale:
     """Return a linear scale that contains all values, with a margin on both sides.
 
     Args:
@@ -47,14 +47,14 @@ def fit_scale(values: Iterable[float | None], start: float, end: float, floor: f
     present = [v for v in values if v is not None and not is_missing(v)] or [0.0, 1.0]
     low, high = min(present), max(present)
     margin = max(0.12 * (high - low), floor / 2)
-    return Scale(low - margin, high + margin, start, end)
+    return AxisScale(low - margin, high + margin, start, end)
 
 
 _RATIOS = (0.25, 0.33, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Values that can be marked on a scale of ratios."""
 
 
-def fit_ratio_scale(values: Iterable[float | None], start: float, end: float) -> Scale:
+def fit_ratio_scale(values: Iterable[float | None], start: float, end: float) -> AxisScale:
     """Return a logarithmic scale around 1, limited to the range from 0.25 to 4.
 
     Args:
@@ -64,10 +64,10 @@ def fit_ratio_scale(values: Iterable[float | None], start: float, end: float) ->
     """
     present = [v for v in values if v is not None and not is_missing(v)]
     low, high = min(present, default=1.0), max(present, default=1.0)
-    return Scale(max(0.25, min(0.95, low / 1.04)), min(4.0, max(1.05, high * 1.04)), start, end, log=True)
+    return AxisScale(max(0.25, min(0.95, low / 1.04)), min(4.0, max(1.05, high * 1.04)), start, end, log=True)
 
 
-def choose_ticks(scale: Scale, least: int = 3) -> list[float]:
+def choose_ticks(scale: AxisScale, least: int = 3) -> list[float]:
     """Choose round values to mark on a scale.
 
     Args:

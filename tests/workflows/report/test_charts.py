@@ -19,7 +19,7 @@ from star_ctr.workflows.report.charts import (
     draw_stacked_bars,
 )
 from star_ctr.workflows.report.formatting import clip, format_change, format_clock, format_number, format_seconds
-from star_ctr.workflows.report.scales import Scale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
+from star_ctr.workflows.report.scales import AxisScale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 
 def find_elements(svg: str, tag: str, kind: str = "") -> list[ET.Element]:
@@ -31,11 +31,11 @@ def parse_points(element: ET.Element) -> list[tuple[float, float]]:
 
 
 def test_scales_map_values_to_positions() -> None:
-    assert Scale(0, 10, 100, 200)(2.5) == 125
-    assert Scale(0, 10, 200, 100)(2.5) == 175, "the vertical axis is inverted"
-    assert Scale(0, 10, 100, 200)(99) == 200
-    assert Scale(0.25, 4, 0, 100, log=True)(1) == 50
-    assert Scale(0.25, 4, 0, 100, log=True)(2) == 75
+    assert AxisScale(0, 10, 100, 200)(2.5) == 125
+    assert AxisScale(0, 10, 200, 100)(2.5) == 175, "the vertical axis is inverted"
+    assert AxisScale(0, 10, 100, 200)(99) == 200
+    assert AxisScale(0.25, 4, 0, 100, log=True)(1) == 50
+    assert AxisScale(0.25, 4, 0, 100, log=True)(2) == 75
     scale = fit_scale([1.0, None, math.nan, 2.0], 0, 100)
     assert (scale.low, scale.high) == pytest.approx((0.88, 2.12))
 
@@ -49,7 +49,7 @@ def test_scales_map_values_to_positions() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, texts: list[str]) -> None:
-    assert format_ticks(choose_ticks(Scale(low, high, 0, 1))) == texts
+    assert format_ticks(choose_ticks(AxisScale(low, high, 0, 1))) == texts
 
 
 def test_ticks_of_ratios_include_1_and_do_not_overlap() -> None:
