@@ -25,20 +25,20 @@ def main() -> None:
     parser.add_argument("--page")
     arguments = parser.parse_args()
     if arguments.metrics:
-        table(arguments.metrics)
+        draw_table(arguments.metrics)
     if arguments.page:
-        photographed(Path(arguments.page), Path("docs/report.png"), 1160, 1190)
-        photographed(Path(arguments.page), Path("docs/report-dark.png"), 500, 1000, dark=True)
+        take_screenshot(Path(arguments.page), Path("docs/report.png"), 1160, 1190)
+        take_screenshot(Path(arguments.page), Path("docs/report-dark.png"), 500, 1000, dark=True)
 
 
-def table(metrics: str) -> None:
+def draw_table(metrics: str) -> None:
     """Write the metrics table of a night to `docs/night.svg`."""
     console = Console(record=True, width=88, file=io.StringIO())
     console.print(make_metrics_table(json.loads(Path(metrics).read_text(encoding="utf-8"))))
     console.save_svg("docs/night.svg", title="star-ctr nightly --conf conf/kuairand.yaml --ds 2022-05-05")
 
 
-def photographed(page: Path, file: Path, width: int, height: int, dark: bool = False) -> None:
+def take_screenshot(page: Path, file: Path, width: int, height: int, dark: bool = False) -> None:
     """Write a screenshot of the top of a page, reduced to 128 colors."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     window = [f"--window-size={width},{height}", "--hide-scrollbars", f"--screenshot={file.absolute()}"]
