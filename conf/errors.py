@@ -7,8 +7,6 @@ import errno
 import re
 from collections.abc import Iterable
 
-from pydantic import ValidationError
-
 _STORAGE_FULL = re.compile(r"No space left on device|Disk quota exceeded|os error 28\b|os error 122\b")
 
 
@@ -40,13 +38,6 @@ def describe_full_storage(error: BaseException) -> str | None:
 
 def format_user_error(error: BaseException) -> str | None:
     """Return the message that a command prints for an error that the user can fix; None for any other error."""
-    if isinstance(error, ValidationError):  # `load` reports invalid settings, so this one is about a stored record
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        return (
-            f"a stored {error.title} cannot be read ({problem}), because another version of star-ctr wrote it; "
-            "run that night again"
-        )
     return str(error) if isinstance(error, UserError) else describe_full_storage(error)
 
 

@@ -134,9 +134,10 @@ def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]
         decision = _decide(earlier, refit, failures)
         if decision is None:
             decisions.update_pointer()  # an earlier call may have been killed before it wrote `serving.json`
-            is_serving = serving is not None and serving.model == refit.model
-            outcome = Outcome.REFIT if is_serving else Outcome.REFIT_HELD
-            return outcome, refit.reason if is_serving else _format_reason(failures), serving_run
+            if serving is not None and serving.model == refit.model:
+                return Outcome.REFIT, refit.reason, serving_run
+            last = next(d for d in reversed(earlier) if d.model == refit.model)
+            return last.outcome, last.reason, serving_run
         try:
             decisions.add(decision, earlier)
         except SupersededError:
@@ -148,16 +149,24 @@ def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]
 def _decide(earlier: list[Decision], refit: Decision, failures: Sequence[str]) -> Decision | None:
     """Return the decision on a refit; None if it was already made."""
     serving = find_serving(earlier)
+    is_serving = serving is not None and serving.model == refit.model
     promoted = (refit.reference_run_id, refit.reference_attempt)
-    if not failures and (
-        serving is None
-        or (serving.model != promoted and (serving.reference_run_id, serving.reference_attempt) != promoted)
-    ):
+    if not failures and is_serving:
+        return None
+    replaceable = serving is not None and (
+        serving.model == promoted
+        or (
+            strip_refit_suffix(serving.run_id) == promoted[0]
+            and (serving.reference_run_id, serving.reference_attempt) == promoted
+        )
+    )
+    if not failures and not replaceable:
         failures = [f"{serving.run_id if serving else 'no model'} is serving now"]
     if failures:
         reason = _format_reason(failures)
-        if serving is not None and serving.model == refit.model:
-            previous = list_accepted(earlier)[-2]
+        accepted = list_accepted(earlier)
+        if serving is not None and is_serving and len(accepted) > 1:
+            previous = accepted[-2]
             return replace(
                 refit, ds=previous.ds, run_id=previous.run_id, attempt=previous.attempt,
                 reference_run_id=serving.run_id, reference_attempt=serving.attempt, outcome=Outcome.ROLLED_BACK,
@@ -166,7 +175,7 @@ def _decide(earlier: list[Decision], refit: Decision, failures: Sequence[str]) -
         last = [(d.outcome, d.reason) for d in earlier if d.model == refit.model][-1:]
         held = replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
         return None if last == [(held.outcome, reason)] else held
-    return None if serving is not None and serving.model == refit.model else refit
+    return refit
 
 
 def _format_reason(failures: Sequence[str]) -> str:

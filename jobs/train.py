@@ -22,6 +22,7 @@ from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_refit_run_id, make_run_id
+from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.redaction import dump_redacted
 from star_ctr.conf.settings.root import Settings
@@ -186,7 +187,7 @@ def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TA
     return PinnedVersions(
         tables,
         {"split": version, "vocabularies": metadata["vocabularies"]},
-        Layout.model_validate(metadata["layout"]),
+        parse_stored(Layout, metadata["layout"], store.warehouse.table("split")),
         hash_code(["star_ctr.model.train"]),
     )
 

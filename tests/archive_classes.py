@@ -19,7 +19,8 @@ from tests.conftest import JAVA_OPTIONS
 def archive(file: Path) -> None:
     """Run a few queries in a JVM that writes the archive when it exits."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["JDK_JAVA_OPTIONS"] = f"{JAVA_OPTIONS} -XX:ArchiveClassesAtExit={file} -Xlog:cds*=off"
+    incomplete = file.with_suffix(f".{os.getpid()}.tmp")
+    os.environ["JDK_JAVA_OPTIONS"] = f"{JAVA_OPTIONS} -XX:ArchiveClassesAtExit={incomplete} -Xlog:cds*=off"
     with tempfile.TemporaryDirectory() as folder:
         os.environ["STAR_CTR_SPARK_LOG"] = f"{folder}/spark.log"
         spark = start(load("demo", ["spark.master=local[2]", f"paths.warehouse={folder}"]), "archive")
@@ -30,6 +31,8 @@ def archive(file: Path) -> None:
         spark.stop()
         jvm.stdin.close()  # the JVM exits when this pipe ends
         jvm.wait(timeout=120)
+    # A JVM that maps an incomplete archive crashes.
+    incomplete.replace(file)
 
 
 if __name__ == "__main__":

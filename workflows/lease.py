@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-import shlex
 import signal
 import socket
 import sys
@@ -33,6 +32,7 @@ import pyarrow as pa
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.redaction import format_command
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, read_ordered_rows
 
@@ -82,7 +82,7 @@ class _Lease:
 
     def __init__(self, warehouse: Warehouse) -> None:
         self.table, self.root = warehouse.table("lease"), warehouse.root
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = format_command(sys.argv)
         self.identity: dict[str, Any] = {
             "holder": uuid.uuid4().hex, "machine": _identify_machine(), "host": socket.gethostname(),
             "pid": os.getpid(), "started": _get_start_time(os.getpid()), "command": command,

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.redaction import dump_redacted, redact_argument
+from star_ctr.conf.redaction import dump_redacted, format_command
 from star_ctr.conf.settings.root import Settings
 
 _MAX_FILES = 500
@@ -53,7 +53,8 @@ def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
         command: The name of the command, which becomes part of the file name.
 
     Yields:
-        The path of the file; None if the warehouse is in an object store, or the file cannot be written.
+        The path of the file; None if the warehouse does not exist or is in an object store, or if the file cannot be
+        written.
     """
     handler = _open_file(settings, command)
     if handler is None:
@@ -62,7 +63,7 @@ def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
     _logger.setLevel(logging.DEBUG)
     _logger.addHandler(handler)
     try:
-        _logger.debug("command: %s", [redact_argument(a) for a in sys.argv])
+        _logger.debug("command: %s", format_command(sys.argv))
         _logger.debug("settings: %s", json.dumps(dump_redacted(settings), ensure_ascii=False))
         yield Path(handler.baseFilename)
         _logger.debug("%s finished", command)
@@ -80,7 +81,7 @@ def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
 
 def _open_file(settings: Settings, command: str) -> logging.FileHandler | None:
     root = Warehouse(settings.paths).root
-    if "://" in root:
+    if "://" in root or not Path(root).is_dir():  # a mistyped path must not create a warehouse
         return None
     folder = Path(root) / "run_logs"
     now = dt.datetime.now(dt.UTC)

@@ -125,8 +125,8 @@ def list_feature_changes(before: Layout, now: Layout) -> list[str]:
 def list_number_changes(before: Layout, now: Layout) -> list[str]:
     """Return the numbers that `now` encodes differently from `before`, as `name: before -> now`.
 
-    Ignores numbers that were constant in the rows that `before` was fitted on. Their values were all encoded as 0 or as
-    missing, so a model has learned nothing about them.
+    Ignores numbers that were constant in the rows that `before` was fitted on. Their values were all encoded alike, so
+    a model has learned nothing about how they differ.
     """
     known = dump_number_encodings(before)
     fields = {**_dump(now.numeric), **_dump(now.buckets)}

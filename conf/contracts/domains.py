@@ -50,7 +50,7 @@ class DomainIndex:
         import pyarrow.compute as pc
 
         known = pa.array(self.names[1:], pa.string())
-        return pc.add(pc.fill_null(pc.index_in(names, value_set=known, skip_nulls=True), -1), 1)
+        return pc.cast(pc.add(pc.fill_null(pc.index_in(names, value_set=known, skip_nulls=True), -1), 1), pa.int32())
 
     def get_name(self, number: int) -> str:
         """Return the name of a domain number; `other` for 0 and `mixed` for `MIXED`."""

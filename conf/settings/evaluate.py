@@ -24,7 +24,8 @@ class EvaluateSettings(SettingsModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_earlier_name(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "replicates" in values and "bootstrap_samples" not in values:
+        if isinstance(values, dict) and "replicates" in values:
             _logger.warning("evaluate.replicates: this key is now called evaluate.bootstrap_samples; rename it")
-            return {("bootstrap_samples" if k == "replicates" else k): v for k, v in values.items()}
+            earlier = {k: v for k, v in values.items() if k != "replicates"}
+            return {"bootstrap_samples": values["replicates"], **earlier}
         return values

@@ -100,7 +100,7 @@ def fit_bounds(train: DataFrame, sources: Mapping[str, tuple[NumericSource, int]
 
     Returns:
         The distinct quantiles of each number in ascending order, by name. The list is empty if a number has no values,
-        or if all its values belong to one bucket: then nothing was fitted, and a later night may fit it.
+        or if it is constant (for a rate: up to rounding); then a later night may fit it.
     """
     if not sources:
         return {}
@@ -114,10 +114,12 @@ def _make_quantile_function(source: NumericSource, count: int) -> Callable[[Floa
     def compute_bounds(values: Floats) -> list[float]:
         if not len(values):
             return []
-        bounds = sorted({compute_quantile(values, k / count) for k in range(1, count)})
         lowest, highest = float(values[0]), float(values[-1])
-        is_rounding = source.denominator is not None and highest - lowest <= _ROUNDING * abs(highest)
-        return [] if is_rounding or bounds[-1] <= lowest else bounds
+        rounding = _ROUNDING * abs(highest) if source.denominator is not None else 0.0
+        # The difference is infinite if it overflows.
+        if highest - lowest <= rounding:
+            return []
+        return sorted({compute_quantile(values, k / count) for k in range(1, count)})
 
     return compute_bounds
 

@@ -11,6 +11,7 @@ from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import hash_split_settings
+from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.split_commits import find_split, find_split_before
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -126,4 +127,6 @@ def _find_before(settings: Settings, store: WarehouseTables, ds: str, tables: Sp
         return None
     version, metadata = earlier
     vocabularies = store.read("vocabularies", metadata["vocabularies"]).where(F.col("ds") == metadata["ds"])
-    return EarlierSplit(metadata["ds"], version, Layout.model_validate(metadata["layout"]), vocabularies)
+    return EarlierSplit(
+        metadata["ds"], version, parse_stored(Layout, metadata["layout"], store.warehouse.table("split")), vocabularies
+    )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RECORD_FILE, RESULT_FILE, WEIGHTS_FILE, Warehouse
+from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.files import hash_file, sync_folder, write_json, write_text
@@ -160,7 +161,8 @@ def get_attempt(job: TrainingJob) -> Attempt:
 
 def read_job(attempt: Attempt) -> TrainingJob:
     """Read the job of an attempt."""
-    return TrainingJob.model_validate(_read_json(attempt.folder / "job.json"))
+    file = attempt.folder / "job.json"
+    return parse_stored(TrainingJob, _read_json(file), file)
 
 
 def _read_fingerprint(attempt: Attempt) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from star_ctr.conf.contracts.catalog import LAYOUT_FILE, Warehouse
+from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RECORD_FILE, Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
 
@@ -39,7 +40,8 @@ def find_scoring_model(settings: Settings, run_id: str, number: int | None = Non
         DataError: A file of the attempt is damaged.
     """
     attempt = check_files(get_published_attempt(Warehouse(settings.paths), run_id, number))
-    layout = Layout.model_validate_json((attempt.folder / LAYOUT_FILE).read_text(encoding="utf-8"))
-    trained = Settings.model_validate(attempt.record()["settings"])
+    file = attempt.folder / LAYOUT_FILE
+    layout = parse_stored(Layout, file.read_text(encoding="utf-8"), file)
+    trained = parse_stored(Settings, attempt.record()["settings"], attempt.folder / RECORD_FILE)
     trained = trained.model_copy(update={"paths": settings.paths, "spark": settings.spark})
     return ScoringModel(attempt, layout, trained)

@@ -15,6 +15,7 @@ from star_ctr.conf.contracts.compatibility import dump_number_encodings
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
+from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.root import Settings
@@ -123,4 +124,4 @@ def _read_start(choice: str, attempt: Attempt | None, name: str, ds: str) -> Sta
     layout = attempt.folder / LAYOUT_FILE
     if not layout.exists():
         raise UserError(f"trainer.warm_start: {layout} does not exist; restore it, or train {name} again")
-    return Start(attempt, Layout.model_validate_json(layout.read_text(encoding="utf-8")))
+    return Start(attempt, parse_stored(Layout, layout.read_text(encoding="utf-8"), layout))

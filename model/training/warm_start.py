@@ -27,6 +27,7 @@ from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RESULT_FILE
 from star_ctr.conf.contracts.compatibility import check_model, check_split
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, Layout
+from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import ModelSettings
@@ -108,12 +109,12 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     if not (folder / RESULT_FILE).exists():
         raise UserError(f"{folder}: no finished run to start from; train {start.run_id} again")
     record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    settings = _RecordedSettings.model_validate(record["settings"])
+    settings = parse_stored(_RecordedSettings, record["settings"], folder / RESULT_FILE)
     if progress is None or progress["step"] != record["steps"]:
         raise UserError(
             f"{folder / 'checkpoint'}: the final checkpoint is missing or damaged; train {start.run_id} again"
         )
-    layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
+    layout = parse_stored(Layout, (folder / LAYOUT_FILE).read_text(encoding="utf-8"), folder / LAYOUT_FILE)
     check_split(start.run_id, layout, trainer.job.layout)
     check_model(start.run_id, settings.model, trainer.job.model)
     files = [str(f) for f in sorted((folder / "vocabularies").glob("*.parquet"))]
@@ -123,7 +124,7 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
             f"train {start.run_id} again"
         )
     vocabularies = read_vocabularies(files, list(settings.history))
-    earlier = TrainerSettings.model_validate(progress["identity"]["trainer"])
+    earlier = parse_stored(TrainerSettings, progress["identity"]["trainer"], folder / "checkpoint")
     return _EarlierRun(start.run_id, folder, layout, settings.model, earlier, vocabularies, progress)
 
 

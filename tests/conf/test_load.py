@@ -6,11 +6,9 @@ import logging
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.run_id import hash_config, make_run_id
-from star_ctr.conf.errors import ConfigError, format_user_error
+from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
 from tests.conftest import ROOT
 
@@ -140,11 +138,3 @@ def test_the_earlier_name_of_a_key_is_accepted_with_a_warning(
     monkeypatch.setattr(logging.getLogger("star_ctr"), "propagate", True)  # commands disable it
     assert load("demo", ["evaluate.replicates=7"]).evaluate.bootstrap_samples == 7
     assert "evaluate.bootstrap_samples" in caplog.text
-
-
-def test_records_of_another_version_are_named_in_one_sentence() -> None:
-    with pytest.raises(ValidationError) as caught:
-        Layout.model_validate({"ds": "2026-01-01", "rows": 3})
-    message = str(format_user_error(caught.value))
-    assert message.startswith("a stored Layout cannot be read (domains: Field required)")
-    assert "another version of star-ctr" in message

@@ -13,12 +13,15 @@ from star_ctr import __version__
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.workflows import run_log
 from star_ctr.workflows.cli import app
+from star_ctr.workflows.lease import hold_lease
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "warehouse").mkdir()
     return load("demo", [f"paths.warehouse={tmp_path}/warehouse"])
 
 
@@ -47,7 +50,10 @@ def test_the_file_has_all_messages_and_the_traceback(settings: Settings, capsys:
 
 
 def test_secrets_are_not_written(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    conf = {"spark.hadoop.fs.s3a.secret.key": "hush", "spark.hadoop.fs.s3a.access.key": "hush", "spark.x": "plain"}
+    conf = {
+        "spark.hadoop.fs.s3a.secret.key": "hush", "spark.hadoop.fs.s3a.access.key": "hush",
+        "spark.hadoop.fs.azure.account.key.shop": "hush", "spark.url": "jdbc:x?password=hush", "spark.x": "plain",
+    }  # fmt: skip
     secretive = settings.model_copy(update={"spark": settings.spark.model_copy(update={"conf": conf})})
     monkeypatch.setattr("sys.argv", ["star-ctr", "ingest", "--set", "spark.conf={spark.x.password: hush}"])
     with run_log.log_to_warehouse(secretive, "ingest") as file:
@@ -56,6 +62,16 @@ def test_secrets_are_not_written(settings: Settings, monkeypatch: pytest.MonkeyP
     assert "hush" not in text
     assert '"spark.x": "plain"' in text
     assert "spark.conf=***" in text
+    with hold_lease(secretive):
+        rows = read_rows(f"{secretive.paths.warehouse}/lease")
+    assert "spark.conf=***" in rows[0]["command"]
+    assert "hush" not in str(rows)
+
+
+def test_a_log_file_creates_no_warehouse(tmp_path: Path) -> None:
+    with run_log.log_to_warehouse(load("demo", [f"paths.warehouse={tmp_path}/typo"]), "promote") as file:
+        assert file is None
+    assert not (tmp_path / "typo").exists()
 
 
 def test_old_files_are_deleted(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +115,7 @@ def test_a_warehouse_in_an_object_store_has_no_log_files(settings: Settings) -> 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     run_log.configure_terminal("warning")
-    Path(settings.paths.warehouse).write_text("a file")
+    (Path(settings.paths.warehouse) / "run_logs").write_text("a file")
     with run_log.log_to_warehouse(settings, "ingest") as file:
         assert file is None
     assert "cannot write a log file" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -66,6 +65,7 @@ def compare(
 
         star-ctr compare --conf mine.yaml --models base,star --seeds 3
     """
+    from star_ctr.conf.redaction import format_command
     from star_ctr.workflows import terminal
     from star_ctr.workflows.compare import report
     from star_ctr.workflows.compare import run as comparison
@@ -81,7 +81,7 @@ def compare(
         writes=True,
         wait=wait,
     )
-    command = "star-ctr " + shlex.join(sys.argv[1:])
+    command = format_command(["star-ctr", *sys.argv[1:]])
     path = report.write(results, command, Path(out or f"build/compare/{settings.name}"))
     print_result(report.make_json(results, command), json, lambda: terminal.make_comparison_table(results.rows))
     terminal.stderr.print(f"Report: {path}", highlight=False)

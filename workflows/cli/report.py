@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +31,7 @@ def report(
         star-ctr report --conf mine.yaml --ds 2026-03-04
     """
     from star_ctr.conf.load import load
+    from star_ctr.conf.redaction import format_command
     from star_ctr.workflows.report import page
     from star_ctr.workflows.report.data import collect
     from star_ctr.workflows.terminal import stderr
@@ -39,5 +39,5 @@ def report(
     settings = load(conf, set or [])
     data = collect(settings, ds)
     file = Path(out or f"build/report/{settings.name}-{data.ds}.html")
-    page.write(data, "star-ctr " + shlex.join(sys.argv[1:]), file)
+    page.write(data, format_command(["star-ctr", *sys.argv[1:]]), file)
     stderr.print(f"Report: {file}", highlight=False)

@@ -326,6 +326,40 @@ def test_a_refit_that_fails_its_checks_is_not_served(settings: Settings) -> None
     assert publish_refit(decisions, refit, ["PCOC 3.00"])[2] == run_id
 
 
+def test_a_refit_is_held_once_if_another_model_is_serving(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    run_id = make_run_id(settings, ds)
+    add(decisions, ds, run_id, "", Outcome.PROMOTED, "first")
+    add(decisions, ds, "other", run_id, Outcome.PROMOTED, "better")
+    refit = Decision(ds, make_refit_run_id(run_id), 1, run_id, 1, Outcome.REFIT, "asked for")
+    for _ in range(2):
+        found = publish_refit(decisions, refit, [])
+        assert found == (Outcome.REFIT_HELD, "the refit is not served: other is serving now", "other")
+        assert len(decisions.read_all()) == 3
+
+
+def test_a_refit_that_a_person_promoted_meanwhile_is_not_rolled_back(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    run_id = make_run_id(settings, ds)
+    refit_id = make_refit_run_id(run_id)
+    add(decisions, small_logs.DAYS[1], "older", "", Outcome.PROMOTED, "first")
+    add(decisions, ds, run_id, "older", Outcome.PROMOTED, "better")
+    add(decisions, small_logs.DAYS[1], "older", run_id, Outcome.ROLLED_BACK, "complaints", by="ann")
+    add(decisions, ds, refit_id, "older", Outcome.PROMOTED_MANUALLY, "looks fine", by="ann")
+    refit = Decision(ds, refit_id, 1, run_id, 1, Outcome.REFIT, "asked for")
+    assert publish_refit(decisions, refit, []) == (Outcome.REFIT, "asked for", refit_id)
+    assert (pointer(settings), len(decisions.read_all())) == (refit_id, 4)
+
+
+def test_a_refit_without_an_earlier_model_is_never_rolled_back(settings: Settings) -> None:
+    decisions, ds = Decisions(settings), small_logs.DAYS[2]
+    refit_id = make_refit_run_id(make_run_id(settings, ds))
+    add(decisions, ds, refit_id, "", Outcome.PROMOTED_MANUALLY, "looks fine", by="ann")
+    refit = Decision(ds, refit_id, 1, make_run_id(settings, ds), 1, Outcome.REFIT, "asked for")
+    assert publish_refit(decisions, refit, ["PCOC 3.00"])[2] == refit_id
+    assert pointer(settings) == refit_id
+
+
 def test_a_missing_pointer_is_written_again(settings: Settings) -> None:
     decisions = Decisions(settings)
     add(decisions, "2026-03-02", "a", "", Outcome.PROMOTED, "first")

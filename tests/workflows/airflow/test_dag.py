@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.pipeline import STEP_NAMES
 from star_ctr.workflows.airflow.local import LocalAirflow
 from star_ctr.workflows.cli.logs import EXIT_NOT_READY
 from tests import small_logs
-from tests.conftest import ROOT
+from tests.conftest import INTERPRETED, ROOT
 
 VENV = ROOT / ".airflow/venv"
 FILE = ROOT / "workflows/airflow/dags/star_nightly.py"
@@ -258,9 +258,8 @@ def test_a_night_of_the_real_commands_ends_in_metrics(nights: Nights, tmp_path: 
     conf = small_logs.write(tmp_path, small_logs.frames())
     day = small_logs.DAYS[-1]
     number = len(nights.runs())
-    # These are six short JVMs, so optimizing compilation is not worth its time.
-    quick = "spark.conf={spark.driver.extraJavaOptions: '-XX:TieredStopAtLevel=1 -XX:+UseSerialGC'}"
-    run = nights.trigger(conf=str(conf), set=["spark.driver_memory=1g", quick], day=day)
+    # The commands inherit the JVM options of the tests.
+    run = nights.trigger(conf=str(conf), set=["spark.driver_memory=1g", INTERPRETED], day=day)
     assert nights.wait(number + 1, seconds=600)[run] == "success"
     assert set(nights.tasks(run).values()) == {("success", 1)}
     metrics = small_logs.read(tmp_path / "warehouse/metrics")
