@@ -9,6 +9,7 @@ import torch
 
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
+from tests.model.processes import Processes
 from tests.model.synthetic import without_dropout, write_split
 
 
@@ -26,6 +27,22 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("split")
     write_split(folder, part="test", rows={"a": 60, "b": 20})
     return write_split(folder)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Two processes that train jobs together."""
+    processes = Processes(tmp_path_factory.mktemp("pair"), 2)
+    yield processes
+    processes.close()
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """Three processes that train jobs together."""
+    processes = Processes(tmp_path_factory.mktemp("three"), 3)
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")

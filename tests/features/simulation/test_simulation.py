@@ -49,6 +49,10 @@ def test_shares_and_click_rates_match_table_1(rows: pd.DataFrame) -> None:
     assert (np.abs(by_domain["mean"] * 100 - sim.CLICK_RATES) < 1.5 * 100 / by_domain["size"] + 0.1).all()
     expected, clicks = rows.groupby("domain")["true_rate"].sum(), rows.groupby("domain")["clicked"].sum()
     assert (np.abs(expected - clicks) < 4 * np.sqrt(expected)).all()
+    # Also among rows of equally strong preference.
+    by_preference = rows.groupby(pd.qcut(rows["preference"], 10, labels=False))[["true_rate", "clicked"]].sum()
+    error = 4 * np.sqrt(by_preference["true_rate"])
+    assert (np.abs(by_preference["true_rate"] - by_preference["clicked"]) < error).all()
 
 
 def test_domains_share_some_users_and_most_items(rows: pd.DataFrame) -> None:

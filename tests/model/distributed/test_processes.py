@@ -24,6 +24,7 @@ from star_ctr.model.training import checkpoint
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
+from tests.model.processes import Processes
 from tests.model.synthetic import (
     EPOCHS,
     ROWS,
@@ -125,7 +126,7 @@ def _train_late(rank: int, j: TrainingJob, store: str) -> None:
 
 @pytest.mark.parametrize("model", [{"name": "base", "norm": "bn"}, {"name": "mulann", "norm": "bn"}, {"norm": "ln"}])
 def test_two_processes_train_the_same_model_as_one_on_mixed_batches(
-    table: str, tmp_path: Path, model: dict[str, str]
+    table: str, tmp_path: Path, pair: Processes, model: dict[str, str]
 ) -> None:
     one, two = (
         (j := without_dropout(table, tmp_path / str(n), processes=n, batches="mixed")).model_copy(
@@ -134,15 +135,15 @@ def test_two_processes_train_the_same_model_as_one_on_mixed_batches(
         for n in (1, 2)
     )
     train(one)
-    launch(two)
+    pair.train(two)
     assert_same_model(one, two)
 
 
 def test_sharded_tables_train_the_same_model_as_replicated_tables(
-    table: str, tmp_path: Path, alone: TrainingJob
+    table: str, tmp_path: Path, alone: TrainingJob, pair: Processes
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables="sharded")
-    launch(two)
+    pair.train(two)
     assert_same_model(alone, two)
     assert record(two)["tables"] == "sharded"
 
@@ -150,13 +151,13 @@ def test_sharded_tables_train_the_same_model_as_replicated_tables(
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
 @pytest.mark.parametrize("processes", [1, 3])
 def test_two_killed_processes_resume_as_one_and_as_three(
-    table: str, tmp_path: Path, alone: TrainingJob, processes: int, tables: str
+    table: str, tmp_path: Path, alone: TrainingJob, three: Processes, processes: int, tables: str
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, tables=tables)
     process = group(two, "--standalone", "--nproc-per-node=2")
     act_at_step(process, two, 5, lambda: kill(process, two))
     other = without_dropout(table, tmp_path, processes=processes, tables=tables)
-    launch(other, must_resume=True)
+    (train if processes == 1 else three.train)(other, must_resume=True)
     assert_same_model(alone, other)
     assert record(other)["resumed"]
 
@@ -195,37 +196,39 @@ def test_two_nodes_train_the_same_model_as_one_process(table: str, tmp_path: Pat
 
 
 def test_two_nodes_with_one_batch_each_train_the_same_model_as_two_processes_on_one_node(
-    table: str, tmp_path: Path
+    table: str, tmp_path: Path, pair: Processes
 ) -> None:
     nodes, one = (without_dropout(table, tmp_path / n, processes=2, parallel="batches") for n in ("nodes", "one"))
     launch_on_two_nodes(nodes)
-    launch(one)
+    pair.train(one)
     assert_same_weights(one, nodes)
 
 
 @pytest.mark.parametrize("tables", ["replicated", "sharded"])
-def test_parallel_batches_train_the_same_model_as_summed_gradients(table: str, tmp_path: Path, tables: str) -> None:
+def test_parallel_batches_train_the_same_model_as_summed_gradients(
+    table: str, tmp_path: Path, pair: Processes, tables: str
+) -> None:
     """Compare two processes with one batch each with one process that adds the gradients of two batches."""
     # Do not recompute normalization statistics at the end, so that the running statistics are compared, too.
     settings: dict[str, Any] = {"parallel": "batches", "epochs": 3, "ema_decay": 0.5, "norm_statistics_rows": 0}
     two = without_dropout(table, tmp_path / "two", processes=2, tables=tables, **settings)
-    launch(two)
+    pair.train(two)
     one = Trainer(without_dropout(table, tmp_path / "one", **settings))
     batches = list(one._iter_batches())
-    for pair in (batches[k : k + 2] for k in range(0, len(batches), 2)):
+    for step_batches in (batches[k : k + 2] for k in range(0, len(batches), 2)):
         one.model.train()
         one.optimizers.zero_grad()
-        for b in pair:
+        for b in step_batches:
             logits = one.model(
                 *(torch.from_numpy(a) for a in (b.rows.ints, b.rows.floats)), find_segments(b.rows.domain)
             )
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
                 logits, torch.from_numpy(b.rows.label), reduction="sum"
             )
-            (loss / sum(len(other.rows) for other in pair)).backward()
+            (loss / sum(len(other.rows) for other in step_batches)).backward()
         one.optimizers.step(one.step)
         one.ema.update(one.optimizers.sparse.changes)
-        one.step += len(pair)
+        one.step += len(step_batches)
     assert one.steps % 2 == 1, "in the last step, the second process must have no batch"
     one.finish()
     export(one.model, one.job.model, one.job.layout, one.job.path)
@@ -235,13 +238,13 @@ def test_parallel_batches_train_the_same_model_as_summed_gradients(table: str, t
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_parallel_batches_lose_no_row_with_another_number_of_processes(
-    table: str, tmp_path: Path, processes: int
+    table: str, tmp_path: Path, three: Processes, processes: int
 ) -> None:
     two = without_dropout(table, tmp_path, processes=2, parallel="batches")
     process = group(two, "--standalone", "--nproc-per-node=2")
     act_at_step(process, two, 5, lambda: kill(process, two))
     other = without_dropout(table, tmp_path, processes=processes, parallel="batches")
-    launch(other, must_resume=True)
+    (train if processes == 1 else three.train)(other, must_resume=True)
     assert record(other)["resumed"]
     assert record(other)["rows"] == {d: EPOCHS * n for d, n in ROWS.items()}
     assert record(other)["curve"][-1][1] < record(other)["curve"][0][1]

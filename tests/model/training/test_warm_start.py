@@ -14,7 +14,6 @@ from deltalake import write_deltalake
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.trainer import DistributedSettings
-from star_ctr.model.train import launch
 from star_ctr.model.training import trainer_state
 from star_ctr.model.training.callbacks import Callback, CallbackEvent
 from star_ctr.model.training.ema import compute_averages
@@ -22,6 +21,7 @@ from star_ctr.model.training.job import TrainingJob, WarmStart
 from star_ctr.model.training.run import train
 from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.warm_start import start_from_run
+from tests.model.processes import Processes
 from tests.model.synthetic import LAYOUT, assert_same_weights, job, record, version_of, write_split
 
 BEFORE = {"user": [f"u{i}" for i in range(48)], "item": [f"i{i}" for i in range(28)]}
@@ -310,7 +310,9 @@ def test_a_different_scale_is_rejected_by_name(before: TrainingJob, split: Path,
 
 
 @pytest.mark.slow
-def test_sharded_tables_start_like_replicated_ones(before: TrainingJob, split: Path, tmp_path: Path) -> None:
+def test_sharded_tables_start_like_replicated_ones(
+    before: TrainingJob, split: Path, tmp_path: Path, pair: Processes
+) -> None:
     whole, shared = make_job(before, split, tmp_path / "whole"), make_job(before, split, tmp_path / "shared")
     whole, shared = (
         j.model_copy(
@@ -323,7 +325,7 @@ def test_sharded_tables_start_like_replicated_ones(before: TrainingJob, split: P
         )
         for j, n in ((whole, 1), (shared, 2))
     )
-    launch(whole)
-    launch(shared)
+    train(whole)
+    pair.train(shared)
     assert_same_weights(whole, shared)
     assert record(shared)["start"] == record(whole)["start"]
