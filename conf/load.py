@@ -49,6 +49,10 @@ def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if repeated := _list_repeated_keys(node):
+        raise ConfigError(
+            "\n".join(f"{path}:{line}: `{key}` is given twice; merge or delete one" for key, line in repeated)
+        )
     if not isinstance(data, dict) or node is None:
         raise ConfigError(f"{path}: the top level must be a mapping of settings; see conf/kuairand.yaml for an example")
     for override in overrides:
@@ -74,6 +78,21 @@ def _find(conf: str) -> Path:
         f"{conf}: no such configuration file{suggest_nearest(path.stem, names)}; "
         f"give a YAML file, or the name of one that ships with star-ctr: {', '.join(names)}"
     )
+
+
+def _list_repeated_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
+    """Return each key that a mapping contains again, and its line (from 1). YAML would silently use the last one."""
+    if isinstance(node, yaml.SequenceNode):
+        return [found for item in node.value for found in _list_repeated_keys(item)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    found, seen = [], set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            found += [(key.value, key.start_mark.line + 1)] if key.value in seen else []
+            seen.add(key.value)
+        found += _list_repeated_keys(value)
+    return found
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -105,7 +105,9 @@ class Staleness:
     def _compute_state(self, ds: str, step: str) -> tuple[State, str]:
         entry = self.get_entry(ds, step)
         if entry is None:
-            return State.MISSING, "has not run yet"
+            others = [run for day, name, run in self._newest if (day, name) == (ds, step) and run]
+            reason = f"has not run with these settings; with other settings, {others[-1]} has" if others else ""
+            return State.MISSING, reason or "has not run yet"
         if entry.state == "running":
             process = f"process {entry.process}"
             return (State.RUNNING, process) if self.busy else (State.FAILED, f"{process} was killed")

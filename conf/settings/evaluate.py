@@ -25,7 +25,9 @@ class EvaluateSettings(SettingsModel):
     @classmethod
     def _accept_earlier_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and "replicates" in values:
-            _logger.warning("evaluate.replicates: this key is now called evaluate.bootstrap_samples; rename it")
+            _logger.warning(
+                "the setting evaluate.replicates is now called evaluate.bootstrap_samples; rename it in the YAML file"
+            )
             earlier = {k: v for k, v in values.items() if k != "replicates"}
             return {"bootstrap_samples": values["replicates"], **earlier}
         return values

@@ -182,7 +182,9 @@ def _find_label_problems(settings: Settings) -> list[str]:
 def _find_domain_problems(settings: Settings) -> list[str]:
     known = settings.domains.known or []
     problems = [f"domains.known: `{d}` is reserved; rename that domain" for d in sorted(RESERVED_NAMES & set(known))]
-    return problems + [f"domains.known: `{d}` is listed twice" for d in sorted(set(known)) if known.count(d) > 1]
+    return problems + [
+        f"domains.known: `{d}` is listed twice; delete one" for d in sorted(set(known)) if known.count(d) > 1
+    ]
 
 
 def _find_history_problems(settings: Settings) -> list[str]:

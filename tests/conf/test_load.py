@@ -138,3 +138,11 @@ def test_the_earlier_name_of_a_key_is_accepted_with_a_warning(
     monkeypatch.setattr(logging.getLogger("star_ctr"), "propagate", True)  # commands disable it
     assert load("demo", ["evaluate.replicates=7"]).evaluate.bootstrap_samples == 7
     assert "evaluate.bootstrap_samples" in caplog.text
+
+
+def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
+    text = (ROOT / "conf/demo.yaml").read_text()
+    lines = len(text.splitlines())
+    (tmp_path / "twice.yaml").write_text(text + "window: {days: 2}\n")
+    with pytest.raises(ConfigError, match=f"twice.yaml:{lines + 1}: `window` is given twice"):
+        load(tmp_path / "twice.yaml")
