@@ -149,33 +149,36 @@ def publish_refit(decisions: Decisions, refit: Decision, failures: Sequence[str]
 def _decide(earlier: list[Decision], refit: Decision, failures: Sequence[str]) -> Decision | None:
     """Return the decision on a refit; None if it was already made."""
     serving = find_serving(earlier)
-    is_serving = serving is not None and serving.model == refit.model
-    promoted = (refit.reference_run_id, refit.reference_attempt)
-    if not failures and is_serving:
-        return None
-    replaceable = serving is not None and (
-        serving.model == promoted
-        or (
-            strip_refit_suffix(serving.run_id) == promoted[0]
-            and (serving.reference_run_id, serving.reference_attempt) == promoted
-        )
-    )
-    if not failures and not replaceable:
-        failures = [f"{serving.run_id if serving else 'no model'} is serving now"]
-    if failures:
-        reason = _format_reason(failures)
+    if serving is not None and serving.model == refit.model:
+        if not failures:
+            return None
         accepted = list_accepted(earlier)
-        if serving is not None and is_serving and len(accepted) > 1:
+        if len(accepted) > 1:
             previous = accepted[-2]
             return replace(
                 refit, ds=previous.ds, run_id=previous.run_id, attempt=previous.attempt,
                 reference_run_id=serving.run_id, reference_attempt=serving.attempt, outcome=Outcome.ROLLED_BACK,
-                reason=reason,
+                reason=_format_reason(failures),
             )  # fmt: skip
-        last = [(d.outcome, d.reason) for d in earlier if d.model == refit.model][-1:]
-        held = replace(refit, outcome=Outcome.REFIT_HELD, reason=reason)
-        return None if last == [(held.outcome, reason)] else held
-    return refit
+    elif not failures and not _is_replaceable(serving, refit):
+        failures = [f"{serving.run_id if serving else 'no model'} is serving now"]
+    if not failures:
+        return refit
+    held = replace(refit, outcome=Outcome.REFIT_HELD, reason=_format_reason(failures))
+    last = [(d.outcome, d.reason) for d in earlier if d.model == refit.model][-1:]
+    return None if last == [(held.outcome, held.reason)] else held
+
+
+def _is_replaceable(serving: Decision | None, refit: Decision) -> bool:
+    """Return whether the attempt that a refit was made from is serving, or an earlier refit of that attempt."""
+    promoted = (refit.reference_run_id, refit.reference_attempt)
+    return serving is not None and (
+        serving.model == promoted
+        or (
+            strip_refit_suffix(serving.run_id) == refit.reference_run_id
+            and (serving.reference_run_id, serving.reference_attempt) == promoted
+        )
+    )
 
 
 def _format_reason(failures: Sequence[str]) -> str:

@@ -112,11 +112,10 @@ Wait = Annotated[
 
 def order_steps(commands: list[CommandInfo]) -> None:
     """Sort commands in place, so that --help lists the steps of a night together and in their order."""
-    steps = list(STEPS)
-    names = [command.callback.__name__ if command.callback else "" for command in commands]
+    names, steps = [command.callback.__name__ if command.callback else "" for command in commands], list(STEPS)
     first = names.index(steps[0])
-    position = {n: (first, steps.index(n)) if n in steps else (k, -1) for k, n in enumerate(names)}
-    commands.sort(key=lambda command: position[command.callback.__name__ if command.callback else ""])
+    order = {n: (first, steps.index(n)) if n in steps else (k, -1) for k, n in enumerate(names)}
+    commands[:] = [command for _, command in sorted(zip(names, commands, strict=True), key=lambda pair: order[pair[0]])]
 
 
 def with_spark(
