@@ -81,8 +81,9 @@ def make_trainer(folder: Path, name: str, domains: int) -> Trainer:
             "day": ["2026-01-01"] * domains, "label": rows.label, "domain_id": np.arange(1, domains + 1, dtype=np.int32),
             "ints": pack_rows(rows.ints), "floats": pack_rows(rows.floats), "ds": [layout.ds] * domains,
             "part": ["train"] * domains, "domain": layout.domains,
+            "domain_number": np.arange(1, domains + 1, dtype=np.int32),
         }  # fmt: skip
-        write_deltalake(table, pa.table(columns), partition_by=["ds", "part", "domain"])
+        write_deltalake(table, pa.table(columns), partition_by=["ds", "part", "domain_number"])
     job = TrainingJob(
         run_id=name, ds=layout.ds, split=table, versions={"split": 0}, folder=str(folder / f"{name}-{domains}"), code="",
         layout=layout, model=ModelSettings.model_validate(MODELS[name]), trainer=TrainerSettings(device="cpu"), settings={},

@@ -84,6 +84,6 @@ def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
         "impression_id": [f"{p:03d}-{i:09d}" for i in range(start, start + n)], "user_id": ["u"] * n,
         "day": ["2026-01-01"] * n, "label": label, "domain_id": np.full(n, p, dtype=np.int32),
         "ints": pack_rows(ints), "floats": pack_rows(floats), "ds": [layout.ds] * n, "part": ["train"] * n,
-        "domain": [layout.domains[p - 1]] * n,
+        "domain": [layout.domains[p - 1]] * n, "domain_number": np.full(n, p, dtype=np.int32),
     }  # fmt: skip
-    write_deltalake(table, pa.table(columns), mode="append", partition_by=["ds", "part", "domain"])
+    write_deltalake(table, pa.table(columns), mode="append", partition_by=["ds", "part", "domain_number"])

@@ -35,9 +35,12 @@ from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark
 
 ENCODED_SCHEMA = (
     "impression_id string, user_id string, day string, label float, domain_id int, "
-    "ints binary, floats binary, part string, domain string"
+    "ints binary, floats binary, part string, domain string, domain_number int"
 )
-"""Schema of encoded rows: `ints` and `floats` as in `Layout`, `day` of the row, and `part` train or test."""
+"""Schema of encoded rows: `ints` and `floats` as in `Layout`, `day` of the row, and `part` train or test.
+
+`domain_number` equals `domain_id`. It is the partition column, because names of folders cannot contain all characters.
+"""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
@@ -248,18 +251,23 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
             table = pa.Table.from_batches([batch])
             ints, floats = encoder.encode(table)
             domains = table["domain"].to_pylist()
-            ids = {domain: layout.domain_index.get_number(domain) for domain in set(domains)}
+            numbers = {domain: layout.domain_index.get_number(domain) for domain in set(domains)}
+            domain_ids = pa.array([numbers[d] for d in domains], type=pa.int32())
             yield pa.RecordBatch.from_arrays(
                 [
                     *(table[name].combine_chunks() for name in ("impression_id", "user_id", "ds")),
                     table["label"].combine_chunks().cast(pa.float32()),
-                    pa.array([ids[d] for d in domains], type=pa.int32()),
+                    domain_ids,
                     ints,
                     floats,
                     *(table[name].combine_chunks() for name in ("part", "domain")),
+                    domain_ids,
                 ],
-                names=["impression_id", "user_id", "day", "label", "domain_id", "ints", "floats", "part", "domain"],
-            )
+                names=[
+                    "impression_id", "user_id", "day", "label", "domain_id", "ints", "floats", "part", "domain",
+                    "domain_number",
+                ],
+            )  # fmt: skip
 
     return rows.mapInArrow(encode_batches, ENCODED_SCHEMA)
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, read_ordered_rows
+from star_ctr.jobs.io.external_errors import describe_external_error
 
 _SCHEMA = pa.schema(
     [
@@ -43,7 +44,8 @@ class Entry:
         ds: The night.
         step: Name of the step.
         run_id: The run that the step belongs to; empty for steps that all runs share.
-        state: `running`, `done`, `failed`, or `removed` (`star-ctr clean` deleted the results).
+        state: `running`, `done`, `failed`, `interrupted` (by Ctrl-C), or `removed` (`star-ctr clean` deleted the
+            results).
         at: Time of the entry in UTC.
         seconds: Duration of the step; None unless it has ended.
         reason: Why the step was run.
@@ -123,8 +125,16 @@ class Journal:
             yield
         except BaseException as error:
             # This fails, too, if the disk is full. The step then counts as killed, and the original error is raised.
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with suppress(Exception):
-                add_entry("failed", seconds=time.monotonic() - start, error=f"{type(error).__name__}: {error}"[:2000])
+                add_entry(state, seconds=time.monotonic() - start, error=_describe(error)[:2000])
             raise
         seconds = time.monotonic() - start
         add_entry("done", seconds=seconds, outputs=outputs())
+
+
+def _describe(error: BaseException) -> str:
+    """Return the message of an error, without the tracebacks of other libraries."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped with Ctrl-C"
+    return f"{type(error).__name__}: {describe_external_error(error) or error}"

@@ -12,18 +12,24 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.redaction import dump_redacted, format_command
 from star_ctr.conf.settings.root import Settings
 
 _MAX_FILES = 500
 """Number of log files to keep in a warehouse."""
 _FILE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[\w-]+-\d+\.log")
+_ERROR_FILE = Path("build/error.log")
+"""Log of the last error of a command that has no log file in a warehouse."""
 _logger = logging.getLogger("star_ctr")
+_failed_files: list[Path] = []
+"""The log files of commands of this process that failed."""
 
 
 def configure_terminal(level: str) -> None:
@@ -40,6 +46,29 @@ def configure_terminal(level: str) -> None:
     _logger.addHandler(handler)
     _logger.setLevel(logging.DEBUG)
     _logger.propagate = False
+    # py4j prints tracebacks of errors, and of Ctrl-C, although it raises them too.
+    logging.getLogger().addFilter(lambda record: "py4j" not in record.pathname)
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+
+
+def record_error(error: BaseException) -> Path | None:
+    """Make sure that the traceback of an error of a library is in a log file.
+
+    Args:
+        error: The error with which the command ends.
+
+    Returns:
+        The log file; None for a `UserError`, whose message is complete, or if no file can be written.
+    """
+    if isinstance(error, UserError):
+        return None
+    if _failed_files:
+        return _failed_files[-1]
+    with suppress(OSError):
+        _ERROR_FILE.parent.mkdir(parents=True, exist_ok=True)
+        _ERROR_FILE.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        return _ERROR_FILE
+    return None
 
 
 @contextmanager
@@ -71,6 +100,7 @@ def log_to_warehouse(settings: Settings, command: str) -> Iterator[Path | None]:
         # Only to the file: the terminal shows errors that a user can fix as one sentence.
         record = _logger.makeRecord(_logger.name, logging.ERROR, __file__, 0, "%s failed", (command,), sys.exc_info())
         handler.handle(record)
+        _failed_files.append(Path(handler.baseFilename))
         raise
     finally:
         _logger.removeHandler(handler)

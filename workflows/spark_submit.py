@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from star_ctr.conf.errors import format_user_error
 from star_ctr.conf.load import load
+from star_ctr.jobs.io.external_errors import format_error
 from star_ctr.jobs.io.session import start
 from star_ctr.workflows.lease import hold_lease
 from star_ctr.workflows.nightly import choose_night, run_step
@@ -41,6 +41,6 @@ def main(name: str) -> None:
             result = run_step(settings, spark, name, choose_night(settings, spark, name, arguments.ds), "requested")
         print(f"{name}: {result}")
     except Exception as error:
-        if message := format_user_error(error):
+        if message := format_error(error):
             raise SystemExit(f"{name}: {message}") from None
         raise

@@ -48,6 +48,7 @@ class State(StrEnum):
     STALE = "stale"
     RUNNING = "running"
     FAILED = "failed"
+    INTERRUPTED = "interrupted"
     MISSING = "missing"
     REMOVED = "removed"
 
@@ -111,8 +112,8 @@ class Staleness:
         if entry.state == "running":
             process = f"process {entry.process}"
             return (State.RUNNING, process) if self.busy else (State.FAILED, f"{process} was killed")
-        if entry.state == "failed":
-            return State.FAILED, entry.error
+        if entry.state in (State.FAILED, State.INTERRUPTED):
+            return State(entry.state), entry.error
         for night, dependency in self._list_dependencies(ds, step):
             state, _ = self.get_state(night, dependency)
             if state not in (State.DONE, State.REMOVED):
@@ -296,5 +297,6 @@ _STATE_TEXTS: Mapping[State, str] = {
     State.STALE: "is stale",
     State.RUNNING: "is running",
     State.FAILED: "failed",
+    State.INTERRUPTED: "was interrupted",
     State.MISSING: "has not run yet",
 }

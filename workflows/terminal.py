@@ -50,8 +50,9 @@ def show_step(name: str, context: SparkContext | None) -> Iterator[None]:
             status.stop()
         try:
             yield
-        except BaseException:
-            stderr.print(f"[red]✗[/] {name:<10} failed after {time.monotonic() - start:.1f} s")
+        except BaseException as error:
+            how = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            stderr.print(f"[red]✗[/] {name:<10} {how} after {time.monotonic() - start:.1f} s")
             raise
         finally:
             done.set()
@@ -159,7 +160,10 @@ def make_comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return make_table(sorted(means, key=lambda r: -r["gauc"]), ["model", "runs", *names])
 
 
-_STATES = {"done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "missing": "dim", "removed": "dim"}
+_STATES = {
+    "done": "green", "stale": "yellow", "running": "cyan", "failed": "red", "interrupted": "red", "missing": "dim",
+    "removed": "dim",
+}  # fmt: skip
 """Color of each state."""
 
 
@@ -179,7 +183,7 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
         by_step = {r["step"]: r for r in rows if r["ds"] == ds}
         table.add_row(ds, *(Text(by_step[s]["state"], style=_STATES[by_step[s]["state"]]) for s in steps))
         for r in by_step.values():
-            if r["state"] in ("stale", "failed", "running"):
+            if r["state"] in ("stale", "failed", "interrupted", "running"):
                 reasons.add_row(ds, r["step"], Text(r["reason"]))
     return Group(table, reasons) if reasons.rows else Group(table)
 

@@ -57,9 +57,15 @@ TABLES = {
         Table("features", "labeled rows with all features, as of the impression", ("ds",)),
         Table("profile", "match rates of joins and unparsable numeric values, one row per day and measure", ("ds",)),
         Table("vocabularies", "ids of the values that occur in a night's training days", ("ds",)),
-        Table("split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain")),
+        Table(
+            "split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain_number")
+        ),
         Table("refit_vocabularies", "ids of the values that occur in a refit's training days", ("ds",)),
-        Table("refit_split", "encoded training rows of the refit of night ds, including ds", ("ds", "part", "domain")),
+        Table(
+            "refit_split",
+            "encoded training rows of the refit of night ds, including ds",
+            ("ds", "part", "domain_number"),
+        ),
         Table("scores", "predicted CTR of each test row", ("run_id",)),
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row per day, model and domain", ("run_id",)),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
@@ -13,6 +14,15 @@ PLAIN_COLUMNS = ("user_id", "item_id", "domain", "hour", "weekday")
 """Columns that are written without a table."""
 COLUMN_TABLES = ("impressions", "users", "items")
 """Tables whose columns features can read."""
+_UNSUPPORTED = re.compile(r"[ ,;{}()\n\t=`]|%(?=[0-9A-Fa-f]{2})")
+
+
+def escape_column_name(name: str) -> str:
+    """Return a column name with the characters escaped that Delta does not support, as in a URL (space -> `%20`).
+
+    Distinct names stay distinct.
+    """
+    return _UNSUPPORTED.sub(lambda match: f"%{ord(match[0]):02X}", name)
 
 
 class ColumnRef(str):
@@ -49,7 +59,7 @@ class ColumnRef(str):
     @property
     def flat(self) -> str:
         """The name of the column in the table `features`: `items.author_id` -> `items_author_id`."""
-        return self.replace(".", "_")
+        return escape_column_name(self.replace(".", "_"))
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

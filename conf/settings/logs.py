@@ -57,6 +57,32 @@ def _check_encoding(value: str) -> str:
     return "UTF-8" if name in ("utf-8", "utf-8-sig") else value  # a byte order mark is skipped
 
 
+PLACEHOLDERS = {
+    "{ds}": r"\d{4}-\d{2}-\d{2}",
+    "{yyyymmdd}": r"\d{8}",
+    "{yyyy}": r"\d{4}",
+    "{mm}": r"\d{2}",
+    "{dd}": r"\d{2}",
+    "{hh}": r"\d{2}",
+}
+"""Placeholders of the day and hour in a log's path, and the regular expression that each of them matches."""
+
+
+def _check_path(value: str) -> str:
+    """Check the placeholders of a path."""
+    for placeholder in re.findall(r"\{[^{},]*\}", value):
+        if placeholder not in PLACEHOLDERS:
+            raise ValueError(
+                f"unknown placeholder `{placeholder}`{suggest_nearest(placeholder, PLACEHOLDERS)} "
+                f"(known placeholders: {', '.join(PLACEHOLDERS)})"
+            )
+    if (given := [mark for mark in ("{yyyy}", "{mm}", "{dd}") if mark in value]) and len(given) < 3:
+        raise ValueError(
+            f"{' and '.join(given)} alone is not a day; use {{yyyy}}, {{mm}} and {{dd}} together, or {{ds}}"
+        )
+    return value
+
+
 def _parse_separator(value: str) -> str:
     """Convert a backslash followed by `t` to a tab."""
     return "\t" if value == "\\t" else value
@@ -108,13 +134,14 @@ class DayColumn(SettingsModel):
 class Log(SettingsModel):
     """The files of a log. A file may contain one day or several days.
 
-    If `path` contains the day as `{ds}` (2022-05-05) or `{yyyymmdd}` (20220505), all rows of a file belong to that day,
-    and only the files of the needed days are read.
+    If `path` contains the day as `{ds}` (2022-05-05), `{yyyymmdd}` (20220505) or `{yyyy}`, `{mm}` and `{dd}`, all rows
+    of a file belong to that day, and only the files of the needed days are read.
     """
 
-    path: NonEmptyText = Field(
-        description="glob of files, or the folder of a Delta table; may contain `{ds}` or `{yyyymmdd}`; a relative "
-        "path is below `paths.logs`"
+    path: Annotated[NonEmptyText, AfterValidator(_check_path)] = Field(
+        description="glob of files (`*`, `?`, `[0-9]`, `{a,b}`), or the folder of a Delta table; may contain the day "
+        "(`{ds}`, `{yyyymmdd}`, or `{yyyy}`, `{mm}` and `{dd}`) and the hour (`{hh}`); a relative path is below "
+        "`paths.logs`"
     )
     format: Literal["csv", "parquet", "json", "delta"] = Field(
         "csv", description="format of the files; CSV files have a header, JSON files have one object per line"
@@ -125,6 +152,11 @@ class Log(SettingsModel):
     encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
         "UTF-8",
         description="encoding of CSV and JSON files, such as GBK; UTF-16 and UTF-32 are not supported",
+    )
+    multiline: bool | None = Field(
+        None,
+        description="whether quoted values of CSV files contain line breaks; default: detected from the first MiB of "
+        "each file. Spark reads such a file in one task",
     )
     null_values: list[str] = Field(
         list(NULL_VALUES),
@@ -140,6 +172,11 @@ class Log(SettingsModel):
         "is kept unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12. Default: outcomes are "
         "`double`, other columns are stored as text",
     )
+
+    @property
+    def has_day(self) -> bool:
+        """Whether the path contains the day of its files."""
+        return any(mark in self.path for mark in ("{ds}", "{yyyymmdd}", "{yyyy}"))
 
 
 class ImpressionLog(Log):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
+from star_ctr.conf.contracts.column_ref import escape_column_name
 from star_ctr.conf.errors import DataError, suggest_nearest
+from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog, Log
 from star_ctr.conf.settings.root import Settings
@@ -51,6 +54,33 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
     if isinstance(log, ImpressionLog) and isinstance(settings.label, LabelColumn):
         wanted["label.column"] = settings.label.column
     return wanted
+
+
+def list_declared_columns(settings: Settings, name: str) -> set[str]:
+    """List the columns of a log that the settings name: the required ones, and those that features read."""
+    read = {column.column for f in settings.features for column in list_read_columns(f) if column.table == name}
+    return {*list_required_columns(settings, name).values(), *read}
+
+
+def add_nested_columns(rows: DataFrame, declared: Iterable[str]) -> DataFrame:
+    """Add a column for each declared name such as `device.id` that is a field of a struct.
+
+    Args:
+        rows: The raw rows of a log.
+        declared: Names of columns. A column with exactly this name takes precedence over a field.
+
+    Returns:
+        The rows with the added columns, which have the declared names.
+    """
+    added = {}
+    for name in sorted(set(declared) - set(rows.columns)):
+        parts, kind = name.split("."), rows.schema
+        for part in parts[:-1]:
+            field = kind[part] if isinstance(kind, StructType) and part in kind.names else None
+            kind = field.dataType if field is not None else None
+        if len(parts) > 1 and isinstance(kind, StructType) and parts[-1] in kind.names:
+            added[name] = F.col(".".join(map(quote_name, parts)))
+    return rows.withColumns(added) if added else rows
 
 
 def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: str) -> None:
@@ -128,13 +158,13 @@ def name_stored_column(column: str) -> str:
     """Return the name under which a table stores a log column.
 
     Appends `_raw` to the name of a predefined table column, and to such a name that already ends in `_raw`: `domain`
-    becomes `domain_raw`, and `domain_raw` becomes `domain_raw_raw`. Distinct columns therefore keep distinct names.
-    Case is ignored, as in Spark.
+    becomes `domain_raw`, and `domain_raw` becomes `domain_raw_raw`. Characters that Delta does not support are escaped,
+    such as spaces. Distinct columns therefore keep distinct names. Case is ignored, as in Spark.
     """
     bare = column.lower()
     while bare.endswith(COLLISION_SUFFIX) and bare not in _TABLE_COLUMNS:
         bare = bare.removesuffix(COLLISION_SUFFIX)
-    return f"{column}{COLLISION_SUFFIX}" if bare in _TABLE_COLUMNS else column
+    return escape_column_name(f"{column}{COLLISION_SUFFIX}" if bare in _TABLE_COLUMNS else column)
 
 
 def name_table_column(settings: Settings, table: str, column: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from star_ctr.conf.contracts.column_ref import escape_column_name
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Cut,
@@ -50,7 +51,7 @@ def name_weight_column(kind: str) -> str:
 
 def name_outcome_column(outcome: str) -> str:
     """Return the name of the event column for an outcome of the impression log."""
-    return f"_outcome_{outcome}"
+    return f"_outcome_{escape_column_name(outcome)}"
 
 
 def add_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:

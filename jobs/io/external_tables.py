@@ -17,7 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import LongType
 
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.jobs.io.log_reader import restore_instants
+from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.log_reader import READ_ERRORS, restore_instants
 
 
 class ExternalTable(NamedTuple):
@@ -25,10 +26,6 @@ class ExternalTable(NamedTuple):
 
     rows: DataFrame
     version: int | None
-
-
-READ_ERRORS = (PySparkException, Py4JJavaError)
-"""Exceptions that Spark raises if a table cannot be read."""
 
 
 def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
@@ -77,9 +74,8 @@ def restore_times(rows: DataFrame) -> DataFrame:
 
 
 def extract_reason(error: Exception) -> str:
-    """Return the first line of an exception's message; for a Java exception, the line with its class and message."""
-    java = getattr(error, "java_exception", None)
-    return str(java.toString() if java is not None else error).splitlines()[0]
+    """Return the message of an exception of Spark in one sentence."""
+    return describe_external_error(error) or str(error).splitlines()[0]
 
 
 def filter_rows(rows: DataFrame, where: str | None) -> DataFrame:

@@ -7,16 +7,13 @@ these are read first, many at a time.
 
 from __future__ import annotations
 
-import csv
-import io
-import zlib
+import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
@@ -25,13 +22,21 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import union_frames
-from star_ctr.features.cleaning.log_columns import CORRUPT, FILE_DAY, get_column
+from star_ctr.features.cleaning.log_columns import (
+    CORRUPT,
+    FILE_DAY,
+    add_nested_columns,
+    get_column,
+    list_declared_columns,
+)
+from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, read_schemas
 from star_ctr.jobs.io.log_files import LogFile, format_glob, has_day_in_path, list_files, make_glob, open_file_system
 
-_HEADER_BYTES = 1 << 20
-"""Maximum size of the header of a CSV file."""
-_AT_ONCE = 16
-"""Number of file headers to read concurrently, to hide the latency of object stores."""
+READ_ERRORS = (PySparkException, Py4JJavaError)
+"""Exceptions that Spark raises if files cannot be read."""
+_GLOB_OPTION = "__globPaths__"
+"""An option of Spark's file sources that switches off the expansion of globs."""
 
 
 def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | None) -> dict[str, DataFrame] | None:
@@ -52,7 +57,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
     log = settings.logs.get_declared()[name]
     glob = make_glob(settings, log)
     if log.format == "delta" and not has_day_in_path(log):
-        return {glob: _load(spark.read, log, glob)}
+        return {glob: add_nested_columns(_load(spark.read, log, glob), list_declared_columns(settings, name))}
     found = list_files(settings, name)
     if not found:
         which = f"{glob} for any day" if has_day_in_path(log) else glob
@@ -64,6 +69,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
         frame = _read_group(spark, settings, log, members, schema)
         if not frame.columns:
             continue
+        frame = add_nested_columns(frame, list_declared_columns(settings, name))
         day = members[0].day
         first = members[0].path
         frames[first] = frame.withColumn(FILE_DAY, F.lit(day)) if day else frame
@@ -72,89 +78,51 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
     return {firsts[0]: union_frames([frames[first] for first in firsts]) for firsts in kinds.values()} or None
 
 
-def _group_files(settings: Settings, log: Log, files: list[LogFile]) -> Iterator[tuple[list[LogFile], Any]]:
-    """Yield groups of files that can be read together (same day, folder and schema), with their schema."""
+def _group_files(settings: Settings, log: Log, files: list[LogFile]) -> Iterator[tuple[list[LogFile], FileSchema]]:
+    """Yield groups of files that can be read together (same day, partition columns and schema), with their schema."""
     # A writer without rows may leave an empty file.
     files = [f for f in files if f.size or log.format == "parquet"]
     groups: dict[tuple[Any, ...], list[LogFile]] = {}
-    schemas: dict[tuple[Any, ...], Any] = {}
-    for file, schema in zip(files, _read_schemas(settings, log, files), strict=True):
+    schemas: dict[tuple[Any, ...], FileSchema] = {}
+    for file, schema in zip(files, read_schemas(open_file_system(settings, log), log, files), strict=True):
         if schema is not EMPTY:
-            key = (file.day, file.folder, str(schema))
+            partitions = tuple(re.findall(r"/(\w+)=", file.url[len(file.base) :])) if file.base else ()
+            key = (file.day, file.base, partitions, str(schema))
             groups.setdefault(key, []).append(file)
             schemas[key] = schema
     yield from ((members, schemas[key]) for key, members in groups.items())
 
 
-EMPTY = "empty"
-"""Marks the schema of a file without rows: a CSV file without a header, or an empty Parquet file."""
-
-
-def _read_schemas(settings: Settings, log: Log, files: list[LogFile]) -> Iterator[Any]:
-    """Yield the schema of each file: the column names of a CSV file, the Arrow schema of a Parquet file, else None."""
-    fs = open_file_system(settings, log)
-
-    def read_schema(file: LogFile) -> Any:
-        try:
-            if log.format == "csv":
-                return _read_header(fs, log, file)
-            if log.format == "parquet":
-                with fs.open(file.path, "rb") as handle:
-                    footer = pq.ParquetFile(handle)
-                    return footer.schema_arrow.remove_metadata() if footer.metadata.num_rows else EMPTY
-        except (OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException) as error:
-            raise DataError(f"{file.path}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
-        return None
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(read_schema, files)
-
-
-def _read_header(fs: Any, log: Log, file: LogFile) -> Any:
-    """Return the column names of a CSV file, made unique in the same way as in Spark; EMPTY if there is no header."""
-    with fs.open(file.path, "rb", compression="infer") as handle:
-        head = handle.read(_HEADER_BYTES)
-    text = head.decode(log.encoding, errors="replace").removeprefix("\ufeff")
-    if not text.strip():
-        return EMPTY
-    if len(log.separator) > 1:
-        names = text.splitlines()[0].split(log.separator)
-    else:
-        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=log.separator))
-    lower = [name.lower() for name in names]
-    repeated = {name for name in lower if lower.count(name) > 1}
-    return tuple(
-        f"_c{k}" if not name else f"{name}{k}" if name.lower() in repeated else name for k, name in enumerate(names)
-    )
-
-
-def _read_group(spark: SparkSession, settings: Settings, log: Log, members: list[LogFile], schema: Any) -> DataFrame:
+def _read_group(
+    spark: SparkSession, settings: Settings, log: Log, members: list[LogFile], schema: FileSchema
+) -> DataFrame:
     """Read the rows of files with one schema. The DataFrame has no columns if JSON files have no rows."""
-    urls = [_escape(f.url) for f in members]
-    day, folder = members[0].day, members[0].folder
+    urls = [f.url for f in members]
+    day, base = members[0].day, members[0].base
+    # The paths are of files, not globs, so that they may contain any character.
+    source = spark.read.option(_GLOB_OPTION, "false")
+    source = source.option("basePath", base) if base else source
     if log.format == "csv":
         # Add a column for corrupt records. Without it, Spark drops surplus fields silently.
-        fields = StructType([StructField(c, StringType()) for c in (*schema, CORRUPT)])
-        reader = spark.read.schema(fields).option("header", "true").option("sep", log.separator).option("escape", '"')
+        fields = StructType([StructField(c, StringType()) for c in (*schema.columns, CORRUPT)])
+        reader = source.schema(fields).option("header", "true").option("sep", log.separator).option("escape", '"')
         # Disable column pruning, because the parser detects surplus fields only if it reads all columns.
         reader = reader.option("encoding", log.encoding).option("columnPruning", "false")
-        reader = reader.option("columnNameOfCorruptRecord", CORRUPT)
-        return reader.csv(urls)
+        reader = reader.option("columnNameOfCorruptRecord", CORRUPT).option("multiLine", schema.multiline)
+        return _load(reader, log, urls)
     if log.format == "json":
         # Read numbers as text, because 12 in one file may be 12.0 in another, and large ids would lose digits.
-        reader = spark.read.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
+        reader = source.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
         if log.encoding.upper() not in ("UTF-8", "UTF8"):
             reader = reader.option("encoding", log.encoding).option("lineSep", "\n")
         found = _load(reader, log, urls).schema.fields
         if not found:
             return spark.createDataFrame([], StructType())
         names = [f for f in found if f.name != CORRUPT]
-        return reader.schema(StructType([*names, StructField(CORRUPT, StringType())])).json(urls)
+        return _load(reader.schema(StructType([*names, StructField(CORRUPT, StringType())])), log, urls)
     if log.format == "delta":
         return _load(spark.read, log, format_glob(make_glob(settings, log), str(day)))
-    # Folders below the folder that the glob matched may be partition columns, for example `hour=13`.
-    reader = spark.read.option("basePath", folder) if folder else spark.read
-    return restore_instants(_load(reader, log, urls), schema)
+    return restore_instants(_load(source, log, urls), schema.columns)
 
 
 def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:
@@ -184,10 +152,11 @@ def _load(reader: Any, log: Log, paths: str | list[str]) -> DataFrame:
     try:
         frame: DataFrame = reader.format(log.format).load(paths)
         return frame
-    except AnalysisException as error:
-        raise DataError(f"{paths}: cannot be read as {log.format}: {str(error).splitlines()[0]}") from None
-
-
-def _escape(url: str) -> str:
-    """Escape glob characters in a path for Spark."""
-    return "".join(f"\\{c}" if c in "{}[]*?\\" else c for c in url)
+    except READ_ERRORS as error:
+        first = paths if isinstance(paths, str) else paths[0]
+        if match := re.search(r"COLUMN_ALREADY_EXISTS\]? .*?`([^`]+)`", str(error)):
+            raise DataError(
+                f"{first}: several columns are called `{match[1]}`, ignoring case; rename them so that they differ in "
+                "more than case"
+            ) from None
+        raise DataError(f"{first}: cannot be read as {log.format}: {describe_external_error(error)}") from None

@@ -19,8 +19,9 @@ from filelock import FileLock
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
-from star_ctr.conf.errors import UserError, format_user_error
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.external_errors import format_error
 
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 """Maven coordinates of Delta Lake, for `spark-submit --packages`."""
@@ -225,7 +226,7 @@ def run_submitted(
         result = run(settings, session, **arguments)
         print(f"{app}: {result}")
     except Exception as error:
-        if message := format_user_error(error):
+        if message := format_error(error):
             raise SystemExit(f"{app}: {message}") from None
         raise
 

@@ -11,7 +11,7 @@ import fsspec
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.log_files import format_glob, has_day_in_path, list_readable_files, make_glob
+from star_ctr.jobs.io.log_files import format_glob, has_day_in_path, list_patterns, list_readable_files, make_glob
 
 
 def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def run(settings: Settings, ds: str) -> list[dict[str, Any]]:
         glob = make_glob(settings, log)
         path = format_glob(glob, ds) if has_day_in_path(log) else glob
         try:
-            files = _count_files(path)
+            files = sum(_count_files(format_glob(pattern, ds)) for pattern in list_patterns(settings, log))
         except (ValueError, ImportError) as error:
             raise UserError(f"logs.{name}.path: {path} cannot be listed: {error}") from None
         found.append({"log": name, "files": files, "path": path})

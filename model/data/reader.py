@@ -148,8 +148,9 @@ def list_live_files(
                 "statistics of files enabled (delta.dataSkippingNumIndexedCols above 0)"
             )
         key = (str(action.get(f"min.{key_column}")), str(action.get(f"max.{key_column}")))
-        domain = layout.domain_index.get_number(action["partition.domain"])
-        files.append(DataFile(f"{root}/{action['path']}", domain, action["num_records"], key))
+        files.append(
+            DataFile(f"{root}/{action['path']}", int(action["partition.domain_number"]), action["num_records"], key)
+        )
     return sorted(files, key=lambda f: (f.domain, f.key, f.rows, f.url))
 
 

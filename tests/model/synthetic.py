@@ -74,9 +74,10 @@ def write_split(
                     "ds": [layout.ds] * m,
                     "part": [part] * m,
                     "domain": [domain] * m,
+                    "domain_number": pa.array([layout.domain_index.get_number(domain)] * m, pa.int32()),
                 }
             )
-            write_deltalake(table, data, mode="append", partition_by=["ds", "part", "domain"])
+            write_deltalake(table, data, mode="append", partition_by=["ds", "part", "domain_number"])
     return table
 
 

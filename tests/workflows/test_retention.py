@@ -56,7 +56,7 @@ class Nights:
             name = make_run_id(self.settings, ds)
             self.write("features", {"ds": ds})
             self.write("vocabularies", {"ds": ds})
-            version = self.write("split", {"ds": ds, "part": "test", "domain": "home"}, {"ds": ds})
+            version = self.write("split", {"ds": ds, "part": "test", "domain_number": "1"}, {"ds": ds})
             self.write("scores", {"run_id": name})
             self.pin(publish(self.settings, name, ds), version, number)
             self.decide(ds)

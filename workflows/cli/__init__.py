@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 
-from star_ctr.conf.errors import format_user_error
 from star_ctr.workflows.cli.base import app, order_steps
 
 _GROUPS = ("steps", "metrics", "logs", "nights", "serving", "report", "records", "compare", "tables", "reference")
@@ -17,11 +16,19 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run a command; print errors that the user can fix without a traceback, and exit with code 1."""
+    """Run a command.
+
+    Errors in the data, in the settings or of the machine are printed as a message without a traceback, and the exit
+    code is 1. Ctrl-C ends a command with the exit code 130.
+    """
     try:
         app()
     except Exception as error:
-        if (message := format_user_error(error)) is None:
+        from star_ctr.jobs.io.external_errors import format_error
+        from star_ctr.workflows.run_log import record_error
+
+        if (message := format_error(error)) is None:
             raise
-        sys.stderr.write(f"star-ctr: {message}\n")
+        log = record_error(error)
+        sys.stderr.write(f"star-ctr: {message}\n" + (f"The full error is in {log}\n" if log else ""))
         raise SystemExit(1) from None

@@ -22,7 +22,7 @@ _OUTCOMES = {
     Outcome.ROLLED_BACK: ("warn", "Rolled back", ""),
 }
 """CSS class, title and consequence of each outcome. Those of a rollback depend on the run."""
-_STATES = {"failed": "failed", "running": "is running", "stale": "is stale"}
+_STATES = {"failed": "failed", "interrupted": "was interrupted", "running": "is running", "stale": "is stale"}
 """Verbs for the states of a step."""
 _TILES = (("GAUC", "gauc", 4, "up"), ("AUC", "auc", 4, "up"), ("PCOC", "pcoc", 3, "one"), ("Rows", "rows", 0, ""))
 """Title, metric, decimals, and direction of an improvement (see `format_change`) of each tile."""

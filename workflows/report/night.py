@@ -17,7 +17,9 @@ _PIPELINES = (
     ("Training days", ("split.train", "train")),
 )
 """Steps that the same rows pass through: the rows out of a step must be the rows in of the next one."""
-_SYMBOLS = {"done": "✓", "stale": "↻", "running": "…", "failed": "✗", "missing": "·", "removed": "·"}
+_SYMBOLS = {
+    "done": "✓", "stale": "↻", "running": "…", "failed": "✗", "interrupted": "✗", "missing": "·", "removed": "·",
+}  # fmt: skip
 """Symbol of each state of a step."""
 _SECTIONS = ("window", "split", "model", "trainer")
 """Sections of the settings that are shown with the training record."""
@@ -166,7 +168,7 @@ def render_states(data: ReportData) -> str:
         reasons += [
             f"<li>{format_short_day(ds)} {r['step']}: {escape(r['reason'])}</li>"
             for r in by_step.values()
-            if r["state"] in ("stale", "failed", "running")
+            if r["state"] in ("stale", "failed", "interrupted", "running")
         ]
     head = "".join(f"<th>{escape(step)}</th>" for step in steps)
     table = f'<table class="nights"><thead><tr><th>night</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'

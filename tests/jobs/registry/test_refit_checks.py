@@ -27,7 +27,13 @@ from tests.model.synthetic import LAYOUT, job, write_split
 pytestmark = pytest.mark.spark
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("impression_id", "user_id", "day", "ds", "part", "domain")]
-    + [("label", pa.float32()), ("domain_id", pa.int32()), ("ints", pa.binary()), ("floats", pa.binary())]
+    + [
+        ("label", pa.float32()),
+        ("domain_id", pa.int32()),
+        ("domain_number", pa.int32()),
+        ("ints", pa.binary()),
+        ("floats", pa.binary()),
+    ]
 )
 
 
@@ -43,7 +49,7 @@ def refit(tmp_path: Path) -> TrainingJob:
     for number, row in enumerate(rows):
         row["day"] = LAYOUT.ds if number % 2 else "2026-01-01"
     data = pa.Table.from_pylist(rows, SCHEMA)
-    write_deltalake(str(tmp_path / "refit_split"), data, partition_by=["ds", "part", "domain"])
+    write_deltalake(str(tmp_path / "refit_split"), data, partition_by=["ds", "part", "domain_number"])
     finished = job(str(tmp_path / "refit_split"), tmp_path / "models" / "test")
     run.train(finished)
     return finished

@@ -1,0 +1,168 @@
+"""Read the schemas of log files: the header of a CSV file, the footer of a Parquet file, the first line of a JSON file.
+
+Spark reports most problems of a file with a long traceback, or reads the file as something else. Files that cannot be
+read are therefore recognized here, before Spark starts to read them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.logs import Log
+from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.log_files import LogFile
+
+_HEAD_BYTES = 1 << 20
+"""Number of bytes to read of a CSV or JSON file."""
+_AT_ONCE = 16
+"""Number of files to read concurrently, to hide the latency of object stores."""
+_UNSUPPORTED_SUFFIXES = (".zip", ".xz", ".7z", ".rar", ".tar", ".tgz", ".z")
+_ARCHIVES = {b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
+"""Compression formats that Spark cannot read, by the first bytes of a file."""
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class FileSchema(NamedTuple):
+    """The schema of a file.
+
+    Attributes:
+        columns: The column names of a CSV file, the Arrow schema of a Parquet file; None for other formats.
+        multiline: Whether quoted values of a CSV file contain line breaks.
+    """
+
+    columns: Any
+    multiline: bool = False
+
+
+EMPTY = FileSchema("empty")
+"""The schema of a file without rows: a text file without a character, or an empty Parquet file."""
+
+
+def read_schemas(fs: AbstractFileSystem, log: Log, files: Sequence[LogFile]) -> Iterator[FileSchema]:
+    """Yield the schema of each file.
+
+    Args:
+        fs: The file system of the files.
+        log: The log.
+        files: The files.
+
+    Raises:
+        DataError: A file cannot be read in the declared format.
+    """
+
+    def read_schema(file: LogFile) -> FileSchema:
+        try:
+            if log.format == "parquet":
+                return _read_footer(fs, file)
+            return _parse_head(log, file, *_read_head(fs, file)) if log.format in ("csv", "json") else FileSchema(None)
+        except (OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException) as error:
+            reason = describe_external_error(error) or str(error).splitlines()[0]
+            remedy = "check the file, or set `format` of the log"
+            raise DataError(f"{file.path}: cannot be read as {log.format}: {reason}; {remedy}") from None
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield from pool.map(read_schema, files)
+
+
+def _read_footer(fs: AbstractFileSystem, file: LogFile) -> FileSchema:
+    """Read the schema of a Parquet file."""
+    with fs.open(file.path, "rb") as handle:
+        footer = pq.ParquetFile(handle)
+        schema = footer.schema_arrow.remove_metadata()
+        names = [name.lower() for name in schema.names]
+        if repeated := sorted({name for name in schema.names if names.count(name.lower()) > 1}):
+            raise DataError(_describe_repeated(file.path, repeated))
+        return FileSchema(schema) if footer.metadata.num_rows else EMPTY
+
+
+def _read_head(fs: AbstractFileSystem, file: LogFile) -> tuple[bytes, bool]:
+    """Read the first bytes of a file, decompressed; return them and whether they are the whole file."""
+    if file.path.lower().endswith(_UNSUPPORTED_SUFFIXES):
+        suffix = file.path.rpartition(".")[2]
+        raise DataError(f"{file.path}: Spark cannot read .{suffix} files; compress the file with gzip")
+    with fs.open(file.path, "rb", compression="infer") as handle:
+        head: bytes = handle.read(_HEAD_BYTES)
+    return head, len(head) < _HEAD_BYTES
+
+
+def _parse_head(log: Log, file: LogFile, head: bytes, is_whole: bool) -> FileSchema:
+    """Return the schema of a CSV or JSON file, from its first bytes."""
+    if archive := next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), None):
+        raise DataError(f"{file.path}: the file is a {archive} archive; compress it with gzip, and name it .gz")
+    if head.startswith(b"PAR1"):
+        raise DataError(f"{file.path}: the file is a Parquet file; set `format` of the log to parquet")
+    if head.startswith(b"\x1f\x8b"):
+        raise DataError(f"{file.path}: the file is compressed with gzip, but its name does not end in .gz; rename it")
+    if head.startswith(_UTF16_MARKS) or b"\0" in head:
+        raise DataError(f"{file.path}: the file is UTF-16 or binary; convert it to UTF-8")
+    text = head.decode(log.encoding, errors="replace").removeprefix("\ufeff")
+    if not text.strip():
+        return EMPTY
+    if log.format == "json":
+        _check_json_lines(file, text)
+        return FileSchema(None)
+    names = _split_header(text, log.separator)
+    return FileSchema(_make_unique(names), _choose_multiline(log, text, is_whole, len(names)))
+
+
+def _check_json_lines(file: LogFile, text: str) -> None:
+    """Raise `DataError` if a JSON file is an array, or has objects that span several lines."""
+    first = text.lstrip().splitlines()[0].rstrip()
+    if first.startswith("[") or first == "{":
+        what = "a JSON array" if first.startswith("[") else "JSON with an object on several lines"
+        raise DataError(
+            f"{file.path}: the file is {what}, but the format `json` needs one object per line; convert it, for "
+            "example with `jq -c '.[]'`" + ("" if first.startswith("[") else " or `jq -c .`")
+        )
+
+
+def _split_header(text: str, separator: str) -> list[str]:
+    """Return the column names in the first line of a CSV file."""
+    if len(separator) > 1:
+        return text.splitlines()[0].split(separator)
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+
+
+def _make_unique(names: list[str]) -> tuple[str, ...]:
+    """Rename columns without a name, and columns with the same name except for case, as Spark does."""
+    lower = [name.lower() for name in names]
+    return tuple(
+        f"_c{k}" if not name else f"{name}{k}" if lower.count(name.lower()) > 1 else name
+        for k, name in enumerate(names)
+    )
+
+
+def _choose_multiline(log: Log, text: str, is_whole: bool, width: int) -> bool:
+    """Return whether to read values that span several lines: as declared, or as in the start of the file."""
+    if log.multiline is not None:
+        return log.multiline
+    if len(log.separator) > 1 or '"' not in text:
+        return False
+    records = csv.reader(io.StringIO(text, newline=""), delimiter=log.separator, strict=True)
+    found, last_line, previous = False, 0, width
+    try:
+        for record in records:
+            # A quote without its counterpart would also swallow the next lines, but change the number of values.
+            if previous != width:
+                return False
+            # The last record of the head may be cut.
+            previous = len(record) or width
+            found, last_line = found or records.line_num - last_line > 1, records.line_num
+    except csv.Error as error:
+        return found and not is_whole and "unexpected end" in str(error)
+    return found and (previous == width or not is_whole)
+
+
+def _describe_repeated(path: str, names: list[str]) -> str:
+    return f"{path}: the columns {', '.join(f'`{n}`' for n in names)} have the same name except for case; rename one"
