@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from star_ctr.conf.errors import ConfigError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.validation_messages import describe_yaml_error, explain_problems
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DATA_VARIABLE = "STAR_CTR_DATA"
@@ -43,25 +44,27 @@ def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
             has one line per problem.
     """
     path = _find(str(conf))
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: the file is not UTF-8 text; save it as UTF-8") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(describe_yaml_error(path, error)) from None
     if repeated := _list_repeated_keys(node):
         raise ConfigError(
             "\n".join(f"{path}:{line}: `{key}` is given twice; merge or delete one" for key, line in repeated)
         )
     if not isinstance(data, dict) or node is None:
         raise ConfigError(f"{path}: the top level must be a mapping of settings; see conf/kuairand.yaml for an example")
-    for override in overrides:
-        _apply(data, override)
+    given = {_apply(data, override): override for override in overrides}
     data = _substitute_variables(data, path)
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, node, data, error))) from None
+        raise ConfigError("\n".join(explain_problems(error, path, node, data, given))) from None
 
 
 def _find(conf: str) -> Path:
@@ -95,8 +98,8 @@ def _list_repeated_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
     return found
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    """Apply an override of the form `key=value` to `data` in place."""
+def _apply(data: dict[str, Any], override: str) -> tuple[str | int, ...]:
+    """Apply an override of the form `key=value` to `data` in place; return the location of the key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {override}: write key=value, as in --set trainer.seed=1")
@@ -107,11 +110,16 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if isinstance(value, str):
         value = _parse_number(value)
     section: Any = data
+    location: list[str | int] = []
     *parents, last = key.split(".")
     for part in parents:
         if isinstance(section, list):
-            section = _find_by_name(section, part, override)
-        elif isinstance(section, dict):
+            found = _find_by_name(section, part, override)
+            location.append(section.index(found))
+            section = found
+            continue
+        location.append(part)
+        if isinstance(section, dict):
             if section.get(part) is None:
                 section[part] = {}
             section = section[part]
@@ -120,6 +128,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not isinstance(section, dict):
         raise ConfigError(f"--set {override}: cannot set `{last}`, because the key before it is not a section")
     section[last] = value
+    return (*location, last)
 
 
 def _find_by_name(items: list[Any], name: str, override: str) -> Any:
@@ -172,109 +181,3 @@ def _substitute_variables(value: Any, path: Path) -> Any:
         return found
 
     return _VARIABLE.sub(look_up, value)
-
-
-def _explain(path: Path, node: yaml.Node, data: Any, error: ValidationError) -> list[str]:
-    """Return one line for each distinct problem, with file, line, key and message.
-
-    Args:
-        path: The file.
-        node: Its YAML nodes, for line numbers.
-        data: The settings with overrides and variables applied.
-        error: The result of the validation.
-    """
-    lines = []
-    problems = error.errors()
-    # If a key of one branch of a union is misspelled, do not also report the required keys of the other branches.
-    misspelled = {_strip_last(p["loc"]) for p in problems if p["type"] == "extra_forbidden"}
-    for problem in problems:
-        location = [part for part in problem["loc"] if not _is_tag(part)]
-        if (
-            problem["type"] == "missing"
-            and len(location) < len(problem["loc"])
-            and _strip_last(problem["loc"]) in misspelled
-        ):
-            continue
-        key = ".".join(_label_parts(data, location))
-        line = _find_line(node, location)
-        position = f"{path}:{line}" if line else str(path)
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            known = sorted(set(_list_known_keys(location[:-1])))
-            message = f"unknown key{suggest_nearest(str(location[-1]), known)}"
-            message += f" (known keys: {', '.join(known)})" if known else ""
-        elif problem["type"] == "union_tag_invalid":
-            tag = str(problem["ctx"]["tag"])
-            message = f"unknown kind `{tag}`{suggest_nearest(tag, _KINDS)} (known kinds: {', '.join(_KINDS)})"
-        elif problem["type"] == "missing":
-            message = "this key is required"
-        elif problem["type"] not in ("value_error",) and not isinstance(problem.get("input"), dict | list):
-            message += f" (got `{problem.get('input')}`)"
-        lines += [f"{position}: {key + ': ' if key else ''}{part}" for part in message.split("\n")]
-    return list(dict.fromkeys(lines))
-
-
-def _strip_last(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the location of the parent, without union tags."""
-    return tuple(part for part in location[:-1] if not _is_tag(part))
-
-
-def _is_tag(part: int | str) -> bool:
-    """Return whether a part of a pydantic location is the tag of a union branch and not a key."""
-    return isinstance(part, str) and (part in ("LabelColumn", "LabelFromClicks") or part in _KINDS or "[" in part)
-
-
-_KINDS = ("categorical", "numeric", "sequence", "statistic")
-
-
-def _label_parts(data: Any, location: Sequence[int | str]) -> list[str]:
-    """Return the parts of a location, with each list index replaced by the `name` of the item if it has one."""
-    parts = []
-    for part in location:
-        data = data[part] if _has_part(data, part) else None
-        has_name = isinstance(part, int) and isinstance(data, dict) and "name" in data
-        parts.append(str(data["name"]) if has_name else str(part))
-    return parts
-
-
-def _has_part(data: Any, part: int | str) -> bool:
-    """Return whether a mapping has a key, or a list an index."""
-    if isinstance(data, dict):
-        return part in data
-    return isinstance(data, list) and isinstance(part, int) and part < len(data)
-
-
-def _find_line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
-    """Return the line (from 1) of the deepest key of `location` that the file contains; None if it contains none."""
-    line = None
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if found is None:
-                return line
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line
-
-
-def _list_known_keys(location: Sequence[int | str]) -> list[str]:
-    """Return the keys that the settings accept at `location`."""
-    models: list[type[BaseModel]] = [Settings]
-    for part in location:
-        found: list[type[BaseModel]] = []
-        for model in models:
-            field = model.model_fields.get(str(part))
-            found += _list_models(field.annotation) if field else ([model] if isinstance(part, int) else [])
-        models = found or models
-    return [name for model in models for name in model.model_fields]
-
-
-def _list_models(annotation: Any) -> list[type[BaseModel]]:
-    """Return the settings models that occur in a type annotation."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in getattr(annotation, "__args__", ()) for model in _list_models(inner)]

@@ -22,10 +22,10 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, check_day, list_days_before, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import UNKNOWN_DAY, clean_log, count_rows, dump_row
-from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, count_rows, dump_row
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, has_day_in_path, list_log_days, make_glob
+from star_ctr.jobs.io.completeness import find_newest_complete_day, list_source_states
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
     WarehouseTables,
@@ -69,21 +69,23 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 def find_newest_day(settings: Settings, spark: SparkSession) -> str:
     """Return the newest complete day of the impression log.
 
-    If the log's path contains days, this is the newest day that has a file. Otherwise, it is the newest day before
-    today with at least a tenth of the median day's rows, so that one device with a wrong clock does not determine the
-    day.
+    If the log's path contains days, this is the newest day whose files are complete. Otherwise, it is the newest day
+    before today with at least a tenth of the median day's rows, so that one device with a wrong clock does not
+    determine the day.
 
     Raises:
         DataError: No file matches the path, or there are no valid rows before today.
     """
     log = settings.logs.impressions
-    if has_day_in_path(log):
+    if log.has_day:
+        if day := find_newest_complete_day(settings, "impressions"):
+            return day
         if days := list_log_days(settings, "impressions"):
-            return days[-1]
-        raise DataError(
-            f"logs.impressions.path: no file matches {make_glob(settings, log)} for any day; check paths.logs "
-            f"({settings.paths.logs})"
-        )
+            raise DataError(
+                f"logs.impressions.complete: no day is complete in {make_glob(settings, log)}; run `star-ctr ready "
+                f"--ds {days[-1]}` to see what is missing"
+            )
+        raise DataError(describe_no_files(settings, "impressions"))
     raw = log_reader.read(settings, spark, "impressions", None)
     rows: dict[str, int] = {}
     if raw is not None:
@@ -102,13 +104,26 @@ def check_day_has_files(settings: Settings, ds: str) -> str:
     """Return `ds`, normalized, if the impression log can have rows of this day.
 
     Raises:
-        DataError: `ds` is not a day; or the log's path contains days, and no file is of this day.
+        DataError: `ds` is not a day; or the log's path contains days, and the files of this day are missing or not
+            complete.
     """
-    log = settings.logs.impressions
-    if not has_day_in_path(log) or check_day(ds) in (days := list_log_days(settings, "impressions")):
-        return check_day(ds)
-    found = f"the files found are for {days[0]} to {days[-1]}" if days else "no day has files"
-    raise DataError(f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; {found}")
+    log, day = settings.logs.impressions, check_day(ds)
+    if not log.has_day:
+        return day
+    days = list_log_days(settings, "impressions")
+    if not days:
+        raise DataError(describe_no_files(settings, "impressions"))
+    if day not in days:
+        raise DataError(
+            f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; the files found are for {days[0]} to "
+            f"{days[-1]}"
+        )
+    if missing := [s for s in list_source_states(settings, day, ["impressions"]) if s.missing]:
+        raise DataError(
+            f"--ds {ds}: logs.{missing[0].log} is not complete: {missing[0].missing}; wait for the files, or change "
+            "`complete` of the log"
+        )
+    return day
 
 
 def find_newest_complete(rows: Mapping[str, int], today: str) -> str | None:
@@ -168,7 +183,7 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         ledger = collect_ledger_entries(count_rows(rows, F.col("domain") if name == "impressions" else F.lit("all")))
         found = {entry.ds for entry in ledger}
         if UNKNOWN_DAY in found and raw is not None:
-            rows_read[name] = sum(frame.count() for frame in raw.values())
+            rows_read[name] = sum(group.rows.count() for group in raw.values())
         if name == "impressions" and ds not in found:
             raise DataError(
                 f"{make_glob(settings, log)}: no rows for day {ds}; the newest complete day is "
@@ -183,7 +198,7 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
         store.replace(name, repartition_by_day(good).sortWithinPartitions("ds", *order), where)
-        _write_quarantine(store, name, rows, where, any(e.reason not in ("", DUPLICATE) for e in ledger))
+        _write_quarantine(store, name, rows, where, any(e.reason not in ("", *NOT_QUARANTINED) for e in ledger))
         store.write_ledger("ingest" if name == "impressions" else f"ingest.{name}", ledger, where)
         return sum(entry.rows_out for entry in ledger)
     finally:
@@ -195,7 +210,7 @@ def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where:
     exists = store.exists("quarantine")
     if exists and not has_invalid and not any(p["log"] == name for p in store.partitions("quarantine")):
         return
-    invalid = rows.where(F.col("reason").isNotNull() & (F.col("reason") != DUPLICATE))
+    invalid = rows.where(F.col("reason").isNotNull() & ~F.col("reason").isin(*NOT_QUARANTINED))
     quarantined = invalid.select(F.lit(name).alias("log"), "ds", "reason", dump_row(invalid).alias("row"))
     store.replace("quarantine", repartition_by_day(quarantined), f"log = '{name}' AND ({where})")
 

@@ -52,7 +52,7 @@ def list_steps_status(staleness: Staleness, first: str | None, last: str | None,
         DataError: No night has run yet and there are no logs, or `first` or `last` is not a date.
     """
     settings, known = staleness.settings, staleness.list_nights()
-    dated = log_files.has_day_in_path(settings.logs.impressions)
+    dated = settings.logs.impressions.has_day
     newest = log_files.list_log_days(settings, "impressions")[-1:] if dated else []
     given = [check_day(ds) for ds in (first, last) if ds]
     if not (days := [*known[:1], *given, *newest, *known[-1:]]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import datetime as dt
 import re
 import zoneinfo
@@ -12,11 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
-
-ColumnType = Literal["string", "long", "double"]
-
-NULL_VALUES = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "<NA>", "00000000-0000-0000-0000-000000000000")
-"""Default texts for a missing value: the empty text, null markers of Hive and pandas, the all-zero advertising id."""
+from star_ctr.conf.settings.sources import Log
 
 _OFFSET = re.compile(r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2})?")
 
@@ -44,48 +39,6 @@ def _check_pattern(value: str) -> str:
             "(y is the year, M the month, d the day, H the hour, m the minute, s the second)"
         )
     return value
-
-
-def _check_encoding(value: str) -> str:
-    """Check that a value is a supported character encoding, and normalize the names of UTF-8."""
-    try:
-        name = codecs.lookup(value).name
-    except LookupError:
-        raise ValueError(f"`{value}` is not a character encoding (examples: UTF-8, GBK, windows-1252)") from None
-    if name.startswith(("utf-16", "utf-32")):
-        raise ValueError(f"`{value}`: UTF-16 and UTF-32 files are not supported; convert them to UTF-8")
-    return "UTF-8" if name in ("utf-8", "utf-8-sig") else value  # a byte order mark is skipped
-
-
-PLACEHOLDERS = {
-    "{ds}": r"\d{4}-\d{2}-\d{2}",
-    "{yyyymmdd}": r"\d{8}",
-    "{yyyy}": r"\d{4}",
-    "{mm}": r"\d{2}",
-    "{dd}": r"\d{2}",
-    "{hh}": r"\d{2}",
-}
-"""Placeholders of the day and hour in a log's path, and the regular expression that each of them matches."""
-
-
-def _check_path(value: str) -> str:
-    """Check the placeholders of a path."""
-    for placeholder in re.findall(r"\{[^{},]*\}", value):
-        if placeholder not in PLACEHOLDERS:
-            raise ValueError(
-                f"unknown placeholder `{placeholder}`{suggest_nearest(placeholder, PLACEHOLDERS)} "
-                f"(known placeholders: {', '.join(PLACEHOLDERS)})"
-            )
-    if (given := [mark for mark in ("{yyyy}", "{mm}", "{dd}") if mark in value]) and len(given) < 3:
-        raise ValueError(
-            f"{' and '.join(given)} alone is not a day; use {{yyyy}}, {{mm}} and {{dd}} together, or {{ds}}"
-        )
-    return value
-
-
-def _parse_separator(value: str) -> str:
-    """Convert a backslash followed by `t` to a tab."""
-    return "\t" if value == "\\t" else value
 
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
@@ -129,54 +82,6 @@ class DayColumn(SettingsModel):
 
     column: NonEmptyText = Field(description="column with the day: text, a date, or a timestamp")
     format: Pattern = Field("yyyy-MM-dd", description="Spark date pattern of a day in text; default: 2022-05-05")
-
-
-class Log(SettingsModel):
-    """The files of a log. A file may contain one day or several days.
-
-    If `path` contains the day as `{ds}` (2022-05-05), `{yyyymmdd}` (20220505) or `{yyyy}`, `{mm}` and `{dd}`, all rows
-    of a file belong to that day, and only the files of the needed days are read.
-    """
-
-    path: Annotated[NonEmptyText, AfterValidator(_check_path)] = Field(
-        description="glob of files (`*`, `?`, `[0-9]`, `{a,b}`), or the folder of a Delta table; may contain the day "
-        "(`{ds}`, `{yyyymmdd}`, or `{yyyy}`, `{mm}` and `{dd}`) and the hour (`{hh}`); a relative path is below "
-        "`paths.logs`"
-    )
-    format: Literal["csv", "parquet", "json", "delta"] = Field(
-        "csv", description="format of the files; CSV files have a header, JSON files have one object per line"
-    )
-    separator: Annotated[NonEmptyText, AfterValidator(_parse_separator)] = Field(
-        ",", description="column separator of CSV files; \\t stands for a tab"
-    )
-    encoding: Annotated[str, AfterValidator(_check_encoding)] = Field(
-        "UTF-8",
-        description="encoding of CSV and JSON files, such as GBK; UTF-16 and UTF-32 are not supported",
-    )
-    multiline: bool | None = Field(
-        None,
-        description="whether quoted values of CSV files contain line breaks; default: detected from the first MiB of "
-        "each file. Spark reads such a file in one task",
-    )
-    null_values: list[str] = Field(
-        list(NULL_VALUES),
-        description="texts that stand for a missing value in any column; default: the empty text, common null markers "
-        "(\\N, NULL, NaN, None, <NA>) and the all-zero advertising id",
-    )
-    decimal: Literal[".", ","] = Field(
-        ".", description="decimal separator of numbers in text; with a comma, dots may group thousands"
-    )
-    types: dict[str, ColumnType] = Field(
-        default_factory=dict,
-        description="types by column; a row with a value of another type is quarantined. The text of a `string` column "
-        "is kept unchanged; in other text columns of CSV and JSON, 12.0 is stored as 12. Default: outcomes are "
-        "`double`, other columns are stored as text",
-    )
-
-    @property
-    def has_day(self) -> bool:
-        """Whether the path contains the day of its files."""
-        return any(mark in self.path for mark in ("{ds}", "{yyyymmdd}", "{yyyy}"))
 
 
 class ImpressionLog(Log):

@@ -10,7 +10,6 @@ unions them. A direct union of an integer column and a float column would change
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -28,14 +27,18 @@ from pyspark.sql.types import (
 from star_ctr.conf.contracts.domains import OTHER_NAME, RESERVED_NAMES
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelColumn
-from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog, Log
+from star_ctr.conf.settings.logs import BehaviourLog, ImpressionLog
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.column_conversion import add_numbers, add_texts, get_declared_type, split_columns_by_use
-from star_ctr.features.cleaning.duplicates import HASH, list_key_columns, mark_duplicates
+from star_ctr.features.cleaning.duplicates import DUPLICATE, HASH, list_key_columns, mark_duplicates
 from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
+    EXCLUDED,
     FILE_DAY,
     INTERNAL,
+    ORIGINAL,
+    PROBLEM,
     get_column,
     list_consumed_columns,
     list_required_columns,
@@ -44,6 +47,7 @@ from star_ctr.features.cleaning.log_columns import (
     quote_name,
     require_columns,
 )
+from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
 from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
 from star_ctr.features.cleaning.times import check_time, parse_day_column, parse_time
 
@@ -51,6 +55,10 @@ UNKNOWN_DAY = "unknown"
 """The value of `ds` for rows whose day cannot be determined."""
 UNKNOWN_DOMAIN = "domain: unknown domain"
 """Start of the reason of a row whose domain is not known."""
+LEFT_OUT = "left out by `where`"
+"""The reason of a row that the condition `where` of its log leaves out."""
+NOT_QUARANTINED = (DUPLICATE, LEFT_OUT)
+"""The reasons of rows that are counted in the ledger, but not kept in the quarantine."""
 UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
 """Part of the reason of a row with an undeclared label value."""
 _TEXT = "_star_ctr_text"
@@ -59,7 +67,7 @@ _TEXT = "_star_ctr_text"
 def clean_log(
     settings: Settings,
     name: str,
-    raw: DataFrame | Mapping[str, DataFrame],
+    raw: DataFrame | Mapping[str, RawRows],
     carried: Mapping[str, Column] | None = None,
     compare_all: bool = False,
 ) -> DataFrame:
@@ -68,7 +76,7 @@ def clean_log(
     Args:
         settings: The settings of the data set.
         name: The log: `impressions`, `clicks`, `behaviours`, `users` or `items`.
-        raw: The raw rows, or one DataFrame per schema, keyed by the name of the first file with that schema.
+        raw: The raw rows, or the rows of each schema, keyed by the name of the first file with that schema.
         carried: Additional output columns by name, as expressions over the log's columns.
         compare_all: Whether to search for duplicates among all rows. If false, a row is compared only with rows of the
             same day and of the `duplicate_days` days before it; in a log without times, only of the same day.
@@ -81,23 +89,24 @@ def clean_log(
         DataError: A required column is missing, a declared column has an incompatible type, or two columns differ only
             in case.
     """
-    frames = {"": raw} if isinstance(raw, DataFrame) else raw
     log = settings.logs.get_declared()[name]
+    groups = {"": RawRows(log, raw)} if isinstance(raw, DataFrame) else raw
+    frames = {file: group.rows for file, group in groups.items()}
     required = list_required_columns(settings, name)
     required_in_each = {key: column for key, column in required.items() if not key.startswith(("types.", "outcomes."))}
     for file, frame in frames.items():
         require_columns(frame.columns, required_in_each, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
     # Columns of `types` and `outcomes` may be missing in some files and are null there, but not in all files.
     require_columns({c for frame in frames.values() for c in frame.columns}, required, f"logs.{name}")
-    rows = union_frames([_parse_frame(settings, name, frame, carried or {}) for frame in frames.values()])
+    rows = union_frames([_parse_frame(settings, name, group, carried or {}) for group in groups.values()])
     has_days = getattr(log, "time", None) is not None
     lookback_days = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0
     return mark_duplicates(rows, list_key_columns(log), lookback_days)
 
 
-def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping[str, Column]) -> DataFrame:
+def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping[str, Column]) -> DataFrame:
     """Parse rows with one schema into the table's columns, `ds`, `raw`, HASH, `reason` and the columns `carried`."""
-    log = settings.logs.get_declared()[name]
+    log, raw = group
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
     rows, texts = add_texts(log, raw, types)
     # The row hash depends only on the values, not on the order of the columns or on empty columns.
@@ -107,7 +116,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     columns_by_use = split_columns_by_use(settings, name)
     row_hash = F.md5(_TEXT)
 
-    columns, checks = _parse_declared(settings, name, types, texts)
+    columns, checks = _parse_declared(settings, name, log, types, texts)
     if isinstance(log, ImpressionLog) and not log.id:
         columns = {"impression_id": row_hash, **columns}
     consumed = list_consumed_columns(settings, log)
@@ -127,6 +136,9 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
     checks.insert(0, F.when(undecodable, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
     corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
     checks.insert(0, F.when(corrupt.isNotNull(), F.lit("unreadable row")))
+    checks.insert(1, F.col(PROBLEM) if PROBLEM in raw.columns else F.lit(None).cast("string"))
+    excluded = F.col(EXCLUDED) if EXCLUDED in raw.columns else F.lit(False)
+    checks.insert(0, F.when(excluded, F.lit(LEFT_OUT)))
     file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)
@@ -143,7 +155,14 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
         *(value.alias(k) for k, value in columns.items()),
         F.coalesce(ds, F.lit(UNKNOWN_DAY)).alias("ds"),
         # Serialize only rows with a reason: converting every row to JSON would take longer than all other steps.
-        F.when(reason.isNotNull(), F.coalesce(corrupt, F.to_json(F.struct(*map(get_column, types))))).alias("raw"),
+        F.when(
+            reason.isNotNull() & ~excluded,
+            F.coalesce(
+                corrupt,
+                F.col(ORIGINAL) if ORIGINAL in raw.columns else F.lit(None).cast("string"),
+                F.to_json(F.struct(*map(get_column, types))),
+            ),
+        ).alias("raw"),
         row_hash.alias(HASH),
         reason.alias("reason"),
         *(value.alias(k) for k, value in carried.items()),
@@ -151,7 +170,7 @@ def _parse_frame(settings: Settings, name: str, raw: DataFrame, carried: Mapping
 
 
 def _parse_declared(
-    settings: Settings, name: str, types: Mapping[str, DataType], texts: Mapping[str, Column]
+    settings: Settings, name: str, log: Log, types: Mapping[str, DataType], texts: Mapping[str, Column]
 ) -> tuple[dict[str, Column], list[Column]]:
     """Parse the columns of a log that have a declared role: keys, time, domain, label and order.
 
@@ -163,7 +182,6 @@ def _parse_declared(
     Raises:
         DataError: A column has a type that its role does not allow.
     """
-    log = settings.logs.get_declared()[name]
     columns: dict[str, Column] = {}
     checks: list[Column] = []
     time = getattr(log, "time", None)
@@ -268,30 +286,3 @@ def count_rows(rows: DataFrame, domain: Column) -> DataFrame:
         .agg(F.count("*").alias("rows_in"), F.sum(good.cast("long")).alias("rows_out"))
         .withColumnRenamed("why", "reason")
     )
-
-
-def union_frames(frames: list[DataFrame]) -> DataFrame:
-    """Union DataFrames by column name.
-
-    Args:
-        frames: At least one DataFrame.
-
-    Returns:
-        All rows, with the columns of all DataFrames. A column is null in the rows of a DataFrame that lacks it. If it
-        contains lists in one DataFrame and text in another, each text becomes a list of length one.
-    """
-    types: dict[str, DataType] = {}
-    for frame in frames:
-        for field in frame.schema.fields:
-            if isinstance(field.dataType, ArrayType) or field.name not in types:
-                types[field.name] = field.dataType
-
-    def wrap_texts(frame: DataFrame) -> DataFrame:
-        wrapped = {
-            f.name: F.when(get_column(f.name).isNotNull(), F.array(get_column(f.name)))
-            for f in frame.schema.fields
-            if isinstance(types[f.name], ArrayType) and isinstance(f.dataType, StringType)
-        }
-        return frame.withColumns(wrapped) if wrapped else frame
-
-    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), map(wrap_texts, frames))

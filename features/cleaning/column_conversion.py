@@ -9,8 +9,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StringType
 
 from star_ctr.conf.settings.features import Numeric, list_read_columns
-from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.log_columns import get_column
 from star_ctr.features.cleaning.text import to_numbers, to_text
 

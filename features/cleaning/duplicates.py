@@ -5,7 +5,8 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.conf.settings.logs import AttributeLog, ImpressionLog, Log
+from star_ctr.conf.settings.logs import AttributeLog, ImpressionLog
+from star_ctr.conf.settings.sources import Log
 
 DUPLICATE = "duplicate"
 """The reason of a row that equals the first row of its key."""

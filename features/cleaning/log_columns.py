@@ -12,14 +12,21 @@ from star_ctr.conf.contracts.column_ref import escape_column_name
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
-from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog, Log
+from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.sources import Log
 
 CORRUPT = "_star_ctr_corrupt"
 """The column with the text of a row that could not be parsed; null for other rows."""
 FILE_DAY = "_star_ctr_file_day"
 """The column with the day in the path of a row's file."""
-INTERNAL = (CORRUPT, FILE_DAY)
+EXCLUDED = "_star_ctr_excluded"
+"""The column that is true for rows that `where` leaves out."""
+PROBLEM = "_star_ctr_problem"
+"""The column with the reason why the lists of a row cannot be exploded; null for other rows."""
+ORIGINAL = "_star_ctr_original"
+"""The column with a row as JSON before its lists were exploded; null for rows without a problem."""
+INTERNAL = (CORRUPT, FILE_DAY, EXCLUDED, PROBLEM, ORIGINAL)
 """Columns that the reader adds to those of the log."""
 COLLISION_SUFFIX = "_raw"
 """Appended to the name of a log column that collides with a predefined table column."""

@@ -25,7 +25,7 @@ from pyspark.sql.types import (
     VariantType,
 )
 
-from star_ctr.conf.settings.logs import Log
+from star_ctr.conf.settings.sources import Log
 
 REPLACEMENT = "\ufffd"
 """The character that a decoder inserts for invalid bytes."""

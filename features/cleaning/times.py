@@ -11,7 +11,8 @@ from pyspark.sql.types import DataType, DateType, LongType, NumericType, StringT
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.logs import AttributeLog, DayColumn, Log, TimeColumn
+from star_ctr.conf.settings.logs import AttributeLog, DayColumn, TimeColumn
+from star_ctr.conf.settings.sources import Log
 
 # A date, an optional time of day, and an optional zone in any common form: Z, +01, +0100, UTC, Europe/Berlin. A zone
 # is accepted only after a time of day, so that -05 at the end of 2022-05-05 is not parsed as one. Abbreviations are not

@@ -21,7 +21,14 @@ from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import DomainSettings, Settings
 from star_ctr.features.cleaning.clean_log import UNKNOWN_DOMAIN, clean_log
-from star_ctr.features.cleaning.log_columns import list_required_columns, quote_name, require_columns
+from star_ctr.features.cleaning.log_columns import (
+    add_nested_columns,
+    list_declared_columns,
+    list_required_columns,
+    quote_name,
+    require_columns,
+)
+from star_ctr.features.cleaning.source_rows import prepare_rows
 
 CARRIED = "_star_ctr_carried"
 """The struct column with the input columns that are copied to the output."""
@@ -37,7 +44,7 @@ def clean_raw_rows(
     """Clean raw rows with the columns of the impression log, as ingest does.
 
     Unlike in ingest, the label and outcome columns are not required, times may lie in the future, and duplicates are
-    searched among all rows.
+    searched among all rows. If the log has `sources`, the rows must already have the columns that the log declares.
 
     A domain that the layout does not contain gets the name that it has in the statistics of a night: `other` if the
     settings declare `domains.known`, else the name in the row. With the policy `drop`, such a row gets a reason.
@@ -57,6 +64,10 @@ def clean_raw_rows(
         DataError: Required columns are missing, or `clean_log` rejects the columns.
     """
     scoring_settings = _drop_outcomes(settings, rows.columns)
+    log = scoring_settings.logs.impressions
+    if not log.sources:
+        rows = prepare_rows(log, rows, f"{where}: logs.impressions")
+        rows = add_nested_columns(rows, list_declared_columns(settings, "impressions"))
     require_columns(rows.columns, list_required_columns(scoring_settings, "impressions"), f"{where}: logs.impressions")
     read = {f"{f.name}.{c}": c for f in settings.features for c in list_read_columns(f)}
     log_columns = {key: c.column for key, c in read.items() if c.table == "impressions"}
@@ -77,7 +88,9 @@ def _drop_outcomes(settings: Settings, columns: Sequence[str]) -> Settings:
     log, after = settings.logs.impressions, settings.get_outcomes()
     types = {column: kind for column, kind in log.types.items() if column in columns and column not in after}
     time = log.time.model_copy(update={"latest": dt.date.max})  # rows may lie on any future day
-    log = log.model_copy(update={"outcomes": [], "types": types, "time": time})
+    computed = {name: text for name, text in log.columns.items() if name not in after}
+    explode = log.explode and log.explode.model_copy(update={"clicked": None})
+    log = log.model_copy(update={"outcomes": [], "types": types, "time": time, "columns": computed, "explode": explode})
     return settings.model_copy(
         update={
             "logs": settings.logs.model_copy(update={"impressions": log}),

@@ -25,7 +25,7 @@ from star_ctr.conf.settings.features import (
 )
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import union_frames
+from star_ctr.features.cleaning.raw_rows import union_frames
 
 SCALE = 1_000_000
 """Scale of event weights: outcomes are summed as integer millionths, so sums do not depend on the order of rows."""

@@ -27,12 +27,14 @@ _LIBRARIES = (
 )
 """Top-level packages whose exceptions are caused by data, by settings or by a machine, not by this project."""
 _MAX_LENGTH = 400
+_SHORT = 15
+"""Messages of at most this length are shown with the class of the exception."""
 _MAX_CAUSES = 20
 _WORKER_ERROR = re.compile(r"^(?:\w+\.)*(?:UserError|DataError|ConfigError): (.+)$", re.MULTILINE)
 """An error that the code of this project raised in a Python worker of Spark; the last line of its traceback."""
 _FILE = re.compile(r"(?:while reading file|Path:|path=|File) [`']?((?:\w+:)?/[^\s`']+)")
-_CLASS = re.compile(r"^(?:[a-zA-Z_$][\w$]*\.)+([A-Z][\w$]*)(?::\s*|$)")
-"""The class of a Java exception at the start of its text."""
+_CLASS = re.compile(r"^(?:[a-zA-Z_$][\w$]*\.)*([A-Z][\w$]*)(?::\s*|$)")
+"""The class of an exception at the start of its text."""
 _ERROR_CLASS = re.compile(r"^\[[A-Z0-9_.]+\]\s*")
 _SQL_STATE = re.compile(r"\s*SQLSTATE: \w{5}")
 
@@ -69,13 +71,14 @@ _PROBLEMS = (
         lambda file, _: f"{file}: the compressed file is cut off; copy it again",
     ),
     _Problem(
-        r"not in (?:gzip|GZIP) format|incorrect header check|invalid (?:stored block|block type|distance|literal)|"
+        r"not in (?:gzip|GZIP) format|Not a gzipped file|"
+        r"incorrect header check|invalid (?:stored block|block type|distance|literal)|"
         r"ZipException|incorrect data check|Stream is not in the BZip2 format",
         lambda file, _: f"{file}: the file is damaged, or not compressed as its name says; check the file",
     ),
     _Problem(
         r"is not a Parquet file|CANNOT_READ_FILE_FOOTER|Could not read footer|ParquetDecodingException|"
-        r"Parquet magic bytes not found",
+        r"Parquet magic bytes not found|Parquet file size is \d+ bytes",
         lambda file, _: f"{file}: the file is not a Parquet file, or it is damaged; write it again",
     ),
     _Problem(
@@ -133,11 +136,23 @@ def describe_external_error(error: BaseException) -> str | None:
     joined = "\n".join(messages)
     if found := _WORKER_ERROR.findall(joined):
         return str(found[-1])
-    file = _find_file(joined)
+    return describe_known_problem(joined, _find_file(joined)) or _shorten(messages)
+
+
+def describe_known_problem(text: str, file: str) -> str | None:
+    """Describe a known problem.
+
+    Args:
+        text: The messages of exceptions, with their classes.
+        file: The file to name.
+
+    Returns:
+        One or two sentences; None if the text has no known problem.
+    """
     for problem in _PROBLEMS:
-        if match := re.search(problem.pattern, joined):
+        if match := re.search(problem.pattern, text):
             return problem.describe(file, match)
-    return _shorten(messages)
+    return None
 
 
 def format_error(error: BaseException) -> str | None:
@@ -185,11 +200,13 @@ def _find_file(text: str) -> str:
 
 
 def _shorten(messages: list[str]) -> str:
-    """Return the first line of the innermost message that has one, without class names and codes."""
+    """Return the first line of the innermost message that has one, without codes and without a redundant class."""
+    names = []
     for message in reversed(messages):
         line = next((line.strip() for line in message.splitlines() if line.strip()), "")
-        name = _CLASS.match(line)
-        text = _SQL_STATE.sub("", _ERROR_CLASS.sub("", line[name.end() :] if name else line)).strip()
+        match = _CLASS.match(line)
+        text = _SQL_STATE.sub("", _ERROR_CLASS.sub("", line[match.end() :] if match else line)).strip()
+        names += [match[1]] if match else []
         if text:
-            return text[:_MAX_LENGTH] if len(text) > 15 or not name else f"{name[1]}: {text}"
-    return "an unknown error"
+            return text[:_MAX_LENGTH] if len(text) > _SHORT or not match else f"{match[1]}: {text}"
+    return names[0] if names else "an unknown error"

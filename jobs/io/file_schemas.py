@@ -1,4 +1,4 @@
-"""Read the schemas of log files: the header of a CSV file, the footer of a Parquet file, the first line of a JSON file.
+"""Read the schemas of log files, from the header of a CSV file or the footer of a Parquet file, for example.
 
 Spark reports most problems of a file with a long traceback, or reads the file as something else. Files that cannot be
 read are therefore recognized here, before Spark starts to read them.
@@ -15,12 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.orc as orc
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.logs import Log
-from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.conf.settings.sources import Log
+from star_ctr.jobs.io.external_errors import describe_known_problem
 from star_ctr.jobs.io.log_files import LogFile
 
 _HEAD_BYTES = 1 << 20
@@ -37,7 +38,8 @@ class FileSchema(NamedTuple):
     """The schema of a file.
 
     Attributes:
-        columns: The column names of a CSV file, the Arrow schema of a Parquet file; None for other formats.
+        columns: The column names of a CSV file, the Arrow schema of a Parquet or ORC file, the JSON schema of an Avro
+            file; None for JSON files.
         multiline: Whether quoted values of a CSV file contain line breaks.
     """
 
@@ -63,11 +65,23 @@ def read_schemas(fs: AbstractFileSystem, log: Log, files: Sequence[LogFile]) -> 
 
     def read_schema(file: LogFile) -> FileSchema:
         try:
-            if log.format == "parquet":
-                return _read_footer(fs, file)
-            return _parse_head(log, file, *_read_head(fs, file)) if log.format in ("csv", "json") else FileSchema(None)
-        except (OSError, EOFError, ValueError, zlib.error, csv.Error, pa.ArrowException) as error:
-            reason = describe_external_error(error) or str(error).splitlines()[0]
+            match log.format:
+                case "parquet":
+                    return _read_footer(fs, file)
+                case "orc":
+                    with fs.open(file.path, "rb") as handle:
+                        footer = orc.ORCFile(handle)
+                        return FileSchema(footer.schema) if footer.nrows else EMPTY
+                case "avro":
+                    with fs.open(file.path, "rb") as handle:
+                        return FileSchema(_read_avro_schema(handle))
+                case "csv" | "json":
+                    return _parse_head(log, file, *_read_head(fs, file))
+            return FileSchema(None)
+        except (OSError, EOFError, ValueError, IndexError, zlib.error, csv.Error, pa.ArrowException) as error:
+            if known := describe_known_problem(f"{type(error).__name__}: {error}", file.path):
+                raise DataError(known) from None
+            reason = str(error).splitlines()[0]
             remedy = "check the file, or set `format` of the log"
             raise DataError(f"{file.path}: cannot be read as {log.format}: {reason}; {remedy}") from None
 
@@ -84,6 +98,31 @@ def _read_footer(fs: AbstractFileSystem, file: LogFile) -> FileSchema:
         if repeated := sorted({name for name in schema.names if names.count(name.lower()) > 1}):
             raise DataError(_describe_repeated(file.path, repeated))
         return FileSchema(schema) if footer.metadata.num_rows else EMPTY
+
+
+def _read_avro_schema(handle: Any) -> str:
+    """Read the schema of an Avro file, as JSON, from the metadata at its start."""
+
+    def read_long() -> int:
+        number, shift = 0, 0
+        while True:
+            byte = handle.read(1)[0]
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return (number >> 1) ^ -(number & 1)
+            shift += 7
+
+    if handle.read(4) != b"Obj\x01":
+        raise ValueError("it does not begin like an Avro file")
+    while count := read_long():
+        if count < 0:  # a negative count is followed by the size of the block in bytes
+            count = -count
+            read_long()
+        for _ in range(count):
+            name, value = handle.read(read_long()), handle.read(read_long())
+            if name == b"avro.schema":
+                return str(value, "utf-8")
+    raise ValueError("its metadata contain no schema")
 
 
 def _read_head(fs: AbstractFileSystem, file: LogFile) -> tuple[bytes, bool]:

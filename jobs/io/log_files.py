@@ -19,8 +19,8 @@ from fsspec import AbstractFileSystem
 
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.logs import PLACEHOLDERS, Log
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.sources import PLACEHOLDERS, Log
 
 UNWINDOWED_LOGS = ("users", "items", "behaviours")
 """Logs that are read from their first day on, because attributes and behaviours from before the window still apply."""
@@ -29,22 +29,30 @@ _TOKEN = re.compile(r"\{\w+\}|\*\*/?|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
 
 
 def make_glob(settings: Settings, log: Log) -> str:
-    """Return the glob of a log's files for messages: below `paths.logs`, unless the path is absolute or a URL."""
-    if log.path.startswith("/") or "://" in log.path:
-        return log.path
-    return f"{settings.paths.logs.rstrip('/')}/{log.path}"
+    """Return the globs or tables of a log's sources, for messages."""
+    return ", ".join(source.table or join_path(settings, str(source.path)) for source in log.list_sources().values())
 
 
-def list_patterns(settings: Settings, log: Log) -> list[str]:
-    """Return the globs of a log's files for fsspec, one per alternative of `{a,b}`, with placeholders."""
-    root = make_glob(settings, log).removesuffix(log.path)
+def describe_no_files(settings: Settings, name: str) -> str:
+    """Return the message for a log without any file."""
+    log = settings.logs.get_declared()[name]
+    which = f"{make_glob(settings, log)} for any day" if log.has_day else make_glob(settings, log)
+    remedy = f"check paths.logs ({settings.paths.logs})"
+    if settings.simulate is not None:
+        remedy += ", or generate logs with `star-ctr simulate`"
+    return f"logs.{name}.path: no file matches {which}; {remedy}"
+
+
+def join_path(settings: Settings, path: str) -> str:
+    """Return a path below `paths.logs`, unless it is absolute or a URL."""
+    return path if path.startswith("/") or "://" in path else f"{settings.paths.logs.rstrip('/')}/{path}"
+
+
+def list_patterns(settings: Settings, path: str) -> list[str]:
+    """Return the globs of a `path` for fsspec, one per alternative of `{a,b}`, with placeholders."""
+    root = join_path(settings, path).removesuffix(path)
     escaped = re.sub(r"[*?\[{]", lambda match: f"[{match[0]}]", root)
-    return [escaped + alternative for alternative in _expand_braces(log.path)]
-
-
-def has_day_in_path(log: Log) -> bool:
-    """Return whether the log's path contains the day of its files."""
-    return log.has_day
+    return [escaped + alternative for alternative in _expand_braces(path)]
 
 
 def format_glob(glob: str, ds: str) -> str:
@@ -63,15 +71,16 @@ def widen_glob(glob: str) -> str:
     return glob
 
 
-def parse_day_from_path(pattern: str, file: str) -> str | None:
-    """Parse the day in the path of a file.
+def parse_path(pattern: str, file: str) -> tuple[str, str | None] | None:
+    """Parse the day and hour in the path of a file.
 
     Args:
         pattern: The log's glob, from `list_patterns`.
         file: The path of the file.
 
     Returns:
-        The day, for example 2022-05-05; None if the path does not match the glob.
+        The day, for example 2022-05-05, and the hour (None if the glob contains none); None if the path does not match
+        the glob.
 
     Raises:
         DataError: The path has digits at the position of the day, but they are not a date.
@@ -89,7 +98,7 @@ def parse_day_from_path(pattern: str, file: str) -> str | None:
         raise DataError(
             f"{file}: `{texts[0]}` is not a date; rename the file, or move it out of {widen_glob(pattern)}"
         ) from None
-    return days.pop() if len(days) == 1 else None
+    return (days.pop(), found.get("hh")) if len(days) == 1 else None
 
 
 def _translate(pattern: str) -> str:
@@ -119,28 +128,29 @@ class LogFile(NamedTuple):
     """A file of a log.
 
     Attributes:
-        day: The day in the path; None if the log's path contains no day.
+        source: The name of its source; empty if the log has no `sources`.
+        day: The day in the path; None if the source's path contains no day.
+        hour: The hour in the path; None if the path contains none.
         path: The path of the file for fsspec.
         size: The size in bytes.
         stamp: The modification time or ETag of the file.
         url: The URL of the file for Spark.
-        folder: The URL of the folder that the glob matched and that contains this file; None if the glob matched the
-            file itself.
         base: The URL of the folder below which names of folders such as `hour=13` are partition columns; None if no
             folder has such a name.
     """
 
+    source: str
     day: str | None
+    hour: str | None
     path: str
     size: int
     stamp: str
     url: str
-    folder: str | None
     base: str | None
 
 
 def list_files(settings: Settings, name: str) -> list[LogFile]:
-    """List the files of a log on any file system that fsspec supports.
+    """List the files of a log on any file system that fsspec supports; tables of catalogs have none.
 
     If the glob matches a folder, all files below the folder are included.
 
@@ -155,43 +165,47 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
         DataError: The day in the path of a file is not a date.
     """
     log = settings.logs.get_declared()[name]
-    glob = make_glob(settings, log)
-    found: dict[str, LogFile] = {}
-    for pattern in list_patterns(settings, log):
-        fs, marked = fsspec.core.url_to_fs(pattern)
-        for path in fs.glob(widen_glob(marked)):
-            day = parse_day_from_path(marked, path) if log.has_day else None
-            if log.has_day and day is None:  # the wildcards in place of the day match other names too
-                continue
-            for file, info in list_readable_files(fs, path):
-                stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
-                folder = None if file == path else _make_url(glob, path)
-                base = _find_partition_base(marked, path, file)
-                found[file] = LogFile(
-                    day, file, int(info["size"] or 0), str(stamp), _make_url(glob, file), folder,
-                    _make_url(glob, base) if base else None,
-                )  # fmt: skip
-    return sorted(found.values(), key=lambda f: (f.day or "", f.path))
+    found: dict[tuple[str, str], LogFile] = {}
+    for source_name, source in log.list_sources().items():
+        if source.path is None:
+            continue
+        glob = join_path(settings, source.path)
+        for pattern in list_patterns(settings, source.path):
+            fs, marked = fsspec.core.url_to_fs(pattern)
+            for path in fs.glob(widen_glob(marked)):
+                parsed = parse_path(marked, path) if source.has_day else (None, None)
+                if parsed is None:  # the wildcards in place of the day match other names too
+                    continue
+                for file, info in list_readable_files(fs, path):
+                    stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
+                    base = _find_partition_base(marked, source.path.count("/"), path, file)
+                    found[source_name, file] = LogFile(
+                        source_name, *parsed, file, int(info["size"] or 0), str(stamp), _make_url(glob, file),
+                        _make_url(glob, base) if base else None,
+                    )  # fmt: skip
+    return sorted(found.values(), key=lambda f: (f.day or "", f.source, f.path))
 
 
-def _find_partition_base(pattern: str, path: str, file: str) -> str | None:
+def _find_partition_base(pattern: str, depth: int, path: str, file: str) -> str | None:
     """Return the folder above the first folder with a name such as `hour=13`; None if there is none.
 
     Args:
         pattern: The glob. Folders that it names without `=` do not count.
+        depth: Number of slashes of the log's `path`. Folders above it do not count.
         path: The path that the glob matched.
         file: The file: `path`, or a file below it.
     """
     folders = file.split("/")[:-1]
-    named = (k for k, part in enumerate(pattern.split("/")) if "=" in part)
+    parts = pattern.split("/")
+    named = (k for k in range(max(len(parts) - depth - 1, 0), len(parts)) if "=" in parts[k])
     first = next(named, path.count("/") + 1)
     position = next((k for k in range(first, len(folders)) if re.match(r"\w+=", folders[k])), None)
     return "/".join(folders[:position]) if position is not None else None
 
 
-def open_file_system(settings: Settings, log: Log) -> AbstractFileSystem:
-    """Return the file system of a log's files."""
-    return fsspec.core.url_to_fs(widen_glob(list_patterns(settings, log)[0]))[0]
+def open_file_system(settings: Settings, source: Log) -> AbstractFileSystem:
+    """Return the file system of a source's files."""
+    return fsspec.core.url_to_fs(widen_glob(list_patterns(settings, str(source.path))[0]))[0]
 
 
 def _make_url(glob: str, path: str) -> str:
@@ -227,8 +241,13 @@ def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str
 
 
 def list_log_days(settings: Settings, name: str) -> list[str]:
-    """Return the days for which a log has files, oldest first; empty if the log's path contains no day."""
-    return sorted({file.day for file in list_files(settings, name) if file.day})
+    """Return the days for which each source of a log has files, oldest first; empty if no path contains the day."""
+    days: dict[str, set[str]] = {}
+    dated = [n for n, source in settings.logs.get_declared()[name].list_sources().items() if source.has_day]
+    for file in list_files(settings, name):
+        if file.day:
+            days.setdefault(file.source, set()).add(file.day)
+    return sorted(set.intersection(*(days.get(n, set()) for n in dated))) if dated else []
 
 
 def hash_files(found: Sequence[LogFile], since: str | None, until: str) -> str:

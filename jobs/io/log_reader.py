@@ -19,9 +19,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import union_frames
+from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
     FILE_DAY,
@@ -29,9 +28,19 @@ from star_ctr.features.cleaning.log_columns import (
     get_column,
     list_declared_columns,
 )
+from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
+from star_ctr.features.cleaning.source_rows import prepare_rows
 from star_ctr.jobs.io.external_errors import describe_external_error
 from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, read_schemas
-from star_ctr.jobs.io.log_files import LogFile, format_glob, has_day_in_path, list_files, make_glob, open_file_system
+from star_ctr.jobs.io.log_files import (
+    LogFile,
+    describe_no_files,
+    format_glob,
+    join_path,
+    list_files,
+    make_glob,
+    open_file_system,
+)
 
 READ_ERRORS = (PySparkException, Py4JJavaError)
 """Exceptions that Spark raises if files cannot be read."""
@@ -39,49 +48,71 @@ _GLOB_OPTION = "__globPaths__"
 """An option of Spark's file sources that switches off the expansion of globs."""
 
 
-def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | None) -> dict[str, DataFrame] | None:
+def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | None) -> dict[str, RawRows] | None:
     """Read the raw rows of a log.
 
     Args:
         settings: The settings of the data set.
         spark: The Spark session.
         name: The log.
-        days: The days to read if the log's path contains days; None for all days.
+        days: The days to read if a path contains days; None for all days.
 
     Returns:
-        One DataFrame per schema, by the name of its first file; None if no file of these days has rows.
+        The rows of each source and schema, by the name of the first file with this schema; None if no file of these
+        days has rows.
 
     Raises:
-        DataError: No file matches the path for any day, or a file cannot be read in the declared format.
+        DataError: No file matches the path for any day, a file cannot be read in the declared format, or an expression
+            of the settings is invalid.
     """
     log = settings.logs.get_declared()[name]
-    glob = make_glob(settings, log)
-    if log.format == "delta" and not has_day_in_path(log):
-        return {glob: add_nested_columns(_load(spark.read, log, glob), list_declared_columns(settings, name))}
-    found = list_files(settings, name)
-    if not found:
-        which = f"{glob} for any day" if has_day_in_path(log) else glob
-        raise DataError(f"logs.{name}.path: no file matches {which}; check paths.logs ({settings.paths.logs})")
-    selected = [f for f in found if days is None or f.day is None or f.day in days]
+    files = list_files(settings, name)
+    found: dict[str, RawRows] = {}
+    for source_name, source in log.list_sources().items():
+        key = f"logs.{name}.sources.{source_name}" if source_name else f"logs.{name}"
+        if source.table or (source.format == "delta" and not source.has_day):
+            frames = {make_glob(settings, source): _read_table(spark, settings, source, key)}
+        else:
+            own = [f for f in files if f.source == source_name]
+            if not own:
+                raise DataError(describe_no_files(settings, name))
+            frames = _read_files(spark, settings, source, [f for f in own if days is None or f.day in (None, *days)])
+        for first, frame in frames.items():
+            tagged = frame.withColumn(log.source_column, F.lit(source_name)) if source_name else frame
+            rows = prepare_rows(source, tagged, key)
+            found[first] = RawRows(source, add_nested_columns(rows, list_declared_columns(settings, name)))
+    return found or None
+
+
+def _read_table(spark: SparkSession, settings: Settings, source: Log, key: str) -> DataFrame:
+    """Read a table of a catalog, or a Delta table in a folder."""
+    if source.table is None:
+        return _load(spark.read, source, join_path(settings, str(source.path)))
+    try:
+        return spark.table(source.table)
+    except READ_ERRORS as error:
+        raise DataError(f"{key}.table: `{source.table}` cannot be read: {describe_external_error(error)}") from None
+
+
+def _read_files(spark: SparkSession, settings: Settings, source: Log, files: list[LogFile]) -> dict[str, DataFrame]:
+    """Read the files of a source: one DataFrame per schema, by the name of its first file."""
     frames: dict[str, DataFrame] = {}
     kinds: dict[tuple[Any, ...], list[str]] = {}
-    for members, schema in _group_files(settings, log, selected):
-        frame = _read_group(spark, settings, log, members, schema)
+    for members, schema in _group_files(settings, source, files):
+        frame = _read_group(spark, settings, source, members, schema)
         if not frame.columns:
             continue
-        frame = add_nested_columns(frame, list_declared_columns(settings, name))
-        day = members[0].day
-        first = members[0].path
+        day, first = members[0].day, members[0].path
         frames[first] = frame.withColumn(FILE_DAY, F.lit(day)) if day else frame
         kind = tuple(sorted((f.name, f.dataType.simpleString()) for f in frames[first].schema.fields))
         kinds.setdefault(kind, []).append(first)
-    return {firsts[0]: union_frames([frames[first] for first in firsts]) for firsts in kinds.values()} or None
+    return {firsts[0]: union_frames([frames[first] for first in firsts]) for firsts in kinds.values()}
 
 
 def _group_files(settings: Settings, log: Log, files: list[LogFile]) -> Iterator[tuple[list[LogFile], FileSchema]]:
     """Yield groups of files that can be read together (same day, partition columns and schema), with their schema."""
     # A writer without rows may leave an empty file.
-    files = [f for f in files if f.size or log.format == "parquet"]
+    files = [f for f in files if f.size or log.format in ("parquet", "orc", "avro")]
     groups: dict[tuple[Any, ...], list[LogFile]] = {}
     schemas: dict[tuple[Any, ...], FileSchema] = {}
     for file, schema in zip(files, read_schemas(open_file_system(settings, log), log, files), strict=True):
@@ -121,8 +152,9 @@ def _read_group(
         names = [f for f in found if f.name != CORRUPT]
         return _load(reader.schema(StructType([*names, StructField(CORRUPT, StringType())])), log, urls)
     if log.format == "delta":
-        return _load(spark.read, log, format_glob(make_glob(settings, log), str(day)))
-    return restore_instants(_load(source, log, urls), schema.columns)
+        return _load(spark.read, log, format_glob(join_path(settings, str(log.path)), str(day)))
+    rows = _load(source, log, urls)
+    return restore_instants(rows, schema.columns) if log.format == "parquet" else rows
 
 
 def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:

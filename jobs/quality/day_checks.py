@@ -14,8 +14,8 @@ from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
-from star_ctr.features.cleaning.duplicates import CONFLICT, DUPLICATE
+from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
+from star_ctr.features.cleaning.duplicates import CONFLICT
 from star_ctr.features.cleaning.text import LOST_DIGITS
 from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
@@ -112,7 +112,7 @@ def _read_ingest_entries(settings: Settings, days: Iterable[str]) -> list[dict[s
 def count_quarantined_days(entries: Iterable[Mapping[str, Any]], rows_read: Mapping[str, int]) -> list[QuarantineCount]:
     """Count the quarantined rows of each log and day from ledger entries.
 
-    Duplicates and rows of undeclared domains are not counted.
+    Duplicates, rows that `where` leaves out, and rows of undeclared domains are not counted.
 
     Args:
         entries: Ledger entries of ingest, with `step`, `ds`, `reason`, `rows_in` and `rows_out`.
@@ -129,7 +129,7 @@ def count_quarantined_days(entries: Iterable[Mapping[str, Any]], rows_read: Mapp
         key = (log, entry["ds"])
         rows[key] = rows.get(key, 0) + entry["rows_in"]
         why = entry["reason"]
-        if why and why != DUPLICATE and not why.startswith(UNKNOWN_DOMAIN):
+        if why and why not in NOT_QUARANTINED and not why.startswith(UNKNOWN_DOMAIN):
             day_reasons = reasons.setdefault(key, {})
             day_reasons[why] = day_reasons.get(why, 0) + entry["rows_in"] - entry["rows_out"]
     return [

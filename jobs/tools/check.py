@@ -9,13 +9,13 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.features import list_read_columns
-from star_ctr.conf.settings.logs import Log
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import clean_log
-from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.conf.settings.sources import Log
+from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, clean_log
 from star_ctr.features.cleaning.log_columns import INTERNAL
+from star_ctr.features.cleaning.raw_rows import RawRows
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import has_day_in_path, list_log_days, make_glob
+from star_ctr.jobs.io.log_files import list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted
 
 FIRST_ROWS = 2_000
@@ -40,16 +40,17 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
 def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
     found: dict[str, Any] = {"log": name, "path": make_glob(settings, log), "rows": 0, "problems": []}
     try:
-        days = [ds] if ds else list_log_days(settings, name)[-1:] if has_day_in_path(log) else None
+        days = [ds] if ds else list_log_days(settings, name)[-1:] if log.has_day else None
         raw = log_reader.read(settings, spark, name, days)
         if raw is None:
             of_days = f" for {', '.join(days)}" if days else ""
             raise DataError(f"logs.{name}.path: no file with data{of_days} matches {found['path']}")
-        columns = {c for frame in raw.values() for c in frame.columns if c not in INTERNAL}
+        columns = {c for group in raw.values() for c in group.rows.columns if c not in INTERNAL}
         found["columns"] = len(columns)
         found["problems"] += _find_missing_columns(settings, name, columns)
         first = {
-            file: spark.createDataFrame(frame.limit(FIRST_ROWS).toArrow(), frame.schema) for file, frame in raw.items()
+            file: RawRows(log, spark.createDataFrame(rows.limit(FIRST_ROWS).toArrow(), rows.schema))
+            for file, (log, rows) in raw.items()
         }
         cleaned = clean_log(settings, name, first)
         reasons = cleaned.groupBy(F.coalesce("reason", F.lit("")).alias("reason")).count().collect()
@@ -58,7 +59,7 @@ def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str
         found["problems"] += [
             f"{n} of the first {found['rows']} rows: {reason}"
             for reason, n in sorted(counts.items())
-            if reason not in ("", DUPLICATE)
+            if reason not in ("", *NOT_QUARANTINED)
         ]
         found["days"] = sorted(r.ds for r in cleaned.select("ds").distinct().collect())
     except DataError as error:

@@ -15,7 +15,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.evaluate import EvaluateSettings
-from star_ctr.conf.settings.logs import Log
+from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.log_columns import CORRUPT, get_column
 from star_ctr.features.cleaning.text import check_key, is_undecodable, to_number, to_text
 from star_ctr.features.evaluation.bootstrap import INTERVALS

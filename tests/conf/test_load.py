@@ -29,7 +29,7 @@ def test_unknown_key_suggests_the_nearest() -> None:
 
 
 def test_invalid_value_is_shown() -> None:
-    assert "trainer.optimizer.lr: Input should be greater than 0 (got `-1`)" in problem("trainer.optimizer.lr=-1")
+    assert "trainer.optimizer.lr: this must be greater than 0 (got `-1`)" in problem("trainer.optimizer.lr=-1")
 
 
 def test_error_names_file_and_line(tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ def ready(
     set: Set = None,
     json: Json = None,
 ) -> None:
-    """Check whether the log files of a day have arrived.
+    """Check whether the logs of a day are complete.
 
-    A log whose path contains the day must have a file of this day; every other log needs at least one file. Looks only
-    at file names and needs no Spark, so a scheduler can call it often. It cannot see whether a file is complete.
+    A log whose path contains the day must have a file of this day, and meet the conditions in its section `complete`:
+    a marker file, a number of hours, or a number of rows. Every other log needs at least one file. Needs no Spark, so a
+    scheduler can call it often.
 
-    Exits with code 0 if all logs have files, and with code 75 if files are missing or the storage does not respond.
+    Exits with code 0 if all logs are complete, and with code 75 if something is missing or the storage does not
+    respond.
 
     For example:
 
@@ -42,7 +44,6 @@ def ready(
         stderr.print(f"not ready: the storage of the logs does not respond: {error}", highlight=False)
         raise typer.Exit(EXIT_NOT_READY) from None
     print_result(found, json, lambda: make_table(found, ["log", "files", "path"]))
-    missing = [f["log"] for f in found if not f["files"]]
-    if missing:
-        stderr.print(f"not ready: no files for {ds} in these logs: {', '.join(missing)}", highlight=False)
+    if missing := [f"{f['log']}: {f['missing']}" for f in found if f["missing"]]:
+        stderr.print(f"not ready for {ds}: {'; '.join(missing)}", highlight=False)
         raise typer.Exit(EXIT_NOT_READY)

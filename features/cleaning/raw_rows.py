@@ -1,0 +1,47 @@
+"""Raw rows of a log, as the reader returns them, and the union of DataFrames with different columns."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import NamedTuple
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, DataType, StringType
+
+from star_ctr.conf.settings.sources import Log
+from star_ctr.features.cleaning.log_columns import get_column
+
+
+class RawRows(NamedTuple):
+    """Raw rows of one source with one schema, and the log as it is declared for this source."""
+
+    log: Log
+    rows: DataFrame
+
+
+def union_frames(frames: list[DataFrame]) -> DataFrame:
+    """Union DataFrames by column name.
+
+    Args:
+        frames: At least one DataFrame.
+
+    Returns:
+        All rows, with the columns of all DataFrames. A column is null in the rows of a DataFrame that lacks it. If it
+        contains lists in one DataFrame and text in another, each text becomes a list of length one.
+    """
+    types: dict[str, DataType] = {}
+    for frame in frames:
+        for field in frame.schema.fields:
+            if isinstance(field.dataType, ArrayType) or field.name not in types:
+                types[field.name] = field.dataType
+
+    def wrap_texts(frame: DataFrame) -> DataFrame:
+        wrapped = {
+            f.name: F.when(get_column(f.name).isNotNull(), F.array(get_column(f.name)))
+            for f in frame.schema.fields
+            if isinstance(types[f.name], ArrayType) and isinstance(f.dataType, StringType)
+        }
+        return frame.withColumns(wrapped) if wrapped else frame
+
+    return reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), map(wrap_texts, frames))

@@ -1,0 +1,107 @@
+"""Listing of log files: wildcards, placeholders, and folders with any characters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from star_ctr.conf.errors import ConfigError, DataError
+from star_ctr.conf.load import load
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.log_files import LogFile, list_files, list_log_days, parse_path
+from star_ctr.jobs.tools import ready
+
+NAMES = ("My Ads (2026)", "a%20b", "a#b", "aüb", "a?b", "a[1]b", "a{1,2}b", "a+b", "a:b", "a*b", "it's", 'a"b')
+
+
+def make_settings(folder: Path, path: str) -> Settings:
+    return load(
+        "demo", [f"paths.logs='{str(folder).replace(chr(39), chr(39) * 2)}'", f"logs.impressions.path='{path}'"]
+    )
+
+
+def list_log(folder: Path, path: str, *files: str) -> list[LogFile]:
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("x")
+    return list_files(make_settings(folder, path), "impressions")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folders_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """`paths.logs` is a folder and no glob: its special characters match themselves only."""
+    (tmp_path / "axb" / "views").mkdir(parents=True)
+    (tmp_path / "axb" / "views" / "2026-03-01.csv").write_text("other")
+    found = list_log(tmp_path / name, "views/{ds}.csv", "views/2026-03-02.csv")
+    assert [(f.day, f.path) for f in found] == [("2026-03-02", str(tmp_path / name / "views/2026-03-02.csv"))]
+    settings = make_settings(tmp_path / name, "views/{ds}.csv")
+    assert [r["files"] for r in ready.run(settings, "2026-03-02") if r["log"] == "impressions"] == [1]
+    assert [r["files"] for r in ready.run(settings, "2026-03-01") if r["log"] == "impressions"] == [0]
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "other"),
+    [
+        ("views/{ds}.csv", "views/2026-03-02.csv", "views/2026-03-02.csv.bak"),
+        ("views/{ds}.csv", "views/2026-03-02.csv", "views/backup.csv"),
+        ("{yyyymmdd}/part-?.csv", "20260302/part-1.csv", "20260302/part-10.csv"),
+        ("{yyyymmdd}/part-[0-9].csv", "20260302/part-1.csv", "20260302/part-x.csv"),
+        ("{yyyymmdd}/part-[!0-9].csv", "20260302/part-x.csv", "20260302/part-1.csv"),
+        ("dt={yyyymmdd}/hour={hh}/*.csv", "dt=20260302/hour=07/a.csv", "dt=20260302/hour=x/a.csv"),
+        ("{yyyy}/{mm}/{dd}/*.csv", "2026/03/02/a.csv", "2026/3/2/a.csv"),
+        ("{web,app}/{ds}.csv", "app/2026-03-02.csv", "mail/2026-03-02.csv"),
+        ("{ds}/**/*.csv", "2026-03-02/a/b/c.csv", "2026-03-02/a/b/c.txt"),
+        ("{ds}/{ds}.csv", "2026-03-02/2026-03-02.csv", "2026-03-02/2026-03-03.csv"),
+        ("views (new) {ds} *.csv", "views (new) 2026-03-02 (1)%20#a+ü.csv", "views new 2026-03-02 x.csv"),
+    ],
+)
+def test_wildcards_and_placeholders(tmp_path: Path, path: str, file: str, other: str) -> None:
+    """A file that only matches if a placeholder is read as `*` does not belong to the log."""
+    assert [(f.day, f.path) for f in list_log(tmp_path, path, file, other)] == [("2026-03-02", str(tmp_path / file))]
+
+
+def test_markers_are_not_read(tmp_path: Path) -> None:
+    files = (
+        "2026-03-02.d/part-0.csv",
+        "2026-03-02.d/_SUCCESS",
+        "2026-03-02.d/.part-0.csv.crc",
+        "2026-03-02.d/_tmp/x.csv",
+    )
+    assert [f.path for f in list_log(tmp_path, "{ds}.d/*", *files)] == [str(tmp_path / files[0])]
+    assert [f.path for f in list_log(tmp_path, "{ds}.d")] == [str(tmp_path / files[0])]
+
+
+@pytest.mark.parametrize("path", ["v/ds={ds}/hour=*/*.csv", "v/ds={ds}", "v"])
+def test_base_of_partition_folders(tmp_path: Path, path: str) -> None:
+    """The folder above the first `name=value` folder of the log is the base of partition columns."""
+    [file] = list_log(tmp_path / "env=prod", path, "v/ds=2026-03-02/hour=13/part-0.csv")
+    assert file.base == str(tmp_path / "env=prod" / "v")
+    [plain] = list_log(tmp_path / "env=prod", "w/*/*.csv", "w/2026/a.csv")
+    assert plain.base is None
+
+
+def test_digits_that_are_not_a_date_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"20261302.csv: `20261302` is not a date"):
+        list_log(tmp_path, "{yyyymmdd}.csv", "20261302.csv")
+
+
+def test_days_of_a_log(tmp_path: Path) -> None:
+    list_log(tmp_path, "{ds}.csv", "2026-03-02.csv", "2026-03-01.csv")
+    assert list_log_days(make_settings(tmp_path, "{ds}.csv"), "impressions") == ["2026-03-01", "2026-03-02"]
+    assert parse_path("/x/{ds}.csv", "/x/latest.csv") is None
+    assert parse_path("/x/{ds}/{hh}.csv", "/x/2026-03-01/07.csv") == ("2026-03-01", "07")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("views/{date}.csv", "unknown placeholder `{date}`"),
+        ("views/{yyyymmd}.csv", "did you mean `{yyyymmdd}`"),
+        ("views/{yyyy}/{mm}.csv", "{yyyy} and {mm} alone is not a day"),
+    ],
+)
+def test_wrong_placeholders_are_errors(tmp_path: Path, path: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_settings(tmp_path, path)
+    assert f"logs.impressions.path: {message}" in str(caught.value)
