@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.jobs.io.external_errors import describe_known_problem
-from star_ctr.jobs.io.log_files import LogFile
+from star_ctr.jobs.io.log_files import LogFile, open_file_system
 
 _HEAD_BYTES = 1 << 20
 """Number of bytes to read of a CSV or JSON file."""
@@ -51,6 +52,36 @@ EMPTY = FileSchema("empty")
 """The schema of a file without rows: a text file without a character, or an empty Parquet file."""
 
 
+class FileSchemas(NamedTuple):
+    """The schemas of files.
+
+    Attributes:
+        schemas: The schema of each file; None for a file that cannot be read.
+        unreadable: A message and the path for each file that cannot be read.
+    """
+
+    schemas: list[FileSchema | None]
+    unreadable: list[tuple[str, str]]
+
+
+def find_unreadable(settings: Settings, log: Log, files: Sequence[LogFile]) -> FileSchemas:
+    """Read the schemas of files, and collect the files that cannot be read."""
+    fs = open_file_system(settings, log)
+
+    def read_schema(file: LogFile) -> FileSchema | DataError:
+        try:
+            return _read_schema(fs, log, file)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = list(pool.map(read_schema, files))
+    return FileSchemas(
+        [None if isinstance(schema, DataError) else schema for schema in found],
+        [(str(s), f.path) for s, f in zip(found, files, strict=True) if isinstance(s, DataError)],
+    )
+
+
 def read_schemas(fs: AbstractFileSystem, log: Log, files: Sequence[LogFile]) -> Iterator[FileSchema]:
     """Yield the schema of each file.
 
@@ -62,31 +93,32 @@ def read_schemas(fs: AbstractFileSystem, log: Log, files: Sequence[LogFile]) -> 
     Raises:
         DataError: A file cannot be read in the declared format.
     """
-
-    def read_schema(file: LogFile) -> FileSchema:
-        try:
-            match log.format:
-                case "parquet":
-                    return _read_footer(fs, file)
-                case "orc":
-                    with fs.open(file.path, "rb") as handle:
-                        footer = orc.ORCFile(handle)
-                        return FileSchema(footer.schema) if footer.nrows else EMPTY
-                case "avro":
-                    with fs.open(file.path, "rb") as handle:
-                        return FileSchema(_read_avro_schema(handle))
-                case "csv" | "json":
-                    return _parse_head(log, file, *_read_head(fs, file))
-            return FileSchema(None)
-        except (OSError, EOFError, ValueError, IndexError, zlib.error, csv.Error, pa.ArrowException) as error:
-            if known := describe_known_problem(f"{type(error).__name__}: {error}", file.path):
-                raise DataError(known) from None
-            reason = str(error).splitlines()[0]
-            remedy = "check the file, or set `format` of the log"
-            raise DataError(f"{file.path}: cannot be read as {log.format}: {reason}; {remedy}") from None
-
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield from pool.map(read_schema, files)
+        yield from pool.map(lambda file: _read_schema(fs, log, file), files)
+
+
+def _read_schema(fs: AbstractFileSystem, log: Log, file: LogFile) -> FileSchema:
+    """Read the schema of a file; raises `DataError` if the file cannot be read."""
+    try:
+        match log.format:
+            case "parquet":
+                return _read_footer(fs, file)
+            case "orc":
+                with fs.open(file.path, "rb") as handle:
+                    footer = orc.ORCFile(handle)
+                    return FileSchema(footer.schema) if footer.nrows else EMPTY
+            case "avro":
+                with fs.open(file.path, "rb") as handle:
+                    return FileSchema(_read_avro_schema(handle))
+            case "csv" | "json":
+                return _parse_head(log, file, *_read_head(fs, file))
+        return FileSchema(None)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error, csv.Error, pa.ArrowException) as error:
+        if known := describe_known_problem(f"{type(error).__name__}: {error}", file.path):
+            raise DataError(known) from None
+        reason = str(error).splitlines()[0]
+        remedy = "check the file, or set `format` of the log"
+        raise DataError(f"{file.path}: cannot be read as {log.format}: {reason}; {remedy}") from None
 
 
 def _read_footer(fs: AbstractFileSystem, file: LogFile) -> FileSchema:

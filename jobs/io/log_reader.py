@@ -8,7 +8,7 @@ these are read first, many at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -48,7 +48,13 @@ _GLOB_OPTION = "__globPaths__"
 """An option of Spark's file sources that switches off the expansion of globs."""
 
 
-def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | None) -> dict[str, RawRows] | None:
+def read(
+    settings: Settings,
+    spark: SparkSession,
+    name: str,
+    days: list[str] | None,
+    only: Sequence[LogFile] | None = None,
+) -> dict[str, RawRows] | None:
     """Read the raw rows of a log.
 
     Args:
@@ -56,6 +62,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
         spark: The Spark session.
         name: The log.
         days: The days to read if a path contains days; None for all days.
+        only: The files to read; all by default.
 
     Returns:
         The rows of each source and schema, by the name of the first file with this schema; None if no file of these
@@ -66,7 +73,7 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
             of the settings is invalid.
     """
     log = settings.logs.get_declared()[name]
-    files = list_files(settings, name)
+    files = list_files(settings, name) if only is None else only
     found: dict[str, RawRows] = {}
     for source_name, source in log.list_sources().items():
         key = f"logs.{name}.sources.{source_name}" if source_name else f"logs.{name}"
@@ -74,6 +81,8 @@ def read(settings: Settings, spark: SparkSession, name: str, days: list[str] | N
             frames = {make_glob(settings, source): _read_table(spark, settings, source, key)}
         else:
             own = [f for f in files if f.source == source_name]
+            if not own and only is not None:
+                continue
             if not own:
                 raise DataError(describe_no_files(settings, name))
             frames = _read_files(spark, settings, source, [f for f in own if days is None or f.day in (None, *days)])

@@ -14,7 +14,13 @@ from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNDECLARED_LABEL, UNKNOWN_DAY, UNKNOWN_DOMAIN
+from star_ctr.features.cleaning.clean_log import (
+    NOT_QUARANTINED,
+    UNDECLARED_LABEL,
+    UNKNOWN_DAY,
+    UNKNOWN_DOMAIN,
+    UNREADABLE,
+)
 from star_ctr.features.cleaning.duplicates import CONFLICT
 from star_ctr.features.cleaning.text import LOST_DIGITS
 from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
@@ -28,6 +34,7 @@ _REMEDIES = {
     OUTSIDE_BOUNDS: "set unit, or earliest and latest, of logs.{log}.time",
     CONFLICT: "check that the column identifies a row",
     LOST_DIGITS: "write the log with integers or text",
+    UNREADABLE: "check the separator and the quotes; set logs.{log}.multiline if quoted values contain line breaks",
 }
 """Remedies by a part of the reason for quarantine."""
 _VALUES = 3
@@ -78,7 +85,7 @@ def check_quarantine(settings: Settings, store: WarehouseTables, ds: str, rows_r
     reason = max(worst.reasons, key=lambda r: worst.reasons[r])
     values = _find_frequent_values(store, worst, reason)
     shown = f" (values: {', '.join(f'`{v}`' for v in values)})" if values else ""
-    remedy = next((text.format(log=worst.log) for part, text in _REMEDIES.items() if part in reason), "")
+    remedy = find_remedy(reason, worst.log)
     more = f"; {len(exceeded) - 1} more days exceed the limit" if len(exceeded) > 1 else ""
     total = f"the {worst.rows:,} rows of {worst.day}" if worst.day != UNKNOWN_DAY else f"all {worst.rows:,} rows"
     raise DataError(
@@ -86,6 +93,11 @@ def check_quarantine(settings: Settings, store: WarehouseTables, ds: str, rows_r
         f"often because of `{reason}`{shown}{more}. {remedy + '. ' if remedy else ''}See the table `quarantine`: "
         f"star-ctr tables --show quarantine --where \"log = '{worst.log}'\""
     )
+
+
+def find_remedy(reason: str, log: str) -> str:
+    """Return what to change in the settings if rows of a log are quarantined for a reason; empty if unknown."""
+    return next((text.format(log=log) for part, text in _REMEDIES.items() if part in reason), "")
 
 
 def describe_quarantine(settings: Settings, ds: str) -> list[str]:

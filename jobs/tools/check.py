@@ -1,70 +1,116 @@
-"""Check: read the headers and first rows of the logs, and report problems before a long job starts."""
+"""Check: read the schemas of all log files and a sample of the newest rows, and report problems before a night runs."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
+from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.sources import Log
-from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, clean_log
-from star_ctr.features.cleaning.log_columns import INTERNAL
-from star_ctr.features.cleaning.raw_rows import RawRows
-from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.log_files import list_log_days, make_glob
+from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, find_unreadable
+from star_ctr.jobs.io.log_files import LogFile, describe_no_files, list_files, list_log_days, make_glob
+from star_ctr.jobs.io.log_reader import READ_ERRORS
 from star_ctr.jobs.io.session import run_submitted
+from star_ctr.jobs.quality.sample import Sample, collect_sample
+from star_ctr.jobs.quality.sample_matches import describe_matches
+from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
 
-FIRST_ROWS = 2_000
-"""Maximum number of rows to check per file schema."""
+_MAX_FILES = 3
+"""Number of unreadable files that are named."""
 
 
-def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[dict[str, Any]]:
-    """Check the first rows of each declared log.
+def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bool = False) -> list[dict[str, Any]]:
+    """Check the files and a sample of the rows of each declared log.
 
     Args:
         settings: The data set.
         spark: The session.
-        ds: The day to check in logs that have a day in their path; their newest day by default.
+        ds: The newest day to sample; by default, the newest day of each log.
+        full: Whether to read all rows instead of a sample.
 
     Returns:
-        One entry per log: log, path, rows (the number of checked rows), problems (empty if there are none) and, if the
-        log could be read, columns (their number) and days.
+        One entry per log with the attributes of `LogReport`.
     """
-    return [_check(settings, spark, name, log, ds) for name, log in settings.logs.get_declared().items()]
+    ds = check_day(ds) if ds else None
+    reports: dict[str, LogReport] = {}
+    samples: dict[str, Sample] = {}
+    for name, log in settings.logs.get_declared().items():
+        report = reports[name] = LogReport(name, make_glob(settings, log))
+        try:
+            samples[name] = _check_log(settings, spark, name, report, ds, full)
+        except DataError as error:
+            report.problems += [line for line in str(error).split("\n") if line not in report.problems]
+        except READ_ERRORS as error:
+            report.problems.append(f"logs.{name}: {describe_external_error(error)}")
+    for name, problems, warnings in describe_matches(settings, samples):
+        reports[name].problems += problems
+        reports[name].warnings += warnings
+    return [asdict(report) for report in reports.values()]
 
 
-def _check(settings: Settings, spark: SparkSession, name: str, log: Log, ds: str | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"log": name, "path": make_glob(settings, log), "rows": 0, "problems": []}
-    try:
-        days = [ds] if ds else list_log_days(settings, name)[-1:] if log.has_day else None
-        raw = log_reader.read(settings, spark, name, days)
-        if raw is None:
-            of_days = f" for {', '.join(days)}" if days else ""
-            raise DataError(f"logs.{name}.path: no file with data{of_days} matches {found['path']}")
-        columns = {c for group in raw.values() for c in group.rows.columns if c not in INTERNAL}
-        found["columns"] = len(columns)
-        found["problems"] += _find_missing_columns(settings, name, columns)
-        first = {
-            file: RawRows(log, spark.createDataFrame(rows.limit(FIRST_ROWS).toArrow(), rows.schema))
-            for file, (log, rows) in raw.items()
-        }
-        cleaned = clean_log(settings, name, first)
-        reasons = cleaned.groupBy(F.coalesce("reason", F.lit("")).alias("reason")).count().collect()
-        counts = {r.reason: r["count"] for r in reasons}
-        found["rows"] = sum(counts.values())
-        found["problems"] += [
-            f"{n} of the first {found['rows']} rows: {reason}"
-            for reason, n in sorted(counts.items())
-            if reason not in ("", *NOT_QUARANTINED)
-        ]
-        found["days"] = sorted(r.ds for r in cleaned.select("ds").distinct().collect())
-    except DataError as error:
-        found["problems"] += str(error).split("\n")
-    return found
+def _check_log(
+    settings: Settings, spark: SparkSession, name: str, report: LogReport, ds: str | None, full: bool
+) -> Sample:
+    """Check a log, fill its report, and return its sample."""
+    log = settings.logs.get_declared()[name]
+    files = list_files(settings, name)
+    report.files = len(files)
+    is_listed = any(s.path is not None and (s.format != "delta" or s.has_day) for s in log.list_sources().values())
+    if is_listed and not files:
+        raise DataError(describe_no_files(settings, name))
+    for source_name, source in log.list_sources().items():
+        own = [f for f in files if f.source == source_name]
+        if source.path is None or source.format == "delta":
+            continue
+        found = find_unreadable(settings, source, own)
+        report.problems += [problem for problem, _ in found.unreadable[:_MAX_FILES]]
+        if len(found.unreadable) > _MAX_FILES:
+            report.problems.append(f"{len(found.unreadable) - _MAX_FILES} more files cannot be read")
+        report.warnings += _describe_schema_changes(own, found.schemas)
+        files = [f for f in files if f.path not in {path for _, path in found.unreadable}]
+    if log.has_day:
+        report.warnings += _describe_days(settings, name, ds)
+    sample = collect_sample(settings, spark, name, files, ds, full)
+    report.problems += _find_missing_columns(settings, name, set(sample.types))
+    describe_sample(settings, name, sample, report)
+    return sample
+
+
+def _describe_days(settings: Settings, name: str, ds: str | None) -> list[str]:
+    """Return a warning if a log has fewer days than the training window."""
+    days = list_log_days(settings, name)
+    newest = ds or (days[-1] if days else None)
+    earlier = [day for day in days if newest and day < newest]
+    if name != "impressions" or len(earlier) >= settings.window.days:
+        return []
+    return [
+        f"{len(earlier)} days of files before {newest}, but window.days is {settings.window.days}; the night of "
+        f"{newest} trains on fewer days"
+    ]
+
+
+def _describe_schema_changes(files: Sequence[LogFile], schemas: Sequence[FileSchema | None]) -> list[str]:
+    """Return a warning for columns that files of the log have and earlier ones have not, or the other way round."""
+    known: set[str] | None = None
+    lines: list[str] = []
+    for file, schema in zip(files, schemas, strict=True):
+        if schema is None or schema is EMPTY or schema.columns is None or isinstance(schema.columns, str):
+            continue
+        names = set(schema.columns if isinstance(schema.columns, tuple) else schema.columns.names)
+        if known is not None and names != known:
+            new, gone = sorted(names - known), sorted(known - names)
+            parts = [f"new columns {', '.join(f'`{c}`' for c in new)}"] if new else []
+            parts += [f"no columns {', '.join(f'`{c}`' for c in gone)}"] if gone else []
+            lines.append(f"{file.path}: {' and '.join(parts)}, compared with the file before")
+        known = names
+    return lines[-_MAX_FILES:]
 
 
 def _find_missing_columns(settings: Settings, name: str, columns: set[str]) -> list[str]:
@@ -78,5 +124,11 @@ def _find_missing_columns(settings: Settings, name: str, columns: set[str]) -> l
     return problems
 
 
+def _declare(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the job to the parser of spark-submit."""
+    parser.add_argument("--ds", default=None, help="the newest day to check, for example 2022-05-05")
+    parser.add_argument("--full", action="store_true", help="read all rows instead of a sample")
+
+
 if __name__ == "__main__":
-    run_submitted("check", run)
+    run_submitted("check", run, _declare)

@@ -1,4 +1,4 @@
-"""Commands for the steps of a night, and `check` and `simulate`."""
+"""Commands for the steps of a night, and `simulate`."""
 
 from __future__ import annotations
 
@@ -26,29 +26,6 @@ def _run_and_print(
 ) -> None:
     """Run a step and print the values that it returns."""
     print_values(_run_step(name, conf, overrides, ds, wait), json)
-
-
-@app.command()
-def check(conf: Conf, set: Set = None, ds: Day = None, json: Json = None) -> None:
-    """Check the configuration and the logs for problems.
-
-    Reads the headers and the first rows of each log, and lists missing columns and rows that cannot be used. Writes
-    nothing. Run it before the first night of a new data set.
-
-    Exits with code 1 if there are problems.
-
-    For example:
-
-        star-ctr check --conf mine.yaml
-    """
-    from star_ctr.jobs.tools import check as job
-    from star_ctr.workflows.terminal import make_table
-
-    _, found = with_spark("check", conf, set, lambda s, spark: job.run(s, spark, ds))
-    rows = [{**f, "problems": "\n".join(f["problems"]) or "none"} for f in found]
-    print_result(found, json, lambda: make_table(rows, ["log", "rows", "problems", "path"]))
-    if any(f["problems"] for f in found):
-        raise typer.Exit(1)
 
 
 @app.command()

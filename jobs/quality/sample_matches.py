@@ -1,0 +1,78 @@
+"""Match the samples of a data set's logs: clicks with impressions, and impressions with users and items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.quality.sample import Sample
+
+_KEYS = {"users": "user_id", "items": "item_id"}
+_LOW = 0.5
+"""Share of matches below which a warning is given."""
+
+
+def describe_matches(settings: Settings, samples: Mapping[str, Sample]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Describe the matches of the logs that are joined with impressions.
+
+    Only whole samples are matched: in a part of a log, most keys are missing anyway.
+
+    Args:
+        settings: The settings of the data set.
+        samples: The samples by log.
+
+    Yields:
+        The name of a log, its problems and its warnings.
+    """
+    if "impressions" not in samples or not samples["impressions"].is_whole:
+        return
+    impressions = _select_good(samples["impressions"])
+    if not len(impressions):
+        return
+    for name, key in _KEYS.items():
+        if name in samples and samples[name].is_whole:
+            yield name, [], list(_describe_attributes(impressions, key, _select_good(samples[name]), name))
+    if "clicks" in samples and samples["clicks"].is_whole:
+        clicks = _select_good(samples["clicks"])
+        days = pa.array(sorted(set(impressions["ds"].to_pylist())))
+        clicks = clicks.filter(pc.is_in(clicks["ds"], value_set=days))
+        if len(clicks):
+            yield "clicks", list(_find_click_problems(settings, impressions, clicks)), []
+
+
+def _select_good(sample: Sample) -> pa.Table:
+    return sample.rows.filter(pc.is_null(sample.rows["reason"]))
+
+
+def _describe_attributes(impressions: pa.Table, key: str, rows: pa.Table, name: str) -> Iterator[str]:
+    """Yield a warning if few impressions have a row in an attribute table."""
+    found = pc.is_in(impressions[key], value_set=rows["key"].combine_chunks())
+    share = pc.sum(found).as_py() / len(found)
+    if share < _LOW:
+        there = rows["key"][0].as_py() if len(rows) else "none"
+        yield (
+            f"only {share:.0%} of the impressions have a row in logs.{name}; check that logs.{name}.key has the same "
+            f"ids as the impressions (for example `{there}` and `{impressions[key][0].as_py()}`)"
+        )
+
+
+def _find_click_problems(settings: Settings, impressions: pa.Table, clicks: pa.Table) -> Iterator[str]:
+    """Yield a problem if no click has an impression, or if too many precede it."""
+    first = impressions.group_by("impression_id").aggregate([("ts", "min")])
+    joined = clicks.select(["impression_id", "ts"]).join(first, "impression_id", join_type="inner")
+    if not len(joined):
+        yield (
+            f"none of the {len(clicks):,} clicks has an impression; check that logs.clicks.impression and "
+            f"logs.impressions.id contain the same ids (for example `{clicks['impression_id'][0].as_py()}` and "
+            f"`{impressions['impression_id'][0].as_py()}`)"
+        )
+        return
+    early = pc.sum(pc.less(joined["ts"], joined["ts_min"])).as_py()
+    if early > settings.checks.max_early_clicks * len(joined):
+        yield (
+            f"{early:,} of {len(joined):,} clicks come before their impression; set `zone` of logs.clicks.time or "
+            "logs.impressions.time"
+        )
