@@ -69,7 +69,7 @@ _TEXT = "_star_ctr_text"
 def clean_log(
     settings: Settings,
     name: str,
-    raw: DataFrame | Mapping[str, RawRows],
+    raw: DataFrame | Mapping[str, RawRows | DataFrame],
     carried: Mapping[str, Column] | None = None,
     compare_all: bool = False,
 ) -> DataFrame:
@@ -92,7 +92,8 @@ def clean_log(
             in case.
     """
     log = settings.logs.get_declared()[name]
-    groups = {"": RawRows(log, raw)} if isinstance(raw, DataFrame) else raw
+    given = {"": raw} if isinstance(raw, DataFrame) else raw
+    groups = {f: rows if isinstance(rows, RawRows) else RawRows(log, rows) for f, rows in given.items()}
     frames = {file: group.rows for file, group in groups.items()}
     required = list_required_columns(settings, name)
     required_in_each = {key: column for key, column in required.items() if not key.startswith(("types.", "outcomes."))}

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import LongType
 
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.jobs.io.external_errors import describe_external_error
-from star_ctr.jobs.io.log_reader import READ_ERRORS, restore_instants
+from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
+from star_ctr.jobs.io.log_reader import restore_instants
 
 
 class ExternalTable(NamedTuple):

@@ -7,13 +7,12 @@ these are read first, many at a time.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StringType, StructField, StructType
@@ -30,7 +29,8 @@ from star_ctr.features.cleaning.log_columns import (
 )
 from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
 from star_ctr.features.cleaning.source_rows import prepare_rows
-from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.catalog_tables import read_catalog_table
+from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
 from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, read_schemas
 from star_ctr.jobs.io.log_files import (
     LogFile,
@@ -42,8 +42,7 @@ from star_ctr.jobs.io.log_files import (
     open_file_system,
 )
 
-READ_ERRORS = (PySparkException, Py4JJavaError)
-"""Exceptions that Spark raises if files cannot be read."""
+_logger = logging.getLogger(__name__)
 _GLOB_OPTION = "__globPaths__"
 """An option of Spark's file sources that switches off the expansion of globs."""
 
@@ -97,10 +96,9 @@ def _read_table(spark: SparkSession, settings: Settings, source: Log, key: str) 
     """Read a table of a catalog, or a Delta table in a folder."""
     if source.table is None:
         return _load(spark.read, source, join_path(settings, str(source.path)))
-    try:
-        return spark.table(source.table)
-    except READ_ERRORS as error:
-        raise DataError(f"{key}.table: `{source.table}` cannot be read: {describe_external_error(error)}") from None
+    found = read_catalog_table(spark, source.table, f"{key}.table")
+    _logger.info("%s.table: reading %s of %s", key, found.snapshot or "the current rows", source.table)
+    return found.rows
 
 
 def _read_files(spark: SparkSession, settings: Settings, source: Log, files: list[LogFile]) -> dict[str, DataFrame]:

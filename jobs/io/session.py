@@ -23,6 +23,8 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.external_errors import format_error
 
+AVRO_PACKAGE = "org.apache.spark:spark-avro_2.13:4.0.1"
+"""Maven coordinates of Spark's reader of Avro files."""
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 """Maven coordinates of Delta Lake, for `spark-submit --packages`."""
 
@@ -102,6 +104,9 @@ def _create(settings: Settings, app: str) -> SparkSession:
         options.setdefault("spark.driver.bindAddress", "127.0.0.1")
     # Pass the configured packages to Delta's function, which would otherwise replace them.
     packages = [name for name in options.pop("spark.jars.packages", "").split(",") if name]
+    sources = [source for log in settings.logs.get_declared().values() for source in log.list_sources().values()]
+    if any(source.format == "avro" for source in sources):
+        packages.append(AVRO_PACKAGE)
     builder = SparkSession.builder.master(settings.spark.master).appName(app)
     for key, value in options.items():
         builder = builder.config(key, value)

@@ -13,10 +13,9 @@ from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
 from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, find_unreadable
 from star_ctr.jobs.io.log_files import LogFile, describe_no_files, list_files, list_log_days, make_glob
-from star_ctr.jobs.io.log_reader import READ_ERRORS
 from star_ctr.jobs.io.session import run_submitted
 from star_ctr.jobs.quality.sample import Sample, collect_sample
 from star_ctr.jobs.quality.sample_matches import describe_matches

@@ -1,0 +1,70 @@
+"""Read tables of Spark catalogs at a fixed snapshot."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyspark.sql import DataFrame, SparkSession
+
+from star_ctr.conf.errors import DataError
+from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
+
+
+class CatalogTable(NamedTuple):
+    """The rows of a table of a catalog.
+
+    Attributes:
+        rows: The rows.
+        snapshot: The Delta version or the Iceberg snapshot that is read; None for formats without snapshots.
+    """
+
+    rows: DataFrame
+    snapshot: str | None
+
+
+def read_catalog_table(spark: SparkSession, table: str, key: str) -> CatalogTable:
+    """Read the newest snapshot of a table.
+
+    Args:
+        spark: The Spark session, whose configuration declares the catalog.
+        table: The name, such as `catalog.schema.table`.
+        key: The settings key, for messages.
+
+    Returns:
+        The rows. If the format of the table has snapshots, later changes of the table do not affect them.
+
+    Raises:
+        DataError: The table does not exist or cannot be read.
+    """
+    try:
+        rows = spark.table(table)
+        if version := _find_delta_version(spark, table):
+            return CatalogTable(spark.read.option("versionAsOf", version).table(table), f"version {version}")
+        if snapshot := _find_iceberg_snapshot(spark, table):
+            return CatalogTable(spark.read.option("snapshot-id", snapshot).table(table), f"snapshot {snapshot}")
+    except READ_ERRORS as error:
+        if "TABLE_OR_VIEW_NOT_FOUND" in str(error):
+            raise DataError(
+                f"{key}: no table `{table}` in the catalogs of Spark; check the name, and declare the catalog in "
+                "spark.conf"
+            ) from None
+        raise DataError(f"{key}: `{table}` cannot be read: {describe_external_error(error)}") from None
+    return CatalogTable(rows, None)
+
+
+def _find_delta_version(spark: SparkSession, table: str) -> str | None:
+    """Return the newest version of a Delta table; None for other tables."""
+    try:
+        row = spark.sql(f"DESCRIBE HISTORY {table} LIMIT 1").first()
+    except READ_ERRORS:
+        return None
+    return str(row.version) if row else None
+
+
+def _find_iceberg_snapshot(spark: SparkSession, table: str) -> str | None:
+    """Return the newest snapshot of an Iceberg table; None for other tables, and for an empty one."""
+    try:
+        row = spark.sql(f"SELECT snapshot_id FROM {table}.snapshots ORDER BY committed_at DESC LIMIT 1").first()
+    except READ_ERRORS:
+        return None
+    return str(row.snapshot_id) if row else None
