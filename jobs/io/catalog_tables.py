@@ -7,7 +7,8 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.errors import DataError
-from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
+from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.session import SPARK_ERRORS
 
 
 class CatalogTable(NamedTuple):
@@ -42,7 +43,7 @@ def read_catalog_table(spark: SparkSession, table: str, key: str) -> CatalogTabl
             return CatalogTable(spark.read.option("versionAsOf", version).table(table), f"version {version}")
         if snapshot := _find_iceberg_snapshot(spark, table):
             return CatalogTable(spark.read.option("snapshot-id", snapshot).table(table), f"snapshot {snapshot}")
-    except READ_ERRORS as error:
+    except SPARK_ERRORS as error:
         if "TABLE_OR_VIEW_NOT_FOUND" in str(error):
             raise DataError(
                 f"{key}: no table `{table}` in the catalogs of Spark; check the name, and declare the catalog in "
@@ -56,7 +57,7 @@ def _find_delta_version(spark: SparkSession, table: str) -> str | None:
     """Return the newest version of a Delta table; None for other tables."""
     try:
         row = spark.sql(f"DESCRIBE HISTORY {table} LIMIT 1").first()
-    except READ_ERRORS:
+    except SPARK_ERRORS:
         return None
     return str(row.version) if row else None
 
@@ -65,6 +66,6 @@ def _find_iceberg_snapshot(spark: SparkSession, table: str) -> str | None:
     """Return the newest snapshot of an Iceberg table; None for other tables, and for an empty one."""
     try:
         row = spark.sql(f"SELECT snapshot_id FROM {table}.snapshots ORDER BY committed_at DESC LIMIT 1").first()
-    except READ_ERRORS:
+    except SPARK_ERRORS:
         return None
     return str(row.snapshot_id) if row else None

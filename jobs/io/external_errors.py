@@ -11,13 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
-from pyspark.errors import PySparkException
-
 from star_ctr.conf.errors import format_user_error
 
-READ_ERRORS = (PySparkException, Py4JJavaError)
-"""Exceptions that Spark raises if data cannot be read."""
 _LIBRARIES = (
     "pyspark",
     "py4j",

@@ -17,8 +17,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import LongType
 
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
+from star_ctr.jobs.io.external_errors import describe_external_error
 from star_ctr.jobs.io.log_reader import restore_instants
+from star_ctr.jobs.io.session import SPARK_ERRORS
 
 
 class ExternalTable(NamedTuple):
@@ -43,12 +44,12 @@ def load_external_table(spark: SparkSession, table: str) -> ExternalTable:
     """
     try:
         return open_external_table(spark, table)
-    except READ_ERRORS as error:
+    except SPARK_ERRORS as error:
         raise DataError(f"{table}: neither a Delta nor a Parquet table: {extract_reason(error)}") from None
 
 
 def open_external_table(spark: SparkSession, table: str) -> ExternalTable:
-    """Load a table like `load_external_table`, but raise Spark's exception (one of READ_ERRORS), not `DataError`."""
+    """Load a table like `load_external_table`, but raise Spark's exception (one of SPARK_ERRORS), not `DataError`."""
     if DeltaTable.isDeltaTable(spark, table):
         version = int(DeltaTable.forPath(spark, table).history(1).select("version").collect()[0].version)
         return ExternalTable(spark.read.format("delta").option("versionAsOf", version).load(table), version)

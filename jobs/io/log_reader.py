@@ -30,7 +30,7 @@ from star_ctr.features.cleaning.log_columns import (
 from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
 from star_ctr.features.cleaning.source_rows import prepare_rows
 from star_ctr.jobs.io.catalog_tables import read_catalog_table
-from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
+from star_ctr.jobs.io.external_errors import describe_external_error
 from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, read_schemas
 from star_ctr.jobs.io.log_files import (
     LogFile,
@@ -41,6 +41,7 @@ from star_ctr.jobs.io.log_files import (
     make_glob,
     open_file_system,
 )
+from star_ctr.jobs.io.session import SPARK_ERRORS
 
 _logger = logging.getLogger(__name__)
 _GLOB_OPTION = "__globPaths__"
@@ -191,7 +192,7 @@ def _load(reader: Any, log: Log, paths: str | list[str]) -> DataFrame:
     try:
         frame: DataFrame = reader.format(log.format).load(paths)
         return frame
-    except READ_ERRORS as error:
+    except SPARK_ERRORS as error:
         first = paths if isinstance(paths, str) else paths[0]
         if match := re.search(r"COLUMN_ALREADY_EXISTS\]? .*?`([^`]+)`", str(error)):
             raise DataError(

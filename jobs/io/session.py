@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
@@ -25,6 +27,8 @@ from star_ctr.jobs.io.external_errors import format_error
 
 AVRO_PACKAGE = "org.apache.spark:spark-avro_2.13:4.0.1"
 """Maven coordinates of Spark's reader of Avro files."""
+SPARK_ERRORS = (PySparkException, Py4JJavaError)
+"""Exceptions that Spark raises."""
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 """Maven coordinates of Delta Lake, for `spark-submit --packages`."""
 

@@ -13,10 +13,10 @@ from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.external_errors import READ_ERRORS, describe_external_error
+from star_ctr.jobs.io.external_errors import describe_external_error
 from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, find_unreadable
 from star_ctr.jobs.io.log_files import LogFile, describe_no_files, list_files, list_log_days, make_glob
-from star_ctr.jobs.io.session import run_submitted
+from star_ctr.jobs.io.session import SPARK_ERRORS, run_submitted
 from star_ctr.jobs.quality.sample import Sample, collect_sample
 from star_ctr.jobs.quality.sample_matches import describe_matches
 from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
@@ -46,7 +46,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bo
             samples[name] = _check_log(settings, spark, name, report, ds, full)
         except DataError as error:
             report.problems += [line for line in str(error).split("\n") if line not in report.problems]
-        except READ_ERRORS as error:
+        except SPARK_ERRORS as error:
             report.problems.append(f"logs.{name}: {describe_external_error(error)}")
     for name, problems, warnings in describe_matches(settings, samples):
         reports[name].problems += problems

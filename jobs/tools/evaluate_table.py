@@ -20,7 +20,8 @@ from star_ctr.features.cleaning.log_columns import CORRUPT, get_column
 from star_ctr.features.cleaning.text import check_key, is_undecodable, to_number, to_text
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
-from star_ctr.jobs.io.external_tables import READ_ERRORS, extract_reason, open_external_table
+from star_ctr.jobs.io.external_tables import extract_reason, open_external_table
+from star_ctr.jobs.io.session import SPARK_ERRORS
 
 _ALL = "all"
 """Value of the domain and the day if the table has no column for it."""
@@ -111,7 +112,7 @@ def read_table(spark: SparkSession, path: str) -> DataFrame:
         header = reader.csv(path).columns
         schema = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
         return reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).csv(path)
-    except READ_ERRORS as error:
+    except SPARK_ERRORS as error:
         raise DataError(f"{path}: neither a Delta or Parquet table nor a .csv file: {extract_reason(error)}") from None
 
 

@@ -97,7 +97,7 @@ def test_days_of_a_log(tmp_path: Path) -> None:
     ("path", "message"),
     [
         ("views/{date}.csv", "unknown placeholder `{date}`"),
-        ("views/{yyyymmd}.csv", "did you mean `{yyyymmdd}`"),
+        ("views/{yyyymmd}.csv", "unknown placeholder `{yyyymmd}`; did you mean `{yyyymmdd}`"),
         ("views/{yyyy}/{mm}.csv", "{yyyy} and {mm} alone is not a day"),
     ],
 )
