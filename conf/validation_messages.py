@@ -82,7 +82,7 @@ def explain_problems(
             and _strip_last(problem["loc"]) in misspelled
         ):
             continue
-        if location[-1:] == ["zone"] and len(location) > 1 and {"zone"} in ({*p["loc"]} for p in problems):
+        if location[-1:] == ["zone"] and len(location) > 1 and any(p["loc"] == ("zone",) for p in problems):
             continue  # the zone of a log's times, which is that of the data set
         for text in _make_message(problem, location).split("\n"):
             key = ".".join(_label_parts(data, location))

@@ -116,20 +116,12 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         arranged,
         f"ds = {quote_spark_literal(ds)}",
         metadata=json.dumps(
-            {
-                "ds": ds,
-                **fingerprint,
-                "vocabularies": version,
-                "layout": layout.model_dump(mode="json"),
-            }
+            {"ds": ds, **fingerprint, "vocabularies": version, "layout": layout.model_dump(mode="json")}
         ),
         maxRecordsPerFile=settings.split.rows_per_file,
     )
-    totals = {"train": 0, "test": 0}
-    for part, domain, n in entries:
-        if settings.domains.unknown == "bucket" or domain in domains:
-            totals[part] += n
-    return totals
+    kept = [(part, n) for part, domain, n in entries if settings.domains.unknown == "bucket" or domain in domains]
+    return {name: sum(n for part, n in kept if part == name) for name in ("train", "test")}
 
 
 def _list_domains(seen: set[str], before: Layout | None) -> list[str]:
@@ -215,9 +207,7 @@ _ENCODERS: dict[tuple[str, ...], RowEncoder] = {}
 
 
 def load_encoder(layout: Layout, files: list[str], history: list[str]) -> RowEncoder:
-    """Return the row encoder of a layout in a worker.
-
-    The encoder is cached per process instead of loaded per task, because vocabularies are large.
+    """Return the row encoder of a layout in a worker, cached per process because vocabularies are large.
 
     Args:
         layout: The layout of the encoded rows.

@@ -112,7 +112,7 @@ class Staleness:
         if entry.state == "running":
             process = f"process {entry.process}"
             return (State.RUNNING, process) if self.busy else (State.FAILED, f"{process} was killed")
-        if entry.state in (State.FAILED, State.INTERRUPTED):
+        if entry.state in ("failed", "interrupted"):
             return State(entry.state), entry.error
         for night, dependency in self._list_dependencies(ds, step):
             state, _ = self.get_state(night, dependency)
@@ -229,9 +229,8 @@ class Staleness:
                 return hash_split_settings(self.settings)
             case "gate":
                 return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
-        run_settings = [hash_config(self.settings), self.settings.trainer.seed]
-        evaluate = self.settings.evaluate.model_dump(mode="json")
-        return hash_json([*run_settings, evaluate] if step == "evaluate" else run_settings)
+        parts = [hash_config(self.settings), self.settings.trainer.seed]
+        return hash_json([*parts, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else parts)
 
     @cached_property
     def _log_files(self) -> dict[str, list[log_files.LogFile]]:
@@ -272,8 +271,10 @@ class Staleness:
 
         A night writes the features of all days of its window.
         """
-        writers = [e for e in self.entries if e.step == "features" and ds in list_window_days(self.settings, e.ds)]
-        return writers[-1].ds if writers else None
+        writers = (
+            e.ds for e in reversed(self.entries) if e.step == "features" and ds in list_window_days(self.settings, e.ds)
+        )
+        return next(writers, None)
 
 
 @cache

@@ -216,7 +216,8 @@ class Log(LogSource):
     def _check_one_origin(self) -> Self:
         given = [name for name in ("path", "table", "sources") if getattr(self, name)]
         if len(given) != 1:
-            found = f", but {' and '.join(given)} are given" if given else ""
+            names = " and ".join(f"`{name}`" for name in given)
+            found = f", but {names} are given" if given else ""
             raise ValueError(f"give exactly one of `path`, `table` and `sources`{found}")
         for name, source in self.sources.items():
             if (source.path is None) == (source.table is None):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DataType, NullType, StructType
 
 from star_ctr.conf.contracts.column_ref import escape_column_name
 from star_ctr.conf.errors import DataError, suggest_nearest
@@ -81,11 +82,12 @@ def add_nested_columns(rows: DataFrame, declared: Iterable[str]) -> DataFrame:
     """
     added = {}
     for name in sorted(set(declared) - set(rows.columns)):
-        parts, kind = name.split("."), rows.schema
-        for part in parts[:-1]:
-            field = kind[part] if isinstance(kind, StructType) and part in kind.names else None
-            kind = field.dataType if field is not None else None
-        if len(parts) > 1 and isinstance(kind, StructType) and parts[-1] in kind.names:
+        parts = name.split(".")
+        kind: DataType = rows.schema
+        for part in parts:
+            is_field = isinstance(kind, StructType) and part in kind.names
+            kind = kind[part].dataType if is_field else NullType()  # type: ignore[index]
+        if len(parts) > 1 and not isinstance(kind, NullType):
             added[name] = F.col(".".join(map(quote_name, parts)))
     return rows.withColumns(added) if added else rows
 
@@ -104,6 +106,20 @@ def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: s
     """
     names = [c for c in existing if c not in INTERNAL]
     missing = {key: column for key, column in wanted.items() if column not in names}
+    if len(names) == 1 and (separator := next((s for s in _SEPARATORS if names[0].count(s) > 1), None)):
+        shown = separator.replace("\t", "\\t")
+        raise DataError(
+            f'{where}.separator: the header has a single column; set separator: "{shown}" (header: `{names[0][:60]}`)'
+        )
+    # Spark appends the position to the names of columns that occur more than once.
+    repeated = [
+        (key, c)
+        for key, c in missing.items()
+        if sum(re.fullmatch(rf"{re.escape(c)}\d+", n) is not None for n in names) > 1
+    ]
+    if repeated:
+        key, column = repeated[0]
+        raise DataError(f"{where}.{key}: the header has `{column}` more than once; rename one of the columns")
     if missing:
         lines = [f"{where}.{key}: no column `{c}`{suggest_nearest(c, names)}" for key, c in missing.items()]
         raise DataError("\n".join([*lines, f"(existing columns: {', '.join(names)})"]))
@@ -156,6 +172,8 @@ def list_consumed_columns(settings: Settings, log: Log) -> set[str]:
     return {*map_declared_columns(settings, log).values(), *(name for name in more if name is not None)}
 
 
+_SEPARATORS = (";", "\t", "|", ",", "\x01")
+"""Separators of CSV files to suggest."""
 _TABLE_COLUMNS = frozenset(
     {"impression_id", "ts", "user_id", "item_id", "domain", "label", "behaviour", "order", "key", "ds", "reason", "raw"}
 )

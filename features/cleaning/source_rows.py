@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark.errors import AnalysisException, ParseException
+from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BooleanType, StringType
@@ -81,9 +81,8 @@ def _compute(rows: DataFrame, text: str, key: str) -> Column:
 
 def _describe(error: Exception, rows: DataFrame) -> str:
     """Return Spark's message in one line, or a suggestion for an unknown column."""
-    condition = getattr(error, "getCondition", lambda: None)() or ""
-    if condition.startswith("UNRESOLVED_COLUMN"):
-        wanted = str((getattr(error, "getMessageParameters", dict)() or {}).get("objectName", "")).replace("`", "")
+    if isinstance(error, PySparkException) and (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
+        wanted = (error.getMessageParameters() or {}).get("objectName", "").replace("`", "")
         names = [name for name in rows.columns if name not in INTERNAL]
         return f"no column `{wanted}`{suggest_nearest(wanted, names)} (existing columns: {', '.join(names)})"
     line = str(error).splitlines()[0]

@@ -19,6 +19,7 @@ from star_ctr.jobs.io.log_files import (
     list_files,
     list_log_days,
     list_patterns,
+    make_glob,
     open_file_system,
 )
 
@@ -62,7 +63,7 @@ def list_source_states(settings: Settings, ds: str, names: Sequence[str] | None 
         try:
             found = list_files(settings, name)
         except (ValueError, ImportError) as error:
-            raise UserError(f"logs.{name}.path: {log.path} cannot be listed: {error}") from None
+            raise UserError(f"logs.{name}.path: {make_glob(settings, log)} cannot be listed: {error}") from None
         for source_name, source in log.list_sources().items():
             title = f"{name}.{source_name}" if source_name else name
             if source.path is None:

@@ -138,7 +138,7 @@ def _read_avro_schema(handle: Any) -> str:
     def read_long() -> int:
         number, shift = 0, 0
         while True:
-            byte = handle.read(1)[0]
+            byte: int = handle.read(1)[0]
             number |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return (number >> 1) ^ -(number & 1)

@@ -180,8 +180,8 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
                     stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
                     base = _find_partition_base(marked, source.path.count("/"), path, file)
                     found[source_name, file] = LogFile(
-                        source_name, *parsed, file, int(info["size"] or 0), str(stamp), _make_url(glob, file),
-                        _make_url(glob, base) if base else None,
+                        source_name, parsed[0], parsed[1], file, int(info["size"] or 0), str(stamp),
+                        _make_url(glob, file), _make_url(glob, base) if base else None,
                     )  # fmt: skip
     return sorted(found.values(), key=lambda f: (f.day or "", f.source, f.path))
 

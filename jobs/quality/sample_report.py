@@ -121,7 +121,8 @@ def _get_examples(values: pa.ChunkedArray) -> list[str]:
 
 def _describe_reasons(settings: Settings, name: str, rows: pa.Table) -> tuple[list[str], list[str]]:
     """Return what would stop a night because of quarantined rows, and smaller numbers of them and of duplicates."""
-    problems, warnings = [], []
+    problems: list[str] = []
+    warnings: list[str] = []
     counts = {r["values"]: r["counts"] for r in pc.value_counts(rows["reason"].drop_null()).to_pylist()}
     quarantined = sum(n for r, n in counts.items() if r not in NOT_QUARANTINED and not r.startswith(UNKNOWN_DOMAIN))
     limit = settings.checks.max_quarantined
