@@ -267,14 +267,9 @@ class Staleness:
         )
 
     def find_last_writer(self, ds: str) -> str | None:
-        """Return the last night that wrote the features of day `ds`; None if no night did.
-
-        A night writes the features of all days of its window.
-        """
-        writers = (
-            e.ds for e in reversed(self.entries) if e.step == "features" and ds in list_window_days(self.settings, e.ds)
-        )
-        return next(writers, None)
+        """Return the last night whose window, for which it wrote the features, contains day `ds`; None if none did."""
+        nights = (entry.ds for entry in reversed(self.entries) if entry.step == "features")
+        return next((night for night in nights if ds in list_window_days(self.settings, night)), None)
 
 
 @cache
