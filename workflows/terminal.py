@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -189,11 +189,15 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:
-    """Return a table with the given columns of `rows`; columns with numbers are right-aligned."""
+    """Return a table with the given columns of `rows`.
+
+    Columns with numbers are right-aligned. Run ids are not broken, so that they can be copied.
+    """
     table = Table(title=title, title_justify="left")
     for column in columns:
         has_numbers = any(isinstance(r.get(column), int | float) for r in rows)
-        table.add_column(column, justify="right" if has_numbers else "left", overflow="fold")
+        justify: Literal["right", "left"] = "right" if has_numbers else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column == "run_id")
     for row in rows:
         table.add_row(*(_format_cell(row.get(column)) for column in columns))
     return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from star_ctr.conf.settings.features import Numeric, list_read_columns
+from star_ctr.conf.settings.features import Categorical, Numeric, list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DOMAIN
@@ -22,6 +24,8 @@ _EXAMPLES = 3
 _EXAMPLE_LENGTH = 24
 _MIN_CHANGE_ROWS = 50
 """Days with fewer rows are not compared."""
+_MIN_HOUR_ROWS = 20
+"""Hours with fewer rows on the days before may have none."""
 _NULL_CHANGE = 0.1
 _VOLUME_CHANGE = 3.0
 
@@ -72,6 +76,7 @@ def describe_sample(settings: Settings, name: str, sample: Sample, report: LogRe
     problems, warnings = _describe_reasons(settings, name, rows)
     report.problems += problems
     report.warnings += warnings
+    report.problems += _describe_lists(settings, name, sample)
     for column, feature in _list_numeric_features(settings, name).items():
         report.problems += _describe_unparsable(settings, feature, column, name, sample, good)
     if name == "impressions":
@@ -145,8 +150,6 @@ def _describe_reasons(settings: Settings, name: str, rows: pa.Table) -> tuple[li
 
 def _find_values(rows: pa.Table, reason: str) -> list[str]:
     """Return examples of the column that the reason names, from the raw rows."""
-    import json
-
     column, found = reason.partition(":")[0], list[str]()
     for text in rows.filter(pc.equal(rows["reason"], reason))["raw"].drop_null().slice(0, 50).to_pylist():
         try:
@@ -157,6 +160,19 @@ def _find_values(rows: pa.Table, reason: str) -> list[str]:
         if shown and shown not in found:
             found.append(shown)
     return found[:_EXAMPLES]
+
+
+def _describe_lists(settings: Settings, name: str, sample: Sample) -> Iterator[str]:
+    """Yield a problem for each feature that needs single values but reads a column of lists."""
+    for feature in settings.features:
+        if isinstance(feature, Categorical) and feature.splitter:
+            continue
+        for read in list_read_columns(feature):
+            if read.table == name and sample.types.get(read.column, "").startswith("array"):
+                remedy = (
+                    "set `multiple: true`" if isinstance(feature, Categorical) else "choose a column of single values"
+                )
+                yield f"features.{feature.name}: `{read.column}` holds lists; {remedy}"
 
 
 def _list_numeric_features(settings: Settings, name: str) -> dict[str, str]:
@@ -208,11 +224,12 @@ def _describe_hours(good: pa.Table, days: list[str], is_whole: bool) -> Iterator
     if not is_whole or len(days) < 2:
         return
     hours = pc.divide(good["ts"], 3_600_000_000).to_numpy() % 24
-    by_day: dict[str, set[int]] = {}
+    counts = {day: Counter[int]() for day in days}
     for day, hour in zip(good["ds"].to_pylist(), hours, strict=True):
-        by_day.setdefault(day, set()).add(int(hour))
-    usual = set.intersection(*(by_day[d] for d in days[:-1]))
-    if missing := sorted(usual - by_day[days[-1]]):
+        counts[day][int(hour)] += 1
+    *earlier, newest = (counts[day] for day in days)
+    missing = [h for h in range(24) if not newest[h] and all(day[h] >= _MIN_HOUR_ROWS for day in earlier)]
+    if missing:
         yield f"{days[-1]}: no rows in {len(missing)} hours (UTC) in which the days before have rows"
 
 

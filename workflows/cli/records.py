@@ -109,7 +109,8 @@ def verify(
     from star_ctr.workflows.terminal import make_table, stderr
 
     rows = job.run(load(conf, set or []), everything)
-    print_result(rows, json, lambda: make_table(rows, ["run_id", "attempt", "reason", "files", "damaged"]))
+    damaged = ["damaged"] if any(row["damaged"] for row in rows) else []
+    print_result(rows, json, lambda: make_table(rows, ["run_id", "attempt", "reason", "files", *damaged]))
     if not rows:
         stderr.print(f"nothing to verify: no model is {'published' if everything else 'serving or pinned'}")
     if any(row["damaged"] for row in rows):
