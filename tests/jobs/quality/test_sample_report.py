@@ -1,0 +1,190 @@
+"""What `check` says about a sample of a log: problems that would stop a night, and what changed on the newest day."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import LEFT_OUT
+from star_ctr.features.cleaning.duplicates import DUPLICATE
+from star_ctr.jobs.io.log_files import LogFile
+from star_ctr.jobs.quality import sample as sampling
+from star_ctr.jobs.quality.sample import NUMBER_PREFIX, Sample, choose_files
+from star_ctr.jobs.quality.sample_matches import describe_matches
+from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
+from tests.jobs.messy_logs import DAYS, settings
+
+HOUR = 3_600_000_000
+N = 60
+"""Rows per day: at least 50, so that days are compared."""
+
+
+def make_rows(**changes: list[Any]) -> dict[str, list[Any]]:
+    """Create clean rows of three days."""
+    n = N * len(DAYS)
+    rows: dict[str, list[Any]] = {
+        "impression_id": [f"v{k}" for k in range(n)],
+        "user_id": [f"p{k % 7}" for k in range(n)],
+        "item_id": [f"s{k % 5}" for k in range(n)],
+        "domain": ["search" if k % 3 else "home" for k in range(n)],
+        "ts": [k * HOUR for k in range(n)],
+        "label": [float(k % 4 == 0) for k in range(n)],
+        "slot": [str(k % 5) for k in range(n)],
+        NUMBER_PREFIX + "slot": [float(k % 5) for k in range(n)],
+        "ds": [day for day in DAYS for _ in range(N)],
+        "reason": [None] * n,
+        "raw": [None] * n,
+    }
+    return rows | changes
+
+
+def make_sample(is_whole: bool = True, types: dict[str, str] | None = None, **changes: list[Any]) -> Sample:
+    rows = make_rows(**changes)
+    strings = {"reason": pa.string(), "raw": pa.string()}
+    table = pa.table({name: pa.array(values, strings.get(name)) for name, values in rows.items()})
+    stored = {"view": "impression_id", "visitor": "user_id", "sku": "item_id", "surface": "domain", "at": "ts"}
+    stored |= {"clk": "label", "slot": "slot"}
+    return Sample(table, dict.fromkeys(stored, "string") | (types or {}), stored, 3, is_whole)
+
+
+def describe(conf: Settings, sample: Sample) -> LogReport:
+    report = LogReport("impressions", "views/*.csv")
+    describe_sample(conf, "impressions", sample, report)
+    return report
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Settings:
+    return settings(tmp_path)
+
+
+def test_a_clean_log_has_no_problems_and_no_warnings(conf: Settings) -> None:
+    report = describe(conf, make_sample())
+    assert (report.problems, report.warnings) == ([], [])
+    assert (report.rows, report.days) == (N * len(DAYS), list(DAYS))
+    by_name = {c["column"]: c for c in report.columns}
+    assert by_name["visitor"]["distinct"] == 7
+    assert by_name["slot"] == {
+        "column": "slot", "type": "string", "use": "feature slot", "nulls": 0.0, "distinct": 5,
+        "examples": ["0", "1", "2"],
+    }  # fmt: skip
+    assert by_name["at"]["examples"][1] == "1970-01-01 01:00:00"
+    assert [d["domain"] for d in report.domains] == ["search", "home"]
+    assert report.domains[0]["click rate"] == pytest.approx(0.25)
+
+
+def test_quarantined_rows_are_problems_above_the_limit_and_warnings_below(conf: Settings) -> None:
+    n = N * len(DAYS)
+    for count, where in ((3, "warnings"), (40, "problems")):
+        reasons = ["at: no usable time"] * count + [DUPLICATE] * 50 + [LEFT_OUT] * 20 + [None] * (n - count - 70)
+        raw = [json.dumps({"at": "10:12"})] * count + [None] * (n - count)
+        report = describe(conf, make_sample(reason=reasons, raw=raw))
+        [line] = [x for x in getattr(report, where) if "no usable time" in x]
+        assert line == (
+            f"{count} of {n} rows: at: no usable time (values: `10:12`); set unit, format or zone of "
+            "logs.impressions.time"
+        )
+        assert f"50 of {n} rows: {DUPLICATE}" in report.warnings
+        assert f"20 of {n} rows: {LEFT_OUT}" in report.warnings
+        assert bool(report.problems) is (where == "problems")
+
+
+def test_values_that_are_not_numbers(conf: Settings) -> None:
+    n = N * len(DAYS)
+    sample = make_sample(types={"slot": "date"}, slot=["1990-01-01"] * n, **{NUMBER_PREFIX + "slot": [None] * n})
+    assert describe(conf, sample).problems == [
+        "features.slot: 100% of the values of `slot` (type date) are not numbers, such as `1990-01-01`; set "
+        "logs.impressions.decimal or logs.impressions.null_values, or make the feature categorical"
+    ]
+
+
+def test_lists_and_labels_of_one_class(conf: Settings) -> None:
+    n = N * len(DAYS)
+    report = describe(conf, make_sample(types={"slot": "array<int>"}, label=[0.0] * n))
+    assert report.problems == [
+        "features.slot: `slot` holds lists; choose a column of single values",
+        "label: all rows are not clicked; check label.column (`clk`), label.positive and label.negative",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"slot": [None if k >= 150 else "1" for k in range(180)]}, "50% of `slot` are missing, but 0% before"),
+        (
+            {"domain": ["home" if k < 120 or k % 6 else "new" for k in range(180)]},
+            None,  # ten rows of a new domain are not worth a warning
+        ),
+        ({"domain": ["home" if k < 120 else "new" for k in range(180)]}, "60 rows of the new domain `new`"),
+        ({"domain": ["home" if k < 120 else "new" for k in range(180)]}, "0 rows of domain `home`, but 60 per day"),
+    ],
+)
+def test_changes_on_the_newest_day(conf: Settings, changes: dict[str, list[Any]], warning: str | None) -> None:
+    report = describe(conf, make_sample(**changes))
+    if warning is None:
+        assert report.warnings == []
+    else:
+        assert any(line.startswith(DAYS[-1]) and warning in line for line in report.warnings)
+    assert describe(conf, make_sample(is_whole=False, **changes)).warnings == []
+
+
+def test_hours_without_rows(conf: Settings) -> None:
+    """An hour counts only if each day before has many rows in it."""
+    hours = [k % 2 for _ in DAYS[:-1] for k in range(N)] + [0] * N
+    report = describe(conf, make_sample(ts=[hour * HOUR for hour in hours]))
+    assert report.warnings == [f"{DAYS[-1]}: no rows in 1 hours (UTC) in which the days before have rows"]
+
+
+def test_matches(conf: Settings) -> None:
+    impressions = make_sample()
+    click_ids = [f"v{k}" for k in range(40)]
+    times = [k * HOUR + HOUR // 2 for k in range(40)]
+    cases = [
+        (click_ids, times, ""),
+        ([c.upper() for c in click_ids], times, "none of the 40 clicks has an impression"),
+        (click_ids, [t - HOUR for t in times], "40 of 40 clicks come before their impression"),
+    ]
+    for ids, at, problem in cases:
+        rows = pa.table({"impression_id": ids, "ts": at, "ds": [DAYS[0]] * 40, "reason": pa.nulls(40, pa.string())})
+        clicks = Sample(rows, {}, {}, 1, True)
+        [(name, problems, _)] = describe_matches(conf, {"impressions": impressions, "clicks": clicks})
+        assert name == "clicks"
+        assert [p for p in problems if problem and problem in p] == problems
+        assert bool(problems) is bool(problem)
+        part = clicks._replace(is_whole=False)
+        assert not list(describe_matches(conf, {"impressions": impressions, "clicks": part}))
+
+
+@pytest.mark.parametrize(("keys", "is_low"), [(["s0", "s1", "s2", "s3"], False), (["0001", "0002"], True)])
+def test_attributes_without_match_are_a_warning(conf: Settings, keys: list[str], is_low: bool) -> None:
+    rows = pa.table({"key": keys, "ds": ["all"] * len(keys), "reason": pa.nulls(len(keys), pa.string())})
+    found = list(describe_matches(conf, {"impressions": make_sample(), "items": Sample(rows, {}, {}, 1, True)}))
+    [(name, problems, warnings)] = found
+    assert (name, problems) == ("items", [])
+    assert bool(warnings) is is_low
+    assert not is_low or "only 0% of the impressions have a row in logs.items" in warnings[0]
+
+
+def test_the_newest_whole_days_are_chosen(conf: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_MAX_BYTES", 100)
+    log = conf.logs.impressions
+
+    def file(day: str | None, size: int, name: str) -> LogFile:
+        return LogFile("", day, None, f"{name}.csv", size, "", name, None)
+
+    files = [file(f"2026-03-0{d}", 40, f"{d}-{k}") for d in range(1, 6) for k in range(2)]
+    chosen, is_whole = choose_files(log, files, None)
+    assert ([f.day for f in chosen], is_whole) == (["2026-03-05"] * 2, True)
+    chosen, is_whole = choose_files(log, files, "2026-03-03")
+    assert ([f.day for f in chosen], is_whole) == (["2026-03-03"] * 2, True)
+    large = [file("2026-03-05", 90, "a"), file("2026-03-05", 90, "b")]
+    assert [f.path for f in choose_files(log, large, None)[0]] == ["a.csv"]
+    assert choose_files(log, large, None)[1] is False
+    assert len(choose_files(log, [file(None, 10, str(k)) for k in range(9)], None)[0]) == 9
+    zipped = log.model_copy(update={"format": "parquet"})
+    assert choose_files(zipped, [file(None, 10, str(k)) for k in range(9)], None)[1] is False
