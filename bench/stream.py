@@ -51,7 +51,7 @@ def iter_batches(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Ite
 def plain_batches(job: TrainingJob, files: list[DataFile]) -> Iterator[tuple[Any, ...]]:
     """Read files in order with pyarrow alone, and yield their columns as matrices without a copy."""
     for file in files:
-        table = pq.read_table(file.url.removeprefix("file://"), columns=COLUMNS, use_threads=False, partitioning=None)
+        table = pq.read_table(file.url, columns=COLUMNS, use_threads=False, partitioning=None)
         ints, floats = (
             np.frombuffer(table[name].combine_chunks().buffers()[2], dtype=kind).reshape(len(table), width)
             for name, kind, width in (
@@ -100,11 +100,11 @@ def measure_memory(folder: str, times: int, epochs: int) -> None:
     many = []
     for k in range(times):
         for file in files:
-            path = Path(file.url.removeprefix("file://"))
+            path = Path(file.url)
             link = path.with_name(f"again-{k}-{path.name}")
             if k and not link.exists():
                 os.link(path, link)
-            many.append(DataFile(f"file://{link}" if k else file.url, file.domain, file.rows, file.key))
+            many.append(DataFile(str(link) if k else file.url, file.domain, file.rows, file.key))
     print(json.dumps([max(read_resident_memory() for _ in iter_batches(job, many, epoch)) for epoch in range(epochs)]))
 
 

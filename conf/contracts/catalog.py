@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.settings.root import PathSettings
+from star_ctr.conf.settings.paths import PathSettings
 
 SHARED_RUN_ID = "data"
 """The `run_id` of ledger rows of the steps before training, which all models share."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -12,14 +13,17 @@ from star_ctr.conf.contracts.encoded_row import BEHAVIOUR_TABLE, FIRST_KNOWN
 
 
 def list_vocabulary_files(table: str, version: int, ds: str) -> list[str]:
-    """Return the URIs of the files that hold the vocabularies of a night.
+    """Return the paths or URLs of the files that hold the vocabularies of a night.
 
     Args:
         table: The path of the Delta table.
         version: Its version.
         ds: The night.
     """
-    return list(DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'"))
+    # Not `file_uris`, whose paths are encoded like URLs.
+    root = table if "://" in table else str(Path(table).absolute())
+    actions = pa.table(DeltaTable(table, version=version).get_add_actions(flatten=True)).to_pylist()
+    return [f"{root}/{action['path']}" for action in actions if action["partition.ds"] == ds]
 
 
 def read_vocabularies(files: Sequence[str], history: Sequence[str]) -> dict[str, pa.Array]:

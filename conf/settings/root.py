@@ -30,23 +30,12 @@ from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.label import LabelColumn, LabelFromClicks
 from star_ctr.conf.settings.logs import LogSettings, Zone
 from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.paths import PathSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
 from star_ctr.conf.settings.trainer import TrainerSettings
 
 F = TypeVar("F", bound=Feature)
-
-
-class PathSettings(SettingsModel):
-    """Folders, or URLs that Spark supports. Relative folders are relative to the working directory."""
-
-    logs: str = Field(description="folder of the logs")
-    warehouse: str = Field(description="folder of the tables")
-    models: str | None = Field(
-        None,
-        description="folder of the trained runs; default: `models` in `warehouse`. The folder must be on a file system "
-        "that all machines share; an object store is not supported",
-    )
 
 
 class WindowSettings(SettingsModel):

@@ -150,14 +150,18 @@ def open_reader(urls: Sequence[str], columns: Sequence[str], threads: int = 1) -
     """Open a Petastorm reader of Parquet files.
 
     Args:
-        urls: Addresses of the files.
+        urls: URLs of the files, or absolute paths.
         columns: Columns to read.
         threads: Number of decoding threads.
 
     Returns:
         A reader that returns each row group once, as an Arrow table, in the order of the files.
     """
-    filesystem, paths = get_filesystem_and_path_or_paths(list(urls), hdfs_driver="libhdfs")
+    if "://" in urls[0]:
+        filesystem, paths = get_filesystem_and_path_or_paths(list(urls), hdfs_driver="libhdfs")
+    else:  # petastorm would misread characters such as `#` in a URL
+        filesystem, _ = get_filesystem_and_path_or_paths(["file:///"], hdfs_driver="libhdfs")
+        paths = list(urls)
     if isinstance(filesystem, AbstractFileSystem):
         filesystem = _LegacyFileSystem(filesystem)
     return Reader(

@@ -137,7 +137,7 @@ def list_live_files(
                 f"{table}: the table uses {description}, which the reader of the trainer does not support; "
                 f"rewrite the table without {description}"
             )
-    root = table if "://" in table else f"file://{Path(table).absolute()}"
+    root = table if "://" in table else str(Path(table).absolute())
     files = []
     for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
         if action["partition.ds"] != ds or action["partition.part"] != part or action["num_records"] == 0:

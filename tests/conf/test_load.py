@@ -146,3 +146,52 @@ def test_a_key_that_is_given_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "twice.yaml").write_text(text + "window: {days: 2}\n")
     with pytest.raises(ConfigError, match=f"twice.yaml:{lines + 1}: `window` is given twice"):
         load(tmp_path / "twice.yaml")
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a%20b", "a^b", "a|b"])
+def test_folders_that_delta_tables_do_not_support_are_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"paths.warehouse: Delta tables cannot be in a folder with `.*` in its path"):
+        load("demo", [f"paths.warehouse={tmp_path}/{name}/w"])
+    assert load("demo", [f"paths.warehouse='{tmp_path}/My Ads (50%) #1+ü?:{{x}}/w'"])
+
+
+def test_one_wrong_zone_is_one_error() -> None:
+    assert problem("zone=Europe/Berln").count("is not a time zone") == 1
+
+
+def test_errors_of_overrides_name_the_override() -> None:
+    assert problem("window.days=x") == "--set window.days=x: window.days: this must be a whole number (got `x`)"
+    assert problem("features.video.column=impressions.is_click").startswith("--set features.video.column=")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.layers=3", "model.layers: this must be a list, such as [a, b] (got `3`)"),
+        ("trainer.device=gpu", "trainer.device: this must be one of `auto`, `cpu` or `cuda`; did you mean `cpu`?"),
+        ("logs.impressions=3", "logs.impressions: this must be a mapping of settings"),
+        ("checks.max_quarantined=2", "checks.max_quarantined: this must be at most 1 (got `2`)"),
+        ("features=[]", "features: this list needs at least 1 item(s)"),
+        ("logs.impressions.time.earliest=abc", "this must be a date, such as 2022-05-05 (got `abc`)"),
+    ],
+)
+def test_messages_say_what_a_value_must_be(override: str, message: str) -> None:
+    assert message in problem(override)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: x\n\tpaths: y\n", "bad.yaml:2: not valid YAML: found character '\\t' that cannot start any token; indent"),
+        (b"name: [a\n", "bad.yaml:2: not valid YAML: "),
+        (b"name: caf\xe9\n", "bad.yaml: the file is not UTF-8 text; save it as UTF-8"),
+        (b"- a\n", "bad.yaml: the top level must be a mapping of settings"),
+        (b"", "bad.yaml: the top level must be a mapping of settings"),
+    ],
+)
+def test_files_that_are_not_yaml(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "bad.yaml")
+    assert str(caught.value).startswith(f"{tmp_path}/{message}")
+    assert len(str(caught.value).splitlines()) == 1
