@@ -185,9 +185,11 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         if UNKNOWN_DAY in found and raw is not None:
             rows_read[name] = sum(group.rows.count() for group in raw.values())
         if name == "impressions" and ds not in found:
+            remedy = "write the logs of this day again"
+            if not log.has_day:
+                remedy = f"the newest complete day is {find_newest_day(settings, store.spark)}"
             raise DataError(
-                f"{make_glob(settings, log)}: no rows for day {ds}; the newest complete day is "
-                f"{find_newest_day(settings, store.spark)}. Pass another day with --ds"
+                f"{make_glob(settings, log)}: no rows for day {ds}; {remedy}, or pass another day with --ds"
             )
         # A log that is read as a whole replaces all its days, which removes the days of deleted files.
         where = (

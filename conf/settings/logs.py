@@ -41,6 +41,16 @@ def _check_pattern(value: str) -> str:
     return value
 
 
+def _check_day_pattern(value: str) -> str:
+    """Check that a pattern contains year, month and day."""
+    letters = set(re.sub(r"'[^']*'", "", value))
+    parts = {"year (y)": "y", "month (M)": "MLD", "day (d)": "dD"}
+    if missing := [part for part, found in parts.items() if not letters & set(found)]:
+        hint = "; m is the minute, M the month" if "m" in letters else ""
+        raise ValueError(f"`{value}` contains no {' and no '.join(missing)}{hint}")
+    return value
+
+
 Zone = Annotated[str, AfterValidator(_check_zone)]
 
 Pattern = Annotated[NonEmptyText, AfterValidator(_check_pattern)]
@@ -81,7 +91,9 @@ class DayColumn(SettingsModel):
     """The column with the day that a row belongs to."""
 
     column: NonEmptyText = Field(description="column with the day: text, a date, or a timestamp")
-    format: Pattern = Field("yyyy-MM-dd", description="Spark date pattern of a day in text; default: 2022-05-05")
+    format: Annotated[Pattern, AfterValidator(_check_day_pattern)] = Field(
+        "yyyy-MM-dd", description="Spark date pattern of a day in text; default: 2022-05-05"
+    )
 
 
 class ImpressionLog(Log):

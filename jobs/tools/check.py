@@ -43,7 +43,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bo
     for name, log in settings.logs.get_declared().items():
         report = reports[name] = LogReport(name, make_glob(settings, log))
         try:
-            samples[name] = _check_log(settings, spark, name, report, ds, full)
+            if sample := _check_log(settings, spark, name, report, ds, full):
+                samples[name] = sample
         except DataError as error:
             report.problems += [line for line in str(error).split("\n") if line not in report.problems]
         except SPARK_ERRORS as error:
@@ -56,8 +57,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bo
 
 def _check_log(
     settings: Settings, spark: SparkSession, name: str, report: LogReport, ds: str | None, full: bool
-) -> Sample:
-    """Check a log, fill its report, and return its sample."""
+) -> Sample | None:
+    """Check a log, fill its report, and return its sample; None if no file can be read."""
     log = settings.logs.get_declared()[name]
     files = list_files(settings, name)
     report.files = len(files)
@@ -76,9 +77,15 @@ def _check_log(
         files = [f for f in files if f.path not in {path for _, path in found.unreadable}]
     if log.has_day:
         report.warnings += _describe_days(settings, name, ds)
+    if is_listed and not files:
+        return None
     sample = collect_sample(settings, spark, name, files, ds, full)
     report.problems += _find_missing_columns(settings, name, set(sample.types))
     describe_sample(settings, name, sample, report)
+    newest = ds or max((f.day for f in files if f.day), default=None)
+    if name == "impressions" and newest and newest not in sample.rows["ds"].to_pylist():
+        remedy = "write the logs of this day again, or pass another --ds"
+        report.problems.append(f"the files of {newest} have no rows; {remedy}")
     return sample
 
 

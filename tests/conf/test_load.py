@@ -182,7 +182,10 @@ def test_messages_say_what_a_value_must_be(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"name: x\n\tpaths: y\n", "bad.yaml:2: not valid YAML: found character '\\t' that cannot start any token; indent"),
+        (
+            b"name: x\n\tpaths: y\n",
+            "bad.yaml:2: not valid YAML: found character '\\t' that cannot start any token; indent",
+        ),
         (b"name: [a\n", "bad.yaml:2: not valid YAML: "),
         (b"name: caf\xe9\n", "bad.yaml: the file is not UTF-8 text; save it as UTF-8"),
         (b"- a\n", "bad.yaml: the top level must be a mapping of settings"),
