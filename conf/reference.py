@@ -50,7 +50,11 @@ def make_columns_reference() -> str:
         if table.name.startswith("refit_"):
             continue
         names = [name for name in (table.name, f"refit_{table.name}") if name in TABLES]
-        rows = ["| column | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in table.columns.items())]
+        rows = [
+            "| column | meaning |",
+            "|---|---|",
+            *(f"| `{name}` | {text} |" for name, text in table.columns.items()),
+        ]
         if table.name in LOG_TABLES:
             rows.append("| … | the other columns of the log, as text unless `types` declares another type |")
         elif table.name == "features":

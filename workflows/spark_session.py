@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_session(
-    settings: Settings, name: str, *, writes: bool = False, wait: bool = False
-) -> Iterator[SparkSession]:
+def open_session(settings: Settings, name: str, *, writes: bool = False, wait: bool = False) -> Iterator[SparkSession]:
     """Start Spark, and hold the lease of the warehouse inside the block if the command writes.
 
     Args:

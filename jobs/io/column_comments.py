@@ -73,6 +73,8 @@ def _describe_feature(feature: AnyFeature) -> dict[str, str]:
     elif isinstance(feature, Sequence):
         events = f"the last events ({', '.join(feature.of)}) before the impression"
         found |= {name_side_column(feature.name, c): f"`{c}` of {events}, the newest last" for c in feature.columns}
-        found[name_gap_column(feature.name)] = f"seconds from {events} to the impression; null for an event without time"
+        found[name_gap_column(feature.name)] = (
+            f"seconds from {events} to the impression; null for an event without time"
+        )
         found[name_behaviour_column(feature.name)] = f"kind of {events}"
     return found

@@ -46,6 +46,9 @@ def describe_schema(table: str, columns: Iterable[tuple[str, pa.DataType]]) -> p
     Args:
         table: The name of the table.
         columns: Name and type of each column.
+
+    Returns:
+        The schema, for `add_row` and `replace_rows`.
     """
     comments = TABLES[table].columns
     fields = [pa.field(name, kind, metadata={_COMMENT: comments[name]}) for name, kind in columns]
@@ -242,6 +245,9 @@ def create_table(table: str, schema: pa.Schema | Schema, about: str, partitions:
         schema: The columns, with their comments.
         about: The comment of the table; empty for none.
         partitions: The partition columns.
+
+    Returns:
+        The table.
     """
     if "://" not in table:
         Path(table).mkdir(parents=True, exist_ok=True)

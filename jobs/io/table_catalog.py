@@ -43,8 +43,8 @@ def create_database(settings: Settings, spark: SparkSession) -> None:
     except Exception as error:  # whatever the catalog does, it must not fail a night
         if _NO_DATABASE.search(str(error)):
             raise ConfigError(
-                f"catalog.name: Spark cannot create a database in the catalog `{catalog.name}` ({_describe(error)}); set "
-                f"spark.sql.catalog.{catalog.name} in spark.conf, or use spark_catalog"
+                f"catalog.name: Spark cannot create a database in the catalog `{catalog.name}` ({_describe(error)}); "
+                f"set spark.sql.catalog.{catalog.name} in spark.conf, or use spark_catalog"
             ) from None
         _warn(f"catalog.database: {catalog.path} could not be created", error)
 

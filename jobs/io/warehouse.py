@@ -133,20 +133,15 @@ class WarehouseTables:
     def _add_comments(self, table: str, rows: DataFrame) -> DataFrame:
         """Add the meaning of each column as its comment. Delta keeps the comment of a column that exists already."""
         comments = describe_columns(self.settings, table)
-        return rows.select(
-            *(
-                get_column(name).alias(name, metadata={"comment": comments[name]}) if name in comments else get_column(name)
-                for name in rows.columns
-            )
-        )
+        columns = {name: get_column(name) for name in rows.columns}
+        described = {n: columns[n].alias(n, metadata={"comment": comments[n]}) for n in columns if n in comments}
+        return rows.select(*(columns | described).values())
 
     def _create(self, table: str, rows: DataFrame) -> None:
         """Create an empty table with the columns of `rows`. A write of Spark could not give it a comment."""
         schema = json.loads(rows.schema.json(), object_hook=_make_nullable)
         known = TABLES[table]
-        create_table(
-            self.warehouse.table(table), Schema.from_json(json.dumps(schema)), known.about, known.partitions
-        )
+        create_table(self.warehouse.table(table), Schema.from_json(json.dumps(schema)), known.about, known.partitions)
 
     def version(self, table: str) -> int:
         """Return the newest version of a table."""

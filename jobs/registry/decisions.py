@@ -207,7 +207,9 @@ class Decisions:
 
     def _read_metrics(self, attempt: Attempt) -> list[dict[str, Any]]:
         """Read the metrics of an attempt, without Spark; empty if the table does not contain this attempt."""
-        rows = delta_rows.read_rows(self.warehouse.table("metrics"), delta_rows.make_any_condition("run_id", [attempt.run_id]))
+        rows = delta_rows.read_rows(
+            self.warehouse.table("metrics"), delta_rows.make_any_condition("run_id", [attempt.run_id])
+        )
         return [row for row in rows if row.get("attempt") == attempt.number]
 
 

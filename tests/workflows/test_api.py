@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 import yaml
 from deltalake import DeltaTable
-from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 import star_ctr
@@ -66,7 +65,10 @@ def run_block(code: str, names: dict[str, Any]) -> str:
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(tree, "page", "exec"), names)
-        if isinstance(last, ast.Expr) and (value := eval(compile(ast.Expression(last.value), "page", "eval"), names)) is not None:
+        if (
+            isinstance(last, ast.Expr)
+            and (value := eval(compile(ast.Expression(last.value), "page", "eval"), names)) is not None
+        ):
             print(value if not isinstance(value, str) else repr(value))
     return printed.getvalue()
 
@@ -177,7 +179,9 @@ def test_a_version_of_a_table_stays_readable(tmp_path: Path) -> None:
 
 
 def test_sql_joins_tables(demo_project: star_ctr.Project) -> None:
-    query = "SELECT d.ds, m.gauc FROM decisions d JOIN metrics m USING (run_id) WHERE m.domain = 'overall' ORDER BY d.ds"
+    query = (
+        "SELECT d.ds, m.gauc FROM decisions d JOIN metrics m USING (run_id) WHERE m.domain = 'overall' ORDER BY d.ds"
+    )
     found = demo_project.sql(query)
     expected = [demo_project.metrics(ds).set_index("domain")["gauc"]["overall"] for ds in found["ds"]]
     assert list(found["ds"]) == list(NIGHTS)
@@ -205,7 +209,9 @@ def test_errors_are_sentences_with_a_remedy(demo_project: star_ctr.Project, tmp_
             action()
 
 
-def test_runs_have_records_decisions_and_the_serving_model(demo_project: star_ctr.Project, synthetic: SyntheticNights) -> None:
+def test_runs_have_records_decisions_and_the_serving_model(
+    demo_project: star_ctr.Project, synthetic: SyntheticNights
+) -> None:
     runs = demo_project.runs
     assert [run.run_id for run in runs] == [synthetic.run(ds) for ds in NIGHTS]
     assert demo_project.serving is not None
@@ -321,4 +327,12 @@ def test_a_step_runs_with_the_lease_and_the_journal(project: star_ctr.Project, m
     entries = Journal(project.settings).read_entries()[before:]
     assert [e.state for e in entries] == ["running", "done"] * 8
     assert [e.step for e in entries[2::2]] == ["ingest", "features", "split", "train", "score", "evaluate", "gate"]
-    assert project.backfill(DS, DS)["step"].tolist() == ["ingest", "features", "split", "train", "score", "evaluate", "gate"]
+    assert project.backfill(DS, DS)["step"].tolist() == [
+        "ingest",
+        "features",
+        "split",
+        "train",
+        "score",
+        "evaluate",
+        "gate",
+    ]

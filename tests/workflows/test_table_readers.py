@@ -87,7 +87,9 @@ def read_comments(path: str) -> tuple[str | None, dict[str, str | None], list[in
 def test_every_table_and_column_of_a_night_has_a_comment(night: Night) -> None:
     store = WarehouseTables(night.settings, night.spark)
     existing = [name for name in TABLES if store.exists(name)]
-    assert {"impressions", "features", "split", "scores", "metrics", "runs", "decisions", "ledger", "steps"} <= set(existing)
+    assert {"impressions", "features", "split", "scores", "metrics", "runs", "decisions", "ledger", "steps"} <= set(
+        existing
+    )
     for name in existing:
         about, columns, versions = read_comments(store.warehouse.table(name))
         assert about == TABLES[name].about
@@ -117,7 +119,9 @@ def test_comments_cover_the_declared_columns(night: Night) -> None:
 
 
 def test_spark_adds_the_comment_of_a_new_column(night: Night, spark: SparkSession, tmp_path: Path) -> None:
-    settings = night.settings.model_copy(update={"paths": night.settings.paths.model_copy(update={"warehouse": str(tmp_path)})})
+    settings = night.settings.model_copy(
+        update={"paths": night.settings.paths.model_copy(update={"warehouse": str(tmp_path)})}
+    )
     store = WarehouseTables(settings, spark)
     rows = spark.createDataFrame([("a", "2026-03-01", "x")], "impression_id string, ds string, `odd.name` string")
     store.replace("scores", rows, "ds = '2026-03-01'")

@@ -129,7 +129,7 @@ class Model:
         from star_ctr.jobs.tools import batch_score
 
         spark = self._project.spark
-        if not spark.sparkContext.master.startswith("local"):
+        if not str(spark.sparkContext.master).startswith("local"):
             raise UserError("spark.master: on a cluster, write the rows to a table and run `star-ctr score --input`")
         with tempfile.TemporaryDirectory(prefix="star-ctr-") as folder:
             source, target = f"{folder}/rows.parquet", f"{folder}/scores"

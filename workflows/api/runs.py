@@ -114,7 +114,7 @@ class Runs:
         if run_id not in self._rows.index:
             hint = suggest_nearest(run_id, self._rows.index)
             raise UserError(f"{run_id}: no such run in {self._project.warehouse}{hint}")
-        return Run(self._project, self._rows.loc[run_id].to_dict())
+        return Run(self._project, {str(key): value for key, value in self._rows.loc[run_id].items()})
 
     def __contains__(self, run_id: object) -> bool:
         return run_id in self._rows.index

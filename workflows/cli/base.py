@@ -149,9 +149,11 @@ def with_spark(
     from star_ctr.workflows.terminal import show_step
 
     settings = load(conf, overrides or [])
-    with open_session(settings, name, writes=writes, wait=wait) as spark:
-        with show_step(name, spark.sparkContext) if progress else nullcontext():
-            return settings, action(settings, spark)
+    with (
+        open_session(settings, name, writes=writes, wait=wait) as spark,
+        show_step(name, spark.sparkContext) if progress else nullcontext(),
+    ):
+        return settings, action(settings, spark)
 
 
 def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:

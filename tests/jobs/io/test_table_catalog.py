@@ -84,7 +84,9 @@ def test_another_table_of_the_same_name_is_not_replaced(
 @pytest.mark.spark
 def test_a_catalog_that_does_not_exist_is_an_error_before_the_step(tmp_path: Path, spark: SparkSession) -> None:
     settings = load_with_catalog(tmp_path, "ads", "catalog.name=unity")
-    with pytest.raises(ConfigError, match=r"catalog.name: Spark cannot .* `unity`.*; set spark.sql.catalog.unity in spark.conf"):
+    with pytest.raises(
+        ConfigError, match=r"catalog.name: Spark cannot .* `unity`.*; set spark.sql.catalog.unity in spark.conf"
+    ):
         nightly.run_step(settings, spark, "evaluate", NIGHTS[0], "requested")
     assert not Journal(settings).read_entries(), "the step did not start"
     spark.conf.set("spark.sql.catalog.broken", "no.such.Plugin")
