@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from arro3.core import ChunkedArray, DataType
+from arro3.core import DataType, Table
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -72,17 +72,13 @@ def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pd.DataFrame:
         found = builder.execute(query).read_all()
     except DeltaError as error:
         raise UserError(f"{query}: {str(error).splitlines()[0]}") from None
-    columns = {name: _to_pyarrow(found.column(name)) for name in found.schema.names}
-    return pa.table(columns).to_pandas()  # type: ignore[no-any-return]
-
-
-def _to_pyarrow(column: ChunkedArray) -> pa.ChunkedArray:
-    """Convert a column; pyarrow 14, which petastorm needs, does not know Arrow's view types."""
-    return pa.chunked_array(column.cast(_replace_views(column.type)))
+    columns = {name: found.column(name) for name in found.schema.names}
+    plain = {name: column.cast(_replace_views(column.type)) for name, column in columns.items()}
+    return pa.table(Table.from_pydict(plain)).to_pandas()  # type: ignore[no-any-return]
 
 
 def _replace_views(kind: Any) -> Any:
-    """Return an Arrow type without view types and dictionaries."""
+    """Return an Arrow type without view types, which pyarrow 14 (for petastorm) does not know, and dictionaries."""
     if DataType.is_string_view(kind):
         return DataType.string()
     if DataType.is_binary_view(kind):
