@@ -73,7 +73,7 @@ def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pd.DataFrame:
     except DeltaError as error:
         raise UserError(f"{query}: {str(error).splitlines()[0]}") from None
     columns = {name: found.column(name) for name in found.schema.names}
-    plain = {name: column.cast(_replace_views(column.type)) for name, column in columns.items()}
+    plain: dict[str, Any] = {name: column.cast(_replace_views(column.type)) for name, column in columns.items()}
     return pa.table(Table.from_pydict(plain)).to_pandas()  # type: ignore[no-any-return]
 
 
