@@ -26,7 +26,7 @@ from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.redaction import dump_redacted
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import quote_literal
+from star_ctr.jobs.io.delta_rows import describe_schema, quote_literal
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
 from star_ctr.jobs.io.split_commits import read_split_commit
@@ -44,7 +44,8 @@ from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
 from star_ctr.model.training.job import TrainingJob, WarmStart
 
-RUNS_SCHEMA = pa.schema(
+RUNS_SCHEMA = describe_schema(
+    "runs",
     [
         ("run_id", pa.string()),
         ("attempt", pa.int64()),
@@ -58,7 +59,7 @@ RUNS_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("max_score_difference", pa.float64()),
         ("record", pa.string()),
-    ]
+    ],
 )
 """Schema of `runs`."""
 

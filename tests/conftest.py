@@ -44,7 +44,9 @@ on_request = pytest.mark.skipif(
 )
 
 
-SHARE_A_NIGHT = ("test_night.py", "test_night_again.py", "test_refit.py")
+SHARE_A_NIGHT = (
+    "test_night.py", "test_night_again.py", "test_refit.py", "test_api.py", "test_table_readers.py"
+)  # fmt: skip
 """Files whose tests use the same night, which takes a minute."""
 
 

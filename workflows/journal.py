@@ -24,15 +24,16 @@ import pyarrow as pa
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, read_ordered_rows
+from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, describe_schema, read_ordered_rows
 from star_ctr.jobs.io.external_errors import describe_external_error
 
-_SCHEMA = pa.schema(
+_SCHEMA = describe_schema(
+    "steps",
     [
         ("ds", pa.string()), ("step", pa.string()), ("run_id", pa.string()), ("state", pa.string()),
         ("at", pa.timestamp("us", "UTC")), ("seconds", pa.float64()), ("reason", pa.string()), ("error", pa.string()),
         ("inputs", pa.string()), ("outputs", pa.string()), ("process", pa.string()),
-    ]
+    ],
 )  # fmt: skip
 
 

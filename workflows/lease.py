@@ -34,17 +34,18 @@ from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.redaction import format_command
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, read_ordered_rows
+from star_ctr.jobs.io.delta_rows import SEQUENCE, SupersededError, add_row, describe_schema, read_ordered_rows
 
 TAKEN, RELEASED = "taken", "released"
 """Values of the column `event`."""
 _logger = logging.getLogger(__name__)
 
-_SCHEMA = pa.schema(
+_SCHEMA = describe_schema(
+    "lease",
     [
         ("at", pa.timestamp("us", "UTC")), ("event", pa.string()), ("holder", pa.string()), ("machine", pa.string()),
         ("host", pa.string()), ("pid", pa.int64()), ("started", pa.string()), ("command", pa.string()),
-    ]
+    ],
 )  # fmt: skip
 _HEARTBEAT_SECONDS = 5.0
 """Interval between heartbeats."""

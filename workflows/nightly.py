@@ -20,6 +20,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
+from star_ctr.jobs.io.table_catalog import create_database, register_tables
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
 from star_ctr.jobs.quality.profile import describe_matches
@@ -102,7 +103,9 @@ def run_step(
 
     Raises:
         UserError: The step starts from an earlier night whose results were removed.
+        ConfigError: The database in `catalog` cannot exist.
     """
+    create_database(settings, spark)
     journal, staleness = Journal(settings), staleness or read_staleness(settings, busy=True)
     if start := staleness.find_removed_start(ds, name):
         raise UserError(
@@ -118,6 +121,7 @@ def run_step(
     _logger.info("night %s: %s started: %s", ds, name, reason)
     with show_step(name, spark.sparkContext), entry:
         result = ACTIONS[name](settings, spark, ds)
+    register_tables(settings, spark)
     _logger.info("night %s: %s finished: %s", ds, name, result)
     describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
     for line in describe(settings, ds) if describe else ():

@@ -17,6 +17,7 @@ from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 _NOT_AFFECTING_MODEL: Any = {
     "paths": True,
     "spark": True,
+    "catalog": True,
     "about": True,
     "simulate": True,
     "compare": True,

@@ -14,6 +14,7 @@ from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.domains import RESERVED_NAMES
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.conf.settings.catalog import CatalogSettings
 from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.evaluate import EvaluateSettings
@@ -110,6 +111,9 @@ class Settings(SettingsModel):
     gate: GateSettings = Field(GateSettings(), description="when a candidate is served")
     retention: RetentionSettings = Field(RetentionSettings(), description="ages of data that `star-ctr clean` deletes")
     spark: SparkSettings = Field(SparkSettings(), description="Spark session")
+    catalog: CatalogSettings | None = Field(
+        None, description="catalog in which the tables are registered for SQL; default: none"
+    )
     simulate: SimulateSettings | None = Field(None, description="size of simulated logs; default: none are simulated")
     compare: Comparison = Field(Comparison(), description="what `star-ctr compare` trains")
 

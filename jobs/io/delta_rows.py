@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
+from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES, TABLES
 from star_ctr.conf.errors import DataError, UserError
 
 SEQUENCE = "sequence"
@@ -29,6 +29,8 @@ SEQUENCE = "sequence"
 _APPLICATION = "star-ctr/sequence"
 _TOKEN, _NUMBER = "star-ctr/token", "star-ctr/number"
 """Metadata keys of a commit that appended a row: the id of the `add_row` call, and the sequence number of the row."""
+_ABOUT, _COMMENT = "about", "comment"
+"""Metadata keys: of a schema, what a row of the table is; of a field, the meaning of the column (as Delta names it)."""
 _RECENT = 10
 """Number of recent commits that a retry searches for its row."""
 _REWRITE_AT = 100
@@ -36,6 +38,21 @@ _REWRITE_AT = 100
 _PATIENCE = 120.0
 """Number of seconds for which a writer retries after conflicts."""
 T = TypeVar("T")
+
+
+def describe_schema(table: str, columns: Iterable[tuple[str, pa.DataType]]) -> pa.Schema:
+    """Make the schema of a table of the warehouse, with the comments that a new table gets.
+
+    Args:
+        table: The name of the table.
+        columns: Name and type of each column.
+
+    Returns:
+        The schema, for `add_row` and `replace_rows`.
+    """
+    comments = TABLES[table].columns
+    fields = [pa.field(name, kind, metadata={_COMMENT: comments[name]}) for name, kind in columns]
+    return pa.schema(fields, metadata={_ABOUT: TABLES[table].about})
 
 
 def read_rows(table: str, where: str | None = None, columns: Sequence[str] = ("*",)) -> list[dict[str, Any]]:
@@ -102,7 +119,7 @@ def add_row(table: str, row: Mapping[str, Any], schema: pa.Schema, after: int | 
         SupersededError: The sequence number of the last row is not `after`.
         UserError: The write conflicted with other writers for two minutes.
     """
-    schema = schema.append(pa.field(SEQUENCE, pa.int64()))
+    schema = schema.append(pa.field(SEQUENCE, pa.int64(), metadata={_COMMENT: "order in which rows were committed"}))
     token, is_retry = uuid.uuid4().hex, False
 
     def add() -> int:
@@ -216,12 +233,31 @@ def _open_or_create(table: str, schema: pa.Schema, partitions: Sequence[str] = (
     try:
         return DeltaTable(table)
     except TableNotFoundError:
-        if "://" not in table:
-            Path(table).mkdir(parents=True, exist_ok=True)
+        about = (schema.metadata or {}).get(_ABOUT.encode(), b"").decode()
+        return create_table(table, schema, about, partitions)
+
+
+def create_table(table: str, schema: pa.Schema | Schema, about: str, partitions: Sequence[str]) -> DeltaTable:
+    """Create an empty table, or open it if another writer has created it first.
+
+    Args:
+        table: Path or URL of the table.
+        schema: The columns, with their comments.
+        about: The comment of the table; empty for none.
+        partitions: The partition columns.
+
+    Returns:
+        The table.
+    """
+    if "://" not in table:
+        Path(table).mkdir(parents=True, exist_ok=True)
     properties = {f"delta.{name}": value for name, value in TABLE_PROPERTIES.items()}
     try:
-        return DeltaTable.create(table, schema, mode="error", partition_by=list(partitions), configuration=properties)
-    except DeltaError:  # another writer created it first
+        return DeltaTable.create(
+            table, schema, mode="error", partition_by=list(partitions), description=about or None,
+            configuration=properties,
+        )  # fmt: skip
+    except DeltaError:
         return DeltaTable(table)
 
 

@@ -6,22 +6,26 @@ it runs again, the table has the same rows. If it is killed, the previous versio
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, TABLES, Warehouse
-from star_ctr.conf.contracts.pipeline import find_writer
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import make_any_condition, replace_rows
+from star_ctr.features.cleaning.log_columns import get_column
+from star_ctr.jobs.io.column_comments import describe_columns
+from star_ctr.jobs.io.delta_rows import create_table, describe_schema, make_any_condition, replace_rows
+from star_ctr.jobs.io.table_reader import explain_missing
 
-LEDGER_SCHEMA = pa.schema(
+LEDGER_SCHEMA = describe_schema(
+    "ledger",
     [
         ("run_id", pa.string()),
         ("ds", pa.string()),
@@ -30,7 +34,7 @@ LEDGER_SCHEMA = pa.schema(
         ("rows_in", pa.int64()),
         ("rows_out", pa.int64()),
         ("reason", pa.string()),
-    ]
+    ],
 )
 """Schema of `ledger`."""
 
@@ -62,6 +66,7 @@ class WarehouseTables:
     """
 
     def __init__(self, settings: Settings, spark: SparkSession) -> None:
+        self.settings = settings
         self.spark = spark
         self.warehouse = Warehouse(settings.paths)
 
@@ -72,8 +77,7 @@ class WarehouseTables:
     def require(self, table: str) -> None:
         """Raise `DataError` if the table does not exist. The message contains the step that writes it."""
         if not self.exists(table):
-            step = "evaluate --against RUN" if table == "differences" else find_writer(table)
-            raise DataError(f"{self.warehouse.table(table)}: no such table yet; run `star-ctr {step}` first")
+            raise DataError(explain_missing(self.warehouse.table(table), table))
 
     def read(self, table: str, version: int | None = None) -> DataFrame:
         """Read a table at a version, by default the newest; raises `DataError` if it does not exist (see `require`)."""
@@ -100,6 +104,9 @@ class WarehouseTables:
             DataError: A column has another type in the table.
             AnalysisException: Spark rejects the write for another reason.
         """
+        rows = self._add_comments(table, rows)
+        if not self.exists(table):
+            self._create(table, rows)
         writer = (
             rows.write.format("delta")
             .mode("overwrite")
@@ -122,6 +129,19 @@ class WarehouseTables:
                 "than in the new rows; move the folder of the table away and run `star-ctr backfill`"
             ) from None
         return self.version(table)
+
+    def _add_comments(self, table: str, rows: DataFrame) -> DataFrame:
+        """Add the meaning of each column as its comment. Delta keeps the comment of a column that exists already."""
+        comments = describe_columns(self.settings, table)
+        columns = {name: get_column(name) for name in rows.columns}
+        described = {n: columns[n].alias(n, metadata={"comment": comments[n]}) for n in columns if n in comments}
+        return rows.select(*(columns | described).values())
+
+    def _create(self, table: str, rows: DataFrame) -> None:
+        """Create an empty table with the columns of `rows`. A write of Spark could not give it a comment."""
+        schema = json.loads(rows.schema.json(), object_hook=_make_nullable)
+        known = TABLES[table]
+        create_table(self.warehouse.table(table), Schema.from_json(json.dumps(schema)), known.about, known.partitions)
 
     def version(self, table: str) -> int:
         """Return the newest version of a table."""
@@ -177,6 +197,11 @@ class WarehouseTables:
     def replace_rows(self, table: str, rows: Iterable[Sequence[Any]], schema: pa.Schema, where: str) -> None:
         """Replace the rows of a small table that match a condition, without Spark; see `replace_rows`."""
         replace_rows(self.warehouse.table(table), rows, schema, where, TABLES[table].partitions)
+
+
+def _make_nullable(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of a JSON schema in which all values may be null, as in each table that Spark writes."""
+    return {key: True if key in ("nullable", "containsNull", "valueContainsNull") else v for key, v in part.items()}
 
 
 def collect_ledger_entries(counts: DataFrame) -> list[LedgerEntry]:

@@ -19,13 +19,14 @@ from star_ctr.conf.settings.features import Numeric
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.attribution import MATCHED
-from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
+from star_ctr.jobs.io.delta_rows import describe_schema, quote_literal, read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 MATCH, UNPARSABLE = "matched", "unparsable"
 UNPARSED_COLUMN = "unparsed"
 """Column of `features` with the unparsable values of a row by column, as JSON."""
-_SCHEMA = pa.schema(
+_SCHEMA = describe_schema(
+    "profile",
     [
         ("ds", pa.string()),
         ("name", pa.string()),
@@ -33,7 +34,7 @@ _SCHEMA = pa.schema(
         ("rows", pa.int64()),
         ("hits", pa.int64()),
         ("example", pa.string()),
-    ]
+    ],
 )
 
 

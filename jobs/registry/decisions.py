@@ -28,7 +28,7 @@ from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import write_json
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import SupersededError, add_row, make_any_condition, read_ordered_rows, read_rows
+from star_ctr.jobs.io import delta_rows
 from star_ctr.jobs.registry.attempts import (
     Attempt,
     check_files,
@@ -40,12 +40,13 @@ from star_ctr.jobs.registry.attempts import (
 SERVING_FILE = "serving.json"
 GATE = "gate"
 """Author of the gate's automatic decisions."""
-_SCHEMA = pa.schema(
+_SCHEMA = delta_rows.describe_schema(
+    "decisions",
     [
         ("at", pa.timestamp("us", "UTC")), ("ds", pa.string()), ("run_id", pa.string()), ("attempt", pa.int64()),
         ("reference_run_id", pa.string()), ("reference_attempt", pa.int64()), ("outcome", pa.string()),
         ("reason", pa.string()), ("by", pa.string()), ("evidence", pa.string()),
-    ]
+    ],
 )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ class Decisions:
     def read_all(self) -> list[Decision]:
         """Return all decisions, oldest first."""
         parsers: dict[str, Callable[[Any], Any]] = {"outcome": Outcome, "evidence": json.loads}
-        rows = read_ordered_rows(self.table, _SCHEMA)
+        rows = delta_rows.read_ordered_rows(self.table, _SCHEMA)
         return [Decision(**{k: parsers[k](v) if k in parsers else v for k, v in row.items()}) for row in rows]
 
     def add(self, decision: Decision, after: Sequence[Decision]) -> None:
@@ -124,7 +125,7 @@ class Decisions:
         row = {**asdict(decision), "outcome": str(decision.outcome), "evidence": json.dumps(decision.evidence)}
         del row["sequence"]
         last = after[-1].sequence if after else -1
-        add_row(self.table, row, _SCHEMA, last)
+        delta_rows.add_row(self.table, row, _SCHEMA, last)
         self.update_pointer()
 
     def update_pointer(self) -> None:
@@ -194,7 +195,7 @@ class Decisions:
             decision = decide(decided)
             try:
                 self.add(decision, decided)
-            except SupersededError:
+            except delta_rows.SupersededError:
                 continue
             if find_attempt(self.warehouse, *decision.model) is None:
                 before = find_serving(decided)
@@ -206,7 +207,9 @@ class Decisions:
 
     def _read_metrics(self, attempt: Attempt) -> list[dict[str, Any]]:
         """Read the metrics of an attempt, without Spark; empty if the table does not contain this attempt."""
-        rows = read_rows(self.warehouse.table("metrics"), make_any_condition("run_id", [attempt.run_id]))
+        rows = delta_rows.read_rows(
+            self.warehouse.table("metrics"), delta_rows.make_any_condition("run_id", [attempt.run_id])
+        )
         return [row for row in rows if row.get("attempt") == attempt.number]
 
 

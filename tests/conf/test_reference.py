@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from star_ctr.conf.reference import make_reference, make_schema
+from star_ctr.conf.reference import make_columns_reference, make_reference, make_schema
 from star_ctr.conf.settings.root import Settings
 from tests.conftest import ROOT
 
@@ -17,6 +17,12 @@ def test_the_generated_files_are_up_to_date() -> None:
     remedy = "run `star-ctr schema --markdown > docs/settings.md` and `star-ctr schema > conf/settings.schema.json`"
     assert (ROOT / "docs/settings.md").read_text() == make_reference(), remedy
     assert json.loads((ROOT / "conf/settings.schema.json").read_text()) == make_schema(), remedy
+
+
+def test_the_columns_of_the_tables_page_are_up_to_date() -> None:
+    _, heading, section = (ROOT / "docs/tables.md").read_text().partition("## Columns\n")
+    remedy = "replace the section `Columns` of docs/tables.md by the output of `star-ctr schema --columns`"
+    assert heading + section == make_columns_reference(), remedy
 
 
 def list_models(model: type[BaseModel], seen: set[type[BaseModel]]) -> set[type[BaseModel]]:

@@ -132,6 +132,10 @@ class SyntheticNights:
                     "run_id": self.run(ds),
                     "attempt": 1,
                     "ds": ds,
+                    "model": format_variant(self.settings),
+                    "seed": 0,
+                    "rows": 10_000 * len(self.domains),
+                    "seconds": 81.2,
                     "max_score_difference": 1.2e-7,
                     "record": json.dumps(record),
                 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,7 +13,7 @@ from star_ctr import __version__
 from star_ctr.conf.contracts.pipeline import STEPS
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.workflows.run_log import configure_terminal, log_to_warehouse
+from star_ctr.workflows.run_log import configure_terminal
 
 # `\b` keeps click from rewrapping the lines of a paragraph.
 _HELP = """Train, evaluate and serve CTR models for several domains, every night.
@@ -145,19 +145,15 @@ def with_spark(
     Raises:
         UserError: Another process holds the lease, and `wait` is false.
     """
-    from star_ctr.jobs.io.session import start
-    from star_ctr.workflows.lease import hold_lease
+    from star_ctr.workflows.spark_session import open_session
     from star_ctr.workflows.terminal import show_step
 
     settings = load(conf, overrides or [])
-    with ExitStack() as stack:
-        if writes:
-            stack.enter_context(hold_lease(settings, wait))
-            stack.enter_context(log_to_warehouse(settings, name))
-        with show_step("spark", None):
-            spark = start(settings, f"star-ctr {name}")
-        with show_step(name, spark.sparkContext) if progress else nullcontext():
-            return settings, action(settings, spark)
+    with (
+        open_session(settings, name, writes=writes, wait=wait) as spark,
+        show_step(name, spark.sparkContext) if progress else nullcontext(),
+    ):
+        return settings, action(settings, spark)
 
 
 def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:

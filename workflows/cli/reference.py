@@ -16,18 +16,24 @@ def schema(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print a Markdown page that lists all settings instead.")
     ] = False,
+    columns: Annotated[
+        bool, typer.Option("--columns", help="Print a Markdown list of the columns of all tables instead.")
+    ] = False,
 ) -> None:
     """Print the JSON schema of the YAML file of a data set.
 
-    Editors use the schema to complete and check the file.
+    Editors use the schema to complete and check the file. The Markdown texts are pages of the documentation.
 
     For example:
 
         star-ctr schema > settings.schema.json
     """
-    from star_ctr.conf.reference import make_reference, make_schema
+    from star_ctr.conf.reference import make_columns_reference, make_reference, make_schema
 
-    typer.echo(make_reference() if markdown else json_module.dumps(make_schema(), indent=1), nl=not markdown)
+    if markdown or columns:
+        typer.echo(make_reference() if markdown else make_columns_reference(), nl=False)
+        return
+    typer.echo(json_module.dumps(make_schema(), indent=1))
 
 
 @app.command()
