@@ -24,6 +24,7 @@ from star_ctr.jobs.evaluate import METRICS_COLUMNS, ScoredRun, evaluate_runs, re
 from star_ctr.jobs.io.delta_rows import SupersededError
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
+from star_ctr.jobs.quality.jumps import read_jumps
 from star_ctr.jobs.registry.attempts import Attempt, get_published_attempt
 from star_ctr.jobs.registry.decisions import (
     Decision,
@@ -40,6 +41,9 @@ from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.score import score_rows
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.tools.differences import compare_runs
+
+_JUMPS = 3
+"""Maximum number of jumps in the data that a reason lists."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -120,6 +124,9 @@ def _decide(
     accepted_metrics: dict[str, Any] = {}
 
     def make_decision(outcome: Outcome, reason: str) -> Decision:
+        # Jumps in the data do not change the outcome, but they may explain it.
+        if jumps := read_jumps(settings, ds).describe(_JUMPS):
+            reason = f"{reason}; jumps in the data: {', '.join(jumps)}"
         evidence = {"metrics": metrics, "differences": differences}
         reference_run_id, number = serving.model if serving else ("", None)
         return Decision(

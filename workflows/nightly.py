@@ -22,6 +22,7 @@ from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
+from star_ctr.jobs.quality.jumps import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
@@ -32,6 +33,11 @@ _logger = logging.getLogger(__name__)
 
 ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
+_DESCRIPTIONS: dict[str, tuple[Callable[[Settings, str], list[str]], ...]] = {
+    "ingest": (describe_quarantine,),
+    "features": (describe_matches, describe_jumps),
+}
+"""Functions that describe the data of a night after a step, in lines."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -119,8 +125,7 @@ def run_step(
     with show_step(name, spark.sparkContext), entry:
         result = ACTIONS[name](settings, spark, ds)
     _logger.info("night %s: %s finished: %s", ds, name, result)
-    describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
-    for line in describe(settings, ds) if describe else ():
+    for line in (line for describe in _DESCRIPTIONS.get(name, ()) for line in describe(settings, ds)):
         _logger.info("night %s: %s: %s", ds, name, line)
         stderr.print(f"  {line}", highlight=False)
     return result
