@@ -22,7 +22,7 @@ from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
-from star_ctr.jobs.quality.jumps import describe_jumps
+from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness

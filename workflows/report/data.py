@@ -13,7 +13,7 @@ from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_run
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import read_rows
-from star_ctr.jobs.quality.jumps import JumpList, read_jumps
+from star_ctr.jobs.quality.jump_list import JumpList, read_jumps
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.workflows import status
 from star_ctr.workflows.lease import is_held
