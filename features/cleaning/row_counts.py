@@ -22,6 +22,8 @@ def count_rows(rows: DataFrame, zone: str) -> DataFrame:
     ts = F.when(F.col("reason").isNull(), F.col("ts")) if "ts" in rows.columns else F.lit(None).cast("timestamp")
     hour = F.hour(F.from_utc_timestamp(ts, zone))
     by = {"domain": domain, "reason": F.coalesce("reason", F.lit("")), "hour": hour}
-    return rows.select("ds", *(value.alias(name) for name, value in by.items())).groupBy("ds", *by).agg(
-        F.count("*").alias("rows")
+    return (
+        rows.select("ds", *(value.alias(name) for name, value in by.items()))
+        .groupBy("ds", *by)
+        .agg(F.count("*").alias("rows"))
     )

@@ -187,8 +187,8 @@ def check_labels(
     found = list(domains)
     rows, clicked = sum(d.rows for d in found), sum(d.clicked for d in found)
     if clicked in (0, rows) and not settings.checks.one_class:
+        what = "clicked" if clicked else "not clicked"
         raise DataError(
-            f"{store.warehouse.table('features')}: all {rows:,} rows of {ds} are {'clicked' if clicked else 'not clicked'}"
-            ", so no model can be evaluated on them; check the label in the log, or set checks.one_class to accept such "
-            "a day"
+            f"{store.warehouse.table('features')}: all {rows:,} rows of {ds} are {what}, so no model can be evaluated "
+            "on them; check the label in the log, or set checks.one_class to accept such a day"
         )

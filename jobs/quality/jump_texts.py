@@ -23,12 +23,13 @@ def describe_share(now: Measure, usual: float) -> str:
     share, name, log = format_share(now.share), now.name, now.log
     change = f"{'rose' if now.share > usual else 'fell'} from {format_share(usual)} to {share}"
     example = f" (such as `{now.example}`)" if now.example else ""
+    matches = "clicks matched an impression" if name == "clicks" else f"impressions matched {name}"
     subject = {
         NULL: f"null share of {name} {change}",
         CLICKED: f"click rate{f' of domain {name}' if name else ''} {change}",
         QUARANTINED: f"{share} of the rows of {log} are quarantined because of `{name}`",
         DUPLICATES: f"{share} of the rows of {log} are duplicates",
-        MATCH: f"only {share} of {'clicks matched an impression' if name == 'clicks' else f'impressions matched {name}'}",
+        MATCH: f"only {share} of {matches}",
         EARLY: f"{share} of clicks precede their impression",
         UNPARSABLE: f"{share} of the values of {name} are not numbers{example}",
         UNSEEN: f"{share} of the values of {name} did not occur on the earlier days",

@@ -168,9 +168,7 @@ class _Finder:
             affected = now.rows / max(overall.rows, 1)
         yield self._make(found.size, describe_share(now, found.usual), now, earlier, affected)
 
-    def _follows(
-        self, size: float, overall: Measure, earlier: Mapping[str, Measure], limits: ShareLimits
-    ) -> bool:
+    def _follows(self, size: float, overall: Measure, earlier: Mapping[str, Measure], limits: ShareLimits) -> bool:
         """Return whether a change of a domain's click rate is mostly a change of the overall click rate."""
         shares = [m.share for m in earlier.values() if m.rows]
         if len(shares) < MIN_DAYS or not overall.share or not median(shares):
@@ -196,14 +194,15 @@ class _Finder:
                 text = f"domain {name} is new, with {format_count(now.hits)}"
                 yield self._make(_LARGEST, text, now, earlier, now.share)
             return
-        # If all domains shrink or grow alike, only the log is reported; if the others do, their shares change.
+        # If all domains shrink or grow alike, only the log is reported. So compare with the other domains, too.
         counts = {ds: float(m.hits) for ds, m in earlier.items()}
-        shares = {ds: m.share for ds, m in earlier.items()}
+        relative = {ds: _compare_with_others(m) for ds, m in earlier.items()}
         found = compare_counts(self.ds, now.hits, counts, _ROWS_FACTOR, 0.13, sampled=True)
-        share = compare_counts(self.ds, now.share, shares, _ROWS_FACTOR, 0.13, sampled=False)
-        if found and share and (found.size > 0) == (share.size > 0):
+        change = compare_counts(self.ds, _compare_with_others(now), relative, _ROWS_FACTOR, 0.13, sampled=False)
+        if found and change and (found.size > 0) == (change.size > 0):
             text = f"domain {name} has {format_count(now.hits)}, usually {found.usual:,.0f}"
-            yield self._make(found.size, text, now, earlier, max(now.share, share.usual))
+            affected = max(now.share, *(m.share for m in earlier.values()))
+            yield self._make(found.size, text, now, earlier, affected)
 
     def _find_distinct(self, log: str, name: str) -> Iterator[Jump]:
         now, earlier = self._split(log, name, DISTINCT)
@@ -264,6 +263,11 @@ class _Finder:
 
 def _count(measure: Measure) -> tuple[int, int]:
     return measure.hits, measure.rows
+
+
+def _compare_with_others(measure: Measure) -> float:
+    """Return the rows of a domain relative to those of all other domains."""
+    return measure.hits / (measure.rows - measure.hits + 1)
 
 
 def _get_number(measure: Measure) -> float | None:

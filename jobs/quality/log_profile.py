@@ -149,11 +149,9 @@ def _profile_columns(settings: Settings, name: str, valid: DataFrame) -> list[Me
 
 
 def _profile_numbers(settings: Settings, name: str, valid: DataFrame) -> list[Measure]:
-    """Compute the median and the interquartile range of each column that a numeric feature reads, by day.
-
-    Numbers are rounded to two significant digits and counted, which needs few counters. Unlike sketches of quantiles,
-    the result does not depend on the order of the rows.
-    """
+    """Compute the median and the interquartile range of each column that a numeric feature reads, by day."""
+    # Round numbers to two significant digits and count them, which needs few counters. Unlike sketches of quantiles,
+    # the result does not depend on the order of the rows.
     columns = list_profiled_columns(settings, name, valid.columns)
     columns = {c: target for c, target in columns.items() if c in split_columns_by_use(settings, name)["number"]}
     if not columns:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-from deltalake import DeltaTable, Field, PrimitiveType
+from deltalake import DeltaTable, Field
+from deltalake.schema import PrimitiveType
 
 from star_ctr.conf.contracts.catalog import TABLES, Warehouse
 from star_ctr.conf.settings.root import Settings
@@ -26,7 +27,7 @@ HOUR = "hour"
 """Share of the rows by hour of the day, `00` to `23`, in the time zone of the data set."""
 NULL, DISTINCT = "null", "distinct"
 """Share of missing values of a column, and its approximate number of distinct values (`hits`)."""
-MEDIAN, SPREAD = "median", "spread"
+MEDIAN, SPREAD = "median", "interquartile range"
 """Median and interquartile range (`value`) of the `rows` numbers in a column, from numbers with two digits."""
 HEAVIEST = "heaviest user"
 """Share of the user with the most rows, who is the `example`."""

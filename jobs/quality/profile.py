@@ -6,7 +6,7 @@ module counts them by day in the table `profile`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from pyspark.sql import DataFrame
@@ -118,9 +118,7 @@ def measure_columns(settings: Settings, rows: DataFrame) -> list[Measure]:
     return measures
 
 
-def measure_domains(
-    settings: Settings, domains: Iterable[DomainCount], clicks: Iterable[LedgerEntry]
-) -> list[Measure]:
+def measure_domains(settings: Settings, domains: Iterable[DomainCount], clicks: Iterable[LedgerEntry]) -> list[Measure]:
     """Return the share of rows and the click rate of each domain and of all domains, by day.
 
     A click of a click log counts on the day on which it was logged. Otherwise, the newest day would have fewer clicks

@@ -58,7 +58,7 @@ class ReportData:
     record: dict[str, Any] = field(default_factory=dict)
     record_before: dict[str, Any] = field(default_factory=dict)
     step_states: Sequence[Row] = field(default_factory=list)
-    jumps: JumpList = JumpList([], 0, 0)
+    jumps: JumpList = field(default_factory=lambda: JumpList([], 0, 0))
 
     @property
     def metrics(self) -> dict[str, Row]:

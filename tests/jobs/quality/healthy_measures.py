@@ -7,8 +7,22 @@ import datetime as dt
 import numpy as np
 
 from star_ctr.jobs.quality.measures import (
-    CLICKED, DISTINCT, DOMAIN, DUPLICATES, EARLY, HEAVIEST, HOUR, MATCH, MEDIAN, NULL, QUARANTINED, ROWS, SPREAD,
-    UNPARSABLE, UNSEEN, Measure,
+    CLICKED,
+    DISTINCT,
+    DOMAIN,
+    DUPLICATES,
+    EARLY,
+    HEAVIEST,
+    HOUR,
+    MATCH,
+    MEDIAN,
+    NULL,
+    QUARANTINED,
+    ROWS,
+    SPREAD,
+    UNPARSABLE,
+    UNSEEN,
+    Measure,
 )  # fmt: skip
 
 FIRST = dt.date(2026, 1, 5)
@@ -54,7 +68,11 @@ class HealthyLogs:
     def draw_day(self, k: int) -> list[Measure]:
         rng, day = self.rng, FIRST + dt.timedelta(days=k)
         ds, is_weekend = day.isoformat(), day.weekday() >= 5
-        n = int(rng.poisson(self.rows * (1 + self.growth) ** k * self.by_weekday[day.weekday()] * np.exp(rng.normal(0, 0.06))))
+        n = int(
+            rng.poisson(
+                self.rows * (1 + self.growth) ** k * self.by_weekday[day.weekday()] * np.exp(rng.normal(0, 0.06))
+            )
+        )
         found: list[Measure] = []
 
         def add(log: str, name: str, measure: str, rows: int, hits: int, value: float | None = None) -> None:
@@ -73,22 +91,50 @@ class HealthyLogs:
             add("impressions", f"{hour:02d}", HOUR, valid, int(hits))
         for c, (p, distinct) in enumerate(zip(self.nulls, CARDINALITIES, strict=True)):
             add("impressions", f"impressions.c{c}", NULL, valid, self.draw_share(p, valid, 0.12))
-            seen = distinct * (1 - np.exp(-4 * valid / distinct)) if distinct > 50 else distinct - (distinct > 3 and rng.random() < 0.1)
-            add("impressions", f"impressions.c{c}", DISTINCT, valid, round(seen * np.exp(rng.normal(0, 0.05 * (distinct > 50)))))
+            seen = (
+                distinct * (1 - np.exp(-4 * valid / distinct))
+                if distinct > 50
+                else distinct - (distinct > 3 and rng.random() < 0.1)
+            )
+            add(
+                "impressions",
+                f"impressions.c{c}",
+                DISTINCT,
+                valid,
+                round(seen * np.exp(rng.normal(0, 0.05 * (distinct > 50)))),
+            )
         for c, (middle, width) in enumerate(zip(self.medians, self.widths, strict=True)):
             value = middle + width * rng.normal(0, 0.08)
             add("impressions", f"impressions.x{c}", MEDIAN, valid, valid, float(f"{value:.1e}"))
-            add("impressions", f"impressions.x{c}", SPREAD, valid, valid, float(f"{width * np.exp(rng.normal(0, 0.1)):.1e}"))
+            add(
+                "impressions",
+                f"impressions.x{c}",
+                SPREAD,
+                valid,
+                valid,
+                float(f"{width * np.exp(rng.normal(0, 0.1)):.1e}"),
+            )
             add("impressions", f"impressions.x{c}", UNPARSABLE, valid, self.draw_share(0.001 * c, valid, 0.3))
         add("impressions", "impressions.flag", MEDIAN, valid, valid, float(rng.random() < 0.5))
         add("impressions", "impressions.flag", SPREAD, valid, valid, float(rng.random() < 0.8))
-        add("impressions", "impressions.user", HEAVIEST, valid, round(valid * self.heaviest * np.exp(rng.normal(0, 0.3))))
+        add(
+            "impressions",
+            "impressions.user",
+            HEAVIEST,
+            valid,
+            round(valid * self.heaviest * np.exp(rng.normal(0, 0.3))),
+        )
         shares = self.shares * np.where(is_weekend, self.weekend_share, 1.0) * np.exp(rng.normal(0, 0.1, DOMAINS))
         sizes = rng.multinomial(valid, shares / shares.sum())
         swing = (self.weekend_rate if is_weekend else 1.0) * np.exp(rng.normal(0, 0.05))
         rates = np.clip(self.rates * swing * np.exp(rng.normal(0, 0.07, DOMAINS)), 0, 0.9)
         # Users with many rows make clicks vary by twice the variance of independent rows.
-        clicks = np.array([min(rng.poisson(p * s * rng.gamma(max(p * s, 1e-9)) / max(p * s, 1e-9)), s) for p, s in zip(rates, sizes, strict=True)])
+        clicks = np.array(
+            [
+                min(rng.poisson(p * s * rng.gamma(max(p * s, 1e-9)) / max(p * s, 1e-9)), s)
+                for p, s in zip(rates, sizes, strict=True)
+            ]
+        )
         add("impressions", "", CLICKED, valid, int(clicks.sum()))
         for d, (size, clicked) in enumerate(zip(sizes, clicks, strict=True)):
             if size:

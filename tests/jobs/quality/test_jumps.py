@@ -10,8 +10,22 @@ import pytest
 from star_ctr.jobs.quality.jump_list import MAX_JUMPS, JumpList
 from star_ctr.jobs.quality.jumps import Jump, find_jumps
 from star_ctr.jobs.quality.measures import (
-    CLICKED, DISTINCT, DOMAIN, DUPLICATES, EARLY, HEAVIEST, HOUR, MATCH, MEDIAN, NULL, QUARANTINED, ROWS, SPREAD,
-    UNPARSABLE, UNSEEN, Measure,
+    CLICKED,
+    DISTINCT,
+    DOMAIN,
+    DUPLICATES,
+    EARLY,
+    HEAVIEST,
+    HOUR,
+    MATCH,
+    MEDIAN,
+    NULL,
+    QUARANTINED,
+    ROWS,
+    SPREAD,
+    UNPARSABLE,
+    UNSEEN,
+    Measure,
 )  # fmt: skip
 from tests.jobs.quality.healthy_measures import FIRST, HealthyLogs
 
@@ -44,6 +58,8 @@ def draw(usual: Measure, now: Measure, days: int = 8) -> list[Jump]:
     whole += [Measure(name_day(k), "impressions", "", CLICKED, 10_000, 300) for k in range(days + 1)]
     if (now.name, now.measure) in (("", ROWS), ("", CLICKED)):
         whole = [m for m in whole if m.measure != now.measure]
+    if now.measure == MEDIAN:
+        measures += [usual._replace(ds=name_day(k), measure=SPREAD, value=8.0) for k in range(days + 1)]
     return find_jumps([*measures, *whole, now._replace(ds=name_day(days))], name_day(days))
 
 
@@ -124,8 +140,12 @@ def test_missing_hours_are_reported_as_a_range() -> None:
 
 def test_a_change_of_all_domains_is_reported_once() -> None:
     """The click rates of all domains triple, or the rows of all domains are cut to a quarter."""
+
     def draw_day(k: int, size: int, rate: float) -> list[Measure]:
-        found = [Measure(name_day(k), "impressions", "", ROWS, 6 * size, 6 * size), Measure(name_day(k), "impressions", "", CLICKED, 6 * size, int(6 * size * rate))]
+        found = [
+            Measure(name_day(k), "impressions", "", ROWS, 6 * size, 6 * size),
+            Measure(name_day(k), "impressions", "", CLICKED, 6 * size, int(6 * size * rate)),
+        ]
         for d in range(6):
             found.append(Measure(name_day(k), "impressions", f"d{d}", DOMAIN, 6 * size, size))
             found.append(Measure(name_day(k), "impressions", f"d{d}", CLICKED, size, int(size * rate)))
@@ -141,7 +161,10 @@ def test_a_change_of_all_domains_is_reported_once() -> None:
 def test_the_most_severe_jumps_come_first_and_the_list_is_capped() -> None:
     base = [Measure(name_day(k), "impressions", "", ROWS, 9_000, 9_000 if k < 7 else 900) for k in range(8)]
     for c in range(15):
-        base += [Measure(name_day(k), "impressions", f"impressions.c{c:02d}", NULL, 9_000, 90 if k < 7 else 900 + 100 * c) for k in range(8)]
+        base += [
+            Measure(name_day(k), "impressions", f"impressions.c{c:02d}", NULL, 9_000, 90 if k < 7 else 900 + 100 * c)
+            for k in range(8)
+        ]
     found = find_jumps(base, name_day(7))
     assert len(found) == 16
     assert found[0].sentence == "impressions has 900 rows, usually 9,000"
@@ -154,5 +177,7 @@ def test_an_outlier_among_the_earlier_days_hides_nothing() -> None:
     days = [measure("impressions.slot", NULL, 20)._replace(ds=name_day(k)) for k in range(8)]
     days[3] = days[3]._replace(hits=6_000)
     now = measure("impressions.slot", NULL, 3_100)._replace(ds=name_day(8))
-    assert [jump.sentence for jump in find_jumps([*days, now], name_day(8))] == ["null share of impressions.slot rose from 0.2% to 31%"]
+    assert [jump.sentence for jump in find_jumps([*days, now], name_day(8))] == [
+        "null share of impressions.slot rose from 0.2% to 31%"
+    ]
     assert find_jumps([*days, now._replace(hits=22)], name_day(8)) == []

@@ -6,6 +6,7 @@ the healthy days.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def draw_day(rng: np.random.Generator, k: int, rate: float = 0.2) -> Logs:
 
 def draw_clicks(rng: np.random.Generator, shown: pd.DataFrame, rate: float) -> pd.DataFrame:
     clicked = shown[rng.random(len(shown)) < rate]
-    return pd.DataFrame({"view": clicked["view"], "at": clicked["at"] + pd.to_timedelta(rng.integers(1, 400, len(clicked)), unit="s")})
+    return pd.DataFrame(
+        {"view": clicked["view"], "at": clicked["at"] + pd.to_timedelta(rng.integers(1, 400, len(clicked)), unit="s")}
+    )
 
 
 def change(column: str, share: float, value: object) -> Callable[[np.random.Generator, Logs], Logs]:
@@ -67,7 +70,9 @@ def change(column: str, share: float, value: object) -> Callable[[np.random.Gene
     return plant
 
 
-def keep(select: Callable[[np.random.Generator, pd.DataFrame], pd.Series]) -> Callable[[np.random.Generator, Logs], Logs]:
+def keep(
+    select: Callable[[np.random.Generator, pd.DataFrame], pd.Series],
+) -> Callable[[np.random.Generator, Logs], Logs]:
     """Return a fault that keeps only some impressions, with their clicks."""
 
     def plant(rng: np.random.Generator, logs: Logs) -> Logs:
@@ -88,7 +93,9 @@ def repeat(name: str, times: int) -> Callable[[np.random.Generator, Logs], Logs]
     return plant
 
 
-def edit_clicks(edit: Callable[[np.random.Generator, pd.DataFrame], pd.DataFrame]) -> Callable[[np.random.Generator, Logs], Logs]:
+def edit_clicks(
+    edit: Callable[[np.random.Generator, pd.DataFrame], pd.DataFrame],
+) -> Callable[[np.random.Generator, Logs], Logs]:
     return lambda rng, logs: (logs[0], edit(rng, logs[1]))
 
 
@@ -108,7 +115,7 @@ def advance(share: float) -> Callable[[np.random.Generator, pd.DataFrame], pd.Da
 
 
 FAULTS: dict[str, tuple[Callable[[np.random.Generator, Logs], Logs], str]] = {
-    "nulls": (change("device", 0.3, None), r"null share of impressions\.device rose from 1(\.\d)?% to (29|30|31|32)%"),
+    "nulls": (change("device", 0.3, None), r"null share of impressions\.device rose from (0\.\d+|1|1\.\d)% to (29|30|31|32)%"),
     "domain disappears": (keep(lambda rng, f: f["surface"] != "mail"), r"domain mail has no rows, usually \d{3}"),
     "domain triples": (repeat("search", 3), r"domain search has [23],\d{3} rows, usually \d{3}"),
     "clicks do not match": (edit_clicks(mangle(0.6)), r"only (3\d|4\d)% of clicks matched an impression, usually 100%"),
@@ -117,7 +124,7 @@ FAULTS: dict[str, tuple[Callable[[np.random.Generator, Logs], Logs], str]] = {
     "click rate falls to a third": (edit_clicks(lambda rng, c: c[rng.random(len(c)) < 1 / 3]), r"^click rate fell from (19|20|21)% to \d(\.\d)?%"),
     "click rate triples": (lambda rng, logs: (logs[0], draw_clicks(rng, logs[0], 0.6)), r"^click rate rose from (19|20|21)% to (5|6)\d%"),
     "duplicates": (lambda rng, logs: (pd.concat([logs[0], logs[0].sample(frac=0.087, random_state=1)]), logs[1]), r"(7\.\d|8(\.\d)?)% of the rows of impressions are duplicates, usually 0%"),
-    "unit changes": (change("price", 1.0, lambda c: c * 100), r"median of impressions\.price rose from 12 to 1,200"),
+    "unit changes": (change("price", 1.0, lambda c: c * 100), r"median of impressions\.price rose from 12 to 1,[123]00"),
     "number becomes constant": (change("price", 1.0, 9.99), r"impressions\.price has a single value \(9\.99\), usually \d,\d{3} distinct values"),
     "values are recoded": (change("device", 1.0, lambda c: c.str.upper()), r"100% of the values of impressions\.device did not occur on the earlier days, usually 0%"),
     "half of the hours": (keep(lambda rng, f: f["at"].dt.hour < 12), r"no rows of impressions between 12:00 and 24:00"),
@@ -139,9 +146,9 @@ def measures(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> d
     csv = {"format": "parquet"}
     conf = settings(
         folder,
-        {"path": "views/{ds}.parquet", **csv, "time": {"column": "at", "unit": "timestamp"}},
+        {"path": "views.parquet", **csv, "time": {"column": "at", "unit": "timestamp"}},
         logs={
-            "clicks": {"path": "clicks/{ds}.parquet", **csv, "impression": "view", "time": {"column": "at", "unit": "timestamp"}},
+            "clicks": {"path": "clicks.parquet", **csv, "impression": "view", "time": {"column": "at", "unit": "timestamp"}},
             "users": {"path": "users.parquet", **csv, "key": "visitor"},
             "items": {"path": "items.parquet", **csv, "key": "sku"},
         },
@@ -175,13 +182,12 @@ def measures(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> d
 
 def write_logs(folder: Path, rng: np.random.Generator) -> None:
     """Write eight healthy days, one day per fault, and a last day that is healthy."""
-    for name in ("views", "clicks"):
-        (folder / "logs" / name).mkdir(parents=True)
+    (folder / "logs").mkdir()
     faults = [lambda rng, logs: logs] * HEALTHY + [plant for plant, _ in FAULTS.values()] + [lambda rng, logs: logs]
-    for k, plant in enumerate(faults):
-        shown, clicks = plant(rng, draw_day(rng, k))
-        for name, rows in (("views", shown), ("clicks", clicks)):
-            rows.to_parquet(folder / "logs" / name / f"{name_day(k)}.parquet", index=False, coerce_timestamps="us")
+    days = [plant(rng, draw_day(rng, k)) for k, plant in enumerate(faults)]
+    for name, parts in zip(("views", "clicks"), zip(*days, strict=True), strict=True):
+        file = folder / "logs" / f"{name}.parquet"
+        pd.concat(parts).to_parquet(file, index=False, coerce_timestamps="us")
     users = pd.DataFrame({"visitor": [f"p{u}" for u in range(USERS)], "tier": [f"t{u % 3}" for u in range(USERS)]})
     users.to_parquet(folder / "logs" / "users.parquet", index=False)
     items = pd.DataFrame({"sku": [f"s{i}" for i in range(ITEMS)], "brand": [f"b{i % 9}" for i in range(ITEMS)]})
@@ -199,8 +205,6 @@ def find_sentences(measures: dict[str, list[Measure]], k: int) -> list[str]:
 
 @pytest.mark.spark
 def test_planted_faults_are_found_and_named(measures: dict[str, list[Measure]]) -> None:
-    import re
-
     missed = {}
     for k, (name, (_, sentence)) in enumerate(FAULTS.items(), start=HEALTHY):
         found = find_sentences(measures, k)
