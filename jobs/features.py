@@ -45,7 +45,7 @@ from star_ctr.jobs.io.warehouse import (
     repartition_by_day,
 )
 from star_ctr.jobs.quality.day_checks import check_labels
-from star_ctr.jobs.quality.profile import UNPARSED_COLUMN, check_numbers, write_profile
+from star_ctr.jobs.quality.profile import UNPARSED_COLUMN, check_numbers, count_domains, write_profile
 
 ATTRIBUTE_KEYS = {"users": "user_id", "items": "item_id"}
 """The attribute tables, and the column of `features` that holds the key of each."""
@@ -70,7 +70,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     days = [day for day in window if day in stored_days]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: no rows for {ds}; run `star-ctr ingest --ds {ds}`")
-    matches = _write_click_matches(settings, store, ds)
+    clicks = _write_click_matches(settings, store, ds)
     rows = label_rows(settings, store, read_impressions(settings, store, ds, settings.features), ds)
     rows = add_columns(settings, store, rows.where(F.col("ds").isin(days)), settings.features)
     match_columns = [name_match_column(table) for table in ATTRIBUTE_KEYS if name_match_column(table) in rows.columns]
@@ -87,12 +87,12 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
             repartition_by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"),
             make_in_condition("ds", window),
         )
-    written = store.read("features").where(F.col("ds").isin(days)).groupBy("ds", "domain").count().collect()
-    entries = [LedgerEntry(row.ds, row.domain, row["count"], row["count"], "") for row in written]
+    domains = count_domains(store.read("features").where(F.col("ds").isin(days)))
+    entries = [LedgerEntry(d.ds, d.domain, d.rows, d.rows, "") for d in domains]
     store.write_ledger("features", entries, make_in_condition("ds", window))
-    measures = write_profile(settings, store, window, matches)
+    measures = write_profile(settings, store, ds, window, domains, clicks)
     check_numbers(settings, measures)
-    check_labels(settings, store, ds, {status: n for (day, status), n in matches.items() if day == ds})
+    check_labels(settings, store, ds, [c for c in clicks if c.ds == ds], [d for d in domains if d.ds == ds])
     return {day: sum(e.rows_out for e in entries if e.ds == day) for day in sorted({e.ds for e in entries})}
 
 
@@ -208,21 +208,18 @@ def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: 
     return _add_attributes(settings, store, rows.withColumn("ds", day), read, only="items")
 
 
-def _write_click_matches(settings: Settings, store: WarehouseTables, ds: str) -> dict[tuple[str, str], int]:
-    """Write the status of all clicks (matched, or why not) to the ledger; returns their number by day and status."""
+def _write_click_matches(settings: Settings, store: WarehouseTables, ds: str) -> list[LedgerEntry]:
+    """Write the status of all clicks (matched, or why not) to the ledger; returns its entries."""
     if not isinstance(settings.label, LabelFromClicks):
-        return {}
+        return []
     impressions = store.read("impressions").where(F.col("ds") <= ds)
     matches = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours)
     days = [day for day in store.days("clicks") if day <= ds]
     if not days:
-        return {}
+        return []
     entries = collect_ledger_entries(attribution.count_clicks(matches))
     store.write_ledger("attribute", entries, make_in_condition("ds", days))
-    found: dict[tuple[str, str], int] = {}
-    for entry in entries:
-        found[entry.ds, entry.reason] = found.get((entry.ds, entry.reason), 0) + entry.rows_in
-    return found
+    return entries
 
 
 def _collect_read_columns(features: Iterable[AnyFeature]) -> set[ColumnRef]:

@@ -24,6 +24,7 @@ from star_ctr.jobs.evaluate import METRICS_COLUMNS, ScoredRun, evaluate_runs, re
 from star_ctr.jobs.io.delta_rows import SupersededError
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
+from star_ctr.jobs.quality.jump_list import read_jumps
 from star_ctr.jobs.registry.attempts import Attempt, get_published_attempt
 from star_ctr.jobs.registry.decisions import (
     Decision,
@@ -40,6 +41,9 @@ from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.score import score_rows
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.tools.differences import compare_runs
+
+_JUMPS = 3
+"""Maximum number of jumps in the data that a reason lists."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -123,8 +127,9 @@ def _decide(
         evidence = {"metrics": metrics, "differences": differences}
         reference_run_id, number = serving.model if serving else ("", None)
         return Decision(
-            ds, candidate.run_id, candidate.number, reference_run_id, number, outcome, reason, evidence=evidence
-        )
+            ds, candidate.run_id, candidate.number, reference_run_id, number, outcome, add_jumps(settings, ds, reason),
+            evidence=evidence,
+        )  # fmt: skip
 
     if serving is not None:
         # A refit was also trained on the rows of its night. On that night, compare with the promoted attempt instead.
@@ -143,6 +148,12 @@ def _decide(
         accepted_metrics = next((r for r in read_accepted_metrics(decisions, serving) if r["domain"] == OVERALL), {})
     inputs = GateInputs(metrics, differences, baseline, accepted_metrics, settings.evaluate.level, recent)
     return make_decision(*decide(settings.gate, inputs))
+
+
+def add_jumps(settings: Settings, ds: str, reason: str) -> str:
+    """Add the most severe jumps in the data of day `ds` to the reason of a decision, because they may explain it."""
+    jumps = read_jumps(settings, ds).describe(_JUMPS)
+    return f"{reason}; jumps in the data: {', '.join(jumps)}" if jumps else reason
 
 
 def read_accepted_metrics(decisions: list[Decision], serving: Decision) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ The step reads the logs of the training window and of the day `ds`:
 2. Exact duplicates are dropped and counted.
 3. Invalid rows go to `quarantine`, complete and with a reason.
 4. `ledger` counts rows by log, day, domain and reason: rows read = rows written + duplicates + quarantined rows.
+5. `profile` describes the rows of each log and day, such as the share of missing values by column.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/ingest.py --conf conf/kuairand.yaml
 """
@@ -13,7 +14,7 @@ The step reads the logs of the training window and of the day `ds`:
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from zoneinfo import ZoneInfo
 
 from pyspark.sql import DataFrame, SparkSession
@@ -22,19 +23,21 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, check_day, list_days_before, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, count_rows, dump_row
+from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.completeness import find_newest_complete_day, list_source_states
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
+    LedgerEntry,
     WarehouseTables,
-    collect_ledger_entries,
     make_in_condition,
     quote_spark_literal,
     repartition_by_day,
 )
 from star_ctr.jobs.quality.day_checks import check_quarantine
+from star_ctr.jobs.quality.log_profile import RowCount, collect_row_counts, profile_log
+from star_ctr.jobs.quality.measures import Measure, write_measures
 
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
 """Values of `ds` that are not a day."""
@@ -61,7 +64,11 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     ds = check_day(ds) if ds else find_newest_day(settings, spark)
     store = WarehouseTables(settings, spark)
     rows_read: dict[str, int] = {}
-    written = {name: _ingest_log(settings, store, name, ds, rows_read) for name in settings.logs.get_declared()}
+    measures: list[Measure] = []
+    written = {
+        name: _ingest_log(settings, store, name, ds, rows_read, measures) for name in settings.logs.get_declared()
+    }
+    _write_profile(settings, ds, measures)
     check_quarantine(settings, store, ds, rows_read)
     return written
 
@@ -141,7 +148,9 @@ def find_newest_complete(rows: Mapping[str, int], today: str) -> str | None:
     return next((day for day in reversed(past) if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]), None)
 
 
-def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, rows_read: dict[str, int]) -> int:
+def _ingest_log(
+    settings: Settings, store: WarehouseTables, name: str, ds: str, rows_read: dict[str, int], measures: list[Measure]
+) -> int:
     """Write the table of one log, its quarantine and its ledger entries.
 
     Args:
@@ -151,6 +160,7 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         ds: The day.
         rows_read: Output argument. If some rows have no day, `rows_read[name]` is set to the number of rows read, of
             all days.
+        measures: Output argument. The profile of the log on the days of the window is added.
 
     Returns:
         The number of rows written.
@@ -180,7 +190,8 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
     )
     rows = rows.where(selected).persist()
     try:
-        ledger = collect_ledger_entries(count_rows(rows, F.col("domain") if name == "impressions" else F.lit("all")))
+        counts = collect_row_counts(settings, rows)
+        ledger = _sum_ledger_entries(counts)
         found = {entry.ds for entry in ledger}
         if UNKNOWN_DAY in found and raw is not None:
             rows_read[name] = sum(group.rows.count() for group in raw.values())
@@ -202,9 +213,31 @@ def _ingest_log(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         store.replace(name, repartition_by_day(good).sortWithinPartitions("ds", *order), where)
         _write_quarantine(store, name, rows, where, any(e.reason not in ("", *NOT_QUARANTINED) for e in ledger))
         store.write_ledger("ingest" if name == "impressions" else f"ingest.{name}", ledger, where)
+        profiled = [*window, NO_DAY]
+        in_window = [count for count in counts if count.ds in profiled]
+        measures += profile_log(settings, name, rows.where(F.col("ds").isin(profiled)), in_window)
         return sum(entry.rows_out for entry in ledger)
     finally:
         rows.unpersist()
+
+
+def _sum_ledger_entries(counts: Iterable[RowCount]) -> list[LedgerEntry]:
+    """Sum the counts of all hours."""
+    sums: dict[tuple[str, str, str], int] = {}
+    for count in counts:
+        key = (count.ds, count.domain, count.reason)
+        sums[key] = sums.get(key, 0) + count.rows
+    return [LedgerEntry(ds, domain, n, 0 if reason else n, reason) for (ds, domain, reason), n in sums.items()]
+
+
+def _write_profile(settings: Settings, ds: str, measures: Iterable[Measure]) -> None:
+    """Replace the profile of the window. The profile of a table without days describes it as of the night `ds`."""
+    measures = list(measures)
+    undated = sorted({m.log for m in measures if m.ds == NO_DAY})
+    where = make_in_condition("ds", list_window_days(settings, ds))
+    if undated:
+        where += f" AND (ds = '{ds}' OR NOT {make_in_condition('log', undated)})"
+    write_measures(settings, "ingest", (m._replace(ds=ds) if m.ds == NO_DAY else m for m in measures), where)
 
 
 def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where: str, has_invalid: bool) -> None:

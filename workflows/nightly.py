@@ -23,6 +23,7 @@ from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.table_catalog import create_database, register_tables
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
+from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
@@ -33,6 +34,11 @@ _logger = logging.getLogger(__name__)
 
 ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
+_DESCRIPTIONS: dict[str, tuple[Callable[[Settings, str], list[str]], ...]] = {
+    "ingest": (describe_quarantine,),
+    "features": (describe_matches, describe_jumps),
+}
+"""Functions that describe the data of a night after a step, in lines."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -123,8 +129,7 @@ def run_step(
         result = ACTIONS[name](settings, spark, ds)
     register_tables(settings, spark)
     _logger.info("night %s: %s finished: %s", ds, name, result)
-    describe = {"ingest": describe_quarantine, "features": describe_matches}.get(name)
-    for line in describe(settings, ds) if describe else ():
+    for line in (line for describe in _DESCRIPTIONS.get(name, ()) for line in describe(settings, ds)):
         _logger.info("night %s: %s: %s", ds, name, line)
         stderr.print(f"  {line}", highlight=False)
     return result

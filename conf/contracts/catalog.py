@@ -66,7 +66,7 @@ TABLES = {
         Table("items", "item attributes, one row per item, or per item and day", ("ds",)),
         Table("quarantine", "rows that could not be used, with all columns and the reason", ("log", "ds")),
         Table("features", "labeled rows with all features, as of the impression", ("ds",)),
-        Table("profile", "match rates of joins and unparsable numeric values, one row per day and measure", ("ds",)),
+        Table("profile", "shares and numbers that describe the data, one row per day, log, name and measure", ("ds",)),
         Table("vocabularies", "ids of the values that occur in a night's training days", ("ds",)),
         Table(
             "split", "encoded rows of a night: train (the days before) and test (ds)", ("ds", "part", "domain_number")

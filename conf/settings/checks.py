@@ -1,4 +1,4 @@
-"""Settings of the data quality checks that stop a night."""
+"""Settings of the data quality checks."""
 
 from __future__ import annotations
 
@@ -33,4 +33,9 @@ class CheckSettings(SettingsModel):
     )
     one_class: bool = Field(
         False, description="whether to accept a day on which all rows have the same label; by default, the night stops"
+    )
+    jumps: bool = Field(
+        True,
+        description="whether to list the measures of a day that deviate from those of up to 14 earlier days: after "
+        "`features`, in the report and in the reason of the gate; they never stop the night",
     )

@@ -269,23 +269,3 @@ def dump_row(rows: DataFrame) -> Column:
     """Return the text of a cleaned row: `raw` if it is not null, else the columns of its table as JSON."""
     columns = [c for c in rows.columns if c not in ("reason", "raw")]
     return F.coalesce("raw", F.to_json(F.struct(*(F.col(quote_name(c)) for c in columns))))
-
-
-def count_rows(rows: DataFrame, domain: Column) -> DataFrame:
-    """Count cleaned rows by day, domain and reason, for the ledger.
-
-    Args:
-        rows: Cleaned rows, from `clean_log`.
-        domain: The expression for a row's domain; null counts as `unknown`.
-
-    Returns:
-        The columns `ds`, `domain`, `reason` (empty for valid rows), `rows_in` (all rows) and `rows_out` (valid rows).
-    """
-    good = F.col("reason").isNull()
-    return (
-        rows.groupBy(
-            "ds", F.coalesce(domain, F.lit("unknown")).alias("domain"), F.coalesce("reason", F.lit("")).alias("why")
-        )
-        .agg(F.count("*").alias("rows_in"), F.sum(good.cast("long")).alias("rows_out"))
-        .withColumnRenamed("why", "reason")
-    )

@@ -26,7 +26,8 @@ from star_ctr.features.cleaning.text import LOST_DIGITS
 from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
 from star_ctr.jobs.io.delta_rows import read_rows
-from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
+from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, make_in_condition, quote_spark_literal
+from star_ctr.jobs.quality.profile import DomainCount
 
 _REMEDIES = {
     UNDECLARED_LABEL: "declare the values in label.positive and label.negative",
@@ -163,21 +164,27 @@ def _find_frequent_values(store: WarehouseTables, found: QuarantineCount, reason
     return [r.value[:40] for r in counts] if any(r.value for r in counts) else []
 
 
-def check_labels(settings: Settings, store: WarehouseTables, ds: str, clicks: Mapping[str, int] | None) -> None:
+def check_labels(
+    settings: Settings, store: WarehouseTables, ds: str, clicks: Iterable[LedgerEntry], domains: Iterable[DomainCount]
+) -> None:
     """Check that the labels of day `ds` are plausible.
 
     Args:
         settings: The data set.
-        store: Its tables; `features` holds the day.
+        store: Its tables, for messages.
         ds: The day.
-        clicks: Number of clicks of the day by status, if labels come from a click log.
+        clicks: The clicks of the day by domain and status; empty if labels do not come from a click log.
+        domains: The rows of the day by domain.
 
     Raises:
         DataError: No click matched, too many clicks precede their impression, or all rows have the same label.
     """
-    if clicks:
-        total, matched, early = sum(clicks.values()), clicks.get(MATCHED, 0), clicks.get(EARLY, 0)
-        summary = ", ".join(f"{n:,} {status or 'matched'}" for status, n in sorted(clicks.items(), key=lambda c: -c[1]))
+    counts: dict[str, int] = {}
+    for entry in clicks:
+        counts[entry.reason] = counts.get(entry.reason, 0) + entry.rows_in
+    if counts:
+        total, matched, early = sum(counts.values()), counts.get(MATCHED, 0), counts.get(EARLY, 0)
+        summary = ", ".join(f"{n:,} {status or 'matched'}" for status, n in sorted(counts.items(), key=lambda c: -c[1]))
         if early > settings.checks.max_early_clicks * (matched + early):
             raise DataError(
                 f"logs.clicks: {early:,} of the {total:,} clicks of {ds} come before their impression ({summary}); "
@@ -189,10 +196,11 @@ def check_labels(settings: Settings, store: WarehouseTables, ds: str, clicks: Ma
                 f"logs.clicks: none of the {total:,} clicks of {ds} matched an impression ({summary}); check that "
                 "logs.clicks.impression and logs.impressions.id contain the same ids"
             )
-    found = store.read("features").where(F.col("ds") == ds).groupBy("label").count().collect()
-    if len(found) == 1 and not settings.checks.one_class:
-        what = "clicked" if found[0].label else "not clicked"
+    found = list(domains)
+    rows, clicked = sum(d.rows for d in found), sum(d.clicked for d in found)
+    if clicked in (0, rows) and not settings.checks.one_class:
+        what = "clicked" if clicked else "not clicked"
         raise DataError(
-            f"{store.warehouse.table('features')}: all {found[0]['count']:,} rows of {ds} are {what}, so no model can "
-            "be evaluated on them; check the label in the log, or set checks.one_class to accept such a day"
+            f"{store.warehouse.table('features')}: all {rows:,} rows of {ds} are {what}, so no model can be evaluated "
+            "on them; check the label in the log, or set checks.one_class to accept such a day"
         )

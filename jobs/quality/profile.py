@@ -1,4 +1,4 @@
-"""Data profile: match rates of joins, and unparsable values of numeric features.
+"""Data profile of the joins and of what the features read: match rates, unparsable and unseen values, and click rates.
 
 A join without a match and an unparsable number both become missing values, which a model trains on silently. This
 module counts them by day in the table `profile`.
@@ -6,86 +6,101 @@ module counts them by day in the table `profile`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-import pyarrow as pa
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.column_ref import ColumnRef
+from star_ctr.conf.contracts.column_ref import PLAIN_COLUMNS, ColumnRef
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import Numeric
+from star_ctr.conf.settings.features import Categorical, Numeric
+from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
+from star_ctr.features.point_in_time.attribution import EARLY as EARLY_CLICK
 from star_ctr.features.point_in_time.attribution import MATCHED
-from star_ctr.jobs.io.delta_rows import describe_schema, quote_literal, read_rows
-from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
-
-MATCH, UNPARSABLE = "matched", "unparsable"
-UNPARSED_COLUMN = "unparsed"
-"""Column of `features` with the unparsable values of a row by column, as JSON."""
-_SCHEMA = describe_schema(
-    "profile",
-    [
-        ("ds", pa.string()),
-        ("name", pa.string()),
-        ("measure", pa.string()),
-        ("rows", pa.int64()),
-        ("hits", pa.int64()),
-        ("example", pa.string()),
-    ],
+from star_ctr.jobs.io.delta_rows import make_any_condition
+from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables
+from star_ctr.jobs.quality.measures import (
+    CLICKED,
+    DOMAIN,
+    EARLY,
+    MATCH,
+    UNPARSABLE,
+    UNSEEN,
+    Measure,
+    read_day,
+    write_measures,
 )
 
+UNPARSED_COLUMN = "unparsed"
+"""Column of `features` with the unparsable values of a row by column, as JSON."""
 
-class Measure(NamedTuple):
-    """A match rate or a rate of unparsable values: one row of the table `profile`.
 
-    Attributes:
-        ds: The day.
-        name: The joined table (for matches) or the column (for unparsable values).
-        measure: MATCH or UNPARSABLE.
-        rows: Number of rows or values.
-        hits: Number of `rows` that matched or were unparsable.
-        example: An unparsable value.
-    """
+class DomainCount(NamedTuple):
+    """The rows of a day and domain in `features`, and how many of them have the label 1."""
 
     ds: str
-    name: str
-    measure: str
+    domain: str
     rows: int
-    hits: int
-    example: str = ""
+    clicked: int
 
-    @property
-    def share(self) -> float:
-        """`hits` over `rows`; without rows, 1 for matches and 0 for unparsable values."""
-        return self.hits / self.rows if self.rows else float(self.measure == MATCH)
+
+def count_domains(rows: DataFrame) -> list[DomainCount]:
+    """Count rows and clicked rows by day and domain."""
+    counts = rows.groupBy("ds", "domain").agg(
+        F.count("*").alias("rows"), F.sum(F.col("label").cast("long")).alias("clicked")
+    )
+    return [DomainCount(*row) for row in counts.select(*DomainCount._fields).collect()]
 
 
 def write_profile(
-    settings: Settings, store: WarehouseTables, days: Iterable[str], matches: Mapping[tuple[str, str], int]
+    settings: Settings,
+    store: WarehouseTables,
+    ds: str,
+    days: Collection[str],
+    domains: Iterable[DomainCount],
+    clicks: Iterable[LedgerEntry],
 ) -> list[Measure]:
-    """Compute the profile of some days and write it to the table `profile`.
+    """Compute the profile of the window of a night and write it to the table `profile`.
 
     Args:
         settings: The data set.
         store: Its tables; `features` holds the days.
-        days: The days.
-        matches: Number of clicks by day and status; empty if labels do not come from a click log.
+        ds: The night.
+        days: The days of its window, including `ds`.
+        domains: The rows of `features` by day and domain.
+        clicks: The clicks by day, domain and status, from `count_clicks`; empty if labels do not come from a click log.
 
     Returns:
         The measures that were written.
     """
-    days = list(days)
-    found = [*_count_features(settings, store, days), *_count_clicks(matches, days)]
-    store.replace_rows("profile", found, _SCHEMA, make_in_condition("ds", days))
+    rows, domains = store.read("features").where(F.col("ds").isin(list(days))), list(domains)
+    found = [
+        *measure_columns(settings, rows),
+        *measure_domains(settings, domains, clicks),
+        *measure_clicks(clicks, days),
+        *measure_unseen(settings, rows, [ds], [day for day in days if day < ds]),
+    ]
+    # The unseen values of an earlier day are relative to the window of its own night, so they are kept.
+    where = make_any_condition("ds", days)
+    if kept := sorted({count.ds for count in domains} - {ds}):
+        where += f" AND NOT (measure = '{UNSEEN}' AND {make_any_condition('ds', kept)})"
+    write_measures(settings, "features", found, where)
     return found
 
 
-def _count_features(settings: Settings, store: WarehouseTables, days: list[str]) -> list[Measure]:
-    """Count matches of attribute tables and unparsable values of numeric features by day."""
-    rows = store.read("features").where(F.col("ds").isin(days))
+def measure_columns(settings: Settings, rows: DataFrame) -> list[Measure]:
+    """Count matches of attribute tables and unparsable values of numeric features by day.
+
+    Args:
+        settings: The data set.
+        rows: Rows of `features`.
+
+    Returns:
+        The measures of each day.
+    """
     tables = [t for t in ("users", "items") if name_match_column(t) in rows.columns and getattr(settings.logs, t)]
     numbers = sorted({f.column for f in settings.select_features(Numeric)})
     counts = [F.count("*").alias("rows")]
@@ -93,21 +108,108 @@ def _count_features(settings: Settings, store: WarehouseTables, days: list[str])
     for k, column in enumerate(numbers):
         text = F.element_at(F.from_json(UNPARSED_COLUMN, "map<string,string>"), F.lit(column))
         read, bad = F.count(column.flat), F.count(text)
-        counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.first(text, True).alias(f"as{k}")]
+        counts += [read.alias(f"read{k}"), bad.alias(f"not{k}"), F.min(text).alias(f"as{k}")]
     measures = []
     for r in rows.groupBy("ds").agg(*counts).orderBy("ds").collect():
-        measures += [Measure(r.ds, t, MATCH, r.rows, r[t] or 0) for t in tables]
-        measures += [
-            Measure(r.ds, c, UNPARSABLE, r[f"read{k}"] + r[f"not{k}"], r[f"not{k}"], r[f"as{k}"] or "")
-            for k, c in enumerate(numbers)
-        ]
+        measures += [Measure(r.ds, t, t, MATCH, r.rows, r[t] or 0) for t in tables]
+        for k, column in enumerate(numbers):
+            table, n, bad = column.table or "impressions", r[f"read{k}"] + r[f"not{k}"], r[f"not{k}"]
+            measures.append(Measure(r.ds, table, column, UNPARSABLE, n, bad, example=r[f"as{k}"] or ""))
     return measures
 
 
-def _count_clicks(matches: Mapping[tuple[str, str], int], days: list[str]) -> list[Measure]:
-    """Count clicks that match an impression by day; days without clicks are left out."""
-    totals = {day: sum(n for (d, _), n in matches.items() if d == day) for day in days}
-    return [Measure(day, "clicks", MATCH, n, matches.get((day, MATCHED), 0)) for day, n in totals.items() if n]
+def measure_domains(settings: Settings, domains: Iterable[DomainCount], clicks: Iterable[LedgerEntry]) -> list[Measure]:
+    """Return the share of rows and the click rate of each domain and of all domains, by day.
+
+    A click of a click log counts on the day on which it was logged. Otherwise, the newest day would have fewer clicks
+    than earlier days, whose late clicks are known.
+    """
+    if isinstance(settings.label, LabelFromClicks):
+        clicked: dict[tuple[str, str], int] = {}
+        for entry in clicks:
+            key = (entry.ds, entry.domain)
+            clicked[key] = clicked.get(key, 0) + entry.rows_out
+        domains = [d._replace(clicked=clicked.get((d.ds, d.domain), 0)) for d in domains]
+    by_day: dict[str, list[DomainCount]] = {}
+    for count in domains:
+        by_day.setdefault(count.ds, []).append(count)
+    found = []
+    for ds, counts in sorted(by_day.items()):
+        total = sum(c.rows for c in counts)
+        found.append(Measure(ds, "impressions", "", CLICKED, total, sum(c.clicked for c in counts)))
+        for c in sorted(counts):
+            found.append(Measure(ds, "impressions", c.domain, DOMAIN, total, c.rows))
+            found.append(Measure(ds, "impressions", c.domain, CLICKED, c.rows, c.clicked))
+    return found
+
+
+def measure_clicks(clicks: Iterable[LedgerEntry], days: Collection[str]) -> list[Measure]:
+    """Count clicks that match an impression, and that precede it, by day; days without clicks are left out."""
+    counts: dict[str, dict[str, int]] = {}
+    for entry in clicks:
+        if entry.ds in days:
+            by_status = counts.setdefault(entry.ds, {})
+            by_status[entry.reason] = by_status.get(entry.reason, 0) + entry.rows_in
+    found = []
+    for ds, by_status in sorted(counts.items()):
+        total = sum(by_status.values())
+        found.append(Measure(ds, "clicks", "clicks", MATCH, total, by_status.get(MATCHED, 0)))
+        found.append(Measure(ds, "clicks", "clicks", EARLY, total, by_status.get(EARLY_CLICK, 0)))
+    return found
+
+
+def measure_unseen(
+    settings: Settings, rows: DataFrame, days: Collection[str], earlier: Collection[str]
+) -> list[Measure]:
+    """Count the values of categorical features that do not occur on earlier days.
+
+    Values are compared by their hash. Domains, hours and weekdays are not counted.
+
+    Args:
+        settings: The data set.
+        rows: Rows of `features` of all these days.
+        days: The days to measure.
+        earlier: The days whose values are known.
+
+    Returns:
+        One measure per day and column; empty if there are no earlier days.
+    """
+    derived = set(PLAIN_COLUMNS) - {"user_id", "item_id"}
+    splitters = {f.column: f.splitter for f in settings.select_features(Categorical) if f.column not in derived}
+    if not splitters or not earlier:
+        return []
+    columns = sorted(splitters)
+    hashes = []
+    for column in columns:
+        value, splitter = F.col(column.flat), splitters[column]
+        # Split literally: `\Q` and `\E` quote the separator in a regular expression.
+        values = F.split(value, f"\\Q{splitter}\\E") if splitter else F.array(value)
+        hashes.append(F.transform(F.array_compact(values), lambda v: F.xxhash64(v)))
+    exploded = rows.select("ds", F.posexplode(F.array(*hashes)).alias("k", "hashes"))
+    exploded = exploded.select("ds", "k", F.explode("hashes").alias("hash"))
+    is_known = F.max(F.col("ds").isin(list(earlier)))
+    counts = [F.count_if(F.col("ds") == day).alias(day) for day in days]
+    by_value = exploded.groupBy("k", "hash").agg(is_known.alias("known"), *counts)
+    sums = [F.sum(f"`{day}`").alias(f"rows {day}") for day in days]
+    sums += [F.sum(F.when(~F.col("known"), F.col(f"`{day}`")).otherwise(0)).alias(f"new {day}") for day in days]
+    found = {r.k: r for r in by_value.groupBy("k").agg(*sums).collect()}
+    return [
+        Measure(day, _get_log(column), _name_column(settings, column), UNSEEN, r[f"rows {day}"], r[f"new {day}"])
+        for k, column in enumerate(columns)
+        if (r := found.get(k)) is not None
+        for day in days
+        if r[f"rows {day}"]
+    ]
+
+
+def _get_log(column: ColumnRef) -> str:
+    return column.table or "impressions"
+
+
+def _name_column(settings: Settings, column: ColumnRef) -> str:
+    """Return the name of a column in its log, with the log: `user_id` -> `impressions.visitor`."""
+    log = settings.logs.impressions
+    return {"user_id": f"impressions.{log.user}", "item_id": f"impressions.{log.item}"}.get(column, str(column))
 
 
 def check_numbers(settings: Settings, measures: Iterable[Measure]) -> None:
@@ -140,12 +242,10 @@ def describe_matches(settings: Settings, ds: str) -> list[str]:
     Returns:
         One line per join.
     """
-    found = read_rows(Warehouse(settings.paths).table("profile"), f"ds = {quote_literal(ds)} AND measure = '{MATCH}'")
     lines = []
-    for r in sorted(found, key=lambda r: r["name"]):
-        share = r["hits"] / r["rows"] if r["rows"] else 1.0
-        what = "clicks matched an impression" if r["name"] == "clicks" else f"rows matched `{r['name']}`"
-        key = "logs.clicks.impression" if r["name"] == "clicks" else f"logs.{r['name']}.key"
-        warning = f"; check that {key} has the same ids as the impressions" if share < 0.5 else ""
-        lines.append(f"{share:.1%} of {r['rows']:,} {what}{warning}")
+    for found in sorted(read_day(settings, ds, [MATCH])):
+        what = "clicks matched an impression" if found.name == "clicks" else f"rows matched `{found.name}`"
+        key = "logs.clicks.impression" if found.name == "clicks" else f"logs.{found.name}.key"
+        warning = f"; check that {key} has the same ids as the impressions" if found.share < 0.5 else ""
+        lines.append(f"{found.share:.1%} of {found.rows:,} {what}{warning}")
     return lines

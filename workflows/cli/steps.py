@@ -52,7 +52,8 @@ def ingest(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait:
     """Step 1: clean the daily logs and write them to tables.
 
     Reads day D and the days of the training window before it. Drops and counts duplicates, and moves invalid rows to
-    the table `quarantine` with a reason. Prints the number of rows written per log.
+    the table `quarantine` with a reason. Describes each day in the table `profile`. Prints the number of rows written
+    per log.
 
     For example:
 

@@ -13,6 +13,7 @@ from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_run
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.quality.jump_list import JumpList, read_jumps
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome, find_serving
 from star_ctr.workflows import status
 from star_ctr.workflows.lease import is_held
@@ -42,6 +43,7 @@ class ReportData:
         record: The training record of this run.
         record_before: The training record of the previous night.
         step_states: Rows of `status.run`: the states of the steps of the newest nights.
+        jumps: The measures of the data of this night that deviate from earlier days.
     """
 
     settings: Settings
@@ -56,6 +58,7 @@ class ReportData:
     record: dict[str, Any] = field(default_factory=dict)
     record_before: dict[str, Any] = field(default_factory=dict)
     step_states: Sequence[Row] = field(default_factory=list)
+    jumps: JumpList = field(default_factory=lambda: JumpList([], 0, 0))
 
     @property
     def metrics(self) -> dict[str, Row]:
@@ -132,6 +135,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         record=tables.read_record(run_id),
         record_before=tables.read_record(runs[earlier]) if earlier else {},
         step_states=states,
+        jumps=read_jumps(settings, ds),
     )
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from star_ctr.conf.files import write_text
-from star_ctr.workflows.report import night, quality
+from star_ctr.workflows.report import data_jumps, night, quality
 from star_ctr.workflows.report.data import ReportData
 from star_ctr.workflows.report.headline import render_headline
 
@@ -44,6 +44,7 @@ def render(data: ReportData, command: str) -> str:
         title=f"{data.settings.name} {data.ds}",
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         headline=Markup(render_headline(data)),
+        data_jumps=Markup(data_jumps.render_jumps(data)),
         by_domain=Markup(quality.render_by_domain(data)),
         columns=Markup("".join(columns)),
         halves=Markup("".join(halves)),
