@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -20,10 +20,9 @@ def list_vocabulary_files(table: str, version: int, ds: str) -> list[str]:
         version: Its version.
         ds: The night.
     """
-    # Not `file_uris`, whose paths are encoded like URLs.
-    root = table if "://" in table else str(Path(table).absolute())
-    actions = pa.table(DeltaTable(table, version=version).get_add_actions(flatten=True)).to_pylist()
-    return [f"{root}/{action['path']}" for action in actions if action["partition.ds"] == ds]
+    uris = DeltaTable(table, version=version).file_uris(file_pruning_predicate=f"ds = '{ds}'")
+    # Paths of local files are encoded like URLs.
+    return list(uris) if "://" in table else [unquote(uri.removeprefix("file://")) for uri in uris]
 
 
 def read_vocabularies(files: Sequence[str], history: Sequence[str]) -> dict[str, pa.Array]:

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from star_ctr.conf.contracts.column_names import find_name_problems
-from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.domains import RESERVED_NAMES
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import SettingsModel
@@ -18,14 +17,13 @@ from star_ctr.conf.settings.catalog import CatalogSettings
 from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.evaluate import EvaluateSettings
+from star_ctr.conf.settings.feature_problems import find_feature_problems
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
     Feature,
     History,
     Sequence,
-    Statistic,
-    list_read_columns,
 )
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.label import LabelColumn, LabelFromClicks
@@ -34,6 +32,7 @@ from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.paths import PathSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
+from star_ctr.conf.settings.sources import reads_any
 from star_ctr.conf.settings.trainer import TrainerSettings
 
 F = TypeVar("F", bound=Feature)
@@ -138,7 +137,7 @@ class Settings(SettingsModel):
             *_find_label_problems(self),
             *_find_domain_problems(self),
             *_find_history_problems(self),
-            *_find_feature_problems(self),
+            *find_feature_problems(self),
             *find_name_problems(self.features, self.history),
             *_find_model_problems(self),
             *_find_refit_problems(self),
@@ -148,9 +147,16 @@ class Settings(SettingsModel):
         return self
 
     def get_outcomes(self) -> frozenset[str]:
-        """Return the columns of the impression log whose values arise after the impression, including the label."""
+        """Return the columns of the impression log whose values arise after the impression, including the label.
+
+        Columns that are computed from such columns are included.
+        """
         label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
-        return frozenset({*self.logs.impressions.outcomes, *label})
+        sources = self.logs.impressions.list_sources().values()
+        clicked = {source.explode.clicked for source in sources if source.explode and source.explode.clicked}
+        found = {*self.logs.impressions.outcomes, *label, *clicked}
+        computed = {name for s in sources for name, text in s.columns.items() if reads_any(text, found)}
+        return frozenset(found | computed)
 
     def select_features(self, kind: type[F]) -> list[F]:
         """Return the features of one kind, in their declared order."""
@@ -199,37 +205,6 @@ def _find_history_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _find_feature_problems(settings: Settings) -> list[str]:
-    problems = []
-    seen: set[str] = set()
-    for feature in settings.features:
-        where = f"features.{feature.name}"
-        if feature.name in seen:
-            problems.append(f"{where}: two features have this name; rename one of them")
-        seen.add(feature.name)
-        for column in list_read_columns(feature):
-            problems += [f"{where}: {problem}" for problem in _find_column_problems(settings, feature, column)]
-        kinds: list[str] = []
-        if isinstance(feature, Sequence):
-            kinds = feature.of
-        elif isinstance(feature, Statistic):
-            kinds = [*feature.list_kinds(), *feature.since]
-        problems += [
-            f"{where}: `{kind}` is not a kind of `history`{suggest_nearest(kind, settings.history)}"
-            for kind in kinds
-            if kind not in settings.history
-        ]
-        numerators_only = {name for name, kind in settings.history.items() if kind.less}
-        if isinstance(feature, Statistic):
-            kinds = [*feature.counts, *feature.since, *feature.rates.values()]
-        problems += [
-            f"{where}: `{kind}` has `less`, so it can only be the numerator of one of the `rates`"
-            for kind in kinds
-            if kind in numerators_only
-        ]
-    return problems
-
-
 def _find_model_problems(settings: Settings) -> list[str]:
     problems = _find_pooling_problems(settings)
     if settings.trainer.data.batches == "single_domain":
@@ -267,16 +242,3 @@ def _find_pooling_problems(settings: Settings) -> list[str]:
         for sequence in settings.select_features(Sequence)
         if not row_tables & set(sequence.columns.values())
     ]
-
-
-def _find_column_problems(settings: Settings, feature: AnyFeature, column: ColumnRef) -> list[str]:
-    if column.table == "impressions" and column.column in settings.get_outcomes():
-        return [
-            f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
-            "use a `statistic` of it over earlier impressions instead"
-        ]
-    if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
-        return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]
-    if isinstance(feature, Sequence) and column.table == "users":
-        return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]
-    return []

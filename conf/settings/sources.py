@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -30,6 +31,8 @@ _UNSTABLE = (
 )  # fmt: skip
 """SQL functions whose result depends on the time, on the session or on chance."""
 _WITHOUT_BRACKETS = ("current_date", "current_timestamp", "localtimestamp", "current_user", "session_user")
+_TEXT_LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"")
+_IDENTIFIER = re.compile(r"(?:`[^`]+`|[^\W\d]\w*)(?:\.(?:`[^`]+`|\w+))*")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`")
 
 
@@ -73,6 +76,18 @@ def _check_expression(value: str) -> str:
                 "columns of the log only"
             )
     return value
+
+
+def reads_any(expression: str, columns: Iterable[str]) -> bool:
+    """Return whether an SQL expression names a column, one of its fields, or a struct that contains it."""
+    text = _TEXT_LITERAL.sub("", expression).lower()
+    names = {name.replace("`", "") for name in _IDENTIFIER.findall(text)}
+    return any(is_same_or_nested(name, column.lower()) for name in names for column in columns)
+
+
+def is_same_or_nested(name: str, other: str) -> bool:
+    """Return whether two names are the same column, or one is a field of the other."""
+    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
 
 
 Expression = Annotated[NonEmptyText, AfterValidator(_check_expression)]

@@ -198,3 +198,32 @@ def test_files_that_are_not_yaml(tmp_path: Path, content: bytes, message: str) -
         load(tmp_path / "bad.yaml")
     assert str(caught.value).startswith(f"{tmp_path}/{message}")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "feature", "message"),
+    [
+        ("{x: 'is_click + 1'}", "x", "declared an outcome"),
+        ("{x: 'to_json(struct(`long_view`))'}", "x", "declared an outcome"),
+        ("{is_click: 'event = 2'}", "event", "is used to compute the label"),
+        ("{is_click: 'event.kind = 2'}", "event", "is used to compute the label"),
+        ("{x: \"concat(note, 'is_click')\"}", "x", ""),
+        ("{is_click: 'event = 2', copied: event}", "copied", ""),
+    ],
+)
+def test_columns_that_carry_the_label_cannot_be_features(columns: str, feature: str, message: str) -> None:
+    overrides = [f"logs.impressions.columns={columns}", f"features.video.column=impressions.{feature}"]
+    if message:
+        assert message in problem(*overrides)
+    else:
+        load("kuairand", overrides)
+
+
+def test_a_struct_that_contains_an_outcome_cannot_be_a_feature() -> None:
+    overrides = ["logs.impressions.outcomes=[event.dwell]", "features.video.column=impressions.event", "history={}"]
+    assert "`impressions.event` is declared an outcome" in problem(*overrides)
+
+
+def test_the_clicked_list_cannot_be_a_feature() -> None:
+    explode = "logs.impressions.explode={items: shown, clicked: chosen}"
+    assert "`impressions.chosen` is declared an outcome" in problem(explode, "features.video.column=impressions.chosen")

@@ -127,7 +127,7 @@ def test_files_are_read(tmp_path: Path, spark: SparkSession, name: str) -> None:
     check_rows(read(settings(tmp_path, log), spark), rows)
 
 
-@pytest.mark.parametrize("folder", ["My Ads (2026)", "a%20b #1", "it's+ü=", "a:b"])
+@pytest.mark.parametrize("folder", ["My Ads (2026)", "a%b #1", "it's+ü=", "a:b"])
 def test_logs_may_be_in_folders_with_any_name(tmp_path: Path, spark: SparkSession, folder: str) -> None:
     rows = views(20)
     for suffix, form, writer in (("csv", "csv", write_csv), ("jsonl", "json", write_json)):

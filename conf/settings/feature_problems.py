@@ -1,0 +1,81 @@
+"""Problems of features that depend on other sections of the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from star_ctr.conf.contracts.column_ref import ColumnRef
+from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.features import AnyFeature, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.label import LabelColumn
+from star_ctr.conf.settings.sources import is_same_or_nested, reads_any
+
+if TYPE_CHECKING:
+    from star_ctr.conf.settings.root import Settings
+
+
+def find_feature_problems(settings: Settings) -> list[str]:
+    """Find features that read undeclared columns or kinds of history, or columns that contain the label.
+
+    Args:
+        settings: The settings of a data set.
+
+    Returns:
+        A message for each problem, which begins with the settings key.
+    """
+    problems = []
+    seen: set[str] = set()
+    for feature in settings.features:
+        where = f"features.{feature.name}"
+        if feature.name in seen:
+            problems.append(f"{where}: two features have this name; rename one of them")
+        seen.add(feature.name)
+        for column in list_read_columns(feature):
+            problems += [f"{where}: {problem}" for problem in _find_column_problems(settings, feature, column)]
+        kinds: list[str] = []
+        if isinstance(feature, Sequence):
+            kinds = feature.of
+        elif isinstance(feature, Statistic):
+            kinds = [*feature.list_kinds(), *feature.since]
+        problems += [
+            f"{where}: `{kind}` is not a kind of `history`{suggest_nearest(kind, settings.history)}"
+            for kind in kinds
+            if kind not in settings.history
+        ]
+        numerators_only = {name for name, kind in settings.history.items() if kind.less}
+        if isinstance(feature, Statistic):
+            kinds = [*feature.counts, *feature.since, *feature.rates.values()]
+        problems += [
+            f"{where}: `{kind}` has `less`, so it can only be the numerator of one of the `rates`"
+            for kind in kinds
+            if kind in numerators_only
+        ]
+    return problems
+
+
+def _list_label_expressions(settings: Settings) -> list[str]:
+    """Return the expressions that compute the label and the outcomes of the impression log."""
+    wanted = set(settings.logs.impressions.outcomes)
+    wanted |= {settings.label.column} if isinstance(settings.label, LabelColumn) else set()
+    sources = settings.logs.impressions.list_sources().values()
+    return [text for source in sources for name, text in source.columns.items() if name in wanted]
+
+
+def _find_column_problems(settings: Settings, feature: AnyFeature, column: ColumnRef) -> list[str]:
+    outcomes = settings.get_outcomes() if column.table == "impressions" else ()
+    if any(is_same_or_nested(column.column, outcome) for outcome in outcomes):
+        return [
+            f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
+            "use a `statistic` of it over earlier impressions instead"
+        ]
+    expressions = _list_label_expressions(settings) if column.table == "impressions" else []
+    if any(reads_any(text, [column.column]) for text in expressions):
+        return [
+            f"`{column}` is used to compute the label, so it may contain the label; if its value is known before the "
+            "impression, copy it under another name in logs.impressions.columns, and read the copy"
+        ]
+    if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
+        return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]
+    if isinstance(feature, Sequence) and column.table == "users":
+        return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]
+    return []
