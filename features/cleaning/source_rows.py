@@ -91,6 +91,8 @@ def _describe(error: Exception, rows: DataFrame) -> str:
 
 def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame:
     """Return one row per displayed item, and one row with a PROBLEM for lists that cannot be exploded."""
+    if explode.position in rows.columns:
+        raise DataError(f"{key}.position: the log has a column `{explode.position}`; choose another name")
     original = F.to_json(F.struct(*(get_column(c) for c in rows.columns if c not in INTERNAL)))
     items = _get_list(rows, explode.items, explode, f"{key}.items")
     others = {name: _get_list(rows, name, explode, f"{key}.parallel") for name in explode.parallel}
@@ -126,7 +128,7 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     elements = F.when(problem.isNotNull(), make_rejected(problem)).otherwise(shown)
     if clicked is not None:
         # A click on an item that was not displayed must not get lost.
-        strays = F.exists(clicked, lambda c: ~F.array_contains(items, c))
+        strays = F.exists(clicked, lambda c: ~F.coalesce(F.array_contains(items, c), F.lit(False)))
         lost = make_rejected(F.lit(f"{explode.clicked}: an item that is not in {explode.items}"))
         has_lost = problem.isNull() & F.coalesce(strays, F.lit(False))
         elements = F.when(has_lost, F.concat(shown, lost)).otherwise(elements)

@@ -87,9 +87,16 @@ def read(
                 raise DataError(describe_no_files(settings, name))
             frames = _read_files(spark, settings, source, [f for f in own if days is None or f.day in (None, *days)])
         for first, frame in frames.items():
+            if source_name and log.source_column in frame.columns:
+                raise DataError(
+                    f"{key}: the log has a column `{log.source_column}`; set logs.{name}.source_column to another name"
+                )
             tagged = frame.withColumn(log.source_column, F.lit(source_name)) if source_name else frame
             rows = prepare_rows(source, tagged, key)
-            found[first] = RawRows(source, add_nested_columns(rows, list_declared_columns(settings, name)))
+            # Two sources may read the same file with different conditions.
+            found[f"{source_name}: {first}" if source_name else first] = RawRows(
+                source, add_nested_columns(rows, list_declared_columns(settings, name))
+            )
     return found or None
 
 

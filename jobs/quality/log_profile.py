@@ -13,8 +13,6 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType
 
-from star_ctr.conf.settings.label import LabelColumn
-from star_ctr.conf.settings.logs import ImpressionLog
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import LEFT_OUT as LEFT_OUT_REASON
 from star_ctr.features.cleaning.clean_log import UNKNOWN_DOMAIN
@@ -111,7 +109,7 @@ def _summarize_counts(name: str, counts: Iterable[RowCount], has_times: bool) ->
 
 
 def list_profiled_columns(settings: Settings, name: str, existing: Iterable[str]) -> dict[str, str]:
-    """Return the columns of a log to profile: those that the settings name, except times, days and the label.
+    """Return the columns of a log to profile: those that the settings name, except unique ids, times and the label.
 
     Args:
         settings: The data set.
@@ -122,10 +120,10 @@ def list_profiled_columns(settings: Settings, name: str, existing: Iterable[str]
         The name of the column in the log's table by its name in the log.
     """
     log, existing = settings.logs.get_declared()[name], set(existing)
-    kept_elsewhere = list_consumed_columns(settings, log) - set(map_declared_columns(settings, log).values())
-    if isinstance(settings.label, LabelColumn) and isinstance(log, ImpressionLog):
-        kept_elsewhere |= {settings.label.column}
-    columns = sorted(list_declared_columns(settings, name) - kept_elsewhere)
+    declared = map_declared_columns(settings, log)
+    left_out = list_consumed_columns(settings, log) - set(declared.values())
+    left_out |= {declared[target] for target in ("impression_id", "key", "label") if target in declared}
+    columns = sorted(list_declared_columns(settings, name) - left_out)
     stored = {column: name_table_column(settings, name, column) for column in columns}
     return {column: target for column, target in stored.items() if target in existing}
 
@@ -133,6 +131,8 @@ def list_profiled_columns(settings: Settings, name: str, existing: Iterable[str]
 def _profile_columns(settings: Settings, name: str, valid: DataFrame) -> list[Measure]:
     """Measure missing and distinct values of the columns of a log by day."""
     columns = list_profiled_columns(settings, name, valid.columns)
+    if not columns:
+        return []
     aggregates = [F.count("*").alias("rows")]
     for k, target in enumerate(columns.values()):
         value = get_column(target)

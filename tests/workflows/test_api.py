@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from deltalake import DeltaTable
+from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 import star_ctr
@@ -37,8 +38,10 @@ PAGE = ROOT / "docs/python.md"
 
 
 @pytest.fixture(scope="module")
-def folder(night: Night, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the logs and the warehouse of the small night into a folder with the file `mine.yaml`; serve the model."""
+def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the logs and the warehouse of a small night into a folder with the file `mine.yaml`; serve the model."""
+    # Not the shared night, to which tests of other files may have added runs and tables.
+    night = Night(tmp_path_factory.mktemp("shop"), spark)
     copy = tmp_path_factory.mktemp("python")
     for name in ("logs", "warehouse"):
         shutil.copytree(night.conf.parent / name, copy / name)
