@@ -85,7 +85,8 @@ def read(
                 continue
             if not own:
                 raise DataError(describe_no_files(settings, name))
-            frames = _read_files(spark, settings, source, [f for f in own if days is None or f.day in (None, *days)])
+            own = [f for f in own if days is None or f.day in (None, *days)]
+            frames = _read_files(spark, settings, source, own)
         for first, frame in frames.items():
             if source_name and log.source_column in frame.columns:
                 raise DataError(

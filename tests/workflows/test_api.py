@@ -285,7 +285,7 @@ def test_every_table_is_the_same_in_pandas_and_in_spark(project: star_ctr.Projec
 
 
 @pytest.mark.spark
-def test_the_model_predicts_the_scores_of_the_night(project: star_ctr.Project, night: Night) -> None:
+def test_the_model_predicts_the_scores_of_the_night(project: star_ctr.Project) -> None:
     model, scores = project.model(), project.table("scores").to_pandas().set_index("impression_id")
     assert (model.run_id, model.attempt) == (project.serving.run_id, project.serving.attempt)  # type: ignore[union-attr]
     rows = model.load_test_rows().set_index("impression_id")
@@ -302,8 +302,8 @@ def test_the_model_predicts_the_scores_of_the_night(project: star_ctr.Project, n
 
 
 @pytest.mark.spark
-def test_raw_impressions_have_the_scores_of_the_night(project: star_ctr.Project, night: Night) -> None:
-    scores = night.table("scores").set_index("impression_id")["score"]
+def test_raw_impressions_have_the_scores_of_the_night(project: star_ctr.Project) -> None:
+    scores = project.table("scores").to_pandas().set_index("impression_id")["score"]
     rows = pd.read_parquet(f"logs/views/{DS.replace('-', '')}.parquet")
     rows = rows[rows["view"].isin(scores.index)].drop_duplicates("view").sample(50, random_state=0)
     rows.loc[rows.index[[3, 10]], "visitor"] = None
