@@ -14,6 +14,7 @@ The step reads the logs of the training window and of the day `ds`:
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Iterable, Mapping
 from zoneinfo import ZoneInfo
 
@@ -25,7 +26,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.completeness import find_newest_complete_day, list_source_states
+from star_ctr.jobs.io.completeness import find_incomplete_source, find_newest_complete_day
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
@@ -39,6 +40,7 @@ from star_ctr.jobs.quality.day_checks import check_quarantine
 from star_ctr.jobs.quality.log_profile import RowCount, collect_row_counts, profile_log
 from star_ctr.jobs.quality.measures import Measure, write_measures
 
+_logger = logging.getLogger(__name__)
 UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
 """Values of `ds` that are not a day."""
 _COMPLETE = 0.1
@@ -61,7 +63,8 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
             (`checks.max_quarantined`). In the last case, all tables, the quarantine and the ledger are written first,
             so that they can be inspected.
     """
-    ds = check_day(ds) if ds else find_newest_day(settings, spark)
+    ds = check_day_has_files(settings, ds) if ds else find_newest_day(settings, spark)
+    _warn_of_incomplete_days(settings, ds)
     store = WarehouseTables(settings, spark)
     rows_read: dict[str, int] = {}
     measures: list[Measure] = []
@@ -85,7 +88,7 @@ def find_newest_day(settings: Settings, spark: SparkSession) -> str:
     """
     log = settings.logs.impressions
     if log.has_day:
-        if day := find_newest_complete_day(settings, "impressions"):
+        if day := find_newest_complete_day(settings):
             return day
         if days := list_log_days(settings, "impressions"):
             raise DataError(
@@ -108,29 +111,38 @@ def find_newest_day(settings: Settings, spark: SparkSession) -> str:
 
 
 def check_day_has_files(settings: Settings, ds: str) -> str:
-    """Return `ds`, normalized, if the impression log can have rows of this day.
+    """Return `ds`, normalized, if the logs of this day are complete.
 
     Raises:
-        DataError: `ds` is not a day; or the log's path contains days, and the files of this day are missing or not
-            complete.
+        DataError: `ds` is not a day; or the path of the impression log contains days, and the files of this day are
+            missing; or a log with a rule `complete` is not complete.
     """
     log, day = settings.logs.impressions, check_day(ds)
-    if not log.has_day:
-        return day
-    days = list_log_days(settings, "impressions")
-    if not days:
-        raise DataError(describe_no_files(settings, "impressions"))
-    if day not in days:
+    if log.has_day:
+        days = list_log_days(settings, "impressions")
+        if not days:
+            raise DataError(describe_no_files(settings, "impressions"))
+        if day not in days:
+            raise DataError(
+                f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; the files found are for {days[0]} "
+                f"to {days[-1]}"
+            )
+    if source := find_incomplete_source(settings, day):
         raise DataError(
-            f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; the files found are for {days[0]} to "
-            f"{days[-1]}"
-        )
-    if missing := [s for s in list_source_states(settings, day, ["impressions"]) if s.missing]:
-        raise DataError(
-            f"--ds {ds}: logs.{missing[0].log} is not complete: {missing[0].missing}; wait for the files, or change "
-            "`complete` of the log"
+            f"--ds {ds}: logs.{source.log} is not complete: {source.missing}; wait for the files, or change `complete` "
+            "of the log"
         )
     return day
+
+
+def _warn_of_incomplete_days(settings: Settings, ds: str) -> None:
+    """Log a warning for each earlier day of the window that is not complete; its rows are used nevertheless."""
+    logs = settings.logs.get_declared().values()
+    if not any(source.complete for log in logs for source in log.list_sources().values()):
+        return
+    for day in list_window_days(settings, ds)[:-1]:
+        if source := find_incomplete_source(settings, day):
+            _logger.warning("%s: logs.%s is not complete: %s", day, source.log, source.missing)
 
 
 def find_newest_complete(rows: Mapping[str, int], today: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Problems of features that depend on other sections of the settings."""
+"""Problems of features, and of the columns they use, that depend on other sections of the settings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.expressions import is_same_or_nested, reads_any
 from star_ctr.conf.settings.features import AnyFeature, Sequence, Statistic, list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
-from star_ctr.conf.settings.sources import is_same_or_nested, reads_any
 
 if TYPE_CHECKING:
     from star_ctr.conf.settings.root import Settings
@@ -23,7 +23,7 @@ def find_feature_problems(settings: Settings) -> list[str]:
     Returns:
         A message for each problem, which begins with the settings key.
     """
-    problems = []
+    problems = _find_role_problems(settings)
     seen: set[str] = set()
     for feature in settings.features:
         where = f"features.{feature.name}"
@@ -51,6 +51,19 @@ def find_feature_problems(settings: Settings) -> list[str]:
             if kind in numerators_only
         ]
     return problems
+
+
+def _find_role_problems(settings: Settings) -> list[str]:
+    """Find keys, domains and times that are outcomes, or are computed from them, and so carry the label."""
+    log, outcomes = settings.logs.impressions, settings.get_outcomes()
+    roles = {"user": log.user, "item": log.item, "domain": log.domain, "time.column": log.time.column}
+    roles |= {"day.column": log.day.column} if log.day else {}
+    return [
+        f"logs.impressions.{key}: `{column}` is an outcome, or computed from one, so it may contain the label; choose "
+        "a column that is known before the impression"
+        for key, column in roles.items()
+        if any(is_same_or_nested(column, outcome) for outcome in outcomes)
+    ]
 
 
 def _list_label_expressions(settings: Settings) -> list[str]:

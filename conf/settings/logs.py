@@ -171,6 +171,17 @@ class AttributeLog(Log):
         "an earlier day (`day_before`, for tables that are written at the end of their day)",
     )
 
+    @model_validator(mode="after")
+    def _check_days(self) -> AttributeLog:
+        dated = {name: source.has_day for name, source in self.sources.items()}
+        if self.day is None and len({*dated.values()}) > 1:
+            without = next(name for name, has_day in dated.items() if not has_day)
+            raise ValueError(
+                f"sources.{without}: the path contains no day, but those of other sources do; write snapshots of the "
+                "same kind, or set `day`"
+            )
+        return self
+
 
 class LogSettings(SettingsModel):
     """The logs of a data set. Only `impressions` is required."""

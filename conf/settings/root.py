@@ -17,6 +17,7 @@ from star_ctr.conf.settings.catalog import CatalogSettings
 from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.evaluate import EvaluateSettings
+from star_ctr.conf.settings.expressions import reads_any
 from star_ctr.conf.settings.feature_problems import find_feature_problems
 from star_ctr.conf.settings.features import (
     AnyFeature,
@@ -32,7 +33,6 @@ from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.paths import PathSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
-from star_ctr.conf.settings.sources import reads_any
 from star_ctr.conf.settings.trainer import TrainerSettings
 
 F = TypeVar("F", bound=Feature)

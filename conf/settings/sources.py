@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
+from star_ctr.conf.settings.expressions import Expression
 
 NULL_VALUES = ("", "\\N", "NULL", "null", "NaN", "nan", "None", "<NA>", "00000000-0000-0000-0000-000000000000")
 """Default texts for a missing value: the empty text, null markers of Hive and pandas, the all-zero advertising id."""
@@ -23,17 +23,6 @@ PLACEHOLDERS = {
     "{hh}": r"\d{2}",
 }
 """Placeholders of the day and hour in a log's path, and the regular expression that each of them matches."""
-_UNSTABLE = (
-    "rand", "randn", "random", "randstr", "uniform", "uuid", "shuffle", "now", "current_date", "curdate",
-    "current_timestamp", "localtimestamp", "current_timezone", "current_user", "session_user", "user",
-    "current_database", "current_schema", "current_catalog", "input_file_name", "monotonically_increasing_id",
-    "spark_partition_id", "version", "unix_timestamp()", "reflect", "java_method",
-)  # fmt: skip
-"""SQL functions whose result depends on the time, on the session or on chance."""
-_WITHOUT_BRACKETS = ("current_date", "current_timestamp", "localtimestamp", "current_user", "session_user")
-_TEXT_LITERAL = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"")
-_IDENTIFIER = re.compile(r"(?:`[^`]+`|[^\W\d]\w*)(?:\.(?:`[^`]+`|\w+))*")
-_QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.)*\"|`[^`]*`")
 
 
 def _check_path(value: str) -> str:
@@ -46,6 +35,18 @@ def _check_path(value: str) -> str:
             )
     if (given := [mark for mark in ("{yyyy}", "{mm}", "{dd}") if mark in value]) and len(given) < 3:
         raise ValueError(f"{' and '.join(given)} alone is not a day; use {{yyyy}}, {{mm}} and {{dd}}, or {{ds}}")
+    return value
+
+
+def contains_day(path: str) -> bool:
+    """Return whether a path contains a placeholder of the day."""
+    return any(mark in path for mark in ("{ds}", "{yyyymmdd}", "{yyyy}"))
+
+
+def _check_marker(value: str) -> str:
+    """Check that the path of a marker contains the day."""
+    if not contains_day(value):
+        raise ValueError(f"`{value}` would mark all days as complete; add the day, for example as {{ds}}")
     return value
 
 
@@ -63,35 +64,6 @@ def _check_encoding(value: str) -> str:
 def _parse_separator(value: str) -> str:
     """Convert a backslash followed by `t` to a tab."""
     return "\t" if value == "\\t" else value
-
-
-def _check_expression(value: str) -> str:
-    """Check that an SQL expression gives the same result whenever it is computed."""
-    bare = _QUOTED.sub("''", value).lower()
-    for name in _UNSTABLE:
-        call = rf"(?<![\w.]){re.escape(name)}" if name.endswith("()") else rf"(?<![\w.]){name}\s*\("
-        if re.search(call, bare) or (name in _WITHOUT_BRACKETS and re.search(rf"(?<![\w.]){name}\b", bare)):
-            raise ValueError(
-                f"`{name.removesuffix('()')}` changes from run to run, so a night could not be repeated; use the "
-                "columns of the log only"
-            )
-    return value
-
-
-def reads_any(expression: str, columns: Iterable[str]) -> bool:
-    """Return whether an SQL expression names a column, one of its fields, or a struct that contains it."""
-    text = _TEXT_LITERAL.sub("", expression).lower()
-    names = {name.replace("`", "") for name in _IDENTIFIER.findall(text)}
-    return any(is_same_or_nested(name, column.lower()) for name in names for column in columns)
-
-
-def is_same_or_nested(name: str, other: str) -> bool:
-    """Return whether two names are the same column, or one is a field of the other."""
-    return f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
-
-
-Expression = Annotated[NonEmptyText, AfterValidator(_check_expression)]
-"""A Spark SQL expression over the columns of a log."""
 
 
 class Explode(SettingsModel):
@@ -116,13 +88,15 @@ class Explode(SettingsModel):
 
 
 class Completeness(SettingsModel):
-    """When the files of a day are complete. `ready`, `nightly` and the Airflow DAG wait for it.
+    """When the files of a day are complete. `ready` and the Airflow DAG wait for it; `ingest` stops if they are not.
 
     All given conditions must hold. Without any, a day is complete if it has a file.
     """
 
-    marker: Annotated[NonEmptyText, AfterValidator(_check_path)] | None = Field(
-        None, description="path of a file that marks a day as complete, such as `{ds}/_SUCCESS`; default: none"
+    marker: Annotated[NonEmptyText, AfterValidator(_check_path), AfterValidator(_check_marker)] | None = Field(
+        None,
+        description="path of a file that marks a day as complete, such as `{ds}/_SUCCESS`, or each of its hours, such "
+        "as `{ds}/{hh}/_SUCCESS`; default: none",
     )
     hours: int | None = Field(
         None, ge=1, le=24, description="number of hours that must have a file; needs `{hh}` in `path`; default: any"
@@ -183,13 +157,16 @@ class LogSource(SettingsModel):
     @property
     def has_day(self) -> bool:
         """Whether the path contains the day of its files."""
-        return self.path is not None and any(mark in self.path for mark in ("{ds}", "{yyyymmdd}", "{yyyy}"))
+        return self.path is not None and contains_day(self.path)
 
     @model_validator(mode="after")
     def _check_completeness(self) -> Self:
-        if self.complete and not self.has_day and self.path is not None:
+        # A table of a catalog counts as complete, and a log with `sources` passes its rule on to them.
+        if self.complete is None or self.path is None:
+            return self
+        if not self.has_day:
             raise ValueError("`complete` needs the day in `path`, for example as {ds}")
-        if self.complete and self.complete.hours and "{hh}" not in (self.path or ""):
+        if self.complete.hours and "{hh}" not in self.path:
             raise ValueError("`complete.hours` needs the hour in `path` as {hh}")
         return self
 

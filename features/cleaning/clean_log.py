@@ -41,6 +41,7 @@ from star_ctr.features.cleaning.log_columns import (
     PROBLEM,
     get_column,
     list_consumed_columns,
+    list_declared_columns,
     list_required_columns,
     map_declared_columns,
     name_stored_column,
@@ -109,11 +110,13 @@ def clean_log(
 
 def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping[str, Column]) -> DataFrame:
     """Parse rows with one schema into the table's columns, `ds`, `raw`, HASH, `reason` and the columns `carried`."""
-    log, raw = group
+    log, raw, folder_columns = group
     types = {f.name: f.dataType for f in raw.schema.fields if f.name not in INTERNAL}
     rows, texts = add_texts(log, raw, types)
-    # The row hash depends only on the values, not on the order of the columns or on empty columns.
-    parts = (F.concat(F.lit(f"{c}\x1e"), _flatten_to_text(texts[c], types[c])) for c in sorted(types))
+    # The row hash depends only on the values, not on the order of the columns or on empty columns. A row that is
+    # delivered again may be in another folder.
+    hashed = sorted(set(types) - (folder_columns - _list_columns_with_content(settings, name)))
+    parts = (F.concat(F.lit(f"{c}\x1e"), _flatten_to_text(texts[c], types[c])) for c in hashed)
     rows = rows.withColumn(_TEXT, F.concat_ws("\x1f", *parts))
     rows, numbers = add_numbers(log, rows, texts, types)
     columns_by_use = split_columns_by_use(settings, name)
@@ -170,6 +173,12 @@ def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping
         reason.alias("reason"),
         *(value.alias(k) for k, value in carried.items()),
     )
+
+
+def _list_columns_with_content(settings: Settings, name: str) -> set[str]:
+    """List the columns that the settings name for anything but the day of a row."""
+    day = getattr(settings.logs.get_declared()[name], "day", None)
+    return list_declared_columns(settings, name) - ({day.column} if day else set())
 
 
 def _parse_declared(

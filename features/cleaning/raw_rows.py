@@ -14,10 +14,17 @@ from star_ctr.features.cleaning.log_columns import get_column
 
 
 class RawRows(NamedTuple):
-    """Raw rows of one source with one schema, and the log as it is declared for this source."""
+    """Raw rows of one source with one schema.
+
+    Attributes:
+        log: The log as it is declared for this source.
+        rows: The rows.
+        folder_columns: The columns whose values come from the names of folders, such as `hour=13`.
+    """
 
     log: Log
     rows: DataFrame
+    folder_columns: frozenset[str] = frozenset()
 
 
 def union_frames(frames: list[DataFrame]) -> DataFrame:

@@ -24,6 +24,7 @@ from star_ctr.features.cleaning.log_columns import (
     PROBLEM,
     get_column,
 )
+from star_ctr.features.cleaning.text import to_text
 
 _ELEMENT = "_star_ctr_element"
 
@@ -96,7 +97,7 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     original = F.to_json(F.struct(*(get_column(c) for c in rows.columns if c not in INTERNAL)))
     items = _get_list(rows, explode.items, explode, f"{key}.items")
     others = {name: _get_list(rows, name, explode, f"{key}.parallel") for name in explode.parallel}
-    clicked = _get_clicked(rows, explode, f"{key}.clicked") if explode.clicked else None
+    clicked = _get_clicked(log, rows, explode, f"{key}.clicked") if explode.clicked else None
     names = ", ".join([explode.items, *explode.parallel])
     problem = F.when(F.coalesce(F.size(items), F.lit(0)) <= 0, F.lit(f"{explode.items}: no items"))
     for values in others.values():
@@ -105,14 +106,18 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     if CORRUPT in rows.columns:
         problem = F.when(F.col(CORRUPT).isNull(), problem)
 
+    # Compare text, because the lists may have different types.
+    item_texts = to_text(log, items, rows.select(items).schema[0].dataType)
+
     def make_element(item: Column, index: Column) -> Column:
-        # Of an item that is displayed twice, the first one counts as clicked.
-        is_first = F.array_position(items, item) == index + 1
-        is_clicked = [] if clicked is None else [F.coalesce(F.array_contains(clicked, item) & is_first, F.lit(False))]
+        columns = [item.alias("item"), (index + 1).alias("position")]
+        if clicked is not None:
+            text = F.get(item_texts, index)
+            # Of an item that is displayed twice, the first one counts as clicked.
+            is_clicked = F.array_contains(clicked, text) & (F.array_position(item_texts, text) == index + 1)
+            columns.append(F.coalesce(is_clicked, F.lit(False)).cast("int").alias("clicked"))
         return F.struct(
-            item.alias("item"),
-            (index + 1).alias("position"),
-            *(value.cast("int").alias("clicked") for value in is_clicked),
+            *columns,
             *(F.get(values, index).alias(f"other{k}") for k, values in enumerate(others.values())),
             F.lit(None).cast("string").alias("problem"),
         )
@@ -128,7 +133,7 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     elements = F.when(problem.isNotNull(), make_rejected(problem)).otherwise(shown)
     if clicked is not None:
         # A click on an item that was not displayed must not get lost.
-        strays = F.exists(clicked, lambda c: ~F.coalesce(F.array_contains(items, c), F.lit(False)))
+        strays = F.exists(clicked, lambda c: ~F.coalesce(F.array_contains(item_texts, c), F.lit(False)))
         lost = make_rejected(F.lit(f"{explode.clicked}: an item that is not in {explode.items}"))
         has_lost = problem.isNull() & F.coalesce(strays, F.lit(False))
         elements = F.when(has_lost, F.concat(shown, lost)).otherwise(elements)
@@ -148,27 +153,26 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     return found.withColumns(changed).drop(_ELEMENT)
 
 
-def _get_clicked(rows: DataFrame, explode: Explode, key: str) -> Column:
-    """Return the column of clicked items as lists without null; a single item becomes a list."""
+def _get_clicked(log: Log, rows: DataFrame, explode: Explode, key: str) -> Column:
+    """Return the column of clicked items as lists of text without null; a single item becomes a list."""
     column = str(explode.clicked)
     if column in rows.columns and not isinstance(rows.schema[column].dataType, ArrayType) and not explode.separator:
-        single = get_column(column)
-        values = F.when(single.isNotNull(), F.array(single))
+        values = F.array(get_column(column))
     else:
         values = _get_list(rows, column, explode, key)
-    values = F.filter(values, lambda value: value.isNotNull() & (value.cast("string") != ""))
-    return F.coalesce(values, F.array().cast(rows.select(values).schema[0].dataType))
+    texts = to_text(log, values, rows.select(values).schema[0].dataType)
+    return F.coalesce(F.filter(texts, lambda text: text.isNotNull() & (text != "")), F.array().cast("array<string>"))
 
 
 def _get_list(rows: DataFrame, column: str, explode: Explode, key: str) -> Column:
-    """Return a column of lists; text is split at `separator`."""
+    """Return a column of lists; text is split at `separator`, and white space around the values is removed."""
     if column not in rows.columns:
         raise DataError(f"{key}: no column `{column}`{suggest_nearest(column, rows.columns)}")
     kind, value = rows.schema[column].dataType, get_column(column)
     if isinstance(kind, ArrayType):
         return value
     if isinstance(kind, StringType) and explode.separator:
-        return F.when(F.trim(value) != "", F.split(value, F.lit(rf"\Q{explode.separator}\E")))
+        return F.when(F.trim(value) != "", F.transform(F.split(value, F.lit(rf"\Q{explode.separator}\E")), F.trim))
     raise DataError(
         f"{key}: `{column}` is a {kind.simpleString()} and not a list; set `separator`, or convert it in `columns`"
     )

@@ -39,10 +39,16 @@ def read_catalog_table(spark: SparkSession, table: str, key: str) -> CatalogTabl
     """
     try:
         rows = spark.table(table)
-        if version := _find_delta_version(spark, table):
-            return CatalogTable(spark.read.option("versionAsOf", version).table(table), f"version {version}")
-        if snapshot := _find_iceberg_snapshot(spark, table):
-            return CatalogTable(spark.read.option("snapshot-id", snapshot).table(table), f"snapshot {snapshot}")
+        match _find_provider(spark, table):
+            case "delta":
+                version = spark.sql(f"DESCRIBE HISTORY {table} LIMIT 1").collect()[0].version
+                return CatalogTable(spark.read.option("versionAsOf", version).table(table), f"version {version}")
+            case "iceberg":
+                # The newest snapshot may belong to another branch, or may have been rolled back.
+                main = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()
+                if main is not None:  # a new table has no snapshot
+                    snapshot = main.snapshot_id
+                    return CatalogTable(spark.read.option("snapshot-id", snapshot).table(table), f"snapshot {snapshot}")
     except SPARK_ERRORS as error:
         if "TABLE_OR_VIEW_NOT_FOUND" in str(error):
             raise DataError(
@@ -53,19 +59,7 @@ def read_catalog_table(spark: SparkSession, table: str, key: str) -> CatalogTabl
     return CatalogTable(rows, None)
 
 
-def _find_delta_version(spark: SparkSession, table: str) -> str | None:
-    """Return the newest version of a Delta table; None for other tables."""
-    try:
-        row = spark.sql(f"DESCRIBE HISTORY {table} LIMIT 1").first()
-    except SPARK_ERRORS:
-        return None
-    return str(row.version) if row else None
-
-
-def _find_iceberg_snapshot(spark: SparkSession, table: str) -> str | None:
-    """Return the newest snapshot of an Iceberg table; None for other tables, and for an empty one."""
-    try:
-        row = spark.sql(f"SELECT snapshot_id FROM {table}.snapshots ORDER BY committed_at DESC LIMIT 1").first()
-    except SPARK_ERRORS:
-        return None
-    return str(row.snapshot_id) if row else None
+def _find_provider(spark: SparkSession, table: str) -> str:
+    """Return the format of a table in lower case; empty for a view."""
+    rows = spark.sql(f"DESCRIBE TABLE EXTENDED {table}").where("col_name = 'Provider'").collect()
+    return rows[-1].data_type.lower() if rows else ""

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import fsspec
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.sources import Log
+from star_ctr.conf.settings.sources import Completeness, Log
+from star_ctr.jobs.io import avro
 from star_ctr.jobs.io.log_files import (
     LogFile,
     format_glob,
@@ -76,12 +78,31 @@ def list_source_states(settings: Settings, ds: str, names: Sequence[str] | None 
     return states
 
 
-def find_newest_complete_day(settings: Settings, name: str) -> str | None:
-    """Return the newest day in the paths of a log for which all of its sources are complete; None if there is none."""
-    for day in reversed(list_log_days(settings, name)):
-        if not any(state.missing for state in list_source_states(settings, day, [name])):
+def find_newest_complete_day(settings: Settings) -> str | None:
+    """Return the newest day in the paths of the impression log that is complete; None if there is none."""
+    for day in reversed(list_log_days(settings, "impressions")):
+        if find_incomplete_source(settings, day) is None:
             return day
     return None
+
+
+def find_incomplete_source(settings: Settings, ds: str) -> SourceState | None:
+    """Find a source without which a night cannot run.
+
+    Args:
+        settings: The settings of the data set.
+        ds: The day of the night.
+
+    Returns:
+        A source of an impression log with days in its path, or of a log with a rule `complete`, that lacks something
+        for the day. Other logs may have no files: snapshots, for example, need not exist for each day.
+    """
+    names = [
+        name
+        for name, log in settings.logs.get_declared().items()
+        if (name == "impressions" and log.has_day) or any(source.complete for source in log.list_sources().values())
+    ]
+    return next((state for state in list_source_states(settings, ds, names) if state.missing), None)
 
 
 def _describe_missing(settings: Settings, source: Log, ds: str, files: list[LogFile]) -> str:
@@ -91,8 +112,8 @@ def _describe_missing(settings: Settings, source: Log, ds: str, files: list[LogF
     rule = source.complete
     if rule is None or not source.has_day:
         return ""
-    if rule.marker and not _exists(settings, rule.marker, ds):
-        return f"no file {format_glob(rule.marker, ds)}"
+    if rule.marker and (missing := _find_missing_marker(settings, rule, ds)):
+        return f"no file {missing}"
     if rule.hours:
         hours = {file.hour for file in files}
         if len(hours) < rule.hours:
@@ -100,6 +121,15 @@ def _describe_missing(settings: Settings, source: Log, ds: str, files: list[LogF
     if rule.min_rows and (rows := sum(_count_rows(settings, source, f) for f in files)) < rule.min_rows:
         return f"{rows:,} of at least {rule.min_rows:,} rows"
     return ""
+
+
+def _find_missing_marker(settings: Settings, rule: Completeness, ds: str) -> str | None:
+    """Return the path of a marker that does not exist; with `{hh}` in the path, one per hour is needed."""
+    marker = str(rule.marker)
+    if "{hh}" not in marker:
+        return None if _exists(settings, marker, ds) else format_glob(marker, ds)
+    missing = [path for hour in _HOURS if not _exists(settings, path := marker.replace("{hh}", hour), ds)]
+    return format_glob(missing[0], ds) if len(_HOURS) - len(missing) < (rule.hours or len(_HOURS)) else None
 
 
 def _exists(settings: Settings, marker: str, ds: str) -> bool:
@@ -113,11 +143,15 @@ def _exists(settings: Settings, marker: str, ds: str) -> bool:
 
 def _count_rows(settings: Settings, source: Log, file: LogFile) -> int:
     """Count the rows of a file; for text files the lines, without the header of a CSV file."""
+    if source.format == "delta":
+        return sum(DeltaTable(file.url).get_add_actions(flatten=True)["num_records"].to_pylist())
     with open_file_system(settings, source).open(file.path, "rb", compression="infer") as handle:
-        if source.format in ("parquet", "delta"):
-            return int(pq.ParquetFile(handle).metadata.num_rows) if file.path.endswith(".parquet") else 0
+        if source.format == "parquet":
+            return int(pq.ParquetFile(handle).metadata.num_rows)
         if source.format == "orc":
             return int(orc.ORCFile(handle).nrows)
+        if source.format == "avro":
+            return avro.count_rows(handle)
         lines, last = 0, b"\n"
         while chunk := handle.read(_CHUNK):
             lines, last = lines + chunk.count(b"\n"), chunk[-1:]

@@ -22,6 +22,7 @@ from fsspec import AbstractFileSystem
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
+from star_ctr.jobs.io import avro
 from star_ctr.jobs.io.external_errors import describe_known_problem
 from star_ctr.jobs.io.log_files import LogFile, open_file_system
 
@@ -33,6 +34,10 @@ _UNSUPPORTED_SUFFIXES = (".zip", ".xz", ".7z", ".rar", ".tar", ".tgz", ".z")
 _ARCHIVES = {b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 """Compression formats that Spark cannot read, by the first bytes of a file."""
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+# A quoted value may be as long as the text that is read; the default limit is 128 KiB.
+csv.field_size_limit(_HEAD_BYTES)
 
 
 class FileSchema(NamedTuple):
@@ -109,7 +114,7 @@ def _read_schema(fs: AbstractFileSystem, log: Log, file: LogFile) -> FileSchema:
                     return FileSchema(footer.schema) if footer.nrows else EMPTY
             case "avro":
                 with fs.open(file.path, "rb") as handle:
-                    return FileSchema(_read_avro_schema(handle))
+                    return FileSchema(avro.read_schema(handle))
             case "csv" | "json":
                 return _parse_head(log, file, *_read_head(fs, file))
         return FileSchema(None)
@@ -130,31 +135,6 @@ def _read_footer(fs: AbstractFileSystem, file: LogFile) -> FileSchema:
         if repeated := sorted({name for name in schema.names if names.count(name.lower()) > 1}):
             raise DataError(_describe_repeated(file.path, repeated))
         return FileSchema(schema) if footer.metadata.num_rows else EMPTY
-
-
-def _read_avro_schema(handle: Any) -> str:
-    """Read the schema of an Avro file, as JSON, from the metadata at its start."""
-
-    def read_long() -> int:
-        number, shift = 0, 0
-        while True:
-            byte: int = handle.read(1)[0]
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return (number >> 1) ^ -(number & 1)
-            shift += 7
-
-    if handle.read(4) != b"Obj\x01":
-        raise ValueError("it does not begin like an Avro file")
-    while count := read_long():
-        if count < 0:  # a negative count is followed by the size of the block in bytes
-            count = -count
-            read_long()
-        for _ in range(count):
-            name, value = handle.read(read_long()), handle.read(read_long())
-            if name == b"avro.schema":
-                return str(value, "utf-8")
-    raise ValueError("its metadata contain no schema")
 
 
 def _read_head(fs: AbstractFileSystem, file: LogFile) -> tuple[bytes, bool]:
@@ -215,24 +195,43 @@ def _make_unique(names: list[str]) -> tuple[str, ...]:
 
 
 def _choose_multiline(log: Log, text: str, is_whole: bool, width: int) -> bool:
-    """Return whether to read values that span several lines: as declared, or as in the start of the file."""
+    """Return whether to read values that span several lines: as declared, or if it makes fewer lines unreadable."""
     if log.multiline is not None:
         return log.multiline
     if len(log.separator) > 1 or '"' not in text:
         return False
-    records = csv.reader(io.StringIO(text, newline=""), delimiter=log.separator, strict=True)
-    found, last_line, previous = False, 0, width
+    lines = text.split("\n")
+    # The last line of the head may be cut.
+    lines = lines if is_whole else lines[:-1]
+    unreadable = sum(_count_values(line, log.separator) not in (0, width) for line in lines)
+    return unreadable > 0 and _count_unreadable_lines(lines, log.separator, width) < unreadable
+
+
+def _count_values(line: str, separator: str) -> int:
+    """Count the values in a line of a CSV file; -1 if a quoted value does not end in this line."""
+    if '"' not in line:
+        return line.count(separator) + 1 if line.strip() else 0
     try:
-        for record in records:
-            # A quote without its counterpart would also swallow the next lines, but change the number of values.
-            if previous != width:
-                return False
-            # The last record of the head may be cut.
-            previous = len(record) or width
-            found, last_line = found or records.line_num - last_line > 1, records.line_num
-    except csv.Error as error:
-        return found and not is_whole and "unexpected end" in str(error)
-    return found and (previous == width or not is_whole)
+        return len(next(csv.reader([line], delimiter=separator, strict=True)))
+    except csv.Error:
+        return -1
+
+
+def _count_unreadable_lines(lines: Sequence[str], separator: str, width: int) -> int:
+    """Count the lines that have a wrong number of values if quoted values may contain line breaks."""
+    records = csv.reader(iter([f"{line}\n" for line in lines]), delimiter=separator, strict=True)
+    unreadable, start = 0, 0
+    while True:
+        try:
+            values = next(records, None)
+        except csv.Error:
+            # Characters after a closing quote, or the end of the text within quotes.
+            values = [""] * (width + 1)
+        if values is None:
+            return unreadable
+        # A quote without its counterpart swallows the next lines: each of them counts.
+        unreadable += (records.line_num - start) * (len(values) not in (0, width))
+        start = records.line_num
 
 
 def _describe_repeated(path: str, names: list[str]) -> str:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import fsspec
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from fsspec import AbstractFileSystem
 
 from star_ctr.conf.contracts.fingerprint import hash_json
@@ -125,7 +127,7 @@ def _translate(pattern: str) -> str:
 
 
 class LogFile(NamedTuple):
-    """A file of a log.
+    """A file of a log, or a Delta table.
 
     Attributes:
         source: The name of its source; empty if the log has no `sources`.
@@ -133,7 +135,7 @@ class LogFile(NamedTuple):
         hour: The hour in the path; None if the path contains none.
         path: The path of the file for fsspec.
         size: The size in bytes.
-        stamp: The modification time or ETag of the file.
+        stamp: The modification time or ETag of the file, or the version of the Delta table.
         url: The URL of the file for Spark.
         base: The URL of the folder below which names of folders such as `hour=13` are partition columns; None if no
             folder has such a name.
@@ -176,6 +178,10 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
                 parsed = parse_path(marked, path) if source.has_day else (None, None)
                 if parsed is None:  # the wildcards in place of the day match other names too
                     continue
+                if source.format == "delta":
+                    table = _describe_delta_table(_make_url(glob, path), path)
+                    found[source_name, path] = table._replace(source=source_name, day=parsed[0], hour=parsed[1])
+                    continue
                 for file, info in list_readable_files(fs, path):
                     stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
                     base = _find_partition_base(marked, source.path.count("/"), path, file)
@@ -184,6 +190,19 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
                         _make_url(glob, file), _make_url(glob, base) if base else None,
                     )  # fmt: skip
     return sorted(found.values(), key=lambda f: (f.day or "", f.source, f.path))
+
+
+def _describe_delta_table(url: str, path: str) -> LogFile:
+    """Describe the newest version of a Delta table as one file; raises `DataError` if it cannot be read."""
+    # Do not list its files, because they remain in the folder when their rows are deleted.
+    try:
+        table = DeltaTable(url)
+        size = sum(table.get_add_actions(flatten=True)["size_bytes"].to_pylist())
+    except TableNotFoundError:
+        raise DataError(f"{path}: not a Delta table; set `format` of the log, or correct its `path`") from None
+    except (DeltaError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as delta: {str(error).splitlines()[0]}") from None
+    return LogFile("", None, None, path, size, f"version {table.version()}", url, None)
 
 
 def _find_partition_base(pattern: str, depth: int, path: str, file: str) -> str | None:
@@ -221,7 +240,7 @@ def _make_url(glob: str, path: str) -> str:
 def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the files that Spark reads for a path: the file itself, or all files in the folder.
 
-    Names that begin with `_` or `.` are skipped, as Spark does.
+    Names that begin with `_` or `.` are skipped, as Spark does, but not partition folders such as `_hour=13`.
 
     Args:
         fs: The file system.
@@ -230,7 +249,8 @@ def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str
     Yields:
         The path and the fsspec info of each file.
     """
-    if path.rstrip("/").rsplit("/", 1)[-1].startswith(("_", ".")):
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    if name.startswith(".") or (name.startswith("_") and "=" not in name):
         return
     info = fs.info(path)
     if info["type"] != "directory":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -35,10 +35,7 @@ from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, read_schemas
 from star_ctr.jobs.io.log_files import (
     LogFile,
     describe_no_files,
-    format_glob,
-    join_path,
     list_files,
-    make_glob,
     open_file_system,
 )
 from star_ctr.jobs.io.session import SPARK_ERRORS
@@ -77,8 +74,9 @@ def read(
     found: dict[str, RawRows] = {}
     for source_name, source in log.list_sources().items():
         key = f"logs.{name}.sources.{source_name}" if source_name else f"logs.{name}"
-        if source.table or (source.format == "delta" and not source.has_day):
-            frames = {make_glob(settings, source): _read_table(spark, settings, source, key)}
+        declared = list_declared_columns(settings, name)
+        if source.table:
+            frames = {source.table: RawRows(source, _read_table(spark, source.table, key))}
         else:
             own = [f for f in files if f.source == source_name]
             if not own and only is not None:
@@ -87,65 +85,84 @@ def read(
                 raise DataError(describe_no_files(settings, name))
             own = [f for f in own if days is None or f.day in (None, *days)]
             frames = _read_files(spark, settings, source, own)
-        for first, frame in frames.items():
+        for first, (_, frame, folder_columns) in frames.items():
             if source_name and log.source_column in frame.columns:
                 raise DataError(
                     f"{key}: the log has a column `{log.source_column}`; set logs.{name}.source_column to another name"
                 )
-            tagged = frame.withColumn(log.source_column, F.lit(source_name)) if source_name else frame
-            rows = prepare_rows(source, tagged, key)
+            rows = frame.withColumn(log.source_column, F.lit(source_name)) if source_name else frame
+            # Expressions and lists may use fields of structs, and computed columns may be structs.
+            rows = add_nested_columns(rows, {*declared, *_list_exploded(source)} - set(source.columns))
+            rows = add_nested_columns(prepare_rows(source, rows, key), declared)
             # Two sources may read the same file with different conditions.
-            found[f"{source_name}: {first}" if source_name else first] = RawRows(
-                source, add_nested_columns(rows, list_declared_columns(settings, name))
-            )
+            found[f"{source_name}: {first}" if source_name else first] = RawRows(source, rows, folder_columns)
     return found or None
 
 
-def _read_table(spark: SparkSession, settings: Settings, source: Log, key: str) -> DataFrame:
-    """Read a table of a catalog, or a Delta table in a folder."""
-    if source.table is None:
-        return _load(spark.read, source, join_path(settings, str(source.path)))
-    found = read_catalog_table(spark, source.table, f"{key}.table")
-    _logger.info("%s.table: reading %s of %s", key, found.snapshot or "the current rows", source.table)
+def _list_exploded(source: Log) -> set[str]:
+    """List the columns with lists that a source explodes."""
+    explode = source.explode
+    return {explode.items, *explode.parallel, *([explode.clicked] if explode.clicked else [])} if explode else set()
+
+
+def _read_table(spark: SparkSession, table: str, key: str) -> DataFrame:
+    """Read a table of a catalog."""
+    found = read_catalog_table(spark, table, f"{key}.table")
+    _logger.info("%s.table: reading %s of %s", key, found.snapshot or "the current rows", table)
     return found.rows
 
 
-def _read_files(spark: SparkSession, settings: Settings, source: Log, files: list[LogFile]) -> dict[str, DataFrame]:
-    """Read the files of a source: one DataFrame per schema, by the name of its first file."""
+def _read_files(spark: SparkSession, settings: Settings, source: Log, files: list[LogFile]) -> dict[str, RawRows]:
+    """Read the files of a source: the rows of each schema, by the name of the first file with this schema."""
     frames: dict[str, DataFrame] = {}
     kinds: dict[tuple[Any, ...], list[str]] = {}
-    for members, schema in _group_files(settings, source, files):
-        frame = _read_group(spark, settings, source, members, schema)
+    for members, schema, folder_columns in _group_files(settings, source, files):
+        frame = _read_group(spark, source, members, schema)
         if not frame.columns:
             continue
         day, first = members[0].day, members[0].path
         frames[first] = frame.withColumn(FILE_DAY, F.lit(day)) if day else frame
         kind = tuple(sorted((f.name, f.dataType.simpleString()) for f in frames[first].schema.fields))
-        kinds.setdefault(kind, []).append(first)
-    return {firsts[0]: union_frames([frames[first] for first in firsts]) for firsts in kinds.values()}
+        kinds.setdefault((folder_columns, *kind), []).append(first)
+    return {
+        firsts[0]: RawRows(source, union_frames([frames[first] for first in firsts]), frozenset(folder_columns))
+        for (folder_columns, *_), firsts in kinds.items()
+    }
 
 
-def _group_files(settings: Settings, log: Log, files: list[LogFile]) -> Iterator[tuple[list[LogFile], FileSchema]]:
-    """Yield groups of files that can be read together (same day, partition columns and schema), with their schema."""
+def _group_files(
+    settings: Settings, log: Log, files: list[LogFile]
+) -> Iterator[tuple[list[LogFile], FileSchema, tuple[str, ...]]]:
+    """Yield groups of files that can be read together, with their schema and the columns in names of folders."""
     # A writer without rows may leave an empty file.
-    files = [f for f in files if f.size or log.format in ("parquet", "orc", "avro")]
+    files = [f for f in files if f.size or log.format not in ("csv", "json")]
     groups: dict[tuple[Any, ...], list[LogFile]] = {}
     schemas: dict[tuple[Any, ...], FileSchema] = {}
     for file, schema in zip(files, read_schemas(open_file_system(settings, log), log, files), strict=True):
         if schema is not EMPTY:
             partitions = tuple(re.findall(r"/(\w+)=", file.url[len(file.base) :])) if file.base else ()
-            key = (file.day, file.base, partitions, str(schema))
+            _check_folder_columns(file, schema, partitions)
+            key = (file.day, file.base, partitions, str(schema), file.path if log.format == "delta" else "")
             groups.setdefault(key, []).append(file)
             schemas[key] = schema
-    yield from ((members, schemas[key]) for key, members in groups.items())
+    yield from ((members, schemas[key], key[2]) for key, members in groups.items())
 
 
-def _read_group(
-    spark: SparkSession, settings: Settings, log: Log, members: list[LogFile], schema: FileSchema
-) -> DataFrame:
+def _check_folder_columns(file: LogFile, schema: FileSchema, folder_columns: Iterable[str]) -> None:
+    """Raise `DataError` if a file has a column that is also in the names of its folders."""
+    # Spark would use the value in the name of the folder, and read the columns of a CSV file in the wrong order.
+    names = schema.columns.names if isinstance(schema.columns, pa.Schema) else schema.columns
+    own = {name.lower() for name in names} if isinstance(names, list | tuple) else set()
+    if both := [name for name in folder_columns if name.lower() in own]:
+        raise DataError(
+            f"{file.path}: `{both[0]}` is a column of the file and part of the name of its folder; rename one of them"
+        )
+
+
+def _read_group(spark: SparkSession, log: Log, members: list[LogFile], schema: FileSchema) -> DataFrame:
     """Read the rows of files with one schema. The DataFrame has no columns if JSON files have no rows."""
     urls = [f.url for f in members]
-    day, base = members[0].day, members[0].base
+    base = members[0].base
     # The paths are of files, not globs, so that they may contain any character.
     source = spark.read.option(_GLOB_OPTION, "false")
     source = source.option("basePath", base) if base else source
@@ -156,7 +173,8 @@ def _read_group(
         # Disable column pruning, because the parser detects surplus fields only if it reads all columns.
         reader = reader.option("encoding", log.encoding).option("columnPruning", "false")
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT).option("multiLine", schema.multiline)
-        return _load(reader, log, urls)
+        rows = _load(reader, log, urls)
+        return rows if schema.multiline else _mark_open_quotes(rows, schema.columns, log.separator)
     if log.format == "json":
         # Read numbers as text, because 12 in one file may be 12.0 in another, and large ids would lose digits.
         reader = source.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
@@ -168,9 +186,18 @@ def _read_group(
         names = [f for f in found if f.name != CORRUPT]
         return _load(reader.schema(StructType([*names, StructField(CORRUPT, StringType())])), log, urls)
     if log.format == "delta":
-        return _load(spark.read, log, format_glob(join_path(settings, str(log.path)), str(day)))
+        return _load(spark.read, log, urls[0])
     rows = _load(source, log, urls)
     return restore_instants(rows, schema.columns) if log.format == "parquet" else rows
+
+
+def _mark_open_quotes(rows: DataFrame, columns: Sequence[str], separator: str) -> DataFrame:
+    """Mark CSV rows that end within quotes as corrupt."""
+    # Their last value continues on the next line. Spark reports too few values, but not a value that is cut.
+    value = get_column(columns[-1])
+    is_open = value.startswith('"') & (F.length(F.regexp_replace(value, '[^"]', "")) % 2 == 1)
+    text = F.concat_ws(separator, *map(get_column, columns))
+    return rows.withColumn(CORRUPT, F.coalesce(CORRUPT, F.when(is_open, text)))
 
 
 def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:

@@ -62,7 +62,7 @@ def _check_log(
     log = settings.logs.get_declared()[name]
     files = list_files(settings, name)
     report.files = len(files)
-    is_listed = any(s.path is not None and (s.format != "delta" or s.has_day) for s in log.list_sources().values())
+    is_listed = any(source.path is not None for source in log.list_sources().values())
     if is_listed and not files:
         raise DataError(describe_no_files(settings, name))
     for source_name, source in log.list_sources().items():

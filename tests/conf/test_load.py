@@ -219,6 +219,32 @@ def test_columns_that_carry_the_label_cannot_be_features(columns: str, feature: 
         load("kuairand", overrides)
 
 
+@pytest.mark.parametrize(
+    ("columns", "role"),
+    [
+        ("{}", "domain=is_click"),
+        ("{page: \"if(`is_click` = 1, 'a', 'b')\"}", "domain=page"),
+        ('{page: "concat(tab, long_view)"}', "domain=page"),
+        ("{at: 'time_ms + is_click'}", "time.column=at"),
+        ("{who: 'user_id + is_click'}", "user=who"),
+        ("{what: 'video_id + is_click'}", "item=what"),
+        ("{day: 'concat(date, is_click)'}", "day.column=day"),
+    ],
+)
+def test_keys_domains_and_times_cannot_carry_the_label(columns: str, role: str) -> None:
+    found = problem(f"logs.impressions.columns={columns}", f"logs.impressions.{role}")
+    key, _, column = role.partition("=")
+    assert f"logs.impressions.{key}: `{column}` is an outcome, or computed from one" in found
+
+
+def test_all_sources_of_an_attribute_log_have_days_or_none() -> None:
+    sources = "logs.users.sources={a: {path: 'a/{ds}.csv'}, b: {path: 'b.csv'}}"
+    log = ["logs.users.path=", "logs.users.day="]
+    assert "sources.b: the path contains no day, but those of other sources do" in problem(*log, sources)
+    load("kuairand", [*log, sources.replace("b.csv", "b/{ds}.csv")])
+    load("kuairand", [*log, sources, "logs.users.day={column: day}"])
+
+
 def test_a_struct_that_contains_an_outcome_cannot_be_a_feature() -> None:
     overrides = ["logs.impressions.outcomes=[event.dwell]", "features.video.column=impressions.event", "history={}"]
     assert "`impressions.event` is declared an outcome" in problem(*overrides)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.expressions import reads_any
 from star_ctr.conf.settings.sources import LogSource
 from star_ctr.features.cleaning.clean_log import LEFT_OUT, clean_log
 from star_ctr.features.cleaning.log_columns import CORRUPT
@@ -65,7 +66,6 @@ def test_an_unreadable_row_is_not_left_out_by_where(spark: SparkSession) -> None
         ({"columns": {"x": "explode(array(1, 2))"}}, "must be computed from one row"),
         ({"columns": {"x": "(select 1)"}}, "must be computed from one row"),
         ({"columns": {"x": "nosuch(n)"}}, "logs.impressions.columns.x: "),
-        ({"columns": {"x": "*"}}, "must be computed from one row"),
         ({"explode": {"items": "page"}}, "logs.impressions.explode.items: `page` is a string and not a list"),
         ({"explode": {"items": "pages"}}, "logs.impressions.explode.items: no column `pages`"),
     ],
@@ -79,18 +79,47 @@ def test_invalid_expressions_are_one_sentence(spark: SparkSession, log: dict[str
 
 
 @pytest.mark.parametrize(
-    "text", ["rand() < 0.5", "current_date() > at", "current_timestamp > at", "uuid()", "at < NOW()", "shuffle(a)"]
-)
+    "text",
+    [
+        "rand() < 0.5", "current_date() > at", "current_timestamp > at", "uuid()", "at < NOW()", "shuffle(a)",
+        "at < date'today'", "at < TIMESTAMP ' Now '", "unix_timestamp () > at", "`it's` = rand() OR x = 'y'",
+        "_metadata.file_name = 'x'", "current_time > at",
+    ],
+)  # fmt: skip
 def test_expressions_that_change_from_run_to_run_are_rejected_at_loading(text: str) -> None:
     with pytest.raises(ValidationError, match="changes from run to run"):
         LogSource(path="x", where=text)
 
 
 @pytest.mark.parametrize(
-    "text", ["note = 'now()'", "current_date_of_log = 1", "`now` = 1", "operand(1) = 2", "x.rand = 1"]
-)
+    "text",
+    [
+        "note = 'now()'", "current_date_of_log = 1", "`now` = 1", "operand(1) = 2", "x.rand = 1", "a * b > 2 * (c * 2)",
+        "at < date'2026-01-01'", "note = 'today'", "a = 1 -- rand()", "unix_timestamp(at) > 1",
+    ],
+)  # fmt: skip
 def test_names_and_texts_are_not_mistaken_for_functions(text: str) -> None:
     assert LogSource(path="x", where=text).where == text
+
+
+@pytest.mark.parametrize("text", ["hash(*) > 0", "to_json(struct(log.*))", "concat_ws(',', a, *)", "*"])
+def test_expressions_list_their_columns(text: str) -> None:
+    """An asterisk would include the label."""
+    with pytest.raises(ValidationError, match="would include the label"):
+        LogSource(path="x", where=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("clk", True), ("CLK + 1", True), ("`clk`", True), ("a.`clk`", False), ("clk . x", True), ("f(a, clk)", True),
+        ("'clk'", False), ("\"clk\"", False), ("a -- clk\n + b", False), ("a /* clk */ + b", False),
+        ("`it's` + clk + `it's`", True), ("'it''s' || clk || 'x'", True), ("r'\\' || clk || r'\\'", True),
+        ("a -- it's\n + clk -- it's", True), ("clks", False), ("'a\\'' || clk || ''", True),
+    ],
+)  # fmt: skip
+def test_columns_of_an_expression(text: str, expected: bool) -> None:
+    assert reads_any(text, ["clk"]) is expected
 
 
 def explode_by_hand(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
@@ -141,6 +170,13 @@ def test_lists_in_text_and_a_single_clicked_item(spark: SparkSession) -> None:
         ("v1#1", "a", 0), ("v1#2", "b", 1), ("v1#3", "c", 0), ("v2#1", "a", 0),
     ]  # fmt: skip
     assert [r._star_ctr_problem for r in found if not r.s] == ["s: no items"]
+    spaced = spark.createDataFrame([("v1", " a, b ,NULL", "\\\\N, b")], "id string, s string, c string")
+    found = prepare(spaced, explode={"items": "s", "clicked": "c", "separator": ","}).collect()
+    assert [(r.s, r.c, r._star_ctr_problem) for r in found] == [("a", 0, None), ("b", 1, None), ("NULL", 0, None)]
+    mixed = spark.createDataFrame([("v1", [3, 5], ["5.0", "3"], 1)], "id string, s array<int>, c array<string>, x int")
+    assert {(r.s, r.c) for r in prepare(mixed, explode={"items": "s", "clicked": "c"}, format="csv").collect()} == {
+        (3, 1), (5, 1),
+    }  # fmt: skip
     single = spark.createDataFrame([("v1", [3, 5], 5)], "id string, s array<int>, c int")
     assert [(r.s, r.c) for r in prepare(single, explode={"items": "s", "clicked": "c"}).collect()] == [(3, 0), (5, 1)]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from deltalake import write_deltalake
 
 from star_ctr.conf.errors import ConfigError, DataError
+from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.ingest import check_day_has_files
 from star_ctr.jobs.io.completeness import find_newest_complete_day, list_source_states
 from tests.jobs.messy_logs import DAYS, DS, settings, views
@@ -41,7 +43,7 @@ def test_hours(tmp_path: Path) -> None:
     assert find_missing(tmp_path, {"hours": 24}, DAYS[0]) == ""
     assert find_missing(tmp_path, {"hours": 24}, "2026-04-01") == "no files"
     conf = settings(tmp_path, {"path": "{ds}/{hh}/*", "complete": {"hours": 24}})
-    assert find_newest_complete_day(conf, "impressions") == DAYS[1]
+    assert find_newest_complete_day(conf) == DAYS[1]
     assert check_day_has_files(conf, DAYS[1]) == DAYS[1]
     with pytest.raises(DataError, match="logs.impressions is not complete: 23 of 24 hours; no files for 07"):
         check_day_has_files(conf, DS)
@@ -55,6 +57,18 @@ def test_marker(tmp_path: Path) -> None:
     assert find_missing(tmp_path, {"marker": "{ds}/_SUCCESS"}, DAYS[0]) != ""
 
 
+def test_a_marker_with_the_hour_is_needed_in_each_hour(tmp_path: Path) -> None:
+    write_hours(tmp_path)
+    marker = {"marker": "{ds}/{hh}/_SUCCESS"}
+    for hour in range(23):
+        (tmp_path / "logs" / DS / f"{hour:02d}" / "_SUCCESS").touch()
+    assert find_missing(tmp_path, marker) == f"no file {DS}/23/_SUCCESS"
+    assert find_missing(tmp_path, {**marker, "hours": 23}) == ""
+    assert find_missing(tmp_path, {**marker, "hours": 24}) == f"no file {DS}/23/_SUCCESS"
+    (tmp_path / "logs" / DS / "23" / "_SUCCESS").touch()
+    assert find_missing(tmp_path, marker) == ""
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_rows(tmp_path: Path, form: str) -> None:
     """The header of a CSV file is not a row."""
@@ -66,22 +80,76 @@ def test_rows(tmp_path: Path, form: str) -> None:
     assert find_missing(tmp_path, {"min_rows": 241}, format=form) == "240 of at least 241 rows"
 
 
+def test_rows_of_delta_tables_and_avro_files(tmp_path: Path) -> None:
+    """Deleted rows do not count, although their files remain."""
+    table = str(tmp_path / "logs" / DS)
+    rows = views(10).drop(columns="day")
+    write_deltalake(table, rows)
+    write_deltalake(table, rows, mode="overwrite")
+    assert find_missing(tmp_path, {"min_rows": len(rows)}, path="{ds}", format="delta") == ""
+    assert find_missing(tmp_path, {"min_rows": 31}, path="{ds}", format="delta") == "30 of at least 31 rows"
+    (tmp_path / "logs" / f"{DS}.avro").write_bytes(make_avro_file([300, 5, 70_000]))
+    assert find_missing(tmp_path, {"min_rows": 70_305}, path="{ds}.avro", format="avro") == ""
+    assert (
+        find_missing(tmp_path, {"min_rows": 70_306}, path="{ds}.avro", format="avro")
+        == "70,305 of at least 70,306 rows"
+    )
+
+
+def make_avro_file(blocks: list[int]) -> bytes:
+    """Make an Avro file of blocks with these numbers of rows, each of which is a null and has no bytes."""
+
+    def encode(number: int) -> bytes:
+        zigzag, found = number << 1, b""
+        while zigzag >= 0x80:
+            found, zigzag = found + bytes([zigzag & 0x7F | 0x80]), zigzag >> 7
+        return found + bytes([zigzag])
+
+    def add_length(value: bytes) -> bytes:
+        return encode(len(value)) + value
+
+    sync = b"0123456789abcdef"
+    header = b"Obj\x01" + encode(1) + add_length(b"avro.schema") + add_length(b'"null"') + encode(0) + sync
+    # The content of a block is not decoded: line breaks in it are not rows.
+    return header + b"".join(encode(rows) + add_length(b"\n" * 1000) + sync for rows in blocks)
+
+
+def test_all_logs_with_a_rule_must_be_complete(tmp_path: Path) -> None:
+    """Labels from half of the clicks would be wrong."""
+    write_hours(tmp_path)
+    clicks = {"impression": "view", "time": {"column": "at", "unit": "timestamp"}, "path": "clicks/{ds}.csv"}
+
+    def load_settings(**more: Any) -> Settings:
+        return settings(tmp_path, {"path": "{ds}/{hh}/*"}, logs={"clicks": {**clicks, **more}})
+
+    assert check_day_has_files(load_settings(), DS) == DS
+    marked = load_settings(complete={"marker": "clicks/{ds}.done"})
+    (tmp_path / "logs/clicks").mkdir()
+    for day in DAYS:
+        (tmp_path / f"logs/clicks/{day}.csv").write_text("view,at\n")
+    (tmp_path / f"logs/clicks/{DAYS[0]}.done").touch()
+    assert find_newest_complete_day(marked) == DAYS[0]
+    with pytest.raises(DataError, match=f"logs.clicks is not complete: no file clicks/{DS}.done"):
+        check_day_has_files(marked, DS)
+
+
 def test_all_sources_must_be_complete(tmp_path: Path) -> None:
     for name, days in (("web", DAYS), ("app", DAYS[:2])):
         for day in days:
             (tmp_path / "logs" / name).mkdir(parents=True, exist_ok=True)
             pd.DataFrame({"x": [1]}).to_csv(tmp_path / "logs" / name / f"{day}.csv", index=False)
     sources = {"web": {"path": "web/{ds}.csv"}, "app": {"path": "app/{ds}.csv"}}
-    conf = settings(tmp_path, {"path": None, "sources": sources})
+    conf = settings(tmp_path, {"path": None, "sources": sources, "complete": {"min_rows": 1}})
     states = {state.log: state.missing for state in list_source_states(conf, DS)}
     assert states == {"impressions.web": "", "impressions.app": "no files"}
-    assert find_newest_complete_day(conf, "impressions") == DAYS[1]
+    assert find_newest_complete_day(conf) == DAYS[1]
 
 
 @pytest.mark.parametrize(
     ("log", "message"),
     [
         ({"path": "all.csv", "complete": {"hours": 3}}, "`complete` needs the day in `path`"),
+        ({"path": "{ds}.csv", "complete": {"marker": "_SUCCESS"}}, "`_SUCCESS` would mark all days as complete"),
         ({"path": "{ds}.csv", "complete": {"hours": 3}}, "`complete.hours` needs the hour in `path` as {hh}"),
         ({"path": None}, "give exactly one of `path`, `table` and `sources`"),
         ({"path": "x", "table": "y"}, "but `path` and `table` are given"),

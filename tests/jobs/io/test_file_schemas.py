@@ -115,11 +115,19 @@ def test_line_breaks_in_quoted_values_are_detected(values: list[str], cut: bool)
 
 @pytest.mark.parametrize(
     "text",
-    ['id,size\n1,"12 inch\n2,x\n3,"y"\n', 'id,size\n1,"a"b\n2,"c\nd"\n', 'id,size\n1,"open\n2,x\n', "id\n'a\nb'\n"],
+    ['id,size\n1,"12 inch\n2,x\n3,"y"\n', 'id,size\n1,"a"b\n2,"c"\n', 'id,size\n1,"open\n2,x\n', "id\n'a\nb'\n"],
 )
 def test_a_quote_without_a_counterpart_does_not_swallow_lines(text: str) -> None:
     log = AttributeLog(path="x", key="id")
     assert not _choose_multiline(log, text, True, text.splitlines()[0].count(",") + 1)
+
+
+@pytest.mark.parametrize("bad", ['1,"a"b\n', "1\n", "1,2,3\n", '1,"' + "long " * 30_000 + '"\n', ""])
+@pytest.mark.parametrize("cut", [False, True])
+def test_one_malformed_row_does_not_switch_line_breaks_off(bad: str, cut: bool) -> None:
+    log = AttributeLog(path="x", key="id")
+    text = "id,text\n" + bad + "".join(f'{k},"two\nlines"\n' for k in range(20))
+    assert _choose_multiline(log, text + '99,"not' if cut else text, not cut, 2)
 
 
 def test_multiline_can_be_declared(tmp_path: Path) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from star_ctr.conf.errors import ConfigError, DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.log_files import LogFile, list_files, list_log_days, parse_path
+from star_ctr.jobs.io.log_files import LogFile, hash_files, list_files, list_log_days, parse_path
 from star_ctr.jobs.tools import ready
 
 NAMES = ("My Ads (2026)", "a%20b", "a#b", "aüb", "a?b", "a[1]b", "a{1,2}b", "a+b", "a:b", "a*b", "it's", 'a"b')
 
 
-def make_settings(folder: Path, path: str) -> Settings:
-    return load(
-        "demo", [f"paths.logs='{str(folder).replace(chr(39), chr(39) * 2)}'", f"logs.impressions.path='{path}'"]
-    )
+def make_settings(folder: Path, path: str, *more: str) -> Settings:
+    logs = str(folder).replace("'", "''")
+    return load("demo", [f"paths.logs='{logs}'", f"logs.impressions.path='{path}'", *more])
 
 
 def list_log(folder: Path, path: str, *files: str) -> list[LogFile]:
@@ -70,6 +71,26 @@ def test_markers_are_not_read(tmp_path: Path) -> None:
     )
     assert [f.path for f in list_log(tmp_path, "{ds}.d/*", *files)] == [str(tmp_path / files[0])]
     assert [f.path for f in list_log(tmp_path, "{ds}.d")] == [str(tmp_path / files[0])]
+
+
+def test_partition_folders_may_begin_with_an_underscore(tmp_path: Path) -> None:
+    """Spark reads `_hour=13`, but not `_tmp` and `.hour=13`."""
+    found = list_log(tmp_path, "{ds}", *(f"2026-03-02/{folder}/a.csv" for folder in ("_hour=13", "_tmp", ".hour=13")))
+    assert [f.path for f in found] == [str(tmp_path / "2026-03-02/_hour=13/a.csv")]
+
+
+def test_each_commit_of_a_delta_table_changes_its_listing(tmp_path: Path) -> None:
+    """The files of deleted rows remain in the folder."""
+    conf = make_settings(tmp_path, "views", "logs.impressions.format=delta")
+    (tmp_path / "views").mkdir()
+    with pytest.raises(DataError, match="views: not a Delta table"):
+        list_files(conf, "impressions")
+    write_deltalake(str(tmp_path / "views"), pd.DataFrame({"x": [1, 2], "part": [0, 1]}), partition_by=["part"])
+    before = hash_files(list_files(conf, "impressions"), None, "2026-03-02")
+    assert hash_files(list_files(conf, "impressions"), None, "2026-03-02") == before
+    DeltaTable(str(tmp_path / "views")).delete("part = 0")
+    assert len([*tmp_path.rglob("*.parquet")]) == 2
+    assert hash_files(list_files(conf, "impressions"), None, "2026-03-02") != before
 
 
 @pytest.mark.parametrize("path", ["v/ds={ds}/hour=*/*.csv", "v/ds={ds}", "v"])

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.orc as orc
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import DataError
@@ -157,6 +158,102 @@ def test_sources_with_different_formats(tmp_path: Path, spark: SparkSession) -> 
     found = read(conf, spark)
     check_rows(found, rows)
     assert dict(zip(found["domain"], found["source"], strict=True)) == {"home": "web", "search": "app"}
+
+
+def test_two_sources_may_read_the_same_files(tmp_path: Path, spark: SparkSession) -> None:
+    rows = views()
+    write_days(tmp_path, rows)
+    sources = {
+        name: {"path": "views/{ds}.csv", "where": f"surface = '{name}'", "columns": {"shown": f"'{name}'"}}
+        for name in ("home", "search")
+    }
+    found = read(settings(tmp_path, {"path": None, "sources": sources}), spark)
+    left_out = found["reason"].notna()
+    assert left_out.sum() == len(rows)
+    kept = found[~left_out]
+    check_rows(kept, rows)
+    assert (kept["shown"] == kept["domain"]).all()
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("row_id", ["view", None])
+def test_a_row_that_is_delivered_again_in_another_folder(
+    tmp_path: Path, spark: SparkSession, form: str, row_id: str | None
+) -> None:
+    """The hour of its folder is no part of the row, unless the settings use the hour."""
+
+    def write(frame: pd.DataFrame, path: Path) -> None:
+        for hour, part in ((13, frame), (14, frame.iloc[:7])):
+            folder = path.parent / f"ds={path.stem}" / f"hour={hour}"
+            folder.mkdir(parents=True)
+            getattr(part, f"to_{form}")(folder / f"part.{form}", index=False)
+
+    rows = views(20)
+    write_days(tmp_path, rows, write)
+    log = {"path": "views/ds={ds}/hour=*/*", "format": form, "id": row_id}
+    found = read(settings(tmp_path, log), spark)
+    assert found["reason"].value_counts().to_dict() == {"duplicate": 7 * 3}
+    kept = found[found["reason"].isna()]
+    assert len(kept) == kept["impression_id"].nunique() == len(rows)
+    used = [{"name": "hour", "kind": "categorical", "column": "impressions.hour"}]
+    reasons = read(settings(tmp_path, log, features=used), spark)["reason"].dropna()
+    assert set(reasons) == ({"impression_id: used by two different rows"} if row_id else set())
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_column_of_files_and_folders_is_an_error(tmp_path: Path, spark: SparkSession, form: str) -> None:
+    folder = tmp_path / "logs/views/2026-03-01/Slot=13"
+    folder.mkdir(parents=True)
+    getattr(views(5), f"to_{form}")(folder / f"part.{form}", index=False)
+    with pytest.raises(DataError, match="part.*: `Slot` is a column of the file and part of the name of its folder"):
+        read(settings(tmp_path, {"path": "views/{ds}/Slot=*/*", "format": form}), spark)
+
+
+def test_a_value_that_is_cut_at_a_line_break_is_quarantined(tmp_path: Path, spark: SparkSession) -> None:
+    """Without `multiline`, neither half of the row is used. Values that begin with a quote are kept."""
+
+    def write(frame: pd.DataFrame, path: Path) -> None:
+        texts = ['"so" it "said"', "two\nlines", 'a "quoted" word', "plain", ""]
+        frame.assign(text=[texts[k % 5] for k in range(len(frame))]).to_csv(path, index=False)
+
+    rows = views(50)
+    write_days(tmp_path, rows, write)
+    found = read(settings(tmp_path, {"multiline": False}), spark)
+    is_cut = pd.Series(range(len(rows))) % 5 == 1
+    assert found["reason"].value_counts().to_dict() == {"unreadable row": 2 * is_cut.sum()}
+    kept = found[found["reason"].isna()]
+    check_rows(kept, rows[~is_cut.to_numpy()])
+    assert set(kept["text"].dropna()) == {'"so" it "said"', 'a "quoted" word', "plain"}
+    assert kept["text"].isna().sum() == len(rows) / 5
+
+
+def test_lists_of_nested_items(tmp_path: Path, spark: SparkSession) -> None:
+    """The id and the lists of a row may be fields of structs, which `explode` reads before the log's columns."""
+
+    def write(frame: pd.DataFrame, path: Path) -> None:
+        frame = frame.assign(request=[{"id": v} for v in frame.pop("view")])
+        frame["page"] = [{"shown": ["s1", "s2", s], "clicked": [s, "NULL"]} for s in frame.pop("sku")]
+        write_json(frame.drop(columns="clk"), path)
+
+    write_days(tmp_path, views(20), write, "jsonl")
+    explode = {"items": "page.shown", "clicked": "page.clicked"}
+    log = {"path": "views/{ds}.jsonl", "format": "json", "id": "request.id", "item": "page.shown", "explode": explode}
+    found = read(settings(tmp_path, log, label={"column": "page.clicked"}), spark)
+    assert not found["reason"].any()
+    assert sorted(found["impression_id"]) == sorted(f"{v}#{k}" for v in views(20)["view"] for k in (1, 2, 3))
+    # An item that is displayed twice counts as clicked at its first position.
+    assert found["label"].sum() == 60
+
+
+def test_a_folder_may_be_a_delta_table(tmp_path: Path, spark: SparkSession) -> None:
+    rows = views()
+    table = str(tmp_path / "logs/views")
+    write_deltalake(table, pd.concat([rows, rows.assign(view="x" + rows["view"], sku="gone")]), partition_by=["day"])
+    DeltaTable(table).delete("sku = 'gone'")
+    check_rows(read(settings(tmp_path, {"path": "views", "format": "delta"}), spark), rows)
+    for day, part in rows.groupby("day"):
+        write_deltalake(str(tmp_path / "logs/by day" / str(day)), part.drop(columns="day"))
+    check_rows(read(settings(tmp_path, {"path": "by day/{ds}", "format": "delta"}), spark), rows)
 
 
 @pytest.mark.parametrize(
