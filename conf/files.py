@@ -1,16 +1,60 @@
-"""Atomic file writes: a file is written under a temporary name, flushed to disk, and renamed."""
+"""Files and folders on a file system or in an object store.
+
+A local file is written under a temporary name, flushed to disk, and renamed. Object stores show a file only when it is
+complete.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import fsspec
+
+
+def open_folder(address: str) -> Path:
+    """Return a folder as a path, which for a URL such as `s3a://bucket/models` reads and writes an object store.
+
+    In an object store, folders exist while they contain files, and renaming a folder copies its files one by one.
+    """
+    if "://" not in address:
+        return Path(address)
+    from upath import UPath
+
+    # Other processes write to the store, so cached listings may be out of date.
+    return cast(Path, UPath(address, use_listings_cache=False))
+
+
+def is_remote(path: Path) -> bool:
+    """Return whether a path from `open_folder` is in an object store."""
+    return "://" in str(path)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder with its files, if it exists."""
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    fs, path = fsspec.core.url_to_fs(str(folder), use_listings_cache=False)
+    if files := fs.find(path):
+        fs.rm(files)
+
+
+def copy_file(source: str, target: Path) -> None:
+    """Copy a file, given by its path or URL."""
+    with open_folder(source).open("rb") as file, target.open("wb") as copy:
+        shutil.copyfileobj(file, copy, 1 << 20)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically as UTF-8, and create its folder if needed."""
+    if is_remote(path):
+        path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Use a name per process, so that two processes that write the same file do not share a temporary file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -39,6 +83,8 @@ def hash_file(path: Path) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder and all files in it to disk, so that a later rename never publishes empty files."""
+    if is_remote(folder):
+        return
     for file in folder.rglob("*"):
         _sync(file)
     _sync(folder)

@@ -11,14 +11,15 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
 from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.files import is_remote
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.score_checks import check_weights
+from star_ctr.model.tensor_files import read_tensors, write_tensors
 
 
 @torch.no_grad()
@@ -38,9 +39,10 @@ def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, fol
     check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT_FILE).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary = folder / f".{WEIGHTS_FILE}.tmp"
-    save_file(tensors, str(temporary), metadata={"model": json.dumps(settings.model_dump(mode="json"))})
-    temporary.replace(folder / WEIGHTS_FILE)
+    temporary = folder / (WEIGHTS_FILE if is_remote(folder) else f".{WEIGHTS_FILE}.tmp")
+    write_tensors(temporary, tensors, {"model": json.dumps(settings.model_dump(mode="json"))})
+    if not is_remote(folder):
+        temporary.replace(folder / WEIGHTS_FILE)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -55,6 +57,6 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         DataError: Weights are not finite.
     """
-    tensors: dict[str, Tensor] = load_file(str(folder / WEIGHTS_FILE))
+    tensors = read_tensors(folder / WEIGHTS_FILE)
     check_weights(tensors, str(folder / WEIGHTS_FILE))
     return tensors

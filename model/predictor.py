@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
 
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
 from star_ctr.conf.contracts.encoded_row import Layout
@@ -21,6 +20,7 @@ from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.export import read_weights
 from star_ctr.model.models.multi_domain import MultiDomainModel
+from star_ctr.model.tensor_files import read_metadata
 
 
 class Predictor:
@@ -39,8 +39,7 @@ class Predictor:
             if hash_file(folder / name) != digest:
                 raise DataError(f"{folder / name}: differs from the training record; restore the file")
         self.layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
-        with safe_open(str(folder / WEIGHTS_FILE), framework="pt") as file:
-            settings = ModelSettings.model_validate_json(file.metadata()["model"])
+        settings = ModelSettings.model_validate_json(read_metadata(folder / WEIGHTS_FILE)["model"])
         with torch.device("meta"):  # create only the structure; the weights are loaded below
             self.model = MultiDomainModel(self.layout, settings).fold_for_inference()
         self.model.load_state_dict(read_weights(folder), assign=True)

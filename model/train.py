@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.errors import UserError, format_user_error
-from star_ctr.conf.files import write_text
+from star_ctr.conf.files import open_folder, write_text
 from star_ctr.model.distributed.process_group import choose_device, get_rank_and_size
 from star_ctr.model.distributed.process_lifetime import end_with_parent, run_child
 from star_ctr.model.distributed.threads import count_cores
@@ -102,7 +102,7 @@ def main(path: str, must_resume: bool = False) -> None:
         path: The path of the job file.
         must_resume: Whether a checkpoint of the job must exist.
     """
-    job = TrainingJob.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    job = TrainingJob.model_validate_json(open_folder(path).read_text(encoding="utf-8"))
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if "RANK" in os.environ:
         cuda = choose_device(job.trainer).type == "cuda"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import NamedTuple
 
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.paths import PathSettings
 
 SHARED_RUN_ID = "data"
@@ -118,17 +117,9 @@ class Warehouse:
 
     def list_finished_runs(self) -> list[str]:
         """Return the ids of the runs with a published attempt, sorted, so that the newest night is last."""
-        return sorted({record.parent.parent.name for record in Path(self.models).glob(f"*/attempt-*/{RECORD_FILE}")})
+        records = open_folder(self.models).glob(f"*/attempt-*/{RECORD_FILE}")
+        return sorted({record.parent.parent.name for record in records})
 
     def run_folder(self, run_id: str) -> str:
-        """Return the folder of a run, which contains a folder per attempt.
-
-        Raises:
-            UserError: The models are in an object store, but training needs a file system.
-        """
-        if "://" in self.models:
-            raise UserError(
-                f"{self.models}: training cannot write to an object store; set paths.models to a folder that all "
-                "machines can access"
-            )
+        """Return the folder of a run, which contains a folder per attempt."""
         return f"{self.models}/{run_id}"

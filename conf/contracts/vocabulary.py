@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from star_ctr.conf.contracts.encoded_row import BEHAVIOUR_TABLE, FIRST_KNOWN
+from star_ctr.conf.files import open_folder
 
 
 def list_vocabulary_files(table: str, version: int, ds: str) -> list[str]:
@@ -35,12 +37,17 @@ def read_vocabularies(files: Sequence[str], history: Sequence[str]) -> dict[str,
     Returns:
         For each embedding table, its values in the order of their ids. The first value has the id `FIRST_KNOWN`.
     """
-    table = pads.dataset(list(files), format="parquet").to_table(columns=["embedding", "value", "id"])
+    table = pa.concat_tables(_read_columns(file) for file in files)
     table = table.sort_by([("embedding", "ascending"), ("id", "ascending")])
     vocabularies = {BEHAVIOUR_TABLE: pa.array(history, type=pa.string())}
     for name in table["embedding"].unique().to_pylist():
-        rows = table.filter(pads.field("embedding") == name)
+        rows = table.filter(pc.field("embedding") == name)
         ids = rows["id"].to_numpy()
         assert (ids == range(FIRST_KNOWN, FIRST_KNOWN + len(ids))).all(), f"the ids of vocabulary {name} have gaps"
         vocabularies[name] = rows["value"].combine_chunks()
     return vocabularies
+
+
+def _read_columns(file: str) -> pa.Table:
+    with open_folder(file).open("rb") as stream:
+        return pq.ParquetFile(stream).read(columns=["embedding", "value", "id"])

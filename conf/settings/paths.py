@@ -31,6 +31,5 @@ class PathSettings(SettingsModel):
     warehouse: Annotated[str, AfterValidator(_check_folder)] = Field(description="folder of the tables")
     models: str | None = Field(
         None,
-        description="folder of the trained runs; default: `models` in `warehouse`. The folder must be on a file system "
-        "that all machines share; an object store is not supported",
+        description="folder of the trained runs, which all machines can access; default: `models` in `warehouse`",
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,15 @@ from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RECORD_FILE, RESULT_FIL
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
-from star_ctr.conf.files import hash_file, sync_folder, write_json, write_text
+from star_ctr.conf.files import (
+    copy_file,
+    hash_file,
+    open_folder,
+    remove_folder,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from star_ctr.model.training.job import TrainingJob
 
 _ATTEMPT = re.compile(r"attempt-(\d+)")
@@ -65,12 +72,12 @@ def check_run_id(run_id: str) -> str:
 
 def get_attempt_folder(warehouse: Warehouse, run_id: str, number: int) -> Path:
     """Return the folder of an attempt. The folder may not exist."""
-    return Path(warehouse.run_folder(check_run_id(run_id))) / f"attempt-{number:03d}"
+    return open_folder(warehouse.run_folder(check_run_id(run_id))) / f"attempt-{number:03d}"
 
 
 def list_attempts(warehouse: Warehouse, run_id: str) -> list[Attempt]:
     """List all attempts of a run, including unpublished ones, oldest first."""
-    return _attempts_in(Path(warehouse.run_folder(check_run_id(run_id))), run_id)
+    return _attempts_in(open_folder(warehouse.run_folder(check_run_id(run_id))), run_id)
 
 
 def _attempts_in(run: Path, run_id: str) -> list[Attempt]:
@@ -80,7 +87,7 @@ def _attempts_in(run: Path, run_id: str) -> list[Attempt]:
 
 def list_all_attempts(warehouse: Warehouse) -> list[Attempt]:
     """List the attempts of all runs that have a `job.json`, including unpublished ones."""
-    runs = sorted({job.parent.parent.name for job in Path(warehouse.models).glob("*/attempt-*/job.json")})
+    runs = sorted({job.parent.parent.name for job in open_folder(warehouse.models).glob("*/attempt-*/job.json")})
     attempts = [attempt for run in runs for attempt in list_attempts(warehouse, run)]
     return [attempt for attempt in attempts if (attempt.folder / "job.json").exists()]
 
@@ -146,11 +153,11 @@ def reserve_number(warehouse: Warehouse, attempt: Attempt) -> None:
     Decisions still refer to the deleted attempt by its number.
     """
     last = max(attempt.number, _read_last_reserved(warehouse, attempt.run_id))
-    write_text(Path(warehouse.run_folder(attempt.run_id)) / _LAST_DELETED, f"{last}\n")
+    write_text(open_folder(warehouse.run_folder(attempt.run_id)) / _LAST_DELETED, f"{last}\n")
 
 
 def _read_last_reserved(warehouse: Warehouse, run_id: str) -> int:
-    file = Path(warehouse.run_folder(run_id)) / _LAST_DELETED
+    file = open_folder(warehouse.run_folder(run_id)) / _LAST_DELETED
     return int(file.read_text()) if file.exists() else 0
 
 
@@ -196,7 +203,7 @@ def publish_attempt(job: TrainingJob, keep: bool = False) -> dict[str, Any]:
     copy_vocabularies(job)
     files = {str(file.relative_to(attempt.folder)): hash_file(file) for file in _list_published_files(attempt.folder)}
     if not keep and (same := _find_same_model(attempt, files)):
-        shutil.rmtree(attempt.folder)
+        remove_folder(attempt.folder)
         return same.record()
     sync_folder(attempt.folder)
     record = {**result, "attempt": attempt.number, "files": files}
@@ -247,10 +254,10 @@ def copy_vocabularies(job: TrainingJob) -> None:
     """Copy the vocabularies of a job into its attempt, so that the encoding does not depend on later nights."""
     files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
     target = job.path / "vocabularies"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    remove_folder(target)
+    target.mkdir(parents=True, exist_ok=True)
     for number, file in enumerate(sorted(files)):
-        shutil.copyfile(file, target / f"part-{number:05d}.parquet")
+        copy_file(file, target / f"part-{number:05d}.parquet")
 
 
 def find_damaged_files(attempt: Attempt) -> list[str]:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -26,7 +25,7 @@ import pyarrow as pa
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.run_id import make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.files import write_json
+from star_ctr.conf.files import open_folder, write_json
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io import delta_rows
 from star_ctr.jobs.registry.attempts import (
@@ -129,18 +128,13 @@ class Decisions:
         self.update_pointer()
 
     def update_pointer(self) -> None:
-        """Update `serving.json` to match the table, even if other processes write decisions at the same time.
-
-        Does nothing if the warehouse is in an object store.
-        """
-        if "://" in self.warehouse.root:
-            return
+        """Update `serving.json` to match the table, even if other processes write decisions at the same time."""
         switch, written = _find_last_switch(self.read_all()), None
         while switch is not None and switch != written:
             folder = get_attempt_folder(self.warehouse, *switch.model)
             model = {"run_id": switch.run_id, "attempt": switch.attempt, "model": str(folder.resolve())}
             origin = {"since": switch.at.isoformat(), "outcome": str(switch.outcome), "reason": switch.reason}
-            write_json(Path(self.warehouse.root) / SERVING_FILE, {**model, **origin})
+            write_json(open_folder(self.warehouse.root) / SERVING_FILE, {**model, **origin})
             switch, written = _find_last_switch(self.read_all()), switch
 
     def promote(self, run_id: str, reason: str, by: str | None = None, attempt: int | None = None) -> Decision:

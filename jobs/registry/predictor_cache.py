@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
-from star_ctr.conf.files import hash_file
+from star_ctr.conf.files import hash_file, open_folder
 from star_ctr.jobs.registry.attempts import Attempt
 from star_ctr.model.predictor import Predictor
 
@@ -47,5 +46,5 @@ def load_predictor(model: ModelFiles) -> Predictor:
     torch.set_num_threads(model.threads)  # by default, each task would use all cores of the machine
     if model not in _PREDICTORS:
         _PREDICTORS.clear()
-        _PREDICTORS[model] = Predictor(Path(model.folder), dict(model.files))
+        _PREDICTORS[model] = Predictor(open_folder(model.folder), dict(model.files))
     return _PREDICTORS[model]

@@ -7,6 +7,7 @@ skipped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -58,13 +59,13 @@ def run(store: WarehouseTables, runs: Sequence[TrainedRun]) -> Iterator[int]:
 def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, dict[str, Any]]]) -> None:
     """Write the scores, metrics, ledger entries and records of some runs."""
     names = [job.run_id for _, job, _ in part]
-    files = [str(job.path / offline.SCORES) for _, job, _ in part]
-    scores = store.spark.read.schema(SCHEMA).parquet(*files)
+    files = [job.path / offline.SCORES for _, job, _ in part]
+    scores = store.spark.read.schema(SCHEMA).parquet(*map(str, files))
     store.replace("scores", scores.repartition("run_id"), make_in_condition("run_id", names))
     incomplete = write_trained_rows(store, [(job, record) for _, job, record in part])
     if incomplete:
         raise DataError(f"{', '.join(incomplete)}: not all rows of the split were trained on; see the table `ledger`")
-    metadata = [pq.read_schema(file).metadata or {} for file in files]
+    metadata = [_read_metadata(file) for file in files]
     counts = {
         (r.run_id, r.domain): r["count"]
         for r in store.read("scores").where(F.col("run_id").isin(names)).groupBy("run_id", "domain").count().collect()
@@ -88,6 +89,12 @@ def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, 
     write_runs(
         store, [(s, publish_attempt(job, keep=True), d) for (s, job, _), d in zip(part, differences, strict=True)]
     )
+
+
+def _read_metadata(file: Path) -> dict[bytes, bytes]:
+    """Read the metadata of a Parquet file."""
+    with file.open("rb") as stream:
+        return dict(pq.read_schema(stream).metadata or {})
 
 
 def _list_imported(store: WarehouseTables) -> dict[str, tuple[str, int]]:

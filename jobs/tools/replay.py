@@ -6,8 +6,6 @@ warehouse, and its scores are evaluated without being written.
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -17,7 +15,7 @@ from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import strip_refit_suffix
 from star_ctr.conf.errors import UserError
-from star_ctr.conf.files import hash_file
+from star_ctr.conf.files import hash_file, open_folder, remove_folder
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
 from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
@@ -58,8 +56,8 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
         )
     # Use the recorded numbers of threads and processes on any machine, because they determine the order of sums.
     trainer = job.trainer.model_copy(update={"threads": record["threads"], "processes": record["processes"]})
-    folder = Path(store.warehouse.root) / "replays" / run_id / attempt.folder.name
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = open_folder(store.warehouse.root) / "replays" / run_id / attempt.folder.name
+    remove_folder(folder)
     code = hash_code(["star_ctr.model.train"])
     replayed = job.model_copy(update={"folder": str(folder), "trainer": trainer, "code": code})
     (launch if trainer.distributed.launcher == "torchrun" else launch_on_spark)(replayed, False)

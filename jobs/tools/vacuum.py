@@ -8,7 +8,6 @@ that the remaining attempts were trained on.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ import fsspec
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
-from star_ctr.conf.contracts.catalog import TABLES, Warehouse
+from star_ctr.conf.contracts.catalog import RECORD_FILE, TABLES, Warehouse
+from star_ctr.conf.files import is_remote, open_folder, remove_folder
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.split_commits import REMOVED
@@ -108,19 +108,31 @@ def remove(settings: Settings, planned: CleaningPlan) -> None:
             )
     for attempt in planned.attempts:
         reserve_number(warehouse, attempt)
-        attempt.folder.rename(attempt.folder.with_name(f".{attempt.folder.name}{_DELETED}"))
-    for folder in Path(warehouse.models).glob(f"*/.attempt-*{_DELETED}"):
-        shutil.rmtree(folder)
-    for replay in planned.replays:
-        shutil.rmtree(replay)
+        # Without its record, an attempt is not published, and without its job, it is not resumed. A local folder gets
+        # a name that is not that of an attempt.
+        if is_remote(attempt.folder):
+            for name in (RECORD_FILE, "job.json"):
+                (attempt.folder / name).unlink(missing_ok=True)
+            remove_folder(attempt.folder)
+        else:
+            attempt.folder.rename(attempt.folder.with_name(f".{attempt.folder.name}{_DELETED}"))
+    for folder in [*open_folder(warehouse.models).glob(f"*/.attempt-*{_DELETED}"), *planned.replays]:
+        remove_folder(folder)
 
 
 def _find_old_replays(settings: Settings, warehouse: Warehouse) -> list[Path]:
     """Return the folders of replays that are older than `retention.attempts`."""
-    if "://" in warehouse.root or settings.retention.attempts is None:
+    if settings.retention.attempts is None:
         return []
     limit = time.time() - SECONDS_PER_DAY * settings.retention.attempts
-    return sorted(path for path in (Path(warehouse.root) / "replays").glob("*") if path.stat().st_mtime < limit)
+    folders = (open_folder(warehouse.root) / "replays").glob("*")
+    return sorted(folder for folder in folders if _find_last_change(folder) < limit)
+
+
+def _find_last_change(folder: Path) -> float:
+    """Return when a folder was changed last, in seconds since 1970; folders in object stores have no time."""
+    files = [file for file in folder.rglob("*") if file.is_file()] if is_remote(folder) else [folder]
+    return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def vacuum_files(

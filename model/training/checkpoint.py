@@ -1,7 +1,8 @@
 """Checkpoints of a training run: one folder per checkpoint, with safetensors files and a JSON file.
 
-A checkpoint is written to a hidden folder, which is renamed when all its files are complete. `progress.json` contains
-the progress of the training run, and the size and SHA-256 of each file. If a file is missing, truncated or changed, the
+A checkpoint is written to a hidden folder, which is renamed when all its files are complete. In an object store, it is
+written in place. `progress.json` is written last, and contains the progress of the training run, and the size and
+SHA-256 of each file. If a file is missing, truncated or changed, the
 previous checkpoint is used. Loading never unpickles anything, so a run folder from an untrusted source cannot execute
 code.
 """
@@ -9,16 +10,15 @@ code.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.files import hash_file, sync_folder, write_json
+from star_ctr.conf.files import hash_file, is_remote, remove_folder, sync_folder, write_json
 from star_ctr.model.distributed.process_group import barrier
+from star_ctr.model.tensor_files import read_tensors, write_tensors
 
 PROGRESS_FILE = "progress.json"
 """Name of the file with the training progress and the hashes of the other files."""
@@ -51,10 +51,11 @@ def save(
         part_tensors: Tensors that only this process holds.
     """
     name = f"step-{progress['step']:09d}"
-    partial = folder / f".{name}.partial"
+    # Object stores cannot rename a folder.
+    partial = folder / (name if is_remote(folder) else f".{name}.partial")
     if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        remove_folder(partial)
+        partial.mkdir(parents=True, exist_ok=True)
     if part_tensors is not None:
         barrier()
         _write(partial / _part_name(rank), part_tensors)
@@ -67,17 +68,18 @@ def save(
     sync_folder(partial)
     # Checkpoints of later steps are damaged. Otherwise, training would have resumed from them.
     for other in _list_folders(folder):
-        if other.name >= name:
-            shutil.rmtree(other)
-    partial.rename(folder / name)
+        if other.name >= name and other.name != partial.name:
+            remove_folder(other)
+    if partial.name != name:
+        partial.rename(folder / name)
     for other in _list_folders(folder)[keep:]:
-        shutil.rmtree(other)
+        remove_folder(other)
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors to a safetensors file."""
+    """Write tensors to a file."""
     # Clone, because safetensors rejects tensors that share memory.
-    save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, str(file))
+    write_tensors(file, {name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
 
 
 def _part_name(rank: int) -> str:
@@ -149,8 +151,7 @@ def load(folder: Path, progress: dict[str, Any], part: int | None = None) -> dic
         intact = False
     if not intact:
         raise DamagedCheckpointError(f"{file}: the checkpoint is damaged; delete the folder {file.parent}")
-    tensors: dict[str, Tensor] = load_file(str(file))
-    return tensors
+    return read_tensors(file)
 
 
 def strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

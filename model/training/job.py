@@ -7,6 +7,7 @@ from typing import Any
 
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_json
+from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.base import SettingsModel
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS, TrainerSettings
@@ -64,7 +65,7 @@ class TrainingJob(SettingsModel):
     @property
     def path(self) -> Path:
         """Folder of the attempt."""
-        return Path(self.folder)
+        return open_folder(self.folder)
 
     def for_attempt(self, number: int, folder: Path) -> TrainingJob:
         """Return a copy of the job with the given attempt and folder."""

@@ -30,6 +30,7 @@ from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, L
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
@@ -104,7 +105,7 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
     """Read the record, layout and vocabularies of the run in `job.start`, and check that the trainer can use them."""
     start = trainer.job.start
     assert start is not None
-    folder = Path(start.folder)
+    folder = open_folder(start.folder)
     progress = checkpoint.find_latest(folder / "checkpoint")
     if not (folder / RESULT_FILE).exists():
         raise UserError(f"{folder}: no finished run to start from; train {start.run_id} again")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.files import copy_file, is_remote, remove_folder
 from star_ctr.model.training.callbacks import Callback, CallbackEvent
 
 
@@ -85,7 +87,8 @@ class TensorBoard(Scalars):
         """Create the callback.
 
         Args:
-            folder: Folder of the event files, for `tensorboard --logdir`.
+            folder: Folder of the event files, for `tensorboard --logdir`. In an object store, the files are written
+                when training ends.
             seconds: Minimum number of seconds between writes.
         """
         super().__init__(seconds)
@@ -96,7 +99,9 @@ class TensorBoard(Scalars):
         super().begin(event)
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder), purge_step=event.step)
+        # Event files grow, but objects of a store cannot: write local files, and copy them at the end.
+        self._local = Path(tempfile.mkdtemp(prefix="star-ctr-")) if is_remote(self._folder) else self._folder
+        self._writer = SummaryWriter(str(self._local), purge_step=event.step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Write a point of each curve."""
@@ -107,6 +112,10 @@ class TensorBoard(Scalars):
         """Write the last scalars and close the event file."""
         super().end(event)
         self._writer.close()
+        if self._local != self._folder:
+            for file in self._local.iterdir():
+                copy_file(str(file), self._folder / file.name)
+            remove_folder(self._local)
 
 
 class MLflow(Scalars):

@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.fingerprint import hash_code
-from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from tests.conftest import ROOT
 
@@ -26,12 +23,10 @@ def test_trainings_are_below_the_warehouse_or_in_paths_models() -> None:
     assert find_run_folder("paths.warehouse=s3a://bucket/ctr", "paths.models=/mnt/models") == "/mnt/models/run"
 
 
-def test_a_warehouse_in_a_bucket_requires_paths_models() -> None:
-    assert (
-        Warehouse(load("demo", ["paths.warehouse=s3a://bucket/ctr"]).paths).table("split") == "s3a://bucket/ctr/split"
-    )
-    with pytest.raises(UserError, match=r"s3a://bucket/ctr/models: .* set paths.models"):
-        find_run_folder("paths.warehouse=s3a://bucket/ctr")
+def test_tables_and_runs_may_be_in_a_bucket() -> None:
+    paths = load("demo", ["paths.warehouse=s3a://bucket/ctr"]).paths
+    assert Warehouse(paths).table("split") == "s3a://bucket/ctr/split"
+    assert find_run_folder("paths.warehouse=s3a://bucket/ctr") == "s3a://bucket/ctr/models/run"
 
 
 def test_code_in_an_archive_has_the_hash_of_its_files(tmp_path: Path) -> None:

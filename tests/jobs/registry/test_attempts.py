@@ -131,9 +131,8 @@ def kill_before(function):
         return function(*arguments)
     return call
 
-for name in ("hash_file", "sync_folder", "write_json"):
+for name in ("hash_file", "sync_folder", "write_json", "copy_file"):
     setattr(attempts, name, kill_before(getattr(attempts, name)))
-attempts.shutil.copyfile = kill_before(attempts.shutil.copyfile)
 attempts.publish_attempt(TrainingJob.model_validate_json(Path(sys.argv[1]).read_text()))
 """
 
