@@ -102,7 +102,7 @@ _PROBLEMS = (
         lambda _, __: "the object store did not accept the credentials; check them in the environment or in spark.conf",
     ),
     _Problem(
-        r"No FileSystem for scheme \"?(\w+)|Class org\.apache\.hadoop\.fs\.s3a\.S3AFileSystem not found",
+        r"No FileSystem for scheme \"?([\w.+-]+)|Class org\.apache\.hadoop\.fs\.s3a\.S3AFileSystem not found",
         lambda _, match: f"Spark does not support the scheme of a path ({match[1] or 's3a'}); add the package of this "
         "file system to spark.jars.packages in spark.conf",
     ),

@@ -223,7 +223,7 @@ def test_only_a_table_of_scores_is_overwritten(nights: Nights, tmp_path: Path) -
             WarehouseTables(nights.settings, nights.spark).warehouse.table("scores"),
             "would overwrite the warehouse's `scores`",
         ),
-        ("no-such-scheme://bucket/scored", "UnsupportedFileSystem"),
+        ("no-such-scheme://bucket/scored", "Spark does not support the scheme of a path \\(no-such-scheme\\)"),
         (str(tmp_path), "is not a Delta table"),
         (str(tmp_path / "file"), "is not a Delta table"),
         (str(nights.folder / "delta-other"), "has the columns mine"),
