@@ -49,7 +49,8 @@ def test_the_same_model_is_trained_in_a_bucket(jobs: tuple[TrainingJob, Training
     assert names[0][0] == names[1][0]
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_training_run_resumes_from_its_checkpoint_in_a_bucket(
     jobs: tuple[TrainingJob, TrainingJob], processes: int
 ) -> None:
