@@ -58,6 +58,7 @@ UNKNOWN_DOMAIN = "domain: unknown domain"
 """Start of the reason of a row whose domain is not known."""
 UNREADABLE = "unreadable row"
 """The reason of a row that is not valid CSV or JSON."""
+CUT = f"{UNREADABLE}: quotes that do not match, such as those of a value with a line break"
 LEFT_OUT = "left out by `where`"
 """The reason of a row that the condition `where` of its log leaves out."""
 NOT_QUARANTINED = (DUPLICATE, LEFT_OUT)
@@ -141,7 +142,9 @@ def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping
     undecodable = is_undecodable(F.col(_TEXT), log)
     checks.insert(0, F.when(undecodable, F.lit(f"text that is not {log.encoding}: set logs.{name}.encoding")))
     corrupt = F.col(CORRUPT) if CORRUPT in raw.columns else F.lit(None).cast("string")
-    checks.insert(0, F.when(corrupt.isNotNull(), F.lit(UNREADABLE)))
+    # The end of a value that began on an earlier line. The row with its beginning looks complete to Spark.
+    is_cut = F.lit(log.format == "csv") & (F.length(F.regexp_replace(corrupt, '[^"]', "")) % 2 == 1)
+    checks.insert(0, F.when(is_cut, F.lit(CUT)).when(corrupt.isNotNull(), F.lit(UNREADABLE)))
     checks.insert(1, F.col(PROBLEM) if PROBLEM in raw.columns else F.lit(None).cast("string"))
     excluded = F.col(EXCLUDED) if EXCLUDED in raw.columns else F.lit(False)
     checks.insert(0, F.when(excluded, F.lit(LEFT_OUT)))

@@ -172,7 +172,8 @@ def _get_list(rows: DataFrame, column: str, explode: Explode, key: str) -> Colum
     if isinstance(kind, ArrayType):
         return value
     if isinstance(kind, StringType) and explode.separator:
-        return F.when(F.trim(value) != "", F.transform(F.split(value, F.lit(rf"\Q{explode.separator}\E")), F.trim))
+        parts = F.split(value, F.lit(rf"\Q{explode.separator}\E"))
+        return F.when(F.trim(value) != "", F.transform(parts, lambda part: F.trim(part)))
     raise DataError(
         f"{key}: `{column}` is a {kind.simpleString()} and not a list; set `separator`, or convert it in `columns`"
     )

@@ -173,8 +173,7 @@ def _read_group(spark: SparkSession, log: Log, members: list[LogFile], schema: F
         # Disable column pruning, because the parser detects surplus fields only if it reads all columns.
         reader = reader.option("encoding", log.encoding).option("columnPruning", "false")
         reader = reader.option("columnNameOfCorruptRecord", CORRUPT).option("multiLine", schema.multiline)
-        rows = _load(reader, log, urls)
-        return rows if schema.multiline else _mark_open_quotes(rows, schema.columns, log.separator)
+        return _load(reader, log, urls)
     if log.format == "json":
         # Read numbers as text, because 12 in one file may be 12.0 in another, and large ids would lose digits.
         reader = source.option("primitivesAsString", "true").option("columnNameOfCorruptRecord", CORRUPT)
@@ -189,15 +188,6 @@ def _read_group(spark: SparkSession, log: Log, members: list[LogFile], schema: F
         return _load(spark.read, log, urls[0])
     rows = _load(source, log, urls)
     return restore_instants(rows, schema.columns) if log.format == "parquet" else rows
-
-
-def _mark_open_quotes(rows: DataFrame, columns: Sequence[str], separator: str) -> DataFrame:
-    """Mark CSV rows that end within quotes as corrupt."""
-    # Their last value continues on the next line. Spark reports too few values, but not a value that is cut.
-    value = get_column(columns[-1])
-    is_open = value.startswith('"') & (F.length(F.regexp_replace(value, '[^"]', "")) % 2 == 1)
-    text = F.concat_ws(separator, *map(get_column, columns))
-    return rows.withColumn(CORRUPT, F.coalesce(CORRUPT, F.when(is_open, text)))
 
 
 def restore_instants(rows: DataFrame, schema: pa.Schema) -> DataFrame:

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import clean_log
+from star_ctr.features.cleaning.clean_log import CUT, clean_log
 from star_ctr.jobs.io import log_reader
 from tests.jobs.messy_logs import settings, views, write_days
 
@@ -209,8 +209,8 @@ def test_a_column_of_files_and_folders_is_an_error(tmp_path: Path, spark: SparkS
         read(settings(tmp_path, {"path": "views/{ds}/Slot=*/*", "format": form}), spark)
 
 
-def test_a_value_that_is_cut_at_a_line_break_is_quarantined(tmp_path: Path, spark: SparkSession) -> None:
-    """Without `multiline`, neither half of the row is used. Values that begin with a quote are kept."""
+def test_a_value_that_is_cut_at_a_line_break_is_reported(tmp_path: Path, spark: SparkSession) -> None:
+    """Without `multiline`, the second half of the row is quarantined. Values that contain quotes are kept."""
 
     def write(frame: pd.DataFrame, path: Path) -> None:
         texts = ['"so" it "said"', "two\nlines", 'a "quoted" word', "plain", ""]
@@ -219,12 +219,12 @@ def test_a_value_that_is_cut_at_a_line_break_is_quarantined(tmp_path: Path, spar
     rows = views(50)
     write_days(tmp_path, rows, write)
     found = read(settings(tmp_path, {"multiline": False}), spark)
-    is_cut = pd.Series(range(len(rows))) % 5 == 1
-    assert found["reason"].value_counts().to_dict() == {"unreadable row": 2 * is_cut.sum()}
+    assert found["reason"].value_counts().to_dict() == {CUT: len(rows) / 5}
     kept = found[found["reason"].isna()]
-    check_rows(kept, rows[~is_cut.to_numpy()])
-    assert set(kept["text"].dropna()) == {'"so" it "said"', 'a "quoted" word', "plain"}
+    check_rows(kept, rows)
+    assert set(kept["text"].dropna()) == {'"so" it "said"', 'a "quoted" word', "plain", "two"}
     assert kept["text"].isna().sum() == len(rows) / 5
+    assert not read(settings(tmp_path), spark)["reason"].any()
 
 
 def test_lists_of_nested_items(tmp_path: Path, spark: SparkSession) -> None:
