@@ -25,6 +25,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
 from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
+from star_ctr.workflows.interrupts import raise_interrupts
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
@@ -125,7 +126,7 @@ def run_step(
     run_id, inputs = staleness.get_run_id(ds, name), staleness.hash_inputs(ds, name)
     entry = journal.record_step(ds, name, run_id, inputs, reason, hash_outputs)
     _logger.info("night %s: %s started: %s", ds, name, reason)
-    with show_step(name, spark.sparkContext), entry:
+    with show_step(name, spark.sparkContext), entry, raise_interrupts():
         result = ACTIONS[name](settings, spark, ds)
     register_tables(settings, spark)
     _logger.info("night %s: %s finished: %s", ds, name, result)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from star_ctr.conf.settings.root import Settings
+from star_ctr.workflows.interrupts import raise_interrupts
 from star_ctr.workflows.lease import hold_lease
 from star_ctr.workflows.run_log import log_to_warehouse
 from star_ctr.workflows.terminal import show_step
@@ -39,4 +40,5 @@ def open_session(settings: Settings, name: str, *, writes: bool = False, wait: b
             stack.enter_context(log_to_warehouse(settings, name))
         with show_step("spark", None):
             spark = start(settings, f"star-ctr {name}")
-        yield spark
+        with raise_interrupts():
+            yield spark

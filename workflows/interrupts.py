@@ -1,0 +1,35 @@
+"""Ctrl-C while Spark works."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def raise_interrupts() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` if SIGINT arrives inside the block, even if the block raises another error."""
+    # py4j reports Ctrl-C as an error of the call to Spark that it interrupts.
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield  # only the main thread handles signals
+        return
+    received = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = True
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    except Exception as error:
+        if received:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
