@@ -1,4 +1,4 @@
-"""A night on a Spark cluster: a standalone master and a worker on loopback, which receive the code as a package."""
+"""A night on a Spark cluster: a standalone master and two workers on loopback, which receive the code as a package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from star_ctr.jobs.io.session import DELTA_PACKAGE
 from tests import small_logs
-from tests.conftest import ROOT, on_request
+from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DS = small_logs.DAYS[-1]
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 class Cluster:
-    """A Spark master and a worker with one core, without access to this clone."""
+    """A Spark master and two workers with one core each, without access to this clone."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,11 +56,12 @@ class Cluster:
     def start(self) -> None:
         self._class("master.Master", "--host", "127.0.0.1", "--port", str(self.port), "--webui-port", str(self.web))
         self._wait(lambda: self._compute_state() is not None)
-        self._class(
-            "worker.Worker", self.url, "--host", "127.0.0.1", "--webui-port", str(free_port()),
-            "--cores", "1", "--memory", "1g", "--work-dir", str(self.folder / "work"),
-        )  # fmt: skip
-        self._wait(lambda: (self._compute_state() or {}).get("aliveworkers") == 1)
+        for number in (1, 2):
+            self._class(
+                "worker.Worker", self.url, "--host", "127.0.0.1", "--webui-port", str(free_port()),
+                "--cores", "1", "--memory", "1g", "--work-dir", str(self.folder / f"work-{number}"),
+            )  # fmt: skip
+        self._wait(lambda: (self._compute_state() or {}).get("aliveworkers") == 2)
 
     def _class(self, name: str, *arguments: str) -> None:
         clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("SPARK_")}
@@ -173,17 +174,26 @@ def test_executors_import_the_submitted_code(cluster: Cluster) -> None:
     assert "/star_ctr.zip/star_ctr/jobs/score.py" in found
 
 
-@on_request
+def list_executors(events: list[dict[str, Any]]) -> set[str]:
+    return {e["Task Info"]["Executor ID"] for e in events if e["Event"] == "SparkListenerTaskEnd"}
+
+
 def test_a_night_on_a_cluster_writes_the_metrics_of_its_scores(cluster: Cluster, tmp_path: Path) -> None:
+    """All steps run on two workers, and training runs as two tasks of the cluster, one on each worker."""
     conf = small_logs.write(tmp_path, small_logs.frames())
     subprocess.run(
         [
             sys.executable, "-m", "star_ctr.workflows.cli", "nightly", "--conf", conf, "--ds", DS,
             "--set", f"spark.master={cluster.url}", "--set", f"spark.conf={json.dumps(cluster.options('night'))}",
+            "--set", "trainer.processes=2", "--set", "trainer.distributed.launcher=spark",
         ],
         env=environment(cluster), check=True,
     )  # fmt: skip
     assert ran_on_executors(cluster.events("night"))
+    assert len(list_executors(cluster.events("night"))) == 2
+    [result] = (tmp_path / "warehouse/models").glob("*/attempt-001/result.json")
+    record = json.loads(result.read_text())
+    assert (record["processes"], record["environments"][0]["processes"]) == (2, 2)
     found = metrics(tmp_path)
     scores = small_logs.read(tmp_path / "warehouse/scores")
     assert found["rows"] == len(scores) == 300

@@ -36,7 +36,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     """
     from star_ctr.conf.load import load
     from star_ctr.jobs.registry import decisions
-    from star_ctr.workflows.terminal import make_table, stderr
+    from star_ctr.workflows.terminal import make_decisions_table, stderr
 
     found = decisions.Decisions(load(conf, set or [])).read_all()
     now = decisions.find_serving(found)
@@ -49,7 +49,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
         "override": override and str(override),
         "decisions": [{**r, "evidence": d.evidence} for r, d in zip(rows, found, strict=True)],
     }
-    print_result(result, json, lambda: make_table(rows, columns))
+    print_result(result, json, lambda: make_decisions_table(rows))
     model = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"
     stderr.print(f"serving: {model}{f'; {override}' if override else ''}", highlight=False)
 
