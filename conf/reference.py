@@ -56,7 +56,8 @@ def make_columns_reference() -> str:
             *(f"| `{name}` | {text} |" for name, text in table.columns.items()),
         ]
         if table.name in LOG_TABLES:
-            rows.append("| … | the other columns of the log, as text unless `types` declares another type |")
+            text = "as text unless `types` declares another type; outcomes are `double` by default"
+            rows.append(f"| … | the other columns of the log, {text} |")
         elif table.name == "features":
             rows.append("| … | the columns that features read (`items_price`), and their statistics and sequences |")
         parts.append(f"### {', '.join(f'`{name}`' for name in names)}\n\n" + "\n".join(rows) + "\n")

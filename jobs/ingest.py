@@ -5,7 +5,8 @@ The step reads the logs of the training window and of the day `ds`:
 1. Clean rows go to the table of their log, with one partition per day.
 2. Exact duplicates are dropped and counted.
 3. Invalid rows go to `quarantine`, complete and with a reason.
-4. `ledger` counts rows by log, day, domain and reason: rows read = rows written + duplicates + quarantined rows.
+4. `ledger` counts rows by log, day, domain and reason: rows read = rows written + duplicates +
+   quarantined rows + rows left out by `where`.
 5. `profile` describes the rows of each log and day, such as the share of missing values by column.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/ingest.py --conf conf/kuairand.yaml

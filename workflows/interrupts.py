@@ -1,4 +1,4 @@
-"""Ctrl-C while Spark works."""
+"""Handling of Ctrl-C during calls to Spark."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def check_day(ds: str) -> str:
     try:
         return dt.date.fromisoformat(ds).isoformat()
     except ValueError:
-        raise DataError(f"--ds {ds}: not a date; write it like 2022-05-05") from None
+        raise DataError(f"{ds}: not a date; write it like 2022-05-05") from None
 
 
 def list_days(first: str, last: str) -> list[str]:

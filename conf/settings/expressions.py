@@ -64,7 +64,7 @@ def _check_expression(value: str) -> str:
         ):
             shown = previous + token.text if is_relative else token.text
             raise ValueError(
-                f"`{shown}` changes from run to run, so a night could not be repeated; use the columns of the log only"
+                f"`{shown}` can change from run to run, so a night could not be reproduced; use only columns of the log"
             )
         # Any other asterisk multiplies, and follows an operand.
         if token.text == "*" and previous in ("", "(", ",", "."):

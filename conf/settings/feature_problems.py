@@ -38,7 +38,7 @@ def find_feature_problems(settings: Settings) -> list[str]:
         elif isinstance(feature, Statistic):
             kinds = [*feature.list_kinds(), *feature.since]
         problems += [
-            f"{where}: `{kind}` is not a kind of `history`{suggest_nearest(kind, settings.history)}"
+            f"{where}: `{kind}` is not declared in `history`{suggest_nearest(kind, settings.history)}"
             for kind in kinds
             if kind not in settings.history
         ]
@@ -84,8 +84,8 @@ def _find_column_problems(settings: Settings, feature: AnyFeature, column: Colum
     expressions = _list_label_expressions(settings) if column.table == "impressions" else []
     if any(reads_any(text, [column.column]) for text in expressions):
         return [
-            f"`{column}` is used to compute the label, so it may contain the label; if its value is known before the "
-            "impression, copy it under another name in logs.impressions.columns, and read the copy"
+            f"`{column}` is used to compute the label or an outcome, so it may contain the label; if its value is "
+            "known before the impression, copy it under another name in logs.impressions.columns, and use the copy"
         ]
     if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
         return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]

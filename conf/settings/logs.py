@@ -177,8 +177,8 @@ class AttributeLog(Log):
         if self.day is None and len({*dated.values()}) > 1:
             without = next(name for name, has_day in dated.items() if not has_day)
             raise ValueError(
-                f"sources.{without}: the path contains no day, but those of other sources do; write snapshots of the "
-                "same kind, or set `day`"
+                f"sources.{without}: the path contains no day, but the paths of other sources do; add the day to "
+                "this path, or set `day`"
             )
         return self
 

@@ -33,8 +33,8 @@ def _check_path(value: str) -> str:
                 f"unknown placeholder `{placeholder}`{suggest_nearest(placeholder, PLACEHOLDERS)} "
                 f"(known placeholders: {', '.join(PLACEHOLDERS)})"
             )
-    if (given := [mark for mark in ("{yyyy}", "{mm}", "{dd}") if mark in value]) and len(given) < 3:
-        raise ValueError(f"{' and '.join(given)} alone is not a day; use {{yyyy}}, {{mm}} and {{dd}}, or {{ds}}")
+    if 0 < sum(mark in value for mark in ("{yyyy}", "{mm}", "{dd}")) < 3:
+        raise ValueError("the day in the path is incomplete; use {yyyy}, {mm} and {dd}, or {ds}")
     return value
 
 
@@ -88,7 +88,9 @@ class Explode(SettingsModel):
 
 
 class Completeness(SettingsModel):
-    """When the files of a day are complete. `ready` and the Airflow DAG wait for it; `ingest` stops if they are not.
+    """When the files of a day are complete.
+
+    Until then, `ready` exits with code 75, the Airflow DAG waits, and `ingest` stops.
 
     All given conditions must hold. Without any, a day is complete if it has a file.
     """

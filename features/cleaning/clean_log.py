@@ -58,10 +58,10 @@ UNKNOWN_DOMAIN = "domain: unknown domain"
 """Start of the reason of a row whose domain is not known."""
 UNREADABLE = "unreadable row"
 """The reason of a row that is not valid CSV or JSON."""
-CUT = f"{UNREADABLE}: quotes that do not match, such as those of a value with a line break"
-LEFT_OUT = "left out by `where`"
+CUT = f"{UNREADABLE}: unmatched quote, for example in a value with a line break"
+LEFT_OUT_BY_WHERE = "left out by `where`"
 """The reason of a row that the condition `where` of its log leaves out."""
-NOT_QUARANTINED = (DUPLICATE, LEFT_OUT)
+NOT_QUARANTINED = (DUPLICATE, LEFT_OUT_BY_WHERE)
 """The reasons of rows that are counted in the ledger, but not kept in the quarantine."""
 UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
 """Part of the reason of a row with an undeclared label value."""
@@ -147,7 +147,7 @@ def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping
     checks.insert(0, F.when(is_cut, F.lit(CUT)).when(corrupt.isNotNull(), F.lit(UNREADABLE)))
     checks.insert(1, F.col(PROBLEM) if PROBLEM in raw.columns else F.lit(None).cast("string"))
     excluded = F.col(EXCLUDED) if EXCLUDED in raw.columns else F.lit(False)
-    checks.insert(0, F.when(excluded, F.lit(LEFT_OUT)))
+    checks.insert(0, F.when(excluded, F.lit(LEFT_OUT_BY_WHERE)))
     file_day = F.col(FILE_DAY) if FILE_DAY in raw.columns else None
     day, time = getattr(log, "day", None), getattr(log, "time", None)
     is_date = day is not None and isinstance(types[day.column], DateType | TimestampType | TimestampNTZType)

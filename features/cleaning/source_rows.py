@@ -76,7 +76,10 @@ def _compute(rows: DataFrame, text: str, key: str) -> Column:
             "or subqueries"
         )
     if not plan.projectList().head().deterministic():
-        raise DataError(f"{key}: `{text}` gives another result each time, so a night could not be repeated")
+        raise DataError(
+            f"{key}: `{text}` gives a different result each time, so a night could not be reproduced; use only columns "
+            "of the log"
+        )
     return F.when(F.col(CORRUPT).isNull(), F.expr(text)) if CORRUPT in rows.columns else F.expr(text)
 
 

@@ -19,10 +19,10 @@ def read_schema(file: IO[bytes]) -> str:
 
     Raises:
         ValueError: The file is not an Avro file.
-        IndexError: The file is cut off.
+        EOFError: The file is truncated.
     """
     if file.read(4) != b"Obj\x01":
-        raise ValueError("it does not begin like an Avro file")
+        raise ValueError("the file has no Avro header")
     schema = None
     while count := _read_long(file):
         if count < 0:  # a negative count is followed by the size of the block in bytes
@@ -51,8 +51,10 @@ def _read_long(file: IO[bytes], first: bytes = b"") -> int:
     """Read an integer in the variable-length zigzag encoding; `first` is its first byte, if it has been read."""
     number, shift = 0, 0
     while True:
-        byte = (first or file.read(1))[0]
-        first = b""
+        byte_read, first = first or file.read(1), b""
+        if not byte_read:
+            raise EOFError("the file is truncated")
+        byte = byte_read[0]
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return (number >> 1) ^ -(number & 1)

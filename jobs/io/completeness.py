@@ -16,7 +16,6 @@ from star_ctr.conf.settings.sources import Completeness, Log
 from star_ctr.jobs.io import avro
 from star_ctr.jobs.io.log_files import (
     LogFile,
-    format_glob,
     join_path,
     list_files,
     list_log_days,
@@ -24,6 +23,7 @@ from star_ctr.jobs.io.log_files import (
     make_glob,
     open_file_system,
 )
+from star_ctr.jobs.io.path_patterns import format_glob
 
 _HOURS = [f"{hour:02d}" for hour in range(24)]
 _CHUNK = 1 << 20
@@ -119,7 +119,7 @@ def _describe_missing(settings: Settings, source: Log, ds: str, files: list[LogF
         if len(hours) < rule.hours:
             return f"{len(hours)} of {rule.hours} hours; no files for {', '.join(h for h in _HOURS if h not in hours)}"
     if rule.min_rows and (rows := sum(_count_rows(settings, source, f) for f in files)) < rule.min_rows:
-        return f"{rows:,} of at least {rule.min_rows:,} rows"
+        return f"only {rows:,} rows; min_rows is {rule.min_rows:,}"
     return ""
 
 

@@ -54,7 +54,8 @@ class _Problem(NamedTuple):
 _PROBLEMS = (
     _Problem(
         r"Java heap space|GC overhead limit|OutOfMemoryError",
-        lambda _, __: "Spark ran out of memory; raise spark.driver_memory, for example to 8g",
+        lambda _, __: "Spark ran out of memory; raise spark.driver_memory, for example to 8g (on a cluster, also "
+        "spark.executor.memory in spark.conf)",
     ),
     _Problem(
         r"Python worker (exited unexpectedly|failed to connect)|EOFError.*read_int",
@@ -63,12 +64,12 @@ _PROBLEMS = (
     ),
     _Problem(
         r"Py4JNetworkError|Answer from Java side is empty|Error while (sending|receiving)|Connection refused.*py4j",
-        lambda _, __: "the process of Spark ended unexpectedly, probably because the machine ran out of memory; "
+        lambda _, __: "the Spark process ended unexpectedly, probably because the machine ran out of memory; "
         "run the command again",
     ),
     _Problem(
         r"Unexpected end of (ZLIB )?input stream|Compressed file ended before",
-        lambda file, _: f"{file}: the compressed file is cut off; copy it again",
+        lambda file, _: f"{file}: the compressed file is truncated; copy it again",
     ),
     _Problem(
         r"not in (?:gzip|GZIP) format|Not a gzipped file|"
@@ -82,7 +83,8 @@ _PROBLEMS = (
         lambda file, _: f"{file}: the file is not a Parquet file, or it is damaged; write it again",
     ),
     _Problem(
-        r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND|No such file or directory|does not exist",
+        r"FILE_NOT_EXIST|FileNotFoundException|DELTA_FILE_NOT_FOUND|No such file or directory|"
+        r"(?:[Pp]ath|[Ff]ile) .*does not exist",
         lambda file, _: f"{file}: the file does not exist; it may have been deleted while it was read. "
         "Run the command again",
     ),
@@ -99,7 +101,7 @@ _PROBLEMS = (
     _Problem(
         r"NoCredentials|Unable to locate credentials|No AWS Credentials|CredentialInitializationException|"
         r"InvalidAccessKeyId|SignatureDoesNotMatch",
-        lambda _, __: "the object store did not accept the credentials; check them in the environment or in spark.conf",
+        lambda _, __: "no valid credentials for the object store; check them in the environment or in spark.conf",
     ),
     _Problem(
         r"No FileSystem for scheme \"?([\w.+-]+)|Class org\.apache\.hadoop\.fs\.s3a\.S3AFileSystem not found",
@@ -112,8 +114,8 @@ _PROBLEMS = (
     ),
     _Problem(
         r"DELTA_(?:SCHEMA_CHANGED|METADATA_CHANGED|METADATA_MISMATCH)|partition(?:ing)? (?:columns|column) .*match",
-        lambda _, __: "a table of the warehouse has another layout; it was written by another version of star-ctr or "
-        "by another program. Set paths.warehouse to a new folder and run the nights again",
+        lambda _, __: "a table of the warehouse has a different schema or partitioning; it was written by another "
+        "version of star-ctr or by another program. Set paths.warehouse to a new folder and run the nights again",
     ),
 )  # fmt: skip
 
@@ -194,9 +196,9 @@ def _iter_messages(error: BaseException) -> Iterator[str]:
 
 
 def _find_file(text: str) -> str:
-    """Return the first file that messages name; "a file" if they name none."""
+    """Return the first file that messages name; "unknown file" if they name none."""
     match = _FILE.search(text)
-    return unquote(re.sub(r"^file:(//)?", "", match[1])).rstrip(".,;") if match else "a file"
+    return unquote(re.sub(r"^file:(//)?", "", match[1])).rstrip(".,;") if match else "unknown file"
 
 
 def _shorten(messages: list[str]) -> str:

@@ -30,7 +30,7 @@ _HEAD_BYTES = 1 << 20
 """Number of bytes to read of a CSV or JSON file."""
 _AT_ONCE = 16
 """Number of files to read concurrently, to hide the latency of object stores."""
-_UNSUPPORTED_SUFFIXES = (".zip", ".xz", ".7z", ".rar", ".tar", ".tgz", ".z")
+_UNSUPPORTED_SUFFIXES = (".zip", ".xz", ".7z", ".rar", ".tar", ".tgz", ".z", ".zst")
 _ARCHIVES = {b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"}
 """Compression formats that Spark cannot read, by the first bytes of a file."""
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -150,7 +150,9 @@ def _read_head(fs: AbstractFileSystem, file: LogFile) -> tuple[bytes, bool]:
 def _parse_head(log: Log, file: LogFile, head: bytes, is_whole: bool) -> FileSchema:
     """Return the schema of a CSV or JSON file, from its first bytes."""
     if archive := next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), None):
-        raise DataError(f"{file.path}: the file is a {archive} archive; compress it with gzip, and name it .gz")
+        raise DataError(
+            f"{file.path}: the file is compressed with {archive}, which Spark cannot read; use gzip instead"
+        )
     if head.startswith(b"PAR1"):
         raise DataError(f"{file.path}: the file is a Parquet file; set `format` of the log to parquet")
     if head.startswith(b"\x1f\x8b"):
@@ -171,10 +173,11 @@ def _check_json_lines(file: LogFile, text: str) -> None:
     """Raise `DataError` if a JSON file is an array, or has objects that span several lines."""
     first = text.lstrip().splitlines()[0].rstrip()
     if first.startswith("[") or first == "{":
-        what = "a JSON array" if first.startswith("[") else "JSON with an object on several lines"
+        is_array = first.startswith("[")
+        what = "is a JSON array" if is_array else "has JSON objects that span several lines"
+        remedy = "jq -c '.[]'" if is_array else "jq -c ."
         raise DataError(
-            f"{file.path}: the file is {what}, but the format `json` needs one object per line; convert it, for "
-            "example with `jq -c '.[]'`" + ("" if first.startswith("[") else " or `jq -c .`")
+            f"{file.path}: the file {what}, but the format `json` needs one object per line; convert it with `{remedy}`"
         )
 
 

@@ -8,7 +8,6 @@ such as `paths.logs`, may contain any character.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,12 +21,11 @@ from fsspec import AbstractFileSystem
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.settings.sources import PLACEHOLDERS, Log
+from star_ctr.conf.settings.sources import Log
+from star_ctr.jobs.io.path_patterns import expand_braces, is_hidden, is_in_hidden_folder, parse_path, widen_glob
 
 UNWINDOWED_LOGS = ("users", "items", "behaviours")
 """Logs that are read from their first day on, because attributes and behaviours from before the window still apply."""
-_TOKEN = re.compile(r"\{\w+\}|\*\*/?|\*|\?|\[!?\]?[^\]]*\]|.", re.DOTALL)
-"""A part of a glob: a placeholder, a wildcard or a single character."""
 
 
 def make_glob(settings: Settings, log: Log) -> str:
@@ -54,76 +52,7 @@ def list_patterns(settings: Settings, path: str) -> list[str]:
     """Return the globs of a `path` for fsspec, one per alternative of `{a,b}`, with placeholders."""
     root = join_path(settings, path).removesuffix(path)
     escaped = re.sub(r"[*?\[{]", lambda match: f"[{match[0]}]", root)
-    return [escaped + alternative for alternative in _expand_braces(path)]
-
-
-def format_glob(glob: str, ds: str) -> str:
-    """Return the glob of the files of one day."""
-    year, month, day = ds.split("-")
-    values = {"{ds}": ds, "{yyyymmdd}": ds.replace("-", ""), "{yyyy}": year, "{mm}": month, "{dd}": day}
-    for mark, value in values.items():
-        glob = glob.replace(mark, value)
-    return widen_glob(glob)
-
-
-def widen_glob(glob: str) -> str:
-    """Return the glob of the files of all days."""
-    for mark in PLACEHOLDERS:
-        glob = glob.replace(mark, "*")
-    return glob
-
-
-def parse_path(pattern: str, file: str) -> tuple[str, str | None] | None:
-    """Parse the day and hour in the path of a file.
-
-    Args:
-        pattern: The log's glob, from `list_patterns`.
-        file: The path of the file.
-
-    Returns:
-        The day, for example 2022-05-05, and the hour (None if the glob contains none); None if the path does not match
-        the glob.
-
-    Raises:
-        DataError: The path has digits at the position of the day, but they are not a date.
-    """
-    match = re.search(_translate(pattern) + "$", file)
-    if match is None:
-        return None
-    found = match.groupdict()
-    texts = [found[name] for name in ("ds", "yyyymmdd") if name in found]
-    if "yyyy" in found:
-        texts.append(f"{found['yyyy']}-{found['mm']}-{found['dd']}")
-    try:
-        days = {dt.date.fromisoformat(text).isoformat() for text in texts}
-    except ValueError:
-        raise DataError(
-            f"{file}: `{texts[0]}` is not a date; rename the file, or move it out of {widen_glob(pattern)}"
-        ) from None
-    return (days.pop(), found.get("hh")) if len(days) == 1 else None
-
-
-def _translate(pattern: str) -> str:
-    """Translate a glob with placeholders to a regular expression with a group per placeholder."""
-    parts, seen = [], set[str]()
-    for token in _TOKEN.findall(pattern):
-        if token in PLACEHOLDERS:
-            name = token[1:-1]
-            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{PLACEHOLDERS[token]})")
-            seen.add(name)
-        elif token.startswith("**"):
-            parts.append(".*")
-        elif token == "*":
-            parts.append("[^/]*")
-        elif token == "?":
-            parts.append("[^/]")
-        elif len(token) > 2 and token.startswith("["):
-            negated = token[1] == "!"
-            inner = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[2 if negated else 1 : -1])
-            parts.append(f"[{'^' if negated else ''}{inner}]")
-        else:
-            parts.append(re.escape(token))
-    return "".join(parts)
+    return [escaped + alternative for alternative in expand_braces(path)]
 
 
 class LogFile(NamedTuple):
@@ -176,7 +105,8 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
             fs, marked = fsspec.core.url_to_fs(pattern)
             for path in fs.glob(widen_glob(marked)):
                 parsed = parse_path(marked, path) if source.has_day else (None, None)
-                if parsed is None:  # the wildcards in place of the day match other names too
+                # The wildcards in place of the day match other names too.
+                if parsed is None or is_in_hidden_folder(marked, path):
                     continue
                 if source.format == "delta":
                     table = _describe_delta_table(_make_url(glob, path), path)
@@ -249,8 +179,7 @@ def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str
     Yields:
         The path and the fsspec info of each file.
     """
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    if name.startswith(".") or (name.startswith("_") and "=" not in name):
+    if is_hidden(path.rstrip("/").rsplit("/", 1)[-1]):
         return
     info = fs.info(path)
     if info["type"] != "directory":
@@ -283,12 +212,3 @@ def hash_files(found: Sequence[LogFile], since: str | None, until: str) -> str:
     """
     wanted = [f for f in found if f.day is None or ((since is None or f.day >= since) and f.day <= until)]
     return f"{len(wanted)} files {hash_json([(f.day, f.path, f.size, f.stamp) for f in wanted])}"
-
-
-def _expand_braces(glob: str) -> list[str]:
-    """Expand `{a,b}` in a glob into one glob per alternative, as Spark does."""
-    match = re.search(r"\{([^{}]*,[^{}]*)\}", glob)
-    if match is None:
-        return [glob]
-    ends = (glob[: match.start()], glob[match.end() :])
-    return [g for part in match[1].split(",") for g in _expand_braces(ends[0] + part + ends[1])]

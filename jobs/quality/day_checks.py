@@ -91,8 +91,8 @@ def check_quarantine(settings: Settings, store: WarehouseTables, ds: str, rows_r
     total = f"the {worst.rows:,} rows of {worst.day}" if worst.day != UNKNOWN_DAY else f"all {worst.rows:,} rows"
     raise DataError(
         f"logs.{worst.log}: {worst.share:.0%} of {total} are quarantined (checks.max_quarantined: {limit:.0%}), most "
-        f"often because of `{reason}`{shown}{more}. {remedy + '. ' if remedy else ''}See the table `quarantine`: "
-        f"star-ctr tables --show quarantine --where \"log = '{worst.log}'\""
+        f"often because of `{reason}`{shown}{more}{'; ' + remedy if remedy else ''}. See the table `quarantine`: "
+        f"star-ctr tables --conf FILE --show quarantine --where \"log = '{worst.log}'\""
     )
 
 
@@ -199,8 +199,8 @@ def check_labels(
     found = list(domains)
     rows, clicked = sum(d.rows for d in found), sum(d.clicked for d in found)
     if clicked in (0, rows) and not settings.checks.one_class:
-        what = "clicked" if clicked else "not clicked"
+        label = "1 (clicked)" if clicked else "0 (not clicked)"
         raise DataError(
-            f"{store.warehouse.table('features')}: all {rows:,} rows of {ds} are {what}, so no model can be evaluated "
-            "on them; check the label in the log, or set checks.one_class to accept such a day"
+            f"{store.warehouse.table('features')}: all {rows:,} rows of {ds} have the label {label}, so no model can "
+            "be evaluated on them; check the label in the log, or set checks.one_class to accept such a day"
         )

@@ -53,4 +53,4 @@ def describe_jumps(settings: Settings, ds: str) -> list[str]:
     found = read_jumps(settings, ds)
     if found.earlier_days < MIN_DAYS:
         return []
-    return found.describe() or [f"nothing jumped in the data, compared with {found.earlier_days} earlier days"]
+    return found.describe() or [f"no jumps in the data, compared with {found.earlier_days} earlier days"]

@@ -14,8 +14,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, StringType
 
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import LEFT_OUT as LEFT_OUT_REASON
-from star_ctr.features.cleaning.clean_log import UNKNOWN_DOMAIN
+from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE, UNKNOWN_DOMAIN
 from star_ctr.features.cleaning.column_conversion import split_columns_by_use
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.features.cleaning.log_columns import (
@@ -100,7 +99,7 @@ def _summarize_counts(name: str, counts: Iterable[RowCount], has_times: bool) ->
         total, valid = sum(reasons.values()), reasons.pop("", 0)
         found.append(Measure(ds, name, "", ROWS, total, valid))
         found.append(Measure(ds, name, "", DUPLICATES, total, reasons.pop(DUPLICATE, 0)))
-        if left_out := reasons.pop(LEFT_OUT_REASON, 0):
+        if left_out := reasons.pop(LEFT_OUT_BY_WHERE, 0):
             found.append(Measure(ds, name, "", LEFT_OUT, total, left_out))
         found += [Measure(ds, name, reason, QUARANTINED, total, n) for reason, n in sorted(reasons.items())]
         if has_times and valid:

@@ -20,7 +20,7 @@ from star_ctr.jobs.io.delta_rows import describe_schema, make_any_condition, quo
 
 # Measures of a log, written by `ingest`. The name is a column (`impressions.slot`), an hour, a reason or empty.
 ROWS = "rows"
-"""Rows read of the day (`rows`), and how many of them are valid (`hits`). All shares below are of the valid rows."""
+"""Rows read of the day (`rows`), and how many of them are valid (`hits`)."""
 QUARANTINED, DUPLICATES, LEFT_OUT = "quarantined", "duplicate", "left out"
 """Share of the rows read that are quarantined, by reason; that are duplicates; and that `where` leaves out."""
 HOUR = "hour"
@@ -69,7 +69,7 @@ class Measure(NamedTuple):
         rows: Number of rows or values.
         hits: Number of `rows` that the measure counts.
         value: The number, for a measure that is no share.
-        example: A value that is counted.
+        example: An example value; None if there is none.
     """
 
     ds: str

@@ -121,7 +121,7 @@ def choose_files(log: Log, files: Sequence[LogFile], ds: str | None) -> tuple[li
     size = 0
     for day in sorted(groups, reverse=True)[:_MAX_DAYS]:
         for file in groups[day]:
-            is_text = not file.path.endswith((".gz", ".bz2", ".zst")) and log.format in ("csv", "json")
+            is_text = not file.path.endswith((".gz", ".bz2")) and log.format in ("csv", "json")
             size += file.size * (1 if is_text else _COMPRESSION)
             if size > _MAX_BYTES and chosen:
                 # Keep only whole days, unless the newest one is too large.

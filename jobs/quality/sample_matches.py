@@ -51,8 +51,10 @@ def _describe_attributes(impressions: pa.Table, key: str, rows: pa.Table, name: 
     """Yield a warning if few impressions have a row in an attribute table."""
     found = pc.is_in(impressions[key], value_set=rows["key"].combine_chunks())
     share = pc.sum(found).as_py() / len(found)
-    if share < _LOW:
-        there = rows["key"][0].as_py() if len(rows) else "none"
+    if not len(rows):
+        yield f"logs.{name} has no valid rows, so no impression matches it"
+    elif share < _LOW:
+        there = rows["key"][0].as_py()
         yield (
             f"only {share:.0%} of the impressions have a row in logs.{name}; check that logs.{name}.key has the same "
             f"ids as the impressions (for example `{there}` and `{impressions[key][0].as_py()}`)"

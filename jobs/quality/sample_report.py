@@ -125,7 +125,7 @@ def _get_examples(values: pa.ChunkedArray) -> list[str]:
 
 
 def _describe_reasons(settings: Settings, name: str, rows: pa.Table) -> tuple[list[str], list[str]]:
-    """Return what would stop a night because of quarantined rows, and smaller numbers of them and of duplicates."""
+    """Return problems (more than `checks.max_quarantined`) and warnings about quarantined rows and duplicates."""
     problems: list[str] = []
     warnings: list[str] = []
     counts = {r["values"]: r["counts"] for r in pc.value_counts(rows["reason"].drop_null()).to_pylist()}
@@ -212,10 +212,10 @@ def _describe_labels(settings: Settings, good: pa.Table) -> Iterator[str]:
     if not isinstance(settings.label, LabelColumn) or not len(good) or settings.checks.one_class:
         return
     if len(pc.unique(good["label"])) == 1:
-        what = "clicked" if good["label"][0].as_py() else "not clicked"
+        label = "1 (clicked)" if good["label"][0].as_py() else "0 (not clicked)"
         yield (
-            f"label: all rows are {what}; check label.column (`{settings.label.column}`), label.positive and "
-            "label.negative"
+            f"label: all rows have the label {label}; check label.column (`{settings.label.column}`), label.positive "
+            "and label.negative"
         )
 
 
@@ -230,7 +230,7 @@ def _describe_hours(good: pa.Table, days: list[str], is_whole: bool) -> Iterator
     *earlier, newest = (counts[day] for day in days)
     missing = [h for h in range(24) if not newest[h] and all(day[h] >= _MIN_HOUR_ROWS for day in earlier)]
     if missing:
-        yield f"{days[-1]}: no rows in {len(missing)} hours (UTC) in which the days before have rows"
+        yield f"{days[-1]}: hours (UTC) without rows, but with rows on earlier days: {len(missing)}"
 
 
 def _describe_changes(good: pa.Table, sample: Sample) -> Iterator[str]:
@@ -242,7 +242,7 @@ def _describe_changes(good: pa.Table, sample: Sample) -> Iterator[str]:
     before = good.filter(pc.not_equal(good["ds"], days[-1]))
     usual = len(before) / (len(days) - 1)
     if usual >= _MIN_CHANGE_ROWS and not usual / _VOLUME_CHANGE < len(newest) < usual * _VOLUME_CHANGE:
-        yield f"{days[-1]}: {len(newest):,} rows, but {usual:,.0f} per day before"
+        yield f"{days[-1]}: {len(newest):,} rows; earlier days have {usual:,.0f} on average"
     if min(len(newest), len(before)) < _MIN_CHANGE_ROWS:
         return
     for column, stored in sample.stored.items():
@@ -250,7 +250,7 @@ def _describe_changes(good: pa.Table, sample: Sample) -> Iterator[str]:
             now = newest[stored].null_count / len(newest)
             then = before[stored].null_count / len(before)
             if abs(now - then) > _NULL_CHANGE:
-                yield f"{days[-1]}: {now:.0%} of `{column}` are missing, but {then:.0%} before"
+                yield f"{days[-1]}: {now:.0%} of the values of `{column}` are missing; on earlier days {then:.0%}"
     if "domain" in good.column_names:
         yield from _describe_domain_changes(newest, before, days)
 
@@ -261,7 +261,7 @@ def _describe_domain_changes(newest: pa.Table, before: pa.Table, days: list[str]
         usual = then.get(domain, 0) / (len(days) - 1)
         rows = now.get(domain, 0)
         if usual >= _MIN_CHANGE_ROWS and not usual / _VOLUME_CHANGE < rows < usual * _VOLUME_CHANGE:
-            yield f"{days[-1]}: {rows:,} rows of domain `{domain}`, but {usual:,.0f} per day before"
+            yield f"{days[-1]}: {rows:,} rows of domain `{domain}`; earlier days have {usual:,.0f} on average"
         elif not usual and rows >= _MIN_CHANGE_ROWS:
             yield f"{days[-1]}: {rows:,} rows of the new domain `{domain}`"
 

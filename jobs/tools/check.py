@@ -72,7 +72,7 @@ def _check_log(
         found = find_unreadable(settings, source, own)
         report.problems += [problem for problem, _ in found.unreadable[:_MAX_FILES]]
         if len(found.unreadable) > _MAX_FILES:
-            report.problems.append(f"{len(found.unreadable) - _MAX_FILES} more files cannot be read")
+            report.problems.append(f"files that cannot be read, besides these: {len(found.unreadable) - _MAX_FILES}")
         report.warnings += _describe_schema_changes(own, found.schemas)
         files = [f for f in files if f.path not in {path for _, path in found.unreadable}]
     if log.has_day:
@@ -97,13 +97,13 @@ def _describe_days(settings: Settings, name: str, ds: str | None) -> list[str]:
     if name != "impressions" or len(earlier) >= settings.window.days:
         return []
     return [
-        f"{len(earlier)} days of files before {newest}, but window.days is {settings.window.days}; the night of "
-        f"{newest} trains on fewer days"
+        f"days with files before {newest}: {len(earlier)}, but window.days is {settings.window.days}; the night of "
+        f"{newest} trains on these days only"
     ]
 
 
 def _describe_schema_changes(files: Sequence[LogFile], schemas: Sequence[FileSchema | None]) -> list[str]:
-    """Return a warning for columns that files of the log have and earlier ones have not, or the other way round."""
+    """Return a warning for each file whose columns differ from those of the previous file."""
     known: set[str] | None = None
     lines: list[str] = []
     for file, schema in zip(files, schemas, strict=True):
@@ -113,8 +113,8 @@ def _describe_schema_changes(files: Sequence[LogFile], schemas: Sequence[FileSch
         if known is not None and names != known:
             new, gone = sorted(names - known), sorted(known - names)
             parts = [f"new columns {', '.join(f'`{c}`' for c in new)}"] if new else []
-            parts += [f"no columns {', '.join(f'`{c}`' for c in gone)}"] if gone else []
-            lines.append(f"{file.path}: {' and '.join(parts)}, compared with the file before")
+            parts += [f"missing columns {', '.join(f'`{c}`' for c in gone)}"] if gone else []
+            lines.append(f"{file.path}: {'; '.join(parts)} (compared with the previous file)")
         known = names
     return lines[-_MAX_FILES:]
 

@@ -52,7 +52,7 @@ def test_an_outcome_cannot_be_a_group_or_a_side_of_a_sequence() -> None:
 
 
 def test_unknown_kind_of_history_is_named() -> None:
-    assert "`clik` is not a kind of `history`; did you mean `click`" in problem("features.watched.of=[clik]")
+    assert "`clik` is not declared in `history`; did you mean `click`" in problem("features.watched.of=[clik]")
 
 
 def test_behaviours_with_times_do_not_support_also() -> None:
@@ -205,8 +205,8 @@ def test_files_that_are_not_yaml(tmp_path: Path, content: bytes, message: str) -
     [
         ("{x: 'is_click + 1'}", "x", "declared an outcome"),
         ("{x: 'to_json(struct(`long_view`))'}", "x", "declared an outcome"),
-        ("{is_click: 'event = 2'}", "event", "is used to compute the label"),
-        ("{is_click: 'event.kind = 2'}", "event", "is used to compute the label"),
+        ("{is_click: 'event = 2'}", "event", "is used to compute the label or an outcome"),
+        ("{is_click: 'event.kind = 2'}", "event", "is used to compute the label or an outcome"),
         ("{x: \"concat(note, 'is_click')\"}", "x", ""),
         ("{is_click: 'event = 2', copied: event}", "copied", ""),
     ],
@@ -240,7 +240,7 @@ def test_keys_domains_and_times_cannot_carry_the_label(columns: str, role: str) 
 def test_all_sources_of_an_attribute_log_have_days_or_none() -> None:
     sources = "logs.users.sources={a: {path: 'a/{ds}.csv'}, b: {path: 'b.csv'}}"
     log = ["logs.users.path=", "logs.users.day="]
-    assert "sources.b: the path contains no day, but those of other sources do" in problem(*log, sources)
+    assert "sources.b: the path contains no day, but the paths of other sources do" in problem(*log, sources)
     load("kuairand", [*log, sources.replace("b.csv", "b/{ds}.csv")])
     load("kuairand", [*log, sources, "logs.users.day={column: day}"])
 

@@ -205,7 +205,7 @@ def test_errors_are_sentences_with_a_remedy(demo_project: star_ctr.Project, tmp_
         lambda: demo_project.table("metrics").select("gacu"): r"metrics: no column `gacu`; did you mean `gauc`\?",
         lambda: demo_project.table("metrics").filter("gacu > 1").to_pandas(): "WHERE .gacu > 1.: Schema error: No field named gacu",
         lambda: demo_project.sql("SELEC 1"): "SELEC 1: ",
-        lambda: demo_project.metrics("2025-01-01"): "no metrics of 2025-01-01-star",
+        lambda: demo_project.metrics("2025-01-01"): "no metrics of a run with these settings for 2025-01-01",
         lambda: demo_project.metrics_by_day("gacu"): "gacu: no such metric; use one of gauc",
         lambda: demo_project.runs["none"]: "none: no such run",
         lambda: demo_project.model("2026-01-01-none"): "no finished run",
@@ -296,7 +296,7 @@ def test_the_model_predicts_the_scores_of_the_night(project: star_ctr.Project) -
     assert len(model.predict(rows.head(0))) == 0
     with pytest.raises(star_ctr.UserError, match="no column ints, floats: .* use `score_impressions`"):
         model.predict(rows[["domain_id"]])
-    with pytest.raises(star_ctr.UserError, match="domain_id: not between 0 and 3 in all rows"):
+    with pytest.raises(star_ctr.UserError, match="domain_id: the model requires values from 0 to 3"):
         model.predict(rows.assign(domain_id=4))
     assert project.runs.newest.load_model().run_id == model.run_id
 

@@ -1,7 +1,7 @@
 """Python API for notebooks and scripts. `star_ctr.open("mine.yaml")` returns a `Project`.
 
-Tables, runs, metrics and reports are read without Spark. Spark starts when a step runs, or when raw impressions are
-scored.
+Tables, runs, metrics and reports are read without Spark. Spark starts only to run a step, to
+score raw impressions, or to return a Spark DataFrame.
 """
 
 from star_ctr.workflows.api.model import Model

@@ -88,7 +88,7 @@ class Model:
 
         Raises:
             UserError: A column is missing, or a domain number is invalid.
-            DataError: A row has another size than the layout of the model.
+            DataError: The size of a row does not match the layout of the model.
         """
         from star_ctr.model.data.reader import unpack_columns
 
@@ -99,7 +99,7 @@ class Model:
             )
         domains = rows["domain_id"].to_numpy()
         if not np.isin(domains, np.arange(len(self.domains) + 1)).all():
-            raise UserError(f"domain_id: not between 0 and {len(self.domains)} in all rows, as the model requires")
+            raise UserError(f"domain_id: the model requires values from 0 to {len(self.domains)}")
         scores = np.empty(len(rows))
         for start in range(0, len(rows), _BATCH):
             part = slice(start, start + _BATCH)

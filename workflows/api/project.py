@@ -149,13 +149,15 @@ class Project:
         """
         table = self.table("metrics")
         if run_id is None:
-            nights = [ds] if ds else sorted(table.select("ds").to_pandas()["ds"].unique())
-            runs = set(table.select("run_id").to_pandas()["run_id"])
-            found = [name for night in nights if (name := make_run_id(self.settings, night)) in runs]
-            run_id = found[-1] if found else make_run_id(self.settings, ds or "NIGHT")
+            existing = table.select("ds", "run_id").to_pandas()
+            names = [
+                make_run_id(self.settings, night) for night in sorted(existing["ds"].unique()) if ds in (None, night)
+            ]
+            run_id = next((name for name in reversed(names) if name in set(existing["run_id"])), "")
         rows = table.filter(ds=ds, run_id=run_id).to_pandas()
         if rows.empty:
-            raise UserError(f"{table.path}: no metrics of {run_id}; `project.runs` lists the runs")
+            run = run_id or f"a run with these settings for {ds or 'any night'}"
+            raise UserError(f"{table.path}: no metrics of {run}; `project.runs` lists the runs")
         return rows.sort_values("domain", key=lambda names: names.map(domain_sort_key), ignore_index=True)
 
     def metrics_by_day(
@@ -273,7 +275,7 @@ class Project:
 
         Args:
             first: The first night; by default the oldest one that was ever run.
-            last: The last night; by default the newest day of the logs.
+            last: The last night; by default the newest complete day of the logs.
             wait: Whether to wait for another process that writes to the warehouse, instead of failing.
 
         Returns:

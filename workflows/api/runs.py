@@ -23,7 +23,7 @@ _COLUMNS = ("ds", "run_id", "attempt", "model", "seed", "rows", "seconds")
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """An attempt to train a run, by default the newest one.
+    """A training attempt of a run, by default the newest one.
 
     Attributes:
         project: The project.

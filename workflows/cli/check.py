@@ -51,7 +51,7 @@ def _render(found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableTy
 
     for log in found:
         days = f", {log['days'][0]} to {log['days'][-1]}" if log["days"] else ""
-        part = "" if log["is_whole"] else " (a part; --full reads all)"
+        part = "" if log["is_whole"] else " (sample; --full reads all rows)"
         yield Text(f"{log['log']}: {log['path']}", style="bold")
         yield Text(f"{log['files']:,} files; checked {log['rows']:,} rows{part}{days}")
         if log["columns"]:

@@ -77,7 +77,7 @@ def test_rows(tmp_path: Path, form: str) -> None:
         for file in (tmp_path / "logs").rglob("part.csv"):
             file.rename(file.with_suffix(".csv.gz"))
     assert find_missing(tmp_path, {"min_rows": 240}, format=form) == ""
-    assert find_missing(tmp_path, {"min_rows": 241}, format=form) == "240 of at least 241 rows"
+    assert find_missing(tmp_path, {"min_rows": 241}, format=form) == "only 240 rows; min_rows is 241"
 
 
 def test_rows_of_delta_tables_and_avro_files(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_rows_of_delta_tables_and_avro_files(tmp_path: Path) -> None:
     write_deltalake(table, rows)
     write_deltalake(table, rows, mode="overwrite")
     assert find_missing(tmp_path, {"min_rows": len(rows)}, path="{ds}", format="delta") == ""
-    assert find_missing(tmp_path, {"min_rows": 31}, path="{ds}", format="delta") == "30 of at least 31 rows"
+    assert find_missing(tmp_path, {"min_rows": 31}, path="{ds}", format="delta") == "only 30 rows; min_rows is 31"
     (tmp_path / "logs" / f"{DS}.avro").write_bytes(make_avro_file([300, 5, 70_000]))
     assert find_missing(tmp_path, {"min_rows": 70_305}, path="{ds}.avro", format="avro") == ""
     assert (
         find_missing(tmp_path, {"min_rows": 70_306}, path="{ds}.avro", format="avro")
-        == "70,305 of at least 70,306 rows"
+        == "only 70,305 rows; min_rows is 70,306"
     )
 
 

@@ -39,7 +39,7 @@ READ = "org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT] Encountered 
     [
         (
             JavaError("Job aborted", JavaError(READ, JavaError("java.io.EOFException: Unexpected end of input stream"))),
-            "/x/My Logs/a.csv.gz: the compressed file is cut off; copy it again",
+            "/x/My Logs/a.csv.gz: the compressed file is truncated; copy it again",
         ),
         (JavaError("java.lang.OutOfMemoryError: Java heap space"), "Spark ran out of memory; raise spark.driver_memory"),
         (JavaError("java.nio.file.AccessDeniedException: x"), "permission denied"),

@@ -51,19 +51,19 @@ def list_broken_files() -> Iterator[tuple[str, str, bytes, str]]:
     rows = csv_bytes(pd.DataFrame(ROWS))
     lines = "".join(json.dumps(r) + "\n" for r in ROWS).encode()
     footer = parquet_bytes(pa.Table.from_pylist(ROWS))
-    yield "cut.csv.gz", "csv", gzip.compress(rows)[:20], "the compressed file is cut off; copy it again"
+    yield "cut.csv.gz", "csv", gzip.compress(rows)[:20], "the compressed file is truncated; copy it again"
     yield "plain.csv.gz", "csv", rows, "the file is damaged, or not compressed as its name says"
     yield "plain.jsonl.gz", "json", lines, "the file is damaged, or not compressed as its name says"
     yield "gzip.csv", "csv", gzip.compress(rows), "compressed with gzip, but its name does not end in .gz"
     yield "x.zip", "csv", b"PK\x03\x04", "Spark cannot read .zip files"
-    yield "zip.csv", "csv", b"PK\x03\x04....", "the file is a zip archive"
+    yield "zip.csv", "csv", b"PK\x03\x04....", "the file is compressed with zip, which Spark cannot read"
     yield "x.csv.xz", "csv", b"", "Spark cannot read .xz files"
     yield "parquet.csv", "csv", footer, "the file is a Parquet file; set `format`"
     yield "utf16.csv", "csv", rows.decode().encode("utf-16"), "UTF-16"
     yield "utf16le.csv", "csv", rows.decode().encode("utf-16-le"), "UTF-16"
     yield "pretty.json", "json", json.dumps(ROWS, indent=1).encode(), "the file is a JSON array"
     yield "array.json", "json", json.dumps(ROWS).encode(), "needs one object per line"
-    yield "object.json", "json", json.dumps(ROWS[0], indent=1).encode(), "an object on several lines"
+    yield "object.json", "json", json.dumps(ROWS[0], indent=1).encode(), "objects that span several lines"
     yield "csv.parquet", "parquet", rows, "not a Parquet file"
     yield "cut.parquet", "parquet", footer[:-8], "not a Parquet file"
     yield "empty.parquet", "parquet", b"", "not a Parquet file"

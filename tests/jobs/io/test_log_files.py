@@ -11,7 +11,8 @@ from deltalake import DeltaTable, write_deltalake
 from star_ctr.conf.errors import ConfigError, DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.log_files import LogFile, hash_files, list_files, list_log_days, parse_path
+from star_ctr.jobs.io.log_files import LogFile, hash_files, list_files, list_log_days
+from star_ctr.jobs.io.path_patterns import parse_path
 from star_ctr.jobs.tools import ready
 
 NAMES = ("My Ads (2026)", "a%20b", "a#b", "aüb", "a?b", "a[1]b", "a{1,2}b", "a+b", "a:b", "a*b", "it's", 'a"b')
@@ -79,6 +80,14 @@ def test_partition_folders_may_begin_with_an_underscore(tmp_path: Path) -> None:
     assert [f.path for f in found] == [str(tmp_path / "2026-03-02/_hour=13/a.csv")]
 
 
+def test_wildcards_do_not_match_hidden_folders(tmp_path: Path) -> None:
+    """A job that is writing keeps its files in `_temporary`. Folders that the path names are read."""
+    files = ("_in/2026-03-02/a.csv", "_in/2026-03-02/_temporary/0/b.csv", "_in/2026-03-02/.spark/c.csv")
+    assert [f.path for f in list_log(tmp_path / ".hidden", "_in/{ds}/**/*.csv", *files)] == [
+        str(tmp_path / ".hidden" / files[0])
+    ]
+
+
 def test_each_commit_of_a_delta_table_changes_its_listing(tmp_path: Path) -> None:
     """The files of deleted rows remain in the folder."""
     conf = make_settings(tmp_path, "views", "logs.impressions.format=delta")
@@ -119,7 +128,7 @@ def test_days_of_a_log(tmp_path: Path) -> None:
     [
         ("views/{date}.csv", "unknown placeholder `{date}`"),
         ("views/{yyyymmd}.csv", "unknown placeholder `{yyyymmd}`; did you mean `{yyyymmdd}`"),
-        ("views/{yyyy}/{mm}.csv", "{yyyy} and {mm} alone is not a day"),
+        ("views/{yyyy}/{mm}.csv", "the day in the path is incomplete"),
     ],
 )
 def test_wrong_placeholders_are_errors(tmp_path: Path, path: str, message: str) -> None:

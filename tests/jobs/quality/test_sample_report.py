@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import LEFT_OUT
+from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.jobs.io.log_files import LogFile
 from star_ctr.jobs.quality import sample as sampling
@@ -81,7 +81,9 @@ def test_a_clean_log_has_no_problems_and_no_warnings(conf: Settings) -> None:
 def test_quarantined_rows_are_problems_above_the_limit_and_warnings_below(conf: Settings) -> None:
     n = N * len(DAYS)
     for count, where in ((3, "warnings"), (40, "problems")):
-        reasons = ["at: no usable time"] * count + [DUPLICATE] * 50 + [LEFT_OUT] * 20 + [None] * (n - count - 70)
+        reasons = (
+            ["at: no usable time"] * count + [DUPLICATE] * 50 + [LEFT_OUT_BY_WHERE] * 20 + [None] * (n - count - 70)
+        )
         raw = [json.dumps({"at": "10:12"})] * count + [None] * (n - count)
         report = describe(conf, make_sample(reason=reasons, raw=raw))
         [line] = [x for x in getattr(report, where) if "no usable time" in x]
@@ -90,7 +92,7 @@ def test_quarantined_rows_are_problems_above_the_limit_and_warnings_below(conf: 
             "logs.impressions.time"
         )
         assert f"50 of {n} rows: {DUPLICATE}" in report.warnings
-        assert f"20 of {n} rows: {LEFT_OUT}" in report.warnings
+        assert f"20 of {n} rows: {LEFT_OUT_BY_WHERE}" in report.warnings
         assert bool(report.problems) is (where == "problems")
 
 
@@ -108,20 +110,26 @@ def test_lists_and_labels_of_one_class(conf: Settings) -> None:
     report = describe(conf, make_sample(types={"slot": "array<int>"}, label=[0.0] * n))
     assert report.problems == [
         "features.slot: `slot` holds lists; choose a column of single values",
-        "label: all rows are not clicked; check label.column (`clk`), label.positive and label.negative",
+        "label: all rows have the label 0 (not clicked); check label.column (`clk`), label.positive and label.negative",
     ]
 
 
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"slot": [None if k >= 150 else "1" for k in range(180)]}, "50% of `slot` are missing, but 0% before"),
+        (
+            {"slot": [None if k >= 150 else "1" for k in range(180)]},
+            "50% of the values of `slot` are missing; on earlier days 0%",
+        ),
         (
             {"domain": ["home" if k < 120 or k % 6 else "new" for k in range(180)]},
             None,  # ten rows of a new domain are not worth a warning
         ),
         ({"domain": ["home" if k < 120 else "new" for k in range(180)]}, "60 rows of the new domain `new`"),
-        ({"domain": ["home" if k < 120 else "new" for k in range(180)]}, "0 rows of domain `home`, but 60 per day"),
+        (
+            {"domain": ["home" if k < 120 else "new" for k in range(180)]},
+            "0 rows of domain `home`; earlier days have 60 on average",
+        ),
     ],
 )
 def test_changes_on_the_newest_day(conf: Settings, changes: dict[str, list[Any]], warning: str | None) -> None:
@@ -137,7 +145,7 @@ def test_hours_without_rows(conf: Settings) -> None:
     """An hour counts only if each day before has many rows in it."""
     hours = [k % 2 for _ in DAYS[:-1] for k in range(N)] + [0] * N
     report = describe(conf, make_sample(ts=[hour * HOUR for hour in hours]))
-    assert report.warnings == [f"{DAYS[-1]}: no rows in 1 hours (UTC) in which the days before have rows"]
+    assert report.warnings == [f"{DAYS[-1]}: hours (UTC) without rows, but with rows on earlier days: 1"]
 
 
 def test_matches(conf: Settings) -> None:

@@ -61,7 +61,7 @@ def test_a_night_without_jumps_says_so(warehouse: SyntheticNights) -> None:
     assert "The profile has 1 earlier day; a comparison needs 3." in words(render_jumps(collect(warehouse.settings)))
     write_profile(warehouse, earlier=4, nulls=21)
     assert "Nothing jumped, compared with 4 earlier days." in words(render_jumps(collect(warehouse.settings)))
-    assert describe_jumps(warehouse.settings, LAST) == ["nothing jumped in the data, compared with 4 earlier days"]
+    assert describe_jumps(warehouse.settings, LAST) == ["no jumps in the data, compared with 4 earlier days"]
 
 
 def test_jumps_can_be_disabled(warehouse: SyntheticNights) -> None:
