@@ -150,10 +150,8 @@ class Project:
         table = self.table("metrics")
         if run_id is None:
             existing = table.select("ds", "run_id").to_pandas()
-            names = [
-                make_run_id(self.settings, night) for night in sorted(existing["ds"].unique()) if ds in (None, night)
-            ]
-            run_id = next((name for name in reversed(names) if name in set(existing["run_id"])), "")
+            named = {make_run_id(self.settings, day) for day in ([ds] if ds else existing["ds"].unique())}
+            run_id = max(named & {*existing["run_id"]}, default="")  # ids begin with the night
         rows = table.filter(ds=ds, run_id=run_id).to_pandas()
         if rows.empty:
             run = run_id or f"a run with these settings for {ds or 'any night'}"
