@@ -89,7 +89,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
     os.environ["STAR_CTR_SPARK_LOG"] = str(tmp_path_factory.mktemp("spark") / "spark.log")
     small = ["spark.master=local[2]", "spark.driver_memory=2g", "spark.shuffle_partitions=2"]
-    settings = load("demo", [*small, INTERPRETED])
+    waits = ', "spark.scheduler.barrier.maxConcurrentTasksCheck.interval": "1s"}'
+    settings = load("demo", [*small, INTERPRETED.removesuffix("}") + waits])
     session = start(settings, "tests")
     yield session
     session.stop()

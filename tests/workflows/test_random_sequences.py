@@ -83,12 +83,12 @@ def killed_at(number: int | None) -> Iterator[None]:
 
     with (
         patch.object(attempts, "write_json", killable(attempts.write_json)),
-        patch.object(attempts.shutil, "copyfile", killable(shutil.copyfile)),
+        patch.object(attempts, "copy_file", killable(attempts.copy_file)),
         patch.object(decisions_job.delta_rows, "add_row", killable(decisions_job.delta_rows.add_row)),
         patch.object(decisions_job, "write_json", killable(decisions_job.write_json)),
         patch.object(attempts, "write_text", killable(conf_files.write_text)),
         patch.object(Path, "rename", killable(Path.rename)),
-        patch.object(vacuum.shutil, "rmtree", killable(shutil.rmtree)),
+        patch.object(vacuum, "remove_folder", killable(vacuum.remove_folder)),
         suppress(Killed),
     ):
         yield

@@ -50,22 +50,18 @@ def test_the_same_model_is_trained_in_a_bucket(jobs: tuple[TrainingJob, Training
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_training_run_resumes_from_its_checkpoint_in_a_bucket(
-    jobs: tuple[TrainingJob, TrainingJob], processes: int
-) -> None:
+def test_two_killed_processes_resume_from_their_checkpoint_in_a_bucket(jobs: tuple[TrainingJob, TrainingJob]) -> None:
     local, remote = (
         each.model_copy(
             update={
-                "trainer": each.trainer.model_copy(update={"processes": processes}),
+                "trainer": each.trainer.model_copy(update={"processes": 2}),
                 "model": each.model.model_copy(update={"dropout": 0.0}),
             }
         )
         for each in jobs
     )
-    command = [sys.executable, "-m", "star_ctr.model.train", str(write_job(remote))]
-    if processes > 1:
-        command[1:1] = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "star_ctr.model.train", str(write_job(remote))]
     process = subprocess.Popen(command, start_new_session=True)
     act_at_step(process, remote, 3, lambda: os.killpg(process.pid, signal.SIGKILL))  # type: ignore[arg-type]
     assert process.wait() == -signal.SIGKILL
@@ -74,8 +70,6 @@ def test_a_killed_training_run_resumes_from_its_checkpoint_in_a_bucket(
     subprocess.run(command, check=True)
     train(local)
     assert '"resumed": true' in (remote.path / "result.json").read_text()
-    if processes == 1:
-        assert hash_file(remote.path / "model.safetensors") == hash_file(local.path / "model.safetensors")
     ours, expected = (read_tensors(each.path / "model.safetensors") for each in (remote, local))
     for name, tensor in expected.items():
         np.testing.assert_allclose(ours[name], tensor, atol=TOLERANCE, err_msg=name)
