@@ -94,17 +94,3 @@ def test_a_day_with_shuffled_labels_and_a_model_trained_on_it_are_held(nights: N
         (NEXT, "promoted manually", "ann"),
         (GOOD[1], "rolled back", "ann"),
     ]
-
-
-def test_a_day_with_missing_rows_is_not_enough_data(nights: Nights, tmp_path: Path) -> None:
-    """The largest domain is missing, and the others have half of their rows."""
-    views = nights.logs["views"]
-    others = views[(views["day"] == BAD) & (views["surface"] != "home")]
-    left = pd.concat([views[views["day"] != BAD], others.sample(frac=0.5, random_state=0)], ignore_index=True)
-    bad = nights.with_logs(tmp_path, views=left)
-    decision = bad.run(BAD)
-    assert decision.outcome is Outcome.TOO_SMALL, decision.reason
-    assert "0 rows in domain home, compared with a median of" in decision.reason
-    assert " rows, compared with a median of" in decision.reason
-    assert "gate.min_share" in decision.reason
-    assert bad.serving() == GOOD[1]

@@ -22,7 +22,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from star_ctr.jobs.io.session import DELTA_PACKAGE
 from tests import small_logs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, on_request
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 DS = small_logs.DAYS[-1]
@@ -178,9 +178,11 @@ def list_executors(events: list[dict[str, Any]]) -> set[str]:
     return {e["Task Info"]["Executor ID"] for e in events if e["Event"] == "SparkListenerTaskEnd"}
 
 
-def test_a_night_on_a_cluster_writes_the_metrics_of_its_scores(cluster: Cluster, tmp_path: Path) -> None:
-    """All steps run on two workers, and training runs as two tasks of the cluster, one on each worker."""
-    conf = small_logs.write(tmp_path, small_logs.frames())
+@pytest.fixture(scope="module")
+def night(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run a night on the cluster, and return its folder."""
+    folder = tmp_path_factory.mktemp("night")
+    conf = small_logs.write(folder, small_logs.frames())
     subprocess.run(
         [
             sys.executable, "-m", "star_ctr.workflows.cli", "nightly", "--conf", conf, "--ds", DS,
@@ -189,22 +191,30 @@ def test_a_night_on_a_cluster_writes_the_metrics_of_its_scores(cluster: Cluster,
         ],
         env=environment(cluster), check=True,
     )  # fmt: skip
+    return folder
+
+
+def test_a_night_on_a_cluster_writes_the_metrics_of_its_scores(cluster: Cluster, night: Path) -> None:
+    """All steps run on two workers, and training runs as two tasks of the cluster, one on each worker."""
     assert ran_on_executors(cluster.events("night"))
     assert len(list_executors(cluster.events("night"))) == 2
-    [result] = (tmp_path / "warehouse/models").glob("*/attempt-001/result.json")
+    [result] = (night / "warehouse/models").glob("*/attempt-001/result.json")
     record = json.loads(result.read_text())
     assert (record["processes"], record["environments"][0]["processes"]) == (2, 2)
-    found = metrics(tmp_path)
-    scores = small_logs.read(tmp_path / "warehouse/scores")
+    found = metrics(night)
+    scores = small_logs.read(night / "warehouse/scores")
     assert found["rows"] == len(scores) == 300
     assert found["auc"] == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
     assert found["log_loss"] == pytest.approx(log_loss(scores["label"], scores["score"]), abs=1e-9)
 
-    # The same step under spark-submit writes the same rows, with tasks on the executors.
-    table = tmp_path / "warehouse/features"
+
+@on_request
+def test_a_submitted_step_writes_the_same_rows(cluster: Cluster, night: Path) -> None:
+    """A step under spark-submit writes the rows of the night, with tasks on the executors."""
+    table = night / "warehouse/features"
     before = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
     version = DeltaTable(str(table)).version()
-    submit(cluster, "features", *DELTA, str(ROOT / "jobs/features.py"), "--conf", str(conf), "--ds", DS)
+    submit(cluster, "features", *DELTA, str(ROOT / "jobs/features.py"), "--conf", str(night / "shop.yaml"), "--ds", DS)
     assert ran_on_executors(cluster.events("features"))
     assert DeltaTable(str(table)).version() > version
     after = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
