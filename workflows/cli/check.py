@@ -9,6 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, app, print_result, with_spark
 
 _MAX_DOMAINS = 20
@@ -50,10 +51,11 @@ def _render(found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableTy
     from star_ctr.workflows.terminal import make_table
 
     for log in found:
-        days = f", {log['days'][0]} to {log['days'][-1]}" if log["days"] else ""
+        dated = [day for day in log["days"] if day not in (NO_DAY, BEFORE_FIRST_DAY)]
+        days = f", {dated[0]} to {dated[-1]}" if dated else ""
         part = "" if log["is_whole"] else " (sample; --full reads all rows)"
         yield Text(f"{log['log']}: {log['path']}", style="bold")
-        yield Text(f"{log['files']:,} files; checked {log['rows']:,} rows{part}{days}")
+        yield Text(f"{log['files']:,} file{'' if log['files'] == 1 else 's'}; checked {log['rows']:,} rows{part}{days}")
         if log["columns"]:
             rows = [
                 {**c, "examples": ", ".join(c.get("examples", [])), "nulls": _format_share(c)} for c in log["columns"]
