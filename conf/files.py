@@ -34,20 +34,26 @@ def is_remote(path: Path) -> bool:
     return "://" in str(path)
 
 
-def remove_folder(folder: Path) -> None:
-    """Delete a folder with its files, if it exists."""
+def remove_folder(folder: Path, last: str = "") -> None:
+    """Delete a folder with its files, if it exists. In an object store, delete the file called `last` last."""
     if not is_remote(folder):
         shutil.rmtree(folder, ignore_errors=True)
         return
     fs, path = fsspec.core.url_to_fs(str(folder), use_listings_cache=False)
-    if files := fs.find(path):
-        fs.rm(files)
+    files = fs.find(path)
+    for part in ([f for f in files if f != f"{path}/{last}"], [f for f in files if f == f"{path}/{last}"]):
+        if part:
+            fs.rm(part)
 
 
 def copy_file(source: str, target: Path) -> None:
     """Copy a file, given by its path or URL."""
-    with open_folder(source).open("rb") as file, target.open("wb") as copy:
-        shutil.copyfileobj(file, copy, 1 << 20)
+    with open_folder(source).open("rb") as file:
+        if is_remote(target):
+            target.write_bytes(file.read())  # unlike an open file, this leaves nothing if it is interrupted
+            return
+        with target.open("wb") as copy:
+            shutil.copyfileobj(file, copy, 1 << 20)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,7 +28,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.completeness import find_incomplete_source, find_newest_complete_day
-from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_log_days, make_glob
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_files, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
     LedgerEntry,
@@ -139,10 +139,11 @@ def check_day_has_files(settings: Settings, ds: str) -> str:
 def _warn_of_incomplete_days(settings: Settings, ds: str) -> None:
     """Log a warning for each earlier day of the window that is not complete; its rows are used nevertheless."""
     logs = settings.logs.get_declared().values()
-    if not any(source.complete for log in logs for source in log.list_sources().values()):
+    if not any(log.sources or any(source.complete for source in log.list_sources().values()) for log in logs):
         return
+    first = min((file.day for file in list_files(settings, "impressions") if file.day), default=ds)
     for day in list_window_days(settings, ds)[:-1]:
-        if source := find_incomplete_source(settings, day):
+        if day >= first and (source := find_incomplete_source(settings, day)):
             _logger.warning("%s: logs.%s is not complete: %s", day, source.log, source.missing)
 
 

@@ -81,8 +81,9 @@ def train_and_score(job: TrainingJob) -> float:
     for name, value in (("ds", job.ds), ("attempt", job.attempt), ("run_id", job.run_id)):
         table = table.add_column(0, name, pa.array([value] * len(table)))
     temporary = job.path / (SCORES if is_remote(job.path) else f".{SCORES}.tmp")
-    with temporary.open("wb") as stream:
-        pq.write_table(table.replace_schema_metadata({"max_score_difference": str(float(difference))}), stream)
+    stream = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({"max_score_difference": str(float(difference))}), stream)
+    temporary.write_bytes(stream.getvalue().to_pybytes())
     if not is_remote(job.path):
         temporary.replace(job.path / SCORES)
     return float(record["seconds"])

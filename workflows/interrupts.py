@@ -11,8 +11,11 @@ from types import FrameType
 
 @contextmanager
 def raise_interrupts() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` if SIGINT arrives inside the block, even if the block raises another error."""
+    """Raise `KeyboardInterrupt` if SIGINT arrives inside the block, even if Spark raises another error."""
     # py4j reports Ctrl-C as an error of the call to Spark that it interrupts.
+    from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+    from pyspark.errors import PySparkException
+
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield  # only the main thread handles signals
@@ -27,7 +30,7 @@ def raise_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, handle)
     try:
         yield
-    except Exception as error:
+    except (Py4JError, PySparkException) as error:
         if received:
             raise KeyboardInterrupt from error
         raise

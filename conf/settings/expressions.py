@@ -53,6 +53,7 @@ def _check_expression(value: str) -> str:
         previous, following = tokens[k - 1].text.lower(), tokens[k + 1].text
         name = token.text.lower() if token.kind == "name" else ""
         is_call = bool(name) and following == "("
+        name = _unquote(name) if is_call else name  # `now`() is a call of the function
         is_relative = (
             token.kind == "text" and previous in _TIME_LITERALS and token.text[1:-1].strip().lower() in _RELATIVE_TIMES
         )
@@ -60,6 +61,7 @@ def _check_expression(value: str) -> str:
             (is_call and name in _UNSTABLE)
             or (is_call and name == "unix_timestamp" and tokens[k + 2].text == ")")
             or name.partition(".")[0] in _UNSTABLE_NAMES
+            or _unquote(name).startswith("_metadata.")
             or is_relative
         ):
             shown = previous + token.text if is_relative else token.text

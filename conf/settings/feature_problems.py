@@ -58,11 +58,18 @@ def _find_role_problems(settings: Settings) -> list[str]:
     log, outcomes = settings.logs.impressions, settings.get_outcomes()
     roles = {"user": log.user, "item": log.item, "domain": log.domain, "time.column": log.time.column}
     roles |= {"day.column": log.day.column} if log.day else {}
-    return [
+    problems = [
         f"logs.impressions.{key}: `{column}` is an outcome, or computed from one, so it may contain the label; choose "
         "a column that is known before the impression"
         for key, column in roles.items()
         if any(is_same_or_nested(column, outcome) for outcome in outcomes)
+    ]
+    expressions = _list_label_expressions(settings)
+    return problems + [
+        f"logs.impressions.{key}: {_explain_label_column(column)}"
+        for key, column in roles.items()
+        # A label may be computed from the time, such as that of a click after the impression.
+        if key in ("user", "item", "domain") and any(reads_any(text, [column]) for text in expressions)
     ]
 
 
@@ -71,7 +78,19 @@ def _list_label_expressions(settings: Settings) -> list[str]:
     wanted = set(settings.logs.impressions.outcomes)
     wanted |= {settings.label.column} if isinstance(settings.label, LabelColumn) else set()
     sources = settings.logs.impressions.list_sources().values()
-    return [text for source in sources for name, text in source.columns.items() if name in wanted]
+    return [
+        text
+        for source in sources
+        for name, text in source.columns.items()
+        if any(is_same_or_nested(name, outcome) for outcome in wanted)
+    ]
+
+
+def _explain_label_column(column: object) -> str:
+    return (
+        f"`{column}` is used to compute the label or an outcome, so it may contain the label; if its value is known "
+        "before the impression, copy it under another name in logs.impressions.columns, and use the copy"
+    )
 
 
 def _find_column_problems(settings: Settings, feature: AnyFeature, column: ColumnRef) -> list[str]:
@@ -83,10 +102,7 @@ def _find_column_problems(settings: Settings, feature: AnyFeature, column: Colum
         ]
     expressions = _list_label_expressions(settings) if column.table == "impressions" else []
     if any(reads_any(text, [column.column]) for text in expressions):
-        return [
-            f"`{column}` is used to compute the label or an outcome, so it may contain the label; if its value is "
-            "known before the impression, copy it under another name in logs.impressions.columns, and use the copy"
-        ]
+        return [_explain_label_column(column)]
     if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
         return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]
     if isinstance(feature, Sequence) and column.table == "users":

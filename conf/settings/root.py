@@ -188,7 +188,7 @@ def _find_domain_problems(settings: Settings) -> list[str]:
 
 def _find_history_problems(settings: Settings) -> list[str]:
     problems = []
-    outcomes = {*settings.get_outcomes(), "label"}
+    outcomes = {*settings.logs.impressions.outcomes, "label"}
     for name, kind in settings.history.items():
         if kind.outcome and kind.outcome not in outcomes:
             problems.append(

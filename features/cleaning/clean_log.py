@@ -202,6 +202,12 @@ def _parse_declared(
     time = getattr(log, "time", None)
     if time is not None:
         where = f"logs.{name}.time"
+        is_instant = isinstance(types[time.column], TimestampType) and log.format in ("csv", "json")
+        if is_instant and time.column in log.columns and time.zone not in ("UTC", "GMT", "Etc/UTC"):
+            raise DataError(
+                f"{where}: `{time.column}` is computed as a time in UTC, but the zone is {time.zone}; use "
+                f"to_timestamp_ntz in logs.{name}.columns for local times, or set logs.{name}.time.zone to UTC"
+            )
         columns["ts"] = parse_time(time, get_column(time.column), texts[time.column], types[time.column], where)
         checks.append(check_time(time, columns["ts"], settings.zone))
     for target, source in map_declared_columns(settings, log).items():

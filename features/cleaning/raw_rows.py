@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, StringType
 
@@ -27,6 +27,15 @@ class RawRows(NamedTuple):
     folder_columns: frozenset[str] = frozenset()
 
 
+def to_list(value: Column, kind: DataType) -> Column:
+    """Return single values as lists of length one, and a text that is a JSON list as this list."""
+    # Spark reads a JSON column that has lists in some rows and texts in others as text.
+    if not isinstance(kind, StringType):
+        return F.array(value)
+    parsed = F.when(value.startswith("["), F.from_json(value, "array<string>"))
+    return F.coalesce(parsed, F.array(value))
+
+
 def union_frames(frames: list[DataFrame]) -> DataFrame:
     """Union DataFrames by column name.
 
@@ -45,7 +54,7 @@ def union_frames(frames: list[DataFrame]) -> DataFrame:
 
     def wrap_texts(frame: DataFrame) -> DataFrame:
         wrapped = {
-            f.name: F.when(get_column(f.name).isNotNull(), F.array(get_column(f.name)))
+            f.name: F.when(get_column(f.name).isNotNull(), to_list(get_column(f.name), f.dataType))
             for f in frame.schema.fields
             if isinstance(types[f.name], ArrayType) and isinstance(f.dataType, StringType)
         }

@@ -24,9 +24,11 @@ from star_ctr.features.cleaning.log_columns import (
     PROBLEM,
     get_column,
 )
-from star_ctr.features.cleaning.text import to_text
+from star_ctr.features.cleaning.raw_rows import to_list
+from star_ctr.features.cleaning.text import check_key, drop_null_values, to_text
 
 _ELEMENT = "_star_ctr_element"
+_SAVED = "_star_ctr_saved"
 
 
 def prepare_rows(log: Log, rows: DataFrame, key: str) -> DataFrame:
@@ -46,6 +48,19 @@ def prepare_rows(log: Log, rows: DataFrame, key: str) -> DataFrame:
         DataError: An expression is invalid, is not computed from single rows, or has the wrong type; or a column to
             explode is missing or has no lists.
     """
+    if log.columns or log.where:
+        rows = _evaluate(log, rows, key)
+    return _explode(log, log.explode, rows, f"{key}.explode") if log.explode else rows
+
+
+def _evaluate(log: Log, rows: DataFrame, key: str) -> DataFrame:
+    """Add the computed columns, and mark the rows that `where` leaves out."""
+    # Expressions see null instead of null markers. Afterwards, other columns have their original values again, so that
+    # the quarantine keeps them.
+    texts = [f.name for f in rows.schema.fields if isinstance(f.dataType, StringType) and f.name not in INTERNAL]
+    saved = {f"{_SAVED}{k}": get_column(name) for k, name in enumerate(texts)}
+    blanked = {name: drop_null_values(log, get_column(name)) for name in texts}
+    rows = rows.withColumns(saved).withColumns(blanked) if texts else rows
     if log.columns:
         computed = {name: _compute(rows, text, f"{key}.columns.{name}") for name, text in log.columns.items()}
         rows = rows.withColumns(computed)
@@ -55,7 +70,9 @@ def prepare_rows(log: Log, rows: DataFrame, key: str) -> DataFrame:
             raise DataError(f"{key}.where: `{log.where}` is not a condition; write one, such as is_bot = 'false'")
         is_readable = F.col(CORRUPT).isNull() if CORRUPT in rows.columns else F.lit(True)
         rows = rows.withColumn(EXCLUDED, is_readable & ~F.coalesce(condition, F.lit(False)))
-    return _explode(log, log.explode, rows, f"{key}.explode") if log.explode else rows
+    replaced = {name.lower() for name in log.columns}
+    restored = {name: F.col(f"{_SAVED}{k}") for k, name in enumerate(texts) if name.lower() not in replaced}
+    return rows.withColumns(restored).drop(*saved) if texts else rows
 
 
 def _compute(rows: DataFrame, text: str, key: str) -> Column:
@@ -87,7 +104,7 @@ def _describe(error: Exception, rows: DataFrame) -> str:
     """Return Spark's message in one line, or a suggestion for an unknown column."""
     if isinstance(error, PySparkException) and (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
         wanted = (error.getMessageParameters() or {}).get("objectName", "").replace("`", "")
-        names = [name for name in rows.columns if name not in INTERNAL]
+        names = [name for name in rows.columns if name not in INTERNAL and not name.startswith(_SAVED)]
         return f"no column `{wanted}`{suggest_nearest(wanted, names)} (existing columns: {', '.join(names)})"
     line = str(error).splitlines()[0]
     return line.partition("] ")[2].partition(" SQLSTATE")[0] or line
@@ -98,14 +115,19 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     if explode.position in rows.columns:
         raise DataError(f"{key}.position: the log has a column `{explode.position}`; choose another name")
     original = F.to_json(F.struct(*(get_column(c) for c in rows.columns if c not in INTERNAL)))
-    items = _get_list(rows, explode.items, explode, f"{key}.items")
-    others = {name: _get_list(rows, name, explode, f"{key}.parallel") for name in explode.parallel}
+    items = _get_list(log, rows, explode.items, explode, f"{key}.items")
+    others = {name: _get_list(log, rows, name, explode, f"{key}.parallel") for name in explode.parallel}
     clicked = _get_clicked(log, rows, explode, f"{key}.clicked") if explode.clicked else None
     names = ", ".join([explode.items, *explode.parallel])
     problem = F.when(F.coalesce(F.size(items), F.lit(0)) <= 0, F.lit(f"{explode.items}: no items"))
     for values in others.values():
         is_same = F.coalesce(F.size(values), F.lit(-1)) == F.size(items)
         problem = F.coalesce(problem, F.when(~is_same, F.lit(f"{names}: lists of different lengths")))
+    row_id = log.id if isinstance(log, ImpressionLog) and log.id in rows.columns else None
+    if row_id:
+        kind, verbatim = rows.schema[row_id].dataType, log.types.get(row_id) == "string"
+        id_text = to_text(log, get_column(row_id), kind, verbatim)
+        problem = F.coalesce(check_key(log, id_text, get_column(row_id), kind, row_id, verbatim), problem)
     if CORRUPT in rows.columns:
         problem = F.when(F.col(CORRUPT).isNull(), problem)
 
@@ -150,9 +172,9 @@ def _explode(log: Log, explode: Explode, rows: DataFrame, key: str) -> DataFrame
     changed |= {explode.clicked: element["clicked"]} if explode.clicked else {}
     changed |= {name: element[f"other{k}"] for k, name in enumerate(explode.parallel)}
     changed[ORIGINAL] = F.when(element["problem"].isNotNull(), F.col(ORIGINAL))
-    if isinstance(log, ImpressionLog) and log.id and log.id in rows.columns:
+    if row_id:
         position = element["position"].cast("string")
-        changed[log.id] = F.concat(get_column(log.id).cast("string"), F.lit("#"), F.coalesce(position, F.lit("-")))
+        changed[row_id] = F.concat(id_text, F.lit("#"), F.coalesce(position, F.lit("-")))
     return found.withColumns(changed).drop(_ELEMENT)
 
 
@@ -160,20 +182,22 @@ def _get_clicked(log: Log, rows: DataFrame, explode: Explode, key: str) -> Colum
     """Return the column of clicked items as lists of text without null; a single item becomes a list."""
     column = str(explode.clicked)
     if column in rows.columns and not isinstance(rows.schema[column].dataType, ArrayType) and not explode.separator:
-        values = F.array(get_column(column))
+        values = to_list(get_column(column), rows.schema[column].dataType)
     else:
-        values = _get_list(rows, column, explode, key)
+        values = _get_list(log, rows, column, explode, key)
     texts = to_text(log, values, rows.select(values).schema[0].dataType)
     return F.coalesce(F.filter(texts, lambda text: text.isNotNull() & (text != "")), F.array().cast("array<string>"))
 
 
-def _get_list(rows: DataFrame, column: str, explode: Explode, key: str) -> Column:
+def _get_list(log: Log, rows: DataFrame, column: str, explode: Explode, key: str) -> Column:
     """Return a column of lists; text is split at `separator`, and white space around the values is removed."""
     if column not in rows.columns:
         raise DataError(f"{key}: no column `{column}`{suggest_nearest(column, rows.columns)}")
     kind, value = rows.schema[column].dataType, get_column(column)
     if isinstance(kind, ArrayType):
         return value
+    if isinstance(kind, StringType) and log.format == "json" and not explode.separator:
+        return F.when(F.trim(value) != "", to_list(value, kind))
     if isinstance(kind, StringType) and explode.separator:
         parts = F.split(value, F.lit(rf"\Q{explode.separator}\E"))
         return F.when(F.trim(value) != "", F.transform(parts, lambda part: F.trim(part)))

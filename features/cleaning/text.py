@@ -64,7 +64,7 @@ def to_text(log: Log, column: Column, kind: DataType, verbatim: bool = False) ->
     # Typed formats distinguish text from numbers. In CSV and JSON, text may be a number in any notation.
     if isinstance(kind, StringType) and not verbatim and log.format in ("csv", "json"):
         text = _normalize_whole_number(text, log.decimal)
-    return _drop_null_values(log, text)
+    return drop_null_values(log, text)
 
 
 def check_key(log: Log, text: Column, column: Column, kind: DataType, name: str, verbatim: bool = False) -> Column:
@@ -191,7 +191,7 @@ def _normalize_whole_number(text: Column, decimal: str) -> Column:
     )
 
 
-def _drop_null_values(log: Log, text: Column) -> Column:
+def drop_null_values(log: Log, text: Column) -> Column:
     """Replace the log's `null_values` by null, ignoring white space around them."""
     tokens = sorted({token.strip() for token in log.null_values})
     # `trim` removes only spaces, so convert tabs, line breaks and no-break spaces to spaces.

@@ -45,6 +45,7 @@ def clean_raw_rows(
 
     Unlike in ingest, the label and outcome columns are not required, times may lie in the future, and duplicates are
     searched among all rows. If the log has `sources`, the rows must already have the columns that the log declares.
+    If it has `explode`, each row must have a single item instead of a list.
 
     A domain that the layout does not contain gets the name that it has in the statistics of a night: `other` if the
     settings declare `domains.known`, else the name in the row. With the policy `drop`, such a row gets a reason.
@@ -66,8 +67,10 @@ def clean_raw_rows(
     scoring_settings = _drop_outcomes(settings, rows.columns)
     log = scoring_settings.logs.impressions
     if not log.sources:
-        rows = prepare_rows(log, rows, f"{where}: logs.impressions")
-        rows = add_nested_columns(rows, list_declared_columns(settings, "impressions"))
+        declared = list_declared_columns(settings, "impressions")
+        rows = add_nested_columns(rows, declared - set(log.columns))
+        rows = prepare_rows(log.model_copy(update={"explode": None}), rows, f"{where}: logs.impressions")
+        rows = add_nested_columns(rows, declared)
     require_columns(rows.columns, list_required_columns(scoring_settings, "impressions"), f"{where}: logs.impressions")
     read = {f"{f.name}.{c}": c for f in settings.features for c in list_read_columns(f)}
     log_columns = {key: c.column for key, c in read.items() if c.table == "impressions"}

@@ -38,6 +38,7 @@ def read_catalog_table(spark: SparkSession, table: str, key: str) -> CatalogTabl
         DataError: The table does not exist or cannot be read.
     """
     try:
+        spark.catalog.refreshTable(table)  # Spark caches the list of files of a table
         rows = spark.table(table)
         match _find_provider(spark, table):
             case "delta":

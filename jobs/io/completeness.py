@@ -115,7 +115,7 @@ def _describe_missing(settings: Settings, source: Log, ds: str, files: list[LogF
     if rule.marker and (missing := _find_missing_marker(settings, rule, ds)):
         return f"no file {missing}"
     if rule.hours:
-        hours = {file.hour for file in files}
+        hours = {f.hour for f in files if f.size or source.format not in ("csv", "json")} & {*_HOURS}
         if len(hours) < rule.hours:
             return f"{len(hours)} of {rule.hours} hours; no files for {', '.join(h for h in _HOURS if h not in hours)}"
     if rule.min_rows and (rows := sum(_count_rows(settings, source, f) for f in files)) < rule.min_rows:
@@ -134,8 +134,7 @@ def _find_missing_marker(settings: Settings, rule: Completeness, ds: str) -> str
 
 def _exists(settings: Settings, marker: str, ds: str) -> bool:
     for pattern in list_patterns(settings, marker):
-        fs, path = fsspec.core.url_to_fs(format_glob(pattern, ds))
-        fs.invalidate_cache()  # fsspec may have cached an earlier listing
+        fs, path = fsspec.core.url_to_fs(format_glob(pattern, ds), use_listings_cache=False)
         if fs.glob(path):
             return True
     return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -203,7 +204,7 @@ def _choose_multiline(log: Log, text: str, is_whole: bool, width: int) -> bool:
         return log.multiline
     if len(log.separator) > 1 or '"' not in text:
         return False
-    lines = text.split("\n")
+    lines = re.split(r"\r\n|\n|\r", text)
     # The last line of the head may be cut.
     lines = lines if is_whole else lines[:-1]
     unreadable = sum(_count_values(line, log.separator) not in (0, width) for line in lines)

@@ -26,6 +26,8 @@ from star_ctr.jobs.io.path_patterns import expand_braces, is_hidden, is_in_hidde
 
 UNWINDOWED_LOGS = ("users", "items", "behaviours")
 """Logs that are read from their first day on, because attributes and behaviours from before the window still apply."""
+_STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "modificationTime", "updated", "created")
+"""Keys under which the file systems of fsspec store the version or the modification time of a file."""
 
 
 def make_glob(settings: Settings, log: Log) -> str:
@@ -102,7 +104,7 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
             continue
         glob = join_path(settings, source.path)
         for pattern in list_patterns(settings, source.path):
-            fs, marked = fsspec.core.url_to_fs(pattern)
+            fs, marked = fsspec.core.url_to_fs(pattern, use_listings_cache=False)
             for path in fs.glob(widen_glob(marked)):
                 parsed = parse_path(marked, path) if source.has_day else (None, None)
                 # The wildcards in place of the day match other names too.
@@ -113,7 +115,7 @@ def list_files(settings: Settings, name: str) -> list[LogFile]:
                     found[source_name, path] = table._replace(source=source_name, day=parsed[0], hour=parsed[1])
                     continue
                 for file, info in list_readable_files(fs, path):
-                    stamp = info.get("mtime") or info.get("ETag") or info.get("LastModified") or info.get("created")
+                    stamp = next((info[key] for key in _STAMPS if info.get(key)), None) or fs.ukey(file)
                     base = _find_partition_base(marked, source.path.count("/"), path, file)
                     found[source_name, file] = LogFile(
                         source_name, parsed[0], parsed[1], file, int(info["size"] or 0), str(stamp),
@@ -132,7 +134,9 @@ def _describe_delta_table(url: str, path: str) -> LogFile:
         raise DataError(f"{path}: not a Delta table; set `format` of the log, or correct its `path`") from None
     except (DeltaError, OSError) as error:
         raise DataError(f"{path}: cannot be read as delta: {str(error).splitlines()[0]}") from None
-    return LogFile("", None, None, path, size, f"version {table.version()}", url, None)
+    # A table that is written again has the same versions, but another id.
+    stamp = f"version {table.version()} of {table.metadata().id}"
+    return LogFile("", None, None, path, size, stamp, url, None)
 
 
 def _find_partition_base(pattern: str, depth: int, path: str, file: str) -> str | None:
@@ -154,7 +158,8 @@ def _find_partition_base(pattern: str, depth: int, path: str, file: str) -> str 
 
 def open_file_system(settings: Settings, source: Log) -> AbstractFileSystem:
     """Return the file system of a source's files."""
-    return fsspec.core.url_to_fs(widen_glob(list_patterns(settings, str(source.path))[0]))[0]
+    pattern = widen_glob(list_patterns(settings, str(source.path))[0])
+    return fsspec.core.url_to_fs(pattern, use_listings_cache=False)[0]
 
 
 def _make_url(glob: str, path: str) -> str:
@@ -185,7 +190,8 @@ def list_readable_files(fs: AbstractFileSystem, path: str) -> Iterator[tuple[str
     if info["type"] != "directory":
         yield path, info
         return
-    for inner in fs.ls(path, detail=False):
+    # An object store may list a folder itself, as an empty object that marks it.
+    for inner in (inner for inner in fs.ls(path, detail=False) if inner.rstrip("/") != path.rstrip("/")):
         yield from list_readable_files(fs, inner)
 
 

@@ -23,9 +23,14 @@ def format_glob(glob: str, ds: str) -> str:
 
 def widen_glob(glob: str) -> str:
     """Return the glob of the files of all days."""
-    for mark in PLACEHOLDERS:
-        glob = glob.replace(mark, "*")
-    return glob
+    parts = []
+    for part in glob.split("/"):
+        widened = part
+        for mark in PLACEHOLDERS:
+            widened = widened.replace(mark, "*")
+        # Two placeholders side by side must not become `**`, which matches folders.
+        parts.append(part if part == "**" else re.sub(r"\*{2,}", "*", widened))
+    return "/".join(parts)
 
 
 def parse_path(pattern: str, file: str) -> tuple[str, str | None] | None:

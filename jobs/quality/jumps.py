@@ -140,7 +140,12 @@ class _Finder:
         A reason, domain or log without rows has no measure. It is 0 on days on which the step measured others.
         """
         days = dict(self.series[log, name, measure])
-        bases = {QUARANTINED: (log, "", ROWS), ROWS: ("impressions", "", ROWS), DOMAIN: (log, "", CLICKED)}
+        bases = {
+            QUARANTINED: (log, "", ROWS),
+            LEFT_OUT: (log, "", ROWS),
+            ROWS: ("impressions", "", ROWS),
+            DOMAIN: (log, "", CLICKED),
+        }
         whole = self.series.get(bases[measure], {}) if measure in bases else {}
         for ds, m in whole.items():
             days.setdefault(ds, Measure(ds, log, name, measure, 0 if measure == ROWS else m.rows, 0))

@@ -76,7 +76,11 @@ def collect_sample(
         DataError: The log cannot be read, or has no rows.
     """
     log = settings.logs.get_declared()[name]
-    chosen, is_whole = (list(files), True) if is_full else choose_files(log, files, ds)
+    chosen, is_whole = list(files), True
+    if not is_full:
+        sources = log.list_sources()
+        parts = [choose_files(s, [f for f in files if f.source == n], ds, len(sources)) for n, s in sources.items()]
+        chosen, is_whole = [f for part, _ in parts for f in part], all(whole for _, whole in parts)
     raw = log_reader.read(settings, spark, name, None, chosen)
     if raw is None:
         of_day = f" for {ds}" if ds else ""
@@ -101,13 +105,14 @@ def collect_sample(
     return Sample(table, types, stored, len(chosen), is_whole and (is_full or len(table) < _MAX_ROWS))
 
 
-def choose_files(log: Log, files: Sequence[LogFile], ds: str | None) -> tuple[list[LogFile], bool]:
+def choose_files(log: Log, files: Sequence[LogFile], ds: str | None, sources: int = 1) -> tuple[list[LogFile], bool]:
     """Choose the newest files up to a limit of their size.
 
     Args:
-        log: The log.
-        files: All files of the log.
+        log: The source of a log.
+        files: All files of the source.
         ds: The newest day; by default, that of the newest file.
+        sources: The number of sources, which share the limit.
 
     Returns:
         The files of whole days (all files if the log has no days), and whether all files of these days were chosen. At
@@ -123,7 +128,7 @@ def choose_files(log: Log, files: Sequence[LogFile], ds: str | None) -> tuple[li
         for file in groups[day]:
             is_text = not file.path.endswith((".gz", ".bz2")) and log.format in ("csv", "json")
             size += file.size * (1 if is_text else _COMPRESSION)
-            if size > _MAX_BYTES and chosen:
+            if size > _MAX_BYTES / sources and chosen:
                 # Keep only whole days, unless the newest one is too large.
                 whole = [f for f in chosen if f.day != file.day]
                 return (whole, True) if whole and day else (chosen, False)

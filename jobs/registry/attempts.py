@@ -135,15 +135,16 @@ def assign_attempt(warehouse: Warehouse, job: TrainingJob) -> TrainingJob:
     Returns:
         A copy of the job with the number and the folder of the attempt.
     """
-    attempts = list_attempts(warehouse, job.run_id)
+    attempts, reserved = list_attempts(warehouse, job.run_id), _read_last_reserved(warehouse, job.run_id)
     for attempt in reversed(attempts):
         if attempt.is_published:
             if job.is_result(attempt.record()) and not find_damaged_files(attempt):
                 return job.for_attempt(attempt.number, attempt.folder)
             break
-        if _read_fingerprint(attempt) == job.fingerprint():
+        # The deletion of an attempt may have been interrupted.
+        if attempt.number > reserved and _read_fingerprint(attempt) == job.fingerprint():
             return job.for_attempt(attempt.number, attempt.folder)
-    number = max([_read_last_reserved(warehouse, job.run_id), *(a.number for a in attempts)]) + 1
+    number = max([reserved, *(a.number for a in attempts)]) + 1
     return job.for_attempt(number, get_attempt_folder(warehouse, job.run_id, number))
 
 

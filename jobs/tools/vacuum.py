@@ -108,12 +108,11 @@ def remove(settings: Settings, planned: CleaningPlan) -> None:
             )
     for attempt in planned.attempts:
         reserve_number(warehouse, attempt)
-        # Without its record, an attempt is not published, and without its job, it is not resumed. A local folder gets
-        # a name that is not that of an attempt.
+        # Without its record, an attempt is not published. If the deletion is interrupted, the next call finds the job.
+        # A local folder gets a name that is not that of an attempt.
         if is_remote(attempt.folder):
-            for name in (RECORD_FILE, "job.json"):
-                (attempt.folder / name).unlink(missing_ok=True)
-            remove_folder(attempt.folder)
+            (attempt.folder / RECORD_FILE).unlink(missing_ok=True)
+            remove_folder(attempt.folder, last="job.json")
         else:
             attempt.folder.rename(attempt.folder.with_name(f".{attempt.folder.name}{_DELETED}"))
     for folder in [*open_folder(warehouse.models).glob(f"*/.attempt-*{_DELETED}"), *planned.replays]:

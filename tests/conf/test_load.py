@@ -237,6 +237,15 @@ def test_keys_domains_and_times_cannot_carry_the_label(columns: str, role: str) 
     assert f"logs.impressions.{key}: `{column}` is an outcome, or computed from one" in found
 
 
+def test_the_domain_cannot_be_a_column_that_the_label_is_computed_from() -> None:
+    columns = "logs.impressions.columns={is_click: \"if(action = 'click', 1, 0)\", place: action}"
+    assert "logs.impressions.domain: `action` is used to compute the label" in problem(
+        columns, "logs.impressions.domain=action"
+    )
+    load("kuairand", [columns, "logs.impressions.domain=place"])
+    load("kuairand", ["logs.impressions.columns={is_click: 'time_ms % 2'}"])
+
+
 def test_all_sources_of_an_attribute_log_have_days_or_none() -> None:
     sources = "logs.users.sources={a: {path: 'a/{ds}.csv'}, b: {path: 'b.csv'}}"
     log = ["logs.users.path=", "logs.users.day="]

@@ -65,8 +65,9 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """The metrics by domain, `overall` last."""
-        return self.project.metrics(run_id=self.run_id)
+        """The metrics of this attempt by domain, `overall` last; empty if it has not been evaluated."""
+        found = self.project.metrics(run_id=self.run_id)
+        return found[found["attempt"] == self.attempt].reset_index(drop=True)
 
     @property
     def decisions(self) -> pd.DataFrame:

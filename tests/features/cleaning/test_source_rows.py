@@ -15,6 +15,7 @@ from star_ctr.conf.settings.expressions import reads_any
 from star_ctr.conf.settings.sources import LogSource
 from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE, clean_log
 from star_ctr.features.cleaning.log_columns import CORRUPT
+from star_ctr.features.cleaning.raw_rows import union_frames
 from star_ctr.features.cleaning.source_rows import prepare_rows
 from tests.features.cleaning.test_clean_log import AT, conf
 
@@ -83,7 +84,7 @@ def test_invalid_expressions_are_one_sentence(spark: SparkSession, log: dict[str
     [
         "rand() < 0.5", "current_date() > at", "current_timestamp > at", "uuid()", "at < NOW()", "shuffle(a)",
         "at < date'today'", "at < TIMESTAMP ' Now '", "unix_timestamp () > at", "`it's` = rand() OR x = 'y'",
-        "_metadata.file_name = 'x'", "current_time > at",
+        "_metadata.file_name = 'x'", "current_time > at", "`current_date`() > at", "`_metadata`.file_name = 'x'",
     ],
 )  # fmt: skip
 def test_expressions_that_change_from_run_to_run_are_rejected_at_loading(text: str) -> None:
@@ -159,6 +160,43 @@ def test_lists_of_displayed_items(spark: SparkSession) -> None:
     by_id = {r["id"]: r for r in rows}
     assert kept
     assert all(row.get("shown") == by_id[name]["shown"] for name, row in kept.items())
+
+
+def test_expressions_see_null_markers_as_null(spark: SparkSession) -> None:
+    """Other columns keep their text, so that the quarantine shows what the log contains."""
+    rows = spark.createDataFrame([("a", "\\N", "NULL"), ("b", "12", "x")], "id string, click_at string, camp string")
+    columns = {"clk": "if(click_at IS NULL, 0, 1)", "camp": "coalesce(camp, 'none')"}
+    found = prepare(rows, columns=columns, where="click_at IS NOT NULL").collect()
+    assert [(r.clk, r.camp, r.click_at, r._star_ctr_excluded) for r in found] == [
+        (0, "none", "\\N", True), (1, "x", "12", False),
+    ]  # fmt: skip
+    assert set(found[0].asDict()) == {"id", "click_at", "camp", "clk", "_star_ctr_excluded"}
+
+
+def test_lists_and_single_items_in_one_json_file(spark: SparkSession) -> None:
+    """Spark then reads the lists as text."""
+    rows = spark.createDataFrame(
+        [("v1", ["a", "b"], '["b"]'), ("v2", ["a", "b"], "a"), ("v3", ["[x"], "[x"), ("v4", ["a"], None)],
+        "id string, s array<string>, c string",
+    )
+    found = prepare(rows, format="json", explode={"items": "s", "clicked": "c"}).collect()
+    assert [(r.id, r.c) for r in found] == [
+        ("v1#1", 0), ("v1#2", 1), ("v2#1", 1), ("v2#2", 0), ("v3#1", 1), ("v4#1", 0),
+    ]  # fmt: skip
+    texts = spark.createDataFrame([('["x", "y"]',), ("z",), ("[promo] w",)], "tags string")
+    lists = spark.createDataFrame([(["u"],)], "tags array<string>")
+    assert [r.tags for r in union_frames([lists, texts]).collect()] == [["u"], ["x", "y"], ["z"], ["[promo] w"]]
+
+
+def test_ids_of_pages_are_checked_before_they_are_exploded(spark: SparkSession) -> None:
+    rows = spark.createDataFrame(
+        [(12.0, ["a"]), (float(2**53), ["a"]), (float(2**53 + 2), ["a"]), (None, ["a", "b"])],
+        "id double, s array<string>",
+    )
+    found = prepare(rows, explode={"items": "s"}).collect()
+    assert [(r.id, r.s) for r in found if not r._star_ctr_problem] == [("12#1", "a")]
+    assert [r._star_ctr_problem.partition(":")[0] for r in found if r._star_ctr_problem] == ["id"] * 3
+    assert "id: missing" in {r._star_ctr_problem for r in found}
 
 
 def test_lists_in_text_and_a_single_clicked_item(spark: SparkSession) -> None:

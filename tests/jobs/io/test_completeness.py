@@ -49,6 +49,15 @@ def test_hours(tmp_path: Path) -> None:
         check_day_has_files(conf, DS)
 
 
+def test_only_hours_with_rows_count(tmp_path: Path) -> None:
+    write_hours(tmp_path, missing=23)
+    (tmp_path / "logs" / DS / "99").mkdir()
+    (tmp_path / "logs" / DS / "99" / "part.csv").write_text("x")
+    (tmp_path / "logs" / DS / "23").mkdir()
+    (tmp_path / "logs" / DS / "23" / "part.csv").touch()
+    assert find_missing(tmp_path, {"hours": 24}) == "23 of 24 hours; no files for 23"
+
+
 def test_marker(tmp_path: Path) -> None:
     write_hours(tmp_path)
     assert find_missing(tmp_path, {"marker": "{ds}/_SUCCESS"}) == f"no file {DS}/_SUCCESS"

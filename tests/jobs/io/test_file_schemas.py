@@ -51,10 +51,10 @@ def list_broken_files() -> Iterator[tuple[str, str, bytes, str]]:
     rows = csv_bytes(pd.DataFrame(ROWS))
     lines = "".join(json.dumps(r) + "\n" for r in ROWS).encode()
     footer = parquet_bytes(pa.Table.from_pylist(ROWS))
-    yield "cut.csv.gz", "csv", gzip.compress(rows)[:20], "the compressed file is truncated; copy it again"
+    yield "cut.csv.gz", "csv", gzip.compress(rows, mtime=0)[:20], "the compressed file is truncated; copy it again"
     yield "plain.csv.gz", "csv", rows, "the file is damaged, or not compressed as its name says"
     yield "plain.jsonl.gz", "json", lines, "the file is damaged, or not compressed as its name says"
-    yield "gzip.csv", "csv", gzip.compress(rows), "compressed with gzip, but its name does not end in .gz"
+    yield "gzip.csv", "csv", gzip.compress(rows, mtime=0), "compressed with gzip, but its name does not end in .gz"
     yield "x.zip", "csv", b"PK\x03\x04", "Spark cannot read .zip files"
     yield "zip.csv", "csv", b"PK\x03\x04....", "the file is compressed with zip, which Spark cannot read"
     yield "x.csv.xz", "csv", b"", "Spark cannot read .xz files"
@@ -71,7 +71,9 @@ def list_broken_files() -> Iterator[tuple[str, str, bytes, str]]:
     yield "twins.parquet", "parquet", parquet_bytes(twins), "`Note`, `note` have the same name"
 
 
-@pytest.mark.parametrize(("name", "form", "content", "message"), list(list_broken_files()))
+@pytest.mark.parametrize(
+    ("name", "form", "content", "message"), [pytest.param(*case, id=case[0]) for case in list_broken_files()]
+)
 def test_a_file_that_cannot_be_read_is_one_sentence(
     tmp_path: Path, name: str, form: str, content: bytes, message: str
 ) -> None:
@@ -128,6 +130,12 @@ def test_one_malformed_row_does_not_switch_line_breaks_off(bad: str, cut: bool) 
     log = AttributeLog(path="x", key="id")
     text = "id,text\n" + bad + "".join(f'{k},"two\nlines"\n' for k in range(20))
     assert _choose_multiline(log, text + '99,"not' if cut else text, not cut, 2)
+
+
+def test_a_carriage_return_is_a_line_break() -> None:
+    log = AttributeLog(path="x", key="id")
+    assert _choose_multiline(log, 'id,text\n1,"red\rshoes"\n', True, 2)
+    assert not _choose_multiline(log, 'id,text\r\n1,"red"\r\n', True, 2)
 
 
 def test_multiline_can_be_declared(tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import boto3
+import fsspec
 import pandas as pd
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from fsspec.implementations.local import LocalFileSystem
 
 from star_ctr.conf.errors import ConfigError, DataError
 from star_ctr.conf.load import load
@@ -86,6 +90,49 @@ def test_wildcards_do_not_match_hidden_folders(tmp_path: Path) -> None:
     assert [f.path for f in list_log(tmp_path / ".hidden", "_in/{ds}/**/*.csv", *files)] == [
         str(tmp_path / ".hidden" / files[0])
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("{yyyy}{mm}{dd}.csv", "20260302.csv"),
+        ("{yyyymmdd}{hh}/*.csv", "2026030207/a.csv"),
+        ("dt={yyyymmdd}{hh}.csv", "dt=2026030207.csv"),
+        ("{ds}*.csv", "2026-03-02-part.csv"),
+        ("{ds}/**/*.csv", "2026-03-02/a/b.csv"),
+    ],
+)
+def test_placeholders_may_be_side_by_side(tmp_path: Path, path: str, file: str) -> None:
+    assert [f.day for f in list_log(tmp_path, path, file)] == ["2026-03-02"]
+
+
+def test_listings_of_a_bucket_are_current(bucket: str) -> None:
+    """A notebook lists the same log again and again; consoles mark folders with empty objects."""
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    conf = load("demo", [f"paths.logs={bucket}/logs", "logs.impressions.path='{ds}'"])
+    fs.pipe_file(f"{bucket}/logs/2026-03-01/a.csv", b"1")
+    boto3.client("s3", region_name="us-east-1").put_object(Bucket="warehouse", Key="logs/2026-03-01/", Body=b"")
+    [first] = list_files(conf, "impressions")
+    assert (first.day, first.path) == ("2026-03-01", "warehouse/logs/2026-03-01/a.csv")
+    fs.pipe_file(f"{bucket}/logs/2026-03-01/a.csv", b"2")
+    fs.pipe_file(f"{bucket}/logs/2026-03-02/b.csv", b"3")
+    again = list_files(conf, "impressions")
+    assert [f.day for f in again] == ["2026-03-01", "2026-03-02"]
+    assert again[0].stamp != first.stamp
+
+
+def test_a_file_system_without_known_times_has_stamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = LocalFileSystem.info
+
+    def describe(self: LocalFileSystem, path: str, **more: object) -> dict[str, object]:
+        found = info(self, path, **more)
+        return {("custom" if k in ("mtime", "created") else k): v for k, v in found.items()}
+
+    monkeypatch.setattr(LocalFileSystem, "info", describe)
+    [before] = list_log(tmp_path, "{ds}.csv", "2026-03-02.csv")
+    os.utime(tmp_path / "2026-03-02.csv", (1, 1))
+    [after] = list_files(make_settings(tmp_path, "{ds}.csv"), "impressions")
+    assert before.stamp not in ("", "None", after.stamp)
 
 
 def test_each_commit_of_a_delta_table_changes_its_listing(tmp_path: Path) -> None:
