@@ -5,7 +5,9 @@ A jump changes neither the data nor a decision. It is reported to a person.
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.quality.deviations import MIN_DAYS
@@ -40,8 +42,18 @@ def read_jumps(settings: Settings, ds: str) -> JumpList:
     """Read the profile and find the jumps of day `ds`; none if `checks.jumps` is false."""
     measures = read_measures(settings, ds) if settings.checks.jumps else []
     days = {m.ds for m in measures if (m.log, m.measure) == ("impressions", ROWS) and m.ds < ds}
-    jumps = find_jumps(measures, ds)
+    jumps = find_jumps(measures, ds, list_skipped_hours(settings.zone, ds))
     return JumpList(jumps[:MAX_JUMPS], len(jumps[MAX_JUMPS:]), len(days))
+
+
+def list_skipped_hours(zone: str, ds: str) -> list[int]:
+    """Return the hours that a day does not have in a time zone, because the clock is set forward."""
+    try:
+        local = ZoneInfo(zone)
+    except (ValueError, OSError):  # an offset from UTC
+        return []
+    times = [dt.datetime.fromisoformat(f"{ds}T{hour:02d}:30").replace(tzinfo=local) for hour in range(24)]
+    return [time.hour for time in times if time.astimezone(dt.UTC).astimezone(local).hour != time.hour]
 
 
 def describe_jumps(settings: Settings, ds: str) -> list[str]:

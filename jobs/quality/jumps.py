@@ -87,17 +87,18 @@ class Jump(NamedTuple):
     values: dict[str, float | None]
 
 
-def find_jumps(measures: Iterable[Measure], ds: str) -> list[Jump]:
+def find_jumps(measures: Iterable[Measure], ds: str, skipped_hours: Iterable[int] = ()) -> list[Jump]:
     """Find the measures of a day that deviate from earlier days.
 
     Args:
         measures: The measures of the day and of earlier days; later days are ignored.
         ds: The day.
+        skipped_hours: Hours that the day does not have, because the clock is set forward.
 
     Returns:
         The jumps, most severe first. Empty if there are fewer than MIN_DAYS earlier days.
     """
-    finder = _Finder(measures, ds)
+    finder = _Finder(measures, ds, skipped_hours)
     ranked = sorted(finder.find_all(), key=lambda jump: (-jump.severity, jump.sentence))
     found, columns = [], set[tuple[str, str]]()
     for jump in ranked:
@@ -113,8 +114,8 @@ def find_jumps(measures: Iterable[Measure], ds: str) -> list[Jump]:
 class _Finder:
     """The measures of a day and of earlier days, by log, name and measure."""
 
-    def __init__(self, measures: Iterable[Measure], ds: str) -> None:
-        self.ds = ds
+    def __init__(self, measures: Iterable[Measure], ds: str, skipped_hours: Iterable[int]) -> None:
+        self.ds, self.skipped_hours = ds, {*skipped_hours}
         self.series: dict[tuple[str, str, str], dict[str, Measure]] = {}
         for m in measures:
             if m.ds <= ds:
@@ -251,7 +252,7 @@ class _Finder:
 
     def _find_missing_hours(self, log: str) -> Iterator[Jump]:
         """Yield one jump for all hours of a day that have almost no rows, although they usually have."""
-        hours = [hour for hour in range(24) if (log, f"{hour:02d}", HOUR) in self.series]
+        hours = [h for h in range(24) if (log, f"{h:02d}", HOUR) in self.series and h not in self.skipped_hours]
         by_hour = {hour: self._split(log, f"{hour:02d}", HOUR) for hour in hours}
         missing, share, rows = [], 0.0, 0
         for hour, (now, earlier) in by_hour.items():

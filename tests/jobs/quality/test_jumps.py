@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from star_ctr.jobs.quality.jump_list import MAX_JUMPS, JumpList
+from star_ctr.jobs.quality.jump_list import MAX_JUMPS, JumpList, list_skipped_hours
 from star_ctr.jobs.quality.jumps import Jump, find_jumps
 from star_ctr.jobs.quality.measures import (
     CLICKED,
@@ -17,6 +17,7 @@ from star_ctr.jobs.quality.measures import (
     EARLY,
     HEAVIEST,
     HOUR,
+    LEFT_OUT,
     MATCH,
     MEDIAN,
     NULL,
@@ -181,3 +182,29 @@ def test_an_outlier_among_the_earlier_days_hides_nothing() -> None:
         "null share of impressions.slot rose from 0.2% to 31%"
     ]
     assert find_jumps([*days, now._replace(hits=22)], name_day(8)) == []
+
+
+def test_an_hour_that_the_clock_skips_is_not_missing() -> None:
+    assert list_skipped_hours("Europe/Berlin", "2026-03-29") == [2]
+    assert list_skipped_hours("Europe/Berlin", "2026-10-25") == []
+    assert list_skipped_hours("America/New_York", "2026-03-08") == [2]
+    assert list_skipped_hours("+01:00", "2026-03-29") == list_skipped_hours("UTC", "2026-03-29") == []
+    days = [name_day(k) for k in range(6)]
+    rows = [Measure(day, "impressions", "", ROWS, 2_400, 2_400) for day in days]
+    hours = [
+        Measure(day, "impressions", f"{hour:02d}", HOUR, 2_400, 0 if (day, hour) == (days[-1], 2) else 100)
+        for day in days
+        for hour in range(24)
+    ]
+    assert len(find_jumps([*rows, *hours], days[-1])) == 1
+    assert find_jumps([*rows, *hours], days[-1], [2]) == []
+
+
+def test_rows_left_out_by_where_appear_and_disappear() -> None:
+    """A share of 0 is not written."""
+    days = [name_day(k) for k in range(6)]
+    rows = [Measure(day, "impressions", "", ROWS, 2_000, 2_000) for day in days]
+    now = Measure(days[-1], "impressions", "", LEFT_OUT, 2_000, 800)
+    assert ["left out" in jump.sentence for jump in find_jumps([*rows, now], days[-1])] == [True]
+    before = [Measure(day, "impressions", "", LEFT_OUT, 2_000, 400) for day in days[:-1]]
+    assert ["left out" in jump.sentence for jump in find_jumps([*rows, *before], days[-1])] == [True]
