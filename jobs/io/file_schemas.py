@@ -167,6 +167,12 @@ def _parse_head(log: Log, file: LogFile, head: bytes, is_whole: bool) -> FileSch
         _check_json_lines(file, text)
         return FileSchema(None)
     names = _split_header(text, log.separator)
+    others = [mark for mark in (",", ";", "\t", "|") if len(names) == 1 and names[0].count(mark) > 1]
+    if others:
+        shown = others[0].replace("\t", "\\t")
+        raise DataError(
+            f'{file.path}: the header has a single column (`{names[0][:60]}`); set `separator` of the log to "{shown}"'
+        )
     return FileSchema(_make_unique(names), _choose_multiline(log, text, is_whole, len(names)))
 
 

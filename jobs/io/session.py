@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
+from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
@@ -73,6 +74,9 @@ def start(settings: Settings, app: str) -> SparkSession:
     for key, value in _RUNTIME.items():
         session.conf.set(key, value)
     session.sparkContext.setLogLevel("ERROR")
+    # These write the Java stack trace of each invalid query to stderr.
+    for name in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        PySparkLogger.getLogger(name).disabled = True
     return session
 
 

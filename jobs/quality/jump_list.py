@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.quality.deviations import MIN_DAYS
@@ -50,7 +50,7 @@ def list_skipped_hours(zone: str, ds: str) -> list[int]:
     """Return the hours that a day does not have in a time zone, because the clock is set forward."""
     try:
         local = ZoneInfo(zone)
-    except (ValueError, OSError):  # an offset from UTC
+    except (ZoneInfoNotFoundError, ValueError):  # an offset from UTC
         return []
     times = [dt.datetime.fromisoformat(f"{ds}T{hour:02d}:30").replace(tzinfo=local) for hour in range(24)]
     return [time.hour for time in times if time.astimezone(dt.UTC).astimezone(local).hour != time.hour]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _MIN_CHANGE_ROWS = 50
 _MIN_HOUR_ROWS = 20
 """Hours with fewer rows on the days before may have none."""
 _NULL_CHANGE = 0.1
+_OTHER_DAYS = 0.2
+"""Minimum share of times on another day than that of their file to report."""
 _VOLUME_CHANGE = 3.0
 
 
@@ -84,6 +87,7 @@ def describe_sample(settings: Settings, name: str, sample: Sample, report: LogRe
         report.problems += _describe_labels(settings, good)
     if "ts" in rows.column_names and len(good):
         report.warnings += _describe_hours(good, report.days, sample.is_whole)
+        report.warnings += _describe_other_days(settings, name, good)
     if sample.is_whole:
         report.warnings += _describe_changes(good, sample)
 
@@ -216,6 +220,22 @@ def _describe_labels(settings: Settings, good: pa.Table) -> Iterator[str]:
         yield (
             f"label: all rows have the label {label}; check label.column (`{settings.label.column}`), label.positive "
             "and label.negative"
+        )
+
+
+def _describe_other_days(settings: Settings, name: str, good: pa.Table) -> Iterator[str]:
+    """Yield a warning if many times are not on the day in the path of their file."""
+    zones = pa.types.is_integer(good["ts"].type) and not re.match(r"(UTC|GMT|UT)?[+-]", settings.zone)
+    if not settings.logs.get_declared()[name].has_day or not zones:
+        return
+    local = pc.strftime(good["ts"].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us", settings.zone)), "%Y-%m-%d")
+    is_other = pc.not_equal(local, good["ds"])
+    share = pc.mean(is_other.cast(pa.float64())).as_py()
+    if share and share > _OTHER_DAYS:
+        row = pc.index(is_other, value=True).as_py()
+        yield (
+            f"{share:.0%} of the times are not on the day in the path of their file (for example {local[row]} instead "
+            f"of {good['ds'][row]}); check logs.{name}.time.zone, and `zone`"
         )
 
 

@@ -46,7 +46,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None, full: bo
             if sample := _check_log(settings, spark, name, report, ds, full):
                 samples[name] = sample
         except DataError as error:
-            report.problems += [line for line in str(error).split("\n") if line not in report.problems]
+            lines = [line for line in str(error).split("\n") if line not in report.problems]
+            # The list of existing columns belongs to the line before it.
+            report.problems += [line for line in lines if not line.startswith("(")]
         except SPARK_ERRORS as error:
             report.problems.append(f"logs.{name}: {describe_external_error(error)}")
     for name, problems, warnings in describe_matches(settings, samples):

@@ -46,7 +46,8 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     print_result(rows, json, lambda: make_metrics_table(rows))
     stderr.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
     folder = get_published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
-    stderr.print(f"Finished in {time.monotonic() - start:.0f} s. Model: {folder}", highlight=False)
+    stderr.print(f"Finished in {time.monotonic() - start:.0f} s\nModel: {folder}", highlight=False)
+    stderr.print(f"To see the report: star-ctr report --conf {conf}", highlight=False)
     stderr.print(f"To list the tables: star-ctr tables --conf {conf}", highlight=False)
 
 

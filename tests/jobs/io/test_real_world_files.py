@@ -281,7 +281,7 @@ def test_a_folder_may_be_a_delta_table(tmp_path: Path, spark: SparkSession) -> N
             lambda f, p: f.to_csv(p, index=False, sep=";"),
             "csv",
             {},
-            'logs.impressions.separator: the header has a single column; set separator: ";"',
+            'set `separator` of the log to ";"',
         ),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE
 from star_ctr.features.cleaning.duplicates import DUPLICATE
@@ -16,12 +18,17 @@ from star_ctr.jobs.io.log_files import LogFile
 from star_ctr.jobs.quality import sample as sampling
 from star_ctr.jobs.quality.sample import NUMBER_PREFIX, Sample, choose_files
 from star_ctr.jobs.quality.sample_matches import describe_matches
-from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
+from star_ctr.jobs.quality.sample_report import LogReport, _describe_other_days, describe_sample
 from tests.jobs.messy_logs import DAYS, settings
 
 HOUR = 3_600_000_000
 N = 60
 """Rows per day: at least 50, so that days are compared."""
+
+
+def add_hours(day: str, hours: int) -> int:
+    """Return the microseconds since 1970 of an hour of a day in UTC."""
+    return int(dt.datetime.fromisoformat(f"{day}T00:00+00:00").timestamp()) * 1_000_000 + hours * HOUR
 
 
 def make_rows(**changes: list[Any]) -> dict[str, list[Any]]:
@@ -32,7 +39,7 @@ def make_rows(**changes: list[Any]) -> dict[str, list[Any]]:
         "user_id": [f"p{k % 7}" for k in range(n)],
         "item_id": [f"s{k % 5}" for k in range(n)],
         "domain": ["search" if k % 3 else "home" for k in range(n)],
-        "ts": [k * HOUR for k in range(n)],
+        "ts": [add_hours(day, k % 24) for day in DAYS for k in range(N)],
         "label": [float(k % 4 == 0) for k in range(n)],
         "slot": [str(k % 5) for k in range(n)],
         NUMBER_PREFIX + "slot": [float(k % 5) for k in range(n)],
@@ -73,7 +80,7 @@ def test_a_clean_log_has_no_problems_and_no_warnings(conf: Settings) -> None:
         "column": "slot", "type": "string", "use": "feature slot", "nulls": 0.0, "distinct": 5,
         "examples": ["0", "1", "2"],
     }  # fmt: skip
-    assert by_name["at"]["examples"][1] == "1970-01-01 01:00:00"
+    assert by_name["at"]["examples"][1] == "2026-03-01 01:00:00"
     assert [d["domain"] for d in report.domains] == ["search", "home"]
     assert report.domains[0]["click rate"] == pytest.approx(0.25)
 
@@ -141,17 +148,29 @@ def test_changes_on_the_newest_day(conf: Settings, changes: dict[str, list[Any]]
     assert describe(conf, make_sample(is_whole=False, **changes)).warnings == []
 
 
+def test_times_on_other_days_than_their_file() -> None:
+    """A wrong zone shifts the times by hours."""
+    conf, days = load("demo"), ["2026-03-01", "2026-03-02"]
+    noon = [int(dt.datetime.fromisoformat(f"{day}T12:00+00:00").timestamp() * 1e6) for day in days]
+    for hours, share in ((0, None), (9, None), (13, "100%")):
+        times = [t + hours * 3_600_000_000 for t in noon for _ in range(10)]
+        rows = pa.table({"ds": [day for day in days for _ in range(10)], "ts": times})
+        found = list(_describe_other_days(conf, "impressions", rows))
+        assert [text.partition(" ")[0] for text in found] == ([share] if share else [])
+        assert all("for example 2026-03-02 instead of 2026-03-01" in text for text in found)
+
+
 def test_hours_without_rows(conf: Settings) -> None:
     """An hour counts only if each day before has many rows in it."""
     hours = [k % 2 for _ in DAYS[:-1] for k in range(N)] + [0] * N
-    report = describe(conf, make_sample(ts=[hour * HOUR for hour in hours]))
+    report = describe(conf, make_sample(ts=[add_hours(DAYS[k // N], hour) for k, hour in enumerate(hours)]))
     assert report.warnings == [f"{DAYS[-1]}: hours (UTC) without rows, but with rows on earlier days: 1"]
 
 
 def test_matches(conf: Settings) -> None:
     impressions = make_sample()
     click_ids = [f"v{k}" for k in range(40)]
-    times = [k * HOUR + HOUR // 2 for k in range(40)]
+    times = [add_hours(DAYS[0], k % 24) + HOUR // 2 for k in range(40)]
     cases = [
         (click_ids, times, ""),
         ([c.upper() for c in click_ids], times, "none of the 40 clicks has an impression"),
