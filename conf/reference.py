@@ -107,6 +107,8 @@ def _make_table(model: type[BaseModel]) -> str:
 def _format_default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if "default: " in (field.description or ""):
+        return ""  # the meaning of the default is in the description
     value = field.default_factory() if field.default_factory is not None else field.default  # type: ignore[call-arg]
     if value is PydanticUndefined or value is None or value == "":
         return ""

@@ -92,7 +92,7 @@ class DayColumn(SettingsModel):
 
     column: NonEmptyText = Field(description="column with the day: text, a date, or a timestamp")
     format: Annotated[Pattern, AfterValidator(_check_day_pattern)] = Field(
-        "yyyy-MM-dd", description="Spark date pattern of a day in text; default: 2022-05-05"
+        "yyyy-MM-dd", description="Spark date pattern of a day in text; the default reads 2022-05-05"
     )
 
 
