@@ -32,7 +32,8 @@ hypothesis.settings.load_profile("repeatable")
 KUAIRAND = Path(os.environ.get("STAR_CTR_DATA", str(ROOT / "../shared/data"))) / "kuairand"
 
 # Most queries of the tests run once, on few rows, so compiling them takes longer than running them.
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# The default of 48 MB for compiled code is too small for Spark with the packages of an object store.
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:ReservedCodeCacheSize=240m"
 CLASS_ARCHIVE = ROOT / "build/spark.jsa"
 """Classes that Spark loads, so that each JVM of the tests starts in half the time; `make test-slow` writes it."""
 _shared = f" -XX:SharedArchiveFile={CLASS_ARCHIVE} -Xlog:cds*=off" if CLASS_ARCHIVE.is_file() else ""

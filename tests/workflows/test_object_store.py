@@ -18,6 +18,7 @@ from pyspark.sql import SparkSession
 
 import star_ctr
 from star_ctr.jobs.io.delta_rows import read_rows
+from tests.conftest import INTERPRETED
 from tests.workflows.small_night import DS, Night
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -35,7 +36,7 @@ def write_conf(night: Night, bucket: str, folder: Path) -> Path:
         "spark.hadoop.fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
         "spark.hadoop.fs.s3a.endpoint.region": os.environ["AWS_REGION"],
         "spark.hadoop.fs.s3a.path.style.access": "true",
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+        **yaml.safe_load(INTERPRETED.removeprefix("spark.conf=")),
     }
     (folder / "bucket.yaml").write_text(yaml.safe_dump(conf, sort_keys=False))
     return folder / "bucket.yaml"
