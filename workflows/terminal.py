@@ -205,7 +205,7 @@ def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title:
 
 def make_decisions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table of decisions, with several lines per decision, so that run ids and reasons stay readable."""
-    table = Table("at", "night", "decision", box=None, padding=(0, 2, 0, 0))
+    table = Table("at (UTC)", "night", "decision", box=None, padding=(0, 2, 0, 0))
     for row in rows:
         outcome = Text(f"{row['outcome']} ({row['by']})", style="bold")
         run = Text(f"{row['run_id']} (attempt {row['attempt']})", no_wrap=True)

@@ -41,7 +41,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     found = decisions.Decisions(load(conf, set or [])).read_all()
     now = decisions.find_serving(found)
     columns = ["at", "ds", "run_id", "attempt", "outcome", "by", "reason"]
-    rows = [{c: f"{d.at:%Y-%m-%d %H:%M} UTC" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
+    rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
     override = decisions.find_manual_override(found)
     result = {
         "serving": now and now.run_id,
