@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +39,8 @@ def is_remote(path: Path) -> bool:
 def remove_folder(folder: Path, last: str = "") -> None:
     """Delete a folder with its files, if it exists. In an object store, delete the file called `last` last."""
     if not is_remote(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
         return
     fs, path = fsspec.core.url_to_fs(str(folder), use_listings_cache=False)
     files = fs.find(path)
@@ -54,6 +57,17 @@ def copy_file(source: str, target: Path) -> None:
             return
         with target.open("wb") as copy:
             shutil.copyfileobj(file, copy, 1 << 20)
+
+
+@contextmanager
+def open_replacement(path: Path) -> Iterator[Path]:
+    """Yield the path to write a file to. A local file replaces `path` when the block ends without an error."""
+    if is_remote(path):
+        yield path
+        return
+    temporary = path.with_name(f".{path.name}.tmp")
+    yield temporary
+    temporary.replace(path)
 
 
 def write_text(path: Path, text: str) -> None:

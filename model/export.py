@@ -15,7 +15,7 @@ from torch import Tensor
 
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.files import is_remote
+from star_ctr.conf.files import open_replacement
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.score_checks import check_weights
@@ -39,10 +39,8 @@ def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, fol
     check_weights(tensors, f"{folder.name}: the trained model is not exported")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT_FILE).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    temporary = folder / (WEIGHTS_FILE if is_remote(folder) else f".{WEIGHTS_FILE}.tmp")
-    write_tensors(temporary, tensors, {"model": json.dumps(settings.model_dump(mode="json"))})
-    if not is_remote(folder):
-        temporary.replace(folder / WEIGHTS_FILE)
+    with open_replacement(folder / WEIGHTS_FILE) as file:
+        write_tensors(file, tensors, {"model": json.dumps(settings.model_dump(mode="json"))})
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from star_ctr.conf.contracts.catalog import RESULT_FILE
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.files import is_remote
+from star_ctr.conf.files import open_replacement
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.parity_sample import read_encoded_rows
 from star_ctr.model.predictor import Predictor
@@ -80,10 +80,8 @@ def train_and_score(job: TrainingJob) -> float:
         )
     for name, value in (("ds", job.ds), ("attempt", job.attempt), ("run_id", job.run_id)):
         table = table.add_column(0, name, pa.array([value] * len(table)))
-    temporary = job.path / (SCORES if is_remote(job.path) else f".{SCORES}.tmp")
     stream = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({"max_score_difference": str(float(difference))}), stream)
-    temporary.write_bytes(stream.getvalue().to_pybytes())
-    if not is_remote(job.path):
-        temporary.replace(job.path / SCORES)
+    with open_replacement(job.path / SCORES) as file_to_write:
+        file_to_write.write_bytes(stream.getvalue().to_pybytes())
     return float(record["seconds"])
