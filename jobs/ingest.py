@@ -27,7 +27,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.completeness import find_incomplete_source, find_newest_complete_day
+from star_ctr.jobs.io.completeness import find_incomplete_sources, find_newest_complete_day
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_files, list_log_days, make_glob
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
@@ -128,7 +128,7 @@ def check_day_has_files(settings: Settings, ds: str) -> str:
                 f"--ds {ds}: {make_glob(settings, log)} matches no file of this day; the files found are for {days[0]} "
                 f"to {days[-1]}"
             )
-    if source := find_incomplete_source(settings, day):
+    if source := next(find_incomplete_sources(settings, [day])):
         raise DataError(
             f"--ds {ds}: logs.{source.log} is not complete: {source.missing}; wait for the files, or change `complete` "
             "of the log"
@@ -142,8 +142,9 @@ def _warn_of_incomplete_days(settings: Settings, ds: str) -> None:
     if not any(log.sources or any(source.complete for source in log.list_sources().values()) for log in logs):
         return
     first = min((file.day for file in list_files(settings, "impressions") if file.day), default=ds)
-    for day in list_window_days(settings, ds)[:-1]:
-        if day >= first and (source := find_incomplete_source(settings, day)):
+    days = [day for day in list_window_days(settings, ds)[:-1] if day >= first]
+    for day, source in zip(days, find_incomplete_sources(settings, days), strict=True):
+        if source:
             _logger.warning("%s: logs.%s is not complete: %s", day, source.log, source.missing)
 
 

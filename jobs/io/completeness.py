@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import fsspec
@@ -59,50 +59,63 @@ def list_source_states(settings: Settings, ds: str, names: Sequence[str] | None 
     Raises:
         UserError: The protocol of a path is not supported.
     """
-    states = []
-    for name in names or settings.logs.get_declared():
-        log = settings.logs.get_declared()[name]
+    listings = _list_all_files(settings, settings.logs.get_declared() if names is None else names)
+    return list(_iter_states(settings, ds, listings))
+
+
+def _list_all_files(settings: Settings, names: Iterable[str]) -> dict[str, list[LogFile]]:
+    """List the files of several logs, of all days; raises `UserError` if the protocol of a path is not supported."""
+    found = {}
+    for name in names:
         try:
-            found = list_files(settings, name)
+            found[name] = list_files(settings, name)
         except (ValueError, ImportError) as error:
-            raise UserError(f"logs.{name}.path: {make_glob(settings, log)} cannot be listed: {error}") from None
-        for source_name, source in log.list_sources().items():
+            glob = make_glob(settings, settings.logs.get_declared()[name])
+            raise UserError(f"logs.{name}.path: {glob} cannot be listed: {error}") from None
+    return found
+
+
+def _iter_states(settings: Settings, ds: str, listings: Mapping[str, list[LogFile]]) -> Iterator[SourceState]:
+    """Yield the state of each source for a day, from the files of its log."""
+    for name, found in listings.items():
+        for source_name, source in settings.logs.get_declared()[name].list_sources().items():
             title = f"{name}.{source_name}" if source_name else name
             if source.path is None:
-                states.append(SourceState(title, 0, str(source.table), ""))
+                yield SourceState(title, 0, str(source.table), "")
                 continue
             files = [f for f in found if f.source == source_name and f.day in (None, ds)]
             path = join_path(settings, source.path)
             path = format_glob(path, ds) if source.has_day else path
-            states.append(SourceState(title, len(files), path, _describe_missing(settings, source, ds, files)))
-    return states
+            yield SourceState(title, len(files), path, _describe_missing(settings, source, ds, files))
 
 
 def find_newest_complete_day(settings: Settings) -> str | None:
     """Return the newest day in the paths of the impression log that is complete; None if there is none."""
-    for day in reversed(list_log_days(settings, "impressions")):
-        if find_incomplete_source(settings, day) is None:
-            return day
-    return None
+    days = list_log_days(settings, "impressions")[::-1]
+    incomplete = find_incomplete_sources(settings, days)
+    return next((day for day, source in zip(days, incomplete, strict=True) if source is None), None)
 
 
-def find_incomplete_source(settings: Settings, ds: str) -> SourceState | None:
-    """Find a source without which a night cannot run.
+def find_incomplete_sources(settings: Settings, days: Iterable[str]) -> Iterator[SourceState | None]:
+    """Find sources without which a night cannot run.
 
     Args:
         settings: The settings of the data set.
-        ds: The day of the night.
+        days: The days. All of them share one listing of the files.
 
-    Returns:
-        A source of an impression log with days in its path, or of a log with a rule `complete`, that lacks something
-        for the day. Other logs may have no files: snapshots, for example, need not exist for each day.
+    Yields:
+        For each day, a source of an impression log with days in its path, or of a log with a rule `complete`, that
+        lacks something for the day; None if there is none. Other logs may have no files: snapshots, for example, need
+        not exist for each day.
     """
     names = [
         name
         for name, log in settings.logs.get_declared().items()
         if (name == "impressions" and log.has_day) or any(source.complete for source in log.list_sources().values())
     ]
-    return next((state for state in list_source_states(settings, ds, names) if state.missing), None)
+    listings = _list_all_files(settings, names)
+    for ds in days:
+        yield next((state for state in _iter_states(settings, ds, listings) if state.missing), None)
 
 
 def _describe_missing(settings: Settings, source: Log, ds: str, files: list[LogFile]) -> str:

@@ -19,7 +19,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 import star_ctr
-from star_ctr.jobs.io.completeness import find_incomplete_source
+from star_ctr.jobs.io.completeness import find_incomplete_sources
 from tests.conftest import INTERPRETED, ROOT
 from tests.jobs.messy_logs import DAYS, DS, settings, views
 
@@ -178,10 +178,10 @@ def test_a_night_of_many_sources(tmp_path: Path) -> None:
     assert set(scores["impression_id"]) == set(rows["impression_id"][rows["ds"] == DS])
     auc = project.metrics(DS).set_index("domain")["auc"]["overall"]
     assert auc == pytest.approx(roc_auc_score(scores["label"], scores["score"]), abs=1e-9)
-    assert find_incomplete_source(project.settings, DS) is None
+    assert [*find_incomplete_sources(project.settings, [DS, DAYS[0]])] == [None, None]
     for file in (tmp_path / f"logs/radio/dt={DS.replace('-', '')}").glob("0*/*.avro"):
         file.unlink()
-    missing = find_incomplete_source(project.settings, DS)
+    missing, before = find_incomplete_sources(project.settings, [DS, DAYS[0]])
     assert missing is not None
     assert missing.log == "impressions.avro"
-    assert find_incomplete_source(project.settings, DAYS[0]) is None
+    assert before is None

@@ -142,6 +142,13 @@ def test_all_logs_with_a_rule_must_be_complete(tmp_path: Path) -> None:
         check_day_has_files(marked, DS)
 
 
+def test_a_log_without_a_rule_may_lack_a_day(tmp_path: Path) -> None:
+    """An undated impression log does not make the other logs required."""
+    write_hours(tmp_path)
+    clicks = {"impression": "view", "time": {"column": "at", "unit": "timestamp"}, "path": "clicks/{ds}.csv"}
+    assert check_day_has_files(settings(tmp_path, {"path": "*/*/*.csv"}, logs={"clicks": clicks}), DS) == DS
+
+
 def test_all_sources_must_be_complete(tmp_path: Path) -> None:
     for name, days in (("web", DAYS), ("app", DAYS[:2])):
         for day in days:
