@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -106,8 +106,7 @@ def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: s
     """
     names = [c for c in existing if c not in INTERNAL]
     missing = {key: column for key, column in wanted.items() if column not in names}
-    if len(names) == 1 and (separator := next((s for s in _SEPARATORS if names[0].count(s) > 1), None)):
-        shown = separator.replace("\t", "\\t")
+    if shown := find_separator(names):
         raise DataError(
             f'{where}.separator: the header has a single column; set separator: "{shown}" (header: `{names[0][:60]}`)'
         )
@@ -123,6 +122,12 @@ def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: s
     if missing:
         lines = [f"{where}.{key}: no column `{c}`{suggest_nearest(c, names)}" for key, c in missing.items()]
         raise DataError("\n".join([*lines, f"(existing columns: {', '.join(names)})"]))
+
+
+def find_separator(names: Sequence[str]) -> str | None:
+    """Return the separator that the only name of a CSV header contains, as settings write it; None if it has none."""
+    found = next((s for s in _SEPARATORS if len(names) == 1 and names[0].count(s) > 1), None)
+    return found and found.replace("\t", "\\t")
 
 
 def quote_name(column: str) -> str:

@@ -23,6 +23,7 @@ from fsspec import AbstractFileSystem
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
+from star_ctr.features.cleaning.log_columns import find_separator
 from star_ctr.jobs.io import avro
 from star_ctr.jobs.io.external_errors import describe_known_problem
 from star_ctr.jobs.io.log_files import LogFile, open_file_system
@@ -167,9 +168,7 @@ def _parse_head(log: Log, file: LogFile, head: bytes, is_whole: bool) -> FileSch
         _check_json_lines(file, text)
         return FileSchema(None)
     names = _split_header(text, log.separator)
-    others = [mark for mark in (",", ";", "\t", "|") if len(names) == 1 and names[0].count(mark) > 1]
-    if others:
-        shown = others[0].replace("\t", "\\t")
+    if shown := find_separator(names):
         raise DataError(
             f'{file.path}: the header has a single column (`{names[0][:60]}`); set `separator` of the log to "{shown}"'
         )
