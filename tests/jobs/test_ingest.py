@@ -239,7 +239,7 @@ def test_implausible_clicks_stop_the_night(tmp_path: Path, spark: SparkSession) 
     early = (pd.to_datetime(clicked["at"]) - pd.Timedelta(hours=1)).dt.strftime("%Y-%m-%d %H:%M:%S")
     with pytest.raises(DataError, match=r"clicks of 2026-03-03 come before their impression.*set `zone`"):
         run(clicked.assign(at=early))
-    with pytest.raises(DataError, match=r"all 60 rows of 2026-03-03 are not clicked"):
+    with pytest.raises(DataError, match=r"all 60 rows of 2026-03-03 have the label 0"):
         run(clicked[clicked["day"] < DS])
 
 
