@@ -186,7 +186,7 @@ def measure_raw(spark: SparkSession, folder: Path, rows: int) -> dict[str, Any]:
     for step in (ingest, features, split):
         step.run(settings, spark)  # type: ignore[attr-defined]
     store = WarehouseTables(settings, spark)
-    job = make_job(settings, store, store.days("split")[-1])
+    job = make_job(settings, store, store.list_days("split")[-1])
     model = write_run(settings, job.layout)
     copy_vocabularies(job.for_attempt(1, model))
     found = compare(settings, spark, model, f"{folder}/logs/impressions", store.warehouse.table("split"), False)

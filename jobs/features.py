@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -20,11 +19,10 @@ from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, check_day, list_days_before, list_window_days
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.features import AnyFeature, Sequence, Statistic, list_read_columns
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require_columns
-from star_ctr.features.cleaning.text import to_number
 from star_ctr.features.encoding.scoring_rows import CARRIED
 from star_ctr.features.point_in_time import attribution
 from star_ctr.features.point_in_time.attributes import join_attributes, name_match_column
@@ -35,6 +33,7 @@ from star_ctr.features.point_in_time.events import (
     name_outcome_column,
     name_weight_column,
 )
+from star_ctr.features.point_in_time.row_columns import find_unparsable, select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction, add_history
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
@@ -49,7 +48,6 @@ from star_ctr.jobs.quality.profile import UNPARSED_COLUMN, check_numbers, count_
 
 ATTRIBUTE_KEYS = {"users": "user_id", "items": "item_id"}
 """The attribute tables, and the column of `features` that holds the key of each."""
-_EXAMPLE = 40  # maximum number of characters of an unparsable value that are kept as an example
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
@@ -63,7 +61,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
             (`checks`). These checks run after all tables are written, so that the tables can be inspected.
     """
     store = WarehouseTables(settings, spark)
-    stored_days = store.days("impressions")
+    stored_days = store.list_days("impressions")
     ds = check_day(ds) if ds else store.get_newest_day("impressions")
     # Replace all days of the window, including days whose log was withdrawn.
     window = list_window_days(settings, ds)
@@ -199,7 +197,7 @@ def _read_behaviours(settings: Settings, store: WarehouseTables, ds: str, read: 
     """Read the behaviours up to day `ds`, with the attributes of their items."""
     is_included = (F.col("ds") <= ds) | (F.col("ds") == BEFORE_FIRST_DAY)
     rows = store.read("behaviours").where(is_included).select("user_id", "item_id", "behaviour", "ts", "order", "ds")
-    log, first = settings.logs.items, store.days("impressions")[0]
+    log, first = settings.logs.items, store.list_days("impressions")[0]
     if log is None:
         return rows
     # Behaviours without a time happened before the first day, so they must not match snapshots of that day.
@@ -214,7 +212,7 @@ def _write_click_matches(settings: Settings, store: WarehouseTables, ds: str) ->
         return []
     impressions = store.read("impressions").where(F.col("ds") <= ds)
     matches = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours)
-    days = [day for day in store.days("clicks") if day <= ds]
+    days = [day for day in store.list_days("clicks") if day <= ds]
     if not days:
         return []
     entries = collect_ledger_entries(attribution.count_clicks(matches))
@@ -240,57 +238,6 @@ def _add_attributes(
         require_columns(attributes.columns, {c: stored[c.flat] for c in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows
-
-
-def select_row_columns(settings: Settings, rows: DataFrame) -> list[SparkColumn]:
-    """Return the columns that categorical, numeric and statistic features read from their row, except IDENTITY_COLUMNS.
-
-    Numeric columns are doubles, all others are text; lists are joined with the separator of their feature.
-
-    Raises:
-        DataError: A column holds lists, but its feature needs single values.
-    """
-    numeric = {f.column for f in settings.select_features(Numeric)}
-    lists = {f.column: f.splitter for f in settings.select_features(Categorical) if f.splitter}
-    read = {c: f.name for f in settings.features if not isinstance(f, Sequence) for c in list_read_columns(f)}
-    types = dict(rows.dtypes)
-    columns = []
-    for column, feature in sorted(read.items()):
-        if column in IDENTITY_COLUMNS:
-            continue
-        value, kind = F.col(column.flat), types[column.flat]
-        if kind.startswith("array"):
-            if column not in lists:
-                raise DataError(
-                    f"features.{feature}: `{column}` holds lists; make it a categorical feature with `multiple: true`"
-                )
-            value = F.array_join(value, lists[column])
-        elif column in numeric:
-            value = _parse_number(column, kind)
-        columns.append(value.cast("string" if column not in numeric else "double").alias(column.flat))
-    return columns
-
-
-def _parse_number(column: ColumnRef, kind: str) -> SparkColumn:
-    """Parse a column as a number. Ingest writes all numbers with a decimal point."""
-    value = F.col(column.flat)
-    return to_number(value) if kind == "string" else value.try_cast("double")
-
-
-def find_unparsable(settings: Settings, rows: DataFrame) -> SparkColumn:
-    """Return each row's unparsable numbers as a JSON object: column -> start of its text; null if there are none."""
-    types = dict(rows.dtypes)
-    found = []
-    for column in sorted({f.column for f in settings.select_features(Numeric)}):
-        text = F.col(column.flat)
-        if types[column.flat] == "string":
-            bad = text.isNotNull() & _parse_number(column, "string").isNull()
-            found.append(F.when(bad, F.struct(F.lit(column), F.substring(text, 1, _EXAMPLE))))
-    if not found:
-        return F.lit(None).cast("string")
-    entries = F.filter(F.array(*found), lambda entry: entry.isNotNull())
-    # Use JSON, because Spark passes text to Python and back much faster than a map.
-    return F.when(F.size(entries) > 0, F.to_json(F.map_from_entries(entries)))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, check_day, l
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
+from star_ctr.features.cleaning.log_columns import find_missing_columns
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.completeness import find_incomplete_sources, find_newest_complete_day
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, describe_no_files, list_files, list_log_days, make_glob
@@ -197,6 +198,10 @@ def _ingest_log(
             )
         if not store.exists(name):
             return 0
+    if raw is not None:
+        columns = {column for group in raw.values() for column in group.rows.columns}
+        if missing := find_missing_columns(settings, name, columns):
+            raise DataError("\n".join(missing))
     rows = store.read(name).limit(0) if raw is None else clean_log(settings, name, raw)
     if raw is None:
         rows = rows.withColumns({"reason": F.lit(None).cast("string"), "raw": F.lit(None).cast("string")})
@@ -258,7 +263,7 @@ def _write_profile(settings: Settings, ds: str, measures: Iterable[Measure]) -> 
 def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where: str, has_invalid: bool) -> None:
     """Replace the quarantined rows of a log; does nothing if neither the existing table nor `rows` has any."""
     exists = store.exists("quarantine")
-    if exists and not has_invalid and not any(p["log"] == name for p in store.partitions("quarantine")):
+    if exists and not has_invalid and not any(p["log"] == name for p in store.list_partitions("quarantine")):
         return
     invalid = rows.where(F.col("reason").isNotNull() & ~F.col("reason").isin(*NOT_QUARANTINED))
     quarantined = invalid.select(F.lit(name).alias("log"), "ds", "reason", dump_row(invalid).alias("row"))

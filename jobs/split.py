@@ -66,7 +66,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         UserError: Training cannot start from the run in `trainer.warm_start`, for example because its features differ.
     """
     store = WarehouseTables(settings, spark)
-    stored_days = store.days("features")
+    stored_days = store.list_days("features")
     ds = check_day(ds) if ds else store.get_newest_day("features")
     test_day = ds if tables is NIGHT_TABLES else None
     rows = _read_features(settings, store, ds, stored_days, test_day)
@@ -151,7 +151,7 @@ def _read_features(
             f"{table}: the split of {ds} needs this day and at least one of the {settings.window.days} days before it, "
             f"but the table has {', '.join(stored_days) or 'no day'}; run `star-ctr features --ds {ds}`"
         )
-    ingested = store.days("impressions") if store.exists("impressions") else []
+    ingested = store.list_days("impressions") if store.exists("impressions") else []
     if missing := [day for day in wanted if day not in stored_days and day in ingested]:
         raise DataError(
             f"{table}: no rows for {', '.join(missing)}, although `impressions` has these days; run "

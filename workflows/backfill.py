@@ -11,11 +11,13 @@ backfill fails or is killed, run it again: it continues with the first step that
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.dates import check_day, list_days
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
@@ -26,6 +28,7 @@ from star_ctr.workflows.staleness import Staleness, State
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import stderr
 
+_METRICS = {"AUC": "auc", "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss"}
 KEPT = "kept"
 """Value of `action` for a step that was not run again, because it is done and its inputs have not changed."""
 
@@ -59,9 +62,21 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
                 stderr.print(f"  {name:<10} {KEPT}: done and up to date", highlight=False)
             else:
                 stderr.print(f"  {name:<10} {reason}", highlight=False)
-                run_step(settings, spark, name, ds, reason, staleness)
+                result = run_step(settings, spark, name, ds, reason, staleness)
+                for line in _describe_result(name, result):
+                    stderr.print(f"  {line}", highlight=False)
             report.append({"ds": ds, "step": name, "action": KEPT if reason is None else "run", "reason": reason or ""})
     return report
+
+
+def _describe_result(name: str, result: Any) -> Iterator[str]:
+    """Yield the metrics of all domains after `evaluate`, and the decision after `gate`."""
+    if name == "evaluate":
+        for row in (row for row in result if row["domain"] == OVERALL):
+            values = (f"{key} {row[column]:.4f}" for key, column in _METRICS.items() if row[column] is not None)
+            yield f"metrics: {', '.join(values)}"
+    if name == "gate":
+        yield f"gate: {result['outcome']}: {result['reason']}"
 
 
 def list_nights(settings: Settings, spark: SparkSession, first: str | None, last: str | None) -> list[str]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import SEQUENCE, add_row, describe_schema, read_ordered_rows
-from star_ctr.jobs.io.external_errors import describe_external_error
+from star_ctr.jobs.io.external_errors import format_error
 
 _SCHEMA = describe_schema(
     "steps",
@@ -138,4 +138,4 @@ def _describe(error: BaseException) -> str:
     """Return the message of an error, without the tracebacks of other libraries."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped with Ctrl-C"
-    return f"{type(error).__name__}: {describe_external_error(error) or error}"
+    return format_error(error) or f"{type(error).__name__}: {error}"

@@ -126,8 +126,12 @@ def run_step(
     run_id, inputs = staleness.get_run_id(ds, name), staleness.hash_inputs(ds, name)
     entry = journal.record_step(ds, name, run_id, inputs, reason, hash_outputs)
     _logger.info("night %s: %s started: %s", ds, name, reason)
-    with show_step(name, spark.sparkContext), entry, raise_interrupts():
-        result = ACTIONS[name](settings, spark, ds)
+    try:
+        with show_step(name, spark.sparkContext), entry, raise_interrupts():
+            result = ACTIONS[name](settings, spark, ds)
+    except BaseException as error:
+        error.add_note(f"The night of {ds} stopped in the step {name}.")
+        raise
     register_tables(settings, spark)
     _logger.info("night %s: %s finished: %s", ds, name, result)
     for line in (line for describe in _DESCRIPTIONS.get(name, ()) for line in describe(settings, ds)):

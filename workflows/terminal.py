@@ -222,8 +222,12 @@ def _format_cell(value: Any) -> str:
 
 
 def make_records_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table with one line per column of each row, so that rows with many columns stay readable."""
-    table = Table("column", "value", show_header=False, title_justify="left", title=f"{len(rows)} rows")
+    """Return a table with one line per row if the terminal is wide enough, otherwise with one line per column."""
+    columns = list(rows[0]) if rows else []
+    widths = (max(len(c), *(len(_format_cell(row[c])) for row in rows)) for c in columns)
+    if sum(width + 3 for width in widths) < stdout.width:
+        return make_table(rows, columns)
+    table = Table("column", "value", show_header=False)
     for row in rows:
         for column, value in row.items():
             table.add_row(column, str(value))

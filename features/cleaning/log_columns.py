@@ -124,6 +124,23 @@ def require_columns(existing: Iterable[str], wanted: Mapping[str, str], where: s
         raise DataError("\n".join([*lines, f"(existing columns: {', '.join(names)})"]))
 
 
+def find_missing_columns(settings: Settings, name: str, columns: Iterable[str]) -> list[str]:
+    """Return a message for each feature that reads a column which a log does not have.
+
+    Args:
+        settings: The settings of the data set.
+        name: The log.
+        columns: The columns of the log, in all its files.
+    """
+    existing, problems = set(columns), []
+    for feature in settings.features:
+        for column in list_read_columns(feature):
+            if column.table == name and column.column not in existing:
+                nearest = suggest_nearest(column.column, existing)
+                problems.append(f"features.{feature.name}: logs.{name} has no column `{column.column}`{nearest}")
+    return problems
+
+
 def find_separator(names: Sequence[str]) -> str | None:
     """Return the separator that the only name of a CSV header contains, as settings write it; None if it has none."""
     found = next((s for s in _SEPARATORS if len(names) == 1 and names[0].count(s) > 1), None)

@@ -42,7 +42,7 @@ def describe_no_files(settings: Settings, name: str) -> str:
     remedy = f"check paths.logs ({settings.paths.logs})"
     if settings.simulate is not None:
         remedy += ", or generate logs with `star-ctr simulate`"
-    return f"logs.{name}.path: no file matches {which}; {remedy}"
+    return f"logs.{name}.{'sources' if log.sources else 'path'}: no file matches {which}; {remedy}"
 
 
 def join_path(settings: Settings, path: str) -> str:

@@ -68,7 +68,7 @@ class SplitInputs(NamedTuple):
         return {
             "settings": hash_split_settings(settings),
             "code": hash_code(["star_ctr.jobs.split"]),
-            "features": store.version("features"),
+            "features": store.get_version("features"),
             "grown_from": self.previous and {"ds": self.previous.ds, "version": self.previous.version},
             "numbers": self.start and self.start.hash_numbers(),
         }

@@ -53,6 +53,15 @@ def open_table(warehouse: Warehouse, name: str, version: int | None = None) -> D
 
 
 def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pd.DataFrame:
+    """Run an SQL query; see `query_tables`.
+
+    Returns:
+        The rows. Integers with missing values become floating-point numbers, as always in pandas. Times are in UTC.
+    """
+    return query_tables(query, tables).to_pandas()  # type: ignore[no-any-return]
+
+
+def query_tables(query: str, tables: Mapping[str, DeltaTable]) -> pa.Table:
     """Run an SQL query.
 
     Args:
@@ -60,7 +69,7 @@ def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pd.DataFrame:
         tables: The tables that it reads, by their names in the query.
 
     Returns:
-        The rows. Integers with missing values become floating-point numbers, as always in pandas. Times are in UTC.
+        The rows. Times are in UTC.
 
     Raises:
         UserError: The query is not valid. The message contains the query.
@@ -74,7 +83,7 @@ def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pd.DataFrame:
         raise UserError(f"{query}: {str(error).splitlines()[0]}") from None
     columns = {name: found.column(name) for name in found.schema.names}
     plain: dict[str, Any] = {name: column.cast(_replace_views(column.type)) for name, column in columns.items()}
-    return pa.table(Table.from_pydict(plain)).to_pandas()  # type: ignore[no-any-return]
+    return pa.table(Table.from_pydict(plain))
 
 
 def _replace_views(kind: Any) -> Any:

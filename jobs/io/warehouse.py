@@ -128,7 +128,7 @@ class WarehouseTables:
                 f"{self.warehouse.table(table)}: column `{fields[0] if fields else '?'}` has another type in the table "
                 "than in the new rows; move the folder of the table away and run `star-ctr backfill`"
             ) from None
-        return self.version(table)
+        return self.get_version(table)
 
     def _add_comments(self, table: str, rows: DataFrame) -> DataFrame:
         """Add the meaning of each column as its comment. Delta keeps the comment of a column that exists already."""
@@ -143,11 +143,11 @@ class WarehouseTables:
         known = TABLES[table]
         create_table(self.warehouse.table(table), Schema.from_json(json.dumps(schema)), known.about, known.partitions)
 
-    def version(self, table: str) -> int:
+    def get_version(self, table: str) -> int:
         """Return the newest version of a table."""
         return int(DeltaTable(self.warehouse.table(table)).version())
 
-    def days(self, table: str) -> list[str]:
+    def list_days(self, table: str) -> list[str]:
         """Return the days of a table, oldest first.
 
         If the table is partitioned by day, only the Delta log is read.
@@ -155,15 +155,15 @@ class WarehouseTables:
         if "ds" not in TABLES[table].partitions:
             rows = self.read(table).select("ds").distinct().collect()
             return sorted(row.ds for row in rows if row.ds)
-        return sorted({p["ds"] for p in self.partitions(table) if p["ds"]})
+        return sorted({p["ds"] for p in self.list_partitions(table) if p["ds"]})
 
     def get_newest_day(self, table: str) -> str:
         """Return the newest day of a table; raises `DataError` if the table has no days."""
-        if not (days := self.days(table)):
+        if not (days := self.list_days(table)):
             raise DataError(f"{self.warehouse.table(table)}: the table is empty; run the steps that write it first")
         return days[-1]
 
-    def partitions(self, table: str) -> list[dict[str, str]]:
+    def list_partitions(self, table: str) -> list[dict[str, str]]:
         """Return the partitions that have live files, from the Delta log; raises `DataError` if there is no table."""
         self.require(table)
         return DeltaTable(self.warehouse.table(table)).partitions()

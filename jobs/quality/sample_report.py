@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,21 +14,18 @@ import pyarrow.compute as pc
 from star_ctr.conf.settings.features import Categorical, Numeric, list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DOMAIN
+from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE, NOT_QUARANTINED, UNKNOWN_DOMAIN
 from star_ctr.features.cleaning.log_columns import list_required_columns
 from star_ctr.jobs.quality.day_checks import find_remedy
 from star_ctr.jobs.quality.sample import NUMBER_PREFIX, Sample
+from star_ctr.jobs.quality.sample_days import describe_changes, describe_hours, describe_other_days
 
 _EXAMPLES = 3
-_EXAMPLE_LENGTH = 24
-_MIN_CHANGE_ROWS = 50
-"""Days with fewer rows are not compared."""
-_MIN_HOUR_ROWS = 20
-"""Hours with fewer rows on the days before may have none."""
-_NULL_CHANGE = 0.1
-_OTHER_DAYS = 0.2
-"""Minimum share of times on another day than that of their file to report."""
-_VOLUME_CHANGE = 3.0
+_EXAMPLE_LENGTH = 30
+_MIN_LIST_ROWS = 20
+_LISTS = 0.2
+"""Minimum share of items that contain another separator to report."""
+_LIST_SEPARATORS = (",", ";", "|", " ", "\t")
 
 
 @dataclass
@@ -47,6 +42,7 @@ class LogReport:
         columns: One entry per column: column, type, use, nulls (a share), distinct, examples.
         problems: What would stop a night, with remedies.
         warnings: What is worth a look.
+        notes: What the settings leave out.
         domains: Rows and click rate by domain; only for impressions.
     """
 
@@ -59,19 +55,25 @@ class LogReport:
     columns: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     domains: list[dict[str, Any]] = field(default_factory=list)
 
 
-def describe_sample(settings: Settings, name: str, sample: Sample, report: LogReport) -> None:
-    """Fill the report of a log from its sample.
+def describe_sample(settings: Settings, name: str, sample: Sample, report: LogReport, has_all_files: bool) -> None:
+    """Fill the report of a log from its sample. Rows that `where` leaves out are only counted.
 
     Args:
         settings: The settings of the data set.
         name: The log.
         sample: The sample.
         report: The report; only its lists and numbers are filled.
+        has_all_files: Whether all files of the log can be read. If not, days are not compared.
     """
+    total = len(sample.rows)
+    sample = sample._replace(rows=sample.rows.filter(_is_not(sample.rows["reason"], LEFT_OUT_BY_WHERE)))
     rows = sample.rows
+    if len(rows) < total:
+        report.notes.append(f"{total - len(rows):,} of {total:,} rows are {LEFT_OUT_BY_WHERE}")
     report.rows, report.is_whole = len(rows), sample.is_whole
     good = rows.filter(pc.is_null(rows["reason"]))
     report.days = sorted(set(good["ds"].to_pylist()))
@@ -85,11 +87,16 @@ def describe_sample(settings: Settings, name: str, sample: Sample, report: LogRe
     if name == "impressions":
         report.domains = _describe_domains(good)
         report.problems += _describe_labels(settings, good)
+        report.problems += _describe_single_items(settings, good)
     if "ts" in rows.column_names and len(good):
-        report.warnings += _describe_hours(good, report.days, sample.is_whole)
-        report.warnings += _describe_other_days(settings, name, good)
-    if sample.is_whole:
-        report.warnings += _describe_changes(good, sample)
+        report.warnings += describe_hours(good, report.days, sample.is_whole and has_all_files)
+        report.warnings += describe_other_days(settings, name, good)
+    if sample.is_whole and has_all_files:
+        report.warnings += describe_changes(good, sample)
+
+
+def _is_not(reasons: pa.ChunkedArray, reason: str) -> pa.ChunkedArray:
+    return pc.fill_null(pc.not_equal(reasons, reason), fill_value=True)
 
 
 def _describe_columns(settings: Settings, name: str, sample: Sample) -> Iterator[dict[str, Any]]:
@@ -118,7 +125,7 @@ def _get_examples(values: pa.ChunkedArray) -> list[str]:
     """Return the first distinct values as text."""
     found: list[str] = []
     for value in values.drop_null().slice(0, 200).to_pylist():
-        text = value.isoformat(sep=" ") if isinstance(value, dt.datetime) else str(value)
+        text = f"{value.isoformat(sep=' ')} UTC" if isinstance(value, dt.datetime) else str(value)
         text = text.replace("\n", " ")
         text = text if len(text) <= _EXAMPLE_LENGTH else text[: _EXAMPLE_LENGTH - 1] + "…"
         if text not in found:
@@ -223,68 +230,17 @@ def _describe_labels(settings: Settings, good: pa.Table) -> Iterator[str]:
         )
 
 
-def _describe_other_days(settings: Settings, name: str, good: pa.Table) -> Iterator[str]:
-    """Yield a warning if many times are not on the day in the path of their file."""
-    zones = pa.types.is_integer(good["ts"].type) and not re.match(r"(UTC|GMT|UT)?[+-]", settings.zone)
-    if not settings.logs.get_declared()[name].has_day or not zones:
+def _describe_single_items(settings: Settings, good: pa.Table) -> Iterator[str]:
+    """Yield a problem if no list to explode is split, but the items look like lists."""
+    explode = settings.logs.impressions.explode
+    if explode is None or not explode.separator or len(good) < _MIN_LIST_ROWS:
         return
-    local = pc.strftime(good["ts"].cast(pa.timestamp("us", "UTC")).cast(pa.timestamp("us", settings.zone)), "%Y-%m-%d")
-    is_other = pc.not_equal(local, good["ds"])
-    share = pc.mean(is_other.cast(pa.float64())).as_py()
-    if share and share > _OTHER_DAYS:
-        row = pc.index(is_other, value=True).as_py()
-        yield (
-            f"{share:.0%} of the times are not on the day in the path of their file (for example {local[row]} instead "
-            f"of {good['ds'][row]}); check logs.{name}.time.zone, and `zone`"
-        )
-
-
-def _describe_hours(good: pa.Table, days: list[str], is_whole: bool) -> Iterator[str]:
-    """Yield a warning for hours without rows on a day on which other days of the sample have rows."""
-    if not is_whole or len(days) < 2:
-        return
-    hours = pc.divide(good["ts"], 3_600_000_000).to_numpy() % 24
-    counts = {day: Counter[int]() for day in days}
-    for day, hour in zip(good["ds"].to_pylist(), hours, strict=True):
-        counts[day][int(hour)] += 1
-    *earlier, newest = (counts[day] for day in days)
-    missing = [h for h in range(24) if not newest[h] and all(day[h] >= _MIN_HOUR_ROWS for day in earlier)]
-    if missing:
-        yield f"{days[-1]}: hours (UTC) without rows, but with rows on earlier days: {len(missing)}"
-
-
-def _describe_changes(good: pa.Table, sample: Sample) -> Iterator[str]:
-    """Yield what differs on the newest day from the days before."""
-    days = sorted(set(good["ds"].to_pylist()))
-    if len(days) < 2:
-        return
-    newest = good.filter(pc.equal(good["ds"], days[-1]))
-    before = good.filter(pc.not_equal(good["ds"], days[-1]))
-    usual = len(before) / (len(days) - 1)
-    if usual >= _MIN_CHANGE_ROWS and not usual / _VOLUME_CHANGE < len(newest) < usual * _VOLUME_CHANGE:
-        yield f"{days[-1]}: {len(newest):,} rows; earlier days have {usual:,.0f} on average"
-    if min(len(newest), len(before)) < _MIN_CHANGE_ROWS:
-        return
-    for column, stored in sample.stored.items():
-        if stored in good.column_names and stored != "ts":
-            now = newest[stored].null_count / len(newest)
-            then = before[stored].null_count / len(before)
-            if abs(now - then) > _NULL_CHANGE:
-                yield f"{days[-1]}: {now:.0%} of the values of `{column}` are missing; on earlier days {then:.0%}"
-    if "domain" in good.column_names:
-        yield from _describe_domain_changes(newest, before, days)
-
-
-def _describe_domain_changes(newest: pa.Table, before: pa.Table, days: list[str]) -> Iterator[str]:
-    now, then = _count(newest), _count(before)
-    for domain in sorted({*now, *then}, key=str):
-        usual = then.get(domain, 0) / (len(days) - 1)
-        rows = now.get(domain, 0)
-        if usual >= _MIN_CHANGE_ROWS and not usual / _VOLUME_CHANGE < rows < usual * _VOLUME_CHANGE:
-            yield f"{days[-1]}: {rows:,} rows of domain `{domain}`; earlier days have {usual:,.0f} on average"
-        elif not usual and rows >= _MIN_CHANGE_ROWS:
-            yield f"{days[-1]}: {rows:,} rows of the new domain `{domain}`"
-
-
-def _count(rows: pa.Table) -> Mapping[str, int]:
-    return {r["values"]: r["counts"] for r in pc.value_counts(rows["domain"]).to_pylist()}
+    for separator in (s for s in _LIST_SEPARATORS if s != explode.separator):
+        shares = pc.mean(pc.match_substring(good["item_id"], separator).cast(pa.float64())).as_py()
+        if shares > _LISTS:
+            example = good["item_id"].filter(pc.match_substring(good["item_id"], separator))[0].as_py()
+            yield (
+                f"logs.impressions.explode.separator: {shares:.0%} of the items contain `{separator}`, such as "
+                f"`{example[:_EXAMPLE_LENGTH]}`; correct the separator (`{explode.separator}`)"
+            )
+            return

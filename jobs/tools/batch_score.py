@@ -39,8 +39,9 @@ from star_ctr.features.encoding.scoring_rows import (
     clean_raw_rows,
     count_unknown_domains,
 )
+from star_ctr.features.point_in_time.row_columns import select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction
-from star_ctr.jobs.features import add_columns, add_point_in_time, select_columns, select_row_columns
+from star_ctr.jobs.features import add_columns, add_point_in_time, select_columns
 from star_ctr.jobs.io.external_tables import (
     filter_rows,
     is_within,

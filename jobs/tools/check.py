@@ -10,9 +10,9 @@ from typing import Any
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.dates import check_day
-from star_ctr.conf.errors import DataError, suggest_nearest
-from star_ctr.conf.settings.features import list_read_columns
+from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.log_columns import find_missing_columns
 from star_ctr.jobs.io.external_errors import describe_external_error
 from star_ctr.jobs.io.file_schemas import EMPTY, FileSchema, find_unreadable
 from star_ctr.jobs.io.log_files import LogFile, describe_no_files, list_files, list_log_days, make_glob
@@ -82,8 +82,8 @@ def _check_log(
     if is_listed and not files:
         return None
     sample = collect_sample(settings, spark, name, files, ds, full)
-    report.problems += _find_missing_columns(settings, name, set(sample.types))
-    describe_sample(settings, name, sample, report)
+    report.problems += find_missing_columns(settings, name, sample.types)
+    describe_sample(settings, name, sample, report, has_all_files=len(files) == report.files)
     newest = ds or max((f.day for f in files if f.day), default=None)
     if name == "impressions" and newest and newest not in sample.rows["ds"].to_pylist():
         remedy = "write the logs of this day again, or pass another --ds"
@@ -119,17 +119,6 @@ def _describe_schema_changes(files: Sequence[LogFile], schemas: Sequence[FileSch
             lines.append(f"{file.path}: {'; '.join(parts)} (compared with the previous file)")
         known = names
     return lines[-_MAX_FILES:]
-
-
-def _find_missing_columns(settings: Settings, name: str, columns: set[str]) -> list[str]:
-    """Return a message for each feature that reads a column which log `name` does not have."""
-    problems = []
-    for feature in settings.features:
-        for column in list_read_columns(feature):
-            if column.table == name and column.column not in columns:
-                nearest = suggest_nearest(column.column, columns)
-                problems.append(f"features.{feature.name}: logs.{name} has no column `{column.column}`{nearest}")
-    return problems
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:

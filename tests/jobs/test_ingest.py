@@ -217,6 +217,14 @@ def test_features_read_log_columns_and_never_the_label(tmp_path: Path, spark: Sp
 
 
 @pytest.mark.spark
+def test_features_of_missing_columns_stop_ingest(tmp_path: Path, spark: SparkSession) -> None:
+    write_days(tmp_path, views())
+    feature = {"name": "place", "kind": "categorical", "column": "impressions.slott"}
+    with pytest.raises(DataError, match=r"features.place: logs.impressions has no column `slott`.*did you mean `slot`"):
+        ingest.run(settings(tmp_path, features=[feature]), spark, DS)
+
+
+@pytest.mark.spark
 @pytest.mark.slow
 def test_implausible_clicks_stop_the_night(tmp_path: Path, spark: SparkSession) -> None:
     rows = views()

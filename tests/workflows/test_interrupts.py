@@ -90,5 +90,7 @@ def test_an_interrupted_step_is_shown_as_such(tmp_path: Path) -> None:
     assert "ingest     interrupted after" in output
     assert "Traceback" not in output
     assert "error occurred" not in output
+    assert f"The night of {DS} stopped in the step ingest." in output
+    assert f"To continue: star-ctr backfill --conf {conf}" in output
     assert Journal(settings).read_entries()[-1].state == "interrupted"
     assert not is_held(settings)

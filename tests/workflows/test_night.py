@@ -112,19 +112,22 @@ def test_encoders_are_fitted_only_on_training_days(night: Night) -> None:
 
 
 def test_tables_are_listed_with_version_and_rows(night: Night) -> None:
-    listed = {t["table"]: t for t in tables.run(night.settings, night.spark)}
+    listed = {t["table"]: t for t in tables.run(night.settings)}
     assert listed["scores"]["rows"] == len(night.table("scores"))
     assert listed["behaviours"]["version"] is None
 
 
 def test_rows_of_a_table_are_shown(night: Night) -> None:
-    shown = tables.read_table_rows(night.settings, night.spark, "ledger", "reason != ''", 100)
-    assert {r["reason"] for r in shown} == set(night.table("ledger")["reason"]) - {""}
-    assert tables.read_table_rows(night.settings, night.spark, "split", None, 1)[0]["ints"].endswith("bytes")
+    shown = tables.read_table_rows(night.settings, "ledger", "reason != ''", 100)
+    assert {r["reason"] for r in shown.rows} == set(night.table("ledger")["reason"]) - {""}
+    assert shown.total == len(shown.rows) == (night.table("ledger")["reason"] != "").sum()
+    split_rows = tables.read_table_rows(night.settings, "split", None, 1)
+    assert split_rows.rows[0]["ints"].endswith("bytes")
+    assert (len(split_rows.rows), split_rows.total) == (1, len(night.table("split")))
     with pytest.raises(UserError, match="did you mean `ledger`"):
-        tables.read_table_rows(night.settings, night.spark, "leger", None, 1)
+        tables.read_table_rows(night.settings, "leger", None, 1)
     with pytest.raises(UserError, match="--where nothing = 1"):
-        tables.read_table_rows(night.settings, night.spark, "ledger", "nothing = 1", 1)
+        tables.read_table_rows(night.settings, "ledger", "nothing = 1", 1)
 
 
 def test_features_computed_with_other_settings_are_rejected(night: Night) -> None:

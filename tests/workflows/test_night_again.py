@@ -93,7 +93,7 @@ def test_a_step_killed_during_its_write_leaves_the_previous_version_and_can_run_
     folder = Path(store.warehouse.table("features"))
     kills = 0
     for delay in (0.0, 0.3):
-        version, files = store.version("features"), {p.name for p in folder.rglob("*.parquet")}
+        version, files = store.get_version("features"), {p.name for p in folder.rglob("*.parquet")}
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(conf), DS], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -104,7 +104,7 @@ def test_a_step_killed_during_its_write_leaves_the_previous_version_and_can_run_
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        kills += store.version("features") == version
+        kills += store.get_version("features") == version
         now = store.read("features").toPandas().astype(str).sort_values("impression_id", ignore_index=True)
         pd.testing.assert_frame_equal(now, whole)
     assert kills, "each kill came after the commit"

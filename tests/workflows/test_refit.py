@@ -95,15 +95,15 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert sum(record["rows"].values()) == len(seen) * settings.trainer.epochs
 
     # A repeated refit changes nothing: same rows, same bits, no new decision. After new features, the rows are written again.
-    version, weights = store.version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS_FILE
+    version, weights = store.get_version("refit_split"), newest_folder(settings, now.run_id) / WEIGHTS_FILE
     bits = weights.read_bytes()
     assert refit.run(settings, spark, DS)["serving"] == now.run_id
-    assert (store.version("refit_split"), weights.read_bytes()) == (version, bits)
+    assert (store.get_version("refit_split"), weights.read_bytes()) == (version, bits)
     assert len(Decisions(settings).read_all()) == len(decided)
     assert {r["action"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     features.run(settings, spark, DS)
     refit.run(settings, spark, DS)
-    assert store.version("refit_split") > version
+    assert store.get_version("refit_split") > version
     assert weights.read_bytes() == bits, "the features have not changed"
     assert len(Decisions(settings).read_all()) == len(decided)
 

@@ -32,5 +32,6 @@ def main() -> None:
         if (message := format_error(error)) is None:
             raise
         log = record_error(error)
-        sys.stderr.write(f"star-ctr: {message}\n" + (f"The full error is in {log}\n" if log else ""))
+        lines = [f"star-ctr: {message}", *getattr(error, "__notes__", [])]
+        sys.stderr.write("\n".join([*lines, f"The full error is in {log}"] if log else lines) + "\n")
         raise SystemExit(1) from None

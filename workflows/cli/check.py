@@ -65,6 +65,8 @@ def _render(found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableTy
             yield make_table(log["domains"][:_MAX_DOMAINS], ["domain", "rows", "click rate"])
             if len(log["domains"]) > _MAX_DOMAINS:
                 yield Text(f"and {len(log['domains']) - _MAX_DOMAINS} more domains")
+    for line in (f"{log['log']}: {note}" for log in found for note in log["notes"]):
+        yield Text(line)
     for title, key, style in (("Problems", "problems", "red"), ("Warnings", "warnings", "yellow")):
         lines = [f"{log['log']}: {line}" for log in found for line in log[key]]
         if lines:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +20,26 @@ From = Annotated[
 To = Annotated[
     str | None, typer.Option("--to", metavar="DAY", help="Last night. By default, the newest day of the logs.")
 ]
+
+
+@contextmanager
+def _suggest_backfill(conf: str, overrides: list[str] | None, first: str | None, last: str | None) -> Iterator[None]:
+    """If a step fails or is interrupted, add to the error how to continue."""
+    from star_ctr.workflows.terminal import stderr
+
+    try:
+        yield
+    except BaseException as error:
+        if not getattr(error, "__notes__", None):  # no step has run
+            raise
+        parts = ["star-ctr", "backfill", "--conf", conf]
+        parts += [part for override in overrides or [] for part in ("--set", override)]
+        parts += ["--from", first] if first else []
+        parts += ["--to", last] if last else []
+        error.add_note(f"To continue: {shlex.join(parts)}")
+        if isinstance(error, KeyboardInterrupt):  # ends the command without a message
+            stderr.print("\n".join(error.__notes__), highlight=False, soft_wrap=True)
+        raise
 
 
 @app.command()
@@ -39,9 +62,10 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     from star_ctr.workflows.terminal import make_metrics_table, stderr
 
     start = time.monotonic()
-    settings, result = with_spark(
-        "nightly", conf, set, lambda s, spark: night.run(s, spark, ds), progress=False, writes=True, wait=wait
-    )
+    with _suggest_backfill(conf, set, ds, ds):
+        settings, result = with_spark(
+            "nightly", conf, set, lambda s, spark: night.run(s, spark, ds), progress=False, writes=True, wait=wait
+        )
     rows, gate = result["metrics"], result["gate"]
     print_result(rows, json, lambda: make_metrics_table(rows))
     stderr.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
@@ -69,13 +93,15 @@ def backfill(
         star-ctr backfill --conf mine.yaml --from 2026-03-01 --to 2026-03-05
     """
     from star_ctr.workflows import backfill as backfill_nights
-    from star_ctr.workflows.terminal import make_table
+    from star_ctr.workflows.terminal import make_table, stderr
 
     def action(settings: Settings, spark: Any) -> Any:
         return backfill_nights.run(settings, spark, first, last)
 
-    _, report = with_spark("backfill", conf, set, action, progress=False, writes=True, wait=wait)
+    with _suggest_backfill(conf, set, first, last):
+        _, report = with_spark("backfill", conf, set, action, progress=False, writes=True, wait=wait)
     print_result(report, json, lambda: make_table(report, ["ds", "step", "action", "reason"]))
+    stderr.print(f"To see the report: star-ctr report --conf {conf}", highlight=False)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result, with_spark
+from star_ctr.workflows.cli.base import Conf, Json, Set, app, print_result
 
 
 @app.command()
@@ -23,20 +23,25 @@ def tables(
 ) -> None:
     """List the tables of the warehouse, or show rows of one.
 
-    The list contains the version, the number of rows and a description of each table. All are Delta tables.
+    The list contains the version, the number of rows and a description of each table. All are Delta tables. Times are
+    in UTC. Needs no Spark.
 
     For example:
 
         star-ctr tables --conf mine.yaml --show ledger --where "reason != ''"
     """
+    from star_ctr.conf.load import load
     from star_ctr.jobs.tools import tables as job
     from star_ctr.workflows.terminal import make_records_table, make_table, stderr
 
+    settings = load(conf, set or [])
     if show is not None:
-        _, rows = with_spark("tables", conf, set, lambda s, spark: job.read_table_rows(s, spark, show, where, limit))
-        print_result(rows, json, lambda: make_records_table(rows))
+        found = job.read_table_rows(settings, show, where, limit)
+        print_result(found.rows, json, lambda: make_records_table(found.rows))
+        more = "; show more with --limit" if found.total > len(found.rows) else ""
+        stderr.print(f"{show}: {len(found.rows):,} of {found.total:,} rows{more}", highlight=False)
         return
-    settings, rows = with_spark("tables", conf, set, job.run)
+    rows = job.run(settings)
     existing = [row for row in rows if row["version"] is not None]
     columns = ["table", "version", "rows", "description"]
     print_result(rows, json, lambda: make_table(existing, columns, settings.paths.warehouse))

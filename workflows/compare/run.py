@@ -228,7 +228,7 @@ def _has_features(settings: Settings, store: WarehouseTables, night: str) -> boo
     needed = set(list_window_days(settings, night))
     rows = store.read("features").where(F.col("settings") == hash_features_settings(settings))
     days = {r.ds for r in rows.select("ds").distinct().collect()}
-    return night in days and needed.intersection(store.days("impressions")) <= days
+    return night in days and needed.intersection(store.list_days("impressions")) <= days
 
 
 def train_all(trials: Sequence[Trial], jobs: int) -> None:

@@ -128,7 +128,7 @@ def test_joins_and_features_are_profiled_like_in_pandas(tmp_path: Path, spark: S
     assert {m.ds for m in measures if m.measure == "unseen"} == {DS}
     # A table without days is profiled as of the night.
     assert {m.ds for m in measures if m.log == "items" and m.measure == "null"} == {DS}
-    (row,) = read_table_rows(conf, spark, "profile", f"ds = '{DS}' AND measure = 'rows' AND log = 'items'", 5)
+    (row,) = read_table_rows(conf, "profile", f"ds = '{DS}' AND measure = 'rows' AND log = 'items'", 5).rows
     assert row == {
         "ds": DS, "step": "ingest", "log": "items", "name": "", "measure": "rows", "rows": 9, "hits": 9, "value": None, "example": "",
     }  # fmt: skip

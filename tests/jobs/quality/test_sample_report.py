@@ -17,8 +17,9 @@ from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.jobs.io.log_files import LogFile
 from star_ctr.jobs.quality import sample as sampling
 from star_ctr.jobs.quality.sample import NUMBER_PREFIX, Sample, choose_files
+from star_ctr.jobs.quality.sample_days import describe_other_days
 from star_ctr.jobs.quality.sample_matches import describe_matches
-from star_ctr.jobs.quality.sample_report import LogReport, _describe_other_days, describe_sample
+from star_ctr.jobs.quality.sample_report import LogReport, describe_sample
 from tests.jobs.messy_logs import DAYS, settings
 
 HOUR = 3_600_000_000
@@ -59,9 +60,9 @@ def make_sample(is_whole: bool = True, types: dict[str, str] | None = None, **ch
     return Sample(table, dict.fromkeys(stored, "string") | (types or {}), stored, 3, is_whole)
 
 
-def describe(conf: Settings, sample: Sample) -> LogReport:
+def describe(conf: Settings, sample: Sample, has_all_files: bool = True) -> LogReport:
     report = LogReport("impressions", "views/*.csv")
-    describe_sample(conf, "impressions", sample, report)
+    describe_sample(conf, "impressions", sample, report, has_all_files)
     return report
 
 
@@ -80,7 +81,7 @@ def test_a_clean_log_has_no_problems_and_no_warnings(conf: Settings) -> None:
         "column": "slot", "type": "string", "use": "feature slot", "nulls": 0.0, "distinct": 5,
         "examples": ["0", "1", "2"],
     }  # fmt: skip
-    assert by_name["at"]["examples"][1] == "2026-03-01 01:00:00"
+    assert by_name["at"]["examples"][1] == "2026-03-01 01:00:00 UTC"
     assert [d["domain"] for d in report.domains] == ["search", "home"]
     assert report.domains[0]["click rate"] == pytest.approx(0.25)
 
@@ -88,9 +89,7 @@ def test_a_clean_log_has_no_problems_and_no_warnings(conf: Settings) -> None:
 def test_quarantined_rows_are_problems_above_the_limit_and_warnings_below(conf: Settings) -> None:
     n = N * len(DAYS)
     for count, where in ((3, "warnings"), (40, "problems")):
-        reasons = (
-            ["at: no usable time"] * count + [DUPLICATE] * 50 + [LEFT_OUT_BY_WHERE] * 20 + [None] * (n - count - 70)
-        )
+        reasons = ["at: no usable time"] * count + [DUPLICATE] * 50 + [None] * (n - count - 50)
         raw = [json.dumps({"at": "10:12"})] * count + [None] * (n - count)
         report = describe(conf, make_sample(reason=reasons, raw=raw))
         [line] = [x for x in getattr(report, where) if "no usable time" in x]
@@ -99,8 +98,40 @@ def test_quarantined_rows_are_problems_above_the_limit_and_warnings_below(conf: 
             "logs.impressions.time"
         )
         assert f"50 of {n} rows: {DUPLICATE}" in report.warnings
-        assert f"20 of {n} rows: {LEFT_OUT_BY_WHERE}" in report.warnings
         assert bool(report.problems) is (where == "problems")
+
+
+def test_rows_left_out_are_counted_and_not_described(conf: Settings) -> None:
+    n = N * len(DAYS)
+    bots = [k % 3 == 0 for k in range(n)]
+    report = describe(
+        conf,
+        make_sample(
+            reason=[LEFT_OUT_BY_WHERE if bot else None for bot in bots],
+            slot=[None if bot else "1" for bot in bots],
+            domain=["bots" if bot else "home" for bot in bots],
+        ),
+    )
+    assert report.notes == [f"{n // 3} of {n} rows are {LEFT_OUT_BY_WHERE}"]
+    assert (report.rows, report.problems, report.warnings) == (n - n // 3, [], [])
+    assert {c["column"]: c["nulls"] for c in report.columns}["slot"] == 0
+    assert [d["domain"] for d in report.domains] == ["home"]
+
+
+@pytest.mark.parametrize(("items", "problem"), [("s1|s2", "`|`, such as `s1|s2`"), ("s1", None)])
+def test_lists_with_another_separator(tmp_path: Path, items: str, problem: str | None) -> None:
+    conf = settings(tmp_path, {"explode": {"items": "sku", "separator": ","}})
+    report = describe(conf, make_sample(item_id=[items] * N * len(DAYS)))
+    assert [problem in p and "explode.separator: 100%" in p for p in report.problems if problem] == [True] * bool(
+        problem
+    )
+    assert bool(report.problems) is bool(problem)
+
+
+def test_days_are_not_compared_if_files_cannot_be_read(conf: Settings) -> None:
+    sample = make_sample(domain=["home" if k < 120 else "new" for k in range(180)])
+    assert describe(conf, sample).warnings
+    assert not describe(conf, sample, has_all_files=False).warnings
 
 
 def test_values_that_are_not_numbers(conf: Settings) -> None:
@@ -155,7 +186,7 @@ def test_times_on_other_days_than_their_file() -> None:
     for hours, share in ((0, None), (9, None), (13, "100%")):
         times = [t + hours * 3_600_000_000 for t in noon for _ in range(10)]
         rows = pa.table({"ds": [day for day in days for _ in range(10)], "ts": times})
-        found = list(_describe_other_days(conf, "impressions", rows))
+        found = list(describe_other_days(conf, "impressions", rows))
         assert [text.partition(" ")[0] for text in found] == ([share] if share else [])
         assert all("for example 2026-03-02 instead of 2026-03-01" in text for text in found)
 

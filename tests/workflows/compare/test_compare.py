@@ -125,9 +125,9 @@ def test_a_second_call_trains_nothing_and_returns_the_same_results(
 ) -> None:
     monkeypatch.setattr(run, "ProcessPoolExecutor", _SequentialPool)
     monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("this job is already trained"))
-    versions = [compared.store.version(t) for t in ("split", "scores", "metrics")]
+    versions = [compared.store.get_version(t) for t in ("split", "scores", "metrics")]
     again = run.run(str(compared.conf), SMALL, spark, PLANS)
-    assert [compared.store.version(t) for t in ("split", "scores", "metrics")] == versions
+    assert [compared.store.get_version(t) for t in ("split", "scores", "metrics")] == versions
     assert again.rows == [r for r in compared.results.rows if r["compared"] != "random"]
 
 
