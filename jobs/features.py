@@ -124,7 +124,8 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
 def label_rows(settings: Settings, store: WarehouseTables, impressions: DataFrame, ds: str) -> DataFrame:
     """Add `label` (0.0 or 1.0) and `clicked_at` from the clicks up to `ds`; unchanged if `label` is a log column."""
     if isinstance(settings.label, LabelFromClicks):
-        return attribution.add_labels(impressions.drop("label"), _read_clicks(store, ds), settings.label.window_hours)
+        window, clicks = settings.label.window_hours, _read_clicks(store, ds)
+        return attribution.add_labels(impressions.drop("label"), clicks, window, settings.zone)
     return impressions
 
 
@@ -211,7 +212,7 @@ def _write_click_matches(settings: Settings, store: WarehouseTables, ds: str) ->
     if not isinstance(settings.label, LabelFromClicks):
         return []
     impressions = store.read("impressions").where(F.col("ds") <= ds)
-    matches = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours)
+    matches = attribution.match_clicks(impressions, _read_clicks(store, ds), settings.label.window_hours, settings.zone)
     days = [day for day in store.list_days("clicks") if day <= ds]
     if not days:
         return []

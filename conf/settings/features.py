@@ -39,9 +39,9 @@ class History(SettingsModel):
     At least one of `impressions`, `outcome` and `behaviours` is required; `impressions` and `outcome` exclude each
     other. Each event has a weight, and statistics sum the weights with a precision of one millionth.
 
-    An event counts from its time on: that of the impression, the click or the behaviour. If labels come from a
-    click log, the outcome `label` counts only once the click has happened. Behaviours without a time are earlier than
-    all other events.
+    An event counts from its time on: that of the impression, the click or the behaviour. It does not count before its
+    log day, because its row is not known earlier. If labels come from a click log, the outcome `label` counts only once
+    the click has happened. Behaviours without a time are earlier than all other events.
     """
 
     impressions: bool = Field(False, description="whether every impression is an event; its weight is 1")

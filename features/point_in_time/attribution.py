@@ -2,8 +2,8 @@
 
 Clicks are joined with impressions by impression id, within an attribution window. Clicks may arrive late, after
 midnight, more than once, or without their impression. An impression is labeled as clicked if the log contains a click
-with its id at the time of the impression or later, within the window. The first such click counts. Its time is the time
-at which the outcome became known. Each click gets a status: that it set the label, or why it does not count.
+with its id at the time of the impression or later, within the window. The click that became known first counts. The
+outcome is known from this time on. Each click gets a status: that it set the label, or why it does not count.
 """
 
 from __future__ import annotations
@@ -11,64 +11,82 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
+from star_ctr.features.point_in_time.known_times import compute_known_time
+
 MATCHED = ""
 """The status of a click that set the label of its impression."""
 REPEATED = "repeated click"
 LATE = "click after the attribution window"
 EARLY = "click before its impression"
 ORPHAN = "click without impression"
+_MAX_EARLIER = 8
+"""Number of earlier impressions with the same id that are compared with a click."""
 
 
-def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
+def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float, zone: str) -> DataFrame:
     """Add the label to impressions.
 
     Args:
-        impressions: Impressions with `impression_id`, `ts` and `domain`.
+        impressions: Impressions with `impression_id`, `ts`, `ds` and `domain`.
         clicks: Clicks with `impression_id`, `ts` and `ds`.
         window_hours: Maximum time from impression to click, in hours.
+        zone: The time zone of days.
 
     Returns:
-        `impressions` with `label` (0.0 or 1.0) and `clicked_at`, the time of the first click (null without a click).
+        `impressions` with `label` (0.0 or 1.0), and the time of its click, `clicked_at`, and the time from which the
+        click and its impression are known, `click_known` (both null without a click).
     """
-    matches = match_clicks(impressions, clicks, window_hours)
+    matches = match_clicks(impressions, clicks, window_hours, zone)
     matched = matches.where(F.col("status") == MATCHED).select(
-        "impression_id", F.col("shown_at").alias("ts"), F.col("ts").alias("clicked_at")
+        "impression_id",
+        F.col("shown_at").alias("ts"),
+        F.col("shown_ds").alias("ds"),
+        F.col("ts").alias("clicked_at"),
+        F.timestamp_micros("known").alias("click_known"),
     )
-    return impressions.join(matched, ["impression_id", "ts"], "left").withColumn(
+    return impressions.join(matched, ["impression_id", "ts", "ds"], "left").withColumn(
         "label", F.col("clicked_at").isNotNull().cast("double")
     )
 
 
-def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float) -> DataFrame:
+def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float, zone: str) -> DataFrame:
     """Match each click with its impression.
 
     An id may be used again on another day. A click then belongs to the latest impression with that id at or before the
-    time of the click. If all impressions with that id are later than the click, it belongs to the first one.
+    time of the click. Impressions of later log days than the click count only if there is no other one, so that a later
+    log day does not change an outcome that is known already. If all impressions with that id are later than the click,
+    it belongs to the first one.
 
     Args:
         impressions: As for `add_labels`.
         clicks: As for `add_labels`.
         window_hours: As for `add_labels`.
+        zone: As for `add_labels`.
 
     Returns:
-        One row per click: `impression_id`, `ts` and `ds` of the click; `shown_at` and `domain` of its impression (null
-        without an impression); and `status`, which is MATCHED if the click set the label, else the reason why it does
-        not count.
+        One row per click: `impression_id`, `ts` and `ds` of the click; `shown_at`, `shown_ds` and `domain` of its
+        impression (null without an impression); `known`, the time from which both are known, in microseconds; and
+        `status`, which is MATCHED if the click set the label, else the reason why it does not count.
     """
     ids = clicks.select("impression_id").distinct()
-    by_time = Window.partitionBy("impression_id").orderBy("ts")
+    by_time = Window.partitionBy("impression_id").orderBy("ts", "ds")
+    impression = F.struct(F.col("ts").alias("shown_at"), F.col("ds").alias("shown_ds"), "domain")
     shown = impressions.join(ids, "impression_id", "left_semi").select(
         F.col("impression_id").alias("_id"),
-        F.col("ts").alias("shown_at"),
-        "domain",
+        impression.alias("_shown"),
         F.lead("ts").over(by_time).alias("_next"),
         (F.row_number().over(by_time) == 1).alias("_first"),
+        F.collect_list(impression).over(by_time.rowsBetween(-_MAX_EARLIER, -1)).alias("_earlier"),
     )
     # The first impression with an id also matches earlier clicks, so that these are reported as EARLY.
-    has_begun = F.col("_first") | (F.col("shown_at") <= F.col("ts"))
+    has_begun = F.col("_first") | (F.col("_shown.shown_at") <= F.col("ts"))
     is_latest = F.col("_next").isNull() | (F.col("ts") < F.col("_next"))
     matches = (F.col("impression_id") == F.col("_id")) & has_begun & is_latest
     joined = clicks.select("impression_id", "ts", "ds").join(shown, matches, "left")
+    logged = F.filter("_earlier", lambda other: other["shown_ds"] <= F.col("ds"))
+    is_later = F.col("_shown.shown_ds") > F.col("ds")
+    found = F.coalesce(F.when(is_later, F.try_element_at(logged, F.lit(-1))), F.col("_shown")).alias("_shown")
+    joined = joined.select("impression_id", "ts", "ds", found).select("impression_id", "ts", "ds", "_shown.*")
     delay = F.unix_micros("ts") - F.unix_micros("shown_at")
     timing = (
         F.when(F.col("shown_at").isNull(), ORPHAN)
@@ -76,10 +94,14 @@ def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float)
         .when(delay > int(window_hours * 3_600_000_000), LATE)
         .otherwise(MATCHED)
     )
-    order = Window.partitionBy("impression_id", "shown_at", "timing").orderBy("ts", "ds")
+    click_known = compute_known_time(zone, F.unix_micros("ts"), F.col("ds"))
+    known = compute_known_time(zone, click_known, F.col("shown_ds"))
+    order = Window.partitionBy("impression_id", "shown_at", "shown_ds", "timing").orderBy("known", "ts", "ds")
     is_repeated = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
     status = F.when(is_repeated, REPEATED).otherwise(F.col("timing")).alias("status")
-    return joined.withColumn("timing", timing).select("impression_id", "ts", "ds", "shown_at", "domain", status)
+    return joined.withColumns({"timing": timing, "known": known}).select(
+        "impression_id", "ts", "ds", "shown_at", "shown_ds", "domain", "known", status
+    )
 
 
 def count_clicks(matches: DataFrame) -> DataFrame:

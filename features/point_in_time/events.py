@@ -1,12 +1,13 @@
 """Build the events and cuts from which point-in-time features are computed.
 
-Query rows: each impression asks for its features as of a cut. The cut is the time of the impression, or the start of
-its log day if that is earlier. A log day can be later than the time of its rows, so the cut `day` is the minimum of
-both.
-
 Events: each event counts from the time at which it became known. For an impression and its outcomes this is the time of
-the impression, for a click of a click log the time of the click. Events before the first day, which have no time, come
-before all others.
+the impression, for a click of a click log the time of the click. But a row is not known before its log day, so an event
+whose time is earlier than its log day counts from the start of its log day. Events before the first day, which have no
+time, come before all others.
+
+Query rows: each impression asks for its features as of a cut. The cut `time` is the time of the impression, and the cut
+`day` the start of its log day, or of the calendar day of its time if that is earlier. No cut is later than the end of
+the log day. So the features of a day depend only on log days up to this day, and do not change when later days arrive.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from star_ctr.conf.settings.features import (
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.raw_rows import union_frames
+from star_ctr.features.point_in_time.known_times import compute_known_time, find_start
 
 SCALE = 1_000_000
 """Scale of event weights: outcomes are summed as integer millionths, so sums do not depend on the order of rows."""
@@ -67,13 +69,14 @@ def compute_cut(settings: Settings, cut: Cut) -> Column:
 
     Args:
         settings: The data set.
-        cut: `time` for the time of the row, `day` for the start of its log day or its time, whichever is earlier.
+        cut: `time` for the time of the row, but at most the end of its log day; `day` for the start of its log day, or
+            of the calendar day of its time, whichever is earlier.
     """
-    time = F.unix_micros("ts")
+    log_day = F.to_date("ds", "yyyy-MM-dd")
     if cut == "time":
-        return time
-    start = F.unix_micros(F.to_utc_timestamp(F.to_timestamp("ds", "yyyy-MM-dd"), settings.zone))
-    return F.least(time, start)
+        return F.least(F.unix_micros("ts"), find_start(settings.zone, F.date_add(log_day, 1)))
+    calendar_day = F.to_date(F.from_utc_timestamp("ts", settings.zone))
+    return find_start(settings.zone, F.least(log_day, calendar_day))
 
 
 def build_events(
@@ -85,7 +88,7 @@ def build_events(
         settings: The data set.
         impressions: Impressions with `hour`, `weekday`, the outcomes under their `name_outcome_column`, and `label` if
             the label is a column.
-        clicked: Clicked impressions with `clicked_at`, if the label comes from a click log.
+        clicked: Clicked impressions with `clicked_at` and `click_known`, if the label comes from a click log.
         behaviours: Rows of the behaviour log, if there is one.
 
     Returns:
@@ -115,22 +118,25 @@ def build_events(
         kept = [c for c in rows.columns if c in columns]
         return _make_events(settings, rows, kept, time, weights, tie, order)
 
-    no_order = F.lit(0)
-    frames = [make(impressions, F.unix_micros("ts"), impression_weights, F.col("impression_id"), no_order)]
+    # Events that became known at the same time are in the order of their own times.
+    time = F.unix_micros("ts")
+    known = compute_known_time(settings.zone, time, F.col("ds"))
+    frames = [make(impressions, known, impression_weights, F.col("impression_id"), time)]
     if click_kinds and clicked is not None:
         ones = {name: F.lit(SCALE) for name in click_kinds}
-        frames.append(make(clicked, F.unix_micros("clicked_at"), ones, F.col("impression_id"), no_order))
+        clicked_at = F.unix_micros("clicked_at")
+        frames.append(make(clicked, F.unix_micros("click_known"), ones, F.col("impression_id"), clicked_at))
     if behaviours is not None:
         behaviour_kinds = {n: k for n, k in settings.history.items() if k.behaviours}
         if behaviour_kinds:
-            needed = {"user_id", "item_id", "behaviour", "ts", "order"}
+            needed = {"user_id", "item_id", "behaviour", "ts", "order", "ds"}
             behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | needed))
             behaviours = _add_other_behaviours(behaviours, sorted({k.also for k in behaviour_kinds.values() if k.also}))
             weights = {name: _weigh_behaviour(kind) for name, kind in behaviour_kinds.items()}
-            time = F.coalesce(F.unix_micros("ts"), F.lit(UNTIMED))
+            timed = F.when(time.isNotNull(), known).otherwise(F.lit(UNTIMED))
             dated = add_time_columns(settings, behaviours)
-            tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce("order", F.lit(0))
-            frames.append(make(dated, time, weights, tie, order))
+            tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce(time, "order", F.lit(0))
+            frames.append(make(dated, timed, weights, tie, order))
     return union_frames(frames)
 
 

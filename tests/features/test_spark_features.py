@@ -41,7 +41,7 @@ def test_clicks_are_matched_within_the_attribution_window(spark: SparkSession) -
             ("on the edge", stamp("2026-01-01 12:00:00"), "b"),
         ],
         "impression_id string, ts timestamp, domain string",
-    )
+    ).withColumn("ds", F.date_format("ts", "yyyy-MM-dd"))
     clicks = spark.createDataFrame(
         [
             ("in time", stamp("2026-01-01 10:00:30"), "2026-01-01"),
@@ -56,12 +56,12 @@ def test_clicks_are_matched_within_the_attribution_window(spark: SparkSession) -
         ],
         "impression_id string, ts timestamp, ds string",
     )
-    labeled = {r.impression_id: r for r in attribution.add_labels(shown, clicks, window_hours=2).collect()}
+    labeled = {r.impression_id: r for r in attribution.add_labels(shown, clicks, window_hours=2, zone="UTC").collect()}
     assert {k: r.label for k, r in labeled.items()} == {
         "in time": 1.0, "past midnight": 1.0, "late": 0.0, "repeated": 1.0, "never": 0.0, "before": 0.0, "on the edge": 1.0,
     }  # fmt: skip
     assert labeled["repeated"].clicked_at.astimezone(dt.UTC) == stamp("2026-01-01 12:00:05")
-    matches = attribution.match_clicks(shown, clicks, window_hours=2)
+    matches = attribution.match_clicks(shown, clicks, window_hours=2, zone="UTC")
     counts = {(r.ds, r.domain, r.reason): (r.rows_in, r.rows_out) for r in attribution.count_clicks(matches).collect()}
     assert counts == {
         ("2026-01-01", "a", ""): (1, 1),
@@ -79,17 +79,42 @@ def test_a_reused_impression_id_is_matched_with_its_latest_impression(spark: Spa
     shown = spark.createDataFrame(
         [("1", stamp("2026-03-01 10:00:00"), "a"), ("1", stamp("2026-03-04 10:00:00"), "b")],
         "impression_id string, ts timestamp, domain string",
-    )
+    ).withColumn("ds", F.date_format("ts", "yyyy-MM-dd"))
     clicks = spark.createDataFrame(
         [("1", stamp("2026-03-04 10:05:00"), "2026-03-04"), ("1", stamp("2026-02-28 10:00:00"), "2026-02-28")],
         "impression_id string, ts timestamp, ds string",
     )
-    labeled = {r.domain: r.label for r in attribution.add_labels(shown, clicks, window_hours=24).collect()}
+    labeled = {r.domain: r.label for r in attribution.add_labels(shown, clicks, window_hours=24, zone="UTC").collect()}
     assert labeled == {"a": 0.0, "b": 1.0}
-    matches = attribution.match_clicks(shown, clicks, window_hours=24).collect()
+    matches = attribution.match_clicks(shown, clicks, window_hours=24, zone="UTC").collect()
     assert {(r.ds, r.domain, r.status) for r in matches} == {
         ("2026-03-04", "b", ""),
         ("2026-02-28", "a", "click before its impression"),
+    }
+
+
+def test_later_log_days_do_not_change_what_was_known(spark: SparkSession) -> None:
+    """A click that arrives later must not replace the first one, nor an impression that arrives later the matched one."""
+    first = [("1", stamp("2026-03-01 10:00:00"), "2026-03-01", "a")]
+    later = [*first, ("1", stamp("2026-03-01 10:00:02"), "2026-03-02", "b")]
+    clicks = [
+        ("1", stamp("2026-03-01 10:05:00"), "2026-03-01"),
+        ("1", stamp("2026-03-01 10:04:00"), "2026-03-02"),  # belongs to the impression of that log day
+        ("1", stamp("2026-03-01 10:00:01"), "2026-03-03"),  # older than the click that is known already
+    ]
+
+    def label(shown: list, n_clicks: int) -> dict[str, tuple[float, str | None, str | None]]:
+        views = spark.createDataFrame(shown, "impression_id string, ts timestamp, ds string, domain string")
+        some = spark.createDataFrame(clicks[:n_clicks], "impression_id string, ts timestamp, ds string")
+        rows = attribution.add_labels(views, some, window_hours=24, zone="Asia/Tokyo")
+        times = F.date_format("clicked_at", "HH:mm:ss"), F.date_format("click_known", "dd HH:mm")
+        return {r[0]: tuple(r[1:]) for r in rows.select("domain", "label", *times).collect()}
+
+    assert label(first, 1) == {"a": (1.0, "10:05:00", "01 10:05")}
+    assert label(later, 1)["a"] == label(first, 1)["a"]
+    assert label(later, 3) == {
+        "a": (1.0, "10:05:00", "01 10:05"),
+        "b": (1.0, "10:04:00", "01 15:00"),  # the log day begins at 15:00 UTC
     }
 
 
@@ -157,10 +182,14 @@ def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, 
     known = build_events(conf, shown, None, behaviours)
     found = add_history(conf, shown, known).toPandas().set_index("impression_id").sort_index()
 
+    views["known"] = np.maximum(views["ts"], pd.to_datetime(views["ds"]))
     for row in views.itertuples():
-        cut = min(row.ts, pd.Timestamp(row.ds))
+        cut = min(row.ts.normalize(), pd.Timestamp(row.ds))
+        now = min(row.ts, pd.Timestamp(row.ds) + pd.Timedelta(days=1))
         got = found.loc[row.impression_id]
-        before, just = views[views["ts"] < cut], views[views["ts"] < row.ts]
+        before, just = views[views["known"] < cut], views[views["known"] < now]
+        assert set(before["ds"]) <= {str(d.date()) for d in pd.date_range("2026-01-01", row.ds)} - {row.ds}
+        assert max([*just["ds"], row.ds]) == row.ds
         of_item = before[before["item_id"] == row.item_id]
         assert got["item__watch"] == len(of_item) + sum(i == row.item_id for _, i, _, _ in older)
         assert got["item__shown"] == len(of_item)
@@ -173,16 +202,18 @@ def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, 
         pair = just[(just["user_id"] == row.user_id) & (just["domain"] == row.domain)]
         assert got["pair__shown"] == len(pair)
         if len(pair):
-            assert got["pair__since_shown"] == (row.ts - pair["ts"].max()).total_seconds()
+            assert got["pair__since_shown"] == (now - pair["known"].max()).total_seconds()
         else:
             assert np.isnan(got["pair__since_shown"])
-        mine = before[before["user_id"] == row.user_id].sort_values(["ts", "impression_id"])
+        mine = before[before["user_id"] == row.user_id].sort_values(["known", "ts", "impression_id"])
         old = sorted((o, f"{i}/watch", i) for u, i, o, _ in older if u == row.user_id)
         every = [(i, "watch") for _, _, i in old] + [
             (r.item_id, "click" if r.label else "watch") for r in mine.itertuples()
         ]
         assert list(zip(got["seen__item_id"], got["seen__behaviour"], strict=True)) == every[-3:]
-        clicks = just[(just["user_id"] == row.user_id) & (just["label"] > 0)].sort_values(["ts", "impression_id"])
+        clicks = just[(just["user_id"] == row.user_id) & (just["label"] > 0)].sort_values(
+            ["known", "ts", "impression_id"]
+        )
         assert list(got["now__item_id"]) == list(clicks["item_id"])[-2:]
 
 
