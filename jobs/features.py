@@ -9,7 +9,7 @@ sequences use the whole history in the tables up to `ds`, not only that of the w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -180,10 +180,9 @@ def add_point_in_time(
         *EVENT_COLUMNS,
         *(name_weight_column(kind) for kind in settings.history),
     ).persist()
-    try:
-        yield add_history(settings, rows, events, postprocess)
-    finally:
-        events.unpersist()
+    with ExitStack() as stack:
+        stack.callback(events.unpersist)
+        yield add_history(settings, rows, events, stack, postprocess)
 
 
 def _reject_lists(settings: Settings, events: DataFrame) -> None:

@@ -12,7 +12,7 @@ earlier.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -165,7 +165,13 @@ class Statistic(Feature):
     otherwise each click raises only the counts of the user's later rows, so that clicked rows have lower counts than
     the user's other rows. This bias distorts the ranking within users, which GAUC measures. The cut `time` is suitable
     for events that are not outcomes.
+
+    With the cut `day`, `last_days` and `half_life_days` let old events count less or not at all. Several statistics may
+    have the same group columns, for example one with and one without `last_days`.
     """
+
+    HALF_LIVES: ClassVar[int] = 10
+    """Events older than this number of half-lives do not count: their weight would be less than a thousandth."""
 
     kind: Literal["statistic"] = Field(description="kind of the feature: `statistic`")
     by: list[ColumnRef] = Field(min_length=1, description="columns that define the groups of rows and events")
@@ -188,6 +194,16 @@ class Statistic(Feature):
         "r is the overall rate of the training rows",
     )
     cut: Cut = Field("day", description="only events before the impression (`time`) or its day (`day`) count")
+    last_days: int | None = Field(
+        None, ge=1, le=3650, description="number of days before the cut whose events count; default: all days"
+    )
+    half_life_days: float | None = Field(
+        None,
+        gt=0,
+        le=365,
+        description="number of days after which an event counts half; events older than ten half-lives do not count; "
+        "`since` is not affected; default: all events count fully",
+    )
     encode: list[NumericEncoding] = Field(
         default=["standard"], min_length=1, description="encodings of each number, as for `numeric`; default: standard"
     )
@@ -197,6 +213,8 @@ class Statistic(Feature):
     def _check_not_empty(self) -> Statistic:
         if not (self.counts or self.rates or self.since):
             raise ValueError("give at least one of `counts`, `rates`, `since`")
+        if self.cut == "time" and (self.last_days or self.half_life_days):
+            raise ValueError("`last_days` and `half_life_days` need `cut: day`; set it, or remove them")
         return self
 
     def list_kinds(self) -> list[str]:

@@ -8,9 +8,6 @@ steps:
 2. Between batches, the events of the last key are summed by all group columns. Each of these sums is carried and enters
    the next batch like a single event.
 
-A statistic may have an earlier cut than the scan: the start of a day. Carried sums are then also split by day, with
-the time of the last event of each. For such a cut, a carried sum then counts either completely or not at all.
-
 Column names are used only to select columns of a batch. Other carried state is kept in separate dictionaries, so names
 cannot collide.
 """
@@ -38,10 +35,6 @@ from star_ctr.features.point_in_time.scan import (
 )
 
 Floats = npt.NDArray[np.float64]
-CUT = "_cut"
-"""Query-row column with a second cut, in microseconds: either TIME or the start of a day before it."""
-DAY = "_day"
-"""Event column with the day of the event, as any integer that identifies it."""
 _LOW_BITS = 32
 _LOW = (1 << _LOW_BITS) - 1
 _SAFE = 1 << 62
@@ -55,13 +48,11 @@ class CountPlan:
         by: The group columns.
         sums: Weight columns to sum.
         since: Weight columns for which to compute the time since the last event with a positive weight.
-        cut: The query-row column with the cut, TIME or CUT. Events count if they are strictly earlier.
     """
 
     by: tuple[str, ...]
     sums: tuple[str, ...]
     since: tuple[str, ...] = ()
-    cut: str = TIME
 
 
 class RunningCounts:
@@ -71,7 +62,7 @@ class RunningCounts:
     group column. The seconds since the last event are also null if there is no earlier event with a time.
 
     Batches must have TIME, IS_QUERY, the columns of the key and of all groups, and the weights in millionths (null
-    counts as 0). If a statistic has the cut CUT, they must also have CUT and DAY.
+    counts as 0).
 
     Args:
         key: The columns of the scan's key.
@@ -84,17 +75,14 @@ class RunningCounts:
         self.by = list(dict.fromkeys((*key, *(column for s in statistics for column in s.by))))
         self.weights = list(dict.fromkeys(w for s in statistics for w in (*s.sums, *s.since)))
         self.since = list(dict.fromkeys(w for s in statistics for w in s.since))
-        self.cuts = list(dict.fromkeys(s.cut for s in statistics))
-        self.days = [DAY] if CUT in self.cuts else []
-        self.columns = list(dict.fromkeys((TIME, IS_QUERY, *self.cuts, *self.days, *self.by, *self.weights)))
+        self.columns = list(dict.fromkeys((TIME, IS_QUERY, *self.by, *self.weights)))
         self.carried: _CarriedCounts | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """Return the statistics for the query rows of the next batch."""
         rows = join_carried(self.carried and self.carried.rows, batch, self.columns)
         queries = select_queries(batch) + (rows.num_rows - batch.num_rows)
-        cuts = {cut: rows[cut].take(pa.array(queries)).to_numpy() for cut in self.cuts}
-        ranked = _rank(rows[TIME].to_numpy(), cuts[CUT]) if CUT in cuts else None
+        cuts = rows[TIME].take(pa.array(queries)).to_numpy()
         codes = {column: encode_keys(rows[column]) for column in self.by}
         amounts = {name: self._make_amounts(rows, name) for name in self.weights}
         last = {name: self._find_last_times(rows, amounts[name], name) for name in self.since}
@@ -102,16 +90,15 @@ class RunningCounts:
         groups: dict[tuple[str, ...], _Group] = {}
         arrays: list[pa.Array] = []
         for statistic in self.statistics:
-            by = (statistic.cut, *sorted(statistic.by))
+            by = tuple(sorted(statistic.by))
             if by not in groups:
-                extra = [codes[c] for c in by[1:] if c not in self.key]
-                groups[by] = _Group(starts, extra, queries, None if statistic.cut == TIME else ranked)
+                groups[by] = _Group(starts, [codes[c] for c in by if c not in self.key], queries)
             group = groups[by]
             is_null = np.any([codes[column][queries] < 0 for column in statistic.by], axis=0)
             arrays += (pa.array(group.total(amounts[name]) / SCALE, mask=is_null) for name in statistic.sums)
             for name in statistic.since:
                 newest = group.newest(last[name])
-                seconds = (cuts[statistic.cut] - newest) / 1e6
+                seconds = (cuts - newest) / 1e6
                 arrays.append(pa.array(seconds, mask=is_null | (newest == UNTIMED)))
         self.carried = self._sum_events(rows, int(starts[-1]), amounts, last)
         return arrays
@@ -136,11 +123,11 @@ class RunningCounts:
     def _sum_events(
         self, rows: pa.Table, start: int, amounts: dict[str, _WideInts], last: dict[str, Ints]
     ) -> _CarriedCounts | None:
-        """Sum the events from row `start` on, the first row of the last key, by all group columns and days."""
+        """Sum the events from row `start` on, the first row of the last key, by all group columns."""
         events = start + np.flatnonzero(~rows[IS_QUERY].to_numpy()[start:])
         if len(events) == 0:
             return None
-        by = [*self.by, *self.days]
+        by = self.by
         chosen = rows.select(by).take(pa.array(events))
         # Arrow derives the names of aggregates from column names: use numbers as names until then.
         aggregated: list[tuple[str, Ints, str]] = [(TIME, rows[TIME].to_numpy(), "max")]
@@ -175,7 +162,7 @@ class _CarriedCounts(NamedTuple):
     """State carried to the next batch.
 
     Attributes:
-        rows: The summed events, one row per group (and day), ordered by their last time. Weights are the low parts.
+        rows: The summed events, one row per group, ordered by their last time. Weights are the low parts.
         last: By weight, the last time of an event with a positive weight in each of `rows`.
         high: By weight, the high part of the sum in each of `rows`; only for weights that need one.
     """
@@ -218,26 +205,6 @@ class _WideInts(NamedTuple):
         return np.asarray(high * float(1 << _LOW_BITS) + low)
 
 
-class _RankedTimes(NamedTuple):
-    """Times of rows and cuts of query rows, replaced by their rank among all of them.
-
-    Attributes:
-        times: (n,) rank of the time of each row.
-        cuts: (q,) rank of the cut of each query row.
-        ranks: Number of ranks.
-    """
-
-    times: Ints
-    cuts: Ints
-    ranks: int
-
-
-def _rank(times: Ints, cuts: Ints) -> _RankedTimes:
-    """Rank times and cuts among each other; equal values get equal ranks."""
-    values, rank = np.unique(np.concatenate([times, cuts]), return_inverse=True)
-    return _RankedTimes(rank[: len(times)], rank[len(times) :], len(values))
-
-
 class _Group:
     """Rows in the order of one set of group columns, with the range of rows that counts for each query row.
 
@@ -247,11 +214,9 @@ class _Group:
         starts: (n,) first row number of each row's key, from `find_run_starts`.
         columns: (n,) codes of each group column that is not part of the key.
         queries: (q,) row numbers of the query rows.
-        ranked: Times of rows and the cuts of query rows, if events count up to an earlier cut than the position of the
-            query row; else None.
     """
 
-    def __init__(self, starts: Ints, columns: Seq[Ints], queries: Ints, ranked: _RankedTimes | None) -> None:
+    def __init__(self, starts: Ints, columns: Seq[Ints], queries: Ints) -> None:
         code = starts
         for column in columns:
             # Renumber after each column: the product of the sizes of many columns would overflow.
@@ -262,10 +227,6 @@ class _Group:
         position[self.order] = np.arange(len(code))
         self.end = position[queries]
         self.first = self.run[self.end]
-        if ranked is not None:
-            # Offset the ranks of each group above those of all earlier groups, so that one search serves all groups.
-            group_times = self.run * ranked.ranks + ranked.times[self.order]
-            self.end = np.searchsorted(group_times, self.first * ranked.ranks + ranked.cuts)
 
     def total(self, amounts: _WideInts) -> Floats:
         """Return the sum of the events that count for each query row, (q,), rounded to the nearest double."""

@@ -1,6 +1,7 @@
-"""Plan and run the sorted scans that compute statistics and sequences for all rows.
+"""Add statistics and sequences to rows: those with the cut `day` from sums by day, the others with sorted scans.
 
-A scan computes features of one key, such as `user_id`, for all rows:
+For statistics with the cut `day`, see `daily_counts`. A scan computes features of one key, such as `user_id`, for all
+rows:
 
 1. Convert each row to a query row whose time is the cut of the row: only strictly earlier events may count.
 2. Union the query rows with the events.
@@ -13,7 +14,6 @@ rows with the events of their key would be quadratic for keys with many rows and
 scan needs a shuffle and a sort. The planner therefore lets features share scans:
 
 - A statistic that groups by more columns than a key, such as `user x category`, shares the scan of the key `user`.
-- A statistic with cut `day` shares a scan with cut `time`.
 - Sequences share the scan of the key `user_id`.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
+from contextlib import ExitStack
 from functools import reduce
 from typing import NamedTuple
 
@@ -31,9 +32,10 @@ from pyspark.sql.types import StructType
 
 from star_ctr.conf.settings.features import Cut, Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.daily_counts import add_daily_statistics, list_groups, sum_by_day
 from star_ctr.features.point_in_time.events import UNTIMED, compute_cut, name_weight_column
 from star_ctr.features.point_in_time.last_events import KIND_BITS, QUERY_TIME, LastEvents
-from star_ctr.features.point_in_time.running_counts import CUT, DAY, RunningCounts
+from star_ctr.features.point_in_time.running_counts import RunningCounts
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, Kernel, scan_batches
 from star_ctr.features.point_in_time.sequences import list_sequence_fields, name_event_column, plan_sequence
 from star_ctr.features.point_in_time.statistics import list_statistic_fields, plan_counts
@@ -57,9 +59,8 @@ class ScanPlan(NamedTuple):
     Attributes:
         key: The columns of `rows` by which the scan is partitioned and sorted.
         cut: The cut that is used as the time of query rows.
-        statistics: Statistics of the scan. All group by the columns of `key`, and possibly by more columns. If `cut` is
-            `time`, their own cut may be `time` or `day`.
-        sequences: Sequences of the scan. Their cut is `cut`.
+        statistics: Statistics of the scan. All group by the columns of `key`, and possibly by more columns.
+        sequences: Sequences of the scan.
     """
 
     key: tuple[str, ...]
@@ -67,14 +68,13 @@ class ScanPlan(NamedTuple):
     statistics: list[Statistic]
     sequences: list[Sequence]
 
-    @property
-    def has_day_counts(self) -> bool:
-        """Whether a scan with cut `time` also has statistics with cut `day`."""
-        return any(s.cut != self.cut for s in self.statistics)
-
 
 def add_history(
-    settings: Settings, rows: DataFrame, events: DataFrame, postprocess: ArrowFunction | None = None
+    settings: Settings,
+    rows: DataFrame,
+    events: DataFrame,
+    stack: ExitStack,
+    postprocess: ArrowFunction | None = None,
 ) -> DataFrame:
     """Add the columns of all declared statistics and sequences to `rows`.
 
@@ -83,25 +83,30 @@ def add_history(
         rows: Rows with `impression_id`, `ts`, `ds`, `user_id` and the group columns of all statistics. If a group
             column is null in a row, the statistic is null.
         events: Events from `events.build_events`, with the group columns of statistics and the columns of sequences.
+        stack: Releases caches when it is closed. Write the result before.
         postprocess: Function to apply to the result. It runs in the Python worker of the last scan, so that the list
             columns need not be transferred through Spark.
 
     Returns:
         `rows` with the additional columns, or the result of `postprocess`.
     """
-    plans = plan_scans(settings.select_features(Statistic), settings.select_features(Sequence))
+    if groups := list_groups(settings):
+        types = dict(rows.dtypes)
+        daily = sum_by_day(settings, events, groups, types)
+        rows = add_daily_statistics(settings, rows, daily, groups, stack)
+    timed = [s for s in settings.select_features(Statistic) if s.cut == "time"]
+    plans = plan_scans(timed, settings.select_features(Sequence))
     for plan in plans:
         rows = run_scan(settings, rows, events, plan, postprocess if plan is plans[-1] else None)
     return rows if plans or postprocess is None else rows.mapInArrow(*postprocess)
 
 
 def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[ScanPlan]:
-    """Return the scans that compute the given statistics and sequences.
+    """Return the scans that compute statistics with the cut `time`, and sequences.
 
     A key is a group of columns that contains no other group. Each statistic belongs to a key whose columns are a subset
-    of its group. A scan with cut `time` can also compute statistics with cut `day`. Sequences are collected at the cut
-    of the scan, so sequences with both cuts need two scans. Scans with sequences come last, because each later scan
-    would have to shuffle their list columns.
+    of its group. Sequences are collected at the cut of the scan, so sequences with both cuts need two scans. Scans with
+    sequences come last, because each later scan would have to shuffle their list columns.
     """
     groups = {s.name: tuple(sorted(c.flat for c in s.by)) for s in statistics}
     candidates = dict.fromkeys(([USER] if sequences else []) + list(groups.values()))
@@ -111,7 +116,7 @@ def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[Sca
     for key in keys:
         key_statistics = [s for s in statistics if key_by_statistic[s.name] == key]
         key_sequences = [s for s in sequences if key == USER]
-        cut: Cut = "time" if "time" in {*(s.cut for s in key_statistics), *(s.cut for s in key_sequences)} else "day"
+        cut: Cut = "time" if key_statistics or any(s.cut == "time" for s in key_sequences) else "day"
         plans.append(ScanPlan(key, cut, key_statistics, [s for s in key_sequences if s.cut == cut]))
         if others := [s for s in key_sequences if s.cut != cut]:
             plans.append(ScanPlan(key, "day", [], others))
@@ -139,7 +144,7 @@ def run_scan(
     both = both.repartition(F.when(_require_all(plan.key), key).otherwise(F.col("impression_id").cast("string")))
     ties = [ORDER, TIE, "impression_id"] if plan.sequences else []
     both = both.sortWithinPartitions(*plan.key, TIME, F.col(IS_QUERY).desc(), *ties)
-    statistics = [plan_counts(s, plan.cut) for s in plan.statistics]
+    statistics = [plan_counts(s) for s in plan.statistics]
     sequences = [plan_sequence(s, list(settings.history)) for s in plan.sequences]
     fields = [*list_statistic_fields(plan.statistics), *list_sequence_fields(plan.sequences)]
     keep, names = rows.columns, [field.name for field in fields]
@@ -157,7 +162,6 @@ def run_scan(
 def _make_query_rows(settings: Settings, rows: DataFrame, plan: ScanPlan) -> DataFrame:
     """Return `rows` as query rows, with only those additional columns that the scan reads."""
     times = {TIME: compute_cut(settings, plan.cut)}
-    times |= {CUT: compute_cut(settings, "day")} if plan.has_day_counts else {}
     times |= {QUERY_TIME: F.unix_micros("ts")} if plan.sequences else {}
     return rows.select("*", F.lit(True).alias(IS_QUERY), *(time.alias(name) for name, time in times.items()))
 
@@ -174,8 +178,6 @@ def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, plan:
     )
     columns = [F.col("t").alias(TIME), *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     conditions = [F.col(w) != 0 for w in weights]
-    if plan.has_day_counts:
-        columns.append(F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), settings.zone))).alias(DAY))
     if plan.sequences:
         kinds = {kind for s in plan.sequences for kind in s.of}
         bits = (

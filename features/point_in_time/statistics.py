@@ -1,4 +1,4 @@
-"""Columns and scan plans of running statistics: counts of events by group, before the cut of each row.
+"""Columns and scan plans of statistics with the cut `time`: counts of events by group, before the time of each row.
 
 The columns hold raw counts. Rates are smoothed when rows are encoded.
 """
@@ -10,24 +10,17 @@ from collections.abc import Sequence as Seq
 from pyspark.sql.types import DoubleType, StructField
 
 from star_ctr.conf.contracts.column_names import name_count_column, name_since_column
-from star_ctr.conf.settings.features import Cut, Statistic
+from star_ctr.conf.settings.features import Statistic
 from star_ctr.features.point_in_time.events import name_weight_column
-from star_ctr.features.point_in_time.running_counts import CUT, CountPlan
-from star_ctr.features.point_in_time.scan import TIME
+from star_ctr.features.point_in_time.running_counts import CountPlan
 
 
-def plan_counts(statistic: Statistic, cut: Cut) -> CountPlan:
-    """Return what a scan counts for a statistic, in terms of event columns.
-
-    Args:
-        statistic: The declared statistic.
-        cut: The cut of the scan.
-    """
+def plan_counts(statistic: Statistic) -> CountPlan:
+    """Return what a scan counts for a statistic, in terms of event columns."""
     return CountPlan(
         by=tuple(column.flat for column in statistic.by),
         sums=tuple(name_weight_column(kind) for kind in statistic.list_kinds()),
         since=tuple(name_weight_column(kind) for kind in statistic.since),
-        cut=TIME if statistic.cut == cut else CUT,
     )
 
 

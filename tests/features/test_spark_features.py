@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,10 @@ def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, 
             "features": [
                 Statistic(name="item", kind="statistic", by=["item_id"], counts=["watch"], rates={"click": "shown"}, cut="day"),
                 Statistic(name="mine", kind="statistic", by=["user_id"], counts=["ended"], rates={"beyond": "watch"}),
+                Statistic(name="old", kind="statistic", by=["item_id"], counts=["watch"], since=["watch"]),
+                Statistic(name="new", kind="statistic", by=["item_id"], counts=["watch"], since=["watch"], last_days=1),
+                Statistic(name="faded", kind="statistic", by=["domain"], counts=["watch", "click"], half_life_days=0.7),
+                Statistic(name="short", kind="statistic", by=["domain"], counts=["watch"], half_life_days=3, last_days=2),
                 Statistic(name="pair", kind="statistic", by=["user_id", "domain"], counts=["shown"], since=["shown"], cut="time"),
                 Sequence(name="seen", kind="sequence", of=["watch", "click"], columns={"item_id": "v"}, length=3, cut="day", behaviour=True),
                 Sequence(name="now", kind="sequence", of=["click"], columns={"item_id": "v"}, length=2, cut="time"),
@@ -180,7 +185,8 @@ def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, 
         past, "user_id string, item_id string, behaviour string, ts timestamp, order long, ds string"
     )
     known = build_events(conf, shown, None, behaviours)
-    found = add_history(conf, shown, known).toPandas().set_index("impression_id").sort_index()
+    with ExitStack() as stack:
+        found = add_history(conf, shown, known, stack).toPandas().set_index("impression_id").sort_index()
 
     views["known"] = np.maximum(views["ts"], pd.to_datetime(views["ds"]))
     for row in views.itertuples():
@@ -194,6 +200,19 @@ def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, 
         assert got["item__watch"] == len(of_item) + sum(i == row.item_id for _, i, _, _ in older)
         assert got["item__shown"] == len(of_item)
         assert got["item__click"] == of_item["label"].sum()
+        last_day = of_item[of_item["known"] >= cut - pd.Timedelta(days=1)]
+        assert (got["old__watch"], got["new__watch"]) == (got["item__watch"], len(last_day))
+        for name, seen in (("old", of_item), ("new", last_day)):
+            since = (cut - seen["known"].max()).total_seconds() if len(seen) else None
+            assert got[f"{name}__since_watch"] == since or (since is None and np.isnan(got[f"{name}__since_watch"]))
+        of_domain = before[before["domain"] == row.domain]
+        ages = (cut - of_domain["known"].dt.normalize()).dt.days.astype(int)
+        by_age = of_domain.groupby(ages)["label"].agg(["size", "sum"])
+        weights = np.exp2(-by_age.index / 0.7)
+        assert got["faded__watch"] == pytest.approx((by_age["size"] * weights)[by_age.index <= 7].sum(), abs=1e-5)
+        assert got["faded__click"] == pytest.approx((by_age["sum"] * weights)[by_age.index <= 7].sum(), abs=1e-5)
+        recent = by_age[by_age.index <= 2]
+        assert got["short__watch"] == pytest.approx((recent["size"] * np.exp2(-recent.index / 3)).sum(), abs=1e-5)
         ended = {(u, i) for u, i, _, whole in older if whole}
         assert got["mine__ended"] == sum(u == row.user_id and (u, i) in ended for u, i, _, _ in older)
         share = {i: np.mean([(u, i) in ended for u, j, _, _ in older if j == i]) for _, i, _, _ in older}

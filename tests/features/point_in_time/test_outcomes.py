@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from contextlib import ExitStack
 
 import pytest
 from pyspark.sql import SparkSession
@@ -50,7 +51,9 @@ def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
     )
     assert {"_key", "_from", "_to"} <= set(impressions.columns)
     rows = impressions.select("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label", "items_price_max")
-    found = add_history(conf, rows, build_events(conf, impressions, None, None)).orderBy("impression_id").collect()
+    with ExitStack() as stack:
+        known = build_events(conf, impressions, None, None)
+        found = add_history(conf, rows, known, stack).orderBy("impression_id").collect()
     for k, row in enumerate(found):
         assert row["items_price_max"] == "cheap"
         assert row["s__shown"] == k

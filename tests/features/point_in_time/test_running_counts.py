@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.features.point_in_time.events import SCALE
-from star_ctr.features.point_in_time.running_counts import CUT, DAY, CountPlan, RunningCounts
+from star_ctr.features.point_in_time.running_counts import CountPlan, RunningCounts
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
 from star_ctr.features.point_in_time.scan_planner import ScanPlan, plan_scans
 
@@ -23,20 +23,12 @@ ROW = st.tuples(
     st.sampled_from([1.5, 1.5, 2.0, None]),
     st.sampled_from([-1, 0, 1, 2]),  # two weights
     st.integers(0, 1),
-    st.integers(0, 3),  # the number of days by which the earlier cut precedes the row
 )
 GROUPS = [("key",), ("one", "key"), ("key", "two"), ("two", "one", "key")]
-PLANS = [CountPlan(by, ("_n_a", "_n_b"), ("_n_a",), cut) for cut in (TIME, CUT) for by in GROUPS]
+PLANS = [CountPlan(by, ("_n_a", "_n_b"), ("_n_a",)) for by in GROUPS]
 NAMES = [f"{n}{out}" for n in range(len(PLANS)) for out in ("sum", "other", "since")]
 FIELD = {"key": 0, "one": 3, "two": 4}
 """Index of each column in a row."""
-HOURS = 2
-"""Hours per day."""
-
-
-def find_cut(row: Any, cut: str) -> int:
-    """Return the time before which events count for a query row."""
-    return int(row[1] if cut == TIME or not row[7] else max(0, row[1] // HOURS - row[7] + 1) * HOURS)
 
 
 def batches(rows: list[Any], size: int) -> Iterator[pa.RecordBatch]:
@@ -44,11 +36,9 @@ def batches(rows: list[Any], size: int) -> Iterator[pa.RecordBatch]:
         part = rows[start : start + size]
         yield pa.RecordBatch.from_pydict(
             {
-                "id": pa.array([r[8] for r in part], pa.int64()),
+                "id": pa.array([r[7] for r in part], pa.int64()),
                 "key": pa.array([r[0] for r in part], pa.string()),
                 TIME: pa.array([r[1] * 1_000_000 for r in part], pa.int64()),
-                CUT: pa.array([find_cut(r, CUT) * 1_000_000 if r[2] else None for r in part], pa.int64()),
-                DAY: pa.array([None if r[2] else r[1] // HOURS for r in part], pa.int64()),
                 IS_QUERY: pa.array([r[2] for r in part], pa.bool_()),
                 "one": pa.array([r[3] for r in part], pa.string()),
                 "two": pa.array([r[4] for r in part], pa.float64()),
@@ -71,7 +61,7 @@ def test_sums_match_the_events_strictly_before_the_cut(rows: list[Any], size: in
         for row in batch.to_pylist()
     ]
     queries = [r for r in numbered if r[2]]
-    assert [f["id"] for f in found] == [r[8] for r in queries]
+    assert [f["id"] for f in found] == [r[7] for r in queries]
     for query, row in zip(queries, found, strict=True):
         for n, plan in enumerate(PLANS):
             group = [query[FIELD[c]] for c in plan.by]
@@ -79,14 +69,14 @@ def test_sums_match_the_events_strictly_before_the_cut(rows: list[Any], size: in
             if None in group:
                 assert got == [None, None, None]
                 continue
-            cut = find_cut(query, plan.cut)
+            cut = query[1]
             before = [r for r in numbered if not r[2] and r[1] < cut and [r[FIELD[c]] for c in plan.by] == group]
             times = [r[1] for r in before if r[1] and r[5] > 0]
             since = float(cut - max(times)) if times else None
             assert got == [sum(r[5] for r in before), sum(r[6] for r in before), since]
 
 
-def statistic(name: str, *by: str, cut: str = "day") -> Statistic:
+def statistic(name: str, *by: str, cut: str = "time") -> Statistic:
     return Statistic(name=name, kind="statistic", by=list(by), counts=["shown"], cut=cut)  # type: ignore[arg-type]
 
 
@@ -104,19 +94,19 @@ def test_a_statistic_shares_the_scan_of_a_coarser_group() -> None:
         statistic("tag", "items.tag"),
         statistic("hours", "hour", "domain"),
         statistic("again", "domain", "hour"),
-        statistic("now", "user_id", "domain", cut="time"),
+        statistic("now", "user_id", "domain"),
         statistic("then", "user_id"),
     ]
     assert summarize(plan_scans(statistics, [seen("seen", "time"), seen("before", "day")])) == {
-        (("items_tag",), "day"): (["tag"], []),
-        (("domain", "hour"), "day"): (["hours", "again"], []),
+        (("items_tag",), "time"): (["tag"], []),
+        (("domain", "hour"), "time"): (["hours", "again"], []),
         (("user_id",), "time"): (["pair", "now", "then"], ["seen"]),
         (("user_id",), "day"): ([], ["before"]),
     }
-    assert summarize(plan_scans(statistics[:2], [])) == {(("items_tag",), "day"): (["pair", "tag"], [])}
+    assert summarize(plan_scans(statistics[:2], [])) == {(("items_tag",), "time"): (["pair", "tag"], [])}
 
 
 def test_the_scan_of_sequences_is_last() -> None:
-    counts = [statistic("a", "user_id"), statistic("b", "item_id"), statistic("c", "item_id", "domain", cut="time")]
+    counts = [statistic("b", "item_id"), statistic("c", "item_id", "domain")]
     plans = plan_scans(counts, [seen("seen", "day")])
     assert [(p.key, p.cut) for p in plans] == [(("item_id",), "time"), (("user_id",), "day")]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, SCALE, name_weight_column
-from star_ctr.features.point_in_time.running_counts import CUT, DAY, CountPlan, RunningCounts
+from star_ctr.features.point_in_time.running_counts import CountPlan, RunningCounts
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
 
 NAME = st.builds(
@@ -35,17 +35,13 @@ def compute_statistics(names: list[str], kinds: list[str], size: int) -> list[li
     columns = {
         "id": pa.array(rows, pa.int64()),
         TIME: pa.array([1_000_000 * (1 + n) for n in rows], pa.int64()),
-        CUT: pa.array([1_000_000 * (1 + n - n % 6) for n in rows], pa.int64()),
-        DAY: pa.array([n // 6 for n in rows], pa.int64()),
         IS_QUERY: pa.array(is_query),
         key: pa.array(["k"] * 30),
         group: pa.array(["x" if n % 4 else "y" for n in rows]),
         first: pa.array([None if query else SCALE for query in is_query], pa.int64()),
         second: pa.array([None if query else SCALE * (n % 2) for n, query in zip(rows, is_query, strict=True)], pa.int64()),
     }  # fmt: skip
-    counted = [
-        CountPlan(by, (first, second), (second, first), cut) for by in ((key,), (key, group)) for cut in (TIME, CUT)
-    ]
+    counted = [CountPlan(by, (first, second), (second, first)) for by in ((key,), (key, group))]
     out = [str(n) for n in range(4 * len(counted))]
     found = scan_batches(batches(columns, size), [RunningCounts([key], counted)], ["id"], out)
     return [[row[name] for name in out] for batch in found for row in batch.to_pylist()]
@@ -68,7 +64,7 @@ def test_counts_of_a_group_named_max_span_three_batches() -> None:
     st.integers(1, 10),
 )
 def test_values_do_not_depend_on_the_names_of_columns_and_kinds(names: list[str], kinds: list[str], size: int) -> None:
-    taken = {TIME, IS_QUERY, CUT, DAY, "id"}
+    taken = {TIME, IS_QUERY, "id"}
     if len({*names, *map(name_weight_column, kinds)} - taken) == 4:
         assert compute_statistics(names, kinds, size) == USUAL
 
