@@ -61,12 +61,12 @@ def _describe_feature(feature: AnyFeature) -> dict[str, str]:
     if not isinstance(feature, Sequence):
         found = {c.flat: f"`{c}` as of the impression" for c in list_read_columns(feature)}
     if isinstance(feature, Statistic):
+        sums = "events `{}` before the impression, {}: sum of weights{}"
         group = f"by {', '.join(feature.by)}"
         group += f", of the last {feature.last_days} days" if feature.last_days else ""
         faded = f", halved every {feature.half_life_days:g} days" if feature.half_life_days else ""
         found |= {
-            name_count_column(feature.name, kind): f"events `{kind}` before the impression, {group}: sum of weights{faded}"
-            for kind in feature.list_kinds()
+            name_count_column(feature.name, kind): sums.format(kind, group, faded) for kind in feature.list_kinds()
         }
         found |= {
             name_since_column(feature.name, kind): f"seconds since the last event `{kind}`, {group}; null if none"
