@@ -234,8 +234,7 @@ def _score_raw_rows(
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
     rows = rows.select(*(c for c in IDENTITY_COLUMNS if c != "label"), *select_row_columns(settings, rows), *carried)
-    scoring = _make_score_function(rows, model, encoded=False)
-    return add_point_in_time(settings, store, rows, newest, scoring)
+    return add_point_in_time(settings, store, rows, newest, _make_score_function(rows, model, encoded=False))
 
 
 def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> ArrowFunction:
