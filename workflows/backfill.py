@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.ingest import find_newest_day
+from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.workflows.nightly import run_step
 from star_ctr.workflows.staleness import Staleness, State

@@ -20,6 +20,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
+from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.table_catalog import create_database, register_tables
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine
@@ -83,7 +84,7 @@ def choose_night(settings: Settings, spark: SparkSession, name: str, ds: str | N
         return ingest.check_day_has_files(settings, ds) if name == "ingest" else check_day(ds)
     day_from = STEPS[name].day_from
     if day_from is None:
-        return ingest.find_newest_day(settings, spark)
+        return find_newest_day(settings, spark)
     return WarehouseTables(settings, spark).get_newest_day(day_from)
 
 
@@ -121,7 +122,7 @@ def run_step(
         )
 
     def hash_outputs() -> dict[str, dict[str, str]]:
-        return table_hashes.hash_tables(settings, WarehouseTables(settings, spark), ds) if name == "ingest" else {}
+        return table_hashes.read_hashes(settings, ds) if name == "ingest" else {}
 
     run_id, inputs = staleness.get_run_id(ds, name), staleness.hash_inputs(ds, name)
     entry = journal.record_step(ds, name, run_id, inputs, reason, hash_outputs)

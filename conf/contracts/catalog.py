@@ -80,6 +80,7 @@ TABLES = {
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row per day, model and domain", ("run_id",)),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
         Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),
+        Table("days", "what was computed for each day of the logs, and from what", ("part",)),
         Table("steps", "when each step ran, its inputs and its result; one row at its start and one at its end", ()),
         Table("lease", "which process writes to the warehouse; one row when it starts and one when it ends", ()),
         Table("decisions", "which run was promoted, held or rolled back, by whom and why; append-only", ()),

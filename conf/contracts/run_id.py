@@ -44,6 +44,15 @@ def hash_ingest_settings(settings: Settings) -> str:
     return hash_json(parts)
 
 
+def hash_log_settings(settings: Settings, name: str) -> str:
+    """Hash the settings that affect the rows of a log on a day."""
+    parts = settings.model_dump(mode="json", include={"zone", "label", "domains"})
+    parts["log"] = settings.logs.get_declared()[name].model_dump(mode="json")
+    read = {c for f in settings.features for c in list_read_columns(f) if c.table == name}
+    numbers = {f.column for f in settings.select_features(Numeric)}
+    return hash_json([parts, sorted(read & numbers), sorted(read - numbers)])
+
+
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
     parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "history", "features"})

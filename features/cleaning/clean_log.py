@@ -9,7 +9,7 @@ unions them. A direct union of an integer column and a float column would change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -74,6 +74,7 @@ def clean_log(
     raw: DataFrame | Mapping[str, RawRows | DataFrame],
     carried: Mapping[str, Column] | None = None,
     compare_all: bool = False,
+    known: Collection[str] = (),
 ) -> DataFrame:
     """Clean the rows of a log and map them to the columns of its table.
 
@@ -84,6 +85,7 @@ def clean_log(
         carried: Additional output columns by name, as expressions over the log's columns.
         compare_all: Whether to search for duplicates among all rows. If false, a row is compared only with rows of the
             same day and of the `duplicate_days` days before it; in a log without times, only of the same day.
+        known: Columns that may be missing in all files, because other days have them.
 
     Returns:
         One row per raw row: the columns of the log's table, `ds`, `reason` (null for a valid row), `raw` (the unchanged
@@ -102,7 +104,7 @@ def clean_log(
     for file, frame in frames.items():
         require_columns(frame.columns, required_in_each, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
     # Columns of `types` and `outcomes` may be missing in some files and are null there, but not in all files.
-    require_columns({c for frame in frames.values() for c in frame.columns}, required, f"logs.{name}")
+    require_columns({c for frame in frames.values() for c in frame.columns} | {*known}, required, f"logs.{name}")
     rows = union_frames([_parse_frame(settings, name, group, carried or {}) for group in groups.values()])
     has_days = getattr(log, "time", None) is not None
     lookback_days = None if compare_all else getattr(log, "duplicate_days", 0) if has_days else 0

@@ -1,38 +1,46 @@
-"""Output hashes of the tables that ingest writes, to detect days whose rows have changed."""
+"""Hashes of the rows that `ingest` writes, to detect days whose rows have changed."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS
+from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.ingest_plan import list_records_of_night
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
+HASH = "rows"
+"""Key of the number and the hash of the rows in the record of a day."""
 
-def hash_tables(settings: Settings, store: WarehouseTables, ds: str) -> dict[str, dict[str, str]]:
-    """Hash the tables that ingest wrote for night `ds`.
+
+def hash_days(store: WarehouseTables, table: str, days: Collection[str]) -> dict[str, str]:
+    """Hash the rows of some days of a table.
 
     Args:
-        settings: The settings of the data set.
         store: The tables.
-        ds: The night.
+        table: The table, which has a column `ds`.
+        days: The days.
 
     Returns:
-        For each table and day, the row count and the sum of the row hashes, as text. The result does not depend on how
-        rows are distributed over files.
+        For each day that has rows, the row count and the sum of the row hashes, as text. The result does not depend on
+        how rows are distributed over files.
     """
-    first = list_window_days(settings, ds)[0]
-    found: dict[str, dict[str, str]] = {}
+    rows = store.read(table).where(F.col("ds").isin(list(days)))
+    columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
+    # xxhash64 skips nulls. Without the flags, a value that moves to the next column would not change the hash.
+    hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
+    found = rows.groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum")).collect()
+    return {r.ds: f"{r.rows}:{r.sum}" for r in found}
+
+
+def read_hashes(settings: Settings, ds: str) -> dict[str, dict[str, str]]:
+    """Return the hashes of the ingested rows that night `ds` reads, by table and day; needs no Spark."""
+    records, found = DayRecords(settings), dict[str, dict[str, str]]()
     for name in settings.logs.get_declared():
-        if not store.exists(name):
-            continue
-        rows = store.read(name)
-        since = F.lit(True) if name in UNWINDOWED_LOGS else F.col("ds") >= first
-        written = F.col("ds").isin(NO_DAY, BEFORE_FIRST_DAY) | (since & (F.col("ds") <= ds))
-        columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
-        # xxhash64 skips nulls. Without the flags, a value that moves to the next column would not change the hash.
-        hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
-        days = rows.where(written).groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum"))
-        found[name] = {r.ds: f"{r.rows}:{r.sum}" for r in days.collect()}
+        days = list_records_of_night(settings, name, ds, records.read(f"ingest.{name}"))
+        hashes = {day: rows for record in days.values() for day, rows in record.outputs[HASH].items()}
+        if days:
+            found[name] = hashes
     return found

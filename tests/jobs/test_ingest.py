@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest
-from star_ctr.jobs.ingest import check_day_has_files, find_newest_complete
+from star_ctr.jobs.ingest import check_day_has_files
 from star_ctr.jobs.io import table_hashes
+from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.newest_day import find_newest_complete, find_newest_day
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import QuarantineCount, count_quarantined_days, describe_quarantine
 from star_ctr.jobs.quality.profile import describe_matches
@@ -55,7 +59,7 @@ def test_implausible_times_are_quarantined(tmp_path: Path, spark: SparkSession) 
     folder.mkdir(parents=True)
     pd.concat([rows, implausible]).drop(columns="day").to_csv(folder / "all.csv", index=False)
     conf = settings(tmp_path, {"path": "views/all.csv"})
-    assert ingest.find_newest_day(conf, spark) == DS
+    assert find_newest_day(conf, spark) == DS
     assert ingest.run(conf, spark)["impressions"] == len(rows)
     quarantined = table(conf, spark, "quarantine")
     assert list(quarantined["reason"]) == ["at: not between `earliest` and `latest`"] * 3
@@ -112,11 +116,66 @@ def test_two_nights_write_the_same_rows_for_a_day(tmp_path: Path, spark: SparkSe
     conf = settings(tmp_path, window={"days": 1})
     store = WarehouseTables(conf, spark)
     ingest.run(conf, spark, DAYS[1])
-    first = table_hashes.hash_tables(conf, store, DAYS[1])["impressions"]
+    first = table_hashes.hash_days(store, "impressions", DAYS)
+    DayRecords(conf).remove("ingest.impressions", DAYS)  # the second night writes the day again
     ingest.run(conf, spark, DS)
-    second = table_hashes.hash_tables(conf, store, DS)["impressions"]
+    second = table_hashes.hash_days(store, "impressions", DAYS)
+    assert table_hashes.read_hashes(conf, DS)["impressions"] == {day: second[day] for day in DAYS[1:]}
     assert second[DAYS[1]] == first[DAYS[1]]
     assert second[DAYS[1]].startswith("60:")
+
+
+@pytest.mark.spark
+def test_only_days_with_changed_files_are_written(tmp_path: Path, spark: SparkSession) -> None:
+    rows = views()
+    write_days(tmp_path, rows)
+    log = {"duplicate_days": 0}
+    conf = settings(tmp_path, log)
+    store = WarehouseTables(conf, spark)
+
+    def list_partitions() -> dict[str, set[str]]:
+        uris = DeltaTable(store.warehouse.table("impressions")).file_uris()
+        return {day: {uri for uri in uris if f"ds={day}" in uri} for day in DAYS}
+
+    assert ingest.run(conf, spark, DS) == {"impressions": len(rows)}
+    first, version = list_partitions(), store.get_version("impressions")
+    assert ingest.run(conf, spark, DS) == {"impressions": len(rows)}
+    assert (list_partitions(), store.get_version("impressions")) == (first, version)
+    # Another night, a changed file, a missing file, and a column that is missing on one day.
+    (rows[rows["day"] == DAYS[1]].head(7).drop(columns=["day", "slot"])).to_csv(
+        tmp_path / f"logs/views/{DAYS[1]}.csv", index=False
+    )
+    assert ingest.run(conf, spark, DS) == {"impressions": 2 * 60 + 7}
+    second = list_partitions()
+    assert (second[DAYS[0]], second[DS]) == (first[DAYS[0]], first[DS])
+    assert table(conf, spark, "impressions").query(f"ds == '{DAYS[1]}'")["slot"].isna().all()
+    (tmp_path / f"logs/views/{DAYS[0]}.csv").unlink()
+    assert ingest.run(conf, spark, DS) == {"impressions": 60 + 7}
+    assert sorted(set(table(conf, spark, "impressions")["ds"])) == list(DAYS[1:])
+    with_zone = settings(tmp_path, log, zone="Asia/Tokyo")
+    assert ingest.run(with_zone, spark, DS) == {"impressions": 60 + 7}
+    assert not list_partitions()[DS] & second[DS]
+
+
+@pytest.mark.spark
+def test_a_killed_ingest_writes_its_days_again(
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are written, but not the records: the days do not count as written, even if the files change back."""
+    write_days(tmp_path, views())
+    conf = settings(tmp_path)
+    ingest.run(conf, spark, DS)
+    folder = tmp_path / "logs" / "views"
+    original = folder / f"{DS}.csv"
+    backup = shutil.copy2(original, tmp_path / "backup.csv")
+    original.write_text("".join(original.read_text().splitlines(keepends=True)[:30]))
+    with monkeypatch.context() as patch:
+        patch.setattr(DayRecords, "write", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            ingest.run(conf, spark, DS)
+    assert len(table(conf, spark, "impressions")) == 2 * 60 + 29
+    shutil.copy2(backup, original)
+    assert ingest.run(conf, spark, DS) == {"impressions": 3 * 60}
 
 
 @pytest.mark.spark

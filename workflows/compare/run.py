@@ -30,6 +30,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import Comparison, Plan
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest, split, train
+from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.split_commits import find_split
 from star_ctr.jobs.io.split_inputs import is_encoded_for
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -153,7 +154,7 @@ def run(
     settings = load(conf, overrides)
     store = WarehouseTables(settings, spark)
     plans = plans or settings.compare.plans
-    newest = [ingest.find_newest_day(settings, spark)] if any(not plan.nights for plan in plans) else []
+    newest = [find_newest_day(settings, spark)] if any(not plan.nights for plan in plans) else []
     plans = [plan if plan.nights else plan.model_copy(update={"nights": newest}) for plan in plans]
     comparison = _set_plans(settings.compare, plans)
     nights = sorted({night for plan in plans for night in plan.nights})

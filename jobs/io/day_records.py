@@ -1,0 +1,65 @@
+"""What has been computed for each day of the logs, and from what. Needs no Spark.
+
+A step that works by day skips the days whose inputs have not changed. It removes the records of the other days, writes
+their rows, and then writes their records. If it is killed in between, these days count as not computed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from star_ctr.conf.contracts.catalog import TABLES, Warehouse
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.delta_rows import describe_schema, make_any_condition, quote_literal, read_rows, replace_rows
+
+_SCHEMA = describe_schema(
+    "days",
+    [
+        ("part", pa.string()), ("ds", pa.string()), ("inputs", pa.string()), ("outputs", pa.string()),
+        ("at", pa.timestamp("us", "UTC")),
+    ],
+)  # fmt: skip
+
+
+class DayRecord(NamedTuple):
+    """What was computed for a day.
+
+    Attributes:
+        inputs: Hash of everything that determines the rows of the day.
+        outputs: What later parts need to know about the rows, such as their hash.
+    """
+
+    inputs: str
+    outputs: dict[str, Any]
+
+
+class DayRecords:
+    """The records of the warehouse in `paths.warehouse`, by part of the pipeline and day."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.table = Warehouse(settings.paths).table("days")
+
+    def read(self, part: str) -> dict[str, DayRecord]:
+        """Return the records of a part by day."""
+        rows = read_rows(self.table, f"part = {quote_literal(part)}")
+        return {row["ds"]: DayRecord(row["inputs"], json.loads(row["outputs"])) for row in rows}
+
+    def write(self, part: str, records: Mapping[str, DayRecord]) -> None:
+        """Replace the records of some days."""
+        now = dt.datetime.now(dt.UTC)
+        rows = [(part, day, found.inputs, json.dumps(found.outputs), now) for day, found in records.items()]
+        self._replace(part, rows, list(records))
+
+    def remove(self, part: str, days: Collection[str]) -> None:
+        """Remove the records of some days, before their rows are replaced."""
+        self._replace(part, [], days)
+
+    def _replace(self, part: str, rows: list[tuple[Any, ...]], days: Collection[str]) -> None:
+        if days:
+            where = f"part = {quote_literal(part)} AND {make_any_condition('ds', sorted(days))}"
+            replace_rows(self.table, rows, _SCHEMA, where, TABLES["days"].partitions)

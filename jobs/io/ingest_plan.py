@@ -1,0 +1,111 @@
+"""Plan which days of a log `ingest` reads and writes: those whose files have changed since they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_days_before, list_window_days
+from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
+from star_ctr.conf.contracts.run_id import hash_log_settings
+from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog
+from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.sources import Log
+from star_ctr.features.cleaning.clean_log import UNKNOWN_DAY
+from star_ctr.jobs.io.day_records import DayRecord
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, LogFile, hash_files
+
+UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
+"""Values of `ds` that are not a day."""
+_END = "9999-12-31"
+
+
+class LogPlan(NamedTuple):
+    """What `ingest` does with a log.
+
+    Attributes:
+        inputs: The days to write, with the hash of what determines their rows. One of UNDATED for a log without days.
+        kept: The records of the days that are up to date.
+        read: The days of the files to read; None for all files.
+        is_whole: Whether rows without a day, and for a log that reaches back all days before the night, are written
+            too.
+    """
+
+    inputs: dict[str, str]
+    kept: dict[str, DayRecord]
+    read: list[str] | None
+    is_whole: bool
+
+
+def has_log_days(log: Log) -> bool:
+    """Return whether the rows of a log belong to days."""
+    if isinstance(log, AttributeLog):
+        return log.has_day or log.day is not None
+    return not (isinstance(log, BehaviourLog) and log.order is not None)
+
+
+def is_read_by_day(log: Log) -> bool:
+    """Return whether the rows of a day are in files whose path contains this day."""
+    return has_log_days(log) and all(source.has_day for source in log.list_sources().values())
+
+
+def plan_log(
+    settings: Settings, name: str, ds: str, files: Sequence[LogFile], records: Mapping[str, DayRecord]
+) -> LogPlan:
+    """Plan the days of a log for a night.
+
+    Args:
+        settings: The settings of the data set.
+        name: The log.
+        ds: The night.
+        files: All files of the log.
+        records: The records of the days that were written before; empty if the table does not exist.
+
+    Returns:
+        The plan. If no day has to be written, its `inputs` are empty.
+    """
+    log = settings.logs.get_declared()[name]
+    by_day, window = is_read_by_day(log), list_window_days(settings, ds)
+    lookback = getattr(log, "duplicate_days", 0)
+    if not has_log_days(log):
+        wanted = [BEFORE_FIRST_DAY if isinstance(log, BehaviourLog) else NO_DAY]
+    elif name not in UNWINDOWED_LOGS:
+        wanted = window
+    elif by_day:
+        wanted = sorted({day for day in (*records, *(f.day for f in files)) if day and day <= ds})
+    else:
+        wanted = [ds]
+    basis = [hash_log_settings(settings, name), _hash_code()]
+
+    def hash_day(day: str) -> str:
+        if day in UNDATED:
+            return hash_json([*basis, hash_files(files, None, _END)], 16)
+        first = [*list_days_before(day, lookback), day][0] if by_day or name not in UNWINDOWED_LOGS else None
+        return hash_json([*basis, hash_files(files, first, day)], 16)
+
+    # A table of a catalog can change without a sign.
+    can_change = any(source.table for source in log.list_sources().values())
+    hashes = {day: hash_day(day) for day in wanted}
+    kept = {
+        day: records[day]
+        for day, found in hashes.items()
+        if not can_change and day in records and records[day].inputs == found
+    }
+    inputs = {day: found for day, found in hashes.items() if day not in kept}
+    read = sorted({x for day in inputs for x in (*list_days_before(day, lookback), day)}) if by_day else None
+    return LogPlan(inputs, kept, read, is_whole=not by_day)
+
+
+def list_records_of_night(
+    settings: Settings, name: str, ds: str, records: Mapping[str, DayRecord]
+) -> dict[str, DayRecord]:
+    """Return the records of the days of a log that a night reads."""
+    window, reaches_back = list_window_days(settings, ds), name in UNWINDOWED_LOGS
+    read = [day for day in records if day in UNDATED or (day <= ds if reaches_back else day in window)]
+    return {day: records[day] for day in read}
+
+
+@cache
+def _hash_code() -> str:
+    return hash_code(["star_ctr.jobs.ingest"])

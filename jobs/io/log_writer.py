@@ -1,0 +1,201 @@
+"""Write the rows of a log to its table, with its quarantine, ledger entries and profile, for the days that changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.dates import NO_DAY, list_window_days
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
+from star_ctr.features.cleaning.log_columns import find_missing_columns, list_declared_columns, name_stored_column
+from star_ctr.features.cleaning.raw_rows import RawRows
+from star_ctr.jobs.io import log_reader
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.ingest_plan import UNDATED, LogPlan, has_log_days, list_records_of_night, plan_log
+from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, list_files, make_glob
+from star_ctr.jobs.io.newest_day import find_newest_day
+from star_ctr.jobs.io.table_hashes import HASH, hash_days
+from star_ctr.jobs.io.warehouse import (
+    LedgerEntry,
+    WarehouseTables,
+    make_in_condition,
+    quote_spark_literal,
+    repartition_by_day,
+)
+from star_ctr.jobs.quality.log_profile import RowCount, collect_row_counts, profile_log
+from star_ctr.jobs.quality.measures import Measure, write_measures
+
+_logger = logging.getLogger(__name__)
+_MEASURES, _READ = "measures", "read"
+"""Keys of a record: the profile of a log without days, and the number of rows read if some may have no day."""
+
+
+class WrittenLog(NamedTuple):
+    """The rows of a log.
+
+    Attributes:
+        rows: The number of rows in the table of the days that the night reads.
+        read: The number of rows read of all days, if some may have no day; else None.
+    """
+
+    rows: int
+    read: int | None
+
+
+def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) -> WrittenLog:
+    """Write the days of a log that a night reads, except for those whose files have not changed.
+
+    Args:
+        settings: The settings of the data set.
+        store: The tables.
+        name: The log.
+        ds: The night.
+
+    Returns:
+        The rows of the log.
+
+    Raises:
+        DataError: No file of `impressions` exists for the window, `impressions` has no rows for the day, or the log
+            cannot be read.
+    """
+    records, part = DayRecords(settings), f"ingest.{name}"
+    known = records.read(part) if store.exists(name) else {}
+    plan = plan_log(settings, name, ds, list_files(settings, name), known)
+    if plan.inputs:
+        _logger.info("%s: writing %s; %d days are up to date", name, ", ".join(plan.inputs), len(plan.kept))
+        _write_days(settings, store, name, ds, plan)
+    current = list_records_of_night(settings, name, ds, records.read(part))
+    if not has_log_days(settings.logs.get_declared()[name]):
+        _write_profile_of_night(settings, name, ds, current)
+    read = [record.outputs[_READ] for record in current.values() if _READ in record.outputs]
+    hashes = {day: rows for record in current.values() for day, rows in record.outputs[HASH].items()}
+    return WrittenLog(sum(int(rows.partition(":")[0]) for rows in hashes.values()), max(read, default=None))
+
+
+def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, plan: LogPlan) -> None:
+    """Write the rows of the planned days, and then their records."""
+    log, days = settings.logs.get_declared()[name], list(plan.inputs)
+    raw = log_reader.read(settings, store.spark, name, plan.read)
+    if raw is None:
+        if name == "impressions" and not plan.kept:
+            window = list_window_days(settings, ds)
+            raise DataError(
+                f"logs.impressions.path: {make_glob(settings, log)} matches no file for {window[0]} to {ds}; check "
+                f"--ds and paths.logs ({settings.paths.logs})"
+            )
+        if not store.exists(name):
+            return
+    rows = _clean(settings, store, name, raw)
+    # A log that is read as a whole replaces all its days, which removes the days of deleted files.
+    reaches_back = plan.is_whole and name in UNWINDOWED_LOGS
+    dated = f"ds <= {quote_spark_literal(ds)}" if reaches_back else make_in_condition("ds", days)
+    where = f"{dated} OR {make_in_condition('ds', UNDATED)}" if plan.is_whole or not plan.kept else dated
+    rows = rows.where(where).persist()
+    try:
+        counts = collect_row_counts(settings, rows)
+        ledger = _sum_ledger_entries(counts)
+        found = {entry.ds for entry in ledger}
+        if name == "impressions" and ds in days and ds not in found:
+            raise DataError(_explain_empty_day(settings, store, ds))
+        read = sum(group.rows.count() for group in raw.values()) if UNKNOWN_DAY in found and raw is not None else None
+        part, records = f"ingest.{name}", DayRecords(settings)
+        replaced = [day for day in records.read(part) if day in UNDATED or (reaches_back and day <= ds)]
+        records.remove(part, {*days, *replaced} if plan.is_whole else days)
+        order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
+        good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
+        store.replace(name, repartition_by_day(good).sortWithinPartitions("ds", *order), where)
+        _write_quarantine(store, name, rows, where, any(e.reason not in ("", *NOT_QUARANTINED) for e in ledger))
+        store.write_ledger("ingest" if name == "impressions" else f"ingest.{name}", ledger, where)
+        measures = _profile(settings, name, ds, rows, counts, days)
+        records.write(part, _make_records(store, name, plan, ds, {*found, *days}, measures, read))
+    finally:
+        rows.unpersist()
+
+
+def _clean(settings: Settings, store: WarehouseTables, name: str, raw: dict[str, RawRows] | None) -> DataFrame:
+    """Clean the rows that were read; raises `DataError` for a column that neither they nor the table has."""
+    if raw is None:
+        rows = store.read(name).limit(0)
+        return rows.withColumns({"reason": F.lit(None).cast("string"), "raw": F.lit(None).cast("string")})
+    stored = set(store.read(name).columns) if store.exists(name) else set()
+    known = {column for column in list_declared_columns(settings, name) if name_stored_column(column) in stored}
+    columns = {column for group in raw.values() for column in group.rows.columns}
+    if missing := find_missing_columns(settings, name, columns | known):
+        raise DataError("\n".join(missing))
+    return clean_log(settings, name, raw, known=known)
+
+
+def _explain_empty_day(settings: Settings, store: WarehouseTables, ds: str) -> str:
+    """Return the message for a night without impressions."""
+    log, remedy = settings.logs.impressions, "write the logs of this day again"
+    if not log.has_day:
+        remedy = f"the newest complete day is {find_newest_day(settings, store.spark)}"
+    return f"{make_glob(settings, log)}: no rows for day {ds}; {remedy}, or pass another day with --ds"
+
+
+def _make_records(
+    store: WarehouseTables,
+    name: str,
+    plan: LogPlan,
+    ds: str,
+    found: Iterable[str],
+    measures: list[Measure],
+    read: int | None,
+) -> dict[str, DayRecord]:
+    """Return the records of the written days."""
+    hashes = hash_days(store, name, sorted(found))
+    more: dict[str, Any] = {_READ: read} if read is not None else {}
+    records = {}
+    for day, inputs in plan.inputs.items():
+        is_all = day == ds and plan.is_whole and name in UNWINDOWED_LOGS
+        own = {d: rows for d, rows in hashes.items() if is_all or d == day}
+        more_of_day = more | ({_MEASURES: [list(m) for m in measures]} if day in UNDATED else {})
+        records[day] = DayRecord(inputs, {HASH: own, **more_of_day})
+    undated = {day for day in hashes if day in UNDATED and day not in records}
+    return records | {day: DayRecord("", {HASH: {day: hashes[day]}}) for day in undated}
+
+
+def _sum_ledger_entries(counts: Iterable[RowCount]) -> list[LedgerEntry]:
+    """Sum the counts of all hours."""
+    sums: dict[tuple[str, str, str], int] = {}
+    for count in counts:
+        key = (count.ds, count.domain, count.reason)
+        sums[key] = sums.get(key, 0) + count.rows
+    return [LedgerEntry(ds, domain, n, 0 if reason else n, reason) for (ds, domain, reason), n in sums.items()]
+
+
+def _profile(
+    settings: Settings, name: str, ds: str, rows: DataFrame, counts: Iterable[RowCount], days: Iterable[str]
+) -> list[Measure]:
+    """Profile the written days of the window, and replace their measures; returns those of a log without days."""
+    wanted = [day for day in list_window_days(settings, ds) if day in set(days)]
+    if not has_log_days(settings.logs.get_declared()[name]):
+        return profile_log(settings, name, rows.where(F.col("ds") == NO_DAY), [c for c in counts if c.ds == NO_DAY])
+    if name in UNWINDOWED_LOGS and ds in set(days):
+        wanted = list_window_days(settings, ds)
+    found = profile_log(settings, name, rows.where(F.col("ds").isin(wanted)), [c for c in counts if c.ds in wanted])
+    if wanted:
+        write_measures(settings, "ingest", found, f"log = '{name}' AND {make_in_condition('ds', wanted)}")
+    return []
+
+
+def _write_profile_of_night(settings: Settings, name: str, ds: str, records: Mapping[str, DayRecord]) -> None:
+    """Write the profile of a log without days, which describes it as of the night."""
+    stored = [Measure(*values) for record in records.values() for values in record.outputs.get(_MEASURES, [])]
+    write_measures(settings, "ingest", (m._replace(ds=ds) for m in stored), f"log = '{name}' AND ds = '{ds}'")
+
+
+def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where: str, has_invalid: bool) -> None:
+    """Replace the quarantined rows of a log; does nothing if neither the existing table nor `rows` has any."""
+    exists = store.exists("quarantine")
+    if exists and not has_invalid and not any(p["log"] == name for p in store.list_partitions("quarantine")):
+        return
+    invalid = rows.where(F.col("reason").isNotNull() & ~F.col("reason").isin(*NOT_QUARANTINED))
+    quarantined = invalid.select(F.lit(name).alias("log"), "ds", "reason", dump_row(invalid).alias("row"))
+    store.replace("quarantine", repartition_by_day(quarantined), f"log = '{name}' AND ({where})")
