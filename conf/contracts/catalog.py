@@ -64,6 +64,8 @@ TABLES = {
         Table("users", "user attributes, one row per user, or per user and day", ("ds",)),
         Table("items", "item attributes, one row per item, or per item and day", ("ds",)),
         Table("quarantine", "rows that could not be used, with all columns and the reason", ("log", "ds")),
+        Table("history_counts", "sums of events by group and day", ("span", "ds")),
+        Table("history_events", "last events by user, sequence and day", ("span", "ds")),
         Table("features", "labeled rows with all features, as of the impression", ("ds",)),
         Table("profile", "shares and numbers that describe the data, one row per day, log, name and measure", ("ds",)),
         Table("vocabularies", "ids of the values that occur in a night's training days", ("ds",)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from star_ctr.conf.contracts.fingerprint import hash_json
-from star_ctr.conf.settings.features import Numeric, list_read_columns
+from star_ctr.conf.settings.features import Numeric, Sequence, Statistic, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
@@ -51,6 +51,19 @@ def hash_log_settings(settings: Settings, name: str) -> str:
     read = {c for f in settings.features for c in list_read_columns(f) if c.table == name}
     numbers = {f.column for f in settings.select_features(Numeric)}
     return hash_json([parts, sorted(read & numbers), sorted(read - numbers)])
+
+
+def hash_history_settings(settings: Settings) -> str:
+    """Hash the settings that affect the state of the history. Windows and decay of statistics do not."""
+    numeric = {f.column for f in settings.select_features(Numeric)}
+    groups: dict[str, set[str]] = {}
+    for s in settings.select_features(Statistic):
+        by = sorted(f"{column} as number" if column in numeric else column for column in set(s.by))
+        groups.setdefault(", ".join(by), set()).update(s.list_kinds(), s.since)
+    sequences = [[s.name, s.of, list(s.columns), s.length] for s in settings.select_features(Sequence)]
+    parts = settings.model_dump(mode="json", include={"zone", "history", "label"})
+    as_of = [log and log.as_of for log in (settings.logs.users, settings.logs.items)]
+    return hash_json([parts, {by: sorted(kinds) for by, kinds in groups.items()}, sequences, as_of])
 
 
 def hash_features_settings(settings: Settings) -> str:

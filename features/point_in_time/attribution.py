@@ -8,7 +8,7 @@ outcome is known from this time on. Each click gets a status: that it set the la
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from star_ctr.features.point_in_time.known_times import compute_known_time
@@ -19,6 +19,9 @@ REPEATED = "repeated click"
 LATE = "click after the attribution window"
 EARLY = "click before its impression"
 ORPHAN = "click without impression"
+"""No impression with its id was shown shortly before or after the click."""
+WINDOWS = 2
+"""Number of attribution windows before a click in which its impression is searched."""
 _MAX_EARLIER = 8
 """Number of earlier impressions with the same id that are compared with a click."""
 
@@ -33,16 +36,22 @@ def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float, z
         zone: The time zone of days.
 
     Returns:
-        `impressions` with `label` (0.0 or 1.0), and the time of its click, `clicked_at`, and the time from which the
-        click and its impression are known, `click_known` (both null without a click).
+        `impressions` with `label` (0.0 or 1.0), and of the click its time (`clicked_at`), the time from which it and
+        its impression are known (`click_known`), and the log day that made them known (`click_day`). Without a click,
+        these three are null.
     """
-    matches = match_clicks(impressions, clicks, window_hours, zone)
+    return label_matched(impressions, match_clicks(impressions, clicks, window_hours, zone))
+
+
+def label_matched(impressions: DataFrame, matches: DataFrame) -> DataFrame:
+    """Add the label to impressions, as `add_labels` does, from the matches of clicks."""
     matched = matches.where(F.col("status") == MATCHED).select(
         "impression_id",
         F.col("shown_at").alias("ts"),
         F.col("shown_ds").alias("ds"),
         F.col("ts").alias("clicked_at"),
         F.timestamp_micros("known").alias("click_known"),
+        F.greatest("ds", "shown_ds").alias("click_day"),
     )
     return impressions.join(matched, ["impression_id", "ts", "ds"], "left").withColumn(
         "label", F.col("clicked_at").isNotNull().cast("double")
@@ -52,10 +61,11 @@ def add_labels(impressions: DataFrame, clicks: DataFrame, window_hours: float, z
 def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float, zone: str) -> DataFrame:
     """Match each click with its impression.
 
-    An id may be used again on another day. A click then belongs to the latest impression with that id at or before the
-    time of the click. Impressions of later log days than the click count only if there is no other one, so that a later
-    log day does not change an outcome that is known already. If all impressions with that id are later than the click,
-    it belongs to the first one.
+    A click belongs to the latest impression with its id in the two attribution windows before the click. An id may be
+    used again later. Impressions of later log days than the click count only if there is no other one, so that a later
+    log day does not change an outcome that is known already. Without such an impression, the click belongs to the next
+    one within a window after it, to report that it is too early. So the match of a click depends only on impressions
+    whose time is near that of the click.
 
     Args:
         impressions: As for `add_labels`.
@@ -74,29 +84,43 @@ def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float,
     shown = impressions.join(ids, "impression_id", "left_semi").select(
         F.col("impression_id").alias("_id"),
         impression.alias("_shown"),
-        F.lead("ts").over(by_time).alias("_next"),
+        F.lead(impression).over(by_time).alias("_next"),
         (F.row_number().over(by_time) == 1).alias("_first"),
         F.collect_list(impression).over(by_time.rowsBetween(-_MAX_EARLIER, -1)).alias("_earlier"),
     )
-    # The first impression with an id also matches earlier clicks, so that these are reported as EARLY.
-    has_begun = F.col("_first") | (F.col("_shown.shown_at") <= F.col("ts"))
-    is_latest = F.col("_next").isNull() | (F.col("ts") < F.col("_next"))
-    matches = (F.col("impression_id") == F.col("_id")) & has_begun & is_latest
-    joined = clicks.select("impression_id", "ts", "ds").join(shown, matches, "left")
-    logged = F.filter("_earlier", lambda other: other["shown_ds"] <= F.col("ds"))
-    is_later = F.col("_shown.shown_ds") > F.col("ds")
-    found = F.coalesce(F.when(is_later, F.try_element_at(logged, F.lit(-1))), F.col("_shown")).alias("_shown")
-    joined = joined.select("impression_id", "ts", "ds", found).select("impression_id", "ts", "ds", "_shown.*")
+    shown_at, next_at = F.col("_shown.shown_at"), F.col("_next.shown_at")
+    # The first impression with an id also matches earlier clicks.
+    matches = (F.col("_first") | (shown_at <= F.col("ts"))) & (next_at.isNull() | (F.col("ts") < next_at))
+    joined = clicks.select("impression_id", "ts", "ds").join(
+        shown, (F.col("impression_id") == F.col("_id")) & matches, "left"
+    )
+    micros, window = F.unix_micros("ts"), int(window_hours * 3_600_000_000)
+
+    def is_recent(at: Column) -> Column:
+        return F.unix_micros(at) >= micros - WINDOWS * window
+
+    def is_soon(at: Column) -> Column:
+        return (at > F.col("ts")) & (F.unix_micros(at) <= micros + window)
+
+    has_begun = (shown_at <= F.col("ts")) & is_recent(shown_at)
+    logged = F.filter("_earlier", lambda other: (other["shown_ds"] <= F.col("ds")) & is_recent(other["shown_at"]))
+    found = F.coalesce(
+        F.when(has_begun & (F.col("_shown.shown_ds") <= F.col("ds")), F.col("_shown")),
+        F.when(shown_at <= F.col("ts"), F.try_element_at(logged, F.lit(-1))),
+        F.when(has_begun | is_soon(shown_at), F.col("_shown")),
+        F.when(is_soon(next_at), F.col("_next")),
+    )
+    joined = joined.select("impression_id", "ts", "ds", found.alias("_found"))
+    joined = joined.select("impression_id", "ts", "ds", "_found.*")
     delay = F.unix_micros("ts") - F.unix_micros("shown_at")
     timing = (
-        F.when(F.col("shown_at").isNull(), ORPHAN)
-        .when(delay < 0, EARLY)
-        .when(delay > int(window_hours * 3_600_000_000), LATE)
-        .otherwise(MATCHED)
+        F.when(F.col("shown_at").isNull(), ORPHAN).when(delay < 0, EARLY).when(delay > window, LATE).otherwise(MATCHED)
     )
     click_known = compute_known_time(zone, F.unix_micros("ts"), F.col("ds"))
     known = compute_known_time(zone, click_known, F.col("shown_ds"))
-    order = Window.partitionBy("impression_id", "shown_at", "shown_ds", "timing").orderBy("known", "ts", "ds")
+    # The first log day decides, so that a click that arrives later does not replace one that is known already.
+    by_day = (F.greatest("ds", "shown_ds"), F.col("known"), F.col("ts"), F.col("ds"))
+    order = Window.partitionBy("impression_id", "shown_at", "shown_ds", "timing").orderBy(*by_day)
     is_repeated = (F.col("timing") == MATCHED) & (F.row_number().over(order) > 1)
     status = F.when(is_repeated, REPEATED).otherwise(F.col("timing")).alias("status")
     return joined.withColumns({"timing": timing, "known": known}).select(

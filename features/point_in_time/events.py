@@ -42,8 +42,10 @@ millionths, this value fits into 64 bits.
 UNTIMED = 0
 """Time, in microseconds, of events before the first day, which have no known time."""
 
-EVENT_COLUMNS = ("t", "order", "tie")
-"""Columns of every event: its time in microseconds, and two columns that order events of the same time."""
+LOG_DAY = "_log_day"
+"""Event column with the log day that made the event known. A click needs its own row and that of its impression."""
+EVENT_COLUMNS = ("t", "order", "tie", LOG_DAY)
+"""Columns of every event: its time in microseconds, two columns that order events of the same time, and LOG_DAY."""
 
 
 def name_weight_column(kind: str) -> str:
@@ -88,8 +90,9 @@ def build_events(
         settings: The data set.
         impressions: Impressions with `hour`, `weekday`, the outcomes under their `name_outcome_column`, and `label` if
             the label is a column.
-        clicked: Clicked impressions with `clicked_at` and `click_known`, if the label comes from a click log.
-        behaviours: Rows of the behaviour log, if there is one.
+        clicked: Clicked impressions with the columns of `attribution.add_labels`, if the label comes from a click log.
+        behaviours: Rows of the behaviour log, if there is one. If they have a column LOG_DAY, `ds` is only the day as
+            of which they have attributes.
 
     Returns:
         Events with `user_id`, the columns that statistics and sequences read, EVENT_COLUMNS, and one weight column per
@@ -113,30 +116,36 @@ def build_events(
         *(c.flat for f in settings.features if _is_history(f) for c in list_read_columns(f)),
     }
 
-    def make(rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column) -> DataFrame:
+    def make(
+        rows: DataFrame, time: Column, weights: dict[str, Column], tie: Column, order: Column, day: Column
+    ) -> DataFrame:
         # A log may contain columns named `t` or `order`: keep only those that features read.
         kept = [c for c in rows.columns if c in columns]
-        return _make_events(settings, rows, kept, time, weights, tie, order)
+        return _make_events(settings, rows, kept, time, weights, tie, order, day)
 
     # Events that became known at the same time are in the order of their own times.
     time = F.unix_micros("ts")
     known = compute_known_time(settings.zone, time, F.col("ds"))
-    frames = [make(impressions, known, impression_weights, F.col("impression_id"), time)]
+    ds = F.col("ds")
+    frames = [make(impressions, known, impression_weights, F.col("impression_id"), time, ds)]
     if click_kinds and clicked is not None:
         ones = {name: F.lit(SCALE) for name in click_kinds}
         clicked_at = F.unix_micros("clicked_at")
-        frames.append(make(clicked, F.unix_micros("click_known"), ones, F.col("impression_id"), clicked_at))
+        known_at, id_ = F.unix_micros("click_known"), F.col("impression_id")
+        frames.append(make(clicked, known_at, ones, id_, clicked_at, F.col("click_day")))
     if behaviours is not None:
         behaviour_kinds = {n: k for n, k in settings.history.items() if k.behaviours}
         if behaviour_kinds:
-            needed = {"user_id", "item_id", "behaviour", "ts", "order", "ds"}
+            day = F.col(LOG_DAY) if LOG_DAY in behaviours.columns else ds
+            needed = {"user_id", "item_id", "behaviour", "ts", "order", "ds", LOG_DAY}
             behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | needed))
             behaviours = _add_other_behaviours(behaviours, sorted({k.also for k in behaviour_kinds.values() if k.also}))
             weights = {name: _weigh_behaviour(kind) for name, kind in behaviour_kinds.items()}
+            known = compute_known_time(settings.zone, time, day)
             timed = F.when(time.isNotNull(), known).otherwise(F.lit(UNTIMED))
             dated = add_time_columns(settings, behaviours)
             tie, order = F.concat_ws("/", "item_id", "behaviour"), F.coalesce(time, "order", F.lit(0))
-            frames.append(make(dated, timed, weights, tie, order))
+            frames.append(make(dated, timed, weights, tie, order, day))
     return union_frames(frames)
 
 
@@ -182,6 +191,7 @@ def _make_events(
     weights: dict[str, Column],
     tie: Column,
     order: Column,
+    day: Column,
 ) -> DataFrame:
     """Convert rows of one log to events and drop those without a nonzero weight.
 
@@ -193,9 +203,10 @@ def _make_events(
         weights: Weight by kind of history, in millionths; 0 for all other kinds.
         tie: Second order column for events of the same time.
         order: First order column for events of the same time.
+        day: Log day of the event.
 
     Returns:
-        The events: `columns`, `t`, `order`, `tie` and one weight column per kind of history.
+        The events: `columns`, EVENT_COLUMNS and one weight column per kind of history.
     """
     kinds = [weights.get(name, F.lit(0)).cast("long").alias(name_weight_column(name)) for name in settings.history]
     events = rows.select(
@@ -203,6 +214,7 @@ def _make_events(
         time.alias("t"),
         order.cast("long").alias("order"),
         tie.alias("tie"),
+        day.alias(LOG_DAY),
         *kinds,
     )
     largest = (

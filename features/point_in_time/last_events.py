@@ -26,7 +26,7 @@ from star_ctr.features.point_in_time.scan import (
 )
 
 KIND_BITS = "_kinds"
-"""Event column with the kinds of the event, one bit per kind of `history`."""
+"""Event column with the kinds of the event, one bit per kind of each sequence."""
 QUERY_TIME = "_query_time"
 """Query-row column with the time of the impression, in microseconds. `gap` is relative to it, whatever the cut."""
 
@@ -62,25 +62,25 @@ class SequencePlan:
 class LastEvents:
     """Scan kernel that returns the list columns of sequences: for each sequence its `columns`, gap and behaviour.
 
-    Batches must have the user column, TIME, IS_QUERY, QUERY_TIME, KIND_BITS and the columns of all plans.
+    Batches must have the columns of the key, TIME, IS_QUERY, QUERY_TIME, KIND_BITS and the columns of all plans.
 
     Args:
-        user: The column that holds the user.
+        key: The columns of the scan's key: the user, and possibly the day.
         plans: The sequences to collect.
     """
 
-    def __init__(self, user: str, plans: Seq[SequencePlan]) -> None:
-        self.user = user
+    def __init__(self, key: Seq[str], plans: Seq[SequencePlan]) -> None:
+        self.key = list(key)
         self.plans = plans
         columns = dict.fromkeys(column for plan in plans for column in plan.columns)
-        self.columns = list(dict.fromkeys((user, TIME, IS_QUERY, QUERY_TIME, KIND_BITS, *columns)))
+        self.columns = list(dict.fromkeys((*key, TIME, IS_QUERY, QUERY_TIME, KIND_BITS, *columns)))
         self.carried: pa.Table | None = None
 
     def feed(self, batch: pa.RecordBatch) -> list[pa.Array]:
         """Return the list columns for the query rows of the next batch."""
         rows = join_carried(self.carried, batch, self.columns)
         queries = select_queries(batch) + (rows.num_rows - batch.num_rows)
-        starts = find_run_starts([encode_keys(rows[self.user])])
+        starts = find_run_starts([encode_keys(rows[column]) for column in self.key])
         is_event = ~rows[IS_QUERY].to_numpy()
         kinds = pc.fill_null(rows[KIND_BITS], 0).to_numpy()
         is_carried = np.zeros(rows.num_rows, dtype=bool)

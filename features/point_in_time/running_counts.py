@@ -35,6 +35,23 @@ from star_ctr.features.point_in_time.scan import (
 )
 
 Floats = npt.NDArray[np.float64]
+
+
+def name_base_low(name: str) -> str:
+    """Return the name of the query-row column with the low part of the base of a sum."""
+    return f"_base_low_{name}"
+
+
+def name_base_high(name: str) -> str:
+    """Return the name of the query-row column with the high part of the base of a sum."""
+    return f"_base_high_{name}"
+
+
+def name_base_last(name: str) -> str:
+    """Return the name of the query-row column with the last time before the events of the scan."""
+    return f"_base_last_{name}"
+
+
 _LOW_BITS = 32
 _LOW = (1 << _LOW_BITS) - 1
 _SAFE = 1 << 62
@@ -48,11 +65,14 @@ class CountPlan:
         by: The group columns.
         sums: Weight columns to sum.
         since: Weight columns for which to compute the time since the last event with a positive weight.
+        names: The names of the results, first of `sums`, then of `since`. Query rows may have bases by these names
+            (`name_base_low` and others), to which the events of the scan add. Empty if there are no bases.
     """
 
     by: tuple[str, ...]
     sums: tuple[str, ...]
     since: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class RunningCounts:
@@ -95,9 +115,15 @@ class RunningCounts:
                 groups[by] = _Group(starts, [codes[c] for c in by if c not in self.key], queries)
             group = groups[by]
             is_null = np.any([codes[column][queries] < 0 for column in statistic.by], axis=0)
-            arrays += (pa.array(group.total(amounts[name]) / SCALE, mask=is_null) for name in statistic.sums)
-            for name in statistic.since:
+            bases: list[_Bases | None] = [_Bases(batch, name) for name in statistic.names]
+            bases = bases or [None] * (len(statistic.sums) + len(statistic.since))
+            for name, base in zip(statistic.sums, bases, strict=False):
+                total = group.total(amounts[name])
+                total = base.add_to(total) if base else total
+                arrays.append(pa.array(total.to_float() / SCALE, mask=is_null))
+            for name, base in zip(statistic.since, bases[len(statistic.sums) :], strict=True):
                 newest = group.newest(last[name])
+                newest = base.find_last(newest) if base else newest
                 seconds = (cuts - newest) / 1e6
                 arrays.append(pa.array(seconds, mask=is_null | (newest == UNTIMED)))
         self.carried = self._sum_events(rows, int(starts[-1]), amounts, last)
@@ -205,6 +231,33 @@ class _WideInts(NamedTuple):
         return np.asarray(high * float(1 << _LOW_BITS) + low)
 
 
+class _Bases:
+    """The bases of the query rows of a batch for one result.
+
+    Args:
+        batch: The batch.
+        name: The name of the result.
+    """
+
+    def __init__(self, batch: pa.RecordBatch, name: str) -> None:
+        self._rows, self._name = batch.take(pa.array(select_queries(batch))), name
+
+    def add_to(self, total: _WideInts) -> _WideInts:
+        """Return the totals with the bases added."""
+        low, high = (self._read(name) for name in (name_base_low(self._name), name_base_high(self._name)))
+        total = total.normalize()
+        if not high.any() and total.high is None:
+            return _WideInts(total.low + low)
+        return _WideInts(total.low + low, high if total.high is None else total.high + high)
+
+    def find_last(self, newest: Ints) -> Ints:
+        """Return the newest times, or those of the bases where there is no event."""
+        return np.maximum(newest, self._read(name_base_last(self._name)))
+
+    def _read(self, column: str) -> Ints:
+        return np.asarray(pc.fill_null(self._rows[column], 0), np.int64)
+
+
 class _Group:
     """Rows in the order of one set of group columns, with the range of rows that counts for each query row.
 
@@ -228,10 +281,10 @@ class _Group:
         self.end = position[queries]
         self.first = self.run[self.end]
 
-    def total(self, amounts: _WideInts) -> Floats:
-        """Return the sum of the events that count for each query row, (q,), rounded to the nearest double."""
+    def total(self, amounts: _WideInts) -> _WideInts:
+        """Return the sum of the events that count for each query row, (q,)."""
         high = None if amounts.high is None else self._compute_sums(amounts.high)
-        return _WideInts(self._compute_sums(amounts.low), high).to_float()
+        return _WideInts(self._compute_sums(amounts.low), high)
 
     def _compute_sums(self, weights: Ints) -> Ints:
         """Return the sum of the weights that count for each query row; query rows in between have weight 0."""

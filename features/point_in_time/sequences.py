@@ -20,15 +20,15 @@ def name_event_column(column: ColumnRef) -> str:
     return f"_e_{column.flat}"
 
 
-def plan_sequence(sequence: Sequence, kinds: Seq[str]) -> SequencePlan:
+def plan_sequence(sequence: Sequence, first_bit: int) -> SequencePlan:
     """Return what a scan collects for a sequence.
 
     Args:
         sequence: The declared sequence.
-        kinds: All kinds of `history`, in their declared order.
+        first_bit: Number of the bit of its first kind in KIND_BITS.
     """
     return SequencePlan(
-        kinds=tuple(kinds.index(k) for k in sequence.of),
+        kinds=tuple(range(first_bit, first_bit + len(sequence.of))),
         names=tuple(sequence.of),
         length=sequence.length,
         columns=tuple(name_event_column(c) for c in sequence.columns),

@@ -21,17 +21,16 @@ def plan_counts(statistic: Statistic) -> CountPlan:
         by=tuple(column.flat for column in statistic.by),
         sums=tuple(name_weight_column(kind) for kind in statistic.list_kinds()),
         since=tuple(name_weight_column(kind) for kind in statistic.since),
+        names=tuple(list_names(statistic)),
     )
 
 
 def list_statistic_fields(statistics: Seq[Statistic]) -> list[StructField]:
     """Return the fields of the columns of statistics, in the order in which `RunningCounts` returns them."""
-    names = [
-        name
-        for s in statistics
-        for name in (
-            *(name_count_column(s.name, kind) for kind in s.list_kinds()),
-            *(name_since_column(s.name, kind) for kind in s.since),
-        )
-    ]
-    return [StructField(name, DoubleType()) for name in names]
+    return [StructField(name, DoubleType()) for s in statistics for name in list_names(s)]
+
+
+def list_names(statistic: Statistic) -> list[str]:
+    """Return the names of the columns of a statistic: counts, then times since the last event."""
+    counts = [name_count_column(statistic.name, kind) for kind in statistic.list_kinds()]
+    return [*counts, *(name_since_column(statistic.name, kind) for kind in statistic.since)]

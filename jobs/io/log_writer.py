@@ -32,6 +32,8 @@ from star_ctr.jobs.quality.log_profile import RowCount, collect_row_counts, prof
 from star_ctr.jobs.quality.measures import Measure, write_measures
 
 _logger = logging.getLogger(__name__)
+TIMES = "times"
+"""Key of a record: the calendar days of the first and the last time of the rows of a day."""
 _MEASURES, _READ = "measures", "read"
 """Keys of a record: the profile of a log without days, and the number of rows read if some may have no day."""
 
@@ -150,15 +152,26 @@ def _make_records(
 ) -> dict[str, DayRecord]:
     """Return the records of the written days."""
     hashes = hash_days(store, name, sorted(found))
+    times = _find_times(store, name, hashes)
     more: dict[str, Any] = {_READ: read} if read is not None else {}
     records = {}
     for day, inputs in plan.inputs.items():
         is_all = day == ds and plan.is_whole and name in UNWINDOWED_LOGS
         own = {d: rows for d, rows in hashes.items() if is_all or d == day}
         more_of_day = more | ({_MEASURES: [list(m) for m in measures]} if day in UNDATED else {})
-        records[day] = DayRecord(inputs, {HASH: own, **more_of_day})
+        records[day] = DayRecord(inputs, {HASH: own, TIMES: {d: times[d] for d in own if d in times}, **more_of_day})
     undated = {day for day in hashes if day in UNDATED and day not in records}
     return records | {day: DayRecord("", {HASH: {day: hashes[day]}}) for day in undated}
+
+
+def _find_times(store: WarehouseTables, name: str, days: Iterable[str]) -> dict[str, list[str]]:
+    """Return the calendar days of the first and the last time of each log day; empty for logs without times."""
+    rows = store.read(name).where(F.col("ds").isin(list(days)))
+    if "ts" not in rows.columns:
+        return {}
+    local = F.to_date(F.from_utc_timestamp("ts", store.settings.zone)).cast("string")
+    found = rows.groupBy("ds").agg(F.min(local).alias("first"), F.max(local).alias("last")).collect()
+    return {r.ds: [r.first, r.last] for r in found if r.first}
 
 
 def _sum_ledger_entries(counts: Iterable[RowCount]) -> list[LedgerEntry]:

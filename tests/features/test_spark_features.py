@@ -21,7 +21,7 @@ from star_ctr.features.evaluation import metrics
 from star_ctr.features.point_in_time import attribution
 from star_ctr.features.point_in_time.attributes import join_attributes
 from star_ctr.features.point_in_time.events import add_time_columns, build_events
-from star_ctr.features.point_in_time.scan_planner import add_history
+from star_ctr.features.point_in_time.scan_planner import add_history, compute_history
 
 pytestmark = pytest.mark.spark
 
@@ -186,7 +186,12 @@ def test_statistics_and_sequences_match_a_row_by_row_count(spark: SparkSession, 
     )
     known = build_events(conf, shown, None, behaviours)
     with ExitStack() as stack:
-        found = add_history(conf, shown, known, stack).toPandas().set_index("impression_id").sort_index()
+        found = (
+            add_history(conf, shown, compute_history(conf, known), stack)
+            .toPandas()
+            .set_index("impression_id")
+            .sort_index()
+        )
 
     views["known"] = np.maximum(views["ts"], pd.to_datetime(views["ds"]))
     for row in views.itertuples():

@@ -15,8 +15,15 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.features import History, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time import daily_counts
-from star_ctr.features.point_in_time.daily_counts import add_daily_statistics, list_groups, make_key, sum_by_day
-from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, SCALE
+from star_ctr.features.point_in_time.daily_counts import (
+    CUT_DAY,
+    add_daily_statistics,
+    compute_cut_day,
+    list_groups,
+    make_key,
+    sum_by_day,
+)
+from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, LOG_DAY, SCALE
 
 pytestmark = pytest.mark.spark
 
@@ -29,7 +36,8 @@ def configure(*features: Statistic, **history: History) -> Settings:
 def count(conf: Settings, rows: Any, events: Any) -> list[dict[str, Any]]:
     groups = list_groups(conf)
     with ExitStack() as stack:
-        daily = sum_by_day(conf, events, groups, dict(rows.dtypes))
+        daily = sum_by_day(conf, events.withColumn(LOG_DAY, F.lit("2026-01-01")), groups)
+        rows = rows.withColumn(CUT_DAY, compute_cut_day(conf.zone))
         found = add_daily_statistics(conf, rows, daily, groups, stack).orderBy("impression_id").collect()
     return [row.asDict() for row in found]
 

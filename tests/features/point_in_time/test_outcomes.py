@@ -14,7 +14,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.features import History, Sequence, Statistic
 from star_ctr.features.point_in_time.attributes import join_attributes
 from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, build_events
-from star_ctr.features.point_in_time.scan_planner import add_history
+from star_ctr.features.point_in_time.scan_planner import add_history, compute_history
 
 pytestmark = pytest.mark.spark
 
@@ -53,7 +53,7 @@ def test_extreme_outcomes_count_as_missing(spark: SparkSession) -> None:
     rows = impressions.select("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label", "items_price_max")
     with ExitStack() as stack:
         known = build_events(conf, impressions, None, None)
-        found = add_history(conf, rows, known, stack).orderBy("impression_id").collect()
+        found = add_history(conf, rows, compute_history(conf, known), stack).orderBy("impression_id").collect()
     for k, row in enumerate(found):
         assert row["items_price_max"] == "cheap"
         assert row["s__shown"] == k

@@ -56,7 +56,7 @@ def test_last_events_are_strictly_before_the_query(rows: list[Any], cuts: list[i
     ordered = sorted(rows, key=lambda r: (r[0], r[1], not r[2], r[4], r[3]))
     numbered = [(*r, i) for i, r in enumerate(ordered)]
     found = pa.Table.from_batches(
-        list(scan_batches(batches(numbered, cuts), [LastEvents("user", PLANS)], ["id"], ["clicks", "gap", "both", "kind"])),
+        list(scan_batches(batches(numbered, cuts), [LastEvents(["user"], PLANS)], ["id"], ["clicks", "gap", "both", "kind"])),
         schema=pa.schema(
             [("id", pa.int64()), ("clicks", pa.list_(pa.int64())), ("gap", pa.list_(pa.float64())),
              ("both", pa.list_(pa.int64())), ("kind", pa.list_(pa.string()))]

@@ -1,0 +1,89 @@
+"""Read the events of some log days."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.features import Sequence
+from star_ctr.conf.settings.label import LabelFromClicks
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.attribution import label_matched
+from star_ctr.features.point_in_time.events import EVENT_COLUMNS, LOG_DAY, build_events, name_weight_column
+from star_ctr.features.point_in_time.known_times import find_start
+from star_ctr.jobs.history.inputs import (
+    add_columns,
+    collect_read_columns,
+    list_history_features,
+    read_behaviours,
+    read_impressions,
+)
+from star_ctr.jobs.history.matches import match_days
+from star_ctr.jobs.io.warehouse import WarehouseTables
+
+
+def read_events(
+    settings: Settings, store: WarehouseTables, days: Collection[str], with_earlier: bool = False
+) -> DataFrame:
+    """Read the events of some log days.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        days: The log days. `before` stands for the behaviours before the first day.
+        with_earlier: Whether to read events of earlier log days too, if they became known on one of these days or
+            later, because their time is later than their log day.
+
+    Returns:
+        The events, with `user_id`, the columns that statistics and sequences read, EVENT_COLUMNS and the weights.
+    """
+    features, dated = list_history_features(settings), sorted(set(days) - {BEFORE_FIRST_DAY})
+    is_wanted = _select_days(settings, days, with_earlier)
+    impressions = read_impressions(settings, store, is_wanted, features)
+    clicked = None
+    if isinstance(settings.label, LabelFromClicks) and dated:
+        matches = match_days(settings, store, settings.label, dated, dated[-1])
+        is_new = F.greatest("ds", "shown_ds").isin(dated)
+        if with_earlier:
+            is_new |= (F.col("known") >= _start(settings, dated)) & (F.greatest("ds", "shown_ds") <= dated[-1])
+        # The status needs all matches, so select those of the days afterwards.
+        labeled = label_matched(
+            read_impressions(settings, store, F.col("ds") <= dated[-1], features).drop("label"), matches.where(is_new)
+        )
+        clicked = add_columns(settings, store, labeled.where(F.col("clicked_at").isNotNull()), features)
+    shown = add_columns(settings, store, impressions, features)
+    _reject_lists(settings, shown)
+    behaviours = read_behaviours(settings, store, is_wanted) if settings.logs.behaviours else None
+    events = build_events(settings, shown, clicked, behaviours)
+    events = events.select(
+        *sorted({*(c.flat for c in collect_read_columns(features)), "user_id"}),
+        *EVENT_COLUMNS,
+        *(name_weight_column(kind) for kind in settings.history),
+    )
+    return events if with_earlier else events.where(F.col(LOG_DAY).isin(list(days)))
+
+
+def _select_days(settings: Settings, days: Collection[str], with_earlier: bool) -> Column:
+    """Return the condition on `ds` and `ts` for the rows of some log days."""
+    is_wanted = F.col("ds").isin(sorted(days))
+    dated = sorted(set(days) - {BEFORE_FIRST_DAY})
+    if not with_earlier or not dated:
+        return is_wanted
+    is_later = (F.unix_micros("ts") >= _start(settings, dated)) & (F.col("ds") < dated[-1])
+    return is_wanted | is_later
+
+
+def _start(settings: Settings, days: list[str]) -> Column:
+    return find_start(settings.zone, F.lit(days[0]).cast("date"))
+
+
+def _reject_lists(settings: Settings, events: DataFrame) -> None:
+    """Raise `DataError` if a sequence reads a column of lists, because it needs one value per event."""
+    lists = {name for name, kind in events.dtypes if kind.startswith("array")}
+    for sequence in settings.select_features(Sequence):
+        if found := [c for c in sequence.columns if c.flat in lists]:
+            raise DataError(f"features.{sequence.name}: `{found[0]}` holds lists, but a sequence needs single values")

@@ -1,0 +1,61 @@
+"""Matches of clicks with impressions, for some log days. Only rows whose times are near those of the days are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.dates import list_days_before
+from star_ctr.conf.settings.label import LabelFromClicks
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.attribution import WINDOWS, match_clicks
+from star_ctr.jobs.io.warehouse import WarehouseTables
+
+
+def match_days(
+    settings: Settings, store: WarehouseTables, label: LabelFromClicks, days: Collection[str], until: str
+) -> DataFrame:
+    """Match all clicks of some log days, and all clicks on the impressions of these log days.
+
+    The result also has matches of other days, which may be incomplete.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        label: The label.
+        days: The log days.
+        until: The last log day of clicks and impressions to read.
+
+    Returns:
+        The matches; see `attribution.match_clicks`.
+    """
+    impressions = store.read("impressions").where(F.col("ds") <= until)
+    clicks = store.read("clicks").where(F.col("ds") <= until)
+    is_wanted = F.col("ds").isin(sorted(days))
+    times = (rows.where(is_wanted).agg(F.min("ts"), F.max("ts")).first() for rows in (impressions, clicks))
+    bounds = [found for found in times if found is not None and found[0] is not None]
+    window = F.make_dt_interval(secs=F.lit(label.window_hours * 3600.0))
+    # A click depends on impressions up to two windows before and one window after it, and they on all their clicks.
+    near = [_is_between(first, last, (WINDOWS + 1) * window) for first, last in bounds]
+    if not near:
+        return match_clicks(impressions.limit(0), clicks.limit(0), label.window_hours, settings.zone)
+    is_near = near[0] | near[-1]
+    columns = ("impression_id", "ts", "ds")
+    return match_clicks(
+        impressions.where(is_near).select(*columns, "domain"),
+        clicks.where(is_near).select(*columns),
+        label.window_hours,
+        settings.zone,
+    )
+
+
+def _is_between(first: object, last: object, margin: Column) -> Column:
+    """Return a condition that `ts` is between two times, or at most `margin` away."""
+    return (F.col("ts") >= F.lit(first) - margin) & (F.col("ts") <= F.lit(last) + margin)
+
+
+def list_label_days(label: LabelFromClicks, ds: str) -> list[str]:
+    """Return the log days before `ds` whose attribution windows may be open at the end of day `ds`."""
+    return list_days_before(ds, int(label.window_hours // 24) + 1)

@@ -1,0 +1,319 @@
+"""The state of the history: sums and last events by log day, and their roll-ups.
+
+The state of a log day depends only on log days up to this day and does not change when later days arrive. It is two
+tables, `history_counts` and `history_events`. When 8 days, or 64, are complete, they are merged into a roll-up, so that
+all earlier events are a union of few partitions. A log day that is restated rewrites its own state and the roll-ups
+that contain it.
+
+All features are computed from this state, whether one day is new or all are. So the result does not depend on which
+days were computed before.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property, reduce
+from typing import NamedTuple
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
+from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
+from star_ctr.conf.contracts.run_id import hash_history_settings
+from star_ctr.conf.settings.features import Sequence
+from star_ctr.conf.settings.label import LabelFromClicks
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.daily_counts import (
+    DAY,
+    GROUP,
+    KEY,
+    Group,
+    list_groups,
+    list_sum_columns,
+    merge_days,
+    sum_by_day,
+)
+from star_ctr.features.point_in_time.daily_lists import EVENTS, SEQUENCE, USER, list_by_day, merge_lists
+from star_ctr.features.point_in_time.events import LOG_DAY
+from star_ctr.features.point_in_time.scan_planner import History
+from star_ctr.jobs.history.events import read_events
+from star_ctr.jobs.history.inputs import (
+    ATTRIBUTE_KEYS,
+    collect_read_columns,
+    find_undated_join_day,
+    list_history_features,
+)
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.table_hashes import HASH
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
+
+_logger = logging.getLogger(__name__)
+PART = "history"
+"""The part of the records of log days."""
+SPANS = (8, 64)
+"""Numbers of days of the roll-ups. Each is a multiple of the one before."""
+_NAMES = {GROUP: "group", KEY: "key", DAY: "day", SEQUENCE: "sequence", USER: "user_id", EVENTS: "events"}
+"""Names of columns in the tables."""
+
+
+class Partition(NamedTuple):
+    """A part of the state.
+
+    Attributes:
+        span: The number of days: 1 for a log day.
+        ds: The first of its log days; `before` for the behaviours before the first day.
+    """
+
+    span: int
+    ds: str
+
+
+class HistoryState:
+    """The state of the log days up to a day.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        ds: The last log day.
+    """
+
+    def __init__(self, settings: Settings, store: WarehouseTables, ds: str) -> None:
+        self.settings, self.store, self.ds = settings, store, ds
+        self.records = DayRecords(settings)
+        self.groups = list_groups(settings)
+        self.has_lists = bool(settings.select_features(Sequence))
+        self.tables = [*(["history_counts"] if self.groups else []), *(["history_events"] if self.has_lists else [])]
+
+    @cached_property
+    def days(self) -> dict[str, str]:
+        """The log days, with the hash of what determines their state."""
+        found = {name: self._read_contents(name) for name in ("impressions", "clicks", "behaviours", *ATTRIBUTE_KEYS)}
+        read = collect_read_columns(list_history_features(self.settings))
+        attributes = [name for name in ATTRIBUTE_KEYS if any(c.table == name for c in read)]
+        basis = [hash_history_settings(self.settings), _hash_code()]
+        label, days = self.settings.label, {}
+        for day in sorted({*found["impressions"], *found["clicks"], *found["behaviours"]} - {NO_DAY}):
+            parts: list[object] = [*basis, *(found[name].get(day) for name in ("impressions", "clicks", "behaviours"))]
+            # Attributes are those of the newest snapshot up to the day.
+            join_day = find_undated_join_day(self.settings, self.store) if day == BEFORE_FIRST_DAY else day
+            parts += ([d for d in found[name].items() if d[0] == NO_DAY or d[0] <= join_day] for name in attributes)
+            if isinstance(label, LabelFromClicks) and day != BEFORE_FIRST_DAY:
+                # A click that is late may belong to any earlier impression.
+                parts += ([d for d in found[name].items() if d[0] < day] for name in ("impressions", "clicks"))
+            days[day] = hash_json(parts, 16)
+        return days
+
+    def _read_contents(self, name: str) -> dict[str, str]:
+        """Return the hashes of the rows of an ingested table by day, up to the last log day."""
+        if self.settings.logs.get_declared().get(name) is None:
+            return {}
+        found: dict[str, str] = {}
+        for record in self.records.read(f"ingest.{name}").values():
+            found |= {d: h for d, h in record.outputs[HASH].items() if d in (NO_DAY, BEFORE_FIRST_DAY) or d <= self.ds}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def _stored(self) -> dict[str, DayRecord]:
+        return self.records.read(PART) if all(map(self.store.exists, self.tables)) else {}
+
+    def list_stale_days(self) -> list[str]:
+        """Return the log days whose state is missing or has changed."""
+        return [day for day, found in self.days.items() if day not in self._stored or self._stored[day].inputs != found]
+
+    def hash_before(self, day: str) -> str:
+        """Hash the state of all log days up to a day: the history that features of this day depend on."""
+        return hash_json([found for other, found in self.days.items() if other == BEFORE_FIRST_DAY or other <= day], 16)
+
+    def update(self) -> None:
+        """Compute the state of stale log days, and the roll-ups that contain them."""
+        if not self.tables:
+            return
+        if stale := self.list_stale_days():
+            _logger.info("history: computing the state of %s", ", ".join(stale))
+            self.records.remove(PART, stale)
+            events = read_events(self.settings, self.store, stale).persist()
+            try:
+                partitions = [Partition(1, day) for day in stale]
+                for table, rows in self._compute(events).items():
+                    self._write(table, rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds"), partitions)
+            finally:
+                events.unpersist()
+            self.records.write(PART, {day: DayRecord(self.days[day], {}) for day in stale})
+        gone = [day for day in self._stored if day not in self.days and day <= self.ds]
+        self.records.remove(PART, gone)
+        for span, smaller in zip(SPANS, (1, *SPANS), strict=False):
+            self._update_roll_ups(span, smaller)
+
+    def _compute(self, events: DataFrame) -> dict[str, DataFrame]:
+        """Return the rows of the tables from events."""
+        found = {}
+        if self.groups:
+            found["history_counts"] = sum_by_day(self.settings, events, self.groups)
+        if self.has_lists:
+            found["history_events"] = list_by_day(self.settings, events)
+        return found
+
+    def _write(self, table: str, rows: DataFrame, partitions: Iterable[Partition]) -> None:
+        """Replace partitions of a table."""
+        names = {name: shown for name, shown in _NAMES.items() if name in rows.columns}
+        renamed = rows.withColumnsRenamed(names)
+        order = [c for c in ("group", "key", "sequence", "user_id") if c in renamed.columns]
+        arranged = renamed.hint("rebalance", "span", "ds").sortWithinPartitions("span", "ds", *order)
+        self.store.replace(table, arranged, _make_condition(partitions))
+
+    def _update_roll_ups(self, span: int, smaller: int) -> None:
+        """Merge the partitions of `smaller` days of each complete block of `span` days."""
+        part, blocks = f"{PART}.{span}", self._list_blocks(span)
+        stored = self.records.read(part)
+        stale = {ds: found for ds, found in blocks.items() if ds not in stored or stored[ds].inputs != found}
+        if not stale:
+            return
+        self.records.remove(part, list(stale))
+        members = {ds: self._list_members(ds, span, smaller) for ds in stale}
+        wanted = [member for found in members.values() for member in found]
+        first = F.date_from_unix_date(F.floor(F.unix_date(F.col("ds").cast("date")) / span).cast("int") * span)
+        for table in self.tables:
+            rows = self._read(table, wanted).withColumn("ds", F.date_format(first, "yyyy-MM-dd"))
+            end = F.unix_date(F.col("ds").cast("date")) + span
+            if table == "history_counts":
+                merged = merge_days(self.settings, rows, self.groups, end, ["ds"])
+            else:
+                merged = merge_lists(self.settings, rows, end, ["ds"])
+            self._write(table, merged.withColumn("span", F.lit(span)), [Partition(span, ds) for ds in stale])
+        self.records.write(part, {ds: DayRecord(found, {}) for ds, found in stale.items()})
+
+    def _list_blocks(self, span: int) -> dict[str, str]:
+        """Return the complete blocks of days by their first day, with the hash of their state."""
+        members: dict[int, list[str]] = {}
+        for day, found in self.days.items():
+            if day != BEFORE_FIRST_DAY:
+                members.setdefault(_count_days(day) // span, []).append(f"{day} {found}")
+        end = _count_days(self.ds) + 1
+        return {
+            _format_day(block * span): hash_json(found, 16)
+            for block, found in members.items()
+            if (block + 1) * span <= end and len(found) > 1
+        }
+
+    def _list_members(self, ds: str, span: int, smaller: int) -> list[Partition]:
+        """Return the partitions of `smaller` days, or of single days, that a block consists of."""
+        start = _count_days(ds)
+        known = self._list_blocks(smaller) if smaller > 1 else {}
+        found = []
+        for first in range(start, start + span, smaller):
+            if (name := _format_day(first)) in known:
+                found.append(Partition(smaller, name))
+            else:
+                days = (_format_day(day) for day in range(first, first + smaller))
+                found += [Partition(1, day) for day in days if day in self.days]
+        return found
+
+    def list_partitions(self, first_cut: int, horizon: int) -> list[Partition]:
+        """Return the partitions whose union is the state of all log days, as seen from some cuts.
+
+        Args:
+            first_cut: The earliest day of a cut, as days since 1970.
+            horizon: Number of days before a cut that must be separate.
+
+        Returns:
+            The partitions. Roll-ups end before the horizon of the earliest cut.
+        """
+        found = [Partition(1, BEFORE_FIRST_DAY)] if BEFORE_FIRST_DAY in self.days else []
+        rolled: set[str] = set()
+        for span in sorted(SPANS, reverse=True):
+            part = self.records.read(f"{PART}.{span}")
+            for ds, inputs in self._list_blocks(span).items():
+                start = _count_days(ds)
+                if ds in part and part[ds].inputs == inputs and start + span <= first_cut - horizon:
+                    days = {_format_day(day) for day in range(start, start + span)}
+                    if not days & rolled:
+                        rolled |= days
+                        found.append(Partition(span, ds))
+        return [*found, *(Partition(1, day) for day in self.days if day != BEFORE_FIRST_DAY and day not in rolled)]
+
+    def open(self, cut_days: Iterable[int]) -> History:
+        """Open the history for rows with given days of their cuts.
+
+        Stale log days are computed, but not written.
+
+        Args:
+            cut_days: The days of the cuts, as days since 1970.
+
+        Returns:
+            The history.
+        """
+        wanted, stale = sorted(cut_days), set(self.list_stale_days())
+        first, last = (wanted[0], wanted[-1]) if wanted else (0, 0)
+        missing = [d for d in stale if d == BEFORE_FIRST_DAY or _count_days(d) < last]
+        computed = self._compute(read_events(self.settings, self.store, sorted(missing))) if missing else {}
+        counts = lists = None
+        if self.groups:
+            counts = self._union("history_counts", self._read_counts(first, stale), computed)
+        if self.has_lists:
+            lists = self._union("history_events", self._read_state("history_events", first, 0, stale), computed)
+        is_timed = any(f.cut == "time" for f in list_history_features(self.settings))
+        days = [_format_day(day) for day in wanted]
+        events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed and days else None
+        return History(counts, lists, events)
+
+    def _read_counts(self, first: int, stale: set[str]) -> DataFrame | None:
+        """Read the sums, with as few partitions as each group allows."""
+        by_horizon: dict[int, list[Group]] = {}
+        for group in self.groups:
+            by_horizon.setdefault(group.horizon, []).append(group)
+        frames = []
+        for horizon, groups in by_horizon.items():
+            rows = self._read_state("history_counts", first, horizon, stale)
+            if rows is not None:
+                frames.append(rows.where(F.col(GROUP).isin([group.name for group in groups])))
+        return reduce(DataFrame.unionByName, frames) if frames else None
+
+    def _read_state(self, table: str, first: int, horizon: int, stale: set[str]) -> DataFrame | None:
+        if not self._stored:
+            return None
+        partitions = [p for p in self.list_partitions(first, horizon) if p.ds not in stale or p.span > 1]
+        return self._read(table, partitions) if partitions else None
+
+    def _union(self, table: str, stored: DataFrame | None, computed: Mapping[str, DataFrame]) -> DataFrame:
+        """Return stored and computed rows with the columns that features are computed from."""
+        columns = [SEQUENCE, USER, DAY, EVENTS]
+        if table == "history_counts":
+            columns = [GROUP, KEY, DAY, *list_sum_columns(self.settings, self.groups)]
+        frames = [rows.select(*columns) for rows in (stored, computed.get(table)) if rows is not None]
+        if not frames:
+            frames = [self._compute(read_events(self.settings, self.store, []))[table].select(*columns)]
+        return reduce(DataFrame.unionByName, frames)
+
+    def _read(self, table: str, partitions: Iterable[Partition]) -> DataFrame:
+        """Read partitions of a table, with the names of columns in computations."""
+        rows = self.store.read(table).where(_make_condition(partitions))
+        return rows.withColumnsRenamed({shown: name for name, shown in _NAMES.items() if shown in rows.columns})
+
+
+def _make_condition(partitions: Iterable[Partition]) -> str:
+    """Return the SQL condition that selects partitions."""
+    by_span: dict[int, list[str]] = {}
+    for partition in partitions:
+        by_span.setdefault(partition.span, []).append(partition.ds)
+    return " OR ".join(f"(span = {span} AND {make_in_condition('ds', days)})" for span, days in by_span.items())
+
+
+def find_cut_days(rows: DataFrame, cut_day: Column) -> list[int]:
+    """Return the distinct days of the cuts of rows, as days since 1970."""
+    return sorted(row[0] for row in rows.select(cut_day).distinct().collect())
+
+
+def _count_days(day: str) -> int:
+    return (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days
+
+
+def _format_day(number: int) -> str:
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=number)).isoformat()
+
+
+@cache
+def _hash_code() -> str:
+    return hash_code(["star_ctr.jobs.history.state"])
