@@ -1,6 +1,6 @@
 """Benchmark: histories of users: the sorted scan of this project against DuckDB.
 
-The data are 10 million behaviours and 1 million impressions of 200,000 users. The share of user k in both is
+The data are 10 million behaviours and 1 million impressions of 200,000 users on one day. The share of user k in both is
 proportional to 1 / k, except that the first user has a tenth of both (a million behaviours). Each method finds the last
 50 items before every impression, and the checksums of their results must agree:
 
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def generate(folder: Path, behaviours: int, impressions: int) -> None:
     def write(n: int, name: str) -> None:
         columns: dict[str, Any] = {
             "user_id": np.searchsorted(bounds[:-1], rng.random(n), side="right"),
-            "t": rng.integers(1, 30 * 86_400, n) * 1_000_000,
+            "t": rng.integers(1, 86_400_000, n) * 1_000,
         }
         extra = {"impression_id": np.arange(n)} if name == "impressions" else {"item_id": rng.integers(0, 1_000_000, n)}
         pq.write_table(pa.table(columns | extra), folder / f"{name}.parquet", row_group_size=1_000_000)
@@ -96,26 +97,28 @@ def scan_with_spark(folder: str) -> None:
 
     from star_ctr.conf.load import load
     from star_ctr.conf.settings.features import History, Sequence
-    from star_ctr.features.point_in_time.events import SCALE, name_weight_column
-    from star_ctr.features.point_in_time.scan_planner import ScanPlan, run_scan
+    from star_ctr.features.point_in_time.events import LOG_DAY, SCALE, name_weight_column
+    from star_ctr.features.point_in_time.scan_planner import add_history, compute_history
     from star_ctr.jobs.io.session import start
 
     settings = load("demo", ["spark.master=local[2]", "spark.driver_memory=2g"])
-    settings = settings.model_copy(update={"history": {"watch": History(impressions=True)}})
     sequence = Sequence(name="s", kind="sequence", of=["watch"], columns={"item_id": "i"}, length=LENGTH, gap=False)
+    history = {"watch": History(impressions=True)}
+    settings = settings.model_copy(update={"history": history, "features": [sequence], "zone": "UTC"})
     spark = start(settings, "history")
     spark.range(10).count()
     began = time.monotonic()
     behaviours = spark.read.parquet(f"{folder}/behaviours.parquet")
     events = behaviours.select(
-        "user_id", "t", F.lit(0).alias("order"), F.col("item_id").alias("tie"), F.lit(SCALE).alias(name_weight_column("watch")),
+        "user_id", "t", F.lit(0).cast("long").alias("order"), F.col("item_id").cast("string").alias("tie"), F.lit("1970-01-01").alias(LOG_DAY), F.lit(SCALE).alias(name_weight_column("watch")),
         F.col("item_id").cast("string").alias("item_id"),
     )  # fmt: skip
     impressions = spark.read.parquet(f"{folder}/impressions.parquet")
     rows = impressions.select(
-        "user_id", "impression_id", F.timestamp_micros("t").alias("ts"), F.lit("2026-01-01").alias("ds")
+        "user_id", "impression_id", F.timestamp_micros("t").alias("ts"), F.lit("1970-01-01").alias("ds")
     )
-    last = run_scan(settings, rows, events, ScanPlan(("user_id",), "time", [], [sequence])).select("s__item_id")
+    stack = ExitStack()
+    last = add_history(settings, rows, compute_history(settings, events), stack).select("s__item_id")
     total = F.aggregate(F.col("s__item_id"), F.lit(0).cast("long"), lambda a, x: a + x.cast("long"))
     found = last.agg(F.sum(F.size("s__item_id")), F.sum(total)).first()
     assert found is not None

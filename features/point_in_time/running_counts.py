@@ -8,8 +8,7 @@ steps:
 2. Between batches, the events of the last key are summed by all group columns. Each of these sums is carried and enters
    the next batch like a single event.
 
-Column names are used only to select columns of a batch. Other carried state is kept in separate dictionaries, so names
-cannot collide.
+Column names only select columns of a batch. Other carried state is kept in separate dictionaries: names cannot collide.
 """
 
 from __future__ import annotations
@@ -243,15 +242,14 @@ class _Bases:
         self._rows, self._name = batch.take(pa.array(select_queries(batch))), name
 
     def add_to(self, total: _WideInts) -> _WideInts:
-        """Return the totals with the bases added."""
+        """Return the totals plus the bases."""
         low, high = (self._read(name) for name in (name_base_low(self._name), name_base_high(self._name)))
         total = total.normalize()
-        if not high.any() and total.high is None:
-            return _WideInts(total.low + low)
-        return _WideInts(total.low + low, high if total.high is None else total.high + high)
+        is_wide = bool(high.any()) or total.high is not None
+        return _WideInts(total.low + low, high + (0 if total.high is None else total.high) if is_wide else None)
 
     def find_last(self, newest: Ints) -> Ints:
-        """Return the newest times, or those of the bases where there is no event."""
+        """Return the newer of the given times and those of the bases."""
         return np.maximum(newest, self._read(name_base_last(self._name)))
 
     def _read(self, column: str) -> Ints:

@@ -36,7 +36,6 @@ from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.daily_counts import (
     CUT_DAY,
-    add_daily_statistics,
     compute_cut_day,
     compute_known_day,
     list_groups,
@@ -51,6 +50,7 @@ from star_ctr.features.point_in_time.daily_lists import (
     list_by_day,
     select_users,
 )
+from star_ctr.features.point_in_time.daily_statistics import add_daily_statistics
 from star_ctr.features.point_in_time.events import compute_cut, name_weight_column
 from star_ctr.features.point_in_time.last_events import KIND_BITS, QUERY_TIME, LastEvents
 from star_ctr.features.point_in_time.running_counts import RunningCounts

@@ -11,11 +11,9 @@ days were computed before.
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property, reduce
-from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -39,12 +37,21 @@ from star_ctr.features.point_in_time.daily_counts import (
 from star_ctr.features.point_in_time.daily_lists import EVENTS, SEQUENCE, USER, list_by_day, merge_lists
 from star_ctr.features.point_in_time.events import LOG_DAY
 from star_ctr.features.point_in_time.scan_planner import History
+from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.history.events import read_events
 from star_ctr.jobs.history.inputs import (
     ATTRIBUTE_KEYS,
     collect_read_columns,
     find_undated_join_day,
     list_history_features,
+)
+from star_ctr.jobs.history.roll_ups import (
+    Partition,
+    choose_partitions,
+    count_days,
+    format_day,
+    list_blocks,
+    list_members,
 )
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.table_hashes import HASH
@@ -53,22 +60,8 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 _logger = logging.getLogger(__name__)
 PART = "history"
 """The part of the records of log days."""
-SPANS = (8, 64)
-"""Numbers of days of the roll-ups. Each is a multiple of the one before."""
 _NAMES = {GROUP: "group", KEY: "key", DAY: "day", SEQUENCE: "sequence", USER: "user_id", EVENTS: "events"}
 """Names of columns in the tables."""
-
-
-class Partition(NamedTuple):
-    """A part of the state.
-
-    Attributes:
-        span: The number of days: 1 for a log day.
-        ds: The first of its log days; `before` for the behaviours before the first day.
-    """
-
-    span: int
-    ds: str
 
 
 class HistoryState:
@@ -144,7 +137,7 @@ class HistoryState:
             self.records.write(PART, {day: DayRecord(self.days[day], {}) for day in stale})
         gone = [day for day in self._stored if day not in self.days and day <= self.ds]
         self.records.remove(PART, gone)
-        for span, smaller in zip(SPANS, (1, *SPANS), strict=False):
+        for span, smaller in zip(roll_ups.SPANS, (1, *roll_ups.SPANS), strict=False):
             self._update_roll_ups(span, smaller)
 
     def _compute(self, events: DataFrame) -> dict[str, DataFrame]:
@@ -166,14 +159,13 @@ class HistoryState:
 
     def _update_roll_ups(self, span: int, smaller: int) -> None:
         """Merge the partitions of `smaller` days of each complete block of `span` days."""
-        part, blocks = f"{PART}.{span}", self._list_blocks(span)
-        stored = self.records.read(part)
-        stale = {ds: found for ds, found in blocks.items() if ds not in stored or stored[ds].inputs != found}
+        part, stored = f"{PART}.{span}", self._read_hashes(f"{PART}.{span}")
+        blocks = list_blocks(self.days, self.ds, span)
+        stale = {ds: found for ds, found in blocks.items() if stored.get(ds) != found}
         if not stale:
             return
         self.records.remove(part, list(stale))
-        members = {ds: self._list_members(ds, span, smaller) for ds in stale}
-        wanted = [member for found in members.values() for member in found]
+        wanted = [part for ds in stale for part in list_members(self.days, self.ds, ds, span, smaller)]
         first = F.date_from_unix_date(F.floor(F.unix_date(F.col("ds").cast("date")) / span).cast("int") * span)
         for table in self.tables:
             rows = self._read(table, wanted).withColumn("ds", F.date_format(first, "yyyy-MM-dd"))
@@ -185,54 +177,13 @@ class HistoryState:
             self._write(table, merged.withColumn("span", F.lit(span)), [Partition(span, ds) for ds in stale])
         self.records.write(part, {ds: DayRecord(found, {}) for ds, found in stale.items()})
 
-    def _list_blocks(self, span: int) -> dict[str, str]:
-        """Return the complete blocks of days by their first day, with the hash of their state."""
-        members: dict[int, list[str]] = {}
-        for day, found in self.days.items():
-            if day != BEFORE_FIRST_DAY:
-                members.setdefault(_count_days(day) // span, []).append(f"{day} {found}")
-        end = _count_days(self.ds) + 1
-        return {
-            _format_day(block * span): hash_json(found, 16)
-            for block, found in members.items()
-            if (block + 1) * span <= end and len(found) > 1
-        }
-
-    def _list_members(self, ds: str, span: int, smaller: int) -> list[Partition]:
-        """Return the partitions of `smaller` days, or of single days, that a block consists of."""
-        start = _count_days(ds)
-        known = self._list_blocks(smaller) if smaller > 1 else {}
-        found = []
-        for first in range(start, start + span, smaller):
-            if (name := _format_day(first)) in known:
-                found.append(Partition(smaller, name))
-            else:
-                days = (_format_day(day) for day in range(first, first + smaller))
-                found += [Partition(1, day) for day in days if day in self.days]
-        return found
-
     def list_partitions(self, first_cut: int, horizon: int) -> list[Partition]:
-        """Return the partitions whose union is the state of all log days, as seen from some cuts.
+        """Return the partitions whose union is the state of all log days; see `choose_partitions`."""
+        stored = {span: self._read_hashes(f"{PART}.{span}") for span in roll_ups.SPANS}
+        return choose_partitions(self.days, stored, self.ds, first_cut, horizon)
 
-        Args:
-            first_cut: The earliest day of a cut, as days since 1970.
-            horizon: Number of days before a cut that must be separate.
-
-        Returns:
-            The partitions. Roll-ups end before the horizon of the earliest cut.
-        """
-        found = [Partition(1, BEFORE_FIRST_DAY)] if BEFORE_FIRST_DAY in self.days else []
-        rolled: set[str] = set()
-        for span in sorted(SPANS, reverse=True):
-            part = self.records.read(f"{PART}.{span}")
-            for ds, inputs in self._list_blocks(span).items():
-                start = _count_days(ds)
-                if ds in part and part[ds].inputs == inputs and start + span <= first_cut - horizon:
-                    days = {_format_day(day) for day in range(start, start + span)}
-                    if not days & rolled:
-                        rolled |= days
-                        found.append(Partition(span, ds))
-        return [*found, *(Partition(1, day) for day in self.days if day != BEFORE_FIRST_DAY and day not in rolled)]
+    def _read_hashes(self, part: str) -> dict[str, str]:
+        return {ds: record.inputs for ds, record in self.records.read(part).items()}
 
     def open(self, cut_days: Iterable[int]) -> History:
         """Open the history for rows with given days of their cuts.
@@ -247,7 +198,7 @@ class HistoryState:
         """
         wanted, stale = sorted(cut_days), set(self.list_stale_days())
         first, last = (wanted[0], wanted[-1]) if wanted else (0, 0)
-        missing = [d for d in stale if d == BEFORE_FIRST_DAY or _count_days(d) < last]
+        missing = [d for d in stale if d == BEFORE_FIRST_DAY or count_days(d) < last]
         computed = self._compute(read_events(self.settings, self.store, sorted(missing))) if missing else {}
         counts = lists = None
         if self.groups:
@@ -255,7 +206,7 @@ class HistoryState:
         if self.has_lists:
             lists = self._union("history_events", self._read_state("history_events", first, 0, stale), computed)
         is_timed = any(f.cut == "time" for f in list_history_features(self.settings))
-        days = [_format_day(day) for day in wanted]
+        days = [format_day(day) for day in wanted]
         events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed and days else None
         return History(counts, lists, events)
 
@@ -304,14 +255,6 @@ def _make_condition(partitions: Iterable[Partition]) -> str:
 def find_cut_days(rows: DataFrame, cut_day: Column) -> list[int]:
     """Return the distinct days of the cuts of rows, as days since 1970."""
     return sorted(row[0] for row in rows.select(cut_day).distinct().collect())
-
-
-def _count_days(day: str) -> int:
-    return (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days
-
-
-def _format_day(number: int) -> str:
-    return (dt.date(1970, 1, 1) + dt.timedelta(days=number)).isoformat()
 
 
 @cache

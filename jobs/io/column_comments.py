@@ -17,6 +17,7 @@ from star_ctr.features.cleaning.log_columns import (
     list_declared_columns,
     name_stored_column,
 )
+from star_ctr.features.point_in_time.daily_counts import name_high, name_last, name_low
 
 
 def describe_columns(settings: Settings, table: str) -> dict[str, str]:
@@ -32,12 +33,24 @@ def describe_columns(settings: Settings, table: str) -> dict[str, str]:
     known = TABLES[table].columns
     if table in LOG_TABLES:
         return {**_describe_log_columns(settings, table), **known}
+    if table == "history_counts":
+        return {**_describe_sums(settings), **known}
     if table == "features":
         found: dict[str, str] = {}
         for feature in settings.features:
             found.update(_describe_feature(feature))
         return {**found, **known}
     return known
+
+
+def _describe_sums(settings: Settings) -> dict[str, str]:
+    """Return the meaning of the columns with the sums of each kind of history."""
+    found = {}
+    for kind in settings.history:
+        found[name_low(kind)] = f"sum of the events `{kind}` in millionths; if there is a high part, its low part"
+        found[name_high(kind)] = f"high part of the sum of `{kind}`, in units of 2^32 millionths"
+        found[name_last(kind)] = f"time of the last event `{kind}`, in microseconds since 1970"
+    return found
 
 
 def _describe_log_columns(settings: Settings, name: str) -> dict[str, str]:

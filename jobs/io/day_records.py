@@ -26,6 +26,16 @@ _SCHEMA = describe_schema(
 )  # fmt: skip
 
 
+_PARTS = {"ingest": "part LIKE 'ingest.%'", "features": "part = 'features' OR part LIKE 'history%'"}
+"""Conditions that select the parts of a step."""
+
+
+def forget_days(settings: Settings, step: str) -> None:
+    """Remove all records of a step, so that it computes all days of its next night again."""
+    table = Warehouse(settings.paths).table("days")
+    replace_rows(table, [], _SCHEMA, _PARTS[step], TABLES["days"].partitions)
+
+
 class DayRecord(NamedTuple):
     """What was computed for a day.
 

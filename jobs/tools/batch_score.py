@@ -1,8 +1,7 @@
 """Batch scoring: score a table of raw impressions or encoded rows with the model of a run, into a Delta table.
 
 1. Clean and check the input. Write the complete rows that cannot be scored, with reasons, to `<output>_rejected`.
-2. Raw rows: compute point-in-time features from the tables of the warehouse, with the same code as a night, and encode
-   them with the layout and vocabularies of the model.
+2. Raw rows: compute their features from the history of the warehouse, as a night does, and encode them for the model.
 3. Score the rows and replace the output in one commit. A job that is killed leaves the previous output unchanged, and
    can be run again.
 

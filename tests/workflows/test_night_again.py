@@ -72,8 +72,10 @@ import sys
 from star_ctr.conf.load import load
 from star_ctr.jobs import features
 from star_ctr.jobs.io import session
+from star_ctr.jobs.io.day_records import forget_days
 settings = load(sys.argv[1], ["spark.master=local[1]"])
 spark = session.start(settings, "to be killed")
+forget_days(settings, "features")
 print("ready", flush=True)
 features.run(settings, spark, sys.argv[2])
 print("done", flush=True)

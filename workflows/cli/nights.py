@@ -49,8 +49,8 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     Runs ingest, features, split, train, score, evaluate, gate and, if gate.publish is `refit`, refit. Prints the
     metrics per domain and the decision of the gate.
 
-    Each step replaces what it wrote before, so you can run a night again. To run only steps that are missing, failed or
-    stale, use `star-ctr backfill`.
+    You can run a night again: each step replaces what it wrote before, and `ingest` and `features` skip the days that
+    are up to date. To run only steps that are missing, failed or stale, use `star-ctr backfill`.
 
     For example:
 

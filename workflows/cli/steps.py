@@ -11,21 +11,38 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, Wait, app, print_result, print_values, with_spark
 
 
-def _run_step(name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool) -> Any:
+def _run_step(
+    name: str, conf: str, overrides: list[str] | None, ds: str | None, wait: bool, *, full: bool = False
+) -> Any:
     """Run a step with the lease and an entry in the journal, and return the result of its job."""
+    from star_ctr.jobs.io.day_records import forget_days
     from star_ctr.workflows.nightly import choose_night, run_step
 
     def action(settings: Settings, spark: Any) -> Any:
+        if full:
+            forget_days(settings, name)
         return run_step(settings, spark, name, choose_night(settings, spark, name, ds), "requested")
 
     return with_spark(name, conf, overrides, action, progress=False, writes=True, wait=wait)[1]
 
 
 def _run_and_print(
-    name: str, conf: str, overrides: list[str] | None, ds: str | None, json: str | None, wait: bool
+    name: str,
+    conf: str,
+    overrides: list[str] | None,
+    ds: str | None,
+    json: str | None,
+    wait: bool,
+    *,
+    full: bool = False,
 ) -> None:
     """Run a step and print the values that it returns."""
-    print_values(_run_step(name, conf, overrides, ds, wait), json)
+    print_values(_run_step(name, conf, overrides, ds, wait, full=full), json)
+
+
+Full = Annotated[
+    bool, typer.Option("--full", help="Compute all days again, even if their inputs and settings have not changed.")
+]
 
 
 @app.command()
@@ -48,32 +65,39 @@ def simulate(conf: Conf, set: Set = None, json: Json = None) -> None:
 
 
 @app.command()
-def ingest(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
+def ingest(
+    conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False, full: Full = False
+) -> None:
     """Step 1: clean the daily logs and write them to tables.
 
     Reads day D and the days of the training window before it. Drops and counts duplicates, and moves invalid rows to
-    the table `quarantine` with a reason. Describes each day in the table `profile`. Prints the number of rows written
-    per log.
+    the table `quarantine` with a reason. Describes each day in the table `profile`. Prints the number of rows per log.
+    Days whose files have not changed are not read again.
 
     For example:
 
         star-ctr ingest --conf mine.yaml --ds 2026-03-04
     """
-    _run_and_print("ingest", conf, set, ds, json, wait)
+    _run_and_print("ingest", conf, set, ds, json, wait, full=full)
 
 
 @app.command()
-def features(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False) -> None:
+def features(
+    conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait: Wait = False, full: Full = False
+) -> None:
     """Step 2: label the impressions and compute their features.
 
     Joins the ingested tables, and adds sequences, statistics and attributes. All features are point-in-time: they only
     contain what was available at the time of the impression. Writes the tables `features` and `profile`.
 
+    Computes only days that are new or whose logs have changed. Earlier events come from the tables `history_counts` and
+    `history_events`, which hold their sums and the last events of each user by day.
+
     For example:
 
         star-ctr features --conf mine.yaml --ds 2026-03-04
     """
-    _run_and_print("features", conf, set, ds, json, wait)
+    _run_and_print("features", conf, set, ds, json, wait, full=full)
 
 
 @app.command()

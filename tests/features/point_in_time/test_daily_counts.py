@@ -14,15 +14,15 @@ from pyspark.sql import functions as F
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.features import History, Statistic
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.point_in_time import daily_counts
+from star_ctr.features.point_in_time import daily_statistics
 from star_ctr.features.point_in_time.daily_counts import (
     CUT_DAY,
-    add_daily_statistics,
     compute_cut_day,
     list_groups,
     make_key,
     sum_by_day,
 )
+from star_ctr.features.point_in_time.daily_statistics import add_daily_statistics
 from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, LOG_DAY, SCALE
 
 pytestmark = pytest.mark.spark
@@ -95,5 +95,5 @@ def test_joins_of_many_and_of_hot_groups_give_the_same_rows(
     )
     usual = count(conf, rows, events)
     assert [row["item__shown"] for row in usual] == [None if i is None else items.count(i) for i in items]
-    monkeypatch.setattr(daily_counts, "_MAX_BROADCAST", 0)
+    monkeypatch.setattr(daily_statistics, "_MAX_BROADCAST", 0)
     assert count(conf, rows, events) == usual

@@ -1,0 +1,110 @@
+"""The partitions of the state of the history: single log days, and roll-ups of several days. Needs no Spark."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
+from star_ctr.conf.contracts.fingerprint import hash_json
+
+SPANS = (8, 64)
+"""Numbers of days of the roll-ups. Each is a multiple of the one before."""
+
+
+class Partition(NamedTuple):
+    """A part of the state.
+
+    Attributes:
+        span: The number of days: 1 for a log day.
+        ds: The first of its log days; `before` for the behaviours before the first day.
+    """
+
+    span: int
+    ds: str
+
+
+def count_days(day: str) -> int:
+    """Return the number of days since 1970."""
+    return (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days
+
+
+def format_day(number: int) -> str:
+    """Return the day that is `number` days after the first day of 1970."""
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=number)).isoformat()
+
+
+def list_blocks(days: Mapping[str, str], ds: str, span: int) -> dict[str, str]:
+    """List the complete blocks of several days.
+
+    Args:
+        days: The log days, with the hash of what determines their state.
+        ds: The last log day.
+        span: The number of days of a block.
+
+    Returns:
+        The first day of each block with at least two log days, and the hash of their state.
+    """
+    members: dict[int, list[str]] = {}
+    for day, found in days.items():
+        if day != BEFORE_FIRST_DAY:
+            members.setdefault(count_days(day) // span, []).append(f"{day} {found}")
+    end = count_days(ds) + 1
+    return {
+        format_day(block * span): hash_json(found, 16)
+        for block, found in members.items()
+        if (block + 1) * span <= end and len(found) > 1
+    }
+
+
+def list_members(days: Mapping[str, str], ds: str, first: str, span: int, smaller: int) -> list[Partition]:
+    """List the partitions that a block of days is merged from.
+
+    Args:
+        days: The log days, with the hash of what determines their state.
+        ds: The last log day.
+        first: The first day of the block.
+        span: The number of its days.
+        smaller: The number of days of the smaller blocks to use where they exist.
+
+    Returns:
+        The smaller blocks, and the single days outside of them.
+    """
+    known = list_blocks(days, ds, smaller) if smaller > 1 else {}
+    found = []
+    for start in range(count_days(first), count_days(first) + span, smaller):
+        if (name := format_day(start)) in known:
+            found.append(Partition(smaller, name))
+        else:
+            single = (format_day(day) for day in range(start, start + smaller))
+            found += [Partition(1, day) for day in single if day in days]
+    return found
+
+
+def choose_partitions(
+    days: Mapping[str, str], stored: Mapping[int, Mapping[str, str]], ds: str, first_cut: int, horizon: int
+) -> list[Partition]:
+    """Choose the partitions whose union is the state of all log days, as seen from some cuts.
+
+    Args:
+        days: The log days, with the hash of what determines their state.
+        stored: The roll-ups that exist, by their number of days: their first days, with the hash of their state.
+        ds: The last log day.
+        first_cut: The earliest day of a cut, as days since 1970.
+        horizon: Number of days before a cut that must be separate.
+
+    Returns:
+        The partitions. Roll-ups end before the horizon of the earliest cut.
+    """
+    found = [Partition(1, BEFORE_FIRST_DAY)] if BEFORE_FIRST_DAY in days else []
+    rolled: set[str] = set()
+    for span in sorted(stored, reverse=True):
+        for first, inputs in list_blocks(days, ds, span).items():
+            start = count_days(first)
+            members = {format_day(day) for day in range(start, start + span)}
+            is_current = stored[span].get(first) == inputs
+            if is_current and start + span <= first_cut - horizon and not members & rolled:
+                rolled |= members
+                found.append(Partition(span, first))
+    return [*found, *(Partition(1, day) for day in days if day != BEFORE_FIRST_DAY and day not in rolled)]
