@@ -3,10 +3,9 @@
 A scan has one key. A statistic groups by the columns of the key, and possibly by more columns. The kernel works in two
 steps:
 
-1. Within a batch, rows are ordered by group, and weights are summed cumulatively in this order. A sum over the events
-   before a query row is the difference of two cumulative sums.
-2. Between batches, the events of the last key are summed by all group columns. Each of these sums is carried and enters
-   the next batch like a single event.
+1. Within a batch, weights are summed cumulatively in the order of the groups. A sum over the events before a query row
+   is the difference of two cumulative sums.
+2. Between batches, the events of the last key are summed by all group columns. Each sum is carried like an event.
 
 Column names only select columns of a batch. Other carried state is kept in separate dictionaries: names cannot collide.
 """
@@ -257,9 +256,7 @@ class _Bases:
 
 
 class _Group:
-    """Rows in the order of one set of group columns, with the range of rows that counts for each query row.
-
-    For query row k, the events at positions `first[k]` to `end[k]` (exclusive) of this order count.
+    """Rows in the order of one set of group columns. Of query row k, the events `first[k]` to `end[k] - 1` count.
 
     Args:
         starts: (n,) first row number of each row's key, from `find_run_starts`.

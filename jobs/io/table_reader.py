@@ -96,4 +96,6 @@ def _replace_views(kind: Any) -> Any:
         return _replace_views(kind.value_type)
     if DataType.is_list(kind):
         return DataType.list(kind.value_field.with_type(_replace_views(kind.value_type)))
+    if DataType.is_struct(kind):
+        return DataType.struct([field.with_type(_replace_views(field.type)) for field in kind.fields])
     return kind

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 from deltalake import DeltaTable
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 from sklearn.metrics import roc_auc_score
 
 import star_ctr
@@ -261,6 +261,16 @@ def test_a_report_is_shown_in_a_frame(demo_project: star_ctr.Project, tmp_path: 
 
 
 @pytest.mark.spark
+def to_plain(value: Any) -> Any:
+    """Return arrays and bytes as lists, and rows as dictionaries."""
+    if isinstance(value, Row):
+        value = value.asDict()
+    if isinstance(value, dict):
+        return {key: to_plain(part) for key, part in value.items()}
+    is_list = isinstance(value, np.ndarray | bytes | bytearray | list)
+    return [to_plain(part) for part in value] if is_list else value
+
+
 def test_every_table_is_the_same_in_pandas_and_in_spark(project: star_ctr.Project) -> None:
     for table in project.tables:
         ours, spark = table.to_pandas(), table.to_spark().toPandas()
@@ -269,9 +279,7 @@ def test_every_table_is_the_same_in_pandas_and_in_spark(project: star_ctr.Projec
             for column in frame.columns:
                 if isinstance(frame[column].dtype, pd.DatetimeTZDtype):
                     frame[column] = frame[column].dt.tz_localize(None)
-                frame[column] = frame[column].map(
-                    lambda v: list(v) if isinstance(v, np.ndarray | bytes | bytearray) else v
-                )
+                frame[column] = frame[column].map(to_plain)
         text = [frame[sorted(frame.columns)].astype(str) for frame in (ours, spark)]
         text = [frame.sort_values(list(frame.columns), ignore_index=True) for frame in text]
         pd.testing.assert_frame_equal(*text, obj=table.name)
