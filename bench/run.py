@@ -22,6 +22,7 @@ import cost
 import gpu
 import history
 import metrics
+import nights
 import size
 import stream
 import training
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "beside_load": beside_load.run,
     "gpu": gpu.run,
     "history": history.run,
+    "nights": nights.run,
     "metrics": metrics.run,
     "size": size.run,
     "bulk": bulk.run,
