@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from star_ctr.conf.contracts.dates import NO_DAY
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
@@ -16,12 +16,14 @@ from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS
 from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.log_writer import TIMES
-from star_ctr.jobs.io.table_hashes import HASH
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 PART = "features"
 """The part of the records of days of features."""
 _LABELS = "labels"
+
+
+_Times = Mapping[str, tuple[dt.date, dt.date]]
 
 
 class DayPlan(NamedTuple):
@@ -63,15 +65,17 @@ def plan_days(
     records = DayRecords(settings)
     stored_days = store.list_days("features") if store.exists("features") else []
     stored = {day: found for day, found in records.read(PART).items() if day in stored_days}
-    ingested = {name: records.read(f"ingest.{name}") for name in ("impressions", "clicks", *ATTRIBUTE_KEYS)}
     basis = [hash_features_settings(settings), _hash_code()]
+    times = {name: _find_times(records.read(f"ingest.{name}")) for name in ("impressions", "clicks")}
     computed, relabeled, new = [], [], dict[str, DayRecord]()
     for day in days:
-        parts: list[Any] = [*basis, state.hash_before(day), _find_rows(ingested["impressions"]).get(day)]
-        for name in ATTRIBUTE_KEYS:
-            rows = _find_rows(ingested[name])
-            parts.append(sorted(item for item in rows.items() if item[0] == NO_DAY or item[0] <= day))
-        inputs, labels = hash_json(parts, 16), _hash_clicks(settings, ingested, day, state.ds)
+        attributes = [
+            [item for item in state.contents[name].items() if item[0] == NO_DAY or item[0] <= day]
+            for name in ATTRIBUTE_KEYS
+        ]
+        rows = state.contents["impressions"].get(day)
+        inputs = hash_json([*basis, state.hash_before(day), rows, attributes], 16)
+        labels = _hash_outcomes(settings, state.contents, times, day)
         known = stored.get(day)
         if known is None or known.inputs != inputs:
             computed.append(day)
@@ -83,35 +87,41 @@ def plan_days(
     return DayPlan(computed, relabeled, [d for d in window if d in stored_days and d not in days], new)
 
 
-def _find_rows(records: Mapping[str, DayRecord]) -> dict[str, str]:
-    """Return the hashes of ingested rows by day."""
-    return {day: rows for record in records.values() for day, rows in record.outputs[HASH].items()}
-
-
 def _find_times(records: Mapping[str, DayRecord]) -> dict[str, tuple[dt.date, dt.date]]:
     """Return the calendar days of the first and the last time of each log day."""
     found = {day: times for record in records.values() for day, times in record.outputs.get(TIMES, {}).items()}
     return {day: (dt.date.fromisoformat(first), dt.date.fromisoformat(last)) for day, (first, last) in found.items()}
 
 
-def _hash_clicks(settings: Settings, ingested: Mapping[str, Mapping[str, DayRecord]], day: str, until: str) -> str:
-    """Hash the clicks that the labels of a day may depend on; empty if the label is a column."""
-    label = settings.label
-    shown = _find_times(ingested["impressions"]).get(day)
-    if not isinstance(label, LabelFromClicks) or shown is None:
+def _hash_outcomes(
+    settings: Settings, contents: Mapping[str, Mapping[str, str]], times: Mapping[str, _Times], day: str
+) -> str:
+    """Hash the rows that the labels of a day depend on, besides its own; empty if the label is a column.
+
+    Args:
+        settings: The data set.
+        contents: The hashes of the rows of each log by log day.
+        times: The first and the last day of the times of each log and log day.
+        day: The day.
+
+    Returns:
+        The hash of the clicks that may belong to impressions of the day, and of later impressions with the same ids.
+    """
+    label, always = settings.label, (dt.date.min, dt.date.max)
+    if not isinstance(label, LabelFromClicks):
         return ""
     window = dt.timedelta(days=int(label.window_hours // 24) + 1)
-    # Impressions that share an id with one of the day, up to two windows before a click, can take its clicks.
+    first, last = times["impressions"].get(day, (dt.date.min, dt.date.max - window))
+
+    def is_near(log: str, log_day: str) -> bool:
+        start, end = times[log].get(log_day, always)
+        return start <= last + window and end >= first
+
     near = [
-        (clicks, rows)
-        for clicks, rows in _find_rows(ingested["clicks"]).items()
-        if clicks <= until and _overlap(_find_times(ingested["clicks"]).get(clicks), shown[0], shown[1] + window)
+        [(log_day, rows) for log_day, rows in contents[log].items() if is_near(log, log_day)]
+        for log in ("impressions", "clicks")
     ]
-    return hash_json(sorted(near), 16)
-
-
-def _overlap(times: tuple[dt.date, dt.date] | None, first: dt.date, last: dt.date) -> bool:
-    return times is not None and times[0] <= last and times[1] >= first
+    return hash_json(near, 16)
 
 
 @cache

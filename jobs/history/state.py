@@ -54,7 +54,7 @@ from star_ctr.jobs.history.roll_ups import (
     list_members,
 )
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
-from star_ctr.jobs.io.table_hashes import HASH
+from star_ctr.jobs.io.table_hashes import HASH, hash_days
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 _logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class HistoryState:
     @cached_property
     def days(self) -> dict[str, str]:
         """The log days, with the hash of what determines their state."""
-        found = {name: self._read_contents(name) for name in ("impressions", "clicks", "behaviours", *ATTRIBUTE_KEYS)}
+        found = self.contents
         read = collect_read_columns(list_history_features(self.settings))
         attributes = [name for name in ATTRIBUTE_KEYS if any(c.table == name for c in read)]
         basis = [hash_history_settings(self.settings), _hash_code()]
@@ -99,14 +99,23 @@ class HistoryState:
             days[day] = hash_json(parts, 16)
         return days
 
+    @cached_property
+    def contents(self) -> dict[str, dict[str, str]]:
+        """The hashes of the rows of the ingested tables by day, up to the last log day."""
+        return {name: self._read_contents(name) for name in ("impressions", "clicks", "behaviours", *ATTRIBUTE_KEYS)}
+
     def _read_contents(self, name: str) -> dict[str, str]:
-        """Return the hashes of the rows of an ingested table by day, up to the last log day."""
-        if self.settings.logs.get_declared().get(name) is None:
+        if self.settings.logs.get_declared().get(name) is None or not self.store.exists(name):
             return {}
-        found: dict[str, str] = {}
+        undated = (NO_DAY, BEFORE_FIRST_DAY)
+        days = [d for d in self.store.list_days(name) if d in undated or d <= self.ds]
+        recorded: dict[str, str] = {}
         for record in self.records.read(f"ingest.{name}").values():
-            found |= {d: h for d, h in record.outputs[HASH].items() if d in (NO_DAY, BEFORE_FIRST_DAY) or d <= self.ds}
-        return dict(sorted(found.items()))
+            recorded |= record.outputs[HASH]
+        # Days without a record were written by an earlier version, or by a killed step.
+        missing = [day for day in days if day not in recorded]
+        found = recorded | (hash_days(self.store, name, missing) if missing else {})
+        return {day: found[day] for day in days if day in found}
 
     @cached_property
     def _stored(self) -> dict[str, DayRecord]:
