@@ -102,7 +102,7 @@ def _write_days(settings: Settings, store: WarehouseTables, state: HistoryState,
         if plan.relabeled and matches is not None:
             old = store.read("features").where(F.col("ds").isin(plan.relabeled))
             frames.append(attribution.label_matched(old.drop("label"), matches).select(*old.columns))
-        rows = reduce(DataFrame.unionByName, frames) if frames else store.read("features").limit(0)
+        rows = reduce(lambda a, b: a.unionByName(b, True), frames) if frames else store.read("features").limit(0)
         store.replace(
             "features",
             repartition_by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"),

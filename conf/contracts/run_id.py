@@ -48,9 +48,9 @@ def hash_log_settings(settings: Settings, name: str) -> str:
     """Hash the settings that affect the rows of a log on a day."""
     parts = settings.model_dump(mode="json", include={"zone", "label", "domains"})
     parts["log"] = settings.logs.get_declared()[name].model_dump(mode="json")
-    read = {c for f in settings.features for c in list_read_columns(f) if c.table == name}
     numbers = {f.column for f in settings.select_features(Numeric)}
-    return hash_json([parts, sorted(read & numbers), sorted(read - numbers)])
+    ids = {c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)}
+    return hash_json([parts, *(sorted(c for c in columns if c.table == name) for columns in (numbers, ids))])
 
 
 def hash_history_settings(settings: Settings) -> str:

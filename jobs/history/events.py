@@ -46,7 +46,7 @@ def read_events(
     impressions = read_impressions(settings, store, is_wanted, features)
     clicked = None
     if isinstance(settings.label, LabelFromClicks) and dated:
-        matches = match_days(settings, store, settings.label, dated, dated[-1])
+        matches = match_days(settings, store, settings.label, dated, dated[-1], all_day=with_earlier)
         is_new = F.greatest("ds", "shown_ds").isin(dated)
         if with_earlier:
             is_new |= (F.col("known") >= _start(settings, dated)) & (F.greatest("ds", "shown_ds") <= dated[-1])

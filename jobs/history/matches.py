@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -11,11 +12,17 @@ from star_ctr.conf.contracts.dates import list_days_before
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attribution import WINDOWS, match_clicks
+from star_ctr.features.point_in_time.known_times import find_start
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
 def match_days(
-    settings: Settings, store: WarehouseTables, label: LabelFromClicks, days: Collection[str], until: str
+    settings: Settings,
+    store: WarehouseTables,
+    label: LabelFromClicks,
+    days: Collection[str],
+    until: str,
+    all_day: bool = False,
 ) -> DataFrame:
     """Match all clicks of some log days, and all clicks on the impressions of these log days.
 
@@ -27,6 +34,7 @@ def match_days(
         label: The label.
         days: The log days.
         until: The last log day of clicks and impressions to read.
+        all_day: Whether to match all clicks whose time is on one of these days, too, whatever their log day.
 
     Returns:
         The matches; see `attribution.match_clicks`.
@@ -39,9 +47,13 @@ def match_days(
     window = F.make_dt_interval(secs=F.lit(label.window_hours * 3600.0))
     # A click depends on impressions up to two windows before and one window after it, and they on all their clicks.
     near = [_is_between(first, last, (WINDOWS + 1) * window) for first, last in bounds]
+    if all_day:
+        first, last = (find_start(settings.zone, F.lit(day).cast("date")) for day in (min(days), max(days)))
+        end = F.timestamp_micros(last) + F.expr("INTERVAL 2 DAYS")
+        near.append(_is_between(F.timestamp_micros(first), end, (WINDOWS + 1) * window))
     if not near:
         return match_clicks(impressions.limit(0), clicks.limit(0), label.window_hours, settings.zone)
-    is_near = near[0] | near[-1]
+    is_near = reduce(lambda a, b: a | b, near)
     columns = ("impression_id", "ts", "ds")
     return match_clicks(
         impressions.where(is_near).select(*columns, "domain"),

@@ -53,7 +53,7 @@ from star_ctr.jobs.history.roll_ups import (
     list_blocks,
     list_members,
 )
-from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords, forget_days
 from star_ctr.jobs.io.table_hashes import HASH, hash_days
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
@@ -105,17 +105,30 @@ class HistoryState:
         return {name: self._read_contents(name) for name in ("impressions", "clicks", "behaviours", *ATTRIBUTE_KEYS)}
 
     def _read_contents(self, name: str) -> dict[str, str]:
-        if self.settings.logs.get_declared().get(name) is None or not self.store.exists(name):
-            return {}
-        undated = (NO_DAY, BEFORE_FIRST_DAY)
-        days = [d for d in self.store.list_days(name) if d in undated or d <= self.ds]
-        recorded: dict[str, str] = {}
-        for record in self.records.read(f"ingest.{name}").values():
-            recorded |= record.outputs[HASH]
+        days = self._list_ingested_days(name)
+        recorded = self._read_recorded(name)
         # Days without a record were written by an earlier version, or by a killed step.
         missing = [day for day in days if day not in recorded]
         found = recorded | (hash_days(self.store, name, missing) if missing else {})
         return {day: found[day] for day in days if day in found}
+
+    def _list_ingested_days(self, name: str) -> list[str]:
+        if self.settings.logs.get_declared().get(name) is None or not self.store.exists(name):
+            return []
+        return [d for d in self.store.list_days(name) if d in (NO_DAY, BEFORE_FIRST_DAY) or d <= self.ds]
+
+    def _read_recorded(self, name: str) -> dict[str, str]:
+        recorded: dict[str, str] = {}
+        for record in self.records.read(f"ingest.{name}").values():
+            recorded |= record.outputs[HASH]
+        return recorded
+
+    def _record_contents(self) -> None:
+        """Record the hashes of ingested days without a record, so that they are computed only once."""
+        for name, days in self.contents.items():
+            recorded = self._read_recorded(name) if days else {}
+            new = {day: DayRecord(UNKNOWN, {HASH: {day: found}}) for day, found in days.items() if day not in recorded}
+            self.records.write(f"ingest.{name}", new)
 
     @cached_property
     def _stored(self) -> dict[str, DayRecord]:
@@ -133,6 +146,9 @@ class HistoryState:
         """Compute the state of stale log days, and the roll-ups that contain them."""
         if not self.tables:
             return
+        self._record_contents()
+        if not all(map(self.store.exists, self.tables)):
+            forget_days(self.settings, "features")  # the roll-ups are lost, too
         if stale := self.list_stale_days():
             _logger.info("history: computing the state of %s", ", ".join(stale))
             self.records.remove(PART, stale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -16,7 +16,7 @@ from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, c
 from star_ctr.features.cleaning.log_columns import find_missing_columns, list_declared_columns, name_stored_column
 from star_ctr.features.cleaning.raw_rows import RawRows
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords
 from star_ctr.jobs.io.ingest_plan import UNDATED, LogPlan, has_log_days, list_records_of_night, plan_log
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, list_files, make_glob
 from star_ctr.jobs.io.newest_day import find_newest_day
@@ -34,8 +34,9 @@ from star_ctr.jobs.quality.measures import Measure, write_measures
 _logger = logging.getLogger(__name__)
 TIMES = "times"
 """Key of a record: the calendar days of the first and the last time of the rows of a day."""
-_MEASURES, _READ = "measures", "read"
-"""Keys of a record: the profile of a log without days, and the number of rows read if some may have no day."""
+_MEASURES, _READ, _EMPTY = "measures", "read", "empty"
+"""Keys of a record: the profile of a log without days, the number of rows read if some may have no day, and whether no
+row of the day was read."""
 
 
 class WrittenLog(NamedTuple):
@@ -73,6 +74,8 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
         _logger.info("%s: writing %s; %d days are up to date", name, ", ".join(plan.inputs), len(plan.kept))
         _write_days(settings, store, name, ds, plan)
     current = list_records_of_night(settings, name, ds, records.read(part))
+    if name == "impressions" and ds in current and current[ds].outputs.get(_EMPTY):
+        raise DataError(_explain_empty_day(settings, store, ds))
     if not has_log_days(settings.logs.get_declared()[name]):
         _write_profile_of_night(settings, name, ds, current)
     read = [record.outputs[_READ] for record in current.values() if _READ in record.outputs]
@@ -114,8 +117,8 @@ def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         store.replace(name, repartition_by_day(good).sortWithinPartitions("ds", *order), where)
         _write_quarantine(store, name, rows, where, any(e.reason not in ("", *NOT_QUARANTINED) for e in ledger))
         store.write_ledger("ingest" if name == "impressions" else f"ingest.{name}", ledger, where)
-        measures = _profile(settings, name, ds, rows, counts, days)
-        records.write(part, _make_records(store, name, plan, ds, {*found, *days}, measures, read))
+        measures = _profile(settings, name, ds, rows, counts, plan)
+        records.write(part, _make_records(store, name, plan, found, measures, read))
     finally:
         rows.unpersist()
 
@@ -145,23 +148,23 @@ def _make_records(
     store: WarehouseTables,
     name: str,
     plan: LogPlan,
-    ds: str,
     found: Iterable[str],
     measures: list[Measure],
     read: int | None,
 ) -> dict[str, DayRecord]:
     """Return the records of the written days."""
-    hashes = hash_days(store, name, sorted(found))
+    found = set(found)
+    hashes = hash_days(store, name, sorted({*found, *plan.inputs}))
     times = _find_times(store, name, hashes)
-    more: dict[str, Any] = {_READ: read} if read is not None else {}
     records = {}
-    for day, inputs in plan.inputs.items():
-        is_all = day == ds and plan.is_whole and name in UNWINDOWED_LOGS
-        own = {d: rows for d, rows in hashes.items() if is_all or d == day}
-        more_of_day = more | ({_MEASURES: [list(m) for m in measures]} if day in UNDATED else {})
-        records[day] = DayRecord(inputs, {HASH: own, TIMES: {d: times[d] for d in own if d in times}, **more_of_day})
-    undated = {day for day in hashes if day in UNDATED and day not in records}
-    return records | {day: DayRecord("", {HASH: {day: hashes[day]}}) for day in undated}
+    for day in {*plan.inputs, *hashes}:
+        outputs = {HASH: {day: hashes[day]} if day in hashes else {}, TIMES: {day: times[day]} if day in times else {}}
+        outputs |= {} if day in found else {_EMPTY: True}
+        outputs |= {_READ: read} if read is not None and day in plan.inputs else {}
+        outputs |= {_MEASURES: [list(m) for m in measures]} if day in plan.inputs and day in UNDATED else {}
+        # Other days of a log that is read as a whole are known to exist, but are read again for their own night.
+        records[day] = DayRecord(plan.inputs.get(day, UNKNOWN), outputs)
+    return records
 
 
 def _find_times(store: WarehouseTables, name: str, days: Iterable[str]) -> dict[str, list[str]]:
@@ -184,13 +187,13 @@ def _sum_ledger_entries(counts: Iterable[RowCount]) -> list[LedgerEntry]:
 
 
 def _profile(
-    settings: Settings, name: str, ds: str, rows: DataFrame, counts: Iterable[RowCount], days: Iterable[str]
+    settings: Settings, name: str, ds: str, rows: DataFrame, counts: Iterable[RowCount], plan: LogPlan
 ) -> list[Measure]:
     """Profile the written days of the window, and replace their measures; returns those of a log without days."""
-    wanted = [day for day in list_window_days(settings, ds) if day in set(days)]
+    wanted = [day for day in list_window_days(settings, ds) if day in plan.inputs]
     if not has_log_days(settings.logs.get_declared()[name]):
         return profile_log(settings, name, rows.where(F.col("ds") == NO_DAY), [c for c in counts if c.ds == NO_DAY])
-    if name in UNWINDOWED_LOGS and ds in set(days):
+    if plan.is_whole and name in UNWINDOWED_LOGS:
         wanted = list_window_days(settings, ds)
     found = profile_log(settings, name, rows.where(F.col("ds").isin(wanted)), [c for c in counts if c.ds in wanted])
     if wanted:

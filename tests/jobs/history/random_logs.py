@@ -89,8 +89,8 @@ class RandomLogs:
         folder.mkdir(parents=True, exist_ok=True)
         rows.to_csv(folder / f"{name}.csv", index=False, date_format="%Y-%m-%d %H:%M:%S")
 
-    def configure(self, warehouse: Path, **more: Any) -> Settings:
-        """Load the settings with a warehouse."""
+    def configure(self, warehouse: Path, logs: dict[str, Any] | None = None, **more: Any) -> Settings:
+        """Load the settings with a warehouse; `logs` replaces some logs, and `more` other sections."""
         time = {"column": "at", "unit": "timestamp", "zone": ZONE}
         conf = {
             "name": "random",
@@ -107,6 +107,7 @@ class RandomLogs:
                     "time": time,
                 },
                 "items": {"path": "items/{ds}/*.csv", "format": "csv", "key": "sku"},
+                **(logs or {}),
             },
             "label": {"window_hours": 24},
             "window": {"days": 3},

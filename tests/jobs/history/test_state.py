@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,10 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest
 from star_ctr.jobs.history import roll_ups, state
 from star_ctr.jobs.history.roll_ups import Partition, choose_partitions, count_days, format_day, list_blocks
-from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from tests.jobs.history.random_logs import RandomLogs
+from star_ctr.jobs.quality.measures import read_measures
+from tests.jobs.history.random_logs import FEATURES, ZONE, RandomLogs
 
 pytestmark = pytest.mark.spark
 DAYS = list_days("2026-03-01", "2026-03-08")
@@ -124,6 +126,72 @@ def test_a_killed_step_leaves_the_old_state(
     for day in DAYS[3:5]:
         run_night(other, spark, day)
     pd.testing.assert_frame_equal(read_features(conf, spark, DAYS[1:5]), read_features(other, spark, DAYS[1:5]))
+
+
+@pytest.mark.slow
+def test_lost_records_and_tables_do_not_lose_history(tmp_path: Path, spark: SparkSession) -> None:
+    """Also with a warehouse of an earlier version, which has no table `days`, and without a feature."""
+    logs = RandomLogs(tmp_path / "logs", 5, DAYS)
+    for day in DAYS[:5]:
+        logs.write(day)
+    conf = logs.configure(tmp_path / "lost", window={"days": 1})
+    for day in DAYS[1:5]:
+        run_night(conf, spark, day)
+    want = read_features(conf, spark, DAYS[3:5])
+    warehouse = Path(conf.paths.warehouse)
+    for lose in (
+        lambda: forget_days(conf, "ingest"),
+        lambda: shutil.move(warehouse / "days", tmp_path / "days"),
+        lambda: shutil.move(warehouse / "history_counts", tmp_path / "history_counts"),
+    ):
+        lose()
+        run_night(conf, spark, DAYS[4])
+        pd.testing.assert_frame_equal(read_features(conf, spark, DAYS[3:5]), want)
+    fewer = [f for f in FEATURES if f["name"] != "by_sku"]
+    conf = logs.configure(warehouse, window={"days": 1}, features=fewer)
+    logs.write(DAYS[5])
+    for day in DAYS[4:6]:
+        run_night(conf, spark, day)
+    assert read_features(conf, spark, [DAYS[5]])["now__shown"].nunique() > 5
+    measures = read_measures(conf, DAYS[5])
+    assert {m.ds for m in measures if m.log == "items"} >= set(DAYS[3:6])
+
+
+@pytest.mark.slow
+def test_an_older_night_after_a_correction(tmp_path: Path, spark: SparkSession) -> None:
+    """The carts of all days are in one file, which is read as a whole."""
+    logs = RandomLogs(tmp_path / "logs", 6, DAYS)
+    for day in DAYS[:4]:
+        logs.write(day)
+    carts = tmp_path / "logs" / "carts.csv"
+    parts = [pd.read_csv(f) for f in sorted((tmp_path / "logs" / "carts").glob("*/*.csv"))]
+    pd.concat(parts[1:]).to_csv(carts, index=False)
+    log = {"behaviours": {"path": "carts.csv", "format": "csv", "user": "user", "item": "sku", "behaviour": "what",
+                          "time": {"column": "at", "unit": "timestamp", "zone": ZONE}}}  # fmt: skip
+    conf, other = logs.configure(tmp_path / "again", log), logs.configure(tmp_path / "other", log)
+    for day in DAYS[2:4]:
+        run_night(conf, spark, day)
+    pd.concat(parts).to_csv(carts, index=False)
+    for settings in (conf, other):
+        run_night(settings, spark, DAYS[2])
+    pd.testing.assert_frame_equal(read_features(conf, spark, DAYS[:3]), read_features(other, spark, DAYS[:3]))
+
+
+@pytest.mark.slow
+def test_clicks_of_the_day_before_count_in_a_short_window(tmp_path: Path, spark: SparkSession) -> None:
+    """The calendar day of most rows is not their log day."""
+    logs = RandomLogs(tmp_path / "logs", 7, DAYS)
+    for day in DAYS[:4]:
+        logs.write(day)
+    more = {"zone": "America/New_York", "label": {"window_hours": 0.5}}
+    timed = [{"name": "now", "kind": "statistic", "by": ["domain"], "counts": ["click", "shown"], "cut": "time"}]
+    daily = logs.configure(tmp_path / "daily", features=[*FEATURES[:1], *timed], **more)
+    once = logs.configure(tmp_path / "once", features=[*FEATURES[:1], *timed], **more)
+    for day in DAYS[:4]:
+        run_night(daily, spark, day)
+    ingest.run(once, spark, DAYS[3])
+    features.run(once, spark, DAYS[3])
+    pd.testing.assert_frame_equal(read_features(daily, spark, DAYS[:4]), read_features(once, spark, DAYS[:4]))
 
 
 def test_few_partitions_hold_the_state_of_many_days() -> None:
