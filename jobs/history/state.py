@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from functools import cache, cached_property, reduce
+from functools import cached_property, reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
-from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
-from star_ctr.conf.contracts.run_id import hash_history_settings
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
+from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.settings.features import Sequence
-from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.daily_counts import (
     DAY,
@@ -40,11 +38,9 @@ from star_ctr.features.point_in_time.scan_planner import History
 from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.history.events import read_events
 from star_ctr.jobs.history.inputs import (
-    ATTRIBUTE_KEYS,
-    collect_read_columns,
-    find_undated_join_day,
     list_history_features,
 )
+from star_ctr.jobs.history.log_days import LogDays
 from star_ctr.jobs.history.roll_ups import (
     Partition,
     choose_partitions,
@@ -53,8 +49,7 @@ from star_ctr.jobs.history.roll_ups import (
     list_blocks,
     list_members,
 )
-from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords, forget_days
-from star_ctr.jobs.io.table_hashes import HASH, hash_days
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 _logger = logging.getLogger(__name__)
@@ -75,60 +70,20 @@ class HistoryState:
 
     def __init__(self, settings: Settings, store: WarehouseTables, ds: str) -> None:
         self.settings, self.store, self.ds = settings, store, ds
-        self.records = DayRecords(settings)
+        self.records, self.log_days = DayRecords(settings), LogDays(settings, store, ds)
         self.groups = list_groups(settings)
         self.has_lists = bool(settings.select_features(Sequence))
         self.tables = [*(["history_counts"] if self.groups else []), *(["history_events"] if self.has_lists else [])]
 
-    @cached_property
+    @property
     def days(self) -> dict[str, str]:
         """The log days, with the hash of what determines their state."""
-        found = self.contents
-        read = collect_read_columns(list_history_features(self.settings))
-        attributes = [name for name in ATTRIBUTE_KEYS if any(c.table == name for c in read)]
-        basis = [hash_history_settings(self.settings), _hash_code()]
-        label, days = self.settings.label, {}
-        for day in sorted({*found["impressions"], *found["clicks"], *found["behaviours"]} - {NO_DAY}):
-            parts: list[object] = [*basis, *(found[name].get(day) for name in ("impressions", "clicks", "behaviours"))]
-            # Attributes are those of the newest snapshot up to the day.
-            join_day = find_undated_join_day(self.settings, self.store) if day == BEFORE_FIRST_DAY else day
-            parts += ([d for d in found[name].items() if d[0] == NO_DAY or d[0] <= join_day] for name in attributes)
-            if isinstance(label, LabelFromClicks) and day != BEFORE_FIRST_DAY:
-                # A click that is late may belong to any earlier impression.
-                parts += ([d for d in found[name].items() if d[0] < day] for name in ("impressions", "clicks"))
-            days[day] = hash_json(parts, 16)
-        return days
+        return self.log_days.hashes
 
-    @cached_property
+    @property
     def contents(self) -> dict[str, dict[str, str]]:
         """The hashes of the rows of the ingested tables by day, up to the last log day."""
-        return {name: self._read_contents(name) for name in ("impressions", "clicks", "behaviours", *ATTRIBUTE_KEYS)}
-
-    def _read_contents(self, name: str) -> dict[str, str]:
-        days = self._list_ingested_days(name)
-        recorded = self._read_recorded(name)
-        # Days without a record were written by an earlier version, or by a killed step.
-        missing = [day for day in days if day not in recorded]
-        found = recorded | (hash_days(self.store, name, missing) if missing else {})
-        return {day: found[day] for day in days if day in found}
-
-    def _list_ingested_days(self, name: str) -> list[str]:
-        if self.settings.logs.get_declared().get(name) is None or not self.store.exists(name):
-            return []
-        return [d for d in self.store.list_days(name) if d in (NO_DAY, BEFORE_FIRST_DAY) or d <= self.ds]
-
-    def _read_recorded(self, name: str) -> dict[str, str]:
-        recorded: dict[str, str] = {}
-        for record in self.records.read(f"ingest.{name}").values():
-            recorded |= record.outputs[HASH]
-        return recorded
-
-    def _record_contents(self) -> None:
-        """Record the hashes of ingested days without a record, so that they are computed only once."""
-        for name, days in self.contents.items():
-            recorded = self._read_recorded(name) if days else {}
-            new = {day: DayRecord(UNKNOWN, {HASH: {day: found}}) for day, found in days.items() if day not in recorded}
-            self.records.write(f"ingest.{name}", new)
+        return self.log_days.contents
 
     @cached_property
     def _stored(self) -> dict[str, DayRecord]:
@@ -146,7 +101,7 @@ class HistoryState:
         """Compute the state of stale log days, and the roll-ups that contain them."""
         if not self.tables:
             return
-        self._record_contents()
+        self.log_days.record()
         if not all(map(self.store.exists, self.tables)):
             forget_days(self.settings, "features")  # the roll-ups are lost, too
         if stale := self.list_stale_days():
@@ -231,8 +186,8 @@ class HistoryState:
         if self.has_lists:
             lists = self._union("history_events", self._read_state("history_events", first, 0, stale), computed)
         is_timed = any(f.cut == "time" for f in list_history_features(self.settings))
-        days = [format_day(day) for day in wanted]
-        events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed and days else None
+        days = [format_day(day) for day in wanted] or [self.ds]
+        events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed else None
         return History(counts, lists, events)
 
     def _read_counts(self, first: int, stale: set[str]) -> DataFrame | None:
@@ -280,8 +235,3 @@ def _make_condition(partitions: Iterable[Partition]) -> str:
 def find_cut_days(rows: DataFrame, cut_day: Column) -> list[int]:
     """Return the distinct days of the cuts of rows, as days since 1970."""
     return sorted(row[0] for row in rows.select(cut_day).distinct().collect())
-
-
-@cache
-def _hash_code() -> str:
-    return hash_code(["star_ctr.jobs.history.state"])

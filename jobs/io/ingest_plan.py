@@ -78,11 +78,17 @@ def plan_log(
         wanted = [ds]
     basis = [hash_log_settings(settings, name), _hash_code()]
 
+    files_by_day: dict[str | None, list[LogFile]] = {}
+    for file in files:
+        files_by_day.setdefault(file.day, []).append(file)
+
     def hash_day(day: str) -> str:
         if day in UNDATED:
             return hash_json([*basis, hash_files(files, None, _END)], 16)
-        first = [*list_days_before(day, lookback), day][0] if by_day or name not in UNWINDOWED_LOGS else None
-        return hash_json([*basis, hash_files(files, first, day)], 16)
+        if not by_day and name in UNWINDOWED_LOGS:
+            return hash_json([*basis, hash_files(files, None, day)], 16)
+        near = [f for d in (None, *list_days_before(day, lookback), day) for f in files_by_day.get(d, [])]
+        return hash_json([*basis, hash_files(near, None, day)], 16)
 
     # A table of a catalog can change without a sign.
     can_change = any(source.table for source in log.list_sources().values())
