@@ -14,6 +14,7 @@ from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, gate, refit, split
+from star_ctr.jobs.io.day_records import forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import get_published_attempt
 from star_ctr.jobs.registry.decisions import Decisions, Outcome, find_serving
@@ -101,6 +102,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert (store.get_version("refit_split"), weights.read_bytes()) == (version, bits)
     assert len(Decisions(settings).read_all()) == len(decided)
     assert {r["action"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
+    forget_days(settings, "features")  # write the same features again
     features.run(settings, spark, DS)
     refit.run(settings, spark, DS)
     assert store.get_version("refit_split") > version
