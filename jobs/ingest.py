@@ -26,9 +26,7 @@ from star_ctr.jobs.io.log_files import describe_no_files, list_files, list_log_d
 from star_ctr.jobs.io.log_writer import write_log
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.session import run_submitted_step
-from star_ctr.jobs.io.warehouse import (
-    WarehouseTables,
-)
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import check_quarantine
 
 _logger = logging.getLogger(__name__)

@@ -105,7 +105,7 @@ def compute_known_day(zone: str) -> Column:
 
 
 def compute_cut_day(zone: str) -> Column:
-    """Return the day of the cut of a row, as days since 1970; see `events.compute_cut`."""
+    """Return the day of the cut of a row, as days since 1970: its log day, or that of its time if it is earlier."""
     return F.unix_date(F.least(F.to_date("ds"), F.to_date(F.from_utc_timestamp("ts", zone))))
 
 

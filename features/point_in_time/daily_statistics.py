@@ -41,7 +41,7 @@ _ROWS = "_rows"
 _MAX_BROADCAST = 400_000
 """Maximum number of groups that are sent to all tasks. Above it, the rows are shuffled by group."""
 _HOT = 8
-"""A group is hot if it has more than this fraction of the rows of a task."""
+"""A group is hot if it has more than an eighth of the rows of a task."""
 
 
 def add_daily_statistics(

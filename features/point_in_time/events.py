@@ -18,7 +18,6 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.column_ref import escape_column_name
 from star_ctr.conf.settings.features import (
     AnyFeature,
-    Cut,
     History,
     Sequence,
     Statistic,
@@ -66,19 +65,12 @@ def add_time_columns(settings: Settings, rows: DataFrame) -> DataFrame:
     )
 
 
-def compute_cut(settings: Settings, cut: Cut) -> Column:
-    """Return the cut of a row, in microseconds since 1970. An event counts if it is strictly earlier.
+def compute_cut(settings: Settings) -> Column:
+    """Return the cut `time` of a row, in microseconds: its time, but at most the end of its log day.
 
-    Args:
-        settings: The data set.
-        cut: `time` for the time of the row, but at most the end of its log day; `day` for the start of its log day, or
-            of the calendar day of its time, whichever is earlier.
+    An event counts if it is strictly earlier. For the cut `day`, see `daily_counts.compute_cut_day`.
     """
-    log_day = F.to_date("ds", "yyyy-MM-dd")
-    if cut == "time":
-        return F.least(F.unix_micros("ts"), find_start(settings.zone, F.date_add(log_day, 1)))
-    calendar_day = F.to_date(F.from_utc_timestamp("ts", settings.zone))
-    return find_start(settings.zone, F.least(log_day, calendar_day))
+    return F.least(F.unix_micros("ts"), find_start(settings.zone, F.date_add(F.to_date("ds"), 1)))
 
 
 def build_events(

@@ -225,7 +225,7 @@ def _number_bits(plan: ScanPlan) -> Iterator[tuple[Sequence, int]]:
 
 def _make_query_rows(settings: Settings, rows: DataFrame, plan: ScanPlan) -> DataFrame:
     """Return `rows` as query rows, with only those additional columns that the scan reads."""
-    times = {TIME: compute_cut(settings, "time")}
+    times = {TIME: compute_cut(settings)}
     times |= {QUERY_TIME: F.unix_micros("ts")} if plan.sequences else {}
     return rows.select("*", F.lit(True).alias(IS_QUERY), *(time.alias(name) for name, time in times.items()))
 

@@ -18,7 +18,7 @@ from star_ctr.jobs.history.inputs import (
     list_history_features,
 )
 from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords
-from star_ctr.jobs.io.table_hashes import HASH, hash_days
+from star_ctr.jobs.io.table_hashes import HASH, hash_days, merge_hashes
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
@@ -74,10 +74,7 @@ class LogDays:
         return [d for d in self.store.list_days(name) if d in (NO_DAY, BEFORE_FIRST_DAY) or d <= self.ds]
 
     def _read_recorded(self, name: str) -> dict[str, str]:
-        recorded: dict[str, str] = {}
-        for record in self.records.read(f"ingest.{name}").values():
-            recorded |= record.outputs[HASH]
-        return recorded
+        return merge_hashes(self.records.read(f"ingest.{name}").values())
 
     def record(self) -> None:
         """Record the hashes of ingested days without a record, so that they are computed only once."""

@@ -8,7 +8,6 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import list_days_before
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attribution import WINDOWS, match_clicks
@@ -66,8 +65,3 @@ def match_days(
 def _is_between(first: object, last: object, margin: Column) -> Column:
     """Return a condition that `ts` is between two times, or at most `margin` away."""
     return (F.col("ts") >= F.lit(first) - margin) & (F.col("ts") <= F.lit(last) + margin)
-
-
-def list_label_days(label: LabelFromClicks, ds: str) -> list[str]:
-    """Return the log days before `ds` whose attribution windows may be open at the end of day `ds`."""
-    return list_days_before(ds, int(label.window_hours // 24) + 1)

@@ -37,9 +37,7 @@ from star_ctr.features.point_in_time.events import LOG_DAY
 from star_ctr.features.point_in_time.scan_planner import History
 from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.history.events import read_events
-from star_ctr.jobs.history.inputs import (
-    list_history_features,
-)
+from star_ctr.jobs.history.inputs import list_history_features
 from star_ctr.jobs.history.log_days import LogDays
 from star_ctr.jobs.history.roll_ups import (
     Partition,
@@ -145,7 +143,7 @@ class HistoryState:
         if not stale:
             return
         self.records.remove(part, list(stale))
-        wanted = [part for ds in stale for part in list_members(self.days, self.ds, ds, span, smaller)]
+        wanted = [member for ds in stale for member in list_members(self.days, self.ds, ds, span, smaller)]
         first = F.date_from_unix_date(F.floor(F.unix_date(F.col("ds").cast("date")) / span).cast("int") * span)
         for table in self.tables:
             rows = self._read(table, wanted).withColumn("ds", F.date_format(first, "yyyy-MM-dd"))

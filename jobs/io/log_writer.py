@@ -20,7 +20,7 @@ from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords
 from star_ctr.jobs.io.ingest_plan import UNDATED, LogPlan, has_log_days, list_records_of_night, plan_log
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, list_files, make_glob
 from star_ctr.jobs.io.newest_day import find_newest_day
-from star_ctr.jobs.io.table_hashes import HASH, hash_days
+from star_ctr.jobs.io.table_hashes import HASH, hash_days, merge_hashes
 from star_ctr.jobs.io.warehouse import (
     LedgerEntry,
     WarehouseTables,
@@ -79,7 +79,7 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
     if not has_log_days(settings.logs.get_declared()[name]):
         _write_profile_of_night(settings, name, ds, current)
     read = [record.outputs[_READ] for record in current.values() if _READ in record.outputs]
-    hashes = {day: rows for record in current.values() for day, rows in record.outputs[HASH].items()}
+    hashes = merge_hashes(current.values())
     return WrittenLog(sum(int(rows.partition(":")[0]) for rows in hashes.values()), max(read, default=None))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from pyspark.sql import functions as F
 
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.ingest_plan import list_records_of_night
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
@@ -35,12 +35,16 @@ def hash_days(store: WarehouseTables, table: str, days: Collection[str]) -> dict
     return {r.ds: f"{r.rows}:{r.sum}" for r in found}
 
 
+def merge_hashes(records: Iterable[DayRecord]) -> dict[str, str]:
+    """Return the hashes of the rows in records of `ingest`, by day."""
+    return {day: rows for record in records for day, rows in record.outputs[HASH].items()}
+
+
 def read_hashes(settings: Settings, ds: str) -> dict[str, dict[str, str]]:
     """Return the hashes of the ingested rows that night `ds` reads, by table and day; needs no Spark."""
     records, found = DayRecords(settings), dict[str, dict[str, str]]()
     for name in settings.logs.get_declared():
         days = list_records_of_night(settings, name, ds, records.read(f"ingest.{name}"))
-        hashes = {day: rows for record in days.values() for day, rows in record.outputs[HASH].items()}
         if days:
-            found[name] = hashes
+            found[name] = merge_hashes(days.values())
     return found

@@ -41,7 +41,8 @@ def _run_and_print(
 
 
 Full = Annotated[
-    bool, typer.Option("--full", help="Compute all days again, even if their inputs and settings have not changed.")
+    bool,
+    typer.Option("--full", help="Compute all days of the night again, even if their inputs are the same."),
 ]
 
 
