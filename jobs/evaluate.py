@@ -3,6 +3,9 @@
 There is one row per domain and one for all domains together (`overall`). AUC and GAUC have intervals from a Poisson
 bootstrap over users, configured in the settings section `evaluate`.
 
+If labels of the night are still open, its metrics are provisional. A later night computes them again when all labels
+are final, and writes them to `final_metrics`.
+
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
 """
 
@@ -21,13 +24,14 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
-from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
+from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
+from star_ctr.jobs.history.final_metrics import write_final_metrics
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import find_attempt
 
-METRICS_COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS)
+METRICS_COLUMNS = ("run_id", "attempt", "ds", "model", "seed", "domain", *METRICS, OPEN_LABELS)
 """Columns of `metrics`, without the intervals."""
 NO_INTERVALS = EvaluateSettings(bootstrap_samples=0)
 """Settings that compute metrics without intervals."""
@@ -70,7 +74,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     ds = check_day(ds) if ds else store.get_newest_day("scores")
     name = make_run_id(settings, ds)
     night = ScoredRun(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
-    return evaluate_runs(store, [night], settings.evaluate)
+    rows = evaluate_runs(store, [night], settings.evaluate)
+    write_final_metrics(store, ds, settings.evaluate)
+    return rows
 
 
 def _find_scored_attempt(store: WarehouseTables, name: str, ds: str) -> int | None:

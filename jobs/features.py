@@ -1,8 +1,9 @@
-"""Features: labeled impressions with all features as of the time of each impression.
+"""Features: impressions with all features as of the time of each impression, and their labels.
 
 Writes the days of the training window and the day `ds` to `features`, with one partition per day. A day is computed
-once: it is computed again only if its log, an earlier log or the settings have changed. A day whose attribution windows
-are still open gets new labels when more clicks are known.
+once: it is computed again only if its log, an earlier log or the settings have changed.
+
+Writes their labels to `labels`. A day gets new labels until all of its attribution windows have closed.
 
 Statistics and sequences use the whole history in the tables up to the day, in the form of the state in
 `history_counts` and `history_events`.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import reduce
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -24,28 +24,25 @@ from star_ctr.conf.contracts.column_names import IDENTITY_COLUMNS
 from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.point_in_time import attribution
 from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.daily_counts import compute_cut_day
 from star_ctr.features.point_in_time.row_columns import find_unparsable, select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction, add_history
 from star_ctr.jobs.history.day_plan import PART, DayPlan, plan_days
 from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS, add_columns, read_impressions
-from star_ctr.jobs.history.matches import match_days
+from star_ctr.jobs.history.labels import remove_labels, write_labels
 from star_ctr.jobs.history.state import HistoryState, find_cut_days
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (
     LedgerEntry,
     WarehouseTables,
-    collect_ledger_entries,
     make_in_condition,
     repartition_by_day,
 )
 from star_ctr.jobs.quality.day_checks import check_labels, read_click_entries
-from star_ctr.jobs.quality.profile import UNPARSED_COLUMN, check_numbers, count_domains, write_profile
+from star_ctr.jobs.quality.profile import UNPARSED_COLUMN, check_numbers, count_domains, count_rows, write_profile
 
 _logger = logging.getLogger(__name__)
 
@@ -69,12 +66,18 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         raise DataError(f"{store.warehouse.table('impressions')}: no rows for {ds}; run `star-ctr ingest --ds {ds}`")
     state = HistoryState(settings, store, ds)
     state.update()
-    plan = plan_days(settings, store, state, window, days)
-    if plan.changed:
-        _logger.info("features: computing %s, labels of %s", ", ".join(plan.computed), ", ".join(plan.relabeled))
+    plan = plan_days(settings, store, state, window, stored_days)
+    if plan.labeled:
+        _logger.info("features: computing the labels of %s", ", ".join(sorted(plan.labeled)))
+        write_labels(settings, store, plan.labeled, ds)
+    if plan.computed or plan.removed:
+        _logger.info("features: computing %s", ", ".join(plan.computed))
         _write_days(settings, store, state, plan)
-    domains = count_domains(store.read("features").where(F.col("ds").isin(days)))
-    entries = [LedgerEntry(d.ds, d.domain, d.rows, d.rows, "") for d in domains]
+    if plan.removed:
+        remove_labels(settings, store, plan.removed)
+    domains = count_domains(store.read("labels").where(F.col("ds").isin(days)))
+    written = count_rows(store.read("features").where(F.col("ds").isin(days)))
+    entries = [LedgerEntry(d.ds, d.domain, d.rows, written.get((d.ds, d.domain), 0), "") for d in domains]
     store.write_ledger("features", entries, make_in_condition("ds", window))
     clicks = read_click_entries(settings, window)
     measures = write_profile(settings, store, ds, window, domains, clicks)
@@ -85,42 +88,22 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
 
 def _write_days(settings: Settings, store: WarehouseTables, state: HistoryState, plan: DayPlan) -> None:
     """Write the features of the planned days, and then their records."""
-    records = DayRecords(settings)
-    records.remove(PART, plan.changed)
-    matches = None
-    dated = [*plan.computed, *plan.relabeled]
-    if isinstance(settings.label, LabelFromClicks) and dated:
-        matches = match_days(settings, store, settings.label, dated, state.ds).persist()
-    with ExitStack() as stack:
-        if matches is not None:
-            stack.callback(matches.unpersist)
-        frames = []
-        if plan.computed:
-            computed = _select_rows(settings, store, plan.computed, matches)
-            computed = stack.enter_context(add_point_in_time(settings, store, computed, state.ds))
-            frames.append(computed.withColumn("settings", F.lit(hash_features_settings(settings))))
-        if plan.relabeled and matches is not None:
-            old = store.read("features").where(F.col("ds").isin(plan.relabeled))
-            frames.append(attribution.label_matched(old.drop("label"), matches).select(*old.columns))
-        rows = reduce(lambda a, b: a.unionByName(b, True), frames) if frames else store.read("features").limit(0)
-        store.replace(
-            "features",
-            repartition_by_day(rows).sortWithinPartitions("ds", "ts", "impression_id"),
-            make_in_condition("ds", plan.changed),
-        )
-        if matches is not None:
-            entries = collect_ledger_entries(attribution.count_clicks(matches.where(F.col("ds").isin(dated))))
-            store.write_ledger("attribute", entries, make_in_condition("ds", dated))
-    records.write(PART, plan.records)
+    changed, records = sorted([*plan.computed, *plan.removed]), DayRecords(settings)
+    records.remove(PART, changed)
+    if plan.computed:
+        rows = _select_rows(settings, store, list(plan.computed))
+        with add_point_in_time(settings, store, rows, state.ds) as computed:
+            computed = computed.withColumn("settings", F.lit(hash_features_settings(settings)))
+            arranged = repartition_by_day(computed).sortWithinPartitions("ds", "ts", "impression_id")
+            store.replace("features", arranged, make_in_condition("ds", changed))
+    else:
+        store.replace("features", store.read("features").limit(0), make_in_condition("ds", changed))
+    records.write(PART, plan.computed)
 
 
-def _select_rows(
-    settings: Settings, store: WarehouseTables, days: Sequence[str], matches: DataFrame | None
-) -> DataFrame:
-    """Return the impressions of some days with their labels, attributes and the columns that features read."""
+def _select_rows(settings: Settings, store: WarehouseTables, days: Sequence[str]) -> DataFrame:
+    """Return the impressions of some days with their attributes and the columns that features read."""
     impressions = read_impressions(settings, store, F.col("ds").isin(list(days)), settings.features)
-    if matches is not None:
-        impressions = attribution.label_matched(impressions.drop("label"), matches)
     rows = add_columns(settings, store, impressions, settings.features)
     match_columns = [name_match_column(table) for table in ATTRIBUTE_KEYS if name_match_column(table) in rows.columns]
     return rows.select(

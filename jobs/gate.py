@@ -38,7 +38,7 @@ from star_ctr.jobs.registry.gate_baseline import BASELINE_NIGHTS, select_baselin
 from star_ctr.jobs.registry.gate_checks import MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
-from star_ctr.jobs.score import score_rows
+from star_ctr.jobs.score import SCORE_COLUMNS, score_rows
 from star_ctr.jobs.split import encode
 from star_ctr.jobs.tools.differences import compare_runs
 
@@ -198,14 +198,15 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
         .where(F.col("ds") == ds)
         .withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME))
         .withColumn("part", F.lit("test"))
+        # The labels are those of the candidate's scores.
+        .withColumns({"label": F.lit(0.0), "label_final": F.lit(False)})
     )
     encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))
     scores = score_rows(encoded, model.attempt).select("impression_id", "attempt", "score")
     name = f"{model.attempt.run_id}@{ds}"
     candidate_rows = store.read("scores").where(F.col("run_id") == candidate.run_id).drop("attempt", "score")
     joined: DataFrame = candidate_rows.withColumn("run_id", F.lit(name)).join(scores, "impression_id")
-    columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
-    store.replace("scores", joined.select(*columns), make_in_condition("run_id", [name]))
+    store.replace("scores", joined.select(*SCORE_COLUMNS), make_in_condition("run_id", [name]))
     evaluate_runs(
         store, [ScoredRun(name, model.attempt.number, ds, format_variant(model.settings), model.settings.trainer.seed)]
     )

@@ -31,9 +31,10 @@ from star_ctr.model.score_checks import TOLERANCE, is_within_tolerance
 
 SCORES_SCHEMA = (
     "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "
-    "score double"
+    "label_final boolean, score double"
 )
 """Schema of `scores`; `score` is the predicted CTR."""
+SCORE_COLUMNS = [field.split()[0] for field in SCORES_SCHEMA.split(", ")]
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -98,12 +99,14 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
                     pa.array([number] * n, pa.int64()),
                     *(batch.column(c) for c in ("ds", "impression_id", "user_id", "domain")),
                     batch.column("label").cast(pa.float64()),
+                    batch.column("label_final"),
                     pa.array(scores.astype(np.float64)),
                 ],
-                names=["run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score"],
+                names=SCORE_COLUMNS,
             )
 
-    wanted = rows.select("ds", "impression_id", "user_id", "domain", "label", "domain_id", "ints", "floats")
+    columns = ("ds", "impression_id", "user_id", "domain", "label", "label_final", "domain_id", "ints", "floats")
+    wanted = rows.select(*columns)
     return wanted.mapInArrow(score, SCORES_SCHEMA)
 
 

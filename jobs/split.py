@@ -29,12 +29,14 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.layout import fit_layout
 from star_ctr.features.encoding.row_encoder import RowEncoder
 from star_ctr.features.encoding.vocabularies import fit_vocabularies
+from star_ctr.jobs.history.labels import add_labels
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import find_inputs
-from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark_literal
+from star_ctr.jobs.io.split_ledger import check_training_rows, count_rows, is_left_out, write_split_ledger
+from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
 
 ENCODED_SCHEMA = (
-    "impression_id string, user_id string, day string, label float, domain_id int, "
+    "impression_id string, user_id string, day string, label float, label_final boolean, domain_id int, "
     "ints binary, floats binary, part string, domain string, domain_number int"
 )
 """Schema of encoded rows: `ints` and `floats` as in `Layout`, `day` of the row, and `part` train or test.
@@ -70,17 +72,18 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     ds = check_day(ds) if ds else store.get_newest_day("features")
     test_day = ds if tables is NIGHT_TABLES else None
     rows = _read_features(settings, store, ds, stored_days, test_day)
-    train = rows.where(F.col("ds") != test_day) if test_day else rows
-    counts = rows.groupBy("ds", "domain").count().collect()
+    is_test = F.col("ds") == F.lit(test_day) if test_day else F.lit(False)
+    counts = count_rows(settings, rows, is_test)
+    rows = rows.where(is_test | ~is_left_out(settings))
+    train = rows.where(~is_test)
     inputs = find_inputs(settings, store, ds, tables)
     before, start = inputs.previous, inputs.start
     fingerprint = inputs.fingerprint(settings, store)
     domains = settings.domains.known or _list_domains(
-        {r.domain for r in counts if r.ds != test_day}, before and before.layout
+        {c.domain for c in counts if c.part == "train" and not c.is_left_out}, before and before.layout
     )
-    parts = {r.ds: "test" if r.ds == test_day else "train" for r in counts}
-    entries = [(parts[r.ds], r.domain, r["count"]) for r in counts]
-    _write_ledger(settings, store, tables.split, ds, entries, domains)
+    write_split_ledger(settings, store, tables.split, ds, counts, domains)
+    check_training_rows(store, ds, counts)
     vocabularies = fit_vocabularies(settings, train, before and before.vocabularies).withColumn("ds", F.lit(ds))
     version = store.replace(
         tables.vocabularies,
@@ -101,12 +104,12 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     known = F.col("domain").isin(domains)
     selected = rows if settings.domains.unknown == "bucket" else rows.where(known)
     selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME)).withColumn(
-        "part", F.when(F.col("ds") == F.lit(test_day), "test").otherwise("train")
+        "part", F.when(is_test, "test").otherwise("train")
     )
     sizes_by_domain: dict[str, int] = {}
-    for r in counts:
-        name = r.domain if r.domain in domains else OTHER_NAME
-        sizes_by_domain[name] = sizes_by_domain.get(name, 0) + r["count"]
+    for c in counts:
+        name = c.domain if c.domain in domains else OTHER_NAME
+        sizes_by_domain[name] = sizes_by_domain.get(name, 0) + (0 if c.is_left_out else c.rows)
     encoded = encode(
         settings, selected, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
     )
@@ -120,8 +123,9 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         ),
         maxRecordsPerFile=settings.split.rows_per_file,
     )
-    kept = [(part, n) for part, domain, n in entries if settings.domains.unknown == "bucket" or domain in domains]
-    return {name: sum(n for part, n in kept if part == name) for name in ("train", "test")}
+    is_known = {c.domain: settings.domains.unknown == "bucket" or c.domain in domains for c in counts}
+    kept = [c for c in counts if is_known[c.domain] and not c.is_left_out]
+    return {name: sum(c.rows for c in kept if c.part == name) for name in ("train", "test")}
 
 
 def _list_domains(seen: set[str], before: Layout | None) -> list[str]:
@@ -138,7 +142,7 @@ def _read_features(
     Without a test day, `ds` is the last day of the window.
 
     Returns:
-        The rows of all days of the window and of the test day that `stored_days` contains.
+        The rows of all days of the window and of the test day that `stored_days` contains, with their labels.
 
     Raises:
         DataError: Days are missing, or their features were computed with other settings.
@@ -166,40 +170,7 @@ def _read_features(
         raise DataError(
             f"{table}: {', '.join(stale)} were computed with other settings; run `star-ctr features --ds {ds}`"
         )
-    return rows
-
-
-def _write_ledger(
-    settings: Settings,
-    store: WarehouseTables,
-    step: str,
-    ds: str,
-    counts: list[tuple[str, str, int]],
-    domains: list[str],
-) -> None:
-    """Write the ledger entries of the split, by part and domain.
-
-    Args:
-        settings: The settings of the data set.
-        store: The tables.
-        step: The name of the split table. The step in the ledger is this name and the part, for example `split.train`.
-        ds: The night, which is the day of all entries.
-        counts: Part, domain and number of rows.
-        domains: The domains of the layout. Rows of other domains count as left out if `domains.unknown` is `drop`.
-    """
-    drop = settings.domains.unknown == "drop"
-    for part in sorted({part for part, _, _ in counts}):
-        entries: dict[tuple[str, str], list[int]] = {}
-        for part_of_rows, domain, n in counts:
-            if part_of_rows != part:
-                continue
-            left_out = drop and domain not in domains
-            name = domain if left_out or domain in domains else OTHER_NAME
-            entry = entries.setdefault((name, "domain unknown in training" if left_out else ""), [0, 0])
-            entry[0] += n
-            entry[1] += 0 if left_out else n
-        rows = [LedgerEntry(ds, domain, n[0], n[1], reason) for (domain, reason), n in sorted(entries.items())]
-        store.write_ledger(f"{step}.{part}", rows, f"ds = {quote_spark_literal(ds)}")
+    return add_labels(store, rows, days)
 
 
 _ENCODERS: dict[tuple[str, ...], RowEncoder] = {}
@@ -226,7 +197,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
 
     Args:
         settings: The settings of the data set.
-        rows: Rows of `features`, with `part`.
+        rows: Rows of `features`, with `label`, `label_final` and `part`.
         layout: The layout of the encoded rows.
         files: The Parquet files of the vocabularies, which the workers read.
 
@@ -247,6 +218,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
                 [
                     *(table[name].combine_chunks() for name in ("impression_id", "user_id", "ds")),
                     table["label"].combine_chunks().cast(pa.float32()),
+                    table["label_final"].combine_chunks(),
                     domain_ids,
                     ints,
                     floats,
@@ -254,8 +226,8 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
                     domain_ids,
                 ],
                 names=[
-                    "impression_id", "user_id", "day", "label", "domain_id", "ints", "floats", "part", "domain",
-                    "domain_number",
+                    "impression_id", "user_id", "day", "label", "label_final", "domain_id", "ints", "floats", "part",
+                    "domain", "domain_number",
                 ],
             )  # fmt: skip
 

@@ -87,6 +87,9 @@ def make_metrics_table(rows: Sequence[Mapping[str, Any]], title: str | None = No
     for name, key in columns.items():
         # In a narrow terminal, wrap an interval below its metric.
         table.add_column(name, justify="left" if key == "domain" else "right", no_wrap=key not in ("auc", "gauc"))
+    is_open = sum(row.get("open_labels") or 0 for row in rows if row["domain"] == OVERALL)
+    if is_open:
+        table.caption, table.caption_justify = f"provisional: {is_open:,} labels are still open", "left"
     for row in rows:
         style = "bold" if row["domain"] == OVERALL else None
         table.add_row(*(_format_cell(row[key]) + _format_interval(row, key) for key in columns.values()), style=style)
@@ -116,7 +119,9 @@ def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
         metric: Name of the metric.
     """
     days = sorted({r["ds"] for r in rows})
-    caption = "* the previous day's value lies outside this day's interval" if any(r["outside"] for r in rows) else None
+    notes = ["* the previous day's value lies outside this day's interval"] if any(r["outside"] for r in rows) else []
+    notes += ["~ provisional: some labels are still open"] if any(not r["is_final"] for r in rows) else []
+    caption = "\n".join(notes) or None
     run = rows[-1]["run_id"].removeprefix(f"{days[-1]}-")
     # Not the title of the table, which would be wrapped to the width of the table.
     title = Text(f"{metric} of {run}, {days[0]} to {days[-1]}")
@@ -133,13 +138,14 @@ def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
 
 def _format_change(row: Mapping[str, Any], metric: str) -> str:
     value, change = row["value"], row["change"]
+    mark = "" if row["is_final"] else "~"
     if value is None or change is None:
-        return _format_cell(value)
+        return mark + _format_cell(value)
     improvement = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change}.get(metric, change)
     arrow = "▲" if change > 0 else "▼" if change < 0 else "="
     color = "green" if improvement > 0 else "red" if improvement < 0 else "dim"
     size = f"{abs(change):.4f}".removeprefix("0")
-    return f"{value:.4f} [{color}]{arrow}{size}[/]{'*' if row['outside'] else ' '}"
+    return f"{mark}{value:.4f} [{color}]{arrow}{size}[/]{'*' if row['outside'] else ' '}"
 
 
 def make_comparison_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -66,7 +66,8 @@ TABLES = {
         Table("quarantine", "rows that could not be used, with all columns and the reason", ("log", "ds")),
         Table("history_counts", "sums of events by group and day", ("span", "ds")),
         Table("history_events", "last events by user, sequence and day", ("span", "ds")),
-        Table("features", "labeled rows with all features, as of the impression", ("ds",)),
+        Table("features", "rows with all features, as of the impression", ("ds",)),
+        Table("labels", "label of each impression, and whether it is final", ("ds",)),
         Table("profile", "shares and numbers that describe the data, one row per day, log, name and measure", ("ds",)),
         Table("vocabularies", "ids of the values that occur in a night's training days", ("ds",)),
         Table(
@@ -80,6 +81,11 @@ TABLES = {
         ),
         Table("scores", "predicted CTR of each test row", ("run_id",)),
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row per day, model and domain", ("run_id",)),
+        Table(
+            "final_metrics",
+            "metrics of nights whose labels were open, computed again when all labels are final",
+            ("run_id",),
+        ),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
         Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),
         Table("days", "what was computed for each day of the logs, and from what", ("part",)),

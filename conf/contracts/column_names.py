@@ -20,7 +20,7 @@ from star_ctr.conf.settings.features import (
     list_read_columns,
 )
 
-IDENTITY_COLUMNS = ("impression_id", "ds", "ts", "user_id", "item_id", "domain", "label")
+IDENTITY_COLUMNS = ("impression_id", "ds", "ts", "user_id", "item_id", "domain")
 """Columns of every row of `features`."""
 
 
@@ -97,7 +97,8 @@ def _find_kind_problems(history: Iterable[str]) -> list[str]:
 def _iter_columns(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
     """Yield the columns of `features` and of events: name, settings key, and a description of the origin."""
     yield from ((name, "features", f"the built-in column `{name}`") for name in IDENTITY_COLUMNS)
-    yield "settings", "features", "the built-in column `settings`"
+    for name in ("settings", "label", "label_final"):
+        yield name, "features", f"the built-in column `{name}`"
     for f in features:
         where = f"features.{f.name}"
         for column in list_read_columns(f):

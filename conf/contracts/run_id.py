@@ -30,6 +30,10 @@ _NOT_AFFECTING_MODEL: Any = {
 """Settings that are not part of `hash_config`, in the form of pydantic's `exclude`."""
 
 
+_OPEN_LABELS: Any = {"label": {"open"}}
+"""The setting of the label that only affects which rows are trained on, in the form of pydantic's `exclude`."""
+
+
 def hash_config(settings: Settings) -> str:
     """Hash the settings that affect the trained model, except the seed. Paths and machines do not affect it."""
     return hash_json(settings.model_dump(mode="json", exclude=_NOT_AFFECTING_MODEL))
@@ -37,7 +41,9 @@ def hash_config(settings: Settings) -> str:
 
 def hash_ingest_settings(settings: Settings) -> str:
     """Hash the settings that affect what `ingest` writes for a night."""
-    parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "window"})
+    parts = settings.model_dump(
+        mode="json", include={"zone", "logs", "label", "domains", "window"}, exclude=_OPEN_LABELS
+    )
     # Ingest parses a log column as a number or as an id, depending on the features that read it.
     parts["numbers"] = sorted({f.column for f in settings.select_features(Numeric)})
     parts["ids"] = sorted({c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)})
@@ -46,11 +52,16 @@ def hash_ingest_settings(settings: Settings) -> str:
 
 def hash_log_settings(settings: Settings, name: str) -> str:
     """Hash the settings that affect the rows of a log on a day."""
-    parts = settings.model_dump(mode="json", include={"zone", "label", "domains"})
+    parts = settings.model_dump(mode="json", include={"zone", "label", "domains"}, exclude=_OPEN_LABELS)
     parts["log"] = settings.logs.get_declared()[name].model_dump(mode="json")
     numbers = {f.column for f in settings.select_features(Numeric)}
     ids = {c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)}
     return hash_json([parts, *(sorted(c for c in columns if c.table == name) for columns in (numbers, ids))])
+
+
+def hash_label_settings(settings: Settings) -> str:
+    """Hash the settings that affect the labels of a day."""
+    return hash_json(settings.model_dump(mode="json", include={"zone": True, "label": True}, exclude=_OPEN_LABELS))
 
 
 def hash_history_settings(settings: Settings) -> str:
@@ -61,15 +72,15 @@ def hash_history_settings(settings: Settings) -> str:
         by = sorted(f"{column} as number" if column in numeric else column for column in set(s.by))
         groups.setdefault(", ".join(by), set()).update(s.list_kinds(), s.since)
     sequences = [[s.name, s.of, list(s.columns), s.length] for s in settings.select_features(Sequence)]
-    parts = settings.model_dump(mode="json", include={"zone", "history", "label"})
+    parts = settings.model_dump(mode="json", include={"zone", "history", "label"}, exclude=_OPEN_LABELS)
     as_of = [log and log.as_of for log in (settings.logs.users, settings.logs.items)]
     return hash_json([parts, {by: sorted(kinds) for by, kinds in groups.items()}, sequences, as_of])
 
 
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
-    parts = settings.model_dump(mode="json", include={"zone", "logs", "label", "domains", "history", "features"})
-    return hash_json(parts)
+    names = {"zone", "logs", "label", "domains", "history", "features"}
+    return hash_json(settings.model_dump(mode="json", include=names, exclude=_OPEN_LABELS))
 
 
 def hash_split_settings(settings: Settings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -55,4 +55,9 @@ class LabelFromClicks(SettingsModel):
 
     window_hours: float = Field(
         gt=0, description="attribution window: maximum time from an impression to its click, in hours"
+    )
+    open: Literal["keep", "drop"] = Field(
+        "drop",
+        description="training rows whose attribution window is still open after the night's day: `drop` leaves them "
+        "out, `keep` trains on what is known of them, which is too few clicks",
     )

@@ -224,7 +224,15 @@ def _find_model_problems(settings: Settings) -> list[str]:
 
 
 def _find_refit_problems(settings: Settings) -> list[str]:
-    if settings.gate.publish == "refit" and settings.trainer.warm_start is not None:
+    label = settings.label
+    if settings.gate.publish != "refit":
+        return []
+    if isinstance(label, LabelFromClicks) and label.window_hours >= 24 and label.open == "drop":
+        return [
+            "gate.publish: a refit is also trained on the newest day, whose labels are all open with a "
+            f"label.window_hours of {label.window_hours:g}; set label.open to keep, or gate.publish to evaluated"
+        ]
+    if settings.trainer.warm_start is not None:
         return [
             "gate.publish: a refit is trained from scratch, but with trainer.warm_start each night continues from an "
             "earlier one and learns from the day anyway; set gate.publish to evaluated, or remove trainer.warm_start"

@@ -17,6 +17,8 @@ from star_ctr.features.evaluation.grouped_sums import require_valid
 _EXACT = "decimal(38, 18)"
 _LEAST = 1e-15
 """Scores are clipped to [_LEAST, 1 - _LEAST] for the log loss."""
+OPEN_LABELS = "open_labels"
+"""Column with the number of rows whose label was not final. If it is not 0, the metrics are provisional."""
 METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss")
 
 
@@ -26,16 +28,17 @@ def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
     `overall` mixes the rows of all domains, and groups users over all domains for GAUC (section 4.1).
 
     Args:
-        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
+        scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1], and optionally
+            `label_final`; without it, all labels are final.
         evaluate: The number of bootstrap samples (`bootstrap_samples`), the seed and the confidence level.
 
     Returns:
-        One row per run and domain, with `run_id`, `domain`, METRICS and INTERVALS. Undefined metrics are null: `auc` if
-        there is only one class; `gauc`, `gauc_users` and `gauc_rows` (the users with both classes, and their rows) if
-        no user has both classes; `pcoc` without clicks; intervals also without bootstrap samples.
+        One row per run and domain, with `run_id`, `domain`, METRICS, OPEN_LABELS and INTERVALS. Undefined metrics are
+        null: `auc` if there is only one class; `gauc`, `gauc_users` and `gauc_rows` (the users with both classes, and
+        their rows) if no user has both classes; `pcoc` without clicks; intervals also without bootstrap samples.
     """
     ranked = add_intervals(estimate(scores, evaluate), evaluate.level)
-    return compute_totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, *INTERVALS)
+    return compute_totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, OPEN_LABELS, *INTERVALS)
 
 
 def count_invalid(scores: DataFrame) -> DataFrame:
@@ -65,12 +68,13 @@ def compute_totals(scores: DataFrame) -> DataFrame:
         scores: Rows with `run_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
 
     Returns:
-        One row per run and domain, and one per run for `overall`, with `rows`, `clicks`, `log_loss` and `pcoc`
-        (predicted CTR over CTR; null without clicks).
+        One row per run and domain, and one per run for `overall`, with `rows`, `clicks`, OPEN_LABELS, `log_loss`
+        and `pcoc` (predicted CTR over CTR; null without clicks).
     """
     label = require_valid("label", F.col("label").isin(0.0, 1.0))
     score = require_valid("score", F.col("score").between(0, 1))
-    rows = scores.select(*GROUP, label.alias("label"), score.alias("score"))
+    is_open = ~F.coalesce("label_final", F.lit(True)) if "label_final" in scores.columns else F.lit(False)
+    rows = scores.select(*GROUP, label.alias("label"), score.alias("score"), is_open.alias("is_open"))
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))
     p = F.least(F.greatest(F.col("score"), F.lit(_LEAST)), F.lit(1 - _LEAST))
     loss = -F.when(F.col("label") > 0, F.log(p)).otherwise(F.log1p(-p))
@@ -79,6 +83,7 @@ def compute_totals(scores: DataFrame) -> DataFrame:
         .agg(
             F.count("*").alias("rows"),
             F.sum(F.col("label").cast("long")).alias("clicks"),
+            F.count_if("is_open").alias(OPEN_LABELS),
             (F.sum(loss.cast(_EXACT)).cast("double") / F.count("*")).alias("log_loss"),
             F.sum(F.col("score").cast(_EXACT)).cast("double").alias("_predicted"),
         )

@@ -58,6 +58,20 @@ def label_matched(impressions: DataFrame, matches: DataFrame) -> DataFrame:
     )
 
 
+def compute_closing_day(window_hours: float, zone: str) -> Column:
+    """Return the day at whose end the label of an impression is final, clicked or not.
+
+    Args:
+        window_hours: As for `add_labels`.
+        zone: As for `add_labels`.
+
+    Returns:
+        The day on which the attribution window ends, as text; at least the log day `ds`.
+    """
+    end = F.timestamp_micros(F.unix_micros("ts") + F.lit(int(window_hours * 3_600_000_000) - 1))
+    return F.greatest(F.to_date(F.from_utc_timestamp(end, zone)).cast("string"), F.col("ds"))
+
+
 def match_clicks(impressions: DataFrame, clicks: DataFrame, window_hours: float, zone: str) -> DataFrame:
     """Match each click with its impression.
 

@@ -1,4 +1,4 @@
-"""Plan which days of a night's window need new features, and which only new labels."""
+"""Plan which days need new features, and which need new labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from star_ctr.conf.contracts.dates import NO_DAY
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
-from star_ctr.conf.contracts.run_id import hash_features_settings
+from star_ctr.conf.contracts.run_id import hash_features_settings, hash_label_settings
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.history import labels
 from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS
 from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
@@ -20,8 +21,6 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 
 PART = "features"
 """The part of the records of days of features."""
-_LABELS = "labels"
-
 
 _Times = Mapping[str, tuple[dt.date, dt.date]]
 
@@ -30,44 +29,51 @@ class DayPlan(NamedTuple):
     """What `features` does with the days of a night's window.
 
     Attributes:
-        computed: The days whose features are computed.
-        relabeled: The days that only get new labels.
+        computed: The records of the days whose features are computed.
+        labeled: The days whose labels are computed, with the hash of what determines them.
         removed: The days that have no impressions any more.
-        records: The records of the computed and relabeled days.
     """
 
-    computed: list[str]
-    relabeled: list[str]
+    computed: dict[str, DayRecord]
+    labeled: dict[str, str]
     removed: list[str]
-    records: dict[str, DayRecord]
-
-    @property
-    def changed(self) -> list[str]:
-        """All days whose rows are replaced."""
-        return sorted([*self.computed, *self.relabeled, *self.removed])
 
 
 def plan_days(
     settings: Settings, store: WarehouseTables, state: HistoryState, window: Sequence[str], days: Collection[str]
 ) -> DayPlan:
-    """Plan the days of a night's window.
+    """Plan the days of a night's window, and the earlier days whose labels are still open.
 
     Args:
         settings: The data set.
         store: The tables.
         state: The state of the history, up to date.
         window: The days of the window.
-        days: The days of the window that have impressions.
+        days: The days that have impressions.
 
     Returns:
         The plan.
     """
-    records = DayRecords(settings)
-    stored_days = store.list_days("features") if store.exists("features") else []
-    stored = {day: found for day, found in records.read(PART).items() if day in stored_days}
-    basis = [hash_features_settings(settings), _hash_code()]
-    times = {name: _find_times(records.read(f"ingest.{name}")) for name in ("impressions", "clicks")}
-    computed, relabeled, new = [], [], dict[str, DayRecord]()
+    current = [day for day in window if day in days]
+    with_features, with_labels = (_list_stored_days(store, table) for table in ("features", "labels"))
+    return DayPlan(
+        _plan_features(settings, state, current, with_features),
+        _plan_labels(settings, state, current, [day for day in days if day <= state.ds], with_labels),
+        [day for day in window if day not in days and day in {*with_features, *with_labels}],
+    )
+
+
+def _list_stored_days(store: WarehouseTables, table: str) -> list[str]:
+    return store.list_days(table) if store.exists(table) else []
+
+
+def _plan_features(
+    settings: Settings, state: HistoryState, days: Sequence[str], stored_days: Collection[str]
+) -> dict[str, DayRecord]:
+    """Return the new records of the days whose features are missing or were computed from something else."""
+    stored = {day: found for day, found in DayRecords(settings).read(PART).items() if day in stored_days}
+    basis = [hash_features_settings(settings), _hash_code("star_ctr.jobs.features")]
+    new = {}
     for day in days:
         attributes = [
             [item for item in state.contents[name].items() if item[0] == NO_DAY or item[0] <= day]
@@ -75,16 +81,30 @@ def plan_days(
         ]
         rows = state.contents["impressions"].get(day)
         inputs = hash_json([*basis, state.hash_before(day), rows, attributes], 16)
-        labels = _hash_outcomes(settings, state.contents, times, day)
+        if day not in stored or stored[day].inputs != inputs:
+            new[day] = DayRecord(inputs, {})
+    return new
+
+
+def _plan_labels(
+    settings: Settings, state: HistoryState, window: Sequence[str], days: Sequence[str], stored_days: Collection[str]
+) -> dict[str, str]:
+    """Return the days whose labels are computed, with the hash of what determines them."""
+    records = DayRecords(settings)
+    stored = {day: found for day, found in records.read(labels.PART).items() if day in stored_days}
+    times = {name: _find_times(records.read(f"ingest.{name}")) for name in ("impressions", "clicks")}
+    basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels")]
+    new = {}
+    for day in days:
         known = stored.get(day)
-        if known is None or known.inputs != inputs:
-            computed.append(day)
-        elif known.outputs[_LABELS] != labels:
-            relabeled.append(day)
-        else:
+        is_open = known is not None and known.outputs[labels.CLOSES] > min(known.outputs[labels.AS_OF], state.ds)
+        if day not in window and not is_open:
             continue
-        new[day] = DayRecord(inputs, {_LABELS: labels})
-    return DayPlan(computed, relabeled, [d for d in window if d in stored_days and d not in days], new)
+        outcomes = _hash_outcomes(settings, state.contents, times, day)
+        inputs = hash_json([*basis, state.contents["impressions"].get(day), outcomes], 16)
+        if known is None or known.inputs != inputs or (is_open and known.outputs[labels.AS_OF] != state.ds):
+            new[day] = inputs
+    return new
 
 
 def _find_times(records: Mapping[str, DayRecord]) -> dict[str, tuple[dt.date, dt.date]]:
@@ -125,5 +145,5 @@ def _hash_outcomes(
 
 
 @cache
-def _hash_code() -> str:
-    return hash_code(["star_ctr.jobs.features"])
+def _hash_code(module: str) -> str:
+    return hash_code([module])

@@ -40,7 +40,10 @@ def read_impressions(
 
 
 def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFeature]) -> DataFrame:
-    """Select IDENTITY_COLUMNS, the log columns that `features` read, and the outcomes that `history` uses.
+    """Select the columns of impressions that features and histories need.
+
+    These are IDENTITY_COLUMNS, `label` if it is a column, the log columns that `features` read, and the outcomes that
+    `history` uses.
 
     Returns:
         The rows with these columns. Log columns are renamed (`ColumnRef.flat`, `name_outcome_column`), so that columns
@@ -57,7 +60,7 @@ def select_columns(settings: Settings, rows: DataFrame, features: Iterable[AnyFe
     outcomes = {k.outcome for k in settings.history.values() if k.outcome} & set(settings.logs.impressions.outcomes)
     kept = {name_outcome_column(o): name_table_column(settings, "impressions", o) for o in sorted(outcomes)}
     stored |= {name: column for name, column in kept.items() if column in existing}
-    plain = [c for c in (*IDENTITY_COLUMNS, CARRIED) if c in existing]
+    plain = [c for c in (*IDENTITY_COLUMNS, "label", CARRIED) if c in existing]
     return rows.select(*plain, *(get_column(column).alias(name) for name, column in stored.items()))
 
 

@@ -28,7 +28,7 @@ _SCHEMA = describe_schema(
 
 UNKNOWN = ""
 """Inputs of a day whose rows exist although it is not known what they were written from."""
-_PARTS = {"ingest": "part LIKE 'ingest.%'", "features": "part = 'features' OR part LIKE 'history%'"}
+_PARTS = {"ingest": "part LIKE 'ingest.%'", "features": "part IN ('features', 'labels') OR part LIKE 'history%'"}
 """Conditions that select the parts of a step."""
 
 

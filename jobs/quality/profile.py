@@ -39,7 +39,7 @@ UNPARSED_COLUMN = "unparsed"
 
 
 class DomainCount(NamedTuple):
-    """The rows of a day and domain in `features`, and how many of them have the label 1."""
+    """The rows of a day and domain in `labels`, and how many of them have the label 1."""
 
     ds: str
     domain: str
@@ -48,11 +48,16 @@ class DomainCount(NamedTuple):
 
 
 def count_domains(rows: DataFrame) -> list[DomainCount]:
-    """Count rows and clicked rows by day and domain."""
+    """Count the rows and the clicked rows of `labels` by day and domain."""
     counts = rows.groupBy("ds", "domain").agg(
         F.count("*").alias("rows"), F.sum(F.col("label").cast("long")).alias("clicked")
     )
     return [DomainCount(*row) for row in counts.select(*DomainCount._fields).collect()]
+
+
+def count_rows(rows: DataFrame) -> dict[tuple[str, str], int]:
+    """Count the rows of `features` by day and domain."""
+    return {(r.ds, r.domain): r["count"] for r in rows.groupBy("ds", "domain").count().collect()}
 
 
 def write_profile(
@@ -70,7 +75,7 @@ def write_profile(
         store: Its tables; `features` holds the days.
         ds: The night.
         days: The days of its window, including `ds`.
-        domains: The rows of `features` by day and domain.
+        domains: The rows by day and domain, from `count_domains`.
         clicks: The clicks by day, domain and status, from `count_clicks`; empty if labels do not come from a click log.
 
     Returns:

@@ -233,7 +233,7 @@ def _score_raw_rows(
     """
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
-    rows = rows.select(*(c for c in IDENTITY_COLUMNS if c != "label"), *select_row_columns(settings, rows), *carried)
+    rows = rows.select(*IDENTITY_COLUMNS, *select_row_columns(settings, rows), *carried)
     return add_point_in_time(settings, store, rows, newest, _make_score_function(rows, model, encoded=False))
 
 

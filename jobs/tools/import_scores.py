@@ -12,6 +12,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs
 from star_ctr.jobs.io.external_tables import load_external_table
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
+from star_ctr.jobs.score import SCORE_COLUMNS
 
 
 def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -51,9 +52,8 @@ def run(store: WarehouseTables, name: str, table: str, references: Mapping[str, 
                     f"{found.n - found.rows:,} scores are duplicates, {found.n - found.good:,} are missing or outside "
                     "[0, 1]"
                 )
-            columns = ("run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "score")
             scored = scored.withColumns({"run_id": F.lit(identity), "attempt": F.lit(None).cast("long")}).select(
-                *columns
+                *SCORE_COLUMNS
             )
             store.replace("scores", scored.repartition(1), make_in_condition("run_id", [identity]))
             runs.append(ScoredRun(identity, None, night, name, seed))

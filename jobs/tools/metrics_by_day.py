@@ -1,6 +1,6 @@
 """Metrics by day: how the metrics of a configuration change from day to day.
 
-Reads the table `metrics` without Spark, which takes about a second.
+Reads the tables `metrics` and `final_metrics` without Spark, which takes about a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from star_ctr.jobs.io.delta_rows import read_rows
 METRICS = ("gauc", "auc", "pcoc", "log_loss")
 DEFAULT_DAYS = 7
 """Number of newest days to return if neither the first nor the last day is given."""
-_COLUMNS = ("run_id", "ds", "domain", *METRICS, "auc_low", "auc_high", "gauc_low", "gauc_high")
+_COLUMNS = ("run_id", "ds", "domain", *METRICS, "auc_low", "auc_high", "gauc_low", "gauc_high", "open_labels")
 
 
 def run(
@@ -40,8 +40,9 @@ def run(
 
     Returns:
         One row per day and domain: ds, domain, run_id, value, low and high (the interval), before (the previous day),
-        change, and outside (whether the day's interval excludes the value of the previous day; None if either is
-        missing).
+        change, outside (whether the day's interval excludes the value of the previous day; None if either is missing),
+        and provisional: the value with the labels that were known in the night, if some were open, else None. `value`
+        is the final value if it is known; until then, it equals `provisional`.
 
     Raises:
         DataError: The table does not exist.
@@ -52,7 +53,7 @@ def run(
         raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first")
     # A table that was written before intervals were introduced lacks their columns.
     columns = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
-    found = read_rows(table, columns=columns)
+    found = _replace_by_final(read_rows(table, columns=columns), Warehouse(settings.paths).table("final_metrics"))
     if run_id is None:
         chosen = [r for r in found if r["run_id"] == make_run_id(settings, r["ds"])]
     else:
@@ -79,6 +80,26 @@ def run(
     ]
 
 
+def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, Any]]:
+    """Return rows of `metrics` with the final metrics where they exist.
+
+    Args:
+        rows: Rows of `metrics`.
+        table: The path of `final_metrics`.
+
+    Returns:
+        The rows with `provisional`, the row of `metrics` if labels were open, and `is_final`.
+    """
+    final = {(r["run_id"], r["domain"]): r for r in read_rows(table)} if any(r.get("open_labels") for r in rows) else {}
+    found = []
+    for row in rows:
+        is_open = bool(row.get("open_labels"))
+        known = final.get((row["run_id"], row["domain"])) if is_open else None
+        values = {name: known[name] for name in row if name in known} if known else {}
+        found.append({**row, **values, "provisional": row if is_open else None, "is_final": not is_open or bool(known)})
+    return found
+
+
 def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:
     """Return a row of the result from the metrics of a day and of the previous day."""
     value, low, high = row[metric], row.get(f"{metric}_low"), row.get(f"{metric}_high")
@@ -89,4 +110,6 @@ def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | N
         "ds": row["ds"], "domain": row["domain"], "run_id": row["run_id"], "value": value, "low": low, "high": high,
         "before": before["ds"] if before else None,
         "change": change, "outside": None if is_inside is None else not is_inside,
+        "provisional": row["provisional"][metric] if row["provisional"] else None,
+        "is_final": row["is_final"],
     }  # fmt: skip

@@ -74,7 +74,8 @@ def plan_removals(settings: Settings) -> CleaningPlan:
     if newest and ages.features is not None:
         # Also keep the training window of the next night.
         first = compute_first_day(newest, max(ages.features, settings.window.days))
-        removals += _list_removals(warehouse, "features", lambda day: day < first, f"before {first}")
+        for table in ("features", "labels"):
+            removals += _list_removals(warehouse, table, lambda day: day < first, f"before {first}")
     if newest and ages.splits is not None:
         first, training = compute_first_day(newest, ages.splits), _list_nights_in_training(attempts)
         for table in _SPLITS:
@@ -98,7 +99,7 @@ def plan_removals(settings: Settings) -> CleaningPlan:
 def remove(settings: Settings, planned: CleaningPlan) -> None:
     """Delete the data of a plan. If the call is interrupted, the next one completes it."""
     warehouse = Warehouse(settings.paths)
-    for table in ("features", *_SPLITS, "scores"):
+    for table in ("features", "labels", *_SPLITS, "scores"):
         if names := sorted(planned.names(table)):
             delta = DeltaTable(warehouse.table(table))
             metadata = {"userMetadata": json.dumps({REMOVED: names})}

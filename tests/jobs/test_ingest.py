@@ -216,7 +216,7 @@ def test_a_repeated_night_ignores_later_clicks_and_drops_a_withdrawn_day(tmp_pat
     clicks = rows.groupby("day")["clk"].sum()
 
     def count_clicks() -> dict[str, float]:
-        return dict(table(conf, spark, "features").groupby("ds")["label"].sum())
+        return dict(table(conf, spark, "labels").groupby("ds")["label"].sum())
 
     ingest.run(conf, spark, DAYS[1])
     features.run(conf, spark, DAYS[1])
@@ -230,7 +230,12 @@ def test_a_repeated_night_ignores_later_clicks_and_drops_a_withdrawn_day(tmp_pat
     (tmp_path / "logs" / "views" / f"{DAYS[1]}.csv").unlink()
     ingest.run(conf, spark, DS)
     features.run(conf, spark, DS)
-    conditions = {"features": "ds > ''", "profile": "name == 'impressions.slot'", "ledger": "step == 'features'"}
+    conditions = {
+        "features": "ds > ''",
+        "labels": "ds > ''",
+        "profile": "name == 'impressions.slot'",
+        "ledger": "step == 'features'",
+    }
     for name, condition in conditions.items():
         assert sorted(set(table(conf, spark, name).query(condition)["ds"])) == [DAYS[0], DS], name
 
@@ -263,7 +268,8 @@ def test_features_read_log_columns_and_never_the_label(tmp_path: Path, spark: Sp
     features.run(conf, spark, DS)
     found = table(conf, spark, "features").set_index("impression_id").sort_index()
     want = rows.set_index("view")
-    assert (found["label"] == want["clk"]).all()
+    labels = table(conf, spark, "labels").set_index("impression_id").sort_index()
+    assert (labels["label"] == want["clk"]).all()
     assert (found["domain"] == want["surface"]).all()
     assert {n: set(found[f"impressions_{n}"]) for n in names} == {
         "label": {"blue"}, "domain": {"shop.example"}, "hour": {"server"}, "user_id": {"seller"},

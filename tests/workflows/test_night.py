@@ -87,7 +87,7 @@ def test_a_night_unpersists_its_dataframes(night: Night) -> None:
 
 
 def test_impression_ids_are_unique_in_all_tables(night: Night) -> None:
-    for name in ("impressions", "features", "split", "scores"):
+    for name in ("impressions", "features", "labels", "split", "scores"):
         rows = night.table(name)
         assert rows["impression_id"].is_unique, name
 
@@ -144,7 +144,7 @@ def compute_features(settings: Settings, spark: SparkSession) -> pd.DataFrame:
     ingest.run(settings, spark, DS)
     features.run(settings, spark, DS)
     rows = WarehouseTables(settings, spark).read("features").toPandas().set_index("impression_id").sort_index()
-    return rows.drop(columns=["label", "settings"]).astype(str)
+    return rows.drop(columns=["settings"]).astype(str)
 
 
 def test_planted_future_events_change_no_earlier_row(tmp_path: Path, spark: SparkSession) -> None:

@@ -128,7 +128,12 @@ class Sequence:
     def __init__(self, folder: Path, trainings: Trainings) -> None:
         self.folder, self.trainings = folder, trainings
         ages = ("attempts=0", "models=3", "rollbacks=2")
-        overrides = [f"paths.warehouse={folder}", *(f"retention.{age}" for age in ages), "gate.publish=refit"]
+        overrides = [
+            f"paths.warehouse={folder}",
+            *(f"retention.{age}" for age in ages),
+            "gate.publish=refit",
+            "label.open=keep",
+        ]
         self.settings = load("demo", overrides)
         self.warehouse = Warehouse(self.settings.paths)
         self.logs = dict.fromkeys(NIGHTS, 0)

@@ -61,13 +61,15 @@ def test_no_refit_runs_unless_it_is_configured(night: Night, spark: SparkSession
     result = refit.run(night.settings, spark, DS)
     assert (result["outcome"], result["reason"]) == ("nothing to refit", "gate.publish is evaluated")
     with pytest.raises(UserError, match=r"gate\.publish: a refit is trained from scratch"):
-        load(night.conf, ["gate.publish=refit", "trainer.warm_start=accepted"])
+        load(night.conf, ["gate.publish=refit", "label.open=keep", "trainer.warm_start=accepted"])
 
 
 @pytest.mark.slow
 def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     conf = small_logs.write(tmp_path, small_logs.frames())
-    settings = load(conf, ["window.days=2", "gate.publish=refit", "gate.min_rows=0", "gate.min_clicks=0"])
+    settings = load(
+        conf, ["window.days=2", "gate.publish=refit", "label.open=keep", "gate.min_rows=0", "gate.min_clicks=0"]
+    )
     report = backfill.run(settings, spark, BEFORE, DS)
     assert [r["step"] for r in report if r["ds"] == DS][-1] == "refit"
     names = {ds: make_run_id(settings, ds) for ds in (BEFORE, DS)}

@@ -133,7 +133,7 @@ def test_a_changed_setting_makes_only_steps_stale_that_read_it(warehouse: Wareho
 def test_changed_code_makes_steps_stale_that_import_it(
     tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warehouse = Warehouse(tmp_path, "gate.publish=refit")
+    warehouse = Warehouse(tmp_path, "gate.publish=refit", "label.open=keep")
     warehouse.add_nights(NIGHTS[0])
     hash_code = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == step else hash_code(s))
@@ -143,7 +143,7 @@ def test_changed_code_makes_steps_stale_that_import_it(
 
 def test_a_refit_that_is_configured_later_does_not_affect_other_steps(warehouse: Warehouse) -> None:
     warehouse.add_nights(NIGHTS[0])
-    settings = warehouse.load("gate.publish=refit")
+    settings = warehouse.load("gate.publish=refit", "label.open=keep")
     assert warehouse.states(NIGHTS[0], settings) == {**all_of(State.DONE), "refit": "missing"}
 
 

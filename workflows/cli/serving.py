@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,15 +30,25 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     Lists every decision by the gate or a person, oldest first, with its reason. The last line names the run and the
     attempt that are served now, and a manual decision that is in force. Needs no Spark.
 
+    With --json, each decision has the metrics that it was based on (`evidence`) and, once all labels are final, those
+    with final labels (`final_metrics`).
+
     For example:
 
         star-ctr serving --conf mine.yaml
     """
+    from star_ctr.conf.contracts.catalog import Warehouse
+    from star_ctr.conf.contracts.run_id import strip_refit_suffix
     from star_ctr.conf.load import load
+    from star_ctr.jobs.io.delta_rows import read_rows
     from star_ctr.jobs.registry import decisions
     from star_ctr.workflows.terminal import make_decisions_table, stderr
 
-    found = decisions.Decisions(load(conf, set or [])).read_all()
+    settings = load(conf, set or [])
+    found = decisions.Decisions(settings).read_all()
+    final: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(Warehouse(settings.paths).table("final_metrics")):
+        final.setdefault(row["run_id"], []).append(row)
     now = decisions.find_serving(found)
     columns = ["at", "ds", "run_id", "attempt", "outcome", "by", "reason"]
     rows = [{c: f"{d.at:%Y-%m-%d %H:%M}" if c == "at" else str(getattr(d, c)) for c in columns} for d in found]
@@ -47,7 +57,10 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
         "serving": now and now.run_id,
         "attempt": now and now.attempt,
         "override": override and str(override),
-        "decisions": [{**r, "evidence": d.evidence} for r, d in zip(rows, found, strict=True)],
+        "decisions": [
+            {**r, "evidence": d.evidence, "final_metrics": final.get(strip_refit_suffix(d.run_id), [])}
+            for r, d in zip(rows, found, strict=True)
+        ],
     }
     print_result(result, json, lambda: make_decisions_table(rows))
     model = f"{now.run_id} (attempt {now.attempt})" if now else "no model yet"

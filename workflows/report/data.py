@@ -36,6 +36,8 @@ class ReportData:
         run_id: The run of the night for these settings.
         nights: Rows of `metrics` by night, oldest first, and by domain. Contains at most `NIGHTS` nights up to `ds`.
         serving_metrics: Rows of `metrics` of the serving model on the rows of this night, by domain.
+        final_metrics: Rows of `final_metrics` of this run, by domain; empty if the metrics are not provisional, or if
+            labels are still open.
         differences: Rows of `differences`: this night's model minus the serving model, by domain.
         decisions: The decisions about this run, oldest first.
         served: The decision that chose the model that is served now.
@@ -51,6 +53,7 @@ class ReportData:
     run_id: str
     nights: dict[str, dict[str, Row]]
     serving_metrics: dict[str, Row] = field(default_factory=dict)
+    final_metrics: dict[str, Row] = field(default_factory=dict)
     differences: dict[str, Row] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     served: Decision | None = None
@@ -128,6 +131,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         run_id,
         shown,
         serving_metrics=_index_by_domain(tables.read_run("metrics", scored_reference)),
+        final_metrics=_index_by_domain(tables.read_run("final_metrics", run_id)),
         differences=_index_by_domain(r for r in differences if r["reference_run_id"] == scored_reference),
         decisions=decisions,
         served=find_serving(all_decisions),

@@ -118,8 +118,19 @@ def _render_tiles(data: ReportData) -> str:
             else ""
         )
         interval = format_interval(now, metric, digits)
-        lines = "".join(f'<p class="small">{line}</p>' for line in (since, interval) if line)
+        final = data.final_metrics.get(OVERALL, {}).get(metric)
+        known = f"final: {format_number(final, digits)}" if final is not None else ""
+        lines = "".join(f'<p class="small">{line}</p>' for line in (since, interval, known) if line)
         tiles.append(
             f'<div class="tile"><h2>{title}</h2><p class="big">{format_number(now[metric], digits)}</p>{lines}</div>'
         )
-    return f'<div class="tiles">{"".join(tiles)}</div>'
+    return f'<div class="tiles">{"".join(tiles)}</div>{_render_open_labels(now, data.final_metrics.get(OVERALL))}'
+
+
+def _render_open_labels(now: Row, final: Row | None) -> str:
+    """Return a note if the metrics are provisional, with the night that computed the final ones."""
+    if not now.get("open_labels"):
+        return ""
+    known = f"The final values are of night {final['as_of']}." if final else "A later night computes the final values."
+    counts = f"{now['open_labels']:,} of {now['rows']:,} labels were open"
+    return f'<p class="note">Provisional: {counts} when the gate decided. {known}</p>'

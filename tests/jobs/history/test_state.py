@@ -36,7 +36,10 @@ def run_night(conf: Settings, spark: SparkSession, ds: str) -> None:
 
 
 def read_features(conf: Settings, spark: SparkSession, days: list[str]) -> pd.DataFrame:
-    rows = WarehouseTables(conf, spark).read("features").toPandas()
+    """Read the features and labels of some days, sorted, as text."""
+    store = WarehouseTables(conf, spark)
+    labels = store.read("labels").select("ds", "impression_id", "label", "is_final").toPandas()
+    rows = store.read("features").toPandas().merge(labels, "outer", ["ds", "impression_id"], validate="1:1")
     rows = rows[rows["ds"].isin(days)].sort_values(["ds", "ts", "impression_id"]).reset_index(drop=True)
     return rows[sorted(rows.columns)].astype(str)
 
@@ -93,7 +96,8 @@ def test_a_day_is_computed_once(tmp_path: Path, spark: SparkSession) -> None:
     run_night(conf, spark, DAYS[3])
     assert counts <= list_files(conf, "history_counts", "span=1")
     new = read_features(conf, spark, DAYS[:3])
-    pd.testing.assert_frame_equal(new.drop(columns="label"), old.drop(columns="label"))
+    columns = ["label", "is_final"]
+    pd.testing.assert_frame_equal(new.drop(columns=columns), old.drop(columns=columns))
     changed = new[new["label"] != old["label"]]
     assert set(changed["ds"]) == {DAYS[2]}
     assert set(changed["label"]) == {"1.0"}

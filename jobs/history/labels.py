@@ -1,0 +1,102 @@
+"""The labels of impressions by day, in the table `labels`.
+
+A label is final when its attribution window has closed, clicked or not. Until then it is open: each night computes it
+again from the clicks that are known by then. Labels from a column of the impression log are final at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.label import LabelFromClicks
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time import attribution
+from star_ctr.jobs.history.matches import match_days
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.warehouse import (
+    WarehouseTables,
+    collect_ledger_entries,
+    make_in_condition,
+    repartition_by_day,
+)
+
+PART = "labels"
+"""The part of the records of days of labels."""
+AS_OF = "as_of"
+"""Key of the last log day of clicks that the labels of a day were computed from, in the record of the day."""
+CLOSES = "closes"
+"""Key of the day at whose end all labels of a day are final, in the record of the day."""
+
+
+def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[str, str], ds: str) -> None:
+    """Write the labels of some days, the ledger entries of the clicks of these days, and the records of the days.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        planned: The days, with the hash of what determines their labels.
+        ds: The last log day of clicks to read.
+    """
+    days, records, label = sorted(planned), DayRecords(settings), settings.label
+    records.remove(PART, days)
+    impressions = store.read("impressions").where(F.col("ds").isin(days))
+    closes = F.col("ds")
+    matches = None
+    if isinstance(label, LabelFromClicks):
+        closes = attribution.compute_closing_day(label.window_hours, settings.zone)
+        matches = match_days(settings, store, label, days, ds).persist()
+        columns = ("impression_id", "ts", "ds", "domain")
+        impressions = attribution.label_matched(impressions.select(*columns), matches)
+    try:
+        is_final = (closes <= F.lit(ds)).alias("is_final")
+        rows = impressions.select("impression_id", "domain", "label", is_final, F.lit(ds).alias("as_of"), "ds")
+        arranged = repartition_by_day(rows).sortWithinPartitions("ds", "impression_id")
+        store.replace("labels", arranged, make_in_condition("ds", days))
+        if matches is not None:
+            entries = collect_ledger_entries(attribution.count_clicks(matches.where(F.col("ds").isin(days))))
+            store.write_ledger("attribute", entries, make_in_condition("ds", days))
+    finally:
+        if matches is not None:
+            matches.unpersist()
+    times = store.read("impressions").where(F.col("ds").isin(days)).groupBy("ds")
+    last = {row.ds: row.closes for row in times.agg(F.max(closes).alias("closes")).collect()}
+    new = {day: DayRecord(inputs, {AS_OF: ds, CLOSES: last.get(day, day)}) for day, inputs in planned.items()}
+    records.write(PART, new)
+
+
+def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[str]) -> None:
+    """Remove the labels of days that have no impressions any more."""
+    DayRecords(settings).remove(PART, days)
+    store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", sorted(days)))
+
+
+def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str]) -> DataFrame:
+    """Add the labels to rows of `features`.
+
+    Args:
+        store: The tables.
+        rows: Rows with `ds` and `impression_id`.
+        days: The days of the rows.
+
+    Returns:
+        The rows with `label` and `label_final`.
+
+    Raises:
+        DataError: The number of rows of a day differs from that of its labels.
+    """
+    labels = store.read("labels").where(F.col("ds").isin(sorted(days)))
+    # A warehouse of an earlier version may have a column `label` in `features`.
+    rows = rows.drop("label")
+    counts = rows.groupBy("ds").count().join(labels.groupBy("ds").agg(F.count("*").alias("labels")), "ds", "full")
+    for row in counts.orderBy("ds").collect():
+        if row["count"] != row["labels"]:
+            raise DataError(
+                f"{store.warehouse.table('labels')}: {row['labels'] or 0:,} labels for the {row['count'] or 0:,} rows "
+                f"of {row['ds']} in `features`; run `star-ctr features --ds {row['ds']} --full`"
+            )
+    labels = labels.select("ds", "impression_id", "label", F.col("is_final").alias("label_final"))
+    return rows.join(labels, ["ds", "impression_id"])

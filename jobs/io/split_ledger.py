@@ -1,0 +1,96 @@
+"""The rows of a split by part and domain: which are left out and why, and their ledger entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.domains import OTHER_NAME
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.label import LabelFromClicks
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark_literal
+
+UNKNOWN_DOMAIN = "domain unknown in training"
+OPEN_LABEL = "label still open"
+"""Reason of training rows whose label is not final. With `label.open: keep`, they are trained on, but counted."""
+
+
+class RowCount(NamedTuple):
+    """Number of rows of a part and domain, by whether their labels are open and whether this leaves them out."""
+
+    part: str
+    domain: str
+    rows: int
+    is_open: bool
+    is_left_out: bool
+
+
+def is_left_out(settings: Settings) -> Column:
+    """Return whether a training row is left out because its label is open."""
+    is_dropped = isinstance(settings.label, LabelFromClicks) and settings.label.open == "drop"
+    return ~F.col("label_final") if is_dropped else F.lit(False)
+
+
+def count_rows(settings: Settings, rows: DataFrame, is_test: Column) -> list[RowCount]:
+    """Count the rows of a split.
+
+    Args:
+        settings: The data set.
+        rows: The rows, with `domain` and `label_final`.
+        is_test: Whether a row is a test row.
+
+    Returns:
+        The counts, sorted.
+    """
+    part = F.when(is_test, "test").otherwise("train").alias("part")
+    left_out = (~is_test & is_left_out(settings)).alias("is_left_out")
+    counts = rows.groupBy(part, "domain", (~F.col("label_final")).alias("is_open"), left_out).count()
+    columns = ("part", "domain", "count", "is_open", "is_left_out")
+    return sorted(RowCount(*row) for row in counts.select(*columns).collect())
+
+
+def check_training_rows(store: WarehouseTables, ds: str, counts: Iterable[RowCount]) -> None:
+    """Raise `DataError` if all training rows are left out."""
+    train = [c for c in counts if c.part == "train"]
+    if all(c.is_left_out for c in train):
+        raise DataError(
+            f"{store.warehouse.table('labels')}: the attribution windows of all {sum(c.rows for c in train):,} "
+            f"training rows of {ds} are still open; set a window.days that is longer than label.window_hours, or "
+            "label.open: keep"
+        )
+
+
+def write_split_ledger(
+    settings: Settings, store: WarehouseTables, step: str, ds: str, counts: Iterable[RowCount], domains: list[str]
+) -> None:
+    """Write the ledger entries of a split, by part and domain.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        step: The name of the split table. The step in the ledger is this name and the part, for example `split.train`.
+        ds: The night, which is the day of all entries.
+        counts: The numbers of rows.
+        domains: The domains of the layout. Rows of other domains count as left out if `domains.unknown` is `drop`.
+    """
+    drop = settings.domains.unknown == "drop"
+    entries: dict[tuple[str, str, str], list[int]] = {}
+    for c in counts:
+        is_unknown = drop and c.domain not in domains
+        name = c.domain if is_unknown or c.domain in domains else OTHER_NAME
+        is_open = c.part == "train" and c.is_open and not is_unknown
+        reason = OPEN_LABEL if is_open else UNKNOWN_DOMAIN if is_unknown else ""
+        entry = entries.setdefault((c.part, name, reason), [0, 0])
+        entry[0] += c.rows
+        entry[1] += 0 if is_unknown or c.is_left_out else c.rows
+    for part in sorted({part for part, _, _ in entries}):
+        rows = [
+            LedgerEntry(ds, domain, rows_in, rows_out, reason)
+            for (p, domain, reason), (rows_in, rows_out) in sorted(entries.items())
+            if p == part
+        ]
+        store.write_ledger(f"{step}.{part}", rows, f"ds = {quote_spark_literal(ds)}")
