@@ -40,7 +40,7 @@ COLUMNS = ["label", "domain_id", "ints", "floats"]
 
 def list_files(job: TrainingJob) -> list[DataFile]:
     """List the training files of a job."""
-    return list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
+    return list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
 
 
 def iter_batches(job: TrainingJob, files: list[DataFile], epoch: int = 0) -> Iterator[Any]:

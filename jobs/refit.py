@@ -27,6 +27,7 @@ from star_ctr.jobs import split
 from star_ctr.jobs.io.delta_rows import SupersededError
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import is_written
+from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, get_attempt_folder
 from star_ctr.jobs.registry.decisions import (
@@ -38,7 +39,7 @@ from star_ctr.jobs.registry.decisions import (
     list_accepted,
 )
 from star_ctr.jobs.registry.refit_checks import find_failures
-from star_ctr.jobs.train import count_split_rows, make_job, pin_versions, train_run
+from star_ctr.jobs.train import count_rows_by_domain, make_job, pin_versions, train_run
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     job = make_job(settings, store, ds, pin_versions(store, ds, REFIT_TABLES))
     record = train_run(settings, store, job)
     job = job.for_attempt(record["attempt"], get_attempt_folder(store.warehouse, job.run_id, record["attempt"]))
-    rows = sum(n for _, n in count_split_rows(store, job, "train"))
+    rows = sum(n for _, n in count_rows_by_domain(read_train_rows(store, job)))
     refit = Decision(
         ds,
         job.run_id,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
 from star_ctr.conf.contracts.compatibility import check_fitted
 from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.contracts.domains import OTHER_NAME, domain_sort_key
-from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.encoded_row import DAY, TEST, TRAIN, Layout
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
 from star_ctr.conf.errors import DataError
@@ -30,10 +30,14 @@ from star_ctr.features.encoding.layout import fit_layout
 from star_ctr.features.encoding.row_encoder import RowEncoder
 from star_ctr.features.encoding.vocabularies import fit_vocabularies
 from star_ctr.jobs.history.labels import add_labels
+from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.session import run_submitted_step
+from star_ctr.jobs.io.split_commits import DAYS, LINEAGE
 from star_ctr.jobs.io.split_inputs import find_inputs
-from star_ctr.jobs.io.split_ledger import check_training_rows, count_rows, is_left_out, write_split_ledger
-from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
+from star_ctr.jobs.io.split_ledger import RowCount, check_training_rows, count_rows, is_left_out, write_split_ledger
+from star_ctr.jobs.io.training_days import PART as ENCODED
+from star_ctr.jobs.io.training_days import plan_training_days
+from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
 
 ENCODED_SCHEMA = (
     "impression_id string, user_id string, day string, label float, label_final boolean, domain_id int, "
@@ -103,26 +107,31 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         check_fitted(start.run_id, start.layout, layout)
     known = F.col("domain").isin(domains)
     selected = rows if settings.domains.unknown == "bucket" else rows.where(known)
-    selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME)).withColumn(
-        "part", F.when(is_test, "test").otherwise("train")
-    )
-    sizes_by_domain: dict[str, int] = {}
-    for c in counts:
-        name = c.domain if c.domain in domains else OTHER_NAME
-        sizes_by_domain[name] = sizes_by_domain.get(name, 0) + (0 if c.is_left_out else c.rows)
+    selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME))
+    metadata = {"ds": ds, **fingerprint, "vocabularies": version, "layout": layout.model_dump(mode="json")}
+    where = f"(ds = {quote_spark_literal(ds)} AND part IN ('{TRAIN}', '{TEST}'))"
+    plan = None
+    if settings.split.vocabulary == "grown" and test_day:
+        days = sorted({c.ds for c in counts if c.part == TRAIN})
+        plan = plan_training_days(settings, store, ds, days, layout, before)
+        metadata |= {DAYS: plan.days, LINEAGE: plan.lineage}
+        selected = selected.where(is_test | F.col("ds").isin(list(plan.encoded)))
+        if plan.encoded:
+            where += f" OR (part = '{DAY}' AND {make_in_condition('ds', sorted(plan.encoded))})"
+        DayRecords(settings).remove(ENCODED, list(plan.encoded))
+    selected = selected.withColumn("part", F.when(is_test, TEST).otherwise(DAY if plan else TRAIN))
     encoded = encode(
         settings, selected, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
     )
-    arranged = _arrange_rows(settings, encoded, sizes_by_domain).withColumn("ds", F.lit(ds))
     store.replace(
         tables.split,
-        arranged,
-        f"ds = {quote_spark_literal(ds)}",
-        metadata=json.dumps(
-            {"ds": ds, **fingerprint, "vocabularies": version, "layout": layout.model_dump(mode="json")}
-        ),
+        _arrange_rows(settings, encoded.withColumn("ds", F.col("day") if plan else F.lit(ds)), counts, domains),
+        where,
+        metadata=json.dumps(metadata),
         maxRecordsPerFile=settings.split.rows_per_file,
     )
+    if plan:
+        DayRecords(settings).write(ENCODED, plan.encoded)
     is_known = {c.domain: settings.domains.unknown == "bucket" or c.domain in domains for c in counts}
     kept = [c for c in counts if is_known[c.domain] and not c.is_left_out]
     return {name: sum(c.rows for c in kept if c.part == name) for name in ("train", "test")}
@@ -234,8 +243,10 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
     return rows.mapInArrow(encode_batches, ENCODED_SCHEMA)
 
 
-def _arrange_rows(settings: Settings, rows: DataFrame, counts: dict[str, int]) -> DataFrame:
-    """Arrange rows so that each file is a random sample of one domain.
+def _arrange_rows(
+    settings: Settings, rows: DataFrame, counts: Iterable[RowCount], domains: Collection[str]
+) -> DataFrame:
+    """Arrange rows so that each file is a random sample of one domain of a night, or of a day.
 
     Rows of a domain are sorted by a hash. A large domain is distributed over as many tasks as its rows fill files of
     `split.rows_per_file` rows. The number of tasks is fixed and the order is total, so a split that is written again
@@ -243,22 +254,30 @@ def _arrange_rows(settings: Settings, rows: DataFrame, counts: dict[str, int]) -
 
     Args:
         settings: The settings of the data set.
-        rows: Encoded rows.
-        counts: The number of rows by domain.
+        rows: Encoded rows, with `ds`.
+        counts: The numbers of rows.
+        domains: The domains of the layout.
 
     Returns:
         The rows in the partitions and in the order in which they are written.
     """
-    files = {domain: max(1, math.ceil(n / settings.split.rows_per_file)) for domain, n in counts.items()}
-    files_by_domain = F.create_map(*(F.lit(x) for pair in files.items() for x in pair))
+    by_day = F.col("part") == DAY
+    group = F.when(by_day, F.concat_ws("/", "day", "domain")).otherwise(F.col("domain"))
+    sizes: dict[str, int] = {}
+    for c in counts:
+        domain = c.domain if c.domain in domains else OTHER_NAME
+        for name in (domain, f"{c.ds}/{domain}"):
+            sizes[name] = sizes.get(name, 0) + (0 if c.is_left_out else c.rows)
+    files = {name: max(1, math.ceil(n / settings.split.rows_per_file)) for name, n in sizes.items()}
+    files_by_group = F.create_map(*(F.lit(x) for pair in files.items() for x in pair))
     tasks = settings.spark.shuffle_partitions
     # Use other bits of the hash than those that dominate the order; otherwise, a task would get a narrow range of it.
-    share = F.pmod(F.shiftright("_h", 20), F.coalesce(files_by_domain[F.col("domain")], F.lit(1)))
+    share = F.pmod(F.shiftright("_h", 20), F.coalesce(files_by_group[group], F.lit(1)))
     return (
         rows.withColumn("_h", F.xxhash64("impression_id"))
-        .withColumn("_b", F.pmod(F.xxhash64("domain") + share, F.lit(tasks)))
+        .withColumn("_b", F.pmod(F.xxhash64(group) + share, F.lit(tasks)))
         .repartition(tasks, "_b")
-        .sortWithinPartitions("part", "domain", "_h", "impression_id")
+        .sortWithinPartitions("ds", "part", "domain", "_h", "impression_id")
         .drop("_h", "_b")
     )
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables, Warehouse
 from star_ctr.conf.contracts.compatibility import check_split, list_changes
@@ -29,7 +27,8 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import describe_schema, quote_literal
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
-from star_ctr.jobs.io.split_commits import read_split_commit
+from star_ctr.jobs.io.split_commits import DAYS, read_split_commit
+from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
@@ -134,7 +133,7 @@ def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob,
     for job, record in runs:
         split = (job.split, job.versions["split"], job.ds)
         if split not in counts:
-            counts[split] = count_split_rows(store, job, "train")
+            counts[split] = count_rows_by_domain(read_train_rows(store, job))
         # The record counts a row once per epoch, the ledger only once.
         epochs = job.trainer.epochs
         trained = record["rows"]
@@ -145,11 +144,8 @@ def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob,
     return incomplete
 
 
-def count_split_rows(store: WarehouseTables, job: TrainingJob, part: str) -> list[tuple[str, int]]:
-    """Count the rows of each domain in a part (`train` or `test`) of the split that a job is pinned to."""
-    rows = store.read(Path(job.split).name, job.versions["split"]).where(
-        (F.col("ds") == job.ds) & (F.col("part") == part)
-    )
+def count_rows_by_domain(rows: DataFrame) -> list[tuple[str, int]]:
+    """Count the rows of each domain."""
     return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
@@ -160,12 +156,14 @@ class PinnedVersions(NamedTuple):
         tables: The names of the split table and of the vocabularies table.
         versions: The Delta versions of `split` and `vocabularies`.
         layout: The layout of the split.
+        days: The training days, if the split stores them once for all nights.
         code: The hash of the trainer's code.
     """
 
     tables: SplitTables
     versions: dict[str, int]
     layout: Layout
+    days: list[str]
     code: str
 
 
@@ -189,6 +187,7 @@ def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TA
         tables,
         {"split": version, "vocabularies": metadata["vocabularies"]},
         parse_stored(Layout, metadata["layout"], store.warehouse.table("split")),
+        metadata.get(DAYS, []),
         hash_code(["star_ctr.model.train"]),
     )
 
@@ -214,6 +213,7 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
         run_id=run_id,
         ds=ds,
         split=store.warehouse.table(pinned.tables.split),
+        days=pinned.days,
         vocabularies=store.warehouse.table(pinned.tables.vocabularies),
         versions=pinned.versions,
         folder="",

@@ -110,6 +110,6 @@ def _make_prediction(predictor: Predictor, rows: Rows) -> Callable[[int], object
 
 def _read_test_rows(job: TrainingJob, n: int) -> Rows:
     """Read up to `n` test rows: the same number from the first file of each domain, or all rows of a smaller file."""
-    files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    files = list_live_files(job.split, job.versions["split"], job.test_partitions, job.layout)
     first = {f.domain: f for f in reversed(files)}
     return concat_rows([read_encoded_rows(f, job.layout, max(n // len(first), 1))[1] for f in first.values()])

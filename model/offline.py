@@ -49,7 +49,7 @@ def train_and_score(job: TrainingJob) -> float:
     (job.path / SCORES).unlink(missing_ok=True)
     write_job(job)
     record = train(job)
-    files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
+    files = list_live_files(job.split, job.versions["split"], job.test_partitions, job.layout)
     predictor = Predictor(job.path)
     tables = []
     sample_scores, compared, difference = record["sample_scores"], 0, 0.0

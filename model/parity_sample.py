@@ -37,8 +37,8 @@ def score_sample(
     Raises:
         DataError: A score is not in [0, 1].
     """
-    files = list_live_files(job.split, job.versions["split"], job.ds, "test", job.layout)
-    files = files or list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
+    files = list_live_files(job.split, job.versions["split"], job.test_partitions, job.layout)
+    files = files or list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
     if not files:
         return {}
     ids, rows = read_sample(files, job.layout, rows_per_domain)

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from pydantic import Field
 
 from star_ctr.conf.contracts.domains import DomainIndex
+from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.settings.base import SettingsModel
 
 PADDING, UNKNOWN, FIRST_KNOWN = 0, 1, 2
@@ -104,6 +106,17 @@ class BucketField(SettingsModel):
     bounds: list[float] = Field(default_factory=list)
 
 
+TRAIN, TEST, DAY = "train", "test", "day"
+"""Values of the column `part` of the split: training and test rows of a night, or rows of a day for all nights."""
+
+
+class Partition(NamedTuple):
+    """Values of the partition columns `ds` and `part` of the split."""
+
+    ds: str
+    part: str
+
+
 class Layout(SettingsModel):
     """Everything that is needed to encode a row or to read an encoded one.
 
@@ -162,6 +175,10 @@ class Layout(SettingsModel):
         for sequence in self.sequences:
             yield sequence, offset
             offset += sequence.width
+
+    def hash_encoding(self) -> str:
+        """Hash what determines the encoding of a row, besides the values and domains that are known."""
+        return hash_json(self.model_dump(mode="json", exclude={"ds", "domains", "embeddings"}), 32)
 
     @property
     def domain_index(self) -> DomainIndex:

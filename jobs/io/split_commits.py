@@ -44,6 +44,10 @@ def find_split_before(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
     return max(earlier, key=lambda c: (c[1]["ds"], c[0]), default=None)
 
 
+DAYS = "days"
+"""Metadata key with the training days of a night, if the split stores them once for all nights."""
+LINEAGE = "lineage"
+"""Metadata key with the ids of a night's vocabularies and of those that they extend, newest first."""
 REMOVED = "removed"
 """Metadata key with the list of nights that a commit removed."""
 

@@ -13,7 +13,7 @@ from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.split_commits import find_split, find_split_before
+from star_ctr.jobs.io.split_commits import LINEAGE, find_split, find_split_before
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.warm_starts import Start, find_start
 
@@ -26,12 +26,14 @@ class EarlierSplit(NamedTuple):
         version: The Delta version of its split.
         layout: The layout of its split.
         vocabularies: The rows of its vocabularies.
+        lineage: The ids of its vocabularies and of those that they extend, newest first.
     """
 
     ds: str
     version: int
     layout: Layout
     vocabularies: DataFrame
+    lineage: list[str]
 
 
 class SplitInputs(NamedTuple):
@@ -127,6 +129,5 @@ def _find_before(settings: Settings, store: WarehouseTables, ds: str, tables: Sp
         return None
     version, metadata = earlier
     vocabularies = store.read("vocabularies", metadata["vocabularies"]).where(F.col("ds") == metadata["ds"])
-    return EarlierSplit(
-        metadata["ds"], version, parse_stored(Layout, metadata["layout"], store.warehouse.table("split")), vocabularies
-    )
+    layout = parse_stored(Layout, metadata["layout"], store.warehouse.table("split"))
+    return EarlierSplit(metadata["ds"], version, layout, vocabularies, metadata.get(LINEAGE, []))

@@ -20,8 +20,9 @@ OPEN_LABEL = "label still open"
 
 
 class RowCount(NamedTuple):
-    """Number of rows of a part and domain, by whether their labels are open and whether this leaves them out."""
+    """Number of rows of a day and domain, by whether their labels are open and whether this leaves them out."""
 
+    ds: str
     part: str
     domain: str
     rows: int
@@ -48,8 +49,8 @@ def count_rows(settings: Settings, rows: DataFrame, is_test: Column) -> list[Row
     """
     part = F.when(is_test, "test").otherwise("train").alias("part")
     left_out = (~is_test & is_left_out(settings)).alias("is_left_out")
-    counts = rows.groupBy(part, "domain", (~F.col("label_final")).alias("is_open"), left_out).count()
-    columns = ("part", "domain", "count", "is_open", "is_left_out")
+    counts = rows.groupBy("ds", part, "domain", (~F.col("label_final")).alias("is_open"), left_out).count()
+    columns = ("ds", "part", "domain", "count", "is_open", "is_left_out")
     return sorted(RowCount(*row) for row in counts.select(*columns).collect())
 
 

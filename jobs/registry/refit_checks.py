@@ -10,10 +10,10 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.catalog import REFIT_TABLES
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.features.evaluation.metrics import compute_totals
+from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import get_attempt, read_result
@@ -34,9 +34,7 @@ def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) 
     Returns:
         The reasons why the refit must not be served; empty if there are none.
     """
-    rows = store.read(REFIT_TABLES.split, job.versions["split"]).where(
-        (F.col("ds") == job.ds) & (F.col("part") == "train")
-    )
+    rows = read_train_rows(store, job)
     try:
         read_weights(job.path)
         _check_parity(rows, job)

@@ -17,11 +17,12 @@ from star_ctr.conf.contracts.run_id import format_variant
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
+from star_ctr.jobs.io.split_rows import read_test_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.registry.attempts import publish_attempt, read_result
 from star_ctr.jobs.score import SCORES_SCHEMA as SCHEMA
 from star_ctr.jobs.score import check_parity
-from star_ctr.jobs.train import count_split_rows, write_runs, write_trained_rows
+from star_ctr.jobs.train import count_rows_by_domain, write_runs, write_trained_rows
 from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
 
@@ -73,7 +74,7 @@ def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, 
     entries = [
         (job.run_id, job.ds, domain, n, counts.get((job.run_id, domain), 0))
         for _, job, _ in part
-        for domain, n in count_split_rows(store, job, "test")
+        for domain, n in count_rows_by_domain(read_test_rows(store, job))
     ]
     store.write_run_ledger("score", entries)
     uneven = sorted({run_id for run_id, *_, n_in, n_out in entries if n_in != n_out})

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import WEIGHTS_FILE
 from star_ctr.conf.contracts.fingerprint import hash_code
@@ -20,6 +19,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.metrics import METRICS, compute_metrics
 from star_ctr.jobs.evaluate import NO_INTERVALS, read_metrics
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
+from star_ctr.jobs.io.split_rows import read_test_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import Attempt, check_files, get_attempt, get_published_attempt, read_job
@@ -79,9 +79,7 @@ def run(settings: Settings, spark: SparkSession, run_id: str, number: int | None
 
 def _compare_metrics(store: WarehouseTables, job: TrainingJob, recorded: Attempt) -> list[str]:
     """Compare the metrics of a replayed model with the recorded ones; returns the domains that differ."""
-    split = store.read("split", job.versions["split"])
-    test = split.where((F.col("ds") == job.ds) & (F.col("part") == "test"))
-    scores = score_rows(test, get_attempt(job))
+    scores = score_rows(read_test_rows(store, job), get_attempt(job))
     check_scores(scores, str(job.path))
     new = {r.domain: r.asDict() for r in compute_metrics(scores, NO_INTERVALS).collect()}
     old = {r["domain"]: r for r in read_metrics(store, [job.run_id]) if r["attempt"] == recorded.number}

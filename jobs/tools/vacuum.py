@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +77,9 @@ def plan_removals(settings: Settings) -> CleaningPlan:
         for table in ("features", "labels"):
             removals += _list_removals(warehouse, table, lambda day: day < first, f"before {first}")
     if newest and ages.splits is not None:
-        first, training = compute_first_day(newest, ages.splits), _list_nights_in_training(attempts)
+        # The training days of the oldest night that is kept may be stored once for all nights.
+        extra = settings.window.days if settings.split.vocabulary == "grown" else 0
+        first, training = compute_first_day(newest, ages.splits + extra), _list_nights_in_training(attempts)
         for table in _SPLITS:
             removals += _list_removals(
                 warehouse, table, lambda ds: ds < first and ds not in training, f"before {first}"
@@ -167,7 +169,7 @@ def vacuum_files(
         old = DeltaTable(table).vacuum(round(days * 24), dry_run=True, enforce_retention_duration=False, full=True)
         note = ""
         try:
-            needed = {file for version, ds in pinned.get(name, ()) for file in _list_night_files(table, version, ds)}
+            needed = {f for version, days in pinned.get(name, ()) for f in _list_pinned_files(table, version, days)}
             names = {_get_file_name(path) for path in old} - needed
         except DeltaError as error:
             # Without the old log, the files of a kept run cannot be distinguished from others.
@@ -201,29 +203,36 @@ def _name_checksums(names: set[str]) -> set[str]:
     return {f".{name}.crc" for name in names}
 
 
-def _list_night_files(table: str, version: int, ds: str) -> list[str]:
-    """Return the names of the data files of a night in a version of the table at path `table`."""
+def _list_pinned_files(table: str, version: int, days: Collection[str]) -> list[str]:
+    """Return the names of the data files of some days in a version of the table at path `table`."""
     actions = DeltaTable(table, version=version).get_add_actions(flatten=True)
     rows = zip(actions.column("path").to_pylist(), actions.column("partition.ds").to_pylist(), strict=True)
-    return [_get_file_name(path) for path, night in rows if night == ds]
+    return [_get_file_name(path) for path, night in rows if night in days]
 
 
-def _list_pinned_versions(warehouse: Warehouse, kept: set[tuple[str, int]]) -> dict[str, set[tuple[int, str]]]:
-    """Return the pairs of version and night that the kept attempts are pinned to, by table."""
-    pinned: dict[str, set[tuple[int, str]]] = {}
+def _list_pinned_versions(
+    warehouse: Warehouse, kept: set[tuple[str, int]]
+) -> dict[str, set[tuple[int, tuple[str, ...]]]]:
+    """Return the versions and days that the kept attempts are pinned to, by table."""
+    pinned: dict[str, set[tuple[int, tuple[str, ...]]]] = {}
     for attempt in list_all_attempts(warehouse):
         if attempt.key in kept:
             job = read_job(attempt)
             paths = {"split": job.split, "vocabularies": job.vocabularies}
             for name, version in job.versions.items():
-                pinned.setdefault(Path(paths[name]).name, set()).add((version, job.ds))
+                days = (*job.days, job.ds) if name == "split" else (job.ds,)
+                pinned.setdefault(Path(paths[name]).name, set()).add((version, days))
     return pinned
 
 
 def _list_nights_in_training(attempts: Sequence[Attempt]) -> set[str]:
-    """Return the nights whose newest attempt is unpublished: it reads the split if training resumes."""
+    """Return the nights, and their training days, whose newest attempt is unpublished.
+
+    If training resumes, it reads the split.
+    """
     newest = {a.run_id: a for a in attempts}
-    return {parse_night(run) for run, attempt in newest.items() if not attempt.is_published}
+    unpublished = {run: attempt for run, attempt in newest.items() if not attempt.is_published}
+    return {day for run, attempt in unpublished.items() for day in (parse_night(run), *read_job(attempt).days)}
 
 
 def _get_partition_column(table: str) -> str:

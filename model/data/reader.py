@@ -8,7 +8,7 @@ with its row count in the Delta log. Any difference is an error.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from star_ctr.conf.contracts.encoded_row import Layout
+from star_ctr.conf.contracts.encoded_row import Layout, Partition
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 
@@ -107,9 +107,9 @@ def _view_matrix(
 
 
 def list_live_files(
-    table: str, version: int, ds: str, part: str, layout: Layout, key_column: str = "impression_id"
+    table: str, version: int, partitions: Collection[Partition], layout: Layout, key_column: str = "impression_id"
 ) -> list[DataFile]:
-    """List the files of a night and part in one version of the split.
+    """List the files of some partitions in one version of the split.
 
     The order depends on the contents of the files: domain, smallest and largest key, and row count. Empty files
     are skipped.
@@ -117,8 +117,7 @@ def list_live_files(
     Args:
         table: Path of the table, or a URL that both deltalake and fsspec can read.
         version: Version of the table.
-        ds: Night of the split.
-        part: Value of the partition column `part`, such as `train` or `test`.
+        partitions: Values of the partition columns `ds` and `part`.
         layout: Layout with the domain numbers.
         key_column: Column whose smallest and largest values in a file are its sort key.
 
@@ -140,7 +139,7 @@ def list_live_files(
     root = table if "://" in table else str(Path(table).absolute())
     files = []
     for action in pa.table(delta.get_add_actions(flatten=True)).to_pylist():
-        if action["partition.ds"] != ds or action["partition.part"] != part or action["num_records"] == 0:
+        if (action["partition.ds"], action["partition.part"]) not in partitions or action["num_records"] == 0:
             continue
         if action["num_records"] is None:
             raise DataError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from star_ctr.conf.contracts.encoded_row import Layout
+from pydantic import Field
+
+from star_ctr.conf.contracts.encoded_row import DAY, TEST, TRAIN, Layout, Partition
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.base import SettingsModel
@@ -37,6 +39,7 @@ class TrainingJob(SettingsModel):
         attempt: Number of the attempt.
         ds: Night of the run.
         split: Path or URL of the split table.
+        days: Training days that the split stores once for all nights; empty if it has training rows of this night only.
         vocabularies: Path or URL of the table with the values of the ids in the split.
         versions: Version of each Delta table that the training run reads, by table name.
         folder: Folder of the attempt.
@@ -52,6 +55,7 @@ class TrainingJob(SettingsModel):
     attempt: int = 1
     ds: str
     split: str
+    days: list[str] = Field(default_factory=list)
     vocabularies: str = ""
     versions: dict[str, int]
     folder: str
@@ -61,6 +65,16 @@ class TrainingJob(SettingsModel):
     trainer: TrainerSettings
     settings: dict[str, Any]
     start: WarmStart | None = None
+
+    @property
+    def train_partitions(self) -> list[Partition]:
+        """The partitions of the split with the training rows."""
+        return [Partition(day, DAY) for day in self.days] or [Partition(self.ds, TRAIN)]
+
+    @property
+    def test_partitions(self) -> list[Partition]:
+        """The partitions of the split with the test rows."""
+        return [Partition(self.ds, TEST)]
 
     @property
     def path(self) -> Path:
@@ -90,6 +104,7 @@ class TrainingJob(SettingsModel):
         """
         return {
             "split": self.split,
+            "days": self.days,
             "versions": self.versions,
             "code": self.code,
             "ds": self.ds,

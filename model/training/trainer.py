@@ -58,7 +58,7 @@ class Trainer:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         seed_device(self.device, job.trainer.seed)
-        self.files = list_live_files(job.split, job.versions["split"], job.ds, "train", job.layout)
+        self.files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.data.batches == "mixed"

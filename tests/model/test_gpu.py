@@ -116,7 +116,7 @@ def test_processes_on_gpus_use_nccl(table: str, tmp_path: Path, alone: TrainingJ
 def test_the_export_of_a_gpu_training_scores_the_same_on_the_cpu(table: str, tmp_path: Path) -> None:
     j = job(table, tmp_path, device="cuda")
     sample_scores = train(j)["sample_scores"]
-    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.test_partitions, LAYOUT), LAYOUT, 200)
     scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(scores - np.array([sample_scores[i] for i in ids])).max() < 1e-5
 

@@ -33,6 +33,7 @@ from star_ctr.jobs import features, ingest, split, train
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.split_commits import find_split
 from star_ctr.jobs.io.split_inputs import is_encoded_for
+from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import read_result
 from star_ctr.jobs.tools import import_runs, import_scores
@@ -294,6 +295,6 @@ def _find_references(trials: Sequence[Trial]) -> dict[str, str]:
 
 def _count_shares(store: WarehouseTables, job: TrainingJob) -> list[dict[str, Any]]:
     """Count the rows and clicks of each domain in the training days of a night, for Table 1."""
-    rows = store.read("split", job.versions["split"]).where((F.col("ds") == job.ds) & (F.col("part") == "train"))
-    counts = rows.groupBy("domain").agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
+    by_domain = read_train_rows(store, job).groupBy("domain")
+    counts = by_domain.agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
     return sorted((r.asDict() for r in counts), key=lambda r: domain_sort_key(r["domain"]))

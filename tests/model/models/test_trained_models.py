@@ -32,7 +32,7 @@ def test_every_model_trains_and_its_export_has_the_same_scores(
     j = j.model_copy(update={"model": j.model.model_copy(update={"name": name, "norm": norm})})
     record = train(j)
     assert record["rows"] == {d: 2 * n for d, n in ROWS.items()}
-    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.test_partitions, LAYOUT), LAYOUT, 200)
     predictor = Predictor(j.path)
     together = predictor.predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(together - np.array([record["sample_scores"][i] for i in ids])).max() < 1e-5
@@ -92,7 +92,7 @@ def test_attention_pooling_trains_and_its_export_has_the_same_scores(table: str,
     unchanged = [n for n, p in trainer.model.inputs.pooling.named_parameters() if torch.equal(p, before[n])]
     assert not unchanged
     record = train(j)
-    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.test_partitions, LAYOUT), LAYOUT, 200)
     scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
     assert np.abs(scores - np.array([record["sample_scores"][i] for i in ids])).max() < 1e-5
     alone = [

@@ -103,7 +103,7 @@ def test_scores_do_not_depend_on_the_batch(table: str, tmp_path: Path) -> None:
     assert len(sample_scores) == 27  # the first test file of each domain
     from star_ctr.model.parity_sample import read_sample
 
-    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.ds, "test", LAYOUT), LAYOUT, 200)
+    ids, rows = read_sample(list_live_files(table, j.versions["split"], j.test_partitions, LAYOUT), LAYOUT, 200)
     domains = rows.domain
     predictor = Predictor(j.path)
     scores = predictor.predict(rows.ints, rows.floats, domains)

@@ -1,0 +1,107 @@
+"""Training days that the split stores once for all nights, because vocabularies only grow.
+
+With `split.vocabulary: grown`, a value keeps its id, and a number keeps its scale. So the encoded rows of a day stay
+valid on later nights. A night encodes its own day as test rows, with the ids known before it, and the day before as
+training rows, after the values of this day were added. The training rows of a night are a list of days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from deltalake import DeltaTable
+
+from star_ctr.conf.contracts.encoded_row import DAY, Layout
+from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
+from star_ctr.conf.contracts.run_id import hash_split_settings
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.history.day_plan import PART as FEATURES
+from star_ctr.jobs.history.labels import AS_OF, CLOSES
+from star_ctr.jobs.history.labels import PART as LABELS
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.split_inputs import EarlierSplit
+from star_ctr.jobs.io.warehouse import WarehouseTables
+
+PART = "split"
+"""The part of the records of encoded training days."""
+_VOCABULARY = "vocabulary"
+
+
+class TrainingDays(NamedTuple):
+    """The training days of a night.
+
+    Attributes:
+        days: All training days.
+        encoded: The days to encode, with their records.
+        lineage: The ids of the night's vocabularies and of those that they extend, newest first.
+    """
+
+    days: list[str]
+    encoded: dict[str, DayRecord]
+    lineage: list[str]
+
+
+def plan_training_days(
+    settings: Settings,
+    store: WarehouseTables,
+    ds: str,
+    days: Sequence[str],
+    layout: Layout,
+    previous: EarlierSplit | None,
+) -> TrainingDays:
+    """Find the training days of a night that must be encoded.
+
+    A day is encoded if its rows, labels or settings have changed, or if it was encoded with ids that the vocabularies
+    of the night do not extend. A day with open labels is encoded again on later nights, until all labels are final.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        ds: The night.
+        days: The training days.
+        layout: The layout of the night.
+        previous: The split whose vocabularies the night extends; None for the first night.
+
+    Returns:
+        The plan.
+    """
+    records = DayRecords(settings)
+    stored = records.read(PART)
+    rows = _hash_rows(store, records, days)
+    basis = [hash_split_settings(settings), hash_code(["star_ctr.jobs.split"]), layout.hash_encoding()]
+    earlier = previous.lineage if previous else []
+    vocabulary = hash_json([ds, basis, rows, earlier[:1]], 32)
+    # An id is only needed while a day of the window may have been encoded with its vocabularies.
+    lineage = [vocabulary, *(name for name in earlier if name != vocabulary)][: settings.window.days + 1]
+    existing = _list_stored_days(store.warehouse.table("split"))
+    encoded = {}
+    for day in days:
+        inputs = hash_json([basis, rows[day]], 32)
+        found = stored.get(day)
+        is_valid = found is not None and found.inputs == inputs and found.outputs[_VOCABULARY] in lineage
+        if not is_valid or day not in existing:
+            encoded[day] = DayRecord(inputs, {_VOCABULARY: vocabulary})
+    return TrainingDays(list(days), encoded, lineage)
+
+
+def _hash_rows(store: WarehouseTables, records: DayRecords, days: Sequence[str]) -> dict[str, str]:
+    """Hash what determines the features and labels of each day; the versions of the tables if it is not known."""
+    features, labels = records.read(FEATURES), records.read(LABELS)
+    versions = [store.get_version("features"), store.get_version("labels")]
+    known = {
+        day: [features[day].inputs, _hash_labels(labels[day])] for day in days if day in features and day in labels
+    }
+    return {day: hash_json(known.get(day, versions), 32) for day in days}
+
+
+def _hash_labels(record: DayRecord) -> str:
+    """Hash what determines the labels of a day. The labels of a day that is closed do not depend on when this was."""
+    return hash_json([record.inputs, min(record.outputs[AS_OF], record.outputs[CLOSES])], 32)
+
+
+def _list_stored_days(table: str) -> set[str]:
+    """Return the days whose training rows the split contains."""
+    if not DeltaTable.is_deltatable(table):
+        return set()
+    return {p["ds"] for p in DeltaTable(table).partitions() if p["part"] == DAY}
