@@ -15,6 +15,7 @@ from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, Layout
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest, split
 from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.split_rows import read_test_rows, read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.train import make_job
@@ -43,6 +44,10 @@ def configure(logs: RandomLogs, warehouse: Path, vocabulary: str = "grown", **la
     return logs.configure(
         warehouse, label={"window_hours": 24, **label}, split={"vocabulary": vocabulary, "rows_per_file": 20}
     )
+
+
+def read(conf: Settings, table: str) -> pd.DataFrame:
+    return pd.DataFrame(read_rows(f"{conf.paths.warehouse}/{table}"))
 
 
 def run_night(conf: Settings, spark: SparkSession, ds: str) -> dict[str, int]:
@@ -87,9 +92,9 @@ def test_a_day_is_encoded_once_as_training_day(logs: RandomLogs, tmp_path: Path,
         counts = run_night(conf, spark, ds)
         window = list_days(DAYS[DAYS.index(ds) - 3], DAYS[DAYS.index(ds) - 1])
         rows = read_train(conf, spark, ds)
-        shown = DeltaTable(f"{conf.paths.warehouse}/features").to_pandas().query("ds in @window")
+        shown = read(conf, "features").query("ds in @window")
         shown = shown.rename(columns={"ds": "day"}).sort_values(KEYS, ignore_index=True)
-        labels = DeltaTable(f"{conf.paths.warehouse}/labels").to_pandas().query("ds in @window")
+        labels = read(conf, "labels").query("ds in @window")
         labels = labels.sort_values(["ds", "impression_id"], ignore_index=True)
         pd.testing.assert_frame_equal(rows[KEYS], shown[KEYS])
         assert counts["train"] == len(rows)
@@ -122,7 +127,7 @@ def test_days_are_encoded_again_if_their_rows_or_ids_have_changed(
     new = {day: list_day_files(conf, day) for day in DAYS[:5]}
     assert {day for day in DAYS[:4] if new[day] != old[day]} == {DAYS[2], DAYS[3]}
     rows = read_train(conf, spark, DAYS[4])
-    shown = DeltaTable(f"{conf.paths.warehouse}/features").to_pandas().query("ds in @DAYS[1:4]")
+    shown = read(conf, "features").query("ds in @DAYS[1:4]")
     shown = shown.sort_values(["ds", "impression_id"])
     assert decode_skus(conf, spark, DAYS[4], rows) == list(shown["item_id"])
     # If the step is killed before it has recorded the days, they are encoded again.
@@ -153,7 +158,7 @@ def test_open_labels_and_a_fitted_vocabulary(logs: RandomLogs, tmp_path: Path, s
         run_night(conf, spark, ds)
         rows = read_train(conf, spark, ds)
         window = list_days(DAYS[DAYS.index(ds) - 3], DAYS[DAYS.index(ds) - 1])
-        labels = DeltaTable(f"{conf.paths.warehouse}/labels").to_pandas().sort_values(["ds", "impression_id"])
+        labels = read(conf, "labels").sort_values(["ds", "impression_id"])
         labels = labels[labels["ds"].isin(window)]
         final = labels[labels["is_final"]]
         assert 0 < len(final) < len(labels)

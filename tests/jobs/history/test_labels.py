@@ -18,6 +18,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest, split
 from star_ctr.jobs.evaluate import NO_INTERVALS, ScoredRun, evaluate_runs
 from star_ctr.jobs.history.final_metrics import write_final_metrics
+from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.score import SCORE_COLUMNS
 from tests.jobs.history.random_logs import ZONE, RandomLogs
@@ -46,7 +47,7 @@ def run_night(conf: Settings, spark: SparkSession, ds: str) -> None:
 
 
 def read(conf: Settings, table: str) -> pd.DataFrame:
-    return DeltaTable(f"{conf.paths.warehouse}/{table}").to_pandas()
+    return pd.DataFrame(read_rows(f"{conf.paths.warehouse}/{table}"))
 
 
 def compute_labels(conf: Settings, ds: str, days: list[str]) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def read_labels(conf: Settings, days: list[str]) -> pd.DataFrame:
 
 def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_path: Path, spark: SparkSession) -> None:
     """Each night renews the labels that were open, also those of a day before its window, and leaves the others."""
-    conf = configure(logs, tmp_path / "w").model_copy(update={"window": {"days": 1}})
+    conf = configure(logs, tmp_path / "w")
     conf = conf.model_validate(conf.model_dump(mode="json") | {"window": {"days": 1}})
     columns = ["ds", "impression_id", "label", "is_final"]
     opened = {}
