@@ -85,7 +85,7 @@ def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_pat
         pd.testing.assert_frame_equal(found[columns], compute_labels(conf, ds, days), obj=ds)
         opened[ds] = found.groupby("ds")["is_final"].mean().to_dict()
         assert set(found["as_of"][~found["is_final"]]) == {ds}
-    assert opened[DAYS[1]][DAYS[1]] == 0
+    assert opened[DAYS[1]][DAYS[1]] < 0.2  # some times are of the day before
     assert 0 < opened[DAYS[1]][DAYS[0]] < 1
     assert opened[DAYS[2]][DAYS[0]] == 1
     files = {uri for uri in DeltaTable(f"{conf.paths.warehouse}/labels").file_uris() if f"ds={DAYS[1]}" in uri}
@@ -139,7 +139,7 @@ def test_final_metrics_are_written_when_labels_are_final(
     rows = score("night", DAYS[2])
     score("other", DAYS[2])
     provisional = read(conf, "metrics").query("run_id == 'night' and domain == 'overall'").iloc[0]
-    assert provisional["open_labels"] == len(rows) == provisional["rows"]
+    assert provisional["open_labels"] == (~rows["label_final"]).sum() > len(rows) / 2
     assert write_final_metrics(store, DAYS[2], NO_INTERVALS) == []
     run_night(conf, spark, DAYS[3])
     assert write_final_metrics(store, DAYS[3], NO_INTERVALS) == []  # a window of 30 hours is still open
