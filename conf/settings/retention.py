@@ -24,7 +24,8 @@ class RetentionSettings(SettingsModel):
     features: int | None = Field(
         None,
         ge=1,
-        description="age of `features` in days; the training window of the newest night is kept; default: keep all",
+        description="age of `features` and `labels` in days; the training window of the newest night is kept; default: "
+        "keep all",
     )
     splits: int | None = Field(
         None, ge=1, description="age of the encoded rows of a night and their vocabularies in days; default: keep all"

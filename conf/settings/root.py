@@ -76,7 +76,7 @@ class SplitSettings(SettingsModel):
         "fitted",
         description="vocabularies and scales: `fitted` on the training window only, or `grown` from those of the "
         "newest earlier night: its values and domains keep their ids, its numbers keep their scales, and new ones are "
-        "added",
+        "added; the training rows of a day are then encoded once for all nights",
     )
 
 
