@@ -23,6 +23,7 @@ import gpu
 import history
 import metrics
 import nights
+import open_labels
 import size
 import stream
 import training
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "gpu": gpu.run,
     "history": history.run,
     "nights": nights.run,
+    "open_labels": open_labels.run,
     "metrics": metrics.run,
     "size": size.run,
     "bulk": bulk.run,
