@@ -179,7 +179,7 @@ def _read_features(
         raise DataError(
             f"{table}: {', '.join(stale)} were computed with other settings; run `star-ctr features --ds {ds}`"
         )
-    return add_labels(store, rows, days)
+    return add_labels(store, rows, days, ds)
 
 
 _ENCODERS: dict[tuple[str, ...], RowEncoder] = {}

@@ -6,7 +6,7 @@ again from the clicks that are known by then. Labels from a column of the impres
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -74,20 +74,43 @@ def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[s
     store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", sorted(days)))
 
 
-def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str]) -> DataFrame:
+def find_other_labels(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:
+    """Find the days whose labels another night has computed, from more or fewer clicks than night `ds` knows.
+
+    Needs no Spark.
+
+    Args:
+        settings: The data set.
+        ds: The night.
+        days: The days of its window.
+
+    Returns:
+        The other night by day, for days with labels that were open on one of both nights.
+    """
+    records = DayRecords(settings).read(PART)
+    outputs = {day: records[day].outputs for day in days if day in records}
+    others = {day: found for day, found in outputs.items() if found[AS_OF] != ds}
+    return {day: found[AS_OF] for day, found in others.items() if min(found[AS_OF], ds) < found[CLOSES]}
+
+
+def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], ds: str) -> DataFrame:
     """Add the labels to rows of `features`.
 
     Args:
         store: The tables.
         rows: Rows with `ds` and `impression_id`.
         days: The days of the rows.
+        ds: The night.
 
     Returns:
         The rows with `label` and `label_final`.
 
     Raises:
-        DataError: The number of rows of a day differs from that of its labels.
+        DataError: The labels are those of another night, or their number differs from the number of rows of a day.
     """
+    table = store.warehouse.table("labels")
+    for day, night in find_other_labels(store.settings, ds, days).items():
+        raise DataError(f"{table}: the labels of {day} are those of night {night}; run `star-ctr features --ds {ds}`")
     labels = store.read("labels").where(F.col("ds").isin(sorted(days)))
     # A warehouse of an earlier version may have a column `label` in `features`.
     rows = rows.drop("label")
@@ -95,7 +118,7 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str]) -
     for row in counts.orderBy("ds").collect():
         if row["count"] != row["labels"]:
             raise DataError(
-                f"{store.warehouse.table('labels')}: {row['labels'] or 0:,} labels for the {row['count'] or 0:,} rows "
+                f"{table}: {row['labels'] or 0:,} labels for the {row['count'] or 0:,} rows "
                 f"of {row['ds']} in `features`; run `star-ctr features --ds {row['ds']} --full`"
             )
     labels = labels.select("ds", "impression_id", "label", F.col("is_final").alias("label_final"))

@@ -8,11 +8,13 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
+from star_ctr.conf.contracts.dates import list_window_days
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_code
-from star_ctr.conf.contracts.run_id import hash_split_settings
+from star_ctr.conf.contracts.run_id import hash_features_settings, hash_split_settings
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.history.labels import find_other_labels
 from star_ctr.jobs.io.split_commits import LINEAGE, find_split, find_split_before
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.warm_starts import Start, find_start
@@ -112,6 +114,17 @@ def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> boo
     start = _find_start(settings, ds, NIGHT_TABLES)
     current = {"settings": hash_split_settings(settings), "numbers": start and start.hash_numbers()}
     return current.items() <= metadata.items()
+
+
+def has_features(settings: Settings, store: WarehouseTables, night: str) -> bool:
+    """Return whether the features and labels of a night and of all ingested days of its window are up to date."""
+    if not (store.exists("features") and store.exists("impressions")):
+        return False
+    needed = set(list_window_days(settings, night))
+    rows = store.read("features").where(F.col("settings") == hash_features_settings(settings))
+    days = {r.ds for r in rows.select("ds").distinct().collect()}
+    has_days = night in days and needed.intersection(store.list_days("impressions")) <= days
+    return has_days and not find_other_labels(settings, night, needed)
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:

@@ -22,9 +22,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from star_ctr.conf.contracts.dates import list_window_days
 from star_ctr.conf.contracts.domains import domain_sort_key
-from star_ctr.conf.contracts.run_id import hash_features_settings, hash_split_settings
+from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import Comparison, Plan
@@ -32,7 +31,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest, split, train
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.split_commits import find_split
-from star_ctr.jobs.io.split_inputs import is_encoded_for
+from star_ctr.jobs.io.split_inputs import has_features, is_encoded_for
 from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import read_result
@@ -216,21 +215,11 @@ def prepare_night(settings: Settings, spark: SparkSession, store: WarehouseTable
     if found is not None and is_encoded_for(settings, night, found[1]):
         return
     steps: dict[str, Any] = {"ingest": ingest.run, "features": features.run, "split": split.run}
-    if _has_features(settings, store, night):
+    if has_features(settings, store, night):
         steps = {"split": split.run}
     for name, action in steps.items():
         with show_step(f"{name} {night}", spark.sparkContext):
             action(settings, spark, night)
-
-
-def _has_features(settings: Settings, store: WarehouseTables, night: str) -> bool:
-    """Return whether `features` contains the night and all ingested days of its window, for the given settings."""
-    if not (store.exists("features") and store.exists("impressions")):
-        return False
-    needed = set(list_window_days(settings, night))
-    rows = store.read("features").where(F.col("settings") == hash_features_settings(settings))
-    days = {r.ds for r in rows.select("ds").distinct().collect()}
-    return night in days and needed.intersection(store.list_days("impressions")) <= days
 
 
 def train_all(trials: Sequence[Trial], jobs: int) -> None:
@@ -295,6 +284,6 @@ def _find_references(trials: Sequence[Trial]) -> dict[str, str]:
 
 def _count_shares(store: WarehouseTables, job: TrainingJob) -> list[dict[str, Any]]:
     """Count the rows and clicks of each domain in the training days of a night, for Table 1."""
-    by_domain = read_train_rows(store, job).groupBy("domain")
-    counts = by_domain.agg(F.count("*").alias("rows"), F.sum("label").alias("clicks")).collect()
+    sums = F.count("*").alias("rows"), F.sum("label").alias("clicks")
+    counts = read_train_rows(store, job).groupBy("domain").agg(*sums).collect()
     return sorted((r.asDict() for r in counts), key=lambda r: domain_sort_key(r["domain"]))

@@ -111,6 +111,10 @@ def test_training_rows_with_open_labels_are_left_out_or_counted(
         assert (~rows["label_final"]).sum() == is_open - left_out
         ledger = read(conf, "ledger").query("step == 'split.train' and reason == 'label still open'")
         assert (ledger["rows_in"].sum(), ledger["rows_out"].sum()) == (is_open, is_open - left_out)
+    # A later night knows more clicks.
+    run_night(conf, spark, DAYS[4])
+    with pytest.raises(DataError, match=r"the labels of 2026-03-0\d are those of night 2026-03-05"):
+        split.run(conf, spark, DAYS[3])
     short = chosen.model_validate(configure(logs, tmp_path / "w").model_dump(mode="json") | {"window": {"days": 1}})
     late = short.model_validate(short.model_dump(mode="json") | {"label": {"window_hours": 72}})
     features.run(late, spark, DAYS[3])
