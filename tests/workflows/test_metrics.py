@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
+from star_ctr.jobs.io import delta_rows
 from star_ctr.jobs.tools import metrics_by_day
 from star_ctr.workflows.cli import app
 
@@ -209,4 +210,29 @@ def test_a_night_is_evaluated_against_another_run(tmp_path: Path, spark: SparkSe
 def test_improvements_are_green(metric: str, before: float, value: float, color: str) -> None:
     from star_ctr.workflows.terminal import _format_change
 
-    assert f"[{color}]" in _format_change({"value": value, "change": value - before, "outside": None}, metric)
+    row = {"value": value, "change": value - before, "outside": None, "is_final": True}
+    assert f"[{color}]" in _format_change(row, metric)
+
+
+def test_final_values_replace_provisional_ones(conf: list[str], tmp_path: Path) -> None:
+    """The labels of the last two days were open; those of the second day are final now."""
+    settings = load("demo", [f"paths.warehouse={tmp_path}/warehouse"])
+    table = f"{tmp_path}/warehouse/metrics"
+    rows = [
+        {**row, "open_labels": 0 if row["ds"] == DAYS[0] else 5}
+        for row in delta_rows.read_rows(table, f"domain = 'overall' AND run_id LIKE '%{settings.trainer.seed}-%'")
+    ]
+    write_deltalake(
+        table, pa.Table.from_pylist(rows), mode="overwrite", schema_mode="overwrite", partition_by=["run_id"]
+    )
+    assert run_metrics(*conf).count("~") == 3  # two values and the note
+    final = {k: v for k, v in next(r for r in rows if r["ds"] == DAYS[1]).items() if k != "open_labels"}
+    final |= {"gauc": 0.62, "gauc_low": 0.6, "gauc_high": 0.64, "as_of": DAYS[2], "auc_low": 0.4, "auc_high": 0.6}
+    write_deltalake(f"{tmp_path}/warehouse/final_metrics", pa.Table.from_pylist([final]), partition_by=["run_id"])
+    found = read_rows(*conf)
+    values = {day: (r["value"], r["provisional"], r["is_final"]) for (day, _), r in found.items()}
+    assert values == {DAYS[0]: (0.60, None, True), DAYS[1]: (0.62, 0.61, True), DAYS[2]: (0.58, 0.58, False)}
+    assert found[DAYS[2], "overall"]["change"] == pytest.approx(0.58 - 0.62)
+    shown = run_metrics(*conf)
+    assert "~0.58" in shown
+    assert "~0.62" not in shown

@@ -141,7 +141,8 @@ def test_changed_code_makes_steps_stale_that_import_it(
     assert warehouse.get_staleness().get_state(NIGHTS[0], step) == (State.STALE, "inputs changed: code")
 
 
-def test_a_refit_that_is_configured_later_does_not_affect_other_steps(warehouse: Warehouse) -> None:
+def test_a_refit_that_is_configured_later_does_not_affect_other_steps(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, "label.open=keep")
     warehouse.add_nights(NIGHTS[0])
     settings = warehouse.load("gate.publish=refit", "label.open=keep")
     assert warehouse.states(NIGHTS[0], settings) == {**all_of(State.DONE), "refit": "missing"}
