@@ -74,6 +74,18 @@ def test_runs_of_other_settings_are_ignored(warehouse: SyntheticNights) -> None:
     assert (data.ds, list(data.nights)) == (BEFORE, [BEFORE])
 
 
+def test_final_metrics_are_shown_beside_provisional_ones(warehouse: SyntheticNights) -> None:
+    warehouse.metrics(LAST, gauc=0.6, rows=1000, open_labels=800)
+    shown = words(render_headline(collect(warehouse.settings)))
+    assert "Provisional: 800 of 1,000 labels were open when the gate decided. A later night computes" in shown
+    final = {"run_id": warehouse.run(LAST), "ds": LAST, "domain": OVERALL, "gauc": 0.6543, "as_of": "2026-01-11"}
+    warehouse.write("final_metrics", [final | {"auc": 0.7, "pcoc": 1.0, "rows": 1000}])
+    shown = words(render_headline(collect(warehouse.settings)))
+    assert "GAUC 0.6000" in shown
+    assert "final: 0.6543" in shown
+    assert "The final values are of night 2026-01-11." in shown
+
+
 def test_metrics_are_shown_with_their_changes(warehouse: SyntheticNights) -> None:
     warehouse.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, rows=1000, clicks=40)
     warehouse.metrics(
