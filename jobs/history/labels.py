@@ -17,6 +17,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time import attribution
 from star_ctr.jobs.history.matches import match_days
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.table_hashes import HASH, hash_days
 from star_ctr.jobs.io.warehouse import (
     WarehouseTables,
     collect_ledger_entries,
@@ -64,8 +65,9 @@ def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[st
             matches.unpersist()
     times = store.read("impressions").where(F.col("ds").isin(days)).groupBy("ds")
     last = {row.ds: row.closes for row in times.agg(F.max(closes).alias("closes")).collect()}
-    new = {day: DayRecord(inputs, {AS_OF: ds, CLOSES: last.get(day, day)}) for day, inputs in planned.items()}
-    records.write(PART, new)
+    hashes = hash_days(store, "labels", days, ("impression_id", "label", "is_final"))
+    outputs = {day: {AS_OF: ds, CLOSES: last.get(day, day), HASH: hashes.get(day, "")} for day in days}
+    records.write(PART, {day: DayRecord(planned[day], outputs[day]) for day in days})
 
 
 def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[str]) -> None:

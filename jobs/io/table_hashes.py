@@ -15,22 +15,25 @@ HASH = "rows"
 """Key of the number and the hash of the rows in the record of a day."""
 
 
-def hash_days(store: WarehouseTables, table: str, days: Collection[str]) -> dict[str, str]:
+def hash_days(
+    store: WarehouseTables, table: str, days: Collection[str], columns: Collection[str] | None = None
+) -> dict[str, str]:
     """Hash the rows of some days of a table.
 
     Args:
         store: The tables.
         table: The table, which has a column `ds`.
         days: The days.
+        columns: The columns to hash; all by default.
 
     Returns:
         For each day that has rows, the row count and the sum of the row hashes, as text. The result does not depend on
         how rows are distributed over files.
     """
     rows = store.read(table).where(F.col("ds").isin(list(days)))
-    columns = [F.col(f"`{c}`") for c in sorted(rows.columns)]
+    named = [F.col(f"`{c}`") for c in sorted(columns or rows.columns)]
     # xxhash64 skips nulls. Without the flags, a value that moves to the next column would not change the hash.
-    hashed = F.xxhash64(*(part for c in columns for part in (c.isNull(), c))).cast("decimal(38, 0)")
+    hashed = F.xxhash64(*(part for c in named for part in (c.isNull(), c))).cast("decimal(38, 0)")
     found = rows.groupBy("ds").agg(F.count("*").alias("rows"), F.sum(hashed).alias("sum")).collect()
     return {r.ds: f"{r.rows}:{r.sum}" for r in found}
 

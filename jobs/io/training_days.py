@@ -17,10 +17,10 @@ from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.history.day_plan import PART as FEATURES
-from star_ctr.jobs.history.labels import AS_OF, CLOSES
 from star_ctr.jobs.history.labels import PART as LABELS
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.split_inputs import EarlierSplit
+from star_ctr.jobs.io.table_hashes import HASH
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 PART = "split"
@@ -93,11 +93,6 @@ def _hash_rows(store: WarehouseTables, records: DayRecords, days: Sequence[str])
         day: [features[day].inputs, _hash_labels(labels[day])] for day in days if day in features and day in labels
     }
     return {day: hash_json(known.get(day, versions), 32) for day in days}
-
-
-def _hash_labels(record: DayRecord) -> str:
-    """Hash what determines the labels of a day. The labels of a day that is closed do not depend on when this was."""
-    return hash_json([record.inputs, min(record.outputs[AS_OF], record.outputs[CLOSES])], 32)
 
 
 def _list_stored_days(table: str) -> set[str]:

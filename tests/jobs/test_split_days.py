@@ -29,13 +29,14 @@ KEYS = ["day", "impression_id"]
 
 @pytest.fixture
 def logs(tmp_path: Path) -> RandomLogs:
-    """Logs of six days. Each day has an item of its own."""
+    """Logs of six days. Each day has an item that no other day has."""
     logs = RandomLogs(tmp_path / "logs", 11, DAYS, rows=60)
     for day in DAYS:
         logs.write(day)
         file = logs.folder / "views" / day / "part.csv"
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
         rows.loc[rows.index % 10 == 3, "sku"] = f"new-{day}"
+        rows["at"] = day + rows["at"].str[10:]  # so that all labels of a day are final after the next one
         rows.to_csv(file, index=False)
     return logs
 
