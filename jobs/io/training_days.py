@@ -89,9 +89,7 @@ def _hash_rows(store: WarehouseTables, records: DayRecords, days: Sequence[str])
     """Hash what determines the features and labels of each day; the versions of the tables if it is not known."""
     features, labels = records.read(FEATURES), records.read(LABELS)
     versions = [store.get_version("features"), store.get_version("labels")]
-    known = {
-        day: [features[day].inputs, _hash_labels(labels[day])] for day in days if day in features and day in labels
-    }
+    known = {d: [features[d].inputs, labels[d].outputs[HASH]] for d in days if d in features.keys() & labels}
     return {day: hash_json(known.get(day, versions), 32) for day in days}
 
 
