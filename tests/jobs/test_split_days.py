@@ -128,8 +128,8 @@ def test_days_are_encoded_again_if_their_rows_or_ids_have_changed(
     new = {day: list_day_files(conf, day) for day in DAYS[:5]}
     assert {day for day in DAYS[:4] if new[day] != old[day]} == {DAYS[2], DAYS[3]}
     rows = read_train(conf, spark, DAYS[4])
-    shown = read(conf, "features").query("ds in @DAYS[1:4]")
-    shown = shown.sort_values(["ds", "impression_id"])
+    shown = read(conf, "features")
+    shown = shown[shown["ds"].isin(DAYS[1:4])].sort_values(["ds", "impression_id"])
     assert decode_skus(conf, spark, DAYS[4], rows) == list(shown["item_id"])
     # If the step is killed before it has recorded the days, they are encoded again.
     logs.write(DAYS[3])
