@@ -148,7 +148,12 @@ def test_days_are_encoded_again_if_their_rows_or_ids_have_changed(
             split.run(conf, spark, DAYS[4])
     killed = {day: list_day_files(conf, day) for day in DAYS[1:4]}
     split.run(conf, spark, DAYS[4])
-    assert {day for day in DAYS[1:4] if list_day_files(conf, day) != killed[day]} == {DAYS[3]}
+    changed = {day for day in DAYS[1:4] if list_day_files(conf, day) != killed[day]}
+    assert changed == {day for day in DAYS[1:4] if killed[day] != new[day]}
+    assert DAYS[3] in changed
+    files = {day: list_day_files(conf, day) for day in DAYS[1:4]}
+    split.run(conf, spark, DAYS[4])
+    assert {day: list_day_files(conf, day) for day in DAYS[1:4]} == files
 
 
 @pytest.mark.slow
