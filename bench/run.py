@@ -27,6 +27,7 @@ import open_labels
 import size
 import stream
 import training
+import vocabulary_memory
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "metrics": metrics.run,
     "size": size.run,
     "bulk": bulk.run,
+    "vocabulary_memory": vocabulary_memory.run,
 }
 TARGET = Path("build/bench.json")
 

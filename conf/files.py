@@ -87,7 +87,7 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_file(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -106,11 +106,11 @@ def sync_folder(folder: Path) -> None:
     if is_remote(folder):
         return
     for file in folder.rglob("*"):
-        _sync(file)
-    _sync(folder)
+        sync_file(file)
+    sync_file(folder)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
     """Flush a file or folder to disk, if the file system supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

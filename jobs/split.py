@@ -23,14 +23,14 @@ from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.contracts.domains import OTHER_NAME, domain_sort_key
 from star_ctr.conf.contracts.encoded_row import DAY, TEST, TRAIN, Layout
 from star_ctr.conf.contracts.run_id import hash_features_settings
-from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
+from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.layout import fit_layout
-from star_ctr.features.encoding.row_encoder import RowEncoder
 from star_ctr.features.encoding.vocabularies import fit_vocabularies
 from star_ctr.jobs.history.labels import add_labels
 from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_commits import DAYS, LINEAGE
 from star_ctr.jobs.io.split_inputs import find_inputs
@@ -180,25 +180,6 @@ def _read_features(
             f"{table}: {', '.join(stale)} were computed with other settings; run `star-ctr features --ds {ds}`"
         )
     return add_labels(store, rows, days, ds)
-
-
-_ENCODERS: dict[tuple[str, ...], RowEncoder] = {}
-"""The encoder of this process, by its layout and vocabulary files."""
-
-
-def load_encoder(layout: Layout, files: list[str], history: list[str]) -> RowEncoder:
-    """Return the row encoder of a layout in a worker, cached per process because vocabularies are large.
-
-    Args:
-        layout: The layout of the encoded rows.
-        files: The Parquet files of the vocabularies.
-        history: The kinds of `history`, in the order of the settings.
-    """
-    key = (layout.model_dump_json(), *files)
-    if key not in _ENCODERS:
-        _ENCODERS.clear()
-        _ENCODERS[key] = RowEncoder(layout, read_vocabularies(files, history))
-    return _ENCODERS[key]
 
 
 def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]) -> DataFrame:

@@ -27,9 +27,9 @@ def encode_ids(values: pa.ChunkedArray | pa.Array, known: ValueIndex) -> Ints:
     Returns:
         The ids, of shape (n,): `PADDING` for a missing value, `UNKNOWN` for a value that is not known.
     """
-    ids = pc.fill_null(pc.add(known.find(values), FIRST_KNOWN), UNKNOWN)
-    ids = pc.if_else(pc.is_null(values), PADDING, ids)
-    return np.asarray(ids).astype(np.int32)
+    ids = np.array(pc.fill_null(known.find(values), UNKNOWN))
+    ids[np.asarray(pc.is_null(values))] = PADDING
+    return ids
 
 
 def encode_gaps(seconds: pa.ChunkedArray | pa.Array) -> Ints:

@@ -20,12 +20,12 @@ class RowEncoder:
 
     Args:
         layout: The layout of the encoded rows.
-        vocabularies: The known values of each embedding table, by name, in the order of their ids (from `FIRST_KNOWN`).
+        known: The index of the known values of each embedding table with a vocabulary, by name.
     """
 
-    def __init__(self, layout: Layout, vocabularies: Mapping[str, pa.Array]) -> None:
+    def __init__(self, layout: Layout, known: Mapping[str, ValueIndex]) -> None:
         self.layout = layout
-        self.known = {name: ValueIndex(values) for name, values in vocabularies.items()}
+        self.known = known
 
     def encode(self, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
         """Encode a batch of rows.

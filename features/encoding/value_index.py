@@ -1,8 +1,16 @@
-"""Find the positions of values in the vocabulary of an embedding table, for batches of values."""
+"""Find the ids of values in the vocabulary of an embedding table, for batches of values.
+
+The index is three arrays in the order of the hashes of the known values: hash, id and value. They may be memory-mapped,
+so that all processes of a machine share them:
+
+1. Hash the distinct values of a batch, and find them in the sorted hashes by binary search.
+2. Compare each value with the known value found. If they differ, continue with the next known value of the same hash.
+
+The comparison makes the result exact: different values with the same hash only cost another comparison.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,67 +19,95 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_MIN_RATIO = 4
-"""Minimum number of known values per value of a batch, from which `ValueIndex` searches in sorted hashes."""
+INDEX_SCHEMA = pa.schema([("hash", pa.uint64()), ("id", pa.int32()), ("value", pa.large_string())])
+"""The columns of the entries of an index, sorted by hash."""
+_VALUES_PER_HASHING = 1 << 18
+"""Number of values that are hashed at once: Arrow copies each value into a Python object."""
+
+
+def make_entries(values: pa.Array | pa.ChunkedArray, ids: npt.NDArray[np.int32]) -> pa.RecordBatch:
+    """Make the entries of an index.
+
+    Args:
+        values: The known values, text of length n, without nulls and duplicates.
+        ids: The id of each value, of shape (n,).
+
+    Returns:
+        The entries, with INDEX_SCHEMA. Entries with the same hash are in the order of `values`.
+    """
+    texts = values.cast(pa.large_string())
+    texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    hashes = hash_values(texts)
+    order = np.argsort(hashes, kind="stable")
+    return pa.RecordBatch.from_arrays([pa.array(hashes[order]), pa.array(ids[order]), texts.take(pa.array(order))],
+                                      schema=INDEX_SCHEMA)  # fmt: skip
 
 
 class ValueIndex:
-    """An index from the known values of an embedding table to their positions.
-
-    Arrow hashes all known values on each call of `index_in`. With a million known values and a batch of rows, this is
-    nearly all of the encoding time. If there are many known values per value of the batch, `find` therefore uses binary
-    search:
-
-    1. Hash all known values and sort the hashes, once per index.
-    2. Hash the distinct values of the batch, and look them up in the sorted hashes.
-    3. Compare each value with the known value found, because different values may have the same hash.
-
-    The sorted hashes take 16 bytes per known value. If two known values have the same hash, or if the batch is large,
-    `find` uses Arrow.
+    """An index from the known values of an embedding table to their ids.
 
     Args:
-        values: The known values, without duplicates, in the order of their ids.
+        entries: The entries from `make_entries`, possibly memory-mapped.
     """
 
-    def __init__(self, values: pa.Array) -> None:
-        self.values = values
+    def __init__(self, entries: pa.RecordBatch) -> None:
+        self._hashes: npt.NDArray[np.uint64] = entries.column("hash").to_numpy(zero_copy_only=True)
+        self._ids: npt.NDArray[np.int32] = entries.column("id").to_numpy(zero_copy_only=True)
+        self._values = entries.column("value")
 
-    def find(self, values: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
-        """Find the position of each value among the known values.
+    def find(self, values: pa.ChunkedArray | pa.Array) -> pa.Array:
+        """Find the id of each value.
 
         Args:
-            values: The values to find.
+            values: The values to find, n texts.
 
         Returns:
-            int64 positions in the shape of `values`; null for a value that is not known. A null value has a position
-            only if null is a known value.
+            n int32 ids; null for a missing value and for a value that is not known.
         """
-        if len(self.values) < _MIN_RATIO * len(values) or self._has_collisions:
-            return pc.cast(pc.index_in(values, value_set=self.values), pa.int64())
         encoded = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
         encoded = encoded.dictionary_encode()
-        hashes, order = self._sorted_hashes
-        distinct = encoded.dictionary
-        positions = pa.array(order[np.minimum(np.searchsorted(hashes, _hash_values(distinct)), len(order) - 1)])
-        # An unknown value may have the hash of a known one.
-        is_equal = pc.equal(distinct, self.values.take(positions))
-        found = pc.if_else(is_equal, positions, pa.scalar(None, pa.int64()))
-        return found.take(encoded.indices)
+        return self._find_distinct(encoded.dictionary.cast(pa.large_string())).take(encoded.indices)
 
-    @cached_property
-    def _sorted_hashes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        """The hashes of the known values in ascending order, and the position of each."""
-        hashes = _hash_values(self.values)
-        order = np.argsort(hashes)
-        return hashes[order], order
+    def _find_distinct(self, values: pa.Array) -> pa.Array:
+        """Find the ids of texts without nulls."""
+        ids = np.zeros(len(values), dtype=np.int32)
+        is_known = np.zeros(len(values), dtype=bool)
+        hashes = hash_values(values)
+        # The position of the entry to compare with, for each value that may still be known.
+        value = np.argsort(hashes)  # neighboring needles are found in the same pages
+        position = np.searchsorted(self._hashes, hashes[value])
+        while len(value):
+            is_inside = position < len(self._hashes)
+            value, position = value[is_inside], position[is_inside]
+            has_hash = self._hashes[position] == hashes[value]
+            value, position = value[has_hash], position[has_hash]
+            equal = pc.equal(values.take(pa.array(value)), self._values.take(pa.array(position)))
+            is_equal = equal.to_numpy(zero_copy_only=False).astype(bool)
+            ids[value[is_equal]] = self._ids[position[is_equal]]
+            is_known[value[is_equal]] = True
+            value, position = value[~is_equal], position[~is_equal] + 1
+        return pa.array(ids, mask=~is_known)
 
-    @cached_property
-    def _has_collisions(self) -> bool:
-        """Whether two known values have the same hash."""
-        hashes, _ = self._sorted_hashes
-        return bool((hashes[1:] == hashes[:-1]).any())
+
+def index_values(values: pa.Array, ids: npt.NDArray[np.int32]) -> ValueIndex:
+    """Return an index in the memory of this process; see `make_entries` for the arguments."""
+    return ValueIndex(make_entries(values, ids))
 
 
-def _hash_values(values: pa.Array) -> npt.NDArray[np.uint64]:
-    objects: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
-    return pd.util.hash_array(objects, categorize=False)
+def hash_values(values: pa.Array) -> npt.NDArray[np.uint64]:
+    """Hash texts: SipHash-2-4 of their UTF-8 bytes with the key `0123456789123456`, mixed as in SplitMix64.
+
+    This is the hash of pandas for texts. A test compares it with an independent computation, because stored ids depend
+    on it (`encode: hash`).
+
+    Args:
+        values: n texts, without nulls.
+
+    Returns:
+        The hashes, of shape (n,). They are the same on all machines.
+    """
+    hashes = np.empty(len(values), dtype=np.uint64)
+    for start in range(0, len(values), _VALUES_PER_HASHING):
+        objects: npt.NDArray[Any] = values.slice(start, _VALUES_PER_HASHING).to_numpy(zero_copy_only=False)
+        hashes[start : start + len(objects)] = pd.util.hash_array(objects, categorize=False)
+    return hashes

@@ -42,6 +42,7 @@ from star_ctr.features.point_in_time.row_columns import select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction
 from star_ctr.jobs.features import add_point_in_time
 from star_ctr.jobs.history.inputs import add_columns, select_columns
+from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.external_tables import (
     filter_rows,
     is_within,
@@ -56,7 +57,6 @@ from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.decisions import Decisions, find_serving
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.registry.predictor_cache import describe_model, load_predictor
-from star_ctr.jobs.split import load_encoder
 from star_ctr.model.data.reader import unpack_columns
 
 COLUMNS = ("run_id", "impression_id", "user_id", "domain", "score")

@@ -16,9 +16,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from pydantic import BaseModel
 from torch import Tensor
@@ -26,19 +23,24 @@ from torch import Tensor
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, RESULT_FILE
 from star_ctr.conf.contracts.compatibility import check_model, check_split
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
-from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, PADDING, UNKNOWN, Layout
+from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.stored import parse_stored
-from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
+from star_ctr.conf.contracts.vocabulary import (
+    Vocabulary,
+    list_vocabulary_files,
+    make_behaviour_vocabulary,
+    read_vocabularies,
+)
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
-from star_ctr.model.embeddings.tables import compute_offsets
 from star_ctr.model.layers.partitioned_norm import PartitionedNorm
 from star_ctr.model.layers.per_domain import PerDomain
 from star_ctr.model.training import checkpoint
 from star_ctr.model.training.ema import compute_averages
+from star_ctr.model.training.row_mapping import EmbeddingRows, map_rows
 from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.trainer_state import load_tensors
 
@@ -58,7 +60,7 @@ class _EarlierRun(NamedTuple):
     layout: Layout
     model: ModelSettings
     trainer: TrainerSettings
-    vocabularies: dict[str, pa.Array]
+    vocabularies: dict[str, Vocabulary]
     progress: dict[str, Any]
 
 
@@ -78,7 +80,9 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     """
     earlier = _load_earlier_run(trainer)
     keep_state = trainer.settings.optimizer.warm_start_state == "keep"
-    moved, values = _map_rows(earlier, _read_vocabularies(trainer), trainer)
+    widths = get_embedding_widths(earlier.layout, earlier.model)
+    before = EmbeddingRows(earlier.layout.embeddings, widths, earlier.vocabularies)
+    moved, values = map_rows(earlier.run_id, before, _read_vocabularies(trainer), trainer.model.inputs.tables)
     tensors = load_tensors(trainer, earlier.folder / "checkpoint", earlier.progress, moved)
     index = earlier.layout.domain_index
     names = trainer.job.layout.domains
@@ -124,79 +128,17 @@ def _load_earlier_run(trainer: Trainer) -> _EarlierRun:
             f"{folder / 'vocabularies'}: the vocabularies are missing, so embeddings cannot be matched by value; "
             f"train {start.run_id} again"
         )
-    vocabularies = read_vocabularies(files, list(settings.history))
+    vocabularies = read_vocabularies(files) | make_behaviour_vocabulary(list(settings.history))
     earlier = parse_stored(TrainerSettings, progress["identity"]["trainer"], folder / "checkpoint")
     return _EarlierRun(start.run_id, folder, layout, settings.model, earlier, vocabularies, progress)
 
 
-def _read_vocabularies(trainer: Trainer) -> dict[str, pa.Array]:
+def _read_vocabularies(trainer: Trainer) -> dict[str, Vocabulary]:
     """Read the vocabularies of the trainer's split."""
     job = trainer.job
     files = list_vocabulary_files(job.vocabularies, job.versions["vocabularies"], job.ds)
-    return read_vocabularies(files, list(_RecordedSettings.model_validate(job.settings).history))
-
-
-def _map_rows(
-    earlier: _EarlierRun, vocabularies: dict[str, pa.Array], trainer: Trainer
-) -> tuple[dict[int, Tensor], dict[str, dict[str, int]]]:
-    """Map the rows of the earlier embedding storages to those of the trainer.
-
-    Args:
-        earlier: The earlier run.
-        vocabularies: Values of the trainer's embedding tables.
-        trainer: The trainer.
-
-    Returns:
-        For each embedding width, the new row of each earlier row, or -1 if its value no longer exists. For each table,
-        the numbers of values that are kept, new and left out.
-
-    Raises:
-        UserError: The widths of a table differ.
-    """
-    widths = get_embedding_widths(earlier.layout, earlier.model)
-    offset, rows = compute_offsets(earlier.layout.embeddings, widths)
-    tables = trainer.model.inputs.tables
-    moved = {width: torch.full((n,), -1) for width, n in rows.items()}
-    counts: dict[str, dict[str, int]] = {}
-    for width in moved:
-        moved[width][PADDING] = PADDING
-    for name, size in earlier.layout.embeddings.items():
-        if widths[name] != tables.widths[name]:
-            raise UserError(
-                f"{earlier.run_id}: training cannot start from this run, because the width of the embeddings of {name} "
-                f"is {widths[name]} in that run and {tables.widths[name]} in this run; change `model.dim` or "
-                f"`model.embeddings.{name}.dim` back"
-            )
-        ids = _map_ids(size, earlier.vocabularies.get(name), vocabularies.get(name), tables.sizes[name])
-        earlier_ids = np.flatnonzero(ids >= UNKNOWN)
-        moved[widths[name]][earlier_ids + offset[name]] = torch.from_numpy(ids[earlier_ids] + tables.offset[name])
-        kept = int((ids >= FIRST_KNOWN).sum())
-        counts[name] = {"kept": kept, "new": tables.sizes[name] - FIRST_KNOWN - kept}
-        counts[name]["left_out"] = size - FIRST_KNOWN - kept
-    return moved, counts
-
-
-def _map_ids(
-    size: int, earlier_values: pa.Array | None, values: pa.Array | None, new_size: int
-) -> np.ndarray[Any, Any]:
-    """Map the ids of an earlier embedding table to those of the new one.
-
-    Args:
-        size: Size of the earlier table.
-        earlier_values: Values of the earlier table; None if it has none (buckets). Then ids do not change.
-        values: Values of the new table; None if it has none.
-        new_size: Size of the new table.
-
-    Returns:
-        The new id of each earlier id; -1 if there is none.
-    """
-    ids = np.arange(size)
-    if earlier_values is None or values is None:
-        ids[new_size:] = -1
-        return ids
-    found = pc.index_in(earlier_values, values).fill_null(-1 - FIRST_KNOWN).to_numpy()
-    ids[FIRST_KNOWN:] = found + FIRST_KNOWN
-    return ids
+    history = list(_RecordedSettings.model_validate(job.settings).history)
+    return read_vocabularies(files) | make_behaviour_vocabulary(history)
 
 
 def _map_names(trainer: Trainer, earlier_domains: list[int | None]) -> dict[str, str | None]:

@@ -13,13 +13,13 @@ from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import NIGHT_TABLES
 from star_ctr.conf.contracts.encoded_row import Layout
-from star_ctr.conf.contracts.vocabulary import list_vocabulary_files, read_vocabularies
+from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.encoding.row_encoder import RowEncoder
 from star_ctr.jobs import features, ingest, split, train
+from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.jobs.io.split_inputs import is_encoded_for, is_written
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -90,7 +90,7 @@ def test_rows_keep_the_encoding_of_the_run(nights: Nights, vocabulary: str) -> N
     run_files = [str(f) for f in sorted((nights.folder(nights.run) / "vocabularies").glob("*.parquet"))]
     encoded = {}
     for name, layout, values in (("run", run_layout, run_files), ("now", now, files)):
-        ints, floats = RowEncoder(layout, read_vocabularies(values, list(nights.first.history))).encode(rows)
+        ints, floats = load_encoder(layout, values, list(nights.first.history)).encode(rows)
         bucket = np.frombuffer(b"".join(ints.to_pylist()), np.int32).reshape(len(rows), -1)[:, len(layout.categorical)]
         encoded[name] = bucket, np.frombuffer(b"".join(floats.to_pylist()), np.float32).reshape(len(rows), -1)
     varied = [k for k, n in enumerate(run_layout.numeric) if n.std > 0]

@@ -9,6 +9,7 @@ from star_ctr.conf.contracts.encoded_row import BucketField, IdField, Layout, Nu
 from star_ctr.features.encoding.id_encoder import encode_gaps
 from star_ctr.features.encoding.number_encoder import encode_buckets
 from star_ctr.features.encoding.row_encoder import RowEncoder
+from star_ctr.features.encoding.value_index import ValueIndex, index_values
 
 LAYOUT = Layout(
     ds="2026-01-01",
@@ -52,16 +53,21 @@ ROWS = pa.table(
 )
 
 
+def make_index(*values: str) -> ValueIndex:
+    """Return an index in which the values have the ids from 2 on."""
+    return index_values(pa.array(values), np.arange(2, 2 + len(values), dtype=np.int32))
+
+
 def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
     still = NumericField(name="still", source=NumericSource(column="price"), mean=3.0, std=0.0)
     _, floats = RowEncoder(
-        LAYOUT.model_copy(update={"numeric": [still]}), {"item": pa.array(["x"]), "tag": pa.array(["t1"])}
+        LAYOUT.model_copy(update={"numeric": [still]}), {"item": make_index("x"), "tag": make_index("t1")}
     ).encode(ROWS)
     assert not np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).any()
 
 
 def test_rows_are_encoded_at_the_positions_of_the_layout() -> None:
-    ints, floats = RowEncoder(LAYOUT, {"item": pa.array(["x", "y"]), "tag": pa.array(["t1", "t2"])}).encode(ROWS)
+    ints, floats = RowEncoder(LAYOUT, {"item": make_index("x", "y"), "tag": make_index("t1", "t2")}).encode(ROWS)
     positions = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.int_count)
     #        item price | tags: length, ids | seen: length, items, gaps
     assert positions.tolist() == [
