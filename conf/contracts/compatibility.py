@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from star_ctr.conf.contracts.encoded_row import BucketField, Layout, NumericField
+from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, BucketField, Layout, NumericField
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.model import ModelSettings
 
@@ -61,8 +61,9 @@ def check_fitted(run_id: str, before: Layout, now: Layout) -> None:
         now: The newly fitted layout.
 
     Raises:
-        UserError: The features or the encodings of numbers differ. The message names each difference.
+        UserError: The features or the encodings of values or numbers differ. The message names each difference.
     """
+    _check_embeddings(run_id, before, now)
     if different := list_feature_changes(before, now) + list_number_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different features than the settings declare: "
@@ -79,8 +80,9 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
         now: The layout of the split.
 
     Raises:
-        UserError: The features or the encodings of numbers differ. The message names each difference.
+        UserError: The features or the encodings of values or numbers differ. The message names each difference.
     """
+    _check_embeddings(run_id, before, now)
     if different := list_feature_changes(before, now):
         raise UserError(
             f"trainer.warm_start: {run_id} was trained with different features than the split of {now.ds} has: "
@@ -91,6 +93,23 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
             f"trainer.warm_start: the split of {now.ds} does not encode numbers like {run_id}, the run to start "
             f"from: {'; '.join(different)}; run `star-ctr split --ds {now.ds}` again, or {_REMEDY}"
         )
+
+
+def _check_embeddings(run_id: str, before: Layout, now: Layout) -> None:
+    """Raise `UserError` if an embedding table has another encoding of values, or another number of hashed rows."""
+    for name in before.embeddings:
+        earlier, current = (_describe_encoding(layout, name) for layout in (before, now))
+        if name in now.embeddings and earlier != current:
+            raise UserError(
+                f"trainer.warm_start: the embedding `{name}` has {earlier} in {run_id} but {current} in the split of "
+                f"{now.ds}, so its rows have other meanings; change model.embeddings.{name} back, or {_REMEDY}"
+            )
+
+
+def _describe_encoding(layout: Layout, embedding: str) -> str:
+    if embedding not in layout.hashed:
+        return "a vocabulary"
+    return f"{layout.embeddings[embedding] - FIRST_KNOWN:,} hashed rows"
 
 
 def check_model(run_id: str, before: ModelSettings, now: ModelSettings) -> None:

@@ -9,7 +9,7 @@ The integers of a row are:
 2. for each of `Layout.sequences`: its length; then, for each side, `length` ids, padded with 0 at the end
 
 Id 0 stands for padding or a missing categorical value, 1 for what is not known (see `UNKNOWN`), and 2 or more for known
-values and buckets.
+values and buckets. In the tables `Layout.hashed`, the id of a value is 2 + hash % (number of ids - 2).
 
 The layout is written with the split and exported with the model. The model, the data reader and the scorer know the
 data set only through the layout.
@@ -124,6 +124,7 @@ class Layout(SettingsModel):
         ds: The night of the split.
         domains: The domains that training knows. Domain `domains[k]` has the number k + 1.
         embeddings: The number of ids of each embedding table, including the ids 0 and 1.
+        hashed: The embedding tables whose ids are hashes of values. The others have a vocabulary, buckets or gaps.
         categorical: The single ids of categorical features.
         buckets: The numbers that are encoded as ids of buckets.
         numeric: The standardized numbers.
@@ -137,6 +138,7 @@ class Layout(SettingsModel):
     buckets: list[BucketField]
     numeric: list[NumericField]
     sequences: list[SequenceField]
+    hashed: list[str] = Field(default_factory=list)
 
     @property
     def fields(self) -> list[IdField]:

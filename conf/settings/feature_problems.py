@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.expressions import is_same_or_nested, reads_any
-from star_ctr.conf.settings.features import AnyFeature, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.features import AnyFeature, Categorical, Sequence, Statistic, list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
 
 if TYPE_CHECKING:
@@ -51,6 +51,28 @@ def find_feature_problems(settings: Settings) -> list[str]:
             if kind in numerators_only
         ]
     return problems
+
+
+def find_embedding_problems(settings: Settings) -> list[str]:
+    """Find embedding tables with a special encoding that no feature of values uses; their settings have no effect.
+
+    Args:
+        settings: The settings of a data set.
+
+    Returns:
+        A message for each problem, which begins with the settings key.
+    """
+    used: set[str] = set()
+    for feature in settings.features:
+        if isinstance(feature, Categorical):
+            used.add(feature.embedding or feature.name)
+        elif isinstance(feature, Sequence):
+            used |= set(feature.columns.values())
+    return [
+        f"model.embeddings.{name}: no categorical feature or sequence uses this embedding{suggest_nearest(name, used)}"
+        for name, table in settings.model.embeddings.items()
+        if table.encode == "hash" and name not in used
+    ]
 
 
 def _find_role_problems(settings: Settings) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from star_ctr.conf.settings.base import SettingsModel
 
@@ -13,7 +13,12 @@ Width = Annotated[int, Field(ge=1)]
 
 
 class EmbeddingSettings(SettingsModel):
-    """One embedding table, which all domains share."""
+    """One embedding table, which all domains share.
+
+    With `encode: vocabulary`, every known value has an embedding, and all other values share the one of unknown values.
+    With `encode: hash`, the hash of a value selects one of `rows` embeddings. Values with the same row share it, and
+    there is no vocabulary, so the size of the table does not depend on the values.
+    """
 
     dim: Width | None = Field(None, description="width of the embeddings; default: `model.dim`")
     min_count: int = Field(
@@ -22,6 +27,22 @@ class EmbeddingSettings(SettingsModel):
         description="minimum number of occurrences in the training rows for an embedding; rarer values share the "
         "embedding of unknown values; default: every value has an embedding",
     )
+    encode: Literal["vocabulary", "hash"] = Field(
+        "vocabulary", description="how values get embeddings: by the `vocabulary` of the training rows, or by `hash`"
+    )
+    rows: int | None = Field(
+        None, ge=1, le=1_000_000_000, description="number of embeddings with `encode: hash`, which requires it"
+    )
+
+    @model_validator(mode="after")
+    def _check_encoding(self) -> EmbeddingSettings:
+        if self.encode == "hash" and self.rows is None:
+            raise ValueError("`encode: hash` needs `rows`, the number of embeddings; set it")
+        if self.encode == "hash" and self.min_count > 1:
+            raise ValueError("`min_count` has no effect with `encode: hash`; remove it")
+        if self.encode == "vocabulary" and self.rows is not None:
+            raise ValueError("`rows` needs `encode: hash`; set it, or remove `rows`")
+        return self
 
 
 class ModelSettings(SettingsModel):

@@ -18,7 +18,7 @@ from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.expressions import reads_any
-from star_ctr.conf.settings.feature_problems import find_feature_problems
+from star_ctr.conf.settings.feature_problems import find_embedding_problems, find_feature_problems
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
@@ -140,6 +140,7 @@ class Settings(SettingsModel):
             *find_feature_problems(self),
             *find_name_problems(self.features, self.history),
             *_find_model_problems(self),
+            *find_embedding_problems(self),
             *_find_refit_problems(self),
         ]
         if problems:

@@ -1,7 +1,7 @@
 """Encode values and time gaps as ids of embedding tables: missing, unknown, or known.
 
 An id is `PADDING` (0) for a missing value, `UNKNOWN` (1) for a value that is not in the vocabulary, and from
-`FIRST_KNOWN` (2) for a known value.
+`FIRST_KNOWN` (2) for a known value or a hash.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, GAP_BUCKETS, PADDING, UNKNOWN
-from star_ctr.features.encoding.value_index import ValueIndex
+from star_ctr.features.encoding.value_index import ValueIndex, hash_values
 
 Ints = npt.NDArray[np.int32]
 
@@ -30,6 +30,24 @@ def encode_ids(values: pa.ChunkedArray | pa.Array, known: ValueIndex) -> Ints:
     ids = np.array(pc.fill_null(known.find(values), UNKNOWN))
     ids[np.asarray(pc.is_null(values))] = PADDING
     return ids
+
+
+def hash_ids(values: pa.ChunkedArray | pa.Array, size: int) -> Ints:
+    """Encode values as ids of an embedding table without a vocabulary.
+
+    The id of a value is 2 + h % (size - 2), where h is its hash (see `hash_values`). It depends on nothing else.
+
+    Args:
+        values: The values of n rows.
+        size: The number of ids of the embedding table, including `PADDING` and `UNKNOWN`.
+
+    Returns:
+        The ids, of shape (n,): `PADDING` for a missing value.
+    """
+    encoded = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    encoded = encoded.dictionary_encode()
+    ids = FIRST_KNOWN + (hash_values(encoded.dictionary) % np.uint64(size - FIRST_KNOWN)).astype(np.int32)
+    return np.asarray(pc.fill_null(pa.array(ids).take(encoded.indices), PADDING))
 
 
 def encode_gaps(seconds: pa.ChunkedArray | pa.Array) -> Ints:

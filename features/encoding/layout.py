@@ -28,6 +28,7 @@ from star_ctr.conf.contracts.encoded_row import (
 from star_ctr.conf.settings.features import Categorical, Numeric, Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.fitting import compute_base_rates, fit_bounds, fit_scales
+from star_ctr.features.encoding.vocabularies import list_embedding_columns, list_hashed_tables
 
 
 def fit_layout(
@@ -69,7 +70,10 @@ def fit_layout(
         train, {name: (sources[name], count) for name, count in buckets.items() if name not in known_bounds}
     )
     bucket_fields = [BucketField(name=name_bucket_table(n), source=sources[n], bounds=bounds[n]) for n in buckets]
-    sizes = {name: FIRST_KNOWN + size for name, size in vocabulary_sizes.items()}
+    hashed = list_hashed_tables(settings)
+    # A table whose columns have no values in the training rows has no known value.
+    rows = {**dict.fromkeys(list_embedding_columns(settings), 0), **vocabulary_sizes, **hashed}
+    sizes = {name: FIRST_KNOWN + size for name, size in rows.items()}
     sizes |= {field.name: FIRST_KNOWN + len(field.bounds) + 1 for field in bucket_fields}
     sequences = _make_sequence_fields(settings)
     used = {side.embedding for s in sequences for side in s.sides}
@@ -90,6 +94,7 @@ def fit_layout(
             for name in standard
         ],
         sequences=sequences,
+        hashed=sorted(hashed),
     )
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_ctr.conf.contracts.encoded_row import GAP_TABLE, Layout
-from star_ctr.features.encoding.id_encoder import Ints, encode_gaps, encode_ids
+from star_ctr.features.encoding.id_encoder import Ints, encode_gaps, encode_ids, hash_ids
 from star_ctr.features.encoding.number_encoder import compute_numbers, encode_buckets, standardize
-from star_ctr.features.encoding.value_index import ValueIndex
+from star_ctr.features.encoding.value_index import ValueIndex, index_values
 
 
 class RowEncoder:
@@ -25,7 +25,9 @@ class RowEncoder:
 
     def __init__(self, layout: Layout, known: Mapping[str, ValueIndex]) -> None:
         self.layout = layout
-        self.known = known
+        nothing = index_values(pa.array([], pa.string()), np.zeros(0, dtype=np.int32))
+        self.known = {name: known.get(name, nothing) for name in layout.embeddings}
+        self._hashed = frozenset(layout.hashed)
 
     def encode(self, rows: pa.Table) -> tuple[pa.Array, pa.Array]:
         """Encode a batch of rows.
@@ -61,7 +63,11 @@ class RowEncoder:
 
     def _encode_values(self, values: pa.ChunkedArray | pa.Array, embedding: str) -> Ints:
         """Encode values as ids of an embedding table; for the table of time gaps, the values are seconds."""
-        return encode_gaps(values) if embedding == GAP_TABLE else encode_ids(values, self.known[embedding])
+        if embedding == GAP_TABLE:
+            return encode_gaps(values)
+        if embedding in self._hashed:
+            return hash_ids(values, self.layout.embeddings[embedding])
+        return encode_ids(values, self.known[embedding])
 
     def _fill(self, lists: pa.ListArray, embedding: str, target: Ints, most_recent: bool) -> Ints:
         """Write the ids of each list into its row of `target`, from the left.

@@ -40,8 +40,14 @@ def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str 
     return columns
 
 
+def list_hashed_tables(settings: Settings) -> dict[str, int]:
+    """Return the number of rows of each embedding table that features use and whose ids are hashes, by name."""
+    rows = {name: table.rows for name, table in settings.model.embeddings.items() if table.rows is not None}
+    return {name: rows[name] for name in list_embedding_columns(settings) if name in rows}
+
+
 def fit_vocabularies(settings: Settings, train: DataFrame, previous: DataFrame | None = None) -> DataFrame:
-    """Fit the vocabulary of each embedding table.
+    """Fit the vocabulary of each embedding table that has one.
 
     Ids start at `FIRST_KNOWN`, with the most frequent value first; equally frequent values are sorted. Values with
     fewer than `min_count` occurrences are excluded, and are encoded as unknown. Values of the previous vocabularies
@@ -55,7 +61,8 @@ def fit_vocabularies(settings: Settings, train: DataFrame, previous: DataFrame |
     Returns:
         One row per known value: `embedding`, `value`, `id` and `rows` (its number of occurrences in `train`).
     """
-    columns = list_embedding_columns(settings)
+    hashed = list_hashed_tables(settings)
+    columns = {name: entries for name, entries in list_embedding_columns(settings).items() if name not in hashed}
     needed = sorted({column for entries in columns.values() for column, _ in entries})
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -29,10 +29,16 @@ from star_ctr.conf.contracts.vocabulary import make_behaviour_vocabulary, read_v
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import sync_file
 from star_ctr.features.encoding.row_encoder import RowEncoder
-from star_ctr.features.encoding.value_index import INDEX_SCHEMA, ValueIndex, index_values, make_entries
+from star_ctr.features.encoding.value_index import (
+    INDEX_SCHEMA,
+    ValueIndex,
+    hash_values,
+    index_values,
+    make_entries,
+)
 
 FORMAT = 1
-"""Version of the file format and of the hash. Increase it if one of them changes."""
+"""Version of the file format. Increase it if the format changes."""
 KEPT_FILES = 4
 """Number of index files that a machine keeps."""
 _SUFFIX = ".arrow"
@@ -109,7 +115,8 @@ def _hash_files(files: Sequence[str]) -> str:
         fs, path = fsspec.core.url_to_fs(file)
         info = fs.info(path)
         found.append([file, *(str(info.get(key)) for key in ("size", "mtime", "LastModified", "ETag", "etag"))])
-    return hash_json([FORMAT, found], 32)
+    # An environment with another hash needs another index.
+    return hash_json([FORMAT, hash_values(pa.array(["star", ""])).tolist(), found], 32)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pytest
 from star_ctr.conf.contracts.run_id import hash_config, make_run_id
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.features import Categorical
 from tests.conftest import ROOT
 
 
@@ -262,3 +263,22 @@ def test_a_struct_that_contains_an_outcome_cannot_be_a_feature() -> None:
 def test_the_clicked_list_cannot_be_a_feature() -> None:
     explode = "logs.impressions.explode={items: shown, clicked: chosen}"
     assert "`impressions.chosen` is declared an outcome" in problem(explode, "features.video.column=impressions.chosen")
+
+
+@pytest.mark.parametrize(
+    ("embedding", "words"),
+    [
+        ("{encode: hash}", "`encode: hash` needs `rows`"),
+        ("{encode: hash, rows: 9, min_count: 2}", "`min_count` has no effect with `encode: hash`; remove it"),
+        ("{rows: 9}", "`rows` needs `encode: hash`"),
+    ],
+)
+def test_settings_of_hashed_embeddings(embedding: str, words: str) -> None:
+    assert words in problem(f"model.embeddings={{user: {embedding}}}")
+
+
+def test_a_hashed_embedding_is_used() -> None:
+    name = next(f.embedding or f.name for f in load("kuairand").select_features(Categorical))
+    load("kuairand", [f"model.embeddings={{{name}: {{encode: hash, rows: 9}}}}"])
+    message = problem(f"model.embeddings={{{name}s: {{encode: hash, rows: 9}}}}")
+    assert f"model.embeddings.{name}s: no categorical feature or sequence uses this embedding; did you mean" in message

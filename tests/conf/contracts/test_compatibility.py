@@ -41,6 +41,26 @@ def test_days_domains_and_vocabularies_may_differ() -> None:
     check_split("last", BEFORE, other(domains=["a", "b"], embeddings={"user": 12}))
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (
+            ["user"],
+            ["user"],
+            "the embedding `user` has 7 hashed rows in last but 10 hashed rows in the split of 2026-01-03",
+        ),
+        ([], ["user"], "has a vocabulary in last but 10 hashed rows in"),
+        (["user"], [], "has 7 hashed rows in last but a vocabulary in"),
+    ],
+)
+def test_hashed_rows_keep_their_number(before: list[str], now: list[str], words: str) -> None:
+    earlier, current = other(hashed=before), other(hashed=now, embeddings={"user": 12})
+    for check in (check_split, check_fitted):
+        with pytest.raises(UserError, match=words):
+            check("last", earlier, current)
+    check_split("last", earlier, earlier)
+
+
 def test_a_constant_number_may_be_fitted_later() -> None:
     numeric = [BEFORE.numeric[0], BEFORE.numeric[1].model_copy(update={"mean": 4.0, "std": 2.0})]
     buckets = [BEFORE.buckets[0], BEFORE.buckets[1].model_copy(update={"bounds": [5.0]})]

@@ -66,6 +66,15 @@ def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
     assert not np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).any()
 
 
+def test_hashed_values_and_tables_without_known_values() -> None:
+    layout = LAYOUT.model_copy(update={"embeddings": {**LAYOUT.embeddings, "item": 2 + 1000}, "hashed": ["item"]})
+    ints, _ = RowEncoder(layout, {}).encode(ROWS)
+    positions = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.int_count)
+    # 2 + h % 1000, where h is SipHash-2-4 mixed as in SplitMix64 (see test_value_index.py).
+    assert positions[:, [0, 6, 7]].tolist() == [[319, 319, 108], [108, 0, 0], [0, 0, 0]]
+    assert positions[:, 3:5].tolist() == [[1, 1], [1, 0], [0, 0]]
+
+
 def test_rows_are_encoded_at_the_positions_of_the_layout() -> None:
     ints, floats = RowEncoder(LAYOUT, {"item": make_index("x", "y"), "tag": make_index("t1", "t2")}).encode(ROWS)
     positions = np.frombuffer(b"".join(ints.to_pylist()), dtype=np.int32).reshape(3, LAYOUT.int_count)
