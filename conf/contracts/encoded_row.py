@@ -40,11 +40,19 @@ GAP_BUCKETS = 34
 
 
 class IdField(SettingsModel):
-    """An id: the value of the column `column` of `features`, as an index into the embedding table `embedding`."""
+    """An id: the value of the column `column` of `features`, as an index into the embedding table `embedding`.
+
+    With a list of columns, the value is their combination (`features.encoding.crosses`).
+    """
 
     name: str
-    column: str
+    column: str | list[str]
     embedding: str
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns whose combinations are the values; usually a single one."""
+        return [self.column] if isinstance(self.column, str) else self.column
 
 
 class SequenceField(SettingsModel):
@@ -152,7 +160,8 @@ class Layout(SettingsModel):
     def columns(self) -> list[str]:
         """The distinct columns of `features` that a row is encoded from."""
         sources = [*(b.source for b in self.buckets), *(n.source for n in self.numeric)]
-        names = [f.column for f in (*self.categorical, *(side for s in self.sequences for side in s.sides))]
+        fields = [*self.categorical, *(side for s in self.sequences for side in s.sides)]
+        names = [column for field in fields for column in field.columns]
         names += [column for s in sources for column in (s.column, s.denominator) if column]
         return list(dict.fromkeys(names))
 

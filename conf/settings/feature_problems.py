@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.errors import suggest_nearest
 from star_ctr.conf.settings.expressions import is_same_or_nested, reads_any
-from star_ctr.conf.settings.features import AnyFeature, Categorical, Sequence, Statistic, list_read_columns
+from star_ctr.conf.settings.features import AnyFeature, Categorical, Numeric, Sequence, Statistic, list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
 
 if TYPE_CHECKING:
@@ -127,6 +127,13 @@ def _find_column_problems(settings: Settings, feature: AnyFeature, column: Colum
         return [_explain_label_column(column)]
     if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
         return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]
+    if isinstance(feature, Categorical):
+        numeric = next((f.name for f in settings.select_features(Numeric) if f.column == column), None)
+        if numeric:
+            return [
+                f"`{column}` is a number, because features.{numeric} is numeric; copy the column under another name in "
+                "`columns` of its log, and use the copy"
+            ]
     if isinstance(feature, Sequence) and column.table == "users":
         return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]
     return []

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from star_ctr.conf.contracts.column_ref import ColumnRef
 from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
@@ -91,6 +91,12 @@ class Feature(SettingsModel):
     name: Name = Field(description="name of the feature, unique in the data set")
 
 
+ColumnOrCross = Annotated[
+    # Tags in brackets are not shown in messages. With tags, a message concerns only the form that was given.
+    Annotated[ColumnRef, Tag("[column]")] | Annotated[list[ColumnRef], Field(min_length=2), Tag("[columns]")],
+    Discriminator(lambda given: "[columns]" if isinstance(given, list) else "[column]"),
+]
+"""A column, or a list of columns whose combinations are the values."""
 LIST_SEPARATOR = "\x1f"
 """Separates the values of a list column that is stored as text: the ASCII unit separator, not expected in values."""
 
@@ -100,10 +106,15 @@ class Categorical(Feature):
 
     Set `multiple` for a column of lists (Parquet, JSON or Delta), or `separator` to split text into a list. Each value
     of a list has an embedding, and the embeddings of a list are averaged.
+
+    With a list of columns, the feature is a cross: each combination of their values is a value, which is missing if one
+    of the columns is.
     """
 
     kind: Literal["categorical"] = Field(description="kind of the feature: `categorical`")
-    column: ColumnRef = Field(description="column with the values")
+    column: ColumnOrCross = Field(
+        description="column with the values, or a list of columns whose combinations are the values"
+    )
     embedding: Name | None = Field(
         None,
         description="embedding table, which features can share; default: a separate table with the feature's name",
@@ -113,6 +124,19 @@ class Categorical(Feature):
         None, description="text that separates the values in a text column; default: each text is one value"
     )
     length: int = Field(4, ge=1, description="maximum number of values of a list; only the first ones are kept")
+
+    @model_validator(mode="after")
+    def _check_cross(self) -> Categorical:
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("`column` lists a column twice; remove one of them")
+        if len(self.columns) > 1 and self.splitter is not None:
+            raise ValueError("`multiple` and `separator` need a single `column`; remove them, or the other columns")
+        return self
+
+    @property
+    def columns(self) -> list[ColumnRef]:
+        """The columns whose combinations are the values; usually a single one."""
+        return self.column if isinstance(self.column, list) else [self.column]
 
     @property
     def splitter(self) -> str | None:
@@ -228,9 +252,9 @@ AnyFeature = Annotated[Categorical | Numeric | Sequence | Statistic, Field(discr
 def list_read_columns(feature: AnyFeature) -> list[ColumnRef]:
     """Return the declared columns that a feature reads, from the row itself or from earlier events."""
     match feature:
-        case Categorical() | Numeric():
-            return [feature.column]
-        case Sequence():
+        case Categorical() | Sequence():
             return list(feature.columns)
+        case Numeric():
+            return [feature.column]
         case Statistic():
             return list(feature.by)

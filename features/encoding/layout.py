@@ -83,11 +83,7 @@ def fit_layout(
         ds=ds,
         domains=domains,
         embeddings=dict(sorted(sizes.items())),
-        categorical=[
-            IdField(name=f.name, column=f.column.flat, embedding=f.embedding or f.name)
-            for f in settings.select_features(Categorical)
-            if f.splitter is None
-        ],
+        categorical=[_make_value_field(f) for f in settings.select_features(Categorical) if f.splitter is None],
         buckets=bucket_fields,
         numeric=[
             NumericField(name=name, source=sources[name], mean=scales[name][0], std=scales[name][1])
@@ -160,13 +156,23 @@ def _keep_encodings(
     return scales, bounds
 
 
+def _make_value_field(feature: Categorical) -> IdField:
+    """Make the field of the values of a categorical feature."""
+    columns = [column.flat for column in feature.columns]
+    return IdField(
+        name=feature.name,
+        column=columns[0] if len(columns) == 1 else columns,
+        embedding=feature.embedding or feature.name,
+    )
+
+
 def _make_sequence_fields(settings: Settings) -> list[SequenceField]:
     """Make the fields of categorical features with several values, then those of sequences of events."""
     fields = [
         SequenceField(
             name=f.name,
             length=f.length,
-            sides=[IdField(name=f.name, column=f.column.flat, embedding=f.embedding or f.name)],
+            sides=[_make_value_field(f)],
             separator=f.splitter,
         )
         for f in settings.select_features(Categorical)

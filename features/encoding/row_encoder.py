@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from star_ctr.conf.contracts.encoded_row import GAP_TABLE, Layout
+from star_ctr.features.encoding.crosses import combine_values
 from star_ctr.features.encoding.id_encoder import Ints, encode_gaps, encode_ids, hash_ids
 from star_ctr.features.encoding.number_encoder import compute_numbers, encode_buckets, standardize
 from star_ctr.features.encoding.value_index import ValueIndex, index_values
@@ -42,12 +43,13 @@ class RowEncoder:
         n = rows.num_rows
         ints = np.zeros((n, self.layout.int_count), dtype=np.int32)
         for index, field in enumerate(self.layout.categorical):
-            ints[:, index] = self._encode_values(rows[field.column], field.embedding)
+            values = combine_values([rows[column] for column in field.columns])
+            ints[:, index] = self._encode_values(values, field.embedding)
         for index, bucket in enumerate(self.layout.buckets, start=len(self.layout.categorical)):
             ints[:, index] = encode_buckets(compute_numbers(rows, bucket.source), bucket.bounds)
         for sequence, offset in self.layout.iter_sequence_offsets():
             for side, start in sequence.iter_offsets(offset):
-                column = rows[side.column].combine_chunks()
+                column = combine_values([rows[name] for name in side.columns]).combine_chunks()
                 if sequence.separator is not None:
                     column = pc.split_pattern(column, sequence.separator)
                 lengths = self._fill(

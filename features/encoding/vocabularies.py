@@ -14,12 +14,13 @@ from star_ctr.conf.contracts.column_names import name_side_column
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN
 from star_ctr.conf.settings.features import Categorical, Sequence
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.encoding.crosses import combine_values
 
 VOCABULARY_SCHEMA = "embedding string, value string, rows long"
 """The schema of the counts of one partition."""
 
 
-def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str | None]]]:
+def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[list[str], str | None]]]:
     """List the columns whose values each embedding table contains.
 
     Args:
@@ -27,16 +28,16 @@ def list_embedding_columns(settings: Settings) -> dict[str, list[tuple[str, str 
 
     Returns:
         By embedding table, the columns of `features`, each with the separator of its list values; the separator is None
-        for a column that is not split.
+        for a column that is not split. Several columns in one entry are a cross: their combinations are the values.
     """
-    columns: dict[str, list[tuple[str, str | None]]] = {}
+    columns: dict[str, list[tuple[list[str], str | None]]] = {}
     for feature in settings.features:
         if isinstance(feature, Categorical):
-            entry = (feature.column.flat, feature.splitter)
+            entry = ([column.flat for column in feature.columns], feature.splitter)
             columns.setdefault(feature.embedding or feature.name, []).append(entry)
         elif isinstance(feature, Sequence):
             for column, embedding in feature.columns.items():
-                columns.setdefault(embedding, []).append((name_side_column(feature.name, column), None))
+                columns.setdefault(embedding, []).append(([name_side_column(feature.name, column)], None))
     return columns
 
 
@@ -63,14 +64,15 @@ def fit_vocabularies(settings: Settings, train: DataFrame, previous: DataFrame |
     """
     hashed = list_hashed_tables(settings)
     columns = {name: entries for name, entries in list_embedding_columns(settings).items() if name not in hashed}
-    needed = sorted({column for entries in columns.values() for column, _ in entries})
+    needed = sorted({column for entries in columns.values() for parts, _ in entries for column in parts})
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         totals: Counter[tuple[str, str]] = Counter()
         for batch in batches:
             for embedding, entries in columns.items():
-                for column, separator in entries:
-                    counts = pc.value_counts(explode_values(batch.column(column), separator))
+                for parts, separator in entries:
+                    combined = combine_values([batch.column(column) for column in parts])
+                    counts = pc.value_counts(explode_values(combined, separator))
                     values, numbers = counts.field("values").to_pylist(), counts.field("counts").to_pylist()
                     for value, number in zip(values, numbers, strict=True):
                         if value is not None:

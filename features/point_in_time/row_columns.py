@@ -52,9 +52,13 @@ def _get_splitter(column: ColumnRef, features: Iterable[AnyFeature]) -> str:
     for feature in features:
         splitter = feature.splitter if isinstance(feature, Categorical) else None
         if splitter is None:
-            raise DataError(
-                f"features.{feature.name}: `{column}` holds lists; make it a categorical feature with `multiple: true`"
+            is_cross = isinstance(feature, Categorical) and len(feature.columns) > 1
+            remedy = (
+                "choose a column of single values"
+                if is_cross
+                else "make it a categorical feature with `multiple: true`"
             )
+            raise DataError(f"features.{feature.name}: `{column}` holds lists; {remedy}")
         found[splitter] = feature.name
     if len(found) > 1:
         first, second = list(found.values())[:2]

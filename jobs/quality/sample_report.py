@@ -180,9 +180,8 @@ def _describe_lists(settings: Settings, name: str, sample: Sample) -> Iterator[s
             continue
         for read in list_read_columns(feature):
             if read.table == name and sample.types.get(read.column, "").startswith("array"):
-                remedy = (
-                    "set `multiple: true`" if isinstance(feature, Categorical) else "choose a column of single values"
-                )
+                can_split = isinstance(feature, Categorical) and len(feature.columns) == 1
+                remedy = "set `multiple: true`" if can_split else "choose a column of single values"
                 yield f"features.{feature.name}: `{read.column}` holds lists; {remedy}"
 
 

@@ -282,3 +282,20 @@ def test_a_hashed_embedding_is_used() -> None:
     load("kuairand", [f"model.embeddings={{{name}: {{encode: hash, rows: 9}}}}"])
     message = problem(f"model.embeddings={{{name}s: {{encode: hash, rows: 9}}}}")
     assert f"model.embeddings.{name}s: no categorical feature or sequence uses this embedding; did you mean" in message
+
+
+def test_a_cross_has_two_columns_of_single_values() -> None:
+    assert load("kuairand", ["features.hour.column=[items.tag, domain]"]).features
+    assert "features.hour.column: this list needs at least 2 item(s)" in problem("features.hour.column=[item_id]")
+    assert "`column` lists a column twice" in problem("features.hour.column=[item_id, item_id]")
+    several = problem("features.hour.column=[items.tag, domain]", "features.hour.separator=x")
+    assert "`multiple` and `separator` need a single `column`" in several
+    assert "is declared an outcome" in problem("features.hour.column=[item_id, impressions.is_like]")
+    message = problem("features.hour.column=[item_id, itms.tag]")
+    assert len(message.splitlines()) == 1
+    assert "features.hour.column.1: `itms.tag` is not a column" in message
+
+
+def test_a_number_is_not_categorical() -> None:
+    message = problem("features.hour.column=[impressions.duration_ms, domain]")
+    assert "features.hour: `impressions.duration_ms` is a number, because features." in message

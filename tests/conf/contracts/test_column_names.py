@@ -91,7 +91,7 @@ def test_similar_names_are_accepted(tmp_path: Path) -> None:
         categorical("domain", "domain"),
         categorical("again", "domain"),
         NUMERIC | {"name": "price_log", "log": True, "encode": ["standard", "bucket"]},
-        categorical("type", "items.price"),
+        categorical("type", "items.type"),
     ]
     assert lines_of(tmp_path, adding(*features, **dict.fromkeys(odd, SHOWN))) == []
 

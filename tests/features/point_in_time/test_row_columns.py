@@ -19,6 +19,10 @@ from tests.jobs.messy_logs import settings
     ("more", "problem"),
     [
         ({}, r"features.tag: `impressions.tags` holds lists; make it a categorical feature with `multiple: true`"),
+        (
+            {"column": ["impressions.tags", "domain"]},
+            r"features.tag: `impressions.tags` holds lists; choose a column of",
+        ),
         ({"separator": "|"}, r"features.tag: `impressions.tags` holds lists, and features.tags splits them at another"),
         ({"multiple": True}, None),
     ],
