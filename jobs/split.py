@@ -10,6 +10,7 @@ Delta commit. The metadata of the commit contains the layout and the version of 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Collection, Iterable, Iterator
 
@@ -21,24 +22,25 @@ from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
 from star_ctr.conf.contracts.compatibility import check_fitted
 from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.contracts.domains import OTHER_NAME, domain_sort_key
-from star_ctr.conf.contracts.encoded_row import DAY, TEST, TRAIN, Layout
+from star_ctr.conf.contracts.encoded_row import DAY, FIRST_KNOWN, TEST, TRAIN, Layout
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.layout import fit_layout
-from star_ctr.features.encoding.vocabularies import fit_vocabularies
+from star_ctr.features.encoding.vocabularies import count_expired, fit_vocabularies
 from star_ctr.jobs.history.labels import add_labels
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.session import run_submitted_step
-from star_ctr.jobs.io.split_commits import DAYS, LINEAGE
-from star_ctr.jobs.io.split_inputs import find_inputs
+from star_ctr.jobs.io.split_commits import DAYS, EXPIRED, LINEAGE
+from star_ctr.jobs.io.split_inputs import EarlierSplit, find_inputs
 from star_ctr.jobs.io.split_ledger import RowCount, check_training_rows, count_rows, is_left_out, write_split_ledger
 from star_ctr.jobs.io.training_days import PART as ENCODED
 from star_ctr.jobs.io.training_days import plan_training_days
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
 
+_logger = logging.getLogger(__name__)
 ENCODED_SCHEMA = (
     "impression_id string, user_id string, day string, label float, label_final boolean, domain_id int, "
     "ints binary, floats binary, part string, domain string, domain_number int"
@@ -88,27 +90,24 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     )
     write_split_ledger(settings, store, tables.split, ds, counts, domains)
     check_training_rows(store, ds, counts)
-    vocabularies = fit_vocabularies(settings, train, before and before.vocabularies).withColumn("ds", F.lit(ds))
+    vocabularies = fit_vocabularies(settings, train, ds, before and before.vocabularies).withColumn("ds", F.lit(ds))
     version = store.replace(
         tables.vocabularies,
         vocabularies.coalesce(1).sortWithinPartitions("embedding", "id"),
         f"ds = {quote_spark_literal(ds)}",
     )
-    sizes = {
-        r.embedding: r["count"]
-        for r in store.read(tables.vocabularies, version)
-        .where(F.col("ds") == ds)
-        .groupBy("embedding")
-        .count()
-        .collect()
-    }
+    written = store.read(tables.vocabularies, version).where(F.col("ds") == ds)
+    highest = written.groupBy("embedding").agg(F.max("id").alias("id")).collect()
+    sizes = {r.embedding: r.id + 1 - FIRST_KNOWN for r in highest}
     layout = fit_layout(settings, train, domains, sizes, ds, inputs.get_kept_layout())
     if start:
         check_fitted(start.run_id, start.layout, layout)
     known = F.col("domain").isin(domains)
     selected = rows if settings.domains.unknown == "bucket" else rows.where(known)
     selected = selected.withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME))
+    expired = _count_expired(settings, before, written)
     metadata = {"ds": ds, **fingerprint, "vocabularies": version, "layout": layout.model_dump(mode="json")}
+    metadata |= {EXPIRED: expired} if expired else {}
     where = f"(ds = {quote_spark_literal(ds)} AND part IN ('{TRAIN}', '{TEST}'))"
     plan = None
     if settings.split.vocabulary == "grown" and test_day:
@@ -135,6 +134,17 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
     is_known = {c.domain: settings.domains.unknown == "bucket" or c.domain in domains for c in counts}
     kept = [c for c in counts if is_known[c.domain] and not c.is_left_out]
     return {name: sum(c.rows for c in kept if c.part == name) for name in ("train", "test")}
+
+
+def _count_expired(settings: Settings, before: EarlierSplit | None, written: DataFrame) -> dict[str, int]:
+    """Return the number of values that expired in a night by embedding table, and log them."""
+    expires = any(table.expire_days is not None for table in settings.model.embeddings.values())
+    if before is None or not expires:
+        return {}
+    expired = count_expired(settings, before.vocabularies, written)
+    for name, number in expired.items():
+        _logger.info("vocabulary %s: %d values have expired (model.embeddings.%s.expire_days)", name, number, name)
+    return expired
 
 
 def _list_domains(seen: set[str], before: Layout | None) -> list[str]:

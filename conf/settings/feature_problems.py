@@ -68,11 +68,24 @@ def find_embedding_problems(settings: Settings) -> list[str]:
             used.add(feature.embedding or feature.name)
         elif isinstance(feature, Sequence):
             used |= set(feature.columns.values())
-    return [
+    problems = [
         f"model.embeddings.{name}: no categorical feature or sequence uses this embedding{suggest_nearest(name, used)}"
         for name, table in settings.model.embeddings.items()
-        if table.encode == "hash" and name not in used
+        if (table.encode == "hash" or table.expire_days is not None) and name not in used
     ]
+    for name, table in settings.model.embeddings.items():
+        where = f"model.embeddings.{name}.expire_days"
+        if table.expire_days is not None and settings.split.vocabulary != "grown":
+            problems.append(
+                f"{where}: vocabularies that are fitted on each night contain no older values; set split.vocabulary to "
+                "grown, or remove this key"
+            )
+        elif table.expire_days is not None and table.expire_days < settings.window.days:
+            problems.append(
+                f"{where}: {table.expire_days} is less than window.days ({settings.window.days}), so values of "
+                f"training rows would be dropped; set it to at least {settings.window.days}"
+            )
+    return problems
 
 
 def _find_role_problems(settings: Settings) -> list[str]:

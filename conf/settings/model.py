@@ -34,12 +34,23 @@ class EmbeddingSettings(SettingsModel):
         None, ge=1, le=1_000_000_000, description="number of embeddings with `encode: hash`, which requires it"
     )
 
+    expire_days: int | None = Field(
+        None,
+        ge=1,
+        le=3650,
+        description="number of days before the night in which a value must occur in training rows to keep its "
+        "embedding; the rows of dropped values are reset and used for new values; needs `split.vocabulary: grown`; "
+        "default: values are never dropped",
+    )
+
     @model_validator(mode="after")
     def _check_encoding(self) -> EmbeddingSettings:
         if self.encode == "hash" and self.rows is None:
             raise ValueError("`encode: hash` needs `rows`, the number of embeddings; set it")
         if self.encode == "hash" and self.min_count > 1:
             raise ValueError("`min_count` has no effect with `encode: hash`; remove it")
+        if self.encode == "hash" and self.expire_days is not None:
+            raise ValueError("`expire_days` has no effect with `encode: hash`; remove it")
         if self.encode == "vocabulary" and self.rows is not None:
             raise ValueError("`rows` needs `encode: hash`; set it, or remove `rows`")
         return self

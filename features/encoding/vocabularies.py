@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,12 +11,14 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.column_names import name_side_column
+from star_ctr.conf.contracts.dates import list_days_before
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN
 from star_ctr.conf.settings.features import Categorical, Sequence
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.crosses import combine_values
 
-VOCABULARY_SCHEMA = "embedding string, value string, rows long"
+_UP_TO_ROW = (Window.unboundedPreceding, Window.currentRow)
+VOCABULARY_SCHEMA = "embedding string, value string, rows long, last_seen string"
 """The schema of the counts of one partition."""
 
 
@@ -47,28 +49,79 @@ def list_hashed_tables(settings: Settings) -> dict[str, int]:
     return {name: rows[name] for name in list_embedding_columns(settings) if name in rows}
 
 
-def fit_vocabularies(settings: Settings, train: DataFrame, previous: DataFrame | None = None) -> DataFrame:
+def fit_vocabularies(settings: Settings, train: DataFrame, ds: str, previous: DataFrame | None = None) -> DataFrame:
     """Fit the vocabulary of each embedding table that has one.
 
     Ids start at `FIRST_KNOWN`, with the most frequent value first; equally frequent values are sorted. Values with
-    fewer than `min_count` occurrences are excluded, and are encoded as unknown. Values of the previous vocabularies
-    keep their ids, even if they do not occur in the training rows; new values follow after them.
+    fewer than `min_count` occurrences are excluded, and are encoded as unknown.
+
+    Values of the previous vocabularies keep their ids, even if they do not occur in the training rows. With
+    `expire_days`, a value is dropped if it was last seen more than that many days before the night. New values get the
+    free ids in ascending order, then those after the highest one. A free id is in no encoded row that the night or a
+    later one reads: all values of such a row were seen on its day or later, and `expire_days` is at least the number of
+    days of the training window.
 
     Args:
         settings: The settings of the data set.
-        train: The rows of `features` on the training days.
+        train: The rows of `features` on the training days, with `ds`.
+        ds: The night.
         previous: The vocabularies to extend, with the columns of the result; None to fit new ones.
 
     Returns:
-        One row per known value: `embedding`, `value`, `id` and `rows` (its number of occurrences in `train`).
+        One row per known value: `embedding`, `value`, `id`, `rows` (its number of occurrences in `train`) and
+        `last_seen` (the last day on which it occurred in the training rows of this night or of one that it extends).
     """
+    columns = _list_vocabulary_columns(settings)
+    total = _count_values(train, columns)
+    least, cutoff = F.lit(1), F.lit(None).cast("string")
+    for name, embedding in settings.model.embeddings.items():
+        least = F.when(F.col("embedding") == name, F.lit(embedding.min_count)).otherwise(least)
+        if embedding.expire_days is not None:
+            first = list_days_before(ds, embedding.expire_days)[0]
+            cutoff = F.when(F.col("embedding") == name, F.lit(first)).otherwise(cutoff)
+    if previous is None:
+        total = total.withColumn("known", F.lit(None).cast("int"))
+    else:
+        known = previous.where(F.col("embedding").isin(list(columns))).select(
+            "embedding", "value", F.col("id").alias("known"), F.col("last_seen").alias("seen_before")
+        )
+        total = total.join(known, ["embedding", "value"], "full").fillna(0, ["rows"])
+        total = total.withColumn("last_seen", F.greatest("last_seen", "seen_before"))
+    is_kept = F.col("known").isNotNull() & (cutoff.isNull() | (F.col("last_seen") >= cutoff))
+    is_new = F.col("known").isNull() & (F.col("rows") >= least)
+    return _assign_ids(total.where(is_kept | is_new)).select("embedding", "value", "id", "rows", "last_seen")
+
+
+def count_expired(settings: Settings, previous: DataFrame, vocabularies: DataFrame) -> dict[str, int]:
+    """Count the values that vocabularies no longer contain.
+
+    Args:
+        settings: The settings of the data set.
+        previous: The vocabularies that were extended.
+        vocabularies: The result of `fit_vocabularies`.
+
+    Returns:
+        The number of values by embedding table; only tables that have lost values.
+    """
+    tables = list(_list_vocabulary_columns(settings))
+    lost = previous.where(F.col("embedding").isin(tables)).join(vocabularies, ["embedding", "value"], "left_anti")
+    return {row.embedding: row["count"] for row in lost.groupBy("embedding").count().orderBy("embedding").collect()}
+
+
+def _list_vocabulary_columns(settings: Settings) -> dict[str, list[tuple[list[str], str | None]]]:
+    """Return the entries of `list_embedding_columns` whose tables have a vocabulary."""
     hashed = list_hashed_tables(settings)
-    columns = {name: entries for name, entries in list_embedding_columns(settings).items() if name not in hashed}
-    needed = sorted({column for entries in columns.values() for parts, _ in entries for column in parts})
+    return {name: entries for name, entries in list_embedding_columns(settings).items() if name not in hashed}
+
+
+def _count_values(train: DataFrame, columns: Mapping[str, list[tuple[list[str], str | None]]]) -> DataFrame:
+    """Return the number of occurrences of each value, and the last day on which it occurs."""
+    needed = sorted({column for entries in columns.values() for parts, _ in entries for column in parts} - {"ds"})
 
     def count(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         totals: Counter[tuple[str, str]] = Counter()
-        for batch in batches:
+        last: dict[tuple[str, str], str] = {}
+        for day, batch in _split_by_day(batches):
             for embedding, entries in columns.items():
                 for parts, separator in entries:
                     combined = combine_values([batch.column(column) for column in parts])
@@ -77,30 +130,44 @@ def fit_vocabularies(settings: Settings, train: DataFrame, previous: DataFrame |
                     for value, number in zip(values, numbers, strict=True):
                         if value is not None:
                             totals[embedding, value] += number
+                            last[embedding, value] = max(day, last.get((embedding, value), day))
         if totals:
             names, values = zip(*totals, strict=True)
             yield pa.RecordBatch.from_arrays(
-                [pa.array(names), pa.array(values), pa.array(list(totals.values()))],
-                names=["embedding", "value", "rows"],
+                [
+                    pa.array(names),
+                    pa.array(values),
+                    pa.array(list(totals.values())),
+                    pa.array([last[k] for k in totals]),
+                ],
+                names=["embedding", "value", "rows", "last_seen"],
             )
 
-    partial = train.select(*needed).mapInArrow(count, VOCABULARY_SCHEMA)
-    total = partial.groupBy("embedding", "value").agg(F.sum("rows").alias("rows"))
-    least = F.lit(1)
-    for name, embedding in settings.model.embeddings.items():
-        least = F.when(F.col("embedding") == name, F.lit(embedding.min_count)).otherwise(least)
-    if previous is None:
-        total = total.withColumn("known", F.lit(None).cast("int"))
-    else:
-        known = previous.where(F.col("embedding").isin(list(columns))).select(
-            "embedding", "value", F.col("id").alias("known")
-        )
-        total = total.join(known, ["embedding", "value"], "full").fillna(0, ["rows"])
-    # Known ids have no gaps, so numbering the known values first, in the order of their ids, gives the same ids.
+    partial = train.select("ds", *needed).mapInArrow(count, VOCABULARY_SCHEMA)
+    totals = (F.sum("rows").alias("rows"), F.max("last_seen").alias("last_seen"))
+    return partial.groupBy("embedding", "value").agg(*totals)
+
+
+def _split_by_day(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield the rows of each batch by day."""
+    for batch in batches:
+        days = pc.unique(batch.column("ds")).to_pylist()
+        for day in days:
+            yield day, batch if len(days) == 1 else batch.filter(pc.equal(batch.column("ds"), day))
+
+
+def _assign_ids(values: DataFrame) -> DataFrame:
+    """Add `id`: that of `known`, or the next free one, in the order of `rows` and `value`."""
+    # The n-th free id is FIRST_KNOWN + n - 1 plus the number of kept ids below it, which are the kept ids with fewer
+    # than n free ids below them. So a running count suffices, and no join.
     order = Window.partitionBy("embedding").orderBy(F.col("known").asc_nulls_last(), F.col("rows").desc(), "value")
-    return total.where(F.col("known").isNotNull() | (F.col("rows") >= least)).select(
-        "embedding", "value", (F.row_number().over(order) + FIRST_KNOWN - 1).cast("int").alias("id"), "rows"
-    )
+    is_new = F.col("known").isNull()
+    # For a kept id, the number of free ids below it; for a new value, its number n among the new ones.
+    free = F.when(is_new, F.row_number().over(order) - F.count("known").over(order.rowsBetween(*_UP_TO_ROW)))
+    free = free.otherwise(F.col("known") - FIRST_KNOWN + 1 - F.row_number().over(order))
+    by_free = Window.partitionBy("embedding").orderBy("_free", ~is_new).rowsBetween(*_UP_TO_ROW)
+    new_id = F.col("_free") + FIRST_KNOWN - 1 + F.count("known").over(by_free)
+    return values.withColumn("_free", free).withColumn("id", F.coalesce("known", new_id).cast("int"))
 
 
 def explode_values(column: pa.Array, separator: str | None) -> pa.Array:

@@ -1,4 +1,8 @@
-"""Mapping of embedding rows between two runs: a row belongs to a value, whose id may differ between the runs."""
+"""Mapping of embedding rows between two runs: a row belongs to a value, whose id may differ between the runs.
+
+An id of an expired value may belong to another value in a later run. Its row is not mapped, so it starts from its
+initial value, and so do its optimizer state and its EMA.
+"""
 
 from __future__ import annotations
 
@@ -62,12 +66,15 @@ def map_rows(
                 f"{width} in that run and {tables.widths[name]} in this run; change `model.dim` or "
                 f"`model.embeddings.{name}.dim` back"
             )
-        ids = _map_ids(size, earlier.vocabularies.get(name), vocabularies.get(name), tables.sizes[name])
+        before, now = earlier.vocabularies.get(name), vocabularies.get(name)
+        ids = _map_ids(size, before, now, tables.sizes[name])
         earlier_ids = np.flatnonzero(ids >= UNKNOWN)
         moved[width][earlier_ids + offset[name]] = torch.from_numpy(ids[earlier_ids] + tables.offset[name])
         kept = int((ids >= FIRST_KNOWN).sum())
-        counts[name] = {"kept": kept, "new": tables.sizes[name] - FIRST_KNOWN - kept}
-        counts[name]["left_out"] = size - FIRST_KNOWN - kept
+        # Ids of a vocabulary may have gaps, so the size of a table is not the number of its values.
+        values_before = len(before.ids) if before else size - FIRST_KNOWN
+        values_now = len(now.ids) if now else tables.sizes[name] - FIRST_KNOWN
+        counts[name] = {"kept": kept, "new": values_now - kept, "left_out": values_before - kept}
     return moved, counts
 
 

@@ -299,3 +299,12 @@ def test_a_cross_has_two_columns_of_single_values() -> None:
 def test_a_number_is_not_categorical() -> None:
     message = problem("features.hour.column=[impressions.duration_ms, domain]")
     assert "features.hour: `impressions.duration_ms` is a number, because features." in message
+
+
+def test_values_expire_only_if_no_training_row_can_have_them() -> None:
+    load("kuairand", ["model.embeddings={tag: {expire_days: 30}}", "split.vocabulary=grown", "window.days=30"])
+    assert "set split.vocabulary to grown" in problem("model.embeddings={tag: {expire_days: 30}}")
+    message = problem("model.embeddings={tag: {expire_days: 3}}", "split.vocabulary=grown", "window.days=4")
+    assert "model.embeddings.tag.expire_days: 3 is less than window.days (4)" in message
+    hashed = "model.embeddings={tag: {encode: hash, rows: 9, expire_days: 30}}"
+    assert "`expire_days` has no effect with `encode: hash`" in problem(hashed, "split.vocabulary=grown")
