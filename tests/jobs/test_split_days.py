@@ -16,6 +16,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest, split
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.jobs.io.split_rows import read_test_rows, read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.train import make_job
@@ -181,3 +182,34 @@ def test_open_labels_and_a_fitted_vocabulary(logs: RandomLogs, tmp_path: Path, s
     before = {day: list_day_files(conf, day) for day in DAYS[2:5]}
     split.run(conf, spark, DAYS[5])
     assert {day: list_day_files(conf, day) for day in DAYS[2:5]} == before
+
+
+@pytest.mark.slow
+def test_ids_of_expired_values_are_used_again_without_changing_encoded_days(
+    logs: RandomLogs, tmp_path: Path, spark: SparkSession
+) -> None:
+    conf = logs.configure(
+        tmp_path / "w",
+        split={"vocabulary": "grown", "rows_per_file": 20},
+        window={"days": 2},
+        model={"layers": [4], "dim": 2, "embeddings": {"sku": {"expire_days": 2}}},
+    )
+    store = WarehouseTables(conf, spark)
+    owners: dict[int, set[str]] = {}
+    sizes = []
+    for ds in DAYS[2:]:
+        run_night(conf, spark, ds)
+        window = list_days(DAYS[DAYS.index(ds) - 2], DAYS[DAYS.index(ds) - 1])
+        rows = read_train(conf, spark, ds)
+        shown = read(conf, "features").query("ds in @window").sort_values(["ds", "impression_id"])
+        assert decode_skus(conf, spark, ds, rows) == list(shown["item_id"])
+        known = store.read("vocabularies").where(f"ds = '{ds}' AND embedding = 'sku'").toPandas()
+        assert known["last_seen"].min() >= window[0]
+        for value, i in zip(known["value"], known["id"], strict=True):
+            owners.setdefault(i, set()).add(value)
+        sizes.append(make_job(conf, store, ds).layout.embeddings["sku"])
+        assert sizes[-1] == known["id"].max() + 1
+    assert max(map(len, owners.values())) > 1, "no id was used again"
+    _, metadata = read_split_commit(store.warehouse.table("split"), DAYS[-1])
+    assert metadata["expired"]["sku"] >= 1
+    assert sizes[-1] < FIRST_KNOWN + len(set().union(*owners.values()))
