@@ -34,8 +34,8 @@ def make_days(seed: int = 0) -> dict[str, list[tuple[str, str]]]:
     rows = {}
     for k, day in enumerate(DAYS):
         items = [f"i{2 * k + int(x)}" for x in rng.integers(0, 12, 25)]
-        items += ["rare"] * (k % 9 == 0)
-        users = [f"u{k}_{int(x)}" for x in rng.integers(0, 2, 25)] + ["u0_0"] * (k % 9 == 0)
+        items += ["rare", "rare"] * (k % 9 == 0)
+        users = [f"u{k}_{int(x)}" for x in rng.integers(0, 2, 25)] + ["u0_0", "u0_0"] * (k % 9 == 0)
         rows[day] = list(zip(users, items, strict=True))
     return rows
 
