@@ -10,7 +10,8 @@ journal holds a hash of each of them for every step that has run (the input fing
 
 The data that a step reads is not hashed again. Its hash is the input fingerprint of the step that wrote it, because
 equal inputs give equal results. `ingest` is the exception: log files may change although the rows of a day do not. For
-the tables that ingest writes, the fingerprint of `features` contains a hash of the rows of each day.
+the tables that ingest writes, the fingerprint of `features` contains a hash of the rows of each day. A log without days
+is read by the nights that find new rows in it, so its files do not make a night stale that has ingested it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import cache, cached_property
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_days_before, list_window_days
+from star_ctr.conf.contracts.dates import UNDATED, list_days_before, list_window_days
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.pipeline import STEPS
 from star_ctr.conf.contracts.run_id import (
@@ -33,12 +34,10 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import ACCEPTED, PREVIOUS
 from star_ctr.jobs.io import log_files
+from star_ctr.jobs.io.ingest_plan import has_log_days
 from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
-
-UNDATED = (NO_DAY, BEFORE_FIRST_DAY)
-"""Values of `ds` in ingested tables that are not days."""
 
 
 class State(StrEnum):
@@ -182,7 +181,10 @@ class Staleness:
         if step == "ingest":
             days = list_window_days(self.settings, ds)
             for name, files in self._log_files.items():
-                duplicate_days = getattr(self.settings.logs.get_declared()[name], "duplicate_days", 0)
+                log = self.settings.logs.get_declared()[name]
+                if not has_log_days(log):
+                    continue  # a later night reads the new rows, and they do not belong to this one
+                duplicate_days = getattr(log, "duplicate_days", 0)
                 reaches_back = name in log_files.UNWINDOWED_LOGS
                 first = None if reaches_back else [*list_days_before(days[0], duplicate_days), days[0]][0]
                 hashes[f"logs.{name}"] = log_files.hash_files(files, first, ds)

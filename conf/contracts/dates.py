@@ -11,6 +11,10 @@ NO_DAY = "all"
 """`ds` of attributes that apply to every day."""
 BEFORE_FIRST_DAY = "before"
 """`ds` of behaviours without a time, which happened before the first day of the logs."""
+UNKNOWN_DAY = "unknown"
+"""`ds` of rows whose day cannot be determined."""
+UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
+"""Values of `ds` that are not a day."""
 
 
 def check_day(ds: str) -> str:

@@ -24,6 +24,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from star_ctr.conf.contracts.dates import UNKNOWN_DAY
 from star_ctr.conf.contracts.domains import OTHER_NAME, RESERVED_NAMES
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelColumn
@@ -32,6 +33,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.column_conversion import add_numbers, add_texts, get_declared_type, split_columns_by_use
 from star_ctr.features.cleaning.duplicates import DUPLICATE, HASH, list_key_columns, mark_duplicates
+from star_ctr.features.cleaning.first_seen import KNOWN
 from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
     EXCLUDED,
@@ -52,8 +54,6 @@ from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
 from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
 from star_ctr.features.cleaning.times import check_time, parse_day_column, parse_time
 
-UNKNOWN_DAY = "unknown"
-"""The value of `ds` for rows whose day cannot be determined."""
 UNKNOWN_DOMAIN = "domain: unknown domain"
 """Start of the reason of a row whose domain is not known."""
 UNREADABLE = "unreadable row"
@@ -61,7 +61,7 @@ UNREADABLE = "unreadable row"
 CUT = f"{UNREADABLE}: unmatched quote, for example in a value with a line break"
 LEFT_OUT_BY_WHERE = "left out by `where`"
 """The reason of a row that the condition `where` of its log leaves out."""
-NOT_QUARANTINED = (DUPLICATE, LEFT_OUT_BY_WHERE)
+NOT_QUARANTINED = (DUPLICATE, LEFT_OUT_BY_WHERE, KNOWN)
 """The reasons of rows that are counted in the ledger, but not kept in the quarantine."""
 UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
 """Part of the reason of a row with an undeclared label value."""

@@ -8,7 +8,7 @@ from typing import Literal
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import NO_DAY
+from star_ctr.features.cleaning.first_seen import order_days
 from star_ctr.features.cleaning.log_columns import get_column
 
 
@@ -23,12 +23,11 @@ def join_attributes(
     """Add columns of `attributes` to `rows`.
 
     A row gets the newest snapshot of its own day or an earlier day (`same_day`), or of an earlier day only
-    (`day_before`). It never gets a snapshot of a later day.
+    (`day_before`). It never gets a snapshot of a later day. A snapshot without a day is older than all others.
 
     Args:
         rows: Rows with `key` and `ds`.
-        attributes: Snapshots with `key` and `ds`, the day of the snapshot. The day `all` marks a table without days:
-            its snapshots apply to every row.
+        attributes: Snapshots with `key` and `ds`, the day of the snapshot; `all` for a snapshot without a day.
         key: The column of `rows` that holds the key.
         prefix: The name of the attribute table, used in the name of the match column.
         columns: The columns to add: name in the result -> name in `attributes`.
@@ -37,18 +36,19 @@ def join_attributes(
     Returns:
         `rows` with the added columns, null if no snapshot matches, and the boolean column `name_match_column(prefix)`.
     """
-    next_day = F.lead("ds").over(Window.partitionBy("key").orderBy("ds"))
+    day = order_days(F.col("ds"))
+    next_day = F.lead(day).over(Window.partitionBy("key").orderBy(day))
     snapshots = attributes.select(
         F.col("key").alias("_star_ctr_key"),
-        F.col("ds").alias("_star_ctr_from"),
+        day.alias("_star_ctr_from"),
         F.lit(True).alias("_star_ctr_known"),
         *(get_column(source).alias(target) for target, source in columns.items()),
-        F.when(F.col("ds") != NO_DAY, next_day).alias("_star_ctr_to"),
+        next_day.alias("_star_ctr_to"),
     )
     start, end = F.col("_star_ctr_from"), F.col("_star_ctr_to")
-    has_begun = start <= F.col("ds") if as_of == "same_day" else start < F.col("ds")
+    has_begun = (start == "") | (start <= F.col("ds") if as_of == "same_day" else start < F.col("ds"))
     is_newest = F.col("ds") < end if as_of == "same_day" else F.col("ds") <= end
-    is_visible = (start == NO_DAY) | (has_begun & (end.isNull() | is_newest))
+    is_visible = has_begun & (end.isNull() | is_newest)
     joined = rows.join(snapshots, (F.col(key) == F.col("_star_ctr_key")) & is_visible, "left")
     has_match = F.coalesce("_star_ctr_known", F.lit(False)).alias(name_match_column(prefix))
     return joined.select(*(get_column(c) for c in rows.columns), *(get_column(c) for c in columns), has_match)

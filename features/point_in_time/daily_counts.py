@@ -100,8 +100,13 @@ def list_sums(statistic: Statistic) -> dict[str, Sum]:
 
 
 def compute_known_day(zone: str) -> Column:
-    """Return the day on which an event became known, as days since 1970, from its time `t`."""
-    return F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), zone)))
+    """Return the day on which an event became known, as days since 1970, from its time `t`.
+
+    An event without a time became known on its log day, or before all days if it has none.
+    """
+    day = F.unix_date(F.to_date(F.from_utc_timestamp(F.timestamp_micros("t"), zone)))
+    log_day = F.when(F.col("t") == UNTIMED, F.unix_date(F.col(LOG_DAY).try_cast("date")))
+    return F.coalesce(log_day, day)
 
 
 def compute_cut_day(zone: str) -> Column:

@@ -25,6 +25,7 @@ from star_ctr.conf.settings.features import (
 )
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.first_seen import order_days
 from star_ctr.features.cleaning.raw_rows import union_frames
 from star_ctr.features.point_in_time.known_times import compute_known_time, find_start
 
@@ -131,8 +132,9 @@ def build_events(
             day = F.col(LOG_DAY) if LOG_DAY in behaviours.columns else ds
             needed = {"user_id", "item_id", "behaviour", "ts", "order", "ds", LOG_DAY}
             behaviours = behaviours.select(*(c for c in behaviours.columns if c in columns | needed))
-            behaviours = _add_other_behaviours(behaviours, sorted({k.also for k in behaviour_kinds.values() if k.also}))
-            weights = {name: _weigh_behaviour(kind) for name, kind in behaviour_kinds.items()}
+            others = sorted({k.also for k in behaviour_kinds.values() if k.also})
+            behaviours = _add_other_behaviours(behaviours, others, order_days(day))
+            weights = {name: _weigh_behaviour(kind, order_days(day)) for name, kind in behaviour_kinds.items()}
             known = compute_known_time(settings.zone, time, day)
             timed = F.when(time.isNotNull(), known).otherwise(F.lit(UNTIMED))
             dated = add_time_columns(settings, behaviours)
@@ -155,22 +157,24 @@ def _weigh_outcome(outcome: Column) -> Column:
 _OTHERS = "_other_behaviours"
 
 
-def _add_other_behaviours(behaviours: DataFrame, names: list[str]) -> DataFrame:
-    """Add a column with the set of those behaviours in `names` that exist for the same user and item (null: none)."""
+def _add_other_behaviours(behaviours: DataFrame, names: list[str], day: Column) -> DataFrame:
+    """Add a list of those behaviours in `names` that were known for the same user and item on the day of a row."""
     if not names:
         return behaviours
     pair = ["user_id", "item_id"]
-    others = behaviours.where(F.col("behaviour").isin(names)).groupBy(*pair)
-    return behaviours.join(others.agg(F.collect_set("behaviour").alias(_OTHERS)), pair, "left")
+    others = behaviours.where(F.col("behaviour").isin(names)).groupBy(*pair, "behaviour").agg(F.min(day).alias("day"))
+    others = others.groupBy(*pair).agg(F.map_from_entries(F.collect_list(F.struct("behaviour", "day"))).alias(_OTHERS))
+    known = F.map_keys(F.map_filter(_OTHERS, lambda _, first: first <= day))
+    return behaviours.join(others, pair, "left").withColumn(_OTHERS, known)
 
 
-def _weigh_behaviour(kind: History) -> Column:
-    """Return the weight of a behaviour for a kind, in millionths."""
+def _weigh_behaviour(kind: History, day: Column) -> Column:
+    """Return the weight of a behaviour for a kind, in millionths, from the behaviours known on its day."""
     value = F.lit(1.0)
     if kind.also:
         value = F.coalesce(F.array_contains(_OTHERS, kind.also), F.lit(False)).cast("double")
     if kind.less:
-        value = value - F.avg(value).over(Window.partitionBy(kind.less, "behaviour"))
+        value = value - F.avg(value).over(Window.partitionBy(kind.less, "behaviour").orderBy(day))
     is_kind = F.col("behaviour") == F.lit(kind.behaviours)
     return F.when(is_kind, F.round(value * SCALE)).otherwise(F.lit(0))
 

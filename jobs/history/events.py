@@ -13,7 +13,7 @@ from star_ctr.conf.settings.features import Sequence
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attribution import label_matched
-from star_ctr.features.point_in_time.events import EVENT_COLUMNS, LOG_DAY, build_events, name_weight_column
+from star_ctr.features.point_in_time.events import EVENT_COLUMNS, LOG_DAY, UNTIMED, build_events, name_weight_column
 from star_ctr.features.point_in_time.known_times import find_start
 from star_ctr.jobs.history.inputs import (
     add_columns,
@@ -57,14 +57,23 @@ def read_events(
         clicked = add_columns(settings, store, labeled.where(F.col("clicked_at").isNotNull()), features)
     shown = add_columns(settings, store, impressions, features)
     _reject_lists(settings, shown)
-    behaviours = read_behaviours(settings, store, is_wanted) if settings.logs.behaviours else None
+    behaviours, needs_all = None, False
+    if settings.logs.behaviours:
+        # The weights of behaviours without times may depend on all that were known on their day.
+        has_also = any(kind.also for kind in settings.history.values())
+        needs_all = has_also and not set(dated).isdisjoint(store.list_days("behaviours"))
+        is_known = (F.col("ds") == BEFORE_FIRST_DAY) | (F.col("ds") <= dated[-1]) if needs_all else F.lit(False)
+        behaviours = read_behaviours(settings, store, is_wanted | is_known)
     events = build_events(settings, shown, clicked, behaviours)
     events = events.select(
         *sorted({*(c.flat for c in collect_read_columns(features)), "user_id"}),
         *EVENT_COLUMNS,
         *(name_weight_column(kind) for kind in settings.history),
     )
-    return events if with_earlier else events.where(F.col(LOG_DAY).isin(list(days)))
+    is_of_days = F.col(LOG_DAY).isin(list(days))
+    if not with_earlier:
+        return events.where(is_of_days)
+    return events.where(is_of_days | (F.col("t") != UNTIMED)) if needs_all else events
 
 
 def _select_days(settings: Settings, days: Collection[str], with_earlier: bool) -> Column:

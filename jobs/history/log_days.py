@@ -43,12 +43,17 @@ class LogDays:
         attributes = [name for name in ATTRIBUTE_KEYS if any(c.table == name for c in read)]
         basis = [hash_history_settings(self.settings), _hash_code()]
         days, until = {}, {name: _Prefixes(rows) for name, rows in found.items()}
+        behaviours = self.settings.logs.behaviours
+        is_untimed = behaviours is not None and behaviours.order is not None
         has_clicks = isinstance(self.settings.label, LabelFromClicks)
         for day in sorted({*found["impressions"], *found["clicks"], *found["behaviours"]} - {NO_DAY}):
             parts = [*basis, *(found[name].get(day) for name in ("impressions", "clicks", "behaviours"))]
             # Attributes are those of the newest snapshot up to the day.
             join_day = find_undated_join_day(self.settings, self.store) if day == BEFORE_FIRST_DAY else day
             parts += (until[name].hash_until(join_day) for name in attributes)
+            if is_untimed and day in found["behaviours"] and day != BEFORE_FIRST_DAY:
+                # Their weights may depend on behaviours that earlier nights have seen.
+                parts += (found["behaviours"].get(BEFORE_FIRST_DAY), until["behaviours"].hash_until(day))
             if has_clicks and day != BEFORE_FIRST_DAY:
                 # A click that is late may belong to any earlier impression.
                 parts += (until[name].hash_until(day) for name in ("impressions", "clicks"))

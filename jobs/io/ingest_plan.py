@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_days_before, list_window_days
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, UNDATED, list_days_before, list_window_days
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_log_settings
 from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
-from star_ctr.features.cleaning.clean_log import UNKNOWN_DAY
 from star_ctr.jobs.io.day_records import DayRecord
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, LogFile, hash_files
 
-UNDATED = (NO_DAY, BEFORE_FIRST_DAY, UNKNOWN_DAY)
-"""Values of `ds` that are not a day."""
 _END = "9999-12-31"
+_BASIS, _FIRST_NIGHT = "basis", "night"
+"""Keys of the record of a log without days: the hash of its settings and code, and the night that read it first."""
 
 
 class LogPlan(NamedTuple):
@@ -27,15 +26,31 @@ class LogPlan(NamedTuple):
     Attributes:
         inputs: The days to write, with the hash of what determines their rows. One of UNDATED for a log without days.
         kept: The records of the days that are up to date.
-        read: The days of the files to read; None for all files.
+        read: The days of the files to read; None for all files. Empty for a log without days whose files an earlier
+            night has read.
         is_whole: Whether rows without a day, and for a log that reaches back all days before the night, are written
             too.
+        first_seen: For a log without days, the day that the written rows get: one of UNDATED for all rows, or the night
+            for rows that are new since earlier nights; None for other logs.
+        outputs: More outputs of the records of the days to write.
     """
 
     inputs: dict[str, str]
     kept: dict[str, DayRecord]
     read: list[str] | None
     is_whole: bool
+    first_seen: str | None = None
+    outputs: Mapping[str, str] = {}
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether all rows of a log without days are replaced."""
+        return self.first_seen in UNDATED
+
+    @property
+    def adds_rows(self) -> bool:
+        """Whether only the new rows of a log without days are written."""
+        return self.first_seen is not None and not self.starts_anew
 
 
 def has_log_days(log: Log) -> bool:
@@ -66,11 +81,11 @@ def plan_log(
         The plan. If no day has to be written, its `inputs` are empty.
     """
     log = settings.logs.get_declared()[name]
+    if not has_log_days(log):
+        return _plan_undated_log(settings, name, ds, files, records)
     by_day, window = is_read_by_day(log), list_window_days(settings, ds)
     lookback = getattr(log, "duplicate_days", 0)
-    if not has_log_days(log):
-        wanted = [BEFORE_FIRST_DAY if isinstance(log, BehaviourLog) else NO_DAY]
-    elif name not in UNWINDOWED_LOGS:
+    if name not in UNWINDOWED_LOGS:
         wanted = window
     elif by_day:
         wanted = sorted({day for day in (*records, *(f.day for f in files)) if day and day <= ds})
@@ -83,15 +98,12 @@ def plan_log(
         files_by_day.setdefault(file.day, []).append(file)
 
     def hash_day(day: str) -> str:
-        if day in UNDATED:
-            return hash_json([*basis, hash_files(files, None, _END)], 16)
         if not by_day and name in UNWINDOWED_LOGS:
             return hash_json([*basis, hash_files(files, None, day)], 16)
         near = [f for d in (None, *list_days_before(day, lookback), day) for f in files_by_day.get(d, [])]
         return hash_json([*basis, hash_files(near, None, day)], 16)
 
-    # A table of a catalog can change without a sign.
-    can_change = any(source.table for source in log.list_sources().values())
+    can_change = _can_change_without_sign(log)
     hashes = {day: hash_day(day) for day in wanted}
     kept = {
         day: records[day]
@@ -101,6 +113,35 @@ def plan_log(
     inputs = {day: found for day, found in hashes.items() if day not in kept}
     read = sorted({x for day in inputs for x in (*list_days_before(day, lookback), day)}) if by_day else None
     return LogPlan(inputs, kept, read, is_whole=not by_day)
+
+
+def _plan_undated_log(
+    settings: Settings, name: str, ds: str, files: Sequence[LogFile], records: Mapping[str, DayRecord]
+) -> LogPlan:
+    """Plan a log without days: its rows belong to the night that saw them first, and never to an earlier one."""
+    log = settings.logs.get_declared()[name]
+    undated = BEFORE_FIRST_DAY if isinstance(log, BehaviourLog) else NO_DAY
+    basis = [hash_log_settings(settings, name), _hash_code()]
+    inputs = hash_json([*basis, hash_files(files, None, _END)], 16)
+    outputs = {_BASIS: hash_json(basis, 16), _FIRST_NIGHT: ds}
+    anew = LogPlan({undated: inputs}, {}, None, is_whole=True, first_seen=undated, outputs=outputs)
+    first = records.get(undated)
+    if first is None or first.outputs.get(_BASIS) != outputs[_BASIS]:
+        return anew
+    newest = max([first.outputs[_FIRST_NIGHT], *(day for day in records if day not in UNDATED)])
+    known = records[undated if newest == first.outputs[_FIRST_NIGHT] else newest]
+    is_current = known.inputs == inputs and not _can_change_without_sign(log)
+    # The rows that an older night saw are those that are known as of its day.
+    if ds < newest or (ds == newest and is_current):
+        return LogPlan({}, dict(records), None, is_whole=True)
+    if ds == first.outputs[_FIRST_NIGHT]:
+        return anew
+    return LogPlan({ds: inputs}, dict(records), [] if is_current else None, is_whole=True, first_seen=ds)
+
+
+def _can_change_without_sign(log: Log) -> bool:
+    """Return whether rows of a log can change although its files do not: those in a table of a catalog."""
+    return any(source.table for source in log.list_sources().values())
 
 
 def list_records_of_night(

@@ -9,15 +9,17 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import NO_DAY, list_window_days
+from star_ctr.conf.contracts.dates import UNDATED, UNKNOWN_DAY, list_window_days
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.logs import AttributeLog
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, UNKNOWN_DAY, clean_log, dump_row
+from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, clean_log, dump_row
+from star_ctr.features.cleaning.first_seen import KNOWN, find_new_rows, select_known_rows
 from star_ctr.features.cleaning.log_columns import find_missing_columns, list_declared_columns, name_stored_column
 from star_ctr.features.cleaning.raw_rows import RawRows
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords
-from star_ctr.jobs.io.ingest_plan import UNDATED, LogPlan, has_log_days, list_records_of_night, plan_log
+from star_ctr.jobs.io.ingest_plan import LogPlan, has_log_days, list_records_of_night, plan_log
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, list_files, make_glob
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.table_hashes import HASH, hash_days, merge_hashes
@@ -70,7 +72,9 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
     records, part = DayRecords(settings), f"ingest.{name}"
     known = records.read(part) if store.exists(name) else {}
     plan = plan_log(settings, name, ds, list_files(settings, name), known)
-    if plan.inputs:
+    if plan.adds_rows and plan.read == []:
+        records.write(part, {day: DayRecord(inputs, {HASH: {}}) for day, inputs in plan.inputs.items()})
+    elif plan.inputs:
         _logger.info("%s: writing %s; %d days are up to date", name, ", ".join(plan.inputs), len(plan.kept))
         _write_days(settings, store, name, ds, plan)
     current = list_records_of_night(settings, name, ds, records.read(part))
@@ -79,8 +83,7 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
     if not has_log_days(settings.logs.get_declared()[name]):
         _write_profile_of_night(settings, name, ds, current)
     read = [record.outputs[_READ] for record in current.values() if _READ in record.outputs]
-    hashes = merge_hashes(current.values())
-    return WrittenLog(sum(int(rows.partition(":")[0]) for rows in hashes.values()), max(read, default=None))
+    return WrittenLog(_count_rows(merge_hashes(current.values())), max(read, default=None))
 
 
 def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, plan: LogPlan) -> None:
@@ -97,11 +100,8 @@ def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         if not store.exists(name):
             return
     rows = _clean(settings, store, name, raw)
-    # A log that is read as a whole replaces all its days, which removes the days of deleted files.
-    reaches_back = plan.is_whole and name in UNWINDOWED_LOGS
-    dated = f"ds <= {quote_spark_literal(ds)}" if reaches_back else make_in_condition("ds", days)
-    where = f"{dated} OR {make_in_condition('ds', UNDATED)}" if plan.is_whole or not plan.kept else dated
-    rows = rows.where(where).persist()
+    where = _select_written(name, ds, plan)
+    rows = (rows.withColumn("ds", F.lit(ds)) if plan.adds_rows else rows.where(where)).persist()
     try:
         counts = collect_row_counts(settings, rows)
         ledger = _sum_ledger_entries(counts)
@@ -110,17 +110,61 @@ def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, 
             raise DataError(_explain_empty_day(settings, store, ds))
         read = sum(group.rows.count() for group in raw.values()) if UNKNOWN_DAY in found and raw is not None else None
         part, records = f"ingest.{name}", DayRecords(settings)
-        replaced = [day for day in records.read(part) if day in UNDATED or (reaches_back and day <= ds)]
-        records.remove(part, {*days, *replaced} if plan.is_whole else days)
+        records.remove(part, {*days, *_list_replaced(records.read(part), name, ds, plan)})
         order = ["key"] if name in ("users", "items") else ["user_id", "ts"] if "user_id" in rows.columns else ["ts"]
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
+        if plan.adds_rows:
+            known = select_known_rows(store.read(name), ds, has_keys=isinstance(log, AttributeLog))
+            good = find_new_rows(good, known, ds)
         store.replace(name, repartition_by_day(good).sortWithinPartitions("ds", *order), where)
+        hashes = hash_days(store, name, sorted({*found, *days}))
+        if plan.adds_rows:
+            ledger = _count_known(ledger, _count_rows(hashes))
         _write_quarantine(store, name, rows, where, any(e.reason not in ("", *NOT_QUARANTINED) for e in ledger))
         store.write_ledger("ingest" if name == "impressions" else f"ingest.{name}", ledger, where)
         measures = _profile(settings, name, ds, rows, counts, plan)
-        records.write(part, _make_records(store, name, plan, found, measures, read))
+        records.write(part, _make_records(store, name, plan, found, hashes, measures, read))
     finally:
         rows.unpersist()
+
+
+def _select_written(name: str, ds: str, plan: LogPlan) -> str:
+    """Return the condition that selects the rows to write and to replace."""
+    if plan.starts_anew:
+        return "ds IS NOT NULL"
+    # A log that is read as a whole replaces all its days, which removes the days of deleted files.
+    if plan.is_whole and not plan.adds_rows and name in UNWINDOWED_LOGS:
+        dated = f"ds <= {quote_spark_literal(ds)}"
+    else:
+        dated = make_in_condition("ds", list(plan.inputs))
+    has_undated = not plan.adds_rows and (plan.is_whole or not plan.kept)
+    return f"{dated} OR {make_in_condition('ds', UNDATED)}" if has_undated else dated
+
+
+def _list_replaced(days: Iterable[str], name: str, ds: str, plan: LogPlan) -> list[str]:
+    """Return the recorded days, besides those of the plan, whose rows are replaced."""
+    if plan.adds_rows or not plan.is_whole:
+        return []
+    reaches_back = name in UNWINDOWED_LOGS
+    return [day for day in days if day in UNDATED or plan.starts_anew or (reaches_back and day <= ds)]
+
+
+def _count_known(ledger: Iterable[LedgerEntry], written: int) -> list[LedgerEntry]:
+    """Split the valid rows of a log without days into those that were written and those that were known before."""
+    entries = list(ledger)
+    good = [e for e in entries if not e.reason]
+    known = sum(e.rows_out for e in good) - written
+    others = [e for e in entries if e.reason]
+    return [
+        *others,
+        *(e._replace(rows_in=written, rows_out=written) for e in good[:1] if written),
+        *(e._replace(rows_in=known, rows_out=0, reason=KNOWN) for e in good[:1] if known),
+    ]
+
+
+def _count_rows(hashes: Mapping[str, str]) -> int:
+    """Return the number of rows in hashes of `table_hashes.hash_days`."""
+    return sum(int(rows.partition(":")[0]) for rows in hashes.values())
 
 
 def _clean(settings: Settings, store: WarehouseTables, name: str, raw: dict[str, RawRows] | None) -> DataFrame:
@@ -149,19 +193,20 @@ def _make_records(
     name: str,
     plan: LogPlan,
     found: Iterable[str],
+    hashes: Mapping[str, str],
     measures: list[Measure],
     read: int | None,
 ) -> dict[str, DayRecord]:
     """Return the records of the written days."""
     found = set(found)
-    hashes = hash_days(store, name, sorted({*found, *plan.inputs}))
     times = _find_times(store, name, hashes)
     records = {}
     for day in {*plan.inputs, *hashes}:
         outputs = {HASH: {day: hashes[day]} if day in hashes else {}, TIMES: {day: times[day]} if day in times else {}}
         outputs |= {} if day in found else {_EMPTY: True}
         outputs |= {_READ: read} if read is not None and day in plan.inputs else {}
-        outputs |= {_MEASURES: [list(m) for m in measures]} if day in plan.inputs and day in UNDATED else {}
+        outputs |= {_MEASURES: [list(m) for m in measures]} if measures else {}
+        outputs |= plan.outputs if day in plan.inputs else {}
         # Other days of a log that is read as a whole are known to exist, but are read again for their own night.
         records[day] = DayRecord(plan.inputs.get(day, UNKNOWN), outputs)
     return records
@@ -191,8 +236,9 @@ def _profile(
 ) -> list[Measure]:
     """Profile the written days of the window, and replace their measures; returns those of a log without days."""
     wanted = [day for day in list_window_days(settings, ds) if day in plan.inputs]
-    if not has_log_days(settings.logs.get_declared()[name]):
-        return profile_log(settings, name, rows.where(F.col("ds") == NO_DAY), [c for c in counts if c.ds == NO_DAY])
+    log = settings.logs.get_declared()[name]
+    if not has_log_days(log):
+        return profile_log(settings, name, rows, counts) if isinstance(log, AttributeLog) else []
     if plan.is_whole and name in UNWINDOWED_LOGS:
         wanted = list_window_days(settings, ds)
     found = profile_log(settings, name, rows.where(F.col("ds").isin(wanted)), [c for c in counts if c.ds in wanted])
@@ -203,8 +249,10 @@ def _profile(
 
 def _write_profile_of_night(settings: Settings, name: str, ds: str, records: Mapping[str, DayRecord]) -> None:
     """Write the profile of a log without days, which describes it as of the night."""
-    stored = [Measure(*values) for record in records.values() for values in record.outputs.get(_MEASURES, [])]
-    write_measures(settings, "ingest", (m._replace(ds=ds) for m in stored), f"log = '{name}' AND ds = '{ds}'")
+    order = sorted(records, key=lambda day: "" if day in UNDATED else day)
+    newest = [records[day].outputs[_MEASURES] for day in order if records[day].outputs.get(_MEASURES)][-1:]
+    stored = (Measure(*values)._replace(ds=ds) for measures in newest for values in measures)
+    write_measures(settings, "ingest", stored, f"log = '{name}' AND ds = '{ds}'")
 
 
 def _write_quarantine(store: WarehouseTables, name: str, rows: DataFrame, where: str, has_invalid: bool) -> None:

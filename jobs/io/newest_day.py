@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.contracts.dates import UNDATED
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.completeness import find_newest_complete_day
-from star_ctr.jobs.io.ingest_plan import UNDATED
 from star_ctr.jobs.io.log_files import describe_no_files, list_log_days, make_glob
 
 _COMPLETE = 0.1

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, UNKNOWN_DAY, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import (
     NOT_QUARANTINED,
     UNDECLARED_LABEL,
-    UNKNOWN_DAY,
     UNKNOWN_DOMAIN,
     UNREADABLE,
 )
