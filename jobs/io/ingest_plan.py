@@ -43,14 +43,14 @@ class LogPlan(NamedTuple):
     outputs: Mapping[str, str] = {}
 
     @property
-    def starts_anew(self) -> bool:
+    def starts_over(self) -> bool:
         """Whether all rows of a log without days are replaced."""
         return self.first_seen in UNDATED
 
     @property
     def adds_rows(self) -> bool:
         """Whether only the new rows of a log without days are written."""
-        return self.first_seen is not None and not self.starts_anew
+        return self.first_seen is not None and not self.starts_over
 
 
 def has_log_days(log: Log) -> bool:
@@ -124,10 +124,10 @@ def _plan_undated_log(
     basis = [hash_log_settings(settings, name), _hash_code()]
     inputs = hash_json([*basis, hash_files(files, None, _END)], 16)
     outputs = {_BASIS: hash_json(basis, 16), _FIRST_NIGHT: ds}
-    anew = LogPlan({undated: inputs}, {}, None, is_whole=True, first_seen=undated, outputs=outputs)
+    all_rows = LogPlan({undated: inputs}, {}, None, is_whole=True, first_seen=undated, outputs=outputs)
     first = records.get(undated)
     if first is None or first.outputs.get(_BASIS) != outputs[_BASIS]:
-        return anew
+        return all_rows
     newest = max([first.outputs[_FIRST_NIGHT], *(day for day in records if day not in UNDATED)])
     known = records[undated if newest == first.outputs[_FIRST_NIGHT] else newest]
     is_current = known.inputs == inputs and not _can_change_without_sign(log)
@@ -135,7 +135,7 @@ def _plan_undated_log(
     if ds < newest or (ds == newest and is_current):
         return LogPlan({}, dict(records), None, is_whole=True)
     if ds == first.outputs[_FIRST_NIGHT]:
-        return anew
+        return all_rows
     return LogPlan({ds: inputs}, dict(records), [] if is_current else None, is_whole=True, first_seen=ds)
 
 

@@ -73,6 +73,8 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
     known = records.read(part) if store.exists(name) else {}
     plan = plan_log(settings, name, ds, list_files(settings, name), known)
     if plan.adds_rows and plan.read == []:
+        if ds in store.list_days(name):  # rows of a killed attempt, which read other files
+            store.replace(name, store.read(name).limit(0), make_in_condition("ds", [ds]))
         records.write(part, {day: DayRecord(inputs, {HASH: {}}) for day, inputs in plan.inputs.items()})
     elif plan.inputs:
         _logger.info("%s: writing %s; %d days are up to date", name, ", ".join(plan.inputs), len(plan.kept))
@@ -130,7 +132,7 @@ def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, 
 
 def _select_written(name: str, ds: str, plan: LogPlan) -> str:
     """Return the condition that selects the rows to write and to replace."""
-    if plan.starts_anew:
+    if plan.starts_over:
         return "ds IS NOT NULL"
     # A log that is read as a whole replaces all its days, which removes the days of deleted files.
     if plan.is_whole and not plan.adds_rows and name in UNWINDOWED_LOGS:
@@ -146,7 +148,7 @@ def _list_replaced(days: Iterable[str], name: str, ds: str, plan: LogPlan) -> li
     if plan.adds_rows or not plan.is_whole:
         return []
     reaches_back = name in UNWINDOWED_LOGS
-    return [day for day in days if day in UNDATED or plan.starts_anew or (reaches_back and day <= ds)]
+    return [day for day in days if day in UNDATED or plan.starts_over or (reaches_back and day <= ds)]
 
 
 def _count_known(ledger: Iterable[LedgerEntry], written: int) -> list[LedgerEntry]:

@@ -120,6 +120,12 @@ def test_a_changed_file_makes_ingest_stale_and_changed_tables_the_other_steps(wa
     )
 
 
+def test_new_rows_of_a_log_without_days_belong_to_the_next_night(warehouse: Warehouse) -> None:
+    warehouse.add_nights(NIGHTS[0])
+    os.utime(warehouse.logs / "logs" / "skus.csv", (1, 1))
+    assert warehouse.states(NIGHTS[0]) == all_of(State.DONE)
+
+
 def test_a_changed_setting_makes_only_steps_stale_that_read_it(warehouse: Warehouse) -> None:
     warehouse.add_nights(NIGHTS[0])
     other = warehouse.load("split.rows_per_file=100")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,10 @@ def test_new_attributes_count_from_the_night_that_saw_them(tmp_path: Path, spark
     store = WarehouseTables(conf, spark)
     scored = select_columns(conf, store.read("impressions"), conf.features)
     scored = add_columns(conf, store, scored, conf.features).toPandas()
-    assert dict(zip(scored["impression_id"], scored["items_category"], strict=True)).items() >= dict(
-        zip(found["impression_id"], found["items_category"], strict=True)
-    ).items()
+    assert (
+        dict(zip(scored["impression_id"], scored["items_category"], strict=True)).items()
+        >= dict(zip(found["impression_id"], found["items_category"], strict=True)).items()
+    )
     entries = read_rows(store.warehouse.table("ledger"), f"step = 'ingest.items' AND ds = '{DS}'")
     assert {(e["reason"], e["rows_in"], e["rows_out"]) for e in entries} == {("", 2, 2), (KNOWN, 9, 0)}
 
@@ -151,7 +153,7 @@ def test_nights_in_another_order_and_again(tmp_path: Path, spark: SparkSession) 
     run_night(conf, spark, DAYS[1])
     assert hash_tables(conf, spark) == want
     assert set(table_hashes.read_hashes(conf, DAYS[1])["items"]) == {NO_DAY}
-    # Other settings of the log start anew, and so does --full: everything counts as seen at first.
+    # Other settings of the log start over, and so does --full: everything counts as seen at first.
     forget_days(conf, "ingest")
     run_night(conf, spark, DS)
     assert {name: sorted(days) for name, days in hash_tables(conf, spark).items()} == {
@@ -167,18 +169,31 @@ def test_nights_in_another_order_and_again(tmp_path: Path, spark: SparkSession) 
 
 @pytest.mark.slow
 def test_a_kill_between_rows_and_record(tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    conf, other = configure(tmp_path / "killed"), configure(tmp_path / "whole")
+    """The next attempt finds the rows of the killed one, but the files have changed again, or back."""
+    folder = tmp_path / "killed"
+    conf, other = configure(folder), configure(tmp_path / "whole")
     for settings_ in (conf, other):
         run_night(settings_, spark, DAYS[1])
-    for folder in (tmp_path / "killed", tmp_path / "whole"):
+    want = hash_tables(other, spark)
+    shutil.copytree(folder / "logs", tmp_path / "backup")  # with the modification times
+
+    def kill() -> None:
         write_items(folder, {**ITEMS, "s0": "changed"})
-    with monkeypatch.context() as patch:
-        patch.setattr(DayRecords, "write", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-        with pytest.raises(OSError, match="killed"):
-            ingest.run(conf, spark, DS)
-        patch.undo()
-    for folder in (tmp_path / "killed", tmp_path / "whole"):
-        write_items(folder, {**ITEMS, "s1": "changed"})
+        with monkeypatch.context() as patch:
+            patch.setattr(DayRecords, "write", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+            with pytest.raises(OSError, match="killed"):
+                ingest.run(conf, spark, DS)
+        assert DS in hash_tables(conf, spark)["items"]
+
+    kill()
+    shutil.rmtree(folder / "logs/items")
+    shutil.copytree(tmp_path / "backup/items", folder / "logs/items")
+    ingest.run(conf, spark, DS)
+    assert hash_tables(conf, spark) == want
+    DayRecords(conf).remove("ingest.items", [DS])
+    kill()
+    for name in ("killed", "whole"):
+        write_items(tmp_path / name, {**ITEMS, "s1": "changed"})
     for settings_ in (conf, other):
         run_night(settings_, spark, DS)
     assert hash_tables(conf, spark) == hash_tables(other, spark)
@@ -198,7 +213,9 @@ def test_new_old_behaviours_count_from_the_night_that_saw_them(tmp_path: Path, s
     assert set(read(conf, spark, "behaviours").query(f"ds == '{DAYS[1]}'")["user_id"]) == {"p3", "p5"}
     rows = read_features(conf, spark)
     of_item = rows[rows["item_id"] == "s1"]
-    watches = {(ds, name): set(part[name]) for ds, part in of_item.groupby("ds") for name in ("old__watch", "now__watch")}
+    watches = {
+        (ds, name): set(part[name]) for ds, part in of_item.groupby("ds") for name in ("old__watch", "now__watch")
+    }
     # A cut at the start of a day does not see what became known on this day.
     assert watches == {
         (DAYS[0], "old__watch"): {"2.0"}, (DAYS[1], "old__watch"): {"2.0"}, (DS, "old__watch"): {"3.0"},
