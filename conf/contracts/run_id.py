@@ -74,13 +74,20 @@ def hash_history_settings(settings: Settings) -> str:
     sequences = [[s.name, s.of, list(s.columns), s.length] for s in settings.select_features(Sequence)]
     parts = settings.model_dump(mode="json", include={"zone", "history", "label"}, exclude=_OPEN_LABELS)
     as_of = [log and log.as_of for log in (settings.logs.users, settings.logs.items)]
-    return hash_json([parts, {by: sorted(kinds) for by, kinds in groups.items()}, sequences, as_of])
+    state = _list_state_settings(settings)
+    return hash_json([parts, {by: sorted(kinds) for by, kinds in groups.items()}, sequences, as_of, *state])
 
 
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
     names = {"zone", "logs", "label", "domains", "history", "features"}
-    return hash_json(settings.model_dump(mode="json", include=names, exclude=_OPEN_LABELS))
+    parts = settings.model_dump(mode="json", include=names, exclude=_OPEN_LABELS)
+    state = _list_state_settings(settings)
+    return hash_json([parts, *state] if state else parts)
+
+
+def _list_state_settings(settings: Settings) -> list[int]:
+    return [] if settings.state.expire_days is None else [settings.state.expire_days]
 
 
 def hash_split_settings(settings: Settings) -> str:
@@ -89,7 +96,7 @@ def hash_split_settings(settings: Settings) -> str:
         mode="json",
         include={
             "zone": True, "logs": True, "label": True, "domains": True, "history": True, "features": True,
-            "window": True, "split": True, "model": {"embeddings"},
+            "state": True, "window": True, "split": True, "model": {"embeddings"},
         },
     )  # fmt: skip
     return hash_json(parts)

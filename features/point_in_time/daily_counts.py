@@ -21,9 +21,10 @@ from star_ctr.conf.settings.features import Numeric, Statistic
 from star_ctr.conf.settings.label import LabelColumn
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.events import LOG_DAY, UNTIMED, name_weight_column
+from star_ctr.features.point_in_time.expiry import DAY, FIRST, LAST, SEGMENT, split_segments
 
-GROUP, KEY, DAY = "_group", "_key", "_day"
-"""Columns of daily sums: the name of a group, the values of its columns as text, and the day as days since 1970."""
+GROUP, KEY = "_group", "_key"
+"""Columns of daily sums: the name of a group, and the values of its columns as text."""
 CUT_DAY = "_cut_day"
 """Column of rows with the day of their cut, as days since 1970."""
 LOW_BITS = 32
@@ -161,13 +162,18 @@ def merge_days(settings: Settings, daily: DataFrame, groups: Seq[Group], end: Co
         by: More columns to group by.
 
     Returns:
-        The sums, with the last merged day as their day.
+        The sums, with the last merged day as their day. With `state.expire_days`, the sums have FIRST and LAST, and
+        those of expired keys are left out (`expiry.split_segments`).
     """
     sums: list[Column] = []
     for kind in _list_kinds(groups):
         names = [name_low(kind), *([name_high(kind)] if is_wide(settings, kind) else [])]
         sums += (F.sum(name).alias(name) for name in names)
         sums.append(F.max(name_last(kind)).alias(name_last(kind)))
+    if (expire_days := settings.state.expire_days) is not None:
+        parts = split_segments(daily, [*by, GROUP, KEY], end, expire_days)
+        sums += [F.min(FIRST).alias(FIRST), F.max(LAST).alias(LAST)]
+        return parts.groupBy(*by, GROUP, KEY, DAY, SEGMENT).agg(*sums).drop(SEGMENT)
     return daily.withColumn(DAY, F.greatest(F.col(DAY), end - 1)).groupBy(*by, GROUP, KEY, DAY).agg(*sums)
 
 

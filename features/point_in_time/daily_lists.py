@@ -17,8 +17,9 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.column_names import name_behaviour_column, name_gap_column, name_side_column
 from star_ctr.conf.settings.features import Sequence
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.point_in_time.daily_counts import CUT_DAY, DAY, compute_known_day
+from star_ctr.features.point_in_time.daily_counts import CUT_DAY, compute_known_day
 from star_ctr.features.point_in_time.events import LOG_DAY, UNTIMED, name_weight_column
+from star_ctr.features.point_in_time.expiry import DAY, FIRST, LAST, SEGMENT, select_unexpired, split_segments
 
 SEQUENCE, USER, EVENTS = "_sequence", "_user", "_events"
 """Columns of daily lists: the name of a sequence, the user, and the events, the newest last."""
@@ -67,9 +68,16 @@ def _keep_last(settings: Settings, rows: DataFrame, by: Seq[str]) -> DataFrame:
 
 def merge_lists(settings: Settings, lists: DataFrame, end: Column, by: Seq[str] = ()) -> DataFrame:
     """Merge the lists of several days into one; see `daily_counts.merge_days`."""
+    key = [*by, SEQUENCE, USER]
+    if (expire_days := settings.state.expire_days) is not None:
+        # All parts of a segment get its first and last day, because the list may not hold the events of these days.
+        parts = split_segments(lists, key, end, expire_days)
+        segment = Window.partitionBy(*key, DAY, SEGMENT)
+        parts = parts.withColumns({FIRST: F.min(FIRST).over(segment), LAST: F.max(LAST).over(segment)})
+        rows = parts.select(*key, DAY, FIRST, LAST, F.explode(EVENTS).alias("_event"))
+        return _keep_last(settings, rows, [*key, DAY, FIRST, LAST])
     rows = lists.withColumn(DAY, F.greatest(F.col(DAY), end - 1))
-    rows = rows.select(*by, SEQUENCE, USER, DAY, F.explode(EVENTS).alias("_event"))
-    return _keep_last(settings, rows, [*by, SEQUENCE, USER, DAY])
+    return _keep_last(settings, rows.select(*key, DAY, F.explode(EVENTS).alias("_event")), [*key, DAY])
 
 
 def find_last_events(settings: Settings, asked: DataFrame, lists: DataFrame, sequences: Seq[Sequence]) -> DataFrame:
@@ -86,6 +94,8 @@ def find_last_events(settings: Settings, asked: DataFrame, lists: DataFrame, seq
     """
     wanted = lists.where(F.col(SEQUENCE).isin([s.name for s in sequences]))
     joined = asked.join(wanted, USER).where(F.col(DAY) < F.col(CUT_DAY))
+    if (expire_days := settings.state.expire_days) is not None:
+        joined = select_unexpired(joined, [SEQUENCE, USER, CUT_DAY], F.col(CUT_DAY), expire_days)
     exploded = joined.select(SEQUENCE, USER, CUT_DAY, F.explode(EVENTS).alias("_event"))
     return _keep_last(settings, exploded, [SEQUENCE, USER, CUT_DAY])
 

@@ -19,7 +19,6 @@ from pyspark.sql import functions as F
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.daily_counts import (
     CUT_DAY,
-    DAY,
     GROUP,
     KEY,
     LOW_BITS,
@@ -34,6 +33,7 @@ from star_ctr.features.point_in_time.daily_counts import (
     name_low,
 )
 from star_ctr.features.point_in_time.events import SCALE
+from star_ctr.features.point_in_time.expiry import DAY, select_unexpired
 from star_ctr.features.point_in_time.known_times import find_start
 from star_ctr.features.point_in_time.running_counts import name_base_high, name_base_last, name_base_low
 
@@ -52,7 +52,7 @@ def add_daily_statistics(
     Args:
         settings: The data set.
         rows: Rows with `impression_id`, CUT_DAY and the columns of all groups.
-        daily: The sums by day, from `sum_by_day` or `merge_days`.
+        daily: The sums by day, from `sum_by_day` or `merge_days`; with FIRST and LAST if keys expire.
         groups: The groups.
         stack: Releases the cache of the sums when it is closed. Write the result before.
 
@@ -65,6 +65,8 @@ def add_daily_statistics(
     asked = asked.groupBy(GROUP, KEY, CUT_DAY).agg(F.count("*").alias(_ROWS))
     sums = list(dict.fromkeys(s for group in groups for st in group.statistics for s in list_sums(st).values()))
     joined = asked.join(daily, [GROUP, KEY]).where(F.col(DAY) < F.col(CUT_DAY))
+    if (expire_days := settings.state.expire_days) is not None:
+        joined = select_unexpired(joined, [GROUP, KEY, CUT_DAY], F.col(CUT_DAY), expire_days)
     aggregates = [column for k, s in enumerate(sums) for column in _aggregate(settings, s, k)]
     totals = joined.groupBy(GROUP, KEY, CUT_DAY, _ROWS).agg(*aggregates).persist()
     stack.callback(totals.unpersist)

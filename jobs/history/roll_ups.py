@@ -1,9 +1,14 @@
-"""The partitions of the state of the history: single log days, and roll-ups of several days. Needs no Spark."""
+"""The partitions of the state of the history: single log days, and roll-ups of several days. Needs no Spark.
+
+If keys expire, all log days up to the end of a large roll-up are also merged into one, the base. It holds only keys
+that have not expired, so its size does not grow with the age of the log.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
@@ -11,6 +16,9 @@ from star_ctr.conf.contracts.fingerprint import hash_json
 
 SPANS = (8, 64)
 """Numbers of days of the roll-ups. Each is a multiple of the one before."""
+
+EPOCH = "1970-01-01"
+"""The first day of bases. Their span reaches to their end, and includes the behaviours before the first day."""
 
 
 class Partition(NamedTuple):
@@ -82,8 +90,37 @@ def list_members(days: Mapping[str, str], ds: str, first: str, span: int, smalle
     return found
 
 
+def list_bases(days: Mapping[str, str], ds: str, span: int) -> dict[str, str]:
+    """List the two newest bases.
+
+    Args:
+        days: The log days, with the hash of what determines their state.
+        ds: The last log day.
+        span: The number of days between bases.
+
+    Returns:
+        The day after the last day of each base with at least two log days, and the hash of its state.
+    """
+    found, newest = {}, (count_days(ds) + 1) // span * span
+    for end in (newest - span, newest):
+        members = [f"{day} {state}" for day, state in days.items() if is_before(day, end)]
+        if len(members) > 1:
+            found[format_day(end)] = hash_json(members, 16)
+    return found
+
+
+def is_before(day: str, end: int) -> bool:
+    """Return whether a log day is before a day that is given as days since 1970."""
+    return day == BEFORE_FIRST_DAY or count_days(day) < end
+
+
 def choose_partitions(
-    days: Mapping[str, str], stored: Mapping[int, Mapping[str, str]], ds: str, first_cut: int, horizon: int
+    days: Mapping[str, str],
+    stored: Mapping[int, Mapping[str, str]],
+    ds: str,
+    first_cut: int,
+    horizon: int,
+    bases: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Partition]:
     """Choose the partitions whose union is the state of all log days, as seen from some cuts.
 
@@ -93,12 +130,18 @@ def choose_partitions(
         ds: The last log day.
         first_cut: The earliest day of a cut, as days since 1970.
         horizon: Number of days before a cut that must be separate.
+        bases: The bases that exist: the day after their last day, with the hash of their state.
 
     Returns:
         The partitions. Roll-ups end before the horizon of the earliest cut.
     """
-    found = [Partition(1, BEFORE_FIRST_DAY)] if BEFORE_FIRST_DAY in days else []
-    rolled: set[str] = set()
+    current = list_bases(days, ds, max(stored)) if bases else {}
+    ends = [count_days(end) for end, inputs in current.items() if bases.get(end) == inputs]
+    base = max((end for end in ends if end <= first_cut - horizon), default=0)
+    found = [Partition(base, EPOCH)] if base else []
+    rolled = {day for day in days if is_before(day, base)} if base else set()
+    if BEFORE_FIRST_DAY in days and not base:
+        found.append(Partition(1, BEFORE_FIRST_DAY))
     for span in sorted(stored, reverse=True):
         for first, inputs in list_blocks(days, ds, span).items():
             start = count_days(first)

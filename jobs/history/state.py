@@ -23,7 +23,6 @@ from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.settings.features import Sequence
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.daily_counts import (
-    DAY,
     GROUP,
     KEY,
     Group,
@@ -34,16 +33,21 @@ from star_ctr.features.point_in_time.daily_counts import (
 )
 from star_ctr.features.point_in_time.daily_lists import EVENTS, SEQUENCE, USER, list_by_day, merge_lists
 from star_ctr.features.point_in_time.events import LOG_DAY
+from star_ctr.features.point_in_time.expiry import DAY, FIRST, LAST
 from star_ctr.features.point_in_time.scan_planner import History
 from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.history.events import read_events
+from star_ctr.jobs.history.expired_keys import write_expired_keys
 from star_ctr.jobs.history.inputs import list_history_features
 from star_ctr.jobs.history.log_days import LogDays
 from star_ctr.jobs.history.roll_ups import (
+    EPOCH,
     Partition,
     choose_partitions,
     count_days,
     format_day,
+    is_before,
+    list_bases,
     list_blocks,
     list_members,
 )
@@ -53,7 +57,12 @@ from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 _logger = logging.getLogger(__name__)
 PART = "history"
 """The part of the records of log days."""
-_NAMES = {GROUP: "group", KEY: "key", DAY: "day", SEQUENCE: "sequence", USER: "user_id", EVENTS: "events"}
+_BASE = f"{PART}.base"
+"""The part of the records of bases."""
+_NAMES = {
+    GROUP: "group", KEY: "key", DAY: "day", SEQUENCE: "sequence", USER: "user_id", EVENTS: "events",
+    FIRST: "first_seen", LAST: "last_seen",
+}  # fmt: skip
 """Names of columns in the tables."""
 
 
@@ -69,7 +78,7 @@ class HistoryState:
     def __init__(self, settings: Settings, store: WarehouseTables, ds: str) -> None:
         self.settings, self.store, self.ds = settings, store, ds
         self.records, self.log_days = DayRecords(settings), LogDays(settings, store, ds)
-        self.groups = list_groups(settings)
+        self.groups, self.expire_days = list_groups(settings), settings.state.expire_days
         self.has_lists = bool(settings.select_features(Sequence))
         self.tables = [*(["history_counts"] if self.groups else []), *(["history_events"] if self.has_lists else [])]
 
@@ -117,6 +126,8 @@ class HistoryState:
         self.records.remove(PART, gone)
         for span, smaller in zip(roll_ups.SPANS, (1, *roll_ups.SPANS), strict=False):
             self._update_roll_ups(span, smaller)
+        if self.expire_days is not None:
+            self._update_bases()
 
     def _compute(self, events: DataFrame) -> dict[str, DataFrame]:
         """Return the rows of the tables from events."""
@@ -148,17 +159,47 @@ class HistoryState:
         for table in self.tables:
             rows = self._read(table, wanted).withColumn("ds", F.date_format(first, "yyyy-MM-dd"))
             end = F.unix_date(F.col("ds").cast("date")) + span
-            if table == "history_counts":
-                merged = merge_days(self.settings, rows, self.groups, end, ["ds"])
-            else:
-                merged = merge_lists(self.settings, rows, end, ["ds"])
-            self._write(table, merged.withColumn("span", F.lit(span)), [Partition(span, ds) for ds in stale])
+            self._merge(table, rows, end, [Partition(span, ds) for ds in stale])
         self.records.write(part, {ds: DayRecord(found, {}) for ds, found in stale.items()})
+
+    def _update_bases(self) -> None:
+        """Merge all log days before the newest ends of large roll-ups, and remove older bases."""
+        stored, wanted = self._read_hashes(_BASE), list_bases(self.days, self.ds, max(roll_ups.SPANS))
+        for day, inputs in wanted.items():
+            if stored.get(day) == inputs:
+                continue
+            self.records.remove(_BASE, [day])
+            end = count_days(day)
+            earlier = {other: found for other, found in self.days.items() if is_before(other, end)}
+            known = {span: self._read_hashes(f"{PART}.{span}") for span in roll_ups.SPANS}
+            members = choose_partitions(earlier, known, format_day(end - 1), end, 0, stored)
+            for table in self.tables:
+                rows = self._read(table, members).withColumn("ds", F.lit(EPOCH))
+                self._merge(table, rows, F.lit(end), [Partition(end, EPOCH)])
+            self.records.write(_BASE, {day: DayRecord(inputs, {})})
+            stored[day] = inputs
+        if gone := [day for day in stored if wanted and day < min(wanted)]:
+            self.records.remove(_BASE, gone)
+            for table in self.tables:
+                condition = _make_condition(Partition(count_days(day), EPOCH) for day in gone)
+                self.store.replace(table, self.store.read(table).limit(0), condition)
+
+    def _merge(self, table: str, rows: DataFrame, end: Column, partitions: list[Partition]) -> None:
+        """Merge rows to partitions of the same span, given the day after the last day of each."""
+        span = partitions[0].span
+        if table == "history_counts":
+            merged = merge_days(self.settings, rows, self.groups, end, ["ds"])
+        else:
+            merged = merge_lists(self.settings, rows, end, ["ds"])
+        self._write(table, merged.withColumn("span", F.lit(span)), partitions)
+        if self.expire_days is not None:
+            write_expired_keys(self.store, table, rows, self._read(table, partitions), partitions)
 
     def list_partitions(self, first_cut: int, horizon: int) -> list[Partition]:
         """Return the partitions whose union is the state of all log days; see `choose_partitions`."""
         stored = {span: self._read_hashes(f"{PART}.{span}") for span in roll_ups.SPANS}
-        return choose_partitions(self.days, stored, self.ds, first_cut, horizon)
+        bases = self._read_hashes(_BASE) if self.expire_days is not None else {}
+        return choose_partitions(self.days, stored, self.ds, first_cut, horizon, bases)
 
     def _read_hashes(self, part: str) -> dict[str, str]:
         return {ds: record.inputs for ds, record in self.records.read(part).items()}
@@ -211,15 +252,32 @@ class HistoryState:
         columns = [SEQUENCE, USER, DAY, EVENTS]
         if table == "history_counts":
             columns = [GROUP, KEY, DAY, *list_sum_columns(self.settings, self.groups)]
+        columns += [FIRST, LAST] if self.expire_days is not None else []
+        computed = {name: self._add_seen_days(rows, LOG_DAY) for name, rows in computed.items()}
         frames = [rows.select(*columns) for rows in (stored, computed.get(table)) if rows is not None]
         if not frames:
-            frames = [self._compute(read_events(self.settings, self.store, []))[table].select(*columns)]
+            empty = self._compute(read_events(self.settings, self.store, []))[table]
+            frames = [self._add_seen_days(empty, LOG_DAY).select(*columns)]
         return reduce(DataFrame.unionByName, frames)
 
     def _read(self, table: str, partitions: Iterable[Partition]) -> DataFrame:
         """Read partitions of a table, with the names of columns in computations."""
         rows = self.store.read(table).where(_make_condition(partitions))
-        return rows.withColumnsRenamed({shown: name for name, shown in _NAMES.items() if shown in rows.columns})
+        rows = rows.withColumnsRenamed({shown: name for name, shown in _NAMES.items() if shown in rows.columns})
+        return self._add_seen_days(rows, "ds")
+
+    def _add_seen_days(self, rows: DataFrame, day: str) -> DataFrame:
+        """Add the days on which keys were seen, if keys expire: the log day, unless the rows are of a roll-up."""
+        if self.expire_days is None:
+            return rows
+        # Behaviours before the first day count as seen on the first day.
+        first = min((count_days(day) for day in self.days if day != BEFORE_FIRST_DAY), default=0)
+        seen = F.coalesce(F.unix_date(F.col(day).try_cast("date")), F.lit(first))
+        columns = {}
+        for name in (FIRST, LAST):
+            is_stored = name in rows.columns and "span" in rows.columns
+            columns[name] = F.when(F.col("span") > 1, F.col(name)).otherwise(seen) if is_stored else seen
+        return rows.withColumns(columns)
 
 
 def _make_condition(partitions: Iterable[Partition]) -> str:
