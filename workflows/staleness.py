@@ -180,9 +180,8 @@ class Staleness:
         hashes = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
         if step == "ingest":
             days = list_window_days(self.settings, ds)
-            for name, files in self._log_files.items():
-                log = self.settings.logs.get_declared()[name]
-                if not has_log_days(log):
+            for name, files in self.log_files.items():
+                if not has_log_days(log := self.settings.logs.get_declared()[name]):
                     continue  # a later night reads the new rows, and they do not belong to this one
                 duplicate_days = getattr(log, "duplicate_days", 0)
                 reaches_back = name in log_files.UNWINDOWED_LOGS
@@ -235,7 +234,8 @@ class Staleness:
         return hash_json([*parts, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else parts)
 
     @cached_property
-    def _log_files(self) -> dict[str, list[log_files.LogFile]]:
+    def log_files(self) -> dict[str, list[log_files.LogFile]]:
+        """The files of each log."""
         return {name: log_files.list_files(self.settings, name) for name in self.settings.logs.get_declared()}
 
     @cached_property

@@ -10,6 +10,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io import log_files
 from star_ctr.jobs.registry.decisions import Decisions
+from star_ctr.workflows.day_states import DayState, list_features_days, list_ingest_days
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.lease import is_held
 from star_ctr.workflows.staleness import Staleness
@@ -29,8 +30,22 @@ def read_staleness(settings: Settings, busy: bool) -> Staleness:
 
 
 def run(settings: Settings, first: str | None, last: str | None, limit: int) -> list[dict[str, Any]]:
-    """Return the current state of each step of each night; see `list_steps_status` for arguments and result."""
-    return list_steps_status(read_staleness(settings, is_held(settings)), first, last, limit)
+    """Return the current state of each step of each night; see `list_steps_status` for arguments and result.
+
+    The rows of `ingest` and `features` that are not done also have `days`: the days that the step would compute if it
+    ran now, each with its `part`, `day` and `reason`. It is empty for the other rows.
+    """
+    staleness = read_staleness(settings, is_held(settings))
+    rows = list_steps_status(staleness, first, last, limit)
+    ingested: dict[str, list[DayState]] = {}
+    for row in rows:
+        ds, step, days = row["ds"], row["step"], list[DayState]()
+        if step == "ingest" and row["state"] not in ("done", "removed"):
+            days = ingested[ds] = list_ingest_days(settings, ds, staleness.log_files)
+        elif step == "features" and row["state"] not in ("done", "removed"):
+            days = list_features_days(settings, ds, ingested.get(ds, []))
+        row["days"] = [found._asdict() for found in days]
+    return rows
 
 
 def list_steps_status(staleness: Staleness, first: str | None, last: str | None, limit: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 import threading
@@ -16,6 +17,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from star_ctr.conf.contracts.dates import UNDATED
 from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
 
 if TYPE_CHECKING:  # commands without Spark must not wait for its import
@@ -176,6 +178,8 @@ _STATES = {
 def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """Return a table of states by night and step, followed by the reasons of stale, failed and running steps.
 
+    A third table lists the days that unfinished steps would compute, with one line for consecutive days.
+
     Args:
         rows: Rows of `status.run`.
     """
@@ -191,7 +195,30 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
         for r in by_step.values():
             if r["state"] in ("stale", "failed", "interrupted", "running"):
                 reasons.add_row(ds, r["step"], Text(r["reason"]))
-    return Group(table, reasons) if reasons.rows else Group(table)
+    days = Table("night", "part", "days", "reason", box=None)
+    for column in days.columns[:3]:
+        column.no_wrap = True
+    for r in rows:
+        for part, span, reason in _join_days(r.get("days", [])):
+            days.add_row(r["ds"], part, span, Text(reason))
+    return Group(table, *(shown for shown in (reasons, days) if shown.rows))
+
+
+def _join_days(days: Sequence[Mapping[str, str]]) -> list[tuple[str, str, str]]:
+    """Return part, days and reason of days, with one entry for consecutive days of the same part and reason."""
+    spans: list[tuple[str, list[str], str]] = []
+    for part, day, reason in ((d["part"], d["day"], d["reason"]) for d in days):
+        if spans and spans[-1][0] == part and spans[-1][2] == reason and _is_next_day(spans[-1][1][-1], day):
+            spans[-1][1].append(day)
+        else:
+            spans.append((part, [day], reason))
+    return [(part, found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}", why) for part, found, why in spans]
+
+
+def _is_next_day(day: str, other: str) -> bool:
+    if day in UNDATED or other in UNDATED:
+        return False
+    return dt.date.fromisoformat(day) + dt.timedelta(days=1) == dt.date.fromisoformat(other)
 
 
 def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> Table:

@@ -15,7 +15,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.history import labels
 from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS
 from star_ctr.jobs.history.state import HistoryState
-from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords
 from star_ctr.jobs.io.log_writer import TIMES
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
@@ -72,17 +72,18 @@ def _plan_features(
 ) -> dict[str, DayRecord]:
     """Return the new records of the days whose features are missing or were computed from something else."""
     stored = {day: found for day, found in DayRecords(settings).read(PART).items() if day in stored_days}
-    basis = [hash_features_settings(settings), _hash_code("star_ctr.jobs.features")]
+    basis = {"settings": hash_features_settings(settings), "code": _hash_code("star_ctr.jobs.features")}
     new = {}
     for day in days:
         attributes = [
             [item for item in state.contents[name].items() if item[0] == NO_DAY or item[0] <= day]
             for name in ATTRIBUTE_KEYS
         ]
-        rows = state.contents["impressions"].get(day)
-        inputs = hash_json([*basis, state.hash_before(day), rows, attributes], 16)
+        rows = state.contents["impressions"].get(day, "")
+        parts = {**basis, "rows": rows, "history": state.hash_before(day), "attributes": hash_json(attributes, 16)}
+        inputs = hash_json(list(parts.values()), 16)
         if day not in stored or stored[day].inputs != inputs:
-            new[day] = DayRecord(inputs, {})
+            new[day] = DayRecord(inputs, {PARTS: parts})
     return new
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache, cached_property
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
@@ -38,26 +38,32 @@ class LogDays:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """The log days, with the hash of what determines their state."""
+        return {day: hash_json(list(parts.values()), 16) for day, parts in self.parts.items()}
+
+    @cached_property
+    def parts(self) -> dict[str, dict[str, str]]:
+        """The log days, with the hashes of the parts of what determines their state; see `day_records.PARTS`."""
         found = self.contents
         read = collect_read_columns(list_history_features(self.settings))
         attributes = [name for name in ATTRIBUTE_KEYS if any(c.table == name for c in read)]
-        basis = [hash_history_settings(self.settings), _hash_code()]
+        basis = {"settings": hash_history_settings(self.settings), "code": _hash_code()}
         days, until = {}, {name: _Prefixes(rows) for name, rows in found.items()}
         behaviours = self.settings.logs.behaviours
         is_untimed = behaviours is not None and behaviours.order is not None
         has_clicks = isinstance(self.settings.label, LabelFromClicks)
         for day in sorted({*found["impressions"], *found["clicks"], *found["behaviours"]} - {NO_DAY}):
-            parts = [*basis, *(found[name].get(day) for name in ("impressions", "clicks", "behaviours"))]
+            rows = [found[name].get(day) for name in ("impressions", "clicks", "behaviours")]
             # Attributes are those of the newest snapshot up to the day.
             join_day = find_undated_join_day(self.settings, self.store) if day == BEFORE_FIRST_DAY else day
-            parts += (until[name].hash_until(join_day) for name in attributes)
+            earlier = [until[name].hash_until(join_day) for name in attributes]
             if is_untimed and day in found["behaviours"] and day != BEFORE_FIRST_DAY:
                 # Their weights may depend on behaviours that earlier nights have seen.
-                parts += (found["behaviours"].get(BEFORE_FIRST_DAY), until["behaviours"].hash_until(day))
+                first = found["behaviours"].get(BEFORE_FIRST_DAY, "")
+                earlier += (first, until["behaviours"].hash_until(day))
             if has_clicks and day != BEFORE_FIRST_DAY:
                 # A click that is late may belong to any earlier impression.
-                parts += (until[name].hash_until(day) for name in ("impressions", "clicks"))
-            days[day] = hash_json(parts, 16)
+                earlier += (until[name].hash_until(day) for name in ("impressions", "clicks"))
+            days[day] = basis | {"rows": hash_json(rows, 16), "earlier": hash_json(earlier, 16)}
         return days
 
     @cached_property
@@ -70,8 +76,11 @@ class LogDays:
         recorded = self._read_recorded(name)
         # Days without a record were written by an earlier version, or by a killed step.
         missing = [day for day in days if day not in recorded]
-        found = recorded | (hash_days(self.store, name, missing) if missing else {})
+        found = recorded | (self._hash_days(name, missing) if missing else {})
         return {day: found[day] for day in days if day in found}
+
+    def _hash_days(self, name: str, days: Collection[str]) -> dict[str, str]:
+        return hash_days(self.store, name, days)
 
     def _list_ingested_days(self, name: str) -> list[str]:
         if self.settings.logs.get_declared().get(name) is None or not self.store.exists(name):
@@ -87,6 +96,13 @@ class LogDays:
             recorded = self._read_recorded(name) if days else {}
             new = {day: DayRecord(UNKNOWN, {HASH: {day: found}}) for day, found in days.items() if day not in recorded}
             self.records.write(f"ingest.{name}", new)
+
+
+class RecordedLogDays(LogDays):
+    """The log days as far as their hashes are recorded, which needs no Spark session."""
+
+    def _hash_days(self, name: str, days: Collection[str]) -> dict[str, str]:
+        return dict.fromkeys(days, "not recorded")
 
 
 class _Prefixes:

@@ -51,7 +51,7 @@ from star_ctr.jobs.history.roll_ups import (
     list_blocks,
     list_members,
 )
-from star_ctr.jobs.io.day_records import DayRecord, DayRecords, forget_days
+from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 _logger = logging.getLogger(__name__)
@@ -121,7 +121,8 @@ class HistoryState:
                     self._write(table, rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds"), partitions)
             finally:
                 events.unpersist()
-            self.records.write(PART, {day: DayRecord(self.days[day], {}) for day in stale})
+            parts = self.log_days.parts
+            self.records.write(PART, {day: DayRecord(self.days[day], {PARTS: parts[day]}) for day in stale})
         gone = [day for day in self._stored if day not in self.days and day <= self.ds]
         self.records.remove(PART, gone)
         for span, smaller in zip(roll_ups.SPANS, (1, *roll_ups.SPANS), strict=False):

@@ -28,6 +28,18 @@ _SCHEMA = describe_schema(
 
 UNKNOWN = ""
 """Inputs of a day whose rows exist although it is not known what they were written from."""
+PARTS = "parts"
+"""Key of a record: hashes of the parts of its inputs, by name. They only explain why a day is computed again."""
+_REASONS = {
+    "settings": "settings changed",
+    "code": "code changed",
+    "files": "log files changed",
+    "rows": "its rows changed",
+    "earlier": "earlier rows or attributes changed",
+    "history": "an earlier day changed",
+    "attributes": "attributes changed",
+}
+"""Reasons for computing a day again, by part, the most likely cause of the others first."""
 _PARTS = {"ingest": "part LIKE 'ingest.%'", "features": "part IN ('features', 'labels') OR part LIKE 'history%'"}
 """Conditions that select the parts of a step."""
 
@@ -48,6 +60,14 @@ class DayRecord(NamedTuple):
 
     inputs: str
     outputs: dict[str, Any]
+
+
+def explain_change(known: DayRecord | None, parts: Mapping[str, str]) -> str:
+    """Explain why a day is computed again, given its record and the current parts of its inputs."""
+    if known is None or known.inputs == UNKNOWN:
+        return "not computed yet"
+    old = known.outputs.get(PARTS, {})
+    return next((text for name, text in _REASONS.items() if old.get(name) != parts.get(name)), "its rows were lost")
 
 
 class DayRecords:

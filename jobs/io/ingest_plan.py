@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, UNDATED, list_days_before, list_window_days
@@ -32,6 +33,7 @@ class LogPlan(NamedTuple):
             too.
         first_seen: For a log without days, the day that the written rows get: one of UNDATED for all rows, or the night
             for rows that are new since earlier nights; None for other logs.
+        parts: The parts of the inputs of each day to write; see `day_records.PARTS`.
         outputs: More outputs of the records of the days to write.
     """
 
@@ -39,8 +41,9 @@ class LogPlan(NamedTuple):
     kept: dict[str, DayRecord]
     read: list[str] | None
     is_whole: bool
+    parts: Mapping[str, Mapping[str, str]]
     first_seen: str | None = None
-    outputs: Mapping[str, str] = {}
+    outputs: Mapping[str, str] = MappingProxyType({})
 
     @property
     def starts_over(self) -> bool:
@@ -91,20 +94,22 @@ def plan_log(
         wanted = sorted({day for day in (*records, *(f.day for f in files)) if day and day <= ds})
     else:
         wanted = [ds]
-    basis = [hash_log_settings(settings, name), _hash_code()]
+    basis = {"settings": hash_log_settings(settings, name), "code": _hash_code()}
 
     files_by_day: dict[str | None, list[LogFile]] = {}
     for file in files:
         files_by_day.setdefault(file.day, []).append(file)
 
-    def hash_day(day: str) -> str:
+    def hash_listing(day: str) -> str:
         if not by_day and name in UNWINDOWED_LOGS:
-            return hash_json([*basis, hash_files(files, None, day)], 16)
-        near = [f for d in (None, *list_days_before(day, lookback), day) for f in files_by_day.get(d, [])]
-        return hash_json([*basis, hash_files(near, None, day)], 16)
+            return hash_files(files, None, day)
+        return hash_files(
+            [f for d in (None, *list_days_before(day, lookback), day) for f in files_by_day.get(d, [])], None, day
+        )
 
     can_change = _can_change_without_sign(log)
-    hashes = {day: hash_day(day) for day in wanted}
+    parts = {day: basis | {"files": hash_listing(day)} for day in wanted}
+    hashes = {day: hash_json(list(found.values()), 16) for day, found in parts.items()}
     kept = {
         day: records[day]
         for day, found in hashes.items()
@@ -112,7 +117,7 @@ def plan_log(
     }
     inputs = {day: found for day, found in hashes.items() if day not in kept}
     read = sorted({x for day in inputs for x in (*list_days_before(day, lookback), day)}) if by_day else None
-    return LogPlan(inputs, kept, read, is_whole=not by_day)
+    return LogPlan(inputs, kept, read, is_whole=not by_day, parts={day: parts[day] for day in inputs})
 
 
 def _plan_undated_log(
@@ -121,10 +126,11 @@ def _plan_undated_log(
     """Plan a log without days: its rows belong to the night that saw them first, and never to an earlier one."""
     log = settings.logs.get_declared()[name]
     undated = BEFORE_FIRST_DAY if isinstance(log, BehaviourLog) else NO_DAY
-    basis = [hash_log_settings(settings, name), _hash_code()]
-    inputs = hash_json([*basis, hash_files(files, None, _END)], 16)
+    basis = {"settings": hash_log_settings(settings, name), "code": _hash_code()}
+    parts = basis | {"files": hash_files(files, None, _END)}
+    inputs = hash_json(list(parts.values()), 16)
     outputs = {_BASIS: hash_json(basis, 16), _FIRST_NIGHT: ds}
-    all_rows = LogPlan({undated: inputs}, {}, None, is_whole=True, first_seen=undated, outputs=outputs)
+    all_rows = LogPlan({undated: inputs}, {}, None, True, {undated: parts}, first_seen=undated, outputs=outputs)
     first = records.get(undated)
     if first is None or first.outputs.get(_BASIS) != outputs[_BASIS]:
         return all_rows
@@ -133,10 +139,10 @@ def _plan_undated_log(
     is_current = known.inputs == inputs and not _can_change_without_sign(log)
     # The rows that an older night saw are those that are known as of its day.
     if ds < newest or (ds == newest and is_current):
-        return LogPlan({}, dict(records), None, is_whole=True)
+        return LogPlan({}, dict(records), None, is_whole=True, parts={})
     if ds == first.outputs[_FIRST_NIGHT]:
         return all_rows
-    return LogPlan({ds: inputs}, dict(records), [] if is_current else None, is_whole=True, first_seen=ds)
+    return LogPlan({ds: inputs}, dict(records), [] if is_current else None, True, {ds: parts}, first_seen=ds)
 
 
 def _can_change_without_sign(log: Log) -> bool:

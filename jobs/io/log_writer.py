@@ -18,7 +18,7 @@ from star_ctr.features.cleaning.first_seen import KNOWN, find_new_rows, select_k
 from star_ctr.features.cleaning.log_columns import find_missing_columns, list_declared_columns, name_stored_column
 from star_ctr.features.cleaning.raw_rows import RawRows
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.day_records import UNKNOWN, DayRecord, DayRecords
+from star_ctr.jobs.io.day_records import PARTS, UNKNOWN, DayRecord, DayRecords
 from star_ctr.jobs.io.ingest_plan import LogPlan, has_log_days, list_records_of_night, plan_log
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, list_files, make_glob
 from star_ctr.jobs.io.newest_day import find_newest_day
@@ -75,7 +75,7 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
     if plan.adds_rows and plan.read == []:
         if ds in store.list_days(name):  # rows of a killed attempt, which read other files
             store.replace(name, store.read(name).limit(0), make_in_condition("ds", [ds]))
-        records.write(part, {day: DayRecord(inputs, {HASH: {}}) for day, inputs in plan.inputs.items()})
+        records.write(part, {day: DayRecord(i, {HASH: {}, PARTS: plan.parts[day]}) for day, i in plan.inputs.items()})
     elif plan.inputs:
         _logger.info("%s: writing %s; %d days are up to date", name, ", ".join(plan.inputs), len(plan.kept))
         _write_days(settings, store, name, ds, plan)
@@ -208,7 +208,7 @@ def _make_records(
         outputs |= {} if day in found else {_EMPTY: True}
         outputs |= {_READ: read} if read is not None and day in plan.inputs else {}
         outputs |= {_MEASURES: [list(m) for m in measures]} if measures else {}
-        outputs |= plan.outputs if day in plan.inputs else {}
+        outputs |= {PARTS: plan.parts[day], **plan.outputs} if day in plan.inputs else {}
         # Other days of a log that is read as a whole are known to exist, but are read again for their own night.
         records[day] = DayRecord(plan.inputs.get(day, UNKNOWN), outputs)
     return records

@@ -177,10 +177,17 @@ def test_a_kill_between_rows_and_record(tmp_path: Path, spark: SparkSession, mon
     want = hash_tables(other, spark)
     shutil.copytree(folder / "logs", tmp_path / "backup")  # with the modification times
 
+    write = DayRecords.write
+
+    def fail(records: DayRecords, part: str, found: dict[str, Any]) -> None:
+        if part == "ingest.items":
+            raise OSError("killed")
+        write(records, part, found)
+
     def kill() -> None:
         write_items(folder, {**ITEMS, "s0": "changed"})
         with monkeypatch.context() as patch:
-            patch.setattr(DayRecords, "write", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+            patch.setattr(DayRecords, "write", fail)
             with pytest.raises(OSError, match="killed"):
                 ingest.run(conf, spark, DS)
         assert DS in hash_tables(conf, spark)["items"]
