@@ -33,8 +33,9 @@ def _number_segments(parts: DataFrame, by: Seq[str], expire_days: int) -> DataFr
     return starts.withColumn(SEGMENT, total).drop("_starts")
 
 
-def _is_newest(by: Seq[str]) -> Column:
-    return F.col(SEGMENT) == F.max(SEGMENT).over(Window.partitionBy(*by))
+def _keep(parts: DataFrame, condition: Column) -> DataFrame:
+    """Keep the rows that meet a condition with window functions, which Spark does not allow in a filter."""
+    return parts.withColumn("_kept", condition).where("_kept").drop("_kept")
 
 
 def select_unexpired(parts: DataFrame, by: Seq[str], cut_day: Column, expire_days: int) -> DataFrame:
@@ -50,8 +51,9 @@ def select_unexpired(parts: DataFrame, by: Seq[str], cut_day: Column, expire_day
         The parts of the newest segments that have not expired.
     """
     numbered = _number_segments(parts, by, expire_days)
-    age = cut_day - F.max(LAST).over(Window.partitionBy(*by))
-    return numbered.where(_is_newest(by) & (age <= expire_days)).drop(SEGMENT)
+    key = Window.partitionBy(*by)
+    is_newest = F.col(SEGMENT) == F.max(SEGMENT).over(key)
+    return _keep(numbered, is_newest & (cut_day - F.max(LAST).over(key) <= expire_days)).drop(SEGMENT)
 
 
 def split_segments(parts: DataFrame, by: Seq[str], end: Column, expire_days: int) -> DataFrame:
@@ -76,5 +78,5 @@ def split_segments(parts: DataFrame, by: Seq[str], end: Column, expire_days: int
     newest = F.max(F.when(~F.col("_later"), F.col(SEGMENT))).over(key)
     last = F.max(F.when(~F.col("_later"), F.col(LAST))).over(key)
     is_live = (F.col(SEGMENT) == newest) & (end - last <= expire_days)
-    kept = numbered.where(F.max("_later").over(key) | is_live)
+    kept = _keep(numbered, F.max("_later").over(key) | is_live)
     return kept.withColumn(SEGMENT, F.when(F.col("_later"), F.col(FIRST)).otherwise(F.col(SEGMENT))).drop("_later")

@@ -102,7 +102,8 @@ class ScanPlan(NamedTuple):
 
 
 def compute_history(settings: Settings, events: DataFrame) -> History:
-    """Compute the history from all events; see `events.build_events`."""
+    """Compute the history from all events; see `events.build_events`. Keys must not expire (`state.expire_days`)."""
+    assert settings.state.expire_days is None, "the first log day is not known"
     return History(
         sum_by_day(settings, events, list_groups(settings)) if settings.select_features(Statistic) else None,
         list_by_day(settings, events) if settings.select_features(Sequence) else None,
