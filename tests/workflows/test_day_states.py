@@ -56,6 +56,7 @@ def test_status_explains_which_days_are_computed_again(tmp_path: Path, spark: Sp
     def load(**more: Any) -> Settings:
         return settings(
             tmp_path,
+            {"duplicate_days": 0},
             logs={
                 "items": {"path": "items.csv", "key": "sku"},
                 "clicks": {"path": "clicks/{ds}.csv", "impression": "view",
