@@ -7,7 +7,8 @@ are a window that moves on by a twentieth per day. Nights train on one day, with
 - `features_new_day_vs_full`: processor time of `features` for one new day, with a window of 14 days, over that of
   `features --full`, which computes the state and all days of the window again.
 
-Each measured step is a separate command, so it includes the start of Spark.
+Each measured step is a separate command, so it includes the start of Spark. The nights between are not measured; they
+share one Spark session.
 
     python bench/nights.py [--rows 100000]
 """
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,9 @@ from size import run_star_ctr
 from sizing import measure_core_seconds
 
 from star_ctr.conf.contracts.dates import list_days
+from star_ctr.conf.load import load
+from star_ctr.jobs.io.session import start
+from star_ctr.workflows.nightly import run_step
 
 DAYS = list_days("2026-01-01", "2026-01-31")
 DOMAINS = ["feed", "search", "shop", "video"]
@@ -131,18 +137,25 @@ def measure_nights(folder: Path, rows: int) -> dict[str, Any]:
     generate(folder / "logs", rows, DAYS[:30])
     conf = configure(folder, "nights", window={"days": 1})
     seconds: dict[int, dict[str, float]] = {}
-    for number in range(2, 31):
+    for number, before in ((3, DAYS[1:2]), (30, DAYS[3:29])):
+        arguments = [sys.executable, __file__, "--conf", conf, "--nights", *before]
+        subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
         day = DAYS[number - 1]
-        if number in (3, 30):
-            seconds[number] = {step: measure_core_seconds(folder, step, "--conf", conf, "--ds", day) for step in STEPS}
-        else:
-            for step in STEPS:
-                run_star_ctr(folder, step, "--conf", conf, "--ds", day)
+        seconds[number] = {step: measure_core_seconds(folder, step, "--conf", conf, "--ds", day) for step in STEPS}
     ratio = sum(seconds[30].values()) / sum(seconds[3].values())
     details = "; ".join(
         f"night {n}: {', '.join(f'{step} {s:.0f} s' for step, s in found.items())}" for n, found in seconds.items()
     )
     return make_entry("night_30_vs_night_3", ratio, "ratio", 1.15, f"{rows:,} impressions a day; {details}")
+
+
+def run_nights(conf: str, days: list[str]) -> None:
+    """Run the steps of some nights in one Spark session."""
+    settings = load(conf)
+    spark = start(settings, "nights")
+    for day in days:
+        for step in STEPS:
+            run_step(settings, spark, step, day, "benchmark")
 
 
 def measure_features(folder: Path, rows: int) -> dict[str, Any]:
@@ -163,7 +176,7 @@ def measure_features(folder: Path, rows: int) -> dict[str, Any]:
 def run(rows: int = 100_000) -> list[dict[str, Any]]:
     """Run both measurements and return their entries."""
     found = []
-    for measure, number in ((measure_features, max(rows // 4, 25_000)), (measure_nights, rows)):
+    for measure, number in ((measure_nights, rows), (measure_features, 3 * rows)):
         with tempfile.TemporaryDirectory(prefix="star-ctr-nights-") as name:
             found.append(measure(Path(name), number))
     return found
@@ -172,4 +185,10 @@ def run(rows: int = 100_000) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000, help="impressions per day")
-    print(json.dumps(run(parser.parse_args().rows), indent=1))
+    parser.add_argument("--conf", help="with --nights: the YAML file of the data set")
+    parser.add_argument("--nights", nargs="+", default=[], help="only run the steps of these nights")
+    arguments = parser.parse_args()
+    if arguments.nights:
+        run_nights(arguments.conf, arguments.nights)
+    else:
+        print(json.dumps(run(arguments.rows), indent=1))

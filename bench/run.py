@@ -21,6 +21,7 @@ import bulk
 import cost
 import gpu
 import history
+import long_run
 import metrics
 import nights
 import open_labels
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "history": history.run,
     "nights": nights.run,
     "open_labels": open_labels.run,
+    "long_run": long_run.run,
     "metrics": metrics.run,
     "size": size.run,
     "bulk": bulk.run,
