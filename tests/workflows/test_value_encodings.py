@@ -39,10 +39,8 @@ def test_nights_with_crosses_and_hashed_values(
     monkeypatch.setitem(small_logs.CONF, "features", [*small_logs.CONF["features"], *CROSSES])  # type: ignore[misc]
     conf = small_logs.write(tmp_path, small_logs.frames(rows_a_day=150))
     settings = load(conf, ["window.days=1", EMBEDDINGS])
-    for ds in (FIRST, SECOND):
-        ingest.run(settings, spark, ds)
-        features.run(settings, spark, ds)
-    split.run(settings, spark, FIRST)
+    for step in (ingest, features, split):
+        step.run(settings, spark, FIRST)
     store = WarehouseTables(settings, spark)
     _, metadata = read_split_commit(store.warehouse.table("split"), FIRST)
     layout = metadata["layout"]
@@ -78,7 +76,8 @@ def test_nights_with_crosses_and_hashed_values(
     # Training, a warm start, and batch scoring of raw rows.
     train.run(settings, spark, FIRST)
     warm = load(conf, ["window.days=1", EMBEDDINGS, "trainer.warm_start=" + make_run_id(settings, FIRST)])
-    split.run(warm, spark, SECOND)
+    for step in (ingest, features, split):
+        step.run(warm, spark, SECOND)
     assert train.run(warm, spark, SECOND)["steps"] > 0
     other = load(
         conf, ["window.days=1", EMBEDDINGS.replace("17", "18"), "trainer.warm_start=" + make_run_id(settings, FIRST)]
