@@ -49,8 +49,8 @@ def generate(folder: Path, rows: int) -> None:
         at = pd.Timestamp(day) + pd.to_timedelta(np.sort(rng.integers(0, 80_000, rows)), "s")
         shown = pd.DataFrame({"view": [f"{day}-{k}" for k in range(rows)], "at": at, "item": item})
         shown["user"], shown["page"] = draw_ids("u", users), rng.choice(["feed", "search"], rows)
-        liking = pd.util.hash_array(item.astype(object)) % 1000 / 250 - 2
-        clicked = shown[rng.random(rows) < 1 / (1 + np.exp(1.5 - liking))]
+        affinity = pd.util.hash_array(item.astype(object)) % 1000 / 250 - 2
+        clicked = shown[rng.random(rows) < 1 / (1 + np.exp(1.5 - affinity))]
         clicks = pd.DataFrame({"view": clicked["view"], "at": clicked["at"] + pd.Timedelta(seconds=60)})
         for name, frame in (("views", shown), ("clicks", clicks)):
             file = folder / name / f"{day}.parquet"

@@ -1,7 +1,7 @@
-"""Benchmark: what training on open labels does to PCOC, with clicks that follow hours to days after the impression.
+"""Benchmark: what training on open labels does to PCOC, if clicks follow hours to days after their impressions.
 
 Generates logs whose clicks follow after 18 hours on average, and labels with an attribution window of 72 hours. Trains
-one night with `label.open: keep` and one with `drop`, and computes the final metrics of both when all labels are known.
+one night with `label.open: keep` and one with `drop`, and computes the final metrics of both once all labels are final.
 
 - `pcoc_with_open_labels_dropped`: |PCOC - 1| with `drop`, over |PCOC - 1| with `keep`.
 
@@ -32,11 +32,11 @@ NIGHT, LAST = DAYS[5], DAYS[8]
 def generate(folder: Path, rows: int) -> None:
     """Write the logs, with `rows` impressions per day."""
     rng = np.random.default_rng(0)
-    liking = rng.normal(size=500)
+    affinity = rng.normal(size=500)
     late: list[pd.DataFrame] = []
     for day in DAYS:
         start = pd.Timestamp(day)
-        item = rng.integers(0, len(liking), rows)
+        item = rng.integers(0, len(affinity), rows)
         seconds = np.sort(rng.integers(0, 86_400, rows))
         at = pd.Series(start + pd.to_timedelta(seconds, "s"))
         shown = pd.DataFrame({"view": [f"{day}-{k}" for k in range(rows)], "at": at})
@@ -44,7 +44,7 @@ def generate(folder: Path, rows: int) -> None:
         shown["item"] = np.char.add("i", item.astype(str))
         shown["page"] = rng.choice(["feed", "search"], rows)
         _write(folder / "views" / f"{day}.parquet", shown)
-        clicked = shown[rng.random(rows) < 1 / (1 + np.exp(2 - 0.5 * liking[item]))]
+        clicked = shown[rng.random(rows) < 1 / (1 + np.exp(2 - 0.5 * affinity[item]))]
         delay = pd.to_timedelta(rng.exponential(18 * 3600, len(clicked)).astype(int), "s")
         late.append(pd.DataFrame({"view": clicked["view"], "at": clicked["at"] + delay}))
         clicks = pd.concat(late)

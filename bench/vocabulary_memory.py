@@ -2,8 +2,8 @@
 
 Two workers of a machine map the index of 20 million values, and look up 2 million values each. The private memory of a
 worker (pages that no other process shares) is compared with that of a worker that imports the same modules and creates
-the same batches, but has no index. The speed is compared with a search in sorted hashes in memory that has the values
-in the order of their ids: 16 bytes per value and the text, in each worker.
+the same batches, but has no index. The speed is compared with a binary search in sorted hashes that each worker holds
+in its own memory, beside the values in the order of their ids: 16 bytes per value plus the text.
 
     python bench/vocabulary_memory.py [--values 20000000]
 """
@@ -89,7 +89,7 @@ class SortedHashes:
 
 
 def work(kind: str, folder: Path, values: int, seed: int) -> None:
-    """Look up values in a worker. When they are found and a line is read, write the worker's memory as JSON."""
+    """Look up values in a worker. Afterwards, wait for a line of input, and write the worker's memory as JSON."""
     batches = make_batches(values, seed)
     if kind == "mapped":
         known = map_vocabularies([str(folder / "vocabulary.parquet")], folder)["item"]
@@ -103,7 +103,7 @@ def work(kind: str, folder: Path, values: int, seed: int) -> None:
 
 def start_worker(kind: str, folder: Path, values: int, seed: int) -> subprocess.Popen[str]:
     """Start a worker."""
-    command = [sys.executable, __file__, "--way", kind, "--folder", str(folder), "--values", str(values)]
+    command = [sys.executable, __file__, "--kind", kind, "--folder", str(folder), "--values", str(values)]
     return subprocess.Popen([*command, "--seed", str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -159,7 +159,7 @@ def run(values: int = 20_000_000) -> list[dict[str, Any]]:
         folder = Path(name)
         write_vocabulary(folder / "vocabulary.parquet", values)
         start = time.monotonic()
-        subprocess.run([sys.executable, __file__, "--way", "build", "--folder", name], check=True)
+        subprocess.run([sys.executable, __file__, "--kind", "build", "--folder", name], check=True)
         build = time.monotonic() - start
         size = sum(file.stat().st_size for file in folder.glob("*.arrow")) / 2**20
         without = measure_memory("none", folder, values)
@@ -182,14 +182,14 @@ def run(values: int = 20_000_000) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--values", type=int, default=20_000_000)
-    parser.add_argument("--way", choices=["none", "mapped", "build"], help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=["none", "mapped", "build"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.way == "build":
+    if arguments.kind == "build":
         map_vocabularies([str(arguments.folder / "vocabulary.parquet")], arguments.folder)
-    elif arguments.way:
-        work(arguments.way, arguments.folder, arguments.values, arguments.seed)
+    elif arguments.kind:
+        work(arguments.kind, arguments.folder, arguments.values, arguments.seed)
     else:
         for result in run(arguments.values):
             print(json.dumps(result, indent=1))

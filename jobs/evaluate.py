@@ -3,8 +3,8 @@
 There is one row per domain and one for all domains together (`overall`). AUC and GAUC have intervals from a Poisson
 bootstrap over users, configured in the settings section `evaluate`.
 
-If labels of the night are still open, its metrics are provisional. A later night computes them again when all labels
-are final, and writes them to `final_metrics`.
+If labels of the night are still open, its metrics are provisional. Once all labels are final, a later night computes
+the metrics again and writes them to `final_metrics`.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
 """

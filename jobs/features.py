@@ -3,7 +3,8 @@
 Writes the days of the training window and the day `ds` to `features`, with one partition per day. A day is computed
 once: it is computed again only if its log, an earlier log or the settings have changed.
 
-Writes their labels to `labels`. A day gets new labels until all of its attribution windows have closed.
+Writes their labels to `labels`. The labels of a day are computed again on each night until all of its attribution
+windows have closed.
 
 Statistics and sequences use the whole history in the tables up to the day, in the form of the state in
 `history_counts` and `history_events`.

@@ -198,7 +198,7 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
         .where(F.col("ds") == ds)
         .withColumn("domain", F.when(known, F.col("domain")).otherwise(OTHER_NAME))
         .withColumn("part", F.lit("test"))
-        # The labels are those of the candidate's scores.
+        # Placeholders: the labels are taken from the candidate's scores.
         .withColumns({"label": F.lit(0.0), "label_final": F.lit(False)})
     )
     encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))

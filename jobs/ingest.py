@@ -6,7 +6,7 @@ The step reads the logs of the training window and of the day `ds`:
 2. Exact duplicates are dropped and counted.
 3. Invalid rows go to `quarantine`, complete and with a reason.
 4. `ledger` counts rows by log, day, domain and reason: rows read = rows written + duplicates +
-   quarantined rows + rows left out by `where`.
+   quarantined rows + rows left out by `where` + rows of a log without days that an earlier night has written.
 5. `profile` describes the rows of each log and day, such as the share of missing values by column.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/ingest.py --conf conf/kuairand.yaml

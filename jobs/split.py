@@ -1,8 +1,9 @@
 """Split: encode the days of the training window as train and the next day as test, for the trainer.
 
-Vocabularies, scales and bucket bounds are fitted on the training days only. The rows of a night are written in one
-Delta commit. The metadata of the commit contains the layout and the version of the vocabularies, so a version of
-`split` is all that a trainer needs to be pinned to.
+Vocabularies, scales and bucket bounds are fitted on the training days only, or extend those of an earlier night
+(`split.vocabulary: grown`). A night writes one Delta commit. With grown vocabularies, training days that are stored
+already are not written again. The metadata of the commit contains the layout, the version of the vocabularies and the
+stored training days, so a version of `split` is all that a trainer needs to be pinned to.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/split.py --conf conf/kuairand.yaml
 """
@@ -137,7 +138,7 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
 
 
 def _count_expired(settings: Settings, before: EarlierSplit | None, written: DataFrame) -> dict[str, int]:
-    """Return the number of values that expired in a night by embedding table, and log them."""
+    """Return the number of values that expired on a night, by embedding table, and log it."""
     expires = any(table.expire_days is not None for table in settings.model.embeddings.values())
     if before is None or not expires:
         return {}
@@ -237,7 +238,7 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
 def _arrange_rows(
     settings: Settings, rows: DataFrame, counts: Iterable[RowCount], domains: Collection[str]
 ) -> DataFrame:
-    """Arrange rows so that each file is a random sample of one domain of a night, or of a day.
+    """Arrange rows so that each file is a random sample of one domain of a night or day.
 
     Rows of a domain are sorted by a hash. A large domain is distributed over as many tasks as its rows fill files of
     `split.rows_per_file` rows. The number of tasks is fixed and the order is total, so a split that is written again

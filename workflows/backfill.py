@@ -139,5 +139,5 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
             return f"the night of {writer} overwrote the features of {ds}; split needs those of the night of {ds}"
         others = find_other_labels(staleness.settings, ds, list_window_days(staleness.settings, ds))
         if others and staleness.get_state(ds, "split")[0] not in (State.DONE, State.REMOVED):
-            return f"the night of {max(others.values())} wrote labels; split needs those of the night of {ds}"
+            return f"the night of {max(others.values())} overwrote labels; split needs those of the night of {ds}"
     return None

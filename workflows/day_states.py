@@ -1,4 +1,4 @@
-"""Days that the steps of a night would compute if they ran now, and why. Needs no Spark session."""
+"""The days that the steps of a night would compute if they ran now, and why. Needs no Spark session."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def list_ingest_days(settings: Settings, ds: str, files: Mapping[str, list[LogFi
             if known is None and None not in days and day not in days and not has_table:
                 continue  # no file and no rows
             reason = _explain_new_rows(known, plan.parts[day], plan.adds_rows)
-            found.append(DayState(part, day, "a table of a catalog may have changed" if has_table else reason))
+            found.append(DayState(part, day, "its catalog table may have changed" if has_table else reason))
     return found
 
 
@@ -79,7 +79,7 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
 
     waiting = {found.day for found in ingested}
     window, changed = list_window_days(settings, ds), sorted(day for day in waiting if day not in UNDATED)
-    store = WarehouseTables(settings, cast(Any, None))  # it reads only the logs of the tables
+    store = WarehouseTables(settings, cast(Any, None))  # only the Delta logs of the tables are read
     found: dict[tuple[str, str], str] = {}
     if store.exists("impressions"):
         history, records = state.HistoryState(settings, store, ds), DayRecords(settings)
@@ -103,9 +103,9 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
         parts = [day_plan.PART, labels.PART] if day in window else []
         for part in [state.PART, *parts] if settings.history else parts:
             if day in waiting:
-                found.setdefault((part, day), "ingest writes it first")
+                found.setdefault((part, day), "waits for ingest of this day")
             elif part == day_plan.PART and not waiting.isdisjoint(UNDATED):
-                found.setdefault((part, day), "ingest writes a log without days first")
+                found.setdefault((part, day), "waits for ingest of a log without days")
             elif part == day_plan.PART and changed and changed[0] < day:
-                found.setdefault((part, day), f"ingest writes {changed[0]} first")
+                found.setdefault((part, day), f"waits for ingest of {changed[0]}")
     return [DayState(part, day, reason) for (part, day), reason in sorted(found.items())]

@@ -10,8 +10,8 @@ journal holds a hash of each of them for every step that has run (the input fing
 
 The data that a step reads is not hashed again. Its hash is the input fingerprint of the step that wrote it, because
 equal inputs give equal results. `ingest` is the exception: log files may change although the rows of a day do not. For
-the tables that ingest writes, the fingerprint of `features` contains a hash of the rows of each day. A log without days
-is read by the nights that find new rows in it, so its files do not make a night stale that has ingested it.
+the tables that ingest writes, the fingerprint of `features` contains a hash of the rows of each day. New rows of a log
+without days belong to later nights, so changes of its files do not make a night stale that has ingested it.
 """
 
 from __future__ import annotations

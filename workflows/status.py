@@ -32,8 +32,8 @@ def read_staleness(settings: Settings, busy: bool) -> Staleness:
 def run(settings: Settings, first: str | None, last: str | None, limit: int) -> list[dict[str, Any]]:
     """Return the current state of each step of each night; see `list_steps_status` for arguments and result.
 
-    The rows of `ingest` and `features` that are not done also have `days`: the days that the step would compute if it
-    ran now, each with its `part`, `day` and `reason`. It is empty for the other rows.
+    All rows also have `days`: the days that the step would compute if it ran now, each with its `part`, `day` and
+    `reason`. Only unfinished `ingest` and `features` steps have any.
     """
     staleness = read_staleness(settings, is_held(settings))
     rows = list_steps_status(staleness, first, last, limit)

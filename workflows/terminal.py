@@ -178,7 +178,7 @@ _STATES = {
 def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """Return a table of states by night and step, followed by the reasons of stale, failed and running steps.
 
-    A third table lists the days that unfinished steps would compute, with one line for consecutive days.
+    A third table lists the days that unfinished steps would compute, with one line per range of consecutive days.
 
     Args:
         rows: Rows of `status.run`.
@@ -205,7 +205,7 @@ def make_status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _join_days(days: Sequence[Mapping[str, str]]) -> list[tuple[str, str, str]]:
-    """Return part, days and reason of days, with one entry for consecutive days of the same part and reason."""
+    """Return the part, days and reason of each range of consecutive days with the same part and reason."""
     spans: list[tuple[str, list[str], str]] = []
     for part, day, reason in ((d["part"], d["day"], d["reason"]) for d in days):
         if spans and spans[-1][0] == part and spans[-1][2] == reason and _is_next_day(spans[-1][1][-1], day):

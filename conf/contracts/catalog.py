@@ -83,7 +83,7 @@ TABLES = {
         Table("metrics", "AUC, GAUC, PCOC and log loss, one row per day, model and domain", ("run_id",)),
         Table(
             "final_metrics",
-            "metrics of nights whose labels were open, computed again when all labels are final",
+            "metrics of nights with open labels, computed again once all labels are final",
             ("run_id",),
         ),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),

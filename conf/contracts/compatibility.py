@@ -96,13 +96,13 @@ def check_split(run_id: str, before: Layout, now: Layout) -> None:
 
 
 def _check_embeddings(run_id: str, before: Layout, now: Layout) -> None:
-    """Raise `UserError` if an embedding table has another encoding of values, or another number of hashed rows."""
+    """Raise `UserError` if an embedding table encodes values differently, or has another number of hashed rows."""
     for name in before.embeddings:
         earlier, current = (_describe_encoding(layout, name) for layout in (before, now))
         if name in now.embeddings and earlier != current:
             raise UserError(
                 f"trainer.warm_start: the embedding `{name}` has {earlier} in {run_id} but {current} in the split of "
-                f"{now.ds}, so its rows have other meanings; change model.embeddings.{name} back, or {_REMEDY}"
+                f"{now.ds}, so their rows do not correspond; change model.embeddings.{name} back, or {_REMEDY}"
             )
 
 

@@ -115,7 +115,7 @@ class BucketField(SettingsModel):
 
 
 TRAIN, TEST, DAY = "train", "test", "day"
-"""Values of the column `part` of the split: training and test rows of a night, or rows of a day for all nights."""
+"""Values of the column `part` of the split: the rows of a night, or the training rows of a day for all nights."""
 
 
 class Partition(NamedTuple):
@@ -188,7 +188,7 @@ class Layout(SettingsModel):
             offset += sequence.width
 
     def hash_encoding(self) -> str:
-        """Hash what determines the encoding of a row, besides the values and domains that are known."""
+        """Hash what determines the encoding of a row, apart from the known values and domains."""
         return hash_json(self.model_dump(mode="json", exclude={"ds", "domains", "embeddings"}), 32)
 
     @property

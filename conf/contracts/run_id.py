@@ -31,7 +31,7 @@ _NOT_AFFECTING_MODEL: Any = {
 
 
 _OPEN_LABELS: Any = {"label": {"open"}}
-"""The setting of the label that only affects which rows are trained on, in the form of pydantic's `exclude`."""
+"""The label setting that only affects which rows are trained on, in the form of pydantic's `exclude`."""
 
 
 def hash_config(settings: Settings) -> str:

@@ -59,7 +59,7 @@ def read_vocabularies(files: Sequence[str]) -> dict[str, Vocabulary]:
     for name in table["embedding"].unique().to_pylist():
         rows = table.filter(pc.field("embedding") == name)
         ids = rows["id"].to_numpy()
-        # Ids may have gaps, where values have expired.
+        # Expired values leave gaps in the ids.
         assert ids[0] >= FIRST_KNOWN, f"an id of vocabulary {name} is reserved"
         assert (ids[1:] > ids[:-1]).all(), f"two values of vocabulary {name} have the same id"
         vocabularies[name] = Vocabulary(rows["value"].combine_chunks(), ids.astype(np.int32))

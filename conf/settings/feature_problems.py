@@ -54,7 +54,7 @@ def find_feature_problems(settings: Settings) -> list[str]:
 
 
 def find_embedding_problems(settings: Settings) -> list[str]:
-    """Find embedding tables with a special encoding that no feature of values uses; their settings have no effect.
+    """Find settings of embedding tables that have no effect, or would drop values of training rows.
 
     Args:
         settings: The settings of a data set.
@@ -77,7 +77,7 @@ def find_embedding_problems(settings: Settings) -> list[str]:
         where = f"model.embeddings.{name}.expire_days"
         if table.expire_days is not None and settings.split.vocabulary != "grown":
             problems.append(
-                f"{where}: vocabularies that are fitted on each night contain no older values; set split.vocabulary to "
+                f"{where}: vocabularies that are fitted every night hold no older values; set split.vocabulary to "
                 "grown, or remove this key"
             )
         elif table.expire_days is not None and table.expire_days < settings.window.days:
@@ -144,8 +144,8 @@ def _find_column_problems(settings: Settings, feature: AnyFeature, column: Colum
         numeric = next((f.name for f in settings.select_features(Numeric) if f.column == column), None)
         if numeric:
             return [
-                f"`{column}` is a number, because features.{numeric} is numeric; copy the column under another name in "
-                "`columns` of its log, and use the copy"
+                f"`{column}` is read as a number, because features.{numeric} is numeric; copy the column under another "
+                "name in `columns` of its log, and use the copy"
             ]
     if isinstance(feature, Sequence) and column.table == "users":
         return [f"`{column}`: user columns are the same for all events; use them in a feature that is not a sequence"]

@@ -92,7 +92,7 @@ class Feature(SettingsModel):
 
 
 ColumnOrCross = Annotated[
-    # Tags in brackets are not shown in messages. With tags, a message concerns only the form that was given.
+    # Tags in brackets are not shown in messages. With tags, an error concerns only the form that was given.
     Annotated[ColumnRef, Tag("[column]")] | Annotated[list[ColumnRef], Field(min_length=2), Tag("[columns]")],
     Discriminator(lambda given: "[columns]" if isinstance(given, list) else "[column]"),
 ]
@@ -107,8 +107,8 @@ class Categorical(Feature):
     Set `multiple` for a column of lists (Parquet, JSON or Delta), or `separator` to split text into a list. Each value
     of a list has an embedding, and the embeddings of a list are averaged.
 
-    With a list of columns, the feature is a cross: each combination of their values is a value, which is missing if one
-    of the columns is.
+    With a list of columns, the feature is a cross: its values are the combinations of their values. A combination is
+    missing if one of its values is missing.
     """
 
     kind: Literal["categorical"] = Field(description="kind of the feature: `categorical`")

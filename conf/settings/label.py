@@ -58,6 +58,6 @@ class LabelFromClicks(SettingsModel):
     )
     open: Literal["keep", "drop"] = Field(
         "drop",
-        description="training rows whose attribution window is still open after the night's day: `drop` leaves them "
-        "out, `keep` trains on what is known of them, which is too few clicks",
+        description="training rows whose attribution window is still open at the end of the night's day: `drop` leaves "
+        "them out, `keep` trains on their labels so far, in which later clicks are missing",
     )

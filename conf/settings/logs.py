@@ -137,8 +137,8 @@ class ClickLog(Log):
 class BehaviourLog(Log):
     """The log of user behaviours that are not impressions, or that happened before the first day of impressions.
 
-    Exactly one of `time` and `order` is required. With `order`, all rows count as earlier than the first day, except
-    for rows that a later night sees first: they count from this day on.
+    Exactly one of `time` and `order` is required. With `order`, rows that the first night sees count as earlier than
+    the first day. A row that a later night sees first belongs to the day of that night.
     """
 
     user: NonEmptyText = Field(description="column with the id of the user")
@@ -164,7 +164,7 @@ class AttributeLog(Log):
     day: DayColumn | None = Field(
         None,
         description="column with the day of a snapshot, if the path does not contain the day; default: there is one "
-        "row per key, which applies from the night that sees it first, and to every day if this is the first night",
+        "row per key, which applies from the night that sees it first, or to every day if that is the first night",
     )
     as_of: Literal["same_day", "day_before"] = Field(
         "day_before",

@@ -15,9 +15,9 @@ Width = Annotated[int, Field(ge=1)]
 class EmbeddingSettings(SettingsModel):
     """One embedding table, which all domains share.
 
-    With `encode: vocabulary`, every known value has an embedding, and all other values share the one of unknown values.
-    With `encode: hash`, the hash of a value selects one of `rows` embeddings. Values with the same row share it, and
-    there is no vocabulary, so the size of the table does not depend on the values.
+    With `encode: vocabulary`, every known value has an embedding, and all other values share one for unknown values.
+    With `encode: hash` (the hashing trick), a hash of the value selects one of `rows` embeddings. Values that collide
+    share an embedding. There is no vocabulary, so the size of the table does not depend on the values.
     """
 
     dim: Width | None = Field(None, description="width of the embeddings; default: `model.dim`")
@@ -28,18 +28,18 @@ class EmbeddingSettings(SettingsModel):
         "embedding of unknown values; default: every value has an embedding",
     )
     encode: Literal["vocabulary", "hash"] = Field(
-        "vocabulary", description="how values get embeddings: by the `vocabulary` of the training rows, or by `hash`"
+        "vocabulary",
+        description="how a value selects its embedding: by the `vocabulary` of the training rows, or by its `hash`",
     )
     rows: int | None = Field(
-        None, ge=1, le=1_000_000_000, description="number of embeddings with `encode: hash`, which requires it"
+        None, ge=1, le=1_000_000_000, description="number of embeddings; required with `encode: hash`, and only then"
     )
-
     expire_days: int | None = Field(
         None,
         ge=1,
         le=3650,
-        description="number of days before the night in which a value must occur in training rows to keep its "
-        "embedding; the rows of dropped values are reset and used for new values; needs `split.vocabulary: grown`; "
+        description="a value that has not occurred in the training rows of this number of days before the night is "
+        "dropped, and its id is reused for a new value, with a new embedding; requires `split.vocabulary: grown`; "
         "default: values are never dropped",
     )
 

@@ -69,13 +69,14 @@ class DomainSettings(SettingsModel):
 
 
 class StateSettings(SettingsModel):
-    """The state of the history, from which statistics and sequences are computed."""
+    """The stored history of events, from which statistics and sequences are computed."""
 
     expire_days: int | None = Field(
         None,
         ge=1,
         description="a key that is not seen for more than this number of days loses its earlier events; a key is a "
-        "value of the group columns of a statistic, or the user of a sequence; default: keys do not expire",
+        "combination of values in the group columns of a statistic, or the user of a sequence; default: keys never "
+        "expire",
     )
 
 
@@ -113,7 +114,7 @@ class Settings(SettingsModel):
     checks: CheckSettings = Field(CheckSettings(), description="data quality limits")
     history: dict[str, History] = Field(default_factory=dict, description="kinds of events by name; default: none")
     features: list[AnyFeature] = Field(min_length=1, description="features of the model")
-    state: StateSettings = Field(StateSettings(), description="the state of the history")
+    state: StateSettings = Field(StateSettings(), description="stored history of events")
     window: WindowSettings = Field(WindowSettings(), description="training window")
     split: SplitSettings = Field(SplitSettings(), description="encoded rows and vocabularies")
     model: ModelSettings = Field(ModelSettings(), description="network")

@@ -1,4 +1,4 @@
-"""Rows of a log without days that are new since earlier nights."""
+"""New rows of a log without days: those that no earlier night has seen."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from star_ctr.features.cleaning.log_columns import get_column
 
 KNOWN = "known since an earlier night"
 """The reason of a row of a log without days that an earlier night has written."""
-
-
 _RANK = "_star_ctr_rank"
 
 
 def order_days(day: Column) -> Column:
-    """Return a text that orders days and places rows without a day before all days."""
+    """Return a sort key for values of `ds` that places rows without a day before all days."""
     return F.when(day.isin(NO_DAY, BEFORE_FIRST_DAY), "").otherwise(day)
 
 
@@ -29,7 +27,7 @@ def select_known_rows(stored: DataFrame, ds: str, has_keys: bool) -> DataFrame:
         has_keys: Whether a row replaces earlier rows with the same `key`.
 
     Returns:
-        The rows of earlier days and those without a day; of each key only the newest.
+        The rows of earlier days and those without a day; with keys, only the newest row of each key.
     """
     known = stored.where(order_days(F.col("ds")) < ds)
     if not has_keys:
@@ -39,7 +37,7 @@ def select_known_rows(stored: DataFrame, ds: str, has_keys: bool) -> DataFrame:
 
 
 def find_new_rows(rows: DataFrame, known: DataFrame, ds: str) -> DataFrame:
-    """Find the rows that are not among the known rows, whatever their days. Equal rows are counted.
+    """Find the rows that are not among the known rows, whatever their days. Of equal rows, only the surplus is new.
 
     Args:
         rows: The rows.

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SEPARATOR, ESCAPE = "|", "\\"
-"""The text between the parts of a combined value, and the text before a separator or an escape within a part."""
+"""The text between the parts of a combined value, and the escape of either text within a part."""
 
 
 def combine_values(columns: Sequence[pa.Array | pa.ChunkedArray]) -> pa.Array | pa.ChunkedArray:
     r"""Combine the values of columns row by row; a single column is returned unchanged.
 
-    The parts are joined by `|`. Within a part, `|` is written as `\\|`, and a backslash twice, so that different
+    The parts are joined by `|`. Within a part, `|` is written as `\|`, and a backslash twice, so that different
     combinations have different values.
 
     Args:

@@ -33,9 +33,9 @@ def encode_ids(values: pa.ChunkedArray | pa.Array, known: ValueIndex) -> Ints:
 
 
 def hash_ids(values: pa.ChunkedArray | pa.Array, size: int) -> Ints:
-    """Encode values as ids of an embedding table without a vocabulary.
+    """Encode values as ids of a hashed embedding table, which has no vocabulary.
 
-    The id of a value is 2 + h % (size - 2), where h is its hash (see `hash_values`). It depends on nothing else.
+    The id of a value is 2 + h % (size - 2), where h is its hash (see `hash_values`).
 
     Args:
         values: The values of n rows.

@@ -71,7 +71,7 @@ def fit_layout(
     )
     bucket_fields = [BucketField(name=name_bucket_table(n), source=sources[n], bounds=bounds[n]) for n in buckets]
     hashed = list_hashed_tables(settings)
-    # A table whose columns have no values in the training rows has no known value.
+    # A table whose columns are empty in the training rows has no known values.
     rows = {**dict.fromkeys(list_embedding_columns(settings), 0), **vocabulary_sizes, **hashed}
     sizes = {name: FIRST_KNOWN + size for name, size in rows.items()}
     sizes |= {field.name: FIRST_KNOWN + len(field.bounds) + 1 for field in bucket_fields}
@@ -157,7 +157,7 @@ def _keep_encodings(
 
 
 def _make_value_field(feature: Categorical) -> IdField:
-    """Make the field of the values of a categorical feature."""
+    """Make the id field of a categorical feature."""
     columns = [column.flat for column in feature.columns]
     return IdField(
         name=feature.name,

@@ -1,12 +1,12 @@
-"""Find the ids of values in the vocabulary of an embedding table, for batches of values.
+"""Look up the ids of values in the vocabulary of an embedding table, for batches of values.
 
-The index is three arrays in the order of the hashes of the known values: hash, id and value. They may be memory-mapped,
-so that all processes of a machine share them:
+The index consists of three arrays, sorted by hash: the hash, id and text of each known value. They may be
+memory-mapped, so that all processes of a machine share them. A lookup has two steps:
 
 1. Hash the distinct values of a batch, and find them in the sorted hashes by binary search.
 2. Compare each value with the known value found. If they differ, continue with the next known value of the same hash.
 
-The comparison makes the result exact: different values with the same hash only cost another comparison.
+The comparison makes the result exact: a hash collision only costs another comparison.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 INDEX_SCHEMA = pa.schema([("hash", pa.uint64()), ("id", pa.int32()), ("value", pa.large_string())])
 """The columns of the entries of an index, sorted by hash."""
 _VALUES_PER_HASHING = 1 << 18
-"""Number of values that are hashed at once: Arrow copies each value into a Python object."""
+"""Number of values that are hashed at once, which limits memory: each value is copied into a Python object."""
 
 
 def make_entries(values: pa.Array | pa.ChunkedArray, ids: npt.NDArray[np.int32]) -> pa.RecordBatch:
@@ -74,7 +74,7 @@ class ValueIndex:
         is_known = np.zeros(len(values), dtype=bool)
         hashes = hash_values(values)
         # The position of the entry to compare with, for each value that may still be known.
-        value = np.argsort(hashes)  # neighboring needles are found in the same pages
+        value = np.argsort(hashes)  # in this order, neighboring lookups touch the same pages
         position = np.searchsorted(self._hashes, hashes[value])
         while len(value):
             is_inside = position < len(self._hashes)
@@ -90,15 +90,15 @@ class ValueIndex:
 
 
 def index_values(values: pa.Array, ids: npt.NDArray[np.int32]) -> ValueIndex:
-    """Return an index in the memory of this process; see `make_entries` for the arguments."""
+    """Build an index in the memory of this process; see `make_entries` for the arguments."""
     return ValueIndex(make_entries(values, ids))
 
 
 def hash_values(values: pa.Array) -> npt.NDArray[np.uint64]:
     """Hash texts: SipHash-2-4 of their UTF-8 bytes with the key `0123456789123456`, mixed as in SplitMix64.
 
-    This is the hash of pandas for texts. A test compares it with an independent computation, because stored ids depend
-    on it (`encode: hash`).
+    This is how pandas hashes strings. Stored ids depend on it (`encode: hash`), so a test compares it with an
+    independent implementation.
 
     Args:
         values: n texts, without nulls.

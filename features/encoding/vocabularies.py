@@ -57,9 +57,9 @@ def fit_vocabularies(settings: Settings, train: DataFrame, ds: str, previous: Da
 
     Values of the previous vocabularies keep their ids, even if they do not occur in the training rows. With
     `expire_days`, a value is dropped if it was last seen more than that many days before the night. New values get the
-    free ids in ascending order, then those after the highest one. A free id is in no encoded row that the night or a
-    later one reads: all values of such a row were seen on its day or later, and `expire_days` is at least the number of
-    days of the training window.
+    free ids in ascending order, then ids after the highest one. No encoded row that this or a later night reads has a
+    free id: all values of such a row were last seen on its day or later, and `expire_days` is at least the number of
+    days in the training window.
 
     Args:
         settings: The settings of the data set.
@@ -69,7 +69,7 @@ def fit_vocabularies(settings: Settings, train: DataFrame, ds: str, previous: Da
 
     Returns:
         One row per known value: `embedding`, `value`, `id`, `rows` (its number of occurrences in `train`) and
-        `last_seen` (the last day on which it occurred in the training rows of this night or of one that it extends).
+        `last_seen` (the last day on which it occurred in training rows, of this night or of earlier ones).
     """
     columns = _list_vocabulary_columns(settings)
     total = _count_values(train, columns)

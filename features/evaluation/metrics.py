@@ -29,7 +29,7 @@ def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
 
     Args:
         scores: Rows with `run_id`, `user_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1], and optionally
-            `label_final`; without it, all labels are final.
+            `label_final`; without it, all labels count as final.
         evaluate: The number of bootstrap samples (`bootstrap_samples`), the seed and the confidence level.
 
     Returns:

@@ -158,7 +158,7 @@ _OTHERS = "_other_behaviours"
 
 
 def _add_other_behaviours(behaviours: DataFrame, names: list[str], day: Column) -> DataFrame:
-    """Add a list of those behaviours in `names` that were known for the same user and item on the day of a row."""
+    """Add a list of the behaviours in `names` that were known for the same user and item by the day of each row."""
     if not names:
         return behaviours
     pair = ["user_id", "item_id"]
@@ -169,7 +169,7 @@ def _add_other_behaviours(behaviours: DataFrame, names: list[str], day: Column) 
 
 
 def _weigh_behaviour(kind: History, day: Column) -> Column:
-    """Return the weight of a behaviour for a kind, in millionths, from the behaviours known on its day."""
+    """Return the weight of a behaviour for a kind, in millionths, from the behaviours known by its day."""
     value = F.lit(1.0)
     if kind.also:
         value = F.coalesce(F.array_contains(_OTHERS, kind.also), F.lit(False)).cast("double")

@@ -1,11 +1,11 @@
-"""Expiry of keys in the state of the history: a key that is not seen for some days loses its earlier events.
+"""Expiry of keys in the state of the history: a key that is not seen for too long loses its earlier events.
 
 A key is a value of the columns of a group, or the user of a sequence. It is seen on the log days of its events. At a
 cut, only its newest segment counts: the events since the last gap of more than `expire_days` between days on which it
 was seen. If the gap between its last day and the day of the cut is longer, nothing counts.
 
-A part of the state, such as the sums of several days, has the first and the last log day of its events. There is no gap
-in between. Parts of different log days can therefore be merged in any order, and the result is the same.
+Each part of the state, such as the sums of several days, records the first and the last log day of its events, and has
+no gap in between. So the result does not depend on the order in which parts are merged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _number_segments(parts: DataFrame, by: Seq[str], expire_days: int) -> DataFr
 
 
 def _keep(parts: DataFrame, condition: Column) -> DataFrame:
-    """Keep the rows that meet a condition with window functions, which Spark does not allow in a filter."""
+    """Keep the rows that meet a condition. It may contain window functions, which Spark does not allow in a filter."""
     return parts.withColumn("_kept", condition).where("_kept").drop("_kept")
 
 
@@ -45,7 +45,7 @@ def select_unexpired(parts: DataFrame, by: Seq[str], cut_day: Column, expire_day
         parts: Parts of the state with FIRST and LAST, known before the cut.
         by: The columns of the key and the cut.
         cut_day: The day of the cut, as days since 1970.
-        expire_days: The largest number of days between two days on which a key was seen.
+        expire_days: The largest number of days between two days of the same segment.
 
     Returns:
         The parts of the newest segments that have not expired.
@@ -57,7 +57,7 @@ def select_unexpired(parts: DataFrame, by: Seq[str], cut_day: Column, expire_day
 
 
 def split_segments(parts: DataFrame, by: Seq[str], end: Column, expire_days: int) -> DataFrame:
-    """Drop the parts that count at no cut from a day on, and number the segments of the others.
+    """Drop the parts that no longer count at any cut from a day on, and number the segments of the others.
 
     Args:
         parts: All parts of some consecutive log days, with DAY, FIRST and LAST.
@@ -67,8 +67,8 @@ def split_segments(parts: DataFrame, by: Seq[str], end: Column, expire_days: int
 
     Returns:
         The remaining parts. Those with the same key, DAY and SEGMENT can be merged. DAY is at least the last log day.
-        Events that become known later, because their time is later than their log day, may close a gap then: their keys
-        keep all segments.
+        An event may become known after its log day, because its time is later, and may then close a gap. So a key with
+        such events keeps all its segments.
     """
     known = parts.withColumn(DAY, F.greatest(F.col(DAY), end - 1))
     is_later = F.col(DAY) >= end

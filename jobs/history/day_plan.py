@@ -31,7 +31,7 @@ class DayPlan(NamedTuple):
     Attributes:
         computed: The records of the days whose features are computed.
         labeled: The days whose labels are computed, with the hash of what determines them.
-        removed: The days that have no impressions any more.
+        removed: The days that no longer have impressions.
     """
 
     computed: dict[str, DayRecord]

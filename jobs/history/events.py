@@ -59,7 +59,7 @@ def read_events(
     _reject_lists(settings, shown)
     behaviours, needs_all = None, False
     if settings.logs.behaviours:
-        # The weights of behaviours without times may depend on all that were known on their day.
+        # The weight of a behaviour without a time may depend on all behaviours that were known by its day.
         has_also = any(kind.also for kind in settings.history.values())
         needs_all = has_also and not set(dated).isdisjoint(store.list_days("behaviours"))
         is_known = (F.col("ds") == BEFORE_FIRST_DAY) | (F.col("ds") <= dated[-1]) if needs_all else F.lit(False)

@@ -20,12 +20,12 @@ _KEYS = {"history_counts": [GROUP, KEY], "history_events": [SEQUENCE, USER]}
 def write_expired_keys(
     store: WarehouseTables, table: str, read: DataFrame, written: DataFrame, partitions: Sequence[Partition]
 ) -> None:
-    """Write the numbers of kept and expired keys of merged partitions to the ledger.
+    """Count the kept and the expired keys of merged partitions in the ledger.
 
     Args:
         store: The tables.
         table: The table of the state.
-        read: The rows that were merged, with `ds`, the first day of their partition.
+        read: The rows that were merged; `ds` is the first day of the partition into which they were merged.
         written: The rows of the partitions.
         partitions: The partitions, all with the same span.
     """

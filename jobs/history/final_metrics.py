@@ -21,7 +21,7 @@ _RUN = ("run_id", "attempt", "ds", "model", "seed")
 
 
 def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSettings) -> list[str]:
-    """Compute the final metrics of nights before `ds` whose metrics are provisional and whose labels are final now.
+    """Compute the final metrics of nights before `ds` with provisional metrics, once all of their labels are final.
 
     Args:
         store: The tables.
@@ -52,7 +52,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
         complete = sorted(run for run, n in rows.items() if found.get(run) == n)
         if incomplete := sorted(set(rows) - set(complete)):
             # For example, `star-ctr clean` has deleted the scores.
-            _logger.warning("no final metrics of %s: scores or labels are missing", ", ".join(incomplete))
+            _logger.warning("no final metrics for %s: scores or labels are missing", ", ".join(incomplete))
         if not complete:
             return []
         metrics = compute_metrics(scores.where(F.col("run_id").isin(complete)), evaluate)
@@ -61,7 +61,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
         store.replace("final_metrics", final.select(*columns).repartition(1), make_in_condition("run_id", complete))
     finally:
         scores.unpersist()
-    _logger.info("final metrics of %s", ", ".join(complete))
+    _logger.info("wrote the final metrics of %s", ", ".join(complete))
     return complete
 
 

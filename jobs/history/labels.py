@@ -1,7 +1,7 @@
 """The labels of impressions by day, in the table `labels`.
 
-A label is final when its attribution window has closed, clicked or not. Until then it is open: each night computes it
-again from the clicks that are known by then. Labels from a column of the impression log are final at once.
+A label is final when its attribution window has closed, clicked or not. Until then, it is open: each night computes it
+again from the clicks that are known by then. Labels from a column of the impression log are always final.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[st
 
 
 def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[str]) -> None:
-    """Remove the labels of days that have no impressions any more."""
+    """Remove the labels of days that no longer have impressions."""
     DayRecords(settings).remove(PART, days)
     store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", sorted(days)))
 
 
 def find_other_labels(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:
-    """Find the days whose labels another night has computed, from more or fewer clicks than night `ds` knows.
+    """Find the days whose labels another night has computed, from more or fewer clicks than are known on night `ds`.
 
     Needs no Spark.
 
@@ -87,7 +87,7 @@ def find_other_labels(settings: Settings, ds: str, days: Iterable[str]) -> dict[
         days: The days of its window.
 
     Returns:
-        The other night by day, for days with labels that were open on one of both nights.
+        The other night by day, for days that still had open labels on at least one of the two nights.
     """
     records = DayRecords(settings).read(PART)
     outputs = {day: records[day].outputs for day in days if day in records}

@@ -57,7 +57,7 @@ class LogDays:
             join_day = find_undated_join_day(self.settings, self.store) if day == BEFORE_FIRST_DAY else day
             earlier = [until[name].hash_until(join_day) for name in attributes]
             if is_untimed and day in found["behaviours"] and day != BEFORE_FIRST_DAY:
-                # Their weights may depend on behaviours that earlier nights have seen.
+                # Their weights may depend on behaviours that earlier nights saw.
                 first = found["behaviours"].get(BEFORE_FIRST_DAY, "")
                 earlier += (first, until["behaviours"].hash_until(day))
             if has_clicks and day != BEFORE_FIRST_DAY:
@@ -99,7 +99,7 @@ class LogDays:
 
 
 class RecordedLogDays(LogDays):
-    """The log days as far as their hashes are recorded, which needs no Spark session."""
+    """The log days with only the hashes that are recorded, which needs no Spark session."""
 
     def _hash_days(self, name: str, days: Collection[str]) -> dict[str, str]:
         return dict.fromkeys(days, "not recorded")

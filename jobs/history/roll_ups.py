@@ -1,7 +1,7 @@
 """The partitions of the state of the history: single log days, and roll-ups of several days. Needs no Spark.
 
-If keys expire, all log days up to the end of a large roll-up are also merged into one, the base. It holds only keys
-that have not expired, so its size does not grow with the age of the log.
+If keys expire, all log days up to the end of a large roll-up are also merged into one partition, the base. It holds
+only keys that have not expired, so its size does not grow with the age of the log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SPANS = (8, 64)
 """Numbers of days of the roll-ups. Each is a multiple of the one before."""
 
 EPOCH = "1970-01-01"
-"""The first day of bases. Their span reaches to their end, and includes the behaviours before the first day."""
+"""The first day of every base. A base includes the behaviours before the first log day; its span is its end."""
 
 
 class Partition(NamedTuple):
@@ -133,7 +133,7 @@ def choose_partitions(
         bases: The bases that exist: the day after their last day, with the hash of their state.
 
     Returns:
-        The partitions. Roll-ups end before the horizon of the earliest cut.
+        The partitions. Roll-ups and the base end before the horizon of the earliest cut.
     """
     current = list_bases(days, ds, max(stored)) if bases else {}
     ends = [count_days(end) for end, inputs in current.items() if bases.get(end) == inputs]

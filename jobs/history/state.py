@@ -164,7 +164,7 @@ class HistoryState:
         self.records.write(part, {ds: DayRecord(found, {}) for ds, found in stale.items()})
 
     def _update_bases(self) -> None:
-        """Merge all log days before the newest ends of large roll-ups, and remove older bases."""
+        """Merge all log days up to each of the two newest ends of large roll-ups, and remove older bases."""
         stored, wanted = self._read_hashes(_BASE), list_bases(self.days, self.ds, max(roll_ups.SPANS))
         for day, inputs in wanted.items():
             if stored.get(day) == inputs:
@@ -186,7 +186,7 @@ class HistoryState:
                 self.store.replace(table, self.store.read(table).limit(0), condition)
 
     def _merge(self, table: str, rows: DataFrame, end: Column, partitions: list[Partition]) -> None:
-        """Merge rows to partitions of the same span, given the day after the last day of each."""
+        """Merge rows into partitions of the same span, given the day after the last day of each."""
         span = partitions[0].span
         if table == "history_counts":
             merged = merge_days(self.settings, rows, self.groups, end, ["ds"])
@@ -268,7 +268,7 @@ class HistoryState:
         return self._add_seen_days(rows, "ds")
 
     def _add_seen_days(self, rows: DataFrame, day: str) -> DataFrame:
-        """Add the days on which keys were seen, if keys expire: the log day, unless the rows are of a roll-up."""
+        """Add FIRST and LAST if keys expire. For rows of a single log day, both are this day."""
         if self.expire_days is None:
             return rows
         # Behaviours before the first day count as seen on the first day.

@@ -39,7 +39,7 @@ _REASONS = {
     "history": "an earlier day changed",
     "attributes": "attributes changed",
 }
-"""Reasons for computing a day again, by part, the most likely cause of the others first."""
+"""Reasons for computing a day again, by part. The first one that applies is given, because it may cause the others."""
 _PARTS = {"ingest": "part LIKE 'ingest.%'", "features": "part IN ('features', 'labels') OR part LIKE 'history%'"}
 """Conditions that select the parts of a step."""
 

@@ -1,13 +1,13 @@
-"""Row encoders in Spark workers. The index of the vocabularies is built once per machine, and mapped by its workers.
+"""Row encoders in Spark workers. The vocabulary index is built once per machine, and memory-mapped by its workers.
 
-A vocabulary of 20 million values takes about a gigabyte as an index. If each worker process held a copy, the memory of
-a machine would limit the size of vocabularies. Therefore the first worker of a machine writes the index to a file, and
-all workers map this file into their memory, which the operating system shares between them.
+The index of 20 million values of 12 characters takes 610 MiB. If each worker process held a copy, the memory of a
+machine would limit the size of vocabularies. Therefore the first worker of a machine writes the index to a file, and
+all workers memory-map this file, so that the operating system shares its pages between them.
 
 The files are in the folder `star-ctr-<user id>` in the folder for temporary files (`TMPDIR`, usually `/tmp`). A file
-belongs to certain vocabulary files, and never changes. It is renamed to its name when it is complete, so a builder that
-is killed leaves no damaged index. Concurrent builders wait for each other. The four files that were used last are kept;
-a file that is deleted stays available to the processes that have mapped it.
+belongs to certain vocabulary files, and never changes. It gets its final name when it is complete, so a builder that is
+killed leaves no damaged index. Concurrent builders wait for each other. The most recently used files are kept
+(KEPT_FILES); a file that is deleted stays available to the processes that have mapped it.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def locate_cache() -> Path:
     # Others must not be able to replace an index: it decides which embedding a value has.
     if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid():
         raise UserError(
-            f"{folder}: the folder for indexes of vocabularies is not a folder of this user; delete it, or set TMPDIR"
+            f"{folder}: the folder for vocabulary indexes is not a folder of this user; delete it, or set TMPDIR"
         )
     return folder
 
 
 def map_vocabularies(files: Sequence[str], folder: Path) -> dict[str, ValueIndex]:
-    """Map the index of vocabularies into memory. Builds it first if this machine does not have it.
+    """Memory-map the index of vocabularies. Builds it first if this machine does not have it.
 
     Args:
         files: The Parquet files of the vocabularies.
@@ -115,13 +115,13 @@ def _hash_files(files: Sequence[str]) -> str:
         fs, path = fsspec.core.url_to_fs(file)
         info = fs.info(path)
         found.append([file, *(str(info.get(key)) for key in ("size", "mtime", "LastModified", "ETag", "etag"))])
-    # An environment with another hash needs another index.
+    # An environment whose pandas hashes differently needs another index.
     return hash_json([FORMAT, hash_values(pa.array(["star", ""])).tolist(), found], 32)
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder. The system releases it if the process ends in any way."""
+    """Hold the lock of the folder. The system releases it when the process ends, however it ends."""
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -151,7 +151,7 @@ def _map_index(path: Path) -> dict[str, ValueIndex]:
 
 
 def _remove_stale(folder: Path) -> None:
-    """Delete all but the files that were used last, and files of killed builders. Requires the lock."""
+    """Delete all but the most recently used files, and the files of killed builders. Requires the lock."""
     newest_first = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns, reverse=True)
     for file in [*newest_first[KEPT_FILES:], *folder.glob("*.tmp")]:
         file.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class LogPlan(NamedTuple):
         first_seen: For a log without days, the day that the written rows get: one of UNDATED for all rows, or the night
             for rows that are new since earlier nights; None for other logs.
         parts: The parts of the inputs of each day to write; see `day_records.PARTS`.
-        outputs: More outputs of the records of the days to write.
+        outputs: Further entries for the outputs of the records of the days to write.
     """
 
     inputs: dict[str, str]
@@ -100,15 +100,15 @@ def plan_log(
     for file in files:
         files_by_day.setdefault(file.day, []).append(file)
 
-    def hash_listing(day: str) -> str:
+    def hash_files_of_day(day: str) -> str:
         if not by_day and name in UNWINDOWED_LOGS:
             return hash_files(files, None, day)
         return hash_files(
             [f for d in (None, *list_days_before(day, lookback), day) for f in files_by_day.get(d, [])], None, day
         )
 
-    can_change = _can_change_without_sign(log)
-    parts = {day: basis | {"files": hash_listing(day)} for day in wanted}
+    can_change = _can_change_silently(log)
+    parts = {day: basis | {"files": hash_files_of_day(day)} for day in wanted}
     hashes = {day: hash_json(list(found.values()), 16) for day, found in parts.items()}
     kept = {
         day: records[day]
@@ -123,7 +123,7 @@ def plan_log(
 def _plan_undated_log(
     settings: Settings, name: str, ds: str, files: Sequence[LogFile], records: Mapping[str, DayRecord]
 ) -> LogPlan:
-    """Plan a log without days: its rows belong to the night that saw them first, and never to an earlier one."""
+    """Plan a log without days: each row belongs to the night that saw it first, and never to an earlier one."""
     log = settings.logs.get_declared()[name]
     undated = BEFORE_FIRST_DAY if isinstance(log, BehaviourLog) else NO_DAY
     basis = {"settings": hash_log_settings(settings, name), "code": _hash_code()}
@@ -136,8 +136,8 @@ def _plan_undated_log(
         return all_rows
     newest = max([first.outputs[_FIRST_NIGHT], *(day for day in records if day not in UNDATED)])
     known = records[undated if newest == first.outputs[_FIRST_NIGHT] else newest]
-    is_current = known.inputs == inputs and not _can_change_without_sign(log)
-    # The rows that an older night saw are those that are known as of its day.
+    is_current = known.inputs == inputs and not _can_change_silently(log)
+    # An older night uses the rows that are known as of its day.
     if ds < newest or (ds == newest and is_current):
         return LogPlan({}, dict(records), None, is_whole=True, parts={})
     if ds == first.outputs[_FIRST_NIGHT]:
@@ -145,8 +145,8 @@ def _plan_undated_log(
     return LogPlan({ds: inputs}, dict(records), [] if is_current else None, True, {ds: parts}, first_seen=ds)
 
 
-def _can_change_without_sign(log: Log) -> bool:
-    """Return whether rows of a log can change although its files do not: those in a table of a catalog."""
+def _can_change_silently(log: Log) -> bool:
+    """Return whether rows of a log can change without a change of its files: it reads a table of a catalog."""
     return any(source.table for source in log.list_sources().values())
 
 

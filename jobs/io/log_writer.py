@@ -73,7 +73,7 @@ def write_log(settings: Settings, store: WarehouseTables, name: str, ds: str) ->
     known = records.read(part) if store.exists(name) else {}
     plan = plan_log(settings, name, ds, list_files(settings, name), known)
     if plan.adds_rows and plan.read == []:
-        if ds in store.list_days(name):  # rows of a killed attempt, which read other files
+        if ds in store.list_days(name):  # written by a killed attempt, which read other files
             store.replace(name, store.read(name).limit(0), make_in_condition("ds", [ds]))
         records.write(part, {day: DayRecord(i, {HASH: {}, PARTS: plan.parts[day]}) for day, i in plan.inputs.items()})
     elif plan.inputs:

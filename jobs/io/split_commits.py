@@ -47,9 +47,9 @@ def find_split_before(table: str, ds: str) -> tuple[int, dict[str, Any]] | None:
 DAYS = "days"
 """Metadata key with the training days of a night, if the split stores them once for all nights."""
 LINEAGE = "lineage"
-"""Metadata key with the ids of a night's vocabularies and of those that they extend, newest first."""
+"""Metadata key with the hashes that identify a night's vocabularies and those that they extend, newest first."""
 EXPIRED = "expired"
-"""Metadata key with the number of values that expired in a night, by embedding table; missing if there are none."""
+"""Metadata key with the number of values that expired on a night, by embedding table; missing if there are none."""
 REMOVED = "removed"
 """Metadata key with the list of nights that a commit removed."""
 

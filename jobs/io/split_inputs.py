@@ -28,7 +28,7 @@ class EarlierSplit(NamedTuple):
         version: The Delta version of its split.
         layout: The layout of its split.
         vocabularies: The rows of its vocabularies.
-        lineage: The ids of its vocabularies and of those that they extend, newest first.
+        lineage: The hashes that identify its vocabularies and those that they extend, newest first.
     """
 
     ds: str
@@ -117,7 +117,7 @@ def is_encoded_for(settings: Settings, ds: str, metadata: dict[str, Any]) -> boo
 
 
 def has_features(settings: Settings, store: WarehouseTables, night: str) -> bool:
-    """Return whether the features and labels of a night and of all ingested days of its window are up to date."""
+    """Return whether the tables have the features of a night's ingested days for these settings, and its labels."""
     if not (store.exists("features") and store.exists("impressions")):
         return False
     needed = set(list_window_days(settings, night))

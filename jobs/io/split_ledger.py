@@ -16,11 +16,11 @@ from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark
 
 UNKNOWN_DOMAIN = "domain unknown in training"
 OPEN_LABEL = "label still open"
-"""Reason of training rows whose label is not final. With `label.open: keep`, they are trained on, but counted."""
+"""Reason of training rows whose label is not final. With `label.open: keep`, they are counted and trained on."""
 
 
 class RowCount(NamedTuple):
-    """Number of rows of a day and domain, by whether their labels are open and whether this leaves them out."""
+    """Number of rows of a day and domain, by whether their labels are open and whether they are left out for it."""
 
     ds: str
     part: str
@@ -60,7 +60,7 @@ def check_training_rows(store: WarehouseTables, ds: str, counts: Iterable[RowCou
     if all(c.is_left_out for c in train):
         raise DataError(
             f"{store.warehouse.table('labels')}: the attribution windows of all {sum(c.rows for c in train):,} "
-            f"training rows of {ds} are still open; set a window.days that is longer than label.window_hours, or "
+            f"training rows of night {ds} are still open; set a window.days that is longer than label.window_hours, or "
             "label.open: keep"
         )
 

@@ -1,8 +1,8 @@
 """Training days that the split stores once for all nights, because vocabularies only grow.
 
 With `split.vocabulary: grown`, a value keeps its id, and a number keeps its scale. So the encoded rows of a day stay
-valid on later nights. A night encodes its own day as test rows, with the ids known before it, and the day before as
-training rows, after the values of this day were added. The training rows of a night are a list of days.
+valid on later nights. A night adds the values of the day before to the vocabularies. Then it encodes that day as
+training rows, and its own day as test rows. Its other training days are stored already.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrainingDays(NamedTuple):
     Attributes:
         days: All training days.
         encoded: The days to encode, with their records.
-        lineage: The ids of the night's vocabularies and of those that they extend, newest first.
+        lineage: The hashes that identify the night's vocabularies and those that they extend, newest first.
     """
 
     days: list[str]
@@ -52,8 +52,9 @@ def plan_training_days(
 ) -> TrainingDays:
     """Find the training days of a night that must be encoded.
 
-    A day is encoded if its rows, labels or settings have changed, or if it was encoded with ids that the vocabularies
-    of the night do not extend. A day with open labels is encoded again on later nights, until all labels are final.
+    A day is encoded if its rows, its labels, the settings or the code have changed, or if it was encoded with
+    vocabularies that those of the night do not extend. A day with open labels is encoded again on later nights, until
+    all labels are final.
 
     Args:
         settings: The data set.
@@ -72,7 +73,7 @@ def plan_training_days(
     basis = [hash_split_settings(settings), hash_code(["star_ctr.jobs.split"]), layout.hash_encoding()]
     earlier = previous.lineage if previous else []
     vocabulary = hash_json([ds, basis, rows, earlier[:1]], 32)
-    # An id is only needed while a day of the window may have been encoded with its vocabularies.
+    # Vocabularies are only relevant while a day of the window may have been encoded with them.
     lineage = [vocabulary, *(name for name in earlier if name != vocabulary)][: settings.window.days + 1]
     existing = _list_stored_days(store.warehouse.table("split"))
     encoded = {}

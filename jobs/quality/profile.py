@@ -180,7 +180,7 @@ def measure_unseen(
         One measure per day and column; empty if there are no earlier days.
     """
     derived = set(PLAIN_COLUMNS) - {"user_id", "item_id"}
-    # A column with a feature of its own is split as that feature declares, also if it is part of a cross.
+    # A column with a feature of its own is split as that feature declares, even if it is also part of a cross.
     features = sorted(settings.select_features(Categorical), key=lambda f: len(f.columns), reverse=True)
     splitters = {c: f.splitter for f in features for c in f.columns if c not in derived}
     if not splitters or not earlier:

@@ -41,8 +41,8 @@ def run(
     Returns:
         One row per day and domain: ds, domain, run_id, value, low and high (the interval), before (the previous day),
         change, outside (whether the day's interval excludes the value of the previous day; None if either is missing),
-        and provisional: the value with the labels that were known in the night, if some were open, else None. `value`
-        is the final value if it is known; until then, it equals `provisional`.
+        provisional (the value with the labels that the night knew; None if none were open) and is_final. `value` is
+        the final value once it is known; until then, it equals `provisional`.
 
     Raises:
         DataError: The table does not exist.

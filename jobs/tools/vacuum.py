@@ -77,7 +77,7 @@ def plan_removals(settings: Settings) -> CleaningPlan:
         for table in ("features", "labels"):
             removals += _list_removals(warehouse, table, lambda day: day < first, f"before {first}")
     if newest and ages.splits is not None:
-        # The training days of the oldest night that is kept may be stored once for all nights.
+        # Also keep the training days of the oldest kept night, which may be stored once for all nights.
         extra = settings.window.days if settings.split.vocabulary == "grown" else 0
         first, training = compute_first_day(newest, ages.splits + extra), _list_nights_in_training(attempts)
         for table in _SPLITS:
@@ -226,9 +226,9 @@ def _list_pinned_versions(
 
 
 def _list_nights_in_training(attempts: Sequence[Attempt]) -> set[str]:
-    """Return the nights, and their training days, whose newest attempt is unpublished.
+    """Return the nights whose newest attempt is unpublished, and their training days.
 
-    If training resumes, it reads the split.
+    If training resumes, it reads these days of the split.
     """
     newest = {a.run_id: a for a in attempts}
     unpublished = {run: attempt for run, attempt in newest.items() if not attempt.is_published}

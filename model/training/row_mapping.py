@@ -1,7 +1,7 @@
 """Mapping of embedding rows between two runs: a row belongs to a value, whose id may differ between the runs.
 
-An id of an expired value may belong to another value in a later run. Its row is not mapped, so it starts from its
-initial value, and so do its optimizer state and its EMA.
+The id of an expired value may belong to another value in a later run. Then its row is not mapped: the new row, its
+optimizer state and its EMA are initialized anew.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def map_rows(
         earlier_ids = np.flatnonzero(ids >= UNKNOWN)
         moved[width][earlier_ids + offset[name]] = torch.from_numpy(ids[earlier_ids] + tables.offset[name])
         kept = int((ids >= FIRST_KNOWN).sum())
-        # Ids of a vocabulary may have gaps, so the size of a table is not the number of its values.
+        # Ids of a vocabulary may have gaps, so a table can have more rows than values.
         values_before = len(before.ids) if before else size - FIRST_KNOWN
         values_now = len(now.ids) if now else tables.sizes[name] - FIRST_KNOWN
         counts[name] = {"kept": kept, "new": values_now - kept, "left_out": values_before - kept}

@@ -298,7 +298,7 @@ def test_a_cross_has_two_columns_of_single_values() -> None:
 
 def test_a_number_is_not_categorical() -> None:
     message = problem("features.hour.column=[impressions.duration_ms, domain]")
-    assert "features.hour: `impressions.duration_ms` is a number, because features." in message
+    assert "features.hour: `impressions.duration_ms` is read as a number, because features." in message
 
 
 def test_values_expire_only_if_no_training_row_can_have_them() -> None:

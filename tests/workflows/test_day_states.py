@@ -39,7 +39,7 @@ def test_a_new_warehouse_needs_all_days(tmp_path: Path) -> None:
     (tmp_path / "logs/views" / f"{DAYS[0]}.csv").unlink()
     found = list_days(settings(tmp_path), DS)
     assert set(found) == {(part, day) for part in ("ingest.impressions", *LATER) for day in DAYS[1:]}
-    assert set(found.values()) == {"not ingested yet", "ingest writes it first"}
+    assert set(found.values()) == {"not ingested yet", "waits for ingest of this day"}
 
 
 @pytest.mark.spark
@@ -71,7 +71,7 @@ def test_status_explains_which_days_are_computed_again(tmp_path: Path, spark: Sp
     assert list_days(conf, DAYS[1]) == {}
     # The next night: its own day, and labels that are still open.
     logs = ["ingest.clicks", "ingest.impressions"]
-    new = list_all(logs, (DS,), "not ingested yet") | list_all(LATER, (DS,), "ingest writes it first")
+    new = list_all(logs, (DS,), "not ingested yet") | list_all(LATER, (DS,), "waits for ingest of this day")
     assert list_days(conf, DS) == new | {("labels", DAYS[1]): "labels are still open"}
     run_step(conf, spark, "ingest", DS, "requested")
     computed = list_all(LATER, (DS,), "not computed yet")
@@ -82,8 +82,8 @@ def test_status_explains_which_days_are_computed_again(tmp_path: Path, spark: Sp
     os.utime(tmp_path / f"logs/views/{DAYS[1]}.csv", (1, 1))
     found = list_days(conf, DS)
     assert found["ingest.impressions", DAYS[1]] == "log files changed"
-    assert found["features", DAYS[1]] == found["history", DAYS[1]] == "ingest writes it first"
-    assert found["features", DS] == f"ingest writes {DAYS[1]} first"
+    assert found["features", DAYS[1]] == found["history", DAYS[1]] == "waits for ingest of this day"
+    assert found["features", DS] == f"waits for ingest of {DAYS[1]}"
     path = tmp_path / f"logs/views/{DAYS[1]}.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:40]))
     run_step(conf, spark, "ingest", DS, "requested")

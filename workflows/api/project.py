@@ -118,7 +118,7 @@ class Project:
             limit: Maximum number of nights; only the newest ones are returned.
 
         Returns:
-            One row per night and step: `ds`, `step`, `state`, `reason`, `at` and `seconds`.
+            One row per night and step: `ds`, `step`, `state`, `reason`, `at`, `seconds` and `days` (see `status.run`).
 
         Raises:
             DataError: No night has run yet and there are no logs, or `first` or `last` is not a date.

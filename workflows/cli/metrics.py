@@ -168,8 +168,8 @@ def metrics(
     Each value is followed by its change since the previous day. Green is better, red is worse; for PCOC, closer to 1 is
     better. A * marks days whose confidence interval does not contain the value of the previous day.
 
-    A ~ marks provisional values: labels of this day are still open, because clicks may follow. A later night computes
-    the final values, which replace them here. With --json, `provisional` keeps the value of the night.
+    A ~ marks provisional values: some labels of the day are still open, because clicks may still arrive. A later night
+    computes the final values, which are then shown instead. With --json, `provisional` keeps the value of the night.
 
     Reads the tables `metrics` and `final_metrics` without Spark, in about a second.
 

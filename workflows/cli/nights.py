@@ -116,8 +116,8 @@ def status(
     """Show the state of each step of recent nights.
 
     A step is done, stale (its inputs have changed since it ran), running, failed, missing (it has not run yet), or
-    removed (`star-ctr clean` deleted its results). The reasons are listed below the table, and then the days that
-    `ingest` and `features` would compute.
+    removed (`star-ctr clean` deleted its results). Below the table are the reasons, and then the days that `ingest` and
+    `features` would compute.
 
     Needs no Spark and takes a second or two. `star-ctr backfill` runs the steps that are missing, failed or stale.
 

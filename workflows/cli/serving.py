@@ -30,8 +30,8 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     Lists every decision by the gate or a person, oldest first, with its reason. The last line names the run and the
     attempt that are served now, and a manual decision that is in force. Needs no Spark.
 
-    With --json, each decision has the metrics that it was based on (`evidence`) and, once all labels are final, those
-    with final labels (`final_metrics`).
+    With --json, each decision has the metrics that it was based on (`evidence`). If labels were open then,
+    `final_metrics` has the metrics with final labels, once they are known.
 
     For example:
 

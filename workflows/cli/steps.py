@@ -73,7 +73,7 @@ def ingest(
 
     Reads day D and the days of the training window before it. Drops and counts duplicates, and moves invalid rows to
     the table `quarantine` with a reason. Describes each day in the table `profile`. Prints the number of rows per log.
-    Days whose files have not changed are not read again.
+    Days whose files have not changed are not read again. With --full, logs without days start over (docs/nights.md).
 
     For example:
 
@@ -89,10 +89,10 @@ def features(
     """Step 2: label the impressions and compute their features.
 
     Joins the ingested tables, and adds sequences, statistics and attributes. All features are point-in-time: they only
-    contain what was available at the time of the impression. Writes the tables `features` and `profile`.
+    contain what was available at the time of the impression. Writes the tables `features`, `labels` and `profile`.
 
-    Computes only days that are new or whose logs have changed. Earlier events come from the tables `history_counts` and
-    `history_events`, which hold their sums and the last events of each user by day.
+    Computes only days that are new or whose logs have changed, and labels that were still open. Earlier events come
+    from the tables `history_counts` and `history_events`, which hold sums and the last events of each user by day.
 
     For example:
 

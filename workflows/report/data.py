@@ -36,8 +36,8 @@ class ReportData:
         run_id: The run of the night for these settings.
         nights: Rows of `metrics` by night, oldest first, and by domain. Contains at most `NIGHTS` nights up to `ds`.
         serving_metrics: Rows of `metrics` of the serving model on the rows of this night, by domain.
-        final_metrics: Rows of `final_metrics` of this run, by domain; empty if the metrics are not provisional, or if
-            labels are still open.
+        final_metrics: Rows of `final_metrics` of this run, by domain; empty if no labels were open, or if
+            some still are.
         differences: Rows of `differences`: this night's model minus the serving model, by domain.
         decisions: The decisions about this run, oldest first.
         served: The decision that chose the model that is served now.

@@ -128,9 +128,9 @@ def _render_tiles(data: ReportData) -> str:
 
 
 def _render_open_labels(now: Row, final: Row | None) -> str:
-    """Return a note if the metrics are provisional, with the night that computed the final ones."""
+    """Return a note if the metrics are provisional, and which night computed the final ones."""
     if not now.get("open_labels"):
         return ""
-    known = f"The final values are of night {final['as_of']}." if final else "A later night computes the final values."
+    known = f"Night {final['as_of']} computed" if final else "A later night computes"
     counts = f"{now['open_labels']:,} of {now['rows']:,} labels were open"
-    return f'<p class="note">Provisional: {counts} when the gate decided. {known}</p>'
+    return f'<p class="note">Provisional: {counts} when the gate decided. {known} the final values.</p>'

@@ -1,4 +1,4 @@
-"""Vocabularies of many nights, compared with a loop in Python: admission, expiry, and ids that are used again."""
+"""Vocabularies of many nights, compared with a loop in Python: admission, expiry, and reused ids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def configure(folder: Path, *overrides: str) -> Settings:
 
 
 def make_days(seed: int = 0) -> dict[str, list[tuple[str, str]]]:
-    """Make the rows of each day: users are new for ever, items come, go, and sometimes come back after they expired."""
+    """Make the rows of each day: new users keep arriving; items come, go, and sometimes reappear after they expired."""
     rng = np.random.default_rng(seed)
     rows = {}
     for k, day in enumerate(DAYS):

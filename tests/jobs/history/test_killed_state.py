@@ -77,7 +77,7 @@ def test_a_kill_while_the_history_advances(
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         now = read_tables(conf, DAYS[:3])
-        for table in TABLES[:3]:  # labels of earlier days may be renewed
+        for table in TABLES[:3]:  # labels of earlier days may be computed again
             is_known = old[table]["ds"].isin(DAYS[:3])
             pd.testing.assert_frame_equal(
                 now[table], old[table][is_known].reset_index(drop=True), obj=f"{part} {table}"

@@ -73,7 +73,7 @@ def read_labels(conf: Settings, days: list[str]) -> pd.DataFrame:
 
 
 def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_path: Path, spark: SparkSession) -> None:
-    """Each night renews the labels that were open, also those of a day before its window, and leaves the others."""
+    """Each night recomputes the labels that were open, even before its window, and leaves the others as they are."""
     conf = configure(logs, tmp_path / "w")
     conf = conf.model_validate(conf.model_dump(mode="json") | {"window": {"days": 1}})
     columns = ["ds", "impression_id", "label", "is_final"]
@@ -118,7 +118,9 @@ def test_training_rows_with_open_labels_are_left_out_or_counted(
     short = chosen.model_validate(configure(logs, tmp_path / "w").model_dump(mode="json") | {"window": {"days": 1}})
     late = short.model_validate(short.model_dump(mode="json") | {"label": {"window_hours": 72}})
     features.run(late, spark, DAYS[3])
-    with pytest.raises(DataError, match=r"of all \d+ training rows of 2026-03-04 are still open; set a window\.days"):
+    with pytest.raises(
+        DataError, match=r"of all \d+ training rows of night 2026-03-04 are still open; set a window\.days"
+    ):
         split.run(late, spark, DAYS[3])
 
 
@@ -155,7 +157,7 @@ def test_final_metrics_are_written_when_labels_are_final(
     store.replace("scores", store.read("scores").limit(0), make_in_condition("run_id", ["other"]))
     with caplog.at_level(logging.WARNING):
         assert write_final_metrics(store, DAYS[4], NO_INTERVALS) == ["night"]
-    assert "no final metrics of other: scores or labels are missing" in caplog.text
+    assert "no final metrics for other: scores or labels are missing" in caplog.text
     final = read(conf, "final_metrics").query("domain == 'overall'").iloc[0]
     labels = rows[["impression_id", "score"]].merge(read(conf, "labels").query("ds == @DAYS[2]"))
     assert final["clicks"] == labels["label"].sum() > provisional["clicks"]

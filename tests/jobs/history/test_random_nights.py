@@ -1,4 +1,4 @@
-"""Features of nights in any order equal those that are computed at once, on logs that hypothesis makes."""
+"""Features of nights in any order equal those that are computed at once, on logs that hypothesis generates."""
 
 from __future__ import annotations
 

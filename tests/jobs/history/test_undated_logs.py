@@ -134,7 +134,7 @@ def test_new_attributes_count_from_the_night_that_saw_them(tmp_path: Path, spark
 
 @pytest.mark.slow
 def test_nights_in_another_order_and_again(tmp_path: Path, spark: SparkSession) -> None:
-    """A night that runs again writes the same rows, and an older night neither removes nor dates back later rows."""
+    """A night that runs again writes the same rows, and an older night neither removes nor backdates later rows."""
     conf = configure(tmp_path)
     for day in DAYS[:2]:
         run_night(conf, spark, day)

@@ -83,7 +83,7 @@ def test_final_metrics_are_shown_beside_provisional_ones(warehouse: SyntheticNig
     shown = words(render_headline(collect(warehouse.settings)))
     assert "GAUC 0.6000" in shown
     assert "final: 0.6543" in shown
-    assert "The final values are of night 2026-01-11." in shown
+    assert "Night 2026-01-11 computed the final values." in shown
 
 
 def test_metrics_are_shown_with_their_changes(warehouse: SyntheticNights) -> None:
