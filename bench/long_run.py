@@ -1,9 +1,10 @@
-"""Benchmark: thirty nights of logs whose users and items come and go, with and without expiry.
+"""Benchmark: nights on thirty days of logs whose users and items come and go, with and without expiry.
 
-Runs all nights twice, with vocabularies that only grow and with `expire_days`. Prints the rows of the state and of the
-embeddings by night, and the metrics of the last ten nights.
+Runs all nights twice: with vocabularies and a history that only grow, and with `expire_days`. Prints the stored rows of
+the history, the size of the embeddings and the GAUC by night.
 
-- `embeddings_night_30_vs_night_20`, `state_night_30_vs_night_20`: rows with expiry on night 30 over those on night 20.
+- `embeddings_night_30_vs_night_20`, `state_night_30_vs_night_20`: model parameters, and stored rows of
+  `history_counts`, with expiry on day 30 over those on day 20.
 - `gauc_with_expiry`: mean GAUC of the last ten nights with expiry, minus that without.
 
     python bench/long_run.py [--rows 3000]
@@ -95,7 +96,7 @@ def configure(folder: Path, name: str, expires: bool) -> Path:
 
 
 def run_nights(conf: Path) -> pd.DataFrame:
-    """Run all nights in one Spark session; returns their GAUC, and the rows of the state and of the embeddings."""
+    """Run all nights in one Spark session; returns their GAUC, values, model parameters and stored rows of the history."""
     settings = load(str(conf))
     spark = start(settings, "long run")
     rows = []

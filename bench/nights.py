@@ -7,8 +7,8 @@ are a window that moves on by a twentieth per day. Nights train on one day, with
 - `features_new_day_vs_full`: processor time of `features` for one new day, with a window of 14 days, over that of
   `features --full`, which computes the state and all days of the window again.
 
-Each measured step is a separate command, so it includes the start of Spark. The nights between are not measured; they
-share one Spark session.
+Each measured step is a separate command, so it includes the start of Spark. The nights in between are not measured, and
+share a Spark session.
 
     python bench/nights.py [--rows 100000]
 """
@@ -185,8 +185,8 @@ def run(rows: int = 100_000) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000, help="impressions per day")
-    parser.add_argument("--conf", help="with --nights: the YAML file of the data set")
-    parser.add_argument("--nights", nargs="+", default=[], help="only run the steps of these nights")
+    parser.add_argument("--conf", help="configuration for --nights")
+    parser.add_argument("--nights", nargs="+", default=[], help="only run these nights, without measuring them")
     arguments = parser.parse_args()
     if arguments.nights:
         run_nights(arguments.conf, arguments.nights)
