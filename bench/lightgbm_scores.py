@@ -25,7 +25,7 @@ from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.contracts.catalog import Warehouse
-from star_ctr.conf.contracts.encoded_row import Layout, Partition
+from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.load import load
 from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.model.data.reader import list_live_files
@@ -62,7 +62,7 @@ def rows_of(table: str, night: str, part: str) -> tuple[pd.DataFrame, np.ndarray
     version, metadata = read_split_commit(table, night)
     layout = Layout.model_validate(metadata["layout"])
     keys, features = [], []
-    for file in list_live_files(table, version, [Partition(night, part)], layout):
+    for file in list_live_files(table, version, [SplitPartition(night, part)], layout):
         file_keys, rows = read_encoded_rows(file, layout)
         keys.append(file_keys.to_pandas())
         lengths = [rows.ints[:, [offset]] for _, offset in layout.iter_sequence_offsets()]

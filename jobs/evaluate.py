@@ -25,7 +25,7 @@ from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
-from star_ctr.jobs.history.final_metrics import write_final_metrics
+from star_ctr.jobs.history.final_metrics import remove_final_metrics, write_final_metrics
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
@@ -118,6 +118,7 @@ def evaluate_runs(
         )
         found = compute_metrics(scores, evaluate or NO_INTERVALS)
         metrics = found.join(F.broadcast(run_columns), "run_id").select(*METRICS_COLUMNS, *INTERVALS)
+        remove_final_metrics(store, names)
         store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
     finally:
         scores.unpersist()

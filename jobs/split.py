@@ -23,7 +23,7 @@ from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
 from star_ctr.conf.contracts.compatibility import check_fitted
 from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.contracts.domains import OTHER_NAME, domain_sort_key
-from star_ctr.conf.contracts.encoded_row import DAY, FIRST_KNOWN, TEST, TRAIN, Layout
+from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, TEST, TRAIN, TRAIN_DAY, Layout
 from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError
@@ -117,9 +117,9 @@ def write_split(settings: Settings, spark: SparkSession, ds: str | None, tables:
         metadata |= {DAYS: plan.days, LINEAGE: plan.lineage}
         selected = selected.where(is_test | F.col("ds").isin(list(plan.encoded)))
         if plan.encoded:
-            where += f" OR (part = '{DAY}' AND {make_in_condition('ds', sorted(plan.encoded))})"
+            where += f" OR (part = '{TRAIN_DAY}' AND {make_in_condition('ds', sorted(plan.encoded))})"
         DayRecords(settings).remove(ENCODED, list(plan.encoded))
-    selected = selected.withColumn("part", F.when(is_test, TEST).otherwise(DAY if plan else TRAIN))
+    selected = selected.withColumn("part", F.when(is_test, TEST).otherwise(TRAIN_DAY if plan else TRAIN))
     encoded = encode(
         settings, selected, layout, list_vocabulary_files(store.warehouse.table(tables.vocabularies), version, ds)
     )
@@ -253,7 +253,7 @@ def _arrange_rows(
     Returns:
         The rows in the partitions and in the order in which they are written.
     """
-    by_day = F.col("part") == DAY
+    by_day = F.col("part") == TRAIN_DAY
     group = F.when(by_day, F.concat_ws("/", "day", "domain")).otherwise(F.col("domain"))
     sizes: dict[str, int] = {}
     for c in counts:

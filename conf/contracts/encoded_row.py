@@ -114,11 +114,11 @@ class BucketField(SettingsModel):
     bounds: list[float] = Field(default_factory=list)
 
 
-TRAIN, TEST, DAY = "train", "test", "day"
+TRAIN, TEST, TRAIN_DAY = "train", "test", "train_day"
 """Values of the column `part` of the split: the rows of a night, or the training rows of a day for all nights."""
 
 
-class Partition(NamedTuple):
+class SplitPartition(NamedTuple):
     """Values of the partition columns `ds` and `part` of the split."""
 
     ds: str

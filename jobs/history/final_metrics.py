@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -63,6 +64,13 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
         scores.unpersist()
     _logger.info("wrote the final metrics of %s", ", ".join(complete))
     return complete
+
+
+def remove_final_metrics(store: WarehouseTables, runs: Sequence[str]) -> None:
+    """Remove the final metrics of runs that are evaluated again, because their scores may have changed."""
+    if store.exists("final_metrics") and any(p["run_id"] in runs for p in store.list_partitions("final_metrics")):
+        where = make_in_condition("run_id", runs)
+        store.replace("final_metrics", store.read("final_metrics").limit(0), where)
 
 
 def _label(store: WarehouseTables, runs: list[str], days: list[str]) -> DataFrame:

@@ -76,7 +76,7 @@ def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[s
     store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", sorted(days)))
 
 
-def find_other_labels(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:
+def find_labels_of_other_nights(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:
     """Find the days whose labels another night has computed, from more or fewer clicks than are known on night `ds`.
 
     Needs no Spark.
@@ -111,7 +111,7 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], d
         DataError: The labels are those of another night, or their number differs from the number of rows of a day.
     """
     table = store.warehouse.table("labels")
-    for day, night in find_other_labels(store.settings, ds, days).items():
+    for day, night in find_labels_of_other_nights(store.settings, ds, days).items():
         raise DataError(f"{table}: the labels of {day} are those of night {night}; run `star-ctr features --ds {ds}`")
     labels = store.read("labels").where(F.col("ds").isin(sorted(days)))
     # A warehouse of an earlier version may have a column `label` in `features`.

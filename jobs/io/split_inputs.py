@@ -14,7 +14,7 @@ from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import hash_features_settings, hash_split_settings
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.history.labels import find_other_labels
+from star_ctr.jobs.history.labels import find_labels_of_other_nights
 from star_ctr.jobs.io.split_commits import LINEAGE, find_split, find_split_before
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.warm_starts import Start, find_start
@@ -124,7 +124,7 @@ def has_features(settings: Settings, store: WarehouseTables, night: str) -> bool
     rows = store.read("features").where(F.col("settings") == hash_features_settings(settings))
     days = {r.ds for r in rows.select("ds").distinct().collect()}
     has_days = night in days and needed.intersection(store.list_days("impressions")) <= days
-    return has_days and not find_other_labels(settings, night, needed)
+    return has_days and not find_labels_of_other_nights(settings, night, needed)
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:

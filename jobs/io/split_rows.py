@@ -9,7 +9,7 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.encoded_row import Partition
+from star_ctr.conf.contracts.encoded_row import SplitPartition
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.model.training.job import TrainingJob
 
@@ -24,7 +24,7 @@ def read_test_rows(store: WarehouseTables, job: TrainingJob) -> DataFrame:
     return _read(store, job, job.test_partitions)
 
 
-def _read(store: WarehouseTables, job: TrainingJob, partitions: Iterable[Partition]) -> DataFrame:
+def _read(store: WarehouseTables, job: TrainingJob, partitions: Iterable[SplitPartition]) -> DataFrame:
     rows = store.read(Path(job.split).name, job.versions["split"])
     conditions = ((F.col("ds") == p.ds) & (F.col("part") == p.part) for p in partitions)
     return rows.where(reduce(lambda a, b: a | b, conditions))

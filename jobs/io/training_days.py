@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from deltalake import DeltaTable
 
-from star_ctr.conf.contracts.encoded_row import DAY, Layout
+from star_ctr.conf.contracts.encoded_row import TRAIN_DAY, Layout
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.settings.root import Settings
@@ -98,4 +98,4 @@ def _list_stored_days(table: str) -> set[str]:
     """Return the days whose training rows the split contains."""
     if not DeltaTable.is_deltatable(table):
         return set()
-    return {p["ds"] for p in DeltaTable(table).partitions() if p["part"] == DAY}
+    return {p["ds"] for p in DeltaTable(table).partitions() if p["part"] == TRAIN_DAY}

@@ -90,7 +90,8 @@ def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, 
     Returns:
         The rows with `provisional`, the row of `metrics` if labels were open, and `is_final`.
     """
-    final = {(r["run_id"], r["domain"]): r for r in read_rows(table)} if any(r.get("open_labels") for r in rows) else {}
+    is_any_open = any(row.get("open_labels") for row in rows)
+    final = {(r["run_id"], r["domain"]): r for r in read_rows(table)} if is_any_open else {}
     found = []
     for row in rows:
         is_open = bool(row.get("open_labels"))

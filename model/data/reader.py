@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from star_ctr.conf.contracts.encoded_row import Layout, Partition
+from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 
@@ -107,7 +107,7 @@ def _view_matrix(
 
 
 def list_live_files(
-    table: str, version: int, partitions: Collection[Partition], layout: Layout, key_column: str = "impression_id"
+    table: str, version: int, partitions: Collection[SplitPartition], layout: Layout, key_column: str = "impression_id"
 ) -> list[DataFile]:
     """List the files of some partitions in one version of the split.
 

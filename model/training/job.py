@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from star_ctr.conf.contracts.encoded_row import DAY, TEST, TRAIN, Layout, Partition
+from star_ctr.conf.contracts.encoded_row import TEST, TRAIN, TRAIN_DAY, Layout, SplitPartition
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.base import SettingsModel
@@ -67,14 +67,14 @@ class TrainingJob(SettingsModel):
     start: WarmStart | None = None
 
     @property
-    def train_partitions(self) -> list[Partition]:
+    def train_partitions(self) -> list[SplitPartition]:
         """The partitions of the split with the training rows."""
-        return [Partition(day, DAY) for day in self.days] or [Partition(self.ds, TRAIN)]
+        return [SplitPartition(day, TRAIN_DAY) for day in self.days] or [SplitPartition(self.ds, TRAIN)]
 
     @property
-    def test_partitions(self) -> list[Partition]:
+    def test_partitions(self) -> list[SplitPartition]:
         """The partitions of the split with the test rows."""
-        return [Partition(self.ds, TEST)]
+        return [SplitPartition(self.ds, TEST)]
 
     @property
     def path(self) -> Path:

@@ -1,7 +1,7 @@
 """Mapping of embedding rows between two runs: a row belongs to a value, whose id may differ between the runs.
 
 The id of an expired value may belong to another value in a later run. Then its row is not mapped: the new row, its
-optimizer state and its EMA are initialized anew.
+optimizer state and its EMA are initialized again.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def decode_skus(conf: Settings, spark: SparkSession, ds: str, rows: pd.DataFrame
 
 
 def list_day_files(conf: Settings, day: str) -> set[str]:
-    return {uri for uri in DeltaTable(f"{conf.paths.warehouse}/split").file_uris() if f"ds={day}/part=day" in uri}
+    return {uri for uri in DeltaTable(f"{conf.paths.warehouse}/split").file_uris() if f"ds={day}/part=train_day" in uri}
 
 
 def test_a_day_is_encoded_once_as_training_day(logs: RandomLogs, tmp_path: Path, spark: SparkSession) -> None:

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from star_ctr.conf import files as conf_files
 from star_ctr.conf.contracts.catalog import RECORD_FILE, RESULT_FILE, Warehouse
 from star_ctr.conf.contracts.dates import list_days
-from star_ctr.conf.contracts.encoded_row import Partition
+from star_ctr.conf.contracts.encoded_row import SplitPartition
 from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
@@ -238,7 +238,7 @@ class Sequence:
         record = attempt.record()
         predictor = Predictor(attempt.folder, record["files"])
         files = list_live_files(
-            self.trainings.table, version_of(self.trainings.table), [Partition(LAYOUT.ds, "train")], LAYOUT
+            self.trainings.table, version_of(self.trainings.table), [SplitPartition(LAYOUT.ds, "train")], LAYOUT
         )
         ids, rows = read_sample(files, LAYOUT, 200)
         scores = predictor.predict(rows.ints, rows.floats, rows.domain)

@@ -58,7 +58,16 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
         "attempt": now and now.attempt,
         "override": override and str(override),
         "decisions": [
-            {**r, "evidence": d.evidence, "final_metrics": final.get(strip_refit_suffix(d.run_id), [])}
+            # The metrics of the evaluated attempt apply to a refit.
+            {
+                **r,
+                "evidence": d.evidence,
+                "final_metrics": [
+                    m
+                    for m in final.get(strip_refit_suffix(d.run_id), [])
+                    if m["attempt"] == d.attempt or d.run_id != m["run_id"]
+                ],
+            }
             for r, d in zip(rows, found, strict=True)
         ],
     }

@@ -165,6 +165,10 @@ def test_final_metrics_are_written_when_labels_are_final(
     assert final["pcoc"] == pytest.approx(labels["score"].sum() / labels["label"].sum(), abs=1e-12)
     assert (final["as_of"], final["attempt"]) == (DAYS[4], 1)
     assert write_final_metrics(store, DAYS[4], NO_INTERVALS) == []
+    # A run that is evaluated again gets its final metrics again.
+    evaluate_runs(store, [ScoredRun("night", 2, DAYS[2], "star", 0)])
+    assert read(conf, "final_metrics").empty
+    assert write_final_metrics(store, DAYS[4], NO_INTERVALS) == ["night"]
     store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", [DAYS[2]]))
     with pytest.raises(DataError, match="0 labels for the .* rows of 2026-03-03"):
         split.run(conf, spark, DAYS[4])

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from star_ctr.conf.contracts.encoded_row import Layout, Partition
+from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.errors import DataError
 from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.model.data import batches as stream
@@ -34,7 +34,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def list_files(table: str, version: int | None = None) -> list[DataFile]:
     return list_live_files(
-        table, version_of(table) if version is None else version, [Partition(LAYOUT.ds, "train")], LAYOUT
+        table, version_of(table) if version is None else version, [SplitPartition(LAYOUT.ds, "train")], LAYOUT
     )
 
 
