@@ -1,10 +1,11 @@
 """Benchmark: nights on thirty days of logs whose users and items come and go, with and without expiry.
 
-Runs all nights twice: with vocabularies and a history that only grow, and with `expire_days`. Prints the stored rows of
-the history, the size of the embeddings and the GAUC by night.
+Runs all nights twice: with vocabularies and a history that only grow, and with `expire_days`. Prints the rows of the
+history that the night reads, the size of the embeddings and the GAUC. Merges the history every 2 and 8 days, instead of
+every 8 and 64, so that thirty days have several bases.
 
-- `embeddings_night_30_vs_night_20`, `state_night_30_vs_night_20`: model parameters, and stored rows of
-  `history_counts`, with expiry on day 30 over those on day 20.
+- `embeddings_night_30_vs_night_20`, `state_night_30_vs_night_20`: model parameters, and rows of `history_counts` that a
+  night reads, with expiry on day 30 over those on day 20.
 - `gauc_with_expiry`: mean GAUC of the last ten nights with expiry, minus that without.
 
     python bench/long_run.py [--rows 3000]
@@ -20,14 +21,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
+from deltalake import DeltaTable
 from entries import make_entry
+from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.history import roll_ups
+from star_ctr.jobs.history.roll_ups import count_days
+from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.session import start
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.workflows import nightly
 
 DAYS = list_days("2026-01-01", "2026-01-30")
@@ -95,20 +104,27 @@ def configure(folder: Path, name: str, expires: bool) -> Path:
     return file
 
 
+def count_read_rows(settings: Settings, spark: SparkSession, ds: str, table: str) -> int:
+    """Count the rows of the history that night `ds` reads for the features of its day."""
+    state = HistoryState(settings, WarehouseTables(settings, spark), ds)
+    chosen = {(str(p.span), p.ds) for p in state.list_partitions(count_days(ds), 0)}
+    actions = DeltaTable(state.store.warehouse.table(table)).get_add_actions(flatten=True)
+    columns = (pa.table(actions)[name].to_pylist() for name in ("partition.span", "partition.ds", "num_records"))
+    return sum(n for span, day, n in zip(*columns, strict=True) if (str(span), day) in chosen)
+
+
 def run_nights(conf: Path) -> pd.DataFrame:
     """Run all nights in one Spark session; returns their GAUC, values, model parameters and stored rows of the history."""
     settings = load(str(conf))
     spark = start(settings, "long run")
+    roll_ups.SPANS = (2, 8)
     rows = []
     for ds in DAYS[2:]:
         metrics = nightly.run(settings, spark, ds)["metrics"]
         gauc = next(m["gauc"] for m in metrics if m["domain"] == OVERALL)
         record = json.loads(max(read_rows(f"{settings.paths.warehouse}/runs"), key=lambda r: r["ds"])["record"])
         values = len(read_rows(f"{settings.paths.warehouse}/vocabularies", f"ds = '{ds}'", ["id"]))
-        state = {
-            table: read_rows(f"{settings.paths.warehouse}/{table}", columns=["count(*) AS n"])[0]["n"]
-            for table in ("history_counts", "history_events")
-        }
+        state = {table: count_read_rows(settings, spark, ds, table) for table in ("history_counts", "history_events")}
         rows.append({"ds": ds, "gauc": gauc, "values": values, "parameters": record["parameters"], **state})
         print(rows[-1], flush=True)
     return pd.DataFrame(rows)
