@@ -116,6 +116,7 @@ def test_a_day_is_encoded_once_as_training_day(logs: RandomLogs, tmp_path: Path,
     assert len(read_train(conf, spark, DAYS[3])) > 0
 
 
+@pytest.mark.slow
 def test_days_are_encoded_again_if_their_rows_or_ids_have_changed(
     logs: RandomLogs, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def write_split(
                     "user_id": [f"u{u}" for u in ints[:, 0]],
                     "day": ["2026-01-01"] * m,
                     "label": pa.array((rng.random(m) < p).astype(np.float32)),
+                    "label_final": [True] * m,
                     "domain_id": pa.array([layout.domain_index.get_number(domain)] * m, pa.int32()),
                     "ints": pack_rows(ints),
                     "floats": pack_rows(floats),

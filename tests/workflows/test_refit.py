@@ -14,6 +14,7 @@ from star_ctr.conf.contracts.run_id import make_refit_run_id, make_run_id
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.jobs import features, gate, refit, split
+from star_ctr.jobs.history import labels
 from star_ctr.jobs.io.day_records import forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import get_published_attempt
@@ -34,8 +35,11 @@ def read_encoded(store: WarehouseTables, table: str, ds: str) -> pd.DataFrame:
     return rows.sort_values("impression_id", ignore_index=True)
 
 
-def test_a_refit_has_the_training_rows_of_the_next_night(night: Night, spark: SparkSession) -> None:
-    # Use the features that the night wrote, which include all later clicks.
+def test_a_refit_has_the_training_rows_of_the_next_night(
+    night: Night, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Use the features and labels that the next night wrote, which include all later clicks.
+    monkeypatch.setattr(labels, "find_labels_of_other_nights", lambda *_: {})
     totals = split.write_split(night.settings, spark, BEFORE, REFIT_TABLES)
     store = WarehouseTables(night.settings, spark)
     refit_rows, night_rows = read_encoded(store, REFIT_TABLES.split, BEFORE), read_encoded(store, "split", DS)

@@ -32,7 +32,8 @@ def frame(spark: SparkSession, changed: dict[int, Any], run_id: str = "a", colum
     for k in range(40):
         row = {"label": float(k % 3 == 0), "score": 0.01 * k}
         row[column] = changed.get(k, row[column])
-        rows.append((run_id, 1, DS, f"i{k}", f"u{k % 7}", "home" if k < 30 else "mail", row["label"], row["score"]))
+        domain = "home" if k < 30 else "mail"
+        rows.append((run_id, 1, DS, f"i{k}", f"u{k % 7}", domain, row["label"], True, row["score"]))
     return spark.createDataFrame(rows, SCORES_SCHEMA)
 
 
