@@ -42,12 +42,17 @@ def estimate(split: Path) -> dict[str, Any]:
     files = [uri.removeprefix("file://") for uri in table.file_uris([("ds", "=", layout.ds)])]
     rows = pa.concat_tables(pq.ParquetFile(file).read() for file in files)
     ints, _ = unpack_columns(rows["ints"], rows["floats"], layout)
-    keys = pa.array(np.char.add(np.char.add(rows["user_id"].to_numpy().astype(str), "/"), rows["day"].to_numpy().astype(str)))
+    keys = pa.array(
+        np.char.add(np.char.add(rows["user_id"].to_numpy().astype(str), "/"), rows["day"].to_numpy().astype(str))
+    )
     user_days = np.asarray(keys.dictionary_encode().indices)
     order = np.argsort(user_days, kind="stable")
     shared, is_sequence = [], np.zeros(layout.int_count, bool)
     for sequence, offset in layout.iter_sequence_offsets():
-        columns = [offset, *(c for _, start in sequence.iter_offsets(offset) for c in range(start, start + sequence.length))]
+        columns = [
+            offset,
+            *(c for _, start in sequence.iter_offsets(offset) for c in range(start, start + sequence.length)),
+        ]
         is_sequence[columns] = True
         shared += _merge_lists(ints[order][:, columns], user_days[order], len(sequence.sides))
     with tempfile.TemporaryDirectory() as name:

@@ -15,7 +15,7 @@ Statistics and sequences use the whole history in the tables up to the day, in t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pyspark.sql import DataFrame, SparkSession
@@ -27,7 +27,6 @@ from star_ctr.conf.contracts.run_id import hash_features_settings
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attributes import name_match_column
-from star_ctr.features.point_in_time.daily_counts import compute_cut_day
 from star_ctr.features.point_in_time.row_columns import find_unparsable, select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction, add_history
 from star_ctr.jobs.history.day_plan import PART, DayPlan, plan_days
@@ -92,8 +91,10 @@ def _write_days(settings: Settings, store: WarehouseTables, state: HistoryState,
     changed, records = sorted([*plan.computed, *plan.removed]), DayRecords(settings)
     records.remove(PART, changed)
     if plan.computed:
-        rows = _select_rows(settings, store, list(plan.computed))
-        with add_point_in_time(settings, store, rows, state.ds) as computed:
+        rows, logged = _select_rows(settings, store, list(plan.computed)), store.read("impressions")
+        # The cuts depend only on the log, so they need none of the joins of the rows.
+        cut_days = find_cut_days(settings, logged.where(F.col("ds").isin(list(plan.computed))))
+        with add_point_in_time(settings, state, rows, cut_days) as computed:
             computed = computed.withColumn("settings", F.lit(hash_features_settings(settings)))
             arranged = repartition_by_day(computed).sortWithinPartitions("ds", "ts", "impression_id")
             store.replace("features", arranged, make_in_condition("ds", changed))
@@ -117,7 +118,12 @@ def _select_rows(settings: Settings, store: WarehouseTables, days: Sequence[str]
 
 @contextmanager
 def add_point_in_time(
-    settings: Settings, store: WarehouseTables, rows: DataFrame, ds: str, postprocess: ArrowFunction | None = None
+    settings: Settings,
+    state: HistoryState,
+    rows: DataFrame,
+    cut_days: Iterable[int],
+    more_rows: int = 0,
+    postprocess: ArrowFunction | None = None,
 ) -> Iterator[DataFrame]:
     """Add the statistics and sequences as of the cut of each row.
 
@@ -126,9 +132,10 @@ def add_point_in_time(
 
     Args:
         settings: The settings of the data set.
-        store: The tables.
-        rows: Rows of days up to `ds`, with the columns of `select_row_columns`.
-        ds: The last day of events.
+        state: The state of the history up to the last day of events.
+        rows: Rows of days up to this day, with the columns of `select_row_columns`.
+        cut_days: The days of the cuts of the rows, from `find_cut_days`.
+        more_rows: The number of rows that are not in the tables.
         postprocess: A function on the rows with all features (for example, a scorer), and its output schema. It runs
             inside the last scan, so that lists need not pass through Spark. By default, the rows are returned.
 
@@ -139,7 +146,8 @@ def add_point_in_time(
         yield rows.mapInArrow(*postprocess) if postprocess else rows
         return
     with ExitStack() as stack:
-        history = HistoryState(settings, store, ds).open(find_cut_days(rows, compute_cut_day(settings.zone)))
+        history = state.open(cut_days)
+        history = history._replace(size=(history.size or 0) + more_rows)
         yield add_history(settings, rows, history, stack, postprocess)
 
 

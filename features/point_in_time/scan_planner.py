@@ -7,16 +7,13 @@ the events of the cut day before the cut. A scan computes features of one key, s
 1. Convert each row to a query row whose time is the cut of the row: only strictly earlier events may count.
 2. Union the query rows with the events, and with the last events of earlier days.
 3. Repartition both by key and day. Sort each partition by key, day and time, with query rows before events of the same
-   time.
+   time. A key with very many rows is divided first (`hot_keys`).
 4. Read each partition once (`scan.scan_batches`). Events update the running state of their key, and each query row gets
    the state of the strictly earlier events.
 
 After the sort, the work is linear in the number of rows and events of the day. A join of rows with the events of their
 key would be quadratic for keys with many rows and many events. On the other hand, each scan needs a shuffle and a sort.
-The planner therefore lets features share scans:
-
-- A statistic that groups by more columns than a key, such as `user x category`, shares the scan of the key `user`.
-- Sequences share the scan of the key `user_id`.
+So features share scans where they can (`scan_plans`).
 """
 
 from __future__ import annotations
@@ -34,6 +31,7 @@ from pyspark.sql.types import StructType
 
 from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time import hot_keys
 from star_ctr.features.point_in_time.daily_counts import (
     CUT_DAY,
     compute_cut_day,
@@ -52,18 +50,24 @@ from star_ctr.features.point_in_time.daily_lists import (
 )
 from star_ctr.features.point_in_time.daily_statistics import add_daily_statistics
 from star_ctr.features.point_in_time.events import compute_cut, name_weight_column
+from star_ctr.features.point_in_time.hot_keys import (
+    PIECE,
+    HotKey,
+    add_pieces,
+    carry_counts,
+    carry_events,
+    drop_helpers,
+    find_hot_keys,
+)
 from star_ctr.features.point_in_time.last_events import KIND_BITS, QUERY_TIME, LastEvents
 from star_ctr.features.point_in_time.running_counts import RunningCounts
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, Kernel, scan_batches
+from star_ctr.features.point_in_time.scan_plans import ScanPlan, list_inputs, number_bits, plan_scans
 from star_ctr.features.point_in_time.sequences import list_sequence_fields, name_event_column, plan_sequence
 from star_ctr.features.point_in_time.statistics import list_statistic_fields, plan_counts
 
 ORDER, TIE = "_order", "_tie"
 """Event columns that order events of the same time, so that sequences are deterministic."""
-USER_KEY = ("user_id",)
-"""The key of all sequences."""
-_MAX_BITS = 60
-"""Maximum number of kinds of the sequences of one scan."""
 
 
 class ArrowFunction(NamedTuple):
@@ -80,25 +84,13 @@ class History(NamedTuple):
         counts: Sums by day of the days before the cuts, from `daily_counts`; None without statistics.
         lists: Last events by day of the days before the cuts, from `daily_lists`; None without sequences.
         events: The events that became known on the cut days; None if no feature has the cut `time`.
+        size: The approximate number of events and rows, or None if it is not known.
     """
 
     counts: DataFrame | None
     lists: DataFrame | None
     events: DataFrame | None
-
-
-class ScanPlan(NamedTuple):
-    """The features that one scan computes.
-
-    Attributes:
-        key: The columns of `rows` by which the scan is partitioned and sorted, besides the day.
-        statistics: Statistics of the scan. All group by the columns of `key`, and possibly by more columns.
-        sequences: Sequences of the scan.
-    """
-
-    key: tuple[str, ...]
-    statistics: list[Statistic]
-    sequences: list[Sequence]
+    size: int | None = None
 
 
 def compute_history(settings: Settings, events: DataFrame) -> History:
@@ -129,7 +121,7 @@ def add_history(
         `rows` with the additional columns, or the result of `postprocess`.
     """
     names = rows.columns
-    rows = rows.withColumn(CUT_DAY, compute_cut_day(settings.zone))
+    rows = plain = rows.withColumn(CUT_DAY, compute_cut_day(settings.zone))
     if history.counts is not None and (groups := list_groups(settings)):
         rows = add_daily_statistics(settings, rows, history.counts, groups, stack)
     if history.lists is not None:
@@ -139,44 +131,20 @@ def add_history(
     plans = plan_scans(statistics, sequences)
     for plan in plans:
         if plan is plans[-1] and postprocess:
-            return run_scan(settings, rows, history, plan, postprocess)
-        rows = run_scan(settings, rows, history, plan)
+            return run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan), postprocess)
+        rows = run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan))
     added = [n for n in rows.columns if n not in names and not n.startswith("_")]
     rows = rows.select(*(F.col(f"`{name}`") for name in [*names, *added]))
     return rows.mapInArrow(*postprocess) if postprocess else rows
 
 
-def plan_scans(statistics: Seq[Statistic], sequences: Seq[Sequence]) -> list[ScanPlan]:
-    """Return the scans that compute statistics and sequences with the cut `time`.
-
-    A key is a group of columns that contains no other group. Each statistic belongs to a key whose columns are a subset
-    of its group. Scans with sequences come last, because each later scan would have to shuffle their list columns.
-    """
-    groups = {s.name: tuple(sorted(c.flat for c in s.by)) for s in statistics}
-    candidates = dict.fromkeys(([USER_KEY] if sequences else []) + list(groups.values()))
-    keys = [group for group in candidates if not any(set(other) < set(group) for other in candidates)]
-    key_by_statistic = {name: next(key for key in keys if set(key) <= set(group)) for name, group in groups.items()}
-    plans = []
-    for key in keys:
-        chunks = _split_sequences(sequences) if key == USER_KEY else []
-        own = [s for s in statistics if key_by_statistic[s.name] == key]
-        plans.append(ScanPlan(key, own, chunks[0] if chunks else []))
-        plans += (ScanPlan(key, [], chunk) for chunk in chunks[1:])
-    return sorted(plans, key=lambda p: bool(p.sequences))
-
-
-def _split_sequences(sequences: Seq[Sequence]) -> list[list[Sequence]]:
-    """Split sequences into scans with at most _MAX_BITS kinds."""
-    chunks: list[list[Sequence]] = []
-    for sequence in sequences:
-        if not chunks or sum(len(s.of) for s in [*chunks[-1], sequence]) > _MAX_BITS:
-            chunks.append([])
-        chunks[-1].append(sequence)
-    return chunks
-
-
 def run_scan(
-    settings: Settings, rows: DataFrame, history: History, plan: ScanPlan, postprocess: ArrowFunction | None = None
+    settings: Settings,
+    rows: DataFrame,
+    history: History,
+    plan: ScanPlan,
+    hot: Seq[HotKey],
+    postprocess: ArrowFunction | None = None,
 ) -> DataFrame:
     """Run one scan and add its columns to `rows`.
 
@@ -185,6 +153,7 @@ def run_scan(
         rows: As for `add_history`, with CUT_DAY and the bases of the statistics (`add_daily_statistics`).
         history: As for `add_history`.
         plan: The scan to run.
+        hot: The hot keys of the scan.
         postprocess: As for `add_history`.
 
     Returns:
@@ -195,14 +164,17 @@ def run_scan(
     both = both.unionByName(_select_events(settings, rows, history.events, plan), True)
     if plan.sequences and history.lists is not None:
         both = both.unionByName(_select_last_events(settings, rows, history.lists, plan), True)
+    key, text = [*plan.key, CUT_DAY], _make_text(plan)
+    if hot:
+        both = _divide(add_pieces(both, text, hot), plan)
+        key.append(PIECE)
+        text = F.concat_ws("\x1f", text, PIECE)
     # Query rows with a null in the key match no events. There may be many: spread them over all partitions.
-    key = [*plan.key, CUT_DAY]
-    text = F.concat_ws("\x1f", *key)
-    both = both.repartition(F.when(_require_all(plan.key), text).otherwise(F.col("impression_id").cast("string")))
+    both = both.repartition(F.coalesce(text, F.col("impression_id").cast("string")))
     ties = [ORDER, TIE, "impression_id"] if plan.sequences else []
     both = both.sortWithinPartitions(*key, TIME, F.col(IS_QUERY).desc(), *ties)
     statistics = [plan_counts(s) for s in plan.statistics]
-    sequences = [plan_sequence(s, bit) for s, bit in _number_bits(plan)]
+    sequences = [plan_sequence(s, bit) for s, bit in number_bits(plan)]
     fields = [*list_statistic_fields(plan.statistics), *list_sequence_fields(plan.sequences)]
     keep, names = rows.columns, [field.name for field in fields]
 
@@ -216,12 +188,35 @@ def run_scan(
     return both.mapInArrow(scan_partition, schema)
 
 
-def _number_bits(plan: ScanPlan) -> Iterator[tuple[Sequence, int]]:
-    """Yield each sequence of a scan with the number of the bit of its first kind."""
-    bit = 0
-    for sequence in plan.sequences:
-        yield sequence, bit
-        bit += len(sequence.of)
+def _make_text(plan: ScanPlan) -> Column:
+    """Return the key and day of each row as one text; null for a row with a null in the key."""
+    return F.when(_require_all(plan.key), F.concat_ws("\x1f", *plan.key, CUT_DAY))
+
+
+def find_hot(settings: Settings, rows: DataFrame, history: History, plan: ScanPlan) -> list[HotKey]:
+    """Return the hot keys of a scan, from a sample of `rows` and of the events; none if there are few of both."""
+    if history.events is None or (history.size is not None and history.size <= hot_keys.LEAST_ROWS):
+        return []
+    day = compute_known_day(settings.zone).alias(CUT_DAY)
+    types, key = dict(rows.dtypes), _make_text(plan).alias("key")
+    events, asked = (frame.sample(hot_keys.SAMPLE, seed=0) for frame in (history.events, rows))
+    own = events.select(F.col("t").alias(TIME), day, *(F.col(c).try_cast(types[c]).alias(c) for c in plan.key))
+    queries = asked.select(compute_cut(settings).alias(TIME), key)
+    return find_hot_keys([queries, own.select(TIME, key)], settings.spark.shuffle_partitions)
+
+
+def _divide(both: DataFrame, plan: ScanPlan) -> DataFrame:
+    """Add the events with which the pieces of hot keys begin."""
+    key, divided = [*plan.key, CUT_DAY], drop_helpers(both)
+    if plan.statistics:
+        by, weights, since = list_inputs(plan)
+        carried = carry_counts(both, [*dict.fromkeys([*key, *by])], weights, since)
+        divided = divided.unionByName(carried, True)
+    if plan.sequences:
+        masks = [(s.mask, s.length) for s in (plan_sequence(s, bit) for s, bit in number_bits(plan))]
+        values = [name_event_column(c) for c in sorted({c for s in plan.sequences for c in s.columns})]
+        divided = divided.unionByName(carry_events(both, key, masks, [ORDER, TIE], values), True)
+    return divided
 
 
 def _make_query_rows(settings: Settings, rows: DataFrame, plan: ScanPlan) -> DataFrame:
@@ -237,17 +232,14 @@ def _select_events(settings: Settings, rows: DataFrame, events: DataFrame, plan:
     Group columns are cast to their types in `rows`.
     """
     types = dict(rows.dtypes)
-    by = list(dict.fromkeys((*plan.key, *(column.flat for s in plan.statistics for column in s.by))))
-    weights = list(
-        dict.fromkeys(name_weight_column(kind) for s in plan.statistics for kind in (*s.list_kinds(), *s.since))
-    )
+    by, weights, _ = list_inputs(plan)
     day = compute_known_day(settings.zone).alias(CUT_DAY)
     columns = [F.col("t").alias(TIME), day, *(F.col(c).try_cast(types[c]).alias(c) for c in by), *map(F.col, weights)]
     conditions = [F.col(w) != 0 for w in weights]
     if plan.sequences:
         bits = [
             F.when(F.col(name_weight_column(kind)) > 0, F.lit(1 << (first + i)).cast("long")).otherwise(0)
-            for sequence, first in _number_bits(plan)
+            for sequence, first in number_bits(plan)
             for i, kind in enumerate(sequence.of)
         ]
         sides = sorted({c for s in plan.sequences for c in s.columns})
@@ -268,7 +260,7 @@ def _select_last_events(settings: Settings, rows: DataFrame, lists: DataFrame, p
     found = find_last_events(settings, select_users(rows), lists, plan.sequences)
     event, kinds = F.col("_event"), F.lit(0).cast("long")
     values: dict[str, Column] = {}
-    for sequence, first in _number_bits(plan):
+    for sequence, first in number_bits(plan):
         is_own = F.col(SEQUENCE) == sequence.name
         kinds = F.when(is_own, F.shiftleft(event["kinds"], first)).otherwise(kinds)
         for k, column in enumerate(sequence.columns):

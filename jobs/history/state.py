@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
@@ -26,6 +26,7 @@ from star_ctr.features.point_in_time.daily_counts import (
     GROUP,
     KEY,
     Group,
+    compute_cut_day,
     list_groups,
     list_sum_columns,
     merge_days,
@@ -125,6 +126,7 @@ class HistoryState:
             self.records.write(PART, {day: DayRecord(self.days[day], {PARTS: parts[day]}) for day in stale})
         gone = [day for day in self._stored if day not in self.days and day <= self.ds]
         self.records.remove(PART, gone)
+        vars(self).pop("_stored", None)  # the records have changed
         for span, smaller in zip(roll_ups.SPANS, (1, *roll_ups.SPANS), strict=False):
             self._update_roll_ups(span, smaller)
         if self.expire_days is not None:
@@ -198,9 +200,12 @@ class HistoryState:
 
     def list_partitions(self, first_cut: int, horizon: int) -> list[Partition]:
         """Return the partitions whose union is the state of all log days; see `choose_partitions`."""
-        stored = {span: self._read_hashes(f"{PART}.{span}") for span in roll_ups.SPANS}
         bases = self._read_hashes(_BASE) if self.expire_days is not None else {}
-        return choose_partitions(self.days, stored, self.ds, first_cut, horizon, bases)
+        return choose_partitions(self.days, self._roll_ups, self.ds, first_cut, horizon, bases)
+
+    @cached_property
+    def _roll_ups(self) -> dict[int, dict[str, str]]:
+        return {span: self._read_hashes(f"{PART}.{span}") for span in roll_ups.SPANS}
 
     def _read_hashes(self, part: str) -> dict[str, str]:
         return {ds: record.inputs for ds, record in self.records.read(part).items()}
@@ -228,7 +233,13 @@ class HistoryState:
         is_timed = any(f.cut == "time" for f in list_history_features(self.settings))
         days = [format_day(day) for day in wanted] or [self.ds]
         events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed else None
-        return History(counts, lists, events)
+        return History(counts, lists, events, self._count_rows(days))
+
+    def _count_rows(self, days: Iterable[str]) -> int:
+        """Return the approximate number of impressions of some days and of the events that became known on them."""
+        wanted, logs = set(days), ("impressions", "impressions", "clicks", "behaviours")
+        found = (rows for name in logs for day, rows in self.contents[name].items() if day in wanted)
+        return sum(int(rows.partition(":")[0]) for rows in found)
 
     def _read_counts(self, first: int, stale: set[str]) -> DataFrame | None:
         """Read the sums, with as few partitions as each group allows."""
@@ -289,6 +300,8 @@ def _make_condition(partitions: Iterable[Partition]) -> str:
     return " OR ".join(f"(span = {span} AND {make_in_condition('ds', days)})" for span, days in by_span.items())
 
 
-def find_cut_days(rows: DataFrame, cut_day: Column) -> list[int]:
-    """Return the distinct days of the cuts of rows, as days since 1970."""
-    return sorted(row[0] for row in rows.select(cut_day).distinct().collect())
+def find_cut_days(settings: Settings, rows: DataFrame) -> list[int]:
+    """Return the distinct days of the cuts of rows with `ts` and `ds`, as days since 1970; none without a history."""
+    if not settings.history:
+        return []
+    return sorted(row[0] for row in rows.select(compute_cut_day(settings.zone)).distinct().collect())

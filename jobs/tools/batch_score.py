@@ -42,6 +42,7 @@ from star_ctr.features.point_in_time.row_columns import select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction
 from star_ctr.jobs.features import add_point_in_time
 from star_ctr.jobs.history.inputs import add_columns, select_columns
+from star_ctr.jobs.history.state import HistoryState, find_cut_days
 from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.external_tables import (
     filter_rows,
@@ -135,8 +136,10 @@ def run(
             reasons = format_reasons(counts.reasons)
             raise DataError(f"{source}: none of the {rows_in:,} rows can be scored: {reasons}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
-        with nullcontext(valid) if encoded else _score_raw_rows(store, model, valid, str(counts.newest)) as scores:
-            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried).persist()
+        with nullcontext(valid) if encoded else _score_raw_rows(store, model, valid, counts) as scores:
+            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
+            # The scores of encoded rows are cached already.
+            scores = scores if encoded else scores.persist()
             try:
                 check_scores(scores, source)
                 scored = replace_external_table(scores, target, metadata | {"rejected_version": out.version})
@@ -224,17 +227,19 @@ def _count_rows(prepared: DataFrame, total: int) -> _RowCounts:
 
 
 def _score_raw_rows(
-    store: WarehouseTables, model: ScoringModel, cleaned: DataFrame, newest: str
+    store: WarehouseTables, model: ScoringModel, cleaned: DataFrame, counts: _RowCounts
 ) -> AbstractContextManager[DataFrame]:
-    """Compute point-in-time features of cleaned rows, whose newest day is `newest`, and score the rows.
+    """Compute point-in-time features of cleaned rows, and score the rows.
 
     Returns:
         A context manager that yields the scores. Write them within its block.
     """
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
+    state = HistoryState(settings, store, str(counts.newest))
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
     rows = rows.select(*IDENTITY_COLUMNS, *select_row_columns(settings, rows), *carried)
-    return add_point_in_time(settings, store, rows, newest, _make_score_function(rows, model, encoded=False))
+    score = _make_score_function(rows, model, encoded=False)
+    return add_point_in_time(settings, state, rows, find_cut_days(settings, cleaned), counts.valid, score)
 
 
 def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> ArrowFunction:

@@ -13,7 +13,7 @@ from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.features.point_in_time.events import SCALE
 from star_ctr.features.point_in_time.running_counts import CountPlan, RunningCounts
 from star_ctr.features.point_in_time.scan import IS_QUERY, TIME, scan_batches
-from star_ctr.features.point_in_time.scan_planner import ScanPlan, plan_scans
+from star_ctr.features.point_in_time.scan_plans import ScanPlan, plan_scans
 
 ROW = st.tuples(
     st.sampled_from(["a", "a", "a", "b", None]),  # the key: mostly the same, so that it spans batches
