@@ -133,13 +133,12 @@ def run(
         out = replace_external_table(left_out, rejected, metadata)
         counts = _count_rows(prepared, rows_in)
         if not counts.valid:
-            reasons = format_reasons(counts.reasons)
-            raise DataError(f"{source}: none of the {rows_in:,} rows can be scored: {reasons}; see {rejected}")
+            problem = f"none of the {rows_in:,} rows can be scored: {format_reasons(counts.reasons)}"
+            raise DataError(f"{source}: {problem}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
         with nullcontext(valid) if encoded else _score_raw_rows(store, model, valid, counts) as scores:
             scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
-            # The scores of encoded rows are cached already.
-            scores = scores if encoded else scores.persist()
+            scores = scores if encoded else scores.persist()  # those of encoded rows are cached already
             try:
                 check_scores(scores, source)
                 scored = replace_external_table(scores, target, metadata | {"rejected_version": out.version})
@@ -229,16 +228,11 @@ def _count_rows(prepared: DataFrame, total: int) -> _RowCounts:
 def _score_raw_rows(
     store: WarehouseTables, model: ScoringModel, cleaned: DataFrame, counts: _RowCounts
 ) -> AbstractContextManager[DataFrame]:
-    """Compute point-in-time features of cleaned rows, and score the rows.
-
-    Returns:
-        A context manager that yields the scores. Write them within its block.
-    """
+    """Compute point-in-time features of cleaned rows, and yield their scores. Write them within the block."""
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
-    state = HistoryState(settings, store, str(counts.newest))
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
     rows = rows.select(*IDENTITY_COLUMNS, *select_row_columns(settings, rows), *carried)
-    score = _make_score_function(rows, model, encoded=False)
+    state, score = HistoryState(settings, store, str(counts.newest)), _make_score_function(rows, model, encoded=False)
     return add_point_in_time(settings, state, rows, find_cut_days(settings, cleaned), counts.valid, score)
 
 
