@@ -25,7 +25,9 @@ import long_run
 import metrics
 import nights
 import open_labels
+import sequences
 import size
+import skew
 import stream
 import training
 import vocabulary_memory
@@ -42,6 +44,8 @@ BENCHMARKS = {
     "nights": nights.run,
     "open_labels": open_labels.run,
     "long_run": long_run.run,
+    "skew": skew.run,
+    "sequences": sequences.run,
     "metrics": metrics.run,
     "size": size.run,
     "bulk": bulk.run,
