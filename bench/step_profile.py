@@ -79,7 +79,11 @@ def _classify(thread: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000, help="impressions per day")
-    rows = 2 * parser.parse_args().rows
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", help="override a setting; can be repeated"
+    )
+    arguments = parser.parse_args()
+    rows = 2 * arguments.rows
     table = Table(
         "step", *COLUMNS, "sum", title=f"Core seconds of the steps of a night with {rows // 2:,} rows per day"
     )
@@ -89,7 +93,7 @@ def main() -> None:
             f"paths.logs={folder}/logs", f"paths.warehouse={folder}/warehouse", "spark.master=local[2]", "window.days=1",
             "trainer.epochs=1", f"simulate={{impressions: {rows}, days: 2, users: {rows // 40}, items: 20000, seed: 5}}",
         )  # fmt: skip
-        common = ["--conf", "demo", *(word for s in sets for word in ("--set", s))]
+        common = ["--conf", "demo", *(word for s in (*sets, *arguments.overrides) for word in ("--set", s))]
         run_star_ctr(folder, "simulate", *common)
         for step in STEPS:
             if step == "score":

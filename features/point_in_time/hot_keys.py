@@ -135,11 +135,10 @@ def carry_counts(rows: DataFrame, by: Seq[str], weights: Seq[str], since: Seq[st
     until = F.coalesce(F.lead(PIECE).over(order), F.col(_LAST_PIECE))
     sums = sums.withColumns(total | {"_until": until}).where(F.col("_until") > F.col(PIECE))
     sums = sums.withColumn(PIECE, F.explode(F.sequence(F.col(PIECE) + 1, "_until")))
-    high = {n: F.col(f"{n}_high") + F.shiftright(f"{n}_low", _LOW_BITS) for n in numbers.values()}
+    high = {f"{n}_high": F.col(f"{n}_high") + F.shiftright(f"{n}_low", _LOW_BITS) for n in numbers.values()}
     # A sum that may exceed 64 bits becomes several events, whose sums the scan adds up without overflow.
-    parts = [F.ceil(F.abs(h) / _LARGEST_HIGH) for h in high.values()]
-    count = F.greatest(F.lit(1), F.lit(1), *parts).cast("int")
-    sums = sums.withColumns({f"{n}_high": h for n, h in high.items()}).withColumn("_count", count)
+    parts = [F.ceil(F.abs(F.col(h)) / _LARGEST_HIGH).cast("int") for h in high]
+    sums = sums.withColumns(high).withColumn("_count", F.greatest(F.lit(1), F.lit(1), *parts))
     sums = sums.withColumn("_k", F.explode(F.sequence(F.lit(0), F.col("_count") - 1)))
     values = {}
     for name, n in numbers.items():

@@ -168,7 +168,7 @@ def run_scan(
     if hot:
         both = _divide(add_pieces(both, text, hot), plan)
         key.append(PIECE)
-        text = F.concat_ws("\x1f", text, PIECE)
+        text = F.concat(text, F.lit("\x1f"), PIECE)
     # Query rows with a null in the key match no events. There may be many: spread them over all partitions.
     both = both.repartition(F.coalesce(text, F.col("impression_id").cast("string")))
     ties = [ORDER, TIE, "impression_id"] if plan.sequences else []

@@ -17,7 +17,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time import hot_keys, scan_planner
 from star_ctr.features.point_in_time.daily_counts import CUT_DAY
 from star_ctr.features.point_in_time.events import LARGEST_OUTCOME, LOG_DAY, SCALE, name_weight_column
-from star_ctr.features.point_in_time.scan_planner import History, add_history
+from star_ctr.features.point_in_time.scan_planner import add_history, compute_history
 from star_ctr.features.point_in_time.scan_plans import plan_scans
 
 DAY = 86_400_000_000
@@ -76,8 +76,9 @@ def compute(spark: SparkSession, events: pd.DataFrame, rows: pd.DataFrame) -> pd
     day = F.date_format(F.timestamp_micros("t"), "yyyy-MM-dd")
     asked = spark.createDataFrame(rows, "user_id string, item_id string, domain string, t long, impression_id string")
     asked = asked.withColumn("ds", day).withColumn("ts", F.timestamp_micros("t")).drop("t")
+    conf = configure()
     with ExitStack() as stack:
-        found = add_history(configure(), asked, History(None, None, log.withColumn(LOG_DAY, day)), stack)
+        found = add_history(conf, asked, compute_history(conf, log.withColumn(LOG_DAY, day)), stack)
         return found.toPandas().sort_values("impression_id").reset_index(drop=True)
 
 
@@ -101,7 +102,7 @@ def test_pieces_of_hot_keys_give_the_same_features(spark: SparkSession, monkeypa
     assert max(divided) > 4
     pd.testing.assert_frame_equal(pieces, whole, check_exact=True)
     for row in pieces.merge(rows[["impression_id", "t"]], on="impression_id").sample(60, random_state=0).itertuples():
-        earlier = events[(events["t"] // DAY == row.t // DAY) & (events["t"] < row.t)]
+        earlier = events[events["t"] < row.t]
         mine = earlier[earlier["user_id"] == row.user_id].sort_values(["t", "order", "tie"])
         assert list(row.seen__item_id) == list(mine["item_id"])[-7:]
         assert list(row.rare__item_id) == list(mine[mine[BOUGHT] > 0]["item_id"])[-3:]
