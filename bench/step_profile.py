@@ -3,7 +3,7 @@
 Runs the steps of a night on simulated logs, each as a separate command, and samples the threads of all its processes
 (Linux only). The night trains on one day and has features as in `conf/demo.yaml`.
 
-    python bench/step_profile.py [--rows 200000]
+    python bench/step_profile.py [--rows 200000 --steps ingest,features,split]
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", help="override a setting; can be repeated"
     )
+    parser.add_argument("--steps", default=",".join(STEPS), help="the steps to run and measure")
     arguments = parser.parse_args()
     rows = 2 * arguments.rows
     table = Table(
@@ -95,7 +96,7 @@ def main() -> None:
         )  # fmt: skip
         common = ["--conf", "demo", *(word for s in (*sets, *arguments.overrides) for word in ("--set", s))]
         run_star_ctr(folder, "simulate", *common)
-        for step in STEPS:
+        for step in arguments.steps.split(","):
             if step == "score":
                 run_star_ctr(folder, "train", *common)
             found = measure(folder, step, *common)
