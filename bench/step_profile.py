@@ -100,7 +100,9 @@ def main() -> None:
             if step == "score":
                 run_star_ctr(folder, "train", *common)
             found = measure(folder, step, *common)
-            table.add_row(step, *(f"{found[c]:.1f}" for c in COLUMNS), f"{found.total():.1f}")
+            row = [f"{found[c]:.1f}" for c in COLUMNS]
+            print(step, ", ".join(f"{c} {n}" for c, n in zip(COLUMNS, row, strict=True)), flush=True)
+            table.add_row(step, *row, f"{found.total():.1f}")
     Console().print(table)
 
 
