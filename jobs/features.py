@@ -30,9 +30,9 @@ from star_ctr.features.point_in_time.attributes import name_match_column
 from star_ctr.features.point_in_time.row_columns import find_unparsable, select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction, add_history
 from star_ctr.jobs.history.day_plan import PART, DayPlan, plan_days
-from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS, add_columns, read_impressions
+from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS, add_columns, find_cut_days, read_impressions
 from star_ctr.jobs.history.labels import remove_labels, write_labels
-from star_ctr.jobs.history.state import HistoryState, find_cut_days
+from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import (

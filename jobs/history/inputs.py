@@ -15,6 +15,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.log_columns import get_column, name_table_column, require_columns
 from star_ctr.features.encoding.scoring_rows import CARRIED
 from star_ctr.features.point_in_time.attributes import join_attributes
+from star_ctr.features.point_in_time.daily_counts import compute_cut_day
 from star_ctr.features.point_in_time.events import LOG_DAY, add_time_columns, name_outcome_column
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
@@ -114,3 +115,10 @@ def _add_attributes(
         require_columns(attributes.columns, {c: stored[c.flat] for c in wanted}, "features")
         rows = join_attributes(rows, attributes, key, table, stored, log.as_of)
     return rows
+
+
+def find_cut_days(settings: Settings, rows: DataFrame) -> list[int]:
+    """Return the distinct days of the cuts of rows with `ts` and `ds`, as days since 1970; none without a history."""
+    if not settings.history:
+        return []
+    return sorted(row[0] for row in rows.select(compute_cut_day(settings.zone)).distinct().collect())

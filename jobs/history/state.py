@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from functools import cached_property, reduce
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
@@ -26,7 +26,6 @@ from star_ctr.features.point_in_time.daily_counts import (
     GROUP,
     KEY,
     Group,
-    compute_cut_day,
     list_groups,
     list_sum_columns,
     merge_days,
@@ -298,10 +297,3 @@ def _make_condition(partitions: Iterable[Partition]) -> str:
     for partition in partitions:
         by_span.setdefault(partition.span, []).append(partition.ds)
     return " OR ".join(f"(span = {span} AND {make_in_condition('ds', days)})" for span, days in by_span.items())
-
-
-def find_cut_days(settings: Settings, rows: DataFrame) -> list[int]:
-    """Return the distinct days of the cuts of rows with `ts` and `ds`, as days since 1970; none without a history."""
-    if not settings.history:
-        return []
-    return sorted(row[0] for row in rows.select(compute_cut_day(settings.zone)).distinct().collect())

@@ -41,8 +41,8 @@ from star_ctr.features.encoding.scoring_rows import (
 from star_ctr.features.point_in_time.row_columns import select_row_columns
 from star_ctr.features.point_in_time.scan_planner import ArrowFunction
 from star_ctr.jobs.features import add_point_in_time
-from star_ctr.jobs.history.inputs import add_columns, select_columns
-from star_ctr.jobs.history.state import HistoryState, find_cut_days
+from star_ctr.jobs.history.inputs import add_columns, find_cut_days, select_columns
+from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.external_tables import (
     filter_rows,
