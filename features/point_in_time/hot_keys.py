@@ -100,16 +100,21 @@ def add_pieces(rows: DataFrame, key: Column, hot: Seq[HotKey]) -> DataFrame:
     ).drop("_bounds")
 
 
+def select_hot_events(rows: DataFrame) -> DataFrame:
+    """Return the events of hot keys, from rows of `add_pieces`."""
+    return rows.where(~F.col(IS_QUERY) & F.col(_KEY).isNotNull())
+
+
 def drop_helpers(rows: DataFrame) -> DataFrame:
     """Drop all columns that `add_pieces` added, except for PIECE."""
     return rows.drop(_KEY, _LAST_PIECE)
 
 
-def carry_counts(rows: DataFrame, by: Seq[str], weights: Seq[str], since: Seq[str]) -> DataFrame:
+def carry_counts(events: DataFrame, by: Seq[str], weights: Seq[str], since: Seq[str]) -> DataFrame:
     """Return events with which pieces begin: the sums of the events of the pieces before.
 
     Args:
-        rows: Rows from `add_pieces`.
+        events: Events from `select_hot_events`.
         by: The columns of the key and of all groups.
         weights: The weight columns.
         since: The weight columns whose last time is needed.
@@ -118,7 +123,6 @@ def carry_counts(rows: DataFrame, by: Seq[str], weights: Seq[str], since: Seq[st
         Events with `by`, PIECE, TIME, IS_QUERY and the weights. Of each group, there are events without a time that
         have the sums, and an event for the last time of each column of `since`.
     """
-    events = rows.where(~F.col(IS_QUERY) & F.col(_KEY).isNotNull())
     numbers = {name: f"_w{k}" for k, name in enumerate(weights)}
     aggregates = []
     for name, n in numbers.items():
@@ -157,12 +161,12 @@ def carry_counts(rows: DataFrame, by: Seq[str], weights: Seq[str], since: Seq[st
 
 
 def carry_events(
-    rows: DataFrame, key: Seq[str], masks: Seq[tuple[int, int]], order: Seq[str], values: Seq[str]
+    events: DataFrame, key: Seq[str], masks: Seq[tuple[int, int]], order: Seq[str], values: Seq[str]
 ) -> DataFrame:
     """Return events with which pieces begin: the last events of the pieces before.
 
     Args:
-        rows: Rows from `add_pieces`.
+        events: Events from `select_hot_events`.
         key: The columns of the key.
         masks: The kind bits and the length of each sequence.
         order: The columns that order events of the same time.
@@ -171,7 +175,6 @@ def carry_events(
     Returns:
         Events with `key`, PIECE, TIME, IS_QUERY, KIND_BITS, `order` and `values`; an event per sequence that it is in.
     """
-    events = rows.where(~F.col(IS_QUERY) & F.col(_KEY).isNotNull())
     entries = [
         F.struct(F.lit(k).alias("_s"), F.col(KIND_BITS).bitwiseAND(mask).alias("_bits"), F.lit(length).alias("_length"))
         for k, (mask, length) in enumerate(masks)

@@ -131,8 +131,8 @@ def add_history(
     plans = plan_scans(statistics, sequences)
     for plan in plans:
         if plan is plans[-1] and postprocess:
-            return run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan), postprocess)
-        rows = run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan))
+            return run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan), stack, postprocess)
+        rows = run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan), stack)
     added = [n for n in rows.columns if n not in names and not n.startswith("_")]
     rows = rows.select(*(F.col(f"`{name}`") for name in [*names, *added]))
     return rows.mapInArrow(*postprocess) if postprocess else rows
@@ -144,6 +144,7 @@ def run_scan(
     history: History,
     plan: ScanPlan,
     hot: Seq[HotKey],
+    stack: ExitStack,
     postprocess: ArrowFunction | None = None,
 ) -> DataFrame:
     """Run one scan and add its columns to `rows`.
@@ -154,6 +155,7 @@ def run_scan(
         history: As for `add_history`.
         plan: The scan to run.
         hot: The hot keys of the scan.
+        stack: As for `add_history`.
         postprocess: As for `add_history`.
 
     Returns:
@@ -166,7 +168,7 @@ def run_scan(
         both = both.unionByName(_select_last_events(settings, rows, history.lists, plan), True)
     key, text = [*plan.key, CUT_DAY], _make_text(plan)
     if hot:
-        both = _divide(add_pieces(both, text, hot), plan)
+        both = _divide(add_pieces(both, text, hot), plan, stack)
         key.append(PIECE)
         text = F.concat(text, F.lit("\x1f"), PIECE)
     # Query rows with a null in the key match no events. There may be many: spread them over all partitions.
@@ -205,17 +207,19 @@ def find_hot(settings: Settings, rows: DataFrame, history: History, plan: ScanPl
     return find_hot_keys([queries, own.select(TIME, key)], settings.spark.shuffle_partitions)
 
 
-def _divide(both: DataFrame, plan: ScanPlan) -> DataFrame:
+def _divide(both: DataFrame, plan: ScanPlan, stack: ExitStack) -> DataFrame:
     """Add the events with which the pieces of hot keys begin."""
     key, divided = [*plan.key, CUT_DAY], drop_helpers(both)
+    events = hot_keys.select_hot_events(both).persist()
+    stack.callback(events.unpersist)
     if plan.statistics:
         by, weights, since = list_inputs(plan)
-        carried = carry_counts(both, [*dict.fromkeys([*key, *by])], weights, since)
+        carried = carry_counts(events, [*dict.fromkeys([*key, *by])], weights, since)
         divided = divided.unionByName(carried, True)
     if plan.sequences:
         masks = [(s.mask, s.length) for s in (plan_sequence(s, bit) for s, bit in number_bits(plan))]
         values = [name_event_column(c) for c in sorted({c for s in plan.sequences for c in s.columns})]
-        divided = divided.unionByName(carry_events(both, key, masks, [ORDER, TIE], values), True)
+        divided = divided.unionByName(carry_events(events, key, masks, [ORDER, TIE], values), True)
     return divided
 
 
