@@ -19,7 +19,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
-from star_ctr.conf.contracts.run_id import format_variant, make_run_id
+from star_ctr.conf.contracts.run_id import format_variant, hash_label_settings, make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
@@ -117,7 +117,9 @@ def evaluate_runs(
             list(runs), "run_id string, attempt long, ds string, model string, seed long"
         )
         found = compute_metrics(scores, evaluate or NO_INTERVALS)
-        metrics = found.join(F.broadcast(run_columns), "run_id").select(*METRICS_COLUMNS, *INTERVALS)
+        metrics = found.join(F.broadcast(run_columns), "run_id").select(
+            *METRICS_COLUMNS, *INTERVALS, F.lit(hash_label_settings(store.settings)).alias("label_settings")
+        )
         remove_final_metrics(store, names)
         store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))
     finally:

@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.history.labels import find_labels_of_other_nights
+from star_ctr.jobs.io.label_records import find_labels_of_other_nights
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.workflows.nightly import run_step
@@ -139,5 +139,5 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
             return f"the night of {writer} overwrote the features of {ds}; split needs those of the night of {ds}"
         others = find_labels_of_other_nights(staleness.settings, ds, list_window_days(staleness.settings, ds))
         if others and staleness.get_state(ds, "split")[0] not in (State.DONE, State.REMOVED):
-            return f"the night of {max(others.values())} overwrote labels; split needs those of the night of {ds}"
+            return f"the night of {max(others.values()) or ds} overwrote labels; split needs those of the night of {ds}"
     return None

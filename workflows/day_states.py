@@ -73,8 +73,9 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
         The days by part.
     """
     # These modules import Spark, which takes a second: finished nights do not need them.
-    from star_ctr.jobs.history import day_plan, labels, state
+    from star_ctr.jobs.history import day_plan, state
     from star_ctr.jobs.history.log_days import RecordedLogDays
+    from star_ctr.jobs.io import label_records
     from star_ctr.jobs.io.warehouse import WarehouseTables
 
     waiting = {found.day for found in ingested}
@@ -89,7 +90,7 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
             for day in history.list_stale_days():
                 found[state.PART, day] = explain_change(known.get(day), history.log_days.parts[day])
         plan = day_plan.plan_days(settings, store, history, window, store.list_days("impressions"))
-        known, labeled = records.read(day_plan.PART), records.read(labels.PART)
+        known, labeled = records.read(day_plan.PART), records.read(label_records.PART)
         for day, record in plan.computed.items():
             found[day_plan.PART, day] = explain_change(known.get(day), record.outputs["parts"])
         for day, inputs in plan.labeled.items():
@@ -98,9 +99,9 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
             else:
                 is_same = labeled[day].inputs == inputs
                 reason = "labels are still open" if is_same else "its impressions or clicks changed"
-            found[labels.PART, day] = reason
+            found[label_records.PART, day] = reason
     for day in [*window, *(day for day in changed if day not in window)]:
-        parts = [day_plan.PART, labels.PART] if day in window else []
+        parts = [day_plan.PART, label_records.PART] if day in window else []
         for part in [state.PART, *parts] if settings.history else parts:
             if day in waiting:
                 found.setdefault((part, day), "waits for ingest of this day")

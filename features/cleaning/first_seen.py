@@ -36,6 +36,32 @@ def select_known_rows(stored: DataFrame, ds: str, has_keys: bool) -> DataFrame:
     return known.withColumn(_RANK, F.row_number().over(newest)).where(F.col(_RANK) == 1).drop(_RANK)
 
 
+_NUMBER = "_star_ctr_number"
+_EVENT = ("user_id", "item_id", "behaviour", "ts")
+"""Columns that identify a behaviour. The others may change without a new event, such as its position in the file."""
+
+
+def find_new_events(rows: DataFrame, known: DataFrame, ds: str) -> DataFrame:
+    """Find the behaviours that are not among the known ones, whatever their days. Of equal ones, the last are new.
+
+    Args:
+        rows: The rows of the behaviour log.
+        known: The known rows.
+        ds: The day from which the new rows are known.
+
+    Returns:
+        The new rows with `ds`.
+    """
+    names = [name for name in _EVENT if name in rows.columns]
+    order = [F.col(name) for name in ("order",) if name in rows.columns]
+    number = F.row_number().over(Window.partitionBy(*names).orderBy(*order, *names))
+    counts = known.groupBy(*names).agg(F.count("*").alias("_known"))
+    same = [F.col(f"row.{name}").eqNullSafe(F.col(f"count.{name}")) for name in names]
+    joined = rows.withColumn(_NUMBER, number).alias("row").join(counts.alias("count"), same, "left")
+    new = joined.where(F.col(_NUMBER) > F.coalesce("_known", F.lit(0)))
+    return new.select("row.*").drop(_NUMBER).withColumn("ds", F.lit(ds))
+
+
 def find_new_rows(rows: DataFrame, known: DataFrame, ds: str) -> DataFrame:
     """Find the rows that are not among the known rows, whatever their days. Of equal rows, only the surplus is new.
 

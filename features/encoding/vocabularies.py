@@ -82,6 +82,8 @@ def fit_vocabularies(settings: Settings, train: DataFrame, ds: str, previous: Da
     if previous is None:
         total = total.withColumn("known", F.lit(None).cast("int"))
     else:
+        if "last_seen" not in previous.columns:  # vocabularies of an earlier version
+            previous = previous.withColumn("last_seen", F.col("ds"))
         known = previous.where(F.col("embedding").isin(list(columns))).select(
             "embedding", "value", F.col("id").alias("known"), F.col("last_seen").alias("seen_before")
         )

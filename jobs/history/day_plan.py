@@ -12,10 +12,11 @@ from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_features_settings, hash_label_settings
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.history import labels
 from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS
 from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords
+from star_ctr.jobs.io.label_records import AS_OF, CLOSES
+from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.log_writer import TIMES
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
@@ -92,18 +93,19 @@ def _plan_labels(
 ) -> dict[str, str]:
     """Return the days whose labels are computed, with the hash of what determines them."""
     records = DayRecords(settings)
-    stored = {day: found for day, found in records.read(labels.PART).items() if day in stored_days}
+    stored = {day: found for day, found in records.read(LABELS).items() if day in stored_days}
     times = {name: _find_times(records.read(f"ingest.{name}")) for name in ("impressions", "clicks")}
     basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels")]
     new = {}
     for day in days:
         known = stored.get(day)
-        is_open = known is not None and known.outputs[labels.CLOSES] > min(known.outputs[labels.AS_OF], state.ds)
-        if day not in window and not is_open:
+        is_open = known is not None and known.outputs[CLOSES] > min(known.outputs[AS_OF], state.ds)
+        was_killed = known is None and day in stored_days
+        if day not in window and not is_open and not was_killed:
             continue
         outcomes = _hash_outcomes(settings, state.contents, times, day)
         inputs = hash_json([*basis, state.contents["impressions"].get(day), outcomes], 16)
-        if known is None or known.inputs != inputs or (is_open and known.outputs[labels.AS_OF] != state.ds):
+        if known is None or known.inputs != inputs or (is_open and known.outputs[AS_OF] != state.ds):
             new[day] = inputs
     return new
 

@@ -6,17 +6,19 @@ again from the clicks that are known by then. Labels from a column of the impres
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from star_ctr.conf.contracts.run_id import hash_label_settings
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time import attribution
 from star_ctr.jobs.history.matches import match_days
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.label_records import AS_OF, CLOSES, LABEL_SETTINGS, PART, find_labels_of_other_nights
 from star_ctr.jobs.io.table_hashes import HASH, hash_days
 from star_ctr.jobs.io.warehouse import (
     WarehouseTables,
@@ -24,13 +26,6 @@ from star_ctr.jobs.io.warehouse import (
     make_in_condition,
     repartition_by_day,
 )
-
-PART = "labels"
-"""The part of the records of days of labels."""
-AS_OF = "as_of"
-"""Key of the last log day of clicks that the labels of a day were computed from, in the record of the day."""
-CLOSES = "closes"
-"""Key of the day at whose end all labels of a day are final, in the record of the day."""
 
 
 def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[str, str], ds: str) -> None:
@@ -66,7 +61,8 @@ def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[st
     times = store.read("impressions").where(F.col("ds").isin(days)).groupBy("ds")
     last = {row.ds: row.closes for row in times.agg(F.max(closes).alias("closes")).collect()}
     hashes = hash_days(store, "labels", days, ("impression_id", "label", "is_final"))
-    outputs = {day: {AS_OF: ds, CLOSES: last.get(day, day), HASH: hashes.get(day, "")} for day in days}
+    same = {AS_OF: ds, LABEL_SETTINGS: hash_label_settings(settings)}
+    outputs = {day: {**same, CLOSES: last.get(day, day), HASH: hashes.get(day, "")} for day in days}
     records.write(PART, {day: DayRecord(planned[day], outputs[day]) for day in days})
 
 
@@ -74,25 +70,6 @@ def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[s
     """Remove the labels of days that no longer have impressions."""
     DayRecords(settings).remove(PART, days)
     store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", sorted(days)))
-
-
-def find_labels_of_other_nights(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:
-    """Find the days whose labels another night has computed, from more or fewer clicks than are known on night `ds`.
-
-    Needs no Spark.
-
-    Args:
-        settings: The data set.
-        ds: The night.
-        days: The days of its window.
-
-    Returns:
-        The other night by day, for days that still had open labels on at least one of the two nights.
-    """
-    records = DayRecords(settings).read(PART)
-    outputs = {day: records[day].outputs for day in days if day in records}
-    others = {day: found for day, found in outputs.items() if found[AS_OF] != ds}
-    return {day: found[AS_OF] for day, found in others.items() if min(found[AS_OF], ds) < found[CLOSES]}
 
 
 def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], ds: str) -> DataFrame:
@@ -112,7 +89,8 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], d
     """
     table = store.warehouse.table("labels")
     for day, night in find_labels_of_other_nights(store.settings, ds, days).items():
-        raise DataError(f"{table}: the labels of {day} are those of night {night}; run `star-ctr features --ds {ds}`")
+        found = f"those of night {night}" if night else "not recorded, because a step was killed"
+        raise DataError(f"{table}: the labels of {day} are {found}; run `star-ctr features --ds {ds}`")
     labels = store.read("labels").where(F.col("ds").isin(sorted(days)))
     # A warehouse of an earlier version may have a column `label` in `features`.
     rows = rows.drop("label")

@@ -129,7 +129,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _write_index(files: Sequence[str], path: Path) -> None:
     """Write the index of vocabularies: an Arrow file with a record batch of entries per embedding table."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     vocabularies = read_vocabularies(files)
     schema = INDEX_SCHEMA.with_metadata({_NAMES: json.dumps(list(vocabularies))})
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:

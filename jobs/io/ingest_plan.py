@@ -7,18 +7,26 @@ from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, UNDATED, list_days_before, list_window_days
+from star_ctr.conf.contracts.dates import (
+    BEFORE_FIRST_DAY,
+    NO_DAY,
+    UNDATED,
+    list_days,
+    list_days_before,
+    list_window_days,
+)
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_log_settings
 from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.jobs.io.day_records import DayRecord
+from star_ctr.jobs.io.label_records import find_open_days
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, LogFile, hash_files
 
 _END = "9999-12-31"
 _BASIS, _FIRST_NIGHT = "basis", "night"
-"""Keys of the record of a log without days: the hash of its settings and code, and the night that read it first."""
+"""Keys of the record of a log without days: the hash of its settings, and the night that read it first."""
 
 
 class LogPlan(NamedTuple):
@@ -73,6 +81,9 @@ def plan_log(
 ) -> LogPlan:
     """Plan the days of a log for a night.
 
+    These are the days of the window and, for clicks, all days since the first one with open labels: a label must not
+    become final without the clicks of a day that no night has read.
+
     Args:
         settings: The settings of the data set.
         name: The log.
@@ -88,7 +99,10 @@ def plan_log(
         return _plan_undated_log(settings, name, ds, files, records)
     by_day, window = is_read_by_day(log), list_window_days(settings, ds)
     lookback = getattr(log, "duplicate_days", 0)
-    if name not in UNWINDOWED_LOGS:
+    if name == "clicks":
+        first = min([window[0], *find_open_days(settings, ds)])
+        wanted = list_days(first, ds)
+    elif name not in UNWINDOWED_LOGS:
         wanted = window
     elif by_day:
         wanted = sorted({day for day in (*records, *(f.day for f in files)) if day and day <= ds})
@@ -129,7 +143,8 @@ def _plan_undated_log(
     basis = {"settings": hash_log_settings(settings, name), "code": _hash_code()}
     parts = basis | {"files": hash_files(files, None, _END)}
     inputs = hash_json(list(parts.values()), 16)
-    outputs = {_BASIS: hash_json(basis, 16), _FIRST_NIGHT: ds}
+    # If only the code has changed, the rows keep the days from which they are known.
+    outputs = {_BASIS: hash_json(basis["settings"], 16), _FIRST_NIGHT: ds}
     all_rows = LogPlan({undated: inputs}, {}, None, True, {undated: parts}, first_seen=undated, outputs=outputs)
     first = records.get(undated)
     if first is None or first.outputs.get(_BASIS) != outputs[_BASIS]:

@@ -11,10 +11,10 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import UNDATED, UNKNOWN_DAY, list_window_days
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.logs import AttributeLog
+from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import NOT_QUARANTINED, clean_log, dump_row
-from star_ctr.features.cleaning.first_seen import KNOWN, find_new_rows, select_known_rows
+from star_ctr.features.cleaning.first_seen import KNOWN, find_new_events, find_new_rows, select_known_rows
 from star_ctr.features.cleaning.log_columns import find_missing_columns, list_declared_columns, name_stored_column
 from star_ctr.features.cleaning.raw_rows import RawRows
 from star_ctr.jobs.io import log_reader
@@ -117,7 +117,7 @@ def _write_days(settings: Settings, store: WarehouseTables, name: str, ds: str, 
         good = rows.where(F.col("reason").isNull()).drop("reason", "raw")
         if plan.adds_rows:
             known = select_known_rows(store.read(name), ds, has_keys=isinstance(log, AttributeLog))
-            good = find_new_rows(good, known, ds)
+            good = (find_new_events if isinstance(log, BehaviourLog) else find_new_rows)(good, known, ds)
         store.replace(name, repartition_by_day(good).sortWithinPartitions("ds", *order), where)
         hashes = hash_days(store, name, sorted({*found, *days}))
         if plan.adds_rows:

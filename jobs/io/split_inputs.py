@@ -14,7 +14,7 @@ from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import hash_features_settings, hash_split_settings
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.history.labels import find_labels_of_other_nights
+from star_ctr.jobs.io.label_records import find_labels_of_other_nights
 from star_ctr.jobs.io.split_commits import LINEAGE, find_split, find_split_before
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.warm_starts import Start, find_start
@@ -28,6 +28,7 @@ class EarlierSplit(NamedTuple):
         version: The Delta version of its split.
         layout: The layout of its split.
         vocabularies: The rows of its vocabularies.
+        settings: The hash of the settings of its split.
         lineage: The hashes that identify its vocabularies and those that they extend, newest first.
     """
 
@@ -35,6 +36,7 @@ class EarlierSplit(NamedTuple):
     version: int
     layout: Layout
     vocabularies: DataFrame
+    settings: str
     lineage: list[str]
 
 
@@ -73,6 +75,7 @@ class SplitInputs(NamedTuple):
             "settings": hash_split_settings(settings),
             "code": hash_code(["star_ctr.jobs.split"]),
             "features": store.get_version("features"),
+            "labels": store.get_version("labels"),
             "grown_from": self.previous and {"ds": self.previous.ds, "version": self.previous.version},
             "numbers": self.start and self.start.hash_numbers(),
         }
@@ -143,4 +146,4 @@ def _find_before(settings: Settings, store: WarehouseTables, ds: str, tables: Sp
     version, metadata = earlier
     vocabularies = store.read("vocabularies", metadata["vocabularies"]).where(F.col("ds") == metadata["ds"])
     layout = parse_stored(Layout, metadata["layout"], store.warehouse.table("split"))
-    return EarlierSplit(metadata["ds"], version, layout, vocabularies, metadata.get(LINEAGE, []))
+    return EarlierSplit(metadata["ds"], version, layout, vocabularies, metadata["settings"], metadata.get(LINEAGE, []))

@@ -17,8 +17,8 @@ from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_split_settings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.history.day_plan import PART as FEATURES
-from star_ctr.jobs.history.labels import PART as LABELS
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.split_inputs import EarlierSplit
 from star_ctr.jobs.io.table_hashes import HASH
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -71,8 +71,11 @@ def plan_training_days(
     stored = records.read(PART)
     rows = _hash_rows(store, records, days)
     basis = [hash_split_settings(settings), hash_code(["star_ctr.jobs.split"]), layout.hash_encoding()]
-    earlier = previous.lineage if previous else []
-    vocabulary = hash_json([ds, basis, rows, earlier[:1]], 32)
+    # With other settings, values may have expired whose ids are used again.
+    has_same_settings = previous is not None and previous.settings == hash_split_settings(settings)
+    earlier = previous.lineage if previous is not None and has_same_settings else []
+    origin = earlier[:1] or (previous and f"{previous.ds} {previous.version}")
+    vocabulary = hash_json([ds, basis, rows, origin], 32)
     # Vocabularies are only relevant while a day of the window may have been encoded with them.
     lineage = [vocabulary, *(name for name in earlier if name != vocabulary)][: settings.window.days + 1]
     existing = _list_stored_days(store.warehouse.table("split"))

@@ -2,8 +2,7 @@
 
 1. Clean and check the input. Write the complete rows that cannot be scored, with reasons, to `<output>_rejected`.
 2. Raw rows: compute their features from the history of the warehouse, as a night does, and encode them for the model.
-3. Score the rows and replace the output in one commit. A job that is killed leaves the previous output unchanged, and
-   can be run again.
+3. Score the rows and replace the output in one commit. A killed job leaves the previous output, and can run again.
 
 The number of input rows equals the number of scored rows plus the number of rejected rows.
 
@@ -244,7 +243,7 @@ def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) ->
         For encoded rows, it also has `reason` and `raw`; rows with a reason are not scored (their score is NaN).
     """
     model_files, history = describe_model(rows.sparkSession, model.attempt), list(model.settings.history)
-    files = model.vocabularies
+    vocabularies = model.vocabularies
     copied = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
     first = COLUMNS[1:4]
 
@@ -261,9 +260,11 @@ def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) ->
                 scorable = batch if valid.all() else batch.filter(pa.array(valid))
                 ints, floats, domain_id = (scorable.column(c) for c in ("ints", "floats", "domain_id"))
             else:
-                ints, floats = load_encoder(layout, files, history).encode(pa.Table.from_batches([batch]))
                 domain_id = layout.domain_index.get_numbers(domain)
                 domain = pa.array(layout.domain_index.names).take(domain_id)
+                # Features that read the domain see `other` for unknown domains, as in a split.
+                table = pa.Table.from_batches([batch]).drop_columns(["domain"]).append_column("domain", domain)
+                ints, floats = load_encoder(layout, vocabularies, history).encode(table)
             scores = np.full(batch.num_rows, np.nan)
             if valid.any():
                 scores[valid] = predictor.predict(

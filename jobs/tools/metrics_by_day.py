@@ -19,7 +19,18 @@ from star_ctr.jobs.io.delta_rows import read_rows
 METRICS = ("gauc", "auc", "pcoc", "log_loss")
 DEFAULT_DAYS = 7
 """Number of newest days to return if neither the first nor the last day is given."""
-_COLUMNS = ("run_id", "ds", "domain", *METRICS, "auc_low", "auc_high", "gauc_low", "gauc_high", "open_labels")
+_COLUMNS = (
+    "run_id",
+    "attempt",
+    "ds",
+    "domain",
+    *METRICS,
+    "auc_low",
+    "auc_high",
+    "gauc_low",
+    "gauc_high",
+    "open_labels",
+)
 
 
 def run(
@@ -91,11 +102,11 @@ def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, 
         The rows with `provisional`, the row of `metrics` if labels were open, and `is_final`.
     """
     is_any_open = any(row.get("open_labels") for row in rows)
-    final = {(r["run_id"], r["domain"]): r for r in read_rows(table)} if is_any_open else {}
+    final = {(r["run_id"], r.get("attempt"), r["domain"]): r for r in read_rows(table)} if is_any_open else {}
     found = []
     for row in rows:
         is_open = bool(row.get("open_labels"))
-        known = final.get((row["run_id"], row["domain"])) if is_open else None
+        known = final.get((row["run_id"], row.get("attempt"), row["domain"])) if is_open else None
         values = {name: known[name] for name in row if name in known} if known else {}
         found.append({**row, **values, "provisional": row if is_open else None, "is_final": not is_open or bool(known)})
     return found

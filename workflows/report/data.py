@@ -131,7 +131,11 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         run_id,
         shown,
         serving_metrics=_index_by_domain(tables.read_run("metrics", scored_reference)),
-        final_metrics=_index_by_domain(tables.read_run("final_metrics", run_id)),
+        final_metrics=_index_by_domain(
+            r
+            for r in tables.read_run("final_metrics", run_id)
+            if r.get("attempt") in _list_attempts(nights.get(ds, {}))
+        ),
         differences=_index_by_domain(r for r in differences if r["reference_run_id"] == scored_reference),
         decisions=decisions,
         served=find_serving(all_decisions),
@@ -141,6 +145,11 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         step_states=states,
         jumps=read_jumps(settings, ds),
     )
+
+
+def _list_attempts(metrics: Mapping[str, Row]) -> set[int | None]:
+    """Return the attempts that metrics are of; at most one."""
+    return {row.get("attempt") for row in metrics.values()}
 
 
 def _list_runs(decision: Decision) -> tuple[str, ...]:

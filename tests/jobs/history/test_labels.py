@@ -18,6 +18,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest, split
 from star_ctr.jobs.evaluate import NO_INTERVALS, ScoredRun, evaluate_runs
 from star_ctr.jobs.history.final_metrics import write_final_metrics
+from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.score import SCORE_COLUMNS
@@ -96,6 +97,42 @@ def test_labels_are_final_when_their_window_has_closed(logs: RandomLogs, tmp_pat
     pd.testing.assert_frame_equal(read_labels(conf, DAYS[:2])[columns], compute_labels(conf, DAYS[1], DAYS[:2]))
 
 
+@pytest.mark.slow
+def test_labels_after_an_outage_and_after_a_kill(
+    logs: RandomLogs, tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night that follows a gap reads the clicks of the gap, and renews labels whose record a kill has removed."""
+    columns = ["ds", "impression_id", "label", "is_final"]
+    conf = configure(logs, tmp_path / "gap")
+    conf = conf.model_validate(conf.model_dump(mode="json") | {"window": {"days": 1}})
+    for ds in (DAYS[1], DAYS[4]):
+        run_night(conf, spark, ds)
+    days = [DAYS[0], DAYS[1], DAYS[4]]
+    labels = compute_labels(conf, DAYS[4], days)
+    pd.testing.assert_frame_equal(read_labels(conf, days)[columns], labels)
+    assert set(read(conf, "clicks")["ds"]) == set(DAYS)
+    killed = conf.model_copy(update={"paths": conf.paths.model_copy(update={"warehouse": str(tmp_path / "killed")})})
+    run_night(killed, spark, DAYS[1])
+    write = DayRecords.write
+
+    def fail(records: DayRecords, part: str, found: dict) -> None:
+        if part == "labels":
+            raise OSError("killed")
+        write(records, part, found)
+
+    ingest.run(killed, spark, DAYS[2])
+    with monkeypatch.context() as patch:
+        patch.setattr(DayRecords, "write", fail)
+        with pytest.raises(OSError, match="killed"):
+            features.run(killed, spark, DAYS[2])
+    with pytest.raises(DataError, match="the labels of .* are not recorded, because a step was killed"):
+        split.run(killed, spark, DAYS[2])
+    for ds in DAYS[3:]:
+        run_night(killed, spark, ds)
+    labels = compute_labels(killed, DAYS[4], DAYS[:4])
+    pd.testing.assert_frame_equal(read_labels(killed, DAYS[:4])[columns], labels)
+
+
 def test_training_rows_with_open_labels_are_left_out_or_counted(
     logs: RandomLogs, tmp_path: Path, spark: SparkSession
 ) -> None:
@@ -165,8 +202,15 @@ def test_final_metrics_are_written_when_labels_are_final(
     assert final["pcoc"] == pytest.approx(labels["score"].sum() / labels["label"].sum(), abs=1e-12)
     assert (final["as_of"], final["attempt"]) == (DAYS[4], 1)
     assert write_final_metrics(store, DAYS[4], NO_INTERVALS) == []
+    # Labels that have changed since give other final metrics.
+    records = DayRecords(conf)
+    record = records.read("labels")[DAYS[2]]
+    records.write("labels", {DAYS[2]: record._replace(outputs=record.outputs | {"rows": "other"})})
+    assert write_final_metrics(store, DAYS[4], NO_INTERVALS) == ["night"]
+    other = configure(logs, tmp_path / "w", window_hours=29)
+    assert write_final_metrics(WarehouseTables(other, spark), DAYS[4], NO_INTERVALS) == []
     # A run that is evaluated again gets its final metrics again.
-    evaluate_runs(store, [ScoredRun("night", 2, DAYS[2], "star", 0)])
+    evaluate_runs(store, [ScoredRun("night", 1, DAYS[2], "star", 0)])
     assert read(conf, "final_metrics").empty
     assert write_final_metrics(store, DAYS[4], NO_INTERVALS) == ["night"]
     store.replace("labels", store.read("labels").limit(0), make_in_condition("ds", [DAYS[2]]))

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("impression_id", "user_id", "day", "ds", "part", "domain")]
     + [
         ("label", pa.float32()),
+        ("label_final", pa.bool_()),
         ("domain_id", pa.int32()),
         ("domain_number", pa.int32()),
         ("ints", pa.binary()),

@@ -78,7 +78,14 @@ def test_final_metrics_are_shown_beside_provisional_ones(warehouse: SyntheticNig
     warehouse.metrics(LAST, gauc=0.6, rows=1000, open_labels=800)
     shown = words(render_headline(collect(warehouse.settings)))
     assert "Provisional: 800 of 1,000 labels were open when the gate decided. A later night computes" in shown
-    final = {"run_id": warehouse.run(LAST), "ds": LAST, "domain": OVERALL, "gauc": 0.6543, "as_of": "2026-01-11"}
+    final = {
+        "run_id": warehouse.run(LAST),
+        "attempt": 1,
+        "ds": LAST,
+        "domain": OVERALL,
+        "gauc": 0.6543,
+        "as_of": "2026-01-11",
+    }
     warehouse.write("final_metrics", [final | {"auc": 0.7, "pcoc": 1.0, "rows": 1000}])
     shown = words(render_headline(collect(warehouse.settings)))
     assert "GAUC 0.6000" in shown
