@@ -78,7 +78,7 @@ def make_trainer(folder: Path, name: str, domains: int) -> Trainer:
         rows = make_rows(layout, 1, domains, 0)
         columns = {
             "impression_id": [f"i{p}" for p in range(domains)], "user_id": ["u"] * domains,
-            "day": ["2026-01-01"] * domains, "label": rows.label, "domain_id": np.arange(1, domains + 1, dtype=np.int32),
+            "day": ["2026-01-01"] * domains, "label": rows.label, "label_final": [True] * domains, "domain_id": np.arange(1, domains + 1, dtype=np.int32),
             "ints": pack_rows(rows.ints), "floats": pack_rows(rows.floats), "ds": [layout.ds] * domains,
             "part": ["train"] * domains, "domain": layout.domains,
             "domain_number": np.arange(1, domains + 1, dtype=np.int32),

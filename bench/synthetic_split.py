@@ -82,7 +82,7 @@ def _write(table: str, layout: Layout, p: int, n: int, start: int) -> None:
     label = (rng.random(n) < 1 / (1 + np.exp(3 - floats[:, 0]))).astype(np.float32)
     columns = {
         "impression_id": [f"{p:03d}-{i:09d}" for i in range(start, start + n)], "user_id": ["u"] * n,
-        "day": ["2026-01-01"] * n, "label": label, "domain_id": np.full(n, p, dtype=np.int32),
+        "day": ["2026-01-01"] * n, "label": label, "label_final": [True] * n, "domain_id": np.full(n, p, dtype=np.int32),
         "ints": pack_rows(ints), "floats": pack_rows(floats), "ds": [layout.ds] * n, "part": ["train"] * n,
         "domain": [layout.domains[p - 1]] * n, "domain_number": np.full(n, p, dtype=np.int32),
     }  # fmt: skip

@@ -65,6 +65,7 @@ def train_and_score(job: TrainingJob) -> float:
         tables.append(
             keys.select(["impression_id", "user_id", "domain"])
             .append_column("label", keys["label"].cast(pa.float64()))
+            .append_column("label_final", keys["label_final"])
             .append_column("score", pa.array(scores))
         )
     table = pa.concat_tables(tables)

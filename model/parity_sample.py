@@ -49,6 +49,9 @@ def score_sample(
     return dict(zip(ids, scores.tolist(), strict=True))
 
 
+_KEYS = ["impression_id", "user_id", "label", "label_final"]
+
+
 def read_sample(files: Sequence[DataFile], layout: Layout, rows_per_domain: int) -> tuple[list[str], Rows]:
     """Read the first rows of the first file of each domain.
 
@@ -78,14 +81,14 @@ def read_encoded_rows(file: DataFile, layout: Layout, limit: int | None = None) 
         limit: The number of rows to read from the start of the file; all rows by default.
 
     Returns:
-        A table with the columns `impression_id`, `user_id`, `label` and `domain`, and the encoded rows.
+        A table with the columns `impression_id`, `user_id`, `label`, `label_final` and `domain`, and the encoded rows.
     """
     with fsspec.open(file.url, "rb") as handle:
-        table = pq.ParquetFile(handle).read(columns=["impression_id", "user_id", "label", "ints", "floats"])
+        table = pq.ParquetFile(handle).read(columns=[*_KEYS, "ints", "floats"])
     table = table.slice(0, limit)
     ints, floats = unpack_columns(table["ints"], table["floats"], layout)
     n = len(table)
     label = table["label"].to_numpy().astype(np.float32)
     rows = Rows(ints.copy(), floats.copy(), label, np.full(n, file.domain, dtype=np.int32))
     domain = pa.array([layout.domain_index.get_name(file.domain)] * n, pa.string())
-    return table.select(["impression_id", "user_id", "label"]).append_column("domain", domain), rows
+    return table.select(_KEYS).append_column("domain", domain), rows
