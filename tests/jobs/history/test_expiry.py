@@ -92,6 +92,8 @@ def test_days_one_by_one_equal_all_days_at_once(
         run_night(conf, spark, day)
     logs.write(DAYS[5])  # arrives late
     logs.write(DAYS[2])  # other rows
+    # A night reads the days of its window again.
+    ingest.run(logs.configure(tmp_path / "daily", window={"days": 10}, **more), spark, DAYS[9])
     for day in DAYS[9:]:
         run_night(conf, spark, day)
     partitions = DeltaTable(f"{conf.paths.warehouse}/history_counts").partitions()
