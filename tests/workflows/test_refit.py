@@ -119,6 +119,7 @@ def test_nights_that_serve_refits(tmp_path: Path, spark: SparkSession) -> None:
     assert {r["action"] for r in backfill.run(settings, spark, BEFORE, DS)} == {"kept"}
     assert gate.run(settings, spark, BEFORE)["outcome"] == "nothing to decide"
     assert len(Decisions(settings).read_all()) == len(decided)
+    features.run(settings, spark, BEFORE)  # the labels of this night
     split.write_split(settings, spark, BEFORE, REFIT_TABLES)
     vacuum.vacuum_files(settings, vacuum.plan_removals(settings).kept, 0)
     again = replay.run(settings, spark, make_refit_run_id(names[BEFORE]))
