@@ -42,11 +42,12 @@ class Nights:
         logs["views"] = views[(views["day"] != small_logs.DAYS[2]) | expensive]
         self.conf, self.spark = small_logs.write(folder, logs), spark
         self.first = self.load()
-        for ds in (FIRST, SECOND):
-            ingest.run(self.first, spark, ds)
-            features.run(self.first, spark, ds)
+        ingest.run(self.first, spark, FIRST)
+        features.run(self.first, spark, FIRST)
         split.run(self.first, spark, FIRST)
         self.run = str(train.run(self.first, spark, FIRST)["run_id"])
+        ingest.run(self.first, spark, SECOND)
+        features.run(self.first, spark, SECOND)
 
     def load(self, *overrides: str) -> Settings:
         return load(self.conf, ["window.days=1", "model.embeddings={sku: {min_count: 1}}", *overrides])
