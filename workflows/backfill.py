@@ -75,7 +75,9 @@ def _describe_result(name: str, result: Any) -> Iterator[str]:
     if name == "evaluate":
         for row in (row for row in result if row["domain"] == OVERALL):
             values = (f"{key} {row[column]:.4f}" for key, column in _METRICS.items() if row[column] is not None)
-            yield f"metrics: {', '.join(values)}"
+            is_open = row.get("open_labels") or 0
+            note = f" (provisional: {is_open:,} labels are still open)" if is_open else ""
+            yield f"metrics: {', '.join(values)}{note}"
     if name == "gate":
         yield f"gate: {result['outcome']}: {result['reason']}"
 
@@ -137,7 +139,9 @@ def explain_why_needed(staleness: Staleness, ds: str, name: str) -> str | None:
         writer = staleness.find_last_writer(ds)
         if writer != ds and staleness.get_state(ds, "split")[0] not in (State.DONE, State.REMOVED):
             return f"the night of {writer} overwrote the features of {ds}; split needs those of the night of {ds}"
-        others = find_labels_of_other_nights(staleness.settings, ds, list_window_days(staleness.settings, ds))
+        found = find_labels_of_other_nights(staleness.settings, ds, list_window_days(staleness.settings, ds))
+        # Days without labels either have no impressions, or their step was killed and is not done.
+        others = [night for night in found.values() if night]
         if others and staleness.get_state(ds, "split")[0] not in (State.DONE, State.REMOVED):
-            return f"the night of {max(others.values()) or ds} overwrote labels; split needs those of the night of {ds}"
+            return f"the night of {max(others)} overwrote labels; split needs those of the night of {ds}"
     return None

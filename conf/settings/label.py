@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
 
@@ -61,3 +61,17 @@ class LabelFromClicks(SettingsModel):
         description="training rows whose attribution window is still open at the end of the night's day: `drop` leaves "
         "them out, `keep` trains on their labels so far, in which later clicks are missing",
     )
+
+
+def _choose_form(given: Any) -> str:
+    """Return the form of the label that a mapping or an object describes."""
+    keys = given if isinstance(given, dict) else type(given).model_fields if isinstance(given, SettingsModel) else ()
+    return "[clicks]" if not {"column", "positive", "negative"} & {*keys} else "[column]"
+
+
+Label = Annotated[
+    # Tags in brackets are not shown in messages. With tags, a message concerns only the form that was given.
+    Annotated[LabelColumn, Tag("[column]")] | Annotated[LabelFromClicks, Tag("[clicks]")],
+    Discriminator(_choose_form),
+]
+"""The label: a column of the impression log, or clicks of a separate log."""

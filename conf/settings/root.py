@@ -27,7 +27,7 @@ from star_ctr.conf.settings.features import (
     Sequence,
 )
 from star_ctr.conf.settings.gate import GateSettings
-from star_ctr.conf.settings.label import LabelColumn, LabelFromClicks
+from star_ctr.conf.settings.label import Label, LabelColumn, LabelFromClicks
 from star_ctr.conf.settings.logs import LogSettings, Zone
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.paths import PathSettings
@@ -109,7 +109,7 @@ class Settings(SettingsModel):
     zone: Zone = Field("UTC", description="time zone of days, and of times without a zone")
     paths: PathSettings = Field(description="folders of logs, tables and runs")
     logs: LogSettings = Field(description="logs and their columns")
-    label: LabelColumn | LabelFromClicks = Field(description="label: a column (`column`) or clicks (`window_hours`)")
+    label: Label = Field(description="label: a column (`column`) or clicks (`window_hours`)")
     domains: DomainSettings = Field(DomainSettings(), description="known and unknown domains")
     checks: CheckSettings = Field(CheckSettings(), description="data quality limits")
     history: dict[str, History] = Field(default_factory=dict, description="kinds of events by name; default: none")

@@ -126,8 +126,8 @@ def has_features(settings: Settings, store: WarehouseTables, night: str) -> bool
     needed = set(list_window_days(settings, night))
     rows = store.read("features").where(F.col("settings") == hash_features_settings(settings))
     days = {r.ds for r in rows.select("ds").distinct().collect()}
-    has_days = night in days and needed.intersection(store.list_days("impressions")) <= days
-    return has_days and not find_labels_of_other_nights(settings, night, needed)
+    ingested = needed.intersection(store.list_days("impressions"))
+    return night in days and ingested <= days and not find_labels_of_other_nights(settings, night, ingested)
 
 
 def _find_start(settings: Settings, ds: str, tables: SplitTables) -> Start | None:

@@ -115,7 +115,9 @@ def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, 
 def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:
     """Return a row of the result from the metrics of a day and of the previous day."""
     value, low, high = row[metric], row.get(f"{metric}_low"), row.get(f"{metric}_high")
-    previous: Any = before[metric] if before else None
+    # A provisional value has fewer clicks than a final one, so compare it with another provisional value.
+    compared = before["provisional"] or before if before and not row["is_final"] else before
+    previous: Any = compared[metric] if compared else None
     change = value - previous if value is not None and previous is not None else None
     is_inside = low <= previous <= high if change is not None and low is not None and high is not None else None
     return {

@@ -173,6 +173,8 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
     with warnings.catch_warnings():
         # petastorm 0.13 uses deprecated names of pyarrow. Users cannot change that.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\..*")
+        # It warns that `label` does not select `label_final`, too.
+        warnings.filterwarnings("ignore", message="schema_fields behavior has changed", category=UserWarning)
         from star_ctr.model.data.petastorm_pool import open_reader
 
         reader = open_reader(
