@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
+from click_logs import describe_logs, write_rows
 from deltalake import DeltaTable
 from entries import make_entry
 from pyspark.sql import SparkSession
@@ -63,24 +64,15 @@ def generate(folder: Path, rows: int) -> None:
         clicked = shown[rng.random(rows) < 1 / (1 + np.exp(1.5 - affinity))]
         clicks = pd.DataFrame({"view": clicked["view"], "at": clicked["at"] + pd.Timedelta(seconds=60)})
         for name, frame in (("views", shown), ("clicks", clicks)):
-            file = folder / name / f"{day}.parquet"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            frame.to_parquet(file, index=False)
+            write_rows(folder / name / f"{day}.parquet", frame)
 
 
 def configure(folder: Path, name: str, expires: bool) -> Path:
     """Write a configuration and return its path."""
-    time = {"column": "at", "unit": "timestamp"}
     conf: dict[str, Any] = {
         "name": name,
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / name)},
-        "logs": {
-            "impressions": {
-                "path": "views/{ds}.parquet", "format": "parquet", "id": "view", "user": "user", "item": "item",
-                "domain": "page", "time": time,
-            },
-            "clicks": {"path": "clicks/{ds}.parquet", "format": "parquet", "impression": "view", "time": time},
-        },
+        "logs": describe_logs(),
         "label": {"window_hours": 1},
         "window": {"days": 2},
         "history": {"shown": {"impressions": True}, "click": {"outcome": "label"}},

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from click_logs import TIME, describe_logs, write_rows
 from entries import make_entry
 from size import run_star_ctr
 from sizing import measure_core_seconds
@@ -73,39 +74,29 @@ def generate(folder: Path, rows: int, days: list[str]) -> None:
                 "price": rng.gamma(2.0, 10.0, rows),
             }
         )
-        _write(folder / "views" / f"{day}.parquet", shown)
+        write_rows(folder / "views" / f"{day}.parquet", shown)
         clicked = shown[rng.random(rows) < 0.1]
         delay = pd.to_timedelta(rng.exponential(1800, len(clicked)).astype(int), "s")
-        _write(
+        write_rows(
             folder / "clicks" / f"{day}.parquet", pd.DataFrame({"view": clicked["view"], "at": clicked["at"] + delay})
         )
         carts = pd.DataFrame({"user": draw_ids("u", users, rows // 5), "item": draw_ids("i", items, rows // 5)})
-        _write(folder / "carts" / f"{day}.parquet", carts.assign(what="cart", at=draw_times(rows // 5)))
+        write_rows(folder / "carts" / f"{day}.parquet", carts.assign(what="cart", at=draw_times(rows // 5)))
         known = pd.unique(pd.concat([shown["item"], carts["item"]]))
         kinds = [f"c{int(item[1:]) % 40}" for item in known]
-        _write(folder / "items" / f"{day}.parquet", pd.DataFrame({"item": known, "kind": kinds}))
-
-
-def _write(file: Path, rows: pd.DataFrame) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(file, index=False)
+        write_rows(folder / "items" / f"{day}.parquet", pd.DataFrame({"item": known, "kind": kinds}))
 
 
 def configure(folder: Path, name: str, **more: Any) -> str:
     """Write a configuration and return its path."""
-    time = {"column": "at", "unit": "timestamp"}
     conf = {
         "name": name,
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / name)},
         "logs": {
-            "impressions": {
-                "path": "views/{ds}.parquet", "format": "parquet", "id": "view", "user": "user", "item": "item",
-                "domain": "page", "time": time,
-            },
-            "clicks": {"path": "clicks/{ds}.parquet", "format": "parquet", "impression": "view", "time": time},
+            **describe_logs(),
             "behaviours": {
                 "path": "carts/{ds}.parquet", "format": "parquet", "user": "user", "item": "item", "behaviour": "what",
-                "time": time,
+                "time": TIME,
             },
             "items": {"path": "items/{ds}.parquet", "format": "parquet", "key": "item"},
         },

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from click_logs import describe_logs, write_rows
 from entries import make_entry
 from size import run_star_ctr
 
@@ -43,34 +44,22 @@ def generate(folder: Path, rows: int) -> None:
         shown["user"] = np.char.add("u", rng.integers(0, rows // 10, rows).astype(str))
         shown["item"] = np.char.add("i", item.astype(str))
         shown["page"] = rng.choice(["feed", "search"], rows)
-        _write(folder / "views" / f"{day}.parquet", shown)
+        write_rows(folder / "views" / f"{day}.parquet", shown)
         clicked = shown[rng.random(rows) < 1 / (1 + np.exp(2 - 0.5 * affinity[item]))]
         delay = pd.to_timedelta(rng.exponential(18 * 3600, len(clicked)).astype(int), "s")
         late.append(pd.DataFrame({"view": clicked["view"], "at": clicked["at"] + delay}))
         clicks = pd.concat(late)
         today = clicks["at"] < start + pd.Timedelta(days=1)
-        _write(folder / "clicks" / f"{day}.parquet", clicks[today])
+        write_rows(folder / "clicks" / f"{day}.parquet", clicks[today])
         late = [clicks[~today]]
-
-
-def _write(file: Path, rows: pd.DataFrame) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(file, index=False)
 
 
 def measure_pcoc(folder: Path, choice: str) -> tuple[float, float]:
     """Run a night and three later ones, which close its labels; returns its provisional and its final PCOC."""
-    time = {"column": "at", "unit": "timestamp"}
     conf = {
         "name": choice,
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / choice)},
-        "logs": {
-            "impressions": {
-                "path": "views/{ds}.parquet", "format": "parquet", "id": "view", "user": "user", "item": "item",
-                "domain": "page", "time": time,
-            },
-            "clicks": {"path": "clicks/{ds}.parquet", "format": "parquet", "impression": "view", "time": time},
-        },
+        "logs": describe_logs(),
         "label": {"window_hours": 72, "open": choice},
         "window": {"days": 5},
         "features": [{"name": "item", "kind": "categorical", "column": "item_id"}],
