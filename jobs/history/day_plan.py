@@ -15,7 +15,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS
 from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords
-from star_ctr.jobs.io.label_records import AS_OF, CLOSES
+from star_ctr.jobs.io.label_records import AS_OF, has_open_labels
 from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.log_writer import TIMES
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -99,7 +99,7 @@ def _plan_labels(
     new = {}
     for day in days:
         known = stored.get(day)
-        is_open = known is not None and known.outputs[CLOSES] > min(known.outputs[AS_OF], state.ds)
+        is_open = known is not None and has_open_labels(known, state.ds)
         was_killed = known is None and day in stored_days
         if day not in window and not is_open and not was_killed:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 
 PART = "labels"
 """The part of the records of days of labels."""
@@ -17,12 +17,15 @@ LABEL_SETTINGS = "settings"
 """Key of the hash of the settings of the labels, in the record of the day."""
 
 
+def has_open_labels(record: DayRecord, ds: str) -> bool:
+    """Return whether labels of a day were open on night `ds`, or when they were computed if that was earlier."""
+    return bool(record.outputs[CLOSES] > min(record.outputs[AS_OF], ds))
+
+
 def find_open_days(settings: Settings, ds: str) -> list[str]:
     """Return the days before `ds` that had open labels when they were computed last, oldest first; needs no Spark."""
     records = DayRecords(settings).read(PART)
-    return sorted(
-        day for day, found in records.items() if day < ds and found.outputs[CLOSES] > min(found.outputs[AS_OF], ds)
-    )
+    return sorted(day for day, found in records.items() if day < ds and has_open_labels(found, ds))
 
 
 def find_labels_of_other_nights(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:
@@ -44,7 +47,7 @@ def find_labels_of_other_nights(settings: Settings, ds: str, days: Iterable[str]
         if day not in records:
             others[day] = ""
             continue
-        as_of, closes = (records[day].outputs[key] for key in (AS_OF, CLOSES))
-        if as_of != ds and min(as_of, ds) < closes:
+        as_of = records[day].outputs[AS_OF]
+        if as_of != ds and has_open_labels(records[day], ds):
             others[day] = as_of
     return others
