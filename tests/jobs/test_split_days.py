@@ -197,7 +197,7 @@ def test_ids_of_expired_values_are_used_again_without_changing_encoded_days(
     )
     store = WarehouseTables(conf, spark)
     owners: dict[int, set[str]] = {}
-    sizes = []
+    sizes, expired, before = [], [], set[str]()
     for ds in DAYS[2:]:
         run_night(conf, spark, ds)
         window = list_days(DAYS[DAYS.index(ds) - 2], DAYS[DAYS.index(ds) - 1])
@@ -208,9 +208,12 @@ def test_ids_of_expired_values_are_used_again_without_changing_encoded_days(
         assert known["last_seen"].min() >= window[0]
         for value, i in zip(known["value"], known["id"], strict=True):
             owners.setdefault(i, set()).add(value)
+        _, metadata = read_split_commit(store.warehouse.table("split"), ds)
+        expired.append(metadata.get("expired", {}).get("sku", 0))
+        assert expired[-1] == len(before - set(known["value"]))
+        before = set(known["value"])
         sizes.append(make_job(conf, store, ds).layout.embeddings["sku"])
         assert sizes[-1] == known["id"].max() + 1
     assert max(map(len, owners.values())) > 1, "no id was used again"
-    _, metadata = read_split_commit(store.warehouse.table("split"), DAYS[-1])
-    assert metadata["expired"]["sku"] >= 1
+    assert sum(expired) >= 1, "no value has expired"
     assert sizes[-1] < FIRST_KNOWN + len(set().union(*owners.values()))
