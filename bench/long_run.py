@@ -99,7 +99,7 @@ def configure(folder: Path, name: str, expires: bool) -> Path:
 def count_read_rows(settings: Settings, spark: SparkSession, ds: str, table: str) -> int:
     """Count the rows of the history that night `ds` reads for the features of its day."""
     state = HistoryState(settings, WarehouseTables(settings, spark), ds)
-    chosen = {(str(p.span), p.ds) for p in state.list_partitions(count_days(ds), 0)}
+    chosen = {(str(p.span), p.ds) for p in state.merged.choose_partitions(count_days(ds), 0)}
     actions = DeltaTable(state.store.warehouse.table(table)).get_add_actions(flatten=True)
     columns = (pa.table(actions)[name].to_pylist() for name in ("partition.span", "partition.ds", "num_records"))
     return sum(n for span, day, n in zip(*columns, strict=True) if (str(span), day) in chosen)

@@ -34,7 +34,7 @@ from star_ctr.jobs.registry.decisions import (
     find_serving,
     get_evaluated_attempt,
 )
-from star_ctr.jobs.registry.gate_baseline import BASELINE_NIGHTS, select_baseline_runs
+from star_ctr.jobs.registry.gate_baseline import BASELINE_NIGHTS, estimate_completeness, select_baseline_runs
 from star_ctr.jobs.registry.gate_checks import MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
@@ -146,7 +146,9 @@ def _decide(
         reference = _score_and_evaluate(model, store, ds, candidate)
         differences = compare_runs(store, _require_bootstrap_samples(settings), candidate.run_id, reference)
         accepted_metrics = next((r for r in read_accepted_metrics(decisions, serving) if r["domain"] == OVERALL), {})
-    inputs = GateInputs(metrics, differences, baseline, accepted_metrics, settings.evaluate.level, recent)
+    final = _read_final_metrics(store, runs[-BASELINE_NIGHTS:])
+    completeness = estimate_completeness(metrics, [row for night in recent for row in night], final)
+    inputs = GateInputs(metrics, differences, baseline, accepted_metrics, settings.evaluate.level, recent, completeness)
     return make_decision(*decide(settings.gate, inputs))
 
 
@@ -211,6 +213,14 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
         store, [ScoredRun(name, model.attempt.number, ds, format_variant(model.settings), model.settings.trainer.seed)]
     )
     return name
+
+
+def _read_final_metrics(store: WarehouseTables, runs: list[str]) -> list[dict[str, Any]]:
+    """Read the final metrics of the runs that have some."""
+    if not store.exists("final_metrics"):
+        return []
+    found = store.read("final_metrics").where(F.col("run_id").isin(runs)).select("run_id", "domain", "clicks").collect()
+    return [row.asDict() for row in found]
 
 
 def _require_bootstrap_samples(settings: Settings) -> Settings:

@@ -67,8 +67,7 @@ class Staleness:
     def __init__(
         self, settings: Settings, entries: Iterable[Entry], busy: bool, decisions: Sequence[Decision] = ()
     ) -> None:
-        self.settings, self.busy, self.decisions = settings, busy, decisions
-        self.entries = list(entries)
+        self.settings, self.entries, self.busy, self.decisions = settings, list(entries), busy, decisions
         self._newest: dict[tuple[str, str, str], Entry] = {}
         for entry in self.entries:
             self._newest[entry.key] = entry
@@ -120,6 +119,8 @@ class Staleness:
                 return State.STALE, f"{name} {_STATE_TEXTS[state]}"
         inputs = self.hash_inputs(ds, step)
         changed = [k for k in {**entry.inputs, **inputs} if entry.inputs.get(k) != inputs.get(k)]
+        if lost := [key for key in changed if key.startswith("logs.") and not self.log_files.get(key[len("logs.") :])]:
+            return State.STALE, f"log files of {', '.join(lost)} are no longer in {self.settings.paths.logs}"
         if changed:
             return State.STALE, f"inputs changed: {', '.join(map(_describe_input, changed))}"
         if step == "ingest" and (days := self._find_overwritten(entry)):
@@ -128,9 +129,8 @@ class Staleness:
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step directly depends on."""
-        names = list(STEPS)
-        number = names.index(step)
-        previous = [(ds, names[number - 1])] if number else []
+        number = list(STEPS).index(step)
+        previous = [(ds, list(STEPS)[number - 1])] if number else []
         # The split reuses the numeric encoding of the warm-start run, so it depends on the split of that run's night.
         earlier = {
             "train": [self._find_start_night(ds)],

@@ -27,6 +27,12 @@ class RetentionSettings(SettingsModel):
         description="age of `features` and `labels` in days; the training window of the newest night is kept; default: "
         "keep all",
     )
+    history: int | None = Field(
+        None,
+        ge=1,
+        description="age in days of the history by day, which `clean` deletes where a base contains it; needs "
+        "`state.expire_days`; the days that the newest night reads are kept; default: keep all",
+    )
     splits: int | None = Field(
         None, ge=1, description="age of the encoded rows of a night and their vocabularies in days; default: keep all"
     )

@@ -75,8 +75,8 @@ class StateSettings(SettingsModel):
         None,
         ge=1,
         description="a key that is not seen for more than this number of days loses its earlier events; a key is a "
-        "combination of values in the group columns of a statistic, or the user of a sequence; default: keys never "
-        "expire",
+        "combination of values in the group columns of a statistic, or the user of a sequence; applies to events "
+        "within `last_days` too; default: keys never expire",
     )
 
 
@@ -155,6 +155,7 @@ class Settings(SettingsModel):
             *_find_model_problems(self),
             *find_embedding_problems(self),
             *_find_refit_problems(self),
+            *_find_retention_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -235,6 +236,15 @@ def _find_model_problems(settings: Settings) -> list[str]:
     if settings.trainer.parallel == "batches":
         problems.append("trainer.parallel: `batches` needs batches of one domain, not mixed ones; set it to rows")
     return problems
+
+
+def _find_retention_problems(settings: Settings) -> list[str]:
+    if settings.retention.history is None or settings.state.expire_days is not None:
+        return []
+    return [
+        "retention.history: only a base can replace the history by day, and there are bases only if keys expire; set "
+        "state.expire_days, or remove this key"
+    ]
 
 
 def _find_refit_problems(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median, median_low
 from typing import Any, NamedTuple
 
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import strip_refit_suffix
 from star_ctr.features.evaluation.significance import estimate_dispersion
 from star_ctr.jobs.registry.decisions import Decision, Outcome, list_accepted
@@ -97,3 +98,26 @@ def estimate_click_rate(nights: Sequence[Sequence[Row]], domain: str) -> ClickRa
     expected = [rate * row["rows"] for row in counted]
     dispersed = estimate_dispersion([row["clicks"] for row in counted], expected)
     return ClickRate(rate, len(observed), sum(row["rows"] for row in observed), dispersed)
+
+
+def estimate_completeness(candidate: Sequence[Row], before: Sequence[Row], final: Sequence[Row]) -> float | None:
+    """Estimate the share of a day's clicks that are known when its night is evaluated.
+
+    Args:
+        candidate: The metrics of the night's candidate, one row per domain.
+        before: The metrics of earlier nights, with `run_id`.
+        final: The final metrics of the nights among them that had open labels.
+
+    Returns:
+        1 if the candidate has no open labels; otherwise the median over earlier nights of the clicks that were known in
+        time divided by all clicks, or None if no earlier night has final metrics.
+    """
+    if not any(row["domain"] == OVERALL and row.get("open_labels") for row in candidate):
+        return 1.0
+    known = {row["run_id"]: row["clicks"] for row in before if row["domain"] == OVERALL}
+    shares = [
+        known[row["run_id"]] / row["clicks"]
+        for row in final
+        if row["domain"] == OVERALL and row["run_id"] in known and row["clicks"]
+    ]
+    return min(median(shares), 1.0) if shares else None

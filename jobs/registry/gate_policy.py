@@ -57,9 +57,11 @@ def decide(gate: GateSettings, inputs: GateInputs) -> tuple[Outcome, str]:
         return Outcome.HELD, "; ".join(check.message for check in checks)
     if not inputs.differences:
         return Outcome.PROMOTED, "no model is served yet, and the candidate passed all checks"
-    overall = format_difference(index_by_domain(inputs.differences)[OVERALL])
-    low_power = describe_low_power(gate, inputs)
-    return Outcome.PROMOTED, f"not worse than the serving model: overall GAUC {overall}{low_power}"
+    overall, low_power = index_by_domain(inputs.differences)[OVERALL], describe_low_power(gate, inputs)
+    is_worse = overall.get("gauc_high") is not None and overall["gauc_high"] < 0
+    verdict = f"worse than the serving model only within the margin of {gate.gauc_margin} (gate.gauc_margin)"
+    verdict = verdict if is_worse else "not worse than the serving model"
+    return Outcome.PROMOTED, f"{verdict}: overall GAUC {format_difference(overall)}{low_power}"
 
 
 def _run_checks(gate: GateSettings, inputs: GateInputs) -> list[CheckResult]:

@@ -20,6 +20,14 @@ from deltalake.exceptions import DeltaError
 from star_ctr.conf.contracts.catalog import RECORD_FILE, TABLES, Warehouse
 from star_ctr.conf.files import is_remote, open_folder, remove_folder
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.history.old_partitions import TABLES as HISTORY_TABLES
+from star_ctr.jobs.history.old_partitions import (
+    describe_partition,
+    find_last_base,
+    measure_old_partitions,
+    remove_partitions,
+)
+from star_ctr.jobs.history.roll_ups import Partition
 from star_ctr.jobs.io.delta_rows import make_any_condition
 from star_ctr.jobs.io.split_commits import REMOVED
 from star_ctr.jobs.registry.attempts import Attempt, list_all_attempts, read_job, reserve_number
@@ -48,12 +56,21 @@ class Removal(NamedTuple):
 
 
 class CleaningPlan(NamedTuple):
-    """The data that `clean` deletes, and the attempts that it keeps with the reason for each."""
+    """The data that `clean` deletes, and the attempts that it keeps with the reason for each.
+
+    Attributes:
+        removals: Everything that is deleted.
+        attempts: The attempts to delete.
+        replays: The folders of the replays to delete.
+        kept: The attempts that are kept, with the reason.
+        history: The partitions of the state of the history to delete, by table.
+    """
 
     removals: list[Removal]
     attempts: list[Attempt]
     replays: list[Path]
     kept: dict[AttemptKey, Reason]
+    history: dict[str, list[Partition]]
 
     def names(self, what: str) -> set[str]:
         """Return the names to delete from `what`: a table, `models` or `replays`."""
@@ -90,12 +107,19 @@ def plan_removals(settings: Settings) -> CleaningPlan:
         removals += _list_removals(
             warehouse, "scores", lambda name: "" < parse_night(name) < first and name not in runs, f"before {first}"
         )
+    history = {}
+    base = find_last_base(settings, newest, ages.history) if newest and ages.history is not None else None
+    for table in HISTORY_TABLES:
+        if base and (sizes := measure_old_partitions(warehouse, table, base)):
+            history[table] = sorted(sizes)
+            names = tuple(map(describe_partition, history[table]))
+            removals.append(Removal(table, names, sum(sizes.values()), f"merged into the base before {base}"))
     removals += [Removal("models", (str(a),), _measure_folder(a.folder), "superseded or too old") for a in unneeded]
     replays = _find_old_replays(settings, warehouse)
     removals += [
         Removal("replays", (replay.name,), _measure_folder(replay), "superseded or too old") for replay in replays
     ]
-    return CleaningPlan(removals, unneeded, replays, kept)
+    return CleaningPlan(removals, unneeded, replays, kept, history)
 
 
 def remove(settings: Settings, planned: CleaningPlan) -> None:
@@ -109,6 +133,8 @@ def remove(settings: Settings, planned: CleaningPlan) -> None:
                 make_any_condition(_get_partition_column(table), names),
                 commit_properties=CommitProperties(custom_metadata=metadata),
             )
+    for table, partitions in planned.history.items():
+        remove_partitions(settings, table, partitions)
     for attempt in planned.attempts:
         reserve_number(warehouse, attempt)
         # Without its record, an attempt is not published. If the deletion is interrupted, the next call finds the job.

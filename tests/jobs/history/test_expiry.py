@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.history.roll_ups import EPOCH, count_days
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.tools import vacuum
 from tests.jobs.history.random_logs import FEATURES, ZONE, RandomLogs
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -76,26 +78,45 @@ def check_row_by_row(conf: Settings, spark: SparkSession, days: list[str], expir
     return dropped
 
 
-@pytest.mark.parametrize("expire_days", [1, 2])
+def clean(conf: Settings) -> None:
+    planned = vacuum.plan_removals(conf)
+    vacuum.remove(conf, planned)
+
+
+def count_partitions(conf: Settings, span: int) -> int:
+    partitions = DeltaTable(f"{conf.paths.warehouse}/history_counts").partitions()
+    return sum(int(p["span"]) == span for p in partitions)
+
+
+@pytest.mark.parametrize(("expire_days", "with_clean"), [(1, False), (2, True)])
 def test_days_one_by_one_equal_all_days_at_once(
-    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, expire_days: int
+    tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, expire_days: int, with_clean: bool
 ) -> None:
+    """Deleting what a base contains changes nothing, even if an older day is restated or a cut is before the base."""
     monkeypatch.setattr(roll_ups, "SPANS", (2, 4))
     logs = RandomLogs(tmp_path / "logs", 10 + expire_days, DAYS, rows=9)
-    more = {"state": {"expire_days": expire_days}, "features": [*FEATURES, *MORE]}
+    more = {"state": {"expire_days": expire_days}, "features": [*FEATURES, *MORE], "retention": {"history": 1}}
     conf = logs.configure(tmp_path / "daily", window={"days": 1}, **more)
     missing = DAYS[4:6]
     for day in DAYS:
         if day not in missing:
             logs.write(day)
+    deleted = 0
     for day in [*DAYS[1:4], *DAYS[6:9]]:
         run_night(conf, spark, day)
+        if with_clean:
+            before = count_partitions(conf, 1)
+            clean(conf)
+            deleted += before - count_partitions(conf, 1)
+    assert (deleted > 0) == with_clean
     logs.write(DAYS[5])  # arrives late
     logs.write(DAYS[2])  # other rows
     # A night reads the days of its window again.
     ingest.run(logs.configure(tmp_path / "daily", window={"days": 10}, **more), spark, DAYS[9])
     for day in DAYS[9:]:
         run_night(conf, spark, day)
+        if with_clean:
+            clean(conf)
     partitions = DeltaTable(f"{conf.paths.warehouse}/history_counts").partitions()
     assert max(int(p["span"]) for p in partitions if p["ds"] == EPOCH) == (count_days(DAYS[-1]) + 1) // 4 * 4
     assert sum(p["ds"] == EPOCH for p in partitions) == 2
@@ -110,3 +131,9 @@ def test_days_one_by_one_equal_all_days_at_once(
         read_features(conf, spark, window).astype(str), read_features(at_once, spark, window).astype(str)
     )
     assert check_row_by_row(at_once, spark, DAYS[3:], expire_days) > 3
+    if with_clean:
+        shutil.rmtree(f"{conf.paths.warehouse}/features")  # cuts before the base need the deleted days
+        wide = logs.configure(tmp_path / "daily", window={"days": 10}, **more)
+        features.run(wide, spark, DAYS[-1])
+        found, want = (read_features(c, spark, DAYS).astype(str) for c in (wide, at_once))
+        pd.testing.assert_frame_equal(found, want)

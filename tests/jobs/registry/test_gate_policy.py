@@ -12,6 +12,7 @@ from star_ctr.jobs.gate import _require_bootstrap_samples
 from star_ctr.jobs.registry.decisions import (
     Outcome,
 )
+from star_ctr.jobs.registry.gate_baseline import estimate_completeness
 from star_ctr.jobs.registry.gate_checks import GateInputs
 from star_ctr.jobs.registry.gate_policy import check_refit, decide
 
@@ -45,7 +46,11 @@ def test_the_first_model_is_promoted_if_its_metrics_are_good() -> None:
     ("found", "outcome", "words"),
     [
         (differences(0.001), Outcome.PROMOTED, "+0.0010 (-0.0010 to +0.0030)"),
-        (differences(-0.0009, half=0.0001), Outcome.PROMOTED, "not worse"),  # significant, but within the margin
+        (
+            differences(-0.0009, half=0.0001),
+            Outcome.PROMOTED,
+            "only within the margin of 0.001",
+        ),  # significant, but within the margin
         (differences(-0.0019, half=0.002), Outcome.PROMOTED, "not worse"),  # beyond the margin, but not significant
         (differences(-0.003, half=0.002), Outcome.HELD, "overall: GAUC -0.0030"),
         (differences(0.0, mail=-0.02, half=0.005), Outcome.HELD, "domain mail: GAUC -0.0200"),
@@ -203,6 +208,45 @@ def test_a_model_with_a_pcoc_outside_the_band_is_held(pcoc: float) -> None:
     outcome, reason = decide(GATE, GateInputs(metrics(pcoc=pcoc)))
     assert outcome is Outcome.HELD
     assert "gate.pcoc" in reason
+
+
+@pytest.mark.parametrize(
+    ("pcoc", "completeness", "outcome"),
+    [
+        (1.9, 1.0, Outcome.HELD),
+        (1.9, 0.7, Outcome.PROMOTED),
+        (2.1, 0.6, Outcome.PROMOTED),
+        (2.1, 0.7, Outcome.HELD),
+        (0.9, 0.7, Outcome.HELD),
+        (1.9, None, Outcome.PROMOTED),
+        (0.6, None, Outcome.HELD),
+    ],
+)
+def test_open_labels_do_not_count_as_missing_clicks(pcoc: float, completeness: float | None, outcome: Outcome) -> None:
+    found, reason = decide(GATE, GateInputs(metrics(pcoc=pcoc), completeness=completeness))
+    assert found is outcome, reason
+    if completeness == 0.7 and outcome is Outcome.HELD:
+        assert f"PCOC {0.7 * pcoc:.2f} with the 30% of clicks that are expected later is outside" in reason
+
+
+def test_completeness_is_the_median_share_of_clicks_that_earlier_nights_knew() -> None:
+    def night(run: str, clicks: int, **more: int) -> dict[str, Any]:
+        return {"run_id": run, "domain": "overall", "clicks": clicks, **more}
+
+    before = [night("a", 80), night("b", 60), night("c", 99), night("d", 70), {**night("a", 1), "domain": "home"}]
+    final = [night("a", 100), night("b", 100), night("d", 100), night("gone", 100)]
+    candidate = [night("e", 50, open_labels=10)]
+    assert estimate_completeness(candidate, before, final) == 0.7
+    assert estimate_completeness(candidate, before, []) is None
+    assert estimate_completeness([night("e", 50, open_labels=0)], before, final) == 1.0
+    assert estimate_completeness(candidate, [night("a", 101)], final) == 1.0
+
+
+def test_a_significant_loss_within_the_margin_is_called_a_loss() -> None:
+    outcome, reason = decide(GATE, GateInputs(metrics(), differences(-0.0008, half=0.0004)))
+    assert outcome is Outcome.PROMOTED
+    assert "worse than the serving model only within the margin of 0.001" in reason
+    assert decide(GATE, GateInputs(metrics(), differences(-0.0002)))[1].startswith("not worse than the serving model")
 
 
 def test_the_pcoc_band_of_the_gate_is_validated() -> None:

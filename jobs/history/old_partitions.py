@@ -1,0 +1,70 @@
+"""Find and remove partitions of the state of the history that a base contains. Needs no Spark session."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from star_ctr.conf.contracts.catalog import Warehouse
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
+from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.daily_counts import list_groups
+from star_ctr.jobs.history.merged_state import PART, name_merged_part
+from star_ctr.jobs.history.roll_ups import EPOCH, Partition, count_days, format_day
+from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.delta_rows import make_any_condition
+
+TABLES = ("history_counts", "history_events")
+
+
+def find_last_base(settings: Settings, newest: str, age: int) -> str | None:
+    """Find the newest base that ends before all days that recent nights read one by one.
+
+    Args:
+        settings: The data set.
+        newest: The newest night.
+        age: The number of days before it to keep.
+
+    Returns:
+        The day after the last day of the base; None if there is no such base.
+    """
+    horizon = max((group.horizon for group in list_groups(settings)), default=0)
+    # The window of the next night, and the days before its first cut that count one by one.
+    limit = count_days(newest) - max(age, settings.window.days + horizon)
+    return max(
+        (end for end in DayRecords(settings).read(name_merged_part(None)) if count_days(end) <= limit), default=None
+    )
+
+
+def measure_old_partitions(warehouse: Warehouse, table: str, base: str) -> dict[Partition, int]:
+    """Return the size in bytes of each partition of a table, other than bases, that a base contains."""
+    path = warehouse.table(table)
+    if not DeltaTable.is_deltatable(path):
+        return {}
+    actions = pa.table(DeltaTable(path).get_add_actions(flatten=True))
+    names = ("partition.span", "partition.ds", "size_bytes")
+    sizes: dict[Partition, int] = {}
+    for span, ds, size in zip(*(actions[name].to_pylist() for name in names), strict=True):
+        partition = Partition(int(span), ds)
+        if ds != EPOCH and (ds == BEFORE_FIRST_DAY or count_days(ds) + partition.span <= count_days(base)):
+            sizes[partition] = sizes.get(partition, 0) + size
+    return sizes
+
+
+def describe_partition(partition: Partition) -> str:
+    """Return the days of a partition as text."""
+    if partition.span == 1:
+        return partition.ds
+    return f"{partition.ds} to {format_day(count_days(partition.ds) + partition.span - 1)}"
+
+
+def remove_partitions(settings: Settings, table: str, partitions: list[Partition]) -> None:
+    """Remove partitions of a table. Without records, their days count as not stored."""
+    by_span: dict[int, list[str]] = {}
+    for partition in sorted(partitions):
+        by_span.setdefault(partition.span, []).append(partition.ds)
+    delta = DeltaTable(Warehouse(settings.paths).table(table))
+    for span, days in by_span.items():
+        DayRecords(settings).remove(PART if span == 1 else name_merged_part(span), days)
+    conditions = (f"(span = {span} AND {make_any_condition('ds', days)})" for span, days in by_span.items())
+    delta.delete(" OR ".join(conditions))
