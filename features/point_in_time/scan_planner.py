@@ -129,6 +129,10 @@ def add_history(
     statistics = [s for s in settings.select_features(Statistic) if s.cut == "time"]
     sequences = [s for s in settings.select_features(Sequence) if s.cut == "time"]
     plans = plan_scans(statistics, sequences)
+    if history.events is not None and len(plans) + _may_have_hot_keys(history) > 1:
+        events = history.events.persist()  # the search for hot keys and each scan read them
+        stack.callback(events.unpersist)
+        history = history._replace(events=events)
     for plan in plans:
         if plan is plans[-1] and postprocess:
             return run_scan(settings, rows, history, plan, find_hot(settings, plain, history, plan), stack, postprocess)
@@ -197,7 +201,7 @@ def _make_text(plan: ScanPlan) -> Column:
 
 def find_hot(settings: Settings, rows: DataFrame, history: History, plan: ScanPlan) -> list[HotKey]:
     """Return the hot keys of a scan, from a sample of `rows` and of the events; none if there are few of both."""
-    if history.events is None or (history.size is not None and history.size <= hot_keys.LEAST_ROWS):
+    if history.events is None or not _may_have_hot_keys(history):
         return []
     day = compute_known_day(settings.zone).alias(CUT_DAY)
     types, key = dict(rows.dtypes), _make_text(plan).alias("key")
@@ -205,6 +209,11 @@ def find_hot(settings: Settings, rows: DataFrame, history: History, plan: ScanPl
     own = events.select(F.col("t").alias(TIME), day, *(F.col(c).try_cast(types[c]).alias(c) for c in plan.key))
     queries = asked.select(compute_cut(settings).alias(TIME), key)
     return find_hot_keys([queries, own.select(TIME, key)], settings.spark.shuffle_partitions)
+
+
+def _may_have_hot_keys(history: History) -> bool:
+    """Return whether there are enough events and rows for a key to be hot."""
+    return history.size is None or history.size > hot_keys.LEAST_ROWS
 
 
 def _divide(both: DataFrame, plan: ScanPlan, stack: ExitStack) -> DataFrame:

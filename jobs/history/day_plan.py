@@ -17,7 +17,7 @@ from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords
 from star_ctr.jobs.io.label_records import AS_OF, has_open_labels
 from star_ctr.jobs.io.label_records import PART as LABELS
-from star_ctr.jobs.io.log_writer import TIMES
+from star_ctr.jobs.io.log_times import read_times
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 PART = "features"
@@ -94,7 +94,7 @@ def _plan_labels(
     """Return the days whose labels are computed, with the hash of what determines them."""
     records = DayRecords(settings)
     stored = {day: found for day, found in records.read(LABELS).items() if day in stored_days}
-    times = {name: _find_times(records.read(f"ingest.{name}")) for name in ("impressions", "clicks")}
+    times = {name: read_times(settings, name) for name in ("impressions", "clicks")}
     basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels")]
     new = {}
     for day in days:
@@ -108,12 +108,6 @@ def _plan_labels(
         if known is None or known.inputs != inputs or (is_open and known.outputs[AS_OF] != state.ds):
             new[day] = inputs
     return new
-
-
-def _find_times(records: Mapping[str, DayRecord]) -> dict[str, tuple[dt.date, dt.date]]:
-    """Return the calendar days of the first and the last time of each log day."""
-    found = {day: times for record in records.values() for day, times in record.outputs.get(TIMES, {}).items()}
-    return {day: (dt.date.fromisoformat(first), dt.date.fromisoformat(last)) for day, (first, last) in found.items()}
 
 
 def _hash_outcomes(

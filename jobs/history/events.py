@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection
 
 from pyspark.sql import Column, DataFrame
@@ -23,6 +24,7 @@ from star_ctr.jobs.history.inputs import (
     read_impressions,
 )
 from star_ctr.jobs.history.matches import match_days
+from star_ctr.jobs.io.log_times import read_times
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
@@ -42,7 +44,7 @@ def read_events(
         The events, with `user_id`, the columns that statistics and sequences read, EVENT_COLUMNS and the weights.
     """
     features, dated = list_history_features(settings), sorted(set(days) - {BEFORE_FIRST_DAY})
-    is_wanted = _select_days(settings, days, with_earlier)
+    is_wanted = _select_days(settings, store, "impressions", days, with_earlier)
     impressions = read_impressions(settings, store, is_wanted, features)
     clicked = None
     if isinstance(settings.label, LabelFromClicks) and dated:
@@ -51,9 +53,9 @@ def read_events(
         if with_earlier:
             is_new |= (F.col("known") >= _start(settings, dated)) & (F.greatest("ds", "shown_ds") <= dated[-1])
         # The status needs all matches, so select those of the days afterwards.
-        labeled = label_matched(
-            read_impressions(settings, store, F.col("ds") <= dated[-1], features).drop("label"), matches.where(is_new)
-        )
+        is_shown = (F.col("ds") <= dated[-1]) & matches.is_near
+        shown = read_impressions(settings, store, is_shown, features).drop("label")
+        labeled = label_matched(shown, matches.rows.where(is_new))
         clicked = add_columns(settings, store, labeled.where(F.col("clicked_at").isNotNull()), features)
     shown = add_columns(settings, store, impressions, features)
     _reject_lists(settings, shown)
@@ -63,6 +65,7 @@ def read_events(
         has_also = any(kind.also for kind in settings.history.values())
         needs_all = has_also and not set(dated).isdisjoint(store.list_days("behaviours"))
         is_known = (F.col("ds") == BEFORE_FIRST_DAY) | (F.col("ds") <= dated[-1]) if needs_all else F.lit(False)
+        is_wanted = _select_days(settings, store, "behaviours", days, with_earlier)
         behaviours = read_behaviours(settings, store, is_wanted | is_known)
     events = build_events(settings, shown, clicked, behaviours)
     events = events.select(
@@ -76,14 +79,18 @@ def read_events(
     return events.where(is_of_days | (F.col("t") != UNTIMED)) if needs_all else events
 
 
-def _select_days(settings: Settings, days: Collection[str], with_earlier: bool) -> Column:
-    """Return the condition on `ds` and `ts` for the rows of some log days."""
+def _select_days(
+    settings: Settings, store: WarehouseTables, log: str, days: Collection[str], with_earlier: bool
+) -> Column:
+    """Return the condition on `ds` and `ts` for the rows of some log days, and for `with_earlier` of `read_events`."""
     is_wanted = F.col("ds").isin(sorted(days))
     dated = sorted(set(days) - {BEFORE_FIRST_DAY})
     if not with_earlier or not dated:
         return is_wanted
-    is_later = (F.unix_micros("ts") >= _start(settings, dated)) & (F.col("ds") < dated[-1])
-    return is_wanted | is_later
+    # Name the earlier log days, so that Spark reads no other partitions.
+    times, start = read_times(settings, log), dt.date.fromisoformat(dated[0])
+    later = [d for d in store.list_days(log) if d < dated[-1] and (d not in times or times[d][1] >= start)]
+    return is_wanted | (F.col("ds").isin(later) & (F.unix_micros("ts") >= _start(settings, dated)))
 
 
 def _start(settings: Settings, days: list[str]) -> Column:

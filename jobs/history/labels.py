@@ -44,7 +44,7 @@ def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[st
     matches = None
     if isinstance(label, LabelFromClicks):
         closes = attribution.compute_closing_day(label.window_hours, settings.zone)
-        matches = match_days(settings, store, label, days, ds).persist()
+        matches = match_days(settings, store, label, days, ds).rows.persist()
         columns = ("impression_id", "ts", "ds", "domain")
         impressions = attribution.label_matched(impressions.select(*columns), matches)
     try:

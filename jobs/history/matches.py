@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import reduce
+from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -15,6 +16,18 @@ from star_ctr.features.point_in_time.known_times import find_start
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
+class Matches(NamedTuple):
+    """Matches of clicks with impressions.
+
+    Attributes:
+        rows: The matches; see `attribution.match_clicks`.
+        is_near: A condition on `ts` that all their impressions meet, so that others need not be read.
+    """
+
+    rows: DataFrame
+    is_near: Column
+
+
 def match_days(
     settings: Settings,
     store: WarehouseTables,
@@ -22,7 +35,7 @@ def match_days(
     days: Collection[str],
     until: str,
     all_day: bool = False,
-) -> DataFrame:
+) -> Matches:
     """Match all clicks of some log days, and all clicks on the impressions of these log days.
 
     The result also has matches of other days, which may be incomplete.
@@ -36,7 +49,7 @@ def match_days(
         all_day: Whether to match all clicks whose time is on one of these days, too, whatever their log day.
 
     Returns:
-        The matches; see `attribution.match_clicks`.
+        The matches.
     """
     impressions = store.read("impressions").where(F.col("ds") <= until)
     clicks = store.read("clicks").where(F.col("ds") <= until)
@@ -50,16 +63,15 @@ def match_days(
         first, last = (find_start(settings.zone, F.lit(day).cast("date")) for day in (min(days), max(days)))
         end = F.timestamp_micros(last) + F.expr("INTERVAL 2 DAYS")
         near.append(_is_between(F.timestamp_micros(first), end, (WINDOWS + 1) * window))
-    if not near:
-        return match_clicks(impressions.limit(0), clicks.limit(0), label.window_hours, settings.zone)
-    is_near = reduce(lambda a, b: a | b, near)
+    is_near = reduce(lambda a, b: a | b, near, F.lit(False))
     columns = ("impression_id", "ts", "ds")
-    return match_clicks(
+    rows = match_clicks(
         impressions.where(is_near).select(*columns, "domain"),
         clicks.where(is_near).select(*columns),
         label.window_hours,
         settings.zone,
     )
+    return Matches(rows, is_near)
 
 
 def _is_between(first: object, last: object, margin: Column) -> Column:

@@ -21,6 +21,7 @@ from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.day_records import PARTS, UNKNOWN, DayRecord, DayRecords
 from star_ctr.jobs.io.ingest_plan import LogPlan, has_log_days, list_records_of_night, plan_log
 from star_ctr.jobs.io.log_files import UNWINDOWED_LOGS, list_files, make_glob
+from star_ctr.jobs.io.log_times import TIMES
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.table_hashes import HASH, hash_days, merge_hashes
 from star_ctr.jobs.io.warehouse import (
@@ -34,8 +35,6 @@ from star_ctr.jobs.quality.log_profile import RowCount, collect_row_counts, prof
 from star_ctr.jobs.quality.measures import Measure, write_measures
 
 _logger = logging.getLogger(__name__)
-TIMES = "times"
-"""Key of a record: the calendar days of the first and the last time of the rows of a day."""
 _MEASURES, _READ, _EMPTY = "measures", "read", "empty"
 """Keys of a record: the profile of a log without days, the number of rows read if some may have no day, and whether no
 row of the day was read."""

@@ -107,6 +107,9 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
         **settings.spark.conf,
     }
+    if not _chooses_collector(options):
+        # The collector that takes least processor time: its pauses do not matter to a step.
+        options.setdefault("spark.driver.defaultJavaOptions", "-XX:+UseParallelGC")
     if settings.spark.master.startswith("local"):
         options.setdefault("spark.driver.host", "127.0.0.1")
         options.setdefault("spark.driver.bindAddress", "127.0.0.1")
@@ -129,6 +132,13 @@ def _create(settings: Settings, app: str) -> SparkSession:
                 f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
                 "from Maven Central; check that it is reachable, or set a proxy in spark.conf of the configuration"
             ) from None
+
+
+def _chooses_collector(options: Mapping[str, str]) -> bool:
+    """Return whether the user has chosen a garbage collector. Java accepts only one choice."""
+    given = [os.environ.get(name, "") for name in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS")]
+    given += [text for key, text in options.items() if key.startswith("spark.driver.") and key.endswith("JavaOptions")]
+    return any(re.search(r"-XX:\+Use\w+GC\b", text) for text in given)
 
 
 def _lock_downloads(options: Mapping[str, str], packages: Sequence[str]) -> AbstractContextManager[object]:
