@@ -107,9 +107,7 @@ def _create(settings: Settings, app: str) -> SparkSession:
         "spark.sql.warehouse.dir": str(Path("build/spark-warehouse").absolute()),
         **settings.spark.conf,
     }
-    if not _chooses_collector(options):
-        # The collector that takes least processor time: its pauses do not matter to a step.
-        options.setdefault("spark.driver.defaultJavaOptions", "-XX:+UseParallelGC")
+    options = choose_collector(options)
     if settings.spark.master.startswith("local"):
         options.setdefault("spark.driver.host", "127.0.0.1")
         options.setdefault("spark.driver.bindAddress", "127.0.0.1")
@@ -134,11 +132,21 @@ def _create(settings: Settings, app: str) -> SparkSession:
             ) from None
 
 
-def _chooses_collector(options: Mapping[str, str]) -> bool:
-    """Return whether the user has chosen a garbage collector. Java accepts only one choice."""
+def choose_collector(options: Mapping[str, str]) -> dict[str, str]:
+    """Choose the garbage collector of the driver, unless the user has: Java accepts only one choice.
+
+    Args:
+        options: The options of the session.
+
+    Returns:
+        The options with the parallel collector, which takes less processor time than the default. Its longer pauses do
+        not matter to a step.
+    """
     given = [os.environ.get(name, "") for name in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS")]
     given += [text for key, text in options.items() if key.startswith("spark.driver.") and key.endswith("JavaOptions")]
-    return any(re.search(r"-XX:\+Use\w+GC\b", text) for text in given)
+    if any(re.search(r"-XX:\+Use\w+GC\b", text) for text in given):
+        return dict(options)
+    return {"spark.driver.defaultJavaOptions": "-XX:+UseParallelGC", **options}
 
 
 def _lock_downloads(options: Mapping[str, str], packages: Sequence[str]) -> AbstractContextManager[object]:

@@ -54,3 +54,24 @@ def test_a_task_uses_one_core_and_its_idle_threads_sleep(spark: SparkSession) ->
         lambda _: (count_process_cores(), os.environ.get("OMP_WAIT_POLICY"))
     )
     assert found.collect() == [(1, "passive")]
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "expected"),
+    [
+        ({}, {}, "-XX:+UseParallelGC"),
+        ({}, {"JDK_JAVA_OPTIONS": "-Xss4m -XX:+UseSerialGC"}, None),
+        ({}, {"JDK_JAVA_OPTIONS": "-XX:+UseStringDeduplication"}, "-XX:+UseParallelGC"),
+        ({"spark.driver.extraJavaOptions": "-XX:+UseG1GC -Dx=1"}, {}, None),
+        ({"spark.driver.defaultJavaOptions": "-Dx=1"}, {}, "-Dx=1"),
+        ({"spark.executor.extraJavaOptions": "-XX:+UseG1GC"}, {}, "-XX:+UseParallelGC"),
+    ],
+)
+def test_a_garbage_collector_is_chosen_only_once(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variables: dict[str, str], expected: str | None
+) -> None:
+    """Java does not start with two choices."""
+    monkeypatch.delenv("JDK_JAVA_OPTIONS", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert session.choose_collector(options).get("spark.driver.defaultJavaOptions") == expected
