@@ -23,7 +23,7 @@ from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.table_catalog import create_database, register_tables
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from star_ctr.jobs.quality.day_checks import describe_quarantine
+from star_ctr.jobs.quality.day_checks import describe_quarantine, describe_unread_days
 from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
 from star_ctr.workflows.interrupts import raise_interrupts
@@ -37,7 +37,7 @@ _logger = logging.getLogger(__name__)
 ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
 _DESCRIPTIONS: dict[str, tuple[Callable[[Settings, str], list[str]], ...]] = {
-    "ingest": (describe_quarantine,),
+    "ingest": (describe_quarantine, describe_unread_days),
     "features": (describe_matches, describe_jumps),
 }
 """Functions that describe the data of a night after a step, in lines."""
@@ -59,6 +59,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         DataError: The impression log has no file of day `ds`.
     """
     day = choose_night(settings, spark, "ingest", ds)
+    stderr.print(f"night of {day}", highlight=False)
     results = {name: run_step(settings, spark, name, day, "requested") for name in list_steps(settings)}
     return {"metrics": results["evaluate"], "gate": results["gate"], "refit": results.get("refit")}
 

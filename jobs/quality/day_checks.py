@@ -6,12 +6,12 @@ They run after the tables, the quarantine and the ledger are written, so that th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
-from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, UNKNOWN_DAY, list_window_days
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, UNKNOWN_DAY, list_days, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import (
@@ -25,6 +25,7 @@ from star_ctr.features.cleaning.text import LOST_DIGITS
 from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
 from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.log_files import list_log_days
 from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, make_in_condition, quote_spark_literal
 from star_ctr.jobs.quality.profile import DomainCount
 
@@ -110,6 +111,26 @@ def describe_quarantine(settings: Settings, ds: str) -> list[str]:
         f"{count:,} rows of logs.{found.log} are quarantined: {reason}"
         for found in count_quarantined_days(_read_ingest_entries(settings, [ds]), {})
         for reason, count in sorted(found.reasons.items(), key=lambda item: -item[1])
+    ]
+
+
+def describe_unread_days(settings: Settings, ds: str) -> list[str]:
+    """Describe the days of the impression log before the first ingested day, if night `ds` is the first one.
+
+    Needs no Spark. A night reads the days of its window, and events of earlier days are not in the history.
+
+    Returns:
+        One line, or none.
+    """
+    first = list_window_days(settings, ds)[0]
+    unread = [day for day in list_log_days(settings, "impressions") if day < first]
+    ingested = WarehouseTables(settings, cast(Any, None)).list_days("impressions")  # reads only the Delta log
+    if not settings.history or not unread or ingested[0] < first:
+        return []
+    days = len(list_days(unread[0], ds)) - 1
+    return [
+        f"the history begins on {ingested[0]}, but the logs begin on {unread[0]}; to include all days, run `star-ctr "
+        f"ingest --ds {ds} --set window.days={days}`, and then the night again"
     ]
 
 
