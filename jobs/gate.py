@@ -216,7 +216,7 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
 
 
 def _read_final_metrics(store: WarehouseTables, runs: list[str]) -> list[dict[str, Any]]:
-    """Read the final metrics of the runs that have some."""
+    """Read the final metrics of those runs that have them."""
     if not store.exists("final_metrics"):
         return []
     found = store.read("final_metrics").where(F.col("run_id").isin(runs)).select("run_id", "domain", "clicks").collect()

@@ -75,7 +75,7 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
     # These modules import Spark, which takes a second: finished nights do not need them.
     from star_ctr.jobs.history import day_plan, state
     from star_ctr.jobs.history.log_days import RecordedLogDays
-    from star_ctr.jobs.history.merged_state import PART as HISTORY
+    from star_ctr.jobs.history.merged_state import HISTORY_PART
     from star_ctr.jobs.io import label_records
     from star_ctr.jobs.io.warehouse import WarehouseTables
 
@@ -87,9 +87,9 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
         history = state.HistoryState(settings, store, ds, RecordedLogDays(settings, store, ds))
         records = DayRecords(settings)
         if history.tables.names:
-            known = records.read(HISTORY)
-            for day in history.list_stale_days():
-                found[HISTORY, day] = explain_change(known.get(day), history.log_days.parts[day])
+            known = records.read(HISTORY_PART)
+            for day in history.list_days_to_compute():
+                found[HISTORY_PART, day] = explain_change(known.get(day), history.log_days.parts[day])
         plan = day_plan.plan_days(settings, store, history, window, store.list_days("impressions"))
         known, labeled = records.read(day_plan.PART), records.read(label_records.PART)
         for day, record in plan.computed.items():
@@ -103,7 +103,7 @@ def list_features_days(settings: Settings, ds: str, ingested: Iterable[DayState]
             found[label_records.PART, day] = reason
     for day in [*window, *(day for day in changed if day not in window)]:
         parts = [day_plan.PART, label_records.PART] if day in window else []
-        for part in [HISTORY, *parts] if settings.history else parts:
+        for part in [HISTORY_PART, *parts] if settings.history else parts:
             if day in waiting:
                 found.setdefault((part, day), "waits for ingest of this day")
             elif part == day_plan.PART and not waiting.isdisjoint(UNDATED):

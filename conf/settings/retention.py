@@ -30,8 +30,8 @@ class RetentionSettings(SettingsModel):
     history: int | None = Field(
         None,
         ge=1,
-        description="age in days of the history by day, which `clean` deletes where a base contains it; needs "
-        "`state.expire_days`; the days that the newest night reads are kept; default: keep all",
+        description="age in days of `history_counts` and `history_events`; `clean` deletes only what was merged into a "
+        "base; needs `state.expire_days`; days that the next night reads one by one are kept; default: keep all",
     )
     splits: int | None = Field(
         None, ge=1, description="age of the encoded rows of a night and their vocabularies in days; default: keep all"

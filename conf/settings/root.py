@@ -75,8 +75,8 @@ class StateSettings(SettingsModel):
         None,
         ge=1,
         description="a key that is not seen for more than this number of days loses its earlier events; a key is a "
-        "combination of values in the group columns of a statistic, or the user of a sequence; applies to events "
-        "within `last_days` too; default: keys never expire",
+        "combination of values in the group columns of a statistic, or the user of a sequence; this includes events "
+        "that `last_days` of a statistic would still count; default: keys never expire",
     )
 
 
@@ -242,8 +242,8 @@ def _find_retention_problems(settings: Settings) -> list[str]:
     if settings.retention.history is None or settings.state.expire_days is not None:
         return []
     return [
-        "retention.history: only a base can replace the history by day, and there are bases only if keys expire; set "
-        "state.expire_days, or remove this key"
+        "retention.history: history is deleted only after it was merged into a base, which requires that keys expire; "
+        "set state.expire_days, or remove this key"
     ]
 
 

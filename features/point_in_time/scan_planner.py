@@ -129,8 +129,8 @@ def add_history(
     statistics = [s for s in settings.select_features(Statistic) if s.cut == "time"]
     sequences = [s for s in settings.select_features(Sequence) if s.cut == "time"]
     plans = plan_scans(statistics, sequences)
-    if history.events is not None and len(plans) + _may_have_hot_keys(history) > 1:
-        events = history.events.persist()  # the search for hot keys and each scan read them
+    if plans and history.events is not None and (len(plans) > 1 or _may_have_hot_keys(history)):
+        events = history.events.persist()  # read by the search for hot keys and by each scan
         stack.callback(events.unpersist)
         history = history._replace(events=events)
     for plan in plans:
@@ -212,7 +212,7 @@ def find_hot(settings: Settings, rows: DataFrame, history: History, plan: ScanPl
 
 
 def _may_have_hot_keys(history: History) -> bool:
-    """Return whether there are enough events and rows for a key to be hot."""
+    """Return whether there are enough rows and events for hot keys."""
     return history.size is None or history.size > hot_keys.LEAST_ROWS
 
 

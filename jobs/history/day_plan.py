@@ -17,7 +17,7 @@ from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords
 from star_ctr.jobs.io.label_records import AS_OF, has_open_labels
 from star_ctr.jobs.io.label_records import PART as LABELS
-from star_ctr.jobs.io.log_times import read_times
+from star_ctr.jobs.io.log_times import read_time_ranges
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 PART = "features"
@@ -81,7 +81,7 @@ def _plan_features(
             for name in ATTRIBUTE_KEYS
         ]
         rows = state.contents["impressions"].get(day, "")
-        parts = {**basis, "rows": rows, "history": state.hash_before(day), "attributes": hash_json(attributes, 16)}
+        parts = {**basis, "rows": rows, "history": state.hash_until(day), "attributes": hash_json(attributes, 16)}
         inputs = hash_json(list(parts.values()), 16)
         if day not in stored or stored[day].inputs != inputs:
             new[day] = DayRecord(inputs, {PARTS: parts})
@@ -94,7 +94,7 @@ def _plan_labels(
     """Return the days whose labels are computed, with the hash of what determines them."""
     records = DayRecords(settings)
     stored = {day: found for day, found in records.read(LABELS).items() if day in stored_days}
-    times = {name: read_times(settings, name) for name in ("impressions", "clicks")}
+    times = {name: read_time_ranges(settings, name) for name in ("impressions", "clicks")}
     basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels")]
     new = {}
     for day in days:

@@ -24,7 +24,7 @@ from star_ctr.jobs.history.inputs import (
     read_impressions,
 )
 from star_ctr.jobs.history.matches import match_days
-from star_ctr.jobs.io.log_times import read_times
+from star_ctr.jobs.io.log_times import read_time_ranges
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
@@ -53,8 +53,8 @@ def read_events(
         if with_earlier:
             is_new |= (F.col("known") >= _start(settings, dated)) & (F.greatest("ds", "shown_ds") <= dated[-1])
         # The status needs all matches, so select those of the days afterwards.
-        is_shown = (F.col("ds") <= dated[-1]) & matches.is_near
-        shown = read_impressions(settings, store, is_shown, features).drop("label")
+        may_match = (F.col("ds") <= dated[-1]) & matches.is_near
+        shown = read_impressions(settings, store, may_match, features).drop("label")
         labeled = label_matched(shown, matches.rows.where(is_new))
         clicked = add_columns(settings, store, labeled.where(F.col("clicked_at").isNotNull()), features)
     shown = add_columns(settings, store, impressions, features)
@@ -82,15 +82,15 @@ def read_events(
 def _select_days(
     settings: Settings, store: WarehouseTables, log: str, days: Collection[str], with_earlier: bool
 ) -> Column:
-    """Return the condition on `ds` and `ts` for the rows of some log days, and for `with_earlier` of `read_events`."""
+    """Return the condition that selects the rows of some log days; see `read_events` for `with_earlier`."""
     is_wanted = F.col("ds").isin(sorted(days))
     dated = sorted(set(days) - {BEFORE_FIRST_DAY})
     if not with_earlier or not dated:
         return is_wanted
-    # Name the earlier log days, so that Spark reads no other partitions.
-    times, start = read_times(settings, log), dt.date.fromisoformat(dated[0])
-    later = [d for d in store.list_days(log) if d < dated[-1] and (d not in times or times[d][1] >= start)]
-    return is_wanted | (F.col("ds").isin(later) & (F.unix_micros("ts") >= _start(settings, dated)))
+    # List the earlier log days explicitly, so that Spark prunes all other partitions.
+    times, start = read_time_ranges(settings, log), dt.date.fromisoformat(dated[0])
+    earlier = [d for d in store.list_days(log) if d < dated[-1] and (d not in times or times[d][1] >= start)]
+    return is_wanted | (F.col("ds").isin(earlier) & (F.unix_micros("ts") >= _start(settings, dated)))
 
 
 def _start(settings: Settings, days: list[str]) -> Column:

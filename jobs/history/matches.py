@@ -17,11 +17,11 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 
 
 class Matches(NamedTuple):
-    """Matches of clicks with impressions.
+    """Clicks matched with impressions.
 
     Attributes:
         rows: The matches; see `attribution.match_clicks`.
-        is_near: A condition on `ts` that all their impressions meet, so that others need not be read.
+        is_near: Condition on `ts` that every matched impression meets. Others need not be read.
     """
 
     rows: DataFrame

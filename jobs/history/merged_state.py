@@ -22,13 +22,13 @@ from star_ctr.jobs.history.roll_ups import (
 from star_ctr.jobs.history.state_tables import StateTables
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 
-PART = "history"
-"""The part of the records of log days. Roll-ups and bases have parts of their own; see `name_merged_part`."""
+HISTORY_PART = "history"
+"""Value of `part` in the table `days` for log days. For roll-ups and bases, see `name_merged_part`."""
 
 
 def name_merged_part(span: int | None) -> str:
     """Return the part of the records of roll-ups of `span` days, or of bases if `span` is None."""
-    return f"{PART}.{'base' if span is None else span}"
+    return f"{HISTORY_PART}.{'base' if span is None else span}"
 
 
 class MergedState:
@@ -44,8 +44,8 @@ class MergedState:
         self.records = DayRecords(tables.settings)
         self._hashes: dict[int | None, dict[str, str]] = {}
 
-    def find_base_end(self) -> int:
-        """Return the day after the last day of the oldest base that is up to date, as days since 1970; 0 if none is."""
+    def find_oldest_base_end(self) -> int:
+        """Return the exclusive end of the oldest base that is up to date, as days since 1970; 0 if there is none."""
         stored = self._read_hashes(None)
         return min(
             (count_days(end) for end, inputs in self._list_bases().items() if stored.get(end) == inputs), default=0
@@ -68,7 +68,7 @@ class MergedState:
         """Merge the partitions of `smaller` days of each complete block of `span` days."""
         days, ds, stored = self.log_days.hashes, self.log_days.ds, self._read_hashes(span)
         # `star-ctr clean` may have deleted the partitions before the end of a base.
-        base_end = self.find_base_end()
+        base_end = self.find_oldest_base_end()
         stale = {
             first: found
             for first, found in list_blocks(days, ds, span).items()
@@ -86,7 +86,7 @@ class MergedState:
         self._write_records(span, stale)
 
     def _update_bases(self) -> None:
-        """Merge all log days up to each of the two newest ends of large roll-ups, and remove older bases."""
+        """Write the two newest bases, each up to the end of a large roll-up, and remove older ones."""
         wanted = self._list_bases()
         for day, inputs in wanted.items():
             if self._read_hashes(None).get(day) == inputs:
@@ -111,7 +111,7 @@ class MergedState:
 
     def _read_hashes(self, span: int | None) -> dict[str, str]:
         if span not in self._hashes:
-            found = self.records.read(name_merged_part(span)) if self.tables.exist() else {}
+            found = self.records.read(name_merged_part(span)) if self.tables.all_exist() else {}
             self._hashes[span] = {day: record.inputs for day, record in found.items()}
         return self._hashes[span]
 

@@ -9,16 +9,16 @@ from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.daily_counts import list_groups
-from star_ctr.jobs.history.merged_state import PART, name_merged_part
+from star_ctr.jobs.history.merged_state import HISTORY_PART, name_merged_part
 from star_ctr.jobs.history.roll_ups import EPOCH, Partition, count_days, format_day
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.delta_rows import make_any_condition
 
-TABLES = ("history_counts", "history_events")
+HISTORY_TABLES = ("history_counts", "history_events")
 
 
-def find_last_base(settings: Settings, newest: str, age: int) -> str | None:
-    """Find the newest base that ends before all days that recent nights read one by one.
+def find_base_for_cleaning(settings: Settings, newest: str, age: int) -> str | None:
+    """Find the newest base that ends before the days to keep.
 
     Args:
         settings: The data set.
@@ -29,7 +29,7 @@ def find_last_base(settings: Settings, newest: str, age: int) -> str | None:
         The day after the last day of the base; None if there is no such base.
     """
     horizon = max((group.horizon for group in list_groups(settings)), default=0)
-    # The window of the next night, and the days before its first cut that count one by one.
+    # Keep the window of the next night, and the days before it that are read one by one.
     limit = count_days(newest) - max(age, settings.window.days + horizon)
     return max(
         (end for end in DayRecords(settings).read(name_merged_part(None)) if count_days(end) <= limit), default=None
@@ -37,7 +37,7 @@ def find_last_base(settings: Settings, newest: str, age: int) -> str | None:
 
 
 def measure_old_partitions(warehouse: Warehouse, table: str, base: str) -> dict[Partition, int]:
-    """Return the size in bytes of each partition of a table, other than bases, that a base contains."""
+    """Return the size in bytes of each partition that was merged into the base ending before `base`."""
     path = warehouse.table(table)
     if not DeltaTable.is_deltatable(path):
         return {}
@@ -59,12 +59,12 @@ def describe_partition(partition: Partition) -> str:
 
 
 def remove_partitions(settings: Settings, table: str, partitions: list[Partition]) -> None:
-    """Remove partitions of a table. Without records, their days count as not stored."""
+    """Remove partitions of a table, after their records, so that no record refers to deleted rows."""
     by_span: dict[int, list[str]] = {}
     for partition in sorted(partitions):
         by_span.setdefault(partition.span, []).append(partition.ds)
     delta = DeltaTable(Warehouse(settings.paths).table(table))
     for span, days in by_span.items():
-        DayRecords(settings).remove(PART if span == 1 else name_merged_part(span), days)
+        DayRecords(settings).remove(HISTORY_PART if span == 1 else name_merged_part(span), days)
     conditions = (f"(span = {span} AND {make_any_condition('ds', days)})" for span, days in by_span.items())
     delta.delete(" OR ".join(conditions))

@@ -2,7 +2,7 @@
 
 The state of a log day depends only on log days up to this day and does not change when later days arrive. It is two
 tables, `history_counts` and `history_events`. When 8 days, or 64, are complete, they are merged into a roll-up, so that
-all earlier events are a union of few partitions. A log day that is restated rewrites its own state and the roll-ups
+all earlier events can be read from a few partitions. A log day that is restated rewrites its own state and the roll-ups
 that contain it.
 
 All features are computed from this state, whether one day is new or all are. So the result does not depend on which
@@ -27,7 +27,7 @@ from star_ctr.features.point_in_time.scan_planner import History
 from star_ctr.jobs.history.events import read_events
 from star_ctr.jobs.history.inputs import list_history_features
 from star_ctr.jobs.history.log_days import LogDays
-from star_ctr.jobs.history.merged_state import PART, MergedState
+from star_ctr.jobs.history.merged_state import HISTORY_PART, MergedState
 from star_ctr.jobs.history.roll_ups import Partition, format_day, is_before
 from star_ctr.jobs.history.state_tables import StateTables
 from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords, forget_days
@@ -63,15 +63,12 @@ class HistoryState:
         """The hashes of the rows of the ingested tables by day, up to the last log day."""
         return self.log_days.contents
 
-    def list_stale_days(self) -> list[str]:
-        """Return the log days whose state is missing or has changed.
+    def list_days_to_compute(self) -> list[str]:
+        """Return the log days whose state must be computed: it is missing or has changed, and no base replaces it."""
+        stored, base_end = self._read_stored_days(), self.merged.find_oldest_base_end()
+        return [day for day in self._list_stale_days() if day in stored or not (base_end and is_before(day, base_end))]
 
-        The state of a day that a base contains may be missing, because `star-ctr clean` deletes it.
-        """
-        stored, base_end = self._read_stored_days(), self.merged.find_base_end()
-        return [day for day in self._list_absent_days() if day in stored or not (base_end and is_before(day, base_end))]
-
-    def hash_before(self, day: str) -> str:
+    def hash_until(self, day: str) -> str:
         """Hash the state of all log days up to a day: the history that features of this day depend on."""
         return hash_json([found for other, found in self.days.items() if other == BEFORE_FIRST_DAY or other <= day], 16)
 
@@ -80,11 +77,11 @@ class HistoryState:
         if not self.tables.names:
             return
         self.log_days.record()
-        if not self.tables.exist():
+        if not self.tables.all_exist():
             forget_days(self.settings, "features")  # the roll-ups are lost, too
-        if stale := self.list_stale_days():
+        if stale := self.list_days_to_compute():
             _logger.info("history: computing the state of %s", ", ".join(stale))
-            self.records.remove(PART, stale)
+            self.records.remove(HISTORY_PART, stale)
             events = read_events(self.settings, self.store, stale).persist()
             try:
                 partitions = [Partition(1, day) for day in stale]
@@ -94,20 +91,20 @@ class HistoryState:
             finally:
                 events.unpersist()
             parts = self.log_days.parts
-            self.records.write(PART, {day: DayRecord(self.days[day], {PARTS: parts[day]}) for day in stale})
+            self.records.write(HISTORY_PART, {day: DayRecord(self.days[day], {PARTS: parts[day]}) for day in stale})
         gone = [day for day in self._read_stored_days() if day not in self.days and day <= self.ds]
-        self.records.remove(PART, gone)
+        self.records.remove(HISTORY_PART, gone)
         self._stored = None
         self.merged.update()
 
     def _read_stored_days(self) -> dict[str, DayRecord]:
         """Return the records of the log days whose state is stored."""
         if self._stored is None:
-            self._stored = self.records.read(PART) if self.tables.exist() else {}
+            self._stored = self.records.read(HISTORY_PART) if self.tables.all_exist() else {}
         return self._stored
 
-    def _list_absent_days(self) -> list[str]:
-        """Return the log days whose own state is missing or has changed, whether or not a base contains them."""
+    def _list_stale_days(self) -> list[str]:
+        """Return the log days whose own state is missing or has changed, even if a base contains them."""
         stored = self._read_stored_days()
         return [day for day, found in self.days.items() if day not in stored or stored[day].inputs != found]
 
@@ -148,13 +145,13 @@ class HistoryState:
         Args:
             first: The first day of a cut, as days since 1970.
             last: The last one.
-            horizons: Numbers of days before a cut that must be separate.
+            horizons: Numbers of days before a cut that must be read as single days.
 
         Returns:
             The stored partitions for each horizon, and the log days before the last cut to compute. Both together are
             the state of all log days.
         """
-        absent, base_end = set(self._list_absent_days()), self.merged.find_base_end()
+        absent, base_end = set(self._list_stale_days()), self.merged.find_oldest_base_end()
         for with_bases in (True, False):
             chosen = {n: self.merged.choose_partitions(first, n, with_bases) for n in horizons}
             missing = {p.ds for found in chosen.values() for p in found if p.span == 1 and p.ds in absent}

@@ -30,7 +30,7 @@ _NAMES = {
     GROUP: "group", KEY: "key", DAY: "day", SEQUENCE: "sequence", USER: "user_id", EVENTS: "events",
     FIRST: "first_seen", LAST: "last_seen",
 }  # fmt: skip
-"""Names of columns in the tables."""
+"""Stored name of each internal column."""
 
 
 class StateTables:
@@ -48,12 +48,12 @@ class StateTables:
         has_lists = bool(settings.select_features(Sequence))
         self.names = [*(["history_counts"] if self.groups else []), *(["history_events"] if has_lists else [])]
 
-    def exist(self) -> bool:
+    def all_exist(self) -> bool:
         """Return whether all tables exist."""
         return all(map(self.store.exists, self.names))
 
     def compute(self, events: DataFrame) -> dict[str, DataFrame]:
-        """Return the rows of each table from events, with the log day as LOG_DAY."""
+        """Compute the rows of each table from events. The column LOG_DAY contains the log day."""
         found = {}
         if "history_counts" in self.names:
             found["history_counts"] = sum_by_day(self.settings, events, self.groups)
@@ -62,14 +62,14 @@ class StateTables:
         return found
 
     def read(self, table: str, partitions: Iterable[Partition]) -> DataFrame:
-        """Read partitions of a table, with the names of columns in computations."""
+        """Read partitions of a table, with stored columns renamed to their internal names."""
         rows = self.store.read(table).where(_make_condition(partitions))
-        rows = rows.withColumnsRenamed({shown: name for name, shown in _NAMES.items() if shown in rows.columns})
+        rows = rows.withColumnsRenamed({stored: name for name, stored in _NAMES.items() if stored in rows.columns})
         return self._add_seen_days(rows, "ds")
 
     def write(self, table: str, rows: DataFrame, partitions: Iterable[Partition]) -> None:
-        """Replace partitions of a table by rows with `span`, `ds` and the names of columns in computations."""
-        names = {name: shown for name, shown in _NAMES.items() if name in rows.columns}
+        """Replace partitions of a table with `rows`, which have `span`, `ds` and internal column names."""
+        names = {name: stored for name, stored in _NAMES.items() if name in rows.columns}
         renamed = rows.withColumnsRenamed(names)
         order = [c for c in ("group", "key", "sequence", "user_id") if c in renamed.columns]
         arranged = renamed.hint("rebalance", "span", "ds").sortWithinPartitions("span", "ds", *order)
@@ -109,7 +109,7 @@ class StateTables:
         return rows.select(*columns)
 
     def _add_seen_days(self, rows: DataFrame, day: str) -> DataFrame:
-        """Add FIRST and LAST if keys expire. For rows of a single log day, both are this day."""
+        """Add FIRST and LAST, the first and last log day of the events, if keys expire."""
         if self.expire_days is None:
             return rows
         # Behaviours before the first day count as seen on the first day.

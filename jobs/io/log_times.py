@@ -1,4 +1,4 @@
-"""The calendar days of the times of each log day, as recorded by `ingest`. Needs no Spark."""
+"""The range of times in each log day, as calendar days recorded by `ingest`. Needs no Spark."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TIMES = "times"
 """Key of a record of a log: the calendar days of the first and the last time of the rows of a day."""
 
 
-def read_times(settings: Settings, log: str) -> dict[str, tuple[dt.date, dt.date]]:
-    """Return the calendar days of the first and the last time of each log day, in the time zone of the settings.
+def read_time_ranges(settings: Settings, log: str) -> dict[str, tuple[dt.date, dt.date]]:
+    """Return the first and the last calendar day of the times in each log day, in the time zone of the settings.
 
     Args:
         settings: The data set.
         log: The log.
 
     Returns:
-        The days by log day. Log days without a record are missing: their rows may have any time.
+        The days by log day. Log days without a record are left out: their times are unknown.
     """
     records = DayRecords(settings).read(f"ingest.{log}").values()
     found = {day: times for record in records for day, times in record.outputs.get(TIMES, {}).items()}

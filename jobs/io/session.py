@@ -133,14 +133,14 @@ def _create(settings: Settings, app: str) -> SparkSession:
 
 
 def choose_collector(options: Mapping[str, str]) -> dict[str, str]:
-    """Choose the garbage collector of the driver, unless the user has: Java accepts only one choice.
+    """Choose the garbage collector of the driver, unless an option already selects one: Java accepts only one.
 
     Args:
         options: The options of the session.
 
     Returns:
         The options with the parallel collector, which takes less processor time than the default. Its longer pauses do
-        not matter to a step.
+        not matter in a batch job.
     """
     given = [os.environ.get(name, "") for name in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS")]
     given += [text for key, text in options.items() if key.startswith("spark.driver.") and key.endswith("JavaOptions")]

@@ -101,16 +101,16 @@ def estimate_click_rate(nights: Sequence[Sequence[Row]], domain: str) -> ClickRa
 
 
 def estimate_completeness(candidate: Sequence[Row], before: Sequence[Row], final: Sequence[Row]) -> float | None:
-    """Estimate the share of a day's clicks that are known when its night is evaluated.
+    """Estimate the share of a day's clicks that is known when its night is evaluated.
 
     Args:
         candidate: The metrics of the night's candidate, one row per domain.
         before: The metrics of earlier nights, with `run_id`.
-        final: The final metrics of the nights among them that had open labels.
+        final: The final metrics of those earlier nights that have them.
 
     Returns:
-        1 if the candidate has no open labels; otherwise the median over earlier nights of the clicks that were known in
-        time divided by all clicks, or None if no earlier night has final metrics.
+        1 if the candidate has no open labels. Otherwise, the median share of clicks that were known when earlier nights
+        were evaluated, or None if none of these nights has final metrics.
     """
     if not any(row["domain"] == OVERALL and row.get("open_labels") for row in candidate):
         return 1.0

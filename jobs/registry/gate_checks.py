@@ -101,7 +101,7 @@ def _iter_testable(gate: GateSettings, inputs: GateInputs) -> Iterator[tuple[Row
 def check_calibration(gate: GateSettings, inputs: GateInputs) -> CheckResult:
     """Check the overall PCOC (predicted over actual clicks) against the band `gate.pcoc`.
 
-    While labels are open, clicks are missing, so PCOC is too high. It is multiplied by the share of clicks that are
+    While labels are open, clicks are missing, so PCOC is too high. It is multiplied by the share of clicks that is
     known. If the share is unknown, only the lower bound is checked.
 
     Returns:
@@ -112,7 +112,7 @@ def check_calibration(gate: GateSettings, inputs: GateInputs) -> CheckResult:
     pcoc = overall["pcoc"] * (1.0 if completeness is None else completeness)
     note = ""
     if completeness is not None and completeness < 1:
-        note = f" with the {1 - completeness:.0%} of clicks that are expected later"
+        note = f" (corrected for an estimated {1 - completeness:.0%} of clicks still missing)"
     message = f"overall PCOC {pcoc:.2f}{note} is outside [{low}, {high}] (gate.pcoc)"
     below = compute_p_count(clicks, pcoc * clicks, estimate_click_rate(inputs.before, OVERALL).dispersed)
     exceeds_margin = pcoc < low or (completeness is not None and pcoc > high)

@@ -59,8 +59,9 @@ def decide(gate: GateSettings, inputs: GateInputs) -> tuple[Outcome, str]:
         return Outcome.PROMOTED, "no model is served yet, and the candidate passed all checks"
     overall, low_power = index_by_domain(inputs.differences)[OVERALL], describe_low_power(gate, inputs)
     is_worse = overall.get("gauc_high") is not None and overall["gauc_high"] < 0
-    verdict = f"worse than the serving model only within the margin of {gate.gauc_margin} (gate.gauc_margin)"
-    verdict = verdict if is_worse else "not worse than the serving model"
+    verdict = "not worse than the serving model"
+    if is_worse:
+        verdict = f"worse than the serving model, but within the margin of {gate.gauc_margin} (gate.gauc_margin)"
     return Outcome.PROMOTED, f"{verdict}: overall GAUC {format_difference(overall)}{low_power}"
 
 

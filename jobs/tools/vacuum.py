@@ -20,10 +20,10 @@ from deltalake.exceptions import DeltaError
 from star_ctr.conf.contracts.catalog import RECORD_FILE, TABLES, Warehouse
 from star_ctr.conf.files import is_remote, open_folder, remove_folder
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.history.old_partitions import TABLES as HISTORY_TABLES
 from star_ctr.jobs.history.old_partitions import (
+    HISTORY_TABLES,
     describe_partition,
-    find_last_base,
+    find_base_for_cleaning,
     measure_old_partitions,
     remove_partitions,
 )
@@ -108,12 +108,12 @@ def plan_removals(settings: Settings) -> CleaningPlan:
             warehouse, "scores", lambda name: "" < parse_night(name) < first and name not in runs, f"before {first}"
         )
     history = {}
-    base = find_last_base(settings, newest, ages.history) if newest and ages.history is not None else None
+    base = find_base_for_cleaning(settings, newest, ages.history) if newest and ages.history is not None else None
     for table in HISTORY_TABLES:
         if base and (sizes := measure_old_partitions(warehouse, table, base)):
             history[table] = sorted(sizes)
             names = tuple(map(describe_partition, history[table]))
-            removals.append(Removal(table, names, sum(sizes.values()), f"merged into the base before {base}"))
+            removals.append(Removal(table, names, sum(sizes.values()), f"merged into the base that ends before {base}"))
     removals += [Removal("models", (str(a),), _measure_folder(a.folder), "superseded or too old") for a in unneeded]
     replays = _find_old_replays(settings, warehouse)
     removals += [

@@ -41,7 +41,7 @@ NOT_REPRODUCIBLE = {
 }
 """Tables, or columns of a table, that differ between equal runs: they contain times or numbers of commits."""
 PARTS_OF_INPUTS = r'"parts": \{[^}]*\}'
-"""Part of the outputs in `days` that contains, like `inputs`, times of files."""
+"""Pattern for the part of `outputs` in the table `days` that contains modification times, as `inputs` does."""
 MARK = "STAR_CTR_TEST_GROUP"
 """Environment variable that marks the processes of a backfill."""
 

@@ -95,7 +95,7 @@ def test_days_one_by_one_equal_all_days_at_once(
     """Deleting what a base contains changes nothing, even if an older day is restated or a cut is before the base."""
     monkeypatch.setattr(roll_ups, "SPANS", (2, 4))
     logs = RandomLogs(tmp_path / "logs", 10 + expire_days, DAYS, rows=9)
-    # Decay needs many days one by one, so `clean` would keep all of them.
+    # Decay reads many single days, so `clean` would keep all of them.
     used = [feature for feature in [*FEATURES, *MORE] if not (with_clean and "half_life_days" in feature)]
     more = {"state": {"expire_days": expire_days}, "features": used, "retention": {"history": 1}}
     conf = logs.configure(tmp_path / "daily", window={"days": 1}, **more)

@@ -99,5 +99,5 @@ def test_nights_in_any_order_equal_all_days_at_once(
         for table in ("features", "labels"):
             pd.testing.assert_frame_equal(read(conf, spark, table, days), read(at_once, spark, table, days))
         state = HistoryState(conf, WarehouseTables(conf, spark), last)
-        assert state.list_stale_days() == []
+        assert state.list_days_to_compute() == []
         assert len(read_rows(f"{conf.paths.warehouse}/days", "part = 'history'")) == len(state.days)

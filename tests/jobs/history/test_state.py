@@ -14,7 +14,7 @@ from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import features, ingest
 from star_ctr.jobs.history import roll_ups
-from star_ctr.jobs.history.merged_state import PART
+from star_ctr.jobs.history.merged_state import HISTORY_PART
 from star_ctr.jobs.history.roll_ups import Partition, choose_partitions, count_days, format_day, list_blocks
 from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -116,7 +116,7 @@ def test_a_killed_step_leaves_the_old_state(
     run_night(conf, spark, DAYS[3])
     ingest.run(conf, spark, DAYS[4])
     write = DayRecords.write
-    for part in (PART, f"{PART}.2", features.PART):
+    for part in (HISTORY_PART, f"{HISTORY_PART}.2", features.HISTORY_PART):
         with monkeypatch.context() as patch:
 
             def fail(records: DayRecords, name: str, found: dict, part: str = part) -> None:

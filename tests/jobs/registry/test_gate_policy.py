@@ -49,7 +49,7 @@ def test_the_first_model_is_promoted_if_its_metrics_are_good() -> None:
         (
             differences(-0.0009, half=0.0001),
             Outcome.PROMOTED,
-            "only within the margin of 0.001",
+            "worse than the serving model, but within",
         ),  # significant, but within the margin
         (differences(-0.0019, half=0.002), Outcome.PROMOTED, "not worse"),  # beyond the margin, but not significant
         (differences(-0.003, half=0.002), Outcome.HELD, "overall: GAUC -0.0030"),
@@ -226,10 +226,10 @@ def test_open_labels_do_not_count_as_missing_clicks(pcoc: float, completeness: f
     found, reason = decide(GATE, GateInputs(metrics(pcoc=pcoc), completeness=completeness))
     assert found is outcome, reason
     if completeness == 0.7 and outcome is Outcome.HELD:
-        assert f"PCOC {0.7 * pcoc:.2f} with the 30% of clicks that are expected later is outside" in reason
+        assert f"PCOC {0.7 * pcoc:.2f} (corrected for an estimated 30% of clicks still missing) is outside" in reason
 
 
-def test_completeness_is_the_median_share_of_clicks_that_earlier_nights_knew() -> None:
+def test_completeness_is_the_median_share_of_clicks_known_on_earlier_nights() -> None:
     def night(run: str, clicks: int, **more: int) -> dict[str, Any]:
         return {"run_id": run, "domain": "overall", "clicks": clicks, **more}
 
@@ -245,7 +245,7 @@ def test_completeness_is_the_median_share_of_clicks_that_earlier_nights_knew() -
 def test_a_significant_loss_within_the_margin_is_called_a_loss() -> None:
     outcome, reason = decide(GATE, GateInputs(metrics(), differences(-0.0008, half=0.0004)))
     assert outcome is Outcome.PROMOTED
-    assert "worse than the serving model only within the margin of 0.001" in reason
+    assert "worse than the serving model, but within the margin of 0.001" in reason
     assert decide(GATE, GateInputs(metrics(), differences(-0.0002)))[1].startswith("not worse than the serving model")
 
 
