@@ -51,10 +51,10 @@ class MergedState:
             (count_days(end) for end, inputs in self._list_bases().items() if stored.get(end) == inputs), default=0
         )
 
-    def choose_partitions(self, first_cut: int, horizon: int, with_bases: bool = True) -> list[Partition]:
+    def choose_partitions(self, first_cut: int, horizon: int) -> list[Partition]:
         """Return the partitions whose union is the state of all log days; see `roll_ups.choose_partitions`."""
         stored = {span: self._read_hashes(span) for span in roll_ups.SPANS}
-        bases = self._read_hashes(None) if with_bases else {}
+        bases = self._read_hashes(None)
         return choose_partitions(self.log_days.hashes, stored, self.log_days.ds, first_cut, horizon, bases)
 
     def update(self) -> None:

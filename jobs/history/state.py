@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from functools import reduce
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -34,6 +35,13 @@ from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords, forget_da
 from star_ctr.jobs.io.warehouse import WarehouseTables
 
 _logger = logging.getLogger(__name__)
+
+
+class _Parts(NamedTuple):
+    """Parts of the state: the stored partitions to read, and the log days to compute."""
+
+    stored: list[Partition]
+    missing: list[str]
 
 
 class HistoryState:
@@ -124,66 +132,52 @@ class HistoryState:
         by_horizon: dict[int, list[Group]] = {}
         for group in self.tables.groups:
             by_horizon.setdefault(group.horizon, []).append(group)
-        partitions, missing = self._choose_partitions(first, last, {0, *by_horizon})
+        parts = {n: self._choose_parts(first, last, n) for n in (0, *by_horizon)}
+        missing = sorted({day for found in parts.values() for day in found.missing})
         computed = self.tables.compute(read_events(self.settings, self.store, missing)) if missing else {}
         counts = lists = None
         if by_horizon:
-            counts = self._union("history_counts", self._read_counts(by_horizon, partitions), computed)
+            frames = []
+            for n, groups in by_horizon.items():
+                is_wanted = F.col(GROUP).isin([group.name for group in groups])
+                frames += [rows.where(is_wanted) for rows in self._read_parts("history_counts", parts[n], computed)]
+            counts = self._union("history_counts", frames)
         if "history_events" in self.tables.names:
-            rows = self.tables.read("history_events", partitions[0]) if partitions[0] else None
-            lists = self._union("history_events", rows, computed)
+            lists = self._union("history_events", self._read_parts("history_events", parts[0], computed))
         is_timed = any(f.cut == "time" for f in list_history_features(self.settings))
         days = [format_day(day) for day in wanted] or [self.ds]
         events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed else None
         return History(counts, lists, events, self._count_rows(days))
 
-    def _choose_partitions(
-        self, first: int, last: int, horizons: Iterable[int]
-    ) -> tuple[dict[int, list[Partition]], list[str]]:
-        """Choose the partitions to read.
+    def _choose_parts(self, first: int, last: int, horizon: int) -> _Parts:
+        """Choose the parts whose union is the state of all log days before the last cut.
 
         Args:
-            first: The first day of a cut, as days since 1970.
-            last: The last one.
-            horizons: Numbers of days before a cut that must be read as single days.
+            first: The day of the first cut, as days since 1970.
+            last: The day of the last cut.
+            horizon: Number of days before a cut that must be read as single days.
 
         Returns:
-            The stored partitions for each horizon, and the log days before the last cut to compute. Both together are
-            the state of all log days.
+            The parts.
         """
-        absent, base_end = set(self._list_stale_days()), self.merged.find_oldest_base_end()
-        for with_bases in (True, False):
-            chosen = {n: self.merged.choose_partitions(first, n, with_bases) for n in horizons}
-            missing = {p.ds for found in chosen.values() for p in found if p.span == 1 and p.ds in absent}
-            # If one horizon needs absent days that a base contains, the others must not read this base.
-            if not base_end or not any(is_before(day, base_end) for day in missing):
-                break
-        stored = {n: [p for p in found if p.span > 1 or p.ds not in absent] for n, found in chosen.items()}
-        is_new = not self._read_stored_days()
-        return (
-            {n: [] if is_new else found for n, found in stored.items()},
-            sorted(day for day in missing if is_before(day, last)),
-        )
+        partitions, stale = self.merged.choose_partitions(first, horizon), set(self._list_stale_days())
+        stored = [p for p in partitions if p.span > 1 or p.ds not in stale]
+        return _Parts(stored, [p.ds for p in partitions if p not in stored and is_before(p.ds, last)])
+
+    def _read_parts(self, table: str, parts: _Parts, computed: Mapping[str, DataFrame]) -> list[DataFrame]:
+        """Return the stored rows of some parts, and those of `computed` that belong to them."""
+        frames = [self.tables.read(table, parts.stored)] if parts.stored else []
+        # Another horizon may need a day that a roll-up or a base of this one contains.
+        frames += [computed[table].where(F.col(LOG_DAY).isin(parts.missing))] if parts.missing else []
+        return frames
+
+    def _union(self, table: str, frames: list[DataFrame]) -> DataFrame:
+        """Return rows with the columns that features are computed from."""
+        frames = frames or [self.tables.compute(read_events(self.settings, self.store, []))[table]]
+        return reduce(DataFrame.unionByName, [self.tables.select(table, rows) for rows in frames])
 
     def _count_rows(self, days: Iterable[str]) -> int:
         """Return the approximate number of impressions of some days and of the events that became known on them."""
         wanted, logs = set(days), ("impressions", "impressions", "clicks", "behaviours")
         found = (rows for name in logs for day, rows in self.contents[name].items() if day in wanted)
         return sum(int(rows.partition(":")[0]) for rows in found)
-
-    def _read_counts(
-        self, by_horizon: Mapping[int, list[Group]], partitions: Mapping[int, list[Partition]]
-    ) -> DataFrame | None:
-        """Read the sums, with as few partitions as each group allows."""
-        frames = [
-            self.tables.read("history_counts", partitions[n]).where(F.col(GROUP).isin([group.name for group in groups]))
-            for n, groups in by_horizon.items()
-            if partitions[n]
-        ]
-        return reduce(DataFrame.unionByName, frames) if frames else None
-
-    def _union(self, table: str, stored: DataFrame | None, computed: Mapping[str, DataFrame]) -> DataFrame:
-        """Return stored and computed rows with the columns that features are computed from."""
-        frames = [rows for rows in (stored, computed.get(table)) if rows is not None]
-        frames = frames or [self.tables.compute(read_events(self.settings, self.store, []))[table]]
-        return reduce(DataFrame.unionByName, [self.tables.select(table, rows) for rows in frames])
