@@ -146,7 +146,7 @@ def _decide(
         reference = _score_and_evaluate(model, store, ds, candidate)
         differences = compare_runs(store, _require_bootstrap_samples(settings), candidate.run_id, reference)
         accepted_metrics = next((r for r in read_accepted_metrics(decisions, serving) if r["domain"] == OVERALL), {})
-    final = _read_final_metrics(store, runs[-BASELINE_NIGHTS:])
+    final = _read_final_metrics(store, runs[-BASELINE_NIGHTS:], ds)
     completeness = estimate_completeness(metrics, [row for night in recent for row in night], final)
     inputs = GateInputs(metrics, differences, baseline, accepted_metrics, settings.evaluate.level, recent, completeness)
     return make_decision(*decide(settings.gate, inputs))
@@ -215,12 +215,12 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
     return name
 
 
-def _read_final_metrics(store: WarehouseTables, runs: list[str]) -> list[dict[str, Any]]:
-    """Read the final metrics of those runs that have them."""
+def _read_final_metrics(store: WarehouseTables, runs: list[str], ds: str) -> list[dict[str, Any]]:
+    """Read the final metrics of those runs that had them on night `ds`."""
     if not store.exists("final_metrics"):
         return []
-    found = store.read("final_metrics").where(F.col("run_id").isin(runs)).select("run_id", "domain", "clicks").collect()
-    return [row.asDict() for row in found]
+    found = store.read("final_metrics").where(F.col("run_id").isin(runs) & (F.col("as_of") <= ds))
+    return [row.asDict() for row in found.select("run_id", "domain", "clicks").collect()]
 
 
 def _require_bootstrap_samples(settings: Settings) -> Settings:

@@ -102,11 +102,10 @@ class Staleness:
         return self._states[ds, step]
 
     def _compute_state(self, ds: str, step: str) -> tuple[State, str]:
-        entry = self.get_entry(ds, step)
-        if entry is None:
+        if (entry := self.get_entry(ds, step)) is None:
             others = [run for day, name, run in self._newest if (day, name) == (ds, step) and run]
-            reason = f"has not run with these settings; with other settings, {others[-1]} has" if others else ""
-            return State.MISSING, reason or "has not run yet"
+            text = "has not run with these settings; with other settings, {} has" if others else "has not run yet"
+            return State.MISSING, text.format(*others[-1:])
         if entry.state == "running":
             process = f"process {entry.process}"
             return (State.RUNNING, process) if self.busy else (State.FAILED, f"{process} was killed")
@@ -119,13 +118,19 @@ class Staleness:
                 return State.STALE, f"{name} {_STATE_TEXTS[state]}"
         inputs = self.hash_inputs(ds, step)
         changed = [k for k in {**entry.inputs, **inputs} if entry.inputs.get(k) != inputs.get(k)]
-        if lost := [key for key in changed if key.startswith("logs.") and not self.log_files.get(key[len("logs.") :])]:
-            return State.STALE, f"log files of {', '.join(lost)} are no longer in {self.settings.paths.logs}"
         if changed:
-            return State.STALE, f"inputs changed: {', '.join(map(_describe_input, changed))}"
+            return State.STALE, f"inputs changed: {', '.join(map(self._describe_input, changed))}"
         if step == "ingest" and (days := self._find_overwritten(entry)):
             return State.STALE, f"another night has since ingested different data for {', '.join(days)}"
         return (State.REMOVED, entry.reason) if entry.state == "removed" else (State.DONE, "")
+
+    def _describe_input(self, key: str) -> str:
+        """Describe an input in a message, given its key in an input fingerprint."""
+        if key.startswith("logs."):
+            has_files = self.log_files.get(key.removeprefix("logs."))
+            return f"log files of {key}{'' if has_files else f' (none are in {self.settings.paths.logs})'}"
+        step, of, night = key.partition(" of ")
+        return f"{step} of night {night}" if of else _INPUT_TEXTS.get(key, key)
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step directly depends on."""
@@ -277,14 +282,6 @@ class Staleness:
 @cache
 def _hash_step_code(step: str) -> str:
     return hash_code([f"star_ctr.jobs.{step}"])
-
-
-def _describe_input(key: str) -> str:
-    """Describe an input in a message, given its key in an input fingerprint."""
-    if key.startswith("logs."):
-        return f"log files of {key}"
-    step, of, night = key.partition(" of ")
-    return f"{step} of night {night}" if of else _INPUT_TEXTS.get(key, key)
 
 
 _INPUT_TEXTS: Mapping[str, str] = {

@@ -87,8 +87,9 @@ def _select_days(
     dated = sorted(set(days) - {BEFORE_FIRST_DAY})
     if not with_earlier or not dated:
         return is_wanted
-    # List the earlier log days explicitly, so that Spark prunes all other partitions.
-    times, start = read_time_ranges(settings, log), dt.date.fromisoformat(dated[0])
+    # List the earlier log days explicitly, so that Spark prunes all other partitions. A recorded day may be off by one,
+    # because the time zone of the settings may have changed since.
+    times, start = read_time_ranges(settings, log), dt.date.fromisoformat(dated[0]) - dt.timedelta(days=1)
     earlier = [d for d in store.list_days(log) if d < dated[-1] and (d not in times or times[d][1] >= start)]
     return is_wanted | (F.col("ds").isin(earlier) & (F.unix_micros("ts") >= _start(settings, dated)))
 

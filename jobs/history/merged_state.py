@@ -72,7 +72,7 @@ class MergedState:
         stale = {
             first: found
             for first, found in list_blocks(days, ds, span).items()
-            if stored.get(first) != found and (first in stored or count_days(first) + span > base_end)
+            if stored.get(first) != found and count_days(first) + span > base_end
         }
         if not stale:
             return
@@ -87,9 +87,10 @@ class MergedState:
 
     def _update_bases(self) -> None:
         """Write the two newest bases, each up to the end of a large roll-up, and remove older ones."""
-        wanted = self._list_bases()
+        wanted, first_end = self._list_bases(), self.find_oldest_base_end()
         for day, inputs in wanted.items():
-            if self._read_hashes(None).get(day) == inputs:
+            # The days before a base may have been deleted, so no earlier base can be built.
+            if self._read_hashes(None).get(day) == inputs or count_days(day) < first_end:
                 continue
             self._remove_records(None, [day])
             end, bases = count_days(day), self._read_hashes(None)

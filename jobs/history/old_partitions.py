@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 from deltalake import DeltaTable
 
@@ -18,7 +20,9 @@ HISTORY_TABLES = ("history_counts", "history_events")
 
 
 def find_base_for_cleaning(settings: Settings, newest: str, age: int) -> str | None:
-    """Find the newest base that ends before the days to keep.
+    """Find the newest base that ends before the days to keep, but not the newest of all.
+
+    Nights read the days between the two newest bases one by one.
 
     Args:
         settings: The data set.
@@ -31,9 +35,8 @@ def find_base_for_cleaning(settings: Settings, newest: str, age: int) -> str | N
     horizon = max((group.horizon for group in list_groups(settings)), default=0)
     # Keep the window of the next night, and the days before it that are read one by one.
     limit = count_days(newest) - max(age, settings.window.days + horizon)
-    return max(
-        (end for end in DayRecords(settings).read(name_merged_part(None)) if count_days(end) <= limit), default=None
-    )
+    *earlier, _ = sorted(DayRecords(settings).read(name_merged_part(None))) or [""]
+    return max((end for end in earlier if count_days(end) <= limit), default=None)
 
 
 def measure_old_partitions(warehouse: Warehouse, table: str, base: str) -> dict[Partition, int]:
@@ -58,13 +61,22 @@ def describe_partition(partition: Partition) -> str:
     return f"{partition.ds} to {format_day(count_days(partition.ds) + partition.span - 1)}"
 
 
-def remove_partitions(settings: Settings, table: str, partitions: list[Partition]) -> None:
-    """Remove partitions of a table, after their records, so that no record refers to deleted rows."""
-    by_span: dict[int, list[str]] = {}
-    for partition in sorted(partitions):
-        by_span.setdefault(partition.span, []).append(partition.ds)
-    delta = DeltaTable(Warehouse(settings.paths).table(table))
-    for span, days in by_span.items():
+def remove_records(settings: Settings, partitions: Iterable[Partition]) -> None:
+    """Remove the records of partitions, so that they count as not stored."""
+    # Those of roll-ups go before those of their days.
+    for span, days in sorted(_group_by_span(partitions).items(), reverse=True):
         DayRecords(settings).remove(HISTORY_PART if span == 1 else name_merged_part(span), days)
-    conditions = (f"(span = {span} AND {make_any_condition('ds', days)})" for span, days in by_span.items())
-    delta.delete(" OR ".join(conditions))
+
+
+def remove_partitions(settings: Settings, table: str, partitions: Iterable[Partition]) -> None:
+    """Remove partitions of a table. Call `remove_records` before, so that no record refers to deleted rows."""
+    groups = _group_by_span(partitions).items()
+    conditions = (f"(span = {span} AND {make_any_condition('ds', days)})" for span, days in groups)
+    DeltaTable(Warehouse(settings.paths).table(table)).delete(" OR ".join(conditions))
+
+
+def _group_by_span(partitions: Iterable[Partition]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for partition in sorted(partitions):
+        found.setdefault(partition.span, []).append(partition.ds)
+    return found

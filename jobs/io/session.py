@@ -33,6 +33,8 @@ SPARK_ERRORS = (PySparkException, Py4JJavaError)
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 """Maven coordinates of Delta Lake, for `spark-submit --packages`."""
 
+_JAVA_VARIABLES = ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "SPARK_SUBMIT_OPTS")
+"""Environment variables with options of Java."""
 _DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -142,9 +144,12 @@ def choose_collector(options: Mapping[str, str]) -> dict[str, str]:
         The options with the parallel collector, which takes less processor time than the default. Its longer pauses do
         not matter in a batch job.
     """
-    given = [os.environ.get(name, "") for name in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS")]
+    given = [os.environ.get(name, "") for name in _JAVA_VARIABLES]
+    folder = os.environ.get("SPARK_CONF_DIR") or f"{os.environ.get('SPARK_HOME', '?')}/conf"
+    defaults = Path(folder) / "spark-defaults.conf"
+    given += [defaults.read_text(errors="replace")] if defaults.is_file() else []
     given += [text for key, text in options.items() if key.startswith("spark.driver.") and key.endswith("JavaOptions")]
-    if any(re.search(r"-XX:\+Use\w+GC\b", text) for text in given):
+    if any(re.search(r"-XX:\+Use\w+GC\b|spark\.driver\.defaultJavaOptions", text) for text in given):
         return dict(options)
     return {"spark.driver.defaultJavaOptions": "-XX:+UseParallelGC", **options}
 

@@ -120,4 +120,5 @@ def estimate_completeness(candidate: Sequence[Row], before: Sequence[Row], final
         for row in final
         if row["domain"] == OVERALL and row["run_id"] in known and row["clicks"]
     ]
-    return min(median(shares), 1.0) if shares else None
+    # Without known clicks, nothing can be said about PCOC.
+    return min(median(shares), 1.0) or None if shares else None

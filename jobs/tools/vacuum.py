@@ -26,6 +26,7 @@ from star_ctr.jobs.history.old_partitions import (
     find_base_for_cleaning,
     measure_old_partitions,
     remove_partitions,
+    remove_records,
 )
 from star_ctr.jobs.history.roll_ups import Partition
 from star_ctr.jobs.io.delta_rows import make_any_condition
@@ -133,6 +134,7 @@ def remove(settings: Settings, planned: CleaningPlan) -> None:
                 make_any_condition(_get_partition_column(table), names),
                 commit_properties=CommitProperties(custom_metadata=metadata),
             )
+    remove_records(settings, {p for partitions in planned.history.values() for p in partitions})
     for table, partitions in planned.history.items():
         remove_partitions(settings, table, partitions)
     for attempt in planned.attempts:

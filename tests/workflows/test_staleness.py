@@ -108,7 +108,7 @@ def test_a_changed_file_makes_ingest_stale_and_changed_tables_the_other_steps(wa
     )
     views = view.parent.rename(view.parent.with_name("moved"))
     reason = warehouse.get_staleness().get_state(NIGHTS[1], "ingest")[1]
-    assert reason == f"log files of logs.impressions are no longer in {warehouse.logs / 'logs'}"
+    assert reason == f"inputs changed: log files of logs.impressions (none are in {warehouse.logs / 'logs'})"
     views.rename(view.parent)
     for ds in NIGHTS[1:]:
         warehouse.add_entry(ds, "ingest")

@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.point_in_time.daily_counts import GROUP, name_low
 from star_ctr.jobs import features, ingest
 from star_ctr.jobs.history import roll_ups
 from star_ctr.jobs.history.merged_state import HISTORY_PART
 from star_ctr.jobs.history.roll_ups import Partition, choose_partitions, count_days, format_day, list_blocks
+from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.measures import read_measures
@@ -160,6 +163,29 @@ def test_lost_records_and_tables_do_not_lose_history(tmp_path: Path, spark: Spar
     assert read_features(conf, spark, [DAYS[5]])["now__shown"].nunique() > 5
     measures = read_measures(conf, DAYS[5])
     assert {m.ds for m in measures if m.log == "items"} >= set(DAYS[3:6])
+
+
+@pytest.mark.slow
+def test_a_day_without_record_counts_once(tmp_path: Path, spark: SparkSession) -> None:
+    """Statistics with `last_days` read a day alone that the others read as part of a roll-up."""
+    logs = RandomLogs(tmp_path / "logs", 5, DAYS)
+    for day in DAYS[:5]:
+        logs.write(day)
+    conf = logs.configure(tmp_path / "lost")
+    run_night(conf, spark, DAYS[4])
+
+    def sum_counts() -> dict[str, int]:
+        state = HistoryState(conf, WarehouseTables(conf, spark), DAYS[4])
+        spans.append({p.span for p in state.merged.choose_partitions(count_days(DAYS[4]), 0)})
+        counts = state.open([count_days(DAYS[4])]).counts
+        assert counts is not None
+        return {r[0]: r[1] for r in counts.groupBy(GROUP).agg(F.sum(name_low("shown"))).collect()}
+
+    spans: list[set[int]] = []
+    want = sum_counts()
+    DayRecords(conf).remove(HISTORY_PART, [DAYS[2]])
+    assert sum_counts() == want
+    assert spans == [{1, 4}] * 2
 
 
 @pytest.mark.slow
