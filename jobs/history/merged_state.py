@@ -57,9 +57,15 @@ class MergedState:
         bases = self._read_hashes(None)
         return choose_partitions(self.log_days.hashes, stored, self.log_days.ds, first_cut, horizon, bases)
 
+    def read_records(self) -> None:
+        """Read all records again."""
+        self._hashes.clear()
+        for span in (*roll_ups.SPANS, None):
+            self._read_hashes(span)
+
     def update(self) -> None:
         """Merge log days whose state is up to date."""
-        self._hashes.clear()
+        self.read_records()
         for span, smaller in zip(roll_ups.SPANS, (1, *roll_ups.SPANS), strict=False):
             self._update_roll_ups(span, smaller)
         self._update_bases()

@@ -84,6 +84,7 @@ class HistoryState:
         """Compute the state of stale log days, and the roll-ups and bases that contain them."""
         if not self.tables.names:
             return
+        self.tables.versions = {}
         self.log_days.record()
         if not self.tables.all_exist():
             forget_days(self.settings, "features")  # the roll-ups are lost, too
@@ -127,6 +128,7 @@ class HistoryState:
         Returns:
             The history.
         """
+        self._pin_versions()
         wanted = sorted(cut_days)
         first, last = (wanted[0], wanted[-1]) if wanted else (0, 0)
         by_horizon: dict[int, list[Group]] = {}
@@ -148,6 +150,15 @@ class HistoryState:
         days = [format_day(day) for day in wanted] or [self.ds]
         events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed else None
         return History(counts, lists, events, self._count_rows(days))
+
+    def _pin_versions(self) -> None:
+        """Read the records, and pin the table versions that they describe, because another process may be writing."""
+        pinned = None
+        while pinned != (newest := self.tables.get_newest_versions()):
+            pinned, self._stored = newest, None
+            self.merged.read_records()
+            self._read_stored_days()
+        self.tables.versions = pinned
 
     def _choose_parts(self, first: int, last: int, horizon: int) -> _Parts:
         """Choose the parts whose union is the state of all log days before the last cut.

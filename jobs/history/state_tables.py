@@ -47,10 +47,16 @@ class StateTables:
         self.groups, self.expire_days = list_groups(settings), settings.state.expire_days
         has_lists = bool(settings.select_features(Sequence))
         self.names = [*(["history_counts"] if self.groups else []), *(["history_events"] if has_lists else [])]
+        self.versions: dict[str, int] = {}
+        """The versions to read, by table; the newest version of the others."""
 
     def all_exist(self) -> bool:
         """Return whether all tables exist."""
         return all(map(self.store.exists, self.names))
+
+    def get_newest_versions(self) -> dict[str, int]:
+        """Return the newest version of each table that exists."""
+        return {table: self.store.get_version(table) for table in self.names if self.store.exists(table)}
 
     def compute(self, events: DataFrame) -> dict[str, DataFrame]:
         """Compute the rows of each table from events. The column LOG_DAY contains the log day."""
@@ -63,7 +69,7 @@ class StateTables:
 
     def read(self, table: str, partitions: Iterable[Partition]) -> DataFrame:
         """Read partitions of a table, with stored columns renamed to their internal names."""
-        rows = self.store.read(table).where(_make_condition(partitions))
+        rows = self.store.read(table, self.versions.get(table)).where(_make_condition(partitions))
         rows = rows.withColumnsRenamed({stored: name for name, stored in _NAMES.items() if stored in rows.columns})
         return self._add_seen_days(rows, "ds")
 

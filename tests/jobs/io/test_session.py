@@ -68,10 +68,18 @@ def test_a_task_uses_one_core_and_its_idle_threads_sleep(spark: SparkSession) ->
     ],
 )
 def test_a_garbage_collector_is_chosen_only_once(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], variables: dict[str, str], expected: str | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    variables: dict[str, str],
+    expected: str | None,
 ) -> None:
     """Java does not start with two choices."""
-    monkeypatch.delenv("JDK_JAVA_OPTIONS", raising=False)
+    for name in (*session._JAVA_VARIABLES, "SPARK_CONF_DIR", "SPARK_HOME"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert session.choose_collector(options).get("spark.driver.defaultJavaOptions") == expected
+    (tmp_path / "spark-defaults.conf").write_text("spark.driver.extraJavaOptions -XX:+UseG1GC\n")
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    assert session.choose_collector(options) == options

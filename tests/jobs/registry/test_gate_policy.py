@@ -240,6 +240,7 @@ def test_completeness_is_the_median_share_of_clicks_known_on_earlier_nights() ->
     assert estimate_completeness(candidate, before, []) is None
     assert estimate_completeness([night("e", 50, open_labels=0)], before, final) == 1.0
     assert estimate_completeness(candidate, [night("a", 101)], final) == 1.0
+    assert estimate_completeness(candidate, [night("a", 0)], final) is None
 
 
 def test_a_significant_loss_within_the_margin_is_called_a_loss() -> None:
