@@ -119,7 +119,7 @@ def test_a_killed_step_leaves_the_old_state(
     run_night(conf, spark, DAYS[3])
     ingest.run(conf, spark, DAYS[4])
     write = DayRecords.write
-    for part in (HISTORY_PART, f"{HISTORY_PART}.2", features.HISTORY_PART):
+    for part in (HISTORY_PART, f"{HISTORY_PART}.2", features.PART):
         with monkeypatch.context() as patch:
 
             def fail(records: DayRecords, name: str, found: dict, part: str = part) -> None:
