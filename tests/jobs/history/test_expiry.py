@@ -18,6 +18,7 @@ from star_ctr.jobs.history.roll_ups import EPOCH, count_days
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.tools import vacuum
+from tests.conftest import on_request
 from tests.jobs.history.random_logs import FEATURES, ZONE, RandomLogs
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -88,7 +89,7 @@ def count_partitions(conf: Settings, span: int) -> int:
     return sum(int(p["span"]) == span for p in partitions)
 
 
-@pytest.mark.parametrize(("expire_days", "with_clean"), [(1, False), (2, True)])
+@pytest.mark.parametrize(("expire_days", "with_clean"), [pytest.param(1, False, marks=on_request), (2, True)])
 def test_days_one_by_one_equal_all_days_at_once(
     tmp_path: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch, expire_days: int, with_clean: bool
 ) -> None:
