@@ -21,7 +21,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.jobs.evaluate import METRICS_COLUMNS, ScoredRun, evaluate_runs, read_metrics
-from star_ctr.jobs.io.delta_rows import SupersededError
+from star_ctr.jobs.io.delta_rows import SupersededError, quote_literal, read_rows
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.jump_list import read_jumps
@@ -217,10 +217,8 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
 
 def _read_final_metrics(store: WarehouseTables, runs: list[str], ds: str) -> list[dict[str, Any]]:
     """Read the final metrics of those runs that had them on night `ds`."""
-    if not store.exists("final_metrics"):
-        return []
-    found = store.read("final_metrics").where(F.col("run_id").isin(runs) & (F.col("as_of") <= ds))
-    return [row.asDict() for row in found.select("run_id", "domain", "clicks").collect()]
+    rows = read_rows(store.warehouse.table("final_metrics"), f"as_of <= {quote_literal(ds)}")
+    return [row for row in rows if row["run_id"] in runs]
 
 
 def _require_bootstrap_samples(settings: Settings) -> Settings:

@@ -102,10 +102,11 @@ class Staleness:
         return self._states[ds, step]
 
     def _compute_state(self, ds: str, step: str) -> tuple[State, str]:
-        if (entry := self.get_entry(ds, step)) is None:
+        entry = self.get_entry(ds, step)
+        if entry is None:
             others = [run for day, name, run in self._newest if (day, name) == (ds, step) and run]
-            text = "has not run with these settings; with other settings, {} has" if others else "has not run yet"
-            return State.MISSING, text.format(*others[-1:])
+            reason = f"has not run with these settings; with other settings, {others[-1]} has" if others else ""
+            return State.MISSING, reason or "has not run yet"
         if entry.state == "running":
             process = f"process {entry.process}"
             return (State.RUNNING, process) if self.busy else (State.FAILED, f"{process} was killed")
@@ -134,8 +135,9 @@ class Staleness:
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step directly depends on."""
-        number = list(STEPS).index(step)
-        previous = [(ds, list(STEPS)[number - 1])] if number else []
+        names = list(STEPS)
+        number = names.index(step)
+        previous = [(ds, names[number - 1])] if number else []
         # The split reuses the numeric encoding of the warm-start run, so it depends on the split of that run's night.
         earlier = {
             "train": [self._find_start_night(ds)],

@@ -12,7 +12,7 @@ from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.daily_counts import list_groups
 from star_ctr.jobs.history.merged_state import HISTORY_PART, name_merged_part
-from star_ctr.jobs.history.roll_ups import EPOCH, Partition, count_days, format_day
+from star_ctr.jobs.history.roll_ups import EPOCH, Partition, count_days, format_day, group_by_span
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.delta_rows import make_any_condition
 
@@ -35,8 +35,14 @@ def find_base_for_cleaning(settings: Settings, newest: str, age: int) -> str | N
     horizon = max((group.horizon for group in list_groups(settings)), default=0)
     # Keep the window of the next night, and the days before it that are read one by one.
     limit = count_days(newest) - max(age, settings.window.days + horizon)
-    *earlier, _ = sorted(DayRecords(settings).read(name_merged_part(None))) or [""]
+    earlier = sorted(DayRecords(settings).read(name_merged_part(None)))[:-1]
     return max((end for end in earlier if count_days(end) <= limit), default=None)
+
+
+def is_in_base(partition: Partition, base: str) -> bool:
+    """Return whether a partition is not a base, and was merged into the base ending before `base`."""
+    span, ds = partition
+    return ds != EPOCH and (ds == BEFORE_FIRST_DAY or count_days(ds) + span <= count_days(base))
 
 
 def measure_old_partitions(warehouse: Warehouse, table: str, base: str) -> dict[Partition, int]:
@@ -49,7 +55,7 @@ def measure_old_partitions(warehouse: Warehouse, table: str, base: str) -> dict[
     sizes: dict[Partition, int] = {}
     for span, ds, size in zip(*(actions[name].to_pylist() for name in names), strict=True):
         partition = Partition(int(span), ds)
-        if ds != EPOCH and (ds == BEFORE_FIRST_DAY or count_days(ds) + partition.span <= count_days(base)):
+        if is_in_base(partition, base):
             sizes[partition] = sizes.get(partition, 0) + size
     return sizes
 
@@ -63,20 +69,12 @@ def describe_partition(partition: Partition) -> str:
 
 def remove_records(settings: Settings, partitions: Iterable[Partition]) -> None:
     """Remove the records of partitions, so that they count as not stored."""
-    # Those of roll-ups go before those of their days.
-    for span, days in sorted(_group_by_span(partitions).items(), reverse=True):
+    for span, days in group_by_span(partitions).items():
         DayRecords(settings).remove(HISTORY_PART if span == 1 else name_merged_part(span), days)
 
 
 def remove_partitions(settings: Settings, table: str, partitions: Iterable[Partition]) -> None:
     """Remove partitions of a table. Call `remove_records` before, so that no record refers to deleted rows."""
-    groups = _group_by_span(partitions).items()
+    groups = group_by_span(partitions).items()
     conditions = (f"(span = {span} AND {make_any_condition('ds', days)})" for span, days in groups)
     DeltaTable(Warehouse(settings.paths).table(table)).delete(" OR ".join(conditions))
-
-
-def _group_by_span(partitions: Iterable[Partition]) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
-    for partition in sorted(partitions):
-        found.setdefault(partition.span, []).append(partition.ds)
-    return found

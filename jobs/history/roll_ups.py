@@ -7,7 +7,7 @@ only keys that have not expired, so its size does not grow with the age of the l
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -31,6 +31,14 @@ class Partition(NamedTuple):
 
     span: int
     ds: str
+
+
+def group_by_span(partitions: Iterable[Partition]) -> dict[int, list[str]]:
+    """Return the first days of partitions by their span."""
+    found: dict[int, list[str]] = {}
+    for partition in partitions:
+        found.setdefault(partition.span, []).append(partition.ds)
+    return found
 
 
 def count_days(day: str) -> int:

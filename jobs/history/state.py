@@ -171,9 +171,13 @@ class HistoryState:
         Returns:
             The parts.
         """
-        partitions, stale = self.merged.choose_partitions(first, horizon), set(self._list_stale_days())
-        stored = [p for p in partitions if p.span > 1 or p.ds not in stale]
-        return _Parts(stored, [p.ds for p in partitions if p not in stored and is_before(p.ds, last)])
+        stored, missing, stale = list[Partition](), list[str](), set(self._list_stale_days())
+        for partition in self.merged.choose_partitions(first, horizon):
+            if partition.span > 1 or partition.ds not in stale:
+                stored.append(partition)
+            elif is_before(partition.ds, last):
+                missing.append(partition.ds)
+        return _Parts(stored, missing)
 
     def _read_parts(self, table: str, parts: _Parts, computed: Mapping[str, DataFrame]) -> list[DataFrame]:
         """Return the stored rows of some parts, and those of `computed` that belong to them."""

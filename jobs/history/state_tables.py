@@ -23,7 +23,7 @@ from star_ctr.features.point_in_time.events import LOG_DAY
 from star_ctr.features.point_in_time.expiry import DAY, FIRST, LAST
 from star_ctr.jobs.history.expired_keys import write_expired_keys
 from star_ctr.jobs.history.log_days import LogDays
-from star_ctr.jobs.history.roll_ups import Partition, count_days
+from star_ctr.jobs.history.roll_ups import Partition, count_days, group_by_span
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 _NAMES = {
@@ -130,7 +130,5 @@ class StateTables:
 
 def _make_condition(partitions: Iterable[Partition]) -> str:
     """Return the SQL condition that selects partitions."""
-    by_span: dict[int, list[str]] = {}
-    for partition in partitions:
-        by_span.setdefault(partition.span, []).append(partition.ds)
-    return " OR ".join(f"(span = {span} AND {make_in_condition('ds', days)})" for span, days in by_span.items())
+    groups = group_by_span(partitions).items()
+    return " OR ".join(f"(span = {span} AND {make_in_condition('ds', days)})" for span, days in groups)

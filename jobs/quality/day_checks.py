@@ -123,9 +123,12 @@ def describe_unread_days(settings: Settings, ds: str) -> list[str]:
         One line, or none.
     """
     first = list_window_days(settings, ds)[0]
-    unread = [day for day in list_log_days(settings, "impressions") if day < first]
     ingested = WarehouseTables(settings, cast(Any, None)).list_days("impressions")  # reads only the Delta log
-    if not settings.history or not unread or ingested[0] < first:
+    if not settings.history or ingested[0] < first:
+        return []
+    # Only the first night lists the files.
+    unread = [day for day in list_log_days(settings, "impressions") if day < first]
+    if not unread:
         return []
     days = len(list_days(unread[0], ds)) - 1
     return [

@@ -120,5 +120,6 @@ def estimate_completeness(candidate: Sequence[Row], before: Sequence[Row], final
         for row in final
         if row["domain"] == OVERALL and row["run_id"] in known and row["clicks"]
     ]
+    share = float(median(shares)) if shares else 0.0
     # Without known clicks, nothing can be said about PCOC.
-    return min(median(shares), 1.0) or None if shares else None
+    return min(share, 1.0) if share > 0 else None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from star_ctr.conf.contracts.run_id import make_refit_run_id
+from star_ctr.conf.load import load
 from star_ctr.conf.settings.gate import GateSettings
+from star_ctr.jobs import gate
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.decisions import Decision, Outcome
 from star_ctr.jobs.registry.gate_baseline import (
     BASELINE_NIGHTS,
@@ -135,3 +141,15 @@ def test_typical_rows_and_click_rates_are_medians() -> None:
     assert estimate_click_rate(nights, "mail").rate == 0.05, "nights without the domain do not affect its click rate"
     assert estimate_click_rate(nights, "none").rate == 0.0
     assert compute_typical_rows([]) == {}
+
+
+def test_a_night_that_runs_again_ignores_final_metrics_of_later_nights(tmp_path: Path) -> None:
+    store = WarehouseTables(load("demo", [f"paths.warehouse={tmp_path}", f"paths.logs={tmp_path}"]), cast(Any, None))
+    assert gate._read_final_metrics(store, ["a"], "2026-03-05") == [], "no table yet"
+    rows = [
+        {"run_id": run, "domain": "overall", "clicks": clicks, "as_of": night}
+        for run, clicks, night in (("a", 10, "2026-03-04"), ("b", 20, "2026-03-06"), ("other", 30, "2026-03-04"))
+    ]
+    write_deltalake(f"{tmp_path}/final_metrics", pa.Table.from_pylist(rows), partition_by="run_id")
+    assert [row["clicks"] for row in gate._read_final_metrics(store, ["a", "b"], "2026-03-05")] == [10]
+    assert len(gate._read_final_metrics(store, ["a", "b"], "2026-03-06")) == 2
