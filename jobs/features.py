@@ -64,15 +64,16 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     days = [day for day in window if day in stored_days]
     if ds not in days:
         raise DataError(f"{store.warehouse.table('impressions')}: no rows for {ds}; run `star-ctr ingest --ds {ds}`")
-    state = HistoryState(settings, store, ds)
-    state.update()
-    plan = plan_days(settings, store, state, window, stored_days)
-    if plan.labeled:
-        _logger.info("features: computing the labels of %s", ", ".join(sorted(plan.labeled)))
-        write_labels(settings, store, plan.labeled, ds)
-    if plan.computed or plan.removed:
-        _logger.info("features: computing %s", ", ".join(plan.computed))
-        _write_days(settings, store, state, plan)
+    with ExitStack() as stack:
+        state = HistoryState(settings, store, ds)
+        state.update(stack)
+        plan = plan_days(settings, store, state, window, stored_days)
+        if plan.labeled:
+            _logger.info("features: computing the labels of %s", ", ".join(sorted(plan.labeled)))
+            write_labels(settings, store, plan.labeled, ds)
+        if plan.computed or plan.removed:
+            _logger.info("features: computing %s", ", ".join(plan.computed))
+            _write_days(settings, store, state, plan)
     if plan.removed:
         remove_labels(settings, store, plan.removed)
     domains = count_domains(store.read("labels").where(F.col("ds").isin(days)))

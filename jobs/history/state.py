@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from functools import reduce
 from typing import NamedTuple
 
@@ -22,14 +23,14 @@ from pyspark.sql import functions as F
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.settings.root import Settings
-from star_ctr.features.point_in_time.daily_counts import GROUP, Group
+from star_ctr.features.point_in_time.daily_counts import GROUP, Group, compute_known_day
 from star_ctr.features.point_in_time.events import LOG_DAY
 from star_ctr.features.point_in_time.scan_planner import History
 from star_ctr.jobs.history.events import read_events
 from star_ctr.jobs.history.inputs import list_history_features
 from star_ctr.jobs.history.log_days import LogDays
 from star_ctr.jobs.history.merged_state import HISTORY_PART, MergedState
-from star_ctr.jobs.history.roll_ups import Partition, format_day, is_before
+from star_ctr.jobs.history.roll_ups import Partition, count_days, format_day, is_before
 from star_ctr.jobs.history.state_tables import StateTables
 from star_ctr.jobs.io.day_records import PARTS, DayRecord, DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -42,6 +43,13 @@ class _Parts(NamedTuple):
 
     stored: list[Partition]
     missing: list[str]
+
+
+class _Events(NamedTuple):
+    """Cached events of some log days, and of earlier ones that became known on these days; see `read_events`."""
+
+    days: list[str]
+    rows: DataFrame
 
 
 class HistoryState:
@@ -60,6 +68,7 @@ class HistoryState:
         self.tables = StateTables(settings, store, self.log_days)
         self.merged = MergedState(self.tables, self.log_days)
         self._stored: dict[str, DayRecord] | None = None
+        self._events: _Events | None = None
 
     @property
     def days(self) -> dict[str, str]:
@@ -80,8 +89,12 @@ class HistoryState:
         """Hash the state of all log days up to a day: the history that features of this day depend on."""
         return hash_json([found for other, found in self.days.items() if other == BEFORE_FIRST_DAY or other <= day], 16)
 
-    def update(self) -> None:
-        """Compute the state of stale log days, and the roll-ups and bases that contain them."""
+    def update(self, stack: ExitStack) -> None:
+        """Compute the state of stale log days, and the roll-ups and bases that contain them.
+
+        Args:
+            stack: Releases the events of these days when it is closed. Until then, `open` need not read them again.
+        """
         if not self.tables.names:
             return
         self.tables.versions = {}
@@ -91,14 +104,13 @@ class HistoryState:
         if stale := self.list_days_to_compute():
             _logger.info("history: computing the state of %s", ", ".join(stale))
             self.records.remove(HISTORY_PART, stale)
-            events = read_events(self.settings, self.store, stale).persist()
-            try:
-                partitions = [Partition(1, day) for day in stale]
-                for table, rows in self.tables.compute(events).items():
-                    rows = rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds")
-                    self.tables.write(table, rows, partitions)
-            finally:
-                events.unpersist()
+            events = read_events(self.settings, self.store, stale, with_earlier=self._is_timed()).persist()
+            stack.callback(events.unpersist)
+            self._events = _Events(stale, events)
+            partitions = [Partition(1, day) for day in stale]
+            for table, rows in self.tables.compute(events.where(F.col(LOG_DAY).isin(stale))).items():
+                rows = rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds")
+                self.tables.write(table, rows, partitions)
             parts = self.log_days.parts
             self.records.write(HISTORY_PART, {day: DayRecord(self.days[day], {PARTS: parts[day]}) for day in stale})
         gone = [day for day in self._read_stored_days() if day not in self.days and day <= self.ds]
@@ -146,10 +158,22 @@ class HistoryState:
             counts = self._union("history_counts", frames)
         if "history_events" in self.tables.names:
             lists = self._union("history_events", self._read_parts("history_events", parts[0], computed))
-        is_timed = any(f.cut == "time" for f in list_history_features(self.settings))
         days = [format_day(day) for day in wanted] or [self.ds]
-        events = read_events(self.settings, self.store, days, with_earlier=True) if is_timed else None
+        events = self._read_known_events(days) if self._is_timed() else None
         return History(counts, lists, events, self._count_rows(days))
+
+    def _is_timed(self) -> bool:
+        """Return whether a feature counts events of the day of a row, and not only those of earlier days."""
+        return any(f.cut == "time" for f in list_history_features(self.settings))
+
+    def _read_known_events(self, days: list[str]) -> DataFrame:
+        """Read the events that became known on some days, from those that `update` has read if it has read all."""
+        cached = self._events
+        if cached is None or days[-1] != cached.days[-1] or not set(days) <= set(cached.days):
+            return read_events(self.settings, self.store, days, with_earlier=True)
+        if days == cached.days:
+            return cached.rows
+        return cached.rows.where(compute_known_day(self.settings.zone).isin([count_days(day) for day in days]))
 
     def _pin_versions(self) -> None:
         """Read the records, and pin the table versions that they describe, because another process may be writing."""

@@ -7,9 +7,10 @@ module counts them by day in the table `profile`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from functools import partial, reduce
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.column_ref import PLAIN_COLUMNS, ColumnRef
@@ -186,14 +187,20 @@ def measure_unseen(
     if not splitters or not earlier:
         return []
     columns = sorted(splitters)
-    hashes = []
-    for column in columns:
+    single, split = list[Column](), list[Column]()
+    for k, column in enumerate(columns):
         value, splitter = F.col(column.flat), splitters[column]
-        # Split literally: `\Q` and `\E` quote the separator in a regular expression.
-        values = F.split(value, f"\\Q{splitter}\\E") if splitter else F.array(value)
-        hashes.append(F.transform(F.array_compact(values), lambda v: F.xxhash64(v)))
-    exploded = rows.select("ds", F.posexplode(F.array(*hashes)).alias("k", "hashes"))
-    exploded = exploded.select("ds", "k", F.explode("hashes").alias("hash"))
+        if splitter:
+            # Split literally: `\Q` and `\E` quote the separator in a regular expression.
+            values = F.split(value, f"\\Q{splitter}\\E")
+            split.append(F.transform(values, partial(_make_hash, k)))
+        else:
+            single.append(_make_hash(k, value))
+    # Spark compiles the array of single values, but not functions on arrays.
+    arrays = [F.array(*single)] if single else []
+    arrays += [F.flatten(F.array_compact(F.array(*split)))] if split else []
+    frames = [rows.select("ds", F.inline(array)).where(F.col("hash").isNotNull()) for array in arrays]
+    exploded = reduce(DataFrame.unionByName, frames)
     is_known = F.max(F.col("ds").isin(list(earlier)))
     counts = [F.count_if(F.col("ds") == day).alias(day) for day in days]
     by_value = exploded.groupBy("k", "hash").agg(is_known.alias("known"), *counts)
@@ -207,6 +214,12 @@ def measure_unseen(
         for day in days
         if r[f"rows {day}"]
     ]
+
+
+def _make_hash(number: int, value: Column) -> Column:
+    """Return the number of a column and the hash of one of its values, which is null for a null."""
+    found = F.when(value.isNotNull(), F.xxhash64(value))
+    return F.struct(F.lit(number).alias("k"), found.alias("hash"))
 
 
 def _get_log(column: ColumnRef) -> str:

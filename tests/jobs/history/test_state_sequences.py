@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -134,7 +134,7 @@ class Days:
 
 @pytest.fixture(autouse=True)
 def _in_memory() -> Iterator[None]:
-    def read_events(settings: Any, _: Any, days: Iterable[str]) -> Rows:
+    def read_events(settings: Any, _: Any, days: Iterable[str], with_earlier: bool = False) -> Rows:
         return Rows([(Partition(1, day), Held({(day, settings.warehouse.days[day]): 1})) for day in days])
 
     with (
@@ -162,6 +162,7 @@ class Log:
             warehouse=self.warehouse,
             horizons=self.horizons,
             groups=[SimpleNamespace(horizon=horizon) for horizon in self.horizons],
+            features=[],
             window=SimpleNamespace(days=self.window),
         )
 
@@ -176,7 +177,7 @@ class Log:
         """Run a night, and check what its features are computed from."""
         history = state.HistoryState(self.settings, mock.MagicMock(), ds, Days(self.warehouse, ds))  # type: ignore[arg-type]
         if update:
-            history.update()
+            history.update(ExitStack())
         last = count_days(ds) if cut is None else cut
         for horizon in self.horizons:
             parts = history._choose_parts(last - self.window + 1, last, horizon)
