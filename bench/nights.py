@@ -167,7 +167,7 @@ def measure_features(folder: Path, rows: int) -> dict[str, Any]:
 def run(rows: int = 100_000) -> list[dict[str, Any]]:
     """Run both measurements and return their entries."""
     found = []
-    for measure, number in ((measure_nights, rows), (measure_features, 3 * rows)):
+    for measure, number in ((measure_nights, rows), (measure_features, 10 * rows)):
         with tempfile.TemporaryDirectory(prefix="star-ctr-nights-") as name:
             found.append(measure(Path(name), number))
     return found
