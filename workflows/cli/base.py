@@ -33,6 +33,7 @@ Try it on simulated logs (the configuration `demo` is part of star-ctr):
 Run it on your own logs (docs/new-data-set.md describes the YAML file):
 
 \b
+  star-ctr init     --logs /data/mine   draft mine.yaml from the logs
   star-ctr check    --conf mine.yaml    check the configuration and the logs
   star-ctr backfill --conf mine.yaml    run what is missing, failed or stale
   star-ctr status   --conf mine.yaml    show the state of each step of recent nights

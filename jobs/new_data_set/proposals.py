@@ -1,0 +1,215 @@
+"""Propose the features of a new data set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from star_ctr.jobs.new_data_set.column_words import CATEGORY
+from star_ctr.jobs.new_data_set.columns import Column
+from star_ctr.jobs.new_data_set.roles import LogColumns, Roles
+
+_FEW = 50
+"""Whole numbers with at most this number of distinct values are categories."""
+_MAX_SHARE = 0.5
+"""A column of text with more distinct values than this share of its rows is not a category."""
+_MAX_BEHAVIOURS = 6
+_CATEGORY_VALUES = range(3, 2_000)
+"""The number of distinct values of an attribute of items for statistics by user and attribute."""
+
+
+class Proposal(NamedTuple):
+    """A feature.
+
+    Attributes:
+        settings: Its entry in `features`.
+        comment: Why it is proposed; empty if its settings say enough.
+    """
+
+    settings: dict[str, Any]
+    comment: str = ""
+
+
+class Proposals(NamedTuple):
+    """The history and the features of a data set.
+
+    Attributes:
+        history: The section `history`.
+        features: The features.
+        left_out: Columns that are not used, with the reason.
+        types: The `types` of the columns of each log.
+    """
+
+    history: dict[str, dict[str, Any]]
+    features: list[Proposal]
+    left_out: dict[str, str]
+    types: dict[str, dict[str, str]]
+
+
+def propose_features(roles: Roles) -> Proposals:
+    """Propose the history and the features of a data set.
+
+    Args:
+        roles: What the logs are.
+
+    Returns:
+        The proposals.
+    """
+    names = _Names()
+    features = [Proposal({"name": names.take("item"), "kind": "categorical", "column": "item_id"})]
+    left_out: dict[str, str] = {}
+    types: dict[str, dict[str, str]] = {}
+    categories = list[Column]()
+    for log, columns in _list_attributes(roles).items():
+        for column in columns:
+            settings, reason = _propose_column(log, column)
+            if settings is None:
+                left_out[f"{log}.{column.name}"] = reason
+                continue
+            features.append(Proposal({"name": names.take(column.name), **settings}, reason))
+            if settings["kind"] == "numeric":
+                types.setdefault(log, {})[column.name] = "double"
+            elif log == "items" and "multiple" not in settings and column.distinct in _CATEGORY_VALUES:
+                categories.append(column)
+    features.append(Proposal({"name": names.take("hour"), "kind": "categorical", "column": "hour"}))
+    history, kinds = _propose_history(roles)
+    categories.sort(key=lambda c: (not set(c.words) & CATEGORY, -c.distinct))
+    category = [f"items.{c.name}" for c in categories[:1]]
+    features += _propose_statistics(names, kinds, category)
+    # A sequence needs single values.
+    single = [f"items.{c.name}" for c in categories if not c.separator][:1]
+    features.append(_propose_sequence(roles, names, kinds, single))
+    return Proposals(history, features, left_out, types)
+
+
+class _Names:
+    """Names of features, each of them once."""
+
+    def __init__(self) -> None:
+        self.taken = {"gap", "behaviour"}
+
+    def take(self, wanted: str) -> str:
+        """Return a valid name that was not taken before."""
+        name = re.sub(r"\W+|_+", "_", wanted.lower(), flags=re.ASCII).strip("_")
+        name = name if re.match(r"[a-z]", name) else f"c_{name}".rstrip("_")
+        found, number = name, 2
+        while found in self.taken:
+            found, number = f"{name}{number}", number + 1
+        self.taken.add(found)
+        return found
+
+
+def _list_attributes(roles: Roles) -> dict[str, list[Column]]:
+    """Return the columns of each log that may be features."""
+    used = {
+        choice.column
+        for choice in (roles.user, roles.item, roles.domain, roles.time, roles.day, roles.id, roles.label)
+        if choice.column
+    }
+    used |= set(roles.outcomes) | set(roles.label.others)
+    found = {"impressions": [c for n, c in roles.impressions.columns.items() if n not in used]}
+    for name, log in (("users", roles.users), ("items", roles.items)):
+        if log is not None:
+            own = {choice.column for choice in log[1].values()}
+            found[name] = [c for n, c in log[0].columns.items() if n not in own]
+    return found
+
+
+def _propose_column(log: str, column: Column) -> tuple[dict[str, Any] | None, str]:
+    """Return the settings of a feature without its name, or None, and the reason."""
+    reference = f"{log}.{column.name}"
+    n = len(column.values)
+    if not re.fullmatch(r"[^.\s]+( [^.\s]+)*", column.name):
+        return None, "its name contains a dot"
+    match column.kind:
+        case "empty":
+            return None, "all values are missing"
+        case "time" | "day" | "struct":
+            return None, f"a {column.kind}; add a number or a category with `columns` if it matters"
+        case "list":
+            return {"kind": "categorical", "column": reference, "multiple": True}, ""
+        case "number":
+            return _make_number(reference, column), ""
+    if column.distinct < 2:
+        return None, "all values are the same"
+    if column.kind == "integer" and column.distinct > _FEW and not set(column.words) & {"id", "code", "key"}:
+        return _make_number(reference, column), ""
+    if column.separator:
+        length = int(column.values.astype(str).str.count(re.escape(column.separator)).quantile(0.95)) + 1
+        settings = {"kind": "categorical", "column": reference, "separator": column.separator, "length": length}
+        return settings, ""
+    if column.distinct > max(_MAX_SHARE * n, _FEW):
+        return None, f"{column.distinct:,} distinct values in {n:,} rows, so most occur once"
+    return {"kind": "categorical", "column": reference}, ""
+
+
+def _make_number(reference: str, column: Column) -> dict[str, Any]:
+    values = column.values.astype(float)
+    settings: dict[str, Any] = {"kind": "numeric", "column": reference}
+    # A few values that are far larger than the others: prices, counts, durations.
+    if values.min() >= 0 and values.quantile(0.99) > 5 * max(values.median(), values.mean() / 10):
+        settings["log"] = True
+    if values.nunique() > _FEW:
+        settings["encode"] = ["standard", "bucket"]
+    return settings
+
+
+def _propose_history(roles: Roles) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the section `history`, and the names of the kinds from the log of behaviours."""
+    history: dict[str, dict[str, Any]] = {"shown": {"impressions": True}, "click": {"outcome": "label"}}
+    if roles.behaviours is None:
+        return history, []
+    log, choices = roles.behaviours
+    column = choices["behaviour"].column
+    names, kinds = _Names(), list[str]()
+    names.taken |= set(history)
+    found = log.columns[column].values.astype(str).value_counts().index[:_MAX_BEHAVIOURS] if column else ["event"]
+    for behaviour in found:
+        kinds.append(names.take(str(behaviour)))
+        history[kinds[-1]] = {"behaviours": str(behaviour)}
+    return history, kinds
+
+
+def _propose_statistics(names: _Names, kinds: list[str], categories: list[str]) -> Iterator[Proposal]:
+    """Yield statistics that usually pay: click rates of users, items, and their pairs with domains and categories."""
+    rates: dict[str, Any] = {"rates": {"click": "shown"}}
+    counts = {"counts": ["shown", *kinds]}
+    yield Proposal(
+        {"name": names.take("by_user"), "kind": "statistic", "by": ["user_id"], **counts, **rates, "prior": 5}
+    )
+    yield Proposal({"name": names.take("by_item"), "kind": "statistic", "by": ["item_id"], **counts, **rates})
+    for name, by in (("by_user_domain", ["user_id", "domain"]), ("by_item_domain", ["item_id", "domain"])):
+        yield Proposal({"name": names.take(name), "kind": "statistic", "by": by, **rates})
+    for category in categories:
+        short = category.rsplit(".", 1)[-1].lower()
+        for name, by in ((f"by_{short}", [category]), (f"by_user_{short}", ["user_id", category])):
+            yield Proposal({"name": names.take(name), "kind": "statistic", "by": by, **rates})
+
+
+def _propose_sequence(roles: Roles, names: _Names, kinds: list[str], categories: list[str]) -> Proposal:
+    """Return the sequence of the last events of a user."""
+    columns: Mapping[str, str] = {"item_id": "item", **{c: _name_table(c) for c in categories}}
+    settings: dict[str, Any] = {
+        "name": names.take("clicked"), "kind": "sequence", "of": ["click", *kinds], "columns": columns, "length": 20,
+    }  # fmt: skip
+    if kinds:
+        settings["behaviour"] = True
+    if roles.clicks is None:
+        settings["cut"] = "day"
+        return Proposal(settings, "clicks have no times of their own, so only those of earlier days count")
+    return Proposal(settings)
+
+
+def _name_table(column: str) -> str:
+    return _Names().take(column.rsplit(".", 1)[-1])
+
+
+def list_logs(roles: Roles) -> dict[str, LogColumns]:
+    """Return the logs that have a role, by the name of their section."""
+    found = {"impressions": roles.impressions}
+    for name in ("clicks", "behaviours", "users", "items"):
+        log = getattr(roles, name)
+        if log is not None:
+            found[name] = log[0]
+    return found
