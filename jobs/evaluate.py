@@ -27,7 +27,7 @@ from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
 from star_ctr.jobs.history.final_metrics import remove_final_metrics, write_final_metrics
 from star_ctr.jobs.io.session import run_submitted_step
-from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
+from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import find_attempt
 
@@ -129,7 +129,9 @@ def evaluate_runs(
     if missing:
         table = store.warehouse.table("scores")
         raise DataError(f"{table}: no scores of {missing[0].run_id}; run `star-ctr score --ds {missing[0].ds}` first")
-    entries = [(m["run_id"], m["ds"], m["domain"], m["rows"], m["rows"]) for m in rows if m["domain"] != OVERALL]
+    entries = [
+        RunEntry(m["run_id"], m["ds"], m["domain"], m["rows"], m["rows"]) for m in rows if m["domain"] != OVERALL
+    ]
     store.write_run_ledger("evaluate", entries)
     return rows
 

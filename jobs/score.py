@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.session import run_submitted_step
-from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
+from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables, quote_spark_literal
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import Attempt, check_files, get_published_attempt
 from star_ctr.jobs.registry.predictor_cache import describe_model, load_predictor
@@ -153,7 +153,9 @@ def _write_ledger(store: WarehouseTables, test: DataFrame, written: DataFrame, r
     """Write the ledger entries; returns the number of scored rows. Raises `DataError` if a row was not scored."""
     rows_in = {r.domain: r["count"] for r in test.groupBy("domain").count().collect()}
     rows_out = {r.domain: r["count"] for r in written.groupBy("domain").count().collect()}
-    store.write_run_ledger("score", [(run_id, ds, d, n, rows_out.get(d, 0)) for d, n in sorted(rows_in.items())])
+    store.write_run_ledger(
+        "score", [RunEntry(run_id, ds, d, n, rows_out.get(d, 0)) for d, n in sorted(rows_in.items())]
+    )
     if rows_in != rows_out:
         raise DataError(f"{run_id}: the number of scored rows differs from that of test rows; see the table `ledger`")
     return sum(rows_out.values())

@@ -29,7 +29,7 @@ from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
 from star_ctr.jobs.io.split_commits import DAYS, read_split_commit
 from star_ctr.jobs.io.split_rows import read_train_rows
-from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
     check_files,
@@ -61,6 +61,8 @@ RUNS_SCHEMA = describe_schema(
     ],
 )
 """Schema of `runs`."""
+NOT_SAMPLED = "no click, not sampled (trainer.negatives)"
+"""Reason in the ledger for training rows that were not sampled."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -135,10 +137,13 @@ def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob,
         if split not in counts:
             counts[split] = count_rows_by_domain(read_train_rows(store, job))
         # The record counts a row once per epoch, the ledger only once.
-        epochs = job.trainer.epochs
-        trained = record["rows"]
-        entries += [(job.run_id, job.ds, domain, n, trained.get(domain, 0) // epochs) for domain, n in counts[split]]
-        if any(trained.get(domain, 0) != n * epochs for domain, n in counts[split]):
+        epochs, trained, left_out = job.trainer.epochs, record["rows"], record.get("left_out", {})
+        for domain, n in counts[split]:
+            unused = left_out.get(domain, 0)
+            entries.append(RunEntry(job.run_id, job.ds, domain, n - unused, trained.get(domain, 0) // epochs))
+            if unused:
+                entries.append(RunEntry(job.run_id, job.ds, domain, unused, 0, NOT_SAMPLED))
+        if any(trained.get(domain, 0) != (n - left_out.get(domain, 0)) * epochs for domain, n in counts[split]):
             incomplete.append(job.run_id)
     store.write_run_ledger("train", entries)
     return incomplete

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,10 @@ PREVIOUS = "previous"
 """Value of `trainer.warm_start`: the newest finished run of an earlier night with this configuration."""
 ACCEPTED = "accepted"
 """Value of `trainer.warm_start`: the newest run of an earlier night that the gate or a person accepted (§4.4)."""
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+"""A share above 0."""
 
 
 class TrainerGroup(SettingsModel):
@@ -162,6 +166,11 @@ class TrainerSettings(SettingsModel):
         description="run to start from (§4.4): its run_id, `previous` (the newest finished run of an earlier night "
         "with this configuration), or `accepted` (the newest one that the gate or a person accepted); the split "
         "encodes numbers like that run; default: train from scratch",
+    )
+    negatives: Share | dict[str, Share] = Field(
+        1.0,
+        description="share of the training rows without a click to train on, or shares by domain (1 for other "
+        "domains); predictions are corrected, and the test rows are never sampled; 1: all rows",
     )
     parallel: Literal["rows", "batches"] = Field(
         "rows",

@@ -39,6 +39,26 @@ LEDGER_SCHEMA = describe_schema(
 """Schema of `ledger`."""
 
 
+class RunEntry(NamedTuple):
+    """The number of rows into and out of a step of a run.
+
+    Attributes:
+        run_id: The run.
+        ds: The day.
+        domain: The domain.
+        rows_in: The number of rows that the step read.
+        rows_out: The number of rows that it used or wrote.
+        reason: The reason why the other rows were left out; empty if none were.
+    """
+
+    run_id: str
+    ds: str
+    domain: str
+    rows_in: int
+    rows_out: int
+    reason: str = ""
+
+
 class LedgerEntry(NamedTuple):
     """The number of rows into and out of a step.
 
@@ -181,14 +201,14 @@ class WarehouseTables:
             "ledger", rows, LEDGER_SCHEMA, f"run_id = '{SHARED_RUN_ID}' AND step = '{step}' AND ({where})"
         )
 
-    def write_run_ledger(self, step: str, entries: Iterable[tuple[str, str, str, int, int]]) -> None:
+    def write_run_ledger(self, step: str, entries: Iterable[RunEntry]) -> None:
         """Replace the ledger entries of a step for the runs in `entries`.
 
         Args:
             step: The step.
-            entries: Run id, day, domain, number of rows in, and number of rows out.
+            entries: The entries.
         """
-        rows = [(run_id, ds, domain, step, n_in, n_out, "") for run_id, ds, domain, n_in, n_out in entries]
+        rows = [(e.run_id, e.ds, e.domain, step, e.rows_in, e.rows_out, e.reason) for e in entries]
         if not rows:
             return
         runs = make_any_condition("run_id", sorted({r[0] for r in rows}))

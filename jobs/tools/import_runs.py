@@ -18,7 +18,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.split_rows import read_test_rows
-from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
+from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables, make_in_condition
 from star_ctr.jobs.registry.attempts import publish_attempt, read_result
 from star_ctr.jobs.score import SCORES_SCHEMA as SCHEMA
 from star_ctr.jobs.score import check_parity
@@ -72,12 +72,12 @@ def _import(store: WarehouseTables, part: Sequence[tuple[Settings, TrainingJob, 
         for r in store.read("scores").where(F.col("run_id").isin(names)).groupBy("run_id", "domain").count().collect()
     }
     entries = [
-        (job.run_id, job.ds, domain, n, counts.get((job.run_id, domain), 0))
+        RunEntry(job.run_id, job.ds, domain, n, counts.get((job.run_id, domain), 0))
         for _, job, _ in part
         for domain, n in count_rows_by_domain(read_test_rows(store, job))
     ]
     store.write_run_ledger("score", entries)
-    uneven = sorted({run_id for run_id, *_, n_in, n_out in entries if n_in != n_out})
+    uneven = sorted({e.run_id for e in entries if e.rows_in != e.rows_out})
     if uneven:
         raise DataError(f"{', '.join(uneven)}: the numbers of test rows and scored rows differ; see the table `ledger`")
     evaluate_runs(

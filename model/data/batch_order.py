@@ -29,14 +29,20 @@ class DataFile:
     Attributes:
         url: Address of the file.
         domain: Domain number of all its rows.
-        rows: Number of rows.
+        rows: Number of rows that are used.
         key: Sort key of the file, computed from its contents.
+        stored_rows: Number of rows in the file; None if all are used.
+        rate: Share of its rows without a click that are used; see `negative_sampling`.
+        seed: Seed of the sample.
     """
 
     url: str
     domain: int
     rows: int
     key: tuple[str, ...] = ()
+    stored_rows: int | None = None
+    rate: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.negative_sampling import select_rows
 
 _UNSUPPORTED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 """Delta reader features without which plain Parquet files are not the rows of the table, with their names."""
@@ -48,8 +49,9 @@ class Rows:
         return len(self.label)
 
     def part(self, index: npt.NDArray[np.intp] | slice) -> Rows:
-        """Return the rows at `index`, in its order and without their days."""
-        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index])
+        """Return the rows at `index`, in its order."""
+        day = None if self.day is None else self.day[index]
+        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index], day)
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:
@@ -196,9 +198,10 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
 
 
 def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Rows:
-    """Read the row groups of one file from `chunks`, and check their number of rows and domain."""
+    """Read the row groups of one file from `chunks`, check their number of rows and domain, and select used rows."""
     parts, read = [], 0
-    while read < file.rows:
+    stored = file.rows if file.stored_rows is None else file.stored_rows
+    while read < stored:
         chunk = next(chunks, None)
         if chunk is None:
             break
@@ -216,8 +219,14 @@ def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Ro
             )
         )
         read += n
-    if read != file.rows:
+    if read != stored:
         raise DataError(
-            f"{file.url}: read {read} rows, but the Delta log has {file.rows}; the file or its reader is damaged"
+            f"{file.url}: read {read} rows, but the Delta log has {stored}; the file or its reader is damaged"
         )
-    return parts[0] if len(parts) == 1 else concat_rows(parts)
+    rows = parts[0] if len(parts) == 1 else concat_rows(parts)
+    if file.stored_rows is None:
+        return rows
+    used = rows.part(np.flatnonzero(select_rows(file, rows.label)))
+    if len(used) != file.rows:
+        raise DataError(f"{file.url}: {len(used)} rows were selected, but {file.rows} before; the labels have changed")
+    return used

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.trainer import CalibrationSettings
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import read_files
 from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
@@ -33,6 +34,46 @@ from star_ctr.model.models.multi_domain import MultiDomainModel
 
 _ROWS = 4096
 """Rows per forward pass."""
+
+
+def calibrate(
+    model: MultiDomainModel,
+    files: Sequence[DataFile],
+    all_files: Sequence[DataFile],
+    rates: Mapping[int, float],
+    layout: Layout,
+    settings: CalibrationSettings,
+    device: torch.device,
+) -> tuple[dict[int, int], dict[int, float]]:
+    """Recompute the normalization statistics of a trained model, and calibrate its output biases.
+
+    Args:
+        model: The model in evaluation mode; it is changed in place.
+        files: The training rows.
+        all_files: The training rows with those that were not sampled.
+        rates: The share of rows without a click in `files`, by domain number.
+        layout: Layout of the encoded rows.
+        settings: Settings of the calibration.
+        device: Device of the model.
+
+    Returns:
+        The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
+
+    Raises:
+        DataError: A logit is not finite.
+    """
+    rows: dict[int, int] = {}
+    shifts: dict[int, float] = {}
+    size, half_life = settings.norm_statistics_rows, settings.half_life
+    if size:
+        # The weights were trained with the statistics of sampled rows.
+        sample = choose_sample_files(files, size)
+        rows = recompute_norm_statistics(model, sample, layout, half_life, settings.norm_statistics_prior, device)
+    if min(rates.values()) < 1:
+        correct_sampling(model, rates)
+    if size and settings.output_biases:
+        shifts = calibrate_output_biases(model, choose_sample_files(all_files, size), layout, half_life, device)
+    return rows, shifts
 
 
 def choose_sample_files(files: Sequence[DataFile], rows_per_domain: int) -> list[DataFile]:
@@ -127,6 +168,18 @@ def recompute_norm_statistics(
     model.norm.mean.copy_(mean)
     model.norm.var.copy_((square - mean.square()).clamp(min=0))
     return rows
+
+
+@torch.no_grad()
+def correct_sampling(model: MultiDomainModel, rates: Mapping[int, float]) -> None:
+    """Add log(rate) to the output bias of each domain, because training used only this share of the unclicked rows.
+
+    Args:
+        model: The model; its output biases are changed in place.
+        rates: The share of each domain number; equal for all domains if they share an output bias.
+    """
+    for p in range(model.domains) if model.has_domain_biases else (OTHER_DOMAIN,):
+        model.output_bias(p).add_(math.log(rates[p]))
 
 
 @torch.no_grad()

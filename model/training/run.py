@@ -81,6 +81,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "waiting_share": round(spent.total.waiting_share, 4),
         "shuffle_quality": mixing.found,
         "rows": trainer.label_by_domain(trainer.rows_by_domain),
+        "left_out": trainer.label_by_domain(trainer.count_left_out()),
         "statistics_rows": trainer.label_by_domain(statistics_rows),
         "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from star_ctr.conf.contracts.domains import OTHER_DOMAIN
-from star_ctr.conf.errors import DataError
+from star_ctr.conf.errors import DataError, UserError
 from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
+from star_ctr.model.data.negative_sampling import number_rates, sample_files
 from star_ctr.model.data.reader import Rows, list_live_files
 from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
 from star_ctr.model.distributed.process_group import barrier, choose_device, get_rank_and_size, seed_device
@@ -33,7 +34,7 @@ from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.layers.partitioned_norm import NormStatistics
 from star_ctr.model.layers.segments import Segment, find_segments, select_rank_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
-from star_ctr.model.training.calibration import calibrate_output_biases, choose_sample_files, recompute_norm_statistics
+from star_ctr.model.training.calibration import calibrate
 from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
 from star_ctr.model.training.ema import WeightEma
 from star_ctr.model.training.job import TrainingJob
@@ -48,6 +49,7 @@ class Trainer:
 
         Raises:
             DataError: The split has no training rows for the night of the job.
+            UserError: `trainer.negatives` has a rate per domain, but all domains share an output bias.
         """
         self.job = job
         self.settings = job.trainer
@@ -58,12 +60,19 @@ class Trainer:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         seed_device(self.device, job.trainer.seed)
-        self.files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
+        self.all_files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
+        self.rates = number_rates(job.trainer.negatives, job.layout.domain_index, len(job.layout.domains) + 1)
+        self.files = sample_files(self.all_files, self.rates, job.trainer.seed)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.data.batches == "mixed"
         part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
+        if isinstance(job.trainer.negatives, dict) and not self.model.has_domain_biases:
+            raise UserError(
+                f"trainer.negatives has a rate per domain, but all domains of model.name={job.model.name} share an "
+                "output bias; give one rate"
+            )
         self.batches_a_step = get_rank_and_size()[1] if self.settings.parallel == "batches" else 1
         if isinstance(self.model.norm, NormStatistics):
             self.model.norm.shares_batch = self.settings.parallel == "rows"
@@ -249,22 +258,19 @@ class Trainer:
         self.wait_for_processes()  # also waits until the first process has saved the shared tables
         self.ema.swap_in()
         self.model.eval()
-        rows: dict[int, int] = {}
-        shifts: dict[int, float] = {}
-        calibration = self.settings.calibration
-        if calibration.norm_statistics_rows:
-            files = choose_sample_files(self.files, calibration.norm_statistics_rows)
-            layout = self.job.layout
-            rows = recompute_norm_statistics(
-                self.model, files, layout, calibration.half_life, calibration.norm_statistics_prior, self.device
-            )
-            if calibration.output_biases:
-                shifts = calibrate_output_biases(self.model, files, layout, calibration.half_life, self.device)
+        rows, shifts = calibrate(
+            self.model, self.files, self.all_files, self.rates, self.job.layout, self.settings.calibration, self.device
+        )
         seen = self.rows_by_domain
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
         return rows, shifts
+
+    def count_left_out(self) -> dict[int, int]:
+        """Return the number of rows without a click that are not used, by domain number, without zeros."""
+        used = count_rows_by_domain(self.files)
+        return {p: n - used.get(p, 0) for p, n in count_rows_by_domain(self.all_files).items() if n != used.get(p, 0)}
 
     def domain_name(self, number: int) -> str:
         """Return the name of a domain number; `mixed` for `MIXED` and `other` for domain 0."""
