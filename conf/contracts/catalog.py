@@ -87,6 +87,7 @@ TABLES = {
             ("run_id",),
         ),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
+        Table("importance", "what AUC, GAUC and log loss of a run lose without a feature", ("run_id",)),
         Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),
         Table("days", "what was computed for each day of the logs, and from what", ("part",)),
         Table("steps", "when each step ran, its inputs and its result; one row at its start and one at its end", ()),

@@ -14,8 +14,8 @@ ACCEPTED = "accepted"
 """Value of `trainer.warm_start`: the newest run of an earlier night that the gate or a person accepted (§4.4)."""
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-"""A share above 0."""
+SamplingRate = Annotated[float, Field(gt=0, le=1)]
+"""A sampling rate in (0, 1]."""
 
 
 class TrainerGroup(SettingsModel):
@@ -167,10 +167,10 @@ class TrainerSettings(SettingsModel):
         "with this configuration), or `accepted` (the newest one that the gate or a person accepted); the split "
         "encodes numbers like that run; default: train from scratch",
     )
-    negatives: Share | dict[str, Share] = Field(
+    negatives: SamplingRate | dict[str, SamplingRate] = Field(
         1.0,
-        description="share of the training rows without a click to train on, or shares by domain (1 for other "
-        "domains); predictions are corrected, and the test rows are never sampled; 1: all rows",
+        description="share of the negatives (training rows without a click) to keep, or shares by domain (others keep "
+        "all); predictions are corrected for it, and test rows are never downsampled; 1: all",
     )
     parallel: Literal["rows", "batches"] = Field(
         "rows",

@@ -46,7 +46,7 @@ class _Parts(NamedTuple):
 
 
 class _Events(NamedTuple):
-    """Cached events of some log days, and of earlier ones that became known on these days; see `read_events`."""
+    """Persisted events of some log days, and earlier ones that became known later; see `read_events`."""
 
     days: list[str]
     rows: DataFrame
@@ -93,7 +93,7 @@ class HistoryState:
         """Compute the state of stale log days, and the roll-ups and bases that contain them.
 
         Args:
-            stack: Releases the events of these days when it is closed. Until then, `open` need not read them again.
+            stack: Unpersists the events of these days on exit. Until then, `open` reuses them.
         """
         if not self.tables.names:
             return
@@ -104,7 +104,7 @@ class HistoryState:
         if stale := self.list_days_to_compute():
             _logger.info("history: computing the state of %s", ", ".join(stale))
             self.records.remove(HISTORY_PART, stale)
-            events = read_events(self.settings, self.store, stale, with_earlier=self._is_timed()).persist()
+            events = read_events(self.settings, self.store, stale, with_earlier=self._has_time_cut()).persist()
             stack.callback(events.unpersist)
             self._events = _Events(stale, events)
             partitions = [Partition(1, day) for day in stale]
@@ -159,16 +159,17 @@ class HistoryState:
         if "history_events" in self.tables.names:
             lists = self._union("history_events", self._read_parts("history_events", parts[0], computed))
         days = [format_day(day) for day in wanted] or [self.ds]
-        events = self._read_known_events(days) if self._is_timed() else None
+        events = self._read_known_events(days) if self._has_time_cut() else None
         return History(counts, lists, events, self._count_rows(days))
 
-    def _is_timed(self) -> bool:
-        """Return whether a feature counts events of the day of a row, and not only those of earlier days."""
+    def _has_time_cut(self) -> bool:
+        """Return whether a feature has `cut: time`, so that it counts events of the row's own day."""
         return any(f.cut == "time" for f in list_history_features(self.settings))
 
     def _read_known_events(self, days: list[str]) -> DataFrame:
-        """Read the events that became known on some days, from those that `update` has read if it has read all."""
+        """Read the events that became known on some days. Reuse those of `update` if they cover all of these days."""
         cached = self._events
+        # Clicks and impressions are read up to the last day, so the last days must be equal.
         if cached is None or days[-1] != cached.days[-1] or not set(days) <= set(cached.days):
             return read_events(self.settings, self.store, days, with_earlier=True)
         if days == cached.days:

@@ -24,9 +24,9 @@ LABEL = _split("click clicked clk label clicks")
 BEHAVIOUR = _split("behaviour behavior action event type btag kind what")
 ORDER = _split("order pos position rank seq sequence index")
 CATEGORY = _split("category cat cate class genre topic tag brand shop author artist publisher type")
-AFTERWARDS = _split(
+OUTCOME = _split(
     "like follow comment forward share hate long play stay dwell profile watch watched purchase purchased buy bought "
     "order cart conversion converted favorite favourite install rating read"
 )
-"""What happens after an impression."""
+"""Words for what happens after an impression."""
 ID = _split("id key hash no code idx number")

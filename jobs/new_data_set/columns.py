@@ -1,4 +1,4 @@
-"""Describe the columns of a sample: their kind, their values, and how times and lists are written."""
+"""Infer the type and the text format of each column of a sample."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _PATTERNS = {
     "%Y/%m/%d %H:%M": "yyyy/MM/dd HH:mm", "%d.%m.%Y %H:%M:%S": "dd.MM.yyyy HH:mm:ss",
     "%d/%m/%Y %H:%M:%S": "dd/MM/yyyy HH:mm:ss", "%m/%d/%Y %H:%M:%S": "MM/dd/yyyy HH:mm:ss",
 }  # fmt: skip
-"""Patterns of times in text: those of Python, and the same ones of Spark."""
+"""strptime patterns, with the equivalent Spark patterns."""
 _SEPARATORS = ("|", ";", ",")
-_MAX_EXAMPLES = 3
-_TRIED = 2_000
-"""Number of values from which the way in which times, numbers and lists are written is found."""
+_FORMAT_VALUES = 2_000
+"""Maximum number of distinct values used to detect formats and separators."""
 
 
 class Column(NamedTuple):
@@ -62,10 +61,6 @@ class Column(NamedTuple):
     def is_binary(self) -> bool:
         """Whether there are two values, as in a label."""
         return self.distinct == 2
-
-    def list_examples(self) -> list[str]:
-        """Return the most frequent values."""
-        return [str(value) for value in self.values.value_counts().index[:_MAX_EXAMPLES]]
 
 
 def describe_columns(rows: pd.DataFrame) -> dict[str, Column]:
@@ -105,18 +100,18 @@ def describe_column(name: str, series: pd.Series) -> Column:
 def _describe_scalars(name: str, values: pd.Series, missing: float) -> Column:
     is_text = values.map(lambda v: isinstance(v, str)).any()
     distinct = int(values.nunique())
-    sample = values.astype(str).drop_duplicates().head(_TRIED) if is_text else values
+    sample = values.astype(str).drop_duplicates().head(_FORMAT_VALUES) if is_text else values
     decimal = "."
     if is_text and sample.str.fullmatch(r"-?\d{1,3}(\.\d{3})*,\d+|-?\d+,\d+").mean() > 0.9:
         decimal = ","
     numbers = _to_numbers(values, decimal)
     if numbers is None:
         text = values.astype(str)
-        unit_and_format = _find_time_format(sample.astype(str))
+        unit_and_format = _detect_time_format(sample.astype(str))
         if unit_and_format is not None:
             kind, found = unit_and_format
             return Column(name, kind, text, missing, distinct, "timestamp" if kind == "time" else None, found)
-        return Column(name, "text", text, missing, distinct, separator=_find_separator(sample.astype(str)))
+        return Column(name, "text", text, missing, distinct, separator=_detect_separator(sample.astype(str)))
     is_whole = bool((numbers % 1 == 0).all()) and bool((numbers.abs() < 2**63).all())
     if not is_whole:
         return Column(name, "number", numbers, missing, distinct, decimal=decimal)
@@ -125,11 +120,13 @@ def _describe_scalars(name: str, values: pd.Series, missing: float) -> Column:
     )
     if unit is not None and _is_time_like(name, numbers):
         return Column(name, "time", numbers, missing, distinct, unit)
-    written = _find_time_format(_to_whole(sample), only_digits=True)
+    written = _detect_time_format(_format_integers(sample), only_digits=True)
     if written is not None:
         kind, found = written
-        return Column(name, kind, _to_whole(values), missing, distinct, "timestamp" if kind == "time" else None, found)
-    return Column(name, "integer", _to_whole(values), missing, distinct)
+        return Column(
+            name, kind, _format_integers(values), missing, distinct, "timestamp" if kind == "time" else None, found
+        )
+    return Column(name, "integer", _format_integers(values), missing, distinct)
 
 
 def _to_numbers(values: pd.Series, decimal: str) -> pd.Series | None:
@@ -142,7 +139,7 @@ def _to_numbers(values: pd.Series, decimal: str) -> pd.Series | None:
     return numbers.astype(float)
 
 
-def _to_whole(values: pd.Series) -> pd.Series:
+def _format_integers(values: pd.Series) -> pd.Series:
     """Return whole numbers as text, as they are stored: 12.0 -> 12."""
     return values.astype(str).str.removesuffix(".0")
 
@@ -152,8 +149,8 @@ def _is_time_like(name: str, numbers: pd.Series) -> bool:
     return bool(re.search(r"time|(^|_)(ts|at|date)($|_)|stamp", name.lower())) or numbers.std() < 0.01 * numbers.mean()
 
 
-def _find_time_format(texts: pd.Series, only_digits: bool = False) -> tuple[Kind, str | None] | None:
-    """Return whether texts are times or days, and their Spark pattern (None: ISO 8601); None if they are not."""
+def _detect_time_format(texts: pd.Series, only_digits: bool = False) -> tuple[Kind, str | None] | None:
+    """Return the kind (time or day) and the Spark pattern, None for ISO 8601; None if the texts are neither."""
     if not only_digits and texts.map(lambda t: _ISO.fullmatch(t) is not None).mean() > 0.99:
         return "time", None
     for pattern, written in _PATTERNS.items():
@@ -178,8 +175,8 @@ def _all_parse(texts: Iterable[str], pattern: str) -> bool:
     return True
 
 
-def _find_separator(texts: pd.Series) -> str | None:
-    """Return the separator of distinct texts that list values, whose parts occur in several of them; None otherwise."""
+def _detect_separator(texts: pd.Series) -> str | None:
+    """Return the separator if the texts are lists whose parts recur; None otherwise."""
     for separator in _SEPARATORS:
         parts = texts.str.split(separator, regex=False)
         if (parts.str.len() > 1).mean() < 0.2:

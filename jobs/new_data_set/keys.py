@@ -1,4 +1,4 @@
-"""Find the keys of a log: its user, item, time, label and domain, and columns with what happened afterwards."""
+"""Find the keys of a log: its user, item, time, label, domain and outcomes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from star_ctr.jobs.new_data_set.column_words import AFTERWARDS, DOMAIN, ID, LABEL, TIME
+from star_ctr.jobs.new_data_set.column_words import DOMAIN, ID, LABEL, OUTCOME, TIME
 from star_ctr.jobs.new_data_set.columns import Column
 
 _POSITIVE = ("1", "true", "True", "TRUE", "yes", "Y", "y", "t")
 _MAX_DOMAINS = 200
 _MAX_MISSING = 0.05
 _MIN_ROWS = 100
-"""Domains with fewer rows in the sample have no click rate."""
+"""A click rate is shown only for domains with at least this number of rows in the sample."""
 
 
-class Choice(NamedTuple):
+class ColumnChoice(NamedTuple):
     """A column that was chosen for a key of the YAML file.
 
     Attributes:
@@ -31,8 +31,8 @@ class Choice(NamedTuple):
     others: tuple[str, ...] = ()
 
 
-def find_key(columns: Mapping[str, Column], words: Collection[str]) -> Choice:
-    """Find the column with the id of a user or item: its name has nothing but such a word and `id`."""
+def find_key(columns: Mapping[str, Column], words: Collection[str]) -> ColumnChoice:
+    """Find the id of a user or item. Its name has one of `words`, and at most one word that is not in `ID` either."""
     fitting = []
     for name, column in columns.items():
         found = [word for word in column.words if word in words]
@@ -41,27 +41,29 @@ def find_key(columns: Mapping[str, Column], words: Collection[str]) -> Choice:
             fitting.append((len(rest), -column.distinct, name))
     names = [name for *_, name in sorted(fitting)]
     if not names:
-        return Choice(None)
-    return Choice(names[0], f"{format_count(columns[names[0]].distinct, 'id')} in the sample", tuple(names[1:4]))
+        return ColumnChoice(None)
+    return ColumnChoice(names[0], f"{format_count(columns[names[0]].distinct, 'id')} in the sample", tuple(names[1:4]))
 
 
-def find_time(columns: Mapping[str, Column]) -> Choice:
+def find_time(columns: Mapping[str, Column]) -> ColumnChoice:
     """Find the time of a row: a time with a time of day."""
     times = [c for c in columns.values() if c.kind == "time"]
     times.sort(key=lambda c: (not set(c.words) & TIME, -c.distinct))
     if not times:
-        return Choice(None)
-    return Choice(times[0].name, format_count(times[0].distinct, "distinct time"), tuple(c.name for c in times[1:3]))
+        return ColumnChoice(None)
+    return ColumnChoice(
+        times[0].name, format_count(times[0].distinct, "distinct time"), tuple(c.name for c in times[1:3])
+    )
 
 
-def find_label(columns: Mapping[str, Column]) -> Choice:
+def find_label(columns: Mapping[str, Column]) -> ColumnChoice:
     """Find a column that says whether the impression was clicked."""
     fitting = [c for c in columns.values() if set(c.words) & LABEL and 2 <= c.distinct <= 3 and get_positive(c)]
     fitting.sort(key=lambda c: (len(c.words), c.name))
     if not fitting:
-        return Choice(None)
+        return ColumnChoice(None)
     share = (fitting[0].values.astype(str) == get_positive(fitting[0])).mean()
-    return Choice(fitting[0].name, f"{share:.1%} of the sample are clicked", tuple(c.name for c in fitting[1:3]))
+    return ColumnChoice(fitting[0].name, f"click rate {share:.1%} in the sample", tuple(c.name for c in fitting[1:3]))
 
 
 def get_positive(column: Column) -> str | None:
@@ -77,11 +79,11 @@ def get_label_values(column: Column) -> tuple[list[str], list[str]]:
 
 
 def find_outcomes(columns: Mapping[str, Column], clicked: pd.Series | None) -> dict[str, str]:
-    """Find the columns with what happened after the impression, by their name, or because only clicked rows have it."""
+    """Find the outcomes: columns named like one, or whose unusual values occur almost only on clicked rows."""
     found = {}
     for name, column in columns.items():
-        if set(column.words) & AFTERWARDS and column.kind in ("integer", "number"):
-            found[name] = "by its name"
+        if set(column.words) & OUTCOME and column.kind in ("integer", "number"):
+            found[name] = "chosen by name"
             continue
         if clicked is None or not 0 < clicked.mean() < 0.9 or column.kind not in ("integer", "number", "text"):
             continue
@@ -90,11 +92,11 @@ def find_outcomes(columns: Mapping[str, Column], clicked: pd.Series | None) -> d
         happened = is_other[is_other].index
         own = clicked.loc[happened]
         if len(own) >= 20 and own.mean() > 0.97 and len(own) > 0.05 * clicked.sum():
-            found[name] = f"{own.mean():.0%} of the rows with another value than the most frequent one are clicked"
+            found[name] = f"{own.mean():.0%} of the rows with an unusual value are clicked"
     return found
 
 
-def find_domain(columns: Mapping[str, Column], clicked: pd.Series | None) -> Choice:
+def find_domain(columns: Mapping[str, Column], clicked: pd.Series | None) -> ColumnChoice:
     """Find the domain: a column with few values, preferably with the name of a domain."""
     fitting = []
     for name, column in columns.items():
@@ -111,8 +113,8 @@ def find_domain(columns: Mapping[str, Column], clicked: pd.Series | None) -> Cho
         fitting.append((min(ranks), name, reason))
     fitting.sort()
     if not fitting:
-        return Choice(None)
-    return Choice(fitting[0][1], fitting[0][2], tuple(name for _, name, _ in fitting[1:4]))
+        return ColumnChoice(None)
+    return ColumnChoice(fitting[0][1], fitting[0][2], tuple(name for _, name, _ in fitting[1:4]))
 
 
 def format_count(n: int, noun: str) -> str:

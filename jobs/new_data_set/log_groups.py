@@ -99,7 +99,7 @@ def find_groups(folder: str) -> tuple[AbstractFileSystem, list[LogGroup], list[s
     groups = [_drop_single_day(LogGroup(pattern, kind, files)) for (pattern, kind), files in sorted(found.items())]
     if not groups:
         known = ", ".join(f".{name}" for name in _FORMATS)
-        raise UserError(f"--logs {folder}: no files of a known format ({known}) and no Delta tables")
+        raise UserError(f"--logs {folder}: no log files; expected {known}, or a Delta table")
     return fs, groups, unknown
 
 

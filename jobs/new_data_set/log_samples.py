@@ -23,8 +23,8 @@ _SEPARATORS = (",", "\t", ";", "|")
 _ENCODINGS = ("utf-8-sig", "gb18030", "windows-1252")
 _MAX_FILES = 8
 """Maximum number of files in a sample, spread over the newest days."""
-_SCANNED = 5
-"""Number of rows that are read for each row of the sample, because a file may be sorted."""
+_SCAN_FACTOR = 5
+"""Rows read per row of the sample. A file may be sorted, so its first rows alone are not representative."""
 
 
 class LogSample(NamedTuple):
@@ -34,13 +34,13 @@ class LogSample(NamedTuple):
         group: The log.
         rows: The rows. The values of text files are text, and missing values are null.
         options: The keys of the log's section in the YAML file that say how files are read, such as `separator`.
-        is_whole: Whether the sample contains all rows.
+        is_complete: Whether the sample contains all rows.
     """
 
     group: LogGroup
     rows: pd.DataFrame
     options: dict[str, str]
-    is_whole: bool
+    is_complete: bool
 
 
 def read_sample(fs: AbstractFileSystem, group: LogGroup, rows: int) -> LogSample:
@@ -64,9 +64,9 @@ def read_sample(fs: AbstractFileSystem, group: LogGroup, rows: int) -> LogSample
         # Leave rows for the other days.
         wanted = max(left // (len(files) - k), 1)
         try:
-            frame = _read(fs, group.format, file.path, wanted * _SCANNED, options)
+            frame = _read(fs, group.format, file.path, wanted * _SCAN_FACTOR, options)
         except (ValueError, OSError, EOFError, pa.ArrowException, DeltaError) as error:
-            raise DataError(f"{file.path}: cannot be read as {group.format}: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{file.path}: cannot read as {group.format}: {str(error).splitlines()[0]}") from None
         is_cut = len(frame) > wanted
         frames.append(frame.sample(wanted, random_state=0).sort_index() if is_cut else frame)
         left -= len(frames[-1])
@@ -91,12 +91,12 @@ def _read(fs: AbstractFileSystem, kind: str, path: str, rows: int, options: dict
         case "parquet":
             with fs.open(path, "rb") as file:
                 return _read_parquet(file, rows)
-    raise ValueError("`init` cannot read this format")
+    raise ValueError(f"`init` does not read {kind}; add this log by hand")
 
 
 def _read_csv(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, str]) -> pd.DataFrame:
-    encoding, head = _decode(fs, path)
-    separator = _find_separator(head)
+    encoding, head = _detect_encoding(fs, path)
+    separator = _detect_separator(head)
     if separator != ",":
         options["separator"] = "\\t" if separator == "\t" else separator
     _keep_encoding(encoding, options)
@@ -110,7 +110,7 @@ def _read_csv(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, s
 
 
 def _read_json(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, str]) -> pd.DataFrame:
-    encoding, _ = _decode(fs, path)
+    encoding, _ = _detect_encoding(fs, path)
     _keep_encoding(encoding, options)
     found = list[dict[str, Any]]()
     with fs.open(path, "rb", compression="infer") as file:
@@ -168,7 +168,7 @@ def _clear_nulls(column: pd.Series) -> pd.Series:
     return column.mask(is_null, None) if is_null.any() else column
 
 
-def _decode(fs: AbstractFileSystem, path: str) -> tuple[str, str]:
+def _detect_encoding(fs: AbstractFileSystem, path: str) -> tuple[str, str]:
     """Return the encoding of a text file, and its first lines."""
     with fs.open(path, "rb", compression="infer") as file:
         head = file.read(1 << 18)
@@ -178,7 +178,7 @@ def _decode(fs: AbstractFileSystem, path: str) -> tuple[str, str]:
             return encoding, head.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise ValueError("neither UTF-8 nor GBK nor windows-1252; set `encoding`")
+    raise ValueError("the encoding is not UTF-8, GBK or windows-1252; add this log by hand and set its `encoding`")
 
 
 def _keep_encoding(encoding: str, options: dict[str, str]) -> None:
@@ -186,8 +186,8 @@ def _keep_encoding(encoding: str, options: dict[str, str]) -> None:
         options["encoding"] = {"gb18030": "GBK"}.get(encoding, encoding)
 
 
-def _find_separator(head: str) -> str:
-    """Return the separator that divides the first lines into the same number of columns, the most if several do."""
+def _detect_separator(head: str) -> str:
+    """Return the separator that splits the first lines into equally many columns; if several do, the most columns."""
     lines = head.splitlines()[:20]
     widths: dict[str, int] = {}
     for separator in _SEPARATORS:

@@ -10,11 +10,12 @@ from star_ctr.jobs.new_data_set.column_words import CATEGORY
 from star_ctr.jobs.new_data_set.columns import Column
 from star_ctr.jobs.new_data_set.roles import LogColumns, Roles
 
-_FEW = 50
+_MAX_CATEGORIES = 50
 """Whole numbers with at most this number of distinct values are categories."""
 _MAX_SHARE = 0.5
 """A column of text with more distinct values than this share of its rows is not a category."""
 _MAX_BEHAVIOURS = 6
+_NOUNS = {"time": "time", "day": "date", "struct": "structure"}
 _CATEGORY_VALUES = range(3, 2_000)
 """The number of distinct values of an attribute of items for statistics by user and attribute."""
 
@@ -24,10 +25,12 @@ class Proposal(NamedTuple):
 
     Attributes:
         settings: Its entry in `features`.
+        group: The heading under which it is listed.
         comment: Why it is proposed; empty if its settings say enough.
     """
 
     settings: dict[str, Any]
+    group: str
     comment: str = ""
 
 
@@ -57,7 +60,7 @@ def propose_features(roles: Roles) -> Proposals:
         The proposals.
     """
     names = _Names()
-    features = [Proposal({"name": names.take("item"), "kind": "categorical", "column": "item_id"})]
+    features = [Proposal({"name": names.take("item"), "kind": "categorical", "column": "item_id"}, "items")]
     left_out: dict[str, str] = {}
     types: dict[str, dict[str, str]] = {}
     categories = list[Column]()
@@ -67,12 +70,12 @@ def propose_features(roles: Roles) -> Proposals:
             if settings is None:
                 left_out[f"{log}.{column.name}"] = reason
                 continue
-            features.append(Proposal({"name": names.take(column.name), **settings}, reason))
+            features.append(Proposal({"name": names.take(column.name), **settings}, log, reason))
             if settings["kind"] == "numeric":
                 types.setdefault(log, {})[column.name] = "double"
             elif log == "items" and "multiple" not in settings and column.distinct in _CATEGORY_VALUES:
                 categories.append(column)
-    features.append(Proposal({"name": names.take("hour"), "kind": "categorical", "column": "hour"}))
+    features.append(Proposal({"name": names.take("hour"), "kind": "categorical", "column": "hour"}, "impressions"))
     history, kinds = _propose_history(roles)
     categories.sort(key=lambda c: (not set(c.words) & CATEGORY, -c.distinct))
     category = [f"items.{c.name}" for c in categories[:1]]
@@ -121,36 +124,38 @@ def _propose_column(log: str, column: Column) -> tuple[dict[str, Any] | None, st
     reference = f"{log}.{column.name}"
     n = len(column.values)
     if not re.fullmatch(r"[^.\s]+( [^.\s]+)*", column.name):
-        return None, "its name contains a dot"
+        return None, "the name contains a dot, or leading, trailing or repeated spaces"
     match column.kind:
         case "empty":
             return None, "all values are missing"
         case "time" | "day" | "struct":
-            return None, f"a {column.kind}; add a number or a category with `columns` if it matters"
+            return None, f"a {_NOUNS[column.kind]}; to use it, derive a number or category with `columns`"
         case "list":
             return {"kind": "categorical", "column": reference, "multiple": True}, ""
         case "number":
-            return _make_number(reference, column), ""
+            return _propose_numeric(reference, column), ""
     if column.distinct < 2:
         return None, "all values are the same"
-    if column.kind == "integer" and column.distinct > _FEW and not set(column.words) & {"id", "code", "key"}:
-        return _make_number(reference, column), ""
+    if column.kind == "integer" and column.distinct > _MAX_CATEGORIES and not set(column.words) & {"id", "code", "key"}:
+        return _propose_numeric(
+            reference, column
+        ), "whole numbers with many values; make it categorical if they are codes"
     if column.separator:
         length = int(column.values.astype(str).str.count(re.escape(column.separator)).quantile(0.95)) + 1
         settings = {"kind": "categorical", "column": reference, "separator": column.separator, "length": length}
         return settings, ""
-    if column.distinct > max(_MAX_SHARE * n, _FEW):
-        return None, f"{column.distinct:,} distinct values in {n:,} rows, so most occur once"
+    if column.distinct > max(_MAX_SHARE * n, _MAX_CATEGORIES):
+        return None, f"{column.distinct:,} distinct values in {n:,} rows"
     return {"kind": "categorical", "column": reference}, ""
 
 
-def _make_number(reference: str, column: Column) -> dict[str, Any]:
+def _propose_numeric(reference: str, column: Column) -> dict[str, Any]:
     values = column.values.astype(float)
     settings: dict[str, Any] = {"kind": "numeric", "column": reference}
     # A few values that are far larger than the others: prices, counts, durations.
     if values.min() >= 0 and values.quantile(0.99) > 5 * max(values.median(), values.mean() / 10):
         settings["log"] = True
-    if values.nunique() > _FEW:
+    if values.nunique() > _MAX_CATEGORIES:
         settings["encode"] = ["standard", "bucket"]
     return settings
 
@@ -172,19 +177,21 @@ def _propose_history(roles: Roles) -> tuple[dict[str, dict[str, Any]], list[str]
 
 
 def _propose_statistics(names: _Names, kinds: list[str], categories: list[str]) -> Iterator[Proposal]:
-    """Yield statistics that usually pay: click rates of users, items, and their pairs with domains and categories."""
-    rates: dict[str, Any] = {"rates": {"click": "shown"}}
-    counts = {"counts": ["shown", *kinds]}
-    yield Proposal(
-        {"name": names.take("by_user"), "kind": "statistic", "by": ["user_id"], **counts, **rates, "prior": 5}
-    )
-    yield Proposal({"name": names.take("by_item"), "kind": "statistic", "by": ["item_id"], **counts, **rates})
-    for name, by in (("by_user_domain", ["user_id", "domain"]), ("by_item_domain", ["item_id", "domain"])):
-        yield Proposal({"name": names.take(name), "kind": "statistic", "by": by, **rates})
+    """Yield statistics that usually help: click rates of users, items, and their pairs with domains and categories."""
+    group, rates, counts = "statistics", {"click": "shown"}, ["shown", *kinds]
+    proposed: dict[str, dict[str, Any]] = {
+        # A user has fewer impressions than an item.
+        "by_user": {"by": ["user_id"], "counts": counts, "rates": rates, "prior": 5},
+        "by_item": {"by": ["item_id"], "counts": counts, "rates": rates},
+        "by_user_domain": {"by": ["user_id", "domain"], "rates": rates},
+        "by_item_domain": {"by": ["item_id", "domain"], "rates": rates},
+    }
     for category in categories:
         short = category.rsplit(".", 1)[-1].lower()
-        for name, by in ((f"by_{short}", [category]), (f"by_user_{short}", ["user_id", category])):
-            yield Proposal({"name": names.take(name), "kind": "statistic", "by": by, **rates})
+        proposed[f"by_{short}"] = {"by": [category], "rates": rates}
+        proposed[f"by_user_{short}"] = {"by": ["user_id", category], "rates": rates}
+    for name, settings in proposed.items():
+        yield Proposal({"name": names.take(name), "kind": "statistic", **settings}, group)
 
 
 def _propose_sequence(roles: Roles, names: _Names, kinds: list[str], categories: list[str]) -> Proposal:
@@ -193,12 +200,13 @@ def _propose_sequence(roles: Roles, names: _Names, kinds: list[str], categories:
     settings: dict[str, Any] = {
         "name": names.take("clicked"), "kind": "sequence", "of": ["click", *kinds], "columns": columns, "length": 20,
     }  # fmt: skip
+    group = "the last events of the user"
     if kinds:
         settings["behaviour"] = True
     if roles.clicks is None:
         settings["cut"] = "day"
-        return Proposal(settings, "clicks have no times of their own, so only those of earlier days count")
-    return Proposal(settings)
+        return Proposal(settings, group, "clicks have no timestamp, so only clicks of earlier days count")
+    return Proposal(settings, group)
 
 
 def _name_table(column: str) -> str:

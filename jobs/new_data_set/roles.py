@@ -1,7 +1,6 @@
-"""Find out what each log and column is: impressions, clicks, behaviours, users and items, and their keys.
+"""Infer the role of each log and column.
 
-Names are only hints. What the values show decides where they can: whether a column refers to the ids of another log,
-is unique, or has two values.
+Names are only hints. Where possible, the values decide: whether they refer to another log, are unique, or are binary.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import pandas as pd
 from star_ctr.jobs.new_data_set.column_words import BEHAVIOUR, ITEM, ORDER, USER
 from star_ctr.jobs.new_data_set.columns import Column, describe_columns
 from star_ctr.jobs.new_data_set.keys import (
-    Choice,
+    ColumnChoice,
     find_domain,
     find_key,
     find_label,
@@ -48,7 +47,7 @@ class Roles(NamedTuple):
         impressions: The impressions.
         user, item, domain, time, day, id: The columns of the impressions.
         label: The label column of the impressions; its column is None if labels come from clicks.
-        outcomes: The columns of the impressions with what happened afterwards, with the reason.
+        outcomes: The outcomes of the impressions, with the reason.
         clicks: The clicks, with the column that refers to the id of an impression, and the time.
         behaviours: The behaviours, with their user, item, behaviour, and time or order.
         users, items: The attributes, with their key and day.
@@ -56,18 +55,18 @@ class Roles(NamedTuple):
     """
 
     impressions: LogColumns
-    user: Choice
-    item: Choice
-    domain: Choice
-    time: Choice
-    day: Choice
-    id: Choice
-    label: Choice
+    user: ColumnChoice
+    item: ColumnChoice
+    domain: ColumnChoice
+    time: ColumnChoice
+    day: ColumnChoice
+    id: ColumnChoice
+    label: ColumnChoice
     outcomes: dict[str, str]
-    clicks: tuple[LogColumns, dict[str, Choice]] | None
-    behaviours: tuple[LogColumns, dict[str, Choice]] | None
-    users: tuple[LogColumns, dict[str, Choice]] | None
-    items: tuple[LogColumns, dict[str, Choice]] | None
+    clicks: tuple[LogColumns, dict[str, ColumnChoice]] | None
+    behaviours: tuple[LogColumns, dict[str, ColumnChoice]] | None
+    users: tuple[LogColumns, dict[str, ColumnChoice]] | None
+    items: tuple[LogColumns, dict[str, ColumnChoice]] | None
     unused: list[LogColumns]
 
 
@@ -81,7 +80,7 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
         The roles; None if no log looks like impressions.
     """
     logs = [LogColumns(sample, describe_columns(sample.rows)) for sample in samples if len(sample.rows)]
-    rated = [(rating, log) for log in logs if (rating := _rate_impressions(log, logs)) is not None]
+    rated = [(rating, log) for log in logs if (rating := _score_impressions(log, logs)) is not None]
     if not rated:
         return None
     impressions = max(rated, key=lambda pair: pair[0])[1]
@@ -92,7 +91,7 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     clicks = None if label.column else _find_clicks(impressions, left)
     left = [log for log in left if clicks is None or log is not clicks[0]]
     time, day = find_time(columns), _find_day(impressions)
-    reference = clicks[1].pop("id") if clicks else Choice(None)
+    reference = clicks[1].pop("id") if clicks else ColumnChoice(None)
     users = _find_attributes(impressions, user, left, USER)
     left = [log for log in left if users is None or log is not users[0]]
     items = _find_attributes(impressions, item, left, ITEM)
@@ -108,7 +107,7 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     )
 
 
-def _rate_impressions(log: LogColumns, logs: Collection[LogColumns]) -> tuple[bool, int] | None:
+def _score_impressions(log: LogColumns, logs: Collection[LogColumns]) -> tuple[bool, int] | None:
     """Return how much a log looks like impressions; None if it has no user, item or time."""
     columns = log.columns
     if not all(choice.column for choice in (find_key(columns, USER), find_key(columns, ITEM), find_time(columns))):
@@ -120,17 +119,19 @@ def _rate_impressions(log: LogColumns, logs: Collection[LogColumns]) -> tuple[bo
     return find_domain(columns, None).column is not None, log.sample.group.size
 
 
-def _find_day(log: LogColumns) -> Choice:
+def _find_day(log: LogColumns) -> ColumnChoice:
     """Find the column with the day of a row, if the path has none and the column differs from the time."""
     days = [c for c in log.columns.values() if c.kind == "day" and c.missing == 0]
     if log.sample.group.days or not days:
-        return Choice(None)
-    return Choice(
+        return ColumnChoice(None)
+    return ColumnChoice(
         days[0].name, f"{format_count(days[0].distinct, 'day')} in the sample", tuple(c.name for c in days[1:])
     )
 
 
-def _find_clicks(impressions: LogColumns, logs: Iterable[LogColumns]) -> tuple[LogColumns, dict[str, Choice]] | None:
+def _find_clicks(
+    impressions: LogColumns, logs: Iterable[LogColumns]
+) -> tuple[LogColumns, dict[str, ColumnChoice]] | None:
     """Find a log that refers to the unique ids of impressions."""
     ids = {
         name: set(column.values.astype(str))
@@ -149,15 +150,19 @@ def _find_clicks(impressions: LogColumns, logs: Iterable[LogColumns]) -> tuple[L
             for wanted, known in ids.items():
                 shared = len(values & known) / max(min(len(values), len(known)), 1)
                 if shared >= (0.01 if name == wanted else _MIN_SHARED) and (best is None or shared > best[0]):
-                    reason = f"{len(values & known):,} of its values in the sample are impressions"
-                    choices = {"impression": Choice(name, reason), "time": time, "id": Choice(wanted, "unique")}
+                    reason = f"{len(values & known):,} sampled values occur in `impressions.{wanted}`"
+                    choices = {
+                        "impression": ColumnChoice(name, reason),
+                        "time": time,
+                        "id": ColumnChoice(wanted, "unique in the sample"),
+                    }
                     best = (shared, log, choices)
     return best[1:] if best else None
 
 
 def _find_attributes(
-    impressions: LogColumns, key: Choice, logs: Iterable[LogColumns], words: Collection[str]
-) -> tuple[LogColumns, dict[str, Choice]] | None:
+    impressions: LogColumns, key: ColumnChoice, logs: Iterable[LogColumns], words: Collection[str]
+) -> tuple[LogColumns, dict[str, ColumnChoice]] | None:
     """Find a log with one row per key, or one per key and day."""
     if key.column is None:
         return None
@@ -176,17 +181,21 @@ def _find_attributes(
             if is_unique and shared >= (0.01 if is_named else _MIN_SHARED) and not _has_events(log):
                 rating = (is_named, shared)
                 if best is None or rating > best[0]:
-                    reason = f"{shared:.0%} of the ids in the samples match `{key.column}`"
-                    best = (rating, log, {"key": Choice(name, reason), "day": day})
+                    reason = f"{shared:.0%} of the sampled ids occur in `impressions.{key.column}`"
+                    best = (rating, log, {"key": ColumnChoice(name, reason), "day": day})
     return best[1:] if best else None
 
 
-def _find_snapshot_day(log: LogColumns, key: str) -> Choice:
+def _find_snapshot_day(log: LogColumns, key: str) -> ColumnChoice:
     """Find the day of a snapshot: a column of days, if the path has none and a key has several rows."""
     if log.sample.group.days or not log.sample.rows[key].duplicated().any():
-        return Choice(None)
+        return ColumnChoice(None)
     days = [c for c in log.columns.values() if c.kind == "day" and c.missing == 0 and c.distinct > 1]
-    return Choice(days[0].name, f"{format_count(days[0].distinct, 'day')} in the sample") if days else Choice(None)
+    return (
+        ColumnChoice(days[0].name, f"{format_count(days[0].distinct, 'day')} in the sample")
+        if days
+        else ColumnChoice(None)
+    )
 
 
 def _has_events(log: LogColumns) -> bool:
@@ -194,7 +203,7 @@ def _has_events(log: LogColumns) -> bool:
     return bool(find_key(log.columns, USER).column and find_key(log.columns, ITEM).column)
 
 
-def _find_behaviours(logs: Iterable[LogColumns]) -> tuple[LogColumns, dict[str, Choice]] | None:
+def _find_behaviours(logs: Iterable[LogColumns]) -> tuple[LogColumns, dict[str, ColumnChoice]] | None:
     """Find the largest log of events of users and items."""
     fitting = []
     for log in logs:
@@ -204,17 +213,24 @@ def _find_behaviours(logs: Iterable[LogColumns]) -> tuple[LogColumns, dict[str, 
         order = next((c.name for c in log.columns.values() if c.kind == "integer" and set(c.words) & ORDER), None)
         if user.column is None or item.column is None or (time.column is None and order is None):
             continue
-        behaviour = Choice(named[0].name, format_count(named[0].distinct, "behaviour")) if named else Choice(None)
+        behaviour = (
+            ColumnChoice(named[0].name, format_count(named[0].distinct, "behaviour")) if named else ColumnChoice(None)
+        )
         choices = {"user": user, "item": item, "behaviour": behaviour}
         choices |= (
-            {"time": time} if time.column else {"order": Choice(order, "no times; larger values are more recent")}
+            {"time": time}
+            if time.column
+            else {"order": ColumnChoice(order, "no timestamp; assumes that larger values are more recent")}
         )
         fitting.append((log.sample.group.size, log, choices))
     return max(fitting, key=lambda found: found[0])[1:] if fitting else None
 
 
 def _find_clicked(
-    log: LogColumns, label: Choice, clicks: tuple[LogColumns, dict[str, Choice]] | None, reference: Choice
+    log: LogColumns,
+    label: ColumnChoice,
+    clicks: tuple[LogColumns, dict[str, ColumnChoice]] | None,
+    reference: ColumnChoice,
 ) -> pd.Series | None:
     """Return whether each impression of the sample was clicked; None if the samples do not tell."""
     rows = log.sample.rows

@@ -196,7 +196,7 @@ def measure_unseen(
             split.append(F.transform(values, partial(_make_hash, k)))
         else:
             single.append(_make_hash(k, value))
-    # Spark compiles the array of single values, but not functions on arrays.
+    # Spark generates code for an array of scalars, but interprets higher-order functions such as transform.
     arrays = [F.array(*single)] if single else []
     arrays += [F.flatten(F.array_compact(F.array(*split)))] if split else []
     frames = [rows.select("ds", F.inline(array)).where(F.col("hash").isNotNull()) for array in arrays]
@@ -217,7 +217,7 @@ def measure_unseen(
 
 
 def _make_hash(number: int, value: Column) -> Column:
-    """Return the number of a column and the hash of one of its values, which is null for a null."""
+    """Return a struct of a column's number and the hash of a value; the hash of a null is null."""
     found = F.when(value.isNotNull(), F.xxhash64(value))
     return F.struct(F.lit(number).alias("k"), found.alias("hash"))
 

@@ -32,7 +32,7 @@ class DataFile:
         rows: Number of rows that are used.
         key: Sort key of the file, computed from its contents.
         stored_rows: Number of rows in the file; None if all are used.
-        rate: Share of its rows without a click that are used; see `negative_sampling`.
+        rate: Share of its rows without a click that are used; see `negative_downsampling`.
         seed: Seed of the sample.
     """
 

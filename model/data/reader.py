@@ -21,7 +21,7 @@ from deltalake import DeltaTable
 from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
-from star_ctr.model.data.negative_sampling import select_rows
+from star_ctr.model.data.negative_downsampling import select_rows
 
 _UNSUPPORTED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 """Delta reader features without which plain Parquet files are not the rows of the table, with their names."""
@@ -228,5 +228,8 @@ def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Ro
         return rows
     used = rows.part(np.flatnonzero(select_rows(file, rows.label)))
     if len(used) != file.rows:
-        raise DataError(f"{file.url}: {len(used)} rows were selected, but {file.rows} before; the labels have changed")
+        raise DataError(
+            f"{file.url}: selected {len(used)} rows, but {file.rows} when training started; the file has changed. Run "
+            "`star-ctr train` again"
+        )
     return used

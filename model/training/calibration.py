@@ -3,14 +3,15 @@
 1. `recompute_norm_statistics` computes the normalization statistics of each domain from training rows with the final
    weights. The running statistics of training lag behind embeddings that still change, and a small domain has too few
    batches for any momentum. Eq. 4 does not change, only the values of E_p and Var_p.
-2. `calibrate_output_biases` shifts the output bias b_p of each domain so that its predicted clicks equal the actual
+2. `correct_biases_for_downsampling` adds log(rate) to the output bias of each domain if negatives were downsampled.
+3. `calibrate_output_biases` shifts the output bias b_p of each domain so that its predicted clicks equal the actual
    clicks on the same rows. Each of the last training steps is on a batch of one domain, so the shared weights end up
    biased toward the domains of these steps.
 
 The next day resembles recent days more than early ones, because counts only grow. A row of the newest training day
 therefore has weight 1, and the weight halves with every `half_life` days of age.
 
-Both steps run before evaluation and export. They cost two more reads of a sample of the training rows.
+The steps run before evaluation and export. They cost two more reads of a sample of the training rows.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ def calibrate(
 
     Args:
         model: The model in evaluation mode; it is changed in place.
-        files: The training rows.
-        all_files: The training rows with those that were not sampled.
-        rates: The share of rows without a click in `files`, by domain number.
+        files: Training files after downsampling.
+        all_files: The same files before downsampling.
+        rates: The share of the negatives that was kept, by domain number.
         layout: Layout of the encoded rows.
         settings: Settings of the calibration.
         device: Device of the model.
@@ -66,11 +67,11 @@ def calibrate(
     shifts: dict[int, float] = {}
     size, half_life = settings.norm_statistics_rows, settings.half_life
     if size:
-        # The weights were trained with the statistics of sampled rows.
+        # The weights were trained on downsampled rows, so the normalization statistics must come from them, too.
         sample = choose_sample_files(files, size)
         rows = recompute_norm_statistics(model, sample, layout, half_life, settings.norm_statistics_prior, device)
     if min(rates.values()) < 1:
-        correct_sampling(model, rates)
+        correct_biases_for_downsampling(model, rates)
     if size and settings.output_biases:
         shifts = calibrate_output_biases(model, choose_sample_files(all_files, size), layout, half_life, device)
     return rows, shifts
@@ -171,8 +172,8 @@ def recompute_norm_statistics(
 
 
 @torch.no_grad()
-def correct_sampling(model: MultiDomainModel, rates: Mapping[int, float]) -> None:
-    """Add log(rate) to the output bias of each domain, because training used only this share of the unclicked rows.
+def correct_biases_for_downsampling(model: MultiDomainModel, rates: Mapping[int, float]) -> None:
+    """Add log(rate) to the output bias of each domain, because training kept only this share of the negatives.
 
     Args:
         model: The model; its output biases are changed in place.

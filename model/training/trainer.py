@@ -24,7 +24,7 @@ from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
-from star_ctr.model.data.negative_sampling import number_rates, sample_files
+from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
 from star_ctr.model.data.reader import Rows, list_live_files
 from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
 from star_ctr.model.distributed.process_group import barrier, choose_device, get_rank_and_size, seed_device
@@ -49,7 +49,7 @@ class Trainer:
 
         Raises:
             DataError: The split has no training rows for the night of the job.
-            UserError: `trainer.negatives` has a rate per domain, but all domains share an output bias.
+            UserError: `trainer.negatives` sets a rate per domain, but all domains share one output bias.
         """
         self.job = job
         self.settings = job.trainer
@@ -61,8 +61,8 @@ class Trainer:
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         seed_device(self.device, job.trainer.seed)
         self.all_files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
-        self.rates = number_rates(job.trainer.negatives, job.layout.domain_index, len(job.layout.domains) + 1)
-        self.files = sample_files(self.all_files, self.rates, job.trainer.seed)
+        self.rates = resolve_rates(job.trainer.negatives, job.layout.domain_index, len(job.layout.domains) + 1)
+        self.files = downsample_files(self.all_files, self.rates, job.trainer.seed)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.data.batches == "mixed"
@@ -70,8 +70,8 @@ class Trainer:
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
         if isinstance(job.trainer.negatives, dict) and not self.model.has_domain_biases:
             raise UserError(
-                f"trainer.negatives has a rate per domain, but all domains of model.name={job.model.name} share an "
-                "output bias; give one rate"
+                f"trainer.negatives sets a rate per domain, but all domains of model.name={job.model.name} share one "
+                "output bias; set a single rate, for example trainer.negatives=0.1"
             )
         self.batches_a_step = get_rank_and_size()[1] if self.settings.parallel == "batches" else 1
         if isinstance(self.model.norm, NormStatistics):
@@ -268,7 +268,7 @@ class Trainer:
         return rows, shifts
 
     def count_left_out(self) -> dict[int, int]:
-        """Return the number of rows without a click that are not used, by domain number, without zeros."""
+        """Return the number of negatives left out, by domain number; domains without any are omitted."""
         used = count_rows_by_domain(self.files)
         return {p: n - used.get(p, 0) for p, n in count_rows_by_domain(self.all_files).items() if n != used.get(p, 0)}
 

@@ -16,22 +16,27 @@ def init(
     logs: Annotated[str, typer.Option("--logs", metavar="FOLDER", help="Folder with the logs, or its URL.")],
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Name of the data set. By default, that of the folder."),
+        typer.Option(
+            "--name",
+            help="Name of the data set. By default, the name of the folder, or of its first parent that is not called "
+            "logs or data.",
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="File to write. By default, NAME.yaml in this folder.")
+        str | None,
+        typer.Option("--out", metavar="FILE", help="File to write. By default, NAME.yaml in the current directory."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     json: Json = None,
 ) -> None:
-    """Draft the YAML file of a new data set from its logs.
+    r"""Draft the YAML file of a new data set from its logs.
 
-    Finds the logs in a folder by the names of their files, reads a sample of each, and writes a commented file:
-    formats, keys, times, the domain and the label with the reason for each choice, and features and statistics that
-    usually pay. Says what only you can decide. Needs no Spark.
+    Finds the logs in a folder, reads a sample of each, and writes a commented file with their formats and keys, the
+    domain, the label, and a first set of features. Comments give reasons, and list what you must check. Needs no Spark.
 
     For example:
 
+    \b
         star-ctr init --logs /data/shop
         star-ctr check --conf shop.yaml
     """
@@ -60,9 +65,9 @@ def init(
         return Group(
             make_table(rows, ["log", "path", "files", "columns"]),
             *(Text(f"note: {note}") for note in draft.notes),
-            Text("What only you can decide:", style="bold"),
+            Text("Check these settings; the logs do not determine them:", style="bold"),
             *(Text(f"  {number}. {question}") for number, question in enumerate(draft.questions, start=1)),
-            Text(f"Wrote {file}. Check it: star-ctr check --conf {file}"),
+            Text(f"Wrote {file}. Review it, then run: star-ctr check --conf {file}"),
         )
 
     print_result(found, json, render)

@@ -45,6 +45,7 @@ class ReportData:
         record: The training record of this run.
         record_before: The training record of the previous night.
         step_states: Rows of `status.run`: the states of the steps of the newest nights.
+        importance: Rows of `importance` of this run: what its metrics lose without a feature.
         jumps: The measures of the data of this night that deviate from earlier days.
     """
 
@@ -61,6 +62,7 @@ class ReportData:
     record: dict[str, Any] = field(default_factory=dict)
     record_before: dict[str, Any] = field(default_factory=dict)
     step_states: Sequence[Row] = field(default_factory=list)
+    importance: Sequence[Row] = field(default_factory=list)
     jumps: JumpList = field(default_factory=lambda: JumpList([], 0, 0))
 
     @property
@@ -140,6 +142,9 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
         decisions=decisions,
         served=find_serving(all_decisions),
         ledger=_read_ledger(tables, run_id, ds),
+        importance=[
+            r for r in tables.read_run("importance", run_id) if r["attempt"] in _list_attempts(nights.get(ds, {}))
+        ],
         record=tables.read_record(run_id),
         record_before=tables.read_record(runs[earlier]) if earlier else {},
         step_states=states,

@@ -30,6 +30,7 @@ _COLUMNS = (
     ("rows", "rows", 0, ""), ("clicks", "clicks", 0, ""),
 )  # fmt: skip
 """Title, metric, decimals, and direction of an improvement (see `format_change`) of each column."""
+_MAX_FEATURES = 10
 
 
 def sort_rows(rows: Mapping[str, Row]) -> list[str]:
@@ -125,6 +126,23 @@ def render_by_night(data: ReportData, title: str, metric: str) -> str:
         f"{title} by night", [line], [(at[k], format_short_day(days[k])) for k in shown], 3 if mark else 4, mark
     )
     return render_section(f"{title} by night", plot)
+
+
+def render_importance(data: ReportData) -> str:
+    """Return a forest plot of the most important features; empty if `explain` has not run on this run."""
+    overall = [r for r in data.importance if r["domain"] == OVERALL and r["kind"] == "feature"]
+    rows = sorted((r for r in overall if not is_missing(r["gauc"])), key=lambda r: -r["gauc"])[:_MAX_FEATURES]
+    if not rows:
+        return ""
+    plot = draw_forest(
+        "Loss of GAUC without a feature",
+        [Difference(r["name"], r["gauc_low"], r["gauc"], r["gauc_high"]) for r in rows],
+    )
+    note = (
+        f"What GAUC loses on {rows[0]['rows']:,} test rows if the values of a feature are exchanged at random among "
+        f"the rows of a domain: the {len(rows)} most important features. Table <code>importance</code>."
+    )
+    return render_section("What the model uses", f'{plot}<p class="note">{note}</p>')
 
 
 def render_calibration(data: ReportData) -> str:

@@ -11,7 +11,7 @@ import pytest
 from star_ctr.conf.contracts.encoded_row import SplitPartition
 from star_ctr.conf.errors import UserError
 from star_ctr.model.data.batches import iter_epoch
-from star_ctr.model.data.negative_sampling import number_rates, sample_files
+from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
 from star_ctr.model.data.reader import concat_rows, list_live_files, read_files
 from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.run import train
@@ -31,9 +31,9 @@ def large_table(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_all_clicked_rows_and_a_share_of_the_others_are_used(large_table: str) -> None:
     files = list_live_files(large_table, version_of(large_table), [SplitPartition(LAYOUT.ds, "train")], LAYOUT)
     everything = concat_rows(list(read_files(files, LAYOUT)))
-    rates = number_rates({"a": 0.25}, LAYOUT.domain_index, 4)
+    rates = resolve_rates({"a": 0.25}, LAYOUT.domain_index, 4)
     assert rates == {0: 1.0, 1: 0.25, 2: 1.0, 3: 1.0}
-    sampled = sample_files(files, rates, seed=3)
+    sampled = downsample_files(files, rates, seed=3)
     used = concat_rows(list(read_files(sampled, LAYOUT)))
     assert [f.rows for f in sampled] == [len(rows) for rows in read_files(sampled, LAYOUT)]
 
@@ -47,15 +47,15 @@ def test_all_clicked_rows_and_a_share_of_the_others_are_used(large_table: str) -
         share = (after & (used.label == 0)).sum() / max((before & ~clicked).sum(), 1)
         assert share == pytest.approx(rates[p], abs=0.03) if p == 1 else share in (0.0, 1.0)
 
-    again = concat_rows(list(read_files(sample_files(files[::-1], rates, seed=3)[::-1], LAYOUT)))
+    again = concat_rows(list(read_files(downsample_files(files[::-1], rates, seed=3)[::-1], LAYOUT)))
     assert np.array_equal(again.ints, used.ints)
-    other = concat_rows(list(read_files(sample_files(files, rates, seed=4), LAYOUT)))
+    other = concat_rows(list(read_files(downsample_files(files, rates, seed=4), LAYOUT)))
     assert not np.array_equal(other.ints, used.ints)
 
 
 def test_an_epoch_of_sampled_files_resumes_at_any_batch(large_table: str) -> None:
     files = list_live_files(large_table, version_of(large_table), [SplitPartition(LAYOUT.ds, "train")], LAYOUT)
-    sampled = sample_files(files, number_rates(0.2, LAYOUT.domain_index, 4), seed=0)
+    sampled = downsample_files(files, resolve_rates(0.2, LAYOUT.domain_index, 4), seed=0)
     batches = list(iter_epoch(sampled, LAYOUT, 64, 500, seed=1, epoch=0))
     assert sum(len(b.rows) for b in batches) == sum(f.rows for f in sampled)
     for start in (1, len(batches) // 2, len(batches) - 1):
@@ -94,7 +94,7 @@ def test_without_calibration_the_logits_are_shifted_by_the_log_of_the_rate(large
 def test_one_bias_for_all_domains_needs_one_rate(large_table: str, tmp_path: Path) -> None:
     j = job(large_table, tmp_path, negatives={"a": 0.1}, batches="mixed")
     j = j.model_copy(update={"model": j.model.model_copy(update={"name": "base", "norm": "bn"})})
-    with pytest.raises(UserError, match="share an output bias; give one rate"):
+    with pytest.raises(UserError, match="share one output bias; set a single rate"):
         Trainer(j)
     j = job(large_table, tmp_path, negatives=0.1, batches="mixed", norm_statistics_rows=0, ema_decay=0.0)
     trainer = Trainer(j.model_copy(update={"model": j.model.model_copy(update={"name": "base", "norm": "bn"})}))

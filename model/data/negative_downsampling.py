@@ -1,7 +1,7 @@
-"""Sampling of the training rows without a click.
+"""Downsampling of the training rows without a click (negatives).
 
-With a rate of 0.1, training uses all clicked rows and a tenth of the others. The odds of a click in the used rows are
-then ten times those in all rows, so log(0.1) is added to the logits of the trained model.
+With a rate of 0.1, training keeps all clicked rows and a tenth of the negatives. This multiplies the odds of a click by
+ten, so log(0.1) is added to the output biases of the trained model.
 """
 
 from __future__ import annotations
@@ -22,34 +22,39 @@ from star_ctr.model.data.batch_order import DataFile
 _logger = logging.getLogger(__name__)
 
 
-def number_rates(negatives: float | Mapping[str, float], domains: DomainIndex, n_domains: int) -> dict[int, float]:
+def resolve_rates(negatives: float | Mapping[str, float], domains: DomainIndex, n_domains: int) -> dict[int, float]:
     """Return the rate of each domain number.
 
     Args:
         negatives: The rate of all domains, or rates by domain name; other domains then have the rate 1.
         domains: The numbers of the domains.
         n_domains: The number of domains, with domain 0.
+
+    Returns:
+        The rates by domain number.
     """
     if isinstance(negatives, Mapping):
         if unknown := [name for name in negatives if name not in domains]:
-            _logger.warning("trainer.negatives: no training rows of the domains %s", ", ".join(unknown))
+            _logger.warning(
+                "trainer.negatives: ignored the rates of %s: no training rows of these domains", ", ".join(unknown)
+            )
         named = {domains.get_number(name): rate for name, rate in negatives.items() if name in domains}
         return {p: named.get(p, 1.0) for p in range(n_domains)}
     return dict.fromkeys(range(n_domains), negatives)
 
 
-def sample_files(files: Sequence[DataFile], rates: Mapping[int, float], seed: int) -> list[DataFile]:
-    """Return the files with the number of their rows that are used.
+def downsample_files(files: Sequence[DataFile], rates: Mapping[int, float], seed: int) -> list[DataFile]:
+    """Downsample the negatives of the files.
 
     Reads the labels of all files whose domain has a rate below 1.
 
     Args:
         files: The files.
-        rates: The share of rows without a click to use, by domain number.
+        rates: The share of the negatives to keep, by domain number.
         seed: Training seed.
 
     Returns:
-        The files. Those without any used row are left out.
+        The files with the number of rows that are kept. Those without any are left out.
     """
     sampled = []
     for file in files:
@@ -64,7 +69,7 @@ def sample_files(files: Sequence[DataFile], rates: Mapping[int, float], seed: in
 
 
 def select_rows(file: DataFile, label: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Return which rows of a file are used: all clicked rows, and a random sample of the others.
+    """Return which rows of a file are kept: all clicked rows, and a random sample of the negatives.
 
     The sample depends only on the seed and on the contents of the file.
 
