@@ -137,9 +137,7 @@ def _propose_column(log: str, column: Column) -> tuple[dict[str, Any] | None, st
     if column.distinct < 2:
         return None, "all values are the same"
     if column.kind == "integer" and column.distinct > _MAX_CATEGORIES and not set(column.words) & {"id", "code", "key"}:
-        return _propose_numeric(
-            reference, column
-        ), "whole numbers with many values; make it categorical if they are codes"
+        return _propose_numeric(reference, column), ""
     if column.separator:
         length = int(column.values.astype(str).str.count(re.escape(column.separator)).quantile(0.95)) + 1
         settings = {"kind": "categorical", "column": reference, "separator": column.separator, "length": length}
