@@ -106,11 +106,14 @@ class HistoryState:
             self.records.remove(HISTORY_PART, stale)
             events = read_events(self.settings, self.store, stale, with_earlier=self._has_time_cut()).persist()
             stack.callback(events.unpersist)
-            self._events = _Events(stale, events)
             partitions = [Partition(1, day) for day in stale]
             for table, rows in self.tables.compute(events.where(F.col(LOG_DAY).isin(stale))).items():
                 rows = rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds")
                 self.tables.write(table, rows, partitions)
+            if self._has_time_cut():
+                self._events = _Events([day for day in stale if day != BEFORE_FIRST_DAY], events)
+            else:
+                events.unpersist()
             parts = self.log_days.parts
             self.records.write(HISTORY_PART, {day: DayRecord(self.days[day], {PARTS: parts[day]}) for day in stale})
         gone = [day for day in self._read_stored_days() if day not in self.days and day <= self.ds]
@@ -170,7 +173,7 @@ class HistoryState:
         """Read the events that became known on some days. Reuse those of `update` if they cover all of these days."""
         cached = self._events
         # Clicks and impressions are read up to the last day, so the last days must be equal.
-        if cached is None or days[-1] != cached.days[-1] or not set(days) <= set(cached.days):
+        if cached is None or days[-1:] != cached.days[-1:] or not set(days) <= set(cached.days):
             return read_events(self.settings, self.store, days, with_earlier=True)
         if days == cached.days:
             return cached.rows

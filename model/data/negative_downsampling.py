@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import fsspec
@@ -17,36 +19,49 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from star_ctr.conf.contracts.domains import DomainIndex
-from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.batch_order import DataFile, count_rows_by_domain
 
 _logger = logging.getLogger(__name__)
+_THREADS = 8
 
 
-def resolve_rates(negatives: float | Mapping[str, float], domains: DomainIndex, n_domains: int) -> dict[int, float]:
+def resolve_rates(negatives: float | Mapping[str, float], domains: DomainIndex) -> dict[int, float]:
     """Return the rate of each domain number.
 
     Args:
         negatives: The rate of all domains, or rates by domain name; other domains then have the rate 1.
         domains: The numbers of the domains.
-        n_domains: The number of domains, with domain 0.
 
     Returns:
         The rates by domain number.
     """
     if isinstance(negatives, Mapping):
-        if unknown := [name for name in negatives if name not in domains]:
-            _logger.warning(
-                "trainer.negatives: ignored the rates of %s: no training rows of these domains", ", ".join(unknown)
-            )
-        named = {domains.get_number(name): rate for name, rate in negatives.items() if name in domains}
-        return {p: named.get(p, 1.0) for p in range(n_domains)}
-    return dict.fromkeys(range(n_domains), negatives)
+        return {p: negatives.get(name, 1.0) for p, name in enumerate(domains.names)}
+    return dict.fromkeys(range(len(domains)), negatives)
 
 
-def downsample_files(files: Sequence[DataFile], rates: Mapping[int, float], seed: int) -> list[DataFile]:
+def compute_log_rates(rates: Mapping[int, float], rows: Mapping[int, int]) -> dict[int, float]:
+    """Return the logarithm of the rate of each domain number.
+
+    The predictions for a domain without training rows come from weights that were trained on the rows of other domains,
+    so it gets the mean of theirs.
+
+    Args:
+        rates: The rates by domain number.
+        rows: The number of training rows by domain number.
+    """
+    total = sum(rows.values())
+    mean = sum(n * math.log(rates.get(p, 1.0)) for p, n in rows.items()) / total if total else 0.0
+    return {p: math.log(rate) if rows.get(p) else mean for p, rate in rates.items()}
+
+
+def downsample_files(
+    files: Sequence[DataFile], rates: Mapping[int, float], seed: int
+) -> tuple[list[DataFile], dict[int, float]]:
     """Downsample the negatives of the files.
 
-    Reads the labels of all files whose domain has a rate below 1.
+    Reads the labels of all files whose domain has a rate below 1. All rows of a domain are kept if it would otherwise
+    have none.
 
     Args:
         files: The files.
@@ -54,18 +69,28 @@ def downsample_files(files: Sequence[DataFile], rates: Mapping[int, float], seed
         seed: Training seed.
 
     Returns:
-        The files with the number of rows that are kept. Those without any are left out.
+        The files with the number of rows that are kept, without empty ones; and the rates that were applied.
     """
-    sampled = []
-    for file in files:
-        if (rate := rates.get(file.domain, 1.0)) < 1:
-            file = replace(file, rate=rate, seed=seed, stored_rows=file.rows)
-            with fsspec.open(file.url, "rb") as source:
-                label = pq.read_table(source, columns=["label"], partitioning=None)["label"].to_numpy()
-            file = replace(file, rows=int(select_rows(file, label).sum()))
-        if file.rows:
-            sampled.append(file)
-    return sampled
+    applied = dict(rates)
+
+    def downsample(file: DataFile) -> DataFile:
+        if (rate := rates.get(file.domain, 1.0)) == 1:
+            return file
+        file = replace(file, rate=rate, seed=seed, stored_rows=file.rows)
+        with fsspec.open(file.url, "rb") as source:
+            label = pq.read_table(source, columns=["label"], partitioning=None)["label"].to_numpy()
+        return replace(file, rows=int(select_rows(file, label).sum()))
+
+    if min(rates.values(), default=1.0) == 1:
+        return list(files), applied
+    with ThreadPoolExecutor(_THREADS) as pool:
+        kept = list(pool.map(downsample, files))
+    rows = count_rows_by_domain(kept)
+    for p in (p for p, n in rows.items() if n == 0):
+        _logger.warning("trainer.negatives: domain %d has no clicks, so all of its rows are kept", p)
+        applied[p] = 1.0
+    chosen = [before if rows[file.domain] == 0 else file for before, file in zip(files, kept, strict=True)]
+    return [file for file in chosen if file.rows], applied
 
 
 def select_rows(file: DataFile, label: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

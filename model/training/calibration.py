@@ -28,7 +28,8 @@ from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.trainer import CalibrationSettings
-from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.batch_order import DataFile, count_rows_by_domain
+from star_ctr.model.data.negative_downsampling import compute_log_rates
 from star_ctr.model.data.reader import read_files
 from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
 from star_ctr.model.models.multi_domain import MultiDomainModel
@@ -71,7 +72,7 @@ def calibrate(
         sample = choose_sample_files(files, size)
         rows = recompute_norm_statistics(model, sample, layout, half_life, settings.norm_statistics_prior, device)
     if min(rates.values()) < 1:
-        correct_biases_for_downsampling(model, rates)
+        correct_biases_for_downsampling(model, compute_log_rates(rates, count_rows_by_domain(all_files)))
     if size and settings.output_biases:
         shifts = calibrate_output_biases(model, choose_sample_files(all_files, size), layout, half_life, device)
     return rows, shifts
@@ -172,15 +173,15 @@ def recompute_norm_statistics(
 
 
 @torch.no_grad()
-def correct_biases_for_downsampling(model: MultiDomainModel, rates: Mapping[int, float]) -> None:
+def correct_biases_for_downsampling(model: MultiDomainModel, log_rates: Mapping[int, float]) -> None:
     """Add log(rate) to the output bias of each domain, because training kept only this share of the negatives.
 
     Args:
         model: The model; its output biases are changed in place.
-        rates: The share of each domain number; equal for all domains if they share an output bias.
+        log_rates: The logarithm of the share, by domain number; equal for all domains if they share an output bias.
     """
     for p in range(model.domains) if model.has_domain_biases else (OTHER_DOMAIN,):
-        model.output_bias(p).add_(math.log(rates[p]))
+        model.output_bias(p).add_(log_rates[p])
 
 
 @torch.no_grad()
@@ -191,8 +192,8 @@ def calibrate_output_biases(
 
     The shift d of a domain maximizes the log-likelihood of its rows minus d^2 / 2. The penalty keeps the shift of a
     domain with a dozen rows small, and hardly affects a domain with thousands of rows. If domain 0 (unknown
-    domains) has no rows, its bias is shifted as all rows together require. So is the single bias of a network without
-    per-domain output biases.
+    domains) has no rows, its bias is shifted so that it predicts the clicks of all rows. So is the single bias of a
+    network without per-domain output biases.
 
     Args:
         model: The model in evaluation mode; its output biases are changed in place.
@@ -209,9 +210,11 @@ def calibrate_output_biases(
     """
     assert not model.training
     logits_by_domain: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+    is_other_missing = model.has_domain_biases and OTHER_DOMAIN not in {file.domain for file in files}
     for domain, ints, floats, label, weight in _iter_parts(files, layout, half_life, device):
-        logits = model(ints, floats, [(domain, 0, len(label))]).double().cpu()
-        logits_by_domain.setdefault(domain, []).append((logits, label, weight))
+        for p in (domain, OTHER_DOMAIN) if is_other_missing else (domain,):
+            logits = model(ints, floats, [(p, 0, len(label))]).double().cpu()
+            logits_by_domain.setdefault(p, []).append((logits, label, weight))
     rows = {p: [torch.cat(x) for x in zip(*parts, strict=True)] for p, parts in logits_by_domain.items()}
     shifts = {p: _solve_bias(*parts) for p, parts in rows.items()} if model.has_domain_biases else {}
     if OTHER_DOMAIN not in shifts:

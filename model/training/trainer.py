@@ -61,8 +61,8 @@ class Trainer:
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         seed_device(self.device, job.trainer.seed)
         self.all_files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
-        self.rates = resolve_rates(job.trainer.negatives, job.layout.domain_index, len(job.layout.domains) + 1)
-        self.files = downsample_files(self.all_files, self.rates, job.trainer.seed)
+        rates = resolve_rates(job.trainer.negatives, job.layout.domain_index)
+        self.files, self.rates = downsample_files(self.all_files, rates, job.trainer.seed)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
         self.mixed = job.trainer.data.batches == "mixed"

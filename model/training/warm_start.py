@@ -35,6 +35,8 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.trainer import TrainerSettings
+from star_ctr.model.data.batch_order import count_rows_by_domain
+from star_ctr.model.data.negative_downsampling import compute_log_rates, resolve_rates
 from star_ctr.model.embeddings.shared_inputs import get_embedding_widths
 from star_ctr.model.layers.partitioned_norm import PartitionedNorm
 from star_ctr.model.layers.per_domain import PerDomain
@@ -94,6 +96,7 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
         _initialize_domains(trainer, added, earlier_domains, earlier)
     decay = earlier.trainer.optimizer.ema_decay
     trainer.ema.load_state_dict(checkpoint.strip_prefix("average/", tensors) if keep_state else {}, origin, decay)
+    _adjust_biases(trainer, earlier)
     if keep_state:
         _load_optimizers(trainer, tensors, origin)
     return {
@@ -223,6 +226,20 @@ def _initialize_domains(
         for module in model.modules():
             for name, neutral in getattr(module, "neutral_values", {}).items():
                 getattr(module, name)[p].fill_(neutral)
+
+
+@torch.no_grad()
+def _adjust_biases(trainer: Trainer, earlier: _EarlierRun) -> None:
+    """Adjust the output biases and their EMA if `trainer.negatives` has changed: the odds in the kept rows differ."""
+    rows, index = count_rows_by_domain(trainer.all_files), trainer.job.layout.domain_index
+    before = compute_log_rates(resolve_rates(earlier.trainer.negatives, index), rows)
+    now = compute_log_rates(trainer.rates, rows)
+    averages = {parameter: trainer.ema.weights.get(name) for name, parameter in trainer.ema.parameters}
+    for p in range(len(index)) if trainer.model.has_domain_biases else (OTHER_DOMAIN,):
+        bias = trainer.model.output_bias(p)
+        for value in (bias, averages.get(bias)):
+            if value is not None and before[p] != now[p]:
+                value.add_(before[p] - now[p])
 
 
 def _load_optimizers(trainer: Trainer, tensors: dict[str, Tensor], origin: dict[str, str | None]) -> None:
