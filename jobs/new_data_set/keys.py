@@ -1,20 +1,37 @@
-"""Find the keys of a log: its user, item, time, label, domain and outcomes."""
+"""Find the keys of a log: its user, item, time, day, label, domain and outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
-from star_ctr.jobs.new_data_set.column_words import DOMAIN, ID, LABEL, OUTCOME, TIME
+from star_ctr.jobs.new_data_set.column_words import (
+    CONTENT_TIME,
+    DOMAIN,
+    ID,
+    LABEL,
+    NOT_DOMAIN,
+    OUTCOME,
+    TIME,
+    matches_words,
+)
 from star_ctr.jobs.new_data_set.columns import Column
+from star_ctr.jobs.new_data_set.time_formats import parse_times
 
 _POSITIVE = ("1", "true", "True", "TRUE", "yes", "Y", "y", "t")
+_MAX_LEVELS = 5
+"""Maximum number of distinct values of a label."""
 _MAX_DOMAINS = 200
 _MAX_MISSING = 0.05
 _MIN_ROWS = 100
 """A click rate is shown only for domains with at least this number of rows in the sample."""
+_MIN_AUC = 0.85
+"""A number that alone predicts clicks with this AUC is probably an outcome."""
+_MIN_SAME_DAY = 0.95
 
 
 class ColumnChoice(NamedTuple):
@@ -32,12 +49,13 @@ class ColumnChoice(NamedTuple):
 
 
 def find_key(columns: Mapping[str, Column], words: Collection[str]) -> ColumnChoice:
-    """Find the id of a user or item. Its name has one of `words`, and at most one word that is not in `ID` either."""
+    """Find the id of a user or item. Its name has one of `words`; any other word needs one of `ID` beside it."""
     fitting = []
     for name, column in columns.items():
         found = [word for word in column.words if word in words]
         rest = [word for word in column.words if word not in words and word not in ID]
-        if found and column.kind in ("integer", "text") and column.distinct > 1 and len(rest) <= 1:
+        is_id = not rest or (len(rest) == 1 and bool(set(column.words) & ID))
+        if found and is_id and column.kind in ("integer", "text") and column.distinct > 1:
             fitting.append((len(rest), -column.distinct, name))
     names = [name for *_, name in sorted(fitting)]
     if not names:
@@ -46,75 +64,126 @@ def find_key(columns: Mapping[str, Column], words: Collection[str]) -> ColumnCho
 
 
 def find_time(columns: Mapping[str, Column]) -> ColumnChoice:
-    """Find the time of a row: a time with a time of day."""
-    times = [c for c in columns.values() if c.kind == "time"]
-    times.sort(key=lambda c: (not set(c.words) & TIME, -c.distinct))
+    """Find the time of a row: a time of day that is (almost) never missing, and not that of something else."""
+    times = [c for c in columns.values() if c.kind == "time" and c.missing <= _MAX_MISSING]
+    times.sort(key=lambda c: (matches_words(c.words, CONTENT_TIME), not set(c.words) & TIME, -c.distinct))
     if not times:
         return ColumnChoice(None)
-    return ColumnChoice(
-        times[0].name, format_count(times[0].distinct, "distinct time"), tuple(c.name for c in times[1:3])
-    )
+    reason = format_count(times[0].distinct, "distinct time")
+    return ColumnChoice(times[0].name, reason, tuple(c.name for c in times[1:3]))
+
+
+def find_day(columns: Mapping[str, Column], time: ColumnChoice) -> ColumnChoice:
+    """Find the day of a row: a date that is nearly always that of its time, or one day before or after it."""
+    if time.column is None:
+        return ColumnChoice(None)
+    own = columns[time.column]
+    assert own.time is not None
+    times = parse_times(own.values, own.time)
+    for name, column in columns.items():
+        if column.kind != "day" or column.missing > 0 or column.time is None:
+            continue
+        # The middle of a day is 36 hours, and the offset of a zone, from the times of the days next to it.
+        distance = (parse_times(column.values, column.time) + pd.Timedelta(hours=12) - times).abs()
+        same = float((distance <= pd.Timedelta(hours=50)).mean())
+        if same >= _MIN_SAME_DAY:
+            return ColumnChoice(name, f"{same:.1%} of the times are on this day or next to it")
+    return ColumnChoice(None)
 
 
 def find_label(columns: Mapping[str, Column]) -> ColumnChoice:
     """Find a column that says whether the impression was clicked."""
-    fitting = [c for c in columns.values() if set(c.words) & LABEL and 2 <= c.distinct <= 3 and get_positive(c)]
-    fitting.sort(key=lambda c: (len(c.words), c.name))
+    fitting = [c for c in columns.values() if set(c.words) & LABEL and 2 <= c.distinct <= _MAX_LEVELS]
+    fitting = [c for c in fitting if c.kind in ("integer", "text") and get_label_values(c) is not None]
+    fitting.sort(key=lambda c: (not set(c.words) & (LABEL - {"label"}), len(c.words), c.distinct, c.name))
     if not fitting:
         return ColumnChoice(None)
-    share = (fitting[0].values.astype(str) == get_positive(fitting[0])).mean()
-    return ColumnChoice(fitting[0].name, f"click rate {share:.1%} in the sample", tuple(c.name for c in fitting[1:3]))
+    share = find_positive(fitting[0]).mean()
+    return ColumnChoice(fitting[0].name, f"click rate {share:.1%} in the sample", tuple(c.name for c in fitting[1:]))
 
 
-def get_positive(column: Column) -> str | None:
-    """Return the value of a label that means a click."""
-    values = {str(v) for v in column.values.unique()}
-    return next((v for v in _POSITIVE if v in values), None)
+def get_label_values(column: Column) -> tuple[list[str], list[str]] | None:
+    """Return the values of a label that mean a click, and those that do not; None if this is not clear."""
+    values = sorted({str(v) for v in column.values.unique()})
+    if column.kind == "integer" and all(v.lstrip("-").isdigit() for v in values):
+        # A number of clicks.
+        positive = [v for v in values if int(v) > 0]
+    else:
+        positive = [v for v in values if v in _POSITIVE] if len(values) == 2 else []
+    return (positive, [v for v in values if v not in positive]) if positive and len(positive) < len(values) else None
 
 
-def get_label_values(column: Column) -> tuple[list[str], list[str]]:
-    """Return the values of a label that mean a click, and those that do not."""
-    positive = str(get_positive(column))
-    return [positive], sorted({str(v) for v in column.values.unique()} - {positive})
+def find_positive(column: Column) -> pd.Series:
+    """Return whether each value of a label means a click."""
+    found = get_label_values(column)
+    assert found is not None
+    return column.values.astype(str).isin(found[0])
 
 
 def find_outcomes(columns: Mapping[str, Column], clicked: pd.Series | None) -> dict[str, str]:
-    """Find the outcomes: columns named like one, or whose unusual values occur almost only on clicked rows."""
+    """Find the outcomes: columns named like one, or whose values are known only for clicked rows.
+
+    Args:
+        columns: The columns of the impressions that are not keys.
+        clicked: Whether each row was clicked; None if this is not known.
+
+    Returns:
+        The reason for each outcome.
+    """
     found = {}
     for name, column in columns.items():
-        if set(column.words) & OUTCOME and column.kind in ("integer", "number"):
+        if column.kind in ("integer", "number", "text") and matches_words(column.words, OUTCOME):
             found[name] = "chosen by name"
-            continue
-        if clicked is None or not 0 < clicked.mean() < 0.9 or column.kind not in ("integer", "number", "text"):
-            continue
-        # A usual value on rows without a click and another one on rows with a click.
-        is_other = column.values.astype(str) != column.values.astype(str).mode().iloc[0]
-        happened = is_other[is_other].index
-        own = clicked.loc[happened]
-        if len(own) >= 20 and own.mean() > 0.97 and len(own) > 0.05 * clicked.sum():
-            found[name] = f"{own.mean():.0%} of the rows with an unusual value are clicked"
+        elif clicked is not None and 0 < clicked.mean() < 0.9 and (reason := _explain_outcome(column, clicked)):
+            found[name] = reason
     return found
 
 
+def _explain_outcome(column: Column, clicked: pd.Series) -> str | None:
+    """Return why a column is an outcome by its values; None if it may not be one."""
+    if column.kind in ("empty", "struct", "list"):
+        return None
+    texts = column.values.astype(str)
+    is_other = texts != texts.mode().iloc[0]
+    for rows, what in ((is_other[is_other].index, "rows with an unusual value"), (texts.index, "rows with a value")):
+        own = clicked.loc[rows]
+        if 20 <= len(own) < 0.9 * len(clicked) and own.mean() > 0.97 and len(own) > 0.05 * clicked.sum():
+            return f"{own.mean():.0%} of the {what} are clicked"
+    if column.kind in ("integer", "number"):
+        auc = _compute_auc(column.values.astype(float), clicked.loc[column.values.index])
+        if max(auc, 1 - auc) > _MIN_AUC:
+            return f"predicts clicks with an AUC of {auc:.2f}"
+    return None
+
+
+def _compute_auc(values: pd.Series, clicked: pd.Series) -> float:
+    """Return the AUC of numbers; 0.5 if there is one class only."""
+    positive, negative = int(clicked.sum()), int((~clicked).sum())
+    if not positive or not negative:
+        return 0.5
+    ranks = rankdata(values.to_numpy())
+    return float((np.sum(ranks[clicked.to_numpy()]) - positive * (positive + 1) / 2) / (positive * negative))
+
+
 def find_domain(columns: Mapping[str, Column], clicked: pd.Series | None) -> ColumnChoice:
-    """Find the domain: a column with few values, preferably with the name of a domain."""
+    """Find the domain: a column with few values and the name of a domain."""
     fitting = []
     for name, column in columns.items():
         if column.kind not in ("integer", "text") or not 2 <= column.distinct <= _MAX_DOMAINS or column.separator:
             continue
         ranks = [DOMAIN.index(word) for word in column.words if word in DOMAIN]
-        if not ranks or column.missing > _MAX_MISSING:
+        if not ranks or column.missing > _MAX_MISSING or set(column.words) & NOT_DOMAIN:
             continue
         reason = format_count(column.distinct, "value")
         if clicked is not None:
             by_value = clicked.loc[column.values.index].groupby(column.values.astype(str)).agg(["mean", "size"])
             rates = by_value[by_value["size"] >= _MIN_ROWS]["mean"]
             reason += f"; click rates from {rates.min():.1%} to {rates.max():.1%}" if len(rates) else ""
-        fitting.append((min(ranks), name, reason))
+        fitting.append((len(column.words) > 1, min(ranks), name, reason))
     fitting.sort()
     if not fitting:
         return ColumnChoice(None)
-    return ColumnChoice(fitting[0][1], fitting[0][2], tuple(name for _, name, _ in fitting[1:4]))
+    return ColumnChoice(fitting[0][2], fitting[0][3], tuple(name for _, _, name, _ in fitting[1:4]))
 
 
 def format_count(n: int, noun: str) -> str:

@@ -29,6 +29,7 @@ _DAYS = [
 _PLACEHOLDER = re.compile(r"\{\w+\}")
 _HOUR = re.compile(r"(?<=\}/)((?:hour|hr|hh|h)=)?(?:[01]\d|2[0-3])(?=/)")
 """An hour is the folder after that of the day."""
+_MAX_DEPTH = 12
 _NUMBER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
 
 
@@ -103,27 +104,39 @@ def find_groups(folder: str) -> tuple[AbstractFileSystem, list[LogGroup], list[s
     return fs, groups, unknown
 
 
-def _list_files(fs: AbstractFileSystem, root: str) -> Iterator[tuple[str, int | None]]:
+def _list_files(fs: AbstractFileSystem, root: str, depth: int = 0) -> Iterator[tuple[str, int | None]]:
     """Yield the path and size of each file below a folder; the size of the folder of a Delta table is None."""
     entries = fs.ls(root, detail=True)
     if any(entry["name"].rstrip("/").endswith("/_delta_log") for entry in entries):
         yield root, None
         return
+    if depth > _MAX_DEPTH:  # a link to a folder above it
+        return
     for entry in sorted(entries, key=lambda entry: entry["name"]):
         path = entry["name"].rstrip("/")
         if path == root or is_hidden(path.rsplit("/", 1)[-1]):
             continue
-        if entry["type"] == "directory":
-            yield from _list_files(fs, path)
-        elif entry["size"]:
-            yield path, int(entry["size"])
+        if entry["type"] == "directory" or (entry.get("islink") and fs.isdir(path)):
+            yield from _list_files(fs, path, depth + 1)
+        elif size := fs.size(path) if entry.get("islink") else entry["size"]:
+            yield path, int(size)
 
 
-def _get_format(name: str) -> str | None:
-    name = name.lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
-    return _FORMATS.get(name.rsplit(".", 1)[-1]) if "." in name.rsplit("/", 1)[-1] else None
+def _get_format(path: str) -> str | None:
+    """Return the format of a file by its name; None if it is not known."""
+    _, ending = _split_ending(path.rsplit("/", 1)[-1])
+    return _FORMATS.get(ending.split(".")[1].lower()) if ending else None
+
+
+def _split_ending(name: str) -> tuple[str, str]:
+    """Split a file name into its stem and its ending: the format, and how it is compressed."""
+    stem, ending = name, ""
+    for _ in range(2):
+        rest, dot, last = stem.rpartition(".")
+        if dot and (f".{last.lower()}" in _COMPRESSED or last.lower() in _FORMATS):
+            stem, ending = rest, f".{last}{ending}"
+    is_known = any(part.lower() in _FORMATS for part in ending.split("."))
+    return (stem, ending) if is_known else (name, "")
 
 
 def make_pattern(path: str) -> tuple[str, str | None]:
@@ -135,8 +148,16 @@ def make_pattern(path: str) -> tuple[str, str | None]:
     Returns:
         The pattern, and the day; None if the path contains no day, or several.
     """
-    days = {day for expression, _ in _DAYS for match in expression.finditer(path) if (day := _parse_day(match[0]))}
-    day = days.pop() if len(days) == 1 else None
+    found = [
+        (match.start(), day)
+        for expression, _ in _DAYS
+        for match in expression.finditer(path)
+        if (day := _parse_day(match[0]))
+    ]
+    days = {day for _, day in found}
+    folder_days = {day for start, day in found if "/" in path[start:]}
+    # A file in the folder of a day may be named after the day on which it was written.
+    day = next(iter(days if len(days) == 1 else folder_days)) if 1 in (len(days), len(folder_days)) else None
     pattern = path
     if day is not None:
         for expression, placeholder in _DAYS:
@@ -166,11 +187,11 @@ def _parse_day(text: str) -> str | None:
 
 def _replace_numbers(name: str) -> str:
     """Replace the numbers in a file name by `*`, but not those in placeholders and in the ending."""
-    stem, dot, ending = name.partition(".")
+    stem, ending = _split_ending(name)
     parts = re.split(r"(\{\w+\})", stem)
     replaced = "".join(part if _PLACEHOLDER.fullmatch(part) else _NUMBER.sub("*", part) for part in parts)
     # Numbers side by side, as in `part-00000-<uuid>-c000`, become one wildcard.
-    return re.sub(r"\*(?:[-_]?c?\*)+", "*", replaced) + dot + ending
+    return re.sub(r"\*(?:[-_.]?c?\*)+", "*", replaced) + ending
 
 
 def _drop_single_day(group: LogGroup) -> LogGroup:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from star_ctr.jobs.new_data_set.column_words import CATEGORY
+from star_ctr.jobs.new_data_set.column_words import CATEGORY, POPULARITY, matches_words
 from star_ctr.jobs.new_data_set.columns import Column
 from star_ctr.jobs.new_data_set.roles import LogColumns, Roles
 
@@ -65,8 +65,10 @@ def propose_features(roles: Roles) -> Proposals:
     types: dict[str, dict[str, str]] = {}
     categories = list[Column]()
     for log, columns in _list_attributes(roles).items():
+        role = {"users": roles.users, "items": roles.items}.get(log)
+        is_dated = role is None or bool(role.log.sample.group.days or role.columns["day"].column)
         for column in columns:
-            settings, reason = _propose_column(log, column)
+            settings, reason = _propose_column(log, column, is_dated)
             if settings is None:
                 left_out[f"{log}.{column.name}"] = reason
                 continue
@@ -114,17 +116,19 @@ def _list_attributes(roles: Roles) -> dict[str, list[Column]]:
     found = {"impressions": [c for n, c in roles.impressions.columns.items() if n not in used]}
     for name, log in (("users", roles.users), ("items", roles.items)):
         if log is not None:
-            own = {choice.column for choice in log[1].values()}
-            found[name] = [c for n, c in log[0].columns.items() if n not in own]
+            own = {choice.column for choice in log.columns.values()}
+            found[name] = [c for n, c in log.log.columns.items() if n not in own]
     return found
 
 
-def _propose_column(log: str, column: Column) -> tuple[dict[str, Any] | None, str]:
+def _propose_column(log: str, column: Column, is_dated: bool) -> tuple[dict[str, Any] | None, str]:
     """Return the settings of a feature without its name, or None, and the reason."""
     reference = f"{log}.{column.name}"
     n = len(column.values)
     if not re.fullmatch(r"[^.\s]+( [^.\s]+)*", column.name):
         return None, "the name contains a dot, or leading, trailing or repeated spaces"
+    if not is_dated and column.kind in ("integer", "number") and matches_words(column.words, POPULARITY):
+        return None, "a count or rate without a day may include later events, which would leak the label"
     match column.kind:
         case "empty":
             return None, "all values are missing"
@@ -163,8 +167,7 @@ def _propose_history(roles: Roles) -> tuple[dict[str, dict[str, Any]], list[str]
     history: dict[str, dict[str, Any]] = {"shown": {"impressions": True}, "click": {"outcome": "label"}}
     if roles.behaviours is None:
         return history, []
-    log, choices = roles.behaviours
-    column = choices["behaviour"].column
+    log, column = roles.behaviours.log, roles.behaviours.columns["behaviour"].column
     names, kinds = _Names(), list[str]()
     names.taken |= set(history)
     found = log.columns[column].values.astype(str).value_counts().index[:_MAX_BEHAVIOURS] if column else ["event"]
@@ -217,5 +220,5 @@ def list_logs(roles: Roles) -> dict[str, LogColumns]:
     for name in ("clicks", "behaviours", "users", "items"):
         log = getattr(roles, name)
         if log is not None:
-            found[name] = log[0]
+            found[name] = log.log
     return found

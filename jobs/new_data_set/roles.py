@@ -1,31 +1,38 @@
-"""Infer the role of each log and column.
+"""Infer the role of each log.
 
 Names are only hints. Where possible, the values decide: whether they refer to another log, are unique, or are binary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import datetime as dt
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
-from star_ctr.jobs.new_data_set.column_words import BEHAVIOUR, ITEM, ORDER, USER
-from star_ctr.jobs.new_data_set.columns import Column, describe_columns
+from star_ctr.jobs.new_data_set.column_words import BEHAVIOUR, ID, IMPRESSION, ITEM, ORDER, USER
+from star_ctr.jobs.new_data_set.columns import Column, describe_columns, split_words
 from star_ctr.jobs.new_data_set.keys import (
     ColumnChoice,
+    find_day,
     find_domain,
     find_key,
     find_label,
     find_outcomes,
+    find_positive,
     find_time,
     format_count,
-    get_positive,
 )
-from star_ctr.jobs.new_data_set.log_samples import LogSample
+from star_ctr.jobs.new_data_set.log_samples import LogSample, read_values
+from star_ctr.jobs.new_data_set.time_formats import parse_times
 
 _MIN_SHARED = 0.3
 """Minimum share of the values of a key that must occur in the log that it refers to."""
+_MIN_NAMED = 0.01
+"""The same, if the name of the column says that it is this key: two samples may have few ids in common."""
+_MIN_LATER = 0.9
+"""Minimum share of clicks that must be after their impression."""
 
 
 class LogColumns(NamedTuple):
@@ -40,6 +47,13 @@ class LogColumns(NamedTuple):
         return len(self.sample.rows)
 
 
+class LogRole(NamedTuple):
+    """A log, and the columns that were chosen for its keys."""
+
+    log: LogColumns
+    columns: dict[str, ColumnChoice]
+
+
 class Roles(NamedTuple):
     """What the logs are. A log that was not found is None.
 
@@ -52,6 +66,7 @@ class Roles(NamedTuple):
         behaviours: The behaviours, with their user, item, behaviour, and time or order.
         users, items: The attributes, with their key and day.
         unused: Logs that have no role.
+        is_click_known: Whether it is known which impressions of the sample were clicked.
     """
 
     impressions: LogColumns
@@ -63,15 +78,16 @@ class Roles(NamedTuple):
     id: ColumnChoice
     label: ColumnChoice
     outcomes: dict[str, str]
-    clicks: tuple[LogColumns, dict[str, ColumnChoice]] | None
-    behaviours: tuple[LogColumns, dict[str, ColumnChoice]] | None
-    users: tuple[LogColumns, dict[str, ColumnChoice]] | None
-    items: tuple[LogColumns, dict[str, ColumnChoice]] | None
+    clicks: LogRole | None
+    behaviours: LogRole | None
+    users: LogRole | None
+    items: LogRole | None
     unused: list[LogColumns]
+    is_click_known: bool
 
 
 def find_roles(samples: Iterable[LogSample]) -> Roles | None:
-    """Find out what each log and column is.
+    """Infer the roles of logs.
 
     Args:
         samples: Samples of all logs.
@@ -79,32 +95,37 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     Returns:
         The roles; None if no log looks like impressions.
     """
-    logs = [LogColumns(sample, describe_columns(sample.rows)) for sample in samples if len(sample.rows)]
+    logs = []
+    for sample in samples:
+        if len(sample.rows):
+            # A comma separates the columns, so it cannot separate decimals as well.
+            allow_commas = sample.group.format != "csv" or "separator" in sample.options
+            logs.append(LogColumns(sample, describe_columns(sample.rows, allow_commas)))
     rated = [(rating, log) for log in logs if (rating := _score_impressions(log, logs)) is not None]
     if not rated:
         return None
     impressions = max(rated, key=lambda pair: pair[0])[1]
     left = [log for log in logs if log is not impressions]
     columns = impressions.columns
-    user, item = find_key(columns, USER), find_key(columns, ITEM)
-    label = find_label(columns)
+    user, item, label, time = find_key(columns, USER), find_key(columns, ITEM), find_label(columns), find_time(columns)
+    day = ColumnChoice(None) if impressions.sample.group.days else find_day(columns, time)
     clicks = None if label.column else _find_clicks(impressions, left)
-    left = [log for log in left if clicks is None or log is not clicks[0]]
-    time, day = find_time(columns), _find_day(impressions)
-    reference = clicks[1].pop("id") if clicks else ColumnChoice(None)
-    users = _find_attributes(impressions, user, left, USER)
-    left = [log for log in left if users is None or log is not users[0]]
-    items = _find_attributes(impressions, item, left, ITEM)
-    left = [log for log in left if items is None or log is not items[0]]
-    behaviours = _find_behaviours(left)
-    left = [log for log in left if behaviours is None or log is not behaviours[0]]
+    left = [log for log in left if clicks is None or log is not clicks.log]
+    reference = clicks.columns.pop("id") if clicks else ColumnChoice(None)
+    users = _find_attributes(impressions, user, left, USER, ITEM)
+    left = [log for log in left if users is None or log is not users.log]
+    items = _find_attributes(impressions, item, left, ITEM, USER)
+    left = [log for log in left if items is None or log is not items.log]
+    behaviours = _find_behaviours([log for log in left if set(log.columns) != set(columns)])
+    left = [log for log in left if behaviours is None or log is not behaviours.log]
     used = {c.column for c in (user, item, label, time, day, reference) if c.column}
     clicked = _find_clicked(impressions, label, clicks, reference)
     outcomes = find_outcomes({n: c for n, c in columns.items() if n not in used}, clicked)
     domain = find_domain({n: c for n, c in columns.items() if n not in used and n not in outcomes}, clicked)
     return Roles(
-        impressions, user, item, domain, time, day, reference, label, outcomes, clicks, behaviours, users, items, left
-    )
+        impressions, user, item, domain, time, day, reference, label, outcomes, clicks, behaviours, users, items, left,
+        clicked is not None,
+    )  # fmt: skip
 
 
 def _score_impressions(log: LogColumns, logs: Collection[LogColumns]) -> tuple[bool, int] | None:
@@ -119,71 +140,100 @@ def _score_impressions(log: LogColumns, logs: Collection[LogColumns]) -> tuple[b
     return find_domain(columns, None).column is not None, log.sample.group.size
 
 
-def _find_day(log: LogColumns) -> ColumnChoice:
-    """Find the column with the day of a row, if the path has none and the column differs from the time."""
-    days = [c for c in log.columns.values() if c.kind == "day" and c.missing == 0]
-    if log.sample.group.days or not days:
-        return ColumnChoice(None)
-    return ColumnChoice(
-        days[0].name, f"{format_count(days[0].distinct, 'day')} in the sample", tuple(c.name for c in days[1:])
-    )
-
-
-def _find_clicks(
-    impressions: LogColumns, logs: Iterable[LogColumns]
-) -> tuple[LogColumns, dict[str, ColumnChoice]] | None:
-    """Find a log that refers to the unique ids of impressions."""
-    ids = {
-        name: set(column.values.astype(str))
-        for name, column in impressions.columns.items()
+def _find_clicks(impressions: LogColumns, logs: Iterable[LogColumns]) -> LogRole | None:
+    """Find a log that refers to the unique ids of impressions, and whose times are later."""
+    ids = [
+        column
+        for column in impressions.columns.values()
         if column.kind in ("integer", "text") and column.missing == 0 and column.distinct == impressions.n_rows > 1
-    }
-    best = None
+    ]
+    best: tuple[tuple[bool, float], LogRole] | None = None
     for log in logs:
         time = find_time(log.columns)
         if time.column is None:
             continue
-        for name, column in log.columns.items():
+        for column in log.columns.values():
             if column.kind not in ("integer", "text") or column.distinct < 0.5 * log.n_rows:
                 continue
-            values = set(column.values.astype(str))
-            for wanted, known in ids.items():
-                shared = len(values & known) / max(min(len(values), len(known)), 1)
-                if shared >= (0.01 if name == wanted else _MIN_SHARED) and (best is None or shared > best[0]):
-                    reason = f"{len(values & known):,} sampled values occur in `impressions.{wanted}`"
-                    choices = {
-                        "impression": ColumnChoice(name, reason),
-                        "time": time,
-                        "id": ColumnChoice(wanted, "unique in the sample"),
-                    }
-                    best = (shared, log, choices)
-    return best[1:] if best else None
+            for wanted in ids:
+                is_named = bool(set(column.words) & IMPRESSION) or (
+                    column.name == wanted.name and not set(column.words) <= ID
+                )
+                shared, n = _compare_values(column, wanted)
+                rating = (is_named, shared)
+                if shared < (_MIN_NAMED if is_named else _MIN_SHARED) or (best and rating <= best[0]):
+                    continue
+                if not _is_later(impressions, wanted, log, column, time):
+                    continue
+                reason = f"{n:,} sampled values occur in `impressions.{wanted.name}`"
+                choices = {"impression": ColumnChoice(column.name, reason), "time": time}
+                choices["id"] = ColumnChoice(wanted.name, "unique in the sample")
+                best = (rating, LogRole(log, choices))
+    return best[1] if best else None
+
+
+def _compare_values(one: Column, other: Column) -> tuple[float, int]:
+    """Return the share of distinct values that two columns have in common, and their number."""
+    ours, theirs = set(one.values.astype(str)), set(other.values.astype(str))
+    return len(ours & theirs) / max(min(len(ours), len(theirs)), 1), len(ours & theirs)
+
+
+def _is_later(impressions: LogColumns, key: Column, clicks: LogColumns, reference: Column, time: ColumnChoice) -> bool:
+    """Return whether the clicks are after the impressions that they refer to, up to a day for an unknown time zone."""
+    shown_at = impressions.columns[str(find_time(impressions.columns).column)]
+    clicked_at = clicks.columns[str(time.column)]
+    assert shown_at.time is not None
+    assert clicked_at.time is not None
+    shown = pd.DataFrame({"id": key.values.astype(str), "shown": parse_times(shown_at.values, shown_at.time)})
+    clicked = {"id": reference.values.astype(str), "clicked": parse_times(clicked_at.values, clicked_at.time)}
+    both = shown.merge(pd.DataFrame(clicked), on="id")
+    return bool((both["clicked"] >= both["shown"] - pd.Timedelta(days=1)).mean() >= _MIN_LATER)
 
 
 def _find_attributes(
-    impressions: LogColumns, key: ColumnChoice, logs: Iterable[LogColumns], words: Collection[str]
-) -> tuple[LogColumns, dict[str, ColumnChoice]] | None:
-    """Find a log with one row per key, or one per key and day."""
+    impressions: LogColumns,
+    key: ColumnChoice,
+    logs: Iterable[LogColumns],
+    words: Collection[str],
+    others: Collection[str],
+) -> LogRole | None:
+    """Find a log with one row per key, or one per key and day.
+
+    Args:
+        impressions: The impressions.
+        key: The column of the impressions that the log refers to.
+        logs: The logs.
+        words: Words of the names of this kind of key.
+        others: Words of the names of the other kind of key.
+
+    Returns:
+        The log; None if there is none.
+    """
     if key.column is None:
         return None
-    known = set(impressions.columns[key.column].values.astype(str))
-    best = None
+    best: tuple[tuple[bool, float], LogRole] | None = None
     for log in logs:
+        if _has_events(log):
+            continue
+        file_words = set(split_words(log.sample.group.pattern))
+        file_words |= {word.removesuffix("s") for word in file_words}
         for name, column in log.columns.items():
-            if column.kind not in ("integer", "text"):
+            if column.kind not in ("integer", "text") or set(column.words) & set(others):
+                continue
+            is_named = name == key.column or bool(set(column.words) & set(words))
+            is_named |= set(column.words) <= ID and bool(file_words & set(words))
+            shared, _ = _compare_values(column, impressions.columns[key.column])
+            # Whole numbers of different things are often equal.
+            if shared < (_MIN_NAMED if is_named else _MIN_SHARED) or (column.kind == "integer" and not is_named):
                 continue
             day = _find_snapshot_day(log, name)
             rows = log.sample.rows[[name, *([day.column] if day.column else [])]].astype(str)
-            is_unique = not rows.duplicated().any() or (bool(log.sample.group.days) and column.distinct > 1)
-            values = set(column.values.astype(str))
-            shared = len(values & known) / max(min(len(values), len(known)), 1)
-            is_named = name == key.column or bool(set(column.words) & set(words))
-            if is_unique and shared >= (0.01 if is_named else _MIN_SHARED) and not _has_events(log):
-                rating = (is_named, shared)
-                if best is None or rating > best[0]:
-                    reason = f"{shared:.0%} of the sampled ids occur in `impressions.{key.column}`"
-                    best = (rating, log, {"key": ColumnChoice(name, reason), "day": day})
-    return best[1:] if best else None
+            rows = rows.assign(_file_day=log.sample.days.astype(str))
+            rating = (is_named, shared)
+            if not rows.duplicated().any() and (best is None or rating > best[0]):
+                reason = f"{shared:.0%} of the sampled ids occur in `impressions.{key.column}`"
+                best = (rating, LogRole(log, {"key": ColumnChoice(name, reason), "day": day}))
+    return best[1] if best else None
 
 
 def _find_snapshot_day(log: LogColumns, key: str) -> ColumnChoice:
@@ -191,11 +241,9 @@ def _find_snapshot_day(log: LogColumns, key: str) -> ColumnChoice:
     if log.sample.group.days or not log.sample.rows[key].duplicated().any():
         return ColumnChoice(None)
     days = [c for c in log.columns.values() if c.kind == "day" and c.missing == 0 and c.distinct > 1]
-    return (
-        ColumnChoice(days[0].name, f"{format_count(days[0].distinct, 'day')} in the sample")
-        if days
-        else ColumnChoice(None)
-    )
+    if not days:
+        return ColumnChoice(None)
+    return ColumnChoice(days[0].name, f"{format_count(days[0].distinct, 'day')} in the sample")
 
 
 def _has_events(log: LogColumns) -> bool:
@@ -203,45 +251,47 @@ def _has_events(log: LogColumns) -> bool:
     return bool(find_key(log.columns, USER).column and find_key(log.columns, ITEM).column)
 
 
-def _find_behaviours(logs: Iterable[LogColumns]) -> tuple[LogColumns, dict[str, ColumnChoice]] | None:
+def _find_behaviours(logs: Iterable[LogColumns]) -> LogRole | None:
     """Find the largest log of events of users and items."""
     fitting = []
     for log in logs:
         user, item, time = find_key(log.columns, USER), find_key(log.columns, ITEM), find_time(log.columns)
-        named = [c for c in log.columns.values() if c.kind in ("text", "integer") and 1 <= c.distinct <= 30]
-        named = [c for c in named if set(c.words) & BEHAVIOUR]
         order = next((c.name for c in log.columns.values() if c.kind == "integer" and set(c.words) & ORDER), None)
         if user.column is None or item.column is None or (time.column is None and order is None):
             continue
-        behaviour = (
-            ColumnChoice(named[0].name, format_count(named[0].distinct, "behaviour")) if named else ColumnChoice(None)
-        )
+        named = [c for c in log.columns.values() if c.kind in ("text", "integer") and set(c.words) & BEHAVIOUR]
+        named = [c for c in named if 1 <= c.distinct <= 30]
+        behaviour = ColumnChoice(None)
+        if named:
+            behaviour = ColumnChoice(named[0].name, format_count(named[0].distinct, "behaviour"))
         choices = {"user": user, "item": item, "behaviour": behaviour}
-        choices |= (
-            {"time": time}
-            if time.column
-            else {"order": ColumnChoice(order, "no timestamp; assumes that larger values are more recent")}
-        )
-        fitting.append((log.sample.group.size, log, choices))
-    return max(fitting, key=lambda found: found[0])[1:] if fitting else None
+        if time.column:
+            choices["time"] = time
+        else:
+            choices["order"] = ColumnChoice(order, "no timestamp; assumes that larger values are more recent")
+        fitting.append((log.sample.group.size, LogRole(log, choices)))
+    return max(fitting, key=lambda found: found[0])[1] if fitting else None
 
 
 def _find_clicked(
-    log: LogColumns,
-    label: ColumnChoice,
-    clicks: tuple[LogColumns, dict[str, ColumnChoice]] | None,
-    reference: ColumnChoice,
+    log: LogColumns, label: ColumnChoice, clicks: LogRole | None, reference: ColumnChoice
 ) -> pd.Series | None:
-    """Return whether each impression of the sample was clicked; None if the samples do not tell."""
+    """Return whether each impression of the sample was clicked; None if this is not known."""
     rows = log.sample.rows
     if label.column:
-        return _normalize(rows[label.column]) == str(get_positive(log.columns[label.column]))
-    if clicks and reference.column:
-        ids = set(clicks[0].columns[str(clicks[1]["impression"].column)].values.astype(str))
-        return rows[reference.column].astype(str).isin(ids)
-    return None
+        positive = find_positive(log.columns[label.column])
+        return positive.reindex(rows.index, fill_value=False)
+    if clicks is None or reference.column is None:
+        return None
+    days = {day for day in log.sample.days.unique() if day is not None}
+    # All clicks on these impressions are needed, and not a sample of the clicks.
+    ids = read_values(clicks.log.sample, str(clicks.columns["impression"].column), _add_next_days(sorted(days)) or None)
+    if ids is None:
+        return None
+    return rows[reference.column].astype(str).isin(set(ids))
 
 
-def _normalize(values: pd.Series) -> pd.Series:
-    """Return values as text, like those of a column: True -> true, 1.0 -> 1."""
-    return values.map(lambda v: str(v).lower() if isinstance(v, bool) else str(v)).str.removesuffix(".0")
+def _add_next_days(days: Sequence[str]) -> set[str]:
+    """Return days and those after them, because a click may follow after midnight."""
+    following = ((dt.date.fromisoformat(day) + dt.timedelta(days=1)).isoformat() for day in days)
+    return {*days, *following}
