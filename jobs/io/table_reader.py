@@ -18,10 +18,13 @@ from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.pipeline import find_writer
 from star_ctr.conf.errors import DataError, UserError
 
+_COMMANDS = {"differences": "evaluate --against RUN", "importance": "explain"}
+"""The commands that write tables that no step writes."""
+
 
 def explain_missing(path: str, table: str) -> str:
     """Return the message for a table that has not been written yet, with the command that writes it."""
-    step = "evaluate --against RUN" if table == "differences" else find_writer(table)
+    step = _COMMANDS.get(table) or find_writer(table)
     return f"{path}: no such table yet; run `star-ctr {step}` first"
 
 
