@@ -8,6 +8,7 @@ The trainer is pinned to one Delta version of the split, so later writes do not 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,6 +64,8 @@ RUNS_SCHEMA = describe_schema(
 """Schema of `runs`."""
 NOT_SAMPLED = "no click, not sampled (trainer.negatives)"
 """Reason in the ledger for training rows that were not sampled."""
+_FEW_STEPS = 200
+_logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -102,6 +105,14 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
         )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
+    if job.start is None and record["steps"] < _FEW_STEPS:
+        _logger.warning(
+            "train: only %d steps with trainer.batch_size=%d and trainer.epochs=%d, which is too few for most models; "
+            "lower the batch size, raise the epochs, or train on more days (window.days)",
+            record["steps"],
+            job.trainer.batch_size,
+            job.trainer.epochs,
+        )
     summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
     return {k: record[k] for k in summary}
 
