@@ -110,7 +110,8 @@ class HistoryState:
             for table, rows in self.tables.compute(events.where(F.col(LOG_DAY).isin(stale))).items():
                 rows = rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds")
                 self.tables.write(table, rows, partitions)
-            if self._has_time_cut():
+            # The events of many more days than the window are not worth keeping.
+            if self._has_time_cut() and len(stale) <= self.settings.window.days + 2:
                 self._events = _Events([day for day in stale if day != BEFORE_FIRST_DAY], events)
             else:
                 events.unpersist()
