@@ -152,6 +152,8 @@ def _detect_separator(texts: pd.Series) -> str | None:
         if (parts.str.len() > 1).mean() < 0.2:
             continue
         flat = parts.explode().str.strip()
+        if flat.str.count(" ").mean() > 0.5:  # sentences
+            continue
         if len(flat) >= 1.5 * flat.nunique() and flat.str.len().mean() < 20:
             return separator
     return None

@@ -83,6 +83,13 @@ def draft_settings(folder: str, name: str, report: Callable[[str], None] = lambd
     return Draft(text, list(_summarize(roles)), questions, notes)
 
 
+def _find_offset(roles: Roles) -> str | None:
+    """Return the offset from UTC that all times of the impressions have in their text; None if there is none."""
+    column = roles.impressions.columns[str(roles.time.column)]
+    offsets = column.values.astype(str).str.extract(r"([+-]\d{2}:?\d{2})$")[0].unique()
+    return str(offsets[0]) if len(offsets) == 1 and isinstance(offsets[0], str) and offsets[0][1:3] != "00" else None
+
+
 def _read_samples(
     fs: AbstractFileSystem, groups: list[LogGroup], report: Callable[[str], None], notes: list[str]
 ) -> list[LogSample]:
@@ -135,6 +142,10 @@ def _list_questions(roles: Roles) -> list[str]:
     text = (
         "`logs.{}.as_of`: set `same_day` if a snapshot is written at the start of its day, `day_before` if at the end."
     )
+    positions = [n for n, c in roles.impressions.columns.items() if set(c.words) & {"position", "rank", "pos"}]
+    found += [f"`features`: leave out `{n}` if it is not known when rows are scored." for n in positions]
+    if offset := _find_offset(roles):
+        found.append(f"`zone`: the times have the offset {offset}; is this the time zone of your days?")
     if not roles.is_click_known:
         found.append(
             "`features`: leave out columns that are known only after the impression; the clicks are too many to check"

@@ -60,6 +60,8 @@ def find_key(columns: Mapping[str, Column], words: Collection[str]) -> ColumnCho
     names = [name for *_, name in sorted(fitting)]
     if not names:
         return ColumnChoice(None)
+    # An id has far more values than, for example, the kind of a device.
+    names = names[:1] + [n for n in names[1:] if columns[n].distinct > 0.05 * columns[names[0]].distinct]
     return ColumnChoice(names[0], f"{format_count(columns[names[0]].distinct, 'id')} in the sample", tuple(names[1:4]))
 
 

@@ -147,7 +147,9 @@ def _propose_column(log: str, column: Column, is_dated: bool) -> tuple[dict[str,
         settings = {"kind": "categorical", "column": reference, "separator": column.separator, "length": length}
         return settings, ""
     if column.distinct > max(_MAX_SHARE * n, _MAX_CATEGORIES):
-        return None, f"{column.distinct:,} distinct values in {n:,} rows"
+        is_sentence = column.kind == "text" and column.values.str.count(" ").mean() > 2
+        what = "; it looks like free text" if is_sentence else ""
+        return None, f"{column.distinct:,} distinct values in {n:,} rows{what}"
     return {"kind": "categorical", "column": reference}, ""
 
 

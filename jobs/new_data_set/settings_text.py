@@ -68,7 +68,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
     yield f"name: {name}"
     yield "zone: UTC  # check"
     yield ""
-    yield f"paths: {_dump_flow({'logs': _make_absolute(folder), 'warehouse': f'warehouse/{name}'})}"
+    yield f"paths: {_dump_flow({'logs': _make_absolute(folder), 'warehouse': _make_absolute(f'warehouse/{name}')})}"
     yield ""
     yield "logs:"
     for section, log in list_logs(roles).items():
@@ -127,7 +127,7 @@ def _write_log(roles: Roles, section: str, log: LogColumns, proposals: Proposals
         reasons = list(dict.fromkeys(roles.outcomes.values()))
         for reason in reasons:
             own = [name for name, found in roles.outcomes.items() if found == reason]
-            yield f"  # {reason}" if len(reasons) == 1 else f"  # {', '.join(own)}: {reason}"
+            yield f"  # {reason}" if len(reasons) == 1 and len(own) > 3 else f"  # {', '.join(own)}: {reason}"
     if types := dict(proposals.types.get(section, {})):
         yield from _wrap(f"types: {_dump_flow(types)}", "  ")
 
@@ -199,10 +199,17 @@ def _write_training(roles: Roles) -> Iterator[str]:
 
 def _wrap(text: str, indent: str) -> list[str]:
     """Return the lines of a YAML entry in flow style."""
-    more = indent + "  "
-    return wrap(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=more, break_long_words=False, break_on_hyphens=False
+    # Keep a key and its value on one line.
+    joined = text.replace(": ", ":\u00a0")
+    lines = wrap(
+        joined,
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return [line.replace(":\u00a0", ": ") for line in lines]
 
 
 def _make_absolute(folder: str) -> str:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from star_ctr.conf.contracts.domains import DomainIndex
+from star_ctr.conf.errors import UserError, suggest_nearest
 from star_ctr.model.data.batch_order import DataFile, count_rows_by_domain
 
 _logger = logging.getLogger(__name__)
@@ -34,8 +35,16 @@ def resolve_rates(negatives: float | Mapping[str, float], domains: DomainIndex) 
 
     Returns:
         The rates by domain number.
+
+    Raises:
+        UserError: A domain is not known.
     """
     if isinstance(negatives, Mapping):
+        if unknown := next((name for name in negatives if name not in domains), None):
+            hint = suggest_nearest(unknown, domains.names[1:])
+            raise UserError(
+                f"trainer.negatives: no training rows of the domain `{unknown}`{hint}; correct or remove it"
+            )
         return {p: negatives.get(name, 1.0) for p, name in enumerate(domains.names)}
     return dict.fromkeys(range(len(domains)), negatives)
 

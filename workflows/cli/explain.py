@@ -47,11 +47,17 @@ def explain(
     from rich.console import Group
     from rich.text import Text
 
+    from star_ctr.conf.contracts.catalog import Warehouse
     from star_ctr.conf.contracts.domains import OVERALL
+    from star_ctr.conf.errors import UserError
+    from star_ctr.conf.load import load
     from star_ctr.jobs.tools import explain as job
     from star_ctr.workflows.importance_figure import draw_importance
     from star_ctr.workflows.terminal import make_table
 
+    warehouse = Warehouse(load(conf, set or []).paths)
+    if not warehouse.list_finished_runs():
+        raise UserError(f"{warehouse.models}: no finished run yet; run `star-ctr nightly --conf {conf}` first")
     _, found = with_spark(
         "explain", conf, set, lambda s, spark: job.run(s, spark, ds, run_id, rows), writes=True, wait=wait
     )
@@ -61,13 +67,24 @@ def explain(
 
     def render() -> Group:
         shown = [
-            {**row, "GAUC": row["gauc"], "AUC": row["auc"], "log loss": row["log_loss"], "interval": _format(row)}
+            {
+                **row,
+                "GAUC": _round(row["gauc"]),
+                "AUC": _round(row["auc"]),
+                "log loss": _round(row["log_loss"]),
+                "interval": _format(row),
+            }
             for row in overall
         ]
         title = f"{found[0]['run_id']}: loss without a feature, on {overall[0]['rows']:,} test rows"
         return Group(make_table(shown, _SHOWN, title), Text(f"Wrote {file}. By domain: table `importance`."))
 
     print_result(found, json, render)
+
+
+def _round(value: float | None) -> float | None:
+    """Return a number as it is shown, without -0."""
+    return None if value is None else round(value, 4) + 0.0
 
 
 def _format(row: dict[str, Any]) -> str:

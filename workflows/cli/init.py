@@ -29,15 +29,15 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     json: Json = None,
 ) -> None:
-    r"""Draft the YAML file of a new data set from its logs.
+    """Draft the YAML file of a new data set from its logs.
 
     Finds the logs in a folder, reads a sample of each, and writes a commented file with their formats and keys, the
     domain, the label, and a first set of features. Comments give reasons, and list what you must check. Needs no Spark.
 
     For example:
 
-    \b
         star-ctr init --logs /data/shop
+
         star-ctr check --conf shop.yaml
     """
     import re

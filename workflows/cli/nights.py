@@ -71,7 +71,7 @@ def nightly(conf: Conf, set: Set = None, ds: Day = None, json: Json = None, wait
     stderr.print(f"gate: {gate['outcome']}: {gate['reason']}", highlight=False)
     folder = get_published_attempt(Warehouse(settings.paths), gate["run_id"], gate["attempt"]).folder
     stderr.print(f"Finished in {time.monotonic() - start:.0f} s\nModel: {folder}", highlight=False)
-    stderr.print(f"To see the report: star-ctr report --conf {conf}", highlight=False)
+    stderr.print(f"To see the report: {_format_report_command(conf, set, gate['run_id'][:10])}", highlight=False)
     stderr.print(f"To list the tables: star-ctr tables --conf {conf}", highlight=False)
 
 
@@ -101,7 +101,15 @@ def backfill(
     with _suggest_backfill(conf, set, first, last):
         _, report = with_spark("backfill", conf, set, action, progress=False, writes=True, wait=wait)
     print_result(report, json, lambda: make_table(report, ["ds", "step", "action", "reason"]))
-    stderr.print(f"To see the report: star-ctr report --conf {conf}", highlight=False)
+    stderr.print(f"To see the report: {_format_report_command(conf, set, last)}", highlight=False)
+
+
+def _format_report_command(conf: str, overrides: list[str] | None, ds: str | None) -> str:
+    """Return the command that shows the report of the run with these settings."""
+    from star_ctr.conf.redaction import format_command
+
+    settings = [part for override in overrides or [] for part in ("--set", override)]
+    return format_command(["star-ctr", "report", "--conf", conf, *settings, *(["--ds", ds] if ds else [])])
 
 
 @app.command()

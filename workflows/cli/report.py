@@ -18,7 +18,12 @@ def report(
     ds: Day = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", metavar="FILE", help="HTML file to write. By default, build/report/NAME-DAY.html."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="HTML file to write. By default, build/report/NAME-DAY.html; "
+            "with --set, the name contains a hash of the settings.",
+        ),
     ] = None,
 ) -> None:
     """Write an HTML page with the results of a night.
@@ -38,6 +43,8 @@ def report(
 
     settings = load(conf, set or [])
     data = collect(settings, ds)
-    file = Path(out or f"build/report/{settings.name}-{data.ds}.html")
+    # The report of an experiment must not replace that of the night.
+    suffix = f"-{data.settings_hash[:8]}" if set else ""
+    file = Path(out or f"build/report/{settings.name}-{data.ds}{suffix}.html")
     page.write(data, format_command(["star-ctr", *sys.argv[1:]]), file)
     stderr.print(f"Report: {file}", highlight=False)

@@ -66,6 +66,7 @@ def test_a_shop_with_a_click_log(tmp_path: Path) -> None:
     assert logs.items is not None
     assert (logs.items.key, logs.items.format) == ("sku", "csv")
     assert settings.window.days == 3
+    assert Path(settings.paths.warehouse).is_absolute()
     features = {f.name: f for f in settings.features}
     assert {"item", "slot", "tier", "labels", "hour", "by_user", "by_item_domain", "clicked"} <= set(features)
     assert features["labels"].separator == "|"  # type: ignore[union-attr]

@@ -257,3 +257,16 @@ def test_patterns_and_words() -> None:
     assert matches_words(["liked"], OUTCOME)
     assert matches_words(["shares"], OUTCOME)
     assert not matches_words(["length", "price"], OUTCOME)
+
+
+def test_headlines_are_no_lists_and_positions_are_asked_about(tmp_path: Path) -> None:
+    words = ["mayor, police and the river", "old town opens, at last", "snow, wind and rain in the north"]
+    items = pd.DataFrame({"item_id": range(1, 80), "headline": [f"{words[k % 3]} {k}, again" for k in range(79)]})
+    rows = make_rows(position=np.arange(N) % 9, device=["ios", "web"] * (N // 2))
+    rows["ts"] = pd.to_datetime(rows["ts"], unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S+01:00")
+    found, settings = draft(tmp_path, shown=rows, items=items)
+    assert "items.headline" not in list_columns(settings)
+    assert "items.headline: 79 distinct values in 79 rows; it looks like free text" in found.text
+    assert any("leave out `position`" in question for question in found.questions)
+    assert any("+01:00" in question for question in found.questions)
+    assert "alternatives: device" not in found.text

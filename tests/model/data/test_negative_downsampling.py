@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from star_ctr.conf.contracts.domains import DomainIndex
 from star_ctr.conf.contracts.encoded_row import SplitPartition
 from star_ctr.conf.errors import UserError
 from star_ctr.jobs.io.delta_rows import read_rows
@@ -120,6 +121,11 @@ def test_unknown_domains_are_corrected_too(large_table: str, tmp_path: Path, out
         totals.append(scores.sum() / test.label.sum())
     assert totals[1] == pytest.approx(totals[2], rel=0.02)
     assert totals == pytest.approx([1, 1, 1], abs=0.1 if output_biases else 0.35)
+
+
+def test_a_rate_of_an_unknown_domain_is_an_error() -> None:
+    with pytest.raises(UserError, match="domain `bb`; did you mean `b`"):
+        resolve_rates({"a": 0.5, "bb": 0.1}, DomainIndex(["a", "b"]))
 
 
 def test_a_domain_without_clicks_keeps_its_rows(tmp_path: Path) -> None:
