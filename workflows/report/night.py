@@ -85,8 +85,9 @@ def _render_ledger_row(step: str, rows_in: int, rows_out: int, rows: Sequence[Ro
         notes.append(f'<span class="bad">rows in: {difference} than rows out of the previous step</span>')
     left_out = f"{rows_in - rows_out:,}" if rows_in != rows_out else "0"
     below = f'<tr class="why"><td colspan="4">{"".join(f"<div>{n}</div>" for n in notes)}</td></tr>' if notes else ""
-    is_unexplained = "" in reasons and step in ("train", "score", "evaluate")
-    kind = ' class="bad"' if is_unexplained else ""
+    explained = sum(r["rows_in"] - r["rows_out"] for r in rows if r["reason"] and r["ds"] != UNDATED)
+    is_marked = rows_in - explained != rows_out and step in ("train", "score", "evaluate")
+    kind = ' class="bad"' if is_marked else ""
     cells = f"<td>{rows_in:,}</td><td>{rows_out:,}</td><td{kind}>{left_out}</td>"
     return f"<tr><th>{escape(step)}</th>{cells}</tr>{below}"
 

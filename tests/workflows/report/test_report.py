@@ -192,6 +192,26 @@ def test_rows_that_vanish_between_two_steps_are_shown(warehouse: SyntheticNights
     )
 
 
+@pytest.mark.parametrize(
+    ("counts", "is_marked"),
+    [
+        ([(100, 100, "")], False),
+        ([(80, 80, ""), (20, 0, "no click, not sampled")], False),
+        ([(100, 98, "")], True),
+        ([(100, 102, "")], True),
+        ([(80, 79, ""), (20, 0, "no click, not sampled")], True),
+    ],
+)
+def test_rows_that_a_run_lost_without_a_reason_are_marked(
+    warehouse: SyntheticNights, counts: list[tuple[int, int, str]], is_marked: bool
+) -> None:
+    warehouse.metrics(LAST)
+    names = ("rows_in", "rows_out", "reason")
+    same = {"run_id": warehouse.run(LAST), "ds": LAST, "domain": "home", "step": "train"}
+    warehouse.write("ledger", [{**same, **dict(zip(names, row, strict=True))} for row in counts])
+    assert ('<td class="bad">' in night.render_ledger(collect(warehouse.settings))) == is_marked
+
+
 def test_durations_states_and_failed_steps_are_shown(warehouse: SyntheticNights) -> None:
     warehouse.nights()
     data = collect(warehouse.settings)
