@@ -47,7 +47,7 @@ def parse_path(pattern: str, file: str) -> tuple[str, str | None] | None:
     Raises:
         DataError: The path has digits at the position of the day, but they are not a date.
     """
-    match = re.search(_translate(pattern) + "$", file)
+    match = re.search(translate_glob(pattern) + "$", file)
     if match is None:
         return None
     found = match.groupdict()
@@ -63,7 +63,7 @@ def parse_path(pattern: str, file: str) -> tuple[str, str | None] | None:
     return (days.pop(), found.get("hh")) if len(days) == 1 else None
 
 
-def _translate(pattern: str) -> str:
+def translate_glob(pattern: str) -> str:
     """Translate a glob with placeholders to a regular expression with a group per placeholder."""
     parts, seen = [], set[str]()
     for token in _TOKEN.findall(pattern):

@@ -26,7 +26,9 @@ _HEAD = 1 << 18
 """Bytes from which encoding, separator and the size of rows are found."""
 
 
-def read_file(fs: AbstractFileSystem, kind: str, path: str, rows: int, options: dict[str, str]) -> pd.DataFrame:
+def read_file(
+    fs: AbstractFileSystem, kind: str, path: str, rows: int, options: dict[str, str], column: str | None = None
+) -> pd.DataFrame:
     """Read the first rows of a file.
 
     Args:
@@ -35,6 +37,7 @@ def read_file(fs: AbstractFileSystem, kind: str, path: str, rows: int, options: 
         path: The path of the file, or of the folder of a Delta table.
         rows: The maximum number of rows.
         options: Is filled with the keys of the YAML file that say how the file is read, such as `separator`.
+        column: The only column to read; then only `rows` is a limit, and not the size. By default, all columns.
 
     Returns:
         The rows. The values of text files are text, and missing values are null.
@@ -44,21 +47,23 @@ def read_file(fs: AbstractFileSystem, kind: str, path: str, rows: int, options: 
     """
     match kind:
         case "csv":
-            return _read_csv(fs, path, rows, options)
+            return _read_csv(fs, path, rows, options, column)
         case "json":
-            return _read_json(fs, path, rows, options)
+            return _read_json(fs, path, rows, options, column)
         case "delta":
-            return _read_delta(fs, path, rows)
+            return _read_delta(fs, path, rows, column)
         case "orc":
             with fs.open(path, "rb") as file:
-                return _to_pandas(pyarrow.orc.ORCFile(file).read().slice(0, rows))
+                return _to_pandas(pyarrow.orc.ORCFile(file).read(column and [column]).slice(0, rows))
         case "parquet":
             with fs.open(path, "rb") as file:
-                return _read_parquet(file, rows)
+                return _read_parquet(file, rows, column)
     raise ValueError(f"`init` does not read {kind}; add this log by hand")
 
 
-def _read_csv(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, str]) -> pd.DataFrame:
+def _read_csv(
+    fs: AbstractFileSystem, path: str, rows: int, options: dict[str, str], column: str | None
+) -> pd.DataFrame:
     encoding, head = _detect_encoding(fs, path)
     if not head.strip():
         return pd.DataFrame()
@@ -68,8 +73,9 @@ def _read_csv(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, s
     _keep_encoding(encoding, options)
     with fs.open(path, "rb", compression="infer") as file:
         read = pd.read_csv(
-            file, sep=separator, dtype=str, keep_default_na=False, nrows=_limit_rows(head, rows), encoding=encoding,
-            on_bad_lines="skip", encoding_errors="replace",
+            file, sep=separator, dtype=str, keep_default_na=False, encoding=encoding, on_bad_lines="skip",
+            nrows=_limit_rows(head, rows) if column is None else rows, encoding_errors="replace",
+            usecols=None if column is None else lambda name: name.strip() == column,
         )  # fmt: skip
     read = read.loc[:, [not str(name).startswith("Unnamed: ") for name in read.columns]]
     stripped = [str(name).strip() for name in read.columns]
@@ -82,10 +88,12 @@ def _limit_rows(head: str, rows: int) -> int:
     return max(min(rows, _MAX_BYTES * max(head.count("\n"), 1) // len(head)), 1_000)
 
 
-def _read_json(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, str]) -> pd.DataFrame:
+def _read_json(
+    fs: AbstractFileSystem, path: str, rows: int, options: dict[str, str], column: str | None
+) -> pd.DataFrame:
     encoding, head = _detect_encoding(fs, path)
     _keep_encoding(encoding, options)
-    rows = _limit_rows(head, rows) if head else rows
+    rows = _limit_rows(head, rows) if head and column is None else rows
     found = list[dict[str, Any]]()
     with fs.open(path, "rb", compression="infer") as file:
         for number, line in enumerate(file, start=1):
@@ -99,35 +107,35 @@ def _read_json(fs: AbstractFileSystem, path: str, rows: int, options: dict[str, 
                 raise ValueError(f"line {number} is not a JSON object; write one object per line") from None
             if not isinstance(value, dict):
                 raise ValueError(f"line {number} is not a JSON object; write one object per line")
-            found.append(value)
+            found.append(value if column is None else {column: value.get(column)})
     return pd.DataFrame(found, dtype=object).apply(_clear_nulls)
 
 
-def _read_delta(fs: AbstractFileSystem, path: str, rows: int) -> pd.DataFrame:
+def _read_delta(fs: AbstractFileSystem, path: str, rows: int, column: str | None) -> pd.DataFrame:
     # fsspec strips the scheme of a URL.
     table = DeltaTable(fs.unstrip_protocol(path) if "file" not in fs.protocol else path)
     frames, left = [], rows
     actions = pa.table(table.get_add_actions(flatten=True)).sort_by([("path", "descending")]).to_pylist()
     for action in actions:
         with fs.open(f"{path}/{action['path']}", "rb") as file:
-            frame = _read_parquet(file, left)
+            frame = _read_parquet(file, left, column)
         partition = {k.removeprefix("partition."): v for k, v in action.items() if k.startswith("partition.")}
         frames.append(frame.assign(**partition))
         left -= len(frame)
-        if left <= 0 or len(frames) == _MAX_FILES:
+        if left <= 0 or (column is None and len(frames) == _MAX_FILES):
             break
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _read_parquet(file: Any, rows: int) -> pd.DataFrame:
+def _read_parquet(file: Any, rows: int, column: str | None) -> pd.DataFrame:
     batches, left = [], rows
     source = pq.ParquetFile(file)
-    for batch in source.iter_batches(min(rows, 65_536)):
+    for batch in source.iter_batches(min(rows, 65_536), columns=column and [column]):
         batches.append(batch.slice(0, left))
         left -= len(batches[-1])
         if left <= 0:
             break
-    return _to_pandas(pa.Table.from_batches(batches, source.schema_arrow))
+    return _to_pandas(pa.Table.from_batches(batches, None if batches else source.schema_arrow))
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from star_ctr.conf.settings.sources import PLACEHOLDERS
+from star_ctr.jobs.io.path_patterns import translate_glob
 from star_ctr.jobs.new_data_set.log_groups import LogGroup
 
 
@@ -53,23 +53,24 @@ def _merge_patterns(one: str, other: str) -> str | None:
 
 
 def tell_apart(groups: Sequence[LogGroup]) -> list[LogGroup]:
-    """Return groups whose patterns do not match files of other groups.
+    """Return groups whose patterns do not match files of other groups, as far as possible.
 
     A wildcard that matches too much becomes a number, `[0-9]*`, or the name of the only file.
 
     Args:
         groups: The groups.
+
+    Returns:
+        The groups. A pattern always matches all files of its group.
     """
     apart = []
     for group in groups:
-        roots = _find_root(group)
-        others = [file.path[len(roots) :] for other in groups if other is not group for file in other.files]
-        chosen = group
-        for pattern in (group.pattern, group.pattern.replace("*", "[0-9]*"), group.files[-1].path[len(roots) :]):
-            if not any(_matches(pattern, name) for name in others):
-                chosen = group._replace(pattern=pattern)
-                break
-        apart.append(chosen)
+        root = len(_find_root(group))
+        own = [file.path[root:] for file in group.files]
+        others = [file.path[root:] for other in groups if other is not group for file in other.files]
+        candidates = (group.pattern, group.pattern.replace("*", "[0-9]*"), own[0])
+        fitting = (p for p in candidates if _match_all(p, own) and not any(_match_all(p, [name]) for name in others))
+        apart.append(group._replace(pattern=next(fitting, group.pattern)))
     return apart
 
 
@@ -79,8 +80,7 @@ def _find_root(group: LogGroup) -> str:
     return "/".join(path.split("/")[: -(group.pattern.count("/") + 1)]) + "/"
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Return whether a pattern matches a path below the folder of the logs."""
-    parts = re.split(r"(\{\w+\}|\[0-9\]|\*)", pattern)
-    wildcards = {**PLACEHOLDERS, "*": "[^/]*", "[0-9]": "[0-9]"}
-    return re.fullmatch("".join(wildcards.get(part, re.escape(part)) for part in parts), name) is not None
+def _match_all(pattern: str, names: Sequence[str]) -> bool:
+    """Return whether a pattern matches all of some paths below the folder of the logs."""
+    expression = re.compile(translate_glob(pattern))
+    return all(expression.fullmatch(name) for name in names)

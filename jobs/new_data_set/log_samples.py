@@ -104,13 +104,20 @@ def read_values(sample: LogSample, column: str, days: Collection[str] | None) ->
 
 def _iter_values(sample: LogSample, files: list[GroupFile], column: str) -> Iterator[pd.Series]:
     for file in files:
-        frame = _read(sample.fs, sample.group, file, _MAX_VALUES, {})
+        frame = _read(sample.fs, sample.group, file, _MAX_VALUES, {}, column)
         if column in frame:
             yield frame[column].dropna().astype(str)
 
 
-def _read(fs: AbstractFileSystem, group: LogGroup, file: GroupFile, rows: int, options: dict[str, str]) -> pd.DataFrame:
+def _read(
+    fs: AbstractFileSystem,
+    group: LogGroup,
+    file: GroupFile,
+    rows: int,
+    options: dict[str, str],
+    column: str | None = None,
+) -> pd.DataFrame:
     try:
-        return read_file(fs, group.format, file.path, rows, options)
+        return read_file(fs, group.format, file.path, rows, options, column)
     except (ValueError, OSError, EOFError, AttributeError, pa.ArrowException, DeltaError) as error:
         raise DataError(f"{file.path}: cannot read as {group.format}: {str(error).splitlines()[0]}") from None

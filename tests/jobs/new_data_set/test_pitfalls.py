@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.new_data_set import draft as drafts
+from star_ctr.jobs.new_data_set import file_readers
 from star_ctr.jobs.new_data_set.column_words import OUTCOME, matches_words
 from star_ctr.jobs.new_data_set.columns import describe_column
 from star_ctr.jobs.new_data_set.draft import Draft, draft_settings
-from star_ctr.jobs.new_data_set.log_groups import make_pattern
+from star_ctr.jobs.new_data_set.group_merging import tell_apart
+from star_ctr.jobs.new_data_set.log_groups import GroupFile, LogGroup, make_pattern
+from star_ctr.jobs.new_data_set.log_samples import read_sample, read_values
 
 N, START = 6_000, 1_767_225_600
 
@@ -208,6 +214,43 @@ def test_a_pattern_does_not_match_the_files_of_another_log(tmp_path: Path) -> No
     assert settings.logs.impressions.path == "log_[0-9]*.csv"
     assert settings.logs.users is not None
     assert settings.logs.users.path == "log_users.csv"
+
+
+def test_a_pattern_matches_all_files_of_its_log() -> None:
+    def group(pattern: str, *names: str) -> LogGroup:
+        return LogGroup(pattern, "csv", [GroupFile(f"/logs/{name}", None, 1) for name in names])
+
+    shown = group("*/{ds}.csv", "one/2026-01-01.csv", "two/2026-01-01.csv")
+    found = tell_apart([shown, group("users/{ds}.csv", "users/2026-01-01.csv")])
+    assert [g.pattern for g in found] == ["*/{ds}.csv", "users/{ds}.csv"]
+    found = tell_apart([group("u*.csv", "u1.csv", "u2.csv"), group("users.csv", "users.csv")])
+    assert [g.pattern for g in found] == ["u[0-9]*.csv", "users.csv"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet", "orc", "delta"])
+def test_all_values_of_a_column_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A sample is limited in size, but not the clicks that tell which impressions of a sample were clicked."""
+    monkeypatch.setattr(file_readers, "_MAX_BYTES", 1)
+    monkeypatch.setattr(file_readers, "_MAX_FILES", 1)
+    rows = pd.DataFrame({"view": [f"v{k}" for k in range(3_000)], "other": range(3_000)})
+    path = tmp_path / f"a.{kind}"
+    match kind:
+        case "csv":
+            rows.to_csv(path, index=False)
+        case "json":
+            rows.to_json(path, orient="records", lines=True)
+        case "parquet":
+            rows.to_parquet(path)
+        case "orc":
+            pa.orc.write_table(pa.Table.from_pandas(rows), str(path))
+        case _:
+            for part in (rows.iloc[:2_000], rows.iloc[2_000:]):
+                write_deltalake(str(path), part, mode="append")
+    sample = read_sample(fsspec.filesystem("file"), LogGroup(path.name, kind, [GroupFile(str(path), None, 1)]), 100)
+    assert not sample.is_complete
+    values = read_values(sample, "view", None)
+    assert values is not None
+    assert sorted(values) == sorted(rows["view"])
 
 
 def test_commas_between_ids_are_no_decimals() -> None:
