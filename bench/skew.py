@@ -2,12 +2,13 @@
 
 The log has 10 million events of two days and a million rows on the second day. One item has 30% of both, one user 10%.
 The features are statistics and sequences with the cuts `day` and `time`. The sums and last events by day are computed
-and stored first. All shuffles have eight partitions. A twentieth of the events is computed before the measurement, because
-the JVM compiles in its first half minute, which only affects the first tasks.
+and stored first. All shuffles have eight partitions. A smaller log, with a twentieth of the events, is computed before
+the measurement, because the JVM compiles in its first half minute, which slows down the first tasks only.
 
 - `features_skew`: of all stages with at least a twentieth of the time of all tasks, the largest ratio of the longest
-  task to an even share: an eighth of the time of all tasks of the stage. A stage that reads several inputs has more than
-  eight tasks of different sizes; what matters is that none of them takes longer than an even share of eight slots.
+  task to an even share: the time of all tasks of the stage, divided by their number, or by eight if there are more. A
+  stage that reads several inputs has more tasks, of different sizes, and none of them should exceed an even share of
+  eight slots.
 - `features_skew_memory`: the largest resident memory of a Python worker, in MiB.
 
     python bench/skew.py [--events 10000000]

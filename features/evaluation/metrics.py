@@ -15,8 +15,8 @@ from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, add_interva
 from star_ctr.features.evaluation.grouped_sums import require_valid
 
 _EXACT = "decimal(38, 18)"
-_LEAST = 1e-15
-"""Scores are clipped to [_LEAST, 1 - _LEAST] for the log loss."""
+LEAST_SCORE = 1e-15
+"""Scores are clipped to [LEAST_SCORE, 1 - LEAST_SCORE] for the log loss."""
 OPEN_LABELS = "open_labels"
 """Column with the number of rows whose label was not final. If it is not 0, the metrics are provisional."""
 METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss")
@@ -76,7 +76,7 @@ def compute_totals(scores: DataFrame) -> DataFrame:
     is_open = ~F.coalesce("label_final", F.lit(True)) if "label_final" in scores.columns else F.lit(False)
     rows = scores.select(*GROUP, label.alias("label"), score.alias("score"), is_open.alias("is_open"))
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))
-    p = F.least(F.greatest(F.col("score"), F.lit(_LEAST)), F.lit(1 - _LEAST))
+    p = F.least(F.greatest(F.col("score"), F.lit(LEAST_SCORE)), F.lit(1 - LEAST_SCORE))
     loss = -F.when(F.col("label") > 0, F.log(p)).otherwise(F.log1p(-p))
     return (
         both.groupBy(*GROUP)

@@ -104,14 +104,15 @@ class HistoryState:
         if stale := self.list_days_to_compute():
             _logger.info("history: computing the state of %s", ", ".join(stale))
             self.records.remove(HISTORY_PART, stale)
-            events = read_events(self.settings, self.store, stale, with_earlier=self._has_time_cut()).persist()
+            # `open` needs the events of the window again. Those of many more days are not worth keeping.
+            is_reused = self._has_time_cut() and len(stale) <= self.settings.window.days + 2
+            events = read_events(self.settings, self.store, stale, with_earlier=is_reused).persist()
             stack.callback(events.unpersist)
             partitions = [Partition(1, day) for day in stale]
             for table, rows in self.tables.compute(events.where(F.col(LOG_DAY).isin(stale))).items():
                 rows = rows.withColumn("span", F.lit(1)).withColumnRenamed(LOG_DAY, "ds")
                 self.tables.write(table, rows, partitions)
-            # The events of many more days than the window are not worth keeping.
-            if self._has_time_cut() and len(stale) <= self.settings.window.days + 2:
+            if is_reused:
                 self._events = _Events([day for day in stale if day != BEFORE_FIRST_DAY], events)
             else:
                 events.unpersist()

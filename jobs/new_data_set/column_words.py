@@ -32,6 +32,8 @@ IMPRESSION = _split("impression imp view request exposure show shown event req p
 """Words of the names of columns that refer to an impression."""
 BEHAVIOUR = _split("behaviour behavior action event type btag kind what")
 ORDER = _split("order pos position rank seq sequence index")
+POSITION = _split("position pos rank")
+"""Words of the names of columns that may not be known before the ranking."""
 CATEGORY = _split("category cat cate class genre topic tag brand shop author artist publisher type")
 OUTCOME = _split(
     "like follow comment forward share hate long play stay dwell profile watch purchase buy bought order cart "

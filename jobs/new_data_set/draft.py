@@ -8,12 +8,13 @@ from typing import NamedTuple
 from fsspec import AbstractFileSystem
 
 from star_ctr.conf.errors import DataError, UserError
+from star_ctr.jobs.new_data_set.column_words import POSITION
 from star_ctr.jobs.new_data_set.group_merging import merge_groups, tell_apart
 from star_ctr.jobs.new_data_set.log_groups import LogGroup, find_groups
 from star_ctr.jobs.new_data_set.log_samples import LogSample, read_sample
-from star_ctr.jobs.new_data_set.proposals import list_logs, propose_features
+from star_ctr.jobs.new_data_set.proposals import propose_features
 from star_ctr.jobs.new_data_set.roles import Roles, find_roles
-from star_ctr.jobs.new_data_set.settings_text import is_daily, list_choices, write_settings
+from star_ctr.jobs.new_data_set.settings_text import list_choices, write_settings
 
 SAMPLE_ROWS = 200_000
 """Maximum number of rows that are read from each log."""
@@ -115,7 +116,7 @@ def _list_some(names: list[str]) -> str:
 
 def _summarize(roles: Roles) -> Iterator[LogSummary]:
     """Yield a line of the summary per log."""
-    for name, log in list_logs(roles).items():
+    for name, log in roles.logs.items():
         used = list_choices(roles, name)
         text = ", ".join(f"{key} `{choice.column}`" for key, choice in used.items() if choice.column)
         yield LogSummary(name, log.sample.group.pattern, len(log.sample.group.files), text)
@@ -142,7 +143,7 @@ def _list_questions(roles: Roles) -> list[str]:
     text = (
         "`logs.{}.as_of`: set `same_day` if a snapshot is written at the start of its day, `day_before` if at the end."
     )
-    positions = [n for n, c in roles.impressions.columns.items() if set(c.words) & {"position", "rank", "pos"}]
+    positions = [n for n, c in roles.impressions.columns.items() if set(c.words) & POSITION]
     found += [f"`features`: leave out `{n}` if it is not known when rows are scored." for n in positions]
     if offset := _find_offset(roles):
         found.append(f"`zone`: the times have the offset {offset}; is this the time zone of your days?")
@@ -153,12 +154,10 @@ def _list_questions(roles: Roles) -> list[str]:
     if (key := roles.impressions.columns[str(roles.time.column)]).time and roles.time.others:
         others = ", ".join(f"`{name}`" for name in roles.time.others)
         found.append(f"`logs.impressions.time`: the draft uses `{key.name}`. Alternatives: {others}.")
-    ambiguous = [
-        (n, c) for n, log in list_logs(roles).items() for c in log.columns.values() if c.time and c.time.alternative
-    ]
+    ambiguous = [(n, c) for n, log in roles.logs.items() for c in log.columns.values() if c.time and c.time.alternative]
     found += [
         f"`logs.{n}`: `{c.name}` may also be {c.time.alternative}, with day and month exchanged."
         for n, c in ambiguous
         if c.time
     ]
-    return found + [text.format(n) for n in ("users", "items") if (log := getattr(roles, n)) and is_daily(log)]
+    return found + [text.format(name) for name, role in roles.attributes.items() if role.is_daily]

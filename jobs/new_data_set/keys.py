@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from star_ctr.jobs.new_data_set.column_words import (
     CONTENT_TIME,
@@ -160,11 +159,10 @@ def _explain_outcome(column: Column, clicked: pd.Series) -> str | None:
 
 def _compute_auc(values: pd.Series, clicked: pd.Series) -> float:
     """Return the AUC of numbers; 0.5 if there is one class only."""
-    positive, negative = int(clicked.sum()), int((~clicked).sum())
-    if not positive or not negative:
+    positive, negative = values[clicked], values[~clicked]
+    if positive.empty or negative.empty:
         return 0.5
-    ranks = rankdata(values.to_numpy())
-    return float((np.sum(ranks[clicked.to_numpy()]) - positive * (positive + 1) / 2) / (positive * negative))
+    return float(mannwhitneyu(positive, negative, method="asymptotic").statistic / (len(positive) * len(negative)))
 
 
 def find_domain(columns: Mapping[str, Column], clicked: pd.Series | None) -> ColumnChoice:

@@ -11,7 +11,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from star_ctr.conf.errors import UserError
-from star_ctr.jobs.io.path_patterns import is_hidden
+from star_ctr.jobs.io.path_patterns import is_hidden, widen_glob
 
 _FORMATS = {
     "csv": "csv", "tsv": "csv", "txt": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet",
@@ -198,6 +198,4 @@ def _drop_single_day(group: LogGroup) -> LogGroup:
     """Replace the placeholders of a group with `*` if all of its files are of one day: the day is then only a name."""
     if len({f.day for f in group.files}) > 1 or group.files[0].day is None:
         return group
-    pattern = re.sub(r"\*(?:/?\*)+", "*", _PLACEHOLDER.sub("*", group.pattern))
-    pattern = _PLACEHOLDER.sub("*", group.pattern) if "/" in group.pattern else pattern
-    return group._replace(pattern=pattern, files=[f._replace(day=None) for f in group.files])
+    return group._replace(pattern=widen_glob(group.pattern), files=[f._replace(day=None) for f in group.files])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from star_ctr.jobs.new_data_set.column_words import CATEGORY, POPULARITY, matches_words
 from star_ctr.jobs.new_data_set.columns import Column
-from star_ctr.jobs.new_data_set.roles import LogColumns, Roles
+from star_ctr.jobs.new_data_set.roles import Roles
 
 _MAX_CATEGORIES = 50
 """Whole numbers with at most this number of distinct values are categories."""
@@ -65,8 +65,7 @@ def propose_features(roles: Roles) -> Proposals:
     types: dict[str, dict[str, str]] = {}
     categories = list[Column]()
     for log, columns in _list_attributes(roles).items():
-        role = {"users": roles.users, "items": roles.items}.get(log)
-        is_dated = role is None or bool(role.log.sample.group.days or role.columns["day"].column)
+        is_dated = log not in roles.attributes or roles.attributes[log].is_daily
         for column in columns:
             settings, reason = _propose_column(log, column, is_dated)
             if settings is None:
@@ -114,10 +113,9 @@ def _list_attributes(roles: Roles) -> dict[str, list[Column]]:
     }
     used |= set(roles.outcomes) | set(roles.label.others)
     found = {"impressions": [c for n, c in roles.impressions.columns.items() if n not in used]}
-    for name, log in (("users", roles.users), ("items", roles.items)):
-        if log is not None:
-            own = {choice.column for choice in log.columns.values()}
-            found[name] = [c for n, c in log.log.columns.items() if n not in own]
+    for name, role in roles.attributes.items():
+        own = {choice.column for choice in role.columns.values()}
+        found[name] = [c for n, c in role.log.columns.items() if n not in own]
     return found
 
 
@@ -214,13 +212,3 @@ def _propose_sequence(roles: Roles, names: _Names, kinds: list[str], categories:
 
 def _name_table(column: str) -> str:
     return _Names().take(column.rsplit(".", 1)[-1])
-
-
-def list_logs(roles: Roles) -> dict[str, LogColumns]:
-    """Return the logs that have a role, by the name of their section."""
-    found = {"impressions": roles.impressions}
-    for name in ("clicks", "behaviours", "users", "items"):
-        log = getattr(roles, name)
-        if log is not None:
-            found[name] = log.log
-    return found

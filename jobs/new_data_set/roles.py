@@ -5,14 +5,12 @@ Names are only hints. Where possible, the values decide: whether they refer to a
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-import pandas as pd
-
-from star_ctr.jobs.new_data_set.column_words import BEHAVIOUR, ID, IMPRESSION, ITEM, ORDER, USER
-from star_ctr.jobs.new_data_set.columns import Column, describe_columns, split_words
+from star_ctr.jobs.new_data_set.click_logs import find_clicked, find_clicks
+from star_ctr.jobs.new_data_set.column_words import BEHAVIOUR, ID, ITEM, ORDER, USER
+from star_ctr.jobs.new_data_set.columns import describe_columns, split_words
 from star_ctr.jobs.new_data_set.keys import (
     ColumnChoice,
     find_day,
@@ -20,38 +18,11 @@ from star_ctr.jobs.new_data_set.keys import (
     find_key,
     find_label,
     find_outcomes,
-    find_positive,
     find_time,
     format_count,
 )
-from star_ctr.jobs.new_data_set.log_samples import LogSample, read_values
-from star_ctr.jobs.new_data_set.time_formats import parse_times
-
-_MIN_SHARED = 0.3
-"""Minimum share of the values of a key that must occur in the log that it refers to."""
-_MIN_NAMED = 0.01
-"""The same, if the name of the column says that it is this key: two samples may have few ids in common."""
-_MIN_LATER = 0.9
-"""Minimum share of clicks that must be after their impression."""
-
-
-class LogColumns(NamedTuple):
-    """A log with its columns."""
-
-    sample: LogSample
-    columns: dict[str, Column]
-
-    @property
-    def n_rows(self) -> int:
-        """The number of rows in the sample."""
-        return len(self.sample.rows)
-
-
-class LogRole(NamedTuple):
-    """A log, and the columns that were chosen for its keys."""
-
-    log: LogColumns
-    columns: dict[str, ColumnChoice]
+from star_ctr.jobs.new_data_set.log_columns import MIN_NAMED, MIN_SHARED, LogColumns, LogRole, compare_values
+from star_ctr.jobs.new_data_set.log_samples import LogSample
 
 
 class Roles(NamedTuple):
@@ -85,6 +56,22 @@ class Roles(NamedTuple):
     unused: list[LogColumns]
     is_click_known: bool
 
+    @property
+    def others(self) -> dict[str, LogRole]:
+        """The logs besides the impressions, by the name of their section."""
+        found = {"clicks": self.clicks, "behaviours": self.behaviours, "users": self.users, "items": self.items}
+        return {name: role for name, role in found.items() if role is not None}
+
+    @property
+    def attributes(self) -> dict[str, LogRole]:
+        """The logs of attributes, by the name of their section."""
+        return {name: role for name, role in self.others.items() if name in ("users", "items")}
+
+    @property
+    def logs(self) -> dict[str, LogColumns]:
+        """The logs that have a role, by the name of their section."""
+        return {"impressions": self.impressions, **{name: role.log for name, role in self.others.items()}}
+
 
 def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     """Infer the roles of logs.
@@ -109,7 +96,7 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     columns = impressions.columns
     user, item, label, time = find_key(columns, USER), find_key(columns, ITEM), find_label(columns), find_time(columns)
     day = ColumnChoice(None) if impressions.sample.group.days else find_day(columns, time)
-    clicks = None if label.column else _find_clicks(impressions, left)
+    clicks = None if label.column else find_clicks(impressions, left)
     left = [log for log in left if clicks is None or log is not clicks.log]
     reference = clicks.columns.pop("id") if clicks else ColumnChoice(None)
     users = _find_attributes(impressions, user, left, USER, ITEM)
@@ -119,7 +106,7 @@ def find_roles(samples: Iterable[LogSample]) -> Roles | None:
     behaviours = _find_behaviours([log for log in left if set(log.columns) != set(columns)])
     left = [log for log in left if behaviours is None or log is not behaviours.log]
     used = {c.column for c in (user, item, label, time, day, reference) if c.column}
-    clicked = _find_clicked(impressions, label, clicks, reference)
+    clicked = find_clicked(impressions, label, clicks, reference)
     outcomes = find_outcomes({n: c for n, c in columns.items() if n not in used}, clicked)
     domain = find_domain({n: c for n, c in columns.items() if n not in used and n not in outcomes}, clicked)
     return Roles(
@@ -134,60 +121,10 @@ def _score_impressions(log: LogColumns, logs: Collection[LogColumns]) -> tuple[b
     if not all(choice.column for choice in (find_key(columns, USER), find_key(columns, ITEM), find_time(columns))):
         return None
     has_label = find_label(columns).column is not None
-    has_clicks = not has_label and _find_clicks(log, [other for other in logs if other is not log]) is not None
+    has_clicks = not has_label and find_clicks(log, [other for other in logs if other is not log]) is not None
     if not (has_label or has_clicks):
         return None
     return find_domain(columns, None).column is not None, log.sample.group.size
-
-
-def _find_clicks(impressions: LogColumns, logs: Iterable[LogColumns]) -> LogRole | None:
-    """Find a log that refers to the unique ids of impressions, and whose times are later."""
-    ids = [
-        column
-        for column in impressions.columns.values()
-        if column.kind in ("integer", "text") and column.missing == 0 and column.distinct == impressions.n_rows > 1
-    ]
-    best: tuple[tuple[bool, float], LogRole] | None = None
-    for log in logs:
-        time = find_time(log.columns)
-        if time.column is None:
-            continue
-        for column in log.columns.values():
-            if column.kind not in ("integer", "text") or column.distinct < 0.5 * log.n_rows:
-                continue
-            for wanted in ids:
-                is_named = bool(set(column.words) & IMPRESSION) or (
-                    column.name == wanted.name and not set(column.words) <= ID
-                )
-                shared, n = _compare_values(column, wanted)
-                rating = (is_named, shared)
-                if shared < (_MIN_NAMED if is_named else _MIN_SHARED) or (best and rating <= best[0]):
-                    continue
-                if not _is_later(impressions, wanted, log, column, time):
-                    continue
-                reason = f"{n:,} sampled values occur in `impressions.{wanted.name}`"
-                choices = {"impression": ColumnChoice(column.name, reason), "time": time}
-                choices["id"] = ColumnChoice(wanted.name, "unique in the sample")
-                best = (rating, LogRole(log, choices))
-    return best[1] if best else None
-
-
-def _compare_values(one: Column, other: Column) -> tuple[float, int]:
-    """Return the share of distinct values that two columns have in common, and their number."""
-    ours, theirs = set(one.values.astype(str)), set(other.values.astype(str))
-    return len(ours & theirs) / max(min(len(ours), len(theirs)), 1), len(ours & theirs)
-
-
-def _is_later(impressions: LogColumns, key: Column, clicks: LogColumns, reference: Column, time: ColumnChoice) -> bool:
-    """Return whether the clicks are after the impressions that they refer to, up to a day for an unknown time zone."""
-    shown_at = impressions.columns[str(find_time(impressions.columns).column)]
-    clicked_at = clicks.columns[str(time.column)]
-    assert shown_at.time is not None
-    assert clicked_at.time is not None
-    shown = pd.DataFrame({"id": key.values.astype(str), "shown": parse_times(shown_at.values, shown_at.time)})
-    clicked = {"id": reference.values.astype(str), "clicked": parse_times(clicked_at.values, clicked_at.time)}
-    both = shown.merge(pd.DataFrame(clicked), on="id")
-    return bool((both["clicked"] >= both["shown"] - pd.Timedelta(days=1)).mean() >= _MIN_LATER)
 
 
 def _find_attributes(
@@ -222,9 +159,9 @@ def _find_attributes(
                 continue
             is_named = name == key.column or bool(set(column.words) & set(words))
             is_named |= set(column.words) <= ID and bool(file_words & set(words))
-            shared, _ = _compare_values(column, impressions.columns[key.column])
+            shared, _ = compare_values(column, impressions.columns[key.column])
             # Whole numbers of different things are often equal.
-            if shared < (_MIN_NAMED if is_named else _MIN_SHARED) or (column.kind == "integer" and not is_named):
+            if shared < (MIN_NAMED if is_named else MIN_SHARED) or (column.kind == "integer" and not is_named):
                 continue
             day = _find_snapshot_day(log, name)
             rows = log.sample.rows[[name, *([day.column] if day.column else [])]].astype(str)
@@ -271,27 +208,3 @@ def _find_behaviours(logs: Iterable[LogColumns]) -> LogRole | None:
             choices["order"] = ColumnChoice(order, "no timestamp; assumes that larger values are more recent")
         fitting.append((log.sample.group.size, LogRole(log, choices)))
     return max(fitting, key=lambda found: found[0])[1] if fitting else None
-
-
-def _find_clicked(
-    log: LogColumns, label: ColumnChoice, clicks: LogRole | None, reference: ColumnChoice
-) -> pd.Series | None:
-    """Return whether each impression of the sample was clicked; None if this is not known."""
-    rows = log.sample.rows
-    if label.column:
-        positive = find_positive(log.columns[label.column])
-        return positive.reindex(rows.index, fill_value=False)
-    if clicks is None or reference.column is None:
-        return None
-    days = {day for day in log.sample.days.unique() if day is not None}
-    # All clicks on these impressions are needed, and not a sample of the clicks.
-    ids = read_values(clicks.log.sample, str(clicks.columns["impression"].column), _add_next_days(sorted(days)) or None)
-    if ids is None:
-        return None
-    return rows[reference.column].astype(str).isin(set(ids))
-
-
-def _add_next_days(days: Sequence[str]) -> set[str]:
-    """Return days and those after them, because a click may follow after midnight."""
-    following = ((dt.date.fromisoformat(day) + dt.timedelta(days=1)).isoformat() for day in days)
-    return {*days, *following}

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from star_ctr.jobs.new_data_set.columns import Column
-from star_ctr.jobs.new_data_set.keys import ColumnChoice, get_label_values
-from star_ctr.jobs.new_data_set.proposals import Proposals, list_logs
-from star_ctr.jobs.new_data_set.roles import LogColumns, LogRole, Roles
+from star_ctr.jobs.new_data_set.keys import ColumnChoice, format_count, get_label_values
+from star_ctr.jobs.new_data_set.log_columns import LogColumns
+from star_ctr.jobs.new_data_set.proposals import Proposals
+from star_ctr.jobs.new_data_set.roles import Roles
 from star_ctr.jobs.new_data_set.time_formats import UNSUPPORTED_UNITS
 
 ALL = "everything"
@@ -35,17 +36,11 @@ _SECTION_COMMENTS = {
 def list_choices(roles: Roles, name: str) -> dict[str, ColumnChoice]:
     """Return the columns of a log that have a role, by their key in the YAML file."""
     if name == "impressions":
-        chosen = {
+        return {
             "id": roles.id, "user": roles.user, "item": roles.item, "domain": roles.domain, "time": roles.time,
             "day": roles.day, "label": roles.label,
         }  # fmt: skip
-        return chosen if roles.domain.column else {**chosen, "domain": ColumnChoice(None)}
-    return dict(getattr(roles, name).columns)
-
-
-def is_daily(role: LogRole) -> bool:
-    """Return whether attributes are daily snapshots."""
-    return bool(role.log.sample.group.days or role.columns["day"].column)
+    return roles.others[name].columns
 
 
 def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, questions: list[str]) -> Iterator[str]:
@@ -71,7 +66,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
     yield f"paths: {_dump_flow({'logs': _make_absolute(folder), 'warehouse': _make_absolute(f'warehouse/{name}')})}"
     yield ""
     yield "logs:"
-    for section, log in list_logs(roles).items():
+    for section, log in roles.logs.items():
         yield from (f"  {line}" for line in _write_log(roles, section, log, proposals))
     yield ""
     yield from _write_label(roles)
@@ -101,7 +96,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
 def _write_log(roles: Roles, section: str, log: LogColumns, proposals: Proposals) -> Iterator[str]:
     """Yield the section of a log."""
     group = log.sample.group
-    yield f"{section}:  # {_SECTION_COMMENTS[section]}; {len(group.files):,} file{'' if len(group.files) == 1 else 's'}"
+    yield f"{section}:  # {_SECTION_COMMENTS[section]}; {format_count(len(group.files), 'file')}"
     yield f"  path: {_dump_scalar(group.pattern)}"
     yield f"  format: {group.format}"
     yield from (f"  {key}: {_dump_scalar(value)}" for key, value in log.sample.options.items())
@@ -120,7 +115,7 @@ def _write_log(roles: Roles, section: str, log: LogColumns, proposals: Proposals
     if added := list(_list_added_columns(roles, section, log)):
         yield "  columns:"
         yield from (f"    {name}: {_dump_scalar(expression)}  # {reason}" for name, expression, reason in added)
-    if section in ("users", "items") and is_daily(getattr(roles, section)):
+    if section in roles.attributes and roles.attributes[section].is_daily:
         yield "  as_of: day_before  # assumes that a snapshot is written at the end of its day"
     if section == "impressions" and roles.outcomes:
         yield from _wrap(f"outcomes: {_dump_flow(list(roles.outcomes))}", "  ")

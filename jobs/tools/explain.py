@@ -31,6 +31,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import estimate
+from star_ctr.features.evaluation.metrics import LEAST_SCORE
 from star_ctr.features.evaluation.poisson_bootstrap import compute_interval
 from star_ctr.jobs.io.session import run_submitted
 from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
@@ -44,7 +45,6 @@ ROWS = 50_000
 """Default number of test rows. All of them are scored once per feature."""
 METRICS = ("gauc", "auc", "log_loss")
 _ORIGINAL = "original"
-_LEAST = 1e-15
 _SCHEMA = "run_id string, user_id string, domain string, label double, score double, loss double"
 IMPORTANCE_SCHEMA = pa.schema(
     [
@@ -192,7 +192,7 @@ def exchange(
 
 
 def _compute_loss(score: npt.NDArray[np.float64], label: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    p = np.clip(score, _LEAST, 1 - _LEAST)
+    p = np.clip(score, LEAST_SCORE, 1 - LEAST_SCORE)
     return -np.where(label > 0, np.log(p), np.log1p(-p))
 
 
@@ -203,18 +203,17 @@ def _compute_importance(
     estimates = {(r.run_id, r.domain): r for r in estimate(scores, evaluate).collect()}
     losses = _compute_log_losses(scores, evaluate.level)
     found = []
-    for k, part in enumerate(parts):
-        for (run_id, domain), row in estimates.items():
-            if run_id != str(k):
-                continue
-            original = estimates[_ORIGINAL, domain]
-            values: dict[str, Any] = {"kind": part.kind, "name": part.name, "domain": domain}
-            for metric in ("gauc", "auc"):
-                lost = np.array(original[f"{metric}_all"]) - np.array(row[f"{metric}_all"])
-                low, high = compute_interval(lost[1:], evaluate.level)
-                first = None if math.isnan(lost[0]) else float(lost[0])
-                values |= {metric: first, f"{metric}_low": low, f"{metric}_high": high}
-            found.append(values | losses[run_id, domain])
+    for (run_id, domain), row in estimates.items():
+        if run_id == _ORIGINAL:
+            continue
+        part, original = parts[int(run_id)], estimates[_ORIGINAL, domain]
+        values: dict[str, Any] = {"kind": part.kind, "name": part.name, "domain": domain}
+        for metric in ("gauc", "auc"):
+            lost = np.array(original[f"{metric}_all"]) - np.array(row[f"{metric}_all"])
+            low, high = compute_interval(lost[1:], evaluate.level)
+            first = None if math.isnan(lost[0]) else float(lost[0])
+            values |= {metric: first, f"{metric}_low": low, f"{metric}_high": high}
+        found.append(values | losses[run_id, domain])
 
     def sort_key(row: dict[str, Any]) -> tuple[Any, ...]:
         lost = row["gauc"] if row["gauc"] is not None else row["log_loss"]

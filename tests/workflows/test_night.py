@@ -193,3 +193,18 @@ def test_another_seed_is_another_run_next_to_the_first(night: Night) -> None:
     records: list[dict[str, Any]] = [json.loads(r) for r in night.table("runs")["record"]]
     assert {r["settings"]["trainer"]["seed"] for r in records} == {0, 7}
     assert all(r["versions"]["split"] >= 0 and r["code"] for r in records)
+
+
+def test_the_ledger_counts_rows_that_were_not_sampled(night: Night) -> None:
+    sampled = load(night.conf, ["trainer.negatives={home: 0.2}", "trainer.epochs=2"])
+    record = train.run(sampled, night.spark, DS)
+    ledger = night.table("ledger").query("step == 'train' and run_id == @record['run_id']")
+    split_rows = night.table("split").query("part == 'train'")
+    home = split_rows[split_rows["domain"] == "home"]
+    left_out = ledger[ledger["reason"] == train.NOT_SAMPLED]
+    assert set(left_out["domain"]) == {"home"}
+    assert 0.6 * (home["label"] == 0).sum() < left_out["rows_in"].sum() < (home["label"] == 0).sum()
+    assert left_out["rows_out"].sum() == 0
+    assert ledger["rows_in"].sum() == len(split_rows)
+    kept = ledger[ledger["reason"] == ""]
+    assert (kept["rows_in"] == kept["rows_out"]).all()
