@@ -197,8 +197,9 @@ def test_another_seed_is_another_run_next_to_the_first(night: Night) -> None:
 
 def test_the_ledger_counts_rows_that_were_not_sampled(night: Night) -> None:
     sampled = load(night.conf, ["trainer.negatives={home: 0.2}", "trainer.epochs=2"])
-    record = train.run(sampled, night.spark, DS)
-    ledger = night.table("ledger").query("step == 'train' and run_id == @record['run_id']")
+    run_id = train.run(sampled, night.spark, DS)["run_id"]
+    ledger = night.table("ledger")
+    ledger = ledger[(ledger["step"] == "train") & (ledger["run_id"] == run_id)]
     split_rows = night.table("split").query("part == 'train'")
     home = split_rows[split_rows["domain"] == "home"]
     left_out = ledger[ledger["reason"] == train.NOT_SAMPLED]
