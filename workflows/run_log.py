@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.errors import UserError
@@ -32,16 +33,27 @@ _failed_files: list[Path] = []
 """The log files of commands of this process that failed."""
 
 
+class _TerminalHandler(logging.StreamHandler[TextIO]):
+    """Writes to the stderr of the moment, which a caller of the command line may have replaced and closed."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def configure_terminal(level: str) -> None:
     """Show log messages from a level on in the terminal (stderr).
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _TerminalHandler()
     handler.setLevel(level.upper())
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    for other in [h for h in _logger.handlers if type(h) is logging.StreamHandler]:
+    for other in [h for h in _logger.handlers if isinstance(h, _TerminalHandler)]:
         _logger.removeHandler(other)
     _logger.addHandler(handler)
     _logger.setLevel(logging.DEBUG)

@@ -22,7 +22,7 @@ from pyspark.logger import PySparkLogger
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import TABLE_PROPERTIES
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import UserError, describe_full_storage
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.external_errors import format_error
 
@@ -127,11 +127,20 @@ def _create(settings: Settings, app: str) -> SparkSession:
             with _lock_downloads(options, packages):
                 return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
-            raise UserError(
-                f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
-                "from Maven Central; check that it is reachable, or set a proxy in spark.conf of the configuration"
-            ) from None
+            raise UserError(_describe_failed_start(error, log)) from None
+
+
+def _describe_failed_start(error: Exception, log: Path) -> str:
+    """Describe why Spark did not start: the reason of the JVM, or else the end of its log."""
+    if reason := describe_full_storage(error):
+        return f"Spark did not start: {reason}. Spark copies its packages to spark.local.dir (/tmp by default)"
+    if isinstance(error, Py4JJavaError):
+        return f"Spark did not start: {format_error(error)} (full log: {log})"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+    return (
+        f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
+        "from Maven Central; check that it is reachable, or set a proxy in spark.conf of the configuration"
+    )
 
 
 def choose_collector(options: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ def write_conf(night: Night, bucket: str, folder: Path) -> Path:
     conf["paths"] = {"logs": f"{url}/logs", "warehouse": f"{url}/ctr"}
     conf["spark"]["conf"] = {
         "spark.jars.packages": HADOOP_AWS,
+        "spark.local.dir": str(folder / "spark"),  # each session copies 600 MB of packages, and one is killed
         "spark.hadoop.fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
         "spark.hadoop.fs.s3a.endpoint.region": os.environ["AWS_REGION"],
         "spark.hadoop.fs.s3a.path.style.access": "true",
@@ -64,7 +65,7 @@ def test_a_night_in_a_bucket(bucket: str, spark: SparkSession, tmp_path: Path) -
     killed = start(tmp_path, "backfill", "--from", DS, "--to", DS)
     until = time.monotonic() + 600
     while not any(row["step"] == "split" for row in read_rows(f"{bucket}/ctr/steps", columns=["step"])):
-        assert killed.poll() is None, killed.communicate()
+        assert killed.poll() is None, killed.communicate()[1]
         assert time.monotonic() < until
         time.sleep(0.5)
     os.killpg(killed.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,3 +127,16 @@ def test_version_and_levels() -> None:
     wrong = CliRunner().invoke(app, ["--log-level", "loud", "steps"])
     assert wrong.exit_code == 2
     assert CliRunner().invoke(app, ["--log-level", "info", "steps"]).exit_code == 0
+
+
+def test_messages_go_to_the_present_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller in the same process may have replaced stderr while the command line was configured."""
+    closed = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", closed)
+        run_log.configure_terminal("warning")
+        closed.close()
+    opened = io.StringIO()
+    monkeypatch.setattr("sys.stderr", opened)
+    logging.getLogger("star_ctr.jobs").warning("too few steps")
+    assert opened.getvalue() == "WARNING star_ctr.jobs: too few steps\n"

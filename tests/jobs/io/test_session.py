@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import delta
 import pytest
 from filelock import FileLock, Timeout
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.sql import SparkSession
 
 from star_ctr.conf.errors import UserError
@@ -83,3 +85,27 @@ def test_a_garbage_collector_is_chosen_only_once(
     (tmp_path / "spark-defaults.conf").write_text("spark.driver.extraJavaOptions -XX:+UseG1GC\n")
     monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
     assert session.choose_collector(options) == options
+
+
+class StartError(Py4JJavaError):  # type: ignore[misc]
+    """An error of the constructor of the Spark context."""
+
+    def __init__(self) -> None:
+        text = "java.net.BindException: Address in use: retried 16 times"
+        self.java_exception = SimpleNamespace(toString=lambda: text, getCause=lambda: None)
+
+    def __str__(self) -> str:
+        return "An error occurred\n" + "\tat org.apache.spark.X\n" * 60
+
+
+def test_a_failed_start_names_the_reason_of_the_jvm(tmp_path: Path) -> None:
+    message = session._describe_failed_start(StartError(), tmp_path / "spark.log")
+    assert "retried 16 times" in message
+    assert "Maven" not in message
+    full = session._describe_failed_start(RuntimeError("java.io.IOException: No space left on device"), tmp_path)
+    assert "spark.local.dir" in full
+    assert "Maven" not in full
+    (tmp_path / "spark.log").write_text("unresolved dependency\n")
+    other = session._describe_failed_start(RuntimeError("[JAVA_GATEWAY_EXITED]"), tmp_path / "spark.log")
+    assert "unresolved dependency" in other
+    assert "Maven" in other
