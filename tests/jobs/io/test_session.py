@@ -98,6 +98,9 @@ class StartError(Py4JJavaError):  # type: ignore[misc]
         return "An error occurred\n" + "\tat org.apache.spark.X\n" * 60
 
 
+StartError.__module__ = "py4j.protocol"
+
+
 def test_a_failed_start_names_the_reason_of_the_jvm(tmp_path: Path) -> None:
     message = session._describe_failed_start(StartError(), tmp_path / "spark.log")
     assert "retried 16 times" in message
