@@ -84,6 +84,7 @@ def configure(folder: Path, name: str, expires: bool) -> Path:
             {"name": "clicked", "kind": "sequence", "of": ["click"], "columns": {"item_id": "item"}, "length": 10},
         ],
         "split": {"vocabulary": "grown"},
+        "preset": "paper",
         "model": {"layers": [16], "dim": 8},
         "trainer": {"batch_size": 128, "warm_start": "previous"},
         "gate": {"min_rows": 0, "min_clicks": 0},

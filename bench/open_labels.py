@@ -63,6 +63,7 @@ def measure_pcoc(folder: Path, choice: str) -> tuple[float, float]:
         "label": {"window_hours": 72, "open": choice},
         "window": {"days": 5},
         "features": [{"name": "item", "kind": "categorical", "column": "item_id"}],
+        "preset": "paper",
         "model": {"layers": [16], "dim": 8},
         "trainer": {"batch_size": 256},
         "gate": {"min_rows": 0, "min_clicks": 0},

@@ -20,6 +20,7 @@ import yaml
 from pydantic import ValidationError
 
 from star_ctr.conf.errors import ConfigError, suggest_nearest
+from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.validation_messages import describe_yaml_error, explain_problems
 
@@ -28,13 +29,14 @@ DATA_VARIABLE = "STAR_CTR_DATA"
 """Environment variable with the folder that holds the data. See `find_data_folder` for its default."""
 
 
-def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
+def load(conf: str | Path, overrides: Sequence[str] = (), *, with_recipe: bool = True) -> Settings:
     """Load and validate settings.
 
     Args:
         conf: A YAML file, or the name without suffix of one that ships with the package, such as `kuairand`.
         overrides: Texts of the form `key=value`, where the value is YAML. Keys are dotted paths. Items of a list are
             addressed by their `name`, as in `features.user_ctr.prior=10`.
+        with_recipe: Whether to fill in the recipe of the warehouse (see `star_ctr.conf.recipe`).
 
     Returns:
         The validated settings.
@@ -62,9 +64,10 @@ def load(conf: str | Path, overrides: Sequence[str] = ()) -> Settings:
     given = {_apply(data, override): override for override in overrides}
     data = _substitute_variables(data, path)
     try:
-        return Settings.model_validate(data)
+        settings = Settings.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(explain_problems(error, path, node, data, given))) from None
+    return apply_recipe(settings) if with_recipe else settings
 
 
 def _find(conf: str) -> Path:

@@ -60,6 +60,7 @@ CONF = {
         {"name": "by_sku", "kind": "statistic", "by": ["item_id"], "counts": ["shown"], "rates": {"click": "shown"}},
         {"name": "by_visitor", "kind": "statistic", "by": ["user_id"], "rates": {"click": "shown"}, "since": ["shown"], "cut": "time"},
     ],
+    "preset": "paper",
     "model": {"layers": [16, 8], "dim": 4},
     "trainer": {"batch_size": 64, "device": "cpu", "threads": 1},
     "spark": {"shuffle_partitions": 2},

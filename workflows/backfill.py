@@ -20,6 +20,7 @@ from star_ctr.conf.contracts.dates import check_day, list_days, list_window_days
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.label_records import find_labels_of_other_nights
 from star_ctr.jobs.io.newest_day import find_newest_day
@@ -57,6 +58,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     for ds in list_nights(settings, spark, first, last):
         stderr.print(f"[bold]{ds}[/]")
         for name in list_steps(settings):
+            settings = apply_recipe(settings)  # the first night stores it
             staleness = read_staleness(settings, busy=False)
             reason = explain_why_needed(staleness, ds, name)
             if reason is None:

@@ -26,6 +26,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine, describe_unread_days
 from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
+from star_ctr.jobs.registry.recipes import describe_recipe, use_recipe
 from star_ctr.workflows.interrupts import raise_interrupts
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
@@ -36,9 +37,12 @@ _logger = logging.getLogger(__name__)
 
 ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
+_BEFORE_RECIPE = ("ingest", "features")
+"""The steps whose results do not depend on the recipe, which is chosen after them."""
 _DESCRIPTIONS: dict[str, tuple[Callable[[Settings, str], list[str]], ...]] = {
     "ingest": (describe_quarantine, describe_unread_days),
     "features": (describe_matches, describe_jumps),
+    "train": (describe_recipe,),
 }
 """Functions that describe the data of a night after a step, in lines."""
 
@@ -115,6 +119,8 @@ def run_step(
         ConfigError: The database in `catalog` cannot exist.
     """
     create_database(settings, spark)
+    if name not in _BEFORE_RECIPE and (complete := use_recipe(settings, spark, ds)) != settings:
+        settings, staleness = complete, None
     journal, staleness = Journal(settings), staleness or read_staleness(settings, busy=True)
     if start := staleness.find_removed_start(ds, name):
         raise UserError(

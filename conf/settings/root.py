@@ -117,6 +117,12 @@ class Settings(SettingsModel):
     state: StateSettings = Field(StateSettings(), description="stored history of events")
     window: WindowSettings = Field(WindowSettings(), description="training window")
     split: SplitSettings = Field(SplitSettings(), description="encoded rows and vocabularies")
+    preset: Literal["auto", "paper"] = Field(
+        "auto",
+        description="values of the settings in `model` and `trainer` that this file does not contain: `auto` chooses "
+        "those that depend on the size of the training data, once per warehouse (see docs/training.md); `paper` uses "
+        "the defaults, which are the paper's",
+    )
     model: ModelSettings = Field(ModelSettings(), description="network")
     trainer: TrainerSettings = Field(TrainerSettings(), description="training")
     evaluate: EvaluateSettings = Field(EvaluateSettings(), description="confidence intervals of metrics")

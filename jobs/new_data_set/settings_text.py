@@ -18,8 +18,6 @@ from star_ctr.jobs.new_data_set.time_formats import UNSUPPORTED_UNITS
 
 ALL = "everything"
 """The domain of all rows if no column looks like a domain."""
-_SMALL_DATA_ROWS = 20_000_000
-"""Up to about this number of impressions, the settings of the paper train for too few steps."""
 _MAX_WINDOW = 14
 _WIDTH = 118
 _MILLISECONDS = "time_in_ms"
@@ -74,7 +72,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
     window = min(max(days - 1, 1), _MAX_WINDOW) if days else _MAX_WINDOW
     yield f"window: {{days: {window}}}" + (f"  # {days} days of logs; the newest is the test day" if days else "")
     yield ""
-    yield from _write_training(roles)
+    yield from _write_training()
     yield "history:"
     yield from (f"  {kind}: {_dump_flow(settings)}" for kind, settings in proposals.history.items())
     yield ""
@@ -180,15 +178,11 @@ def _count_days(roles: Roles) -> int:
     return log.columns[roles.day.column].distinct if roles.day.column and log.sample.is_complete else 0
 
 
-def _write_training(roles: Roles) -> Iterator[str]:
-    """Yield the sections `model` and `trainer`, unless the paper's settings fit."""
-    log = roles.impressions
-    if not log.sample.is_complete and log.sample.group.size > 50 * _SMALL_DATA_ROWS:
-        return
-    yield "# A small model, for up to about 20 million impressions. For more, delete `model` and `trainer`: the"
-    yield "# defaults are the settings of the paper, for billions of rows."
-    yield "model: {layers: [128, 64], activation: silu, dim: 8, norm_eps: 0.1, embeddings: {item: {min_count: 2}}}"
-    yield "trainer: {batch_size: 128, optimizer: {lr: 0.002, domain_lr: 0.02, ema_decay: 0.99}}"
+def _write_training() -> Iterator[str]:
+    """Yield the section `model`."""
+    yield "# Other settings of `model` and `trainer` are chosen by the number of training rows, once, after the first"
+    yield "# `features`. `star-ctr recipe` shows them. Set a key to override it, or `preset: paper` for the paper's."
+    yield "model: {embeddings: {item: {min_count: 2}}}"
     yield ""
 
 

@@ -70,6 +70,7 @@ def settings(folder: Path, log: dict[str, Any] | None = None, **more: Any) -> Se
             {"name": "slot", "kind": "numeric", "column": "impressions.slot"},
             {"name": "by_sku", "kind": "statistic", "by": ["item_id"], "rates": {"click": "shown"}},
         ],
+        "preset": "paper",
         "model": {"layers": [4], "dim": 2},
         "trainer": {"batch_size": 64, "device": "cpu", "threads": 1},
         "evaluate": {"bootstrap_samples": 0},

@@ -18,11 +18,12 @@ from star_ctr.conf.contracts.pipeline import STEPS, list_steps
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import UserError, suggest_nearest
 from star_ctr.conf.load import load
+from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.registry.decisions import Decision, Decisions, find_serving
 from star_ctr.workflows.api.report import Report
 from star_ctr.workflows.api.runs import Run, Runs
-from star_ctr.workflows.api.tables import Table, Tables
+from star_ctr.workflows.api.tables import Table, Tables, to_frame
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -45,7 +46,7 @@ def open_project(conf: str | Path, overrides: Sequence[str] | Mapping[str, Any] 
     """
     if isinstance(overrides, Mapping):
         overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    return Project(load(conf, overrides))
+    return Project(load(conf, overrides, with_recipe=False))
 
 
 class Project:
@@ -54,12 +55,17 @@ class Project:
     Each call reads the current state of the warehouse. Reading needs no Spark, and works while a night runs.
 
     Args:
-        settings: The settings.
+        settings: The settings of the YAML file.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self._settings = settings
         self.tables = Tables(Warehouse(settings.paths), lambda: self.spark)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with the recipe of the warehouse once it has one."""
+        return apply_recipe(self._settings)
 
     @property
     def warehouse(self) -> str:
@@ -73,8 +79,6 @@ class Project:
 
         with open_session(self.settings, "python") as spark:
             return spark
-
-    # --- tables
 
     def table(self, name: str, version: int | None = None) -> Table:
         """Open a table; see `Tables.open`."""
@@ -251,7 +255,7 @@ class Project:
 
         with self._write(step, wait) as spark:
             day = choose_night(self.settings, spark, step, ds)
-            return _to_frame(run_step(self.settings, spark, step, day, "requested"))
+            return to_frame(run_step(self.settings, spark, step, day, "requested"))
 
     def nightly(self, ds: str | None = None, *, wait: bool = False) -> dict[str, Any]:
         """Run all steps of a night, as `star-ctr nightly` does.
@@ -266,7 +270,7 @@ class Project:
         from star_ctr.workflows import nightly
 
         with self._write("nightly", wait) as spark:
-            return {key: _to_frame(value) for key, value in nightly.run(self.settings, spark, ds).items()}
+            return {key: to_frame(value) for key, value in nightly.run(self.settings, spark, ds).items()}
 
     def backfill(self, first: str | None = None, last: str | None = None, *, wait: bool = False) -> pd.DataFrame:
         """Run the missing, failed and stale steps of several nights, as `star-ctr backfill` does.
@@ -293,8 +297,3 @@ class Project:
         serving = find_serving(Decisions(self.settings).read_all())
         model = f"serving {serving.run_id} (attempt {serving.attempt})" if serving else "no model is served"
         return f"Project {self.settings.name}: {len(self.tables)} tables in {self.warehouse}, {model}"
-
-
-def _to_frame(result: Any) -> Any:
-    """Return a list of rows as a DataFrame, and any other result unchanged."""
-    return pd.DataFrame(result) if isinstance(result, list) else result

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from deltalake import DeltaTable
@@ -206,3 +206,8 @@ class Tables:
 
     def _repr_html_(self) -> str:
         return str(self.list_tables().to_html(index=False))
+
+
+def to_frame(result: Any) -> Any:
+    """Return a list of rows as a DataFrame, and any other result unchanged."""
+    return pd.DataFrame(result) if isinstance(result, list) else result

@@ -12,6 +12,7 @@ from typer.models import CommandInfo
 from star_ctr import __version__
 from star_ctr.conf.contracts.pipeline import STEPS
 from star_ctr.conf.load import load
+from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.run_log import configure_terminal
 
@@ -141,7 +142,7 @@ def with_spark(
         wait: Whether to wait for another process that holds the lease, instead of failing.
 
     Returns:
-        The settings, and the result of the action.
+        The settings, with the recipe that the warehouse has after the action, and the result of the action.
 
     Raises:
         UserError: Another process holds the lease, and `wait` is false.
@@ -154,7 +155,8 @@ def with_spark(
         open_session(settings, name, writes=writes, wait=wait) as spark,
         show_step(name, spark.sparkContext) if progress else nullcontext(),
     ):
-        return settings, action(settings, spark)
+        result = action(settings, spark)
+    return apply_recipe(settings), result  # the action may have stored the recipe
 
 
 def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:

@@ -113,6 +113,7 @@ class RandomLogs:
             "window": {"days": 3},
             "history": HISTORY,
             "features": FEATURES,
+            "preset": "paper",
             "model": {"layers": [4], "dim": 2},
             "checks": {"max_early_clicks": 1.0, "one_class": True},
             "spark": {"shuffle_partitions": 2},

@@ -1,0 +1,108 @@
+"""Choose the recipe of a data set, and describe it. See `star_ctr.conf.recipe`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from star_ctr.conf.contracts.dates import list_window_days
+from star_ctr.conf.errors import DataError
+from star_ctr.conf.recipe import Recipe, TrainingSize, fill_in, read_recipe, write_recipe
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.model.recipe_rule import RULE, choose_values
+
+
+def use_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
+    """Fill in the settings of the recipe, and choose and store the recipe if the warehouse has none.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        ds: The night, whose features must exist.
+
+    Returns:
+        The settings with the values of the recipe; unchanged with `preset: paper`.
+
+    Raises:
+        DataError: The table `features` has no training rows for the night, or the file of the recipe is damaged.
+    """
+    if settings.preset == "paper":
+        return settings
+    recipe = read_recipe(settings.paths)
+    if recipe is None:
+        recipe = choose_recipe(settings, spark, ds)
+        write_recipe(settings.paths, recipe)
+    return fill_in(settings, recipe.values)
+
+
+def choose_recipe(settings: Settings, spark: SparkSession, ds: str) -> Recipe:
+    """Choose the recipe for the training rows of a night; see `recipe_rule`.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        ds: The night.
+
+    Returns:
+        The recipe, which is not stored.
+
+    Raises:
+        DataError: The table `features` has no training rows for the night.
+    """
+    size = measure_size(WarehouseTables(settings, spark), ds)
+    return Recipe(rule=RULE, ds=ds, size=size, values=choose_values(size))
+
+
+def measure_size(store: WarehouseTables, ds: str) -> TrainingSize:
+    """Measure the training data of a night.
+
+    Args:
+        store: The tables.
+        ds: The night.
+
+    Returns:
+        The rows, clicks and domains of the days of the window before the night.
+
+    Raises:
+        DataError: The table `features` has no training rows for the night.
+    """
+    days = list_window_days(store.settings, ds)[:-1]
+    domains = store.read("features").where(F.col("ds").isin(days)).groupBy("domain").count().collect()
+    labels = store.read("labels").where(F.col("ds").isin(days))
+    clicks = labels.agg(F.sum(F.col("label").cast("double"))).first()
+    rows = sum(row["count"] for row in domains)
+    if rows == 0:
+        raise DataError(
+            f"{store.warehouse.table('features')}: no rows for the {len(days)} days before {ds}; run "
+            f"`star-ctr features --ds {ds}`"
+        )
+    return TrainingSize(rows=rows, clicks=int((clicks and clicks[0]) or 0), domains=len(domains))
+
+
+def describe_recipe(settings: Settings, ds: str) -> list[str]:
+    """Describe the recipe of a warehouse in one line, for the terminal.
+
+    Args:
+        settings: The settings.
+        ds: The night.
+
+    Returns:
+        The line; none with `preset: paper`, or if there is no recipe.
+    """
+    recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
+    if recipe is None:
+        return []
+    return [f"recipe for {describe_size(recipe.size)}: {format_values(recipe.values)}"]
+
+
+def describe_size(size: TrainingSize) -> str:
+    """Describe the size of the training data."""
+    return f"{size.rows:,} training rows, {size.clicks:,} of them clicked, in {size.domains} domains"
+
+
+def format_values(values: dict[str, Any]) -> str:
+    """Format the values of a recipe in one line."""
+    return ", ".join(f"{key}={value}" for key, value in values.items())

@@ -1,0 +1,34 @@
+"""The rule gives valid settings for data of any size, which grow to those of the paper."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from star_ctr.conf.load import load
+from star_ctr.conf.recipe import TrainingSize, fill_in
+from star_ctr.conf.settings.root import Settings
+from star_ctr.model.recipe_rule import choose_values
+
+
+def make_settings(rows: int, clicks: int, domains: int) -> Settings:
+    settings = load("demo", ["preset=auto", "model={}", "trainer={}"], with_recipe=False)
+    return fill_in(settings, choose_values(TrainingSize(rows=rows, clicks=clicks, domains=domains)))
+
+
+@given(rows=st.integers(1, 10**11), share=st.floats(0, 1), domains=st.integers(1, 2000), more=st.integers(1, 10**11))
+def test_settings_are_valid_and_batches_grow_with_the_rows(rows: int, share: float, domains: int, more: int) -> None:
+    settings = make_settings(rows, int(rows * share), domains)
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    assert 128 <= settings.trainer.batch_size <= 2000
+    assert settings.trainer.batch_size <= make_settings(rows + more, 0, domains).trainer.batch_size
+    assert settings.trainer.optimizer.lr <= (settings.trainer.optimizer.domain_lr or 1) <= 0.02 or share >= 0.15
+
+
+def test_data_of_known_size() -> None:
+    small, large = make_settings(450_000, 14_500, 19), make_settings(2 * 10**9, 4 * 10**7, 200)
+    assert (small.model.layers, small.trainer.batch_size, small.trainer.epochs) == ([128, 64], 128, 1)
+    assert small.trainer.optimizer.domain_lr == 0.019
+    assert (large.model.layers, large.trainer.batch_size) == ([512, 256, 128, 64, 32, 16], 2000)
+    clicked = make_settings(56_000, 19_000, 8)
+    assert (clicked.trainer.epochs, clicked.model.dropout, clicked.trainer.optimizer.embedding_lr) == (2, 0.2, 0.0003)
