@@ -31,6 +31,7 @@ from star_ctr.jobs.io.spark_launcher import launch_on_spark
 from star_ctr.jobs.io.split_commits import DAYS, read_split_commit
 from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables
+from star_ctr.jobs.quality.training_checks import describe_weak_training
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
     check_files,
@@ -64,7 +65,6 @@ RUNS_SCHEMA = describe_schema(
 """Schema of `runs`."""
 NOT_SAMPLED = "no click, not sampled (trainer.negatives)"
 """Reason in the ledger for training rows that were not sampled."""
-_FEW_STEPS = 200
 _logger = logging.getLogger(__name__)
 
 
@@ -105,14 +105,8 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
         )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
-    if job.start is None and record["steps"] < _FEW_STEPS:
-        _logger.warning(
-            "train: only %d steps with trainer.batch_size=%d and trainer.epochs=%d, which is too few for most models; "
-            "lower the batch size, raise the epochs, or train on more days (window.days)",
-            record["steps"],
-            job.trainer.batch_size,
-            job.trainer.epochs,
-        )
+    for warning in describe_weak_training(job, record):
+        _logger.warning("train: %s", warning)
     summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
     return {k: record[k] for k in summary}
 

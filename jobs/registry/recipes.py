@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.dates import list_window_days
+from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.recipe import Recipe, TrainingSize, fill_in, read_recipe, write_recipe
 from star_ctr.conf.settings.root import Settings
@@ -82,6 +83,32 @@ def measure_size(store: WarehouseTables, ds: str) -> TrainingSize:
     return TrainingSize(rows=rows, clicks=int((clicks and clicks[0]) or 0), domains=len(domains))
 
 
+def estimate_size(settings: Settings, reports: Sequence[Mapping[str, Any]]) -> TrainingSize | None:
+    """Estimate the size of the training data from a sample of the logs.
+
+    Args:
+        settings: The settings.
+        reports: The reports of `star-ctr check`, one per log.
+
+    Returns:
+        The size if all days of the training window are like those of the sample; None if the sample does not contain
+        whole days.
+    """
+    daily = {}
+    for report in reports:
+        days = [day for day in report["days"] if day not in (NO_DAY, BEFORE_FIRST_DAY)]
+        if days and report["is_whole"]:
+            daily[report["log"]] = report["rows"] / len(days)
+    if "impressions" not in daily:
+        return None
+    domains = next(report["domains"] for report in reports if report["log"] == "impressions")
+    labelled = sum(row["rows"] * (row["click rate"] or 0.0) for row in domains)
+    share = labelled / max(1, sum(row["rows"] for row in domains))
+    clicks = daily.get("clicks", daily["impressions"] * share)
+    window = settings.window.days
+    return TrainingSize(rows=round(daily["impressions"] * window), clicks=round(clicks * window), domains=len(domains))
+
+
 def describe_recipe(settings: Settings, ds: str) -> list[str]:
     """Describe the recipe of a warehouse in one line, for the terminal.
 
@@ -100,7 +127,8 @@ def describe_recipe(settings: Settings, ds: str) -> list[str]:
 
 def describe_size(size: TrainingSize) -> str:
     """Describe the size of the training data."""
-    return f"{size.rows:,} training rows, {size.clicks:,} of them clicked, in {size.domains} domains"
+    domains = "1 domain" if size.domains == 1 else f"{size.domains} domains"
+    return f"{size.rows:,} training rows, {size.clicks:,} of them clicked, in {domains}"
 
 
 def format_values(values: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from star_ctr.conf.load import load
 from star_ctr.conf.recipe import TrainingSize, fill_in
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.registry.recipes import estimate_size
 from star_ctr.model.recipe_rule import choose_values
 
 
@@ -32,3 +33,20 @@ def test_data_of_known_size() -> None:
     assert (large.model.layers, large.trainer.batch_size) == ([512, 256, 128, 64, 32, 16], 2000)
     clicked = make_settings(56_000, 19_000, 8)
     assert (clicked.trainer.epochs, clicked.model.dropout, clicked.trainer.optimizer.embedding_lr) == (2, 0.2, 0.0003)
+
+
+def test_check_estimates_the_size_from_whole_days() -> None:
+    settings = load("demo", ["window.days=7"], with_recipe=False)
+    domains = [{"domain": "a", "rows": 60, "click rate": None}, {"domain": "b", "rows": 20, "click rate": None}]
+    impressions = {
+        "log": "impressions",
+        "days": ["2026-01-05", "2026-01-06"],
+        "rows": 80,
+        "is_whole": True,
+        "domains": domains,
+    }
+    clicks = {"log": "clicks", "days": ["2026-01-06"], "rows": 3, "is_whole": True, "domains": []}
+    assert estimate_size(settings, [impressions, clicks]) == TrainingSize(rows=280, clicks=21, domains=2)
+    assert estimate_size(settings, [{**impressions, "is_whole": False}, clicks]) is None
+    labelled = {**impressions, "domains": [{**row, "click rate": 0.25} for row in domains]}
+    assert estimate_size(settings, [labelled]) == TrainingSize(rows=280, clicks=70, domains=2)

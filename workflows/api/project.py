@@ -88,8 +88,6 @@ class Project:
         """Run an SQL query on the tables, without Spark; raises `UserError` if it is not valid."""
         return self.tables.query(query)
 
-    # --- runs and decisions
-
     @property
     def runs(self) -> Runs:
         """The newest attempt of each run; raises `DataError` if no run has been trained yet."""
@@ -110,8 +108,6 @@ class Project:
         found = [asdict(decision) for decision in Decisions(self.settings).read_all()]
         rows = pd.DataFrame(found, columns=[field.name for field in fields(Decision)])
         return rows.assign(outcome=rows["outcome"].astype(str)).astype({"reference_attempt": "Int64"})
-
-    # --- states, metrics and reports
 
     def status(self, first: str | None = None, last: str | None = None, limit: int = 14) -> pd.DataFrame:
         """Return the state of each step of each night.
@@ -206,8 +202,6 @@ class Project:
         data = collect(self.settings, ds)
         return Report(data.ds, render(data, f'star_ctr.open(...).report("{data.ds}")'))
 
-    # --- models
-
     def model(self, run_id: str | None = None, attempt: int | None = None) -> Model:
         """Load a model that scores rows.
 
@@ -232,8 +226,6 @@ class Project:
             run_id, attempt = serving.model
         assert run_id is not None
         return Model(self, find_scoring_model(self.settings, run_id, attempt))
-
-    # --- steps
 
     def run(self, step: str, ds: str | None = None, *, wait: bool = False) -> Any:
         """Run a step of a night, with the lease of the warehouse and an entry in the journal, as `star-ctr STEP` does.

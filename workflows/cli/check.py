@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
+from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.cli.base import Conf, Day, Json, Set, app, print_result, with_spark
 
 _MAX_DOMAINS = 20
@@ -40,14 +41,14 @@ def check(
     """
     from star_ctr.jobs.tools import check as job
 
-    _, found = with_spark("check", conf, set, lambda s, spark: job.run(s, spark, ds, full))
-    print_result(found, json, lambda: Group(*_render(found, conf)))
+    settings, found = with_spark("check", conf, set, lambda s, spark: job.run(s, spark, ds, full))
+    print_result(found, json, lambda: Group(*_render(settings, found, conf)))
     if any(f["problems"] for f in found):
         raise typer.Exit(1)
 
 
-def _render(found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableType]:
-    """Yield the parts of the report: the logs, then problems, warnings and what to do next."""
+def _render(settings: Settings, found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableType]:
+    """Yield the parts of the report: the logs, the recipe, then problems, warnings and what to do next."""
     from star_ctr.workflows.terminal import make_table
 
     for log in found:
@@ -67,6 +68,7 @@ def _render(found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableTy
                 yield Text(f"and {len(log['domains']) - _MAX_DOMAINS} more domains")
     for line in (f"{log['log']}: {note}" for log in found for note in log["notes"]):
         yield Text(line)
+    yield from map(Text, _describe_recipe(settings, found, conf))
     for title, key, style in (("Problems", "problems", "red"), ("Warnings", "warnings", "yellow")):
         lines = [f"{log['log']}: {line}" for log in found for line in log[key]]
         if lines:
@@ -76,6 +78,22 @@ def _render(found: Sequence[dict[str, Any]], conf: str) -> Iterator[RenderableTy
         yield Text("A night would stop. Fix the problems, and run the check again.")
     else:
         yield Text(f"No problems. Run a night: star-ctr nightly --conf {conf}")
+
+
+def _describe_recipe(settings: Settings, found: Sequence[dict[str, Any]], conf: str) -> Iterator[str]:
+    """Yield the recipe of the warehouse, or the one that the first night would probably choose."""
+    from star_ctr.conf.recipe import read_recipe
+    from star_ctr.jobs.registry.recipes import describe_size, estimate_size, format_values
+    from star_ctr.model.recipe_rule import choose_values
+
+    if settings.preset == "paper":
+        return
+    recipe = read_recipe(settings.paths)
+    if recipe is not None:
+        yield f"recipe, chosen for {describe_size(recipe.size)}; see `star-ctr recipe --conf {conf}`"
+    elif (size := estimate_size(settings, found)) is not None:
+        yield f"recipe that the first night will choose, for about {describe_size(size)}:"
+        yield f"  {format_values(choose_values(size))}"
 
 
 def _format_share(column: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Checkpoints contain their state, so that the record of a resumed run describes t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class LossCurve(Recorder):
         points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
+        rows: Number of rows so far.
+        clicks: Number of rows with a click so far.
     """
 
     name = "curve"
@@ -101,10 +104,20 @@ class LossCurve(Recorder):
     def __init__(self, points: int = 100) -> None:
         self.points = points
         self.curve: list[tuple[int, float]] = []
+        self.rows, self.clicks = 0, 0.0
         self._sum, self._n = 0.0, 0
+
+    @property
+    def constant_loss(self) -> float | None:
+        """The loss of a model that predicts the click rate of all rows; None if all labels are the same."""
+        rate = self.clicks / max(1, self.rows)
+        return round(-rate * log(rate) - (1 - rate) * log(1 - rate), 6) if 0 < rate < 1 else None
 
     def step(self, event: CallbackEvent) -> None:
         """Add the loss of a step, and a point to the curve at the end of each interval."""
+        for result in event.batches:
+            self.rows += len(result.batch.rows)
+            self.clicks += float(result.batch.rows.label.sum())
         n = len(event.batches)
         self._sum, self._n = self._sum + event.loss * n, self._n + n
         interval = max(1, event.steps // self.points)
@@ -114,12 +127,13 @@ class LossCurve(Recorder):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the curve and the sum of the current interval."""
-        return {"curve": self.curve, "sum": self._sum, "n": self._n}
+        return {"curve": self.curve, "sum": self._sum, "n": self._n, "rows": self.rows, "clicks": self.clicks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state that `state_dict` returned."""
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self._sum, self._n = state["sum"], state["n"]
+        self.rows, self.clicks = state["rows"], state["clicks"]
 
 
 class ShuffleQuality(Recorder):
