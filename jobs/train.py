@@ -41,6 +41,7 @@ from star_ctr.jobs.registry.attempts import (
     read_job,
     read_result,
 )
+from star_ctr.jobs.registry.recipes import describe_outgrown_recipe
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
 from star_ctr.model.training.job import TrainingJob, WarmStart
@@ -105,7 +106,8 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
         )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
-    for warning in describe_weak_training(job, record):
+    rows = sum(record["rows"].values()) // job.trainer.epochs
+    for warning in (*describe_weak_training(job, record), *describe_outgrown_recipe(settings, rows)):
         _logger.warning("train: %s", warning)
     summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
     return {k: record[k] for k in summary}

@@ -15,6 +15,8 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.model.recipe_rule import RULE, choose_values
 
+_OUTGROWN = 4
+
 
 def use_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
     """Fill in the settings of the recipe, and choose and store the recipe if the warehouse has none.
@@ -123,6 +125,25 @@ def describe_recipe(settings: Settings, ds: str) -> list[str]:
     if recipe is None:
         return []
     return [f"recipe for {describe_size(recipe.size)}: {format_values(recipe.values)}"]
+
+
+def describe_outgrown_recipe(settings: Settings, rows: int) -> list[str]:
+    """Describe that the training data is much larger or smaller than when the recipe was chosen.
+
+    Args:
+        settings: The settings.
+        rows: The number of training rows.
+
+    Returns:
+        A warning, if the number has changed by more than a factor of 4.
+    """
+    recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
+    if recipe is None or max(rows, 1) / _OUTGROWN < recipe.size.rows < rows * _OUTGROWN:
+        return []
+    return [
+        f"the recipe was chosen for {recipe.size.rows:,} training rows, and this run has {rows:,}; `star-ctr recipe "
+        "--renew` chooses it again"
+    ]
 
 
 def describe_size(size: TrainingSize) -> str:

@@ -12,6 +12,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
 from star_ctr.conf.recipe import Recipe, TrainingSize, list_own_values, read_recipe, write_recipe
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.registry.recipes import describe_outgrown_recipe
 from tests import small_logs
 
 VALUES = {"model.layers": [32], "model.dropout": 0.1, "trainer.batch_size": 99, "trainer.optimizer.lr": 0.5}
@@ -62,3 +63,10 @@ def test_a_damaged_recipe_is_one_clear_error(conf: str) -> None:
     with pytest.raises(DataError, match=r"recipe\.json: not a valid Recipe"):
         load(conf)
     assert load(conf, ["preset=paper"]).trainer.batch_size == 2000
+
+
+@pytest.mark.parametrize(("rows", "warns"), [(2, True), (3, False), (39, False), (40, True)])
+def test_an_outgrown_recipe_is_reported(conf: str, rows: int, warns: bool) -> None:
+    write_recipe(load(conf).paths, RECIPE)  # for 10 rows
+    assert bool(describe_outgrown_recipe(load(conf), rows)) == warns
+    assert describe_outgrown_recipe(load(conf, ["preset=paper"]), rows) == []
