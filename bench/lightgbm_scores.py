@@ -102,6 +102,9 @@ def main() -> None:
     parser.add_argument(
         "--search", default="", help="nights to choose settings on, separated by commas; default: no search"
     )
+    parser.add_argument(
+        "--defaults", action="store_true", help="use LightGBM's defaults with 100 trees, instead of the first trial"
+    )
     parser.add_argument("--trials", type=int, default=6, help="number of settings to try in the search")
     parser.add_argument("--nights", required=True, help="nights to train and score, separated by commas")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds per night")
@@ -110,7 +113,7 @@ def main() -> None:
     table = Warehouse(load(arguments.conf, arguments.overrides).paths).table("split")
     rng = random.Random(0)
     trials = [FIRST, *({k: rng.choice(v) for k, v in SPACE.items()} for _ in range(arguments.trials - 1))]
-    best, best_value = FIRST, -1.0
+    best, best_value = {"rounds": 100} if arguments.defaults else FIRST, -1.0
     for trial in track(trials if arguments.search else [], "searching"):
         found = [scores(table, night, trial, 1) for night in arguments.search.split(",")]
         values = [(roc_auc_score(f["label"], f["score"]), compute_gauc(f)) for f in found]
@@ -123,7 +126,9 @@ def main() -> None:
     result = pd.concat([scores(table, night, best, arguments.seeds) for night in nights], ignore_index=True)
     for night, rows in result.groupby("night"):
         by_seed = [(roc_auc_score(r["label"], r["score"]), compute_gauc(r)) for _, r in rows.groupby("seed")]
-        print(f"{night} AUC {np.mean(by_seed, axis=0)[0]:.4f} GAUC {np.mean(by_seed, axis=0)[1]:.4f}")
+        auc, gauc = np.mean(by_seed, axis=0)
+        pcoc = rows["score"].sum() / rows["label"].astype(float).sum()
+        print(f"{night} AUC {auc:.4f} GAUC {gauc:.4f} PCOC {pcoc:.2f}")
     Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     result[["impression_id", "seed", "score"]].to_parquet(arguments.out, index=False)
 
