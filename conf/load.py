@@ -36,7 +36,7 @@ def load(conf: str | Path, overrides: Sequence[str] = (), *, with_recipe: bool =
         conf: A YAML file, or the name without suffix of one that ships with the package, such as `kuairand`.
         overrides: Texts of the form `key=value`, where the value is YAML. Keys are dotted paths. Items of a list are
             addressed by their `name`, as in `features.user_ctr.prior=10`.
-        with_recipe: Whether to fill in the recipe of the warehouse (see `star_ctr.conf.recipe`).
+        with_recipe: Whether to apply the warehouse's recipe (see `star_ctr.conf.recipe`).
 
     Returns:
         The validated settings.
@@ -44,6 +44,7 @@ def load(conf: str | Path, overrides: Sequence[str] = (), *, with_recipe: bool =
     Raises:
         ConfigError: The file does not exist, an override cannot be applied, or the settings are invalid. The message
             has one line per problem.
+        DataError: The stored recipe is damaged.
     """
     path = _find(str(conf))
     try:

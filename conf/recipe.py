@@ -1,18 +1,19 @@
-"""The recipe of a data set: model and trainer settings that follow from the size of its training data.
+"""The recipe of a data set: model and trainer settings derived from the size of its training data.
 
-With `preset: auto`, the settings that the YAML file does not contain come from the recipe. The recipe is chosen once
-per data set, after `features` and before `split`, and stored in the warehouse. Later nights use it as it is, so that
-their models differ only in the data. Its values are ordinary settings, and part of the identity of a run.
+With `preset: auto`, a recipe sets the batch size, the layers, the learning rates and a few more keys, unless the YAML
+file or an override sets them. The recipe is chosen once per warehouse, after `features` and before `split`. Later
+nights use it unchanged, so their models differ only in the data. Its settings count toward the run id like settings
+from the YAML file.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from star_ctr.conf.contracts.catalog import RECIPE_FILE
-from star_ctr.conf.contracts.stored import parse_stored
+from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import open_folder, write_text
 from star_ctr.conf.settings.base import SettingsModel
 from star_ctr.conf.settings.paths import PathSettings
@@ -39,16 +40,16 @@ class Recipe(SettingsModel):
     """A stored recipe.
 
     Attributes:
-        rule: Version of the rule that chose the values.
+        rule_version: Version of the rule that chose the settings.
         ds: The night for which the recipe was chosen.
         size: The size of the training data of that night.
-        values: Settings by dotted key, for example `trainer.batch_size`.
+        settings: Settings by dotted key, for example `trainer.batch_size`.
     """
 
-    rule: int
+    rule_version: int
     ds: str
     size: TrainingSize
-    values: dict[str, Any]
+    settings: dict[str, Any]
 
 
 def read_recipe(paths: PathSettings) -> Recipe | None:
@@ -68,7 +69,13 @@ def read_recipe(paths: PathSettings) -> Recipe | None:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return parse_stored(Recipe, text, file)
+    try:
+        return Recipe.model_validate_json(text)
+    except ValidationError:
+        raise DataError(
+            f"{file}: damaged, or written by another version of star-ctr; delete it, and the next night chooses a new "
+            "recipe"
+        ) from None
 
 
 def write_recipe(paths: PathSettings, recipe: Recipe) -> None:
@@ -77,24 +84,23 @@ def write_recipe(paths: PathSettings, recipe: Recipe) -> None:
 
 
 def apply_recipe(settings: Settings) -> Settings:
-    """Fill in the settings that the YAML file does not contain from the recipe of the warehouse.
+    """Apply the warehouse's recipe to the settings that neither the YAML file nor an override sets.
 
     Args:
         settings: The settings.
 
     Returns:
-        The settings with the values of the recipe. They are unchanged with `preset: paper`, or if the warehouse has no
-        recipe yet.
+        The settings. Unchanged if `preset` is `paper`, or if there is no recipe yet.
 
     Raises:
         DataError: The file of the recipe is damaged.
     """
     recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
-    return settings if recipe is None else fill_in(settings, recipe.values)
+    return settings if recipe is None else fill_unset(settings, recipe.settings)
 
 
-def fill_in(settings: Settings, values: dict[str, Any]) -> Settings:
-    """Set the given keys, except those that the YAML file or an override has set.
+def fill_unset(settings: Settings, values: dict[str, Any]) -> Settings:
+    """Set the keys that neither the YAML file nor an override sets.
 
     Args:
         settings: The settings.
@@ -115,8 +121,8 @@ def fill_in(settings: Settings, values: dict[str, Any]) -> Settings:
     return settings.model_copy(update={name: types[name].model_validate(sections[name]) for name in _SECTIONS})  # type: ignore[union-attr]
 
 
-def list_own_values(settings: Settings, values: dict[str, Any]) -> list[str]:
-    """Return the keys of a recipe whose values the YAML file or an override has set, in the order of the recipe."""
+def list_overridden_keys(settings: Settings, values: dict[str, Any]) -> list[str]:
+    """Return the keys of a recipe that the YAML file or an override sets, in recipe order."""
     sections = {name: getattr(settings, name).model_dump(exclude_unset=True) for name in _SECTIONS}
 
     def is_set(key: str) -> bool:

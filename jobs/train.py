@@ -31,7 +31,7 @@ from star_ctr.jobs.io.spark_launcher import launch_on_spark
 from star_ctr.jobs.io.split_commits import DAYS, read_split_commit
 from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables
-from star_ctr.jobs.quality.training_checks import describe_weak_training
+from star_ctr.jobs.quality.training_checks import describe_undertraining
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
     check_files,
@@ -41,7 +41,7 @@ from star_ctr.jobs.registry.attempts import (
     read_job,
     read_result,
 )
-from star_ctr.jobs.registry.recipes import describe_outgrown_recipe
+from star_ctr.jobs.registry.recipes import describe_size_change
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
 from star_ctr.model.training.job import TrainingJob, WarmStart
@@ -106,8 +106,8 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
         )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
-    rows = sum(record["rows"].values()) // job.trainer.epochs
-    for warning in (*describe_weak_training(job, record), *describe_outgrown_recipe(settings, rows)):
+    rows = sum(record["rows"].values()) // job.trainer.epochs + sum(record.get("left_out", {}).values())
+    for warning in (*describe_undertraining(job, record), *describe_size_change(settings, rows)):
         _logger.warning("train: %s", warning)
     summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")
     return {k: record[k] for k in summary}

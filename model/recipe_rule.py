@@ -1,8 +1,8 @@
-"""The rule that chooses model and trainer settings by the size of the training data.
+"""The rule that chooses model and trainer settings from the size of the training data.
 
-The settings of the paper (§4.1) are for billions of rows. With fewer rows, they take too few steps. The rule was found
-on simulated logs of 20,000 to 3 million impressions, and on the nights of 2022-04-29 and 2022-04-30 of KuaiRand.
-docs/training.md lists the results.
+The paper's settings (§4.1) are tuned for billions of rows. On smaller data, its batch size gives too few steps. The
+rule was tuned on simulated logs of 20,000 to 3 million impressions, and on the nights of 2022-04-29 and 2022-04-30 of
+KuaiRand. docs/training.md lists the results.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ from typing import Any
 
 from star_ctr.conf.recipe import TrainingSize
 
-RULE = 1
-"""Version of the rule."""
-_SMALL_BATCH, _PAPER_BATCH = 128, 2000
+RULE_VERSION = 1
+_MIN_BATCH_SIZE, _MAX_BATCH_SIZE = 128, 2000
 _SMALL_ROWS = 4_000_000
-"""Up to this number of training rows, batches have the smallest size."""
-_MANY_CLICKS = 0.15
-"""From this click rate on, each row is informative enough for a second epoch."""
+"""Number of training rows from which the batch size grows, before it is rounded to a power of two.
+
+With fewer rows, a high click rate means two epochs.
+"""
+_HIGH_CLICK_RATE = 0.15
+"""At this click rate or above, a second epoch helps."""
 
 
-def choose_values(size: TrainingSize) -> dict[str, Any]:
+def choose_settings(size: TrainingSize) -> dict[str, Any]:
     """Choose model and trainer settings.
 
-    - The batch size grows with the square root of the rows, from 128 to the paper's 2000. The layers grow with it, to
-      the paper's at a billion rows.
-    - With batches of one domain, the weights of a domain are updated in few of the steps. Their learning rate
+    - The batch size grows with the square root of the rows, from 128 to the paper's 2000. The network grows with the
+      rows as well, and reaches the paper's at a billion.
+    - With single-domain batches, the weights of a domain are updated in only a few of the steps. Their learning rate
       therefore grows with the number of domains.
-    - With frequent clicks, the model is trained for two epochs, with lower learning rates and dropout. With rare
-      clicks, a second epoch would only memorize the clicks of single users and items.
+    - If clicks are frequent and rows are few, train for two epochs with dropout and lower learning rates. If clicks are
+      rare, a second epoch only memorizes the clicks of individual users and items.
 
     Args:
         size: The size of the training data.
@@ -37,30 +39,30 @@ def choose_values(size: TrainingSize) -> dict[str, Any]:
     Returns:
         Settings by dotted key.
     """
-    batch = _SMALL_BATCH * math.sqrt(max(1.0, size.rows / _SMALL_ROWS))
-    values: dict[str, Any] = {
+    batch_size = _MIN_BATCH_SIZE * math.sqrt(max(1.0, size.rows / _SMALL_ROWS))
+    settings: dict[str, Any] = {
         "model.layers": _choose_layers(size.rows),
         "model.activation": "silu",
         "model.dim": 8 if size.rows < 100_000_000 else 16,
         "model.norm_eps": 0.1,
-        "trainer.batch_size": min(_PAPER_BATCH, 1 << round(math.log2(batch))),
+        "trainer.batch_size": min(_MAX_BATCH_SIZE, 1 << round(math.log2(batch_size))),
         "trainer.optimizer.ema_decay": 0.99,
     }
-    if size.clicks >= _MANY_CLICKS * size.rows and size.rows < _SMALL_ROWS:
-        return values | {
+    if size.clicks >= _HIGH_CLICK_RATE * size.rows and size.rows < _SMALL_ROWS:
+        return settings | {
             "model.dropout": 0.2,
             "trainer.epochs": 2,
             "trainer.optimizer.lr": 0.001,
             "trainer.optimizer.embedding_lr": 0.0003,
         }
-    return values | {
+    return settings | {
         "trainer.optimizer.lr": 0.002,
         "trainer.optimizer.domain_lr": round(0.002 * min(10.0, max(1.0, size.domains / 2)), 6),
     }
 
 
 def _choose_layers(rows: int) -> list[int]:
-    """Choose the hidden layers by the number of rows."""
+    """Choose the hidden layers for a number of rows."""
     if rows < 10_000_000:
         return [128, 64]
     return [256, 128, 64] if rows < 1_000_000_000 else [512, 256, 128, 64, 32, 16]

@@ -58,7 +58,7 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     for ds in list_nights(settings, spark, first, last):
         stderr.print(f"[bold]{ds}[/]")
         for name in list_steps(settings):
-            settings = apply_recipe(settings)  # the first night stores it
+            settings = apply_recipe(settings)  # the first night stores the recipe
             staleness = read_staleness(settings, busy=False)
             reason = explain_why_needed(staleness, ds, name)
             if reason is None:

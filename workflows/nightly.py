@@ -26,7 +26,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import describe_quarantine, describe_unread_days
 from star_ctr.jobs.quality.jump_list import describe_jumps
 from star_ctr.jobs.quality.profile import describe_matches
-from star_ctr.jobs.registry.recipes import describe_recipe, use_recipe
+from star_ctr.jobs.registry.recipes import describe_recipe, ensure_recipe
 from star_ctr.workflows.interrupts import raise_interrupts
 from star_ctr.workflows.journal import Journal
 from star_ctr.workflows.staleness import Staleness
@@ -38,13 +38,13 @@ _logger = logging.getLogger(__name__)
 ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
 _BEFORE_RECIPE = ("ingest", "features")
-"""The steps whose results do not depend on the recipe, which is chosen after them."""
+"""Steps that run before the recipe is chosen."""
 _DESCRIPTIONS: dict[str, tuple[Callable[[Settings, str], list[str]], ...]] = {
     "ingest": (describe_quarantine, describe_unread_days),
     "features": (describe_matches, describe_jumps),
-    "train": (describe_recipe,),
+    "split": (describe_recipe,),
 }
-"""Functions that describe the data of a night after a step, in lines."""
+"""Functions that return lines to print after a step."""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -117,10 +117,11 @@ def run_step(
     Raises:
         UserError: The step starts from an earlier night whose results were removed.
         ConfigError: The database in `catalog` cannot exist.
+        DataError: The step needs a recipe, but there are no training rows to choose one, or the stored one is damaged.
     """
     create_database(settings, spark)
-    if name not in _BEFORE_RECIPE and (complete := use_recipe(settings, spark, ds)) != settings:
-        settings, staleness = complete, None
+    if name not in _BEFORE_RECIPE and (with_recipe := ensure_recipe(settings, spark, ds)) != settings:
+        settings, staleness = with_recipe, None
     journal, staleness = Journal(settings), staleness or read_staleness(settings, busy=True)
     if start := staleness.find_removed_start(ds, name):
         raise UserError(

@@ -33,8 +33,11 @@ _failed_files: list[Path] = []
 """The log files of commands of this process that failed."""
 
 
-class _TerminalHandler(logging.StreamHandler[TextIO]):
-    """Writes to the stderr of the moment, which a caller of the command line may have replaced and closed."""
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to the current `sys.stderr`.
+
+    A caller may have replaced stderr since the handler was created, and closed the old one.
+    """
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -50,10 +53,10 @@ def configure_terminal(level: str) -> None:
     Args:
         level: `debug`, `info`, `warning` or `error`.
     """
-    handler = _TerminalHandler()
+    handler = _StderrHandler()
     handler.setLevel(level.upper())
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    for other in [h for h in _logger.handlers if isinstance(h, _TerminalHandler)]:
+    for other in [h for h in _logger.handlers if isinstance(h, _StderrHandler)]:
         _logger.removeHandler(other)
     _logger.addHandler(handler)
     _logger.setLevel(logging.DEBUG)

@@ -19,7 +19,7 @@ RESULT_FILE = "result.json"
 LAYOUT_FILE = "layout.json"
 """The layout of the rows that a model scores, in the folder of an attempt."""
 RECIPE_FILE = "recipe.json"
-"""File of a warehouse with the model and trainer settings that follow from the size of the training data."""
+"""File in the warehouse that stores the recipe."""
 RECORD_FILE = "record.json"
 """File of an attempt that marks it as published: its training results, and the hash of each file."""
 

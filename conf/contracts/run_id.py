@@ -15,7 +15,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
 _NOT_AFFECTING_MODEL: Any = {
-    "preset": True,  # its values are
+    "preset": True,  # its effect is already in `model` and `trainer`
     "paths": True,
     "spark": True,
     "catalog": True,

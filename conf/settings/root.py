@@ -119,8 +119,8 @@ class Settings(SettingsModel):
     split: SplitSettings = Field(SplitSettings(), description="encoded rows and vocabularies")
     preset: Literal["auto", "paper"] = Field(
         "auto",
-        description="values of the settings in `model` and `trainer` that this file does not contain: `auto` chooses "
-        "those that depend on the size of the training data, once per warehouse (see docs/training.md); `paper` uses "
+        description="source of the `model` and `trainer` settings that the YAML file omits: `auto`: a recipe, chosen "
+        "once per warehouse from the size of the training data (docs/training.md#recipe), then the defaults; `paper`: "
         "the defaults, which are the paper's",
     )
     model: ModelSettings = Field(ModelSettings(), description="network")

@@ -127,19 +127,22 @@ def _create(settings: Settings, app: str) -> SparkSession:
             with _lock_downloads(options, packages):
                 return configure_spark_with_delta_pip(builder, packages).getOrCreate()
         except Exception as error:
-            raise UserError(_describe_failed_start(error, log)) from None
+            raise UserError(_describe_start_failure(error, log)) from None
 
 
-def _describe_failed_start(error: Exception, log: Path) -> str:
-    """Describe why Spark did not start: the reason of the JVM, or else the end of its log."""
-    if reason := describe_full_storage(error):
-        return f"Spark did not start: {reason}. Spark copies its packages to spark.local.dir (/tmp by default)"
+def _describe_start_failure(error: Exception, log: Path) -> str:
+    """Describe why Spark did not start: the JVM's error, or the end of its log."""
+    if describe_full_storage(error):
+        return (
+            "Spark did not start: no space left on device. Free space in spark.local.dir (default: /tmp), or set it to "
+            "a larger disk in spark.conf"
+        )
     if isinstance(error, Py4JJavaError):
-        return f"Spark did not start: {format_error(error)} (full log: {log})"
+        return f"Spark did not start: {format_error(error)}; see the full log: {log}"
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
     return (
         f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
-        "from Maven Central; check that it is reachable, or set a proxy in spark.conf of the configuration"
+        "from Maven Central; check that it is reachable, or set a proxy under `spark.conf` in the YAML file"
     )
 
 

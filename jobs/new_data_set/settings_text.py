@@ -72,7 +72,7 @@ def write_settings(roles: Roles, proposals: Proposals, folder: str, name: str, q
     window = min(max(days - 1, 1), _MAX_WINDOW) if days else _MAX_WINDOW
     yield f"window: {{days: {window}}}" + (f"  # {days} days of logs; the newest is the test day" if days else "")
     yield ""
-    yield from _write_training()
+    yield from _write_model()
     yield "history:"
     yield from (f"  {kind}: {_dump_flow(settings)}" for kind, settings in proposals.history.items())
     yield ""
@@ -178,10 +178,10 @@ def _count_days(roles: Roles) -> int:
     return log.columns[roles.day.column].distinct if roles.day.column and log.sample.is_complete else 0
 
 
-def _write_training() -> Iterator[str]:
+def _write_model() -> Iterator[str]:
     """Yield the section `model`."""
-    yield "# Other settings of `model` and `trainer` are chosen by the number of training rows, once, after the first"
-    yield "# `features`. `star-ctr recipe` shows them. Set a key to override it, or `preset: paper` for the paper's."
+    yield "# The first night chooses batch size, layers and learning rates for the size of the data (`star-ctr recipe`)."
+    yield "# To override a value, set its key. To use the paper's defaults instead, set `preset: paper`."
     yield "model: {embeddings: {item: {min_count: 2}}}"
     yield ""
 

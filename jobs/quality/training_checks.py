@@ -1,4 +1,4 @@
-"""Signs that a training run has learned too little."""
+"""Warnings about undertrained models."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from typing import Any
 
 from star_ctr.model.training.job import TrainingJob
 
-_FEW_STEPS = 200
-_NO_PROGRESS = 0.998
-"""Share of the loss of a constant prediction that a trained model must fall below."""
+_MIN_STEPS = 200
+_MAX_LOSS_RATIO = 0.998
+"""A model above this ratio of training loss to baseline loss has learned almost nothing."""
 
 
-def describe_weak_training(job: TrainingJob, record: dict[str, Any]) -> list[str]:
-    """Describe signs that a model has hardly been trained.
+def describe_undertraining(job: TrainingJob, record: dict[str, Any]) -> list[str]:
+    """Describe signs that a model is undertrained.
 
     Args:
         job: The training job.
         record: Its record.
 
     Returns:
-        A warning if there were very few steps, or if the loss at the end is not lower than that of a constant
-        prediction. Runs with a warm start have none.
+        A warning, if there were too few steps, or if the final loss is no better than the baseline. None for warm
+        starts, which need few steps.
     """
     if job.start is not None:
         return []
-    if record["steps"] < _FEW_STEPS:
+    if record["steps"] < _MIN_STEPS:
         return [
-            f"only {record['steps']} steps with trainer.batch_size={job.trainer.batch_size} and "
-            f"trainer.epochs={job.trainer.epochs}, which is too few for most models; lower the batch size, raise the "
-            "epochs, or train on more days (window.days)"
+            f"only {record['steps']} training steps (trainer.batch_size={job.trainer.batch_size}, "
+            f"trainer.epochs={job.trainer.epochs}), too few for most models; lower the batch size, train for more "
+            "epochs, or use more days (window.days)"
         ]
     losses = [loss for _, loss in record["curve"]]
     last = losses[-max(1, len(losses) // 4) :]
-    mean, constant = sum(last) / len(last), record.get("constant_loss")
-    if constant is None or mean < constant * _NO_PROGRESS:
+    mean, baseline = sum(last) / len(last), record.get("baseline_loss")
+    if baseline is None or mean < baseline * _MAX_LOSS_RATIO:
         return []
     return [
-        f"the loss of the last steps is {mean:.4f}, and predicting the same click rate for all rows gives "
-        f"{constant:.4f}: the model has learned almost nothing; change trainer.optimizer.lr, train for more steps, or "
-        "check the features with `star-ctr explain`"
+        f"the training loss of {mean:.4f} is no better than the {baseline:.4f} of always predicting the mean CTR: the "
+        "model has learned almost nothing. Try another trainer.optimizer.lr or more epochs, or check the features with "
+        "`star-ctr explain`"
     ]

@@ -1,4 +1,4 @@
-"""Choose the recipe of a data set, and describe it. See `star_ctr.conf.recipe`."""
+"""Choosing and describing recipes. See `star_ctr.conf.recipe`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_days
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.recipe import Recipe, TrainingSize, fill_in, read_recipe, write_recipe
+from star_ctr.conf.recipe import Recipe, TrainingSize, fill_unset, read_recipe, write_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from star_ctr.model.recipe_rule import RULE, choose_values
+from star_ctr.model.recipe_rule import RULE_VERSION, choose_settings
 
-_OUTGROWN = 4
+MAX_SIZE_RATIO = 4
+"""Factor by which the number of training rows may change before a recipe should be renewed."""
 
 
-def use_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
-    """Fill in the settings of the recipe, and choose and store the recipe if the warehouse has none.
+def ensure_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
+    """Apply the stored recipe; choose and store one first if the warehouse has none.
 
     Args:
         settings: The settings.
@@ -27,10 +28,10 @@ def use_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
         ds: The night, whose features must exist.
 
     Returns:
-        The settings with the values of the recipe; unchanged with `preset: paper`.
+        The settings. Unchanged with `preset: paper`.
 
     Raises:
-        DataError: The table `features` has no training rows for the night, or the file of the recipe is damaged.
+        DataError: The table `features` has no training rows for the night, or the stored recipe is damaged.
     """
     if settings.preset == "paper":
         return settings
@@ -38,11 +39,11 @@ def use_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
     if recipe is None:
         recipe = choose_recipe(settings, spark, ds)
         write_recipe(settings.paths, recipe)
-    return fill_in(settings, recipe.values)
+    return fill_unset(settings, recipe.settings)
 
 
 def choose_recipe(settings: Settings, spark: SparkSession, ds: str) -> Recipe:
-    """Choose the recipe for the training rows of a night; see `recipe_rule`.
+    """Choose the recipe for the training rows of a night; see `star_ctr.model.recipe_rule`.
 
     Args:
         settings: The settings.
@@ -50,16 +51,16 @@ def choose_recipe(settings: Settings, spark: SparkSession, ds: str) -> Recipe:
         ds: The night.
 
     Returns:
-        The recipe, which is not stored.
+        The recipe. It is not stored.
 
     Raises:
         DataError: The table `features` has no training rows for the night.
     """
-    size = measure_size(WarehouseTables(settings, spark), ds)
-    return Recipe(rule=RULE, ds=ds, size=size, values=choose_values(size))
+    size = measure_training_size(WarehouseTables(settings, spark), ds)
+    return Recipe(rule_version=RULE_VERSION, ds=ds, size=size, settings=choose_settings(size))
 
 
-def measure_size(store: WarehouseTables, ds: str) -> TrainingSize:
+def measure_training_size(store: WarehouseTables, ds: str) -> TrainingSize:
     """Measure the training data of a night.
 
     Args:
@@ -74,18 +75,18 @@ def measure_size(store: WarehouseTables, ds: str) -> TrainingSize:
     """
     days = list_window_days(store.settings, ds)[:-1]
     domains = store.read("features").where(F.col("ds").isin(days)).groupBy("domain").count().collect()
-    labels = store.read("labels").where(F.col("ds").isin(days))
-    clicks = labels.agg(F.sum(F.col("label").cast("double"))).first()
     rows = sum(row["count"] for row in domains)
     if rows == 0:
         raise DataError(
-            f"{store.warehouse.table('features')}: no rows for the {len(days)} days before {ds}; run "
-            f"`star-ctr features --ds {ds}`"
+            f"{store.warehouse.table('features')}: no training rows in the window before {ds} ({days[0]} to "
+            f"{days[-1]}), so no recipe can be chosen; run `star-ctr features --ds {ds}`, or choose a later day"
         )
+    labels = store.read("labels").where(F.col("ds").isin(days))
+    clicks = labels.agg(F.sum(F.col("label").cast("double"))).first()
     return TrainingSize(rows=rows, clicks=int((clicks and clicks[0]) or 0), domains=len(domains))
 
 
-def estimate_size(settings: Settings, reports: Sequence[Mapping[str, Any]]) -> TrainingSize | None:
+def estimate_training_size(settings: Settings, reports: Sequence[Mapping[str, Any]]) -> TrainingSize | None:
     """Estimate the size of the training data from a sample of the logs.
 
     Args:
@@ -93,8 +94,8 @@ def estimate_size(settings: Settings, reports: Sequence[Mapping[str, Any]]) -> T
         reports: The reports of `star-ctr check`, one per log.
 
     Returns:
-        The size if all days of the training window are like those of the sample; None if the sample does not contain
-        whole days.
+        The size, assuming that the other days of the window are like the sampled ones; None if the sample of the
+        impressions does not cover whole days.
     """
     daily = {}
     for report in reports:
@@ -112,11 +113,11 @@ def estimate_size(settings: Settings, reports: Sequence[Mapping[str, Any]]) -> T
 
 
 def describe_recipe(settings: Settings, ds: str) -> list[str]:
-    """Describe the recipe of a warehouse in one line, for the terminal.
+    """Describe the recipe of the warehouse in one line, for the terminal.
 
     Args:
         settings: The settings.
-        ds: The night.
+        ds: Not used; all descriptions of a step have this parameter.
 
     Returns:
         The line; none with `preset: paper`, or if there is no recipe.
@@ -124,34 +125,38 @@ def describe_recipe(settings: Settings, ds: str) -> list[str]:
     recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
     if recipe is None:
         return []
-    return [f"recipe for {describe_size(recipe.size)}: {format_values(recipe.values)}"]
+    return [f"recipe, chosen for {describe_size(recipe.size)}: {format_settings(recipe.settings)}"]
 
 
-def describe_outgrown_recipe(settings: Settings, rows: int) -> list[str]:
+def describe_size_change(settings: Settings, rows: int) -> list[str]:
     """Describe that the training data is much larger or smaller than when the recipe was chosen.
 
     Args:
         settings: The settings.
-        rows: The number of training rows.
+        rows: The number of training rows, before negatives are downsampled.
 
     Returns:
-        A warning, if the number has changed by more than a factor of 4.
+        A warning, if the number differs by a factor of `MAX_SIZE_RATIO` or more.
     """
     recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
-    if recipe is None or max(rows, 1) / _OUTGROWN < recipe.size.rows < rows * _OUTGROWN:
+    if recipe is None or rows / MAX_SIZE_RATIO < recipe.size.rows < rows * MAX_SIZE_RATIO:
         return []
     return [
-        f"the recipe was chosen for {recipe.size.rows:,} training rows, and this run has {rows:,}; `star-ctr recipe "
-        "--renew` chooses it again"
+        f"this run has {rows:,} training rows, but the recipe was chosen for {recipe.size.rows:,}; choose a new one "
+        "with `star-ctr recipe --renew`"
     ]
 
 
 def describe_size(size: TrainingSize) -> str:
     """Describe the size of the training data."""
-    domains = "1 domain" if size.domains == 1 else f"{size.domains} domains"
-    return f"{size.rows:,} training rows, {size.clicks:,} of them clicked, in {domains}"
+
+    def count(number: int, noun: str) -> str:
+        return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+    rows, clicks, domains = count(size.rows, "training row"), count(size.clicks, "click"), count(size.domains, "domain")
+    return f"{rows} ({clicks}) in {domains}"
 
 
-def format_values(values: dict[str, Any]) -> str:
-    """Format the values of a recipe in one line."""
+def format_settings(values: Mapping[str, Any]) -> str:
+    """Format settings in one line."""
     return ", ".join(f"{key}={value}" for key, value in values.items())

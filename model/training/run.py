@@ -86,7 +86,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,
-        "constant_loss": curve.constant_loss,
+        "baseline_loss": curve.baseline_loss,
     }
     if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.path)

@@ -10,13 +10,13 @@ import yaml
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
-from star_ctr.conf.recipe import Recipe, TrainingSize, list_own_values, read_recipe, write_recipe
+from star_ctr.conf.recipe import Recipe, TrainingSize, list_overridden_keys, read_recipe, write_recipe
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.registry.recipes import describe_outgrown_recipe
+from star_ctr.jobs.registry.recipes import describe_size_change
 from tests import small_logs
 
 VALUES = {"model.layers": [32], "model.dropout": 0.1, "trainer.batch_size": 99, "trainer.optimizer.lr": 0.5}
-RECIPE = Recipe(rule=1, ds="2026-03-04", size=TrainingSize(rows=10, clicks=2, domains=3), values=VALUES)
+RECIPE = Recipe(rule_version=1, ds="2026-03-04", size=TrainingSize(rows=10, clicks=2, domains=3), settings=VALUES)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def get_values(settings: Settings) -> list[object]:
     return [settings.model.layers, settings.model.dropout, t.batch_size, t.optimizer.lr, t.epochs]
 
 
-def test_keys_of_the_file_and_overrides_have_priority(conf: str) -> None:
+def test_the_file_and_overrides_take_precedence(conf: str) -> None:
     before = load(conf)
     assert get_values(before) == [[512, 256, 128, 64, 32, 16], 0.0, 2000, 0.25, 3]
     write_recipe(before.paths, RECIPE)
@@ -41,10 +41,10 @@ def test_keys_of_the_file_and_overrides_have_priority(conf: str) -> None:
     assert get_values(load(conf, ["model.layers=[7]", "trainer.batch_size=2000"])) == [[7], 0.1, 2000, 0.25, 3]
     assert get_values(load(conf, ["preset=paper"])) == get_values(before)
     assert get_values(load(conf, with_recipe=False)) == get_values(before)
-    assert list_own_values(load(conf, with_recipe=False), VALUES) == ["trainer.optimizer.lr"]
+    assert list_overridden_keys(load(conf, with_recipe=False), VALUES) == ["trainer.optimizer.lr"]
 
 
-def test_settings_of_a_record_do_not_change_with_the_recipe(conf: str) -> None:
+def test_the_run_id_covers_the_settings_of_the_recipe(conf: str) -> None:
     write_recipe(load(conf).paths, RECIPE)
     used = load(conf)
     stored = Settings.model_validate(used.model_dump(mode="json"))
@@ -60,13 +60,13 @@ def test_a_damaged_recipe_is_one_clear_error(conf: str) -> None:
     assert read_recipe(paths) == RECIPE
     file = Path(paths.warehouse) / "recipe.json"
     file.write_text(file.read_text()[:50])
-    with pytest.raises(DataError, match=r"recipe\.json: not a valid Recipe"):
+    with pytest.raises(DataError, match=r"recipe\.json: damaged, .*; delete it"):
         load(conf)
     assert load(conf, ["preset=paper"]).trainer.batch_size == 2000
 
 
 @pytest.mark.parametrize(("rows", "warns"), [(2, True), (3, False), (39, False), (40, True)])
-def test_an_outgrown_recipe_is_reported(conf: str, rows: int, warns: bool) -> None:
+def test_a_change_of_the_size_is_reported(conf: str, rows: int, warns: bool) -> None:
     write_recipe(load(conf).paths, RECIPE)  # for 10 rows
-    assert bool(describe_outgrown_recipe(load(conf), rows)) == warns
-    assert describe_outgrown_recipe(load(conf, ["preset=paper"]), rows) == []
+    assert bool(describe_size_change(load(conf), rows)) == warns
+    assert describe_size_change(load(conf, ["preset=paper"]), rows) == []

@@ -1,4 +1,4 @@
-"""The rule gives valid settings for data of any size, which grow to those of the paper."""
+"""The rule chooses valid settings for any size of data, and the paper's network and batch size for a billion rows."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from star_ctr.conf.load import load
-from star_ctr.conf.recipe import TrainingSize, fill_in
+from star_ctr.conf.recipe import TrainingSize, fill_unset
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.registry.recipes import estimate_size
-from star_ctr.model.recipe_rule import choose_values
+from star_ctr.jobs.registry.recipes import estimate_training_size
+from star_ctr.model.recipe_rule import choose_settings
 
 
 def make_settings(rows: int, clicks: int, domains: int) -> Settings:
     settings = load("demo", ["preset=auto", "model={}", "trainer={}"], with_recipe=False)
-    return fill_in(settings, choose_values(TrainingSize(rows=rows, clicks=clicks, domains=domains)))
+    return fill_unset(settings, choose_settings(TrainingSize(rows=rows, clicks=clicks, domains=domains)))
 
 
 @given(rows=st.integers(1, 10**11), share=st.floats(0, 1), domains=st.integers(1, 2000), more=st.integers(1, 10**11))
@@ -26,7 +26,7 @@ def test_settings_are_valid_and_batches_grow_with_the_rows(rows: int, share: flo
     assert settings.trainer.optimizer.lr <= (settings.trainer.optimizer.domain_lr or 1) <= 0.02 or share >= 0.15
 
 
-def test_data_of_known_size() -> None:
+def test_settings_for_known_sizes() -> None:
     small, large = make_settings(450_000, 14_500, 19), make_settings(2 * 10**9, 4 * 10**7, 200)
     assert (small.model.layers, small.trainer.batch_size, small.trainer.epochs) == ([128, 64], 128, 1)
     assert small.trainer.optimizer.domain_lr == 0.019
@@ -46,7 +46,7 @@ def test_check_estimates_the_size_from_whole_days() -> None:
         "domains": domains,
     }
     clicks = {"log": "clicks", "days": ["2026-01-06"], "rows": 3, "is_whole": True, "domains": []}
-    assert estimate_size(settings, [impressions, clicks]) == TrainingSize(rows=280, clicks=21, domains=2)
-    assert estimate_size(settings, [{**impressions, "is_whole": False}, clicks]) is None
+    assert estimate_training_size(settings, [impressions, clicks]) == TrainingSize(rows=280, clicks=21, domains=2)
+    assert estimate_training_size(settings, [{**impressions, "is_whole": False}, clicks]) is None
     labelled = {**impressions, "domains": [{**row, "click rate": 0.25} for row in domains]}
-    assert estimate_size(settings, [labelled]) == TrainingSize(rows=280, clicks=70, domains=2)
+    assert estimate_training_size(settings, [labelled]) == TrainingSize(rows=280, clicks=70, domains=2)

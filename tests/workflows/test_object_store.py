@@ -33,7 +33,7 @@ def write_conf(night: Night, bucket: str, folder: Path) -> Path:
     conf["paths"] = {"logs": f"{url}/logs", "warehouse": f"{url}/ctr"}
     conf["spark"]["conf"] = {
         "spark.jars.packages": HADOOP_AWS,
-        "spark.local.dir": str(folder / "spark"),  # each session copies 600 MB of packages, and one is killed
+        "spark.local.dir": str(folder / "spark"),  # each session copies 600 MB of packages; the killed one leaves them
         "spark.hadoop.fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
         "spark.hadoop.fs.s3a.endpoint.region": os.environ["AWS_REGION"],
         "spark.hadoop.fs.s3a.path.style.access": "true",

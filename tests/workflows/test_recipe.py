@@ -16,7 +16,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.recipe import TrainingSize, read_recipe, write_recipe
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.registry.recipes import choose_recipe
-from star_ctr.model.recipe_rule import choose_values
+from star_ctr.model.recipe_rule import choose_settings
 from star_ctr.workflows import backfill, status
 from star_ctr.workflows.cli import app
 from tests import small_logs
@@ -46,22 +46,22 @@ def test_the_first_night_chooses_the_recipe_of_all_nights(tmp_path: Path, spark:
     recipe = read_recipe(load(conf).paths)
     assert recipe is not None
     assert (recipe.ds, recipe.size) == (DAYS[2], TrainingSize(rows=len(first), clicks=int(sum(first)), domains=3))
-    assert recipe.values == choose_values(recipe.size)
+    assert recipe.settings == choose_settings(recipe.size)
     runs = {r["ds"]: json.loads(r["record"]) for r in read_rows(f"{project.warehouse}/runs")}
     assert sorted(runs) == [DAYS[2], DAYS[3]]
     for ds, record in runs.items():
         assert record["run_id"] == make_run_id(load(conf), ds), "a later command does not find the run"
         assert record["settings"]["trainer"]["epochs"] == 4
-        assert record["settings"]["model"]["layers"] == recipe.values["model.layers"]
-        assert record["settings"]["trainer"]["optimizer"]["lr"] == recipe.values["trainer.optimizer.lr"]
+        assert record["settings"]["model"]["layers"] == recipe.settings["model.layers"]
+        assert record["settings"]["trainer"]["optimizer"]["lr"] == recipe.settings["trainer.optimizer.lr"]
     assert project.runs.newest.run_id == runs[DAYS[3]]["run_id"], "an open project uses the recipe that a night stored"
     assert set(read_states(conf).values()) == {"done"}
     assert all(row["action"] == backfill.KEPT for row in backfill.run(load(conf), spark, DAYS[2], DAYS[3]))
 
     shown = CliRunner().invoke(app, ["recipe", "--conf", conf])
-    assert f"{len(first)} training rows" in shown.output
-    assert "no, the YAML file sets it" in shown.output or "trainer.epochs" not in recipe.values
-    write_recipe(load(conf).paths, recipe.model_copy(update={"values": {**recipe.values, "model.layers": [5]}}))
+    assert f"{len(first)} training rows (" in shown.output
+    assert "YAML file or --set" in shown.output or "trainer.epochs" not in recipe.settings
+    write_recipe(load(conf).paths, recipe.model_copy(update={"settings": {**recipe.settings, "model.layers": [5]}}))
     states = read_states(conf)
     assert {states[ds, "split"] for ds in DAYS[2:]} == {"done"}, "the split does not depend on the layers"
     assert {states[ds, "train"] for ds in DAYS[2:]} == {"missing"}

@@ -129,8 +129,8 @@ def test_version_and_levels() -> None:
     assert CliRunner().invoke(app, ["--log-level", "info", "steps"]).exit_code == 0
 
 
-def test_messages_go_to_the_present_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller in the same process may have replaced stderr while the command line was configured."""
+def test_messages_go_to_the_current_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller may have replaced stderr when logging was configured, and closed it since."""
     closed = io.StringIO()
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", closed)

@@ -55,7 +55,7 @@ class Project:
     Each call reads the current state of the warehouse. Reading needs no Spark, and works while a night runs.
 
     Args:
-        settings: The settings of the YAML file.
+        settings: The settings, without the recipe.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -64,7 +64,7 @@ class Project:
 
     @property
     def settings(self) -> Settings:
-        """The settings, with the recipe of the warehouse once it has one."""
+        """The settings, with the stored recipe applied if there is one."""
         return apply_recipe(self._settings)
 
     @property

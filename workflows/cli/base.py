@@ -142,7 +142,7 @@ def with_spark(
         wait: Whether to wait for another process that holds the lease, instead of failing.
 
     Returns:
-        The settings, with the recipe that the warehouse has after the action, and the result of the action.
+        The settings, and the result of the action. The settings include a recipe that the action has stored.
 
     Raises:
         UserError: Another process holds the lease, and `wait` is false.
@@ -156,7 +156,7 @@ def with_spark(
         show_step(name, spark.sparkContext) if progress else nullcontext(),
     ):
         result = action(settings, spark)
-    return apply_recipe(settings), result  # the action may have stored the recipe
+    return apply_recipe(settings), result
 
 
 def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:

@@ -30,8 +30,8 @@ def check(
 
     Reads the schemas of all files, and a sample of the newest days. Shows each column with its type, its use, its
     missing and distinct values and examples; the domains with their rows and click rates; problems that would stop a
-    night; and warnings: quarantined rows, ids that do not match, and what changed on the newest day. Writes nothing.
-    Run it before the first night of a new data set.
+    night; the recipe; and warnings: quarantined rows, ids that do not match, and what changed on the newest day. Writes
+    nothing. Run it before the first night of a new data set.
 
     Exits with code 1 if there are problems.
 
@@ -68,7 +68,7 @@ def _render(settings: Settings, found: Sequence[dict[str, Any]], conf: str) -> I
                 yield Text(f"and {len(log['domains']) - _MAX_DOMAINS} more domains")
     for line in (f"{log['log']}: {note}" for log in found for note in log["notes"]):
         yield Text(line)
-    yield from map(Text, _describe_recipe(settings, found, conf))
+    yield from map(Text, _list_recipe_lines(settings, found, conf))
     for title, key, style in (("Problems", "problems", "red"), ("Warnings", "warnings", "yellow")):
         lines = [f"{log['log']}: {line}" for log in found for line in log[key]]
         if lines:
@@ -80,20 +80,22 @@ def _render(settings: Settings, found: Sequence[dict[str, Any]], conf: str) -> I
         yield Text(f"No problems. Run a night: star-ctr nightly --conf {conf}")
 
 
-def _describe_recipe(settings: Settings, found: Sequence[dict[str, Any]], conf: str) -> Iterator[str]:
-    """Yield the recipe of the warehouse, or the one that the first night would probably choose."""
+def _list_recipe_lines(settings: Settings, found: Sequence[dict[str, Any]], conf: str) -> Iterator[str]:
+    """Yield lines about the stored recipe, or about the one that the first night is likely to choose."""
     from star_ctr.conf.recipe import read_recipe
-    from star_ctr.jobs.registry.recipes import describe_size, estimate_size, format_values
-    from star_ctr.model.recipe_rule import choose_values
+    from star_ctr.jobs.registry.recipes import describe_size, estimate_training_size, format_settings
+    from star_ctr.model.recipe_rule import choose_settings
 
     if settings.preset == "paper":
         return
     recipe = read_recipe(settings.paths)
     if recipe is not None:
-        yield f"recipe, chosen for {describe_size(recipe.size)}; see `star-ctr recipe --conf {conf}`"
-    elif (size := estimate_size(settings, found)) is not None:
-        yield f"recipe that the first night will choose, for about {describe_size(size)}:"
-        yield f"  {format_values(choose_values(size))}"
+        yield f"recipe: chosen for {describe_size(recipe.size)}; to show it, run `star-ctr recipe --conf {conf}`"
+    elif (size := estimate_training_size(settings, found)) is not None:
+        yield f"estimated recipe of the first night, for {describe_size(size)}:"
+        yield f"  {format_settings(choose_settings(size))}"
+    else:
+        yield "recipe: not estimated, because the sample does not cover whole days; use --full"
 
 
 def _format_share(column: dict[str, Any]) -> str:

@@ -17,26 +17,31 @@ def recipe(
         bool,
         typer.Option(
             "--renew",
-            help="Choose the recipe again, for the size of the training data today. Later nights then train other "
-            "runs, which the gate compares with the serving model.",
+            help="Choose a new recipe for the current size of the training data. If a value changes, so do the run "
+            "ids: past nights show as missing.",
         ),
     ] = False,
     ds: Day = None,
     json: Json = None,
     wait: Wait = False,
 ) -> None:
-    """Show the model and trainer settings that were chosen for the size of the data.
+    """Show the recipe: model and trainer settings chosen for the size of the data.
 
-    With preset: auto (the default), settings that the YAML file does not contain come from the recipe of the warehouse.
-    It is chosen once, after the first features, so that the models of all nights are comparable.
+    With preset: auto (the default), the recipe sets the batch size, the layers, the learning rates and a few more keys,
+    unless the YAML file sets them. It is chosen once, after the first `features` step, so the models of all nights are
+    comparable.
+
+    --ds and --wait apply to --renew only; --ds is the night whose training rows are counted.
 
     For example:
 
         star-ctr recipe --conf mine.yaml
+
+        star-ctr recipe --conf mine.yaml --renew
     """
     from star_ctr.conf.errors import UserError
     from star_ctr.conf.load import load
-    from star_ctr.conf.recipe import list_own_values, read_recipe, write_recipe
+    from star_ctr.conf.recipe import list_overridden_keys, read_recipe, write_recipe
     from star_ctr.conf.settings.root import Settings
     from star_ctr.jobs.registry.recipes import choose_recipe, describe_size
     from star_ctr.workflows.nightly import choose_night
@@ -44,7 +49,7 @@ def recipe(
 
     settings = load(conf, set or [], with_recipe=False)
     if settings.preset == "paper":
-        raise UserError(f"{conf}: there is no recipe with `preset: paper`; remove this key to use one")
+        raise UserError(f"{conf}: `preset: paper` turns the recipe off; set `preset: auto` to use one")
 
     def action(settings: Settings, spark: Any) -> None:
         night = choose_night(settings, spark, "split", ds)
@@ -55,13 +60,15 @@ def recipe(
     found = read_recipe(settings.paths)
     if found is None:
         raise UserError(
-            f"{settings.paths.warehouse}: no recipe yet; run `star-ctr nightly --conf {conf}`, or `star-ctr recipe "
-            "--renew` after `star-ctr features`"
+            f"{settings.paths.warehouse}: no recipe yet; run a night (`star-ctr nightly --conf {conf}`), or run "
+            f"`star-ctr features --conf {conf}` and then `star-ctr recipe --conf {conf} --renew`"
         )
-    own = list_own_values(settings, found.values)
+    overridden = list_overridden_keys(settings, found.settings)
     rows = [
-        {"setting": k, "value": str(v), "used": "no, the YAML file sets it" if k in own else "yes"}
-        for k, v in found.values.items()
+        {"setting": key, "value": str(value), "overridden": "yes (YAML file or --set)" if key in overridden else "no"}
+        for key, value in found.settings.items()
     ]
     title = f"chosen for {describe_size(found.size)} (night {found.ds})"
-    print_result(found.model_dump(mode="json"), json, lambda: make_table(rows, ["setting", "value", "used"], title))
+    print_result(
+        found.model_dump(mode="json"), json, lambda: make_table(rows, ["setting", "value", "overridden"], title)
+    )

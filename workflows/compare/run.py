@@ -35,6 +35,7 @@ from star_ctr.jobs.io.split_inputs import has_features, is_encoded_for
 from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import read_result
+from star_ctr.jobs.registry.recipes import ensure_recipe
 from star_ctr.jobs.tools import import_runs, import_scores
 from star_ctr.model import offline
 from star_ctr.model.cost import Cost, measure_costs
@@ -161,6 +162,7 @@ def run(
     # Start with the newest night: its window may contain all days that the earlier nights need.
     for night in reversed(nights):
         prepare_night(settings, spark, store, night)
+    ensure_recipe(settings, spark, nights[-1])
     pins = {night: train.pin_versions(store, night) for night in nights}
     trials = []
     for model, night, seed in comparison.iter_runs():

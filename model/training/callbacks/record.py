@@ -95,8 +95,8 @@ class LossCurve(Recorder):
         points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
-        rows: Number of rows so far.
-        clicks: Number of rows with a click so far.
+        rows: Rows trained on so far.
+        clicks: Clicked rows among them.
     """
 
     name = "curve"
@@ -108,8 +108,8 @@ class LossCurve(Recorder):
         self._sum, self._n = 0.0, 0
 
     @property
-    def constant_loss(self) -> float | None:
-        """The loss of a model that predicts the click rate of all rows; None if all labels are the same."""
+    def baseline_loss(self) -> float | None:
+        """Log loss of always predicting the mean CTR of the trained rows; None if all labels are the same."""
         rate = self.clicks / max(1, self.rows)
         return round(-rate * log(rate) - (1 - rate) * log(1 - rate), 6) if 0 < rate < 1 else None
 
@@ -126,7 +126,7 @@ class LossCurve(Recorder):
             self._sum, self._n = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the curve and the sum of the current interval."""
+        """Return the curve, the sum of the current interval, and the counts of rows and clicks."""
         return {"curve": self.curve, "sum": self._sum, "n": self._n, "rows": self.rows, "clicks": self.clicks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

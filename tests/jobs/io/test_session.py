@@ -88,7 +88,7 @@ def test_a_garbage_collector_is_chosen_only_once(
 
 
 class StartError(Py4JJavaError):  # type: ignore[misc]
-    """An error of the constructor of the Spark context."""
+    """An error raised by the SparkContext constructor."""
 
     def __init__(self) -> None:
         text = "java.net.BindException: Address in use: retried 16 times"
@@ -101,14 +101,14 @@ class StartError(Py4JJavaError):  # type: ignore[misc]
 StartError.__module__ = "py4j.protocol"
 
 
-def test_a_failed_start_names_the_reason_of_the_jvm(tmp_path: Path) -> None:
-    message = session._describe_failed_start(StartError(), tmp_path / "spark.log")
+def test_a_failed_start_shows_the_error_of_the_jvm(tmp_path: Path) -> None:
+    message = session._describe_start_failure(StartError(), tmp_path / "spark.log")
     assert "retried 16 times" in message
     assert "Maven" not in message
-    full = session._describe_failed_start(RuntimeError("java.io.IOException: No space left on device"), tmp_path)
+    full = session._describe_start_failure(RuntimeError("java.io.IOException: No space left on device"), tmp_path)
     assert "spark.local.dir" in full
     assert "Maven" not in full
     (tmp_path / "spark.log").write_text("unresolved dependency\n")
-    other = session._describe_failed_start(RuntimeError("[JAVA_GATEWAY_EXITED]"), tmp_path / "spark.log")
+    other = session._describe_start_failure(RuntimeError("[JAVA_GATEWAY_EXITED]"), tmp_path / "spark.log")
     assert "unresolved dependency" in other
     assert "Maven" in other
