@@ -180,7 +180,7 @@ def _count_days(roles: Roles) -> int:
 
 def _write_model() -> Iterator[str]:
     """Yield the section `model`."""
-    yield "# The first night chooses batch size, layers and learning rates for the size of the data (`star-ctr recipe`)."
+    yield "# The first night chooses batch size, layers and learning rates for the data size (`star-ctr recipe`)."
     yield "# To override a value, set its key. To use the paper's defaults instead, set `preset: paper`."
     yield "model: {embeddings: {item: {min_count: 2}}}"
     yield ""
