@@ -10,7 +10,7 @@ Processor time is measured instead of wall time, so that other work on the machi
 not include waiting for disks and networks. The rates are written to `build/sizing.json`. A linear extrapolation from a
 million rows to a billion is only a first estimate of the hardware to rent; measure again on the first cluster.
 
-    python bench/sizing.py                        # measures first; takes about ten minutes on two cores
+    python bench/sizing.py                        # measures first; takes about twenty minutes on two cores
     python bench/sizing.py --day 2e9 --hours 4    # another day, from the measured rates
 """
 
@@ -168,7 +168,7 @@ def _sum_bytes(table: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=150_000, help="impressions of the smaller night")
+    parser.add_argument("--rows", type=int, default=500_000, help="impressions of the smaller night")
     parser.add_argument("--day", type=float, default=1e9, help="impressions per day to estimate for")
     parser.add_argument("--hours", type=float, default=6.0, help="hours that a night may take")
     parser.add_argument("--again", action="store_true", help="measure again, even if build/sizing.json exists")
