@@ -64,13 +64,13 @@ airflow: .airflow/.ready java $(if $(or $(STAR_CTR_CONF),$(KUAIRAND)),,demo-logs
 	$(BIN)/python -m star_ctr.workflows.airflow.local --port $(AIRFLOW_PORT)
 
 test: .venv/.ready java
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --durations=20
 
 # Without network access, the tests of Airflow are skipped with a message.
 test-slow: .venv/.ready java
 	@$(MAKE) --no-print-directory airflow-env || echo "Airflow could not be set up: its tests will be skipped."
 	@test -f build/spark.jsa || $(BIN)/python -m tests.archive_classes build/spark.jsa
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m slow --timeout=1800 --no-loadscope-reorder --durations=20
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

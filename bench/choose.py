@@ -5,6 +5,7 @@ without Spark, on the splits that `star-ctr split` wrote, and scores the test ro
 
 - the mean AUC and GAUC;
 - the mean difference from the first variant, paired by night and seed, with its standard error;
+- the mean training time in seconds;
 - PCOC of all rows and of the five largest domains.
 
 For KuaiRand, the nights are 2022-04-29 and 2022-04-30.
@@ -58,8 +59,8 @@ def compute_gauc(frame: pd.DataFrame) -> float:
     return float((auc * g["n"]).sum() / g["n"].sum())
 
 
-def score_night(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
-    """Train for a night, and return the scores of its test rows."""
+def score_night(settings: Settings, night: str, folder: Path) -> tuple[pd.DataFrame, float]:
+    """Train for a night, and return the scores of its test rows and the training time in seconds."""
     table = Warehouse(settings.paths).table("split")
     version, metadata = read_split_commit(table, night)
     job = TrainingJob(
@@ -67,8 +68,8 @@ def score_night(settings: Settings, night: str, folder: Path) -> pd.DataFrame:
         code="", layout=Layout.model_validate(metadata["layout"]), model=settings.model, trainer=settings.trainer,
         settings={},
     )  # fmt: skip
-    train_and_score(job)
-    return pd.read_parquet(folder / SCORES)
+    seconds = train_and_score(job)
+    return pd.read_parquet(folder / SCORES), seconds
 
 
 def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[str, Any]:
@@ -83,13 +84,14 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
     logging.disable(logging.WARNING)
     settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.runtime.tensorboard=false"])
     with tempfile.TemporaryDirectory() as folder:
-        frame = score_night(settings, night, Path(folder))
+        frame, seconds = score_night(settings, night, Path(folder))
     by_domain = frame.groupby("domain").agg(n=("label", "size"), score=("score", "sum"), label=("label", "sum"))
     return {
         "night": night,
         "seed": seed,
         "auc": float(roc_auc_score(frame["label"], frame["score"])),
         "gauc": compute_gauc(frame),
+        "seconds": seconds,
         "domains": by_domain.astype(float).to_dict("index"),
     }
 
@@ -109,6 +111,7 @@ def summarize(runs: Sequence[dict[str, Any]], first: Sequence[dict[str, Any]]) -
         found[f"{metric}_error"] = (
             float(differences.std(ddof=1) / len(differences) ** 0.5) if len(differences) > 1 else float("nan")
         )
+    found["seconds"] = float(np.mean([r["seconds"] for r in runs]))
     domains = pd.concat([pd.DataFrame.from_dict(r["domains"], orient="index") for r in runs])
     sums = domains.groupby(level=0).sum()
     large = sorted(sums["n"].nlargest(5).index)
@@ -146,11 +149,14 @@ def main() -> None:
             found = summarize(runs, results[0]["runs"] if results else runs)
             if not results:
                 domains = " ".join(found["pcoc"])
-                print(f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'±':>7} {'Δgauc':>8} {'±':>7}  pcoc {domains}  variant")
+                print(
+                    f"{'auc':>8} {'gauc':>8} {'Δauc':>8} {'±':>7} {'Δgauc':>8} {'±':>7} {'seconds':>7}  pcoc {domains}  variant"
+                )
             results.append({"variant": variant, **found, "runs": runs})
             print(
                 f"{found['auc']:8.4f} {found['gauc']:8.4f} {found['auc_difference']:+8.4f} {found['auc_error']:7.4f} "
-                f"{found['gauc_difference']:+8.4f} {found['gauc_error']:7.4f}  "
+                f"{found['gauc_difference']:+8.4f} {found['gauc_error']:7.4f} "
+                f"{found['seconds']:7.1f}  "
                 f"{' '.join(f'{v:.2f}' for v in found['pcoc'].values())}  {variant or '(default)'}",
                 flush=True,
             )
