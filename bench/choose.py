@@ -33,6 +33,7 @@ from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.load import load
+from star_ctr.conf.recipe import read_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.model.offline import SCORES, train_and_score
@@ -83,6 +84,8 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
     """
     logging.disable(logging.WARNING)
     settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.runtime.tensorboard=false"])
+    if settings.preset == "auto" and read_recipe(settings.paths) is None:
+        raise SystemExit(f"{settings.paths.warehouse}: no recipe; run `star-ctr recipe --conf {conf} --renew`")
     with tempfile.TemporaryDirectory() as folder:
         frame, seconds = score_night(settings, night, Path(folder))
     by_domain = frame.groupby("domain").agg(n=("label", "size"), score=("score", "sum"), label=("label", "sum"))

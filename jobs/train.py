@@ -106,7 +106,7 @@ def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> d
         )
     record = publish_attempt(job)
     write_runs(store, [(settings, record, None)])
-    rows = sum(record["rows"].values()) // job.trainer.epochs + sum(record.get("left_out", {}).values())
+    rows = sum(record["rows"].values()) // job.trainer.epochs
     for warning in (*describe_undertraining(job, record), *describe_size_change(settings, rows)):
         _logger.warning("train: %s", warning)
     summary = ("run_id", "attempt", "steps", "parameters", "seconds", "resumed", "device", "processes")

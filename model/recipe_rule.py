@@ -39,16 +39,17 @@ def choose_settings(size: TrainingSize) -> dict[str, Any]:
     Returns:
         Settings by dotted key.
     """
-    batch_size = _MIN_BATCH_SIZE * math.sqrt(max(1.0, size.rows / _SMALL_ROWS))
+    rows = size.used_rows
+    batch_size = _MIN_BATCH_SIZE * math.sqrt(max(1.0, rows / _SMALL_ROWS))
     settings: dict[str, Any] = {
-        "model.layers": _choose_layers(size.rows),
+        "model.layers": _choose_layers(rows),
         "model.activation": "silu",
-        "model.dim": 8 if size.rows < 100_000_000 else 16,
+        "model.dim": 8 if rows < 100_000_000 else 16,
         "model.norm_eps": 0.1,
         "trainer.batch_size": min(_MAX_BATCH_SIZE, 1 << round(math.log2(batch_size))),
         "trainer.optimizer.ema_decay": 0.99,
     }
-    if size.clicks >= _HIGH_CLICK_RATE * size.rows and size.rows < _SMALL_ROWS:
+    if size.clicks >= _HIGH_CLICK_RATE * size.rows and rows < _SMALL_ROWS:
         return settings | {
             "model.dropout": 0.2,
             "trainer.epochs": 2,

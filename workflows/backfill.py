@@ -12,6 +12,7 @@ backfill fails or is killed, run it again: it continues with the first step that
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -19,13 +20,14 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.contracts.dates import check_day, list_days, list_window_days
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.pipeline import list_steps
-from star_ctr.conf.errors import UserError
+from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.label_records import find_labels_of_other_nights
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.registry.decisions import find_serving
-from star_ctr.workflows.nightly import run_step
+from star_ctr.jobs.registry.recipes import ensure_recipe
+from star_ctr.workflows.nightly import CHOOSING_RECIPE, run_step
 from star_ctr.workflows.staleness import Staleness, State
 from star_ctr.workflows.status import read_staleness
 from star_ctr.workflows.terminal import stderr
@@ -58,7 +60,12 @@ def run(settings: Settings, spark: SparkSession, first: str | None, last: str | 
     for ds in list_nights(settings, spark, first, last):
         stderr.print(f"[bold]{ds}[/]")
         for name in list_steps(settings):
-            settings = apply_recipe(settings)  # the first night stores the recipe
+            settings = apply_recipe(settings)
+            if name == CHOOSING_RECIPE:
+                # Without a recipe, runs with the paper's settings would count as done until a later step stores it.
+                # Nights whose features were deleted cannot choose one.
+                with suppress(DataError):
+                    settings = ensure_recipe(settings, spark, ds)
             staleness = read_staleness(settings, busy=False)
             reason = explain_why_needed(staleness, ds, name)
             if reason is None:

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.pipeline import STEPS, list_steps
 from star_ctr.conf.errors import UserError
+from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import ingest
 from star_ctr.jobs.io import table_hashes
@@ -37,8 +38,8 @@ _logger = logging.getLogger(__name__)
 
 ACTIONS: dict[str, Callable[..., Any]] = {name: importlib.import_module(f"star_ctr.jobs.{name}").run for name in STEPS}
 """The function that runs each step, by the name of the step."""
-_BEFORE_RECIPE = ("ingest", "features")
-"""Steps that run before the recipe is chosen."""
+CHOOSING_RECIPE = "split"
+"""The step that chooses the recipe if there is none. Neither its id nor its inputs depend on the recipe."""
 _DESCRIPTIONS: dict[str, tuple[Callable[[Settings, str], list[str]], ...]] = {
     "ingest": (describe_quarantine, describe_unread_days),
     "features": (describe_matches, describe_jumps),
@@ -117,10 +118,10 @@ def run_step(
     Raises:
         UserError: The step starts from an earlier night whose results were removed.
         ConfigError: The database in `catalog` cannot exist.
-        DataError: The step needs a recipe, but there are no training rows to choose one, or the stored one is damaged.
+        DataError: There are no training rows to choose a recipe, or the stored recipe is damaged.
     """
     create_database(settings, spark)
-    if name not in _BEFORE_RECIPE and (with_recipe := ensure_recipe(settings, spark, ds)) != settings:
+    if name != CHOOSING_RECIPE and (with_recipe := apply_recipe(settings)) != settings:
         settings, staleness = with_recipe, None
     journal, staleness = Journal(settings), staleness or read_staleness(settings, busy=True)
     if start := staleness.find_removed_start(ds, name):
@@ -137,6 +138,8 @@ def run_step(
     _logger.info("night %s: %s started: %s", ds, name, reason)
     try:
         with show_step(name, spark.sparkContext), entry, raise_interrupts():
+            if name == CHOOSING_RECIPE:
+                settings = ensure_recipe(settings, spark, ds)
             result = ACTIONS[name](settings, spark, ds)
     except BaseException as error:
         error.add_note(f"The night of {ds} stopped in the step {name}.")

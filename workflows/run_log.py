@@ -43,8 +43,12 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        """Do nothing: `setStream` has no effect."""
 
 
 def configure_terminal(level: str) -> None:

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from star_ctr.conf.load import load
+from star_ctr.conf.recipe import apply_recipe
 from star_ctr.jobs.io.external_errors import format_error
 from star_ctr.jobs.io.session import start
 from star_ctr.workflows.lease import hold_lease
@@ -35,8 +36,9 @@ def main(name: str) -> None:
     parser.add_argument("--wait", action="store_true", help="wait for another writer instead of failing")
     arguments = parser.parse_args()
     try:
-        settings = load(arguments.conf, arguments.overrides)
-        with hold_lease(settings, arguments.wait), log_to_warehouse(settings, name):
+        given = load(arguments.conf, arguments.overrides, with_recipe=False)
+        with hold_lease(given, arguments.wait), log_to_warehouse(given, name):
+            settings = apply_recipe(given)
             spark = start(settings, f"star-ctr {name}")
             result = run_step(settings, spark, name, choose_night(settings, spark, name, arguments.ds), "requested")
         print(f"{name}: {result}")

@@ -132,14 +132,14 @@ def _create(settings: Settings, app: str) -> SparkSession:
 
 def _describe_start_failure(error: Exception, log: Path) -> str:
     """Describe why Spark did not start: the JVM's error, or the end of its log."""
-    if describe_full_storage(error):
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:]) if log.is_file() else ""
+    if describe_full_storage(error) or describe_full_storage(RuntimeError(tail)):
         return (
             "Spark did not start: no space left on device. Free space in spark.local.dir (default: /tmp), or set it to "
-            "a larger disk in spark.conf"
+            f"a larger disk in spark.conf; see the full log: {log}"
         )
     if isinstance(error, Py4JJavaError):
         return f"Spark did not start: {format_error(error)}; see the full log: {log}"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
     return (
         f"Spark did not start: {error}\n{tail}\n(full log: {log}). On first use, Spark downloads Delta Lake "
         "from Maven Central; check that it is reachable, or set a proxy under `spark.conf` in the YAML file"

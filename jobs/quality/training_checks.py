@@ -30,13 +30,11 @@ def describe_undertraining(job: TrainingJob, record: dict[str, Any]) -> list[str
             f"trainer.epochs={job.trainer.epochs}), too few for most models; lower the batch size, train for more "
             "epochs, or use more days (window.days)"
         ]
-    losses = [loss for _, loss in record["curve"]]
-    last = losses[-max(1, len(losses) // 4) :]
-    mean, baseline = sum(last) / len(last), record.get("baseline_loss")
-    if baseline is None or mean < baseline * _MAX_LOSS_RATIO:
+    last, baseline = record.get("last_loss"), record.get("baseline_loss")
+    if not last or not baseline or last < baseline * _MAX_LOSS_RATIO:
         return []
     return [
-        f"the training loss of {mean:.4f} is no better than the {baseline:.4f} of always predicting the mean CTR: the "
-        "model has learned almost nothing. Try another trainer.optimizer.lr or more epochs, or check the features with "
-        "`star-ctr explain`"
+        f"the training loss of {last:.4f} is no better than the {baseline:.4f} of always predicting the CTR of the "
+        "domain: the model has learned almost nothing. Try another trainer.optimizer.lr or more epochs, or check the "
+        "features with `star-ctr explain`"
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -12,15 +14,19 @@ from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY, list_window_
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.recipe import Recipe, TrainingSize, fill_unset, read_recipe, write_recipe
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.split_ledger import is_left_out
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.model.recipe_rule import RULE_VERSION, choose_settings
 
+_COUNTED = ("impressions", "clicks")
 MAX_SIZE_RATIO = 4
 """Factor by which the number of training rows may change before a recipe should be renewed."""
 
 
 def ensure_recipe(settings: Settings, spark: SparkSession, ds: str) -> Settings:
     """Apply the stored recipe; choose and store one first if the warehouse has none.
+
+    Settings to which a recipe has been applied keep its values, even if it is renewed.
 
     Args:
         settings: The settings.
@@ -68,22 +74,42 @@ def measure_training_size(store: WarehouseTables, ds: str) -> TrainingSize:
         ds: The night.
 
     Returns:
-        The rows, clicks and domains of the days of the window before the night.
+        The size. Rows that `split` leaves out, because of their label or domain, are not counted.
 
     Raises:
         DataError: The table `features` has no training rows for the night.
     """
-    days = list_window_days(store.settings, ds)[:-1]
-    domains = store.read("features").where(F.col("ds").isin(days)).groupBy("domain").count().collect()
-    rows = sum(row["count"] for row in domains)
-    if rows == 0:
+    settings = store.settings
+    days = list_window_days(settings, ds)[:-1]
+    labels = store.read("labels").where(F.col("ds").isin(days)).withColumn("label_final", F.col("is_final"))
+    labels = labels.where(~is_left_out(settings))
+    if settings.domains.known is not None and settings.domains.unknown == "drop":
+        labels = labels.where(F.col("domain").isin(settings.domains.known))
+    clicks = F.sum(F.col("label").cast("double")).alias("clicks")
+    found = labels.groupBy("domain").agg(F.count("*").alias("rows"), clicks).collect()
+    counts = {row["domain"]: (row["rows"], int(row["clicks"] or 0)) for row in found}
+    if not counts:
         raise DataError(
             f"{store.warehouse.table('features')}: no training rows in the window before {ds} ({days[0]} to "
             f"{days[-1]}), so no recipe can be chosen; run `star-ctr features --ds {ds}`, or choose a later day"
         )
-    labels = store.read("labels").where(F.col("ds").isin(days))
-    clicks = labels.agg(F.sum(F.col("label").cast("double"))).first()
-    return TrainingSize(rows=rows, clicks=int((clicks and clicks[0]) or 0), domains=len(domains))
+    return _sum_counts(settings, counts)
+
+
+def _sum_counts(settings: Settings, counts: Mapping[str, tuple[float, float]]) -> TrainingSize:
+    """Return the size of training data with the given rows and clicks by domain."""
+    negatives = settings.trainer.negatives
+
+    def count_used(domain: str, rows: float, clicks: float) -> float:
+        share = negatives.get(domain, 1.0) if isinstance(negatives, Mapping) else negatives
+        return clicks + share * (rows - clicks)
+
+    return TrainingSize(
+        rows=round(sum(rows for rows, _ in counts.values())),
+        clicks=round(sum(clicks for _, clicks in counts.values())),
+        domains=len(counts),
+        used_rows=round(sum(count_used(domain, *found) for domain, found in counts.items())),
+    )
 
 
 def estimate_training_size(settings: Settings, reports: Sequence[Mapping[str, Any]]) -> TrainingSize | None:
@@ -94,22 +120,32 @@ def estimate_training_size(settings: Settings, reports: Sequence[Mapping[str, An
         reports: The reports of `star-ctr check`, one per log.
 
     Returns:
-        The size, assuming that the other days of the window are like the sampled ones; None if the sample of the
-        impressions does not cover whole days.
+        The size, assuming that the other days of the window are like the sampled ones; None if the samples of
+        impressions and clicks do not cover whole days.
     """
-    daily = {}
-    for report in reports:
-        days = [day for day in report["days"] if day not in (NO_DAY, BEFORE_FIRST_DAY)]
-        if days and report["is_whole"]:
-            daily[report["log"]] = report["rows"] / len(days)
-    if "impressions" not in daily:
+    days = {
+        report["log"]: len([day for day in report["days"] if day not in (NO_DAY, BEFORE_FIRST_DAY)])
+        for report in reports
+    }
+    if any(not report["is_whole"] or not days[report["log"]] for report in reports if report["log"] in _COUNTED):
         return None
-    domains = next(report["domains"] for report in reports if report["log"] == "impressions")
-    labelled = sum(row["rows"] * (row["click rate"] or 0.0) for row in domains)
-    share = labelled / max(1, sum(row["rows"] for row in domains))
-    clicks = daily.get("clicks", daily["impressions"] * share)
-    window = settings.window.days
-    return TrainingSize(rows=round(daily["impressions"] * window), clicks=round(clicks * window), domains=len(domains))
+    rows = {report["log"]: report["rows"] for report in reports}
+    domains = [row for report in reports if report["log"] == "impressions" for row in report["domains"]]
+    shown = sum(row["rows"] for row in domains)
+    if not shown:
+        return None
+    scale = settings.window.days / days["impressions"]
+    share = rows["clicks"] / days["clicks"] * days["impressions"] / shown if "clicks" in rows else None
+    return _sum_counts(
+        settings,
+        {
+            row["domain"]: (
+                scale * row["rows"],
+                scale * row["rows"] * ((row["click rate"] or 0.0) if share is None else share),
+            )
+            for row in domains
+        },
+    )
 
 
 def describe_recipe(settings: Settings, ds: str) -> list[str]:
@@ -125,7 +161,9 @@ def describe_recipe(settings: Settings, ds: str) -> list[str]:
     recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
     if recipe is None:
         return []
-    return [f"recipe, chosen for {describe_size(recipe.size)}: {format_settings(recipe.settings)}"]
+    used = settings.model_dump(mode="json")
+    values = {key: reduce(getitem, key.split("."), used) for key in recipe.settings}
+    return [f"settings with the recipe for {describe_size(recipe.size)}: {format_settings(values)}"]
 
 
 def describe_size_change(settings: Settings, rows: int) -> list[str]:
@@ -133,17 +171,17 @@ def describe_size_change(settings: Settings, rows: int) -> list[str]:
 
     Args:
         settings: The settings.
-        rows: The number of training rows, before negatives are downsampled.
+        rows: The number of rows that the model was trained on.
 
     Returns:
         A warning, if the number differs by a factor of `MAX_SIZE_RATIO` or more.
     """
     recipe = read_recipe(settings.paths) if settings.preset == "auto" else None
-    if recipe is None or rows / MAX_SIZE_RATIO < recipe.size.rows < rows * MAX_SIZE_RATIO:
+    if recipe is None or rows / MAX_SIZE_RATIO < recipe.size.used_rows < rows * MAX_SIZE_RATIO:
         return []
     return [
-        f"this run has {rows:,} training rows, but the recipe was chosen for {recipe.size.rows:,}; choose a new one "
-        "with `star-ctr recipe --renew`"
+        f"this run has {rows:,} training rows, but the recipe was chosen for {recipe.size.used_rows:,}; choose a new "
+        "one with `star-ctr recipe --renew`, and the same --conf"
     ]
 
 
@@ -154,7 +192,8 @@ def describe_size(size: TrainingSize) -> str:
         return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
     rows, clicks, domains = count(size.rows, "training row"), count(size.clicks, "click"), count(size.domains, "domain")
-    return f"{rows} ({clicks}) in {domains}"
+    sampled = f", {size.used_rows:,} of them after downsampling" if size.used_rows < size.rows else ""
+    return f"{rows} ({clicks}) in {domains}{sampled}"
 
 
 def format_settings(values: Mapping[str, Any]) -> str:

@@ -86,6 +86,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,
+        "last_loss": curve.last_loss,
         "baseline_loss": curve.baseline_loss,
     }
     if get_rank_and_size()[0] == 0:

@@ -14,7 +14,9 @@ from star_ctr.model.recipe_rule import choose_settings
 
 def make_settings(rows: int, clicks: int, domains: int) -> Settings:
     settings = load("demo", ["preset=auto", "model={}", "trainer={}"], with_recipe=False)
-    return fill_unset(settings, choose_settings(TrainingSize(rows=rows, clicks=clicks, domains=domains)))
+    return fill_unset(
+        settings, choose_settings(TrainingSize(rows=rows, clicks=clicks, domains=domains, used_rows=rows))
+    )
 
 
 @given(rows=st.integers(1, 10**11), share=st.floats(0, 1), domains=st.integers(1, 2000), more=st.integers(1, 10**11))
@@ -35,18 +37,25 @@ def test_settings_for_known_sizes() -> None:
     assert (clicked.trainer.epochs, clicked.model.dropout, clicked.trainer.optimizer.embedding_lr) == (2, 0.2, 0.0003)
 
 
+def test_downsampling_counts_for_sizes_but_not_for_the_click_rate() -> None:
+    size = TrainingSize(rows=600_000_000, clicks=6_000_000, domains=3, used_rows=12_000_000)
+    chosen = choose_settings(size)
+    assert chosen["trainer.batch_size"] == 256
+    assert "trainer.epochs" not in choose_settings(size.model_copy(update={"used_rows": 12_000_00}))
+
+
 def test_check_estimates_the_size_from_whole_days() -> None:
     settings = load("demo", ["window.days=7"], with_recipe=False)
     domains = [{"domain": "a", "rows": 60, "click rate": None}, {"domain": "b", "rows": 20, "click rate": None}]
     impressions = {
-        "log": "impressions",
-        "days": ["2026-01-05", "2026-01-06"],
-        "rows": 80,
-        "is_whole": True,
-        "domains": domains,
-    }
-    clicks = {"log": "clicks", "days": ["2026-01-06"], "rows": 3, "is_whole": True, "domains": []}
-    assert estimate_training_size(settings, [impressions, clicks]) == TrainingSize(rows=280, clicks=21, domains=2)
-    assert estimate_training_size(settings, [{**impressions, "is_whole": False}, clicks]) is None
+        "log": "impressions", "days": ["2026-01-05", "2026-01-06"], "rows": 81, "is_whole": True, "domains": domains
+    }  # fmt: skip
+    clicks = {"log": "clicks", "days": ["2026-01-06"], "rows": 4, "is_whole": True, "domains": []}
+    found = estimate_training_size(settings, [impressions, clicks])
+    assert found == TrainingSize(rows=280, clicks=28, domains=2, used_rows=280)
+    for reports in ([{**impressions, "is_whole": False}, clicks], [impressions, {**clicks, "is_whole": False}]):
+        assert estimate_training_size(settings, reports) is None
     labelled = {**impressions, "domains": [{**row, "click rate": 0.25} for row in domains]}
-    assert estimate_training_size(settings, [labelled]) == TrainingSize(rows=280, clicks=70, domains=2)
+    sampled = load("demo", ["window.days=7", "trainer.negatives={a: 0.1}"], with_recipe=False)
+    expected = TrainingSize(rows=280, clicks=70, domains=2, used_rows=70 + round(0.1 * 157.5 + 52.5))
+    assert estimate_training_size(sampled, [labelled]) == expected

@@ -129,6 +129,7 @@ def with_spark(
     progress: bool = True,
     writes: bool = False,
     wait: bool = False,
+    with_recipe: bool = True,
 ) -> tuple[Settings, Any]:
     """Load the settings, start Spark and run an action.
 
@@ -140,6 +141,7 @@ def with_spark(
         progress: Whether to show the progress of the action; False if it shows its own.
         writes: Whether the action writes to the warehouse and therefore needs the lease.
         wait: Whether to wait for another process that holds the lease, instead of failing.
+        with_recipe: Whether to apply the warehouse's recipe to the settings of the action.
 
     Returns:
         The settings, and the result of the action. The settings include a recipe that the action has stored.
@@ -150,13 +152,14 @@ def with_spark(
     from star_ctr.workflows.spark_session import open_session
     from star_ctr.workflows.terminal import show_step
 
-    settings = load(conf, overrides or [])
+    given = load(conf, overrides or [], with_recipe=False)
     with (
-        open_session(settings, name, writes=writes, wait=wait) as spark,
+        open_session(given, name, writes=writes, wait=wait) as spark,
         show_step(name, spark.sparkContext) if progress else nullcontext(),
     ):
-        result = action(settings, spark)
-    return apply_recipe(settings), result
+        # With the lease, because another process may have stored or renewed the recipe before.
+        result = action(apply_recipe(given) if with_recipe else given, spark)
+    return apply_recipe(given), result
 
 
 def print_result(result: Any, json: str | None, table: Callable[[], Any]) -> None:

@@ -37,7 +37,7 @@ def ready(
     from star_ctr.jobs.tools import ready as job
     from star_ctr.workflows.terminal import make_table, stderr
 
-    settings = load(conf, set or [])
+    settings = load(conf, set or [], with_recipe=False)
     try:
         found = job.run(settings, check_day(ds))
     except OSError as error:

@@ -56,7 +56,7 @@ def recipe(
         write_recipe(settings.paths, choose_recipe(settings, spark, night))
 
     if renew:
-        with_spark("recipe", conf, set, action, writes=True, wait=wait)
+        with_spark("recipe", conf, set, action, writes=True, wait=wait, with_recipe=False)
     found = read_recipe(settings.paths)
     if found is None:
         raise UserError(
@@ -65,10 +65,9 @@ def recipe(
         )
     overridden = list_overridden_keys(settings, found.settings)
     rows = [
-        {"setting": key, "value": str(value), "overridden": "yes (YAML file or --set)" if key in overridden else "no"}
+        {"setting": key, "value": str(value), "overridden": "yes" if key in overridden else "no"}
         for key, value in found.settings.items()
     ]
     title = f"chosen for {describe_size(found.size)} (night {found.ds})"
-    print_result(
-        found.model_dump(mode="json"), json, lambda: make_table(rows, ["setting", "value", "overridden"], title)
-    )
+    result = {**found.model_dump(mode="json"), "overridden": overridden}
+    print_result(result, json, lambda: make_table(rows, ["setting", "value", "overridden"], title))

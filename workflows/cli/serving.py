@@ -44,7 +44,7 @@ def serving(conf: Conf, set: Set = None, json: Json = None) -> None:
     from star_ctr.jobs.registry import decisions
     from star_ctr.workflows.terminal import make_decisions_table, stderr
 
-    settings = load(conf, set or [])
+    settings = load(conf, set or [], with_recipe=False)
     found = decisions.Decisions(settings).read_all()
     final: dict[str, list[dict[str, Any]]] = {}
     for row in read_rows(Warehouse(settings.paths).table("final_metrics")):
@@ -99,7 +99,7 @@ def promote(
     from star_ctr.jobs.registry.decisions import Decisions
     from star_ctr.workflows.run_log import log_to_warehouse
 
-    settings = load(conf, set or [])
+    settings = load(conf, set or [], with_recipe=False)
     with log_to_warehouse(settings, "promote"):
         decision = Decisions(settings).promote(run_id, reason, by, attempt)
     _print_decision(decision, json)
@@ -119,7 +119,7 @@ def rollback(conf: Conf, reason: Reason, set: Set = None, by: By = None, json: J
     from star_ctr.jobs.registry.decisions import Decisions
     from star_ctr.workflows.run_log import log_to_warehouse
 
-    settings = load(conf, set or [])
+    settings = load(conf, set or [], with_recipe=False)
     with log_to_warehouse(settings, "rollback"):
         decision = Decisions(settings).rollback(reason, by)
     _print_decision(decision, json)

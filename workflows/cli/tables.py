@@ -34,7 +34,7 @@ def tables(
     from star_ctr.jobs.tools import tables as job
     from star_ctr.workflows.terminal import make_records_table, make_table, stderr
 
-    settings = load(conf, set or [])
+    settings = load(conf, set or [], with_recipe=False)
     if show is not None:
         found = job.read_table_rows(settings, show, where, limit)
         print_result(found.rows, json, lambda: make_records_table(found.rows))

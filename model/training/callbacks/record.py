@@ -95,8 +95,8 @@ class LossCurve(Recorder):
         points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
-        rows: Rows trained on so far.
-        clicks: Clicked rows among them.
+        rows: Rows trained on so far, by domain number.
+        clicks: Clicked rows among them, by domain number.
     """
 
     name = "curve"
@@ -104,20 +104,34 @@ class LossCurve(Recorder):
     def __init__(self, points: int = 100) -> None:
         self.points = points
         self.curve: list[tuple[int, float]] = []
-        self.rows, self.clicks = 0, 0.0
+        self.rows: dict[int, int] = {}
+        self.clicks: dict[int, int] = {}
         self._sum, self._n = 0.0, 0
+        self._last_sum, self._last_rows = 0.0, 0
 
     @property
     def baseline_loss(self) -> float | None:
-        """Log loss of always predicting the mean CTR of the trained rows; None if all labels are the same."""
-        rate = self.clicks / max(1, self.rows)
-        return round(-rate * log(rate) - (1 - rate) * log(1 - rate), 6) if 0 < rate < 1 else None
+        """Log loss of always predicting the mean CTR of the row's domain; None before the first step."""
+        total = sum(self.rows.values())
+        entropies = (n * _compute_entropy(self.clicks[p] / n) for p, n in self.rows.items() if n)
+        return round(sum(entropies) / total, 6) if total else None
+
+    @property
+    def last_loss(self) -> float | None:
+        """Mean loss over the rows of the last quarter of the steps; None before it."""
+        return round(self._last_sum / self._last_rows, 6) if self._last_rows else None
 
     def step(self, event: CallbackEvent) -> None:
         """Add the loss of a step, and a point to the curve at the end of each interval."""
         for result in event.batches:
-            self.rows += len(result.batch.rows)
-            self.clicks += float(result.batch.rows.label.sum())
+            rows = result.batch.rows
+            counts, clicks = np.bincount(rows.domain), np.bincount(rows.domain, rows.label)
+            for p in np.flatnonzero(counts).tolist():
+                self.rows[p] = self.rows.get(p, 0) + int(counts[p])
+                self.clicks[p] = self.clicks.get(p, 0) + int(clicks[p])
+            if event.step > 0.75 * event.steps:
+                self._last_sum += result.loss * len(rows)
+                self._last_rows += len(rows)
         n = len(event.batches)
         self._sum, self._n = self._sum + event.loss * n, self._n + n
         interval = max(1, event.steps // self.points)
@@ -126,14 +140,27 @@ class LossCurve(Recorder):
             self._sum, self._n = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the curve, the sum of the current interval, and the counts of rows and clicks."""
-        return {"curve": self.curve, "sum": self._sum, "n": self._n, "rows": self.rows, "clicks": self.clicks}
+        """Return the curve, the sum of the current interval, the sums of the last quarter, and the counts by domain."""
+        return {
+            "curve": self.curve,
+            "sum": self._sum,
+            "n": self._n,
+            "last": [self._last_sum, self._last_rows],
+            "domains": [[p, n, self.clicks[p]] for p, n in self.rows.items()],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state that `state_dict` returned."""
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self._sum, self._n = state["sum"], state["n"]
-        self.rows, self.clicks = state["rows"], state["clicks"]
+        self._last_sum, self._last_rows = state["last"]
+        self.rows = {p: n for p, n, _ in state["domains"]}
+        self.clicks = {p: clicks for p, _, clicks in state["domains"]}
+
+
+def _compute_entropy(rate: float) -> float:
+    """Return the log loss of always predicting the rate."""
+    return -rate * log(rate) - (1 - rate) * log(1 - rate) if 0 < rate < 1 else 0.0
 
 
 class ShuffleQuality(Recorder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,7 @@ def make_job(**more: Any) -> TrainingJob:
     ],
 )
 def test_weak_training_is_described(steps: int, last: float, expected: str | None) -> None:
-    curve = [(10 * k, loss) for k, loss in enumerate([0.69, 0.4, *[0.33] * 58, *[last] * 20])]
-    found = describe_undertraining(make_job(), {"steps": steps, "curve": curve, "baseline_loss": 0.32508})
+    found = describe_undertraining(make_job(), {"steps": steps, "last_loss": last, "baseline_loss": 0.32508})
     assert [expected in text for text in found if expected] == ([] if expected is None else [True])
     assert (found == []) == (expected is None)
 
@@ -38,18 +38,31 @@ def test_weak_training_is_described(steps: int, last: float, expected: str | Non
 def test_a_warm_start_needs_few_steps() -> None:
     start = WarmStart(run_id="r", folder="f", weights="w")
     job = make_job().model_copy(update={"start": start})
-    assert describe_undertraining(job, {"steps": 3, "curve": [(3, 0.9)], "baseline_loss": 0.3}) == []
+    assert describe_undertraining(job, {"steps": 3, "last_loss": 0.9, "baseline_loss": 0.3}) == []
 
 
-def test_the_constant_loss_is_the_entropy_of_all_labels() -> None:
-    label = np.array([1, 0, 0, 0, 0, 1, 0, 0, 0, 0], dtype=np.float32)
+def make_batch(domain: int, label: list[int]) -> Batch:
+    n = len(label)
+    ints, floats = np.zeros((n, 1), dtype=np.int32), np.zeros((n, 1), dtype=np.float32)
+    rows = Rows(ints, floats, np.array(label, dtype=np.float32), np.full(n, domain, dtype=np.int32))
+    return Batch(domain, rows, np.zeros(n, dtype=np.int32))
+
+
+def test_losses_are_weighted_by_rows_and_compared_by_domain() -> None:
+    """Many small batches of a domain with frequent clicks do not count more than one large batch."""
     curve = LossCurve()
     assert curve.baseline_loss is None
-    for part in (label[:4], label[4:]):
-        zeros = np.zeros((len(part), 1), dtype=np.int32)
-        batch = Batch(0, Rows(zeros, zeros.astype(np.float32), part, zeros[:, 0]), zeros[:, 0])
-        curve.step(CallbackEvent(1, 2, batches=[StepResult(batch, "a", 0.5)]))
+    batches = [make_batch(7, [1] + [0] * 99), make_batch(7, [0] * 100), *[make_batch(3, [1, 0])] * 6]
+    for step, batch in enumerate(batches, start=1):
+        loss = 0.05 if batch.domain == 7 else 0.7
+        curve.step(CallbackEvent(step, len(batches), batches=[StepResult(batch, "a", loss)]))
         again = LossCurve()
-        again.load_state_dict(curve.state_dict())
+        again.load_state_dict(json.loads(json.dumps(curve.state_dict())))
         curve = again
-    assert curve.baseline_loss == pytest.approx(-0.2 * np.log(0.2) - 0.8 * np.log(0.8), abs=1e-6)
+    rare = -0.005 * np.log(0.005) - 0.995 * np.log(0.995)
+    assert curve.baseline_loss == pytest.approx((200 * rare + 12 * np.log(2)) / 212, abs=1e-6)
+    assert curve.last_loss == 0.7  # of the last two of eight steps
+    one = LossCurve()
+    for step, (batch, loss) in enumerate([(batches[0], 0.1), (batches[0], 0.05), (batches[2], 0.7)], start=7):
+        one.step(CallbackEvent(step, 8, batches=[StepResult(batch, "a", loss)]))
+    assert one.last_loss == pytest.approx((100 * 0.1 + 100 * 0.05 + 2 * 0.7) / 202, abs=1e-6)
