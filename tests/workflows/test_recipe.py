@@ -81,7 +81,7 @@ def test_the_first_night_chooses_the_recipe_of_all_nights(
     assert set(read_states(conf).values()) == {"done"}
     assert all(row["action"] == backfill.KEPT for row in backfill.run(load(conf), spark, DAYS[2], DAYS[3]))
     assert "settings with the recipe for 300 training rows (" in " ".join(capsys.readouterr().err.split())
-    assert "only 20 training steps" in messages.text
+    assert "only 16 training steps (trainer.batch_size=128, trainer.epochs=4)" in messages.text
 
     larger = recipe.size.model_copy(update={"used_rows": 1200})
     write_recipe(
