@@ -87,6 +87,7 @@ def list_day_files(conf: Settings, day: str) -> set[str]:
     return {uri for uri in DeltaTable(f"{conf.paths.warehouse}/split").file_uris() if f"ds={day}/part=train_day" in uri}
 
 
+@pytest.mark.slow
 def test_a_day_is_encoded_once_as_training_day(logs: RandomLogs, tmp_path: Path, spark: SparkSession) -> None:
     conf = configure(logs, tmp_path / "w")
     files: dict[str, set[str]] = {}

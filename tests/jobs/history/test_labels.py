@@ -161,6 +161,7 @@ def test_training_rows_with_open_labels_are_left_out_or_counted(
         split.run(late, spark, DAYS[3])
 
 
+@pytest.mark.slow
 def test_final_metrics_are_written_when_labels_are_final(
     logs: RandomLogs, tmp_path: Path, spark: SparkSession, caplog: pytest.LogCaptureFixture
 ) -> None:

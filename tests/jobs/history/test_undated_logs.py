@@ -99,6 +99,7 @@ def hash_tables(conf: Settings, spark: SparkSession) -> dict[str, dict[str, str]
     return {name: table_hashes.hash_days(store, name, days) for name in ("items", "behaviours")}
 
 
+@pytest.mark.slow
 def test_new_attributes_count_from_the_night_that_saw_them(tmp_path: Path, spark: SparkSession) -> None:
     conf = configure(tmp_path)
     for day in DAYS[:2]:

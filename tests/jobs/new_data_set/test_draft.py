@@ -213,6 +213,7 @@ def test_the_command_replaces_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_a_night_runs_with_a_draft(tmp_path: Path, spark: SparkSession) -> None:
     small_logs.write(tmp_path, small_logs.frames())
     found, _ = draft(tmp_path / "logs")
