@@ -211,13 +211,13 @@ def test_a_night_on_a_cluster_writes_the_metrics_of_its_scores(cluster: Cluster,
 @on_request
 def test_a_submitted_step_writes_the_same_rows(cluster: Cluster, night: Path) -> None:
     """A step under spark-submit writes the rows of the night, with tasks on the executors."""
-    table = night / "warehouse/features"
-    before = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
+    table = night / "warehouse/split"
+    before = small_logs.read(table).sort_values("impression_id", ignore_index=True).map(repr)
     version = DeltaTable(str(table)).version()
-    submit(cluster, "features", *DELTA, str(ROOT / "jobs/features.py"), "--conf", str(night / "shop.yaml"), "--ds", DS)
-    assert ran_on_executors(cluster.events("features"))
+    submit(cluster, "split", *DELTA, str(ROOT / "jobs/split.py"), "--conf", str(night / "shop.yaml"), "--ds", DS)
+    assert ran_on_executors(cluster.events("split"))
     assert DeltaTable(str(table)).version() > version
-    after = small_logs.read(table).sort_values("impression_id", ignore_index=True).astype(str)
+    after = small_logs.read(table).sort_values("impression_id", ignore_index=True).map(repr)
     pd.testing.assert_frame_equal(before, after[before.columns])
 
 
