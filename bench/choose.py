@@ -85,7 +85,9 @@ def measure(conf: str, overrides: Sequence[str], night: str, seed: int) -> dict[
     logging.disable(logging.WARNING)
     settings = load(conf, [*overrides, f"trainer.seed={seed}", "trainer.runtime.tensorboard=false"])
     if settings.preset == "auto" and read_recipe(settings.paths) is None:
-        raise SystemExit(f"{settings.paths.warehouse}: no recipe; run `star-ctr recipe --conf {conf} --renew`")
+        raise SystemExit(
+            f"{settings.paths.warehouse}: no recipe; run `star-ctr recipe --conf {conf} --set preset=auto --renew`"
+        )
     with tempfile.TemporaryDirectory() as folder:
         frame, seconds = score_night(settings, night, Path(folder))
     by_domain = frame.groupby("domain").agg(n=("label", "size"), score=("score", "sum"), label=("label", "sum"))

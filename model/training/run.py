@@ -87,7 +87,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,
         "last_loss": curve.last_loss,
-        "baseline_loss": curve.baseline_loss,
+        "baseline_loss": curve.compute_baseline_loss(trainer.rows_by_domain),
     }
     if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.path)

@@ -70,7 +70,7 @@ class Project:
     @property
     def warehouse(self) -> str:
         """The folder or URL of the tables."""
-        return Warehouse(self.settings.paths).root
+        return Warehouse(self._settings.paths).root
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -96,7 +96,7 @@ class Project:
     @property
     def serving(self) -> Run | None:
         """The run that is served now; None if no model is served."""
-        decision = find_serving(Decisions(self.settings).read_all())
+        decision = find_serving(Decisions(self._settings).read_all())
         if decision is None:
             return None
         rows = self.table("runs").filter(f"attempt = {decision.attempt}", run_id=decision.run_id).to_pandas()
@@ -105,7 +105,7 @@ class Project:
     @property
     def decisions(self) -> pd.DataFrame:
         """All decisions about which model is served, oldest first."""
-        found = [asdict(decision) for decision in Decisions(self.settings).read_all()]
+        found = [asdict(decision) for decision in Decisions(self._settings).read_all()]
         rows = pd.DataFrame(found, columns=[field.name for field in fields(Decision)])
         return rows.assign(outcome=rows["outcome"].astype(str)).astype({"reference_attempt": "Int64"})
 
@@ -219,7 +219,7 @@ class Project:
         from star_ctr.jobs.registry.models import find_scoring_model
         from star_ctr.workflows.api.model import Model
 
-        serving = find_serving(Decisions(self.settings).read_all())
+        serving = find_serving(Decisions(self._settings).read_all())
         if run_id is None and serving is None:
             raise UserError(f"{self.warehouse}: no model is served yet; run `star-ctr nightly`, or name a run")
         if serving is not None and attempt is None and run_id in (None, serving.run_id):
@@ -286,6 +286,6 @@ class Project:
         return open_session(self.settings, command, writes=True, wait=wait)
 
     def __repr__(self) -> str:
-        serving = find_serving(Decisions(self.settings).read_all())
+        serving = find_serving(Decisions(self._settings).read_all())
         model = f"serving {serving.run_id} (attempt {serving.attempt})" if serving else "no model is served"
         return f"Project {self.settings.name}: {len(self.tables)} tables in {self.warehouse}, {model}"

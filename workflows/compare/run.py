@@ -162,7 +162,7 @@ def run(
     # Start with the newest night: its window may contain all days that the earlier nights need.
     for night in reversed(nights):
         prepare_night(settings, spark, store, night)
-    ensure_recipe(settings, spark, nights[-1])
+    ensure_recipe(settings, spark, nights[-1])  # stores it; the trials load it with their settings
     pins = {night: train.pin_versions(store, night) for night in nights}
     trials = []
     for model, night, seed in comparison.iter_runs():

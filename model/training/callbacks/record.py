@@ -5,7 +5,7 @@ Checkpoints contain their state, so that the record of a resumed run describes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
@@ -95,8 +95,7 @@ class LossCurve(Recorder):
         points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
-        rows: Rows trained on so far, by domain number.
-        clicks: Clicked rows among them, by domain number.
+        clicks: Clicked rows trained on so far, by domain number.
     """
 
     name = "curve"
@@ -104,16 +103,21 @@ class LossCurve(Recorder):
     def __init__(self, points: int = 100) -> None:
         self.points = points
         self.curve: list[tuple[int, float]] = []
-        self.rows: dict[int, int] = {}
         self.clicks: dict[int, int] = {}
         self._sum, self._n = 0.0, 0
         self._last_sum, self._last_rows = 0.0, 0
 
-    @property
-    def baseline_loss(self) -> float | None:
-        """Log loss of always predicting the mean CTR of the row's domain; None before the first step."""
-        total = sum(self.rows.values())
-        entropies = (n * _compute_entropy(self.clicks[p] / n) for p, n in self.rows.items() if n)
+    def compute_baseline_loss(self, rows: Mapping[int, int]) -> float | None:
+        """Compute the log loss of always predicting the mean CTR of the row's domain.
+
+        Args:
+            rows: Rows trained on so far, by domain number.
+
+        Returns:
+            The loss; None before the first step.
+        """
+        total = sum(rows.values())
+        entropies = (n * _compute_entropy(self.clicks.get(p, 0) / n) for p, n in rows.items() if n)
         return round(sum(entropies) / total, 6) if total else None
 
     @property
@@ -125,9 +129,8 @@ class LossCurve(Recorder):
         """Add the loss of a step, and a point to the curve at the end of each interval."""
         for result in event.batches:
             rows = result.batch.rows
-            counts, clicks = np.bincount(rows.domain), np.bincount(rows.domain, rows.label)
-            for p in np.flatnonzero(counts).tolist():
-                self.rows[p] = self.rows.get(p, 0) + int(counts[p])
+            clicks = np.bincount(rows.domain, rows.label)
+            for p in np.flatnonzero(clicks).tolist():
                 self.clicks[p] = self.clicks.get(p, 0) + int(clicks[p])
             if event.step > 0.75 * event.steps:
                 self._last_sum += result.loss * len(rows)
@@ -140,13 +143,13 @@ class LossCurve(Recorder):
             self._sum, self._n = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the curve, the sum of the current interval, the sums of the last quarter, and the counts by domain."""
+        """Return the curve, the sum of the current interval, the sums of the last quarter, and the clicks."""
         return {
             "curve": self.curve,
             "sum": self._sum,
             "n": self._n,
             "last": [self._last_sum, self._last_rows],
-            "domains": [[p, n, self.clicks[p]] for p, n in self.rows.items()],
+            "clicks": list(self.clicks.items()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,8 +157,7 @@ class LossCurve(Recorder):
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self._sum, self._n = state["sum"], state["n"]
         self._last_sum, self._last_rows = state["last"]
-        self.rows = {p: n for p, n, _ in state["domains"]}
-        self.clicks = {p: clicks for p, _, clicks in state["domains"]}
+        self.clicks = {int(p): int(n) for p, n in state["clicks"]}
 
 
 def _compute_entropy(rate: float) -> float:
