@@ -57,7 +57,7 @@ def read(conf: Settings, spark: SparkSession, table: str, days: list[str]) -> pd
     return rows[sorted(set(rows.columns) - {"as_of"})].astype(str)
 
 
-@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(
     seed=st.integers(0, 1000),
     events=st.lists(EVENTS, min_size=3, max_size=4),

@@ -22,7 +22,6 @@ from star_ctr.jobs.history.state import HistoryState
 from star_ctr.jobs.io.day_records import DayRecords, forget_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.measures import read_measures
-from tests.conftest import on_request
 from tests.jobs.history.random_logs import FEATURES, ZONE, RandomLogs
 
 pytestmark = pytest.mark.spark
@@ -54,7 +53,6 @@ def list_files(conf: Settings, table: str, part: str) -> set[str]:
 
 
 @pytest.mark.slow
-@on_request
 def test_days_one_by_one_equal_all_days_at_once(tmp_path: Path, spark: SparkSession) -> None:
     """With a restated day, a missing day that arrives later, late clicks and windows that overlap."""
     logs = RandomLogs(tmp_path / "logs", 1, DAYS)
