@@ -1,4 +1,4 @@
-"""Evaluate: compute AUC, GAUC (eq. 9), PCOC and log loss of a night's scores, and write them to `metrics`.
+"""Evaluate: compute AUC, GAUC (eq. 9), PCOC, log loss and ECE of a night's scores, and write them to `metrics`.
 
 There is one row per domain and one for all domains together (`overall`). AUC and GAUC have intervals from a Poisson
 bootstrap over users, configured in the settings section `evaluate`.
@@ -25,6 +25,7 @@ from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
+from star_ctr.features.evaluation.reliability import RELIABILITY
 from star_ctr.jobs.history.final_metrics import remove_final_metrics, write_final_metrics
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables, make_in_condition
@@ -118,7 +119,10 @@ def evaluate_runs(
         )
         found = compute_metrics(scores, evaluate or NO_INTERVALS)
         metrics = found.join(F.broadcast(run_columns), "run_id").select(
-            *METRICS_COLUMNS, *INTERVALS, F.lit(hash_label_settings(store.settings)).alias("label_settings")
+            *METRICS_COLUMNS,
+            RELIABILITY,
+            *INTERVALS,
+            F.lit(hash_label_settings(store.settings)).alias("label_settings"),
         )
         remove_final_metrics(store, names)
         store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))

@@ -112,9 +112,9 @@ def _format_interval(row: Mapping[str, Any], key: str) -> str:
 def make_days_table(rows: Sequence[Mapping[str, Any]], metric: str) -> Group:
     """Return a table of one metric by domain and day, with the change since the previous day.
 
-    A change for the better is green (a higher AUC or GAUC, a lower log loss, a PCOC closer to 1), one for the worse is
-    red. A `*` marks days whose confidence interval does not contain the value of the previous day. Seven days fit into
-    80 characters.
+    A change for the better is green (a higher AUC or GAUC, a lower log loss or ECE, a PCOC closer to 1), one for the
+    worse is red. A `*` marks days whose confidence interval does not contain the value of the previous day. Seven days
+    fit into 80 characters.
 
     Args:
         rows: Rows of `metrics_by_day.run`.
@@ -143,7 +143,9 @@ def _format_change(row: Mapping[str, Any], metric: str) -> str:
     mark = "" if row["is_final"] else "~"
     if value is None or change is None:
         return mark + _format_cell(value)
-    improvement = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change}.get(metric, change)
+    improvement = {"pcoc": abs(value - change - 1) - abs(value - 1), "log_loss": -change, "ece": -change}.get(
+        metric, change
+    )
     arrow = "▲" if change > 0 else "▼" if change < 0 else "="
     color = "green" if improvement > 0 else "red" if improvement < 0 else "dim"
     size = f"{abs(change):.4f}".removeprefix("0")

@@ -1,4 +1,4 @@
-"""AUC, impression-weighted user AUC (GAUC, eq. 9), PCOC and log loss of scored rows, exact and distributed.
+"""AUC, impression-weighted user AUC (GAUC, eq. 9), PCOC, log loss and ECE of scored rows, exact and distributed.
 
 All sums are over integers or decimals. They do not depend on the order in which Spark processes rows: the same scores
 give the same metrics to the last digit.
@@ -13,13 +13,14 @@ from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, add_intervals, estimate
 from star_ctr.features.evaluation.grouped_sums import require_valid
+from star_ctr.features.evaluation.reliability import RELIABILITY, find_bin
 
 _EXACT = "decimal(38, 18)"
 LEAST_SCORE = 1e-15
 """Scores are clipped to [LEAST_SCORE, 1 - LEAST_SCORE] for the log loss."""
 OPEN_LABELS = "open_labels"
 """Column with the number of rows whose label was not final. If it is not 0, the metrics are provisional."""
-METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss")
+METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss", "ece")
 
 
 def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
@@ -33,12 +34,13 @@ def compute_metrics(scores: DataFrame, evaluate: EvaluateSettings) -> DataFrame:
         evaluate: The number of bootstrap samples (`bootstrap_samples`), the seed and the confidence level.
 
     Returns:
-        One row per run and domain, with `run_id`, `domain`, METRICS, OPEN_LABELS and INTERVALS. Undefined metrics are
-        null: `auc` if there is only one class; `gauc`, `gauc_users` and `gauc_rows` (the users with both classes, and
-        their rows) if no user has both classes; `pcoc` without clicks; intervals also without bootstrap samples.
+        One row per run and domain, with `run_id`, `domain`, METRICS, RELIABILITY, OPEN_LABELS and INTERVALS. Undefined
+        metrics are null: `auc` if there is only one class; `gauc`, `gauc_users` and `gauc_rows` (the users with both
+        classes, and their rows) if no user has both classes; `pcoc` without clicks; intervals also without bootstrap
+        samples.
     """
     ranked = add_intervals(estimate(scores, evaluate), evaluate.level)
-    return compute_totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, OPEN_LABELS, *INTERVALS)
+    return compute_totals(scores).join(ranked, GROUP).select(*GROUP, *METRICS, RELIABILITY, OPEN_LABELS, *INTERVALS)
 
 
 def count_invalid(scores: DataFrame) -> DataFrame:
@@ -68,8 +70,10 @@ def compute_totals(scores: DataFrame) -> DataFrame:
         scores: Rows with `run_id`, `domain`, `label` (0.0 or 1.0) and `score` in [0, 1].
 
     Returns:
-        One row per run and domain, and one per run for `overall`, with `rows`, `clicks`, OPEN_LABELS, `log_loss`
-        and `pcoc` (predicted CTR over CTR; null without clicks).
+        One row per run and domain, and one per run for `overall`, with `rows`, `clicks`, OPEN_LABELS, `log_loss`,
+        `pcoc` (predicted CTR over CTR; null without clicks), `ece` (expected calibration error: the mean distance
+        between predicted CTR and CTR of the bins of `reliability`, weighted by rows) and RELIABILITY (the bins that
+        have rows, in ascending order: `lower`, `rows`, `clicks` and the mean `score`).
     """
     label = require_valid("label", F.col("label").isin(0.0, 1.0))
     score = require_valid("score", F.col("score").between(0, 1))
@@ -78,15 +82,20 @@ def compute_totals(scores: DataFrame) -> DataFrame:
     both = rows.unionByName(rows.withColumn("domain", F.lit(OVERALL)))
     p = F.least(F.greatest(F.col("score"), F.lit(LEAST_SCORE)), F.lit(1 - LEAST_SCORE))
     loss = -F.when(F.col("label") > 0, F.log(p)).otherwise(F.log1p(-p))
-    return (
-        both.groupBy(*GROUP)
-        .agg(
-            F.count("*").alias("rows"),
-            F.sum(F.col("label").cast("long")).alias("clicks"),
-            F.count_if("is_open").alias(OPEN_LABELS),
-            (F.sum(loss.cast(_EXACT)).cast("double") / F.count("*")).alias("log_loss"),
-            F.sum(F.col("score").cast(_EXACT)).cast("double").alias("_predicted"),
-        )
-        .withColumn("pcoc", F.when(F.col("clicks") > 0, F.col("_predicted") / F.col("clicks")))
-        .drop("_predicted")
+    bins = both.groupBy(*GROUP, find_bin(F.col("score")).alias("lower")).agg(
+        F.count("*").alias("rows"),
+        F.sum(F.col("label").cast("long")).alias("clicks"),
+        F.count_if("is_open").alias(OPEN_LABELS),
+        F.sum(loss.cast(_EXACT)).alias("loss"),
+        F.sum(F.col("score").cast(_EXACT)).alias("predicted"),
+    )
+    mean_score = (F.col("predicted").cast("double") / F.col("rows")).alias("score")
+    return bins.groupBy(*GROUP).agg(
+        F.sum("rows").alias("rows"),
+        F.sum("clicks").alias("clicks"),
+        F.sum(OPEN_LABELS).alias(OPEN_LABELS),
+        (F.sum("loss").cast("double") / F.sum("rows")).alias("log_loss"),
+        F.when(F.sum("clicks") > 0, F.sum("predicted").cast("double") / F.sum("clicks")).alias("pcoc"),
+        (F.sum(F.abs(F.col("predicted") - F.col("clicks"))).cast("double") / F.sum("rows")).alias("ece"),
+        F.sort_array(F.collect_list(F.struct("lower", "rows", "clicks", mean_score))).alias(RELIABILITY),
     )

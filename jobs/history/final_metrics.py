@@ -13,6 +13,7 @@ from star_ctr.conf.contracts.run_id import hash_label_settings
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
+from star_ctr.features.evaluation.reliability import RELIABILITY
 from star_ctr.jobs.io.day_records import DayRecords
 from star_ctr.jobs.io.label_records import AS_OF, CLOSES, LABEL_SETTINGS
 from star_ctr.jobs.io.label_records import PART as LABELS
@@ -68,7 +69,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
             [(*row[: len(_RUN)], ds, closed[row.ds]) for row in complete], f"{_RUN_SCHEMA}, as_of string, labels string"
         )
         final = compute_metrics(scores.where(F.col("run_id").isin(names)), evaluate)
-        columns = (*_RUN, "domain", *METRICS, *INTERVALS, "as_of", "labels")
+        columns = (*_RUN, "domain", *METRICS, RELIABILITY, *INTERVALS, "as_of", "labels")
         final = final.join(F.broadcast(described), "run_id").select(*columns)
         store.replace("final_metrics", final.repartition(1), make_in_condition("run_id", names))
     finally:

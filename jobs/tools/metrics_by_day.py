@@ -16,7 +16,7 @@ from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import read_rows
 
-METRICS = ("gauc", "auc", "pcoc", "log_loss")
+METRICS = ("gauc", "auc", "pcoc", "log_loss", "ece")
 DEFAULT_DAYS = 7
 """Number of newest days to return if neither the first nor the last day is given."""
 _COLUMNS = (
@@ -62,7 +62,7 @@ def run(
     table = Warehouse(settings.paths).table("metrics")
     if not DeltaTable.is_deltatable(table):
         raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first")
-    # A table that was written before intervals were introduced lacks their columns.
+    # A table that an earlier version wrote lacks newer columns, such as those of intervals.
     columns = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
     found = _replace_by_final(read_rows(table, columns=columns), Warehouse(settings.paths).table("final_metrics"))
     if run_id is None:
@@ -114,16 +114,16 @@ def _replace_by_final(rows: list[dict[str, Any]], table: str) -> list[dict[str, 
 
 def _compute_change(row: dict[str, Any], metric: str, before: dict[str, Any] | None) -> dict[str, Any]:
     """Return a row of the result from the metrics of a day and of the previous day."""
-    value, low, high = row[metric], row.get(f"{metric}_low"), row.get(f"{metric}_high")
+    value, low, high = row.get(metric), row.get(f"{metric}_low"), row.get(f"{metric}_high")
     # A provisional value has fewer clicks than a final one, so compare it with another provisional value.
     compared = before["provisional"] or before if before and not row["is_final"] else before
-    previous: Any = compared[metric] if compared else None
+    previous: Any = compared.get(metric) if compared else None
     change = value - previous if value is not None and previous is not None else None
     is_inside = low <= previous <= high if change is not None and low is not None and high is not None else None
     return {
         "ds": row["ds"], "domain": row["domain"], "run_id": row["run_id"], "value": value, "low": low, "high": high,
         "before": before["ds"] if before else None,
         "change": change, "outside": None if is_inside is None else not is_inside,
-        "provisional": row["provisional"][metric] if row["provisional"] else None,
+        "provisional": row["provisional"].get(metric) if row["provisional"] else None,
         "is_final": row["is_final"],
     }  # fmt: skip

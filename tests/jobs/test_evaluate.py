@@ -17,7 +17,9 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import estimate
+from star_ctr.features.evaluation.metrics import compute_totals
 from star_ctr.features.evaluation.poisson_bootstrap import draw_weights
+from star_ctr.features.evaluation.reliability import BIN_EDGES
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.tools import differences, evaluate_table
@@ -98,6 +100,26 @@ def test_bootstrap_samples_do_not_depend_on_partitions(spark: SparkSession) -> N
         spark.conf.set("spark.sql.shuffle.partitions", before)
         spark.conf.unset("spark.sql.adaptive.coalescePartitions.enabled")
     assert str(one) == str(many)  # as text: NaN is not equal to itself
+
+
+def test_ece_and_the_reliability_curve_match_pandas(spark: SparkSession) -> None:
+    rows = make_scores()
+    # Scores on the bounds of bins, and the smallest and largest possible ones.
+    rows.loc[: len(BIN_EDGES) + 1, "score"] = [*BIN_EDGES, 1.0, np.nextafter(BIN_EDGES[3], 0)]
+    rows = pd.concat([rows, make_other_scores(rows).assign(score=lambda r: r["score"] / 100)])
+    found = {(r.run_id, r.domain): r for r in compute_totals(spark.createDataFrame(rows).repartition(5)).collect()}
+    assert len(found) == 8
+    for (run_id, domain), r in found.items():
+        part = rows[(rows["run_id"] == run_id) & (rows["domain"].eq(domain) | (domain == "overall"))]
+        lower = part["score"].map(lambda score: max(edge for edge in BIN_EDGES if edge <= score))
+        bins = part.groupby(lower).agg(
+            rows=("label", "size"), clicks=("label", "sum"), score=("score", "mean"), ctr=("label", "mean")
+        )
+        want = ((bins["score"] - bins["ctr"]).abs() * bins["rows"]).sum() / len(part)
+        assert r.ece == pytest.approx(want, abs=1e-12)
+        assert [b.lower for b in r.reliability] == list(bins.index)
+        assert [(b.rows, b.clicks) for b in r.reliability] == list(zip(bins["rows"], bins["clicks"], strict=True))
+        assert [b.score for b in r.reliability] == pytest.approx(list(bins["score"]), abs=1e-12)
 
 
 class ScoredWarehouse:

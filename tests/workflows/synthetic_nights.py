@@ -68,7 +68,8 @@ class SyntheticNights:
             pcoc = float(np.exp(self.rng.normal(0, 0.02 + 0.02 * k * (domain != OVERALL))))
             row = {
                 "run_id": name or self.run(ds), "attempt": 1, "ds": ds, "model": format_variant(self.settings), "seed": 0, "domain": domain, "rows": n,
-                "users": n // 7, "clicks": max(n // 25, 1), "auc": gauc + 0.11, "gauc": gauc, "pcoc": pcoc, "log_loss": 0.15 + 0.01 * self.rng.random(),
+                "users": n // 7, "clicks": max(n // 25, 1), "auc": gauc + 0.11, "gauc": gauc, "pcoc": pcoc, "log_loss": 0.15 + 0.01 * self.rng.random(), "ece": 0.002 + 0.001 * self.rng.random(),
+                "reliability": [{"lower": v, "rows": n // 3, "clicks": int(n // 3 * v * 1.2), "score": 1.2 * v} for v in (0.01, 0.05, 0.2)],
             }  # fmt: skip
             if self.intervals:
                 width = 0.9 / np.sqrt(n)

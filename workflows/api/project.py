@@ -164,7 +164,7 @@ class Project:
         """Return a metric by domain and day.
 
         Args:
-            metric: `gauc`, `auc`, `pcoc` or `log_loss`.
+            metric: `gauc`, `auc`, `pcoc`, `log_loss` or `ece`.
             first: The first day. Without `first` and `last`, the newest seven days are returned.
             last: The last day.
             run_id: A run; returns the runs with the same settings and seed. By default, those of the project.

@@ -141,7 +141,7 @@ def _evaluate_night(
 def metrics(
     conf: Conf,
     set: Set = None,
-    metric: Annotated[Literal["gauc", "auc", "pcoc", "log_loss"], typer.Option(help="Metric to show.")] = "gauc",
+    metric: Annotated[Literal["gauc", "auc", "pcoc", "log_loss", "ece"], typer.Option(help="Metric to show.")] = "gauc",
     since: Annotated[
         dt.datetime | None,
         typer.Option(

@@ -110,7 +110,7 @@ def draw_lines(
         if line.kind == "main":
             last = format_number(next((v for v in reversed(line.values) if not is_missing(v)), None), digits)
             parts.append(f'<text class="value" x="{WIDTH - right}" y="10" text-anchor="end">{last}</text>')
-    return _wrap_svg(title, height, parts)
+    return wrap_svg(title, height, parts)
 
 
 def _draw_line(line: Line, x: AxisScale, y: AxisScale, ceiling: float) -> list[str]:
@@ -182,7 +182,7 @@ def draw_forest(title: str, spans: Sequence[Difference]) -> str:
         parts.append(f'<circle class="point {kind}" cx="{x(span.middle)}" cy="{at}" r="{4.5 if k == 0 else 3.5}"/>')
         text = f"{span.middle:+.4f}"
         parts.append(f'<text class="label{bold}" x="{WIDTH}" y="{at + 4}" text-anchor="end">{text}</text>')
-    return _wrap_svg(title, height, parts)
+    return wrap_svg(title, height, parts)
 
 
 def draw_calibration(title: str, circles: Sequence[Circle]) -> str:
@@ -228,7 +228,7 @@ def draw_calibration(title: str, circles: Sequence[Circle]) -> str:
         parts.append(
             f'<text class="tick" x="{at + 3 * rotate_labels}" y="{label_y - 4 * rotate_labels}" {anchor}>{name}</text>'
         )
-    return _wrap_svg(title, height, parts)
+    return wrap_svg(title, height, parts)
 
 
 def draw_stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -> str:
@@ -255,7 +255,7 @@ def draw_stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[float]]]) -
                 box = f'x="{start}" y="{at}" width="{max(end - start - 1, 0.5):.1f}" height="14"'
                 elements.append(f'<rect class="part p{index}" {box} rx="1.5"/>')
         elements.append(f'<text class="label" x="{x(done) + 5}" y="{at + 11}">{format_seconds(done)}</text>')
-    return _wrap_svg(title, row * len(rows) + 4, elements)
+    return wrap_svg(title, row * len(rows) + 4, elements)
 
 
 def draw_sparkline(values: Sequence[float | None]) -> str:
@@ -280,6 +280,7 @@ def _draw_grid(y: AxisScale, left: float, right: float) -> str:
     )
 
 
-def _wrap_svg(title: str, height: float, parts: Sequence[str]) -> str:
+def wrap_svg(title: str, height: float, parts: Sequence[str]) -> str:
+    """Return an SVG element of the width of a chart; `title` is the text for screen readers."""
     box = f'viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}"'
     return f'<svg class="chart" {box}>{"".join(parts)}</svg>'

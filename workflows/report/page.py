@@ -32,6 +32,7 @@ def render(data: ReportData, command: str) -> str:
         quality.render_by_night(data, "PCOC", "pcoc"),
         quality.render_against_serving(data),
         quality.render_calibration(data),
+        quality.render_reliability(data),
         quality.render_importance(data),
         night.render_training(data),
         night.render_durations(data),

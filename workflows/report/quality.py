@@ -24,10 +24,11 @@ from star_ctr.workflows.report.formatting import (
     format_short_day,
     is_missing,
 )
+from star_ctr.workflows.report.reliability_chart import draw_reliability
 
 _COLUMNS = (
     ("GAUC", "gauc", 4, "up"), ("PCOC", "pcoc", 3, "one"), ("AUC", "auc", 4, "up"), ("log loss", "log_loss", 4, "down"),
-    ("rows", "rows", 0, ""), ("clicks", "clicks", 0, ""),
+    ("ECE", "ece", 4, "down"), ("rows", "rows", 0, ""), ("clicks", "clicks", 0, ""),
 )  # fmt: skip
 """Title, metric, decimals, and direction of an improvement (see `format_change`) of each column."""
 _MAX_FEATURES = 10
@@ -62,7 +63,7 @@ def render_by_domain(data: ReportData) -> str:
                 format_interval(now[domain], metric, digits),
             ]
             small = "".join(f"<small>{line}</small>" for line in lines if line)
-            cells.append(f"<td>{format_number(now[domain][metric], digits)}{small}</td>")
+            cells.append(f"<td>{format_number(now[domain].get(metric), digits)}{small}</td>")
         sparkline = draw_sparkline([night.get(domain, {}).get("gauc") for night in data.nights.values()])
         cells.insert(0, f'<td class="thin">{sparkline}</td>')
         body.append(f"<tr{_get_row_class(data, domain)}><th>{escape(domain)}</th>{''.join(cells)}</tr>")
@@ -159,6 +160,20 @@ def render_calibration(data: ReportData) -> str:
     )
     plot = draw_calibration("PCOC by domain", circles)
     return render_section("Calibration by domain", f'{plot}<p class="note">{note}</p>')
+
+
+def render_reliability(data: ReportData) -> str:
+    """Return a chart of CTR against predicted CTR over all domains; empty if there are too few rows."""
+    overall = data.metrics.get(OVERALL, {})
+    plot = draw_reliability("CTR by predicted CTR", overall.get("reliability") or [])
+    if not plot:
+        return ""
+    note = (
+        "Each point is a bin of rows with similar scores. On the dashed line, CTR equals predicted CTR. Points whose "
+        "95% interval misses the line are red. ECE, the mean distance from the line, is "
+        f"{format_number(overall['ece'], 4)}."
+    )
+    return render_section("CTR by predicted CTR", f'{plot}<p class="note">{note}</p>')
 
 
 def _get_row_class(data: ReportData, domain: str) -> str:

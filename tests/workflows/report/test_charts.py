@@ -19,6 +19,7 @@ from star_ctr.workflows.report.charts import (
     draw_stacked_bars,
 )
 from star_ctr.workflows.report.formatting import clip, format_change, format_clock, format_number, format_seconds
+from star_ctr.workflows.report.reliability_chart import draw_reliability
 from star_ctr.workflows.report.scales import AxisScale, choose_ticks, fit_ratio_scale, fit_scale, format_ticks
 
 
@@ -28,6 +29,31 @@ def find_elements(svg: str, tag: str, kind: str = "") -> list[ET.Element]:
 
 def parse_points(element: ET.Element) -> list[tuple[float, float]]:
     return [(float(a), float(b)) for a, b in (p.split(",") for p in element.get("points", "").split())]
+
+
+def test_the_reliability_chart_colors_bins_off_the_diagonal() -> None:
+    bins = [
+        {"lower": 0.0, "rows": 29, "clicks": 20, "score": 1e-6},  # too few rows
+        {"lower": 0.01, "rows": 10_000, "clicks": 100, "score": 0.01},  # on the diagonal
+        {"lower": 0.02, "rows": 40, "clicks": 0, "score": 0.02},  # the interval contains the score
+        {"lower": 0.1, "rows": 1_000, "clicks": 200, "score": 0.1},  # twice as many clicks as predicted
+    ]
+    svg = draw_reliability("reliability", bins)
+    points = find_elements(svg, "circle", "point")
+    assert [p.get("class") for p in points] == ["point flat", "point flat", "point bad"]
+    diagonal = find_elements(svg, "line", "mark")[0]
+    x1, x2, y1, y2 = (float(diagonal.get(name, "")) for name in ("x1", "x2", "y1", "y2"))
+
+    def distance(point: ET.Element) -> float:
+        """Return the height above the diagonal, in pixels."""
+        x, y = float(point.get("cx", "")), float(point.get("cy", ""))
+        return y1 + (y2 - y1) * (x - x1) / (x2 - x1) - y
+
+    assert distance(points[0]) == pytest.approx(0, abs=0.2)
+    assert distance(points[2]) > 10, "CTR is above predicted CTR"
+    whisker = find_elements(svg, "line", "whisker")[1]
+    assert float(whisker.get("y1", "")) == pytest.approx(y1, abs=0.2), "an interval down to 0 reaches the edge"
+    assert draw_reliability("too few bins", bins[:2]) == ""
 
 
 def test_scales_map_values_to_positions() -> None:

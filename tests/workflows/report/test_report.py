@@ -94,9 +94,18 @@ def test_final_metrics_are_shown_beside_provisional_ones(warehouse: SyntheticNig
 
 
 def test_metrics_are_shown_with_their_changes(warehouse: SyntheticNights) -> None:
-    warehouse.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, rows=1000, clicks=40)
+    warehouse.metrics(BEFORE, gauc=0.61, auc=0.72, pcoc=1.2, log_loss=0.15, ece=0.002, rows=1000, clicks=40)
     warehouse.metrics(
-        LAST, gauc=0.6234, auc=0.71, pcoc=0.9, log_loss=0.14, rows=1234, clicks=40, gauc_low=0.62, gauc_high=0.65
+        LAST,
+        gauc=0.6234,
+        auc=0.71,
+        pcoc=0.9,
+        log_loss=0.14,
+        ece=0.003,
+        rows=1234,
+        clicks=40,
+        gauc_low=0.62,
+        gauc_high=0.65,
     )
     data = collect(warehouse.settings)
     tiles = render_headline(data)
@@ -111,7 +120,7 @@ def test_metrics_are_shown_with_their_changes(warehouse: SyntheticNights) -> Non
     table = words(quality.render_by_domain(data))
     assert "home 0.6234 ▲ 0.0134 0.6200 to 0.6500" in table
     assert '<tr class="few"><th>home</th>' in quality.render_by_domain(data), "fewer than gate.domain_rows"
-    assert "0.1400 ▼ 0.0100 1,234 ▲ 234 40 ± 0" in table
+    assert "0.1400 ▼ 0.0100 0.0030 ▲ 0.0010 1,234 ▲ 234 40 ± 0" in table
 
 
 def test_missing_intervals_and_metrics_are_not_shown(warehouse: SyntheticNights) -> None:
