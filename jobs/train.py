@@ -42,9 +42,11 @@ from star_ctr.jobs.registry.attempts import (
     read_result,
 )
 from star_ctr.jobs.registry.recipes import describe_size_change
+from star_ctr.jobs.registry.score_maps import fit_score_maps
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
 from star_ctr.model.training.job import TrainingJob, WarmStart
+from star_ctr.model.training.score_maps import ScoreMaps
 
 RUNS_SCHEMA = describe_schema(
     "runs",
@@ -89,7 +91,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     """
     store = WarehouseTables(settings, spark)
     ds = check_day(ds) if ds else store.get_newest_day("split")
-    return train_run(settings, store, make_job(settings, store, ds))
+    return train_run(settings, store, make_job(settings, store, ds, score_maps=fit_score_maps(settings, store, ds)))
 
 
 def train_run(settings: Settings, store: WarehouseTables, job: TrainingJob) -> dict[str, Any]:
@@ -204,7 +206,13 @@ def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TA
     )
 
 
-def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: PinnedVersions | None = None) -> TrainingJob:
+def make_job(
+    settings: Settings,
+    store: WarehouseTables,
+    ds: str,
+    pinned: PinnedVersions | None = None,
+    score_maps: ScoreMaps | None = None,
+) -> TrainingJob:
     """Return the training job of a night, or of its refit, with its attempt assigned.
 
     Args:
@@ -212,6 +220,7 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
         store: The tables.
         ds: The night.
         pinned: The inputs; by default those of `pin_versions` for the night.
+        score_maps: The calibration on the scores of earlier nights; none by default.
 
     Raises:
         DataError: There is no split of the night.
@@ -235,6 +244,7 @@ def make_job(settings: Settings, store: WarehouseTables, ds: str, pinned: Pinned
         trainer=settings.trainer,
         settings=dump_redacted(settings),
         start=find_warm_start(settings, ds, pinned.layout),
+        score_maps=score_maps,
     )
     return assign_attempt(store.warehouse, job)
 

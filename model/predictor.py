@@ -19,6 +19,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.export import read_weights
+from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.tensor_files import read_metadata
 
@@ -42,7 +43,10 @@ class Predictor:
         settings = ModelSettings.model_validate_json(read_metadata(folder / WEIGHTS_FILE)["model"])
         with torch.device("meta"):  # create only the structure; the weights are loaded below
             self.model = MultiDomainModel(self.layout, settings).fold_for_inference()
-        self.model.load_state_dict(read_weights(folder), assign=True)
+            weights = read_weights(folder)
+            if (knots := weights.get("score_map.knots")) is not None:
+                self.model.score_map = ScoreMap(*knots.shape)
+        self.model.load_state_dict(weights, assign=True)
 
     def predict(
         self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]

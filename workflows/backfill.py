@@ -28,8 +28,9 @@ from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.registry.decisions import find_serving
 from star_ctr.jobs.registry.recipes import ensure_recipe
 from star_ctr.workflows.nightly import CHOOSING_RECIPE, run_step
-from star_ctr.workflows.staleness import Staleness, State
+from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
+from star_ctr.workflows.step_states import State
 from star_ctr.workflows.terminal import stderr
 
 _METRICS = {"AUC": "auc", "GAUC": "gauc", "PCOC": "pcoc", "log loss": "log_loss"}

@@ -17,10 +17,9 @@ without days belong to later nights, so changes of its files do not make a night
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from functools import cache, cached_property
 
-from star_ctr.conf.contracts.dates import UNDATED, list_days_before, list_window_days
+from star_ctr.conf.contracts.dates import UNDATED, list_calibration_nights, list_days_before, list_window_days
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.pipeline import STEPS
 from star_ctr.conf.contracts.run_id import (
@@ -38,18 +37,7 @@ from star_ctr.jobs.io.ingest_plan import has_log_days
 from star_ctr.jobs.registry.decisions import Decision, find_accepted_before
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.workflows.journal import Entry
-
-
-class State(StrEnum):
-    """State of a step of a night."""
-
-    DONE = "done"
-    STALE = "stale"
-    RUNNING = "running"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-    MISSING = "missing"
-    REMOVED = "removed"
+from star_ctr.workflows.step_states import STATE_TEXTS, State
 
 
 class Staleness:
@@ -116,7 +104,7 @@ class Staleness:
             state, _ = self.get_state(night, dependency)
             if state not in (State.DONE, State.REMOVED):
                 name = dependency if night == ds else f"{dependency} of night {night}"
-                return State.STALE, f"{name} {_STATE_TEXTS[state]}"
+                return State.STALE, f"{name} {STATE_TEXTS[state]}"
         inputs = self.hash_inputs(ds, step)
         changed = [k for k in {**entry.inputs, **inputs} if entry.inputs.get(k) != inputs.get(k)]
         if changed:
@@ -182,7 +170,7 @@ class Staleness:
         Returns:
             Hashes of everything that determines the results of the step, by name: `settings`, `code`, `logs.LOG` (files
             of a log), `contents` (ingested tables), `warm_start` (the run that this setting names), and `STEP` or
-            `STEP of NIGHT` (steps that it depends on).
+            `STEP of NIGHT` (steps that it depends on, and for `train` the scores that calibrate the model).
         """
         hashes = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
         if step == "ingest":
@@ -209,6 +197,12 @@ class Staleness:
             if dependency != "ingest":
                 key = dependency if night == ds else f"{dependency} of {night}"
                 hashes[key] = hash_json(entry.inputs if entry else None)
+        if step == "train":
+            # Not in `_list_dependencies`: a stale earlier night does not make this one stale before it runs again.
+            for night in list_calibration_nights(self.settings, ds):
+                entry = self.get_entry(night, "score")
+                if entry is not None and entry.state in ("done", "removed"):
+                    hashes[f"score of {night}"] = hash_json(entry.inputs)
         return hashes
 
     def _hash_named_start(self, ds: str, step: str) -> str:
@@ -289,11 +283,4 @@ def _hash_step_code(step: str) -> str:
 _INPUT_TEXTS: Mapping[str, str] = {
     "contents": "ingested tables",
     "warm_start": "the run that trainer.warm_start names",
-}
-_STATE_TEXTS: Mapping[State, str] = {
-    State.STALE: "is stale",
-    State.RUNNING: "is running",
-    State.FAILED: "failed",
-    State.INTERRUPTED: "was interrupted",
-    State.MISSING: "has not run yet",
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 
 from star_ctr.conf.errors import DataError
+from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 
 NO_DAY = "all"
@@ -41,3 +43,22 @@ def list_days_before(ds: str, number: int) -> list[str]:
     """Return the `number` days before `ds`, oldest first."""
     day = dt.date.fromisoformat(ds)
     return [(day - dt.timedelta(days=k)).isoformat() for k in range(number, 0, -1)]
+
+
+def list_calibration_nights(settings: Settings, ds: str, is_refit: bool = False) -> list[str]:
+    """Return the nights whose scores calibrate a run, oldest first.
+
+    All labels of their test days are final on night `ds`: the attribution windows have closed by the end of that day.
+
+    Args:
+        settings: The settings of the data set.
+        ds: The night of the run.
+        is_refit: Whether the run is a refit, which may also use the scores of the candidate of its own night.
+    """
+    calibration = settings.trainer.calibration
+    if calibration.earlier_scores == "none":
+        return []
+    label = settings.label
+    days_to_close = math.ceil(label.window_hours / 24) if isinstance(label, LabelFromClicks) else 0
+    end = dt.date.fromisoformat(ds) - dt.timedelta(days=max(days_to_close, 0 if is_refit else 1) - 1)
+    return list_days_before(end.isoformat(), calibration.earlier_nights)

@@ -88,7 +88,7 @@ class DataSettings(TrainerGroup):
 
 
 class CalibrationSettings(TrainerGroup):
-    """Normalization statistics and output biases, which are recomputed after training with frozen weights.
+    """Normalization statistics, output biases and maps of scores, which are computed with frozen weights.
 
     Training rows are weighted by their age, because the next day is more similar to the newest days.
     """
@@ -111,6 +111,15 @@ class CalibrationSettings(TrainerGroup):
         True,
         description="whether to calibrate each domain's output bias, so that predicted clicks match actual clicks on "
         "the same training rows",
+    )
+    earlier_scores: Literal["none", "bias", "platt", "isotonic"] = Field(
+        "bias",
+        description="calibration of predictions on the scores that the models of earlier nights gave to their test "
+        "days: `bias` shifts the logits of each domain, `platt` also changes their slope, `isotonic` shifts them and "
+        "applies a monotone map; `none`: no such calibration",
+    )
+    earlier_nights: int = Field(
+        7, ge=1, description="number of days before the night whose scores are used for `earlier_scores`"
     )
 
 
@@ -192,7 +201,7 @@ class TrainerSettings(SettingsModel):
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="optimizer, learning rates and EMA")
     data: DataSettings = Field(DataSettings(), description="composition of batches, and shuffling")
     calibration: CalibrationSettings = Field(
-        CalibrationSettings(), description="normalization statistics and output biases"
+        CalibrationSettings(), description="normalization statistics, output biases, and calibration on earlier scores"
     )
     distributed: DistributedSettings = Field(DistributedSettings(), description="processes and embedding shards")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="checkpoints and resuming")

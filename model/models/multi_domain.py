@@ -23,6 +23,7 @@ from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
 from star_ctr.model.layers.normalization import make_norm
 from star_ctr.model.layers.partitioned_norm import NormStatistics
 from star_ctr.model.layers.per_domain import copy_domain
+from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.layers.segments import Segment, find_segments
 from star_ctr.model.layers.star_fcn import StarFCN
 from star_ctr.model.models.base import BaseFCN
@@ -87,6 +88,8 @@ class MultiDomainModel(nn.Module):
         self.aux = (
             AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
         )
+        self.score_map: ScoreMap | None = None
+        """Calibration on the scores of earlier nights, set after training; it affects predictions, not the loss."""
 
     def forward(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> Tensor:
         """Compute the logits of a batch.
@@ -107,7 +110,7 @@ class MultiDomainModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> Tensor:
-        """Predict the CTR of rows (eq. 7), with the running statistics of the normalization.
+        """Predict the CTR of rows (eq. 7), with the running statistics of the normalization and the score map.
 
         The model must be in evaluation mode.
 
@@ -121,7 +124,10 @@ class MultiDomainModel(nn.Module):
         """
         assert not self.training
         order, segments = sort_by_domain(domain_B)
-        score = torch.sigmoid(self(ints_BI[order], floats_BN[order], segments))
+        logit = self(ints_BI[order], floats_BN[order], segments)
+        if self.score_map is not None:
+            logit = self.score_map(logit, domain_B[order])
+        score = torch.sigmoid(logit)
         return torch.empty_like(score).index_copy_(0, order, score)
 
     def auxiliary_loss(self, segments: list[Segment]) -> Tensor | None:

@@ -13,6 +13,7 @@ from star_ctr.conf.files import open_folder
 from star_ctr.conf.settings.base import SettingsModel
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS, TrainerSettings
+from star_ctr.model.training.score_maps import ScoreMaps
 
 
 class WarmStart(SettingsModel):
@@ -49,6 +50,7 @@ class TrainingJob(SettingsModel):
         trainer: Settings of the trainer; they include the seed.
         settings: The whole configuration, including overrides.
         start: Attempt to start from; None to train from scratch.
+        score_maps: Calibration on the scores of earlier nights; None without such scores.
     """
 
     run_id: str
@@ -65,6 +67,7 @@ class TrainingJob(SettingsModel):
     trainer: TrainerSettings
     settings: dict[str, Any]
     start: WarmStart | None = None
+    score_maps: ScoreMaps | None = None
 
     @property
     def train_partitions(self) -> list[SplitPartition]:
@@ -112,6 +115,7 @@ class TrainingJob(SettingsModel):
             "model": self.model.model_dump(mode="json"),
             "layout": hash_json(self.layout.model_dump(mode="json"), 32),
             "start": self.start and self.start.model_dump(exclude={"folder", "attempt"}),
+            "score_maps": self.score_maps and hash_json(self.score_maps.model_dump(mode="json"), 32),
         }
 
     def fingerprint(self) -> str:

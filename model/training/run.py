@@ -17,6 +17,7 @@ from star_ctr.model.training.callbacks import Callback
 from star_ctr.model.training.callbacks.checkpoints_and_sigterm import Checkpoints
 from star_ctr.model.training.callbacks.record import LossCurve, ShuffleQuality, StartRecord, TimeSpent
 from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.score_maps import describe_maps
 from star_ctr.model.training.trainer import Trainer
 from star_ctr.model.training.warm_start import start_from_run
 
@@ -83,6 +84,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "rows": trainer.label_by_domain(trainer.rows_by_domain),
         "left_out": trainer.label_by_domain(trainer.count_left_out()),
         "statistics_rows": trainer.label_by_domain(statistics_rows),
+        "score_maps": describe_maps(job.score_maps) if job.score_maps else None,
         "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,

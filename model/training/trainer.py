@@ -39,6 +39,7 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResul
 from star_ctr.model.training.ema import WeightEma
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.optimizers import Optimizers, get_tables
+from star_ctr.model.training.score_maps import make_score_map
 
 
 class Trainer:
@@ -250,7 +251,9 @@ class Trainer:
         return losses
 
     def finish(self) -> tuple[dict[int, int], dict[int, float]]:
-        """Replace the weights by their EMA, if there is one, and calibrate the model (see `calibration`).
+        """Replace the weights by their EMA, if there is one, and calibrate the model.
+
+        See `calibration` and `score_maps`.
 
         Returns:
             The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
@@ -265,6 +268,8 @@ class Trainer:
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
+        if self.job.score_maps is not None:
+            self.model.score_map = make_score_map(self.job.score_maps, self.job.layout.domain_index).to(self.device)
         return rows, shifts
 
     def count_left_out(self) -> dict[int, int]:

@@ -31,8 +31,9 @@ from star_ctr.workflows.backfill import explain_why_needed
 from star_ctr.workflows.cli import app
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease
-from star_ctr.workflows.staleness import Staleness, State
+from star_ctr.workflows.staleness import Staleness
 from star_ctr.workflows.status import read_staleness
+from star_ctr.workflows.step_states import State
 from tests.model.synthetic import job
 from tests.published import publish
 

@@ -20,7 +20,8 @@ from star_ctr.workflows import staleness, status
 from star_ctr.workflows.backfill import explain_why_needed
 from star_ctr.workflows.journal import Entry, Journal
 from star_ctr.workflows.lease import hold_lease, is_held
-from star_ctr.workflows.staleness import Staleness, State
+from star_ctr.workflows.staleness import Staleness
+from star_ctr.workflows.step_states import State
 from tests import small_logs
 from tests.model.synthetic import LAYOUT
 from tests.published import publish

@@ -1,0 +1,280 @@
+"""Calibration on the scores of earlier nights: a map of logits for each domain, fitted on out-of-sample predictions.
+
+A model is calibrated on rows that its weights were fitted on (see `calibration`). On the next day, it may still predict
+too many or too few clicks, for example because many items are new. Earlier nights show by how much: their models scored
+a day that they were not trained on, and its labels are known by now. The night's model is trained in the same way, so
+the map that would have calibrated the earlier scores is applied to its logits, too.
+
+All maps are continuous, strictly increasing, and have a slope within `SLOPES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy.optimize import isotonic_regression
+from scipy.special import expit, logit
+
+from star_ctr.conf.contracts.domains import OTHER_NAME, DomainIndex
+from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.model.layers.score_map import ScoreMap
+
+Floats = npt.NDArray[np.float64]
+
+SLOPES = (0.5, 2.0)
+"""Bounds of the slope of a map."""
+HALF_LIFE = 3.0
+"""Age at which a night has half of the weight of the newest one, in nights."""
+_DAY_DEVIATION = 0.05
+"""Standard deviation of the logit of the CTR of a single day, which no model can know.
+
+It limits the weight of a night with many clicks.
+"""
+_SHIFT_DEVIATION = 0.2
+"""Prior standard deviation of the shift of all domains; half of it for the difference of a domain from all domains."""
+_SLOPE_DEVIATION = 0.1
+"""Prior standard deviation of the slope of all domains; half of it for the difference of a domain from all domains."""
+_PRIOR_CLICKS = 50.0
+"""Weight of the shifted prediction in a block of the isotonic map, in clicks."""
+
+
+class LogitMap(SettingsModel):
+    """A piecewise linear map of logits: x is mapped to x plus an offset that depends on x.
+
+    Attributes:
+        knots: (K,) logits at which the slope changes, ascending; at least one.
+        offsets: (K,) offset at each knot.
+        slopes: (K + 1,) change of the offset per unit of x: below the first knot, between the knots, above the last.
+    """
+
+    knots: list[float] = Field(min_length=1)
+    offsets: list[float]
+    slopes: list[float]
+
+    def apply(self, x: Floats) -> Floats:
+        """Map logits."""
+        knots, offsets, slopes = map(np.asarray, (self.knots, self.offsets, self.slopes))
+        segment = np.searchsorted(knots, x, side="right")
+        anchor = np.maximum(segment - 1, 0)
+        mapped: Floats = x + offsets[anchor] + slopes[segment] * (x - knots[anchor])
+        return mapped
+
+    def invert(self, y: Floats) -> Floats:
+        """Return the logits that are mapped to `y`."""
+        knots, offsets, slopes = map(np.asarray, (self.knots, self.offsets, self.slopes))
+        segment = np.searchsorted(knots + offsets, y, side="right")
+        anchor = np.maximum(segment - 1, 0)
+        inverse: Floats = knots[anchor] + (y - knots[anchor] - offsets[anchor]) / (1 + slopes[segment])
+        return inverse
+
+
+class ScoreMaps(SettingsModel):
+    """The maps of a run, and the scores that they were fitted on.
+
+    Attributes:
+        method: `bias`, `platt` or `isotonic`.
+        nights: The nights with the scores, oldest first.
+        rows: The number of scores.
+        clicks: The number of their clicks.
+        maps: The map by domain; that of `other` was fitted on all domains and is used for domains without a map.
+    """
+
+    method: str
+    nights: list[str]
+    rows: int
+    clicks: int
+    maps: dict[str, LogitMap]
+
+    def get_map(self, domain: str) -> LogitMap:
+        """Return the map of a domain."""
+        return self.maps.get(domain, self.maps[OTHER_NAME])
+
+
+@dataclass(frozen=True)
+class ScoreBins:
+    """Bins of the scores of one or more domains.
+
+    Attributes:
+        age: (n,) age of the night of each bin; the newest night has age 0.
+        logit: (n,) mean logit of the bin, before any map.
+        rows: (n,) number of rows.
+        clicks: (n,) number of clicks.
+    """
+
+    age: Floats
+    logit: Floats
+    rows: Floats
+    clicks: Floats
+
+    def weight_by_age(self) -> Floats:
+        """Return the weight of each bin by the age of its night."""
+        weight: Floats = np.exp2(-self.age / HALF_LIFE)
+        return weight
+
+    def weight_for_shift(self) -> Floats:
+        """Return the weight of each bin for a shift: limited by night, because the CTR of a day varies by itself."""
+        information = self.rows * expit(self.logit) * expit(-self.logit)
+        weight = self.weight_by_age()
+        for age in np.unique(self.age):
+            night = self.age == age
+            weight[night] /= 1 + _DAY_DEVIATION**2 * information[night].sum()
+        return weight
+
+    @staticmethod
+    def concat(parts: Sequence[ScoreBins]) -> ScoreBins:
+        """Return the bins of several domains together."""
+        columns = ([getattr(p, name) for p in parts] for name in ("age", "logit", "rows", "clicks"))
+        return ScoreBins(*(np.concatenate(c) for c in columns))
+
+
+def fit_maps(method: str, bins: Mapping[str, ScoreBins]) -> dict[str, LogitMap]:
+    """Fit the map of each domain.
+
+    `bias` shifts the logits, `platt` also changes their slope, and `isotonic` shifts them and then applies a monotone
+    map that all domains share. The parameters of all domains are shrunk toward the identity, and those of a domain
+    toward those of all domains, so that a domain with few clicks hardly differs from the others.
+
+    Args:
+        method: `bias`, `platt` or `isotonic`.
+        bins: The bins by domain; at least one domain.
+
+    Returns:
+        The map by domain, and that of all domains for `other`.
+    """
+    has_slope = method == "platt"
+    shared = _fit_line(ScoreBins.concat(list(bins.values())), (0.0, 0.0), 1.0, has_slope)
+    lines = {domain: _fit_line(found, shared, 0.5, has_slope) for domain, found in bins.items()} | {OTHER_NAME: shared}
+    maps = {
+        domain: LogitMap(knots=[0.0], offsets=[shift], slopes=[slope, slope])
+        for domain, (shift, slope) in lines.items()
+    }
+    if method != "isotonic":
+        return maps
+    shape = _fit_isotonic(bins, maps)
+    return {
+        # The shape applies to shifted logits, so its knots move by the shift.
+        domain: LogitMap(
+            knots=[k - shift for k in shape.knots],
+            offsets=[o + shift for o in shape.offsets],
+            slopes=shape.slopes,
+        )
+        for domain, (shift, _) in lines.items()
+    }
+
+
+def _fit_line(bins: ScoreBins, center: tuple[float, float], spread: float, has_slope: bool) -> tuple[float, float]:
+    """Fit the offset `shift + slope * logit`, with a normal prior around `center`.
+
+    The slope is fitted first. It needs no limit by night: the CTR of a day shifts all logits alike.
+
+    Args:
+        bins: The bins.
+        center: The prior means of shift and slope.
+        spread: The prior standard deviations, relative to those of all domains.
+        has_slope: Whether to fit the slope; otherwise, it is that of `center`.
+
+    Returns:
+        The shift and the slope.
+    """
+    parameters = np.array(center)
+    prior = (parameters.copy(), spread * np.array([_SHIFT_DEVIATION, _SLOPE_DEVIATION]))
+    if has_slope:
+        parameters[1] = _maximize_posterior(bins, bins.weight_by_age(), parameters, prior, [0, 1])[1]
+    shift, slope = _maximize_posterior(bins, bins.weight_for_shift(), parameters, prior, [0])
+    return float(shift), float(slope)
+
+
+def _maximize_posterior(
+    bins: ScoreBins, weight: Floats, start: Floats, prior: tuple[Floats, Floats], free: list[int]
+) -> Floats:
+    """Maximize the posterior of shift and slope by Newton's method with a limited step.
+
+    Args:
+        bins: The bins.
+        weight: The weight of each bin.
+        start: The shift and the slope to start from.
+        prior: The prior means and standard deviations of shift and slope.
+        free: The indices of the parameters to fit; the others stay as they are.
+
+    Returns:
+        The shift and the slope.
+    """
+    rows, clicks, x = weight * bins.rows, weight * bins.clicks, bins.logit
+    parameters, design, precision = start.copy(), np.stack([np.ones_like(x), x]), prior[1] ** -2
+    for _ in range(100):
+        p = expit(x + parameters @ design)
+        gradient = design @ (rows * p - clicks) + precision * (parameters - prior[0])
+        hessian = (design * (rows * p * (1 - p))) @ design.T + np.diag(precision)
+        step = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        parameters[free] -= np.clip(step, -0.5, 0.5)
+        parameters[1] = np.clip(parameters[1], SLOPES[0] - 1, SLOPES[1] - 1)
+        if np.abs(step).max() < 1e-10:
+            break
+    return parameters
+
+
+def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap]) -> LogitMap:
+    """Fit a monotone map of the shifted logits of all domains.
+
+    Isotonic regression gives blocks of bins with the same CTR. Each block becomes a knot, at its mean logit, after
+    shrinking its CTR toward the prediction. Between the knots the map is linear; beyond them, its offset is constant.
+
+    Args:
+        bins: The bins by domain.
+        shifts: The map by domain that shifts its logits.
+
+    Returns:
+        The map.
+    """
+    parts = [
+        ScoreBins(found.age, shifts[domain].apply(found.logit), found.rows, found.clicks)
+        for domain, found in bins.items()
+    ]
+    merged = ScoreBins.concat(parts)
+    weight = merged.weight_by_age()
+    x, bin_of = np.unique(merged.logit, return_inverse=True)
+    rows, clicks = (np.bincount(bin_of, weight * n) for n in (merged.rows, merged.clicks))
+    blocks = isotonic_regression(clicks / rows, weights=rows).blocks
+    starts = blocks[:-1]
+    rows, clicks, predicted, at = (
+        np.add.reduceat(a, starts) for a in (rows, clicks, rows * expit(x), rows * x)
+    )  # fmt: skip
+    # Shrinking by clicks: a block whose CTR rests on few clicks keeps the predicted CTR.
+    share = (clicks + _PRIOR_CLICKS) / (predicted + _PRIOR_CLICKS)
+    knots, ctr = at / rows, np.clip(predicted / rows * share, 1e-7, 1 - 1e-7)
+    values = logit(ctr)
+    for k in range(1, len(knots)):
+        low, high = (values[k - 1] + slope * (knots[k] - knots[k - 1]) for slope in SLOPES)
+        values[k] = min(max(values[k], low), high)
+    offsets = values - knots
+    slopes = [0.0, *(np.diff(offsets) / np.diff(knots)), 0.0]
+    return LogitMap(knots=knots.tolist(), offsets=offsets.tolist(), slopes=[float(s) for s in slopes])
+
+
+def make_score_map(maps: ScoreMaps, domains: DomainIndex) -> ScoreMap:
+    """Return the module that applies maps to the logits of a model.
+
+    Args:
+        maps: The maps.
+        domains: The domains of the model. Domains without a map get that of `other`.
+    """
+    by_number = [maps.get_map(name) for name in domains.names]
+    module = ScoreMap(len(domains), max(len(m.knots) for m in by_number))
+    for p, found in enumerate(by_number):
+        module.set_map(p, found.knots, found.offsets, found.slopes)
+    return module
+
+
+def describe_maps(maps: ScoreMaps) -> dict[str, object]:
+    """Describe maps for the training record: what they were fitted on, and how much they change a score by domain."""
+    typical = {domain: m.apply(np.array([-3.0])).item() + 3.0 for domain, m in sorted(maps.maps.items())}
+    assert all(map(math.isfinite, typical.values()))
+    return {
+        "method": maps.method, "nights": maps.nights, "rows": maps.rows, "clicks": maps.clicks,
+        "shifts": {domain: round(value, 6) for domain, value in typical.items()},
+    }  # fmt: skip

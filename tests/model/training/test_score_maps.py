@@ -1,0 +1,124 @@
+"""Score maps: their fit compared with scipy, their bounds, and that the exported model applies them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from star_ctr.conf.contracts.domains import OTHER_NAME, DomainIndex
+from star_ctr.model.training.score_maps import (
+    HALF_LIFE,
+    SLOPES,
+    LogitMap,
+    ScoreBins,
+    ScoreMaps,
+    fit_maps,
+    make_score_map,
+)
+
+METHODS = ("bias", "platt", "isotonic")
+
+
+def make_bins(rows: int, shift: float, slope: float = 1.0, seed: int = 0, nights: int = 3) -> ScoreBins:
+    """Return bins of scores whose true logit is `shift + slope * logit`."""
+    rng = np.random.default_rng(seed)
+    at = np.tile(np.linspace(-6, -0.5, 23), nights)
+    size = np.full(len(at), rows // len(at), float)
+    clicks = rng.binomial(size.astype(int), expit(shift + slope * at)).astype(float)
+    return ScoreBins(np.repeat(np.arange(nights, dtype=float), 23), at, size, clicks)
+
+
+def test_a_shift_matches_the_maximum_of_the_posterior() -> None:
+    bins = {"a": make_bins(60_000, 0.3), "b": make_bins(3_000, -0.4, seed=1)}
+    maps = fit_maps("bias", bins)
+
+    def minus_log_posterior(shift: float, parts: list[ScoreBins], center: float, deviation: float) -> float:
+        total = 0.5 * ((shift - center) / deviation) ** 2
+        ages = np.concatenate([p.age for p in parts])
+        x, rows, clicks = (np.concatenate([getattr(p, n) for p in parts]) for n in ("logit", "rows", "clicks"))
+        for age in np.unique(ages):
+            one = ages == age
+            information = (rows[one] * expit(x[one]) * expit(-x[one])).sum()
+            weight = 0.5 ** (age / HALF_LIFE) / (1 + 0.05**2 * information)
+            p = expit(x[one] + shift)
+            total -= weight * (clicks[one] * np.log(p) + (rows[one] - clicks[one]) * np.log1p(-p)).sum()
+        return float(total)
+
+    shared = minimize(lambda s: minus_log_posterior(s[0], list(bins.values()), 0.0, 0.2), [0.0]).x[0]
+    assert maps[OTHER_NAME].offsets == pytest.approx([shared], abs=1e-4)
+    for domain, part in bins.items():
+        want = minimize(lambda s, part=part: minus_log_posterior(s[0], [part], shared, 0.1), [0.0]).x[0]
+        assert maps[domain].offsets == pytest.approx([want], abs=1e-4)
+        assert maps[domain].slopes == [0.0, 0.0]
+
+
+def test_many_nights_find_the_true_map() -> None:
+    bins = {"a": make_bins(9_000_000, 0.25, 0.8, nights=30)}
+    x = np.linspace(-5, -1, 9)
+    want = 0.25 + 0.8 * x
+    assert fit_maps("platt", bins)["a"].apply(x) == pytest.approx(want, abs=0.12)
+    assert fit_maps("isotonic", bins)["a"].apply(x) == pytest.approx(want, abs=0.3)
+    bias = fit_maps("bias", bins)["a"]
+    p, n = expit(bias.apply(bins["a"].logit)), bins["a"].rows
+    assert (p * n).sum() == pytest.approx(bins["a"].clicks.sum(), rel=0.05)
+
+
+def test_a_night_with_many_clicks_does_not_decide_alone() -> None:
+    """A single night of any size moves the predictions by less than its error, because days differ."""
+    one, ten = (fit_maps("bias", {"a": make_bins(50_000_000, 0.1, nights=n)})["a"].offsets[0] for n in (1, 10))
+    assert 0.07 < one < ten < 0.1
+
+
+def test_a_domain_with_few_clicks_follows_the_others() -> None:
+    maps = fit_maps("bias", {"large": make_bins(500_000, 0.3), "small": make_bins(100, -2.0)})
+    assert maps["small"].offsets[0] == pytest.approx(maps[OTHER_NAME].offsets[0], abs=0.1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_maps_are_increasing_with_bounded_slope_and_invertible(method: str, data: st.DataObject) -> None:
+    bins = {}
+    for domain in ("a", "b", OTHER_NAME)[: data.draw(st.integers(1, 3))]:
+        n = data.draw(st.integers(1, 12))
+        rows = np.array(data.draw(st.lists(st.integers(1, 10_000), min_size=n, max_size=n)), float)
+        share = np.array(data.draw(st.lists(st.floats(0, 1), min_size=n, max_size=n)))
+        x = np.array(data.draw(st.lists(st.floats(-16, 16), min_size=n, max_size=n)))
+        age = np.array(data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n)), float)
+        bins[domain] = ScoreBins(age, x, rows, np.floor(rows * share))
+    maps = ScoreMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
+    x = np.sort(np.concatenate([np.linspace(-17, 17, 400), *(np.array(m.knots) for m in maps.maps.values())]))
+    x = x[np.concatenate([[True], np.diff(x) > 1e-6])]
+    for domain in ("a", "b", OTHER_NAME, "never seen"):
+        y = maps.get_map(domain).apply(x)
+        slope = np.diff(y) / np.diff(x)
+        assert np.isfinite(y).all()
+        assert (slope > SLOPES[0] - 1e-3).all(), "strictly increasing"
+        assert (slope < SLOPES[1] + 1e-3).all()
+        np.testing.assert_allclose(maps.get_map(domain).invert(y), x, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_module_applies_the_map_of_each_row(method: str) -> None:
+    bins = {"a": make_bins(100_000, 0.3, 0.7), "b": make_bins(100_000, -0.3, 1.2, seed=1)}
+    maps = ScoreMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
+    index = DomainIndex(["b", "new", "a"])
+    x = torch.linspace(-20, 20, 1001)
+    module = make_score_map(maps, index)
+    found = {name: module(x, torch.full((1001,), index.get_number(name))) for name in (*index.names,)}
+    for name, domain in (("a", "a"), ("b", "b"), ("new", OTHER_NAME), (OTHER_NAME, OTHER_NAME)):
+        np.testing.assert_allclose(found[name].numpy(), maps.get_map(domain).apply(x.double().numpy()), atol=2e-5)
+    mixed = module(x[:4], torch.tensor([3, 1, 2, 0], dtype=torch.int32))
+    assert mixed.tolist() == [found[name][k] for k, name in enumerate(("a", "b", "new", OTHER_NAME))]
+
+
+def test_a_line_is_inverted_exactly() -> None:
+    line = LogitMap(knots=[0.0], offsets=[0.2], slopes=[-0.25, -0.25])
+    p = np.array([0.001, 0.03, 0.9])
+    assert line.apply(logit(p)) == pytest.approx(0.2 + 0.75 * logit(p))
+    assert line.invert(line.apply(logit(p))) == pytest.approx(logit(p))
