@@ -28,17 +28,13 @@ Floats = npt.NDArray[np.float64]
 
 SLOPES = (0.5, 2.0)
 """Bounds of the slope of a map."""
-HALF_LIFE = 3.0
+HALF_LIFE = 7.0
 """Age at which a night has half of the weight of the newest one, in nights."""
 _DAY_DEVIATION = 0.05
 """Standard deviation of the logit of the CTR of a single day, which no model can know.
 
 It limits the weight of a night with many clicks.
 """
-_SHIFT_DEVIATION = 0.2
-"""Prior standard deviation of the shift of all domains; half of it for the difference of a domain from all domains."""
-_SLOPE_DEVIATION = 0.1
-"""Prior standard deviation of the slope of all domains; half of it for the difference of a domain from all domains."""
 _PRIOR_CLICKS = 50.0
 """Weight of the shifted prediction in a block of the isotonic map, in clicks."""
 
@@ -111,15 +107,10 @@ class ScoreBins:
     rows: Floats
     clicks: Floats
 
-    def weight_by_age(self) -> Floats:
-        """Return the weight of each bin by the age of its night."""
-        weight: Floats = np.exp2(-self.age / HALF_LIFE)
-        return weight
-
-    def weight_for_shift(self) -> Floats:
-        """Return the weight of each bin for a shift: limited by night, because the CTR of a day varies by itself."""
+    def compute_weights(self) -> Floats:
+        """Return the weight of each bin: by the age of its night, and limited because a day's CTR varies by itself."""
         information = self.rows * expit(self.logit) * expit(-self.logit)
-        weight = self.weight_by_age()
+        weight: Floats = np.exp2(-self.age / HALF_LIFE)
         for age in np.unique(self.age):
             night = self.age == age
             weight[night] /= 1 + _DAY_DEVIATION**2 * information[night].sum()
@@ -137,7 +128,7 @@ def fit_maps(method: str, bins: Mapping[str, ScoreBins]) -> dict[str, LogitMap]:
 
     `bias` shifts the logits, `platt` also changes their slope, and `isotonic` shifts them and then applies a monotone
     map that all domains share. The parameters of all domains are shrunk toward the identity, and those of a domain
-    toward those of all domains, so that a domain with few clicks hardly differs from the others.
+    toward those of all domains (see `_shrink`).
 
     Args:
         method: `bias`, `platt` or `isotonic`.
@@ -147,8 +138,8 @@ def fit_maps(method: str, bins: Mapping[str, ScoreBins]) -> dict[str, LogitMap]:
         The map by domain, and that of all domains for `other`.
     """
     has_slope = method == "platt"
-    shared = _fit_line(ScoreBins.concat(list(bins.values())), (0.0, 0.0), 1.0, has_slope)
-    lines = {domain: _fit_line(found, shared, 0.5, has_slope) for domain, found in bins.items()} | {OTHER_NAME: shared}
+    shared = _fit_line(ScoreBins.concat(list(bins.values())), (0.0, 0.0), has_slope)
+    lines = {domain: _fit_line(found, shared, has_slope) for domain, found in bins.items()} | {OTHER_NAME: shared}
     maps = {
         domain: LogitMap(knots=[0.0], offsets=[shift], slopes=[slope, slope])
         for domain, (shift, slope) in lines.items()
@@ -167,55 +158,61 @@ def fit_maps(method: str, bins: Mapping[str, ScoreBins]) -> dict[str, LogitMap]:
     }
 
 
-def _fit_line(bins: ScoreBins, center: tuple[float, float], spread: float, has_slope: bool) -> tuple[float, float]:
-    """Fit the offset `shift + slope * logit`, with a normal prior around `center`.
-
-    The slope is fitted first. It needs no limit by night: the CTR of a day shifts all logits alike.
+def _fit_line(bins: ScoreBins, center: tuple[float, float], has_slope: bool) -> tuple[float, float]:
+    """Fit the offset `shift + slope * logit` of a map.
 
     Args:
         bins: The bins.
-        center: The prior means of shift and slope.
-        spread: The prior standard deviations, relative to those of all domains.
+        center: The shift and the slope to shrink toward.
         has_slope: Whether to fit the slope; otherwise, it is that of `center`.
 
     Returns:
         The shift and the slope.
     """
     parameters = np.array(center)
-    prior = (parameters.copy(), spread * np.array([_SHIFT_DEVIATION, _SLOPE_DEVIATION]))
     if has_slope:
-        parameters[1] = _maximize_posterior(bins, bins.weight_by_age(), parameters, prior, [0, 1])[1]
-    shift, slope = _maximize_posterior(bins, bins.weight_for_shift(), parameters, prior, [0])
-    return float(shift), float(slope)
+        fitted, errors = _maximize_posterior(bins, parameters, [0, 1])
+        slope = center[1] + _shrink(fitted[1] - center[1], errors[1])
+        parameters[1] = min(max(slope, SLOPES[0] - 1), SLOPES[1] - 1)
+    # The best shift depends on the slope, so it is fitted again.
+    fitted, errors = _maximize_posterior(bins, parameters, [0])
+    return center[0] + _shrink(fitted[0] - center[0], errors[0]), float(parameters[1])
 
 
-def _maximize_posterior(
-    bins: ScoreBins, weight: Floats, start: Floats, prior: tuple[Floats, Floats], free: list[int]
-) -> Floats:
+def _shrink(difference: float, error: float) -> float:
+    """Return a difference shrunk toward 0; it becomes 0 unless it is larger than sqrt(2) standard errors."""
+    # Most models need no further calibration. Then a difference is noise, and a map that follows it would make the
+    # predictions worse.
+    return difference * max(0.0, 1 - 2 * error**2 / difference**2) if difference else 0.0
+
+
+def _maximize_posterior(bins: ScoreBins, center: Floats, free: list[int]) -> tuple[Floats, Floats]:
     """Maximize the posterior of shift and slope by Newton's method with a limited step.
+
+    The prior is normal, with a standard deviation of 1. It only matters for domains with very few clicks.
 
     Args:
         bins: The bins.
-        weight: The weight of each bin.
-        start: The shift and the slope to start from.
-        prior: The prior means and standard deviations of shift and slope.
-        free: The indices of the parameters to fit; the others stay as they are.
+        center: The prior means of the shift and the slope.
+        free: The indices of the parameters to fit; the others stay at `center`.
 
     Returns:
-        The shift and the slope.
+        The shift and the slope, and their standard errors.
     """
-    rows, clicks, x = weight * bins.rows, weight * bins.clicks, bins.logit
-    parameters, design, precision = start.copy(), np.stack([np.ones_like(x), x]), prior[1] ** -2
+    weight, x = bins.compute_weights(), bins.logit
+    rows, clicks = weight * bins.rows, weight * bins.clicks
+    parameters, design = center.copy(), np.stack([np.ones_like(x), x])
     for _ in range(100):
         p = expit(x + parameters @ design)
-        gradient = design @ (rows * p - clicks) + precision * (parameters - prior[0])
-        hessian = (design * (rows * p * (1 - p))) @ design.T + np.diag(precision)
-        step = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
+        gradient = design @ (rows * p - clicks) + parameters - center
+        hessian = ((design * (rows * p * (1 - p))) @ design.T + np.eye(2))[np.ix_(free, free)]
+        step = np.linalg.solve(hessian, gradient[free])
         parameters[free] -= np.clip(step, -0.5, 0.5)
-        parameters[1] = np.clip(parameters[1], SLOPES[0] - 1, SLOPES[1] - 1)
         if np.abs(step).max() < 1e-10:
             break
-    return parameters
+    errors = np.zeros(2)
+    errors[free] = np.sqrt(np.diag(np.linalg.inv(hessian)))
+    return parameters, errors
 
 
 def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap]) -> LogitMap:
@@ -236,7 +233,8 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
         for domain, found in bins.items()
     ]
     merged = ScoreBins.concat(parts)
-    weight = merged.weight_by_age()
+    # Without the limit by night: the CTR of a day shifts all logits alike, which the shifts have removed.
+    weight = np.exp2(-merged.age / HALF_LIFE)
     x, bin_of = np.unique(merged.logit, return_inverse=True)
     rows, clicks = (np.bincount(bin_of, weight * n) for n in (merged.rows, merged.clicks))
     blocks = isotonic_regression(clicks / rows, weights=rows).blocks

@@ -177,6 +177,26 @@ def test_a_model_is_stale_if_the_model_it_started_from_is_trained_again(tmp_path
     assert warehouse.states(NIGHTS[2])["train"] == "done"
 
 
+def test_a_model_is_stale_if_scores_that_calibrate_it_change(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    warehouse.add_nights(*NIGHTS[:2])
+    train = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "train"))
+    assert f"score of {NIGHTS[0]}" in train.inputs
+    score = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[0], "score"))
+    score.inputs["code"] = "old"
+    train.inputs.update(warehouse.get_staleness().hash_inputs(NIGHTS[1], "train"))
+    later = warehouse.get_staleness()
+    assert later.get_state(NIGHTS[0], "score")[0] is State.STALE
+    assert later.get_state(NIGHTS[1], "train")[0] is State.DONE, "the scores that it used have not changed yet"
+    warehouse.add_entry(NIGHTS[0], "score")
+    assert warehouse.get_staleness().get_state(NIGHTS[1], "train") == (
+        State.STALE,
+        f"inputs changed: score of night {NIGHTS[0]}",
+    )
+    without = warehouse.load("trainer.calibration.earlier_scores=none")
+    assert f"score of {NIGHTS[0]}" not in warehouse.get_staleness(without).hash_inputs(NIGHTS[1], "train")
+
+
 def test_a_fitted_split_depends_on_the_run_that_training_starts_from(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path, "trainer.warm_start=previous")
     warehouse.add_nights(NIGHTS[0])

@@ -44,7 +44,13 @@ from star_ctr.model.distributed.threads import count_cores
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.terminal import show_step, stderr
 
-SINGLE_CPU_OVERRIDES = ["trainer.threads=1", "trainer.processes=1", "trainer.checkpoint.resume=auto"]
+SINGLE_CPU_OVERRIDES = [
+    "trainer.threads=1",
+    "trainer.processes=1",
+    "trainer.checkpoint.resume=auto",
+    # Only some models may have scores of earlier nights. Without this, a run would also have the id of the nightly run.
+    "trainer.calibration.earlier_scores=none",
+]
 """Overrides for all training runs of a comparison."""
 
 

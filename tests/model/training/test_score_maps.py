@@ -33,14 +33,13 @@ def make_bins(rows: int, shift: float, slope: float = 1.0, seed: int = 0, nights
     return ScoreBins(np.repeat(np.arange(nights, dtype=float), 23), at, size, clicks)
 
 
-def test_a_shift_matches_the_maximum_of_the_posterior() -> None:
-    bins = {"a": make_bins(60_000, 0.3), "b": make_bins(3_000, -0.4, seed=1)}
-    maps = fit_maps("bias", bins)
+def maximize(parts: list[ScoreBins], center: float) -> tuple[float, float]:
+    """Return the shift with the highest posterior, and its standard error from the curvature, with scipy."""
+    ages = np.concatenate([p.age for p in parts])
+    x, rows, clicks = (np.concatenate([getattr(p, n) for p in parts]) for n in ("logit", "rows", "clicks"))
 
-    def minus_log_posterior(shift: float, parts: list[ScoreBins], center: float, deviation: float) -> float:
-        total = 0.5 * ((shift - center) / deviation) ** 2
-        ages = np.concatenate([p.age for p in parts])
-        x, rows, clicks = (np.concatenate([getattr(p, n) for p in parts]) for n in ("logit", "rows", "clicks"))
+    def minus_log_posterior(shift: float) -> float:
+        total = 0.5 * (shift - center) ** 2
         for age in np.unique(ages):
             one = ages == age
             information = (rows[one] * expit(x[one]) * expit(-x[one])).sum()
@@ -49,12 +48,26 @@ def test_a_shift_matches_the_maximum_of_the_posterior() -> None:
             total -= weight * (clicks[one] * np.log(p) + (rows[one] - clicks[one]) * np.log1p(-p)).sum()
         return float(total)
 
-    shared = minimize(lambda s: minus_log_posterior(s[0], list(bins.values()), 0.0, 0.2), [0.0]).x[0]
+    best = minimize(lambda s: minus_log_posterior(s[0]), [0.0]).x[0]
+    h = 1e-3
+    curvature = sum(minus_log_posterior(best + d) for d in (-h, h)) - 2 * minus_log_posterior(best)
+    return best, (curvature / h**2) ** -0.5
+
+
+def test_a_shift_is_the_shrunk_maximum_of_the_posterior() -> None:
+    bins = {"a": make_bins(60_000, 0.3), "b": make_bins(3_000, -0.4, seed=1), "c": make_bins(60_000, 0.22, seed=2)}
+    maps = fit_maps("bias", bins)
+    best, error = maximize(list(bins.values()), 0.0)
+    shared = best * (1 - 2 * error**2 / best**2)
     assert maps[OTHER_NAME].offsets == pytest.approx([shared], abs=1e-4)
     for domain, part in bins.items():
-        want = minimize(lambda s, part=part: minus_log_posterior(s[0], [part], shared, 0.1), [0.0]).x[0]
+        best, error = maximize([part], shared)
+        difference = best - shared
+        want = shared + difference * max(0.0, 1 - 2 * error**2 / difference**2)
         assert maps[domain].offsets == pytest.approx([want], abs=1e-4)
         assert maps[domain].slopes == [0.0, 0.0]
+    assert maps["c"].offsets == maps[OTHER_NAME].offsets, "not different from all domains"
+    assert maps["b"].offsets[0] < 0 < maps["a"].offsets[0]
 
 
 def test_many_nights_find_the_true_map() -> None:
@@ -69,14 +82,20 @@ def test_many_nights_find_the_true_map() -> None:
 
 
 def test_a_night_with_many_clicks_does_not_decide_alone() -> None:
-    """A single night of any size moves the predictions by less than its error, because days differ."""
+    """However many rows it has: the CTR of a day varies by itself."""
     one, ten = (fit_maps("bias", {"a": make_bins(50_000_000, 0.1, nights=n)})["a"].offsets[0] for n in (1, 10))
-    assert 0.07 < one < ten < 0.1
+    assert 0.03 < one < 0.06 < 0.08 < ten < 0.1
+
+
+def test_a_calibrated_model_gets_no_map() -> None:
+    shifts = [fit_maps("bias", {"a": make_bins(60_000, 0.0, seed=k)})["a"].offsets[0] for k in range(40)]
+    assert sum(shift == 0 for shift in shifts) > 20
+    assert max(map(abs, shifts)) < 0.1
 
 
 def test_a_domain_with_few_clicks_follows_the_others() -> None:
-    maps = fit_maps("bias", {"large": make_bins(500_000, 0.3), "small": make_bins(100, -2.0)})
-    assert maps["small"].offsets[0] == pytest.approx(maps[OTHER_NAME].offsets[0], abs=0.1)
+    maps = fit_maps("bias", {"large": make_bins(500_000, 0.3), "small": make_bins(200, 0.1)})
+    assert maps["small"] == maps[OTHER_NAME]
 
 
 @pytest.mark.parametrize("method", METHODS)

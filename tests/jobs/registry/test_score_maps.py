@@ -1,0 +1,100 @@
+"""The scores that calibrate a run: those of earlier nights with final labels, before their own maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyspark.sql import SparkSession
+from scipy.special import expit, logit
+
+from star_ctr.conf.contracts.dates import list_calibration_nights
+from star_ctr.conf.contracts.domains import OTHER_NAME
+from star_ctr.conf.contracts.run_id import make_run_id
+from star_ctr.conf.load import load
+from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.score_maps import fit_score_maps
+from star_ctr.model.training.score_maps import LogitMap, ScoreBins, ScoreMaps, fit_maps
+from tests.model.synthetic import LAYOUT
+from tests.published import publish
+
+NIGHT = "2026-01-09"
+SHIFT = LogitMap(knots=[0.0], offsets=[0.5], slopes=[0.1, 0.1])
+OWN_MAPS = ScoreMaps(method="platt", nights=[], rows=1, clicks=1, maps={"1": SHIFT, OTHER_NAME: SHIFT})
+
+
+@pytest.mark.parametrize(
+    ("label", "is_refit", "newest"),
+    [
+        ("{column: clicked}", False, "2026-01-08"),
+        ("{column: clicked}", True, "2026-01-09"),
+        ("{window_hours: 24}", False, "2026-01-08"),
+        ("{window_hours: 24}", True, "2026-01-08"),
+        ("{window_hours: 30}", False, "2026-01-07"),
+        ("{window_hours: 0.5}", True, "2026-01-08"),
+    ],
+)
+def test_only_nights_with_final_labels_are_used(label: str, is_refit: bool, newest: str) -> None:
+    settings = load("demo", [f"label={label}", "trainer.calibration.earlier_nights=2"])
+    assert list_calibration_nights(settings, NIGHT, is_refit)[-1] == newest
+    assert len(list_calibration_nights(settings, NIGHT, is_refit)) == 2
+    none = load("demo", [f"label={label}", "trainer.calibration.earlier_scores=none"])
+    assert list_calibration_nights(none, NIGHT, is_refit) == []
+
+
+def make_night(settings: Settings, ds: str, run_id: str, rows: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(-2.5, 1, rows)
+    own = SHIFT.apply(x) if seed == 1 else x
+    return pd.DataFrame(
+        {
+            "run_id": run_id, "attempt": 1, "ds": ds, "impression_id": [f"{ds}-{k}" for k in range(rows)],
+            "user_id": "u", "domain": rng.choice(["1", "2"], rows, p=[0.8, 0.2]), "label": 0.0, "label_final": False,
+            "score": expit(own), "base": x, "final": (rng.random(rows) < expit(x - 0.4)).astype(float),
+            "is_final": rng.random(rows) < 0.9,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.spark
+def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(spark: SparkSession, tmp_path: Path) -> None:
+    settings = load("demo", [f"paths.warehouse={tmp_path}", "trainer.calibration.earlier_scores=platt"])
+    store = WarehouseTables(settings, spark)
+    assert fit_score_maps(settings, store, NIGHT) is None
+    nights = ["2025-12-20", "2026-01-07", "2026-01-08", NIGHT]  # too old, used, used, the night itself
+    frames = [make_night(settings, ds, make_run_id(settings, ds), 4_000, k) for k, ds in enumerate(nights)]
+    other_run = make_night(settings, "2026-01-08", make_run_id(settings, "2026-01-08") + "-other", 4_000, 9)
+    scores = pd.concat([*frames, other_run])
+    columns = ["run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "label_final", "score"]
+    store.replace("scores", spark.createDataFrame(scores[columns]).repartition(7), "true")
+    labels = pd.concat(frames)[["ds", "impression_id", "final", "is_final"]].rename(columns={"final": "label"})
+    store.replace("labels", spark.createDataFrame(labels), "true")
+    for k, ds in enumerate(nights):
+        attempt = publish(settings, make_run_id(settings, ds), ds)
+        job = {
+            "run_id": attempt.run_id, "ds": ds, "split": "", "versions": {}, "folder": "", "code": "",
+            "layout": LAYOUT.model_dump(mode="json"), "model": {}, "trainer": {}, "settings": {},
+            "score_maps": OWN_MAPS.model_dump(mode="json") if k == 1 else None,
+        }  # fmt: skip
+        (attempt.folder / "job.json").write_text(pd.Series(job).to_json())
+    found = fit_score_maps(settings, store, NIGHT)
+    assert found is not None
+    used = pd.concat(frames[1:3]).query("is_final")
+    assert (found.nights, found.rows, found.clicks) == (nights[1:3], len(used), used["final"].sum())
+    bins = {}
+    for domain, part in used.groupby("domain"):
+        # The bins are those of the scores, after the map of their run.
+        grouped = part.assign(bin=np.floor(logit(part["score"]) * 4)).groupby(["ds", "bin"])
+        sums = grouped.agg(x=("base", "mean"), rows=("final", "size"), clicks=("final", "sum")).reset_index()
+        age = (sums["ds"] == "2026-01-07").to_numpy(float)
+        bins[str(domain)] = ScoreBins(age, *(sums[c].to_numpy(float) for c in ("x", "rows", "clicks")))
+    want = fit_maps("platt", bins)
+    assert found.maps.keys() == want.keys() == {"1", "2", OTHER_NAME}
+    for domain in want:
+        assert found.maps[domain].offsets == pytest.approx(want[domain].offsets, abs=1e-6)
+        assert found.maps[domain].slopes == pytest.approx(want[domain].slopes, abs=1e-6)
+    assert found.maps["1"].apply(np.array([-2.5])) == pytest.approx([-2.9], abs=0.12)
+    assert fit_score_maps(settings, store, NIGHT) == found
