@@ -139,7 +139,7 @@ LOG = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     LOG,
     st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ij"), st.integers(0, 3), st.booleans()), max_size=10),

@@ -28,6 +28,11 @@ from tests.jobs.history.random_logs import ZONE, RandomLogs
 pytestmark = pytest.mark.spark
 DAYS = list_days("2026-03-01", "2026-03-05")
 WINDOW = pd.Timedelta(hours=30)
+FEATURES = [
+    {"name": "sku", "kind": "categorical", "column": "item_id"},
+    {"name": "by_sku", "kind": "statistic", "by": ["item_id"], "counts": ["click"]},
+]
+"""Few features, because these tests are about labels."""
 
 
 @pytest.fixture
@@ -40,7 +45,12 @@ def logs(tmp_path: Path) -> RandomLogs:
 
 
 def configure(logs: RandomLogs, warehouse: Path, **label: object) -> Settings:
-    return logs.configure(warehouse, label={"window_hours": WINDOW / pd.Timedelta(hours=1), **label})
+    return logs.configure(
+        warehouse,
+        label={"window_hours": WINDOW / pd.Timedelta(hours=1), **label},
+        history={"click": {"outcome": "label"}},
+        features=FEATURES,
+    )
 
 
 def run_night(conf: Settings, spark: SparkSession, ds: str) -> None:
