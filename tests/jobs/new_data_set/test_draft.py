@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
+from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.new_data_set.draft import Draft, draft_settings
 from star_ctr.jobs.tools import check
@@ -168,6 +169,23 @@ def test_delta_tables_and_json_with_lists(tmp_path: Path) -> None:
     features = {f.name: f for f in settings.features}
     assert features["topics"].multiple is True  # type: ignore[union-attr]
     assert {"topic", "by_topic", "by_user_topic"} <= set(features)
+
+
+def test_coarse_and_fine_attributes_of_items_get_statistics(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    make_rows().to_csv(folder / "views.csv", index=False)
+    rng = np.random.default_rng(0)
+    items = pd.DataFrame({"newsId": [f"N{k}" for k in range(80)]})
+    for name, values in (("author", 40), ("topic", 7), ("layout", 5), ("size", 3)):
+        items[name] = [f"{name[0]}{k}" for k in rng.integers(0, values, 80)]
+    items.to_csv(folder / "items.csv", index=False)
+    _, settings = draft(folder)
+    by = {tuple(f.by) for f in settings.features if isinstance(f, Statistic)}
+    assert {("user_id", "items.author"), ("user_id", "items.topic"), ("items.author",), ("items.topic",)} <= by
+    assert sum("items." in ref for group in by for ref in group) == 6, "at most three attributes"
+    sequence = next(f for f in settings.features if isinstance(f, Sequence))
+    assert list(sequence.columns) == ["item_id", "items.author", "items.topic"]
 
 
 def test_without_a_domain_all_rows_are_in_one(tmp_path: Path) -> None:
