@@ -49,6 +49,7 @@ ENCODED_SCHEMA = (
 """Schema of encoded rows: `ints` and `floats` as in `Layout`, `day` of the row, and `part` train or test.
 
 `domain_number` equals `domain_id`. It is the partition column, because names of folders cannot contain all characters.
+Rows with weights also have the column `weight`.
 """
 
 
@@ -198,14 +199,15 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
 
     Args:
         settings: The settings of the data set.
-        rows: Rows of `features`, with `label`, `label_final` and `part`.
+        rows: Rows of `features`, with `label`, `label_final` and `part`; optionally with `weight`.
         layout: The layout of the encoded rows.
         files: The Parquet files of the vocabularies, which the workers read.
 
     Returns:
-        Rows with the schema ENCODED_SCHEMA.
+        Rows with the schema ENCODED_SCHEMA, and with `weight` if `rows` have it.
     """
     history = list(settings.history)
+    weights = ["weight"] if "weight" in rows.columns else []
 
     def encode_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         encoder = load_encoder(layout, files, history)
@@ -225,14 +227,15 @@ def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]
                     floats,
                     *(table[name].combine_chunks() for name in ("part", "domain")),
                     domain_ids,
+                    *(table[name].combine_chunks() for name in weights),
                 ],
                 names=[
                     "impression_id", "user_id", "day", "label", "label_final", "domain_id", "ints", "floats", "part",
-                    "domain", "domain_number",
+                    "domain", "domain_number", *weights,
                 ],
             )  # fmt: skip
 
-    return rows.mapInArrow(encode_batches, ENCODED_SCHEMA)
+    return rows.mapInArrow(encode_batches, ENCODED_SCHEMA + (", weight double" if weights else ""))
 
 
 def _arrange_rows(

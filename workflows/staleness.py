@@ -226,7 +226,9 @@ class Staleness:
             case "ingest":
                 return hash_ingest_settings(self.settings)
             case "features":
-                return hash_json([hash_features_settings(self.settings), self.settings.window.days])
+                weight = self.settings.logs.impressions.weight
+                own = [self.settings.window.days, *([weight] if weight else [])]
+                return hash_json([hash_features_settings(self.settings), *own])
             case "split":
                 return hash_split_settings(self.settings)
             case "gate":

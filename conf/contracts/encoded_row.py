@@ -11,6 +11,8 @@ The integers of a row are:
 Id 0 stands for padding or a missing categorical value, 1 for what is not known (see `UNKNOWN`), and 2 or more for known
 values and buckets. In the tables `Layout.hashed`, the id of a value is 2 + hash % (number of ids - 2).
 
+A row may also have a weight, which only training uses.
+
 The layout is written with the split and exported with the model. The model, the data reader and the scorer know the
 data set only through the layout.
 """
@@ -133,6 +135,7 @@ class Layout(SettingsModel):
         domains: The domains that training knows. Domain `domains[k]` has the number k + 1.
         embeddings: The number of ids of each embedding table, including the ids 0 and 1.
         hashed: The embedding tables whose ids are hashes of values. The others have a vocabulary, buckets or gaps.
+        has_weights: Whether the training rows have weights, in the column `weight`.
         categorical: The single ids of categorical features.
         buckets: The numbers that are encoded as ids of buckets.
         numeric: The standardized numbers.
@@ -147,6 +150,8 @@ class Layout(SettingsModel):
     numeric: list[NumericField]
     sequences: list[SequenceField]
     hashed: list[str] = Field(default_factory=list)
+    # Without weights, the layout has the same hash as before this key existed.
+    has_weights: bool = Field(False, exclude_if=lambda has_weights: not has_weights)
 
     @property
     def fields(self) -> list[IdField]:
@@ -177,8 +182,8 @@ class Layout(SettingsModel):
 
     @property
     def row_bytes(self) -> int:
-        """Size of an encoded row in memory, in bytes: integers, floats, label, domain number and file number."""
-        return 4 * (self.int_count + self.float_count + 3)
+        """Size of an encoded row in memory, in bytes: integers, floats, label, domain, file number, and any weight."""
+        return 4 * (self.int_count + self.float_count + 3 + self.has_weights)
 
     def iter_sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
         """Yield each sequence with the offset of its length among the row's integers."""

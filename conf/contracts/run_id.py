@@ -82,7 +82,9 @@ def hash_history_settings(settings: Settings) -> str:
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
     names = {"zone", "logs", "label", "domains", "history", "features"}
-    parts = settings.model_dump(mode="json", include=names, exclude=_OPEN_LABELS)
+    # The weight is in `labels`, and a model with another weight can score the same rows.
+    exclude = _OPEN_LABELS | {"logs": {"impressions": {"weight"}}}
+    parts = settings.model_dump(mode="json", include=names, exclude=exclude)
     state = _list_state_settings(settings)
     return hash_json([parts, *state] if state else parts)
 

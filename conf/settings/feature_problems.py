@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from star_ctr.conf.contracts.column_ref import ColumnRef
@@ -88,18 +89,38 @@ def find_embedding_problems(settings: Settings) -> list[str]:
     return problems
 
 
+def find_weight_problems(settings: Settings) -> list[str]:
+    """Return a message if the column of the weight also has another role, so that its table has no such column."""
+    log = settings.logs.impressions
+    roles = {f"logs.impressions.{key}": column for key, column in _list_roles(settings).items()}
+    roles |= {"logs.impressions.id": log.id} if log.id else {}
+    roles |= {"label.column": settings.label.column} if isinstance(settings.label, LabelColumn) else {}
+    return [
+        f"logs.impressions.weight: `{log.weight}` is also {key}; copy it under another name in "
+        "logs.impressions.columns, and use the copy"
+        for key, column in roles.items()
+        if column == log.weight
+    ]
+
+
+def _list_roles(settings: Settings) -> dict[str, str]:
+    """Return the columns of the impression log that hold keys, domains and times, by settings key."""
+    log = settings.logs.impressions
+    roles = {"user": log.user, "item": log.item, "domain": log.domain, "time.column": log.time.column}
+    return roles | ({"day.column": log.day.column} if log.day else {})
+
+
 def _find_role_problems(settings: Settings) -> list[str]:
     """Find keys, domains and times that are outcomes, or are computed from them, and so carry the label."""
-    log, outcomes = settings.logs.impressions, settings.get_outcomes()
-    roles = {"user": log.user, "item": log.item, "domain": log.domain, "time.column": log.time.column}
-    roles |= {"day.column": log.day.column} if log.day else {}
+    outcomes = settings.get_outcomes()
+    roles = {key: column for key, column in _list_roles(settings).items() if column != settings.logs.impressions.weight}
     problems = [
         f"logs.impressions.{key}: `{column}` is an outcome, or computed from one, so it may contain the label; choose "
         "a column that is known before the impression"
         for key, column in roles.items()
         if any(is_same_or_nested(column, outcome) for outcome in outcomes)
     ]
-    expressions = _list_label_expressions(settings)
+    expressions = _list_expressions(settings, _list_outcomes_and_label(settings))
     return problems + [
         f"logs.impressions.{key}: {_explain_label_column(column)}"
         for key, column in roles.items()
@@ -108,10 +129,13 @@ def _find_role_problems(settings: Settings) -> list[str]:
     ]
 
 
-def _list_label_expressions(settings: Settings) -> list[str]:
-    """Return the expressions that compute the label and the outcomes of the impression log."""
-    wanted = set(settings.logs.impressions.outcomes)
-    wanted |= {settings.label.column} if isinstance(settings.label, LabelColumn) else set()
+def _list_outcomes_and_label(settings: Settings) -> set[str]:
+    label = {settings.label.column} if isinstance(settings.label, LabelColumn) else set()
+    return {*settings.logs.impressions.outcomes, *label}
+
+
+def _list_expressions(settings: Settings, wanted: Collection[str]) -> list[str]:
+    """Return the expressions that compute some columns of the impression log."""
     sources = settings.logs.impressions.list_sources().values()
     return [
         text
@@ -129,15 +153,29 @@ def _explain_label_column(column: object) -> str:
 
 
 def _find_column_problems(settings: Settings, feature: AnyFeature, column: ColumnRef) -> list[str]:
+    weight = settings.logs.impressions.weight if column.table == "impressions" else None
+    declared = _list_outcomes_and_label(settings)
+    if weight and is_same_or_nested(column.column, weight) and weight not in declared:
+        return [
+            f"`{column}` is the weight (logs.impressions.weight), which may depend on the label, so it cannot be a "
+            "feature; if its value is known before the impression, copy it under two names in "
+            "logs.impressions.columns, and use one for the weight and the other for the feature"
+        ]
     outcomes = settings.get_outcomes() if column.table == "impressions" else ()
     if any(is_same_or_nested(column.column, outcome) for outcome in outcomes):
         return [
             f"`{column}` is declared an outcome (it happens after the impression), so it cannot be a feature; "
             "use a `statistic` of it over earlier impressions instead"
         ]
-    expressions = _list_label_expressions(settings) if column.table == "impressions" else []
-    if any(reads_any(text, [column.column]) for text in expressions):
-        return [_explain_label_column(column)]
+    if column.table == "impressions":
+        expressions = _list_expressions(settings, declared)
+        if any(reads_any(text, [column.column]) for text in expressions):
+            return [_explain_label_column(column)]
+        if weight and any(reads_any(text, [column.column]) for text in _list_expressions(settings, [weight])):
+            return [
+                f"`{column}` is used to compute the weight, which may depend on the label; if its value is known "
+                "before the impression, copy it under another name in logs.impressions.columns, and use the copy"
+            ]
     if column.table in ("users", "items") and getattr(settings.logs, column.table) is None:
         return [f"`{column}` is a column of `logs.{column.table}`, which is not declared"]
     if isinstance(feature, Categorical):

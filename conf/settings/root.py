@@ -18,7 +18,11 @@ from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.expressions import reads_any
-from star_ctr.conf.settings.feature_problems import find_embedding_problems, find_feature_problems
+from star_ctr.conf.settings.feature_problems import (
+    find_embedding_problems,
+    find_feature_problems,
+    find_weight_problems,
+)
 from star_ctr.conf.settings.features import (
     AnyFeature,
     Categorical,
@@ -157,6 +161,7 @@ class Settings(SettingsModel):
             *_find_domain_problems(self),
             *_find_history_problems(self),
             *find_feature_problems(self),
+            *find_weight_problems(self),
             *find_name_problems(self.features, self.history),
             *_find_model_problems(self),
             *find_embedding_problems(self),
@@ -170,12 +175,13 @@ class Settings(SettingsModel):
     def get_outcomes(self) -> frozenset[str]:
         """Return the columns of the impression log whose values arise after the impression, including the label.
 
-        Columns that are computed from such columns are included.
+        The weight is included, because it may depend on the label. So are columns that are computed from such columns.
         """
         label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
         sources = self.logs.impressions.list_sources().values()
         clicked = {source.explode.clicked for source in sources if source.explode and source.explode.clicked}
-        found = {*self.logs.impressions.outcomes, *label, *clicked}
+        weight = {self.logs.impressions.weight} if self.logs.impressions.weight else set()
+        found = {*self.logs.impressions.outcomes, *label, *clicked, *weight}
         computed = {name for s in sources for name, text in s.columns.items() if reads_any(text, found)}
         return frozenset(found | computed)
 

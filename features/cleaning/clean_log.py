@@ -53,6 +53,7 @@ from star_ctr.features.cleaning.log_columns import (
 from star_ctr.features.cleaning.raw_rows import RawRows, union_frames
 from star_ctr.features.cleaning.text import LOST_DIGITS, NESTED, check_key, is_rounded, is_undecodable, to_plain_number
 from star_ctr.features.cleaning.times import check_time, parse_day_column, parse_time
+from star_ctr.features.cleaning.weights import check_weight
 
 UNKNOWN_DOMAIN = "domain: unknown domain"
 """Start of the reason of a row whose domain is not known."""
@@ -137,7 +138,7 @@ def _parse_frame(settings: Settings, name: str, group: RawRows, carried: Mapping
             rounded = F.when(is_rounded(get_column(column), types[column]), F.lit(f"{column}: {LOST_DIGITS}"))
             check = rounded if check is None else F.coalesce(rounded, check)
         if column in columns_by_use["number"] and log.decimal == "," and isinstance(types[column], StringType):
-            value = value if column in log.types else to_plain_number(value)
+            value = to_plain_number(value) if get_declared_type(log, column) is None else value
         columns[name_stored_column(column)] = value
         checks += [check] if check is not None else []
     # Reject undecodable text in any column, because it makes different values equal.
@@ -229,6 +230,8 @@ def _parse_declared(
             label, check = _parse_label(settings.label, texts[settings.label.column])
             columns["label"] = label
             checks.append(check)
+        if log.weight is not None:
+            checks.append(check_weight(log, log.weight, texts[log.weight], types[log.weight]))
     if isinstance(log, BehaviourLog):
         columns["order"] = F.lit(0).cast("long")
         if log.order is not None:

@@ -12,7 +12,7 @@ from star_ctr.conf.settings.features import Numeric, list_read_columns
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.log_columns import get_column
-from star_ctr.features.cleaning.text import to_numbers, to_text
+from star_ctr.features.cleaning.text import to_number, to_numbers, to_text
 
 _TEXT = "_star_ctr_text"
 _TEXTS = "_star_ctr_texts"
@@ -78,17 +78,25 @@ def add_numbers(
     return rows, numbers
 
 
+def read_number(rows: DataFrame, column: str) -> Column:
+    """Return a column of a log's table as a number, null if it is none. Ingest writes numbers with a decimal point."""
+    value = get_column(column)
+    return to_number(value) if isinstance(rows.schema[column].dataType, StringType) else value.try_cast("double")
+
+
 def split_columns_by_use(settings: Settings, name: str) -> dict[str, set[str]]:
-    """Find the log columns that features read as numbers and as ids.
+    """Find the log columns that are read as numbers and as ids.
 
     Args:
         settings: The settings of the data set.
         name: The log.
 
     Returns:
-        The log columns by use: `number` for numeric features, `id` for all other features.
+        The log columns by use: `number` for numeric features and the weight, `id` for all other features.
     """
     found: dict[str, set[str]] = {"number": set(), "id": set()}
+    if name == "impressions" and settings.logs.impressions.weight:
+        found["number"].add(settings.logs.impressions.weight)
     for feature in settings.features:
         for column in list_read_columns(feature):
             if column.table == name:

@@ -50,6 +50,7 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
             wanted |= {"user": log.user, "item": log.item, "domain": log.domain, "time.column": log.time.column}
             wanted |= {f"outcomes.{column}": column for column in log.outcomes}
             wanted |= {"id": log.id} if log.id else {}
+            wanted |= {"weight": log.weight} if log.weight else {}
         case ClickLog():
             wanted |= {"impression": log.impression, "time.column": log.time.column}
         case BehaviourLog():

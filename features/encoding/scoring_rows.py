@@ -93,7 +93,8 @@ def _drop_outcomes(settings: Settings, columns: Sequence[str]) -> Settings:
     time = log.time.model_copy(update={"latest": dt.date.max})  # rows may lie on any future day
     computed = {name: text for name, text in log.columns.items() if name not in after}
     explode = log.explode and log.explode.model_copy(update={"clicked": None})
-    log = log.model_copy(update={"outcomes": [], "types": types, "time": time, "columns": computed, "explode": explode})
+    known = {"types": types, "time": time, "columns": computed, "explode": explode}
+    log = log.model_copy(update={"outcomes": [], "weight": None, **known})
     return settings.model_copy(
         update={
             "logs": settings.logs.model_copy(update={"impressions": log}),

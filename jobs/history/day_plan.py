@@ -95,7 +95,8 @@ def _plan_labels(
     records = DayRecords(settings)
     stored = {day: found for day, found in records.read(LABELS).items() if day in stored_days}
     times = {name: read_time_ranges(settings, name) for name in ("impressions", "clicks")}
-    basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels")]
+    weight = settings.logs.impressions.weight
+    basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels"), *([weight] if weight else [])]
     new = {}
     for day in days:
         known = stored.get(day)

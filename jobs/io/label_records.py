@@ -15,6 +15,8 @@ CLOSES = "closes"
 """Key of the day at whose end all labels of a day are final, in the record of the day."""
 LABEL_SETTINGS = "settings"
 """Key of the hash of the settings of the labels, in the record of the day."""
+WEIGHT = "weight"
+"""Key of the log column of the weights, in the record of the day; missing if the settings declared none."""
 
 
 def has_open_labels(record: DayRecord, ds: str) -> bool:
@@ -26,6 +28,12 @@ def find_open_days(settings: Settings, ds: str) -> list[str]:
     """Return the days before `ds` that had open labels when they were computed last, oldest first; needs no Spark."""
     records = DayRecords(settings).read(PART)
     return sorted(day for day, found in records.items() if day < ds and has_open_labels(found, ds))
+
+
+def find_days_of_other_weights(settings: Settings, days: Iterable[str]) -> list[str]:
+    """Return the days whose labels were written with the weights of another log column, or without; needs no Spark."""
+    records, weight = DayRecords(settings).read(PART), settings.logs.impressions.weight
+    return [day for day in days if day in records and records[day].outputs.get(WEIGHT) != weight]
 
 
 def find_labels_of_other_nights(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:

@@ -17,23 +17,29 @@ from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark
 UNKNOWN_DOMAIN = "domain unknown in training"
 OPEN_LABEL = "label still open"
 """Reason of training rows whose label is not final. With `label.open: keep`, they are counted and trained on."""
+ZERO_WEIGHT = "weight 0"
+"""Reason of training rows that are left out because their weight is 0, whether their label is final or not."""
 
 
 class RowCount(NamedTuple):
-    """Number of rows of a day and domain, by whether their labels are open and whether they are left out for it."""
+    """Number of rows of a day and domain with the same reason, which is empty for test rows and most training rows."""
 
     ds: str
     part: str
     domain: str
     rows: int
-    is_open: bool
+    reason: str
     is_left_out: bool
 
 
 def is_left_out(settings: Settings) -> Column:
-    """Return whether a training row is left out because its label is open."""
+    """Return whether a training row is left out because its label is open or its weight is 0."""
     is_dropped = isinstance(settings.label, LabelFromClicks) and settings.label.open == "drop"
-    return ~F.col("label_final") if is_dropped else F.lit(False)
+    return _has_zero_weight(settings) | (~F.col("label_final") if is_dropped else F.lit(False))
+
+
+def _has_zero_weight(settings: Settings) -> Column:
+    return F.col("weight") == 0 if settings.logs.impressions.weight else F.lit(False)
 
 
 def count_rows(settings: Settings, rows: DataFrame, is_test: Column) -> list[RowCount]:
@@ -41,28 +47,39 @@ def count_rows(settings: Settings, rows: DataFrame, is_test: Column) -> list[Row
 
     Args:
         settings: The data set.
-        rows: The rows, with `domain` and `label_final`.
+        rows: The rows, with `domain` and `label_final`, and `weight` if the settings declare a weight.
         is_test: Whether a row is a test row.
 
     Returns:
         The counts, sorted.
     """
     part = F.when(is_test, "test").otherwise("train").alias("part")
+    open_label = F.when(~F.col("label_final"), F.lit(OPEN_LABEL))
+    reason = F.when(~is_test, F.when(_has_zero_weight(settings), F.lit(ZERO_WEIGHT)).otherwise(open_label))
     left_out = (~is_test & is_left_out(settings)).alias("is_left_out")
-    counts = rows.groupBy("ds", part, "domain", (~F.col("label_final")).alias("is_open"), left_out).count()
-    columns = ("ds", "part", "domain", "count", "is_open", "is_left_out")
+    counts = rows.groupBy("ds", part, "domain", F.coalesce(reason, F.lit("")).alias("reason"), left_out).count()
+    columns = ("ds", "part", "domain", "count", "reason", "is_left_out")
     return sorted(RowCount(*row) for row in counts.select(*columns).collect())
 
 
 def check_training_rows(store: WarehouseTables, ds: str, counts: Iterable[RowCount]) -> None:
     """Raise `DataError` if all training rows are left out."""
     train = [c for c in counts if c.part == "train"]
-    if all(c.is_left_out for c in train):
+    if not all(c.is_left_out for c in train):
+        return
+    table, rows = store.warehouse.table("labels"), sum(c.rows for c in train)
+    zeros = sum(c.rows for c in train if c.reason == ZERO_WEIGHT)
+    if zeros and zeros == rows:
+        column = store.settings.logs.impressions.weight
         raise DataError(
-            f"{store.warehouse.table('labels')}: the attribution windows of all {sum(c.rows for c in train):,} "
-            f"training rows of night {ds} are still open; set a window.days that is longer than label.window_hours, or "
-            "label.open: keep"
+            f"{table}: all {rows:,} training rows of night {ds} have weight 0; check the column `{column}` "
+            "(logs.impressions.weight)"
         )
+    besides = f", besides {zeros:,} rows of weight 0," if zeros else ""
+    raise DataError(
+        f"{table}: the attribution windows of all {rows - zeros:,} training rows of night {ds}{besides} are still "
+        "open; set a window.days that is longer than label.window_hours, or label.open: keep"
+    )
 
 
 def write_split_ledger(
@@ -83,8 +100,7 @@ def write_split_ledger(
     for c in counts:
         is_unknown = drop and c.domain not in domains
         name = c.domain if is_unknown or c.domain in domains else OTHER_NAME
-        is_open = c.part == "train" and c.is_open and not is_unknown
-        reason = OPEN_LABEL if is_open else UNKNOWN_DOMAIN if is_unknown else ""
+        reason = UNKNOWN_DOMAIN if is_unknown else c.reason
         entry = entries.setdefault((c.part, name, reason), [0, 0])
         entry[0] += c.rows
         entry[1] += 0 if is_unknown or c.is_left_out else c.rows

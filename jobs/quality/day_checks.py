@@ -23,6 +23,7 @@ from star_ctr.features.cleaning.clean_log import (
 from star_ctr.features.cleaning.duplicates import CONFLICT
 from star_ctr.features.cleaning.text import LOST_DIGITS
 from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
+from star_ctr.features.cleaning.weights import INVALID_WEIGHT, MISSING_WEIGHT
 from star_ctr.features.point_in_time.attribution import EARLY, MATCHED
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.log_files import list_log_days
@@ -35,6 +36,8 @@ _REMEDIES = {
     OUTSIDE_BOUNDS: "set unit, or earliest and latest, of logs.{log}.time",
     CONFLICT: "check that the column identifies a row",
     LOST_DIGITS: "write the log with integers or text",
+    MISSING_WEIGHT: "for a default, compute the weight in logs.{log}.columns, for example with coalesce",
+    INVALID_WEIGHT: "correct the weights, or compute them in logs.{log}.columns",
     UNREADABLE: "check the separator and the quotes; set logs.{log}.multiline if quoted values contain line breaks",
 }
 """Remedies by a part of the reason for quarantine."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, StringType
+from pyspark.sql.types import ArrayType
 
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import LEFT_OUT_BY_WHERE, UNKNOWN_DOMAIN
-from star_ctr.features.cleaning.column_conversion import split_columns_by_use
+from star_ctr.features.cleaning.column_conversion import read_number, split_columns_by_use
 from star_ctr.features.cleaning.duplicates import DUPLICATE
 from star_ctr.features.cleaning.log_columns import (
     get_column,
@@ -25,7 +24,6 @@ from star_ctr.features.cleaning.log_columns import (
     name_table_column,
 )
 from star_ctr.features.cleaning.row_counts import count_rows
-from star_ctr.features.cleaning.text import to_number
 from star_ctr.jobs.quality.measures import (
     DISTINCT,
     DUPLICATES,
@@ -152,14 +150,14 @@ def _profile_columns(settings: Settings, name: str, valid: DataFrame) -> list[Me
 
 
 def _profile_numbers(settings: Settings, name: str, valid: DataFrame) -> list[Measure]:
-    """Compute the median and the interquartile range of each column that a numeric feature reads, by day."""
+    """Compute the median and the interquartile range of each column that is read as a number, by day."""
     # Round numbers to two significant digits and count them, which needs few counters. Unlike sketches of quantiles,
     # the result does not depend on the order of the rows.
     columns = list_profiled_columns(settings, name, valid.columns)
     columns = {c: target for c, target in columns.items() if c in split_columns_by_use(settings, name)["number"]}
     if not columns:
         return []
-    numbers = F.array(*(_parse_number(valid, target) for target in columns.values()))
+    numbers = F.array(*(read_number(valid, target) for target in columns.values()))
     exploded = valid.select("ds", F.posexplode(numbers).alias("k", "x")).where(F.abs("x") < float("inf"))
     is_zero = F.abs("x") < _SMALLEST
     power = F.when(is_zero, 0).otherwise(F.floor(F.log10(F.abs("x"))) - 1).cast("int")
@@ -177,11 +175,6 @@ def _profile_numbers(settings: Settings, name: str, valid: DataFrame) -> list[Me
         found.append(Measure(ds, name, what, MEDIAN, n, n, median))
         found.append(Measure(ds, name, what, SPREAD, n, n, high - low))
     return found
-
-
-def _parse_number(valid: DataFrame, target: str) -> SparkColumn:
-    is_text = isinstance(valid.schema[target].dataType, StringType)
-    return to_number(get_column(target)) if is_text else get_column(target).try_cast("double")
 
 
 def _compute_quantile(histogram: Mapping[float, int], q: float) -> float:

@@ -6,30 +6,28 @@ The sample is bounded, whatever the size of the logs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.errors import DataError
-from star_ctr.conf.settings.features import Numeric
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.clean_log import clean_log
+from star_ctr.features.cleaning.column_conversion import read_number, split_columns_by_use
 from star_ctr.features.cleaning.log_columns import (
     INTERNAL,
-    get_column,
     list_consumed_columns,
     map_declared_columns,
     name_stored_column,
 )
-from star_ctr.features.cleaning.text import to_number
 from star_ctr.jobs.io import log_reader
 from star_ctr.jobs.io.log_files import LogFile
 
 NUMBER_PREFIX = "_number_"
-"""Prefix of the columns with the parsed values of numeric features."""
+"""Prefix of the columns with the parsed values of columns that are read as numbers."""
 _MAX_BYTES = 64 << 20
 """Size of the files to read; compressed files count several times."""
 _MAX_ROWS = 100_000
@@ -42,7 +40,8 @@ class Sample(NamedTuple):
     """Rows of a log.
 
     Attributes:
-        rows: Cleaned rows: the columns of the log's table, `ds`, `reason`, `raw`, and the numbers of numeric features.
+        rows: Cleaned rows: the columns of the log's table, `ds`, `reason`, `raw`, and the numbers of numeric features
+            and of the weight.
         types: The types of the raw columns, in the order of the first file.
         stored: For each raw column, the column of `rows` with its values.
         files: The number of files read.
@@ -89,14 +88,9 @@ def collect_sample(
     for group in raw.values():
         types |= {f.name: f.dataType.simpleString() for f in group.rows.schema.fields if f.name not in INTERNAL}
     cleaned = clean_log(settings, name, raw)
-    numbers = {f.column.column for f in settings.select_features(Numeric) if f.column.table == name}
+    numbers = split_columns_by_use(settings, name)["number"]
     stored = _map_columns(settings, log, types)
-    added: dict[str, Any] = {}
-    for column in sorted(numbers & set(stored)):
-        source = stored[column]
-        is_text = cleaned.schema[source].dataType.simpleString() == "string"
-        value = get_column(source)
-        added[NUMBER_PREFIX + column] = to_number(value) if is_text else value.try_cast("double")
+    added = {NUMBER_PREFIX + column: read_number(cleaned, stored[column]) for column in sorted(numbers & set(stored))}
     rows = cleaned.withColumns(added) if added else cleaned
     limited = rows if is_full else rows.limit(_MAX_ROWS)
     # Times as microseconds, because Arrow cannot convert years after 9999.

@@ -25,6 +25,8 @@ _EXAMPLE_LENGTH = 30
 _MIN_LIST_ROWS = 20
 _LISTS = 0.2
 """Minimum share of items that contain another separator to report."""
+_MIN_EFFECTIVE = 0.1
+"""Minimum share of the effective number of rows, (sum of weights)^2 / sum of squared weights, without a warning."""
 _LIST_SEPARATORS = (",", ";", "|", " ", "\t")
 
 
@@ -44,6 +46,7 @@ class LogReport:
         warnings: What is worth a look.
         notes: What the settings leave out.
         domains: Rows and click rate by domain; only for impressions.
+        training_share: The share of the valid rows that do not have weight 0.
     """
 
     log: str
@@ -57,6 +60,7 @@ class LogReport:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     domains: list[dict[str, Any]] = field(default_factory=list)
+    training_share: float = 1.0
 
 
 def describe_sample(settings: Settings, name: str, sample: Sample, report: LogReport, has_all_files: bool) -> None:
@@ -88,6 +92,7 @@ def describe_sample(settings: Settings, name: str, sample: Sample, report: LogRe
         report.domains = _describe_domains(good)
         report.problems += _describe_labels(settings, good)
         report.problems += _describe_single_items(settings, good)
+        _describe_weights(settings.logs.impressions.weight, good, report)
     if "ts" in rows.column_names and len(good):
         report.warnings += describe_hours(good, report.days, sample.is_whole and has_all_files)
         report.warnings += describe_other_days(settings, name, good)
@@ -226,6 +231,30 @@ def _describe_labels(settings: Settings, good: pa.Table) -> Iterator[str]:
         yield (
             f"label: all rows have the label {label}; check label.column (`{settings.label.column}`), label.positive "
             "and label.negative"
+        )
+
+
+def _describe_weights(column: str | None, good: pa.Table, report: LogReport) -> None:
+    """Add the distribution of the weights to the report, with a warning if few rows have most of the total weight."""
+    name = NUMBER_PREFIX + (column or "")
+    if column is None or not len(good) or name not in good.column_names:
+        return
+    weights = good[name].to_numpy()
+    positive, total = int((weights > 0).sum()), float(weights.sum())
+    report.training_share = positive / len(weights)
+    if not positive:
+        report.problems.append(f"logs.impressions.weight: all values of `{column}` are 0, so no row is trained on")
+        return
+    report.notes.append(
+        f"weight (`{column}`): mean {total / len(weights):.4g}, maximum {weights.max():.4g}; "
+        f"{1 - report.training_share:.1%} of the rows have weight 0 and are not trained on"
+    )
+    effective = total**2 / float(weights @ weights)
+    if effective < _MIN_EFFECTIVE * positive:
+        report.warnings.append(
+            f"the weights (`{column}`) are very unequal: {positive:,} rows count like {effective:,.0f} rows of equal "
+            f"weight, and a single row has {weights.max() / total:.1%} of the total weight; limit them in "
+            "logs.impressions.columns, for example with `least`"
         )
 
 

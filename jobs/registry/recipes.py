@@ -134,7 +134,8 @@ def estimate_training_size(settings: Settings, reports: Sequence[Mapping[str, An
     shown = sum(row["rows"] for row in domains)
     if not shown:
         return None
-    scale = settings.window.days / days["impressions"]
+    trained = next(report["training_share"] for report in reports if report["log"] == "impressions")
+    scale = trained * settings.window.days / days["impressions"]
     share = rows["clicks"] / days["clicks"] * days["impressions"] / shown if "clicks" in rows else None
     return _sum_counts(
         settings,

@@ -34,6 +34,7 @@ class DataFile:
         stored_rows: Number of rows in the file; None if all are used.
         rate: Share of its rows without a click that are used; see `negative_downsampling`.
         seed: Seed of the sample.
+        mean_weight: Mean weight of all training rows, by which weights are divided; None if rows have no weights.
     """
 
     url: str
@@ -43,6 +44,7 @@ class DataFile:
     stored_rows: int | None = None
     rate: float = 1.0
     seed: int = 0
+    mean_weight: float | None = None
 
 
 @dataclass(frozen=True)

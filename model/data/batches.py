@@ -94,8 +94,8 @@ def iter_epoch(
                 window = windows.setdefault(MIXED if mixed else files[file].domain, Window())
                 _add(window, next(arriving), np.full(files[file].rows, file, dtype=np.int32))
             case Draw(domain, n):
-                ints, floats, label, domains, numbers = windows[domain].draw(n, random)
-                rows = Rows(ints, floats, label, domains)
+                ints, floats, label, domains, numbers, *weight = windows[domain].draw(n, random)
+                rows = Rows(ints, floats, label, domains, weight=weight[0] if weight else None)
                 if mixed:
                     order = np.argsort(domains, kind="stable")
                     rows, numbers = rows.part(order), numbers[order]
@@ -157,14 +157,16 @@ def _fill_windows(
 
 def _add(window: Window, rows: Rows, numbers: npt.NDArray[np.int32]) -> None:
     """Add rows and the indices of their files to a window."""
-    window.add(rows.ints, rows.floats, rows.label, rows.domain, numbers)
+    weight = [] if rows.weight is None else [rows.weight]
+    window.add(rows.ints, rows.floats, rows.label, rows.domain, numbers, *weight)
 
 
 def _pin_memory(batch: Batch) -> Batch:
     """Copy the rows of a batch to pinned memory."""
-    rows = batch.rows
+    rows, weight = batch.rows, batch.rows.weight
     ints, floats, label = (torch.from_numpy(a).pin_memory().numpy() for a in (rows.ints, rows.floats, rows.label))
-    return Batch(batch.domain, Rows(ints, floats, label, rows.domain), batch.file)
+    pinned = None if weight is None else torch.from_numpy(weight).pin_memory().numpy()
+    return Batch(batch.domain, Rows(ints, floats, label, rows.domain, weight=pinned), batch.file)
 
 
 def prefetch(batches: Iterator[Batch], depth: int = PREFETCH_BATCHES, pin: bool = False) -> Generator[Batch]:

@@ -22,6 +22,7 @@ from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.negative_downsampling import select_rows
+from star_ctr.model.data.row_weights import scale_weights
 
 _UNSUPPORTED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 """Delta reader features without which plain Parquet files are not the rows of the table, with their names."""
@@ -37,6 +38,7 @@ class Rows:
         label: Labels (0 or 1), shape (n,).
         domain: Domain numbers, shape (n,).
         day: Days as ISO dates, shape (n,); None if they were not read.
+        weight: Weights, divided by `DataFile.mean_weight`, shape (n,); None if all rows have the same weight.
     """
 
     ints: npt.NDArray[np.int32]
@@ -44,24 +46,32 @@ class Rows:
     label: npt.NDArray[np.float32]
     domain: npt.NDArray[np.int32]
     day: npt.NDArray[np.object_] | None = None
+    weight: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights; the number of rows if all rows have the same weight."""
+        return len(self) if self.weight is None else float(self.weight.sum(dtype=np.float64))
+
     def part(self, index: npt.NDArray[np.intp] | slice) -> Rows:
         """Return the rows at `index`, in its order."""
         day = None if self.day is None else self.day[index]
-        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index], day)
+        weight = None if self.weight is None else self.weight[index]
+        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index], day, weight)
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:
-    """Concatenate rows; the result has days only if all parts have them."""
+    """Concatenate rows; the result has days and weights only if all parts have them."""
     return Rows(
         np.concatenate([p.ints for p in parts]),
         np.concatenate([p.floats for p in parts]),
         np.concatenate([p.label for p in parts]),
         np.concatenate([p.domain for p in parts]),
         np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
+        np.concatenate([p.weight for p in parts]) if all(p.weight is not None for p in parts) else None,
     )
 
 
@@ -179,9 +189,9 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
         warnings.filterwarnings("ignore", message="schema_fields behavior has changed", category=UserWarning)
         from star_ctr.model.data.petastorm_pool import open_reader
 
-        reader = open_reader(
-            [file.url for file in files], ["label", "domain_id", "ints", "floats", *(["day"] if days else [])], readers
-        )
+        more = [*(["day"] if days else []), *(["weight"] if files[0].mean_weight is not None else [])]
+        columns = ["label", "domain_id", "ints", "floats", *more]
+        reader = open_reader([file.url for file in files], columns, readers)
         try:
             chunks = iter(reader)
             for file in files:
@@ -216,6 +226,7 @@ def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Ro
                 chunk["label"].to_numpy().astype(np.float32),
                 np.full(n, file.domain, dtype=np.int32),
                 chunk["day"].to_numpy() if "day" in chunk.column_names else None,
+                None if file.mean_weight is None else scale_weights(chunk["weight"].to_numpy(), file.mean_weight),
             )
         )
         read += n

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -81,6 +82,7 @@ class SharedStepBatches(StepBatches):
             make_shared_zeros([slots, batch_size, layout.float_count], torch.float32).numpy(),
             make_shared_zeros([slots, batch_size], torch.float32).numpy(),
             make_shared_zeros([slots, batch_size], torch.int32).numpy(),
+            weight=make_shared_zeros([slots, batch_size], torch.float32).numpy() if layout.has_weights else None,
         )
         self._file = make_shared_zeros([slots, batch_size], torch.int32).numpy()
         self._headers = make_shared_zeros([2, batches_per_step, 2], torch.long)
@@ -113,13 +115,13 @@ class SharedStepBatches(StepBatches):
                 (shared.file, batch.file),
             ):
                 np.copyto(target, source)
+            if shared.rows.weight is not None and batch.rows.weight is not None:
+                np.copyto(shared.rows.weight, batch.rows.weight)
             yield shared
 
     def _view_slot(self, number: int, n: int, domain: int) -> Batch:
         """Return the batch with index `number` as a view of its slot in shared memory."""
         slot, rows = number % self._slots, self._rows
-        return Batch(
-            domain,
-            Rows(rows.ints[slot, :n], rows.floats[slot, :n], rows.label[slot, :n], rows.domain[slot, :n]),
-            self._file[slot, :n],
-        )
+        weight = None if rows.weight is None else rows.weight[slot, :n]
+        part = Rows(rows.ints[slot, :n], rows.floats[slot, :n], rows.label[slot, :n], rows.domain[slot, :n])
+        return Batch(domain, replace(part, weight=weight), self._file[slot, :n])

@@ -9,7 +9,9 @@
    biased toward the domains of these steps.
 
 The next day resembles recent days more than early ones, because counts only grow. A row of the newest training day
-therefore has weight 1, and the weight halves with every `half_life` days of age.
+therefore has weight 1, and the weight halves with every `half_life` days of age. For the output biases, it is
+multiplied by the row's own weight, as in the loss. The normalization statistics ignore the row's own weight, because
+the statistics of a batch in training ignore it, too.
 
 The steps run before evaluation and export. They cost two more reads of a sample of the training rows.
 """
@@ -94,7 +96,7 @@ def choose_sample_files(files: Sequence[DataFile], rows_per_domain: int) -> list
 
 
 def _iter_parts(
-    files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
+    files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device, use_row_weights: bool = False
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Iterate over all rows of the files in parts of up to `_ROWS` rows.
 
@@ -109,6 +111,8 @@ def _iter_parts(
         for day in set(rows.day) - ages.keys():
             ages[day] = (newest - dt.date.fromisoformat(day)).days
         weight = np.exp2([-ages[day] / half_life for day in rows.day])
+        if use_row_weights and rows.weight is not None:
+            weight = weight * rows.weight
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
             ints, floats, label, weights = (
@@ -211,7 +215,7 @@ def calibrate_output_biases(
     assert not model.training
     logits_by_domain: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
     is_other_missing = model.has_domain_biases and OTHER_DOMAIN not in {file.domain for file in files}
-    for domain, ints, floats, label, weight in _iter_parts(files, layout, half_life, device):
+    for domain, ints, floats, label, weight in _iter_parts(files, layout, half_life, device, use_row_weights=True):
         for p in (domain, OTHER_DOMAIN) if is_other_missing else (domain,):
             logits = model(ints, floats, [(p, 0, len(label))]).double().cpu()
             logits_by_domain.setdefault(p, []).append((logits, label, weight))

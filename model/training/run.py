@@ -83,13 +83,14 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "shuffle_quality": mixing.found,
         "rows": trainer.label_by_domain(trainer.rows_by_domain),
         "left_out": trainer.label_by_domain(trainer.count_left_out()),
+        "mean_weight": trainer.files[0].mean_weight,
         "statistics_rows": trainer.label_by_domain(statistics_rows),
         "score_maps": describe_maps(job.score_maps) if job.score_maps else None,
         "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,
         "last_loss": curve.last_loss,
-        "baseline_loss": curve.compute_baseline_loss(trainer.rows_by_domain),
+        "baseline_loss": curve.baseline_loss,
     }
     if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.path)

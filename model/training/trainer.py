@@ -26,6 +26,7 @@ from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
 from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
 from star_ctr.model.data.reader import Rows, list_live_files
+from star_ctr.model.data.row_weights import weigh_files
 from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
 from star_ctr.model.distributed.process_group import barrier, choose_device, get_rank_and_size, seed_device
 from star_ctr.model.distributed.shared_memory import is_on_one_machine
@@ -66,6 +67,10 @@ class Trainer:
         self.files, self.rates = downsample_files(self.all_files, rates, job.trainer.seed)
         if not self.files:
             raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
+        if job.layout.has_weights:
+            is_sampled = self.files != self.all_files
+            self.all_files = weigh_files(self.all_files)
+            self.files = weigh_files(self.files) if is_sampled else list(self.all_files)
         self.mixed = job.trainer.data.batches == "mixed"
         part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
@@ -180,16 +185,17 @@ class Trainer:
             batches: One batch, or with `trainer.parallel=batches` up to one per process.
 
         Returns:
-            The mean cross entropy of each batch (eq. 8).
+            The mean cross entropy of each batch (eq. 8), weighted if rows have weights.
 
         Raises:
             DataError: A loss is not finite.
         """
         batch_segments = [find_segments(b.rows.domain) for b in batches]
         local_rows, segments = self._select_rows(batches, batch_segments)
-        ints, floats, label = (
+        ints, floats, label, *weight = (
             torch.from_numpy(a).to(self.device, non_blocking=True)
-            for a in (local_rows.ints, local_rows.floats, local_rows.label)
+            for a in (local_rows.ints, local_rows.floats, local_rows.label, local_rows.weight)
+            if a is not None
         )
         if not self.model.training:
             self.model.train()
@@ -198,7 +204,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.optimizer.precision == "bfloat16"):
             logit_B = self.model(ints, floats, segments)
             auxiliary = self.model.auxiliary_loss(segments)
-        loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, reduction="sum")
+        row_weight = weight[0] if weight else None
+        loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, row_weight, reduction="sum")
         self.optimizers.zero_grad()
         rows = sum(len(b.rows) for b in batches)
         total = loss / rows if auxiliary is None else loss / rows + auxiliary / rows
@@ -241,7 +248,7 @@ class Trainer:
 
     def _compute_losses(self, batches: Sequence[Batch], sums: torch.Tensor) -> list[float]:
         """Return the mean loss of each batch; raises `DataError` if one is not finite."""
-        losses = [total / len(b.rows) for total, b in zip(sums.tolist(), batches, strict=True)]
+        losses = [total / b.rows.total_weight for total, b in zip(sums.tolist(), batches, strict=True)]
         for loss, batch in zip(losses, batches, strict=True):
             if not math.isfinite(loss):
                 raise DataError(

@@ -33,6 +33,8 @@ LAYOUT = Layout(
     numeric=[NumericField(name="x", source=NumericSource(column="x"))],
     sequences=[SequenceField(name="seen", length=4, sides=[IdField(name="item", column="s", embedding="item")])],
 )
+WEIGHTED = LAYOUT.model_copy(update={"has_weights": True})
+"""The layout of rows with weights."""
 ALL = ("star", "base", "shared_bottom", "mmoe", "cross_stitch", "ple", "pepnet")
 """Models that support both single-domain and mixed batches."""
 ROWS = {"a": 700, "b": 150, "c": 1}
@@ -47,8 +49,9 @@ def write_split(
     files_a_domain: int = 3,
     part: str = "train",
     layout: Layout = LAYOUT,
+    weigh: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> str:
-    """Write or append rows of a part, and return the path of the table."""
+    """Write or append rows of a part, and return the path of the table; `weigh` computes weights from labels."""
     users, items = layout.embeddings["user"], layout.embeddings["item"]
     table = str(folder / "split")
     rng = np.random.default_rng(len(part))
@@ -78,6 +81,8 @@ def write_split(
                     "domain_number": pa.array([layout.domain_index.get_number(domain)] * m, pa.int32()),
                 }
             )
+            if weigh:
+                data = data.append_column("weight", pa.array(weigh(data["label"].to_numpy()), pa.float64()))
             write_deltalake(table, data, mode="append", partition_by=["ds", "part", "domain_number"])
     return table
 

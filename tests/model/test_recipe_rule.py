@@ -48,13 +48,18 @@ def test_check_estimates_the_size_from_whole_days() -> None:
     settings = load("demo", ["window.days=7"], with_recipe=False)
     domains = [{"domain": "a", "rows": 60, "click rate": None}, {"domain": "b", "rows": 20, "click rate": None}]
     impressions = {
-        "log": "impressions", "days": ["2026-01-05", "2026-01-06"], "rows": 81, "is_whole": True, "domains": domains
+        "log": "impressions", "days": ["2026-01-05", "2026-01-06"], "rows": 81, "is_whole": True, "domains": domains,
+        "training_share": 1.0,
     }  # fmt: skip
     clicks = {"log": "clicks", "days": ["2026-01-06"], "rows": 4, "is_whole": True, "domains": []}
     found = estimate_training_size(settings, [impressions, clicks])
     assert found == TrainingSize(rows=280, clicks=28, domains=2, used_rows=280)
     for reports in ([{**impressions, "is_whole": False}, clicks], [impressions, {**clicks, "is_whole": False}]):
         assert estimate_training_size(settings, reports) is None
+    half = {**impressions, "training_share": 0.5}
+    assert estimate_training_size(settings, [half, clicks]) == TrainingSize(
+        rows=140, clicks=14, domains=2, used_rows=140
+    )
     labelled = {**impressions, "domains": [{**row, "click rate": 0.25} for row in domains]}
     sampled = load("demo", ["window.days=7", "trainer.negatives={a: 0.1}"], with_recipe=False)
     expected = TrainingSize(rows=280, clicks=70, domains=2, used_rows=70 + round(0.1 * 157.5 + 52.5))

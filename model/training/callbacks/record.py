@@ -5,7 +5,7 @@ Checkpoints contain their state, so that the record of a resumed run describes t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
@@ -95,7 +95,8 @@ class LossCurve(Recorder):
         points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
-        clicks: Clicked rows trained on so far, by domain number.
+        clicks: Weight of the clicked rows trained on so far, by domain number; without weights, their number.
+        weights: Weight of all rows trained on so far, by domain number.
     """
 
     name = "curve"
@@ -103,38 +104,35 @@ class LossCurve(Recorder):
     def __init__(self, points: int = 100) -> None:
         self.points = points
         self.curve: list[tuple[int, float]] = []
-        self.clicks: dict[int, int] = {}
+        self.clicks: dict[int, float] = {}
+        self.weights: dict[int, float] = {}
         self._sum, self._n = 0.0, 0
-        self._last_sum, self._last_rows = 0.0, 0
+        self._last_sum, self._last_weight = 0.0, 0.0
 
-    def compute_baseline_loss(self, rows: Mapping[int, int]) -> float | None:
-        """Compute the log loss of always predicting the mean CTR of the row's domain.
-
-        Args:
-            rows: Rows trained on so far, by domain number.
-
-        Returns:
-            The loss; None before the first step.
-        """
-        total = sum(rows.values())
-        entropies = (n * _compute_entropy(self.clicks.get(p, 0) / n) for p, n in rows.items() if n)
+    @property
+    def baseline_loss(self) -> float | None:
+        """Log loss of always predicting the mean CTR of the row's domain; None before the first step."""
+        total = sum(self.weights.values())
+        entropies = (w * _compute_entropy(self.clicks.get(p, 0) / w) for p, w in self.weights.items())
         return round(sum(entropies) / total, 6) if total else None
 
     @property
     def last_loss(self) -> float | None:
-        """Mean loss over the rows of the last quarter of the steps; None before it."""
-        return round(self._last_sum / self._last_rows, 6) if self._last_rows else None
+        """Mean loss over the rows of the last quarter of the steps, weighted like the rows; None before it."""
+        return round(self._last_sum / self._last_weight, 6) if self._last_weight else None
 
     def step(self, event: CallbackEvent) -> None:
         """Add the loss of a step, and a point to the curve at the end of each interval."""
         for result in event.batches:
             rows = result.batch.rows
-            clicks = np.bincount(rows.domain, rows.label)
-            for p in np.flatnonzero(clicks).tolist():
-                self.clicks[p] = self.clicks.get(p, 0) + int(clicks[p])
+            label = rows.label if rows.weight is None else rows.label.astype(np.float64) * rows.weight
+            for sums, values in ((self.clicks, label), (self.weights, rows.weight)):
+                by_domain = np.bincount(rows.domain, values)
+                for p in np.flatnonzero(by_domain).tolist():
+                    sums[p] = sums.get(p, 0.0) + float(by_domain[p])
             if event.step > 0.75 * event.steps:
-                self._last_sum += result.loss * len(rows)
-                self._last_rows += len(rows)
+                self._last_sum += result.loss * rows.total_weight
+                self._last_weight += rows.total_weight
         n = len(event.batches)
         self._sum, self._n = self._sum + event.loss * n, self._n + n
         interval = max(1, event.steps // self.points)
@@ -143,21 +141,22 @@ class LossCurve(Recorder):
             self._sum, self._n = 0.0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the curve, the sum of the current interval, the sums of the last quarter, and the clicks."""
+        """Return the curve, the sum of the current interval, the sums of the last quarter, the clicks and weights."""
         return {
             "curve": self.curve,
             "sum": self._sum,
             "n": self._n,
-            "last": [self._last_sum, self._last_rows],
+            "last": [self._last_sum, self._last_weight],
             "clicks": list(self.clicks.items()),
+            "weights": list(self.weights.items()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state that `state_dict` returned."""
         self.curve = [(int(step), float(loss)) for step, loss in state["curve"]]
         self._sum, self._n = state["sum"], state["n"]
-        self._last_sum, self._last_rows = state["last"]
-        self.clicks = {int(p): int(n) for p, n in state["clicks"]}
+        self._last_sum, self._last_weight = state["last"]
+        self.clicks, self.weights = ({int(p): w for p, w in state[name]} for name in ("clicks", "weights"))
 
 
 def _compute_entropy(rate: float) -> float:

@@ -32,8 +32,8 @@ class Scalars(Callback):
             seconds: Minimum number of seconds between writes.
         """
         self._seconds = seconds
-        self._losses: dict[str, tuple[float, int]] = {}
-        """Sum of the losses and number of rows since the last write, by domain."""
+        self._losses: dict[str, tuple[float, float]] = {}
+        """Sum of the losses and of the weights of rows since the last write, by domain."""
         self._last_event = CallbackEvent(0, 0)
         self._last_write = 0.0
 
@@ -53,9 +53,9 @@ class Scalars(Callback):
     def step(self, event: CallbackEvent) -> None:
         """Add the losses of a step, and write scalars if they are due."""
         for result in event.batches:
-            n = len(result.batch.rows)
-            total, rows = self._losses.get(result.domain, (0.0, 0))
-            self._losses[result.domain] = (total + n * result.loss, rows + n)
+            n = result.batch.rows.total_weight
+            total, weight = self._losses.get(result.domain, (0.0, 0.0))
+            self._losses[result.domain] = (total + n * result.loss, weight + n)
         if time.monotonic() - self._last_write > self._seconds:
             self._flush(event)
 
@@ -67,7 +67,7 @@ class Scalars(Callback):
     def _flush(self, event: CallbackEvent) -> None:
         """Write scalars, and start the next interval."""
         seconds = max(event.seconds - self._last_event.seconds, 1e-9)
-        values = {f"loss/{domain}": total / rows for domain, (total, rows) in self._losses.items()}
+        values = {f"loss/{domain}": total / weight for domain, (total, weight) in self._losses.items()}
         values[f"loss/{OVERALL}"] = sum(t for t, _ in self._losses.values()) / sum(n for _, n in self._losses.values())
         values["rows_per_second"] = (event.rows - self._last_event.rows) / seconds
         values["waiting_share"] = (event.waited - self._last_event.waited) / seconds

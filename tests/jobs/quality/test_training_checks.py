@@ -51,7 +51,7 @@ def make_batch(domain: int, label: list[int]) -> Batch:
 def test_losses_are_weighted_by_rows_and_compared_by_domain() -> None:
     """Many small batches of a domain with frequent clicks do not count more than one large batch."""
     curve = LossCurve()
-    assert curve.compute_baseline_loss({}) is None
+    assert curve.baseline_loss is None
     batches = [make_batch(7, [1] + [0] * 99), make_batch(7, [0] * 100), *[make_batch(3, [1, 0])] * 6]
     for step, batch in enumerate(batches, start=1):
         loss = 0.05 if batch.domain == 7 else 0.7
@@ -60,7 +60,7 @@ def test_losses_are_weighted_by_rows_and_compared_by_domain() -> None:
         again.load_state_dict(json.loads(json.dumps(curve.state_dict())))
         curve = again
     rare = -0.005 * np.log(0.005) - 0.995 * np.log(0.995)
-    assert curve.compute_baseline_loss({7: 200, 3: 12}) == pytest.approx((200 * rare + 12 * np.log(2)) / 212, abs=1e-6)
+    assert curve.baseline_loss == pytest.approx((200 * rare + 12 * np.log(2)) / 212, abs=1e-6)
     assert curve.last_loss == 0.7  # of the last two of eight steps
     one = LossCurve()
     for step, (batch, loss) in enumerate([(batches[0], 0.1), (batches[0], 0.05), (batches[2], 0.7)], start=7):
