@@ -226,9 +226,8 @@ class Staleness:
             case "ingest":
                 return hash_ingest_settings(self.settings)
             case "features":
-                weight = self.settings.logs.impressions.weight
-                own = [self.settings.window.days, *([weight] if weight else [])]
-                return hash_json([hash_features_settings(self.settings), *own])
+                weights = [weight] if (weight := self.settings.logs.impressions.weight) else []
+                return hash_json([hash_features_settings(self.settings), self.settings.window.days, *weights])
             case "split":
                 return hash_split_settings(self.settings)
             case "gate":
