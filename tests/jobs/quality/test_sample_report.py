@@ -143,6 +143,20 @@ def test_values_that_are_not_numbers(conf: Settings) -> None:
     ]
 
 
+def test_weights_are_described_and_unequal_ones_are_a_warning(tmp_path: Path) -> None:
+    conf, n, name = settings(tmp_path, {"weight": "w"}), N * len(DAYS), NUMBER_PREFIX + "w"
+    weights = [0.0] * 45 + [1.0, 3.0] * ((n - 45) // 2) + [2.0]
+    report = describe(conf, make_sample(**{name: weights}))
+    assert report.notes == ["weight (`w`): mean 1.5, maximum 3; 25.0% of the rows have weight 0 and are not trained on"]
+    assert (report.problems, report.warnings, report.training_share) == ([], [], 0.75)
+    weights[-1] = sum(weights[:-1])  # half of the total weight
+    [warning] = describe(conf, make_sample(**{name: weights})).warnings
+    assert warning.startswith("the weights (`w`) are very unequal: 135 rows count like 4 rows of equal weight")
+    assert "a single row has 50.0% of the total weight; limit them" in warning
+    [problem] = describe(conf, make_sample(**{name: [0.0] * n})).problems
+    assert problem == "logs.impressions.weight: all values of `w` are 0, so no row is trained on"
+
+
 def test_lists_and_labels_of_one_class(conf: Settings) -> None:
     n = N * len(DAYS)
     report = describe(conf, make_sample(types={"slot": "array<int>"}, label=[0.0] * n))

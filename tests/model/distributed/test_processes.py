@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -29,11 +30,13 @@ from tests.model.synthetic import (
     EPOCHS,
     ROWS,
     TOLERANCE,
+    WEIGHTED,
     act_at_step,
     assert_same_model,
     assert_same_weights,
     record,
     without_dropout,
+    write_split,
 )
 
 pytestmark = pytest.mark.slow
@@ -137,6 +140,32 @@ def test_two_processes_train_the_same_model_as_one_on_mixed_batches(
     train(one)
     pair.train(two)
     assert_same_model(one, two)
+
+
+@pytest.mark.parametrize("batches", ["single_domain", "mixed"])
+def test_two_processes_train_the_same_model_as_one_on_weighted_rows(
+    tmp_path: Path, pair: Processes, batches: str
+) -> None:
+    """The rows that a process takes from a batch have another total weight than those of the other process."""
+
+    def weigh(label: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(len(label)).gamma(0.3, size=len(label)) + 1e-3
+
+    table = write_split(tmp_path, weigh=weigh)
+    model = {"norm": "bn"} if batches == "mixed" else {}
+    one, two = (
+        (j := without_dropout(table, tmp_path / str(n), processes=n, batches=batches)).model_copy(
+            update={"layout": WEIGHTED, "model": j.model.model_copy(update=model)}
+        )
+        for n in (1, 2)
+    )
+    train(one)
+    pair.train(two)
+    assert_same_model(one, two)
+    for key in ("mean_weight", "baseline_loss"):
+        assert record(one)[key] == pytest.approx(record(two)[key], abs=1e-9)
+    curves = (np.array(record(j)["curve"]) for j in (one, two))
+    np.testing.assert_allclose(*curves, atol=2e-4)
 
 
 def test_sharded_tables_train_the_same_model_as_replicated_tables(
