@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import list_calibration_nights
@@ -45,13 +45,12 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
     score = F.greatest(F.least("score", F.lit(1 - _LEAST_SCORE)), F.lit(_LEAST_SCORE))
     logit = F.log(score) - F.log1p(-score)
     counts = scores.groupBy("run_id", "attempt", "domain", F.floor(logit * _BINS_PER_UNIT).alias("bin")).agg(
-        F.count("*").alias("rows"),
-        F.sum(F.col("label").cast("long")).alias("clicks"),
-        # Decimals, so that the sum does not depend on the order of the rows.
-        F.sum(logit.cast("decimal(20, 12)")).cast("double").alias("logits"),
+        *_list_sums(scores, logit)
     )
-    found = sorted(counts.collect(), key=lambda r: (r.run_id, r.domain, r.bin))
-    bins = _make_bins(store, found, runs, max(nights))
+    found = sorted((row for row in counts.collect() if row.rows), key=lambda r: (r.run_id, r.domain, r.bin))
+    # So that the sum of the weights is the number of equally weighted rows that are as informative (Kish).
+    scale = sum(r.rows for r in found) / sum(r.squares for r in found) if found and "weight" in scores.columns else 1.0
+    bins = _make_bins(store, found, runs, max(nights), scale)
     if not bins:
         return None
     used = sorted({runs[row.run_id] for row in found})
@@ -64,17 +63,35 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
 
 
 def _label(settings: Settings, store: WarehouseTables, scores: DataFrame, nights: Sequence[str]) -> DataFrame:
-    """Replace the labels of scores by the final ones; rows whose label is not final are left out."""
-    if not isinstance(settings.label, LabelFromClicks):
+    """Replace the labels of scores by the final ones, and add any weights; leave out open labels and weight 0."""
+    weights = ["weight"] if settings.logs.impressions.weight else []
+    if not isinstance(settings.label, LabelFromClicks) and not weights:
         return scores
     labels = store.read("labels").where(F.col("ds").isin([*nights]) & F.col("is_final"))
-    return scores.drop("label").join(labels.select("ds", "impression_id", "label"), ["ds", "impression_id"])
+    labels = labels.where(F.col("weight") > 0) if weights else labels
+    return scores.drop("label").join(labels.select("ds", "impression_id", "label", *weights), ["ds", "impression_id"])
+
+
+def _list_sums(scores: DataFrame, logit: Column) -> list[Column]:
+    """Return the sums of rows, clicks and logits in a bin, and with weights the weighted sums and that of squares."""
+
+    # Decimals, so that a sum does not depend on the order of the rows.
+    def add_up(value: Column, name: str) -> Column:
+        return F.sum(value.cast("decimal(20, 12)")).cast("double").alias(name)
+
+    if "weight" not in scores.columns:
+        clicks = F.sum(F.col("label").cast("long")).alias("clicks")
+        return [F.count("*").alias("rows"), clicks, add_up(logit, "logits")]
+    # Relative to the largest weight, because decimals have a limited range.
+    weight = F.col("weight") / F.lit(scores.agg(F.max("weight")).first()[0])  # type: ignore[index]
+    values = {"rows": weight, "clicks": weight * F.col("label"), "logits": weight * logit, "squares": weight * weight}
+    return [add_up(value, name) for name, value in values.items()]
 
 
 def _make_bins(
-    store: WarehouseTables, counts: Sequence[Row], runs: dict[str, str], newest: str
+    store: WarehouseTables, counts: Sequence[Row], runs: dict[str, str], newest: str, scale: float
 ) -> dict[str, ScoreBins]:
-    """Return the bins of each domain, with the logits before the maps of their runs."""
+    """Return the bins of each domain, with the logits before the maps of their runs, and counts times `scale`."""
     parts: dict[str, list[ScoreBins]] = {}
     for run_id, number in sorted({(row.run_id, row.attempt) for row in counts}):
         attempt = find_attempt(store.warehouse, run_id, number)
@@ -91,7 +108,8 @@ def _make_bins(
             size, clicks, logits = (_to_array(rows, name) for name in ("rows", "clicks", "logits"))
             mean = logits / size
             base = maps.get_map(domain).invert(mean) if maps else mean
-            parts.setdefault(domain, []).append(ScoreBins(np.full(len(rows), float(age)), base, size, clicks))
+            ages = np.full(len(rows), float(age))
+            parts.setdefault(domain, []).append(ScoreBins(ages, base, size * scale, clicks * scale))
     return {domain: ScoreBins.concat(found) for domain, found in sorted(parts.items())}
 
 

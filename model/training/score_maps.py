@@ -75,8 +75,8 @@ class ScoreMaps(SettingsModel):
     Attributes:
         method: `bias`, `platt` or `isotonic`.
         nights: The nights with the scores, oldest first.
-        rows: The number of scores.
-        clicks: The number of their clicks.
+        rows: The number of scores; with weights, that of equally weighted scores that are as informative.
+        clicks: The number of their clicks, in the same unit.
         maps: The map by domain; that of `other` was fitted on all domains and is used for domains without a map.
     """
 

@@ -54,14 +54,18 @@ def make_night(settings: Settings, ds: str, run_id: str, rows: int, seed: int) -
             "run_id": run_id, "attempt": 1, "ds": ds, "impression_id": [f"{ds}-{k}" for k in range(rows)],
             "user_id": "u", "domain": rng.choice(["1", "2"], rows, p=[0.8, 0.2]), "label": 0.0, "label_final": False,
             "score": expit(own), "base": x, "final": (rng.random(rows) < expit(x - 0.4)).astype(float),
-            "is_final": rng.random(rows) < 0.9,
+            "is_final": rng.random(rows) < 0.9, "weight": np.maximum(rng.gamma(0.5, 1e9, rows) - 1e8, 0.0),
         }
     )  # fmt: skip
 
 
 @pytest.mark.spark
-def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(spark: SparkSession, tmp_path: Path) -> None:
-    settings = load("demo", [f"paths.warehouse={tmp_path}", "trainer.calibration.earlier_scores=platt"])
+@pytest.mark.parametrize("weight", [None, "w"])
+def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
+    spark: SparkSession, tmp_path: Path, weight: str | None
+) -> None:
+    changes = [] if weight is None else [f"logs.impressions.weight={weight}"]
+    settings = load("demo", [f"paths.warehouse={tmp_path}", "trainer.calibration.earlier_scores=platt", *changes])
     store = WarehouseTables(settings, spark)
     assert fit_score_maps(settings, store, NIGHT) is None
     nights = ["2025-12-20", "2026-01-07", "2026-01-08", NIGHT]  # too old, used, used, the night itself
@@ -70,7 +74,8 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(spark: 
     scores = pd.concat([*frames, other_run])
     columns = ["run_id", "attempt", "ds", "impression_id", "user_id", "domain", "label", "label_final", "score"]
     store.replace("scores", spark.createDataFrame(scores[columns]).repartition(7), "true")
-    labels = pd.concat(frames)[["ds", "impression_id", "final", "is_final"]].rename(columns={"final": "label"})
+    columns = ["ds", "impression_id", "final", "is_final", *(["weight"] if weight else [])]
+    labels = pd.concat(frames)[columns].rename(columns={"final": "label"})
     store.replace("labels", spark.createDataFrame(labels), "true")
     for k, ds in enumerate(nights):
         attempt = publish(settings, make_run_id(settings, ds), ds)
@@ -83,12 +88,22 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(spark: 
     found = fit_score_maps(settings, store, NIGHT)
     assert found is not None
     used = pd.concat(frames[1:3]).query("is_final")
-    assert (found.nights, found.rows, found.clicks) == (nights[1:3], len(used), used["final"].sum())
+    if weight:
+        used = used.query("weight > 0").assign(
+            weight=lambda u: u["weight"] * u["weight"].sum() / (u["weight"] ** 2).sum()
+        )
+        assert used["weight"].sum() < 0.6 * len(used)
+    else:
+        used = used.assign(weight=1.0)
+    counts = (int(used["weight"].sum()), int((used["weight"] * used["final"]).sum()))
+    assert (found.nights, found.rows, found.clicks) == (nights[1:3], *counts)
+    used = used.assign(x=used["weight"] * used["base"], clicks=used["weight"] * used["final"])
     bins = {}
     for domain, part in used.groupby("domain"):
         # The bins are those of the scores, after the map of their run.
         grouped = part.assign(bin=np.floor(logit(part["score"]) * 4)).groupby(["ds", "bin"])
-        sums = grouped.agg(x=("base", "mean"), rows=("final", "size"), clicks=("final", "sum")).reset_index()
+        sums = grouped[["x", "weight", "clicks"]].sum().reset_index()
+        sums = sums.assign(x=sums["x"] / sums["weight"], rows=sums["weight"])
         age = (sums["ds"] == "2026-01-07").to_numpy(float)
         bins[str(domain)] = ScoreBins(age, *(sums[c].to_numpy(float) for c in ("x", "rows", "clicks")))
     want = fit_maps("platt", bins)
