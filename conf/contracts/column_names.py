@@ -39,6 +39,11 @@ def name_rate(statistic: str, kind: str) -> str:
     return f"{statistic}__rate_{kind}"
 
 
+def name_missing_flag(number: str) -> str:
+    """Return the name of the number that is 1 if another number is missing."""
+    return f"{number}__missing"
+
+
 def name_bucket_table(number: str) -> str:
     """Return the name of a number's bucket field and of its embedding table; both are the same."""
     return f"{number}__bucket"
@@ -124,6 +129,8 @@ def _iter_numbers(features: list[AnyFeature]) -> Iterator[tuple[str, str, str]]:
         where = f"features.{f.name}"
         if isinstance(f, Numeric):
             yield f.name, where, f"the feature `{f.name}`"
+            if "missing" in f.encode:
+                yield name_missing_flag(f.name), where, f"whether `{f.name}` is missing"
         elif isinstance(f, Statistic):
             for kind in f.counts:
                 yield name_count_column(f.name, kind), where, f"the count of `{kind}` in `{f.name}`"

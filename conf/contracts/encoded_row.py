@@ -84,7 +84,8 @@ class NumericSource(SettingsModel):
 
     The number is `column`, or with a `denominator` the smoothed rate
     (column + prior * base) / (denominator + prior). With `log`, it is then transformed to log(1 + x), where negative
-    values count as 0. Infinite values count as missing.
+    values count as 0. Infinite values count as missing. With `missing`, it is instead 1 if this number is missing, and
+    0 if it is not.
     """
 
     column: str
@@ -92,6 +93,8 @@ class NumericSource(SettingsModel):
     prior: float = 0.0
     base: float = 0.0
     log: bool = False
+    # Without it, the layout has the same hash as before this key existed.
+    missing: bool = Field(False, exclude_if=lambda missing: not missing)
 
 
 class NumericField(SettingsModel):

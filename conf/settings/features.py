@@ -147,17 +147,18 @@ class Categorical(Feature):
 class Numeric(Feature):
     """A number that is standardized, or cut at quantiles into buckets with embeddings, or both.
 
-    NaN and infinite values count as missing. Outliers are excluded when the scale is fitted.
+    NaN and infinite values count as missing. Outliers are excluded when the scale is fitted. A standardized number that
+    is missing counts as the mean. With the encoding `missing`, the model also sees that it is missing.
     """
 
     kind: Literal["numeric"] = Field(description="kind of the feature: `numeric`")
     column: ColumnRef = Field(description="column with the numbers")
     log: bool = Field(False, description="whether to transform x to log(1 + x) first; negative values count as 0")
-    encode: list[NumericEncoding] = Field(
+    encode: list[NumericEncoding | Literal["missing"]] = Field(
         default=["standard"],
         min_length=1,
-        description="encodings: `standard` (mean 0, standard deviation 1, clipped to 4 deviations), `bucket`, or "
-        "both; default: standard",
+        description="encodings, one or more: `standard` (mean 0, standard deviation 1, clipped to 4 deviations), "
+        "`bucket`, and `missing` (whether the number is missing); default: standard",
     )
     buckets: int = Field(20, ge=2, le=1000, description="maximum number of buckets, if `encode` contains `bucket`")
 

@@ -9,6 +9,7 @@ from star_ctr.conf.contracts.column_names import (
     name_bucket_table,
     name_count_column,
     name_gap_column,
+    name_missing_flag,
     name_rate,
     name_side_column,
     name_since_column,
@@ -128,6 +129,10 @@ def _list_numbers(settings: Settings) -> tuple[dict[str, NumericSource], list[st
             sources |= declared
             standard += list(declared) if "standard" in feature.encode else []
             buckets |= dict.fromkeys(declared, feature.buckets) if "bucket" in feature.encode else {}
+        if isinstance(feature, Numeric) and "missing" in feature.encode:
+            flag = name_missing_flag(feature.name)
+            sources[flag] = NumericSource(column=feature.column.flat, missing=True)
+            standard.append(flag)
     return sources, standard, buckets
 
 

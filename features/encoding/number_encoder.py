@@ -19,20 +19,23 @@ Floats = npt.NDArray[np.float64]
 
 
 def compute_numbers(rows: pa.Table, source: NumericSource) -> Floats:
-    """Compute a number of each row: a column or a smoothed rate, optionally as log(1 + x).
+    """Compute a number of each row: a column or a smoothed rate, optionally as log(1 + x), or whether it is missing.
 
     Args:
         rows: Feature rows with the columns of the source.
         source: The columns of the number, and how it is computed from them.
 
     Returns:
-        Finite values of shape (n,), or NaN where a value is missing. Infinite values count as missing.
+        Finite values of shape (n,), or NaN where a value is missing. Infinite values count as missing. With
+        `source.missing`, 1 where a value is missing and 0 elsewhere.
     """
     x = _to_floats(rows[source.column])
     if source.denominator:
         with np.errstate(all="ignore"):
             x = (x + source.prior * source.base) / (_to_floats(rows[source.denominator]) + source.prior)
         x = _replace_infinite(x)
+    if source.missing:
+        return np.isnan(x).astype(np.float64)
     return np.log1p(np.maximum(x, 0.0)) if source.log else x
 
 

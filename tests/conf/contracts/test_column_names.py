@@ -57,6 +57,9 @@ CLASHES = {
         [statistic("s", counts=["rate_click"], rates={"click": "shown"})], {"rate_click": SHOWN}, "number `s__rate_click`",
     ),
     "a number and a rate": ([NUMERIC | {"name": "by_item__rate_click"}], {}, "number `by_item__rate_click`"),
+    "a number and a missing-value flag": (
+        [NUMERIC | {"name": "p", "encode": ["missing"]}, NUMERIC | {"name": "p__missing"}], {}, "number `p__missing`",
+    ),
     "an embedding and buckets": ([categorical("price__bucket", "items.shop")], {}, "embedding table `price__bucket`"),
     "the gaps of sequences": ([categorical("gap", "items.gap")], {}, "embedding table `gap`"),
     "the kinds of events": ([categorical("x", "items.a", embedding="behaviour")], {}, "embedding table `behaviour`"),

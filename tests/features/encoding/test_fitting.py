@@ -98,6 +98,8 @@ def test_non_finite_values_are_missing() -> None:
     np.testing.assert_array_equal(
         compute_numbers(rows, NumericSource(column="flag")), [1.0, 0.0, nan, 1.0, 1.0, 1.0, 1.0]
     )
+    missing = NumericSource(column="x", log=True, missing=True)
+    np.testing.assert_array_equal(compute_numbers(rows, missing), [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
 
 
 N = 10_000
@@ -117,6 +119,8 @@ COLUMNS = {
 }
 SOURCES = {name: NumericSource(column=name) for name in COLUMNS}
 SOURCES |= {f"log {name}": NumericSource(column=name, log=True) for name in COLUMNS}
+SOURCES["missing gaps"] = NumericSource(column="gaps", missing=True)
+SOURCES["missing shown"] = NumericSource(column="shown", missing=True)
 SOURCES["rate"] = NumericSource(column="small", denominator="shown", prior=20.0, base=0.1)
 SOURCES["half"] = NumericSource(column="shown", denominator="shown", prior=20.0, base=1.0)
 
@@ -156,6 +160,8 @@ def test_scales_over_all_ranges(rows: DataFrame) -> None:
         assert np.abs(standardized).max() <= 4.0
     assert scales["still"] == (0.0323, 0.0)
     assert scales["empty"] == (0.0, 0.0)
+    assert scales["missing gaps"] == (pytest.approx(3 / N), pytest.approx(np.sqrt(3 / N * (1 - 3 / N))))
+    assert scales["missing shown"] == (0.0, 0.0)
     assert scales["half"].deviation == 0.0
     assert scales["rate"].deviation > 0.0
 

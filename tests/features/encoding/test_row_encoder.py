@@ -66,6 +66,19 @@ def test_a_number_that_did_not_vary_in_training_is_always_0() -> None:
     assert not np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).any()
 
 
+def test_missing_numbers_are_flagged() -> None:
+    rows = pa.table({"price": [1.0, None, 7.0, np.nan, np.inf, 0.0]})
+    flag = NumericField(name="price__missing", source=NumericSource(column="price", missing=True), mean=0.5, std=0.5)
+    layout = LAYOUT.model_copy(update={"categorical": [], "buckets": [], "sequences": [], "numeric": [flag]})
+    _, floats = RowEncoder(layout, {}).encode(rows)
+    assert np.frombuffer(b"".join(floats.to_pylist()), dtype=np.float32).tolist() == [-1, 1, -1, 1, 1, -1]
+    # Flags that are never or always set in training, like other constant numbers, say nothing.
+    constant = layout.model_copy(update={"numeric": [flag.model_copy(update={"std": 0.0})]})
+    assert not np.frombuffer(b"".join(RowEncoder(constant, {}).encode(rows)[1].to_pylist()), np.float32).any()
+    assert "missing" not in LAYOUT.model_dump()["numeric"][0]["source"]
+    assert layout.model_dump()["numeric"][0]["source"]["missing"]
+
+
 def test_hashed_values_and_tables_without_known_values() -> None:
     layout = LAYOUT.model_copy(update={"embeddings": {**LAYOUT.embeddings, "item": 2 + 1000}, "hashed": ["item"]})
     ints, _ = RowEncoder(layout, {}).encode(ROWS)
