@@ -15,6 +15,7 @@ from star_ctr.conf.contracts.run_id import (
 )
 from star_ctr.conf.errors import ConfigError
 from star_ctr.conf.load import load
+from star_ctr.features.encoding.scoring_rows import _drop_outcomes
 
 
 def problem(*overrides: str) -> str:
@@ -59,6 +60,12 @@ def test_a_weight_needs_a_column_without_another_role(column: str) -> None:
     assert f"logs.impressions.weight: `{column}` is also " in found
     assert "copy it under another name in logs.impressions.columns" in found
     assert "may contain the label" not in found
+
+
+def test_scoring_needs_no_weight() -> None:
+    weighted = load("kuairand", ["logs.impressions.weight=w", "logs.impressions.columns={w: 'slot / 2'}"])
+    log = _drop_outcomes(weighted, ["user_id", "slot"]).logs.impressions
+    assert (log.weight, log.columns) == (None, {})
 
 
 def test_only_the_hashes_of_what_a_weight_changes_depend_on_it() -> None:

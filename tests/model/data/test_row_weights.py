@@ -177,6 +177,23 @@ def test_weighted_predictions_equal_weighted_clicks(tmp_path: Path, negatives: f
     assert sum(found["rows"].values()) == j.trainer.epochs * (4_000 - sum(found["left_out"].values()))
 
 
+def test_weights_undo_sampling(tmp_path: Path) -> None:
+    """A fifth of the rows without a click, with five times the weight, stands for all of them."""
+
+    def weigh(label: np.ndarray) -> np.ndarray:
+        sampled = np.random.default_rng(len(label)).random(len(label)) < 0.2
+        return np.where(label > 0, 1.0, np.where(sampled, 5.0, 1e-9))
+
+    table = write_split(tmp_path, {"a": 6_000, "b": 3_000}, weigh=weigh)
+    j = job(table, tmp_path / "run", epochs=2).model_copy(update={"layout": WEIGHTED})
+    train(j)
+    rows = concat_rows(list(read_files(list_files(table), LAYOUT)))
+    scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
+    for p in (1, 2):
+        own = rows.domain == p
+        assert scores[own].sum() / rows.label[own].sum() == pytest.approx(1, abs=0.06)
+
+
 @pytest.mark.parametrize(
     "model",
     [{"name": "mulann", "norm": "bn"}, {"pooling": "dien", "norm": "bn"}, {"name": "pepnet", "norm": "bn"}],
