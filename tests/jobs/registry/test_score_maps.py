@@ -111,5 +111,6 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
     for domain in want:
         assert found.maps[domain].offsets == pytest.approx(want[domain].offsets, abs=1e-6)
         assert found.maps[domain].slopes == pytest.approx(want[domain].slopes, abs=1e-6)
-    assert found.maps["1"].apply(np.array([-2.5])) == pytest.approx([-2.9], abs=0.12)
+    # With unequal weights, the scores are less informative, and the map is shrunk more.
+    assert found.maps["1"].apply(np.array([-2.5])) == pytest.approx([-2.9], abs=0.12 if weight is None else 0.3)
     assert fit_score_maps(settings, store, NIGHT) == found
