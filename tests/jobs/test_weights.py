@@ -16,6 +16,7 @@ from star_ctr.jobs import features, ingest, split, train
 from star_ctr.jobs.io.delta_rows import read_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.recipes import measure_training_size
+from star_ctr.jobs.tools import check
 from tests.jobs.messy_logs import DS, settings, views, write_days
 
 pytestmark = pytest.mark.spark
@@ -100,7 +101,14 @@ def test_another_weight_changes_labels_and_split(shown: pd.DataFrame, tmp_path: 
     assert len(found) == (shown["day"] < DS).sum()
 
 
-def test_columns_that_cannot_be_weights(shown: pd.DataFrame, tmp_path: Path, spark: SparkSession) -> None:
+def test_check_describes_weights_and_columns_that_cannot_be_weights(
+    shown: pd.DataFrame, tmp_path: Path, spark: SparkSession
+) -> None:
+    [report] = check.run(configure(tmp_path), spark)
+    assert report["problems"] == []
+    assert report["notes"][0].startswith("weight (`w`): mean 0.")
+    assert report["training_share"] == pytest.approx(0.8, abs=0.01)
+    assert next(c for c in report["columns"] if c["column"] == "w")["use"] == "weight"
     nested = configure(tmp_path, columns={"list": "array(1.0, 2.0)"}, weight="list")
     with pytest.raises(DataError, match="logs.impressions.weight: `list` is a array<.*>; choose a column of scalar"):
         ingest.run(nested, spark, DS)
