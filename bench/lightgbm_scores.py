@@ -3,7 +3,7 @@
 1. Read the rows of the split. The features are the domain and all single ids as categories, all numbers, and the
    lengths of the sequences (a tree cannot use their contents).
 2. Choose the settings: the best of `--trials` random draws on the nights of `--search`, by the mean of AUC and GAUC.
-   `bench/search.py` has the same budget for each network.
+   `star-ctr tune --trials` can have the same number of trials for each network.
 3. Train each night of `--nights` with each seed, and score its test rows.
 
     python bench/lightgbm_scores.py --search 2022-04-29,2022-04-30 --nights 2022-05-03,2022-05-04,2022-05-05
@@ -20,13 +20,12 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
-from choose import compute_gauc
 from rich.progress import track
-from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
 from star_ctr.conf.load import load
+from star_ctr.features.evaluation.array_metrics import compute_array_metrics
 from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.model.data.reader import list_live_files
 from star_ctr.model.parity_sample import read_encoded_rows
@@ -95,6 +94,15 @@ def scores(table: str, night: str, settings: dict[str, Any], seeds: int) -> pd.D
     return pd.concat(scored, ignore_index=True)
 
 
+def compute_metrics(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return AUC and GAUC of rows with `user_id`, `label` and `score`."""
+    label = rows["label"].to_numpy(float)
+    found = compute_array_metrics(rows["user_id"].to_numpy(), label, rows["score"].to_numpy())
+    assert found.auc is not None, "all rows have the same label"
+    assert found.gauc is not None, "no user has both labels"
+    return found.auc, found.gauc
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conf", default="conf/kuairand.yaml", help="configuration")
@@ -116,7 +124,7 @@ def main() -> None:
     best, best_value = {"rounds": 100} if arguments.defaults else FIRST, -1.0
     for trial in track(trials if arguments.search else [], "searching"):
         found = [scores(table, night, trial, 1) for night in arguments.search.split(",")]
-        values = [(roc_auc_score(f["label"], f["score"]), compute_gauc(f)) for f in found]
+        values = [compute_metrics(f) for f in found]
         value = float(np.mean(values))
         print(f"{np.mean(values, axis=0).round(4)} {json.dumps(trial)}", flush=True)
         if value > best_value:
@@ -125,7 +133,7 @@ def main() -> None:
     nights = track(arguments.nights.split(","), "training")
     result = pd.concat([scores(table, night, best, arguments.seeds) for night in nights], ignore_index=True)
     for night, rows in result.groupby("night"):
-        by_seed = [(roc_auc_score(r["label"], r["score"]), compute_gauc(r)) for _, r in rows.groupby("seed")]
+        by_seed = [compute_metrics(r) for _, r in rows.groupby("seed")]
         auc, gauc = np.mean(by_seed, axis=0)
         pcoc = rows["score"].sum() / rows["label"].astype(float).sum()
         print(f"{night} AUC {auc:.4f} GAUC {gauc:.4f} PCOC {pcoc:.2f}")

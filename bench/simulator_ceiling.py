@@ -11,10 +11,9 @@ import argparse
 
 import pandas as pd
 import pyarrow.dataset as ds
-from choose import compute_gauc
-from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.load import load
+from star_ctr.features.evaluation.array_metrics import compute_array_metrics
 from star_ctr.features.simulation.impressions import CLICK_RATES, SHARES
 
 
@@ -62,7 +61,10 @@ def format_ceiling(rows: pd.DataFrame) -> str:
     """Return AUC and GAUC of the true click rates as text; dashes if there is only one class."""
     if rows["label"].nunique() < 2:
         return f"{'-':>7} {'-':>7}"
-    return f"{roc_auc_score(rows['label'], rows['score']):7.4f} {compute_gauc(rows):7.4f}"
+    label, score = rows["label"].to_numpy(float), rows["score"].to_numpy()
+    found = compute_array_metrics(rows["user_id"].to_numpy(), label, score)
+    gauc = float("nan") if found.gauc is None else found.gauc
+    return f"{found.auc:7.4f} {gauc:7.4f}"
 
 
 if __name__ == "__main__":
