@@ -10,10 +10,8 @@ A comparison that was stopped can be run again: finished training runs are kept.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,19 +37,10 @@ from star_ctr.jobs.registry.recipes import ensure_recipe
 from star_ctr.jobs.tools import import_runs, import_scores
 from star_ctr.model import offline
 from star_ctr.model.cost import Cost, measure_costs
-from star_ctr.model.distributed.process_lifetime import end_with_parent
 from star_ctr.model.distributed.threads import count_cores
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.terminal import show_step, stderr
-
-SINGLE_CPU_OVERRIDES = [
-    "trainer.threads=1",
-    "trainer.processes=1",
-    "trainer.checkpoint.resume=auto",
-    # Only some models may have scores of earlier nights. Without this, a run would also have the id of the nightly run.
-    "trainer.calibration.earlier_scores=none",
-]
-"""Overrides for all training runs of a comparison."""
+from star_ctr.workflows.training_pool import COMPARED_RUN, open_pool
 
 
 @dataclass(frozen=True)
@@ -173,7 +162,13 @@ def run(
     trials = []
     for model, night, seed in comparison.iter_runs():
         trial_settings = load(
-            conf, [*overrides, *comparison.list_overrides(model), f"trainer.seed={seed}", *SINGLE_CPU_OVERRIDES]
+            conf,
+            [
+                *overrides,
+                *comparison.list_overrides(model),
+                f"trainer.seed={seed}",
+                *(f"{key}={value}" for key, value in COMPARED_RUN.items()),
+            ],
         )
         if hash_split_settings(trial_settings) != hash_split_settings(settings):
             raise UserError(
@@ -245,27 +240,19 @@ def train_all(trials: Sequence[Trial], jobs: int) -> None:
     if not waiting:
         stderr.print(f"All {len(trials)} training runs were already finished.")
         return
-    # Spawn a new interpreter: a fork of a process with threads of Spark and torch may hang.
-    spawn = multiprocessing.get_context("spawn")
-    size = min(jobs, max(len(waiting), 1))
-    pool = ProcessPoolExecutor(size, mp_context=spawn, initializer=end_with_parent, initargs=(os.getpid(),))
-    with pool, _make_progress() as progress:
+    with open_pool(min(jobs, len(waiting))) as pool, _make_progress() as progress:
         task = progress.add_task("training", total=len(trials), completed=len(trials) - len(waiting))
         running = {pool.submit(offline.train_and_score, t.job): t for t in waiting}
-        try:
-            for future in as_completed(running):
-                t = running[future]
-                error = future.exception()
-                label = f"{t.model} {t.job.ds} seed {t.job.trainer.seed}"
-                if error is None:
-                    progress.console.print(f"[green]✓[/] {label:<40} {future.result():6.1f} s")
-                else:
-                    failed.append(label)
-                    progress.console.print(f"[red]✗[/] {label}: {error}", highlight=False)
-                progress.advance(task)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(running):
+            t = running[future]
+            error = future.exception()
+            label = f"{t.model} {t.job.ds} seed {t.job.trainer.seed}"
+            if error is None:
+                progress.console.print(f"[green]✓[/] {label:<40} {future.result():6.1f} s")
+            else:
+                failed.append(label)
+                progress.console.print(f"[red]✗[/] {label}: {error}", highlight=False)
+            progress.advance(task)
     if failed:
         raise DataError(
             f"compare: {len(failed)} of {len(trials)} training runs failed, among them {', '.join(failed[:5])}; their "

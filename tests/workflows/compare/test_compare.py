@@ -59,7 +59,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> C
 
     train_and_score = offline.train_and_score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "ProcessPoolExecutor", _SequentialPool)
+        patch.setattr(run, "open_pool", _SequentialPool)
         patch.setattr(offline, "train_and_score", train_in_this_process)
         with pytest.raises(KeyboardInterrupt):
             run.run(str(conf), SMALL, spark, PLANS)
@@ -123,7 +123,7 @@ def test_features_are_computed_once_for_all_nights(compared: Compared) -> None:
 def test_a_second_call_trains_nothing_and_returns_the_same_results(
     compared: Compared, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "ProcessPoolExecutor", _SequentialPool)
+    monkeypatch.setattr(run, "open_pool", _SequentialPool)
     monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("this job is already trained"))
     versions = [compared.store.get_version(t) for t in ("split", "scores", "metrics")]
     again = run.run(str(compared.conf), SMALL, spark, PLANS)
