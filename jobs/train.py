@@ -226,16 +226,28 @@ def make_job(
         DataError: There is no split of the night.
         UserError: Training cannot start from the run in `trainer.warm_start`.
     """
-    pinned = pinned or pin_versions(store, ds)
-    run_id = (
-        make_run_id(settings, ds) if pinned.tables is NIGHT_TABLES else make_refit_run_id(make_run_id(settings, ds))
-    )
-    job = TrainingJob(
-        run_id=run_id,
+    return assign_attempt(store.warehouse, define_job(settings, ds, pinned or pin_versions(store, ds)))
+
+
+def define_job(settings: Settings, ds: str, pinned: PinnedVersions) -> TrainingJob:
+    """Return the training job of a night, or of its refit, without an attempt.
+
+    Args:
+        settings: The settings of the data set.
+        ds: The night.
+        pinned: The inputs.
+
+    Raises:
+        DataError: A file of the run in `trainer.warm_start` is damaged.
+        UserError: Training cannot start from the run in `trainer.warm_start`.
+    """
+    warehouse, run_id = Warehouse(settings.paths), make_run_id(settings, ds)
+    return TrainingJob(
+        run_id=run_id if pinned.tables == NIGHT_TABLES else make_refit_run_id(run_id),
         ds=ds,
-        split=store.warehouse.table(pinned.tables.split),
+        split=warehouse.table(pinned.tables.split),
         days=pinned.days,
-        vocabularies=store.warehouse.table(pinned.tables.vocabularies),
+        vocabularies=warehouse.table(pinned.tables.vocabularies),
         versions=pinned.versions,
         folder="",
         code=pinned.code,
@@ -246,7 +258,6 @@ def make_job(
         start=find_warm_start(settings, ds, pinned.layout),
         score_maps=score_maps,
     )
-    return assign_attempt(store.warehouse, job)
 
 
 def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:

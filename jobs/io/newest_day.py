@@ -1,4 +1,4 @@
-"""Find the newest complete day of the impression log."""
+"""Find the complete days of the impression log, and the newest one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import clean_log
 from star_ctr.jobs.io import log_reader
-from star_ctr.jobs.io.completeness import find_newest_complete_day
+from star_ctr.jobs.io.completeness import find_incomplete_sources, find_newest_complete_day
 from star_ctr.jobs.io.log_files import describe_no_files, list_log_days, make_glob
 
 _COMPLETE = 0.1
@@ -41,30 +41,48 @@ def find_newest_day(settings: Settings, spark: SparkSession) -> str:
                 f"--ds {days[-1]}` to see what is missing"
             )
         raise DataError(describe_no_files(settings, "impressions"))
-    raw = log_reader.read(settings, spark, "impressions", None)
-    rows: dict[str, int] = {}
-    if raw is not None:
-        good = clean_log(settings, "impressions", raw).where(F.col("reason").isNull())
-        rows = {r.ds: r["count"] for r in good.groupBy("ds").count().collect()}
-    today = dt.datetime.now(ZoneInfo(settings.zone)).date().isoformat()
-    if day := find_newest_complete(rows, today):
-        return day
+    rows = _count_rows(settings, spark)
+    today = _get_today(settings)
+    if days := list_complete(rows, today):
+        return days[-1]
     raise DataError(
         f"logs.impressions.path: no valid rows before today ({today}) in {make_glob(settings, log)}; run "
         "`star-ctr check` to find the reason"
     )
 
 
-def find_newest_complete(rows: Mapping[str, int], today: str) -> str | None:
-    """Return the newest complete day before `today`.
+def list_complete_days(settings: Settings, spark: SparkSession) -> list[str]:
+    """Return all complete days of the impression log, in ascending order; see `find_newest_day`."""
+    if settings.logs.impressions.has_day:
+        days = list_log_days(settings, "impressions")
+        incomplete = find_incomplete_sources(settings, days)
+        return [day for day, source in zip(days, incomplete, strict=True) if source is None]
+    return list_complete(_count_rows(settings, spark), _get_today(settings))
+
+
+def _count_rows(settings: Settings, spark: SparkSession) -> dict[str, int]:
+    """Count the valid rows of the impression log by day."""
+    raw = log_reader.read(settings, spark, "impressions", None)
+    if raw is None:
+        return {}
+    good = clean_log(settings, "impressions", raw).where(F.col("reason").isNull())
+    return {r.ds: r["count"] for r in good.groupBy("ds").count().collect()}
+
+
+def _get_today(settings: Settings) -> str:
+    return dt.datetime.now(ZoneInfo(settings.zone)).date().isoformat()
+
+
+def list_complete(rows: Mapping[str, int], today: str) -> list[str]:
+    """List the complete days before `today`.
 
     Args:
         rows: The number of rows by `ds`.
         today: The current day, which does not count as complete.
 
     Returns:
-        The newest day with at least a tenth of the median day's rows; None if there is none.
+        The days with at least a tenth of the median day's rows, in ascending order.
     """
     past = sorted(day for day in rows if day < today and day not in UNDATED)
     sizes = sorted(rows[day] for day in past)
-    return next((day for day in reversed(past) if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]), None)
+    return [day for day in past if rows[day] >= _COMPLETE * sizes[len(sizes) // 2]]

@@ -18,7 +18,7 @@ from star_ctr.jobs import ingest
 from star_ctr.jobs.ingest import check_day_has_files
 from star_ctr.jobs.io import table_hashes
 from star_ctr.jobs.io.day_records import DayRecords
-from star_ctr.jobs.io.newest_day import find_newest_complete, find_newest_day
+from star_ctr.jobs.io.newest_day import find_newest_day, list_complete
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.day_checks import QuarantineCount, count_quarantined_days, describe_quarantine
 from tests.jobs.messy_logs import DAYS, DS, settings, views, write_days
@@ -28,12 +28,12 @@ def table(conf: Settings, spark: SparkSession, name: str) -> pd.DataFrame:
     return WarehouseTables(conf, spark).read(name).toPandas()
 
 
-def test_a_day_with_few_rows_is_not_the_newest_day() -> None:
+def test_a_day_with_few_rows_is_not_complete() -> None:
     rows = {"2026-03-01": 60, "2026-03-02": 70, "2026-03-03": 55, "2026-03-09": 1, "2036-01-01": 900}
-    assert find_newest_complete(rows, "2026-03-20") == "2026-03-03"
-    assert find_newest_complete(rows, "2026-03-03") == "2026-03-02"  # today is not complete
-    assert find_newest_complete({"2026-03-01": 3}, "2026-03-20") == "2026-03-01"
-    assert find_newest_complete({"unknown": 3}, "2026-03-20") is None
+    assert list_complete(rows, "2026-03-20") == ["2026-03-01", "2026-03-02", "2026-03-03"]
+    assert list_complete(rows, "2026-03-03") == ["2026-03-01", "2026-03-02"]  # today is not complete
+    assert list_complete({"2026-03-01": 3}, "2026-03-20") == ["2026-03-01"]
+    assert list_complete({"unknown": 3}, "2026-03-20") == []
 
 
 def test_a_day_without_files_is_rejected(tmp_path: Path) -> None:
