@@ -2,7 +2,7 @@
 
 Loading works in these steps:
 
-1. Find the file: a path, or the name of a file that ships with the package.
+1. Read the file: a path, or the name of a file that ships with the package. Merge it with the files that it extends.
 2. Apply the overrides (`--set key=value`).
 3. Replace `${VARIABLE}` by the value of the environment variable.
 4. Validate the result. Errors name the file, the line and the key.
@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from star_ctr.conf.errors import ConfigError, suggest_nearest
 from star_ctr.conf.recipe import apply_recipe
 from star_ctr.conf.settings.root import Settings
-from star_ctr.conf.validation_messages import describe_yaml_error, explain_problems
+from star_ctr.conf.validation_messages import explain_problems
+from star_ctr.conf.yaml_files import EXTENDS, YamlFile, merge, read_yaml_files
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DATA_VARIABLE = "STAR_CTR_DATA"
@@ -42,64 +43,22 @@ def load(conf: str | Path, overrides: Sequence[str] = (), *, with_recipe: bool =
         The validated settings.
 
     Raises:
-        ConfigError: The file does not exist, an override cannot be applied, or the settings are invalid. The message
-            has one line per problem.
+        ConfigError: The file or one that it extends does not exist, an override cannot be applied, or the settings are
+            invalid. The message has one line per problem.
         DataError: The stored recipe is damaged.
     """
-    path = _find(str(conf))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: the file is not UTF-8 text; save it as UTF-8") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(describe_yaml_error(path, error)) from None
-    if repeated := _list_repeated_keys(node):
-        raise ConfigError(
-            "\n".join(f"{path}:{line}: `{key}` is given twice; merge or delete one" for key, line in repeated)
-        )
-    if not isinstance(data, dict) or node is None:
-        raise ConfigError(f"{path}: the top level must be a mapping of settings; see conf/kuairand.yaml for an example")
+    files = read_yaml_files(str(conf))
+    data = merge(files)
     given = {_apply(data, override): override for override in overrides}
-    data = _substitute_variables(data, path)
+    if EXTENDS in data:
+        raise ConfigError(f"--set {given[EXTENDS,]}: `{EXTENDS}` is only valid in a YAML file")
+    data = _substitute_variables(data, files)
     try:
         settings = Settings.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain_problems(error, path, node, data, given))) from None
+        nodes = [(file.path, file.node) for file in files]
+        raise ConfigError("\n".join(explain_problems(error, nodes, data, given))) from None
     return apply_recipe(settings) if with_recipe else settings
-
-
-def _find(conf: str) -> Path:
-    """Return the path of a configuration, given as a file or by name."""
-    path = Path(conf)
-    shipped = Path(__file__).parent
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
-    elif (shipped / f"{conf}.yaml").is_file():
-        return shipped / f"{conf}.yaml"
-    names = sorted(p.stem for p in shipped.glob("*.yaml"))
-    raise ConfigError(
-        f"{conf}: no such configuration file{suggest_nearest(path.stem, names)}; "
-        f"give a YAML file, or the name of one that ships with star-ctr: {', '.join(names)}"
-    )
-
-
-def _list_repeated_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
-    """Return each key that a mapping contains again, and its line (from 1). YAML would silently use the last one."""
-    if isinstance(node, yaml.SequenceNode):
-        return [found for item in node.value for found in _list_repeated_keys(item)]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    found, seen = [], set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            found += [(key.value, key.start_mark.line + 1)] if key.value in seen else []
-            seen.add(key.value)
-        found += _list_repeated_keys(value)
-    return found
 
 
 def _apply(data: dict[str, Any], override: str) -> tuple[str | int, ...]:
@@ -166,12 +125,12 @@ def find_data_folder() -> str | None:
     return next((str(p) for p in (Path("data"), Path("../shared/data")) if p.is_dir()), None)
 
 
-def _substitute_variables(value: Any, path: Path) -> Any:
-    """Replace `${NAME}` in all texts of `value` by environment variables; `path` is the file that errors name."""
+def _substitute_variables(value: Any, files: Sequence[YamlFile]) -> Any:
+    """Replace `${NAME}` in all texts of `value` by environment variables; errors name the file that contains it."""
     if isinstance(value, Mapping):
-        return {key: _substitute_variables(inner, path) for key, inner in value.items()}
+        return {key: _substitute_variables(inner, files) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_substitute_variables(inner, path) for inner in value]
+        return [_substitute_variables(inner, files) for inner in value]
     if not isinstance(value, str):
         return value
 
@@ -179,6 +138,7 @@ def _substitute_variables(value: Any, path: Path) -> Any:
         name = match.group(1)
         found = find_data_folder() if name == DATA_VARIABLE else os.environ.get(name)
         if found is None:
+            path = next((file.path for file in files if match[0] in file.text), files[0].path)
             raise ConfigError(
                 f"{path}: `{value}` uses ${{{name}}}, which is not set; export {name}, the folder that holds the data"
             )

@@ -30,6 +30,8 @@ def make_schema() -> dict[str, Any]:
     """Return the JSON schema of the YAML file of a data set."""
     schema = Settings.model_json_schema()
     schema["title"] = "star-ctr data set"
+    # A file that extends another one contains only changes.
+    schema |= {"if": {"required": ["extends"]}, "else": {"required": schema.pop("required")}}
     return schema
 
 

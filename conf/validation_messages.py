@@ -59,14 +59,16 @@ def describe_yaml_error(path: Path, error: Exception) -> str:
 
 
 def explain_problems(
-    error: ValidationError, path: Path, node: yaml.Node, data: Any, overrides: Mapping[tuple[str | int, ...], str]
+    error: ValidationError,
+    files: Sequence[tuple[Path, yaml.Node]],
+    data: Any,
+    overrides: Mapping[tuple[str | int, ...], str],
 ) -> list[str]:
     """Return one line for each distinct problem, with file, line, key and message.
 
     Args:
         error: The result of the validation.
-        path: The file.
-        node: Its YAML nodes, for line numbers.
+        files: The file, followed by the files that it extends, each with its YAML nodes for line numbers.
         data: The settings with overrides and variables applied.
         overrides: The overrides by the location of the key that they set.
     """
@@ -90,7 +92,7 @@ def explain_problems(
             # Checks across sections begin with their key.
             if not location and (found := _parse_key(data, text.partition(":")[0])):
                 where = found
-            lines.append(f"{_find_position(path, node, where, overrides)}: {key + ': ' if key else ''}{text}")
+            lines.append(f"{_find_position(files, where, overrides)}: {key + ': ' if key else ''}{text}")
     return list(dict.fromkeys(lines))
 
 
@@ -127,14 +129,15 @@ def _make_message(problem: Any, location: Location) -> str:
 
 
 def _find_position(
-    path: Path, node: yaml.Node, location: Location, overrides: Mapping[tuple[str | int, ...], str]
+    files: Sequence[tuple[Path, yaml.Node]], location: Location, overrides: Mapping[tuple[str | int, ...], str]
 ) -> str:
-    """Return where a value was set: an override, or a line of the file."""
+    """Return where a value was set: an override, or a line of the first file that has most of its location."""
     for place, override in overrides.items():
         shared = min(len(place), len(location))
         if shared and tuple(location[:shared]) == place[:shared]:
             return f"--set {override}"
-    line = _find_line(node, location)
+    found = [(path, *_find_line(node, location)) for path, node in files]
+    path, line, _ = max(found, key=lambda place: place[2])
     return f"{path}:{line}" if line else str(path)
 
 
@@ -185,21 +188,21 @@ def _has_part(data: Any, part: int | str) -> bool:
     return isinstance(data, list) and isinstance(part, int) and part < len(data)
 
 
-def _find_line(node: yaml.Node, location: Sequence[int | str]) -> int | None:
-    """Return the line (from 1) of the deepest key of `location` that the file contains; None if it contains none."""
+def _find_line(node: yaml.Node, location: Sequence[int | str]) -> tuple[int | None, int]:
+    """Return the line (from 1) of the deepest key of `location` in a file, None if it has none, and its depth."""
     line = None
-    for part in location:
+    for depth, part in enumerate(location):
         if isinstance(node, yaml.MappingNode):
             found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
             if found is None:
-                return line
+                return line, depth
             line, node = found[0].start_mark.line + 1, found[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:
-            return line
-    return line
+            return line, depth
+    return line, len(location)
 
 
 def _list_known_keys(location: Sequence[int | str]) -> list[str]:

@@ -122,6 +122,7 @@ class Warehouse:
     def __init__(self, paths: PathSettings) -> None:
         self.root = paths.warehouse.rstrip("/")
         self.models = (paths.models or f"{self.root}/models").rstrip("/")
+        self.studies = f"{self.root}/tune"
 
     def table(self, name: str) -> str:
         """Return the folder of a table; raises `KeyError` if `TABLES` does not declare it."""

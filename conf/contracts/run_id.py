@@ -15,6 +15,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
 _NOT_AFFECTING_MODEL: Any = {
+    "extends": True,
     "preset": True,  # its effect is already in `model` and `trainer`
     "paths": True,
     "spark": True,
@@ -22,6 +23,7 @@ _NOT_AFFECTING_MODEL: Any = {
     "about": True,
     "simulate": True,
     "compare": True,
+    "tune": True,
     "evaluate": True,
     "gate": True,
     "checks": True,

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 NonEmptyText = Annotated[str, Field(min_length=1)]
 """Text with at least one character."""
+
+
+def _check_training_key(key: str) -> str:
+    section, _, name = key.partition(".")
+    if section not in ("model", "trainer") or not name or key in ("model.embeddings", "trainer.seed"):
+        raise ValueError(
+            f"`{key}` cannot differ between training runs on the same split; use keys of `model` and `trainer`, except "
+            "model.embeddings (part of the split) and trainer.seed"
+        )
+    return key
+
+
+TrainingKey = Annotated[str, AfterValidator(_check_training_key)]
+"""The dotted key of a setting in which training runs on the same split may differ."""
 
 
 class SettingsModel(BaseModel):

@@ -7,21 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from star_ctr.conf.errors import suggest_nearest
-from star_ctr.conf.settings.base import NonEmptyText, SettingsModel
-
-
-def _check_override_key(key: str) -> str:
-    """Check that compared models may differ in a setting."""
-    section, _, name = key.partition(".")
-    if section not in ("model", "trainer") or key in ("model.embeddings", "trainer.seed") or not name:
-        raise ValueError(
-            f"`{key}` cannot differ between compared models; use keys of `model` and `trainer`, except "
-            "model.embeddings (part of the split) and trainer.seed"
-        )
-    return key
+from star_ctr.conf.settings.base import NonEmptyText, SettingsModel, TrainingKey
 
 
 def _parse_day(value: Any) -> str:
@@ -33,7 +22,7 @@ def _parse_day(value: Any) -> str:
 
 
 Day = Annotated[str, BeforeValidator(_parse_day)]
-Overrides = dict[Annotated[str, AfterValidator(_check_override_key)], Any]
+Overrides = dict[TrainingKey, Any]
 
 MIXED, SINGLE = {"trainer.data.batches": "mixed"}, {"trainer.data.batches": "single_domain"}
 PREDEFINED_MODELS: Mapping[str, Mapping[str, Any]] = {

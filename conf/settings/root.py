@@ -38,6 +38,7 @@ from star_ctr.conf.settings.paths import PathSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
 from star_ctr.conf.settings.trainer import TrainerSettings
+from star_ctr.conf.settings.tune import TuneSettings
 
 F = TypeVar("F", bound=Feature)
 
@@ -108,6 +109,11 @@ class SparkSettings(SettingsModel):
 class Settings(SettingsModel):
     """The settings of one data set."""
 
+    extends: str | None = Field(
+        None,
+        description="YAML file that this file changes, relative to this file, or the name of one that ships with "
+        "star-ctr; mappings are merged, and other values replaced (docs/new-data-set.md#change-an-existing-file)",
+    )
     name: str = Field(min_length=1, description="name of the data set")
     about: str = Field("", description="description of the data set; not used by the code")
     zone: Zone = Field("UTC", description="time zone of days, and of times without a zone")
@@ -138,6 +144,7 @@ class Settings(SettingsModel):
     )
     simulate: SimulateSettings | None = Field(None, description="size of simulated logs; default: none are simulated")
     compare: Comparison = Field(Comparison(), description="what `star-ctr compare` trains")
+    tune: TuneSettings = Field(TuneSettings(), description="what `star-ctr tune` searches")
 
     @model_validator(mode="before")
     @classmethod

@@ -58,7 +58,7 @@ def test_each_run_is_listed_once_and_first_seeds_come_first() -> None:
     [
         ({"plans": [{"models": ["stra"]}]}, "did you mean `star`"),
         ({"settings": {"mmo": {}}}, "did you mean `mmoe`"),
-        ({"models": {"x": {"model.embeddings": {}}}}, "cannot differ between compared models"),
+        ({"models": {"x": {"model.embeddings": {}}}}, "cannot differ between training runs"),
         ({"models": {"x": {"features": []}}}, "`features` cannot differ"),
         ({"plans": [{"nights": ["yesterday"]}]}, "is not a date"),
         ({"models": {"x_noaux": {"model.dim": 4}}}, "x_noaux: the suffix _noaux is reserved for a model"),

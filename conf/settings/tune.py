@@ -1,0 +1,78 @@
+"""Settings of `star-ctr tune`: what is optimized, under which limits, and the search space."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from star_ctr.conf.settings.base import SettingsModel, TrainingKey
+from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
+
+
+class SearchRange(SettingsModel):
+    """The values of a key to search: `values`, `factor`, or `low` and `high`. The present value is always a trial."""
+
+    values: list[Any] | None = Field(None, min_length=1, description="the values to try; default: see the other keys")
+    factor: float | None = Field(
+        None, gt=1, description="from the present value divided by this factor to the present value times this factor"
+    )
+    low: float | None = Field(None, description="lowest value, with `high`")
+    high: float | None = Field(None, description="highest value, with `low`")
+    log: bool = Field(False, description="whether values between `low` and `high` are drawn on a logarithmic scale")
+
+    @model_validator(mode="after")
+    def _check_form(self) -> SearchRange:
+        forms = [self.values is not None, self.factor is not None, self.low is not None or self.high is not None]
+        if sum(forms) != 1:
+            raise ValueError("set exactly one of `values`, `factor`, or `low` and `high`")
+        if forms[2]:
+            if self.low is None or self.high is None:
+                raise ValueError("set both `low` and `high`")
+            if self.low >= self.high:
+                raise ValueError("`low` must be less than `high`")
+        if self.log and (self.low is None or self.low <= 0):
+            raise ValueError("`log` needs a `low` above 0")
+        return self
+
+
+class TuneLimits(SettingsModel):
+    """Limits that proposed settings must satisfy, compared with the present settings on the same runs."""
+
+    auc: float = Field(0.001, ge=0, description="AUC may be lower than that of the present settings by this much")
+    pcoc: float = Field(
+        0.1,
+        ge=0,
+        description="PCOC may differ from 1 by this much, or by as much as that of the present settings",
+    )
+
+
+class TuneSettings(SettingsModel):
+    """What `star-ctr tune` searches. docs/tune.md describes the search."""
+
+    objective: Literal["gauc", "auc", "log_loss"] = Field("gauc", description="metric of all rows to optimize")
+    limits: TuneLimits = Field(TuneLimits(), description="limits of proposed settings")
+    space: dict[TrainingKey, SearchRange | None] = Field(
+        default_factory=dict,
+        description="search range by key, such as `model.dropout: {values: [0, 0.2]}`; null: do not search a key of "
+        "the default space; default: the default space (docs/tune.md#search-space), to which these keys are added",
+    )
+    only: bool = Field(False, description="whether `space` replaces the default search space instead of changing it")
+    candidates: int = Field(
+        3, ge=1, description="number of trials that are trained again with other seeds at the end of the search"
+    )
+    level: float = Field(
+        0.9, gt=0.5, lt=1, description="confidence that proposed settings are better than the present ones"
+    )
+
+    @model_validator(mode="after")
+    def _check_space(self) -> TuneSettings:
+        for key in self.space:
+            section, _, name = key.partition(".")
+            if section == "trainer" and name.partition(".")[0] in {*NOT_AFFECTING_WEIGHTS, "warm_start"}:
+                raise ValueError(f"space: `{key}` cannot be searched; it does not change how well a model predicts")
+            if key.startswith("model.embeddings."):
+                raise ValueError(f"space: `{key}` cannot be searched, because it is part of the split")
+        if self.only and not any(self.space.values()):
+            raise ValueError("only: the search space is empty; add keys to `space`")
+        return self
