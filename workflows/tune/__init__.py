@@ -1,0 +1,1 @@
+"""Search of model and trainer settings on nights before the newest one, without Spark."""

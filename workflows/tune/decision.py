@@ -1,0 +1,172 @@
+"""The decision: whether the best trials beat the present settings, and the comparison on the unseen night.
+
+A search picks the luckiest of many trials, so their values in the search are too high. Therefore:
+
+1. The best trials and the present settings are trained again on the search nights, with seeds that the search did not
+   use. Halfway, candidates whose mean gain is not positive are dropped.
+2. A candidate is confirmed if its mean gain, paired by night and seed, exceeds the quantile of Student's t distribution
+   times its standard error, is positive on every night, and is within the limits. The quantile is that of a one-sided
+   test at `tune.level`, divided among all candidates that were ever trained again (Bonferroni). So with settings that
+   are no better, the chance of a proposal is at most 1 - `tune.level`.
+3. The confirmed candidate with the largest mean gain is proposed. It is then compared with the present settings on the
+   unseen night, with further seeds. The result is reported; it does not change the proposal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from star_ctr.conf.settings.evaluate import EvaluateSettings
+from star_ctr.workflows.tune import study as studies
+from star_ctr.workflows.tune.experiment import Experiment, train_all
+from star_ctr.workflows.tune.gains import (
+    UnseenGain,
+    compare_unseen,
+    compute_gains,
+    compute_needed_gain,
+    describe_changes,
+    get_both,
+    measure_violations,
+)
+from star_ctr.workflows.tune.runs import Pair, Run
+from star_ctr.workflows.tune.search import list_best
+
+_CONFIRMED = "trained again"
+"""Attribute of a study: the keys of the candidates that were trained again."""
+
+
+class Candidate(NamedTuple):
+    """A trial that was trained again with other seeds.
+
+    Attributes:
+        trial: The number of the trial.
+        values: Its changed settings.
+        search_gain: Its mean gain in the search.
+        gains: The gain of each pair of night and seed; the first half of them if the candidate was dropped.
+        gain: The mean gain.
+        error: The standard error of the mean gain.
+        needed: The mean gain that was needed.
+        reason: Why the candidate is not proposed; empty if it is confirmed.
+        changes: The mean change of AUC and GAUC, PCOC of both, and the factor of the training time.
+    """
+
+    trial: int
+    values: dict[str, Any]
+    search_gain: float
+    gains: dict[Pair, float]
+    gain: float
+    error: float
+    needed: float
+    reason: str
+    changes: dict[str, float]
+
+
+class Decision(NamedTuple):
+    """The result of a search.
+
+    Attributes:
+        candidates: The candidates, best first.
+        proposed: The proposed candidate; None if none beats the present settings.
+        unseen: The gain of the proposed settings on the unseen night; None without a proposal.
+    """
+
+    candidates: list[Candidate]
+    proposed: Candidate | None
+    unseen: UnseenGain | None
+
+
+def decide(
+    experiment: Experiment,
+    fresh: Sequence[Pair],
+    unseen: Sequence[Pair],
+    number: int,
+    level: float,
+    evaluate: EvaluateSettings,
+    show: Callable[[str, int, int], None] = lambda *_: None,
+) -> Decision:
+    """Train the best trials again, and decide which one is proposed. See the description of the module.
+
+    Args:
+        experiment: The experiment.
+        fresh: Pairs of the search nights with seeds that the search did not use, in the order of seeds.
+        unseen: Pairs of the unseen night.
+        number: The number of candidates.
+        level: The confidence level of the proposal.
+        evaluate: The bootstrap over users.
+        show: Called with a description, the finished and all runs.
+
+    Returns:
+        The decision.
+
+    Raises:
+        DataError: A training run failed.
+    """
+    train_all(experiment, [Run({}, pair) for pair in experiment.pairs], lambda *n: show("present settings", *n))
+    trials = [t for t in list_best(experiment) if _get_search_gain(experiment, t) > 0][:number]
+    half = fresh[: math.ceil(len(fresh) / 2)]
+    settings = [{}, *(studies.get_values(t) for t in trials)] if trials else []
+    train_all(experiment, [Run(v, pair) for pair in half for v in settings], lambda *n: show("training again", *n))
+    alive = [v for v in settings[1:] if sum(compute_gains(experiment, v, half).values()) > 0]
+    rest = [Run(v, pair) for pair in fresh[len(half) :] for v in ([{}, *alive] if alive else [])]
+    train_all(experiment, rest, lambda *n: show("training again", *n))
+    tests = _count_tests(experiment, trials)
+    candidates = [
+        _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level)
+        for trial in trials
+    ]
+    candidates.sort(key=lambda c: -c.gain)
+    proposed = next((c for c in candidates if not c.reason), None)
+    if proposed is None:
+        return Decision(candidates, None, None)
+    runs = [Run(v, pair, keeps_scores=True) for pair in unseen for v in ({}, proposed.values)]
+    train_all(experiment, runs, lambda *n: show("unseen night", *n))
+    return Decision(candidates, proposed, compare_unseen(experiment, proposed.values, unseen, evaluate))
+
+
+def _get_search_gain(experiment: Experiment, trial: FrozenTrial) -> float:
+    gains = compute_gains(experiment, studies.get_values(trial), experiment.pairs)
+    return sum(gains.values()) / len(gains)
+
+
+def _count_tests(experiment: Experiment, trials: Sequence[FrozenTrial]) -> int:
+    """Count the candidates that were ever trained again, also in earlier calls: each is another chance to be lucky."""
+    study = experiment.study
+    keys = {Run(studies.get_values(t), experiment.pairs[0]).key for t in trials}
+    known = set(study.user_attrs.get(_CONFIRMED, []))
+    if not keys <= known:
+        study.set_user_attr(_CONFIRMED, sorted(keys | known))
+    return max(1, len(keys | known))
+
+
+def _evaluate(experiment: Experiment, trial: FrozenTrial, pairs: Sequence[Pair], tests: int, level: float) -> Candidate:
+    """Evaluate a candidate on its pairs."""
+    values = studies.get_values(trial)
+    gains = compute_gains(experiment, values, pairs)
+    mean = sum(gains.values()) / len(gains)
+    error, needed = compute_needed_gain(list(gains.values()), tests, level)
+    runs, baseline = get_both(experiment, values, pairs)
+    nights = sorted({pair.night for pair in pairs})
+    by_night = {night: np.mean([g for pair, g in gains.items() if pair.night == night]) for night in nights}
+    worse = [night for night, gain in by_night.items() if gain <= 0]
+    violations = measure_violations(experiment.limits, runs, baseline)
+    if mean <= 0:
+        reason = "no gain with other seeds"
+    elif not mean > needed:
+        reason = "the gain may be chance"
+    elif worse:
+        reason = f"no gain on {', '.join(worse)}"
+    elif violations[0] > 0:
+        reason = "AUC is below the limit"
+    elif violations[1] > 0:
+        reason = "PCOC is outside the limits"
+    else:
+        reason = ""
+    return Candidate(
+        trial.number, values, _get_search_gain(experiment, trial), gains, mean, error, needed, reason,
+        describe_changes(runs, baseline),
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""Gains of changed settings over the present ones, paired by night and seed, and the limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from scipy import stats
+
+from star_ctr.conf.settings.evaluate import EvaluateSettings
+from star_ctr.conf.settings.tune import TuneLimits
+from star_ctr.features.evaluation.array_metrics import compute_auc_samples, compute_gauc_samples, hash_users
+from star_ctr.workflows.tune.experiment import Experiment
+from star_ctr.workflows.tune.runs import Pair, Run, RunMetrics, compute_pcoc, get_metric
+
+
+class UnseenGain(NamedTuple):
+    """The gain of the proposed settings on the unseen night.
+
+    Attributes:
+        gains: The gain of each pair.
+        gain: The mean gain.
+        low: Lower bound of its interval.
+        high: Upper bound of its interval.
+        changes: As for `Candidate`.
+    """
+
+    gains: dict[Pair, float]
+    gain: float
+    low: float
+    high: float
+    changes: dict[str, float]
+
+
+def compute_gains(experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair]) -> dict[Pair, float]:
+    """Compute the gain of changed settings for each pair that both they and the present settings have.
+
+    Args:
+        experiment: The experiment.
+        values: The changed settings.
+        pairs: The pairs.
+
+    Returns:
+        The gain in the objective by pair; positive is better.
+    """
+    both = zip(experiment.get_runs(values, pairs), experiment.get_runs({}, pairs), pairs, strict=True)
+    return {
+        pair: get_metric(a, experiment.objective) - get_metric(b, experiment.objective)
+        for a, b, pair in both
+        if a is not None and b is not None
+    }
+
+
+def compute_needed_gain(gains: Sequence[float], tests: int, level: float) -> tuple[float, float]:
+    """Compute the mean gain that confirms a candidate.
+
+    Args:
+        gains: The gains of its pairs.
+        tests: The number of candidates that share the error rate.
+        level: The confidence level.
+
+    Returns:
+        The standard error of the mean gain, and the needed mean gain; infinite with fewer than two pairs.
+    """
+    n = len(gains)
+    if n < 2:
+        return math.inf, math.inf
+    error = float(np.std(gains, ddof=1)) / math.sqrt(n)
+    return error, float(stats.t.isf((1 - level) / tests, n - 1)) * error
+
+
+def get_both(
+    experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair]
+) -> tuple[list[RunMetrics], list[RunMetrics]]:
+    """Return the runs of changed and of present settings, for the pairs that both have."""
+    both = zip(experiment.get_runs(values, pairs), experiment.get_runs({}, pairs), strict=True)
+    found = [(a, b) for a, b in both if a is not None and b is not None]
+    return [a for a, _ in found], [b for _, b in found]
+
+
+def describe_changes(runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics]) -> dict[str, float]:
+    """Return the mean change of AUC and GAUC, PCOC of both, and the factor of the training time."""
+    changes = {
+        name: float(np.mean([get_metric(a, name) - get_metric(b, name) for a, b in zip(runs, baseline, strict=True)]))
+        for name in ("auc", "gauc", "log_loss")
+    }
+    seconds = sum(b.seconds for b in baseline)
+    factor = sum(a.seconds for a in runs) / seconds if seconds else float("nan")
+    return {
+        **changes,
+        "log_loss": -changes["log_loss"],
+        "pcoc": compute_pcoc(runs),
+        "present_pcoc": compute_pcoc(baseline),
+        "seconds_factor": factor,
+    }
+
+
+def compare_unseen(
+    experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair], evaluate: EvaluateSettings
+) -> UnseenGain:
+    """Compute the gain on the unseen night with its interval."""
+    gains = compute_gains(experiment, values, pairs)
+    samples = [_bootstrap_gain(experiment, values, pair, evaluate) for pair in pairs]
+    low, high = compute_gain_interval(
+        list(gains.values()), np.mean(samples, axis=0) if all(len(s) for s in samples) else None, evaluate.level
+    )
+    runs, baseline = get_both(experiment, values, pairs)
+    return UnseenGain(gains, sum(gains.values()) / len(gains), low, high, describe_changes(runs, baseline))
+
+
+def compute_gain_interval(gains: Sequence[float], samples: Any, level: float) -> tuple[float, float]:
+    """Compute the interval of a mean gain over seeds, with the variation between seeds and between users.
+
+    The two variances are added. The interval uses Student's t distribution with the degrees of freedom of
+    Welch-Satterthwaite.
+
+    Args:
+        gains: The gain of each seed.
+        samples: The mean gain over seeds in each bootstrap sample of users; None without a bootstrap.
+        level: The confidence level.
+
+    Returns:
+        The bounds; infinite if nothing is known about the variation.
+    """
+    mean, n = float(np.mean(gains)), len(gains)
+    of_seeds = float(np.var(gains, ddof=1)) / n if n > 1 else 0.0
+    of_users = 0.0 if samples is None or len(samples) < 2 else float(np.nanvar(samples, ddof=1))
+    if n < 2 and not of_users:
+        return -math.inf, math.inf
+    total = of_seeds + of_users
+    if not total:
+        return mean, mean
+    parts = of_seeds**2 / (n - 1) if n > 1 else 0.0
+    parts += of_users**2 / (len(samples) - 1) if of_users else 0.0
+    width = float(stats.t.ppf((1 + level) / 2, total**2 / parts)) * math.sqrt(total)
+    return mean - width, mean + width
+
+
+def _bootstrap_gain(experiment: Experiment, values: dict[str, Any], pair: Pair, evaluate: EvaluateSettings) -> Any:
+    """Return the gain of a pair in each bootstrap sample of users; empty if the scores were not kept."""
+    found = []
+    for v in (values, {}):
+        file = experiment.store.get_scores(Run(v, pair, keeps_scores=True))
+        if not file.exists() or experiment.objective == "log_loss":
+            return np.empty(0)
+        rows = pq.read_table(file)
+        user, label, score = (rows[name].to_numpy() for name in ("user_id", "label", "score"))
+        options = {"samples": evaluate.bootstrap_samples, "seed": evaluate.seed}
+        if experiment.objective == "gauc":
+            found.append(compute_gauc_samples(user, label, score, **options))
+        else:
+            users, number = np.unique(user, return_inverse=True)
+            found.append(compute_auc_samples(label, score, hash_users(users)[number], **options))
+    return (found[0] - found[1])[1:]
+
+
+def measure_violations(limits: TuneLimits, runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics]) -> list[float]:
+    """Compute by how much runs violate the limits.
+
+    Args:
+        limits: The limits.
+        runs: The runs of changed settings.
+        baseline: The runs of the present settings on the same pairs.
+
+    Returns:
+        The excess over the limit of AUC and over that of PCOC; at most 0 if a limit holds.
+    """
+    losses = [b.auc - a.auc for a, b in zip(runs, baseline, strict=True) if a.auc is not None and b.auc is not None]
+    auc = sum(losses) / len(losses) - limits.auc if losses else 0.0
+    distance, allowed = abs(compute_pcoc(runs) - 1), max(limits.pcoc, abs(compute_pcoc(baseline) - 1))
+    pcoc = distance - allowed
+    return [auc, 0.0 if math.isnan(pcoc) else pcoc]
