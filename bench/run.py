@@ -30,6 +30,7 @@ import size
 import skew
 import stream
 import training
+import tune
 import vocabulary_memory
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "cost": cost.run,
     "stream": stream.run,
     "training": training.run,
+    "tune": tune.run,
     "beside_load": beside_load.run,
     "gpu": gpu.run,
     "history": history.run,
