@@ -22,7 +22,7 @@ from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, IdField, Layout, Nu
 from star_ctr.conf.load import load
 from star_ctr.conf.recipe import Recipe, TrainingSize, apply_recipe, write_recipe
 from star_ctr.features.encoding.row_encoder import pack_rows
-from star_ctr.jobs.train import PinnedVersions
+from star_ctr.jobs.registry.job_definition import PinnedVersions
 from star_ctr.model.recipe_rule import RULE_VERSION, choose_settings
 from star_ctr.workflows.tune.nights import Nights, Prepared
 

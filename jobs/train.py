@@ -10,20 +10,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables, Warehouse
-from star_ctr.conf.contracts.compatibility import check_split, list_changes
+from star_ctr.conf.contracts.compatibility import list_changes
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.contracts.fingerprint import hash_code
-from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_refit_run_id, make_run_id
+from star_ctr.conf.contracts.run_id import format_variant, hash_config
 from star_ctr.conf.contracts.stored import parse_stored
 from star_ctr.conf.errors import DataError, UserError
-from star_ctr.conf.redaction import dump_redacted
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.delta_rows import describe_schema, quote_literal
 from star_ctr.jobs.io.session import run_submitted_step
@@ -34,18 +33,17 @@ from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables
 from star_ctr.jobs.quality.training_checks import describe_undertraining
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
-    check_files,
     get_attempt,
     list_attempts,
     publish_attempt,
     read_job,
     read_result,
 )
+from star_ctr.jobs.registry.job_definition import PinnedVersions, define_job
 from star_ctr.jobs.registry.recipes import describe_size_change
 from star_ctr.jobs.registry.score_maps import fit_score_maps
-from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.model.train import launch
-from star_ctr.model.training.job import TrainingJob, WarmStart
+from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.score_maps import ScoreMaps
 
 RUNS_SCHEMA = describe_schema(
@@ -163,24 +161,6 @@ def count_rows_by_domain(rows: DataFrame) -> list[tuple[str, int]]:
     return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
-class PinnedVersions(NamedTuple):
-    """Inputs that all runs of a night share.
-
-    Attributes:
-        tables: The names of the split table and of the vocabularies table.
-        versions: The Delta versions of `split` and `vocabularies`.
-        layout: The layout of the split.
-        days: The training days, if the split stores them once for all nights.
-        code: The hash of the trainer's code.
-    """
-
-    tables: SplitTables
-    versions: dict[str, int]
-    layout: Layout
-    days: list[str]
-    code: str
-
-
 def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TABLES) -> PinnedVersions:
     """Pin the newest version of a night's split, with its layout and vocabularies, and the current code.
 
@@ -226,62 +206,7 @@ def make_job(
         DataError: There is no split of the night.
         UserError: Training cannot start from the run in `trainer.warm_start`.
     """
-    return assign_attempt(store.warehouse, define_job(settings, ds, pinned or pin_versions(store, ds)))
-
-
-def define_job(settings: Settings, ds: str, pinned: PinnedVersions) -> TrainingJob:
-    """Return the training job of a night, or of its refit, without an attempt.
-
-    Args:
-        settings: The settings of the data set.
-        ds: The night.
-        pinned: The inputs.
-
-    Raises:
-        DataError: A file of the run in `trainer.warm_start` is damaged.
-        UserError: Training cannot start from the run in `trainer.warm_start`.
-    """
-    warehouse, run_id = Warehouse(settings.paths), make_run_id(settings, ds)
-    return TrainingJob(
-        run_id=run_id if pinned.tables == NIGHT_TABLES else make_refit_run_id(run_id),
-        ds=ds,
-        split=warehouse.table(pinned.tables.split),
-        days=pinned.days,
-        vocabularies=warehouse.table(pinned.tables.vocabularies),
-        versions=pinned.versions,
-        folder="",
-        code=pinned.code,
-        layout=pinned.layout,
-        model=settings.model,
-        trainer=settings.trainer,
-        settings=dump_redacted(settings),
-        start=find_warm_start(settings, ds, pinned.layout),
-        score_maps=score_maps,
-    )
-
-
-def find_warm_start(settings: Settings, ds: str, layout: Layout) -> WarmStart | None:
-    """Find the warm-start run of a night.
-
-    Args:
-        settings: The settings of the data set.
-        ds: The night.
-        layout: The layout of the night's split.
-
-    Returns:
-        The attempt of the run, with the hash of its weights; None if training starts from scratch.
-
-    Raises:
-        DataError: A file of the attempt is damaged.
-        UserError: Training cannot start from the run; or the run has changed since the split was written, so that
-            `layout` encodes rows differently.
-    """
-    start = find_start(settings, ds)
-    if start is None:
-        return None
-    check_split(start.attempt.run_id, start.layout, layout)
-    run_id, number, folder = check_files(start.attempt)
-    return WarmStart(run_id=run_id, attempt=number, folder=str(folder), weights=start.hash_weights())
+    return assign_attempt(store.warehouse, define_job(settings, ds, pinned or pin_versions(store, ds), score_maps))
 
 
 def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, Any], float | None]]) -> None:

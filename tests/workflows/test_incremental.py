@@ -21,6 +21,7 @@ from star_ctr.jobs.io.split_commits import read_split_commit
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import get_attempt_folder, get_published_attempt
 from star_ctr.jobs.registry.decisions import Decision, Decisions, Outcome
+from star_ctr.jobs.registry.job_definition import find_warm_start
 from star_ctr.jobs.registry.warm_starts import find_start
 from star_ctr.jobs.tools import batch_score
 from tests import small_logs
@@ -169,6 +170,6 @@ def test_a_night_starts_from_the_last_accepted_one(nights: Nights) -> None:
         shutil.copytree(newest_folder(settings, make_run_id(nights.settings, ds)), folder)
         outcome = Outcome.PROMOTED if ds == NIGHTS[0] else Outcome.HELD
         decisions.add(Decision(ds, name, 1, "", None, outcome, "made up"), decisions.read_all())
-    start = train.find_warm_start(settings, NIGHTS[2], nights.layouts[2])
+    start = find_warm_start(settings, NIGHTS[2], nights.layouts[2])
     assert start is not None
     assert start.run_id == make_run_id(settings, NIGHTS[0])

@@ -16,8 +16,8 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import train
 from star_ctr.jobs.io.newest_day import find_newest_day, list_complete_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.job_definition import PinnedVersions
 from star_ctr.jobs.registry.recipes import ensure_recipe
-from star_ctr.jobs.train import PinnedVersions
 from star_ctr.workflows.compare.run import prepare_night
 
 _SEARCH_NIGHTS = 2

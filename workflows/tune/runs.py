@@ -21,9 +21,9 @@ from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.files import remove_folder, write_json
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.array_metrics import compute_array_metrics
-from star_ctr.jobs.train import PinnedVersions, define_job
+from star_ctr.jobs.registry.job_definition import PinnedVersions, define_job
 from star_ctr.model.offline import SCORES, train_and_score
-from star_ctr.workflows.training_pool import SINGLE_CPU
+from star_ctr.workflows.training_pool import COMPARED_RUN
 from star_ctr.workflows.tune.space import change_settings
 
 _WAIT_SECONDS = 1.0
@@ -113,7 +113,7 @@ class Trainer:
     def __call__(self, run: Run, scores: Path | None) -> RunMetrics:
         """Train a run and score the test rows of its night. See `Runner`."""
         logging.getLogger("star_ctr").setLevel(logging.ERROR)  # its warnings would tear the progress bar
-        settings = change_settings(self.settings, {**run.values, **SINGLE_CPU, "trainer.seed": run.pair.seed})
+        settings = change_settings(self.settings, {**run.values, **COMPARED_RUN, "trainer.seed": run.pair.seed})
         job = define_job(settings, run.pair.night, self.pins[run.pair.night])
         job = job.for_attempt(1, self.folder / run.key)
         try:

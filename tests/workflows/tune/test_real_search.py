@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.contracts.dates import list_days
 from star_ctr.conf.load import load
 from star_ctr.features.evaluation.metrics import compute_metrics
-from star_ctr.jobs.train import define_job
+from star_ctr.jobs.registry.job_definition import define_job
 from star_ctr.model import offline
 from star_ctr.workflows.tune import report, variants
 from star_ctr.workflows.tune.nights import Nights, prepare
