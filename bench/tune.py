@@ -1,14 +1,16 @@
 """Benchmark: what the settings that `star-ctr tune` proposes gain on a night that the search has not seen.
 
-1. Simulate the logs of `--worlds` worlds with different seeds, and prepare their nights. With `--small`, the worlds are
-   those of `small_worlds.py`, whose training runs take a second.
-2. In each world, search for `--minutes`, starting from the recipe.
+1. Make `--worlds` worlds. `--kind simulated`: simulated logs, whose nights are prepared with Spark. `--kind small`: the
+   worlds of `small_worlds.py`, whose training runs take a second. `--kind formula`: those of `formula_worlds.py`, in which
+   a formula replaces training.
+2. In each world, search for `--minutes` or `--trials`.
 3. Print the gain on the unseen night of each world with its interval of 95%. It is 0 if no settings are proposed.
 
 The logs and the searches are kept in `--folder`, so that the benchmark can be stopped and run again.
 
     python bench/tune.py --worlds 10 --minutes 30
-    python bench/tune.py --worlds 10 --minutes 2 --small
+    python bench/tune.py --worlds 10 --minutes 2 --kind small
+    python bench/tune.py --worlds 20 --trials 40 --seeds 16 --kind formula
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 # Import before torch: sets the OpenMP wait policy.
 import star_ctr  # noqa: F401  # isort: skip
 
+import formula_worlds
 import small_worlds
 import yaml
 from entries import make_entry
+
+from star_ctr.workflows.training_pool import open_pool
+from star_ctr.workflows.tune.run import Options
 
 DAYS = 6
 """Days of a world: the newest night, the unseen night, two nights to search on, and at least two days to train on."""
@@ -63,22 +70,22 @@ def simulate_world(folder: Path, world: int, impressions: int) -> None:
     (folder / "prepared.pickle").write_bytes(pickle.dumps(prepared))
 
 
-def search_world(folder: Path, prepared: Any, minutes: float, jobs: int | None) -> dict[str, Any]:
+def search_world(folder: Path, prepared: Any, options: Any, runner: Any) -> dict[str, Any]:
     """Search in a prepared world, and return the result as JSON values.
 
     Args:
         folder: The folder of the world.
         prepared: The inputs of the search.
-        minutes: The time for the search and the runs after it.
-        jobs: The number of parallel training runs.
+        options: The options of the search.
+        runner: Trains the runs; None to train them on the data of the world.
     """
     from star_ctr.workflows.tune import report
-    from star_ctr.workflows.tune.run import Options, run
+    from star_ctr.workflows.tune.run import run
 
-    target = folder / f"result-{minutes:g}.json"
+    target = folder / f"result-{options.trials}-{options.minutes}-{options.seeds}.json"
     if not target.exists():
-        result = run(prepared, Options(minutes=minutes, jobs=jobs))
-        found = report.write(result, str(folder / "world.yaml"), [], f"tune --minutes {minutes:g}", folder / "report")
+        result = run(prepared, options, runner, open_pool if runner is None else ThreadPoolExecutor)
+        found = report.write(result, str(folder / "world.yaml"), [], f"tune {options}", folder / "report")
         target.write_text(json.dumps(found, indent=1) + "\n")
     loaded: dict[str, Any] = json.loads(target.read_text())
     return loaded
@@ -119,9 +126,12 @@ def summarize(results: list[dict[str, Any]], details: str) -> list[dict[str, Any
 
 
 def run(
-    worlds: int = 3,
-    minutes: float = 2.0,
-    impressions: int | None = None,
+    worlds: int = 20,
+    kind: str = "formula",
+    trials: int | None = 40,
+    minutes: float | None = None,
+    seeds: int = 16,
+    impressions: int = 150_000,
     jobs: int | None = None,
     folder: Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -129,36 +139,44 @@ def run(
 
     Args:
         worlds: The number of worlds.
-        minutes: The time per world.
-        impressions: The number of simulated impressions per world; None for small worlds.
+        kind: `simulated`, `small` or `formula`.
+        trials: The number of trials per world; None for no limit.
+        minutes: The time per world; None for no limit.
+        seeds: The least number of seeds per night that check the best trials.
+        impressions: The number of impressions of a simulated world.
         jobs: The number of parallel training runs; by default, the number of cores.
         folder: The folder of the worlds; by default, a temporary one.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="star-ctr-tune-") as name:
-            return run(worlds, minutes, impressions, jobs, Path(name))
-    results = []
+            return run(worlds, kind, trials, minutes, seeds, impressions, jobs, Path(name))
+    options, results = Options(trials, minutes, jobs, seeds), []
     for k in range(worlds):
-        own = folder / f"world{k}"
-        if impressions is None:
+        own, runner = folder / f"{kind}{k}", None
+        if kind == "formula":
+            prepared, runner = formula_worlds.prepare_world(own, k), formula_worlds.FormulaRunner(k)
+        elif kind == "small":
             prepared = small_worlds.prepare_world(own, k)
         else:
             if not (own / "prepared.pickle").exists():
                 # In a process of its own, so that Spark does not take memory and cores from the search.
-                options = ["--world", str(k), "--folder", str(own), "--impressions", str(impressions)]
-                subprocess.run([sys.executable, __file__, *options], check=True)
+                command = ["--world", str(k), "--folder", str(own), "--impressions", str(impressions)]
+                subprocess.run([sys.executable, __file__, *command], check=True)
             prepared = pickle.loads((own / "prepared.pickle").read_bytes())
-        results.append(search_world(own, prepared, minutes, jobs))
-    size = f"{impressions:,} impressions in {DAYS} days" if impressions else "small worlds"
-    return summarize(results, f"{size}, {minutes:g} minutes per world, from the recipe")
+        results.append(search_world(own, prepared, options, runner))
+    size = f"simulated, {impressions:,} impressions in {DAYS} days" if kind == "simulated" else kind
+    budget = " and ".join(f"{n:g} {unit}" for n, unit in ((trials, "trials"), (minutes, "minutes")) if n is not None)
+    return summarize(results, f"{size}; {budget} per world, at least {seeds} seeds")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=10, help="number of worlds")
-    parser.add_argument("--minutes", type=float, default=30.0, help="time for the search in a world")
+    parser.add_argument("--kind", choices=["simulated", "small", "formula"], default="simulated", help="kind of world")
+    parser.add_argument("--minutes", type=float, help="time for the search in a world")
+    parser.add_argument("--trials", type=int, help="number of trials in a world")
+    parser.add_argument("--seeds", type=int, default=4, help="least number of seeds that check the best trials")
     parser.add_argument("--impressions", type=int, default=150_000, help="impressions of a simulated world")
-    parser.add_argument("--small", action="store_true", help="use small worlds instead of simulated logs")
     parser.add_argument("--jobs", type=int, help="number of parallel training runs; default: the number of cores")
     parser.add_argument("--folder", default="build/tune-worlds", help="folder of the worlds")
     parser.add_argument("--world", type=int, help="only simulate and prepare this world, in --folder")
@@ -166,6 +184,8 @@ if __name__ == "__main__":
     if arguments.world is not None:
         simulate_world(Path(arguments.folder), arguments.world, arguments.impressions)
     else:
-        size = None if arguments.small else arguments.impressions
-        entries = run(arguments.worlds, arguments.minutes, size, arguments.jobs, Path(arguments.folder))
+        entries = run(
+            arguments.worlds, arguments.kind, arguments.trials, arguments.minutes, arguments.seeds,
+            arguments.impressions, arguments.jobs, Path(arguments.folder),
+        )  # fmt: skip
         print(json.dumps(entries, indent=1))

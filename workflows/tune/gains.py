@@ -147,6 +147,8 @@ def _bootstrap_gain(experiment: Experiment, values: dict[str, Any], pair: Pair, 
         if not file.exists() or experiment.objective == "log_loss":
             return np.empty(0)
         rows = pq.read_table(file)
+        if not len(rows):
+            return np.empty(0)
         user, label, score = (rows[name].to_numpy() for name in ("user_id", "label", "score"))
         options = {"samples": evaluate.bootstrap_samples, "seed": evaluate.seed}
         if experiment.objective == "gauc":

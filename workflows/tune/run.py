@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 from star_ctr.conf.contracts.catalog import Warehouse
@@ -28,6 +29,9 @@ _MAX_SEEDS = 32
 """Maximum number of seeds per night that check the best trials."""
 _FIRST_UNSEEN_SEED = 1000
 """Number of seeds before those of the unseen night."""
+
+PoolStart = Callable[[int], AbstractContextManager[Executor]]
+"""Starts a pool with a number of workers."""
 
 
 class Options(NamedTuple):
@@ -98,13 +102,16 @@ def make_pairs(nights: Nights, first_seed: int, seeds: int) -> Pairs:
 
 
 @contextmanager
-def open_experiment(prepared: Prepared, jobs: int | None, runner: Runner | None = None) -> Iterator[Experiment]:
+def open_experiment(
+    prepared: Prepared, jobs: int | None, runner: Runner | None = None, start_pool: PoolStart = open_pool
+) -> Iterator[Experiment]:
     """Open the study of a data set, with a pool of processes.
 
     Args:
         prepared: The inputs of the training runs.
         jobs: The number of processes; by default, the number of cores.
         runner: Trains the runs; by default, on the data set.
+        start_pool: Starts the pool; by default, of processes.
 
     Yields:
         The experiment. Its pairs are those of the search.
@@ -127,20 +134,23 @@ def open_experiment(prepared: Prepared, jobs: int | None, runner: Runner | None 
     study = studies.open_study(folder, name, space, settings.trainer.seed)
     runner = runner or Trainer(settings, prepared.pins, folder / "unfinished")
     pairs = make_pairs(prepared.nights, settings.trainer.seed, 0).search
-    with studies.register_process(folder) as process, open_pool(jobs) as pool:
+    with studies.register_process(folder) as process, start_pool(jobs) as pool:
         studies.queue_lost_trials_again(study, folder)
         yield Experiment(
             study, RunStore(folder), runner, pool, jobs, space, pairs, objective, settings.tune.limits, process
         )
 
 
-def run(prepared: Prepared, options: Options, runner: Runner | None = None) -> TuneResult:
+def run(
+    prepared: Prepared, options: Options, runner: Runner | None = None, start_pool: PoolStart = open_pool
+) -> TuneResult:
     """Search, and decide whether better settings were found.
 
     Args:
         prepared: The inputs of the training runs.
         options: The options.
         runner: Trains the runs; by default, on the data set.
+        start_pool: Starts the pool; by default, of processes.
 
     Returns:
         The result.
@@ -152,7 +162,7 @@ def run(prepared: Prepared, options: Options, runner: Runner | None = None) -> T
     settings = prepared.settings
     number = settings.tune.candidates
     runs_per_seed = (number + 1) * len(prepared.nights.search) + 2
-    with open_experiment(prepared, options.jobs, runner) as experiment, Display(experiment) as display:
+    with open_experiment(prepared, options.jobs, runner, start_pool) as experiment, Display(experiment) as display:
         seconds = None if options.minutes is None else 60 * options.minutes
         budget = Budget(options.trials, seconds, options.seeds * runs_per_seed, experiment.jobs)
         search(experiment, budget, display.show_search)

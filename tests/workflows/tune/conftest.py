@@ -1,14 +1,12 @@
-"""Searches in threads of this process."""
+"""Searches whose name does not depend on the code, because hashing it takes a second."""
 
 from __future__ import annotations
 
 import pytest
 
-from star_ctr.workflows.tune import run, study
-from tests.workflows.tune.fake_runs import open_threads
+from star_ctr.workflows.tune import study
 
 
 @pytest.fixture
-def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "open_pool", open_threads)
-    monkeypatch.setattr(study, "hash_code", lambda _: "code")  # takes a second
+def _one_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "hash_code", lambda _: "code")

@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import pyarrow.parquet as pq
 from star_ctr.conf.contracts.fingerprint import hash_json
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.load import load
-from star_ctr.workflows.tune import run as tuning
 from star_ctr.workflows.tune.nights import Nights, Prepared
 from star_ctr.workflows.tune.run import Options, TuneResult, run
 from star_ctr.workflows.tune.runs import Run, RunMetrics
@@ -87,20 +85,12 @@ def prepare(folder: Path, overrides: Sequence[str] = (), space: object = SPACE) 
     return Prepared(settings, NIGHTS, {})
 
 
-@contextmanager
-def open_threads(jobs: int) -> Iterator[Executor]:
-    """Replacement of the pool of processes, because starting processes takes seconds."""
-    with ThreadPoolExecutor(jobs) as pool:
-        yield pool
-
-
 def search(folder: Path, runner: FakeRunner, trials: int = 12, overrides: Sequence[str] = ()) -> TuneResult:
-    """Run a search with one process."""
-    return run(prepare(folder, overrides), Options(trials=trials, jobs=1, seeds=4), runner)
+    """Run a search with one thread, because starting a process takes seconds."""
+    return run(prepare(folder, overrides), Options(trials=trials, jobs=1, seeds=4), runner, ThreadPoolExecutor)
 
 
 if __name__ == "__main__":
     root, limit = Path(sys.argv[1]), int(sys.argv[2])
     gains = {name(DROPOUT, 0.2): 0.01}
-    tuning.open_pool = open_threads
     search(root, FakeRunner(root / "calls", gains, noise=0.001, kill_after=limit or None))

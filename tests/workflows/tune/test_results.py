@@ -77,7 +77,7 @@ def test_a_shipped_configuration_is_extended_by_name(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "demo-tuned.yaml").read_text()) == {"extends": "demo", "model": {"dim": 16}}
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("_one_code")
 def test_a_report_with_a_proposal(tmp_path: Path) -> None:
     result = search(tmp_path, FakeRunner(tmp_path / "calls", GAINS, noise=0.001, failing=(name(EPOCHS, 2),)), 16)
     overrides = [f"paths.warehouse={tmp_path / 'warehouse'}"]
@@ -102,7 +102,7 @@ def test_a_report_with_a_proposal(tmp_path: Path) -> None:
     assert load(tmp_path / "out/demo-tuned.yaml").model.dropout == 0.2
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("_one_code")
 def test_a_report_without_a_proposal_removes_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/demo-tuned.yaml").write_text("extends: demo\n")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from tests.workflows.tune.fake_runs import (
     search,
 )
 
-pytestmark = pytest.mark.usefixtures("_threads")
+pytestmark = pytest.mark.usefixtures("_one_code")
 BETTER = {name(DROPOUT, 0.2): 0.01, name(DROPOUT, 0.3): 0.003, name(EPOCHS, 3): -0.02}
 
 
@@ -88,7 +89,12 @@ def test_the_better_half_goes_on_at_each_rung(tmp_path: Path) -> None:
     space = {DROPOUT: {"low": 0.0, "high": 0.5}}
     from star_ctr.workflows.tune.run import Options, run
 
-    result = run(prepare(tmp_path, space=space), Options(30, None, 1, 2), FakeRunner(tmp_path / "calls", noise=0.01))
+    result = run(
+        prepare(tmp_path, space=space),
+        Options(30, None, 1, 2),
+        FakeRunner(tmp_path / "calls", noise=0.01),
+        ThreadPoolExecutor,
+    )
     rungs: dict[int, list[float]] = {1: [], 2: [], 4: [], 8: []}
     for trial in studies.list_trials(result.experiment.study):
         values = [v for _, v in sorted(trial.intermediate_values.items())]
