@@ -1,19 +1,22 @@
-"""The training processes of a comparison."""
+"""The training processes of a comparison or a search."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 PARENT = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from star_ctr.model.distributed.process_lifetime import end_with_parent
+import os, time
+from star_ctr.workflows.training_pool import open_pool
 if __name__ == "__main__":
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
+    with open_pool(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
+        running = pool.submit(time.sleep, 600)
         time.sleep(600)
 """
 
@@ -27,15 +30,16 @@ def is_running(process: int) -> bool:
         return False
 
 
-def test_a_killed_comparison_leaves_no_process_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_comparison_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT, encoding="utf-8")
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     assert is_running(worker)
-    parent.kill()
-    parent.wait()
+    parent.send_signal(number)
+    parent.wait(30)
     deadline = time.monotonic() + 20
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
