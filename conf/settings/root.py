@@ -163,21 +163,11 @@ class Settings(SettingsModel):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Settings:
-        problems = [
-            *_find_label_problems(self),
-            *_find_domain_problems(self),
-            *_find_history_problems(self),
-            *find_feature_problems(self),
-            *find_weight_problems(self),
-            *find_name_problems(self.features, self.history),
-            *_find_model_problems(self),
-            *find_embedding_problems(self),
-            *_find_refit_problems(self),
-            *_find_retention_problems(self),
-        ]
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+        return _check(self)
+
+    def replace_training(self, model: ModelSettings, trainer: TrainerSettings) -> Settings:
+        """Return the settings with other sections `model` and `trainer`; raises `ValueError` if they do not fit."""
+        return _check(self.model_copy(update={"model": model, "trainer": trainer}))
 
     def get_outcomes(self) -> frozenset[str]:
         """Return the columns of the impression log whose values arise after the impression, including the label.
@@ -195,6 +185,25 @@ class Settings(SettingsModel):
     def select_features(self, kind: type[F]) -> list[F]:
         """Return the features of one kind, in their declared order."""
         return [f for f in self.features if isinstance(f, kind)]
+
+
+def _check(settings: Settings) -> Settings:
+    """Return the settings; raise `ValueError` if they are inconsistent."""
+    problems = [
+        *_find_label_problems(settings),
+        *_find_domain_problems(settings),
+        *_find_history_problems(settings),
+        *find_feature_problems(settings),
+        *find_weight_problems(settings),
+        *find_name_problems(settings.features, settings.history),
+        *_find_model_problems(settings),
+        *find_embedding_problems(settings),
+        *_find_refit_problems(settings),
+        *_find_retention_problems(settings),
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return settings
 
 
 def _find_label_problems(settings: Settings) -> list[str]:

@@ -39,7 +39,7 @@ def tune(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.0,
+            min=0.1,
             metavar="M",
             help="Time for all training runs, with those that check the best trials. By default, 30 without --trials, "
             "and no limit with it.",

@@ -15,7 +15,7 @@ A search picks the luckiest of many trials, so their values in the search are to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,28 +104,45 @@ def decide(
         The decision.
 
     Raises:
-        DataError: A training run failed.
+        DataError: A training run of the present settings failed, or a process was killed.
     """
-    train_all(experiment, [Run({}, pair) for pair in experiment.pairs], lambda *n: show("present settings", *n))
+
+    def train(what: str, runs: Sequence[Run]) -> None:
+        for run, reason in train_all(experiment, runs, True, lambda done, total: show(what, done, total)):
+            failures.setdefault(Run(run.values, experiment.pairs[0]).key, reason)
+
+    failures: dict[str, str] = {}
+    train("present settings", [Run({}, pair) for pair in experiment.pairs])
     trials = [t for t in list_best(experiment) if _get_search_gain(experiment, t) > 0][:number]
     half = fresh[: math.ceil(len(fresh) / 2)]
     settings = [{}, *(studies.get_values(t) for t in trials)] if trials else []
-    train_all(experiment, [Run(v, pair) for pair in half for v in settings], lambda *n: show("training again", *n))
+    train("training again", [Run(v, pair) for pair in half for v in settings])
     alive = [v for v in settings[1:] if sum(compute_gains(experiment, v, half).values()) > 0]
-    rest = [Run(v, pair) for pair in fresh[len(half) :] for v in ([{}, *alive] if alive else [])]
-    train_all(experiment, rest, lambda *n: show("training again", *n))
+    train("training again", [Run(v, pair) for pair in fresh[len(half) :] for v in ([{}, *alive] if alive else [])])
     tests = _count_tests(experiment, trials)
     candidates = [
         _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level)
         for trial in trials
     ]
-    candidates.sort(key=lambda c: -c.gain)
+    candidates = sorted((_mark_failed(experiment, c, failures) for c in candidates), key=_sort_key)
     proposed = next((c for c in candidates if not c.reason), None)
     if proposed is None:
         return Decision(candidates, None, None)
-    runs = [Run(v, pair, keeps_scores=True) for pair in unseen for v in ({}, proposed.values)]
-    train_all(experiment, runs, lambda *n: show("unseen night", *n))
+    train("unseen night", [Run(v, pair, keeps_scores=True) for pair in unseen for v in ({}, proposed.values)])
+    candidates = [_mark_failed(experiment, c, failures) for c in candidates]
+    if any(c.reason for c in candidates if c.trial == proposed.trial):
+        return Decision(candidates, None, None)
     return Decision(candidates, proposed, compare_unseen(experiment, proposed.values, unseen, evaluate))
+
+
+def _sort_key(candidate: Candidate) -> tuple[bool, float]:
+    return math.isnan(candidate.gain), -candidate.gain
+
+
+def _mark_failed(experiment: Experiment, candidate: Candidate, failures: Mapping[str, str]) -> Candidate:
+    """Return a candidate with the reason why its training failed, if it did."""
+    reason = failures.get(Run(candidate.values, experiment.pairs[0]).key)
+    return candidate._replace(reason=reason) if reason else candidate
 
 
 def _get_search_gain(experiment: Experiment, trial: FrozenTrial) -> float:
@@ -147,10 +164,10 @@ def _evaluate(experiment: Experiment, trial: FrozenTrial, pairs: Sequence[Pair],
     """Evaluate a candidate on its pairs."""
     values = studies.get_values(trial)
     gains = compute_gains(experiment, values, pairs)
-    mean = sum(gains.values()) / len(gains)
+    mean = sum(gains.values()) / len(gains) if gains else float("nan")
     error, needed = compute_needed_gain(list(gains.values()), tests, level)
     runs, baseline = get_both(experiment, values, pairs)
-    nights = sorted({pair.night for pair in pairs})
+    nights = sorted({pair.night for pair in gains})
     by_night = {night: np.mean([g for pair, g in gains.items() if pair.night == night]) for night in nights}
     worse = [night for night, gain in by_night.items() if gain <= 0]
     violations = measure_violations(experiment.limits, runs, baseline)

@@ -59,17 +59,27 @@ class Experiment:
         return [self.store.read(Run(values, pair)) for pair in pairs]
 
 
-def train_all(experiment: Experiment, runs: Sequence[Run], show: Callable[[int, int], None] = lambda *_: None) -> None:
+def train_all(
+    experiment: Experiment,
+    runs: Sequence[Run],
+    may_fail: bool = False,
+    show: Callable[[int, int], None] = lambda *_: None,
+) -> list[tuple[Run, str]]:
     """Train all runs that are not finished.
 
     Args:
         experiment: The experiment.
         runs: The runs.
+        may_fail: Whether runs of changed settings may fail.
         show: Called with the number of finished runs and that of all runs.
 
+    Returns:
+        The failed runs with the reason of each.
+
     Raises:
-        DataError: A training run failed, or a process was killed.
+        DataError: A training run that must not fail has failed, or a process was killed.
     """
+    failures: list[tuple[Run, str]] = []
     waiting = [run for run in runs if experiment.store.read(run) is None]
     active: dict[Future[RunMetrics | None], Run] = {}
     while waiting or active:
@@ -86,5 +96,8 @@ def train_all(experiment: Experiment, runs: Sequence[Run], show: Callable[[int, 
             except BrokenProcessPool:
                 raise DataError(KILLED) from None
             except Exception as error:
-                values = dict(run.values)
-                raise DataError(f"tune: training for {run.pair} failed: {error}. Settings: {values}") from error
+                if not (may_fail and run.values):
+                    values = dict(run.values) or "the present ones"
+                    raise DataError(f"tune: training for {run.pair} failed: {error}. Settings: {values}") from error
+                failures.append((run, f"training for {run.pair} failed: {error}"))
+    return failures

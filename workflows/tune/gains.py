@@ -82,7 +82,9 @@ def get_both(
 
 
 def describe_changes(runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics]) -> dict[str, float]:
-    """Return the mean change of AUC and GAUC, PCOC of both, and the factor of the training time."""
+    """Return the mean change of AUC and GAUC, PCOC of both, and the factor of the training time; {} without runs."""
+    if not runs:
+        return {}
     changes = {
         name: float(np.mean([get_metric(a, name) - get_metric(b, name) for a, b in zip(runs, baseline, strict=True)]))
         for name in ("auc", "gauc", "log_loss")

@@ -223,8 +223,8 @@ def _format_candidates(found: Mapping[str, Any]) -> str:
             _format(c["search_gain"], "+.4f"),
             f"{_format(c['gain'], '+.4f')} ± {_format(c['error'], '.4f')}",
             _format(c["needed"], ".4f"),
-            f"{c['auc']:+.4f}",
-            _format(c["pcoc"], ".2f"),
+            _format(c.get("auc"), "+.4f"),
+            _format(c.get("pcoc"), ".2f"),
             c["reason"] or "confirmed",
         ]
         for c in found["candidates"]

@@ -15,7 +15,9 @@ from optuna.trial import Trial
 from pydantic import ValidationError
 
 from star_ctr.conf.errors import ConfigError, UserError, suggest_nearest
+from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.conf.settings.tune import SearchRange
 
 Values = Mapping[str, Any]
@@ -203,14 +205,20 @@ def change_settings(settings: Settings, values: Values) -> Settings:
     Raises:
         UserError: A value is not valid, alone or in combination with the others.
     """
-    dumped = settings.model_dump()
+    dumped = settings.model_dump(include={"model", "trainer"})
     for key, value in values.items():
         *parents, last = key.split(".")
         reduce(getitem, parents, dumped)[last] = value
+    sections: dict[str, Any] = {}
+    for name, section in (("model", ModelSettings), ("trainer", TrainerSettings)):
+        try:
+            sections[name] = section.model_validate(dumped[name])
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(map(str, (name, *problem["loc"])))
+            text = str(problem["msg"]).removeprefix("Value error, ").splitlines()[0]
+            raise UserError(f"{key}: {text}") from None
     try:
-        return Settings.model_validate(dumped)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        text = str(problem["msg"]).removeprefix("Value error, ").splitlines()[0]
-        raise UserError(f"{key}: {text}" if key else text) from None
+        return settings.replace_training(**sections)
+    except ValueError as error:
+        raise UserError(str(error).splitlines()[0]) from None

@@ -33,7 +33,7 @@ BASELINE, PROCESS, REASON, VIOLATIONS, VALUES = "baseline", "process", "reason",
 """Attributes of a trial: whether it has the present settings, the process that runs it, why it failed or was stopped,
 by how much it violates each limit, and its changed settings."""
 _QUEUED_AGAIN = "queued again"
-"""Attribute of a study: the numbers of the trials that were queued again, which do not count."""
+"""Attribute of a study, followed by the number of a trial that was queued again, and therefore does not count."""
 _NEAR = 9
 """Number of trials near the present settings before TPE starts."""
 _MODULES = ("star_ctr.model.offline", "star_ctr.features.evaluation.array_metrics")
@@ -170,14 +170,15 @@ def queue_again(study: Study, trial: FrozenTrial | Trial) -> None:
     """Queue a running trial again, with the same values. The trial itself no longer counts."""
     attributes = {BASELINE: True} if trial.user_attrs.get(BASELINE) else {}
     study.enqueue_trial(dict(trial.params), user_attrs=attributes)
-    study.set_user_attr(_QUEUED_AGAIN, [*study.user_attrs.get(_QUEUED_AGAIN, []), trial.number])
+    study.set_user_attr(f"{_QUEUED_AGAIN} {trial.number}", True)
     study.tell(trial.number, state=TrialState.FAIL)
 
 
 def list_trials(study: Study, states: Sequence[TrialState] = FINISHED) -> list[FrozenTrial]:
     """Return the trials in some states, without those that were queued again."""
-    again = set(study.user_attrs.get(_QUEUED_AGAIN, []))
-    return [t for t in study.get_trials(deepcopy=False, states=tuple(states)) if t.number not in again]
+    again = study.user_attrs
+    trials = study.get_trials(deepcopy=False, states=tuple(states))
+    return [t for t in trials if f"{_QUEUED_AGAIN} {t.number}" not in again]
 
 
 def get_baseline(study: Study) -> FrozenTrial | None:

@@ -78,7 +78,7 @@ def compare(
     rows = []
     with open_experiment(prepared, jobs) as experiment, Display(experiment) as display:
         runs = [Run(values, pair) for values in named.values() for pair in pairs]
-        train_all(experiment, runs, lambda done, total: display.show_runs("training", done, total))
+        train_all(experiment, runs, show=lambda done, total: display.show_runs("training", done, total))
         for name, values in named.items():
             gains = list(compute_gains(experiment, values, pairs).values())
             changed, baseline = get_both(experiment, values, pairs)

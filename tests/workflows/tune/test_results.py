@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from star_ctr.conf.contracts.run_id import hash_config
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.recipe import Recipe, TrainingSize, write_recipe
 from star_ctr.conf.settings.root import Settings
@@ -129,11 +130,22 @@ def test_the_default_space_starts_from_the_present_settings(with_recipe: Path) -
     assert [d.key for d in only] == ["trainer.negatives"]
 
 
+def test_values_that_do_not_fit_together_are_an_error() -> None:
+    settings = load("demo")
+    with pytest.raises(UserError, match="partitioned normalization needs batches of one domain"):
+        change_settings(settings, {"trainer.data.batches": "mixed"})
+    mixed = {"trainer.data.batches": "mixed", "model.norm": "bn", "model.layers": [4]}
+    assert_same_models(
+        change_settings(settings, mixed), load("demo", [f"{k}={json.dumps(v)}" for k, v in mixed.items()])
+    )
+    assert settings == load("demo"), "the present settings are unchanged"
+
+
 def test_a_variant_is_the_difference_from_the_present_settings(with_recipe: Path) -> None:
     present = load(with_recipe)
     found = parse_variant(str(with_recipe), [], 'trainer.epochs=2 model.layers="[8, 4]"', present)
     assert found == {"trainer.epochs": 2, "model.layers": [8, 4]}
     paper = parse_variant(str(with_recipe), [], "preset=paper", present)
     assert_same_models(change_settings(present, paper), load(with_recipe, ["preset=paper"]))
-    with pytest.raises(Exception, match="need another split"):
+    with pytest.raises(UserError, match="need another split"):
         parse_variant(str(with_recipe), [], "window.days=1", present)

@@ -141,6 +141,29 @@ def test_a_failed_trial_has_its_reason_and_the_search_goes_on(tmp_path: Path) ->
     assert result.decision.proposed is not None
 
 
+def test_a_candidate_that_fails_with_another_seed_is_not_proposed(tmp_path: Path) -> None:
+    class Failing(FakeRunner):
+        first = 4
+
+        def __call__(self, run: Run, scores: Path | None) -> object:  # type: ignore[override]
+            if run.values.get(DROPOUT) == 0.2 and run.pair.seed >= self.first:
+                raise DataError("the loss is not finite")
+            return super().__call__(run, scores)
+
+    class FailingUnseen(Failing):
+        first = 1000
+
+    for k, kind in enumerate((Failing, FailingUnseen)):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        decision = search(folder, kind(folder / "calls", {name(DROPOUT, 0.2): 0.01}, noise=0.001)).decision
+        reasons = [c.reason for c in decision.candidates if c.values.get(DROPOUT) == 0.2]
+        assert reasons
+        assert any("failed: the loss is not finite" in reason for reason in reasons)
+        assert decision.proposed is None or decision.proposed.values.get(DROPOUT) != 0.2
+        assert (decision.unseen is None) == (decision.proposed is None)
+
+
 def test_present_settings_that_fail_stop_the_search(tmp_path: Path) -> None:
     class Failing(FakeRunner):
         def __call__(self, run: Run, scores: Path | None) -> object:  # type: ignore[override]
