@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from star_ctr.conf.settings.base import SettingsModel, TrainingKey
 from star_ctr.conf.settings.trainer import NOT_AFFECTING_WEIGHTS
 
+_FIXED = ("warm_start", "calibration.earlier_scores", "calibration.earlier_nights")
+"""Keys of `trainer` that have the same value in all trials."""
+
 
 class SearchRange(SettingsModel):
     """The values of a key to search: `values`, `factor`, or `low` and `high`. The present value is always a trial."""
@@ -69,8 +72,8 @@ class TuneSettings(SettingsModel):
     def _check_space(self) -> TuneSettings:
         for key in self.space:
             section, _, name = key.partition(".")
-            if section == "trainer" and name.partition(".")[0] in {*NOT_AFFECTING_WEIGHTS, "warm_start"}:
-                raise ValueError(f"space: `{key}` cannot be searched; it does not change how well a model predicts")
+            if section == "trainer" and (name.partition(".")[0] in NOT_AFFECTING_WEIGHTS or name in _FIXED):
+                raise ValueError(f"space: `{key}` cannot be searched; it does not change the models of the trials")
             if key.startswith("model.embeddings."):
                 raise ValueError(f"space: `{key}` cannot be searched, because it is part of the split")
         if self.only and not any(self.space.values()):
