@@ -34,7 +34,7 @@ def tune(
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Stop after this number of trials, with the present settings."),
+        typer.Option(min=1, metavar="N", help="Stop after this number of trials, including the present settings."),
     ] = None,
     minutes: Annotated[
         float | None,

@@ -113,13 +113,13 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
     repeats = 0
     try:
         while True:
-            is_used_up = budget.is_used_up(experiment.study)
-            while not is_used_up and len(active) < experiment.jobs and repeats < _MAX_REPEATS:
-                started = _start_trial(experiment)
+            while len(active) < experiment.jobs and repeats < _MAX_REPEATS:
+                started = _start_trial(experiment, budget)
+                if started is None:
+                    break
                 is_repeated = experiment.store.read(_get_next_run(experiment, started)) is not None
                 repeats = repeats + 1 if is_repeated and not started.is_baseline else 0
                 active[experiment.submit(_get_next_run(experiment, started))] = started
-                is_used_up = budget.is_used_up(experiment.study)
             show(budget)
             if not active:
                 return
@@ -140,10 +140,14 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
         raise
 
 
-def _start_trial(experiment: Experiment) -> _Active:
-    """Start the next queued trial, or one that the sampler suggests."""
-    trial = experiment.study.ask()
-    trial.set_user_attr(studies.PROCESS, experiment.process)
+def _start_trial(experiment: Experiment, budget: Budget) -> _Active | None:
+    """Start the next queued trial, or one that the sampler suggests; return None if the budget is used up."""
+    # With the lock, so that several processes together do not start more trials.
+    with studies.hold_setup(experiment.store.folder.parent):
+        if budget.is_used_up(experiment.study):
+            return None
+        trial = experiment.study.ask()
+        trial.set_user_attr(studies.PROCESS, experiment.process)
     suggested = {d.key: d.suggest(trial) for d in experiment.space}
     is_baseline = bool(trial.user_attrs.get(studies.BASELINE))
     present = {d.key: d.present for d in experiment.space}

@@ -93,7 +93,7 @@ def open_study(folder: Path, name: str, space: Sequence[Dimension], seed: int) -
     lock, journal = _JournalLock(folder / "journal.lock"), folder / "journal.log"
     _drop_partial_line(journal, lock)
     storage = JournalStorage(JournalFileBackend(str(journal), lock))
-    with _hold_setup(folder):
+    with hold_setup(folder):
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -159,7 +159,7 @@ def register_process(folder: Path) -> Iterator[str]:
 
 def queue_lost_trials_again(study: Study, folder: Path) -> None:
     """Queue the running trials of processes that have ended, with the same values."""
-    with _hold_setup(folder):
+    with hold_setup(folder):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             process = trial.user_attrs.get(PROCESS)
             if process and not _is_running(folder, process):
@@ -191,7 +191,8 @@ def get_values(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.user_attrs.get(VALUES, {}))
 
 
-def _hold_setup(folder: Path) -> FileLock:
+def hold_setup(folder: Path) -> FileLock:
+    """Return the lock that a process holds while it counts, starts or queues trials."""
     return FileLock(folder / "setup.lock")
 
 

@@ -212,21 +212,24 @@ def test_a_stopped_search_continues_with_its_unfinished_trial(tmp_path: Path) ->
     assert len(calls) == len({str(call) for call in calls}), "no run is repeated"
 
 
-def test_a_killed_search_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_search_is_resumed_by_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`kill -9` in the middle of a trial, and a journal whose last line is incomplete."""
-    monkeypatch.setattr(studies, "hash_code", hash_code)  # as in the other process
-    command = [sys.executable, "-m", "tests.workflows.tune.fake_runs", str(tmp_path), "7"]
-    killed = subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
+    monkeypatch.setattr(studies, "hash_code", hash_code)  # as in the other processes
+    command = [sys.executable, "-m", "tests.workflows.tune.fake_runs", str(tmp_path)]
+    killed = subprocess.run([*command, "11"], cwd=ROOT, check=False, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list_calls(tmp_path / "calls")) == 7
+    assert len(list_calls(tmp_path / "calls")) == 11
     with (next((tmp_path / "warehouse/tune").iterdir()) / "journal.log").open("a") as journal:
         journal.write('{"op_code":')  # a line that a crash of the machine left incomplete
+    both = [subprocess.Popen([*command, "0"], cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    calls = list_calls(tmp_path / "calls")
+    assert len(calls) == len({str(call) for call in calls}), "no run is repeated"
     result = search(tmp_path, FakeRunner(tmp_path / "calls", {name(DROPOUT, 0.2): 0.01}, noise=0.001))
+    assert list_calls(tmp_path / "calls") == calls, "nothing was left to do"
     assert sum(get_states(result).values()) == 12
     assert not [t for t in result.experiment.study.trials if t.state == TrialState.RUNNING]
     assert result.decision.proposed is not None
-    calls = list_calls(tmp_path / "calls")
-    assert len(calls) == len({str(call) for call in calls})
 
 
 def test_another_process_that_trains_a_run_is_waited_for(tmp_path: Path) -> None:
