@@ -25,15 +25,14 @@ from star_ctr.conf.settings.feature_problems import (
 )
 from star_ctr.conf.settings.features import (
     AnyFeature,
-    Categorical,
     Feature,
     History,
-    Sequence,
 )
 from star_ctr.conf.settings.gate import GateSettings
 from star_ctr.conf.settings.label import Label, LabelColumn, LabelFromClicks
 from star_ctr.conf.settings.logs import LogSettings, Zone
 from star_ctr.conf.settings.model import ModelSettings
+from star_ctr.conf.settings.model_problems import find_model_problems
 from star_ctr.conf.settings.paths import PathSettings
 from star_ctr.conf.settings.retention import RetentionSettings
 from star_ctr.conf.settings.simulate import SimulateSettings
@@ -196,7 +195,7 @@ def _check(settings: Settings) -> Settings:
         *find_feature_problems(settings),
         *find_weight_problems(settings),
         *find_name_problems(settings.features, settings.history),
-        *_find_model_problems(settings),
+        *find_model_problems(settings),
         *find_embedding_problems(settings),
         *_find_refit_problems(settings),
         *_find_retention_problems(settings),
@@ -248,24 +247,6 @@ def _find_history_problems(settings: Settings) -> list[str]:
     return problems
 
 
-def _find_model_problems(settings: Settings) -> list[str]:
-    problems = _find_pooling_problems(settings)
-    if settings.trainer.data.batches == "single_domain":
-        if settings.model.name == "mulann":
-            problems.append(
-                "trainer.data.batches: MulANN's discriminator needs batches of several domains; set it to mixed"
-            )
-        return problems
-    if settings.model.norm == "pn":
-        problems.append(
-            "model.norm: partitioned normalization needs batches of one domain; set trainer.data.batches to "
-            "single_domain, or model.norm to bn or ln"
-        )
-    if settings.trainer.parallel == "batches":
-        problems.append("trainer.parallel: `batches` needs batches of one domain, not mixed ones; set it to rows")
-    return problems
-
-
 def _find_retention_problems(settings: Settings) -> list[str]:
     if settings.retention.history is None or settings.state.expire_days is not None:
         return []
@@ -290,15 +271,3 @@ def _find_refit_problems(settings: Settings) -> list[str]:
             "earlier one and learns from the day anyway; set gate.publish to evaluated, or remove trainer.warm_start"
         ]
     return []
-
-
-def _find_pooling_problems(settings: Settings) -> list[str]:
-    if settings.model.pooling == "mean":
-        return []
-    row_tables = {f.embedding or f.name for f in settings.select_features(Categorical) if f.splitter is None}
-    return [
-        f"model.pooling: {settings.model.pooling} weights the events of `{sequence.name}` by the candidate, but no "
-        "categorical feature shares an embedding with it; give one of them, or set model.pooling to mean"
-        for sequence in settings.select_features(Sequence)
-        if not row_tables & set(sequence.columns.values())
-    ]
