@@ -10,7 +10,7 @@ The logs and the searches are kept in `--folder`, so that the benchmark can be s
 
     python bench/tune.py --worlds 10 --minutes 30
     python bench/tune.py --worlds 10 --minutes 2 --kind small
-    python bench/tune.py --worlds 20 --trials 40 --seeds 16 --kind formula
+    python bench/tune.py --worlds 20 --trials 40 --seeds 16 --jobs 1 --kind formula
 """
 
 from __future__ import annotations
