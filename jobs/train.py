@@ -66,6 +66,8 @@ RUNS_SCHEMA = describe_schema(
 """Schema of `runs`."""
 NOT_SAMPLED = "no click, not sampled (trainer.negatives)"
 """Reason in the ledger for training rows that were not sampled."""
+EXCLUDED_DOMAIN = "domain not trained on (trainer.data)"
+"""Reason in the ledger for training rows of domains that `trainer.data` does not select."""
 _logger = logging.getLogger(__name__)
 
 
@@ -144,14 +146,16 @@ def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob,
         if split not in counts:
             counts[split] = count_rows_by_domain(read_train_rows(store, job))
         # The record counts a row once per epoch, the ledger only once.
-        epochs, trained, left_out = job.trainer.epochs, record["rows"], record.get("left_out", {})
+        epochs, trained = job.trainer.epochs, record["rows"]
+        unused = {NOT_SAMPLED: record.get("left_out", {}), EXCLUDED_DOMAIN: record.get("excluded", {})}
         for domain, n in counts[split]:
-            unused = left_out.get(domain, 0)
-            entries.append(RunEntry(job.run_id, job.ds, domain, n - unused, trained.get(domain, 0) // epochs))
-            if unused:
-                entries.append(RunEntry(job.run_id, job.ds, domain, unused, 0, NOT_SAMPLED))
-        if any(trained.get(domain, 0) != (n - left_out.get(domain, 0)) * epochs for domain, n in counts[split]):
-            incomplete.append(job.run_id)
+            by_reason = {reason: rows[domain] for reason, rows in unused.items() if domain in rows}
+            wanted, used = n - sum(by_reason.values()), trained.get(domain, 0)
+            if wanted or not by_reason:
+                entries.append(RunEntry(job.run_id, job.ds, domain, wanted, used // epochs))
+            entries += [RunEntry(job.run_id, job.ds, domain, rows, 0, reason) for reason, rows in by_reason.items()]
+            if used != wanted * epochs and job.run_id not in incomplete:
+                incomplete.append(job.run_id)
     store.write_run_ledger("train", entries)
     return incomplete
 

@@ -111,13 +111,16 @@ def format_variant(settings: Settings) -> str:
     """Return the model's name with its variant, as shown in tables and metrics, for example `star-pn-aux`.
 
     The name consists of the model, the normalization, and `aux` or `noaux`. Attention pooling, summed weights and mixed
-    batches are appended if they are used, for example `star-bn-aux-din-sum-mixed`.
+    batches are appended if they are used, for example `star-bn-aux-din-sum-mixed`. So is `subset`, if only some of the
+    domains are trained on.
     """
     model = settings.model
     parts = [model.name, model.norm, "aux" if model.aux else "noaux"]
     parts += [model.pooling] if model.pooling != "mean" else []
     parts += ["sum"] if model.combine == "sum" else []
-    parts += ["mixed"] if settings.trainer.data.batches == "mixed" else []
+    data = settings.trainer.data
+    parts += ["mixed"] if data.batches == "mixed" else []
+    parts += ["subset"] if data.domains is not None or data.exclude_domains else []
     return "-".join(parts)
 
 

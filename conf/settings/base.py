@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 NonEmptyText = Annotated[str, Field(min_length=1)]
 """Text with at least one character."""
@@ -22,6 +22,17 @@ def _check_training_key(key: str) -> str:
 
 TrainingKey = Annotated[str, AfterValidator(_check_training_key)]
 """The dotted key of a setting in which training runs on the same split may differ."""
+
+
+def _parse_domain_name(value: Any) -> Any:
+    """Convert a number to text; reject a bool, because YAML reads an unquoted `no` as false."""
+    if isinstance(value, bool):
+        raise ValueError(f"YAML reads this as {str(value).lower()}; quote the domain's name, for example 'no'")
+    return str(value) if isinstance(value, int) else value
+
+
+DomainName = Annotated[str, BeforeValidator(_parse_domain_name)]
+"""Name of a domain. YAML may contain it as a number."""
 
 
 class SettingsModel(BaseModel):

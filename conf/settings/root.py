@@ -5,14 +5,14 @@ The YAML file contains everything that is specific to a data set. A new data set
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from star_ctr.conf.contracts.column_names import find_name_problems
 from star_ctr.conf.contracts.domains import RESERVED_NAMES
 from star_ctr.conf.errors import suggest_nearest
-from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.conf.settings.base import DomainName, SettingsModel
 from star_ctr.conf.settings.catalog import CatalogSettings
 from star_ctr.conf.settings.checks import CheckSettings
 from star_ctr.conf.settings.compare import Comparison
@@ -48,13 +48,6 @@ class WindowSettings(SettingsModel):
     days: int = Field(7, ge=1, description="number of training days, which precede the test day")
 
 
-def _parse_domain_name(value: Any) -> Any:
-    """Convert a number to text; reject a bool, because YAML reads an unquoted `no` as false."""
-    if isinstance(value, bool):
-        raise ValueError(f"YAML reads this as {str(value).lower()}; quote the domain's name, for example 'no'")
-    return str(value) if isinstance(value, int) else value
-
-
 class DomainSettings(SettingsModel):
     """Known domains, and how rows of other domains are treated.
 
@@ -62,7 +55,7 @@ class DomainSettings(SettingsModel):
     in the training window.
     """
 
-    known: list[Annotated[str, BeforeValidator(_parse_domain_name)]] | None = Field(
+    known: list[DomainName] | None = Field(
         None, description="names of the known domains; default: the domains in the training window"
     )
     unknown: Literal["drop", "bucket"] = Field(

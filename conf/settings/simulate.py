@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import datetime as dt
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.conf.errors import suggest_nearest
+from star_ctr.conf.settings.base import DomainName, SettingsModel
+
+SIMULATED_DOMAINS = tuple(f"d{number:02d}" for number in range(1, 20))
+"""Names of the simulated domains, in the order of their numbers."""
 
 
 class SimulateSettings(SettingsModel):
-    """Size of the logs that `star-ctr simulate` writes.
+    """Size of the logs that `star-ctr simulate` writes, and planted relations between domains.
 
-    How clicks arise is fixed and is not a setting; see docs/simulator.md. The same settings always produce the same
-    logs.
+    docs/simulator.md describes how clicks arise. The same settings always produce the same logs.
     """
 
     impressions: int = Field(600_000, ge=1_000, description="number of impressions over all days")
@@ -22,3 +25,25 @@ class SimulateSettings(SettingsModel):
     users: int = Field(20_000, ge=100, description="number of users")
     items: int = Field(5_000, ge=100, description="number of items")
     seed: int = Field(1, ge=0, description="seed of everything that is drawn at random")
+    same_clicks: dict[DomainName, DomainName] = Field(
+        default_factory=dict,
+        description="domains (d01 to d19) whose clicks depend on users and items as in another domain, such as "
+        "{d14: d13}; the domains then help each other; default: none",
+    )
+    opposite_clicks: list[DomainName] = Field(
+        default_factory=list,
+        description="domains in which the effects of users and items on clicks have the opposite sign; a model for all "
+        "domains may be harmed by their rows; default: none",
+    )
+
+    @model_validator(mode="after")
+    def _check_domains(self) -> SimulateSettings:
+        named = {"same_clicks": [n for pair in self.same_clicks.items() for n in pair]}
+        named["opposite_clicks"] = self.opposite_clicks
+        for key, names in named.items():
+            if unknown := next((name for name in names if name not in SIMULATED_DOMAINS), None):
+                hint = suggest_nearest(unknown, SIMULATED_DOMAINS)
+                raise ValueError(f"{key}: `{unknown}` is not a simulated domain{hint}; use one of d01 to d19")
+        if chained := next((name for name in self.same_clicks.values() if name in self.same_clicks), None):
+            raise ValueError(f"same_clicks: `{chained}` is both a key and a value; name another domain")
+        return self

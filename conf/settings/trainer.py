@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from star_ctr.conf.settings.base import SettingsModel
+from star_ctr.conf.settings.base import DomainName, SettingsModel
 
 PREVIOUS = "previous"
 """Value of `trainer.warm_start`: the newest finished run of an earlier night with this configuration."""
@@ -74,10 +74,21 @@ class OptimizerSettings(TrainerGroup):
 
 
 class DataSettings(TrainerGroup):
-    """Composition of batches, and shuffling."""
+    """Domains that are trained on, composition of batches, and shuffling."""
 
     affects_weights = True
 
+    domains: list[DomainName] | None = Field(
+        None,
+        min_length=1,
+        description="names of the domains whose rows are trained on, `other` for unknown domains; rows of the others "
+        "are scored like those of unknown domains; default: all domains",
+    )
+    exclude_domains: list[DomainName] = Field(
+        default_factory=list,
+        description="names of domains whose rows are not trained on; they are scored like those of unknown domains; "
+        "default: none",
+    )
     batches: Literal["single_domain", "mixed"] = Field(
         "single_domain", description="rows of one domain per batch (§3.2), or of all domains mixed (§4.1, Base)"
     )
@@ -85,6 +96,16 @@ class DataSettings(TrainerGroup):
     window_bytes: int = Field(
         1 << 30, ge=1, description="maximum memory of the sliding window in bytes; limits `window_rows` for wide rows"
     )
+
+    @model_validator(mode="after")
+    def _check_domains(self) -> DataSettings:
+        if self.domains is not None and self.exclude_domains:
+            raise ValueError("`domains` and `exclude_domains` cannot be combined; remove one of them")
+        return self
+
+    def is_selected(self, domain: str) -> bool:
+        """Return whether the rows of a domain are trained on."""
+        return domain not in self.exclude_domains if self.domains is None else domain in self.domains
 
 
 class CalibrationSettings(TrainerGroup):
@@ -199,7 +220,7 @@ class TrainerSettings(SettingsModel):
     )
 
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="optimizer, learning rates and EMA")
-    data: DataSettings = Field(DataSettings(), description="composition of batches, and shuffling")
+    data: DataSettings = Field(DataSettings(), description="domains, composition of batches, and shuffling")
     calibration: CalibrationSettings = Field(
         CalibrationSettings(), description="normalization statistics, output biases, and calibration on earlier scores"
     )

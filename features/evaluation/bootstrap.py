@@ -1,6 +1,6 @@
-"""AUC and GAUC with a Poisson bootstrap over users: bootstrap samples, intervals, and paired differences of two runs.
+"""AUC, GAUC and log loss with a Poisson bootstrap over users: samples, intervals, and paired differences of two runs.
 
-Two scans over the sorted scores (`ranked_auc`, `user_auc`) compute sums: a few numbers per task, run, domain and
+Scans over the scores (`ranked_auc`, `user_auc`, `loss_sums`) compute sums: a few numbers per task, run, domain and
 bootstrap sample. The sums are added up here to the metrics of the data and of every bootstrap sample. The bootstrap
 weights of users (`poisson_bootstrap`) are the same for all runs, so that runs can be compared in pairs.
 """
@@ -17,6 +17,7 @@ from pyspark.sql.types import DoubleType, StructField, StructType
 
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.grouped_sums import RunDomains, collect_names
+from star_ctr.features.evaluation.loss_sums import compute_log_loss, sum_losses
 from star_ctr.features.evaluation.poisson_bootstrap import Ints, compute_interval, compute_standard_error
 from star_ctr.features.evaluation.ranked_auc import compute_auc, sum_ranks
 from star_ctr.features.evaluation.user_auc import compute_gauc, sum_users
@@ -29,6 +30,7 @@ INTERVALS = ("auc_low", "auc_high", "gauc_low", "gauc_high")
 TEST_INPUTS = ("gauc_std", "gauc_effective")
 """Columns with the inputs of significance tests: the standard error of GAUC, and the effective number of users."""
 _AUC = "run_id string, domain string, auc_all array<double>"
+_LOG_LOSS = "run_id string, domain string, log_loss_all array<double>"
 _GAUC = (
     "run_id string, domain string, users long, gauc_users long, gauc_rows long, gauc_effective double, "
     "gauc_all array<double>"
@@ -105,6 +107,27 @@ def estimate_gauc(scores: DataFrame, evaluate: EvaluateSettings, names: RunDomai
 
     sums = sum_users(scores, names or collect_names(scores), evaluate.bootstrap_samples, evaluate.seed)
     return sums.groupBy(*GROUP).applyInArrow(combine, _GAUC)
+
+
+def estimate_log_loss(scores: DataFrame, evaluate: EvaluateSettings, names: RunDomains | None = None) -> DataFrame:
+    """Compute the log loss with its bootstrap samples.
+
+    Args:
+        scores: As for `estimate`.
+        evaluate: As for `estimate`.
+        names: The runs and domains of `scores`; read from `scores` by default.
+
+    Returns:
+        One row per run and domain, with `log_loss_all`: the log loss of the data, then of each bootstrap sample; NaN
+        for a sample without rows.
+    """
+
+    def combine(table: pa.Table) -> pa.Table:
+        rows, loss = (_stack(table[name]).sum(axis=0) for name in ("rows", "loss"))
+        return _pack_row(table, log_loss_all=pa.array([compute_log_loss(rows, loss)]))
+
+    sums = sum_losses(scores, names or collect_names(scores), evaluate.bootstrap_samples, evaluate.seed)
+    return sums.groupBy(*GROUP).applyInArrow(combine, _LOG_LOSS)
 
 
 def subtract_estimates(estimated: DataFrame, run_id: str, against: str) -> DataFrame:

@@ -13,11 +13,10 @@ from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.bootstrap import GROUP, INTERVALS, add_intervals, estimate
 from star_ctr.features.evaluation.grouped_sums import require_valid
+from star_ctr.features.evaluation.loss_sums import LEAST_SCORE
 from star_ctr.features.evaluation.reliability import RELIABILITY, find_bin
 
 _EXACT = "decimal(38, 18)"
-LEAST_SCORE = 1e-15
-"""Scores are clipped to [LEAST_SCORE, 1 - LEAST_SCORE] for the log loss."""
 OPEN_LABELS = "open_labels"
 """Column with the number of rows whose label was not final. If it is not 0, the metrics are provisional."""
 METRICS = ("rows", "users", "clicks", "auc", "gauc", "gauc_users", "gauc_rows", "pcoc", "log_loss", "ece")

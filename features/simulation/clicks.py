@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.settings.simulate import SimulateSettings
+from star_ctr.conf.settings.simulate import SIMULATED_DOMAINS, SimulateSettings
 from star_ctr.features.simulation.impressions import (
     CATEGORIES,
     CLICK_RATES,
@@ -56,9 +56,10 @@ def compute_preference(settings: SimulateSettings) -> Column:
         settings: The settings of the simulator.
 
     Returns:
-        An expression over the columns of `make_impressions`, to be added as `preference`.
+        An expression over the columns of `make_impressions`, to be added as `preference`. In planted domains
+        (`same_clicks`, `opposite_clicks`), it is that of another domain, or its negative.
     """
-    seed, d, day = settings.seed, F.col("domain"), F.col("day")
+    seed, d, day = settings.seed, _get_click_domain(settings), F.col("day")
     user, item = F.col("user"), F.col("item")
     group, category = d % 4, item % CATEGORIES
     likes = F.lit(False)
@@ -70,7 +71,7 @@ def compute_preference(settings: SimulateSettings) -> Column:
     angle = TASTE_ROTATION * day
     tastes = F.cos(angle) * draw_normal(seed, "category-domain", category, d)
     tastes = tastes + F.sin(angle) * draw_normal(seed, "category-domain/later", category, d)
-    return (
+    preference = (
         0.55 * compute_quality(settings, item, day)
         + 0.35 * draw_normal(seed, "activity", user)
         + select_value(group, INTEREST_WEIGHT) * likes.cast("double")
@@ -83,6 +84,17 @@ def compute_preference(settings: SimulateSettings) -> Column:
         + 0.22 * draw_normal(seed, "city-domain", draw_city(settings, user), d)
         + 0.45 * tastes
     )
+    opposite = [SIMULATED_DOMAINS.index(name) + 1 for name in settings.opposite_clicks]
+    return F.when(F.col("domain").isin(opposite), -preference).otherwise(preference) if opposite else preference
+
+
+def _get_click_domain(settings: SimulateSettings) -> Column:
+    """Return the number of the domain whose coefficients and tastes apply."""
+    domain = F.col("domain")
+    for name, other in settings.same_clicks.items():
+        number, source = (SIMULATED_DOMAINS.index(n) + 1 for n in (name, other))
+        domain = F.when(F.col("domain") == number, F.lit(source)).otherwise(domain)
+    return domain
 
 
 def compute_threshold(settings: SimulateSettings) -> Column:

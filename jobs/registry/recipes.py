@@ -97,7 +97,8 @@ def measure_training_size(store: WarehouseTables, ds: str) -> TrainingSize:
 
 
 def _sum_counts(settings: Settings, counts: Mapping[str, tuple[float, float]]) -> TrainingSize:
-    """Return the size of training data with the given rows and clicks by domain."""
+    """Return the size of training data with the given rows and clicks by domain, of the domains that are trained on."""
+    counts = {domain: found for domain, found in counts.items() if settings.trainer.data.is_selected(domain)}
     negatives = settings.trainer.negatives
 
     def count_used(domain: str, rows: float, clicks: float) -> float:

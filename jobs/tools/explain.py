@@ -31,7 +31,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import estimate
-from star_ctr.features.evaluation.metrics import LEAST_SCORE
+from star_ctr.features.evaluation.loss_sums import compute_row_losses
 from star_ctr.features.evaluation.poisson_bootstrap import compute_interval
 from star_ctr.jobs.io.session import run_submitted
 from star_ctr.jobs.io.warehouse import WarehouseTables, quote_spark_literal
@@ -131,7 +131,7 @@ def score_permuted_rows(rows: DataFrame, attempt: Attempt, parts: Sequence[RowPa
             label = batch.column("label").cast(pa.float64()).to_numpy()
             seed = zlib.crc32(str(batch.column("impression_id")[0]).encode())
             original = predictor.predict(ints, floats, domains).astype(np.float64)
-            loss = _compute_loss(original, label)
+            loss = compute_row_losses(original, label > 0)
             for k, name in enumerate(names):
                 scores = original
                 if k:
@@ -144,7 +144,7 @@ def score_permuted_rows(rows: DataFrame, attempt: Attempt, parts: Sequence[RowPa
                         *(batch.column(column) for column in ("user_id", "domain")),
                         pa.array(label),
                         pa.array(scores),
-                        pa.array(_compute_loss(scores, label) - loss),
+                        pa.array(compute_row_losses(scores, label > 0) - loss),
                     ],
                     names=["run_id", "user_id", "domain", "label", "score", "loss"],
                 )
@@ -189,11 +189,6 @@ def exchange(
     for values, positions in ((ints, list(part.ints)), (floats, list(part.floats))):
         values[:, positions] = values[:, positions][order]
     return ints, floats
-
-
-def _compute_loss(score: npt.NDArray[np.float64], label: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    p = np.clip(score, LEAST_SCORE, 1 - LEAST_SCORE)
-    return -np.where(label > 0, np.log(p), np.log1p(-p))
 
 
 def _compute_importance(

@@ -21,8 +21,8 @@ from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.embeddings.shared_inputs import SharedInputs
 from star_ctr.model.layers.auxiliary import AuxiliaryNetwork
 from star_ctr.model.layers.normalization import make_norm
-from star_ctr.model.layers.partitioned_norm import NormStatistics
-from star_ctr.model.layers.per_domain import copy_domain
+from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
+from star_ctr.model.layers.per_domain import PerDomain, copy_domain
 from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.layers.segments import Segment, find_segments
 from star_ctr.model.layers.star_fcn import StarFCN
@@ -180,6 +180,20 @@ class MultiDomainModel(nn.Module):
             target: The number of the other domain; by default domain 0, which scores unknown domains.
         """
         copy_domain(self.network, source, target)
+
+    @torch.no_grad()
+    def treat_as_unknown(self, p: int) -> None:
+        """Make the predictions for domain `p` those for domain 0, which scores unknown domains.
+
+        Args:
+            p: The number of a domain without training rows.
+        """
+        for module in self.modules():
+            if isinstance(module, PerDomain):
+                module[p].copy_(module[OTHER_DOMAIN])
+        copy_domain(self.network, OTHER_DOMAIN, p)
+        if isinstance(self.norm, PartitionedNorm):
+            self.norm.mean[p], self.norm.var[p] = self.norm.mean[OTHER_DOMAIN], self.norm.var[OTHER_DOMAIN]
 
     def fold_for_inference(self) -> MultiDomainModel:
         """Return the model for inference, with everything computed that can be computed ahead of time (§4.4)."""

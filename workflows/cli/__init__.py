@@ -9,7 +9,7 @@ from star_ctr.workflows.cli.base import app, order_steps
 
 _GROUPS = (
     "init", "check", "recipe", "steps", "metrics", "logs", "nights", "serving", "report", "records", "explain",
-    "compare", "tune", "tables", "reference",
+    "compare", "domains", "tune", "tables", "reference",
 )  # fmt: skip
 for _group in _GROUPS:  # importing a module registers its commands; --help lists them in this order
     importlib.import_module(f"star_ctr.workflows.cli.{_group}")

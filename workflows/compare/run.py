@@ -1,55 +1,38 @@
 """Comparison of models: train each model for each night with each seed, on one set of feature tables.
 
-1. Spark writes the split of each night.
-2. The models are trained in parallel, each run in its own process with one thread. With small batches, a second thread
-   would not make a run faster.
-3. Spark imports the scores of the training runs and computes the metrics.
-
-A comparison that was stopped can be run again: finished training runs are kept.
+A comparison that was stopped can be run again: finished training runs are kept (see `trials`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.contracts.run_id import hash_split_settings
-from star_ctr.conf.errors import DataError, UserError
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.compare import Comparison, Plan
-from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs import features, ingest, split, train
+from star_ctr.jobs import train
 from star_ctr.jobs.io.newest_day import find_newest_day
-from star_ctr.jobs.io.split_commits import find_split
-from star_ctr.jobs.io.split_inputs import has_features, is_encoded_for
-from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import read_result
 from star_ctr.jobs.registry.recipes import ensure_recipe
-from star_ctr.jobs.tools import import_runs, import_scores
-from star_ctr.model import offline
+from star_ctr.jobs.tools import import_scores
 from star_ctr.model.cost import Cost, measure_costs
 from star_ctr.model.distributed.threads import count_cores
-from star_ctr.model.training.job import TrainingJob
-from star_ctr.workflows.terminal import show_step, stderr
-from star_ctr.workflows.training_pool import COMPARED_RUN, open_pool
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A training run of the comparison: a model with its settings, for one night and seed."""
-
-    model: str
-    settings: Settings
-    job: TrainingJob
+from star_ctr.workflows.terminal import show_step
+from star_ctr.workflows.trials import (
+    SINGLE_CPU_OVERRIDES,
+    Trial,
+    count_training_rows,
+    import_all,
+    prepare_night,
+    train_all,
+)
 
 
 @dataclass(frozen=True)
@@ -167,7 +150,7 @@ def run(
                 *overrides,
                 *comparison.list_overrides(model),
                 f"trainer.seed={seed}",
-                *(f"{key}={value}" for key, value in COMPARED_RUN.items()),
+                *SINGLE_CPU_OVERRIDES,
             ],
         )
         if hash_split_settings(trial_settings) != hash_split_settings(settings):
@@ -178,107 +161,24 @@ def run(
         trials.append(Trial(model, trial_settings, train.make_job(trial_settings, store, night, pins[night])))
     # Models with different names but equal settings share a run.
     unique_trials = list({t.job.run_id: t for t in trials}.values())
-    train_all(unique_trials, jobs or count_cores())
-    trained = [(t.settings, t.job) for t in unique_trials]
-    with _make_progress() as progress:
-        task = progress.add_task("importing", total=len(unique_trials))
-        for done in import_runs.run(store, trained):
-            progress.update(task, completed=done)
-    rows_by_run: dict[str, list[dict[str, Any]]] = {}
-    for row in import_runs.read_imported_metrics(store, trained):
-        rows_by_run.setdefault(row["run_id"], []).append(row)
-    rows = [{**row, "compared": t.model} for t in trials for row in rows_by_run[t.job.run_id]]
+    train_all("compare", unique_trials, jobs or count_cores())
+    rows_by_run = import_all(store, unique_trials)
+    rows = [{**row, "compared": t.name} for t in trials for row in rows_by_run[t.job.run_id]]
     for name, table in scores:
         with show_step(name, spark.sparkContext):
             rows += [{**r, "compared": name} for r in import_scores.run(store, name, table, _find_references(trials))]
-    last = {t.model: t.job for t in trials if t.job.ds == nights[-1]}
+    last = {t.name: t.job for t in trials if t.job.ds == nights[-1]}
     costs = {}
     if measure:
         with show_step("cost", None):
             costs = measure_costs(last)
     seconds: dict[str, list[float]] = {}
     for t in trials:
-        seconds.setdefault(t.model, []).append(read_result(t.job)["seconds"])
+        seconds.setdefault(t.name, []).append(read_result(t.job)["seconds"])
     means = {model: sum(values) / len(values) for model, values in seconds.items()}
-    return Results(settings.name, comparison, rows, _count_shares(store, next(iter(last.values()))), costs, means)
-
-
-def prepare_night(settings: Settings, spark: SparkSession, store: WarehouseTables, night: str) -> None:
-    """Write the split of a night if it does not exist for the given settings.
-
-    Also runs `ingest` and `features` if features of the night or of its window are missing.
-
-    Args:
-        settings: The settings.
-        spark: The Spark session.
-        store: The tables of the warehouse.
-        night: The night as YYYY-MM-DD.
-    """
-    found = find_split(store.warehouse.table("split"), night)
-    if found is not None and is_encoded_for(settings, night, found[1]):
-        return
-    steps: dict[str, Any] = {"ingest": ingest.run, "features": features.run, "split": split.run}
-    if has_features(settings, store, night):
-        steps = {"split": split.run}
-    for name, action in steps.items():
-        with show_step(f"{name} {night}", spark.sparkContext):
-            action(settings, spark, night)
-
-
-def train_all(trials: Sequence[Trial], jobs: int) -> None:
-    """Train and score all trials that are not finished.
-
-    Args:
-        trials: The trials, without repeated runs.
-        jobs: The maximum number of parallel training runs.
-
-    Raises:
-        DataError: Training runs failed; raised after all others have finished.
-    """
-    waiting = [t for t in trials if not offline.is_trained(t.job)]
-    failed: list[str] = []
-    if not waiting:
-        stderr.print(f"All {len(trials)} training runs were already finished.")
-        return
-    with open_pool(min(jobs, len(waiting))) as pool, _make_progress() as progress:
-        task = progress.add_task("training", total=len(trials), completed=len(trials) - len(waiting))
-        running = {pool.submit(offline.train_and_score, t.job): t for t in waiting}
-        for future in as_completed(running):
-            t = running[future]
-            error = future.exception()
-            label = f"{t.model} {t.job.ds} seed {t.job.trainer.seed}"
-            if error is None:
-                progress.console.print(f"[green]✓[/] {label:<40} {future.result():6.1f} s")
-            else:
-                failed.append(label)
-                progress.console.print(f"[red]✗[/] {label}: {error}", highlight=False)
-            progress.advance(task)
-    if failed:
-        raise DataError(
-            f"compare: {len(failed)} of {len(trials)} training runs failed, among them {', '.join(failed[:5])}; their "
-            "errors are printed above. Finished training runs are kept: run the same command again"
-        )
-
-
-def _make_progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=stderr,
-    )
+    return Results(settings.name, comparison, rows, count_training_rows(store, next(iter(last.values()))), costs, means)
 
 
 def _find_references(trials: Sequence[Trial]) -> dict[str, str]:
     """Return for each night the id of a run that scored its test rows."""
     return {t.job.ds: t.job.run_id for t in trials}
-
-
-def _count_shares(store: WarehouseTables, job: TrainingJob) -> list[dict[str, Any]]:
-    """Count the rows and clicks of each domain in the training days of a night, for Table 1."""
-    sums = F.count("*").alias("rows"), F.sum("label").alias("clicks")
-    counts = read_train_rows(store, job).groupBy("domain").agg(*sums).collect()
-    return sorted((r.asDict() for r in counts), key=lambda r: domain_sort_key(r["domain"]))

@@ -63,12 +63,14 @@ class Difference:
         low: The lower bound.
         middle: The difference.
         high: The upper bound.
+        is_significant: Whether to color the difference; by default, if its interval does not contain 0.
     """
 
     name: str
     low: float | None
     middle: float | None
     high: float | None
+    is_significant: bool | None = None
 
 
 def draw_lines(
@@ -147,14 +149,15 @@ def _draw_points(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{a},{b}" for a, b in points)
 
 
-def draw_forest(title: str, spans: Sequence[Difference]) -> str:
+def draw_forest(title: str, spans: Sequence[Difference], emphasize_first: bool = True) -> str:
     """Draw a forest plot: differences with their confidence intervals, one per row, around a line at 0.
 
-    Differences whose interval does not contain 0 are colored. The first row is emphasized.
+    Significant differences are colored.
 
     Args:
         title: The text for screen readers.
         spans: The differences; those without a value are shown as undefined.
+        emphasize_first: Whether to emphasize the first row.
 
     Returns:
         The SVG element.
@@ -170,16 +173,18 @@ def draw_forest(title: str, spans: Sequence[Difference]) -> str:
     parts.append(f'<line class="mark" x1="{x(0)}" x2="{x(0)}" y1="{top}" y2="{height - bottom}"/>')
     for k, span in enumerate(spans):
         at = top + row * (k + 0.5)
-        bold = " strong" if k == 0 else ""
+        is_strong = emphasize_first and k == 0
+        bold = " strong" if is_strong else ""
         parts.append(f'<text class="label{bold}" x="0" y="{at + 4}">{clip(span.name, 13)}</text>')
         if span.middle is None or is_missing(span.middle):
             parts.append(f'<text class="label faint" x="{WIDTH}" y="{at + 4}" text-anchor="end">undefined</text>')
             continue
         kind = "flat"
         if span.low is not None and span.high is not None and not is_missing(span.low) and not is_missing(span.high):
-            kind = "good" if span.low > 0 else "bad" if span.high < 0 else "flat"
+            outside = span.low > 0 or span.high < 0 if span.is_significant is None else span.is_significant
+            kind = ("good" if span.middle > 0 else "bad") if outside else "flat"
             parts.append(f'<line class="whisker {kind}" x1="{x(span.low)}" x2="{x(span.high)}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<circle class="point {kind}" cx="{x(span.middle)}" cy="{at}" r="{4.5 if k == 0 else 3.5}"/>')
+        parts.append(f'<circle class="point {kind}" cx="{x(span.middle)}" cy="{at}" r="{4.5 if is_strong else 3.5}"/>')
         text = f"{span.middle:+.4f}"
         parts.append(f'<text class="label{bold}" x="{WIDTH}" y="{at + 4}" text-anchor="end">{text}</text>')
     return wrap_svg(title, height, parts)

@@ -38,21 +38,37 @@ def render(data: ReportData, command: str) -> str:
         night.render_durations(data),
     ]
     halves = [night.render_states(data), night.render_ledger(data)]
+    return render_page(
+        f"{data.settings.name} {data.ds}",
+        command,
+        headline=render_headline(data),
+        data_jumps=data_jumps.render_jumps(data),
+        by_domain=quality.render_by_domain(data),
+        columns="".join(columns),
+        halves="".join(halves),
+        record=night.render_record(data),
+    )
+
+
+def render_page(title: str, command: str, **fragments: str) -> str:
+    """Return the HTML of a page.
+
+    Args:
+        title: The title of the page.
+        command: The command line that writes the page, for the footer.
+        fragments: The parts of the page: `headline`, `data_jumps`, `by_domain`, `columns`, `halves` and `record`, or
+            some of them. They are HTML in which values are escaped already.
+    """
     folder = Path(__file__).parent
     template = Environment(loader=FileSystemLoader(folder), autoescape=True).get_template("page.html.j2")
-    # Fragments are HTML in which values are escaped already; the template escapes everything else.
+    # The template escapes everything that is no `Markup`.
     return template.render(
         policy=Markup(_POLICY),
-        title=f"{data.settings.name} {data.ds}",
+        title=title,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        headline=Markup(render_headline(data)),
-        data_jumps=Markup(data_jumps.render_jumps(data)),
-        by_domain=Markup(quality.render_by_domain(data)),
-        columns=Markup("".join(columns)),
-        halves=Markup("".join(halves)),
-        record=Markup(night.render_record(data)),
         generated=f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC",
         command=command,
+        **{name: Markup(html) for name, html in fragments.items()},
     )
 
 

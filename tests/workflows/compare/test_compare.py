@@ -21,6 +21,7 @@ from star_ctr.conf.settings.compare import Plan
 from star_ctr.jobs import evaluate, score, train
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.model import offline
+from star_ctr.workflows import trials
 from star_ctr.workflows.compare import report, run
 from star_ctr.workflows.compare.tables import PAPER_GAUC, compare_order, compare_pairs, make_frame, select_common
 from tests import small_logs
@@ -59,7 +60,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, spark: SparkSession) -> C
 
     train_and_score = offline.train_and_score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "open_pool", _SequentialPool)
+        patch.setattr(trials, "open_pool", _SequentialPool)
         patch.setattr(offline, "train_and_score", train_in_this_process)
         with pytest.raises(KeyboardInterrupt):
             run.run(str(conf), SMALL, spark, PLANS)
@@ -123,7 +124,7 @@ def test_features_are_computed_once_for_all_nights(compared: Compared) -> None:
 def test_a_second_call_trains_nothing_and_returns_the_same_results(
     compared: Compared, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "open_pool", _SequentialPool)
+    monkeypatch.setattr(trials, "open_pool", _SequentialPool)
     monkeypatch.setattr(offline, "train_and_score", lambda _: pytest.fail("this job is already trained"))
     versions = [compared.store.get_version(t) for t in ("split", "scores", "metrics")]
     again = run.run(str(compared.conf), SMALL, spark, PLANS)
