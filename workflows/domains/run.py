@@ -13,6 +13,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.domains import OTHER_NAME, OVERALL
 from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.load import load
@@ -118,11 +119,11 @@ def run(
 
     Raises:
         UserError: A domain is unknown, or fewer than two domains can be analyzed.
-        DataError: Training runs failed, or the input data is invalid.
+        DataError: Training runs failed, a night is not a date, or the input data is invalid.
     """
     settings = load(conf, overrides)
     store = WarehouseTables(settings, spark)
-    nights = sorted(set(nights)) or [find_newest_day(settings, spark)]
+    nights = sorted({check_day(night) for night in nights}) or [find_newest_day(settings, spark)]
     # Start with the newest night: its window may contain all days that the earlier nights need.
     for night in reversed(nights):
         prepare_night(settings, spark, store, night)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from pyspark.sql import DataFrame, SparkSession
 
 from star_ctr.conf.load import load
@@ -104,3 +105,37 @@ def test_the_logs_pass_the_check_of_the_demo(spark: SparkSession, tmp_path: Path
     assert written["users"] == 3 * 500
     problems = [p for f in check.run(settings, spark) for p in f["problems"]]
     assert all("user_id: missing" in p or "shown_at: no usable time" in p for p in problems), problems
+
+
+def test_planted_domains_click_as_in_another_domain_or_the_opposite_way(spark: SparkSession) -> None:
+    planted = SMALL.model_copy(update={"same_clicks": {"d08": "d07", "d10": "d07"}, "opposite_clicks": ["d14", "d08"]})
+    grid = spark.createDataFrame(
+        [(d, day, user, 40 * user + c, 3, sim.get_first_day_ms(SMALL)) for d in range(1, 20) for day in (0, 3) for user in (5, 6) for c in range(40)],
+        "domain int, day long, user long, item long, position long, shown_at long",
+    )  # fmt: skip
+    before, after = (
+        grid.withColumn("preference", clicking.compute_preference(s)).toPandas().groupby("domain")["preference"]
+        for s in (SMALL, planted)
+    )
+    values = {d: after.get_group(d).to_numpy() for d in range(1, 20)}
+    for d in set(range(1, 20)) - {8, 10, 14}:
+        assert (values[d] == before.get_group(d).to_numpy()).all()
+    assert (values[10] == values[7]).all()
+    assert (values[8] == -values[7]).all()
+    assert (values[14] == -before.get_group(14).to_numpy()).all()
+    rows = world(spark, planted).toPandas().sort_values("id", ignore_index=True)
+    share = rows.groupby("domain")["clicked"].mean()
+    assert share[14] * 100 == pytest.approx(sim.CLICK_RATES[13], abs=0.2), "the click rate stays that of Table 1"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"opposite_clicks": ["d1"]}, "opposite_clicks: `d1` is not a simulated domain; did you mean `d1"),
+        ({"same_clicks": {"d20": "d01"}}, "same_clicks: `d20` is not a simulated domain"),
+        ({"same_clicks": {"d02": "d01", "d03": "d02"}}, "`d02` is both a key and a value"),
+    ],
+)
+def test_wrong_planted_domains_are_errors(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        SimulateSettings.model_validate(wrong)
