@@ -28,6 +28,7 @@ from star_ctr.jobs.io.delta_rows import SupersededError
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_inputs import is_written
 from star_ctr.jobs.io.split_rows import read_train_rows
+from star_ctr.jobs.io.train_ledger import count_rows_by_domain
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, get_attempt_folder
 from star_ctr.jobs.registry.decisions import (
@@ -40,7 +41,7 @@ from star_ctr.jobs.registry.decisions import (
 )
 from star_ctr.jobs.registry.refit_checks import find_failures
 from star_ctr.jobs.registry.score_maps import fit_score_maps
-from star_ctr.jobs.train import count_rows_by_domain, make_job, pin_versions, train_run
+from star_ctr.jobs.train import make_job, pin_versions, train_run
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:

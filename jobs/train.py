@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables, Warehouse
 from star_ctr.conf.contracts.compatibility import list_changes
@@ -28,8 +28,8 @@ from star_ctr.jobs.io.delta_rows import describe_schema, quote_literal
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.spark_launcher import launch_on_spark
 from star_ctr.jobs.io.split_commits import DAYS, read_split_commit
-from star_ctr.jobs.io.split_rows import read_train_rows
-from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables
+from star_ctr.jobs.io.train_ledger import write_trained_rows
+from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.training_checks import describe_undertraining
 from star_ctr.jobs.registry.attempts import (
     assign_attempt,
@@ -64,10 +64,6 @@ RUNS_SCHEMA = describe_schema(
     ],
 )
 """Schema of `runs`."""
-NOT_SAMPLED = "no click, not sampled (trainer.negatives)"
-"""Reason in the ledger for training rows that were not sampled."""
-EXCLUDED_DOMAIN = "domain not trained on (trainer.data)"
-"""Reason in the ledger for training rows of domains that `trainer.data` does not select."""
 _logger = logging.getLogger(__name__)
 
 
@@ -127,42 +123,6 @@ def _check_resumable(warehouse: Warehouse, job: TrainingJob) -> None:
         f"{attempts[-1].folder}: changed since this attempt: {'; '.join(changed) or 'its files'}. Set it back, or "
         "allow a new start with trainer.checkpoint.resume=auto (train without --resume)"
     )
-
-
-def write_trained_rows(store: WarehouseTables, runs: Sequence[tuple[TrainingJob, dict[str, Any]]]) -> list[str]:
-    """Write to the ledger how many rows of the split each run was trained on.
-
-    Args:
-        store: The tables.
-        runs: The jobs and their training results.
-
-    Returns:
-        The ids of the runs that were not trained on all rows of their split.
-    """
-    entries, incomplete = [], []
-    counts: dict[tuple[str, int, str], list[tuple[str, int]]] = {}
-    for job, record in runs:
-        split = (job.split, job.versions["split"], job.ds)
-        if split not in counts:
-            counts[split] = count_rows_by_domain(read_train_rows(store, job))
-        # The record counts a row once per epoch, the ledger only once.
-        epochs, trained = job.trainer.epochs, record["rows"]
-        unused = {NOT_SAMPLED: record.get("left_out", {}), EXCLUDED_DOMAIN: record.get("excluded", {})}
-        for domain, n in counts[split]:
-            by_reason = {reason: rows[domain] for reason, rows in unused.items() if domain in rows}
-            wanted, used = n - sum(by_reason.values()), trained.get(domain, 0)
-            if wanted or not by_reason:
-                entries.append(RunEntry(job.run_id, job.ds, domain, wanted, used // epochs))
-            entries += [RunEntry(job.run_id, job.ds, domain, rows, 0, reason) for reason, rows in by_reason.items()]
-            if used != wanted * epochs and job.run_id not in incomplete:
-                incomplete.append(job.run_id)
-    store.write_run_ledger("train", entries)
-    return incomplete
-
-
-def count_rows_by_domain(rows: DataFrame) -> list[tuple[str, int]]:
-    """Count the rows of each domain."""
-    return sorted((r.domain, r["count"]) for r in rows.groupBy("domain").count().collect())
 
 
 def pin_versions(store: WarehouseTables, ds: str, tables: SplitTables = NIGHT_TABLES) -> PinnedVersions:

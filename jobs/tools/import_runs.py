@@ -18,11 +18,12 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.evaluate import ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.split_rows import read_test_rows
+from star_ctr.jobs.io.train_ledger import count_rows_by_domain, write_trained_rows
 from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables, make_in_condition
 from star_ctr.jobs.registry.attempts import publish_attempt, read_result
 from star_ctr.jobs.score import SCORES_SCHEMA as SCHEMA
 from star_ctr.jobs.score import check_parity
-from star_ctr.jobs.train import count_rows_by_domain, write_runs, write_trained_rows
+from star_ctr.jobs.train import write_runs
 from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
 

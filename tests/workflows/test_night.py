@@ -18,6 +18,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs import evaluate, features, ingest, score, split, train
 from star_ctr.jobs.io.split_commits import read_split_commit
+from star_ctr.jobs.io.train_ledger import NOT_SAMPLED
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.tools import check, tables
 from tests import small_logs
@@ -202,7 +203,7 @@ def test_the_ledger_counts_rows_that_were_not_sampled(night: Night) -> None:
     ledger = ledger[(ledger["step"] == "train") & (ledger["run_id"] == run_id)]
     split_rows = night.table("split").query("part == 'train'")
     home = split_rows[split_rows["domain"] == "home"]
-    left_out = ledger[ledger["reason"] == train.NOT_SAMPLED]
+    left_out = ledger[ledger["reason"] == NOT_SAMPLED]
     assert set(left_out["domain"]) == {"home"}
     assert 0.6 * (home["label"] == 0).sum() < left_out["rows_in"].sum() < (home["label"] == 0).sum()
     assert left_out["rows_out"].sum() == 0

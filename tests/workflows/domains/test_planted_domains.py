@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.load import load
-from star_ctr.jobs import train
 from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.train_ledger import EXCLUDED_DOMAIN
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.tools import simulate
 from star_ctr.workflows import trials
@@ -80,7 +80,7 @@ def test_planted_domains_are_found(spark: SparkSession, tmp_path: Path, monkeypa
     assert gain.value == pytest.approx(auc["joint"] - auc["alone"], abs=1e-6)
 
     ledger = [r for r in read_rows(store.warehouse.table("ledger")) if r["run_id"] == ids["alone"][0]]
-    left_out = {r["domain"]: r["rows_in"] for r in ledger if r["reason"] == train.EXCLUDED_DOMAIN}
+    left_out = {r["domain"]: r["rows_in"] for r in ledger if r["reason"] == EXCLUDED_DOMAIN}
     assert set(left_out) == {"d08", "d14"}
     trained = {r["domain"]: r["rows_out"] for r in ledger if r["step"] == "train" and r["rows_out"]}
     assert set(trained) == {"d07"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from star_ctr.jobs import train
+from star_ctr.jobs.io import train_ledger
 
 SPLIT = [("a", 100), ("b", 50), ("c", 7)]
 
@@ -18,10 +18,10 @@ def write(monkeypatch: pytest.MonkeyPatch, **record: dict[str, int]) -> tuple[li
     job = SimpleNamespace(
         run_id="r", ds="2026-01-02", split="split", versions={"split": 1}, trainer=SimpleNamespace(epochs=2)
     )
-    monkeypatch.setattr(train, "read_train_rows", lambda *_: None)
-    monkeypatch.setattr(train, "count_rows_by_domain", lambda _: SPLIT)
+    monkeypatch.setattr(train_ledger, "read_train_rows", lambda *_: None)
+    monkeypatch.setattr(train_ledger, "count_rows_by_domain", lambda _: SPLIT)
     store = SimpleNamespace(write_run_ledger=lambda step, rows: entries.extend(rows) if step == "train" else None)
-    incomplete = train.write_trained_rows(store, [(job, record)])  # type: ignore[list-item, arg-type]
+    incomplete = train_ledger.write_trained_rows(store, [(job, record)])  # type: ignore[list-item, arg-type]
     return entries, incomplete
 
 
@@ -31,8 +31,8 @@ def test_rows_of_excluded_domains_and_unsampled_rows_have_a_reason(monkeypatch: 
     found = {(e.domain, e.reason): (e.rows_in, e.rows_out) for e in entries}
     assert found == {
         ("a", ""): (30, 30),
-        ("a", train.NOT_SAMPLED): (70, 0),
-        ("b", train.EXCLUDED_DOMAIN): (50, 0),
+        ("a", train_ledger.NOT_SAMPLED): (70, 0),
+        ("b", train_ledger.EXCLUDED_DOMAIN): (50, 0),
         ("c", ""): (7, 7),
     }
     totals: dict[str, int] = defaultdict(int)
