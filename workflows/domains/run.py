@@ -139,7 +139,7 @@ def run(
     first_trials = {night: make_trial(JOINT, [], night, 0) for night in nights}
     counts = {night: _count_trained(store, trial, data) for night, trial in first_trials.items()}
     chosen, left_out = choose_domains(list(counts.values()), domains, min_clicks)
-    names = dict(_iter_models(data, chosen, sorted({d for found in counts.values() for d in found})))
+    names = dict(iter_models(data, chosen, sorted({d for found in counts.values() for d in found})))
     stderr.print(
         f"{len(chosen)} domains, {len(names)} models, {len(nights)} nights and {seeds} seeds: "
         f"{len(names) * len(nights) * seeds} training runs",
@@ -212,7 +212,7 @@ def choose_domains(
     return chosen, {d: n for d, n in sorted(clicks.items()) if d not in chosen} if not domains else {}
 
 
-def _iter_models(data: DataSettings, domains: Sequence[str], trained: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def iter_models(data: DataSettings, domains: Sequence[str], trained: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each model's name and the overrides that select its domains.
 
     Args:

@@ -16,7 +16,7 @@ from star_ctr.jobs.tools.run_estimates import METRICS, RowPart, RunEstimate
 from star_ctr.workflows.domains.effects import JOINT, Effect, compute_effects, list_parts, name_alone, name_without
 from star_ctr.workflows.domains.page import describe_findings, render
 from star_ctr.workflows.domains.report import make_json, make_terminal_table, write
-from star_ctr.workflows.domains.run import DomainMetrics, Results, _iter_models, choose_domains
+from star_ctr.workflows.domains.run import DomainMetrics, Results, choose_domains, iter_models
 from star_ctr.workflows.terminal import stdout
 
 DOMAINS, NIGHTS, SEEDS = ["a", "b", "c"], ["2026-01-01", "2026-01-02"], range(3)
@@ -115,13 +115,13 @@ def test_models_are_settings_that_select_domains(conf: dict[str, list[str]]) -> 
     data, everything = DataSettings.model_validate(conf), ["a", "b", "c", "d"]
     trained = [d for d in everything if data.is_selected(d)]
     given = [f"trainer.data.{key}={value}" for key, value in conf.items()]
-    for name, overrides in _iter_models(data, ["a", "b"], trained):
+    for name, overrides in iter_models(data, ["a", "b"], trained):
         settings = load("demo", [*given, *overrides])
         used = [d for d in everything if settings.trainer.data.is_selected(d)]
         want = {JOINT: trained} | {name_alone(d): [d] for d in "ab"}
         want |= {name_without(d): [e for e in trained if e != d] for d in "ab"}
         assert used == want[name], name
-    two = dict(_iter_models(DataSettings(), ["a", "b"], ["a", "b"]))
+    two = dict(iter_models(DataSettings(), ["a", "b"], ["a", "b"]))
     assert two[name_without("a")] == two[name_alone("b")], "one run"
 
 

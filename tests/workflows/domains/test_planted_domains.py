@@ -25,18 +25,18 @@ BASE = ["model.name=base", "model.norm=bn", "trainer.data.batches=mixed"]
 
 
 def write_configuration(folder: Path) -> Path:
-    """Write the configuration of small logs in which d14 is harmful, and d08 clicks as d07 does."""
+    """Write the configuration of small logs in which d08 is harmful, and d14 clicks as d09 does."""
     conf = yaml.safe_load((Path(__file__).parents[3] / "conf" / "demo.yaml").read_text())
     conf |= {
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / "warehouse")},
-        "domains": {"known": ["d07", "d08", "d14"], "unknown": "drop"},
+        "domains": {"known": ["d08", "d09", "d14"], "unknown": "drop"},
         "features": [f for f in conf["features"] if f["name"] in FEATURES],
         "window": {"days": 1},
         "spark": {"shuffle_partitions": 2},
     }
     conf["simulate"] |= {
         "impressions": 100_000, "days": 2, "users": 500, "items": 250, "seed": 1,
-        "same_clicks": {"d08": "d07"}, "opposite_clicks": ["d14"],
+        "same_clicks": {"d14": "d09"}, "opposite_clicks": ["d08"],
     }  # fmt: skip
     conf["trainer"] |= {"device": "cpu", "runtime": {"tensorboard": False}}
     for section in (conf["logs"], conf):
@@ -57,33 +57,33 @@ def test_planted_domains_are_found(spark: SparkSession, tmp_path: Path, monkeypa
     verdicts = {(e.family, e.domain, e.on): e.verdict for e in results.effects if e.metric == "gauc"}
     for e in results.effects:
         print(e, e.verdict)
-    assert verdicts["others", "d14", None] == "harms"
-    assert verdicts["pair", "d08", "d07"] == "helps"
-    assert "d14 harms the other domains" in " ".join(
+    assert verdicts["others", "d08", None] == "harms"
+    assert verdicts["pair", "d14", "d09"] == "helps"
+    assert "d08 harms the other domains" in " ".join(
         json.loads((report.write(results, "star-ctr domains", tmp_path).parent / "results.json").read_text())[
             "findings"
         ]
     )
 
-    # The gain of d07 in AUC, from the scores of its models.
+    # The gain of d09 in AUC, from the scores of its models.
     store = WarehouseTables(settings, spark)
-    scores = store.read("scores").where("domain = 'd07'").toPandas()
+    scores = store.read("scores").where("domain = 'd09'").toPandas()
     ids: dict[str, list[str]] = {"joint": [], "alone": []}
     for seed in range(2):
-        for name, overrides in (("joint", []), ("alone", ["trainer.data.domains=[d07]"])):
+        for name, overrides in (("joint", []), ("alone", ["trainer.data.domains=[d09]"])):
             ids[name].append(make_run_id(load(conf, [*BASE, *overrides, f"trainer.seed={seed}"]), night))
     auc = {
         name: sum(roc_auc_score(*scores.loc[scores["run_id"] == i, ["label", "score"]].to_numpy().T) for i in runs) / 2
         for name, runs in ids.items()
     }
-    gain = next(e for e in results.effects if (e.family, e.metric, e.domain) == ("gain", "auc", "d07"))
+    gain = next(e for e in results.effects if (e.family, e.metric, e.domain) == ("gain", "auc", "d09"))
     assert gain.value == pytest.approx(auc["joint"] - auc["alone"], abs=1e-6)
 
     ledger = [r for r in read_rows(store.warehouse.table("ledger")) if r["run_id"] == ids["alone"][0]]
     left_out = {r["domain"]: r["rows_in"] for r in ledger if r["reason"] == EXCLUDED_DOMAIN}
     assert set(left_out) == {"d08", "d14"}
     trained = {r["domain"]: r["rows_out"] for r in ledger if r["step"] == "train" and r["rows_out"]}
-    assert set(trained) == {"d07"}
+    assert set(trained) == {"d09"}
 
     monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("all runs are finished"))
     assert run.run(str(conf), BASE, spark, seeds=2) == results
