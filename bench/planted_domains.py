@@ -31,7 +31,7 @@ from star_ctr.features.evaluation.user_auc import UserSums, compute_gauc, count_
 from star_ctr.jobs import features, ingest, split, train
 from star_ctr.jobs.io.session import start
 from star_ctr.jobs.tools import simulate
-from star_ctr.jobs.tools.run_estimates import RowPart, RunEstimate
+from star_ctr.jobs.tools.run_estimates import RowSubset, RunEstimate
 from star_ctr.model import offline
 from star_ctr.workflows.domains.effects import Effect, compute_effects, list_parts
 from star_ctr.workflows.domains.run import iter_models
@@ -39,6 +39,16 @@ from star_ctr.workflows.trials import SINGLE_CPU_OVERRIDES
 
 DOMAINS = ["d08", "d09", "d10", "d14"]
 FEATURES = ("user", "item", "category", "age", "gender", "city", "hour", "level", "price")
+NOISE_COLUMNS = {
+    "noise": "cast(pmod(xxhash64(impression_id), 50) as string)",
+    "noise_number": "pmod(xxhash64(impression_id, 1), 1000)",
+}
+"""Columns of the impression log that say nothing about clicks, as Spark SQL expressions."""
+IMPRESSION_FEATURES = [
+    {"name": "position", "kind": "numeric", "column": "impressions.position"},
+    {"name": "noise", "kind": "categorical", "column": "impressions.noise"},
+    {"name": "noise_number", "kind": "numeric", "column": "impressions.noise_number"},
+]
 MODELS = {
     "base": ["model.name=base", "model.norm=bn", "trainer.data.batches=mixed"],
     "star": [],
@@ -55,8 +65,9 @@ def write_configuration(world: int, impressions: int, folder: Path) -> Path:
         "name": f"planted-{world}",
         "paths": {"logs": str(folder / "logs"), "warehouse": str(folder / "warehouse")},
         "domains": {"known": DOMAINS, "unknown": "drop"},
-        "features": [f for f in conf["features"] if f["name"] in FEATURES],
+        "features": [*(f for f in conf["features"] if f["name"] in FEATURES), *IMPRESSION_FEATURES],
     }
+    conf["logs"]["impressions"]["columns"] = NOISE_COLUMNS
     conf["simulate"] |= {
         "impressions": impressions, "users": impressions // 200, "items": impressions // 400, "seed": world,
         "same_clicks": {"d14": "d09"}, "opposite_clicks": ["d08"],
@@ -107,7 +118,7 @@ def hash_users(users: np.ndarray[Any, Any]) -> Ints:
     return np.array([int.from_bytes(d, "big", signed=True) for d in digests])[index]
 
 
-def estimate(rows: dict[str, np.ndarray[Any, Any]], part: RowPart) -> RunEstimate:
+def estimate(rows: dict[str, np.ndarray[Any, Any]], part: RowSubset) -> RunEstimate:
     """Return the metrics on a part of the rows, with bootstrap samples."""
     own = (rows["domain"] == part.domain) != part.is_rest
     order = np.lexsort((rows["score"][own], rows["key"][own]))

@@ -23,7 +23,7 @@ RUNS_PER_QUERY = 48
 """Number of runs whose metrics are computed together. Their sums must fit in the memory of each task."""
 
 
-class RowPart(NamedTuple):
+class RowSubset(NamedTuple):
     """A part of the test rows: those of a domain, or those of all domains except it."""
 
     domain: str
@@ -45,8 +45,8 @@ class RunEstimate(NamedTuple):
 
 
 def run(
-    store: WarehouseTables, evaluate: EvaluateSettings, parts: Sequence[tuple[str, RowPart]]
-) -> dict[tuple[str, RowPart], RunEstimate]:
+    store: WarehouseTables, evaluate: EvaluateSettings, parts: Sequence[tuple[str, RowSubset]]
+) -> dict[tuple[str, RowSubset], RunEstimate]:
     """Compute the metrics of runs from the table `scores`.
 
     Args:
@@ -58,7 +58,7 @@ def run(
         The metrics of each pair whose part has rows.
     """
     runs = list(dict.fromkeys(run_id for run_id, _ in parts))
-    found: dict[tuple[str, RowPart], RunEstimate] = {}
+    found: dict[tuple[str, RowSubset], RunEstimate] = {}
     for start in range(0, len(runs), RUNS_PER_QUERY):
         some = set(runs[start : start + RUNS_PER_QUERY])
         found |= _estimate(store, evaluate, [part for part in parts if part[0] in some])
@@ -66,8 +66,8 @@ def run(
 
 
 def _estimate(
-    store: WarehouseTables, evaluate: EvaluateSettings, pairs: Sequence[tuple[str, RowPart]]
-) -> dict[tuple[str, RowPart], RunEstimate]:
+    store: WarehouseTables, evaluate: EvaluateSettings, pairs: Sequence[tuple[str, RowSubset]]
+) -> dict[tuple[str, RowSubset], RunEstimate]:
     scores = store.read("scores").where(F.col("run_id").isin(sorted({run_id for run_id, _ in pairs})))
     domains = [row.domain for row in scores.select("domain").distinct().collect()]
     # A row belongs to several parts. Their positions replace the domain, so that each part is evaluated like a domain.

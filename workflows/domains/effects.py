@@ -19,7 +19,7 @@ import numpy as np
 
 from star_ctr.features.evaluation.paired_differences import compute_mean_difference
 from star_ctr.features.evaluation.significance import reject_holm
-from star_ctr.jobs.tools.run_estimates import METRICS, RowPart, RunEstimate
+from star_ctr.jobs.tools.run_estimates import METRICS, RowSubset, RunEstimate
 
 JOINT = "joint"
 """Name of the model that is trained on the rows of all domains."""
@@ -27,7 +27,7 @@ OTHERS = "others"
 """Stands for all other domains together in `Effect.on`, and in tables."""
 Family = Literal["gain", "others", "pair"]
 """The three families of effects. Holm's correction is applied to each family and metric."""
-Estimates = Mapping[tuple[str, str, int, RowPart], RunEstimate]
+Estimates = Mapping[tuple[str, str, int, RowSubset], RunEstimate]
 """Estimates by name of the model, night, seed and part of the test rows."""
 
 
@@ -80,7 +80,7 @@ class Effect:
         return "helps" if self.value > 0 else "harms"
 
 
-def list_parts(domains: Sequence[str], all_domains: Sequence[str]) -> list[tuple[str, RowPart]]:
+def list_parts(domains: Sequence[str], all_domains: Sequence[str]) -> list[tuple[str, RowSubset]]:
     """List the parts of the test rows that are evaluated.
 
     Args:
@@ -90,10 +90,10 @@ def list_parts(domains: Sequence[str], all_domains: Sequence[str]) -> list[tuple
     Returns:
         Pairs of the name of a model and a part.
     """
-    own = [(JOINT, RowPart(d)) for d in all_domains]
-    alone = [(name_alone(d), RowPart(d)) for d in domains]
-    without = [(name_without(d), RowPart(on)) for d in domains for on in all_domains]
-    rest = [(name, RowPart(d, is_rest=True)) for d in domains for name in (JOINT, name_without(d))]
+    own = [(JOINT, RowSubset(d)) for d in all_domains]
+    alone = [(name_alone(d), RowSubset(d)) for d in domains]
+    without = [(name_without(d), RowSubset(on)) for d in domains for on in all_domains]
+    rest = [(name, RowSubset(d, is_rest=True)) for d in domains for name in (JOINT, name_without(d))]
     return [*own, *alone, *without, *rest]
 
 
@@ -114,11 +114,11 @@ def compute_effects(
     """
     effects = []
     for metric in METRICS:
-        families: dict[Family, list[tuple[Effect, str, RowPart]]] = {
-            "gain": [(Effect("gain", d, d, metric), name_alone(d), RowPart(d)) for d in domains],
-            "others": [(Effect("others", d, None, metric), name_without(d), RowPart(d, True)) for d in domains],
+        families: dict[Family, list[tuple[Effect, str, RowSubset]]] = {
+            "gain": [(Effect("gain", d, d, metric), name_alone(d), RowSubset(d)) for d in domains],
+            "others": [(Effect("others", d, None, metric), name_without(d), RowSubset(d, True)) for d in domains],
             "pair": [
-                (Effect("pair", d, on, metric), name_without(d), RowPart(on))
+                (Effect("pair", d, on, metric), name_without(d), RowSubset(on))
                 for d in domains
                 for on in domains
                 if on != d
@@ -136,7 +136,7 @@ def compute_effects(
 def _compute(
     effect: Effect,
     reference: str,
-    part: RowPart,
+    part: RowSubset,
     estimates: Estimates,
     nights: Sequence[str],
     seeds: Sequence[int],

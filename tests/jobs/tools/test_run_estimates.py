@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.features.evaluation.poisson_bootstrap import draw_weights
 from star_ctr.jobs.tools import run_estimates
-from star_ctr.jobs.tools.run_estimates import RowPart
+from star_ctr.jobs.tools.run_estimates import RowSubset
 
 pytestmark = pytest.mark.spark
 EVALUATE = EvaluateSettings(bootstrap_samples=6, seed=3)
@@ -36,12 +36,12 @@ def test_parts_of_runs_match_scikit_learn(spark: SparkSession, monkeypatch: pyte
     keys = spark.createDataFrame(scores[["user_id"]].drop_duplicates()).withColumn("key", F.xxhash64("user_id"))
     key_of = keys.toPandas().set_index("user_id")["key"]
     wanted = [
-        ("x", RowPart("a")), ("x", RowPart("a", True)), ("y", RowPart("a", True)), ("y", RowPart("overall cost")),
-        ("z", RowPart("0")), ("z", RowPart("b", True)), ("z", RowPart("not there")), ("z", RowPart("not there", True)),
+        ("x", RowSubset("a")), ("x", RowSubset("a", True)), ("y", RowSubset("a", True)), ("y", RowSubset("overall cost")),
+        ("z", RowSubset("0")), ("z", RowSubset("b", True)), ("z", RowSubset("not there")), ("z", RowSubset("not there", True)),
     ]  # fmt: skip
     monkeypatch.setattr(run_estimates, "RUNS_PER_QUERY", 2)
     found = run_estimates.run(store, EVALUATE, wanted)  # type: ignore[arg-type]
-    assert set(found) == {pair for pair in wanted if pair != ("z", RowPart("not there"))}
+    assert set(found) == {pair for pair in wanted if pair != ("z", RowSubset("not there"))}
     for (run, part), estimate in found.items():
         own = scores[(scores["run_id"] == run) & ((scores["domain"] == part.domain) != part.is_rest)]
         weights = draw_weights(key_of[own["user_id"]].to_numpy(), 6, 3).astype(float)

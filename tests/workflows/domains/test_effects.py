@@ -12,7 +12,7 @@ from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.trainer import DataSettings
 from star_ctr.features.evaluation.paired_differences import compute_mean_difference
-from star_ctr.jobs.tools.run_estimates import METRICS, RowPart, RunEstimate
+from star_ctr.jobs.tools.run_estimates import METRICS, RowSubset, RunEstimate
 from star_ctr.workflows.domains.effects import JOINT, Effect, compute_effects, list_parts, name_alone, name_without
 from star_ctr.workflows.domains.page import describe_findings, render
 from star_ctr.workflows.domains.report import make_json, make_terminal_table, write
@@ -23,7 +23,7 @@ DOMAINS, NIGHTS, SEEDS = ["a", "b", "c"], ["2026-01-01", "2026-01-02"], range(3)
 KEY = ["model", "night", "seed", "domain", "is_rest"]
 
 
-def make_estimates() -> dict[tuple[str, str, int, RowPart], RunEstimate]:
+def make_estimates() -> dict[tuple[str, str, int, RowSubset], RunEstimate]:
     """Make random metrics. The joint model is better on `a` than that of `a` alone; without `c`, the others are better."""
     rng = np.random.default_rng(0)
     shared = rng.normal(0, 0.01, 101)
@@ -89,12 +89,12 @@ def test_verdicts_are_corrected_for_the_number_of_domains(monkeypatch: pytest.Mo
 def test_a_part_without_users_of_both_classes_has_no_verdict_and_is_no_test() -> None:
     estimates = make_estimates()
     for key, found in estimates.items():
-        if key[3] == RowPart("b"):
+        if key[3] == RowSubset("b"):
             samples = {**found.samples, "gauc": np.full(101, np.nan)}
             estimates[key] = RunEstimate(samples, found.users, 0.0)
     effects = compute_effects(estimates, DOMAINS, NIGHTS, SEEDS, 0.95)
     gain = next(e for e in effects if (e.family, e.metric, e.domain) == ("gain", "gauc", "b"))
-    assert (gain.value, gain.verdict) == (None, "too few users")
+    assert (gain.value, gain.verdict, gain.is_significant) == (None, "too few users", False)
     assert next(e for e in effects if (e.family, e.metric, e.domain) == ("gain", "gauc", "a")).verdict == "gains"
 
 
