@@ -33,6 +33,7 @@ from star_ctr.jobs.io.session import start
 from star_ctr.jobs.tools import simulate
 from star_ctr.jobs.tools.run_estimates import RowSubset, RunEstimate
 from star_ctr.model import offline
+from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.domains.effects import Effect, compute_effects, list_parts
 from star_ctr.workflows.domains.run import iter_models
 from star_ctr.workflows.trials import SINGLE_CPU_OVERRIDES
@@ -88,16 +89,22 @@ def prepare(conf: Path, spark: SparkSession) -> None:
         step.run(settings, spark, NIGHT)
 
 
-def compute_world_effects(conf: Path, overrides: Sequence[str], seeds: int, jobs: int) -> list[Effect]:
-    """Train all models of a world, and compute the effects of its domains."""
+def make_jobs(conf: Path, overrides: Sequence[str], seeds: int) -> dict[tuple[str, int], TrainingJob]:
+    """Make the training jobs of a world, by name of the model and seed."""
     settings = load(conf, overrides)
     store: Any = SimpleNamespace(warehouse=Warehouse(settings.paths), read=lambda *_: None)
     pinned = train.pin_versions(store, NIGHT)
-    training_jobs = {}
+    jobs = {}
     for name, selection in iter_models(settings.trainer.data, DOMAINS, DOMAINS):
         for seed in range(seeds):
             own = [*overrides, *SINGLE_CPU_OVERRIDES, *selection, f"trainer.seed={seed}"]
-            training_jobs[name, seed] = train.make_job(load(conf, own), store, NIGHT, pinned)
+            jobs[name, seed] = train.make_job(load(conf, own), store, NIGHT, pinned)
+    return jobs
+
+
+def compute_world_effects(conf: Path, overrides: Sequence[str], seeds: int, jobs: int) -> list[Effect]:
+    """Train all models of a world, and compute the effects of its domains."""
+    training_jobs = make_jobs(conf, overrides, seeds)
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(offline.train_and_score, [j for j in training_jobs.values() if not offline.is_trained(j)]))
     estimates = {}
