@@ -27,7 +27,8 @@ def select_files(files: Sequence[DataFile], data: DataSettings, domains: DomainI
     if unknown := next((name for name in names if name not in domains.names), None):
         hint = suggest_nearest(unknown, domains.names)
         raise UserError(f"trainer.data.{key}: no training rows of the domain `{unknown}`{hint}; correct or remove it")
-    selected = [file for file in files if data.is_selected(domains.get_name(file.domain))]
+    excluded = {p for p, name in enumerate(domains.names) if not data.is_selected(name)}
+    selected = [file for file in files if file.domain not in excluded]
     if files and not selected:
         raise DataError(f"trainer.data.{key}: it selects no training rows; select at least one domain that has some")
     return selected
