@@ -80,6 +80,7 @@ class Results:
         effects: The effects.
         left_out: The clicks of the domains that were not analyzed because they have too few.
         min_clicks: The smallest number of clicks of an analyzed domain; None if the domains were given.
+        models: The overrides of each model by its name, in addition to those of all models.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Results:
     effects: list[Effect]
     left_out: dict[str, int]
     min_clicks: int | None
+    models: dict[str, list[str]]
 
 
 def run(
@@ -129,10 +131,10 @@ def run(
         prepare_night(settings, spark, store, night)
     ensure_recipe(settings, spark, nights[-1])  # stores it; the trials load it with their settings
     pins = {night: train.pin_versions(store, night) for night in nights}
-    common = [*overrides, *SINGLE_CPU_OVERRIDES, "trainer.warm_start=null"]
+    common = [*SINGLE_CPU_OVERRIDES, "trainer.warm_start=null"]
 
     def make_trial(name: str, selection: Sequence[str], night: str, seed: int) -> Trial:
-        trial_settings = load(conf, [*common, *selection, f"trainer.seed={seed}"])
+        trial_settings = load(conf, [*overrides, *common, *selection, f"trainer.seed={seed}"])
         return Trial(name, trial_settings, train.make_job(trial_settings, store, night, pins[night]))
 
     data = settings.trainer.data
@@ -165,6 +167,7 @@ def run(
         compute_effects(estimates, chosen, nights, range(seeds), level),
         left_out,
         None if domains else min_clicks,
+        {name: [*common, *selection] for name, selection in names.items()},
     )
 
 

@@ -134,7 +134,7 @@ def make_results() -> Results:
         replace(e, domain=names.get(e.domain, e.domain), on=e.on and names.get(e.on, e.on))
         for e in compute_effects(make_estimates(), DOMAINS, NIGHTS, SEEDS, 0.95)
     ]
-    return Results("shop", NIGHTS, 3, 0.95, domains, effects, {"small": 12}, 100)
+    return Results("shop", NIGHTS, 3, 0.95, domains, effects, {"small": 12}, 100, {JOINT: []})
 
 
 def test_the_page_shows_verdicts_intervals_and_domains_left_out() -> None:

@@ -70,8 +70,8 @@ def test_planted_domains_are_found(spark: SparkSession, tmp_path: Path, monkeypa
     scores = store.read("scores").where("domain = 'd09'").toPandas()
     ids: dict[str, list[str]] = {"joint": [], "alone": []}
     for seed in range(2):
-        for name, overrides in (("joint", []), ("alone", ["trainer.data.domains=[d09]"])):
-            ids[name].append(make_run_id(load(conf, [*BASE, *overrides, f"trainer.seed={seed}"]), night))
+        for name, model in (("joint", "joint"), ("alone", "d09 alone")):
+            ids[name].append(make_run_id(load(conf, [*BASE, *results.models[model], f"trainer.seed={seed}"]), night))
     auc = {
         name: sum(roc_auc_score(*scores.loc[scores["run_id"] == i, ["label", "score"]].to_numpy().T) for i in runs) / 2
         for name, runs in ids.items()
