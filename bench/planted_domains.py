@@ -1,6 +1,6 @@
 """How often `star-ctr domains` finds a planted harmful and a planted helpful domain in simulated worlds.
 
-In each world, d08 clicks the opposite way, and d14 clicks as d09 does. Spark makes the logs and their splits. Training
+In each world, d14 clicks the opposite way, and d08 clicks as d09 does. Spark makes the logs and their splits. Training
 and the metrics need no Spark: the metrics are computed here with NumPy, independently of `star-ctr domains`.
 
     python bench/planted_domains.py --worlds 11 12 13 --folder build/planted
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import multiprocessing
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -33,12 +34,13 @@ from star_ctr.jobs.io.session import start
 from star_ctr.jobs.tools import simulate
 from star_ctr.jobs.tools.run_estimates import RowSubset, RunEstimate
 from star_ctr.model import offline
+from star_ctr.model.distributed.process_lifetime import end_with_parent
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.domains.effects import Effect, compute_effects, list_parts
 from star_ctr.workflows.domains.run import iter_models
 from star_ctr.workflows.trials import SINGLE_CPU_OVERRIDES
 
-DOMAINS = ["d08", "d09", "d10", "d14"]
+DOMAINS = ["d08", "d09", "d14"]
 FEATURES = ("user", "item", "category", "age", "gender", "city", "hour", "level", "price")
 NOISE_COLUMNS = {
     "noise": "cast(pmod(xxhash64(impression_id), 50) as string)",
@@ -71,7 +73,7 @@ def write_configuration(world: int, impressions: int, folder: Path) -> Path:
     conf["logs"]["impressions"]["columns"] = NOISE_COLUMNS
     conf["simulate"] |= {
         "impressions": impressions, "users": impressions // 200, "items": impressions // 400, "seed": world,
-        "same_clicks": {"d14": "d09"}, "opposite_clicks": ["d08"],
+        "same_clicks": {"d08": "d09"}, "opposite_clicks": ["d14"],
     }  # fmt: skip
     conf["trainer"] |= {"threads": 1, "device": "cpu", "runtime": {"tensorboard": False}}
     del conf["history"], conf["logs"]["behaviours"], conf["compare"]
@@ -105,7 +107,8 @@ def make_jobs(conf: Path, overrides: Sequence[str], seeds: int) -> dict[tuple[st
 def compute_world_effects(conf: Path, overrides: Sequence[str], seeds: int, jobs: int) -> list[Effect]:
     """Train all models of a world, and compute the effects of its domains."""
     training_jobs = make_jobs(conf, overrides, seeds)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
         list(pool.map(offline.train_and_score, [j for j in training_jobs.values() if not offline.is_trained(j)]))
     estimates = {}
     for (name, seed), job in training_jobs.items():
@@ -169,9 +172,9 @@ def main() -> None:
     for model, overrides in MODELS.items():
         for world, conf in confs.items():
             for e in compute_world_effects(conf, overrides, arguments.seeds, arguments.jobs):
-                if (e.family, e.domain, e.on) not in (("others", "d08", None), ("pair", "d14", "d09")):
+                if (e.family, e.domain, e.on) not in (("others", "d14", None), ("pair", "d08", "d09")):
                     continue
-                wanted = "harms" if e.domain == "d08" else "helps"
+                wanted = "harms" if e.domain == "d14" else "helps"
                 found.setdefault(f"{model}, {e.metric}: {e.domain} {wanted}", []).append(e.verdict == wanted)
                 print(
                     f"{model:5} world {world}: {e.metric:8} {e.domain} on {e.on or 'others':6} {e.value:+.4f} "

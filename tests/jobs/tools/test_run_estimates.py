@@ -26,7 +26,7 @@ def test_parts_of_runs_match_scikit_learn(spark: SparkSession, monkeypatch: pyte
     rows = pd.DataFrame(
         {
             "user_id": [f"u{u}" for u in rng.integers(0, 60, n)],
-            "domain": rng.choice(["a", "b", "0", "overall cost"], n, p=[0.5, 0.3, 0.15, 0.05]),
+            "domain": rng.choice(["a", "b", "0", "overall cost"], n, p=[0.4, 0.2, 0.2, 0.2]),
             "label": (rng.random(n) < 0.3).astype(float),
         }
     )
