@@ -10,6 +10,11 @@ from star_ctr.conf.settings.trainer import DataSettings
 from star_ctr.model.data.batch_order import DataFile
 
 
+def find_excluded(data: DataSettings, domains: DomainIndex) -> list[int]:
+    """Return the numbers of the domains that are not trained on."""
+    return [p for p, name in enumerate(domains.names) if not data.is_selected(name)]
+
+
 def select_files(files: Sequence[DataFile], data: DataSettings, domains: DomainIndex) -> list[DataFile]:
     """Return the files of the domains that are trained on.
 
@@ -27,7 +32,7 @@ def select_files(files: Sequence[DataFile], data: DataSettings, domains: DomainI
     if unknown := next((name for name in names if name not in domains.names), None):
         hint = suggest_nearest(unknown, domains.names)
         raise UserError(f"trainer.data.{key}: no training rows of the domain `{unknown}`{hint}; correct or remove it")
-    excluded = {p for p, name in enumerate(domains.names) if not data.is_selected(name)}
+    excluded = find_excluded(data, domains)
     selected = [file for file in files if file.domain not in excluded]
     if files and not selected:
         raise DataError(f"trainer.data.{key}: it selects no training rows; select at least one domain that has some")

@@ -24,7 +24,7 @@ from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
-from star_ctr.model.data.domain_selection import select_files
+from star_ctr.model.data.domain_selection import find_excluded, select_files
 from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
 from star_ctr.model.data.reader import Rows, list_live_files
 from star_ctr.model.data.row_weights import weigh_files
@@ -66,9 +66,8 @@ class Trainer:
         seed_device(self.device, job.trainer.seed)
         files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
         self.all_files = select_files(files, job.trainer.data, job.layout.domain_index)
-        used = count_rows_by_domain(self.all_files)
-        self.excluded_rows = {p: n for p, n in count_rows_by_domain(files).items() if p not in used}
-        """Number of rows that are not trained on because of their domain, by domain number."""
+        self.excluded = find_excluded(job.trainer.data, job.layout.domain_index)
+        self.excluded_rows = count_rows_by_domain([file for file in files if file.domain in self.excluded])
         rates = resolve_rates(job.trainer.negatives, job.layout.domain_index)
         self.files, self.rates = downsample_files(self.all_files, rates, job.trainer.seed)
         if not self.files:
@@ -281,9 +280,8 @@ class Trainer:
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
-        for p, name in enumerate(self.job.layout.domain_index.names):
-            if not self.settings.data.is_selected(name):
-                self.model.treat_as_unknown(p)
+        for p in self.excluded:
+            self.model.treat_as_unknown(p)
         if self.job.score_maps is not None:
             self.model.score_map = make_score_map(self.job.score_maps, self.job.layout.domain_index).to(self.device)
         return rows, shifts
