@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from star_ctr.features.evaluation.metrics import LEAST_SCORE
+from star_ctr.features.evaluation.loss_sums import LEAST_SCORE
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, draw_weights
 from star_ctr.features.evaluation.ranked_auc import RankSums
 from star_ctr.features.evaluation.ranked_auc import compute_auc as divide_wins
