@@ -83,5 +83,5 @@ def test_planted_domains_are_found(spark: SparkSession, tmp_path: Path, monkeypa
     trained = {r["domain"]: r["rows_out"] for r in ledger if r["step"] == "train" and r["rows_out"]}
     assert set(trained) == {"d09"}
 
-    monkeypatch.setattr(trials, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("all runs are finished"))
+    monkeypatch.setattr(trials, "open_pool", lambda *_, **__: pytest.fail("all runs are finished"))
     assert run.run(str(conf), BASE, spark) == results
