@@ -30,6 +30,7 @@ def choose_settings(size: TrainingSize) -> dict[str, Any]:
       rows as well, and reaches the paper's at a billion.
     - With single-domain batches, the weights of a domain are updated in only a few of the steps. Their learning rate
       therefore grows with the number of domains.
+    - Half of the rows with a new id show it as unknown, so that the model can predict the new ids of the next day.
     - If clicks are frequent and rows are few, train for two epochs with dropout and lower learning rates. If clicks are
       rare, a second epoch only memorizes the clicks of individual users and items.
 
@@ -48,6 +49,7 @@ def choose_settings(size: TrainingSize) -> dict[str, Any]:
         "model.norm_eps": 0.1,
         "trainer.batch_size": min(_MAX_BATCH_SIZE, 1 << round(math.log2(batch_size))),
         "trainer.optimizer.ema_decay": 0.99,
+        "trainer.data.new_ids_as_unknown": 0.5,
     }
     if size.clicks >= _HIGH_CLICK_RATE * size.rows and rows < _SMALL_ROWS:
         return settings | {

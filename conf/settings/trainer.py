@@ -74,7 +74,7 @@ class OptimizerSettings(TrainerGroup):
 
 
 class DataSettings(TrainerGroup):
-    """Domains that are trained on, composition of batches, and shuffling."""
+    """Domains that are trained on, composition of batches, shuffling, and new ids."""
 
     affects_weights = True
 
@@ -93,6 +93,13 @@ class DataSettings(TrainerGroup):
         "single_domain", description="rows of one domain per batch (§3.2), or of all domains mixed (§4.1, Base)"
     )
     window_rows: int = Field(65_536, ge=1, description="number of rows in the shuffled sliding window (§4.4)")
+    new_ids_as_unknown: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the rows with a new id (an id of a categorical feature that no earlier training day "
+        "contains) in which training sees the id as unknown, as on the next day many ids are; 0: never",
+    )
     window_bytes: int = Field(
         1 << 30, ge=1, description="maximum memory of the sliding window in bytes; limits `window_rows` for wide rows"
     )

@@ -12,7 +12,6 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from star_ctr.conf.contracts.domains import MIXED
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile, Draw, Read, make_generator, plan_epoch
+from star_ctr.model.data.new_ids import NewIds, make_mask_generator
 from star_ctr.model.data.reader import Rows, concat_rows, read_files
 from star_ctr.model.data.shuffle_window import Window
 
@@ -54,6 +54,8 @@ def iter_epoch(
     mixed: bool = False,
     start: int = 0,
     readers: int = 1,
+    new_ids: NewIds | None = None,
+    masked_share: float = 0.0,
 ) -> Iterator[Batch]:
     """Iterate over the batches of one epoch, which contain every row of the files once.
 
@@ -70,6 +72,8 @@ def iter_epoch(
         start: Index of the first batch to return. This batch and all later ones are the same for every `start`. Of the
             files before it, only those with rows that are still in a window are read.
         readers: Number of decoding threads.
+        new_ids: The first day of each id; None to mask no ids.
+        masked_share: The share of new ids that are masked.
 
     Yields:
         The batches.
@@ -82,11 +86,14 @@ def iter_epoch(
     first = _find_position(steps, start)
     in_windows = _replay_draws(files, steps[:first], random, mixed)
     needed = sorted({int(f) for columns in in_windows.values() for f in np.unique(columns[0])})
-    arriving = read_files(
-        [files[f] for f in chain(needed, (s.file for s in steps[first:] if isinstance(s, Read)))],
-        layout,
-        readers=readers,
-    )
+    order = [*needed, *(s.file for s in steps[first:] if isinstance(s, Read))]
+    arriving = read_files([files[f] for f in order], layout, days=new_ids is not None, readers=readers)
+    if new_ids is not None:
+        # Which ids are masked depends on the file alone, not on where the epoch starts.
+        arriving = (
+            new_ids.mask(rows, masked_share, make_mask_generator(seed, epoch, file))
+            for file, rows in zip(order, arriving, strict=True)
+        )
     windows = _fill_windows(in_windows, needed, arriving)
     for step in steps[first:]:
         match step:

@@ -32,6 +32,7 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.trainer import CalibrationSettings
 from star_ctr.model.data.batch_order import DataFile, count_rows_by_domain
 from star_ctr.model.data.negative_downsampling import compute_log_rates
+from star_ctr.model.data.new_ids import NewIds
 from star_ctr.model.data.reader import read_files
 from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
 from star_ctr.model.models.multi_domain import MultiDomainModel
@@ -48,6 +49,7 @@ def calibrate(
     layout: Layout,
     settings: CalibrationSettings,
     device: torch.device,
+    new_ids: NewIds | None = None,
 ) -> tuple[dict[int, int], dict[int, float]]:
     """Recompute the normalization statistics of a trained model, and calibrate its output biases.
 
@@ -59,6 +61,7 @@ def calibrate(
         layout: Layout of the encoded rows.
         settings: Settings of the calibration.
         device: Device of the model.
+        new_ids: The first day of each id, to encode rows as on their own day; None to use them as they are.
 
     Returns:
         The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
@@ -72,11 +75,14 @@ def calibrate(
     if size:
         # The weights were trained on downsampled rows, so the normalization statistics must come from them, too.
         sample = choose_sample_files(files, size)
-        rows = recompute_norm_statistics(model, sample, layout, half_life, settings.norm_statistics_prior, device)
+        rows = recompute_norm_statistics(
+            model, sample, layout, half_life, settings.norm_statistics_prior, device, new_ids
+        )
     if min(rates.values()) < 1:
         correct_biases_for_downsampling(model, compute_log_rates(rates, count_rows_by_domain(all_files)))
     if size and settings.output_biases:
-        shifts = calibrate_output_biases(model, choose_sample_files(all_files, size), layout, half_life, device)
+        sample = choose_sample_files(all_files, size)
+        shifts = calibrate_output_biases(model, sample, layout, half_life, device, new_ids)
     return rows, shifts
 
 
@@ -96,7 +102,12 @@ def choose_sample_files(files: Sequence[DataFile], rows_per_domain: int) -> list
 
 
 def _iter_parts(
-    files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device, use_row_weights: bool = False
+    files: Sequence[DataFile],
+    layout: Layout,
+    half_life: float,
+    device: torch.device,
+    new_ids: NewIds | None,
+    use_row_weights: bool = False,
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Iterate over all rows of the files in parts of up to `_ROWS` rows.
 
@@ -107,6 +118,8 @@ def _iter_parts(
     newest = dt.date.fromisoformat(layout.ds) - dt.timedelta(days=1)
     ages: dict[str, float] = {}
     for file, rows in zip(files, read_files(files, layout, days=True), strict=True):
+        if new_ids is not None:
+            rows = new_ids.mask(rows, 1.0)
         assert rows.day is not None
         for day in set(rows.day) - ages.keys():
             ages[day] = (newest - dt.date.fromisoformat(day)).days
@@ -129,6 +142,7 @@ def recompute_norm_statistics(
     half_life: float,
     prior_rows: float,
     device: torch.device,
+    new_ids: NewIds | None = None,
 ) -> dict[int, int]:
     """Set the normalization statistics of each domain to the weighted mean and variance of z over its rows (eq. 4).
 
@@ -143,6 +157,7 @@ def recompute_norm_statistics(
         half_life: Half-life of the weight of a row, in days before the newest training day.
         prior_rows: Weight of the statistics of all domains, in rows.
         device: Device of the model.
+        new_ids: The first day of each id, to encode rows as on their own day.
 
     Returns:
         The number of rows used, by domain; empty for layer normalization.
@@ -154,7 +169,7 @@ def recompute_norm_statistics(
     count = torch.zeros(model.domains, dtype=torch.float64)
     total = torch.zeros(model.domains, features, dtype=torch.float64)
     squares = torch.zeros(model.domains, features, dtype=torch.float64)
-    for domain, ints, floats, _, weight in _iter_parts(files, layout, half_life, device):
+    for domain, ints, floats, _, weight in _iter_parts(files, layout, half_life, device, new_ids):
         z = model.inputs(ints, floats).double().cpu()
         used[domain] += len(z)
         count[domain] += weight.sum()
@@ -190,7 +205,12 @@ def correct_biases_for_downsampling(model: MultiDomainModel, log_rates: Mapping[
 
 @torch.no_grad()
 def calibrate_output_biases(
-    model: MultiDomainModel, files: Sequence[DataFile], layout: Layout, half_life: float, device: torch.device
+    model: MultiDomainModel,
+    files: Sequence[DataFile],
+    layout: Layout,
+    half_life: float,
+    device: torch.device,
+    new_ids: NewIds | None = None,
 ) -> dict[int, float]:
     """Shift the output bias of each domain so that its predicted clicks equal its actual clicks.
 
@@ -205,6 +225,7 @@ def calibrate_output_biases(
         layout: Layout of the encoded rows.
         half_life: Half-life of the weight of a row, in days before the newest training day.
         device: Device of the model.
+        new_ids: The first day of each id, to encode rows as on their own day.
 
     Returns:
         The shift of each bias in logits, by domain.
@@ -215,7 +236,9 @@ def calibrate_output_biases(
     assert not model.training
     logits_by_domain: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
     is_other_missing = model.has_domain_biases and OTHER_DOMAIN not in {file.domain for file in files}
-    for domain, ints, floats, label, weight in _iter_parts(files, layout, half_life, device, use_row_weights=True):
+    for domain, ints, floats, label, weight in _iter_parts(
+        files, layout, half_life, device, new_ids, use_row_weights=True
+    ):
         for p in (domain, OTHER_DOMAIN) if is_other_missing else (domain,):
             logits = model(ints, floats, [(p, 0, len(label))]).double().cpu()
             logits_by_domain.setdefault(p, []).append((logits, label, weight))

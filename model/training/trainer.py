@@ -26,6 +26,7 @@ from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
 from star_ctr.model.data.domain_selection import find_excluded, select_files
 from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
+from star_ctr.model.data.new_ids import NewIds, find_new_ids
 from star_ctr.model.data.reader import Rows, list_live_files
 from star_ctr.model.data.row_weights import weigh_files
 from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
@@ -76,6 +77,10 @@ class Trainer:
             is_sampled = self.files != self.all_files
             self.all_files = weigh_files(self.all_files)
             self.files = weigh_files(self.files) if is_sampled else list(self.all_files)
+        self.new_ids: NewIds | None = None
+        """The first day of each id, if new ids are masked."""
+        if job.trainer.data.new_ids_as_unknown:
+            self.new_ids = find_new_ids(self.all_files, job.layout)
         self.mixed = job.trainer.data.batches == "mixed"
         part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
@@ -177,7 +182,17 @@ class Trainer:
         window = max(1, min(s.data.window_rows, s.data.window_bytes // layout.row_bytes))
         epochs = (
             iter_epoch(
-                self.files, layout, s.batch_size, window, s.seed, e, self.mixed, start if e == first else 0, readers
+                self.files,
+                layout,
+                s.batch_size,
+                window,
+                s.seed,
+                e,
+                self.mixed,
+                start if e == first else 0,
+                readers,
+                self.new_ids,
+                s.data.new_ids_as_unknown,
             )
             for e in range(first, s.epochs)
         )
@@ -274,7 +289,14 @@ class Trainer:
         self.ema.swap_in()
         self.model.eval()
         rows, shifts = calibrate(
-            self.model, self.files, self.all_files, self.rates, self.job.layout, self.settings.calibration, self.device
+            self.model,
+            self.files,
+            self.all_files,
+            self.rates,
+            self.job.layout,
+            self.settings.calibration,
+            self.device,
+            self.new_ids,
         )
         seen = self.rows_by_domain
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.

@@ -1,0 +1,102 @@
+"""Ids on the day on which they first occur, which training sees as unknown, as scoring does.
+
+The vocabulary of a night contains all ids of its training days. On the next day, many ids are new, for example articles
+that were just published, and their rows get the id `UNKNOWN`. But in training rows, only values below `min_count` are
+unknown, and these are rare for a reason. So without `NewIds`, predictions for new ids are those for unpopular ones.
+
+A training row is therefore sometimes encoded as it would have been on its own day: an id that no earlier training day
+contains becomes `UNKNOWN`. On the first training day, every id is new, so its rows stay as they are.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, UNKNOWN, Layout
+from star_ctr.model.data.batch_order import DataFile
+from star_ctr.model.data.reader import Rows, read_files
+
+_PURPOSE = 2
+"""Number of this use of random numbers, see `batch_order.make_generator`."""
+_NEVER = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True)
+class NewIds:
+    """The first training day of each id.
+
+    Attributes:
+        tables: The embedding table of each single id of a row that is masked, by its position among the integers.
+        first_days: The first training day of each id as an ordinal, by embedding table, shape (ids,).
+        first: The first training day as an ordinal.
+    """
+
+    tables: dict[int, str]
+    first_days: dict[str, npt.NDArray[np.int32]]
+    first: int
+
+    def mask(self, rows: Rows, share: float, random: np.random.Generator | None = None) -> Rows:
+        """Replace new ids by `UNKNOWN`.
+
+        Args:
+            rows: Rows with days.
+            share: The share of the new ids to replace.
+            random: Draws which ones; not needed if `share` is 1.
+
+        Returns:
+            The rows, with other integers.
+        """
+        assert rows.day is not None
+        day, ints = _number_days(rows.day), rows.ints.copy()
+        for position, table in self.tables.items():
+            ids = ints[:, position]
+            is_new = (self.first_days[table][ids] == day) & (day > self.first) & (ids >= FIRST_KNOWN)
+            if random is not None:
+                is_new &= random.random(len(ids)) < share
+            ids[is_new] = UNKNOWN
+        return Rows(ints, rows.floats, rows.label, rows.domain, rows.day, rows.weight)
+
+
+def find_new_ids(files: Sequence[DataFile], layout: Layout, readers: int = 1) -> NewIds | None:
+    """Read all training rows, and find the first day of each id.
+
+    Hashed ids are left out: a new value has an id that other values have, too.
+
+    Args:
+        files: The training files.
+        layout: The layout of the encoded rows.
+        readers: Number of decoding threads.
+
+    Returns:
+        The first days; None if there is only one training day, or no id could be new.
+    """
+    fields = [*layout.categorical]
+    tables = {k: f.embedding for k, f in enumerate(fields) if f.embedding not in layout.hashed}
+    first_days = {table: np.full(layout.embeddings[table], _NEVER, np.int32) for table in tables.values()}
+    days: set[int] = set()
+    for rows in read_files(files, layout, days=True, readers=readers):
+        assert rows.day is not None
+        day = _number_days(rows.day)
+        days |= set(np.unique(day).tolist())
+        for position, table in tables.items():
+            np.minimum.at(first_days[table], rows.ints[:, position], day)
+    return NewIds(tables, first_days, min(days)) if len(days) > 1 and tables else None
+
+
+def make_mask_generator(seed: int, epoch: int, file: int) -> np.random.Generator:
+    """Return the random generator that draws which new ids of a file are masked in an epoch."""
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch, _PURPOSE, file]))
+
+
+def _number_days(days: npt.NDArray[np.object_]) -> npt.NDArray[np.int32]:
+    """Return days as ordinals."""
+    found = pa.array(days, pa.string()).dictionary_encode()
+    ordinals = np.array([dt.date.fromisoformat(d).toordinal() for d in found.dictionary.to_pylist()], np.int32)
+    numbers: npt.NDArray[np.int32] = ordinals[found.indices.to_numpy()]
+    return numbers
