@@ -11,7 +11,7 @@ table, but is computed lazily: see `TableEma`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from star_ctr.model.distributed.process_group import barrier, get_rank_and_size
 from star_ctr.model.distributed.shared_memory import share_tensor
 from star_ctr.model.embeddings.row_adam import RowUpdate
 from star_ctr.model.embeddings.tables import EmbeddingTables
+from star_ctr.model.layers.per_domain import ParametersByDomain
 
 BLOCK = 1 << 16
 """Number of table rows that `TableEma.flush` updates at a time."""
@@ -134,6 +135,7 @@ class WeightEma:
     def __init__(self, model: nn.Module, tables: EmbeddingTables, decay: float) -> None:
         self.decay = decay
         self.parameters = list(model.named_parameters()) if decay else []
+        self._by_domain = ParametersByDomain(model)
         embeddings = set(tables.parameters())
         self.tables = {n: TableEma(p) for n, p in self.parameters if p in embeddings}
         self.weights = {n: p.detach().clone() for n, p in self.parameters if p not in embeddings}
@@ -147,13 +149,16 @@ class WeightEma:
         self._shared = True
 
     @torch.no_grad()
-    def update(self, changes: Mapping[nn.Parameter, Iterable[RowUpdate]]) -> None:
+    def update(
+        self, changes: Mapping[nn.Parameter, Iterable[RowUpdate]], domains: Collection[int] | None = None
+    ) -> None:
         """Update the EMA after an optimizer step and before the gradients are cleared.
 
         Args:
             changes: For each embedding table, the rows that this process changed.
+            domains: Domains of the step; None: any domain may have gradients.
         """
-        for name, parameter in self.parameters:
+        for name, parameter in self._by_domain.select(domains) if self.decay else ():
             if (table := self.tables.get(name)) is not None:
                 self.steps[name] += 1
                 table.update(changes.get(parameter, ()), self.steps[name], self.decay)

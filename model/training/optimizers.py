@@ -24,6 +24,7 @@ from star_ctr.model.distributed.process_group import get_rank_and_size
 from star_ctr.model.distributed.shared_memory import share_tensor
 from star_ctr.model.embeddings.row_adam import RowAdam
 from star_ctr.model.embeddings.tables import EmbeddingTables
+from star_ctr.model.layers.per_domain import ParametersByDomain
 from star_ctr.model.training.ema import WeightEma
 
 
@@ -35,26 +36,29 @@ class Optimizers:
 
     def __init__(self, model: nn.Module, settings: TrainerSettings, total_steps: int) -> None:
         tables = [p for n, p in model.named_parameters() if n.startswith("inputs.tables.")]
-        self._domain_parameters = list(list_domain_parameters(model))
-        domain_ids = {id(p) for p, _ in self._domain_parameters}
+        self._neutral_values = dict(list_domain_parameters(model))
         dense = [
-            p for n, p in model.named_parameters() if not n.startswith("inputs.tables.") and id(p) not in domain_ids
+            p
+            for n, p in model.named_parameters()
+            if not n.startswith("inputs.tables.") and p not in self._neutral_values
         ]
         groups: list[dict[str, Any]] = [{"params": dense, "weight_decay": settings.optimizer.weight_decay}]
         self._domain_decay = 0.0
-        if domain_ids:
+        if self._neutral_values:
             lr = settings.optimizer.domain_lr or settings.optimizer.lr
             decay = (
                 settings.optimizer.weight_decay
                 if settings.optimizer.domain_decay is None
                 else settings.optimizer.domain_decay
             )
-            groups.append({"params": [p for p, _ in self._domain_parameters], "weight_decay": 0.0, "lr": lr})
+            groups.append({"params": list(self._neutral_values), "weight_decay": 0.0, "lr": lr})
             self._domain_decay = decay * lr
         self.dense = torch.optim.AdamW(groups, lr=settings.optimizer.lr, fused=True)
+        self._by_domain = ParametersByDomain(model)
+        self._active = [p for _, p in self._by_domain.select(None)]
+        self._dense_parameters = frozenset(dense)
         self.sparse = RowAdam(tables, lr=settings.optimizer.embedding_lr or settings.optimizer.lr)
         self.model = model
-        self._parameters = list(model.parameters())
         self._splits_batches = settings.parallel == "rows"
         self._table_gradients = TableGradients()
         self._dense_gradients = DenseGradients(model, get_tables(model))
@@ -67,12 +71,12 @@ class Optimizers:
         rate: float = self.dense.param_groups[0]["lr"]
         return rate
 
-    def step(self, number: int, domains: Collection[int] = (), vector: Tensor | None = None) -> Tensor:
+    def step(self, number: int, domains: Collection[int] | None = None, vector: Tensor | None = None) -> Tensor:
         """Update all weights with the gradients of all processes.
 
         Args:
             number: Number of the step, from 0; it determines the learning rates.
-            domains: Domains of the batches of all processes.
+            domains: Domains of the batches of all processes; None: any domain may have gradients.
             vector: A vector to sum over the processes along with the gradients.
 
         Returns:
@@ -81,10 +85,11 @@ class Optimizers:
         share = 1.0 - (1.0 - self._final_share) * number / self._total_steps
         for group, rate in self._initial_rates:
             group["lr"] = rate * share
+        self._select_parameters(domains)
         # Dense gradients are exchanged in the background while embeddings are updated.
         self._table_gradients.begin()
         self._dense_gradients.begin(
-            () if self._splits_batches else domains, torch.zeros(0) if vector is None else vector
+            () if self._splits_batches or domains is None else domains, torch.zeros(0) if vector is None else vector
         )
         self._table_gradients.finish()
         self.sparse.step()
@@ -126,13 +131,22 @@ class Optimizers:
 
         A domain is one of this step's domains if its weights have a gradient.
         """
-        for parameter, neutral in self._domain_parameters if share else ():
-            if parameter.grad is not None:
+        for parameter in self._active if share else ():
+            neutral = self._neutral_values.get(parameter)
+            if neutral is not None and parameter.grad is not None:
                 parameter.mul_(1.0 - share).add_(share * neutral)
 
+    def _select_parameters(self, domains: Collection[int] | None) -> None:
+        """Limit the loops over parameters, also those of AdamW, to the parameters that can have a gradient."""
+        self._active = [p for _, p in self._by_domain.select(domains)]
+        shared_group, *domain_groups = self.dense.param_groups
+        shared_group["params"] = [p for p in self._active if p in self._dense_parameters]
+        for group in domain_groups:
+            group["params"] = [p for p in self._active if p in self._neutral_values]
+
     def zero_grad(self) -> None:
-        """Set all gradients to None; the next step does not change a parameter without a gradient."""
-        for parameter in self._parameters:
+        """Set the gradients of the last step to None; the next step does not change a parameter without a gradient."""
+        for parameter in self._active:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -234,7 +234,7 @@ class Trainer:
         sums = self.optimizers.step(self.step, domains, self._compute_sums(batches, loss.detach()))
         if isinstance(self.model.norm, NormStatistics):
             self.model.norm.apply_pending_statistics()
-        self.ema.update(self.optimizers.sparse.changes)
+        self.ema.update(self.optimizers.sparse.changes, domains)
         self.step += len(batches)
         self.rows += rows
         for p, start, stop in chain.from_iterable(batch_segments):
