@@ -22,6 +22,7 @@ import cost
 import gpu
 import history
 import long_run
+import many_domains
 import metrics
 import nights
 import open_labels
@@ -37,6 +38,7 @@ from rich.table import Table
 
 BENCHMARKS = {
     "cost": cost.run,
+    "many_domains": many_domains.run,
     "stream": stream.run,
     "training": training.run,
     "tune": tune.run,
