@@ -70,6 +70,18 @@ def test_a_step_on_one_domain_does_not_change_the_others_by_a_bit(table: str, tm
     assert {"average/network.layers.0.weight_p.1/weight", "average/network.layers.0.weight_p.1/steps"} <= set(changed)
 
 
+def test_a_step_visits_no_parameters_of_other_domains(table: str, tmp_path: Path) -> None:
+    trainer = Trainer(job(table, tmp_path))
+    batches = [b for b in iter_epoch(trainer.files, LAYOUT, 64, 200, 0, 0) if b.domain in (1, 2)]
+    names = {p: n for n, p in trainer.model.named_parameters()}
+    for batch in batches[:6]:
+        trainer.train_step([batch])
+        visited = {names[p] for group in trainer.optimizers.dense.param_groups for p in group["params"]}
+        changed = {n for p, n in names.items() if p.grad is not None and not n.startswith("inputs.tables.")}
+        assert visited == changed
+        assert f"network.layers.0.weight_p.{batch.domain}" in visited
+
+
 def test_domain_weights_have_a_separate_rate_and_decay_towards_the_shared_model(table: str, tmp_path: Path) -> None:
     trainer = Trainer(job(table, tmp_path, weight_decay=0.5, domain_lr=0.1, domain_decay=2.0))
     layer, norm = trainer.model.network.layers[0], trainer.model.norm
