@@ -55,7 +55,6 @@ def iter_epoch(
     start: int = 0,
     readers: int = 1,
     new_ids: NewIds | None = None,
-    masked_share: float = 0.0,
 ) -> Iterator[Batch]:
     """Iterate over the batches of one epoch, which contain every row of the files once.
 
@@ -73,7 +72,6 @@ def iter_epoch(
             files before it, only those with rows that are still in a window are read.
         readers: Number of decoding threads.
         new_ids: The first day of each id; None to mask no ids.
-        masked_share: The share of new ids that are masked.
 
     Yields:
         The batches.
@@ -86,13 +84,13 @@ def iter_epoch(
     first = _find_position(steps, start)
     in_windows = _replay_draws(files, steps[:first], random, mixed)
     needed = sorted({int(f) for columns in in_windows.values() for f in np.unique(columns[0])})
-    order = [*needed, *(s.file for s in steps[first:] if isinstance(s, Read))]
-    arriving = read_files([files[f] for f in order], layout, days=new_ids is not None, readers=readers)
+    order_of_files = [*needed, *(s.file for s in steps[first:] if isinstance(s, Read))]
+    arriving = read_files([files[f] for f in order_of_files], layout, days=new_ids is not None, readers=readers)
     if new_ids is not None:
         # Which ids are masked depends on the file alone, not on where the epoch starts.
         arriving = (
-            new_ids.mask(rows, masked_share, make_mask_generator(seed, epoch, file))
-            for file, rows in zip(order, arriving, strict=True)
+            new_ids.mask(rows, make_mask_generator(seed, epoch, file))
+            for file, rows in zip(order_of_files, arriving, strict=True)
         )
     windows = _fill_windows(in_windows, needed, arriving)
     for step in steps[first:]:

@@ -35,19 +35,20 @@ class NewIds:
         tables: The embedding table of each single id of a row that is masked, by its position among the integers.
         first_days: The first training day of each id as an ordinal, by embedding table, shape (ids,).
         first: The first training day as an ordinal.
+        share: The share of the rows with a new id in which training sees it as unknown.
     """
 
     tables: dict[int, str]
     first_days: dict[str, npt.NDArray[np.int32]]
     first: int
+    share: float
 
-    def mask(self, rows: Rows, share: float, random: np.random.Generator | None = None) -> Rows:
+    def mask(self, rows: Rows, random: np.random.Generator | None = None) -> Rows:
         """Replace new ids by `UNKNOWN`.
 
         Args:
             rows: Rows with days.
-            share: The share of the new ids to replace.
-            random: Draws which ones; not needed if `share` is 1.
+            random: Draws the rows in which to replace them; by default, all of them.
 
         Returns:
             The rows, with other integers.
@@ -58,12 +59,12 @@ class NewIds:
             ids = ints[:, position]
             is_new = (self.first_days[table][ids] == day) & (day > self.first) & (ids >= FIRST_KNOWN)
             if random is not None:
-                is_new &= random.random(len(ids)) < share
+                is_new &= random.random(len(ids)) < self.share
             ids[is_new] = UNKNOWN
         return Rows(ints, rows.floats, rows.label, rows.domain, rows.day, rows.weight)
 
 
-def find_new_ids(files: Sequence[DataFile], layout: Layout, readers: int = 1) -> NewIds | None:
+def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float) -> NewIds | None:
     """Read all training rows, and find the first day of each id.
 
     Hashed ids are left out: a new value has an id that other values have, too.
@@ -71,22 +72,21 @@ def find_new_ids(files: Sequence[DataFile], layout: Layout, readers: int = 1) ->
     Args:
         files: The training files.
         layout: The layout of the encoded rows.
-        readers: Number of decoding threads.
+        share: The share of the rows with a new id in which training sees it as unknown.
 
     Returns:
         The first days; None if there is only one training day, or no id could be new.
     """
-    fields = [*layout.categorical]
-    tables = {k: f.embedding for k, f in enumerate(fields) if f.embedding not in layout.hashed}
+    tables = {k: f.embedding for k, f in enumerate(layout.categorical) if f.embedding not in layout.hashed}
     first_days = {table: np.full(layout.embeddings[table], _NEVER, np.int32) for table in tables.values()}
     days: set[int] = set()
-    for rows in read_files(files, layout, days=True, readers=readers):
+    for rows in read_files(files, layout, days=True):
         assert rows.day is not None
         day = _number_days(rows.day)
         days |= set(np.unique(day).tolist())
         for position, table in tables.items():
             np.minimum.at(first_days[table], rows.ints[:, position], day)
-    return NewIds(tables, first_days, min(days)) if len(days) > 1 and tables else None
+    return NewIds(tables, first_days, min(days), share) if len(days) > 1 and tables else None
 
 
 def make_mask_generator(seed: int, epoch: int, file: int) -> np.random.Generator:

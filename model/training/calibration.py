@@ -34,6 +34,7 @@ from star_ctr.model.data.batch_order import DataFile, count_rows_by_domain
 from star_ctr.model.data.negative_downsampling import compute_log_rates
 from star_ctr.model.data.new_ids import NewIds
 from star_ctr.model.data.reader import read_files
+from star_ctr.model.data.training_files import TrainingFiles
 from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNorm
 from star_ctr.model.models.multi_domain import MultiDomainModel
 
@@ -43,25 +44,19 @@ _ROWS = 4096
 
 def calibrate(
     model: MultiDomainModel,
-    files: Sequence[DataFile],
-    all_files: Sequence[DataFile],
-    rates: Mapping[int, float],
+    data: TrainingFiles,
     layout: Layout,
     settings: CalibrationSettings,
     device: torch.device,
-    new_ids: NewIds | None = None,
 ) -> tuple[dict[int, int], dict[int, float]]:
     """Recompute the normalization statistics of a trained model, and calibrate its output biases.
 
     Args:
         model: The model in evaluation mode; it is changed in place.
-        files: Training files after downsampling.
-        all_files: The same files before downsampling.
-        rates: The share of the negatives that was kept, by domain number.
+        data: The training files.
         layout: Layout of the encoded rows.
         settings: Settings of the calibration.
         device: Device of the model.
-        new_ids: The first day of each id, to encode rows as on their own day; None to use them as they are.
 
     Returns:
         The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
@@ -71,17 +66,16 @@ def calibrate(
     """
     rows: dict[int, int] = {}
     shifts: dict[int, float] = {}
-    size, half_life = settings.norm_statistics_rows, settings.half_life
+    size, half_life, new_ids = settings.norm_statistics_rows, settings.half_life, data.new_ids
     if size:
         # The weights were trained on downsampled rows, so the normalization statistics must come from them, too.
-        sample = choose_sample_files(files, size)
-        rows = recompute_norm_statistics(
-            model, sample, layout, half_life, settings.norm_statistics_prior, device, new_ids
-        )
-    if min(rates.values()) < 1:
-        correct_biases_for_downsampling(model, compute_log_rates(rates, count_rows_by_domain(all_files)))
+        sample, prior = choose_sample_files(data.files, size), settings.norm_statistics_prior
+        rows = recompute_norm_statistics(model, sample, layout, half_life, prior, device, new_ids)
+    if min(data.rates.values()) < 1:
+        log_rates = compute_log_rates(data.rates, count_rows_by_domain(data.all_files))
+        correct_biases_for_downsampling(model, log_rates)
     if size and settings.output_biases:
-        sample = choose_sample_files(all_files, size)
+        sample = choose_sample_files(data.all_files, size)
         shifts = calibrate_output_biases(model, sample, layout, half_life, device, new_ids)
     return rows, shifts
 
@@ -119,7 +113,7 @@ def _iter_parts(
     ages: dict[str, float] = {}
     for file, rows in zip(files, read_files(files, layout, days=True), strict=True):
         if new_ids is not None:
-            rows = new_ids.mask(rows, 1.0)
+            rows = new_ids.mask(rows)
         assert rows.day is not None
         for day in set(rows.day) - ages.keys():
             ages[day] = (newest - dt.date.fromisoformat(day)).days

@@ -83,7 +83,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "shuffle_quality": mixing.found,
         "rows": trainer.label_by_domain(trainer.rows_by_domain),
         "left_out": trainer.label_by_domain(trainer.count_left_out()),
-        "excluded": trainer.label_by_domain(trainer.excluded_rows),
+        "excluded": trainer.label_by_domain(trainer.data.excluded_rows),
         "mean_weight": trainer.files[0].mean_weight,
         "statistics_rows": trainer.label_by_domain(statistics_rows),
         "score_maps": describe_maps(job.score_maps) if job.score_maps else None,

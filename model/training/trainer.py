@@ -24,12 +24,9 @@ from star_ctr.conf.contracts.domains import OTHER_DOMAIN
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.model.data.batch_order import count_batches, count_rows_by_domain
 from star_ctr.model.data.batches import Batch, iter_epoch
-from star_ctr.model.data.domain_selection import find_excluded, select_files
-from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
-from star_ctr.model.data.new_ids import NewIds, find_new_ids
-from star_ctr.model.data.reader import Rows, list_live_files
-from star_ctr.model.data.row_weights import weigh_files
+from star_ctr.model.data.reader import Rows
 from star_ctr.model.data.step_batches import SharedStepBatches, StepBatches
+from star_ctr.model.data.training_files import list_training_files
 from star_ctr.model.distributed.process_group import barrier, choose_device, get_rank_and_size, seed_device
 from star_ctr.model.distributed.shared_memory import is_on_one_machine
 from star_ctr.model.distributed.threads import choose_readers, choose_threads
@@ -65,22 +62,9 @@ class Trainer:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
         seed_device(self.device, job.trainer.seed)
-        files = list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
-        self.all_files = select_files(files, job.trainer.data, job.layout.domain_index)
-        self.excluded = find_excluded(job.trainer.data, job.layout.domain_index)
-        self.excluded_rows = count_rows_by_domain([file for file in files if file.domain in self.excluded])
-        rates = resolve_rates(job.trainer.negatives, job.layout.domain_index)
-        self.files, self.rates = downsample_files(self.all_files, rates, job.trainer.seed)
-        if not self.files:
-            raise DataError(f"{job.split}: version {job.versions['split']} has no training rows for {job.ds}")
-        if job.layout.has_weights:
-            is_sampled = self.files != self.all_files
-            self.all_files = weigh_files(self.all_files)
-            self.files = weigh_files(self.files) if is_sampled else list(self.all_files)
-        self.new_ids: NewIds | None = None
-        """The first day of each id, if new ids are masked."""
-        if job.trainer.data.new_ids_as_unknown:
-            self.new_ids = find_new_ids(self.all_files, job.layout)
+        version = job.versions["split"]
+        self.data = list_training_files(job.split, version, job.train_partitions, job.layout, job.trainer)
+        self.files, self.all_files, self.rates = self.data.files, self.data.all_files, self.data.rates
         self.mixed = job.trainer.data.batches == "mixed"
         part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
@@ -182,19 +166,9 @@ class Trainer:
         window = max(1, min(s.data.window_rows, s.data.window_bytes // layout.row_bytes))
         epochs = (
             iter_epoch(
-                self.files,
-                layout,
-                s.batch_size,
-                window,
-                s.seed,
-                e,
-                self.mixed,
-                start if e == first else 0,
-                readers,
-                self.new_ids,
-                s.data.new_ids_as_unknown,
+                self.files, layout, s.batch_size, window, s.seed, e, self.mixed, begin, readers, self.data.new_ids
             )
-            for e in range(first, s.epochs)
+            for e, begin in ((e, start if e == first else 0) for e in range(first, s.epochs))
         )
         return chain.from_iterable(epochs)
 
@@ -288,21 +262,12 @@ class Trainer:
         self.wait_for_processes()  # also waits until the first process has saved the shared tables
         self.ema.swap_in()
         self.model.eval()
-        rows, shifts = calibrate(
-            self.model,
-            self.files,
-            self.all_files,
-            self.rates,
-            self.job.layout,
-            self.settings.calibration,
-            self.device,
-            self.new_ids,
-        )
+        rows, shifts = calibrate(self.model, self.data, self.job.layout, self.settings.calibration, self.device)
         seen = self.rows_by_domain
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
-        for p in self.excluded:
+        for p in self.data.excluded:
             self.model.treat_as_unknown(p)
         if self.job.score_maps is not None:
             self.model.score_map = make_score_map(self.job.score_maps, self.job.layout.domain_index).to(self.device)

@@ -18,7 +18,7 @@ from star_ctr.jobs.io.newest_day import find_newest_day, list_complete_days
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.job_definition import PinnedVersions
 from star_ctr.jobs.registry.recipes import ensure_recipe
-from star_ctr.workflows.compare.run import prepare_night
+from star_ctr.workflows.trials import prepare_night
 
 _SEARCH_NIGHTS = 2
 """Number of nights to search on by default."""
