@@ -53,6 +53,8 @@ def to_text(rows: pd.DataFrame) -> pd.DataFrame:
     def format_value(value: object) -> str:
         if isinstance(value, list | tuple | np.ndarray):
             return str([format_value(v) for v in value])
+        if isinstance(value, dict):
+            return str({name: format_value(v) for name, v in value.items()})
         if value is None or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
             return "null"
         if isinstance(value, int | float | np.number) and not isinstance(value, bool):
@@ -69,7 +71,7 @@ def test_other_tools_read_the_rows_of_spark(night: Night, table: str, reader: Ca
     if reader is read_with_polars and importlib.util.find_spec("polars") is None:
         pytest.skip("needs polars, which requirements.txt pins")
     store = WarehouseTables(night.settings, night.spark)
-    expected = pd.DataFrame([row.asDict() for row in store.read(table).collect()])
+    expected = pd.DataFrame([row.asDict(recursive=True) for row in store.read(table).collect()])
     found = reader(store.warehouse.table(table))
     assert len(found) > 3
     pd.testing.assert_frame_equal(to_text(found), to_text(expected))

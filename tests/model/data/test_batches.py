@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -153,9 +154,9 @@ def test_a_resumed_epoch_skips_files_that_no_window_needs(table: str, monkeypatc
     files = list_files(table)
     read: list[int] = []
 
-    def count_and_read(files: Sequence[DataFile], layout: Layout, readers: int) -> Iterator[Rows]:
+    def count_and_read(files: Sequence[DataFile], layout: Layout, **options: Any) -> Iterator[Rows]:
         read.append(len(files))
-        return read_files(files, layout, readers=readers)
+        return read_files(files, layout, **options)
 
     monkeypatch.setattr(stream, "read_files", count_and_read)
     batches = sum(1 for _ in iter_epoch(files, LAYOUT, 64, 200, 3, 1))
