@@ -5,7 +5,7 @@
 - `shop`: two domains, a small one and a large one, of a shop whose products and users hardly change. The CTR depends on
   the price of a product relative to what the user usually buys.
 
-The drawn click probability of each impression is written to `truth`, which no model may read.
+The click probability of each impression is written to a second folder (`FOLDER-truth`), which no model may read.
 
     python bench/other_shapes.py news /data/news --days 5 --impressions 100000 --seed 1
     star-ctr init --logs /data/news
