@@ -1,8 +1,8 @@
 """Worlds for the benchmark of `star-ctr tune` in which a formula replaces training, so that a search takes a second.
 
-The effect of a value on GAUC is drawn at random, such that most values are worse than the present one. Nights differ in
-the effect of the same settings, and seeds vary. The sizes are those of small logs: a standard deviation of 0.005 between
-seeds and of 0.0015 between nights, and few changes with a gain of more than 0.003.
+The effect of a value on GAUC is drawn at random, such that most values are worse than the current one. The effect also
+varies between nights and seeds, as in small logs: with standard deviations of 0.0015 and 0.005. Few changes gain more
+than 0.003.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FormulaRunner:
 
     Attributes:
         world: The seed of the world.
-        can_gain: Whether some values are better than the present ones.
+        can_gain: Whether some values are better than the current ones.
     """
 
     world: int
@@ -62,7 +62,7 @@ class FormulaRunner:
 
 
 def prepare_world(folder: Path, world: int) -> Prepared:
-    """Return the inputs of a search in a world, whose present settings are those of conf/demo.yaml."""
+    """Return the inputs of a search in a world, whose current settings are those of conf/demo.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "world.yaml").write_text(
         f"extends: demo\nname: world{world}\npaths: {{warehouse: {json.dumps(str(folder / 'warehouse'))}}}\n"

@@ -3,11 +3,11 @@
 Measures the time of a step, and compares STAR with Base, with low-rank domain-specific weights, and with shrinkage of
 these weights by the rows of the domain (see `low_rank`).
 
-The labels come from a known model, see `domain_world`. Sizes of domains follow Zipf's law: the smallest half of 1000
+The labels come from a known model, see `domain_world`. Sizes of domains follow Zipf's law: the smaller half of 1000
 domains has 9% of the rows.
 
-All models train for one epoch with the same rows and learning rates. The table shows AUC and GAUC of test rows: of all
-domains, of the smallest half of the domains, and of the largest ten. Values are means over seeds; the differences from
+All models train for one epoch with the same rows and learning rates. The table shows AUC and GAUC of test rows: over all
+domains, the smaller half of the domains, and the largest ten. Values are means over seeds; the differences from
 `star` have a 95% interval, because each seed has its own data.
 
     python bench/many_domains.py [--domains 200 1000 --differences low_rank unstructured --seeds 3 --rows 200000]
@@ -55,7 +55,7 @@ MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
 }
 """Settings and rank of each model. `narrow` is STAR with about as many parameters as with rank 4."""
 PRIORS = (100, 1000)
-"""Numbers of rows that the shared model counts as, for the shrinkage of the domain-specific weights of `star`."""
+"""Values of the prior, in rows, for the shrinkage of the domain-specific weights of `star`."""
 SETTINGS: dict[str, Any] = {"layers": [128, 64], "activation": "silu", "dim": 8, "norm_eps": 0.1}
 TRAINER = {"batch_size": 128, "lr": 0.002, "domain_lr": 0.02, "ema_decay": 0.99}
 """The settings that the recipe chooses for data of this size and rare clicks."""
@@ -63,7 +63,7 @@ FEW_DOMAINS = 20
 FEW = f"star, {FEW_DOMAINS} domains"
 """A model whose step time shows how much of the time of a step comes from the number of domains."""
 GROUPS = ("all", "small", "large")
-"""All domains, the smallest half, and the largest ten."""
+"""All domains, the smaller half, and the largest ten."""
 
 
 def make_trainer(folder: Path, layout: Layout, name: str, seed: int = 0) -> Trainer:
@@ -232,7 +232,7 @@ def run(
 
 
 def _describe_rank(all_seeds: Sequence[dict[str, dict[str, float]]], model: str) -> str:
-    """Return the differences of the GAUC of rank 4 from another model, of all domains and of the smallest half."""
+    """Return the differences of the GAUC of rank 4 from another model, over all domains and over the smaller half."""
     texts = []
     for group in ("all", "small"):
         key = f"gauc_{group}"

@@ -1,7 +1,7 @@
-"""Write logs of other shapes than those of `star-ctr simulate`, to try the defaults on.
+"""Write logs that differ from those of `star-ctr simulate`, to test the defaults.
 
-- `news`: six pages of a news site. Articles live for two days, and their CTR falls with age. Users read the first
-  positions more. A few heavy users see a third of all impressions.
+- `news`: six pages of a news site. Articles live for two days, and their CTR falls with age. CTR is highest at the
+  first positions. A few heavy users see a third of all impressions.
 - `shop`: two domains, a small one and a large one, of a shop whose products and users hardly change. The CTR depends on
   the price of a product relative to what the user usually buys.
 

@@ -1,6 +1,6 @@
 """How often `star-ctr domains` finds a planted harmful and a planted helpful domain in simulated worlds.
 
-In each world, d14 clicks the opposite way, and d08 clicks as d09 does. Spark makes the logs and their splits. Training
+In each world, clicks in d14 follow the opposite preferences, and clicks in d08 follow those of d09. Spark makes the logs and their splits. Training
 and the metrics need no Spark: the metrics are computed here with NumPy, independently of `star-ctr domains`.
 
     python bench/planted_domains.py --worlds 11 12 13 --folder build/planted
@@ -38,7 +38,7 @@ from star_ctr.model.distributed.process_lifetime import end_with_parent
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.domains.effects import Effect, compute_effects, list_parts
 from star_ctr.workflows.domains.run import iter_models
-from star_ctr.workflows.trials import SINGLE_CPU_OVERRIDES
+from star_ctr.workflows.trials import EXPERIMENT_OVERRIDES
 
 DOMAINS = ["d08", "d09", "d14"]
 FEATURES = ("user", "item", "category", "age", "gender", "city", "hour", "level", "price")
@@ -99,7 +99,7 @@ def make_jobs(conf: Path, overrides: Sequence[str], seeds: int) -> dict[tuple[st
     jobs = {}
     for name, selection in iter_models(settings.trainer.data, DOMAINS, DOMAINS):
         for seed in range(seeds):
-            own = [*overrides, *SINGLE_CPU_OVERRIDES, *selection, f"trainer.seed={seed}"]
+            own = [*overrides, *EXPERIMENT_OVERRIDES, *selection, f"trainer.seed={seed}"]
             jobs[name, seed] = train.make_job(load(conf, own), store, NIGHT, pinned)
     return jobs
 

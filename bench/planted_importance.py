@@ -1,4 +1,4 @@
-"""Whether permutation importance finds the features that the simulator uses, and finds nothing in noise.
+"""Whether permutation importance finds the features that the simulator uses, and none that are noise.
 
 Trains STAR in the worlds of `planted_domains.py`. Their impression logs have two columns of noise. The values are
 exchanged by the functions of `star-ctr explain`; the metrics are computed with NumPy, independently of it.

@@ -1,7 +1,7 @@
 """Small worlds for the benchmark of `star-ctr tune`: encoded rows of a few nights that NumPy generates, without Spark.
 
-Users and items have latent vectors, whose products decide about clicks; each domain weights them in its own way. The
-quality of an item changes from day to day. Rows have the ids of user, item, category and hour, and the click rates of
+Clicks depend on products of latent vectors of users and items, which each domain weights in its own way. The quality of
+an item changes from day to day. Rows have the ids of user, item, category and hour, and the click rates of
 users, items and items by domain on earlier days.
 """
 
@@ -33,7 +33,7 @@ SIZES = {"user": 600, "item": 300, "category": 20, "hour": 24}
 RATES = ("user_rate", "item_rate", "item_domain_rate")
 DOMAINS = 4
 PRIOR = 10
-"""Number of impressions with the mean click rate that are added to each click rate."""
+"""Number of impressions with the mean click rate that smooth each click rate."""
 
 
 def generate(world: int, rows_a_day: int) -> pd.DataFrame:

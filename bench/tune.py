@@ -4,7 +4,7 @@
    worlds of `small_worlds.py`, whose training runs take a second. `--kind formula`: those of `formula_worlds.py`, in which
    a formula replaces training.
 2. In each world, search for `--minutes` or `--trials`.
-3. Print the gain on the unseen night of each world with its interval of 95%. It is 0 if no settings are proposed.
+3. Print the gain on the unseen night of each world with its 95% interval. The gain is 0 if no settings are proposed.
 
 The logs and the searches are kept in `--folder`, so that the benchmark can be stopped and run again.
 
@@ -99,7 +99,7 @@ def summarize(results: list[dict[str, Any]], details: str) -> list[dict[str, Any
         details: A description of the worlds and of the budget.
     """
     print(
-        f"{'world':>8} {'trials':>6} {'runs':>5} {'other seeds':>18} {'unseen night':>13} {'interval of 95%':>18}  settings"
+        f"{'world':>8} {'trials':>6} {'runs':>5} {'other seeds':>18} {'unseen night':>13} {'95% interval':>18}  settings"
     )
     gains, losses, wins = [], 0, 0
     for found in results:
@@ -142,7 +142,7 @@ def run(
         kind: `simulated`, `small` or `formula`.
         trials: The number of trials per world; None for no limit.
         minutes: The time per world; None for no limit.
-        seeds: The least number of seeds per night that check the best trials.
+        seeds: The minimum number of seeds per night with which the best trials are retrained.
         impressions: The number of impressions of a simulated world.
         jobs: The number of parallel training runs; by default, the number of cores.
         folder: The folder of the worlds; by default, a temporary one.
@@ -175,7 +175,7 @@ if __name__ == "__main__":
     parser.add_argument("--kind", choices=["simulated", "small", "formula"], default="simulated", help="kind of world")
     parser.add_argument("--minutes", type=float, help="time for the search in a world")
     parser.add_argument("--trials", type=int, help="number of trials in a world")
-    parser.add_argument("--seeds", type=int, default=4, help="least number of seeds that check the best trials")
+    parser.add_argument("--seeds", type=int, default=4, help="minimum number of seeds of the retrained trials")
     parser.add_argument("--impressions", type=int, default=150_000, help="impressions of a simulated world")
     parser.add_argument("--jobs", type=int, help="number of parallel training runs; default: the number of cores")
     parser.add_argument("--folder", default="build/tune-worlds", help="folder of the worlds")

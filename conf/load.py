@@ -126,7 +126,7 @@ def find_data_folder() -> str | None:
 
 
 def _substitute_variables(value: Any, files: Sequence[YamlFile]) -> Any:
-    """Replace `${NAME}` in all texts of `value` by environment variables; errors name the file that contains it."""
+    """Replace `${NAME}` in all texts of `value` by environment variables; errors name the file with the text."""
     if isinstance(value, Mapping):
         return {key: _substitute_variables(inner, files) for key, inner in value.items()}
     if isinstance(value, list):

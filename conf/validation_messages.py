@@ -131,7 +131,7 @@ def _make_message(problem: Any, location: Location) -> str:
 def _find_position(
     files: Sequence[tuple[Path, yaml.Node]], location: Location, overrides: Mapping[tuple[str | int, ...], str]
 ) -> str:
-    """Return where a value was set: an override, or a line of the first file that has most of its location."""
+    """Return where a value was set: an override, or a line of the file with the longest part of its location."""
     for place, override in overrides.items():
         shared = min(len(place), len(location))
         if shared and tuple(location[:shared]) == place[:shared]:
@@ -189,7 +189,7 @@ def _has_part(data: Any, part: int | str) -> bool:
 
 
 def _find_line(node: yaml.Node, location: Sequence[int | str]) -> tuple[int | None, int]:
-    """Return the line (from 1) of the deepest key of `location` in a file, None if it has none, and its depth."""
+    """Return the line (from 1) of the deepest key of `location` in a file, or None, and the depth of this key."""
     line = None
     for depth, part in enumerate(location):
         if isinstance(node, yaml.MappingNode):

@@ -1,7 +1,7 @@
 """Read the YAML file of a data set, with the files that it extends.
 
-A file with the key `extends` contains changes to another file: mappings are merged key by key, and all other values,
-also lists, replace those of the other file.
+A file with the key `extends` contains changes to another file: mappings are merged key by key; all other values,
+including lists, replace those of the other file.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def choose_settings(size: TrainingSize) -> dict[str, Any]:
       rows as well, and reaches the paper's at a billion.
     - With single-domain batches, the weights of a domain are updated in only a few of the steps. Their learning rate
       therefore grows with the number of domains.
-    - Half of the rows with a new id show it as unknown, so that the model can predict the new ids of the next day.
+    - In half of the rows with a new id, the id is masked, so that the model learns to predict new ids of the next day.
     - If clicks are frequent and rows are few, train for two epochs with dropout and lower learning rates. If clicks are
       rare, a second epoch only memorizes the clicks of individual users and items.
 

@@ -170,7 +170,7 @@ class Staleness:
         Returns:
             Hashes of everything that determines the results of the step, by name: `settings`, `code`, `logs.LOG` (files
             of a log), `contents` (ingested tables), `warm_start` (the run that this setting names), and `STEP` or
-            `STEP of NIGHT` (steps that it depends on, and for `train` the scores that calibrate the model).
+            `STEP of NIGHT` (steps that it depends on, and for `train` the earlier scores that calibrate the model).
         """
         hashes = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
         if step == "ingest":

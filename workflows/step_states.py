@@ -1,4 +1,4 @@
-"""The states of steps, and their texts in messages."""
+"""The states of steps, and how messages describe them."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ STATE_TEXTS: Mapping[State, str] = {
     State.INTERRUPTED: "was interrupted",
     State.MISSING: "has not run yet",
 }
-"""What a message says of a step that another one depends on."""
+"""What messages say about a step that another one depends on."""

@@ -1,4 +1,4 @@
-"""A pool of processes, each of which runs one training run at a time."""
+"""A pool of processes for training runs; each process executes one run at a time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 from star_ctr.model.distributed.process_lifetime import end_with_parent
 
-COMPARED_RUN = {
+EXPERIMENT_SETTINGS = {
     "trainer.threads": 1,
     "trainer.processes": 1,
     "trainer.checkpoint.resume": "auto",
-    # Only some models may have scores of earlier nights. Without this, a run would also have the id of the nightly run.
+    # Only some models have scores of earlier nights. This also gives a run another id than that of the nightly run.
     "trainer.calibration.earlier_scores": "none",
 }
-"""Settings of training runs that are compared, by key. With small batches, a second thread would not be faster."""
+"""Settings of all training runs of an experiment, by key. With small batches, a second thread would not help."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Training runs of an experiment, such as a comparison of models: prepare the nights, train in parallel, and import.
+"""Training runs of an experiment, such as a comparison of models: prepare nights, train in parallel, import scores.
 
 1. Spark writes the split of each night.
 2. The runs are trained in parallel, each in its own process with one thread. With small batches, a second thread would
@@ -31,9 +31,9 @@ from star_ctr.jobs.tools import import_runs
 from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.workflows.terminal import show_step, stderr
-from star_ctr.workflows.training_pool import COMPARED_RUN, open_pool
+from star_ctr.workflows.training_pool import EXPERIMENT_SETTINGS, open_pool
 
-SINGLE_CPU_OVERRIDES = [f"{key}={value}" for key, value in COMPARED_RUN.items()]
+EXPERIMENT_OVERRIDES = [f"{key}={value}" for key, value in EXPERIMENT_SETTINGS.items()]
 """Overrides for all training runs of an experiment."""
 
 

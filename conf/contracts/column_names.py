@@ -40,7 +40,7 @@ def name_rate(statistic: str, kind: str) -> str:
 
 
 def name_missing_flag(number: str) -> str:
-    """Return the name of the number that is 1 if another number is missing."""
+    """Return the name of the missing-value flag of a number."""
     return f"{number}__missing"
 
 

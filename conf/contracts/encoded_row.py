@@ -11,7 +11,7 @@ The integers of a row are:
 Id 0 stands for padding or a missing categorical value, 1 for what is not known (see `UNKNOWN`), and 2 or more for known
 values and buckets. In the tables `Layout.hashed`, the id of a value is 2 + hash % (number of ids - 2).
 
-A row may also have a weight, which only training uses.
+A row may also have a weight, which is only used in training.
 
 The layout is written with the split and exported with the model. The model, the data reader and the scorer know the
 data set only through the layout.
@@ -185,7 +185,7 @@ class Layout(SettingsModel):
 
     @property
     def row_bytes(self) -> int:
-        """Size of an encoded row in memory, in bytes: integers, floats, label, domain, file number, and any weight."""
+        """Size of an encoded row in memory, in bytes: integers, floats, label, domain, file number and any weight."""
         return 4 * (self.int_count + self.float_count + 3 + self.has_weights)
 
     def iter_sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:

@@ -84,7 +84,7 @@ def hash_history_settings(settings: Settings) -> str:
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
     names = {"zone", "logs", "label", "domains", "history", "features"}
-    # The weight is in `labels`, and a model with another weight can score the same rows.
+    # The weight is stored in `labels`, so another weight does not change the features.
     exclude = _OPEN_LABELS | {"logs": {"impressions": {"weight"}}}
     parts = settings.model_dump(mode="json", include=names, exclude=exclude)
     state = _list_state_settings(settings)

@@ -32,7 +32,7 @@ def _parse_domain_name(value: Any) -> Any:
 
 
 DomainName = Annotated[str, BeforeValidator(_parse_domain_name)]
-"""Name of a domain. YAML may contain it as a number."""
+"""Name of a domain; a number in YAML is converted to text."""
 
 
 class SettingsModel(BaseModel):

@@ -90,7 +90,7 @@ def find_embedding_problems(settings: Settings) -> list[str]:
 
 
 def find_weight_problems(settings: Settings) -> list[str]:
-    """Return a message if the column of the weight also has another role, so that its table has no such column."""
+    """Return a message for each other role of the weight's column, because the table renames columns with a role."""
     log = settings.logs.impressions
     roles = {f"logs.impressions.{key}": column for key, column in _list_roles(settings).items()}
     roles |= {"logs.impressions.id": log.id} if log.id else {}

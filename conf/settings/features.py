@@ -147,8 +147,8 @@ class Categorical(Feature):
 class Numeric(Feature):
     """A number that is standardized, or cut at quantiles into buckets with embeddings, or both.
 
-    NaN and infinite values count as missing. Outliers are excluded when the scale is fitted. A standardized number that
-    is missing counts as the mean. With the encoding `missing`, the model also sees that it is missing.
+    NaN and infinite values count as missing. Outliers are excluded when the scale is fitted. A missing value
+    of a standardized number counts as the mean. With the encoding `missing`, the model also gets a missing-value flag.
     """
 
     kind: Literal["numeric"] = Field(description="kind of the feature: `numeric`")
@@ -158,7 +158,7 @@ class Numeric(Feature):
         default=["standard"],
         min_length=1,
         description="encodings, one or more: `standard` (mean 0, standard deviation 1, clipped to 4 deviations), "
-        "`bucket`, and `missing` (whether the number is missing); default: standard",
+        "`bucket`, and `missing` (a flag for missing values); default: standard",
     )
     buckets: int = Field(20, ge=2, le=1000, description="maximum number of buckets, if `encode` contains `bucket`")
 

@@ -121,8 +121,8 @@ class ImpressionLog(Log):
         None,
         # Without a weight, the settings have the same hashes as before this key existed.
         exclude_if=lambda weight: weight is None,
-        description="column with the weight of the impression in training: a number from 0 to 1e12; rows of weight 0 "
-        "are not trained on; default: all rows have the same weight",
+        description="column with the weight of the impression in training: a number from 0 to 1e12; rows with "
+        "weight 0 are not trained on; default: all rows have the same weight",
     )
     duplicate_days: int = Field(
         1,

@@ -103,8 +103,9 @@ class Settings(SettingsModel):
 
     extends: str | None = Field(
         None,
-        description="YAML file that this file changes, relative to this file, or the name of one that ships with "
-        "star-ctr; mappings are merged, and other values replaced (docs/new-data-set.md#change-an-existing-file)",
+        description="YAML file to which this file contains changes: a path relative to this file, or the name of a "
+        "file that ships with star-ctr; mappings are merged, other values are replaced "
+        "(docs/new-data-set.md#change-an-existing-file)",
     )
     name: str = Field(min_length=1, description="name of the data set")
     about: str = Field("", description="description of the data set; not used by the code")
@@ -136,7 +137,7 @@ class Settings(SettingsModel):
     )
     simulate: SimulateSettings | None = Field(None, description="size of simulated logs; default: none are simulated")
     compare: Comparison = Field(Comparison(), description="what `star-ctr compare` trains")
-    tune: TuneSettings = Field(TuneSettings(), description="what `star-ctr tune` searches")
+    tune: TuneSettings = Field(TuneSettings(), description="what `star-ctr tune` optimizes and searches")
 
     @model_validator(mode="before")
     @classmethod
@@ -164,7 +165,7 @@ class Settings(SettingsModel):
     def get_outcomes(self) -> frozenset[str]:
         """Return the columns of the impression log whose values arise after the impression, including the label.
 
-        The weight is included, because it may depend on the label. So are columns that are computed from such columns.
+        The weight is included, because it may depend on the label. So are columns computed from such columns.
         """
         label = {self.label.column} if isinstance(self.label, LabelColumn) else set()
         sources = self.logs.impressions.list_sources().values()

@@ -27,13 +27,13 @@ class SimulateSettings(SettingsModel):
     seed: int = Field(1, ge=0, description="seed of everything that is drawn at random")
     same_clicks: dict[DomainName, DomainName] = Field(
         default_factory=dict,
-        description="domains (d01 to d19) whose clicks depend on users and items as in another domain, such as "
-        "{d14: d13}; the domains then help each other; default: none",
+        description="domains (d01 to d19) in which clicks depend on users and items as they do in another domain, for "
+        "example {d14: d13}, so that the two domains help each other; default: none",
     )
     opposite_clicks: list[DomainName] = Field(
         default_factory=list,
-        description="domains in which the effects of users and items on clicks have the opposite sign; a model for all "
-        "domains may be harmed by their rows; default: none",
+        description="domains in which the effects of users and items on clicks have the opposite sign, so that "
+        "their rows may harm a model for all domains; default: none",
     )
 
     @model_validator(mode="after")
@@ -45,5 +45,5 @@ class SimulateSettings(SettingsModel):
                 hint = suggest_nearest(unknown, SIMULATED_DOMAINS)
                 raise ValueError(f"{key}: `{unknown}` is not a simulated domain{hint}; use one of d01 to d19")
         if chained := next((name for name in self.same_clicks.values() if name in self.same_clicks), None):
-            raise ValueError(f"same_clicks: `{chained}` is both a key and a value; name another domain")
+            raise ValueError(f"same_clicks: `{chained}` is both a key and a value; choose another domain")
         return self

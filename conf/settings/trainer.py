@@ -74,19 +74,19 @@ class OptimizerSettings(TrainerGroup):
 
 
 class DataSettings(TrainerGroup):
-    """Domains that are trained on, composition of batches, shuffling, and new ids."""
+    """Domains to train on, composition of batches, shuffling, and new ids."""
 
     affects_weights = True
 
     domains: list[DomainName] | None = Field(
         None,
         min_length=1,
-        description="names of the domains whose rows are trained on, `other` for unknown domains; rows of the others "
-        "are scored like those of unknown domains; default: all domains",
+        description="names of the domains to train on, with `other` for unknown domains; rows of domains that are not "
+        "listed are scored like those of unknown domains; default: all domains",
     )
     exclude_domains: list[DomainName] = Field(
         default_factory=list,
-        description="names of domains whose rows are not trained on; they are scored like those of unknown domains; "
+        description="names of the domains not to train on; their rows are scored like those of unknown domains; "
         "default: none",
     )
     batches: Literal["single_domain", "mixed"] = Field(
@@ -98,7 +98,7 @@ class DataSettings(TrainerGroup):
         ge=0,
         le=1,
         description="share of the rows with a new id (an id of a categorical feature that no earlier training day "
-        "contains) in which training sees the id as unknown, as on the next day many ids are; 0: never",
+        "contains) in which training treats the id as unknown, as scoring treats the new ids of the next day; 0: none",
     )
     window_bytes: int = Field(
         1 << 30, ge=1, description="maximum memory of the sliding window in bytes; limits `window_rows` for wide rows"
@@ -116,7 +116,7 @@ class DataSettings(TrainerGroup):
 
 
 class CalibrationSettings(TrainerGroup):
-    """Normalization statistics, output biases and maps of scores, which are computed with frozen weights.
+    """Normalization statistics, output biases, and calibration on earlier scores, all with frozen weights.
 
     Training rows are weighted by their age, because the next day is more similar to the newest days.
     """
@@ -147,7 +147,9 @@ class CalibrationSettings(TrainerGroup):
         "applies a monotone map; `none`: no such calibration",
     )
     earlier_nights: int = Field(
-        7, ge=1, description="number of days before the night whose scores are used for `earlier_scores`"
+        7,
+        ge=1,
+        description="number of test days whose scores `earlier_scores` uses: the newest with final labels",
     )
 
 

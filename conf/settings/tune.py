@@ -1,4 +1,4 @@
-"""Settings of `star-ctr tune`: what is optimized, under which limits, and the search space."""
+"""Settings of `star-ctr tune`: the objective, its limits, and the search space."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FIXED = ("warm_start", "calibration.earlier_scores", "calibration.earlier_night
 
 
 class SearchRange(SettingsModel):
-    """The values of a key to search: `values`, `factor`, or `low` and `high`. The present value is always a trial."""
+    """Values to search for a key: `values`, `factor`, or `low` and `high`. The current value is always included."""
 
-    values: list[Any] | None = Field(None, min_length=1, description="the values to try; default: see the other keys")
+    values: list[Any] | None = Field(None, min_length=1, description="values to try")
     factor: float | None = Field(
-        None, gt=1, description="from the present value divided by this factor to the present value times this factor"
+        None, gt=1, description="search from the current value divided by this factor to the current value times it"
     )
     low: float | None = Field(None, description="lowest value, with `high`")
     high: float | None = Field(None, description="highest value, with `low`")
@@ -40,32 +40,32 @@ class SearchRange(SettingsModel):
 
 
 class TuneLimits(SettingsModel):
-    """Limits that proposed settings must satisfy, compared with the present settings on the same runs."""
+    """Limits for proposed settings, which are compared with the current settings on the same nights and seeds."""
 
-    auc: float = Field(0.001, ge=0, description="AUC may be lower than that of the present settings by this much")
+    auc: float = Field(0.001, ge=0, description="largest allowed loss of AUC, compared with the current settings")
     pcoc: float = Field(
         0.1,
         ge=0,
-        description="PCOC may differ from 1 by this much, or by as much as that of the present settings",
+        description="largest allowed distance of PCOC from 1, unless that of the current settings is larger",
     )
 
 
 class TuneSettings(SettingsModel):
-    """What `star-ctr tune` searches. docs/tune.md describes the search."""
+    """Objective, limits and search space of `star-ctr tune`. docs/tune.md describes the search."""
 
-    objective: Literal["gauc", "auc", "log_loss"] = Field("gauc", description="metric of all rows to optimize")
-    limits: TuneLimits = Field(TuneLimits(), description="limits of proposed settings")
+    objective: Literal["gauc", "auc", "log_loss"] = Field("gauc", description="metric to optimize, over all rows")
+    limits: TuneLimits = Field(TuneLimits(), description="limits for proposed settings")
     space: dict[TrainingKey, SearchRange | None] = Field(
         default_factory=dict,
-        description="search range by key, such as `model.dropout: {values: [0, 0.2]}`; null: do not search a key of "
-        "the default space; default: the default space (docs/tune.md#search-space), to which these keys are added",
+        description="search range by key, such as `model.dropout: {values: [0, 0.2]}`, added to the default space; "
+        "null: do not search this key; default: the default space (docs/tune.md#search-space)",
     )
     only: bool = Field(False, description="whether `space` replaces the default search space instead of changing it")
     candidates: int = Field(
-        3, ge=1, description="number of trials that are trained again with other seeds at the end of the search"
+        3, ge=1, description="number of trials that are retrained with other seeds at the end of the search"
     )
     level: float = Field(
-        0.9, gt=0.5, lt=1, description="confidence that proposed settings are better than the present ones"
+        0.9, gt=0.5, lt=1, description="confidence that proposed settings are better than the current ones"
     )
 
     @model_validator(mode="after")
@@ -73,7 +73,9 @@ class TuneSettings(SettingsModel):
         for key in self.space:
             section, _, name = key.partition(".")
             if section == "trainer" and (name.partition(".")[0] in NOT_AFFECTING_WEIGHTS or name in _FIXED):
-                raise ValueError(f"space: `{key}` cannot be searched; it does not change the models of the trials")
+                raise ValueError(
+                    f"space: `{key}` cannot be searched; it is the same in all trials, or does not change the model"
+                )
             if key.startswith("model.embeddings."):
                 raise ValueError(f"space: `{key}` cannot be searched, because it is part of the split")
         if self.only and not any(self.space.values()):

@@ -79,7 +79,7 @@ def add_numbers(
 
 
 def read_number(rows: DataFrame, column: str) -> Column:
-    """Return a column of a log's table as a number, null if it is none. Ingest writes numbers with a decimal point."""
+    """Return a column of a log's table as numbers, null where a value is not one. Ingest writes decimal points."""
     value = get_column(column)
     return to_number(value) if isinstance(rows.schema[column].dataType, StringType) else value.try_cast("double")
 

@@ -1,4 +1,4 @@
-"""The weights of impressions in training: their check at ingest, and reading them from the table."""
+"""Weights of impressions in training: check them at ingest, and read them from the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from star_ctr.features.cleaning.text import NESTED, to_number
 _MAX_WEIGHT = 1e12
 MISSING_WEIGHT = "missing weight"
 INVALID_WEIGHT = "the weight is not a number from 0 to 1e12"
-"""Parts of the reasons of rows without a usable weight."""
+"""Reasons why a row has no valid weight."""
 
 
 def check_weight(log: Log, column: str, text: Column, kind: DataType) -> Column:
@@ -26,13 +26,13 @@ def check_weight(log: Log, column: str, text: Column, kind: DataType) -> Column:
         log: The log of the column.
         column: The name of the column in the log.
         text: The canonical text of the column, from `to_text`.
-        kind: The type of the column.
+        kind: The data type of the column.
 
     Returns:
         A text column with the reason why a value cannot be a weight; null if it can be one.
 
     Raises:
-        DataError: The column does not have single values.
+        DataError: The column does not contain scalar values.
     """
     if isinstance(kind, (*NESTED, ArrayType)):
         raise DataError(

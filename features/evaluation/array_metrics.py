@@ -1,4 +1,4 @@
-"""AUC, GAUC (eq. 9), PCOC and log loss of one set of scores in memory, with the sums of the distributed metrics.
+"""AUC, GAUC (eq. 9) and log loss of scores in memory, from the same sums as the distributed metrics.
 
 Shapes: n rows, C columns of weights (the data and the bootstrap samples).
 """
@@ -15,16 +15,16 @@ import numpy.typing as npt
 from star_ctr.features.evaluation.loss_sums import LEAST_SCORE
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, draw_weights
 from star_ctr.features.evaluation.ranked_auc import RankSums
-from star_ctr.features.evaluation.ranked_auc import compute_auc as divide_wins
+from star_ctr.features.evaluation.ranked_auc import compute_auc as compute_auc_from_sums
 from star_ctr.features.evaluation.user_auc import UserSums, count_wins
-from star_ctr.features.evaluation.user_auc import compute_gauc as divide_user_sums
+from star_ctr.features.evaluation.user_auc import compute_gauc as compute_gauc_from_sums
 
 _BLOCK = 1 << 20
 """Number of weights in a block of rows."""
 
 
 class ArrayMetrics(NamedTuple):
-    """The metrics of a set of scores; a metric that is undefined is None.
+    """The metrics of a set of scores; undefined metrics are None.
 
     Attributes:
         rows: Number of rows.
@@ -47,7 +47,7 @@ def compute_array_metrics(user: npt.NDArray[np.generic], label: Floats, score: F
     """Compute the metrics of scores.
 
     Args:
-        user: (n,) user of each row, as any values that can be compared.
+        user: (n,) user of each row, of any sortable type.
         label: (n,) labels, 0.0 or 1.0; n > 0.
         score: (n,) scores in [0, 1].
 
@@ -89,7 +89,7 @@ def compute_auc_samples(
     for start in range(0, len(score), block):
         part = slice(start, start + block)
         sums.add(score[part], positive[part], draw_weights(keys[part], samples, seed))
-    return divide_wins(sums.positive, sums.negative, sums.wins)
+    return compute_auc_from_sums(sums.positive, sums.negative, sums.wins)
 
 
 def compute_gauc_samples(
@@ -101,7 +101,7 @@ def compute_gauc_samples(
         user: (n,) user of each row.
         label: (n,) labels.
         score: (n,) scores.
-        samples: Number of bootstrap samples. Their weights depend only on the users, so that models can be compared.
+        samples: Number of bootstrap samples. Their weights depend only on the users, so that models can be paired.
         seed: Seed of the bootstrap.
 
     Returns:
@@ -116,7 +116,7 @@ def compute_gauc_samples(
     keys = hash_users(users[number[order][starts[both]]])
     sums = UserSums(1 + samples)
     sums.add(seen[both], auc, draw_weights(keys, samples, seed))
-    return divide_user_sums(sums.rows, sums.whole, sums.part)
+    return compute_gauc_from_sums(sums.rows, sums.whole, sums.part)
 
 
 def hash_users(users: Sequence[object] | npt.NDArray[np.generic]) -> Ints:

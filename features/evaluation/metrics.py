@@ -70,8 +70,8 @@ def compute_totals(scores: DataFrame) -> DataFrame:
 
     Returns:
         One row per run and domain, and one per run for `overall`, with `rows`, `clicks`, OPEN_LABELS, `log_loss`,
-        `pcoc` (predicted CTR over CTR; null without clicks), `ece` (expected calibration error: the mean distance
-        between predicted CTR and CTR of the bins of `reliability`, weighted by rows) and RELIABILITY (the bins that
+        `pcoc` (predicted CTR over CTR; null without clicks), `ece` (expected calibration error: the mean
+        absolute difference between predicted CTR and CTR of the bins, weighted by rows) and RELIABILITY (the bins that
         have rows, in ascending order: `lower`, `rows`, `clicks` and the mean `score`).
     """
     label = require_valid("label", F.col("label").isin(0.0, 1.0))

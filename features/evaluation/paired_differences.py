@@ -1,13 +1,12 @@
-"""Mean difference of a metric between two settings that were each trained with several seeds, with an interval.
+"""Mean difference of a metric between two models that were each trained with several seeds, with an interval.
 
-Two things vary at random: the users of the test day, and the seeds of training. The variance of the mean over seeds is
-estimated as the sum of two parts:
+There are two sources of randomness: the users of the test day, and the seeds of training. The variance of the mean over
+seeds is estimated as the sum of two parts:
 
 - The variance between bootstrap samples of users (`poisson_bootstrap`), of the mean over seeds.
 - The variance between seeds, divided by their number.
 
-Random errors of a model in the scores of individual users are part of both, so the sum is too large rather than too
-small.
+Random errors of a model in the scores of individual users are part of both, so the sum is conservative.
 
 Shapes: S seeds, C columns (the data and the bootstrap samples).
 
@@ -46,7 +45,7 @@ def compute_mean_difference(differences: Floats, users: float, level: float) -> 
     """Compute the mean difference over seeds, with an interval and a p-value from Student's t distribution.
 
     The degrees of freedom are those of Welch and Satterthwaite for the two parts of the variance. With one seed, the
-    interval does not contain the variance between seeds.
+    interval does not include the variance between seeds.
 
     Args:
         differences: The difference of each seed, for the data (first column) and for each bootstrap sample, (S, C).

@@ -1,7 +1,7 @@
 """Bins of scores for the reliability curve and the expected calibration error (ECE).
 
-The bins are fixed, so that curves of different days and domains can be compared and their sums can be added. CTRs are
-small, so the bins are narrow near 0: equal bins would put most rows into the first one.
+The bins are fixed, so that curves of different days and domains can be compared and added up. CTRs are small, so the
+bins are narrow near 0: with bins of equal width, most rows would be in the first one.
 """
 
 from __future__ import annotations

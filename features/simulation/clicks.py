@@ -56,8 +56,8 @@ def compute_preference(settings: SimulateSettings) -> Column:
         settings: The settings of the simulator.
 
     Returns:
-        An expression over the columns of `make_impressions`, to be added as `preference`. In planted domains
-        (`same_clicks`, `opposite_clicks`), it is that of another domain, or its negative.
+        An expression over the columns of `make_impressions`, to be added as `preference`. In planted domains,
+        it is that of another domain (`same_clicks`), or its sign is reversed (`opposite_clicks`).
     """
     seed, d, day = settings.seed, _get_click_domain(settings), F.col("day")
     user, item = F.col("user"), F.col("item")
@@ -89,7 +89,7 @@ def compute_preference(settings: SimulateSettings) -> Column:
 
 
 def _get_click_domain(settings: SimulateSettings) -> Column:
-    """Return the number of the domain whose coefficients and tastes apply."""
+    """Return the number of the domain whose coefficients and tastes determine the clicks of a row."""
     domain = F.col("domain")
     for name, other in settings.same_clicks.items():
         number, source = (SIMULATED_DOMAINS.index(n) + 1 for n in (name, other))

@@ -3,7 +3,7 @@
 A label is final when its attribution window has closed, clicked or not. Until then, it is open: each night computes it
 again from the clicks that are known by then. Labels from a column of the impression log are always final.
 
-The table also has the weights of the impressions, if the settings declare a weight.
+The table also contains the weights of the impressions, if the settings declare a weight.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], d
         The rows with `label` and `label_final`, and `weight` if the settings declare a weight.
 
     Raises:
-        DataError: The labels are those of another night, or their number differs from the number of rows of a day; or
-            the weights are those of another column.
+        DataError: The labels are those of another night, or their number differs from the number of rows of a day, or
+            the weights come from another column.
     """
     table = store.warehouse.table("labels")
     if others := find_days_of_other_weights(store.settings, days):

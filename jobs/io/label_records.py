@@ -16,7 +16,7 @@ CLOSES = "closes"
 LABEL_SETTINGS = "settings"
 """Key of the hash of the settings of the labels, in the record of the day."""
 WEIGHT = "weight"
-"""Key of the log column of the weights, in the record of the day; missing if the settings declared none."""
+"""Key of the log column with the weights, in the record of the day; absent if the settings declared no weight."""
 
 
 def has_open_labels(record: DayRecord, ds: str) -> bool:
@@ -31,7 +31,7 @@ def find_open_days(settings: Settings, ds: str) -> list[str]:
 
 
 def find_days_of_other_weights(settings: Settings, days: Iterable[str]) -> list[str]:
-    """Return the days whose labels were written with the weights of another log column, or without; needs no Spark."""
+    """Return the days whose labels were written with another weight column or none; does not need Spark."""
     records, weight = DayRecords(settings).read(PART), settings.logs.impressions.weight
     return [day for day in days if day in records and records[day].outputs.get(WEIGHT) != weight]
 

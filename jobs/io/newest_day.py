@@ -74,7 +74,7 @@ def _get_today(settings: Settings) -> str:
 
 
 def list_complete(rows: Mapping[str, int], today: str) -> list[str]:
-    """List the complete days before `today`.
+    """Select the complete days before `today`.
 
     Args:
         rows: The number of rows by `ds`.

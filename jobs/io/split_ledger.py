@@ -22,7 +22,7 @@ ZERO_WEIGHT = "weight 0"
 
 
 class RowCount(NamedTuple):
-    """Number of rows of a day and domain with the same reason, which is empty for test rows and most training rows."""
+    """Number of rows of a day, part and domain with the same reason; empty for test rows and most training rows."""
 
     ds: str
     part: str
@@ -75,7 +75,7 @@ def check_training_rows(store: WarehouseTables, ds: str, counts: Iterable[RowCou
             f"{table}: all {rows:,} training rows of night {ds} have weight 0; check the column `{column}` "
             "(logs.impressions.weight)"
         )
-    besides = f", besides {zeros:,} rows of weight 0," if zeros else ""
+    besides = f" (besides {zeros:,} rows with weight 0)" if zeros else ""
     raise DataError(
         f"{table}: the attribution windows of all {rows - zeros:,} training rows of night {ds}{besides} are still "
         "open; set a window.days that is longer than label.window_hours, or label.open: keep"

@@ -1,4 +1,4 @@
-"""Ledger entries of training runs: how many rows of the split each run was trained on, and why others were left out."""
+"""Ledger entries of training runs: the rows that each run was trained on, and the reasons for those left out."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _NOUNS = {"time": "time", "day": "date", "struct": "structure"}
 _CATEGORY_VALUES = range(3, 2_000)
 """The number of distinct values of an attribute of items for statistics by user and attribute."""
 _MAX_STATISTICS, _MAX_SIDES = 3, 2
-"""Maximum number of attributes of items for statistics, and for the sequence."""
+"""Maximum numbers of item attributes that statistics and the sequence use."""
 
 
 class Proposal(NamedTuple):
@@ -81,7 +81,7 @@ def propose_features(roles: Roles) -> Proposals:
     features.append(Proposal({"name": names.take("hour"), "kind": "categorical", "column": "hour"}, "impressions"))
     history, kinds = _propose_history(roles)
     categories.sort(key=lambda c: (not set(c.words) & CATEGORY, -c.distinct))
-    # A coarse attribute says more about a user with few events, and a fine one about the item. Take both kinds.
+    # A coarse attribute tells more about a user with few events, and a fine one about the item. Use both kinds.
     features += _propose_statistics(names, kinds, [f"items.{c.name}" for c in categories[:_MAX_STATISTICS]])
     # A sequence needs single values.
     single = [f"items.{c.name}" for c in categories if not c.separator][:_MAX_SIDES]

@@ -26,7 +26,7 @@ _MIN_LIST_ROWS = 20
 _LISTS = 0.2
 """Minimum share of items that contain another separator to report."""
 _MIN_EFFECTIVE = 0.1
-"""Minimum share of the effective number of rows, (sum of weights)^2 / sum of squared weights, without a warning."""
+"""A smaller effective share of rows, (sum of weights)^2 / (sum of squared weights) / rows, leads to a warning."""
 _LIST_SEPARATORS = (",", ";", "|", " ", "\t")
 
 
@@ -46,7 +46,7 @@ class LogReport:
         warnings: What is worth a look.
         notes: What the settings leave out.
         domains: Rows and click rate by domain; only for impressions.
-        training_share: The share of the valid rows that do not have weight 0.
+        training_share: The share of the valid rows with a weight other than 0.
     """
 
     log: str
@@ -235,7 +235,7 @@ def _describe_labels(settings: Settings, good: pa.Table) -> Iterator[str]:
 
 
 def _describe_weights(column: str | None, good: pa.Table, report: LogReport) -> None:
-    """Add the distribution of the weights to the report, with a warning if few rows have most of the total weight."""
+    """Add a summary of the weights to the report, and a warning if they are very unequal."""
     name = NUMBER_PREFIX + (column or "")
     if column is None or not len(good) or name not in good.column_names:
         return
@@ -252,8 +252,8 @@ def _describe_weights(column: str | None, good: pa.Table, report: LogReport) -> 
     effective = total**2 / float(weights @ weights)
     if effective < _MIN_EFFECTIVE * positive:
         report.warnings.append(
-            f"the weights (`{column}`) are very unequal: {positive:,} rows count like {effective:,.0f} rows of equal "
-            f"weight, and a single row has {weights.max() / total:.1%} of the total weight; limit them in "
+            f"the weights (`{column}`) are very unequal: {positive:,} rows count as much as {effective:,.0f} rows of "
+            f"equal weight, and the largest weight is {weights.max() / total:.1%} of the total; limit the weights in "
             "logs.impressions.columns, for example with `least`"
         )
 

@@ -1,4 +1,4 @@
-"""The definition of a training run of a night, before it has an attempt."""
+"""The definition of a night's training job, before an attempt is assigned to it."""
 
 from __future__ import annotations
 

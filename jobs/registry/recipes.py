@@ -97,7 +97,7 @@ def measure_training_size(store: WarehouseTables, ds: str) -> TrainingSize:
 
 
 def _sum_counts(settings: Settings, counts: Mapping[str, tuple[float, float]]) -> TrainingSize:
-    """Return the size of training data with the given rows and clicks by domain, of the domains that are trained on."""
+    """Return the size of the training data from rows and clicks by domain, without domains that are not trained on."""
     counts = {domain: found for domain, found in counts.items() if settings.trainer.data.is_selected(domain)}
     negatives = settings.trainer.negatives
 

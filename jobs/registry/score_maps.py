@@ -1,4 +1,4 @@
-"""Fit of the score maps of a run on the scores that earlier nights gave to their test days (see `model.training`)."""
+"""Fit the score maps of a run on the test scores of earlier nights (see `model.training.score_maps`)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
         *_list_sums(scores, logit)
     )
     found = sorted((row for row in counts.collect() if row.rows), key=lambda r: (r.run_id, r.domain, r.bin))
-    # So that the sum of the weights is the number of equally weighted rows that are as informative (Kish).
+    # Scaled so that the weights sum to the effective number of rows (Kish).
     scale = sum(r.rows for r in found) / sum(r.squares for r in found) if found and "weight" in scores.columns else 1.0
     bins = _make_bins(store, found, runs, max(nights), scale)
     if not bins:
@@ -63,7 +63,7 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
 
 
 def _label(settings: Settings, store: WarehouseTables, scores: DataFrame, nights: Sequence[str]) -> DataFrame:
-    """Replace the labels of scores by the final ones, and add any weights; leave out open labels and weight 0."""
+    """Replace the labels of scores by the final ones, and add any weights; drop rows with open labels or weight 0."""
     weights = ["weight"] if settings.logs.impressions.weight else []
     if not isinstance(settings.label, LabelFromClicks) and not weights:
         return scores
@@ -73,7 +73,7 @@ def _label(settings: Settings, store: WarehouseTables, scores: DataFrame, nights
 
 
 def _list_sums(scores: DataFrame, logit: Column) -> list[Column]:
-    """Return the sums of rows, clicks and logits in a bin, and with weights the weighted sums and that of squares."""
+    """Return the sums of rows, clicks and logits in a bin; if there are weights, weighted, and with squared weights."""
 
     # Decimals, so that a sum does not depend on the order of the rows.
     def add_up(value: Column, name: str) -> Column:
@@ -91,7 +91,7 @@ def _list_sums(scores: DataFrame, logit: Column) -> list[Column]:
 def _make_bins(
     store: WarehouseTables, counts: Sequence[Row], runs: dict[str, str], newest: str, scale: float
 ) -> dict[str, ScoreBins]:
-    """Return the bins of each domain, with the logits before the maps of their runs, and counts times `scale`."""
+    """Return the bins of each domain, with logits before the maps of their runs, and counts multiplied by `scale`."""
     parts: dict[str, list[ScoreBins]] = {}
     for run_id, number in sorted({(row.run_id, row.attempt) for row in counts}):
         attempt = find_attempt(store.warehouse, run_id, number)

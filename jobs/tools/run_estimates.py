@@ -1,4 +1,4 @@
-"""Run estimates: metrics of runs on parts of their test rows, with bootstrap samples over users.
+"""Metrics of runs on parts of their test rows, with bootstrap samples over users.
 
 A part is a domain, or all domains except one. The bootstrap weights of users are the same for all runs, so that runs
 can be compared in pairs.
@@ -92,7 +92,7 @@ def _estimate(
             compute(rows, evaluate, names) for compute in (estimate_auc, estimate_gauc, estimate_log_loss)
         )
         estimated = auc.join(gauc, GROUP).join(log_loss, GROUP)
-        # Without the metrics of all parts together.
+        # Leave out the metrics over all parts together.
         collected = estimated.where(F.col("domain").isin(list(positions.values()))).collect()
     finally:
         rows.unpersist()

@@ -34,7 +34,7 @@ class DataFile:
         stored_rows: Number of rows in the file; None if all are used.
         rate: Share of its rows without a click that are used; see `negative_downsampling`.
         seed: Seed of the sample.
-        mean_weight: Mean weight of all training rows, by which weights are divided; None if rows have no weights.
+        mean_weight: Mean weight of the rows of all files, by which weights are divided; None without weights.
     """
 
     url: str

@@ -71,7 +71,7 @@ def iter_epoch(
         start: Index of the first batch to return. This batch and all later ones are the same for every `start`. Of the
             files before it, only those with rows that are still in a window are read.
         readers: Number of decoding threads.
-        new_ids: The first day of each id; None to mask no ids.
+        new_ids: The first day of each id, to mask new ids; None to mask none.
 
     Yields:
         The batches.
@@ -87,7 +87,7 @@ def iter_epoch(
     order_of_files = [*needed, *(s.file for s in steps[first:] if isinstance(s, Read))]
     arriving = read_files([files[f] for f in order_of_files], layout, days=new_ids is not None, readers=readers)
     if new_ids is not None:
-        # Which ids are masked depends on the file alone, not on where the epoch starts.
+        # Masks depend only on seed, epoch and file, not on where the epoch starts.
         arriving = (
             new_ids.mask(rows, make_mask_generator(seed, epoch, file))
             for file, rows in zip(order_of_files, arriving, strict=True)

@@ -1,4 +1,4 @@
-"""Selection of the domains whose rows are trained on."""
+"""Selection of the domains to train on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def select_files(files: Sequence[DataFile], data: DataSettings, domains: DomainI
 
     Args:
         files: The files of all training rows.
-        data: Selects the domains (`domains`, `exclude_domains`).
+        data: Settings that select the domains (`domains`, `exclude_domains`).
         domains: The numbers of the domains.
 
     Raises:
-        DataError: The selected domains have no rows.
+        DataError: The selected domains have no training rows.
         UserError: A domain is not known.
     """
     key = "exclude_domains" if data.domains is None else "domains"
@@ -35,5 +35,5 @@ def select_files(files: Sequence[DataFile], data: DataSettings, domains: DomainI
     excluded = find_excluded(data, domains)
     selected = [file for file in files if file.domain not in excluded]
     if files and not selected:
-        raise DataError(f"trainer.data.{key}: it selects no training rows; select at least one domain that has some")
+        raise DataError(f"trainer.data.{key}: no training rows are selected; select at least one domain that has some")
     return selected

@@ -1,8 +1,8 @@
-"""Ids on the day on which they first occur, which training sees as unknown, as scoring does.
+"""Masking of new ids: training treats some ids as unknown on the day of their first occurrence, as scoring does.
 
 The vocabulary of a night contains all ids of its training days. On the next day, many ids are new, for example articles
-that were just published, and their rows get the id `UNKNOWN`. But in training rows, only values below `min_count` are
-unknown, and these are rare for a reason. So without `NewIds`, predictions for new ids are those for unpopular ones.
+that were just published, and their rows get the id `UNKNOWN`. In training rows, only values below `min_count` are
+unknown, most of them because they are unpopular. So without masks, new ids are predicted like unpopular ones.
 
 A training row is therefore sometimes encoded as it would have been on its own day: an id that no earlier training day
 contains becomes `UNKNOWN`. On the first training day, every id is new, so its rows stay as they are.
@@ -23,7 +23,7 @@ from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import Rows, read_files
 
 _PURPOSE = 2
-"""Number of this use of random numbers, see `batch_order.make_generator`."""
+"""Number that identifies this use of random numbers; see `batch_order.make_generator`."""
 _NEVER = np.iinfo(np.int32).max
 
 
@@ -32,10 +32,10 @@ class NewIds:
     """The first training day of each id.
 
     Attributes:
-        tables: The embedding table of each single id of a row that is masked, by its position among the integers.
+        tables: The embedding tables of the ids that may be masked, by position among the integers of a row.
         first_days: The first training day of each id as an ordinal, by embedding table, shape (ids,).
         first: The first training day as an ordinal.
-        share: The share of the rows with a new id in which training sees it as unknown.
+        share: The share of the rows with a new id in which training masks it.
     """
 
     tables: dict[int, str]
@@ -44,17 +44,17 @@ class NewIds:
     share: float
 
     def mask(self, rows: Rows, random: np.random.Generator | None = None) -> Rows:
-        """Replace new ids by `UNKNOWN`.
+        """Mask new ids: replace them by `UNKNOWN`.
 
         Args:
             rows: Rows with days.
-            random: Draws the rows in which to replace them; by default, all of them.
+            random: Draws the rows in which new ids are masked; by default, they are masked in all rows.
 
         Returns:
-            The rows, with other integers.
+            The rows with masked ids.
         """
         assert rows.day is not None
-        day, ints = _number_days(rows.day), rows.ints.copy()
+        day, ints = _to_ordinals(rows.day), rows.ints.copy()
         for position, table in self.tables.items():
             ids = ints[:, position]
             is_new = (self.first_days[table][ids] == day) & (day > self.first) & (ids >= FIRST_KNOWN)
@@ -67,12 +67,12 @@ class NewIds:
 def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float) -> NewIds | None:
     """Read all training rows, and find the first day of each id.
 
-    Hashed ids are left out: a new value has an id that other values have, too.
+    Hashed ids are left out: a new value shares its id with other values.
 
     Args:
         files: The training files.
         layout: The layout of the encoded rows.
-        share: The share of the rows with a new id in which training sees it as unknown.
+        share: The share of the rows with a new id in which training masks it.
 
     Returns:
         The first days; None if there is only one training day, or no id could be new.
@@ -82,7 +82,7 @@ def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float) -> New
     days: set[int] = set()
     for rows in read_files(files, layout, days=True):
         assert rows.day is not None
-        day = _number_days(rows.day)
+        day = _to_ordinals(rows.day)
         days |= set(np.unique(day).tolist())
         for position, table in tables.items():
             np.minimum.at(first_days[table], rows.ints[:, position], day)
@@ -94,7 +94,7 @@ def make_mask_generator(seed: int, epoch: int, file: int) -> np.random.Generator
     return np.random.default_rng(np.random.SeedSequence([seed, epoch, _PURPOSE, file]))
 
 
-def _number_days(days: npt.NDArray[np.object_]) -> npt.NDArray[np.int32]:
+def _to_ordinals(days: npt.NDArray[np.object_]) -> npt.NDArray[np.int32]:
     """Return days as ordinals."""
     found = pa.array(days, pa.string()).dictionary_encode()
     ordinals = np.array([dt.date.fromisoformat(d).toordinal() for d in found.dictionary.to_pylist()], np.int32)

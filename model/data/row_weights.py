@@ -1,7 +1,7 @@
-"""The weights of training rows, which multiply the loss.
+"""Weights of training rows, by which their losses are multiplied.
 
 Weights are divided by their mean over the training rows of all domains. So a row counts once on average, whatever the
-unit of the weights, and a learning rate keeps its meaning. Batches are those of rows without weights.
+scale of the weights, and learning rates keep their meaning. Batches are the same as without weights.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _THREADS = 8
 _SMALLEST = np.finfo(np.float32).tiny
 
 
-def weigh_files(files: Sequence[DataFile]) -> list[DataFile]:
-    """Compute the mean weight of all used rows of the files.
+def add_mean_weight(files: Sequence[DataFile]) -> list[DataFile]:
+    """Compute the mean weight of all used rows, and add it to the files.
 
     Reads the weights of all files, and the labels of files whose negatives are downsampled.
 
@@ -68,6 +68,6 @@ def scale_weights(weight: npt.NDArray[np.float64], mean: float) -> npt.NDArray[n
         mean: The mean.
 
     Returns:
-        The scaled weights, shape (n,). They are positive, so that the weights of a batch have a sum to divide by.
+        The scaled weights, shape (n,). They are positive, so that the sum of the weights of a batch is not 0.
     """
     return np.maximum(weight / mean, _SMALLEST).astype(np.float32)

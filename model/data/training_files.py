@@ -1,4 +1,4 @@
-"""The files with the rows of a training run: selected by domain, downsampled and weighed."""
+"""The files with the rows of a training run: selected by domain, downsampled, and with the mean weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from star_ctr.model.data.domain_selection import find_excluded, select_files
 from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
 from star_ctr.model.data.new_ids import NewIds, find_new_ids
 from star_ctr.model.data.reader import list_live_files
-from star_ctr.model.data.row_weights import weigh_files
+from star_ctr.model.data.row_weights import add_mean_weight
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainingFiles:
         rates: The share of the negatives that is kept, by domain number.
         excluded: The numbers of the domains that are not trained on.
         excluded_rows: The number of their rows, by domain number.
-        new_ids: The first day of each id; None if no new ids are masked.
+        new_ids: The first day of each id; None if no ids are masked.
     """
 
     files: list[DataFile]
@@ -64,8 +64,8 @@ def list_training_files(
         raise DataError(f"{split}: version {version} has no training rows for {layout.ds}")
     if layout.has_weights:
         is_sampled = files != all_files
-        all_files = weigh_files(all_files)
-        files = weigh_files(files) if is_sampled else list(all_files)
+        all_files = add_mean_weight(all_files)
+        files = add_mean_weight(files) if is_sampled else list(all_files)
     share = trainer.data.new_ids_as_unknown
     new_ids = find_new_ids(all_files, layout, share) if share else None
     excluded_rows = count_rows_by_domain([file for file in found if file.domain in excluded])

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 class ScoreMap(nn.Module):
     """A strictly increasing, piecewise linear map of logits for each domain.
 
-    A logit x is mapped to x plus an offset, so a map without slopes shifts all logits by exactly the same number.
+    A logit x is mapped to x plus an offset, so a map whose slopes are 0 shifts all logits by exactly the same number.
 
     Args:
         domains: The number of domains P.
-        knots: The largest number of knots of a map, K.
+        knots: The maximum number of knots of a map, K.
     """
 
     knots: Tensor
@@ -27,7 +27,7 @@ class ScoreMap(nn.Module):
 
     def __init__(self, domains: int, knots: int) -> None:
         super().__init__()
-        # Unused knots are far beyond any logit. They must be finite, as all exported tensors.
+        # Unused knots are far above any logit. Like all exported tensors, they must be finite.
         self.register_buffer("knots", torch.full((domains, knots), 1e30))
         self.register_buffer("offsets", torch.zeros(domains, knots))
         self.register_buffer("slopes", torch.zeros(domains, knots + 1))

@@ -183,7 +183,7 @@ class MultiDomainModel(nn.Module):
 
     @torch.no_grad()
     def treat_as_unknown(self, p: int) -> None:
-        """Make the predictions for domain `p` those for domain 0, which scores unknown domains.
+        """Copy all parameters and statistics of domain 0 (unknown domains) to domain `p`.
 
         Args:
             p: The number of a domain without training rows.

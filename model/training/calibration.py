@@ -10,8 +10,8 @@
 
 The next day resembles recent days more than early ones, because counts only grow. A row of the newest training day
 therefore has weight 1, and the weight halves with every `half_life` days of age. For the output biases, it is
-multiplied by the row's own weight, as in the loss. The normalization statistics ignore the row's own weight, because
-the statistics of a batch in training ignore it, too.
+multiplied by the row's own weight, as the loss is. The normalization statistics ignore the row's own weight, just as
+batch statistics do in training.
 
 The steps run before evaluation and export. They cost two more reads of a sample of the training rows.
 """
@@ -151,7 +151,7 @@ def recompute_norm_statistics(
         half_life: Half-life of the weight of a row, in days before the newest training day.
         prior_rows: Weight of the statistics of all domains, in rows.
         device: Device of the model.
-        new_ids: The first day of each id, to encode rows as on their own day.
+        new_ids: The first day of each id, to mask new ids; None to mask none.
 
     Returns:
         The number of rows used, by domain; empty for layer normalization.
@@ -219,7 +219,7 @@ def calibrate_output_biases(
         layout: Layout of the encoded rows.
         half_life: Half-life of the weight of a row, in days before the newest training day.
         device: Device of the model.
-        new_ids: The first day of each id, to encode rows as on their own day.
+        new_ids: The first day of each id, to mask new ids; None to mask none.
 
     Returns:
         The shift of each bias in logits, by domain.

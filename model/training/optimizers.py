@@ -137,7 +137,7 @@ class Optimizers:
                 parameter.mul_(1.0 - share).add_(share * neutral)
 
     def _select_parameters(self, domains: Collection[int] | None) -> None:
-        """Limit the loops over parameters, also those of AdamW, to the parameters that can have a gradient."""
+        """Restrict the loops over parameters, including those of AdamW, to parameters that can have a gradient."""
         self._active = [p for _, p in self._by_domain.select(domains)]
         shared_group, *domain_groups = self.dense.param_groups
         shared_group["params"] = [p for p in self._active if p in self._dense_parameters]

@@ -1,9 +1,9 @@
 """Calibration on the scores of earlier nights: a map of logits for each domain, fitted on out-of-sample predictions.
 
 A model is calibrated on rows that its weights were fitted on (see `calibration`). On the next day, it may still predict
-too many or too few clicks, for example because many items are new. Earlier nights show by how much: their models scored
-a day that they were not trained on, and its labels are known by now. The night's model is trained in the same way, so
-the map that would have calibrated the earlier scores is applied to its logits, too.
+too many or too few clicks, for example because many items are new. Earlier nights show by how much: each model scored a
+day that it was not trained on, and the labels of that day are known by now. The night's model is trained in the same
+way, so the map that would have calibrated the earlier scores is applied to its logits.
 
 All maps are continuous, strictly increasing, and have a slope within `SLOPES`.
 """
@@ -31,12 +31,12 @@ SLOPES = (0.5, 2.0)
 HALF_LIFE = 7.0
 """Age at which a night has half of the weight of the newest one, in nights."""
 _DAY_DEVIATION = 0.05
-"""Standard deviation of the logit of the CTR of a single day, which no model can know.
+"""Standard deviation of the logit of the CTR of a single day, which no model can predict.
 
 It limits the weight of a night with many clicks.
 """
 _PRIOR_CLICKS = 50.0
-"""Weight of the shifted prediction in a block of the isotonic map, in clicks."""
+"""Weight of the shifted predictions in a block of the isotonic map, in clicks."""
 
 
 class LogitMap(SettingsModel):
@@ -75,8 +75,8 @@ class ScoreMaps(SettingsModel):
     Attributes:
         method: `bias`, `platt` or `isotonic`.
         nights: The nights with the scores, oldest first.
-        rows: The number of scores; with weights, that of equally weighted scores that are as informative.
-        clicks: The number of their clicks, in the same unit.
+        rows: The number of scores; with weights, their effective number.
+        clicks: The number of their clicks; with weights, scaled like `rows`.
         maps: The map by domain; that of `other` was fitted on all domains and is used for domains without a map.
     """
 
@@ -108,7 +108,7 @@ class ScoreBins:
     clicks: Floats
 
     def compute_weights(self) -> Floats:
-        """Return the weight of each bin: by the age of its night, and limited because a day's CTR varies by itself."""
+        """Return the weight of each bin, which decreases with its age and with the number of clicks of its night."""
         information = self.rows * expit(self.logit) * expit(-self.logit)
         weight: Floats = np.exp2(-self.age / HALF_LIFE)
         for age in np.unique(self.age):
@@ -118,7 +118,7 @@ class ScoreBins:
 
     @staticmethod
     def concat(parts: Sequence[ScoreBins]) -> ScoreBins:
-        """Return the bins of several domains together."""
+        """Concatenate the bins of several domains."""
         columns = ([getattr(p, name) for p in parts] for name in ("age", "logit", "rows", "clicks"))
         return ScoreBins(*(np.concatenate(c) for c in columns))
 
@@ -181,8 +181,7 @@ def _fit_line(bins: ScoreBins, center: tuple[float, float], has_slope: bool) -> 
 
 def _shrink(difference: float, error: float) -> float:
     """Return a difference shrunk toward 0; it becomes 0 unless it is larger than sqrt(2) standard errors."""
-    # Most models need no further calibration. Then a difference is noise, and a map that follows it would make the
-    # predictions worse.
+    # Most models need no further calibration. Then a difference is noise, and following it makes predictions worse.
     return difference * max(0.0, 1 - 2 * error**2 / difference**2) if difference else 0.0
 
 
@@ -233,7 +232,7 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
         for domain, found in bins.items()
     ]
     merged = ScoreBins.concat(parts)
-    # Without the limit by night: the CTR of a day shifts all logits alike, which the shifts have removed.
+    # No limit by night: variation of a day's CTR shifts all logits alike, and the shifts have removed this.
     weight = np.exp2(-merged.age / HALF_LIFE)
     x, bin_of = np.unique(merged.logit, return_inverse=True)
     rows, clicks = (np.bincount(bin_of, weight * n) for n in (merged.rows, merged.clicks))
@@ -242,7 +241,7 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
     rows, clicks, predicted, at = (
         np.add.reduceat(a, starts) for a in (rows, clicks, rows * expit(x), rows * x)
     )  # fmt: skip
-    # Shrinking by clicks: a block whose CTR rests on few clicks keeps the predicted CTR.
+    # Shrink by clicks: the CTR of a block with few clicks remains close to the predicted CTR.
     share = (clicks + _PRIOR_CLICKS) / (predicted + _PRIOR_CLICKS)
     knots, ctr = at / rows, np.clip(predicted / rows * share, 1e-7, 1 - 1e-7)
     values = logit(ctr)

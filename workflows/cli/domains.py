@@ -1,4 +1,4 @@
-"""Command that shows what domains gain from each other: `domains`."""
+"""The command `domains`, which shows what domains gain from each other."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def domains(
     """Show which domains help each other, and which are harmed by training together.
 
     Trains one model on all domains, and for each domain one model on its rows alone and one on all rows except its own.
-    With D domains, these are 2D + 1 models per night and seed.
+    With D domains, this makes 2D + 1 models per night and seed.
 
     A domain gains if the joint model is better on its test rows than the model of the domain alone. It helps or harms
     the others if the joint model is better or worse on their test rows than the model without it. Effects have
     intervals over users and seeds. Verdicts are corrected for the number of domains.
 
-    Writes a page with tables and pictures, results.json and effects.csv. If it is stopped, run the same command again:
-    finished training runs are kept.
+    Writes an HTML report, results.json and effects.csv. If it is stopped, run the same command again: finished training
+    runs are kept.
 
     For example:
 

@@ -1,4 +1,4 @@
-"""Command that searches better settings of model and trainer: `tune`."""
+"""The command `tune`, which searches for better settings of model and trainer."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def tune(
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Stop after this number of trials, including the present settings."),
+        typer.Option(min=1, metavar="N", help="Stop after this number of trials, including the current settings."),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
             min=0.1,
             metavar="M",
-            help="Time for all training runs, with those that check the best trials. By default, 30 without --trials, "
-            "and no limit with it.",
+            help="Time for all training runs, including those that retrain the best trials. By default, 30; with "
+            "--trials, no limit.",
         ),
     ] = None,
     jobs: Annotated[
@@ -54,7 +54,7 @@ def tune(
         typer.Option(
             min=1,
             metavar="N",
-            help="Least number of seeds per night that check the best trials; more if there is time.",
+            help="Minimum number of seeds per night with which the best trials are retrained; more if there is time.",
         ),
     ] = 4,
     tries: Annotated[
@@ -62,8 +62,8 @@ def tune(
         typer.Option(
             "--try",
             metavar="SETTINGS",
-            help="Do not search, but compare these settings with the present ones on all --nights with --seeds seeds. "
-            'For example --try "trainer.epochs=2 model.dropout=0.1". May be repeated.',
+            help="Compare these settings with the current ones on all --nights with --seeds seeds, without a "
+            'search. For example --try "trainer.epochs=2 model.dropout=0.1". May be repeated.',
         ),
     ] = None,
     out: Annotated[
@@ -72,15 +72,15 @@ def tune(
     json: Json = None,
     wait: Wait = False,
 ) -> None:
-    """Search better settings of model and trainer, on nights before the newest one.
+    """Search for better settings of model and trainer, on nights before the newest one.
 
-    The search starts from the present settings: those of the YAML file, or the recipe. Each trial changes some of them.
-    It first trains one model. Only the better half of the trials goes on to more nights and seeds. Because a search
-    picks the luckiest trials, the best ones are then trained again with other seeds. Settings are proposed only if they
-    still beat the present ones. What they gain on a night that the search has not seen is reported.
+    The search starts from the current settings: those of the YAML file, or the recipe. Each trial changes some of them
+    and trains a first model; only the better half of the trials continues with more nights and seeds. Because a search
+    picks the luckiest trials, the best ones are then retrained with other seeds. Settings are proposed only if they
+    still beat the current ones. The report shows their gain on a night that the search has not seen.
 
-    Writes a report with pictures and, if better settings were found, a YAML file that extends the present one. "No
-    settings found" is a good result, too: the present settings are as good as any that were tried.
+    Writes a report with plots and, if better settings were found, a YAML file that extends the current one. "No
+    settings found" is a good result, too: none that were tried are clearly better than the current ones.
 
     Ctrl-C keeps finished runs, and the same command continues. Several processes, also on several machines with the
     same warehouse folder, can work on a search: run the same command in each of them, with --wait.
@@ -130,7 +130,7 @@ def tune(
 
     def render() -> Group:
         rows = report.list_rows(found)
-        table = [terminal.make_table(rows, list(rows[0]), "best trials, trained again")] if rows else []
+        table = [terminal.make_table(rows, list(rows[0]), "best trials, retrained with other seeds")] if rows else []
         return Group(*table, *(Text(line) for line in report.describe(found)))
 
     print_result(found, json, render)
@@ -140,13 +140,13 @@ def tune(
 def _compare(
     prepared: Any, conf: str, overrides: list[str], tries: list[str], seeds: int, jobs: int | None, json: str | None
 ) -> None:
-    """Compare given settings with the present ones, and print a table."""
+    """Compare given settings with the current ones, and print a table."""
     from star_ctr.workflows.terminal import make_table
     from star_ctr.workflows.tune import variants
 
     rows = variants.compare(prepared, conf, overrides, tries, seeds, jobs)
     objective = prepared.settings.tune.objective
-    title = f"gain: in {objective}, paired by night and seed, with its standard error"
+    title = f"gain: difference in {objective}, paired by night and seed, ± its standard error"
     shown = [
         {
             **row,

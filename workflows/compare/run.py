@@ -26,7 +26,7 @@ from star_ctr.model.cost import Cost, measure_costs
 from star_ctr.model.distributed.threads import count_cores
 from star_ctr.workflows.terminal import show_step
 from star_ctr.workflows.trials import (
-    SINGLE_CPU_OVERRIDES,
+    EXPERIMENT_OVERRIDES,
     Trial,
     count_training_rows,
     import_all,
@@ -150,7 +150,7 @@ def run(
                 *overrides,
                 *comparison.list_overrides(model),
                 f"trainer.seed={seed}",
-                *SINGLE_CPU_OVERRIDES,
+                *EXPERIMENT_OVERRIDES,
             ],
         )
         if hash_split_settings(trial_settings) != hash_split_settings(settings):

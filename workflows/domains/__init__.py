@@ -1,1 +1,1 @@
-"""What a domain gains from the others, and what it does to them: models that are trained with and without its rows."""
+"""What a domain gains from the others, and how it affects them, from models trained with and without its rows."""

@@ -23,8 +23,6 @@ from star_ctr.jobs.tools.run_estimates import METRICS, RowSubset, RunEstimate
 
 JOINT = "joint"
 """Name of the model that is trained on the rows of all domains."""
-OTHERS = "others"
-"""Stands for all other domains together in `Effect.on`, and in tables."""
 Family = Literal["gain", "others", "pair"]
 """The three families of effects. Holm's correction is applied to each family and metric."""
 Estimates = Mapping[tuple[str, str, int, RowSubset], RunEstimate]
@@ -70,7 +68,7 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """The result in plain words."""
+        """The result in words."""
         if self.value is None or self.p is None:
             return "too few users"
         if not self.is_significant:

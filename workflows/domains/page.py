@@ -14,7 +14,7 @@ from star_ctr.workflows.report.page import render_page
 TITLES = {"gauc": "GAUC", "auc": "AUC", "log_loss": "Log loss"}
 """Names of the metrics, the main one first."""
 _COLORS = {True: "24,121,78", False: "194,48,63"}
-"""Colors of improvements and deteriorations in the heat maps, which are mixed with the color of the page."""
+"""Colors of improvements and deteriorations in the heat maps, blended with the background of the page."""
 
 
 def render(results: Results, command: str) -> str:
@@ -114,8 +114,8 @@ def _render_table(results: Results) -> str:
         '<section><h2>Domains</h2><div class="wide"><table>'
         f"<thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">Effects are differences of GAUC with their intervals; positive means that training together '
-        "is better. “GAUC of others’ model” is that of a model without the domain’s own rows, which scores it like an "
-        "unknown domain.</p></section>"
+        "is better. “GAUC of others’ model” is that of the model without the domain’s own rows, which scores them like "
+        "those of an unknown domain.</p></section>"
     )
 
 
@@ -163,17 +163,17 @@ def _render_cell(effect: Effect | None, largest: float) -> str:
 
 def _render_method(results: Results) -> str:
     seeds = (
-        "They do not contain the variation between seeds, because there is only one."
+        "They do not include the variation between seeds, because there is only one."
         if results.seeds == 1
-        else "They contain the variation between users of the test day and between seeds."
+        else "They include the variation between users of the test day and between seeds."
     )
     lines = [
         "Gain: the joint model minus a model that is trained on the domain alone, on the domain’s test rows.",
         "Effect on the others: the joint model minus a model that is trained on all rows except the domain’s, on the "
         "test rows of the other domains. For the log loss, the sign is reversed: positive is always better.",
         f"Intervals have a level of {100 * results.level:g}%. {seeds}",
-        "An effect is significant after Holm’s correction for the number of domains (in heat maps, of pairs), so an "
-        f"interval without 0 is not enough. The error rate of each family is {100 * (1 - results.level):.3g}%.",
+        "Significance includes Holm’s correction for the number of domains (in heat maps, of pairs), so an interval "
+        f"that does not contain 0 is not enough. The family-wise error rate is {100 * (1 - results.level):.3g}%.",
         "All models see the same features. Statistics also count events of domains that a model is not trained on.",
     ]
     return f"<section><h2>Method</h2><ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul></section>"

@@ -1,4 +1,4 @@
-"""Output of `star-ctr domains`: the page, the main numbers as JSON, and the effects as CSV."""
+"""Output of `star-ctr domains`: the page, all numbers as JSON, and the effects as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs of `star-ctr domains`: one joint model, and for each domain one model of it alone and one without it.
+"""Training runs of `star-ctr domains`: a joint model, and for each domain one model of it alone and one without it.
 
 All models have the same settings and are trained on the same features. Statistics among the features also count the
 events of domains that a model is not trained on.
@@ -34,7 +34,7 @@ from star_ctr.workflows.domains.effects import (
 )
 from star_ctr.workflows.terminal import show_step, stderr
 from star_ctr.workflows.trials import (
-    SINGLE_CPU_OVERRIDES,
+    EXPERIMENT_OVERRIDES,
     Trial,
     count_training_rows,
     import_all,
@@ -79,7 +79,7 @@ class Results:
         domains: The analyzed domains, largest first.
         effects: The effects.
         left_out: The clicks of the domains that were not analyzed because they have too few.
-        min_clicks: The smallest number of clicks of an analyzed domain; None if the domains were given.
+        min_clicks: The minimum number of clicks of an analyzed domain; None if the user named the domains.
         models: The overrides of each model by its name, in addition to those of all models.
     """
 
@@ -113,7 +113,7 @@ def run(
         nights: The nights as YYYY-MM-DD; by default the newest complete day.
         seeds: The number of seeds, which count from 0.
         domains: The domains to analyze; by default those with enough clicks.
-        min_clicks: The smallest number of clicks among a night's training rows of a domain, if `domains` is empty.
+        min_clicks: The minimum number of clicks of a domain in the training rows of each night, if `domains` is empty.
         jobs: The maximum number of parallel training runs; by default the number of cores.
 
     Returns:
@@ -131,7 +131,7 @@ def run(
         prepare_night(settings, spark, store, night)
     ensure_recipe(settings, spark, nights[-1])  # stores it; the trials load it with their settings
     pins = {night: train.pin_versions(store, night) for night in nights}
-    common = [*SINGLE_CPU_OVERRIDES, "trainer.warm_start=null"]
+    common = [*EXPERIMENT_OVERRIDES, "trainer.warm_start=null"]
 
     def make_trial(name: str, selection: Sequence[str], night: str, seed: int) -> Trial:
         trial_settings = load(conf, [*overrides, *common, *selection, f"trainer.seed={seed}"])
@@ -185,13 +185,13 @@ def choose_domains(
     Args:
         counts: The training rows and clicks of each domain, by night.
         domains: The domains that the user named; empty for all that have enough clicks in every night.
-        min_clicks: The smallest number of clicks.
+        min_clicks: The minimum number of clicks.
 
     Returns:
         The domains, most clicks first; and the clicks of those that were left out because they have too few.
 
     Raises:
-        DataError: All training rows are of one domain.
+        DataError: All training rows come from one domain.
         UserError: A domain has no training rows in one of the nights, or fewer than two domains have enough clicks.
     """
     clicks = {d: min(c.get(d, (0, 0))[1] for c in counts) for found in counts for d in found}
@@ -208,15 +208,15 @@ def choose_domains(
         most = ", ".join(f"{d} ({clicks[d]:,})" for d in sorted(clicks, key=lambda d: -clicks[d])[:5])
         raise UserError(
             f"--min-clicks {min_clicks}: fewer than two domains have this many clicks in the training rows; the "
-            f"domains with the most clicks are {most}. Choose a smaller number, or name the domains with --domains"
+            f"domains with the most clicks are {most}. Set a smaller number, or name the domains with --domains"
         )
     if len(clicks) < 2:
-        raise DataError("domains: all training rows are of one domain, so there is nothing to compare")
+        raise DataError("domains: all training rows come from one domain, so there is nothing to compare")
     return chosen, {d: n for d, n in sorted(clicks.items()) if d not in chosen} if not domains else {}
 
 
 def iter_models(data: DataSettings, domains: Sequence[str], trained: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each model's name and the overrides that select its domains.
+    """Yield the name of each model and the overrides that select its domains.
 
     Args:
         data: The settings of the joint model.
@@ -232,7 +232,7 @@ def iter_models(data: DataSettings, domains: Sequence[str], trained: Sequence[st
         yield name_alone(domain), select([domain])
     for domain in domains:
         rest = [d for d in trained if d != domain]
-        if len(rest) == 1 or data.domains is not None:  # one domain: the same run as that domain alone
+        if len(rest) == 1 or data.domains is not None:  # with one domain: the same run as for that domain alone
             yield name_without(domain), select(rest)
         else:
             yield name_without(domain), [f"trainer.data.exclude_domains={json.dumps([*data.exclude_domains, domain])}"]

@@ -63,7 +63,7 @@ class Difference:
         low: The lower bound.
         middle: The difference.
         high: The upper bound.
-        is_significant: Whether to color the difference; by default, if its interval does not contain 0.
+        is_significant: Whether to color the difference; by default, whether its interval does not contain 0.
     """
 
     name: str

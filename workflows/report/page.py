@@ -56,12 +56,12 @@ def render_page(title: str, command: str, **fragments: str) -> str:
     Args:
         title: The title of the page.
         command: The command line that writes the page, for the footer.
-        fragments: The parts of the page: `headline`, `data_jumps`, `by_domain`, `columns`, `halves` and `record`, or
-            some of them. They are HTML in which values are escaped already.
+        fragments: The parts of the page, as HTML in which values are already escaped: any of `headline`, `data_jumps`,
+            `by_domain`, `columns`, `halves` and `record`.
     """
     folder = Path(__file__).parent
     template = Environment(loader=FileSystemLoader(folder), autoescape=True).get_template("page.html.j2")
-    # The template escapes everything that is no `Markup`.
+    # The template escapes everything that is not `Markup`.
     return template.render(
         policy=Markup(_POLICY),
         title=title,

@@ -163,17 +163,17 @@ def render_calibration(data: ReportData) -> str:
 
 
 def render_reliability(data: ReportData) -> str:
-    """Return a chart of CTR against predicted CTR over all domains; empty if there are too few rows."""
+    """Return the reliability curve over all domains; empty if there are too few rows."""
     overall = data.metrics.get(OVERALL, {})
-    plot = draw_reliability("CTR by predicted CTR", overall.get("reliability") or [])
+    plot = draw_reliability("Reliability curve: CTR by predicted CTR", overall.get("reliability") or [])
     if not plot:
         return ""
     note = (
-        "Each point is a bin of rows with similar scores. On the dashed line, CTR equals predicted CTR. Points whose "
-        "95% interval misses the line are red. ECE, the mean distance from the line, is "
+        "CTR by predicted CTR. Each point is a bin of rows with similar scores. On the dashed line, both are equal. "
+        "Points whose 95% interval misses the line are red. ECE, the mean distance from the line, is "
         f"{format_number(overall['ece'], 4)}."
     )
-    return render_section("CTR by predicted CTR", f'{plot}<p class="note">{note}</p>')
+    return render_section("Reliability curve", f'{plot}<p class="note">{note}</p>')
 
 
 def _get_row_class(data: ReportData, domain: str) -> str:

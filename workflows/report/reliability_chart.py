@@ -20,8 +20,8 @@ _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 220, 52, 12, 10, 30
 def draw_reliability(title: str, bins: Sequence[Mapping[str, Any]]) -> str:
     """Draw the CTR of bins of rows against their predicted CTR, with 95% intervals and the diagonal.
 
-    The interval is the exact binomial one. It ignores that rows of a user are similar. Intervals that do not contain
-    the predicted CTR are colored.
+    The intervals are exact binomial ones, which ignore that rows of the same user are correlated. Those that do not
+    contain the predicted CTR are colored.
 
     Args:
         title: The text for screen readers.
@@ -36,7 +36,7 @@ def draw_reliability(title: str, bins: Sequence[Mapping[str, Any]]) -> str:
     intervals = [_compute_interval(b["clicks"], b["rows"]) for b in shown]
     values = [b["score"] for b in shown]
     values += [v for b, (low, high) in zip(shown, intervals, strict=True) for v in (b["clicks"] / b["rows"], high)]
-    # An interval may reach down to 0, which has no place on a logarithmic axis: it is drawn to the lower edge.
+    # An interval may reach down to 0, which a logarithmic axis does not contain: it is drawn to the lower edge.
     smallest, largest = min(v for v in values if v > 0) / 1.3, min(1.0, max(values) * 1.3)
     x = AxisScale(smallest, largest, _LEFT, WIDTH - _RIGHT, log=True)
     y = AxisScale(smallest, largest, _HEIGHT - _BOTTOM, _TOP, log=True)
@@ -69,7 +69,7 @@ def _compute_interval(clicks: int, rows: int) -> tuple[float, float]:
 
 
 def _choose_ticks(smallest: float, largest: float) -> list[float]:
-    """Return powers of ten in a range, and their multiples by 2 and 5 if there are few of them."""
+    """Return the powers of ten in a range; if there are few, also their multiples by 3, or by 2 and 5."""
     powers = range(math.floor(math.log10(smallest)), math.ceil(math.log10(largest)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):
         ticks = [f * 10.0**power for power in powers for f in factors]

@@ -1,1 +1,1 @@
-"""Search of model and trainer settings on nights before the newest one, without Spark."""
+"""Search for better settings of model and trainer on nights before the newest one, without Spark."""

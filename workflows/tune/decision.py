@@ -1,14 +1,14 @@
-"""The decision: whether the best trials beat the present settings, and the comparison on the unseen night.
+"""The decision: whether the best trials beat the current settings, and the comparison on the unseen night.
 
-A search picks the luckiest of many trials, so their values in the search are too high. Therefore:
+A search picks the luckiest of many trials, so their gains in the search are too high. Therefore:
 
-1. The best trials and the present settings are trained again on the search nights, with seeds that the search did not
-   use. Halfway, candidates whose mean gain is not positive are dropped.
+1. The best trials and the current settings are retrained on the search nights, with seeds that the search did not
+   use. Halfway through, candidates whose mean gain is not positive are dropped.
 2. A candidate is confirmed if its mean gain, paired by night and seed, exceeds the quantile of Student's t distribution
    times its standard error, is positive on every night, and is within the limits. The quantile is that of a one-sided
-   test at `tune.level`, divided among all candidates that were ever trained again (Bonferroni). So with settings that
+   test at `tune.level`, divided among all candidates that were ever retrained (Bonferroni). So with settings that
    are no better, the chance of a proposal is at most 1 - `tune.level`.
-3. The confirmed candidate with the largest mean gain is proposed. It is then compared with the present settings on the
+3. The confirmed candidate with the largest mean gain is proposed. It is then compared with the current settings on the
    unseen night, with further seeds. The result is reported; it does not change the proposal.
 """
 
@@ -27,21 +27,21 @@ from star_ctr.workflows.tune.experiment import Experiment, train_all
 from star_ctr.workflows.tune.gains import (
     UnseenGain,
     compare_unseen,
+    compute_changes,
     compute_gains,
     compute_needed_gain,
-    describe_changes,
-    get_both,
+    get_paired_runs,
     measure_violations,
 )
 from star_ctr.workflows.tune.runs import Pair, Run
 from star_ctr.workflows.tune.search import list_best
 
-_CONFIRMED = "trained again"
-"""Attribute of a study: the keys of the candidates that were trained again."""
+_RETRAINED = "retrained"
+"""Attribute of a study: the keys of the candidates that were retrained."""
 
 
 class Candidate(NamedTuple):
-    """A trial that was trained again with other seeds.
+    """A trial that was retrained with other seeds.
 
     Attributes:
         trial: The number of the trial.
@@ -50,9 +50,9 @@ class Candidate(NamedTuple):
         gains: The gain of each pair of night and seed; the first half of them if the candidate was dropped.
         gain: The mean gain.
         error: The standard error of the mean gain.
-        needed: The mean gain that was needed.
+        needed: The minimum mean gain of a confirmed candidate.
         reason: Why the candidate is not proposed; empty if it is confirmed.
-        changes: The mean change of AUC and GAUC, PCOC of both, and the factor of the training time.
+        changes: The mean changes of metrics, PCOC of both settings, and the ratio of training times.
     """
 
     trial: int
@@ -71,7 +71,7 @@ class Decision(NamedTuple):
 
     Attributes:
         candidates: The candidates, best first.
-        proposed: The proposed candidate; None if none beats the present settings.
+        proposed: The proposed candidate; None if none beats the current settings.
         unseen: The gain of the proposed settings on the unseen night; None without a proposal.
     """
 
@@ -93,18 +93,18 @@ def decide(
 
     Args:
         experiment: The experiment.
-        fresh: Pairs of the search nights with seeds that the search did not use, in the order of seeds.
+        fresh: Pairs of the search nights with seeds that the search did not use, in order of seeds.
         unseen: Pairs of the unseen night.
-        number: The number of candidates.
+        number: The maximum number of candidates.
         level: The confidence level of the proposal.
         evaluate: The bootstrap over users.
-        show: Called with a description, the finished and all runs.
+        show: Called with a description, the number of finished runs, and that of all runs.
 
     Returns:
         The decision.
 
     Raises:
-        DataError: A training run of the present settings failed, or a process was killed.
+        DataError: A training run of the current settings failed, or a process was killed.
     """
 
     def train(what: str, runs: Sequence[Run]) -> None:
@@ -112,13 +112,13 @@ def decide(
             failures.setdefault(Run(run.values, experiment.pairs[0]).key, reason)
 
     failures: dict[str, str] = {}
-    train("present settings", [Run({}, pair) for pair in experiment.pairs])
+    train("current settings", [Run({}, pair) for pair in experiment.pairs])
     trials = [t for t in list_best(experiment) if _get_search_gain(experiment, t) > 0][:number]
     half = fresh[: math.ceil(len(fresh) / 2)]
     settings = [{}, *(studies.get_values(t) for t in trials)] if trials else []
-    train("training again", [Run(v, pair) for pair in half for v in settings])
+    train("retraining", [Run(v, pair) for pair in half for v in settings])
     alive = [v for v in settings[1:] if sum(compute_gains(experiment, v, half).values()) > 0]
-    train("training again", [Run(v, pair) for pair in fresh[len(half) :] for v in ([{}, *alive] if alive else [])])
+    train("retraining", [Run(v, pair) for pair in fresh[len(half) :] for v in ([{}, *alive] if alive else [])])
     tests = _count_tests(experiment, trials)
     candidates = [
         _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level)
@@ -140,7 +140,7 @@ def _sort_key(candidate: Candidate) -> tuple[bool, float]:
 
 
 def _mark_failed(experiment: Experiment, candidate: Candidate, failures: Mapping[str, str]) -> Candidate:
-    """Return a candidate with the reason why its training failed, if it did."""
+    """Return a candidate, with the reason if its training failed."""
     reason = failures.get(Run(candidate.values, experiment.pairs[0]).key)
     return candidate._replace(reason=reason) if reason else candidate
 
@@ -151,12 +151,12 @@ def _get_search_gain(experiment: Experiment, trial: FrozenTrial) -> float:
 
 
 def _count_tests(experiment: Experiment, trials: Sequence[FrozenTrial]) -> int:
-    """Count the candidates that were ever trained again, also in earlier calls: each is another chance to be lucky."""
+    """Count the candidates that were ever retrained, including earlier calls: each is another chance to be lucky."""
     study = experiment.study
     keys = {Run(studies.get_values(t), experiment.pairs[0]).key for t in trials}
-    known = set(study.user_attrs.get(_CONFIRMED, []))
+    known = set(study.user_attrs.get(_RETRAINED, []))
     if not keys <= known:
-        study.set_user_attr(_CONFIRMED, sorted(keys | known))
+        study.set_user_attr(_RETRAINED, sorted(keys | known))
     return max(1, len(keys | known))
 
 
@@ -166,7 +166,7 @@ def _evaluate(experiment: Experiment, trial: FrozenTrial, pairs: Sequence[Pair],
     gains = compute_gains(experiment, values, pairs)
     mean = sum(gains.values()) / len(gains) if gains else float("nan")
     error, needed = compute_needed_gain(list(gains.values()), tests, level)
-    runs, baseline = get_both(experiment, values, pairs)
+    runs, baseline = get_paired_runs(experiment, values, pairs)
     nights = sorted({pair.night for pair in gains})
     by_night = {night: np.mean([g for pair, g in gains.items() if pair.night == night]) for night in nights}
     worse = [night for night, gain in by_night.items() if gain <= 0]
@@ -174,16 +174,16 @@ def _evaluate(experiment: Experiment, trial: FrozenTrial, pairs: Sequence[Pair],
     if mean <= 0:
         reason = "no gain with other seeds"
     elif not mean > needed:
-        reason = "the gain may be chance"
+        reason = "the gain may be due to chance"
     elif worse:
         reason = f"no gain on {', '.join(worse)}"
     elif violations[0] > 0:
-        reason = "AUC is below the limit"
+        reason = "the loss of AUC exceeds the limit"
     elif violations[1] > 0:
-        reason = "PCOC is outside the limits"
+        reason = "PCOC is outside the limit"
     else:
         reason = ""
     return Candidate(
         trial.number, values, _get_search_gain(experiment, trial), gains, mean, error, needed, reason,
-        describe_changes(runs, baseline),
+        compute_changes(runs, baseline),
     )  # fmt: skip

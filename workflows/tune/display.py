@@ -15,7 +15,7 @@ from star_ctr.workflows.tune.search import Budget
 
 
 class Display:
-    """Progress bars of the search and of the runs after it.
+    """Progress bars of the search and of the training runs after it.
 
     Args:
         experiment: The experiment.
@@ -73,14 +73,14 @@ class Display:
         self.progress.update(self._tasks[what], completed=done, total=total, state=state)
 
     def _print_trial(self, trial: FrozenTrial, baseline: FrozenTrial | None) -> None:
-        values = ", ".join(f"{key}={value}" for key, value in studies.get_values(trial).items()) or "present settings"
+        values = ", ".join(f"{key}={value}" for key, value in studies.get_values(trial).items()) or "current settings"
         values = escape(values)
         if trial.state == TrialState.FAIL:
             reason = escape(trial.user_attrs.get(studies.REASON, "stopped"))
             self.progress.console.print(f"[red]✗[/] trial {trial.number} failed: {reason} ({values})", highlight=False)
         elif trial.state == TrialState.COMPLETE and trial.user_attrs.get(studies.BASELINE):
             value = abs(trial.values[0])
-            text = f"present settings: {self.experiment.objective} {value:.4f}"
+            text = f"current settings: {self.experiment.objective} {value:.4f}"
             self.progress.console.print(f"[green]✓[/] {text}", highlight=False)
         elif trial.state == TrialState.COMPLETE and baseline is not None:
             gain = f"{trial.values[0] - baseline.values[0]:+.4f}"

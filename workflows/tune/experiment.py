@@ -1,4 +1,4 @@
-"""A search on a data set: the study, its runs, and the pool that trains them."""
+"""A search on a data set: its study, its runs, and the pool that trains them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from star_ctr.workflows.tune.runs import Pair, Run, RunMetrics, Runner, RunStore
 from star_ctr.workflows.tune.space import Dimension
 
 KILLED = (
-    "tune: a training process was killed, perhaps because the memory was full; run the same command again, with a "
-    "lower --jobs. Finished runs are kept"
+    "tune: a training process was killed, perhaps because memory ran out; run the same command again with a lower "
+    "--jobs. Finished runs are kept"
 )
 """Message if a process of the pool was killed."""
 
@@ -55,7 +55,7 @@ class Experiment:
         return self.pool.submit(self.store.train, run, self.runner)
 
     def get_runs(self, values: Any, pairs: Sequence[Pair]) -> list[RunMetrics | None]:
-        """Return the finished runs of changed settings; None for others."""
+        """Return the metrics of the runs of changed settings, with None for unfinished runs."""
         return [self.store.read(Run(values, pair)) for pair in pairs]
 
 
@@ -97,7 +97,7 @@ def train_all(
                 raise DataError(KILLED) from None
             except Exception as error:
                 if not (may_fail and run.values):
-                    values = dict(run.values) or "the present ones"
+                    values = dict(run.values) or "the current ones"
                     raise DataError(f"tune: training for {run.pair} failed: {error}. Settings: {values}") from error
                 failures.append((run, f"training for {run.pair} failed: {error}"))
     return failures

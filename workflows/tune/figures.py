@@ -1,4 +1,4 @@
-"""Pictures of a search: gain over the trials, gain by setting, and what is left of the gain with other seeds."""
+"""Plots of a search: gain over the trials, gain by setting, and what remains of the gain with other seeds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from star_ctr.workflows.compare.figures import COLORS
 
 _COLUMNS = 3
 NAMES = {"gauc": "GAUC", "auc": "AUC", "log_loss": "log loss"}
-"""Names of the objectives for people."""
+"""Display names of the objectives."""
 
 
 def draw(trials: pd.DataFrame, found: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """Draw all pictures that the result has data for.
+    """Draw all plots that the result has data for.
 
     Args:
         trials: One row per trial (see `report.make_trials_frame`).
@@ -26,15 +26,15 @@ def draw(trials: pd.DataFrame, found: Mapping[str, Any], folder: Path) -> dict[s
         folder: The folder for the PNG files.
 
     Returns:
-        The file name of each picture, by title.
+        The file name of each plot, by title.
     """
-    pictures: dict[str, tuple[str, Callable[[pd.DataFrame, Mapping[str, Any], Path], bool]]] = {
+    plots: dict[str, tuple[str, Callable[[pd.DataFrame, Mapping[str, Any], Path], bool]]] = {
         "Gain of the trials in the search": ("trials.png", draw_trials),
         "Gain by setting": ("settings.png", draw_settings),
-        "What is left of the gain": ("survival.png", draw_survival),
+        "What remains of the gain": ("survival.png", draw_survival),
     }
     drawn = {}
-    for title, (name, action) in pictures.items():
+    for title, (name, action) in plots.items():
         (folder / name).unlink(missing_ok=True)
         if action(trials, found, folder / name):
             drawn[title] = name
@@ -50,7 +50,7 @@ def draw_trials(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) -> b
         file: The PNG file to write.
 
     Returns:
-        Whether the picture was written.
+        Whether the plot was written.
     """
     shown = trials[trials["gain"].notna()]
     if len(shown) < 2:
@@ -66,7 +66,7 @@ def draw_trials(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) -> b
     axes.set_ylabel(_label(found))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    # A few trials are much worse than the others; show the range that matters.
+    # A few trials may be much worse than the others; show the relevant range.
     low = max(float(shown["gain"].min()), -4 * max(float(shown["gain"].abs().median()), 1e-4))
     axes.set_ylim(low - 0.1 * abs(low), None)
     figure.savefig(file, dpi=150)
@@ -82,7 +82,7 @@ def draw_settings(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) ->
         file: The PNG file to write.
 
     Returns:
-        Whether the picture was written.
+        Whether the plot was written.
     """
     shown = trials[trials["gain"].notna()]
     keys = [c for c in trials.columns[6:] if shown[c].nunique() > 1]
@@ -128,7 +128,7 @@ def draw_survival(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) ->
         file: The PNG file to write.
 
     Returns:
-        Whether the picture was written.
+        Whether the plot was written.
     """
     candidates = [c for c in found["candidates"] if c["gain"] is not None]
     if not candidates:
@@ -157,7 +157,7 @@ def draw_survival(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) ->
 
 
 def _sort_key(value: Any) -> tuple[int, str]:
-    """Sort lists of layers by their length, and other texts by themselves."""
+    """Sort texts by length first, so that small networks come before large ones."""
     return len(str(value)), str(value)
 
 

@@ -1,4 +1,4 @@
-"""Gains of changed settings over the present ones, paired by night and seed, and the limits."""
+"""Gains of changed settings over the current ones, paired by night and seed, and the limits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class UnseenGain(NamedTuple):
 
 
 def compute_gains(experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair]) -> dict[Pair, float]:
-    """Compute the gain of changed settings for each pair that both they and the present settings have.
+    """Compute the gain of changed settings on each pair that they and the current settings were trained on.
 
     Args:
         experiment: The experiment.
@@ -63,7 +63,7 @@ def compute_needed_gain(gains: Sequence[float], tests: int, level: float) -> tup
         level: The confidence level.
 
     Returns:
-        The standard error of the mean gain, and the needed mean gain; infinite with fewer than two pairs.
+        The standard error of the mean gain, and the needed mean gain; both are infinite with fewer than two pairs.
     """
     n = len(gains)
     if n < 2:
@@ -72,17 +72,17 @@ def compute_needed_gain(gains: Sequence[float], tests: int, level: float) -> tup
     return error, float(stats.t.isf((1 - level) / tests, n - 1)) * error
 
 
-def get_both(
+def get_paired_runs(
     experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair]
 ) -> tuple[list[RunMetrics], list[RunMetrics]]:
-    """Return the runs of changed and of present settings, for the pairs that both have."""
+    """Return the runs of changed and of current settings, for the pairs that both have."""
     both = zip(experiment.get_runs(values, pairs), experiment.get_runs({}, pairs), strict=True)
     found = [(a, b) for a, b in both if a is not None and b is not None]
     return [a for a, _ in found], [b for _, b in found]
 
 
-def describe_changes(runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics]) -> dict[str, float]:
-    """Return the mean change of AUC and GAUC, PCOC of both, and the factor of the training time; {} without runs."""
+def compute_changes(runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics]) -> dict[str, float]:
+    """Return mean changes of AUC, GAUC and log loss, PCOC of both, and the ratio of training times; {} without runs."""
     if not runs:
         return {}
     changes = {
@@ -95,7 +95,7 @@ def describe_changes(runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics])
         **changes,
         "log_loss": -changes["log_loss"],
         "pcoc": compute_pcoc(runs),
-        "present_pcoc": compute_pcoc(baseline),
+        "current_pcoc": compute_pcoc(baseline),
         "seconds_factor": factor,
     }
 
@@ -109,8 +109,8 @@ def compare_unseen(
     low, high = compute_gain_interval(
         list(gains.values()), np.mean(samples, axis=0) if all(len(s) for s in samples) else None, evaluate.level
     )
-    runs, baseline = get_both(experiment, values, pairs)
-    return UnseenGain(gains, sum(gains.values()) / len(gains), low, high, describe_changes(runs, baseline))
+    runs, baseline = get_paired_runs(experiment, values, pairs)
+    return UnseenGain(gains, sum(gains.values()) / len(gains), low, high, compute_changes(runs, baseline))
 
 
 def compute_gain_interval(gains: Sequence[float], samples: Any, level: float) -> tuple[float, float]:
@@ -167,10 +167,10 @@ def measure_violations(limits: TuneLimits, runs: Sequence[RunMetrics], baseline:
     Args:
         limits: The limits.
         runs: The runs of changed settings.
-        baseline: The runs of the present settings on the same pairs.
+        baseline: The runs of the current settings on the same pairs.
 
     Returns:
-        The excess over the limit of AUC and over that of PCOC; at most 0 if a limit holds.
+        The excess over the limit of AUC and over that of PCOC; at most 0 if a limit is met.
     """
     losses = [b.auc - a.auc for a, b in zip(runs, baseline, strict=True) if a.auc is not None and b.auc is not None]
     auc = sum(losses) / len(losses) - limits.auc if losses else 0.0

@@ -30,7 +30,7 @@ class Nights(NamedTuple):
     Attributes:
         newest: The newest night, which is not used.
         search: The nights to search on, in ascending order.
-        unseen: The last night before `newest`, on which the proposed settings are compared with the present ones.
+        unseen: The last night before `newest`, on which the proposed settings are compared with the current ones.
     """
 
     newest: str
@@ -121,7 +121,7 @@ def choose_nights(settings: Settings, days: Sequence[str], newest: str, nights: 
         return Nights(newest, usable[-1 - _SEARCH_NIGHTS : -1], unseen)
     for night in nights:
         if check_day(night) >= unseen:
-            what = "is kept as the unseen night" if night == unseen else "must not be used for the search"
+            what = "is reserved as the unseen night" if night == unseen else "is after the unseen night"
             raise UserError(f"--nights {night}: this night {what}; choose nights before {unseen}, or a later --ds")
         if night not in usable:
             raise UserError(

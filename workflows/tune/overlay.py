@@ -1,4 +1,4 @@
-"""The YAML file with proposed settings: changes to the file of the data set, with what they gained as comments."""
+"""The YAML file with proposed settings: changes to the file of the data set, with their gain as comments."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def write_overlay(
         file: The file to write.
         conf: The file of the data set, or the name of a configuration of this package.
         overrides: The overrides of the search; those of `model` and `trainer` become part of the file.
-        settings: The present settings, with these overrides and the recipe.
+        settings: The current settings, with these overrides and the recipe.
         values: The proposed values, by dotted key.
         notes: Lines to write as comments at the top.
     """
     kept = [o for o in overrides if o.partition("=")[0].split(".")[0] not in _SECTIONS]
     proposed = _list_affecting(change_settings(settings, values))
-    present = _list_affecting(settings)
+    current = _list_affecting(settings)
     found = dict(values)
     while True:
-        # A value may change what the recipe sets: with a learning rate, it sets no other one.
+        # A value may change what the recipe sets: if one learning rate is given, the recipe sets none of the others.
         result = _list_affecting(load(conf, [*kept, *(f"{key}={json.dumps(v)}" for key, v in found.items())]))
         missing = {key: value for key, value in proposed.items() if result[key] != value}
         if not missing:
@@ -48,7 +48,7 @@ def write_overlay(
         notes = [*notes, f"Measured with {' '.join(f'--set {o}' for o in kept)}, which this file does not contain."]
     lines = [*(f"# {note}" for note in notes), f"{EXTENDS}: {json.dumps(base, ensure_ascii=False)}"]
     comments = {
-        key: f"was {json.dumps(present[key])}" if present[key] != value else "unchanged; the recipe would not set it"
+        key: f"was {json.dumps(current[key])}" if current[key] != value else "unchanged; the recipe would not set it"
         for key, value in found.items()
     }
     write_text(file, "\n".join([*lines, *_format(_nest(found), comments)]) + "\n")

@@ -1,4 +1,4 @@
-"""Results of a search: the proposed settings as YAML, a report with pictures, the trials as CSV, and JSON."""
+"""Results of a search: the proposed settings as YAML, a report with plots, the trials as CSV, and JSON."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from star_ctr.workflows.tune.overlay import write_overlay
 from star_ctr.workflows.tune.run import TuneResult
 from star_ctr.workflows.tune.runs import RunMetrics, compute_pcoc
 
-NOTHING_FOUND = "No settings found that beat the present ones."
+NOTHING_FOUND = "No settings found that beat the current ones."
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
 def write(result: TuneResult, conf: str, overrides: Sequence[str], command: str, folder: Path) -> dict[str, Any]:
-    """Write `report.md`, the pictures, `trials.csv`, and, if settings are proposed, `NAME-tuned.yaml`.
+    """Write `report.md`, the plots, `trials.csv`, and, if settings are proposed, `NAME-tuned.yaml`.
 
     Args:
         result: The result of the search.
@@ -47,8 +47,8 @@ def write(result: TuneResult, conf: str, overrides: Sequence[str], command: str,
         notes = [f"Proposed by: {command}", *_describe_gain(found)]
         write_overlay(overlay, conf, overrides, result.settings, result.decision.proposed.values, notes)
         found["files"]["settings"] = str(overlay)
-    pictures = figures.draw(trials, found, folder)
-    (folder / "report.md").write_text(_make_report(result, found, trials, pictures), encoding="utf-8")
+    plots = figures.draw(trials, found, folder)
+    (folder / "report.md").write_text(_make_report(result, found, trials, plots), encoding="utf-8")
     return found
 
 
@@ -60,7 +60,7 @@ def make_json(result: TuneResult, command: str) -> dict[str, Any]:
         command: The command line.
 
     Returns:
-        The command, the study, the nights, the number of trials by state, the metrics of the present settings, the
+        The command, the study, the nights, the number of trials by state, the metrics of the current settings, the
         candidates, the proposed settings, and their gain on the unseen night.
     """
     experiment, decision = result.experiment, result.decision
@@ -76,7 +76,7 @@ def make_json(result: TuneResult, command: str) -> dict[str, Any]:
         "unseen_night": result.nights.unseen,
         "trials": {text: sum(t.state == state for t in trials) for state, text in _STATES.items()},
         "runs": sum(1 for _ in experiment.store.folder.glob("*.json")),
-        "present": summarize(baseline),
+        "current": summarize(baseline),
         "candidates": [
             {
                 "trial": c.trial,
@@ -133,7 +133,7 @@ def make_trials_frame(result: TuneResult) -> pd.DataFrame:
                 "gain": sum(gains.values()) / len(gains) if gains and trial.state != TrialState.FAIL else None,
                 "seconds": sum(run.seconds for run in runs),
                 "reason": trial.user_attrs.get(studies.REASON, ""),
-                **{d.key: _format_value(values.get(d.key, d.present)) for d in experiment.space},
+                **{d.key: _format_value(values.get(d.key, d.current)) for d in experiment.space},
             }
         )
     return pd.DataFrame(rows)
@@ -144,7 +144,7 @@ def _format_value(value: Any) -> Any:
 
 
 def _describe_gain(found: Mapping[str, Any]) -> list[str]:
-    """Describe the gain of the proposed settings in one line for the search nights and one for the unseen night."""
+    """Describe the gain of the proposed settings: one line for the search nights, one for the unseen night."""
     best = next(c for c in found["candidates"] if c["values"] == found["proposed"])
     objective, unseen = figures.NAMES[found["objective"]], found["unseen"]
     nights = " and ".join(found["nights"])
@@ -160,26 +160,24 @@ def _describe_gain(found: Mapping[str, Any]) -> list[str]:
     return [*lines, f"Gain on the unseen night {found['unseen_night']}: {unseen['gain']:+.4f}{bounds}"]
 
 
-def _make_report(
-    result: TuneResult, found: Mapping[str, Any], trials: pd.DataFrame, pictures: Mapping[str, str]
-) -> str:
+def _make_report(result: TuneResult, found: Mapping[str, Any], trials: pd.DataFrame, plots: Mapping[str, str]) -> str:
     """Return the text of the report."""
-    present, count = found["present"], found["trials"]
+    current, count = found["current"], found["trials"]
     parts = [
-        f"# {found['name']}: search of model and trainer settings",
+        f"# {found['name']}: tuning of model and trainer",
         f"    {found['command']}",
         f"Study `{found['study']}` in `{found['folder']}`. {sum(count.values())} trials "
         f"({', '.join(f'{n} {text}' for text, n in count.items())}), {found['runs']} training runs. Search nights: "
         f"{', '.join(found['nights'])}. Unseen night: {found['unseen_night']}. Gains are in "
         f"{figures.NAMES[found['objective']]}; positive is better.",
-        f"Present settings on the search nights: AUC {present['auc']:.4f}, GAUC {present['gauc']:.4f}, log loss "
-        f"{present['log_loss']:.4f}, PCOC {present['pcoc']:.2f}, {present['seconds']:.1f} s per training run.",
+        f"Current settings on the search nights: AUC {current['auc']:.4f}, GAUC {current['gauc']:.4f}, log loss "
+        f"{current['log_loss']:.4f}, PCOC {current['pcoc']:.2f}, {current['seconds']:.1f} s per training run.",
         "## Result",
         _describe_result(found),
     ]
     if found["candidates"]:
         parts += ["## Candidates", _EXPLANATION, _format_candidates(found)]
-    parts += [f"## {title}\n\n![{title}]({file})" for title, file in pictures.items()]
+    parts += [f"## {title}\n\n![{title}]({file})" for title, file in plots.items()]
     parts += ["## Search space", _format_space(result)]
     failed = trials[trials["state"] == "failed"]
     if len(failed):
@@ -189,9 +187,9 @@ def _make_report(
 
 
 _EXPLANATION = (
-    "The best trials were trained again with seeds that the search did not use. The gain in the search is too high, "
-    "because a search picks the luckiest trials. A candidate is proposed if its gain with other seeds is at least the "
-    "needed one, positive on every night, and within the limits."
+    "The best trials were retrained with seeds that the search did not use. The gain in the search is too high, "
+    "because a search picks the luckiest trials. A candidate is confirmed if its gain with other seeds exceeds the "
+    "needed one and is positive on every night, and its metrics are within the limits. The best of these is proposed."
 )
 
 
@@ -204,8 +202,8 @@ def _describe_result(found: Mapping[str, Any]) -> str:
     unseen = found["unseen"]
     costs = (
         f"On the unseen night, AUC changes by {unseen['auc']:+.4f}, GAUC by {unseen['gauc']:+.4f} and log loss by "
-        f"{unseen['log_loss']:+.4f}; PCOC is {_format(unseen['pcoc'], '.2f')} (present settings: "
-        f"{_format(unseen['present_pcoc'], '.2f')}). Training takes {_format(unseen['seconds_factor'], '.2f')} times "
+        f"{unseen['log_loss']:+.4f}; PCOC is {_format(unseen['pcoc'], '.2f')} (current settings: "
+        f"{_format(unseen['current_pcoc'], '.2f')}). Training takes {_format(unseen['seconds_factor'], '.2f')} times "
         "as long."
     )
     return f"Proposed settings ([{file}]({file})):\n\n{changes}\n\n{gains} {costs}"
@@ -234,8 +232,8 @@ def _format_candidates(found: Mapping[str, Any]) -> str:
 
 
 def _format_space(result: TuneResult) -> str:
-    rows = [[f"`{d.key}`", json.dumps(d.present), d.describe()] for d in result.experiment.space]
-    return format_table(["key", "present", "values"], rows)
+    rows = [[f"`{d.key}`", json.dumps(d.current), d.describe()] for d in result.experiment.space]
+    return format_table(["key", "current", "values"], rows)
 
 
 def list_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -26,9 +26,9 @@ from star_ctr.workflows.tune.space import make_space
 _MIN_RUNS = 8
 """Minimum number of runs of a trial that is not stopped early."""
 _MAX_SEEDS = 32
-"""Maximum number of seeds per night that check the best trials."""
+"""Maximum number of seeds per night with which the best trials are retrained."""
 _FIRST_UNSEEN_SEED = 1000
-"""Number of seeds before those of the unseen night."""
+"""Offset of the seeds of the unseen night."""
 
 PoolStart = Callable[[int], AbstractContextManager[Executor]]
 """Starts a pool with a number of workers."""
@@ -38,10 +38,10 @@ class Options(NamedTuple):
     """The options of a search.
 
     Attributes:
-        trials: Number of trials of the study, with the present settings; None for no limit.
+        trials: Number of trials of the study, with the current settings; None for no limit.
         minutes: Time for all training runs of this call; None for no limit.
         jobs: Number of parallel training runs; by default, the number of cores.
-        seeds: Least number of seeds per night with which the best trials are trained again; more if there is time.
+        seeds: Minimum number of seeds per night with which the best trials are retrained; more if there is time.
     """
 
     trials: int | None = None
@@ -55,7 +55,7 @@ class Pairs(NamedTuple):
 
     Attributes:
         search: The pairs of a trial, in order.
-        fresh: The pairs on which the best trials are trained again.
+        fresh: The pairs on which the best trials are retrained.
         unseen: The pairs of the unseen night.
     """
 
@@ -68,7 +68,7 @@ class TuneResult(NamedTuple):
     """The result of a search.
 
     Attributes:
-        settings: The present settings.
+        settings: The current settings.
         nights: The nights.
         experiment: The experiment, whose pool is closed.
         decision: The decision.
@@ -86,7 +86,7 @@ def make_pairs(nights: Nights, first_seed: int, seeds: int) -> Pairs:
     Args:
         nights: The nights.
         first_seed: The first seed.
-        seeds: The number of seeds per night with which the best trials are trained again.
+        seeds: The number of seeds per night with which the best trials are retrained.
 
     Returns:
         The pairs.
@@ -135,7 +135,7 @@ def open_experiment(
     runner = runner or Trainer(settings, prepared.pins, folder / "unfinished")
     pairs = make_pairs(prepared.nights, settings.trainer.seed, 0).search
     with studies.register_process(folder) as process, start_pool(jobs) as pool:
-        studies.queue_lost_trials_again(study, folder)
+        studies.requeue_lost_trials(study, folder)
         yield Experiment(
             study, RunStore(folder), runner, pool, jobs, space, pairs, objective, settings.tune.limits, process
         )
@@ -156,7 +156,7 @@ def run(
         The result.
 
     Raises:
-        DataError: The present settings cannot be trained, or a process was killed.
+        DataError: The current settings cannot be trained, or a process was killed.
         UserError: The warehouse is in an object store, or the search space is empty.
     """
     settings = prepared.settings

@@ -1,6 +1,6 @@
-"""Training runs of a search: each trains on a night with a seed, and keeps only the metrics.
+"""Training runs of a search: each is for one night and seed, and keeps only the metrics.
 
-A finished run is a JSON file in the folder of the study, so that no run is trained twice, by whichever process. A
+A finished run is a JSON file in the folder of the study, so that no process trains it again. A
 process holds a lock while it trains a run; the operating system releases it if the process is killed.
 """
 
@@ -23,15 +23,15 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.array_metrics import compute_array_metrics
 from star_ctr.jobs.registry.job_definition import PinnedVersions, define_job
 from star_ctr.model.offline import SCORES, train_and_score
-from star_ctr.workflows.training_pool import COMPARED_RUN
+from star_ctr.workflows.training_pool import EXPERIMENT_SETTINGS
 from star_ctr.workflows.tune.space import change_settings
 
 _WAIT_SECONDS = 1.0
-"""Time for which a process waits for another one that trains the same run."""
+"""How long a process waits for another one that trains the same run."""
 
 
 class Pair(NamedTuple):
-    """A night and a seed; differences between settings are computed on equal pairs."""
+    """A night and a seed; settings are compared on the same pairs."""
 
     night: str
     seed: int
@@ -70,7 +70,7 @@ class RunMetrics:
         gauc: GAUC of all rows; None if undefined.
         log_loss: Log loss of all rows.
         clicks: Number of clicks.
-        predicted: Sum of the predicted click rates.
+        predicted: Sum of the scores.
         seconds: Training time in seconds.
         domains: Rows, clicks and predicted clicks of each domain.
     """
@@ -85,7 +85,7 @@ class RunMetrics:
 
 
 class Runner(Protocol):
-    """Trains a run. It is sent to other processes, so it must be possible to pickle it."""
+    """Trains a run. It is sent to other processes, so it must be picklable."""
 
     def __call__(self, run: Run, scores: Path | None) -> RunMetrics:
         """Train a run.
@@ -101,7 +101,7 @@ class Trainer:
     """The runner of a study on a data set.
 
     Attributes:
-        settings: The present settings, with the recipe.
+        settings: The current settings, with the recipe.
         pins: The pinned inputs of each night.
         folder: The folder of unfinished runs.
     """
@@ -112,8 +112,8 @@ class Trainer:
 
     def __call__(self, run: Run, scores: Path | None) -> RunMetrics:
         """Train a run and score the test rows of its night. See `Runner`."""
-        logging.getLogger("star_ctr").setLevel(logging.ERROR)  # its warnings would tear the progress bar
-        settings = change_settings(self.settings, {**run.values, **COMPARED_RUN, "trainer.seed": run.pair.seed})
+        logging.getLogger("star_ctr").setLevel(logging.ERROR)  # warnings would break the progress bar
+        settings = change_settings(self.settings, {**run.values, **EXPERIMENT_SETTINGS, "trainer.seed": run.pair.seed})
         job = define_job(settings, run.pair.night, self.pins[run.pair.night])
         job = job.for_attempt(1, self.folder / run.key)
         try:

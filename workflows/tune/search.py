@@ -1,8 +1,8 @@
-"""The search: trials that start with one run each, of which the better half goes on to more nights and seeds.
+"""The search: trials start with one run each, and the better half continues with more nights and seeds.
 
-A trial is trained on its pairs of night and seed, one after the other. After 1, 2, 4, ... runs, it goes on only if its
-mean is in the better half of all trials so far with as many runs (asynchronous successive halving, Li et al., MLSys
-2020). The present settings are always trained on all pairs.
+A trial is trained on its pairs of night and seed, one after the other. After 1, 2, 4, ... runs, it only continues if
+its mean is in the better half of all trials so far with as many runs (asynchronous successive halving, Li et al., MLSys
+2020). The current settings are always trained on all pairs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from star_ctr.workflows.tune.runs import Run, RunMetrics, get_metric
 
 _POLL_SECONDS = 0.5
 _MAX_REPEATS = 20
-"""Number of trials in a row that repeat earlier ones after which the search space counts as exhausted."""
+"""The search space counts as exhausted after this number of consecutive trials that repeat earlier ones."""
 _MAX_FAILURES = 5
-"""Number of failed trials after which the search stops if no other trial than the baseline has finished."""
+"""The search stops if this number of trials have failed and only the baseline has finished."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Budget:
     Attributes:
         trials: Number of trials of the study, with the baseline; None for no limit.
         seconds: Time for the search and the runs after it; None for no limit.
-        final_runs: Least number of runs after the search.
+        final_runs: Minimum number of runs after the search.
         jobs: Number of parallel runs.
         start: Start of the search, as `time.monotonic`.
     """
@@ -98,7 +98,7 @@ class _Active:
 def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None] = lambda _: None) -> None:
     """Run trials until the budget is used up.
 
-    If this function is left by an error or by Ctrl-C, its unfinished trials are queued again.
+    If this function is left by an error or by Ctrl-C, its unfinished trials are requeued.
 
     Args:
         experiment: What to search.
@@ -106,7 +106,7 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
         show: Called after each step, to show the progress.
 
     Raises:
-        DataError: The present settings cannot be trained or evaluated, the first trials all failed, or a process was
+        DataError: The current settings cannot be trained or evaluated, the first trials all failed, or a process was
             killed.
     """
     active: dict[Future[RunMetrics | None], _Active] = {}
@@ -129,12 +129,12 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
                 if not _finish_run(experiment, trial, future, budget):
                     continue
                 if not trial.is_baseline and budget.get_elapsed() >= budget.get_search_seconds():
-                    studies.queue_again(experiment.study, trial.trial)
+                    studies.requeue_trial(experiment.study, trial.trial)
                     continue
                 active[experiment.submit(_get_next_run(experiment, trial))] = trial
     except BaseException as error:
         for trial in active.values():
-            studies.queue_again(experiment.study, trial.trial)
+            studies.requeue_trial(experiment.study, trial.trial)
         if isinstance(error, BrokenProcessPool):
             raise DataError(KILLED) from None
         raise
@@ -143,15 +143,15 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
 def _start_trial(experiment: Experiment, budget: Budget) -> _Active | None:
     """Start the next queued trial, or one that the sampler suggests; return None if the budget is used up."""
     # With the lock, so that several processes together do not start more trials.
-    with studies.hold_setup(experiment.store.folder.parent):
+    with studies.lock_study(experiment.store.folder.parent):
         if budget.is_used_up(experiment.study):
             return None
         trial = experiment.study.ask()
         trial.set_user_attr(studies.PROCESS, experiment.process)
     suggested = {d.key: d.suggest(trial) for d in experiment.space}
     is_baseline = bool(trial.user_attrs.get(studies.BASELINE))
-    present = {d.key: d.present for d in experiment.space}
-    values = {} if is_baseline else {key: v for key, v in suggested.items() if v != present[key]}
+    current = {d.key: d.current for d in experiment.space}
+    values = {} if is_baseline else {key: v for key, v in suggested.items() if v != current[key]}
     trial.set_user_attr(studies.VALUES, values)
     return _Active(trial, values, is_baseline)
 
@@ -161,12 +161,12 @@ def _get_next_run(experiment: Experiment, active: _Active) -> Run:
 
 
 def _finish_run(experiment: Experiment, active: _Active, future: Future[RunMetrics | None], budget: Budget) -> bool:
-    """Record a run; return whether the trial goes on."""
+    """Record a run; return whether the trial continues."""
     study, trial = experiment.study, active.trial
     try:
         metrics = future.result()
     except BrokenProcessPool:
-        studies.queue_again(study, trial)
+        studies.requeue_trial(study, trial)
         raise
     except Exception as error:
         return _fail(experiment, active, f"{type(error).__name__}: {error}" if not str(error) else str(error))
@@ -196,7 +196,7 @@ def _fail(experiment: Experiment, active: _Active, reason: str) -> bool:
     active.trial.set_user_attr(studies.REASON, reason)
     experiment.study.tell(active.trial, state=TrialState.FAIL)
     if active.is_baseline:
-        raise DataError(f"tune: the present settings cannot be used as the baseline: {reason}")
+        raise DataError(f"tune: the current settings cannot be used as the baseline: {reason}")
     trials = [t for t in studies.list_trials(experiment.study) if not t.user_attrs.get(studies.BASELINE)]
     if len(trials) >= _MAX_FAILURES and all(t.state == TrialState.FAIL for t in trials):
         raise DataError(f"tune: the first {len(trials)} trials failed; check tune.space. The last reason: {reason}")
@@ -212,7 +212,7 @@ def compute_violations(experiment: Experiment, values: Any, runs: Sequence[RunMe
         runs: Their runs on the first pairs.
 
     Returns:
-        The excess over the limit of AUC and over that of PCOC; at most 0 if a limit holds.
+        The excess over the limit of AUC and over that of PCOC; at most 0 if a limit is met.
     """
     if not values:
         return [0.0, 0.0]

@@ -1,4 +1,4 @@
-"""The search space: the keys to change, and the values of each, relative to the present settings."""
+"""The search space: the keys to change, and the values of each, relative to the current settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Values = Mapping[str, Any]
 _LAYERS = ([64, 32], [128, 64], [256, 128, 64], [512, 256, 128, 64, 32, 16])
 """Sizes of the network, from small to large."""
 _CHANGE_CHANCE = 0.3
-"""Probability with which a trial near the present settings changes a key."""
+"""Probability with which a trial near the current settings changes a key."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Dimension:
 
     Attributes:
         key: The dotted key.
-        present: The present value.
+        current: The current value.
         choices: The values, as JSON; empty for a range of numbers.
         low: The lowest number.
         high: The highest number.
@@ -43,7 +43,7 @@ class Dimension:
     """
 
     key: str
-    present: Any
+    current: Any
     choices: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 0.0
@@ -59,13 +59,13 @@ class Dimension:
         return self._round(trial.suggest_float(self.key, self.low, self.high, log=self.log))
 
     def encode(self, value: Any) -> Any:
-        """Return the parameter of a trial with a value; the nearest one if the value is outside the range."""
+        """Return the Optuna parameter of a value; the nearest one if the value is outside the range."""
         return json.dumps(value) if self.choices else min(max(value, self.low), self.high)
 
     def draw(self, source: random.Random) -> Any:
-        """Draw a value other than the present one, uniformly."""
+        """Draw a value other than the current one, uniformly."""
         if self.choices:
-            return json.loads(source.choice([c for c in self.choices if c != json.dumps(self.present)]))
+            return json.loads(source.choice([c for c in self.choices if c != json.dumps(self.current)]))
         if self.is_integer and not self.log:
             return source.randint(round(self.low), round(self.high))
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
@@ -81,7 +81,7 @@ class Dimension:
 
     def _round(self, value: float) -> float:
         """Round to three significant digits within the range: more digits only make YAML files hard to read."""
-        if value == self.present:
+        if value == self.current:
             return value
         return min(max(float(f"{value:.3g}"), self.low), self.high)
 
@@ -90,26 +90,26 @@ def make_space(settings: Settings) -> list[Dimension]:
     """Return the search space of the settings: the default one, changed by `tune.space`.
 
     Args:
-        settings: The present settings.
+        settings: The current settings.
 
     Returns:
         The dimensions, by key.
 
     Raises:
-        ConfigError: A key of `tune.space` does not exist, or a range is not valid for its value.
+        ConfigError: A key of `tune.space` does not exist, or its range is not valid.
     """
     ranges = {} if settings.tune.only else list_default_ranges(settings)
-    present = dump_training(settings)
+    current = dump_training(settings)
     for key in settings.tune.space:
-        if key not in present:
-            raise ConfigError(f"tune.space: `{key}`: no such setting{suggest_nearest(key, present)}")
+        if key not in current:
+            raise ConfigError(f"tune.space: `{key}`: no such setting{suggest_nearest(key, current)}")
     ranges = {key: r for key, r in (ranges | settings.tune.space).items() if r is not None}
-    space = [_make_dimension(settings, key, found, present[key]) for key, found in sorted(ranges.items()) if found]
+    space = [_make_dimension(settings, key, found, current[key]) for key, found in sorted(ranges.items()) if found]
     return [d for d in space if len(d.choices) != 1]
 
 
 def list_default_ranges(settings: Settings) -> dict[str, SearchRange | None]:
-    """Return the default search space, relative to the present settings."""
+    """Return the default search space, relative to the current settings."""
     model, trainer = settings.model, settings.trainer
     sizes = [list(layers) for layers in _LAYERS]
     nearest = min(range(len(sizes)), key=lambda k: abs(math.log(sum(sizes[k]) / sum(model.layers))))
@@ -130,9 +130,9 @@ def list_default_ranges(settings: Settings) -> dict[str, SearchRange | None]:
     return ranges
 
 
-def _make_dimension(settings: Settings, key: str, found: SearchRange, present: Any) -> Dimension:
-    if present is None and key.endswith(("embedding_lr", "domain_lr")):
-        present = settings.trainer.optimizer.lr  # their default
+def _make_dimension(settings: Settings, key: str, found: SearchRange, current: Any) -> Dimension:
+    if current is None and key.endswith(("embedding_lr", "domain_lr")):
+        current = settings.trainer.optimizer.lr  # their default
     if found.values is not None:
         for value in found.values:
             try:
@@ -140,15 +140,15 @@ def _make_dimension(settings: Settings, key: str, found: SearchRange, present: A
             except UserError as error:
                 raise ConfigError(f"tune.space: {error}") from None
         # The values as the settings store them: 0 becomes 0.0.
-        values = [dump_training(change_settings(settings, {key: value}))[key] for value in [present, *found.values]]
+        values = [dump_training(change_settings(settings, {key: value}))[key] for value in [current, *found.values]]
         return Dimension(key, values[0], tuple(dict.fromkeys(map(json.dumps, values))))
-    if isinstance(present, bool) or not isinstance(present, int | float):
+    if isinstance(current, bool) or not isinstance(current, int | float):
         raise ConfigError(f"tune.space: `{key}` is not a number; give its `values`")
-    is_integer = isinstance(present, int)
+    is_integer = isinstance(current, int)
     if found.factor is not None:
-        if present <= 0:
-            raise ConfigError(f"tune.space: `{key}` is {present}, so `factor` has no effect; give `low` and `high`")
-        low, high, log = present / found.factor, present * found.factor, True
+        if current <= 0:
+            raise ConfigError(f"tune.space: `{key}` is {current}, so `factor` cannot be used; give `low` and `high`")
+        low, high, log = current / found.factor, current * found.factor, True
     else:
         low, high, log = cast(float, found.low), cast(float, found.high), found.log
     if is_integer:
@@ -158,11 +158,11 @@ def _make_dimension(settings: Settings, key: str, found: SearchRange, present: A
             change_settings(settings, {key: bound})
         except UserError as error:
             raise ConfigError(f"tune.space: {error}") from None
-    return Dimension(key, present, (), low, high, log, is_integer)
+    return Dimension(key, current, (), low, high, log, is_integer)
 
 
 def draw_near(space: Sequence[Dimension], source: random.Random) -> dict[str, Any]:
-    """Draw a trial near the present settings: few keys change, at least one.
+    """Draw a trial near the current settings: few keys change, but at least one.
 
     Args:
         space: The search space.

@@ -1,7 +1,7 @@
 """The Optuna study of a search, in a journal file that several processes share.
 
-The first trial is the present settings. A few trials near them follow; after these, TPE suggests the values. A trial
-whose process has ended is queued again, with the same values.
+The first trial is the current settings. A few trials near them follow; after these, TPE suggests the values. The
+unfinished trials of a process that has ended are requeued, with the same values.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from star_ctr.workflows.tune.nights import Prepared
 from star_ctr.workflows.tune.space import Dimension, draw_near
 
 BASELINE, PROCESS, REASON, VIOLATIONS, VALUES = "baseline", "process", "reason", "violations", "values"
-"""Attributes of a trial: whether it has the present settings, the process that runs it, why it failed or was stopped,
+"""Attributes of a trial: whether it has the current settings, the process that runs it, why it failed or was stopped,
 by how much it violates each limit, and its changed settings."""
-_QUEUED_AGAIN = "queued again"
-"""Attribute of a study, followed by the number of a trial that was queued again, and therefore does not count."""
+_REQUEUED = "requeued"
+"""Attribute of a study, followed by the number of a trial that was requeued, and therefore does not count."""
 _NEAR = 9
-"""Number of trials near the present settings before TPE starts."""
+"""Number of trials near the current settings before TPE starts."""
 _MODULES = ("star_ctr.model.offline", "star_ctr.features.evaluation.array_metrics")
 """The modules that train and evaluate a run."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -44,9 +44,9 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def make_study_name(prepared: Prepared, space: Sequence[Dimension], objective: str) -> str:
-    """Return the name of a study, with a hash of everything that makes its trials comparable.
+    """Return the name of a study, with a hash of everything that its trials must share to be comparable.
 
-    These are the present settings, the nights, the data of their splits, the search space, the objective and its
+    These are the current settings, the nights, the data of their splits, the search space, the objective and its
     limits, and the code.
     """
     settings, pins = prepared.settings, prepared.pins
@@ -93,7 +93,7 @@ def open_study(folder: Path, name: str, space: Sequence[Dimension], seed: int) -
     lock, journal = _JournalLock(folder / "journal.lock"), folder / "journal.log"
     _drop_partial_line(journal, lock)
     storage = JournalStorage(JournalFileBackend(str(journal), lock))
-    with hold_setup(folder):
+    with lock_study(folder):
         study = optuna.create_study(
             storage=storage,
             study_name=name,
@@ -102,7 +102,7 @@ def open_study(folder: Path, name: str, space: Sequence[Dimension], seed: int) -
             pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=2),
         )
         number = len(study.trials)
-        # Another seed after a stop, so that the sampler does not draw its first values again.
+        # Use another seed after a restart, so that the sampler does not repeat its first values.
         study.sampler = _make_sampler(seed + number)
         if not number:
             _enqueue_first(study, space, seed)
@@ -122,7 +122,7 @@ def _make_sampler(seed: int) -> TPESampler:
 
 
 def _drop_partial_line(journal: Path, lock: _JournalLock) -> None:
-    """Remove a last line that a crash left incomplete; Optuna could not read any line that is appended to it."""
+    """Remove an incomplete last line, which a crash may leave: Optuna could not read what is appended to it."""
     with get_lock_file(lock):
         if journal.exists() and not (content := journal.read_bytes()).endswith(b"\n"):
             with journal.open("r+b") as file:
@@ -131,12 +131,12 @@ def _drop_partial_line(journal: Path, lock: _JournalLock) -> None:
 
 def _enqueue_first(study: Study, space: Sequence[Dimension], seed: int) -> None:
     source = random.Random(seed)
-    present = {d.key: d.encode(d.present) for d in space}
-    study.enqueue_trial(present, user_attrs={BASELINE: True})
+    current = {d.key: d.encode(d.current) for d in space}
+    study.enqueue_trial(current, user_attrs={BASELINE: True})
     encoders = {d.key: d.encode for d in space}
     for _ in range(_NEAR):
         near = {key: encoders[key](value) for key, value in draw_near(space, source).items()}
-        study.enqueue_trial(present | near)
+        study.enqueue_trial(current | near)
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def register_process(folder: Path) -> Iterator[str]:
         folder: The folder of the study.
 
     Yields:
-        The id of the process, for `queue_lost_trials_again` of other processes.
+        The id of the process, for `requeue_lost_trials` of other processes.
     """
     process, folder = uuid.uuid4().hex, folder / "processes"
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,32 +157,32 @@ def register_process(folder: Path) -> Iterator[str]:
     file.unlink(missing_ok=True)
 
 
-def queue_lost_trials_again(study: Study, folder: Path) -> None:
+def requeue_lost_trials(study: Study, folder: Path) -> None:
     """Queue the running trials of processes that have ended, with the same values."""
-    with hold_setup(folder):
+    with lock_study(folder):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             process = trial.user_attrs.get(PROCESS)
             if process and not _is_running(folder, process):
-                queue_again(study, trial)
+                requeue_trial(study, trial)
 
 
-def queue_again(study: Study, trial: FrozenTrial | Trial) -> None:
+def requeue_trial(study: Study, trial: FrozenTrial | Trial) -> None:
     """Queue a running trial again, with the same values. The trial itself no longer counts."""
     attributes = {BASELINE: True} if trial.user_attrs.get(BASELINE) else {}
     study.enqueue_trial(dict(trial.params), user_attrs=attributes)
-    study.set_user_attr(f"{_QUEUED_AGAIN} {trial.number}", True)
+    study.set_user_attr(f"{_REQUEUED} {trial.number}", True)
     study.tell(trial.number, state=TrialState.FAIL)
 
 
 def list_trials(study: Study, states: Sequence[TrialState] = FINISHED) -> list[FrozenTrial]:
-    """Return the trials in some states, without those that were queued again."""
+    """Return the trials in some states, without those that were requeued."""
     again = study.user_attrs
     trials = study.get_trials(deepcopy=False, states=tuple(states))
-    return [t for t in trials if f"{_QUEUED_AGAIN} {t.number}" not in again]
+    return [t for t in trials if f"{_REQUEUED} {t.number}" not in again]
 
 
 def get_baseline(study: Study) -> FrozenTrial | None:
-    """Return the trial with the present settings; None if it is not finished."""
+    """Return the trial with the current settings; None if it is not finished."""
     return next((t for t in list_trials(study) if t.user_attrs.get(BASELINE)), None)
 
 
@@ -191,8 +191,8 @@ def get_values(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.user_attrs.get(VALUES, {}))
 
 
-def hold_setup(folder: Path) -> FileLock:
-    """Return the lock that a process holds while it counts, starts or queues trials."""
+def lock_study(folder: Path) -> FileLock:
+    """Return the lock of a study; a process holds it while it counts, starts or queues trials."""
     return FileLock(folder / "setup.lock")
 
 

@@ -1,4 +1,4 @@
-"""Comparison of given settings with the present ones, on the nights of a search (`star-ctr tune --try`)."""
+"""Comparison of given settings with the current ones, on the nights of a search (`star-ctr tune --try`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from star_ctr.conf.recipe import read_recipe
 from star_ctr.conf.settings.root import Settings
 from star_ctr.workflows.tune.display import Display
 from star_ctr.workflows.tune.experiment import train_all
-from star_ctr.workflows.tune.gains import compute_gains, compute_needed_gain, describe_changes, get_both
+from star_ctr.workflows.tune.gains import compute_changes, compute_gains, compute_needed_gain, get_paired_runs
 from star_ctr.workflows.tune.nights import Prepared
 from star_ctr.workflows.tune.report import summarize
 from star_ctr.workflows.tune.run import open_experiment
@@ -21,14 +21,14 @@ from star_ctr.workflows.tune.runs import Pair, Run
 from star_ctr.workflows.tune.space import dump_training
 
 
-def parse_variant(conf: str, overrides: Sequence[str], text: str, present: Settings) -> dict[str, Any]:
-    """Return the settings of a variant that differ from the present ones.
+def parse_variant(conf: str, overrides: Sequence[str], text: str, current: Settings) -> dict[str, Any]:
+    """Return the settings of a variant that differ from the current ones.
 
     Args:
         conf: The file of the data set, or the name of a configuration of this package.
         overrides: The overrides of all variants.
         text: Further overrides, separated by spaces.
-        present: The present settings.
+        current: The current settings.
 
     Returns:
         The values by dotted key.
@@ -42,16 +42,16 @@ def parse_variant(conf: str, overrides: Sequence[str], text: str, present: Setti
             f"--try {text}: {settings.paths.warehouse} has no recipe; run `star-ctr recipe --conf {conf} --set "
             "preset=auto --renew`"
         )
-    if hash_split_settings(settings) != hash_split_settings(present):
+    if hash_split_settings(settings) != hash_split_settings(current):
         raise UserError(f"--try {text}: these settings need another split; use keys of `model` and `trainer`")
-    before = dump_training(present)
+    before = dump_training(current)
     return {key: value for key, value in dump_training(settings).items() if before[key] != value}
 
 
 def compare(
     prepared: Prepared, conf: str, overrides: Sequence[str], texts: Sequence[str], seeds: int, jobs: int | None
 ) -> list[dict[str, Any]]:
-    """Train the present settings and each variant on all search nights with all seeds.
+    """Train the current settings and each variant on all search nights with all seeds.
 
     Args:
         prepared: The inputs of the training runs.
@@ -62,7 +62,7 @@ def compare(
         jobs: The number of parallel training runs.
 
     Returns:
-        One row for the present settings and one per variant: the mean metrics, and the mean gain in the objective with
+        One row for the current settings and one per variant: the mean metrics, and the mean gain in the objective with
         its standard error.
 
     Raises:
@@ -74,14 +74,14 @@ def compare(
     variants: dict[str, dict[str, Any]] = {
         text: parse_variant(conf, overrides, text, prepared.settings) for text in texts
     }
-    named = {"present settings": {}, **{text: values for text, values in variants.items() if values}}
+    named = {"current settings": {}, **{text: values for text, values in variants.items() if values}}
     rows = []
     with open_experiment(prepared, jobs) as experiment, Display(experiment) as display:
         runs = [Run(values, pair) for values in named.values() for pair in pairs]
         train_all(experiment, runs, show=lambda done, total: display.show_runs("training", done, total))
         for name, values in named.items():
             gains = list(compute_gains(experiment, values, pairs).values())
-            changed, baseline = get_both(experiment, values, pairs)
+            changed, baseline = get_paired_runs(experiment, values, pairs)
             error = compute_needed_gain(gains, 1, 0.9)[0] if values and len(gains) > 1 else None
             domains = _compute_domain_pcoc(changed)
             rows.append(
@@ -91,7 +91,7 @@ def compare(
                     **summarize(changed),
                     "gain": sum(gains) / len(gains),
                     "error": error,
-                    "changes": describe_changes(changed, baseline),
+                    "changes": compute_changes(changed, baseline),
                     "pcoc_by_domain": domains,
                 }
             )

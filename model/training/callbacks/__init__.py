@@ -19,7 +19,7 @@ class StepResult:
     Attributes:
         batch: The batch.
         domain: Name of its domain; `mixed` for a mixed batch.
-        loss: Mean loss over its rows, weighted if they have weights.
+        loss: Mean loss over its rows; weighted, if they have weights.
     """
 
     batch: Batch
@@ -52,7 +52,7 @@ class CallbackEvent:
 
     @property
     def loss(self) -> float:
-        """Mean loss over the rows of the last step, weighted if they have weights; 0 before the first step."""
+        """Mean loss over the rows of the last step; weighted, if they have weights. 0 before the first step."""
         weight = sum(b.batch.rows.total_weight for b in self.batches)
         return sum(b.loss * b.batch.rows.total_weight for b in self.batches) / weight if self.batches else 0.0
 

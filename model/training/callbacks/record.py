@@ -95,8 +95,8 @@ class LossCurve(Recorder):
         points: Minimum number of points of a run with at least as many steps. The curve has less than twice as
             many.
         curve: The last step and the mean loss of each interval.
-        clicks: Weight of the clicked rows trained on so far, by domain number; without weights, their number.
-        weights: Weight of all rows trained on so far, by domain number.
+        clicks: Total weight of the clicked rows trained on so far, by domain number; without weights, their number.
+        weights: Total weight of all rows trained on so far, by domain number.
     """
 
     name = "curve"
@@ -118,7 +118,7 @@ class LossCurve(Recorder):
 
     @property
     def last_loss(self) -> float | None:
-        """Mean loss over the rows of the last quarter of the steps, weighted like the rows; None before it."""
+        """Mean loss over the rows of the last quarter of the steps; weighted, if they have weights. None before it."""
         return round(self._last_sum / self._last_weight, 6) if self._last_weight else None
 
     def step(self, event: CallbackEvent) -> None:

@@ -33,7 +33,7 @@ class Scalars(Callback):
         """
         self._seconds = seconds
         self._losses: dict[str, tuple[float, float]] = {}
-        """Sum of the losses and of the weights of rows since the last write, by domain."""
+        """Sum of the losses, and total weight of the rows, since the last write, by domain."""
         self._last_event = CallbackEvent(0, 0)
         self._last_write = 0.0
 

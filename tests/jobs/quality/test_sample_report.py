@@ -151,8 +151,8 @@ def test_weights_are_described_and_unequal_ones_are_a_warning(tmp_path: Path) ->
     assert (report.problems, report.warnings, report.training_share) == ([], [], 0.75)
     weights[-1] = sum(weights[:-1])  # half of the total weight
     [warning] = describe(conf, make_sample(**{name: weights})).warnings
-    assert warning.startswith("the weights (`w`) are very unequal: 135 rows count like 4 rows of equal weight")
-    assert "a single row has 50.0% of the total weight; limit them" in warning
+    assert warning.startswith("the weights (`w`) are very unequal: 135 rows count as much as 4 rows of equal weight")
+    assert "the largest weight is 50.0% of the total; limit the weights" in warning
     [problem] = describe(conf, make_sample(**{name: [0.0] * n})).problems
     assert problem == "logs.impressions.weight: all values of `w` are 0, so no row is trained on"
 

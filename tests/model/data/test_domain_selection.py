@@ -110,7 +110,7 @@ def test_an_unknown_domain_is_an_error_that_names_the_nearest(table: str, tmp_pa
 
 def test_a_selection_without_rows_is_an_error(table: str, tmp_path: Path) -> None:
     for more in ({"domains": ["other"]}, {"exclude_domains": ["a", "b", "c"]}):
-        with pytest.raises(DataError, match="it selects no training rows"):
+        with pytest.raises(DataError, match="no training rows are selected"):
             Trainer(job(table, tmp_path, **more))
 
 

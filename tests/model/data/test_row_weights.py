@@ -14,7 +14,7 @@ from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.batches import Batch, iter_epoch
 from star_ctr.model.data.negative_downsampling import downsample_files, resolve_rates
 from star_ctr.model.data.reader import Rows, concat_rows, list_live_files, read_files
-from star_ctr.model.data.row_weights import weigh_files
+from star_ctr.model.data.row_weights import add_mean_weight
 from star_ctr.model.predictor import Predictor
 from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResult
 from star_ctr.model.training.callbacks.record import LossCurve
@@ -60,14 +60,14 @@ def compute_losses(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 def test_weights_are_divided_by_the_mean_of_the_rows_that_are_used(weighted: str) -> None:
     files = list_files(weighted)
-    everything = weigh_files(files)
+    everything = add_mean_weight(files)
     assert read_weights(everything).mean() == pytest.approx(1, abs=1e-6)
     label = concat_rows(list(read_files(files, LAYOUT))).label
     stored = [draw_weights(rows.label) for rows in read_files(files, LAYOUT)]
     np.testing.assert_allclose(
         read_weights(everything), np.concatenate(stored) / np.concatenate(stored).mean(), rtol=1e-6
     )
-    sampled = weigh_files(downsample_files(files, resolve_rates(0.3, LAYOUT.domain_index), seed=2)[0])
+    sampled = add_mean_weight(downsample_files(files, resolve_rates(0.3, LAYOUT.domain_index), seed=2)[0])
     assert sum(f.rows for f in sampled) < len(label)
     assert read_weights(sampled).mean() == pytest.approx(1, abs=1e-6)
     assert sampled[0].mean_weight > everything[0].mean_weight  # clicked rows, which have larger weights, are kept
@@ -76,7 +76,7 @@ def test_weights_are_divided_by_the_mean_of_the_rows_that_are_used(weighted: str
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_rows_keep_their_weight_in_every_batch(weighted: str, mixed: bool) -> None:
-    files = weigh_files(list_files(weighted))
+    files = add_mean_weight(list_files(weighted))
     everything = concat_rows(list(read_files(files, WEIGHTED)))
     batches = list(iter_epoch(files, WEIGHTED, 64, 300, seed=1, epoch=0, mixed=mixed))
 
@@ -165,7 +165,7 @@ def test_weighted_predictions_equal_weighted_clicks(tmp_path: Path, negatives: f
     table = write_split(tmp_path, {"a": 3_000, "b": 1_000}, weigh=draw_weights)
     j = job(table, tmp_path / "run", negatives=negatives, epochs=3).model_copy(update={"layout": WEIGHTED})
     found = train(j)
-    rows = concat_rows(list(read_files(weigh_files(list_files(table)), WEIGHTED)))
+    rows = concat_rows(list(read_files(add_mean_weight(list_files(table)), WEIGHTED)))
     scores = Predictor(j.path).predict(rows.ints, rows.floats, rows.domain)
     assert rows.weight is not None
     for p in (1, 2):
@@ -173,7 +173,7 @@ def test_weighted_predictions_equal_weighted_clicks(tmp_path: Path, negatives: f
         weight, label = rows.weight[own], rows.label[own]
         assert (weight @ scores[own]) / (weight @ label) == pytest.approx(1, abs=0.03)
         assert scores[own].sum() / label.sum() > 1.3  # clicked rows have larger weights
-    assert found["mean_weight"] == weigh_files(list_files(table))[0].mean_weight or negatives < 1
+    assert found["mean_weight"] == add_mean_weight(list_files(table))[0].mean_weight or negatives < 1
     assert sum(found["rows"].values()) == j.trainer.epochs * (4_000 - sum(found["left_out"].values()))
 
 

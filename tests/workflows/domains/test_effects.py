@@ -106,7 +106,7 @@ def test_domains_with_few_clicks_are_left_out_unless_they_are_named() -> None:
         choose_domains(nights, [], 100)
     with pytest.raises(UserError, match="--domains: .* `aa`; did you mean `a`"):
         choose_domains(nights, ["aa"], 1)
-    with pytest.raises(DataError, match="of one domain"):
+    with pytest.raises(DataError, match="from one domain"):
         choose_domains([{"a": (10, 5)}], ["a"], 1)
 
 

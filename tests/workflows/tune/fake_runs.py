@@ -29,7 +29,7 @@ SPACE = {DROPOUT: {"values": [0.1, 0.2, 0.3]}, EPOCHS: {"values": [2, 3]}}
 
 @dataclass(frozen=True)
 class FakeRunner:
-    """GAUC is 0.6 for the present settings, plus the gain of each changed value, plus noise.
+    """GAUC is 0.6 for the current settings, plus the gain of each changed value, plus noise.
 
     Attributes:
         calls: A file to which each run is appended.

@@ -58,7 +58,7 @@ def test_the_result_is_printed_and_written(invoke: Callable[..., Any], tmp_path:
 def test_no_better_settings_are_a_result(invoke: Callable[..., Any], tmp_path: Path) -> None:
     result = invoke(FakeRunner(tmp_path / "calls"), "--trials", "3")
     assert result.exit_code == 0, result.output
-    assert "No settings found that beat the present ones." in result.output
+    assert "No settings found that beat the current ones." in result.output
 
 
 def test_ctrl_c_prints_the_command_that_continues(invoke: Callable[..., Any], tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def test_given_nights_are_checked(settings: Settings) -> None:
     found = choose_nights(settings, DAYS, "2026-03-08", ["2026-03-06", "2026-03-03"])
     assert found.search == ["2026-03-03", "2026-03-06"]
     for night, reason in (
-        ("2026-03-07", "is kept as the unseen night"),
-        ("2026-03-08", "must not be used for the search"),
-        ("2026-03-09", "must not be used for the search"),
+        ("2026-03-07", "is reserved as the unseen night"),
+        ("2026-03-08", "is after the unseen night"),
+        ("2026-03-09", "is after the unseen night"),
         ("2026-03-01", "the logs lack this day, or days to train on"),
         ("3 March", "3 March"),
     ):

@@ -1,4 +1,4 @@
-"""What a search writes: proposed settings that extend the present ones, report, pictures and trials."""
+"""What a search writes: proposed settings that extend the current ones, report, plots and trials."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def assert_same_models(first: Settings, second: Settings) -> None:
 
 def test_proposed_settings_are_loaded_as_they_were_measured(with_recipe: Path) -> None:
     """A learning rate in the file turns off all rates of the recipe, so the file must contain the others, too."""
-    present = load(with_recipe)
-    assert present.trainer.optimizer.domain_lr == 0.019
+    current = load(with_recipe)
+    assert current.trainer.optimizer.domain_lr == 0.019
     values = {"trainer.optimizer.lr": 0.004, "model.layers": [64, 32]}
     file = with_recipe.parent / "out" / "demo-tuned.yaml"
-    write_overlay(file, str(with_recipe), [], present, values, ["It gained."])
-    assert_same_models(load(file), change_settings(present, values))
+    write_overlay(file, str(with_recipe), [], current, values, ["It gained."])
+    assert_same_models(load(file), change_settings(current, values))
     written = yaml.safe_load(file.read_text())
     assert written == {
         "extends": "../mine.yaml",
@@ -64,17 +64,17 @@ def test_proposed_settings_are_loaded_as_they_were_measured(with_recipe: Path) -
 
 def test_overrides_of_the_search_become_part_of_the_proposed_settings(with_recipe: Path) -> None:
     overrides = ["trainer.batch_size=64", "preset=paper", "trainer.seed=5", "window.days=2", "trainer.threads=1"]
-    present = load(with_recipe, overrides)
+    current = load(with_recipe, overrides)
     file = with_recipe.parent / "demo-tuned.yaml"
-    write_overlay(file, str(with_recipe), overrides, present, {"model.dropout": 0.1}, [])
-    assert_same_models(load(file, ["window.days=2"]), change_settings(present, {"model.dropout": 0.1}))
+    write_overlay(file, str(with_recipe), overrides, current, {"model.dropout": 0.1}, [])
+    assert_same_models(load(file, ["window.days=2"]), change_settings(current, {"model.dropout": 0.1}))
     assert "# Measured with --set window.days=2, which this file does not contain." in file.read_text()
     assert "seed" not in yaml.safe_load(file.read_text())["trainer"]
 
 
 def test_a_shipped_configuration_is_extended_by_name(tmp_path: Path) -> None:
-    present = load("demo")
-    write_overlay(tmp_path / "demo-tuned.yaml", "demo", [], present, {"model.dim": 16}, [])
+    current = load("demo")
+    write_overlay(tmp_path / "demo-tuned.yaml", "demo", [], current, {"model.dim": 16}, [])
     assert yaml.safe_load((tmp_path / "demo-tuned.yaml").read_text()) == {"extends": "demo", "model": {"dim": 16}}
 
 
@@ -111,18 +111,18 @@ def test_a_report_without_a_proposal_removes_an_earlier_one(tmp_path: Path) -> N
     found = report.write(result, "demo", [], "star-ctr tune --conf demo", tmp_path / "out")
     assert not (tmp_path / "out/demo-tuned.yaml").exists()
     assert found["proposed"] is None
-    assert report.describe(found) == ["No settings found that beat the present ones."]
-    assert "No settings found that beat the present ones. Keep them." in (tmp_path / "out/report.md").read_text()
+    assert report.describe(found) == ["No settings found that beat the current ones."]
+    assert "No settings found that beat the current ones. Keep them." in (tmp_path / "out/report.md").read_text()
 
 
 def test_the_default_space_starts_from_the_present_settings(with_recipe: Path) -> None:
     space = {d.key: d for d in make_space(load(with_recipe))}
     lr = space["trainer.optimizer.lr"]
-    assert (lr.low, lr.present, lr.high, lr.log) == (pytest.approx(0.002 / 3), 0.002, pytest.approx(0.006), True)
+    assert (lr.low, lr.current, lr.high, lr.log) == (pytest.approx(0.002 / 3), 0.002, pytest.approx(0.006), True)
     assert space["trainer.batch_size"].choices == ("128", "64", "256")
     assert space["model.layers"].choices == ("[128, 64]", "[64, 32]", "[256, 128, 64]")
     assert space["trainer.epochs"].choices == ("1", "2")
-    assert space["trainer.optimizer.embedding_lr"].present == 0.002, "its default is `lr`"
+    assert space["trainer.optimizer.embedding_lr"].current == 0.002, "its default is `lr`"
     overrides = ['tune.space={"model.dim": null, "trainer.negatives": {"low": 0.1, "high": 1.0}}']
     changed = {d.key for d in make_space(load(with_recipe, overrides))}
     assert changed == {*space, "trainer.negatives"} - {"model.dim"}
@@ -138,14 +138,14 @@ def test_values_that_do_not_fit_together_are_an_error() -> None:
     assert_same_models(
         change_settings(settings, mixed), load("demo", [f"{k}={json.dumps(v)}" for k, v in mixed.items()])
     )
-    assert settings == load("demo"), "the present settings are unchanged"
+    assert settings == load("demo"), "the current settings are unchanged"
 
 
 def test_a_variant_is_the_difference_from_the_present_settings(with_recipe: Path) -> None:
-    present = load(with_recipe)
-    found = parse_variant(str(with_recipe), [], 'trainer.epochs=2 model.layers="[8, 4]"', present)
+    current = load(with_recipe)
+    found = parse_variant(str(with_recipe), [], 'trainer.epochs=2 model.layers="[8, 4]"', current)
     assert found == {"trainer.epochs": 2, "model.layers": [8, 4]}
-    paper = parse_variant(str(with_recipe), [], "preset=paper", present)
-    assert_same_models(change_settings(present, paper), load(with_recipe, ["preset=paper"]))
+    paper = parse_variant(str(with_recipe), [], "preset=paper", current)
+    assert_same_models(change_settings(current, paper), load(with_recipe, ["preset=paper"]))
     with pytest.raises(UserError, match="need another split"):
-        parse_variant(str(with_recipe), [], "window.days=1", present)
+        parse_variant(str(with_recipe), [], "window.days=1", current)

@@ -110,7 +110,7 @@ def test_the_better_half_goes_on_at_each_rung(tmp_path: Path) -> None:
 
 
 def test_noise_is_rarely_a_reason_for_a_proposal() -> None:
-    """Three candidates that are no better than the present settings: at most 1 - level of the searches propose one."""
+    """Three candidates that are no better than the current settings: at most 1 - level of the searches propose one."""
     source, proposals = np.random.default_rng(0), 0
     for _ in range(2000):
         baseline = source.normal(size=8)
@@ -169,7 +169,7 @@ def test_present_settings_that_fail_stop_the_search(tmp_path: Path) -> None:
         def __call__(self, run: Run, scores: Path | None) -> object:  # type: ignore[override]
             raise DataError("the split is empty")
 
-    with pytest.raises(DataError, match="the present settings cannot be used as the baseline: the split is empty"):
+    with pytest.raises(DataError, match="the current settings cannot be used as the baseline: the split is empty"):
         search(tmp_path, Failing(tmp_path / "calls"))
 
 
@@ -309,7 +309,7 @@ def test_the_needed_gain_is_that_of_a_corrected_t_test() -> None:
 
 
 def test_the_interval_of_a_gain_covers_it() -> None:
-    """Seeds and users vary; the interval of 95% must contain the true gain about as often."""
+    """Seeds and users vary; the 95% interval must contain the true gain about as often."""
     source, covered = np.random.default_rng(0), 0
     for _ in range(2000):
         of_users = source.normal(0, 0.001)
