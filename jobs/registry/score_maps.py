@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from pyspark.sql import Column, DataFrame, Row
@@ -15,7 +15,7 @@ from star_ctr.conf.contracts.run_id import make_run_id
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from star_ctr.jobs.registry.attempts import find_attempt, read_job
+from star_ctr.jobs.registry.attempts import Attempt, find_attempt, read_job
 from star_ctr.model.training.score_maps import Floats, ScoreBins, ScoreMaps, fit_maps
 
 _logger = logging.getLogger(__name__)
@@ -48,9 +48,13 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
         *_list_sums(scores, logit)
     )
     found = sorted((row for row in counts.collect() if row.rows), key=lambda r: (r.run_id, r.domain, r.bin))
+    attempts = _find_attempts(store, found)
+    # Rows of domains that are not trained on are scored like those of unknown domains, with the map of `other`.
+    is_selected = settings.trainer.data.is_selected
+    found = [row for row in found if (row.run_id, row.attempt) in attempts and is_selected(row.domain)]
     # Scaled so that the weights sum to the effective number of rows (Kish).
     scale = sum(r.rows for r in found) / sum(r.squares for r in found) if found and "weight" in scores.columns else 1.0
-    bins = _make_bins(store, found, runs, max(nights), scale)
+    bins = _make_bins(attempts, found, runs, max(nights), scale)
     if not bins:
         return None
     used = sorted({runs[row.run_id] for row in found})
@@ -88,16 +92,28 @@ def _list_sums(scores: DataFrame, logit: Column) -> list[Column]:
     return [add_up(value, name) for name, value in values.items()]
 
 
-def _make_bins(
-    store: WarehouseTables, counts: Sequence[Row], runs: dict[str, str], newest: str, scale: float
-) -> dict[str, ScoreBins]:
-    """Return the bins of each domain, with logits before the maps of their runs, and counts multiplied by `scale`."""
-    parts: dict[str, list[ScoreBins]] = {}
+def _find_attempts(store: WarehouseTables, counts: Sequence[Row]) -> dict[tuple[str, int | None], Attempt]:
+    """Return the attempts of scores by run and number, without those that were deleted."""
+    attempts = {}
     for run_id, number in sorted({(row.run_id, row.attempt) for row in counts}):
         attempt = find_attempt(store.warehouse, run_id, number)
         if attempt is None:
             _logger.warning("%s: attempt %s was deleted, so its scores are not used for calibration", run_id, number)
-            continue
+        else:
+            attempts[run_id, number] = attempt
+    return attempts
+
+
+def _make_bins(
+    attempts: Mapping[tuple[str, int | None], Attempt],
+    counts: Sequence[Row],
+    runs: Mapping[str, str],
+    newest: str,
+    scale: float,
+) -> dict[str, ScoreBins]:
+    """Return the bins of each domain, with logits before the maps of their runs, and counts multiplied by `scale`."""
+    parts: dict[str, list[ScoreBins]] = {}
+    for (run_id, number), attempt in attempts.items():
         maps = read_job(attempt).score_maps
         age = (dt.date.fromisoformat(newest) - dt.date.fromisoformat(runs[run_id])).days
         by_domain: dict[str, list[Row]] = {}
