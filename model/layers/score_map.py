@@ -33,6 +33,14 @@ class ScoreMap(nn.Module):
         self.register_buffer("slopes", torch.zeros(domains, knots + 1))
         self.knots[:, 0] = 0.0
 
+    @classmethod
+    def from_maps(cls, maps: Sequence[tuple[Sequence[float], Sequence[float], Sequence[float]]]) -> ScoreMap:
+        """Make the module from the knots, offsets and slopes of each domain, by its number."""
+        module = cls(len(maps), max(len(knots) for knots, _, _ in maps))
+        for p, (knots, offsets, slopes) in enumerate(maps):
+            module.set_map(p, knots, offsets, slopes)
+        return module
+
     def set_map(self, p: int, knots: Sequence[float], offsets: Sequence[float], slopes: Sequence[float]) -> None:
         """Set the map of a domain.
 

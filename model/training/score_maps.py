@@ -6,6 +6,8 @@ day that it was not trained on, and the labels of that day are known by now. The
 way, so the map that would have calibrated the earlier scores is applied to its logits.
 
 All maps are continuous, strictly increasing, and have a slope within `SLOPES`.
+
+This module must not import torch: the definition of a job contains maps, and commands without training read jobs.
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ from pydantic import Field
 from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
-from star_ctr.conf.contracts.domains import OTHER_NAME, DomainIndex
+from star_ctr.conf.contracts.domains import OTHER_NAME
 from star_ctr.conf.settings.base import SettingsModel
-from star_ctr.model.layers.score_map import ScoreMap
 
 Floats = npt.NDArray[np.float64]
 
@@ -251,20 +252,6 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
     offsets = values - knots
     slopes = [0.0, *(np.diff(offsets) / np.diff(knots)), 0.0]
     return LogitMap(knots=knots.tolist(), offsets=offsets.tolist(), slopes=[float(s) for s in slopes])
-
-
-def make_score_map(maps: ScoreMaps, domains: DomainIndex) -> ScoreMap:
-    """Return the module that applies maps to the logits of a model.
-
-    Args:
-        maps: The maps.
-        domains: The domains of the model. Domains without a map get that of `other`.
-    """
-    by_number = [maps.get_map(name) for name in domains.names]
-    module = ScoreMap(len(domains), max(len(m.knots) for m in by_number))
-    for p, found in enumerate(by_number):
-        module.set_map(p, found.knots, found.offsets, found.slopes)
-    return module
 
 
 def describe_maps(maps: ScoreMaps) -> dict[str, object]:

@@ -32,6 +32,7 @@ from star_ctr.model.distributed.shared_memory import is_on_one_machine
 from star_ctr.model.distributed.threads import choose_readers, choose_threads
 from star_ctr.model.embeddings.sharding import WHOLE_PART
 from star_ctr.model.layers.partitioned_norm import NormStatistics
+from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.layers.segments import Segment, find_segments, select_rank_segments
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.training.calibration import calibrate
@@ -39,7 +40,6 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResul
 from star_ctr.model.training.ema import WeightEma
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.optimizers import Optimizers, get_tables
-from star_ctr.model.training.score_maps import make_score_map
 
 
 class Trainer:
@@ -270,7 +270,8 @@ class Trainer:
         for p in self.data.excluded:
             self.model.treat_as_unknown(p)
         if self.job.score_maps is not None:
-            self.model.score_map = make_score_map(self.job.score_maps, self.job.layout.domain_index).to(self.device)
+            maps = [self.job.score_maps.get_map(name) for name in self.job.layout.domain_index.names]
+            self.model.score_map = ScoreMap.from_maps([(m.knots, m.offsets, m.slopes) for m in maps]).to(self.device)
         return rows, shifts
 
     def count_left_out(self) -> dict[int, int]:

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from star_ctr.conf.contracts.domains import OTHER_NAME, DomainIndex
+from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.training.score_maps import (
     HALF_LIFE,
     SLOPES,
@@ -18,7 +19,6 @@ from star_ctr.model.training.score_maps import (
     ScoreBins,
     ScoreMaps,
     fit_maps,
-    make_score_map,
 )
 
 METHODS = ("bias", "platt", "isotonic")
@@ -128,7 +128,8 @@ def test_the_module_applies_the_map_of_each_row(method: str) -> None:
     maps = ScoreMaps(method=method, nights=[], rows=0, clicks=0, maps=fit_maps(method, bins))
     index = DomainIndex(["b", "new", "a"])
     x = torch.linspace(-20, 20, 1001)
-    module = make_score_map(maps, index)
+    by_number = [maps.get_map(name) for name in index.names]
+    module = ScoreMap.from_maps([(m.knots, m.offsets, m.slopes) for m in by_number])
     found = {name: module(x, torch.full((1001,), index.get_number(name))) for name in (*index.names,)}
     for name, domain in (("a", "a"), ("b", "b"), ("new", OTHER_NAME), (OTHER_NAME, OTHER_NAME)):
         np.testing.assert_allclose(found[name].numpy(), maps.get_map(domain).apply(x.double().numpy()), atol=2e-5)
