@@ -51,7 +51,8 @@ def load(conf: str | Path, overrides: Sequence[str] = (), *, with_recipe: bool =
     data = merge(files)
     given = {_apply(data, override): override for override in overrides}
     if EXTENDS in data:
-        raise ConfigError(f"--set {given[EXTENDS,]}: `{EXTENDS}` is only valid in a YAML file")
+        override = next(o for location, o in given.items() if location[0] == EXTENDS)
+        raise ConfigError(f"--set {override}: `{EXTENDS}` is only valid in a YAML file")
     data = _substitute_variables(data, files)
     try:
         settings = Settings.model_validate(data)

@@ -13,6 +13,12 @@ _FIXED = ("warm_start", "calibration.earlier_scores", "calibration.earlier_night
 """Keys of `trainer` that have the same value in all trials."""
 
 
+def is_fixed(key: str) -> bool:
+    """Return whether a setting is the same in all trials, or does not change the model."""
+    section, _, name = key.partition(".")
+    return section == "trainer" and (name.partition(".")[0] in NOT_AFFECTING_WEIGHTS or name in _FIXED)
+
+
 class SearchRange(SettingsModel):
     """Values to search for a key: `values`, `factor`, or `low` and `high`. The current value is always included."""
 
@@ -71,8 +77,7 @@ class TuneSettings(SettingsModel):
     @model_validator(mode="after")
     def _check_space(self) -> TuneSettings:
         for key in self.space:
-            section, _, name = key.partition(".")
-            if section == "trainer" and (name.partition(".")[0] in NOT_AFFECTING_WEIGHTS or name in _FIXED):
+            if is_fixed(key):
                 raise ValueError(
                     f"space: `{key}` cannot be searched; it is the same in all trials, or does not change the model"
                 )

@@ -11,11 +11,16 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import list_calibration_nights
-from star_ctr.conf.contracts.run_id import make_run_id
+from star_ctr.conf.contracts.run_id import hash_label_settings, make_run_id
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.day_records import DayRecords
+from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.label_records import LABEL_SETTINGS, WEIGHT
+from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import Attempt, find_attempt, read_job
+from star_ctr.model.score_checks import is_within_tolerance
 from star_ctr.model.training.score_maps import Floats, ScoreBins, ScoreMaps, fit_maps
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +42,7 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
     Returns:
         The maps; None if there are no such scores, or `trainer.calibration.earlier_scores` is `none`.
     """
-    nights = list_calibration_nights(settings, ds, is_refit)
+    nights = _select_nights(settings, store, list_calibration_nights(settings, ds, is_refit))
     runs = {make_run_id(settings, night): night for night in nights}
     if not runs or not store.exists("scores"):
         return None
@@ -64,6 +69,31 @@ def fit_score_maps(settings: Settings, store: WarehouseTables, ds: str, is_refit
     return ScoreMaps(
         method=settings.trainer.calibration.earlier_scores, nights=used, rows=rows, clicks=clicks, maps=maps
     )
+
+
+def _select_nights(settings: Settings, store: WarehouseTables, nights: Sequence[str]) -> list[str]:
+    """Return the nights whose labels have the definition of the settings, and whose scores passed their checks."""
+    # Another YAML file may have written the labels of days outside the window of this night. Scores are written before
+    # they are checked; only the difference from the trainer's scores in `runs` tells that all checks passed.
+    records = DayRecords(settings).read(LABELS)
+    definition, weight = hash_label_settings(settings), settings.logs.impressions.weight
+    passed: dict[str, bool] = {}
+    if nights and store.exists("runs"):
+        columns = ["run_id", "attempt", "max_score_difference"]
+        rows = read_rows(store.warehouse.table("runs"), columns=columns)
+        for row in sorted(rows, key=lambda row: row["attempt"]):
+            difference = row["max_score_difference"]
+            passed[row["run_id"]] = difference is not None and is_within_tolerance(difference)
+    selected = []
+    for night in nights:
+        if not passed.get(make_run_id(settings, night)):
+            continue  # not trained or not scored
+        found = records[night].outputs if night in records else {}
+        if found.get(LABEL_SETTINGS) == definition and found.get(WEIGHT) == weight:
+            selected.append(night)
+        else:
+            _logger.warning("the labels of %s have other settings, so its scores are not used for calibration", night)
+    return selected
 
 
 def _label(settings: Settings, store: WarehouseTables, scores: DataFrame, nights: Sequence[str]) -> DataFrame:

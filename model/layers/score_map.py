@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+_MAX_LOGIT = 1e4
+"""Larger logits are clipped: an infinite one would become NaN in a segment without slope."""
+
 
 class ScoreMap(nn.Module):
     """A strictly increasing, piecewise linear map of logits for each domain.
@@ -64,7 +67,7 @@ class ScoreMap(nn.Module):
         Returns:
             The mapped logits, B.
         """
-        domain_B = domain_B.long()
+        domain_B, logit_B = domain_B.long(), logit_B.clamp(-_MAX_LOGIT, _MAX_LOGIT)
         segment_B1 = (logit_B[:, None] >= self.knots[domain_B]).sum(1, keepdim=True)
         anchor_B1 = (segment_B1 - 1).clamp(min=0)
         knot_B, offset_B = (t[domain_B].gather(1, anchor_B1)[:, 0] for t in (self.knots, self.offsets))

@@ -115,7 +115,8 @@ class TrainingJob(SettingsModel):
             "model": self.model.model_dump(mode="json"),
             "layout": hash_json(self.layout.model_dump(mode="json"), 32),
             "start": self.start and self.start.model_dump(exclude={"folder", "attempt"}),
-            "score_maps": self.score_maps and hash_json(self.score_maps.model_dump(mode="json"), 32),
+            "score_maps": self.score_maps
+            and hash_json(self.score_maps.model_dump(mode="json", include={"method", "maps"}), 32),
         }
 
     def fingerprint(self) -> str:

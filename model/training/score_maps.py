@@ -187,7 +187,7 @@ def _shrink(difference: float, error: float) -> float:
 
 
 def _maximize_posterior(bins: ScoreBins, center: Floats, free: list[int]) -> tuple[Floats, Floats]:
-    """Maximize the posterior of shift and slope by Newton's method with a limited step.
+    """Maximize the posterior of shift and slope by Newton's method.
 
     The prior is normal, with a standard deviation of 1. It only matters for domains with very few clicks.
 
@@ -202,14 +202,30 @@ def _maximize_posterior(bins: ScoreBins, center: Floats, free: list[int]) -> tup
     weight, x = bins.compute_weights(), bins.logit
     rows, clicks = weight * bins.rows, weight * bins.clicks
     parameters, design = center.copy(), np.stack([np.ones_like(x), x])
+
+    def compute_loss(values: Floats) -> float:
+        """Return minus the log posterior."""
+        logits = x + values @ design
+        loss = rows @ np.logaddexp(0, logits) - clicks @ logits + 0.5 * ((values - center) ** 2).sum()
+        return float(loss)
+
     for _ in range(100):
         p = expit(x + parameters @ design)
         gradient = design @ (rows * p - clicks) + parameters - center
         hessian = ((design * (rows * p * (1 - p))) @ design.T + np.eye(2))[np.ix_(free, free)]
         step = np.linalg.solve(hessian, gradient[free])
-        parameters[free] -= np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-10:
             break
+        step, loss = np.clip(step, -1, 1), compute_loss(parameters)
+        for _ in range(50):  # halve the step until the loss decreases
+            moved = parameters.copy()
+            moved[free] -= step
+            if compute_loss(moved) < loss:
+                break
+            step = step / 2
+        else:
+            break  # the loss cannot decrease further in floating point
+        parameters = moved
     errors = np.zeros(2)
     errors[free] = np.sqrt(np.diag(np.linalg.inv(hessian)))
     return parameters, errors

@@ -5,9 +5,10 @@ A search picks the luckiest of many trials, so their gains in the search are too
 1. The best trials and the current settings are retrained on the search nights, with seeds that the search did not
    use. Halfway through, candidates whose mean gain is not positive are dropped.
 2. A candidate is confirmed if its mean gain, paired by night and seed, exceeds the quantile of Student's t distribution
-   times its standard error, is positive on every night, and is within the limits. The quantile is that of a one-sided
-   test at `tune.level`, divided among all candidates that were ever retrained (Bonferroni). So with settings that
-   are no better, the chance of a proposal is at most 1 - `tune.level`.
+   times its standard error, is positive on every night, and is within the limits. The standard error contains the
+   variation between seeds and between users. The quantile is that of a one-sided test at `tune.level`, divided among
+   all trials that were trained on all pairs (Bonferroni): retraining uses the same test rows as the search, so the
+   search selects from all of them. A call that retrains with more seeds is another test of each trial.
 3. The confirmed candidate with the largest mean gain is proposed. It is then compared with the current settings on the
    unseen night, with further seeds. The result is reported; it does not change the proposal.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.workflows.tune import study as studies
@@ -30,6 +31,7 @@ from star_ctr.workflows.tune.gains import (
     compute_changes,
     compute_gains,
     compute_needed_gain,
+    compute_user_variance,
     get_paired_runs,
     measure_violations,
 )
@@ -37,7 +39,7 @@ from star_ctr.workflows.tune.runs import Pair, Run
 from star_ctr.workflows.tune.search import list_best
 
 _RETRAINED = "retrained"
-"""Attribute of a study: the keys of the candidates that were retrained."""
+"""Attribute of a study: the numbers of pairs with which candidates were retrained."""
 
 
 class Candidate(NamedTuple):
@@ -116,12 +118,13 @@ def decide(
     trials = [t for t in list_best(experiment) if _get_search_gain(experiment, t) > 0][:number]
     half = fresh[: math.ceil(len(fresh) / 2)]
     settings = [{}, *(studies.get_values(t) for t in trials)] if trials else []
-    train("retraining", [Run(v, pair) for pair in half for v in settings])
+    train("retraining", [Run(v, pair, keeps_scores=True) for pair in half for v in settings])
     alive = [v for v in settings[1:] if sum(compute_gains(experiment, v, half).values()) > 0]
-    train("retraining", [Run(v, pair) for pair in fresh[len(half) :] for v in ([{}, *alive] if alive else [])])
-    tests = _count_tests(experiment, trials)
+    rest = [{}, *alive] if alive else []
+    train("retraining", [Run(v, pair, keeps_scores=True) for pair in fresh[len(half) :] for v in rest])
+    tests = _count_tests(experiment, len(fresh))
     candidates = [
-        _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level)
+        _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level, evaluate)
         for trial in trials
     ]
     candidates = sorted((_mark_failed(experiment, c, failures) for c in candidates), key=_sort_key)
@@ -150,22 +153,30 @@ def _get_search_gain(experiment: Experiment, trial: FrozenTrial) -> float:
     return sum(gains.values()) / len(gains)
 
 
-def _count_tests(experiment: Experiment, trials: Sequence[FrozenTrial]) -> int:
-    """Count the candidates that were ever retrained, including earlier calls: each is another chance to be lucky."""
+def _count_tests(experiment: Experiment, pairs: int) -> int:
+    """Count the comparisons that may have been lucky: trials with all pairs, times the numbers of pairs retrained."""
     study = experiment.study
-    keys = {Run(studies.get_values(t), experiment.pairs[0]).key for t in trials}
-    known = set(study.user_attrs.get(_RETRAINED, []))
-    if not keys <= known:
-        study.set_user_attr(_RETRAINED, sorted(keys | known))
-    return max(1, len(keys | known))
+    trials = studies.list_trials(study, (TrialState.COMPLETE,))
+    distinct = {Run(values, experiment.pairs[0]).key for t in trials if (values := studies.get_values(t))}
+    looks = {*study.user_attrs.get(_RETRAINED, []), pairs}
+    study.set_user_attr(_RETRAINED, sorted(looks))
+    return max(1, len(distinct)) * len(looks)
 
 
-def _evaluate(experiment: Experiment, trial: FrozenTrial, pairs: Sequence[Pair], tests: int, level: float) -> Candidate:
+def _evaluate(
+    experiment: Experiment,
+    trial: FrozenTrial,
+    pairs: Sequence[Pair],
+    tests: int,
+    level: float,
+    evaluate: EvaluateSettings,
+) -> Candidate:
     """Evaluate a candidate on its pairs."""
     values = studies.get_values(trial)
     gains = compute_gains(experiment, values, pairs)
     mean = sum(gains.values()) / len(gains) if gains else float("nan")
-    error, needed = compute_needed_gain(list(gains.values()), tests, level)
+    of_users = compute_user_variance(experiment, values, list(gains), evaluate)
+    error, needed = compute_needed_gain(list(gains.values()), tests, level, of_users)
     runs, baseline = get_paired_runs(experiment, values, pairs)
     nights = sorted({pair.night for pair in gains})
     by_night = {night: np.mean([g for pair, g in gains.items() if pair.night == night]) for night in nights}

@@ -54,13 +54,16 @@ def compute_gains(experiment: Experiment, values: dict[str, Any], pairs: Sequenc
     }
 
 
-def compute_needed_gain(gains: Sequence[float], tests: int, level: float) -> tuple[float, float]:
+def compute_needed_gain(
+    gains: Sequence[float], tests: int, level: float, user_variance: float = 0.0
+) -> tuple[float, float]:
     """Compute the mean gain that confirms a candidate.
 
     Args:
         gains: The gains of its pairs.
-        tests: The number of candidates that share the error rate.
+        tests: The number of comparisons that share the error rate.
         level: The confidence level.
+        user_variance: The variance of the mean gain due to the choice of users.
 
     Returns:
         The standard error of the mean gain, and the needed mean gain; both are infinite with fewer than two pairs.
@@ -68,8 +71,28 @@ def compute_needed_gain(gains: Sequence[float], tests: int, level: float) -> tup
     n = len(gains)
     if n < 2:
         return math.inf, math.inf
-    error = float(np.std(gains, ddof=1)) / math.sqrt(n)
+    error = math.sqrt(float(np.var(gains, ddof=1)) / n + user_variance)
     return error, float(stats.t.isf((1 - level) / tests, n - 1)) * error
+
+
+def compute_user_variance(
+    experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair], evaluate: EvaluateSettings
+) -> float:
+    """Compute the variance of the mean gain due to the choice of users, which all seeds of a night share.
+
+    Args:
+        experiment: The experiment.
+        values: The changed settings.
+        pairs: The pairs, whose runs kept their scores.
+        evaluate: The bootstrap over users.
+
+    Returns:
+        The variance; 0 for the objective `log_loss` or without bootstrap samples.
+    """
+    samples = [_bootstrap_gain(experiment, values, pair, evaluate) for pair in pairs]
+    if not samples or not all(len(s) > 1 for s in samples):
+        return 0.0
+    return float(np.nanvar(np.mean(samples, axis=0), ddof=1))
 
 
 def get_paired_runs(

@@ -70,18 +70,18 @@ def prepare(
         DataError: The logs have too few days.
         UserError: A night is not before the unseen night, or training starts from an earlier run.
     """
-    if settings.trainer.warm_start is not None:
-        raise UserError(
-            "trainer.warm_start: tune compares models that are trained from scratch; run it with "
-            "--set trainer.warm_start=null"
-        )
     newest = check_day(ds) if ds else find_newest_day(settings, spark)
     chosen = choose_nights(settings, list_complete_days(settings, spark), newest, nights)
     return pin_nights(settings, spark, chosen)
 
 
 def pin_nights(settings: Settings, spark: SparkSession, nights: Nights) -> Prepared:
-    """Write the splits of some nights, and pin them."""
+    """Write the splits of some nights, and pin them; raises `UserError` if training starts from an earlier run."""
+    if settings.trainer.warm_start is not None:
+        raise UserError(
+            "trainer.warm_start: tune compares models that are trained from scratch; run it with "
+            "--set trainer.warm_start=null"
+        )
     store = WarehouseTables(settings, spark)
     days = sorted({*nights.search, nights.unseen})
     # Start with the last night: its window may contain all days that the earlier nights need.

@@ -93,6 +93,7 @@ class _Active:
     is_baseline: bool
     runs: list[RunMetrics] = field(default_factory=list)
     run_start: float = field(default_factory=time.monotonic)
+    is_stored: bool = False
 
 
 def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None] = lambda _: None) -> None:
@@ -117,9 +118,8 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
                 started = _start_trial(experiment, budget)
                 if started is None:
                     break
-                is_repeated = experiment.store.read(_get_next_run(experiment, started)) is not None
-                repeats = repeats + 1 if is_repeated and not started.is_baseline else 0
-                active[experiment.submit(_get_next_run(experiment, started))] = started
+                active[_submit_next_run(experiment, started)] = started
+                repeats = repeats + 1 if started.is_stored and not started.is_baseline else 0
             show(budget)
             if not active:
                 return
@@ -131,7 +131,8 @@ def search(experiment: Experiment, budget: Budget, show: Callable[[Budget], None
                 if not trial.is_baseline and budget.get_elapsed() >= budget.get_search_seconds():
                     studies.requeue_trial(experiment.study, trial.trial)
                     continue
-                active[experiment.submit(_get_next_run(experiment, trial))] = trial
+                active[_submit_next_run(experiment, trial)] = trial
+                repeats = repeats if trial.is_stored else 0
     except BaseException as error:
         for trial in active.values():
             studies.requeue_trial(experiment.study, trial.trial)
@@ -156,8 +157,11 @@ def _start_trial(experiment: Experiment, budget: Budget) -> _Active | None:
     return _Active(trial, values, is_baseline)
 
 
-def _get_next_run(experiment: Experiment, active: _Active) -> Run:
-    return Run(active.values, experiment.pairs[len(active.runs)])
+def _submit_next_run(experiment: Experiment, active: _Active) -> Future[RunMetrics | None]:
+    """Submit the next run of a trial, and note whether it is finished already."""
+    run = Run(active.values, experiment.pairs[len(active.runs)])
+    active.is_stored, active.run_start = experiment.store.read(run) is not None, time.monotonic()
+    return experiment.submit(run)
 
 
 def _finish_run(experiment: Experiment, active: _Active, future: Future[RunMetrics | None], budget: Budget) -> bool:
@@ -172,8 +176,8 @@ def _finish_run(experiment: Experiment, active: _Active, future: Future[RunMetri
         return _fail(experiment, active, f"{type(error).__name__}: {error}" if not str(error) else str(error))
     if metrics is None:
         return True  # another process trains this run
-    budget.add_run(time.monotonic() - active.run_start)
-    active.run_start = time.monotonic()
+    if not active.is_stored:
+        budget.add_run(time.monotonic() - active.run_start)
     active.runs.append(metrics)
     value = sum(get_metric(m, experiment.objective) for m in active.runs) / len(active.runs)
     if math.isnan(value):

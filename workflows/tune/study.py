@@ -158,18 +158,22 @@ def register_process(folder: Path) -> Iterator[str]:
 
 
 def requeue_lost_trials(study: Study, folder: Path) -> None:
-    """Queue the running trials of processes that have ended, with the same values."""
+    """Queue the running trials of processes that have ended, with the same values.
+
+    A trial without a process was started by one that ended before it could say so.
+    """
     with lock_study(folder):
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             process = trial.user_attrs.get(PROCESS)
-            if process and not _is_running(folder, process):
+            if not process or not _is_running(folder, process):
                 requeue_trial(study, trial)
 
 
 def requeue_trial(study: Study, trial: FrozenTrial | Trial) -> None:
     """Queue a running trial again, with the same values. The trial itself no longer counts."""
     attributes = {BASELINE: True} if trial.user_attrs.get(BASELINE) else {}
-    study.enqueue_trial(dict(trial.params), user_attrs=attributes)
+    queued = trial.system_attrs.get("fixed_params", {})
+    study.enqueue_trial({**queued, **trial.params}, user_attrs=attributes)
     study.set_user_attr(f"{_REQUEUED} {trial.number}", True)
     study.tell(trial.number, state=TrialState.FAIL)
 

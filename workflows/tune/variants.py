@@ -11,6 +11,7 @@ from star_ctr.conf.errors import UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.recipe import read_recipe
 from star_ctr.conf.settings.root import Settings
+from star_ctr.conf.settings.tune import is_fixed
 from star_ctr.workflows.tune.display import Display
 from star_ctr.workflows.tune.experiment import train_all
 from star_ctr.workflows.tune.gains import compute_changes, compute_gains, compute_needed_gain, get_paired_runs
@@ -36,7 +37,11 @@ def parse_variant(conf: str, overrides: Sequence[str], text: str, current: Setti
     Raises:
         UserError: The variant changes the split, or needs a recipe that the warehouse does not have.
     """
-    settings = load(conf, [*overrides, *shlex.split(text)])
+    changes = shlex.split(text)
+    for key in (change.partition("=")[0] for change in changes):
+        if key == "trainer.seed" or is_fixed(key):
+            raise UserError(f"--try {text}: `{key}` is the same in all runs, or does not change the model; remove it")
+    settings = load(conf, [*overrides, *changes])
     if settings.preset == "auto" and read_recipe(settings.paths) is None:
         raise UserError(
             f"--try {text}: {settings.paths.warehouse} has no recipe; run `star-ctr recipe --conf {conf} --set "
@@ -74,10 +79,11 @@ def compare(
     variants: dict[str, dict[str, Any]] = {
         text: parse_variant(conf, overrides, text, prepared.settings) for text in texts
     }
-    named = {"current settings": {}, **{text: values for text, values in variants.items() if values}}
+    named = {"current settings": {}, **variants}
     rows = []
     with open_experiment(prepared, jobs) as experiment, Display(experiment) as display:
-        runs = [Run(values, pair) for values in named.values() for pair in pairs]
+        different = [{}, *(values for values in variants.values() if values)]
+        runs = [Run(values, pair) for values in different for pair in pairs]
         train_all(experiment, runs, show=lambda done, total: display.show_runs("training", done, total))
         for name, values in named.items():
             gains = list(compute_gains(experiment, values, pairs).values())

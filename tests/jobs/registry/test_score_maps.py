@@ -12,9 +12,12 @@ from scipy.special import expit, logit
 
 from star_ctr.conf.contracts.dates import list_calibration_nights
 from star_ctr.conf.contracts.domains import OTHER_NAME
-from star_ctr.conf.contracts.run_id import make_run_id
+from star_ctr.conf.contracts.run_id import hash_label_settings, make_run_id
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
+from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.label_records import LABEL_SETTINGS, WEIGHT
+from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.score_maps import fit_score_maps
 from star_ctr.model.training.score_maps import LogitMap, ScoreBins, ScoreMaps, fit_maps
@@ -68,7 +71,9 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
     settings = load("demo", [f"paths.warehouse={tmp_path}", "trainer.calibration.earlier_scores=platt", *changes])
     store = WarehouseTables(settings, spark)
     assert fit_score_maps(settings, store, NIGHT) is None
-    nights = ["2025-12-20", "2026-01-07", "2026-01-08", NIGHT]  # too old, used, used, the night itself
+    # Too old, used, used, the night itself, and three nights that must not be used: with labels of other settings,
+    # with scores that differ from those of the trainer, and with scores that were not checked.
+    nights = ["2025-12-20", "2026-01-07", "2026-01-08", NIGHT, "2026-01-06", "2026-01-05", "2026-01-04"]
     frames = [make_night(settings, ds, make_run_id(settings, ds), 4_000, k) for k, ds in enumerate(nights)]
     other_run = make_night(settings, "2026-01-08", make_run_id(settings, "2026-01-08") + "-other", 4_000, 9)
     scores = pd.concat([*frames, other_run])
@@ -85,6 +90,14 @@ def test_maps_are_fitted_on_final_labels_before_the_maps_of_earlier_runs(
             "score_maps": OWN_MAPS.model_dump(mode="json") if k == 1 else None,
         }  # fmt: skip
         (attempt.folder / "job.json").write_text(pd.Series(job).to_json())
+    definition = {LABEL_SETTINGS: hash_label_settings(settings)} | ({WEIGHT: weight} if weight else {})
+    records = {ds: DayRecord("x", definition) for ds in nights} | {nights[4]: DayRecord("x", {LABEL_SETTINGS: "other"})}
+    DayRecords(settings).write(LABELS, records)
+    differences = {nights[5]: 0.1, nights[6]: None}
+    runs = [(make_run_id(settings, ds), 1, differences.get(ds, 1e-7)) for ds in nights]
+    store.replace(
+        "runs", spark.createDataFrame(runs, "run_id string, attempt long, max_score_difference double"), "true"
+    )
     found = fit_score_maps(settings, store, NIGHT)
     assert found is not None
     used = pd.concat(frames[1:3]).query("is_final")

@@ -18,6 +18,7 @@ from star_ctr.model.training.score_maps import (
     LogitMap,
     ScoreBins,
     ScoreMaps,
+    _maximize_posterior,
     fit_maps,
 )
 
@@ -142,3 +143,37 @@ def test_a_line_is_inverted_exactly() -> None:
     p = np.array([0.001, 0.03, 0.9])
     assert line.apply(logit(p)) == pytest.approx(0.2 + 0.75 * logit(p))
     assert line.invert(line.apply(logit(p))) == pytest.approx(logit(p))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 1000),
+    st.floats(-2, 2),
+    st.floats(0.4, 2.5),
+    st.integers(500, 200_000),
+    st.floats(-9, 0),
+    st.floats(0, 3),
+)
+def test_the_slope_of_all_domains_matches_scipy(
+    seed: int, shift: float, slope: float, rows: int, middle: float, spread: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(middle, spread, 25)
+    size = np.full(25, max(1, rows // 25), float)
+    clicks = rng.binomial(size.astype(int), expit(shift + slope * x)).astype(float)
+    bins = ScoreBins(np.zeros(25), x, size, clicks)
+    weight = bins.compute_weights()
+    found, _ = _maximize_posterior(bins, np.zeros(2), [0, 1])
+
+    def loss(v: np.ndarray) -> float:
+        z = x + v[0] + v[1] * x
+        return float((weight * (size * np.logaddexp(0, z) - clicks * z)).sum() + 0.5 * (v**2).sum())
+
+    best = min(loss(minimize(loss, start, method="Nelder-Mead", tol=1e-9).x) for start in (np.zeros(2), found))
+    assert loss(found) <= best + 1e-6 * max(1, abs(best))
+
+
+def test_infinite_logits_stay_ordered() -> None:
+    module = ScoreMap.from_maps([([0.0], [0.3], [0.0, 0.0])])
+    found = module(torch.tensor([-torch.inf, 0.0, torch.inf]), torch.zeros(3, dtype=torch.int32))
+    assert torch.sigmoid(found).tolist() == pytest.approx([0.0, 1 / (1 + np.exp(-0.3)), 1.0])

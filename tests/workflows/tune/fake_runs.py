@@ -38,6 +38,7 @@ class FakeRunner:
         auc_losses: The loss of AUC by changed value.
         failing: Values for which training fails.
         kill_after: Kill the process when this number of runs are in the file.
+        user_noise: How much the scores of the search nights differ between runs; on the unseen night, they are random.
     """
 
     calls: Path
@@ -46,6 +47,7 @@ class FakeRunner:
     auc_losses: dict[str, float] = field(default_factory=dict)
     failing: tuple[str, ...] = ()
     kill_after: int | None = None
+    user_noise: float = 0.0
 
     def __call__(self, run: Run, scores: Path | None) -> RunMetrics:
         done = len(list_calls(self.calls))
@@ -61,7 +63,9 @@ class FakeRunner:
         auc = 0.7 - sum(self.auc_losses.get(name, 0.0) for name in names)
         if scores:
             users = [f"u{k}" for k in range(50) for _ in range(4)]
-            rows = {"user_id": users, "label": [0.0, 1.0] * 100, "score": source.random(200)}
+            share = 1.0 if run.pair.night == NIGHTS.unseen else self.user_noise
+            score = (1 - share) * np.tile([0.2, 0.8], 100) + share * source.random(200)
+            rows = {"user_id": users, "label": [0.0, 1.0] * 100, "score": score}
             pq.write_table(pa.table(rows), scores)
         return RunMetrics(auc, gauc, 0.3, 100.0, 100.0, 0.01)
 

@@ -119,6 +119,28 @@ def test_noise_is_rarely_a_reason_for_a_proposal() -> None:
     assert 0.04 < proposals / 2000 < 0.11
 
 
+@pytest.mark.parametrize(("user_noise", "seeds"), [(0.001, 4), (0.001, 16), (0.004, 16)])
+def test_users_that_suit_a_trial_are_rarely_a_reason_for_a_proposal(user_noise: float, seeds: int) -> None:
+    """Search and retraining share the test rows, so the luck of a trial with its users lasts for all seeds."""
+    source, proposals = np.random.default_rng(0), 0
+    for _ in range(500):
+        luck = source.normal(0, user_noise, (20, 2, 1))  # 20 trials on two nights
+        found = (luck + source.normal(0, 0.002, (20, 2, 4))).mean((1, 2))
+        best = np.argsort(-found)[:3]
+        gains = (luck[best] + source.normal(0, 0.002, (3, 2, seeds))).reshape(3, -1)
+        proposals += any(np.mean(g) > compute_needed_gain(list(g), 20, 0.9, user_noise**2 / 2)[1] for g in gains)
+    assert proposals / 500 < 0.12
+
+
+def test_users_decide_whether_a_gain_is_significant(tmp_path: Path) -> None:
+    certain = search(tmp_path / "a", FakeRunner(tmp_path / "calls-a", BETTER, noise=0.001), trials=25).decision
+    assert certain.proposed is not None
+    noisy = FakeRunner(tmp_path / "calls-b", BETTER, noise=0.001, user_noise=1.0)
+    decision = search(tmp_path / "b", noisy, trials=25).decision
+    assert decision.proposed is None
+    assert decision.candidates[0].error > 5 * certain.candidates[0].error
+
+
 def test_a_trial_outside_the_limits_is_not_a_candidate(tmp_path: Path) -> None:
     runner = FakeRunner(tmp_path / "calls", BETTER, auc_losses={name(DROPOUT, 0.2): 0.0011})
     proposed = search(tmp_path, runner, trials=25).decision.proposed
