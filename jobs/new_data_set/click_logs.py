@@ -16,6 +16,8 @@ from star_ctr.jobs.new_data_set.time_formats import parse_times
 
 _MIN_LATER = 0.9
 """Minimum share of clicks that must be after their impression."""
+_MIN_DISTINCT = 0.99
+"""Minimum share of distinct values in a column of ids: some logs deliver a few rows twice."""
 
 
 def find_clicks(impressions: LogColumns, logs: Iterable[LogColumns]) -> LogRole | None:
@@ -31,7 +33,9 @@ def find_clicks(impressions: LogColumns, logs: Iterable[LogColumns]) -> LogRole 
     ids = [
         column
         for column in impressions.columns.values()
-        if column.kind in ("integer", "text") and column.missing == 0 and column.distinct == impressions.n_rows > 1
+        if column.kind in ("integer", "text")
+        and column.missing == 0
+        and column.distinct >= _MIN_DISTINCT * impressions.n_rows > 1
     ]
     best: tuple[tuple[bool, float], LogRole] | None = None
     for log in logs:

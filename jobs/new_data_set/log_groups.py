@@ -125,7 +125,9 @@ def _list_files(fs: AbstractFileSystem, root: str, depth: int = 0) -> Iterator[t
 def _get_format(path: str) -> str | None:
     """Return the format of a file by its name; None if it is not known."""
     _, ending = _split_ending(path.rsplit("/", 1)[-1])
-    return _FORMATS.get(ending.split(".")[1].lower()) if ending else None
+    # The compression comes before the format or after it: part-0.snappy.parquet, part-0.csv.gz.
+    parts = (part.lower() for part in ending.split("."))
+    return next((_FORMATS[part] for part in parts if part in _FORMATS), None)
 
 
 def _split_ending(name: str) -> tuple[str, str]:

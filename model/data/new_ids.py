@@ -6,6 +6,9 @@ unknown, most of them because they are unpopular. So without masks, new ids are 
 
 A training row is therefore sometimes encoded as it would have been on its own day: an id that no earlier training day
 contains becomes `UNKNOWN`. On the first training day, every id is new, so its rows stay as they are.
+
+If vocabularies grow, ids are assigned in the order of the nights. Then an id is only new if it is also larger than all
+ids of earlier training days: a user who returns after a week is not new.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from star_ctr.model.data.reader import Rows, read_files
 _PURPOSE = 2
 """Number that identifies this use of random numbers; see `batch_order.make_generator`."""
 _NEVER = np.iinfo(np.int32).max
+_RETURNING = frozenset({"hour", "weekday", "domain"})
+"""Columns whose values return after a day or a week, so that a value that is new in the training days is not new."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,15 @@ class NewIds:
     Attributes:
         tables: The embedding tables of the ids that may be masked, by position among the integers of a row.
         first_days: The first training day of each id as an ordinal, by embedding table, shape (ids,).
+        largest: The largest id of all earlier training days, by embedding table and day; empty if vocabularies are
+            fitted every night, whose ids have no order.
         first: The first training day as an ordinal.
         share: The share of the rows with a new id in which training masks it.
     """
 
     tables: dict[int, str]
     first_days: dict[str, npt.NDArray[np.int32]]
+    largest: dict[str, dict[int, int]]
     first: int
     share: float
 
@@ -58,35 +66,69 @@ class NewIds:
         for position, table in self.tables.items():
             ids = ints[:, position]
             is_new = (self.first_days[table][ids] == day) & (day > self.first) & (ids >= FIRST_KNOWN)
+            for number, largest in self.largest.get(table, {}).items():
+                is_new &= (day != number) | (ids > largest)
             if random is not None:
                 is_new &= random.random(len(ids)) < self.share
             ids[is_new] = UNKNOWN
         return Rows(ints, rows.floats, rows.label, rows.domain, rows.day, rows.weight)
 
 
-def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float) -> NewIds | None:
-    """Read all training rows, and find the first day of each id.
+def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float, has_grown: bool = False) -> NewIds | None:
+    """Read all training rows, and find the first day of each id, alone or in a sequence.
 
-    Hashed ids are left out: a new value shares its id with other values.
+    Hashed ids are left out: a new value has an id that other values have, too. So are the hour, the weekday and the
+    domain of the impression, whose values return.
 
     Args:
         files: The training files.
         layout: The layout of the encoded rows.
-        share: The share of the rows with a new id in which training masks it.
+        share: The share of the rows with a new id in which training sees it as unknown.
+        has_grown: Whether the vocabularies extend those of earlier nights.
 
     Returns:
         The first days; None if there is only one training day, or no id could be new.
     """
-    tables = {k: f.embedding for k, f in enumerate(layout.categorical) if f.embedding not in layout.hashed}
-    first_days = {table: np.full(layout.embeddings[table], _NEVER, np.int32) for table in tables.values()}
+    tables = {
+        k: f.embedding
+        for k, f in enumerate(layout.categorical)
+        if f.embedding not in layout.hashed and not _RETURNING & {*f.columns}
+    }
+    columns = _list_columns(layout, set(tables.values()))
+    first_days = {table: np.full(layout.embeddings[table], _NEVER, np.int32) for table in columns}
+    largest: dict[str, dict[int, int]] = {table: {} for table in columns}
     days: set[int] = set()
     for rows in read_files(files, layout, days=True):
         assert rows.day is not None
         day = _to_ordinals(rows.day)
-        days |= set(np.unique(day).tolist())
-        for position, table in tables.items():
-            np.minimum.at(first_days[table], rows.ints[:, position], day)
-    return NewIds(tables, first_days, min(days), share) if len(days) > 1 and tables else None
+        found = np.unique(day).tolist()
+        days |= set(found)
+        for table, positions in columns.items():
+            ids = rows.ints[:, positions]
+            np.minimum.at(first_days[table], ids, day[:, None])
+            for number in found:
+                most = int(ids[day == number].max())
+                largest[table][number] = max(most, largest[table].get(number, 0))
+    if len(days) < 2 or not tables:
+        return None
+    before = {
+        table: {day: max(by_day[d] for d in by_day if d < day) for day in sorted(by_day)[1:]}
+        for table, by_day in largest.items()
+    }
+    return NewIds(tables, first_days, before if has_grown else {}, min(days), share)
+
+
+def _list_columns(layout: Layout, tables: set[str]) -> dict[str, list[int]]:
+    """Return the positions of the integers that are ids of some embedding tables, alone or in a sequence."""
+    columns: dict[str, list[int]] = {table: [] for table in tables}
+    for k, field in enumerate(layout.categorical):
+        if field.embedding in tables:
+            columns[field.embedding].append(k)
+    for sequence, offset in layout.iter_sequence_offsets():
+        for side, start in sequence.iter_offsets(offset):
+            if side.embedding in tables:
+                columns[side.embedding] += range(start, start + sequence.length)
+    return columns
 
 
 def make_mask_generator(seed: int, epoch: int, file: int) -> np.random.Generator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from star_ctr.conf.contracts.encoded_row import Layout, SplitPartition
+from star_ctr.conf.contracts.encoded_row import TRAIN_DAY, Layout, SplitPartition
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.trainer import TrainerSettings
 from star_ctr.model.data.batch_order import DataFile, count_rows_by_domain
@@ -67,6 +67,7 @@ def list_training_files(
         all_files = add_mean_weight(all_files)
         files = add_mean_weight(files) if is_sampled else list(all_files)
     share = trainer.data.new_ids_as_unknown
-    new_ids = find_new_ids(all_files, layout, share) if share else None
+    has_grown = any(partition.part == TRAIN_DAY for partition in partitions)
+    new_ids = find_new_ids(all_files, layout, share, has_grown) if share else None
     excluded_rows = count_rows_by_domain([file for file in found if file.domain in excluded])
     return TrainingFiles(files, all_files, rates, excluded, excluded_rows, new_ids)

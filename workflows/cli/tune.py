@@ -98,11 +98,14 @@ def tune(
     from rich.console import Group
     from rich.text import Text
 
+    from star_ctr.conf.errors import UserError
+    from star_ctr.conf.load import load
     from star_ctr.conf.redaction import format_command
     from star_ctr.workflows import terminal
     from star_ctr.workflows.tune import report
     from star_ctr.workflows.tune import run as tuning
     from star_ctr.workflows.tune.nights import Nights, pin_nights, prepare
+    from star_ctr.workflows.tune.space import make_space
 
     chosen = nights.replace(",", " ").split() if nights else None
 
@@ -114,9 +117,12 @@ def tune(
         spark.stop()  # it would take memory and cores from the training runs
         return prepared
 
-    _, prepared = with_spark("tune", conf, set, prepare_nights, progress=False, writes=True, wait=wait)
+    if tries and (trials or minutes):
+        raise UserError("--trials and --minutes limit a search; leave them out with --try")
+    make_space(load(conf, set or []))  # its problems are found before Spark starts
     command = format_command(["star-ctr", *sys.argv[1:]])
     try:
+        _, prepared = with_spark("tune", conf, set, prepare_nights, progress=False, writes=True, wait=wait)
         if tries:
             _compare(prepared, conf, set or [], tries, seeds, jobs, json)
             return

@@ -18,6 +18,7 @@ from star_ctr.conf.load import load
 from star_ctr.conf.settings.features import Sequence, Statistic
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.new_data_set.draft import Draft, draft_settings
+from star_ctr.jobs.new_data_set.log_groups import _get_format
 from star_ctr.jobs.tools import check
 from star_ctr.workflows import nightly
 from star_ctr.workflows.cli import app
@@ -48,6 +49,23 @@ def make_rows(n: int = 4_000, days: int = 4) -> pd.DataFrame:
             "length": rng.integers(100, 5_000, n),
         }
     )
+
+
+@pytest.mark.parametrize("ending", ["snappy.parquet", "c000.snappy.parquet", "csv.gz", "zst.parquet", "orc", "json"])
+def test_formats_are_found_with_compressed_files(ending: str) -> None:
+    assert _get_format(f"views/part-00000-{'0' * 8}.{ending}") == next(
+        part for part in ending.split(".") if part in ("parquet", "csv", "orc", "json")
+    )
+
+
+def test_a_few_repeated_rows_hide_no_click_log(tmp_path: Path) -> None:
+    frames = small_logs.frames()
+    views = next(name for name, frame in frames.items() if "view" in frame.columns and "visitor" in frame.columns)
+    rows = frames[views]
+    frames[views] = pd.concat([rows, rows.tail(2)])
+    small_logs.write(tmp_path, frames)
+    _, settings = draft(tmp_path / "logs")
+    assert settings.logs.clicks is not None
 
 
 def test_a_shop_with_a_click_log(tmp_path: Path) -> None:

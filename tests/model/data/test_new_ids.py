@@ -101,6 +101,52 @@ def test_one_day_or_hashed_ids_have_no_new_ids(table: str, tmp_path: Path) -> No
     assert (find(table).mask(one_day).ints == rows.ints).all(), "on the first day, every id would be new"
 
 
+def test_ids_in_sequences_and_returning_values_are_not_new(tmp_path: Path) -> None:
+    table, rng = str(tmp_path / "split"), np.random.default_rng(0)
+    layout = SMALL.model_copy(
+        update={"categorical": [SMALL.categorical[0].model_copy(update={"column": "weekday"}), SMALL.categorical[1]]}
+    )
+    ints = np.zeros((300, SMALL.int_count), np.int32)
+    day = np.repeat(np.arange(3), 100)
+    ints[:, 0] = 2 + day  # a weekday
+    ints[:, 1] = 10 + day  # an item per day, and that of the second day is in sequences of the first
+    ints[:100, 2], ints[:100, 3] = 1, 11
+    data = {
+        "impression_id": [str(k) for k in range(300)], "user_id": ["u"] * 300, "day": [DAYS[d] for d in day],
+        "label": pa.array(np.zeros(300, np.float32)), "label_final": [True] * 300,
+        "domain_id": pa.array(np.full(300, 1), pa.int32()), "ints": pack_rows(ints),
+        "floats": pack_rows(rng.normal(size=(300, 1)).astype(np.float32)), "ds": [SMALL.ds] * 300,
+        "part": ["train"] * 300, "domain": ["a"] * 300, "domain_number": pa.array(np.full(300, 1), pa.int32()),
+    }  # fmt: skip
+    write_deltalake(table, pa.table(data), partition_by=["ds", "part", "domain_number"])
+    files = list_files(table, layout)
+    rows = next(iter(read_files(files, layout, days=True)))
+    found = find_new_ids(files, layout, 1.0)
+    assert found is not None
+    masked = found.mask(rows).ints
+    assert (masked[:, 0] == rows.ints[:, 0]).all()
+    assert sorted(set(masked[:, 1].tolist())) == [UNKNOWN, 10, 11], "only the item of the third day is new"
+
+
+def test_grown_vocabularies_have_new_ids_at_their_end(table: str) -> None:
+    """A returning user has a smaller id than those that were added on the last days."""
+    files = list_files(table)
+    found = find_new_ids(files, SMALL, 1.0, has_grown=True)
+    assert found is not None
+    rows = next(iter(read_files(files, SMALL, days=True)))
+    assert rows.day is not None
+    masked = found.mask(rows).ints[:, 1] == UNKNOWN
+    largest = {0: 0, 1: 0, 2: 0}
+    for part in read_files(files, SMALL, days=True):
+        for item, day in zip(part.ints[:, 1].tolist(), part.day, strict=True):  # type: ignore[arg-type]
+            for later in range(DAYS.index(day) + 1, 3):
+                largest[later] = max(largest[later], item)
+    plain = find(table).mask(rows).ints[:, 1] == UNKNOWN
+    above = np.array([i > largest[DAYS.index(d)] for i, d in zip(rows.ints[:, 1].tolist(), rows.day, strict=True)])
+    assert (masked == (plain & above)).all()
+    assert 0 < masked.sum() <= plain.sum()
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_masks_do_not_depend_on_where_an_epoch_starts(table: str, mixed: bool) -> None:
     files, new_ids = list_files(table), find(table)

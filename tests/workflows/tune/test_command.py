@@ -69,3 +69,19 @@ def test_ctrl_c_prints_the_command_that_continues(invoke: Callable[..., Any], tm
     result = invoke(Stopping(tmp_path / "calls"), "--trials", "3")
     assert result.exit_code in (1, 130)
     assert "Finished runs are kept; to continue, run: star-ctr" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "tune.space={trainer.optimizer.ler: {values: [1]}}"], "did you mean `trainer.optimizer.lr`"),
+        (["--try", "trainer.epochs=2", "--trials", "3"], "leave them out with --try"),
+    ],
+)
+def test_mistakes_are_found_before_spark_starts(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("star_ctr.workflows.cli.tune.with_spark", lambda *_, **__: pytest.fail("Spark was started"))
+    result = CliRunner().invoke(app, ["tune", "--conf", "demo", *options])
+    assert result.exit_code != 0
+    assert message in " ".join([result.output, str(result.exception)]).replace("\n", " ")
