@@ -183,7 +183,7 @@ def _fit_line(bins: ScoreBins, center: tuple[float, float], has_slope: bool) -> 
 def _shrink(difference: float, error: float) -> float:
     """Return a difference shrunk toward 0; it becomes 0 unless it is larger than sqrt(2) standard errors."""
     # Most models need no further calibration. Then a difference is noise, and following it makes predictions worse.
-    return difference * max(0.0, 1 - 2 * error**2 / difference**2) if difference else 0.0
+    return difference * (1 - 2 * (error / difference) ** 2) if abs(difference) > 2**0.5 * error else 0.0
 
 
 def _maximize_posterior(bins: ScoreBins, center: Floats, free: list[int]) -> tuple[Floats, Floats]:
@@ -252,11 +252,11 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
     # No limit by night: variation of a day's CTR shifts all logits alike, and the shifts have removed this.
     weight = np.exp2(-merged.age / HALF_LIFE)
     x, bin_of = np.unique(merged.logit, return_inverse=True)
-    rows, clicks = (np.bincount(bin_of, weight * n) for n in (merged.rows, merged.clicks))
-    blocks = isotonic_regression(clicks / rows, weights=rows).blocks
+    all_rows, clicks = (np.bincount(bin_of, weight * n) for n in (merged.rows, merged.clicks))
+    blocks = isotonic_regression(clicks / all_rows, weights=all_rows).blocks
     starts = blocks[:-1]
     rows, clicks, predicted, at = (
-        np.add.reduceat(a, starts) for a in (rows, clicks, rows * expit(x), rows * x)
+        np.add.reduceat(a, starts) for a in (all_rows, clicks, all_rows * expit(x), all_rows * x)
     )  # fmt: skip
     # Shrink by clicks: the CTR of a block with few clicks remains close to the predicted CTR.
     share = (clicks + _PRIOR_CLICKS) / (predicted + _PRIOR_CLICKS)
@@ -267,7 +267,14 @@ def _fit_isotonic(bins: Mapping[str, ScoreBins], shifts: Mapping[str, LogitMap])
         values[k] = min(max(values[k], low), high)
     offsets = values - knots
     slopes = [0.0, *(np.diff(offsets) / np.diff(knots)), 0.0]
-    return LogitMap(knots=knots.tolist(), offsets=offsets.tolist(), slopes=[float(s) for s in slopes])
+    shape = LogitMap(knots=knots.tolist(), offsets=offsets.tolist(), slopes=[float(s) for s in slopes])
+    # Blocks with few clicks are shrunk and others are not, so the sum of the predictions may have changed. Restore it.
+    mapped, total, correction = shape.apply(x), all_rows @ expit(x), 0.0
+    for _ in range(20):
+        p = expit(mapped + correction)
+        step = float((all_rows @ p - total) / max(all_rows @ (p * (1 - p)), 1e-12))
+        correction -= min(max(step, -0.5), 0.5)
+    return shape.model_copy(update={"offsets": [offset + correction for offset in shape.offsets]})
 
 
 def describe_maps(maps: ScoreMaps) -> dict[str, object]:

@@ -82,6 +82,15 @@ def test_many_nights_find_the_true_map() -> None:
     assert (p * n).sum() == pytest.approx(bins["a"].clicks.sum(), rel=0.05)
 
 
+@pytest.mark.parametrize("slope", [0.7, 1.3])
+def test_an_isotonic_map_keeps_the_sum_of_predictions(slope: float) -> None:
+    bins = make_bins(300_000, 0.4 * (1 - slope), slope)
+    shift = fit_maps("bias", {"a": bins})["a"].apply(bins.logit)
+    mapped = fit_maps("isotonic", {"a": bins})["a"].apply(bins.logit)
+    weight = bins.rows * 2 ** (-bins.age / HALF_LIFE)
+    assert weight @ expit(mapped) == pytest.approx(weight @ expit(shift), rel=1e-6)
+
+
 def test_a_night_with_many_clicks_does_not_decide_alone() -> None:
     """However many rows it has: the CTR of a day varies by itself."""
     one, ten = (fit_maps("bias", {"a": make_bins(50_000_000, 0.1, nights=n)})["a"].offsets[0] for n in (1, 10))
