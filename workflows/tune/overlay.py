@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from star_ctr.conf.errors import UserError
 from star_ctr.conf.files import write_text
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
@@ -30,6 +31,9 @@ def write_overlay(
         settings: The current settings, with these overrides and the recipe.
         values: The proposed values, by dotted key.
         notes: Lines to write as comments at the top.
+
+    Raises:
+        UserError: A proposed mapping lacks keys of the current one.
     """
     kept = [o for o in overrides if o.partition("=")[0].split(".")[0] not in _SECTIONS]
     proposed = _list_affecting(change_settings(settings, values))
@@ -43,6 +47,15 @@ def write_overlay(
             break
         assert not missing.keys() & found.keys(), f"{missing} has no effect"
         found |= missing
+    extended = _list_affecting(load(conf, kept))
+    for key, value in found.items():
+        # A mapping in the extended file keeps its other keys.
+        if isinstance(value, dict) and isinstance(extended[key], dict) and extended[key].keys() - value.keys():
+            dropped = ", ".join(sorted(extended[key].keys() - value.keys()))
+            raise UserError(
+                f"tune.space: the proposed value of `{key}`, {json.dumps(value)}, lacks {dropped}, which a file that "
+                "extends another one cannot remove; give all values in tune.space the same keys"
+            )
     base = os.path.relpath(conf, file.parent) if Path(conf).suffix in (".yaml", ".yml") else conf
     if kept:
         notes = [*notes, f"Measured with {' '.join(f'--set {o}' for o in kept)}, which this file does not contain."]

@@ -78,6 +78,15 @@ def test_a_shipped_configuration_is_extended_by_name(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "demo-tuned.yaml").read_text()) == {"extends": "demo", "model": {"dim": 16}}
 
 
+def test_a_proposed_mapping_cannot_drop_keys_of_the_extended_file(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text('extends: demo\ntrainer: {negatives: {"1": 0.1, "2": 0.2}}\n')
+    current = load(base)
+    with pytest.raises(UserError, match="lacks 2, which a file that extends"):
+        write_overlay(tmp_path / "tuned.yaml", str(base), [], current, {"trainer.negatives": {"1": 0.3}}, [])
+    assert not (tmp_path / "tuned.yaml").exists()
+
+
 @pytest.mark.usefixtures("_one_code")
 def test_a_report_with_a_proposal(tmp_path: Path) -> None:
     result = search(tmp_path, FakeRunner(tmp_path / "calls", GAINS, noise=0.001, failing=(name(EPOCHS, 2),)), 16)
