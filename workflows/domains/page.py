@@ -187,10 +187,15 @@ def describe_domain(d: DomainMetrics, gain: Effect, others: Effect) -> dict[str,
         "alone": d.metrics["alone"]["gauc"],
         "joint": d.metrics["joint"]["gauc"],
         "gain": _format_text(gain),
-        "from the others": gain.verdict,
+        "from the others": _shorten(gain.verdict),
         "effect": _format_text(others),
-        "on the others": others.verdict,
+        "on the others": _shorten(others.verdict),
     }
+
+
+def _shorten(verdict: str) -> str:
+    """Return a verdict for a narrow table."""
+    return "unclear" if verdict.startswith("no ") else verdict
 
 
 def _format_text(effect: Effect) -> str:

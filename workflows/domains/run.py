@@ -143,8 +143,8 @@ def run(
     chosen, left_out = choose_domains(list(counts.values()), domains, min_clicks)
     names = dict(iter_models(data, chosen, sorted({d for found in counts.values() for d in found})))
     stderr.print(
-        f"{len(chosen)} domains, {len(names)} models, {len(nights)} nights and {seeds} seeds: "
-        f"{len(names) * len(nights) * seeds} training runs",
+        f"domains: {len(chosen)}, models: {len(names)}, nights: {len(nights)}, seeds: {seeds}, "
+        f"training runs: {len(names) * len(nights) * seeds}",
         highlight=False,
     )
     trials = [make_trial(name, s, night, k) for k in range(seeds) for night in nights for name, s in names.items()]
