@@ -76,9 +76,16 @@ def count_rows_by_domain(files: Sequence[DataFile], mixed: bool = False) -> dict
     return dict(sorted(rows.items()))
 
 
-def make_generator(seed: int, epoch: int, purpose: int) -> np.random.Generator:
-    """Return the random generator of an epoch for one purpose (0: the plan, 1: draws from the windows)."""
-    return np.random.default_rng(np.random.SeedSequence([seed, epoch, purpose]))
+def make_generator(seed: int, epoch: int, purpose: int, *more: int) -> np.random.Generator:
+    """Return the random generator of an epoch for one purpose.
+
+    Args:
+        seed: Training seed.
+        epoch: Number of the epoch.
+        purpose: 0 for the plan, 1 for draws from the windows, 2 for masks of new ids.
+        *more: Further numbers that the generator depends on, such as the index of a file.
+    """
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch, purpose, *more]))
 
 
 def plan_epoch(

@@ -21,7 +21,7 @@ from star_ctr.conf.contracts.domains import MIXED
 from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.model.data.batch_order import DataFile, Draw, Read, make_generator, plan_epoch
-from star_ctr.model.data.new_ids import NewIds, make_mask_generator
+from star_ctr.model.data.new_ids import NewIds
 from star_ctr.model.data.reader import Rows, concat_rows, read_files
 from star_ctr.model.data.shuffle_window import Window
 
@@ -89,7 +89,7 @@ def iter_epoch(
     if new_ids is not None:
         # Masks depend only on seed, epoch and file, not on where the epoch starts.
         arriving = (
-            new_ids.mask(rows, make_mask_generator(seed, epoch, file))
+            new_ids.mask(rows, make_generator(seed, epoch, 2, file))
             for file, rows in zip(order_of_files, arriving, strict=True)
         )
     windows = _fill_windows(in_windows, needed, arriving)

@@ -13,20 +13,16 @@ ids of earlier training days: a user who returns after a week is not new.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from star_ctr.conf.contracts.encoded_row import FIRST_KNOWN, UNKNOWN, Layout
 from star_ctr.model.data.batch_order import DataFile
 from star_ctr.model.data.reader import Rows, read_files
 
-_PURPOSE = 2
-"""Number that identifies this use of random numbers; see `batch_order.make_generator`."""
 _NEVER = np.iinfo(np.int32).max
 _RETURNING = frozenset({"hour", "weekday", "domain"})
 """Columns whose values return after a day or a week, so that a value that is new in the training days is not new."""
@@ -34,21 +30,17 @@ _RETURNING = frozenset({"hour", "weekday", "domain"})
 
 @dataclass(frozen=True)
 class NewIds:
-    """The first training day of each id.
+    """The day on which each id is new.
 
     Attributes:
         tables: The embedding tables of the ids that may be masked, by position among the integers of a row.
-        first_days: The first training day of each id as an ordinal, by embedding table, shape (ids,).
-        largest: The largest id of all earlier training days, by embedding table and day; empty if vocabularies are
-            fitted every night, whose ids have no order.
-        first: The first training day as an ordinal.
+        days: The training day on which each id is new as an ordinal, by embedding table, shape (ids,); `_NEVER` for ids
+            that are not new on any training day.
         share: The share of the rows with a new id in which training masks it.
     """
 
     tables: dict[int, str]
-    first_days: dict[str, npt.NDArray[np.int32]]
-    largest: dict[str, dict[int, int]]
-    first: int
+    days: dict[str, npt.NDArray[np.int32]]
     share: float
 
     def mask(self, rows: Rows, random: np.random.Generator | None = None) -> Rows:
@@ -61,17 +53,14 @@ class NewIds:
         Returns:
             The rows with masked ids.
         """
-        assert rows.day is not None
-        day, ints = _to_ordinals(rows.day), rows.ints.copy()
+        day, ints = rows.number_days(), rows.ints.copy()
         for position, table in self.tables.items():
             ids = ints[:, position]
-            is_new = (self.first_days[table][ids] == day) & (day > self.first) & (ids >= FIRST_KNOWN)
-            for number, largest in self.largest.get(table, {}).items():
-                is_new &= (day != number) | (ids > largest)
+            is_new = self.days[table][ids] == day
             if random is not None:
                 is_new &= random.random(len(ids)) < self.share
             ids[is_new] = UNKNOWN
-        return Rows(ints, rows.floats, rows.label, rows.domain, rows.day, rows.weight)
+        return replace(rows, ints=ints)
 
 
 def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float, has_grown: bool = False) -> NewIds | None:
@@ -95,27 +84,30 @@ def find_new_ids(files: Sequence[DataFile], layout: Layout, share: float, has_gr
         if f.embedding not in layout.hashed and not _RETURNING & {*f.columns}
     }
     columns = _list_columns(layout, set(tables.values()))
-    first_days = {table: np.full(layout.embeddings[table], _NEVER, np.int32) for table in columns}
-    largest: dict[str, dict[int, int]] = {table: {} for table in columns}
-    days: set[int] = set()
+    days = {table: np.full(layout.embeddings[table], _NEVER, np.int32) for table in columns}
+    found: set[int] = set()
     for rows in read_files(files, layout, days=True):
-        assert rows.day is not None
-        day = _to_ordinals(rows.day)
-        found = np.unique(day).tolist()
-        days |= set(found)
+        day = rows.number_days()
+        found |= set(np.unique(day).tolist())
         for table, positions in columns.items():
-            ids = rows.ints[:, positions]
-            np.minimum.at(first_days[table], ids, day[:, None])
-            for number in found:
-                most = int(ids[day == number].max())
-                largest[table][number] = max(most, largest[table].get(number, 0))
-    if len(days) < 2 or not tables:
+            np.minimum.at(days[table], rows.ints[:, positions], day[:, None])
+    if len(found) < 2 or not tables:
         return None
-    before = {
-        table: {day: max(by_day[d] for d in by_day if d < day) for day in sorted(by_day)[1:]}
-        for table, by_day in largest.items()
-    }
-    return NewIds(tables, first_days, before if has_grown else {}, min(days), share)
+    for first_days in days.values():
+        first_days[:FIRST_KNOWN] = _NEVER
+        if has_grown:
+            _drop_returning(first_days)
+        first_days[first_days == min(found)] = _NEVER
+    return NewIds(tables, days, share)
+
+
+def _drop_returning(first_days: npt.NDArray[np.int32]) -> None:
+    """Drop the ids of a grown vocabulary that are smaller than an id of an earlier day: they were added before."""
+    largest = 0
+    for day in np.unique(first_days[first_days != _NEVER]):
+        ids = np.flatnonzero(first_days == day)
+        first_days[ids[ids <= largest]] = _NEVER
+        largest = max(largest, int(ids.max()))
 
 
 def _list_columns(layout: Layout, tables: set[str]) -> dict[str, list[int]]:
@@ -129,16 +121,3 @@ def _list_columns(layout: Layout, tables: set[str]) -> dict[str, list[int]]:
             if side.embedding in tables:
                 columns[side.embedding] += range(start, start + sequence.length)
     return columns
-
-
-def make_mask_generator(seed: int, epoch: int, file: int) -> np.random.Generator:
-    """Return the random generator that draws which new ids of a file are masked in an epoch."""
-    return np.random.default_rng(np.random.SeedSequence([seed, epoch, _PURPOSE, file]))
-
-
-def _to_ordinals(days: npt.NDArray[np.object_]) -> npt.NDArray[np.int32]:
-    """Return days as ordinals."""
-    found = pa.array(days, pa.string()).dictionary_encode()
-    ordinals = np.array([dt.date.fromisoformat(d).toordinal() for d in found.dictionary.to_pylist()], np.int32)
-    numbers: npt.NDArray[np.int32] = ordinals[found.indices.to_numpy()]
-    return numbers

@@ -7,6 +7,7 @@ with its row count in the Delta log. Any difference is an error.
 
 from __future__ import annotations
 
+import datetime as dt
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,13 @@ class Rows:
     def total_weight(self) -> float:
         """Sum of the weights; the number of rows if all rows have the same weight."""
         return len(self) if self.weight is None else float(self.weight.sum(dtype=np.float64))
+
+    def number_days(self) -> npt.NDArray[np.int32]:
+        """Return the days as ordinals, shape (n,); they must have been read."""
+        found = pa.array(self.day, pa.string()).dictionary_encode()
+        days = [dt.date.fromisoformat(day).toordinal() for day in found.dictionary.to_pylist()]
+        numbers: npt.NDArray[np.int32] = np.array(days, np.int32)[found.indices.to_numpy()]
+        return numbers
 
     def part(self, index: npt.NDArray[np.intp] | slice) -> Rows:
         """Return the rows at `index`, in its order."""

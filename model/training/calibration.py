@@ -109,15 +109,11 @@ def _iter_parts(
         The domain, integers, floats, labels and weights of the rows. Integers and floats are on `device`; labels and
         weights are float64 on the CPU.
     """
-    newest = dt.date.fromisoformat(layout.ds) - dt.timedelta(days=1)
-    ages: dict[str, float] = {}
+    newest = dt.date.fromisoformat(layout.ds).toordinal() - 1
     for file, rows in zip(files, read_files(files, layout, days=True), strict=True):
         if new_ids is not None:
             rows = new_ids.mask(rows)
-        assert rows.day is not None
-        for day in set(rows.day) - ages.keys():
-            ages[day] = (newest - dt.date.fromisoformat(day)).days
-        weight = np.exp2([-ages[day] / half_life for day in rows.day])
+        weight = np.exp2((rows.number_days() - newest) / half_life)
         if use_row_weights and rows.weight is not None:
             weight = weight * rows.weight
         for start in range(0, len(rows), _ROWS):
