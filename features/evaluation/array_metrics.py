@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from star_ctr.features.evaluation.loss_sums import LEAST_SCORE
+from star_ctr.features.evaluation.loss_sums import compute_row_losses
 from star_ctr.features.evaluation.poisson_bootstrap import Bools, Floats, Ints, draw_weights
 from star_ctr.features.evaluation.ranked_auc import RankSums
 from star_ctr.features.evaluation.ranked_auc import compute_auc as compute_auc_from_sums
@@ -54,7 +54,6 @@ def compute_array_metrics(user: npt.NDArray[np.generic], label: Floats, score: F
     Returns:
         The metrics.
     """
-    p = np.clip(score, LEAST_SCORE, 1 - LEAST_SCORE)
     auc = float(compute_auc_samples(label, score)[0])
     gauc = float(compute_gauc_samples(user, label, score)[0])
     return ArrayMetrics(
@@ -63,7 +62,7 @@ def compute_array_metrics(user: npt.NDArray[np.generic], label: Floats, score: F
         predicted=float(score.sum()),
         auc=None if np.isnan(auc) else auc,
         gauc=None if np.isnan(gauc) else gauc,
-        log_loss=float(-np.where(label > 0, np.log(p), np.log1p(-p)).mean()),
+        log_loss=float(compute_row_losses(score, label > 0).mean()),
     )
 
 

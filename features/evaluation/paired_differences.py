@@ -16,6 +16,7 @@ This module uses NumPy and SciPy only.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +67,22 @@ def compute_mean_difference(differences: Floats, users: float, level: float) -> 
     parts = [(error**2, user_dof)]
     if (seeds := len(differences)) > 1:
         parts.append((float(np.var(differences[:, 0], ddof=1)) / seeds, seeds - 1))
-    variance = sum(v for v, _ in parts)
-    if variance == 0:
+    std, dof = combine_variances(parts)
+    if std == 0:
         return MeanDifference(value, value, value, float(value == 0))
-    dof = variance**2 / sum(v**2 / d for v, d in parts)
-    std = math.sqrt(variance)
     margin = float(t.isf((1 - level) / 2, dof)) * std
     return MeanDifference(value, value - margin, value + margin, float(2 * t.sf(abs(value) / std, dof)))
+
+
+def combine_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Add independent variances.
+
+    Args:
+        parts: The estimated variances, with their degrees of freedom.
+
+    Returns:
+        The standard deviation of the sum, and its degrees of freedom by Welch and Satterthwaite; infinite if all
+        variances are 0.
+    """
+    variance = sum(v for v, _ in parts)
+    return math.sqrt(variance), variance**2 / sum(v**2 / dof for v, dof in parts) if variance else math.inf

@@ -27,11 +27,11 @@ from star_ctr.workflows.tune import study as studies
 from star_ctr.workflows.tune.experiment import Experiment, train_all
 from star_ctr.workflows.tune.gains import (
     UnseenGain,
+    UserBootstrap,
     compare_unseen,
     compute_changes,
     compute_gains,
     compute_needed_gain,
-    compute_user_variance,
     get_paired_runs,
     measure_violations,
 )
@@ -123,8 +123,9 @@ def decide(
     rest = [{}, *alive] if alive else []
     train("retraining", [Run(v, pair, keeps_scores=True) for pair in fresh[len(half) :] for v in rest])
     tests = _count_tests(experiment, len(fresh))
+    bootstrap = UserBootstrap(experiment, evaluate)
     candidates = [
-        _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level, evaluate)
+        _evaluate(experiment, trial, fresh if studies.get_values(trial) in alive else half, tests, level, bootstrap)
         for trial in trials
     ]
     candidates = sorted((_mark_failed(experiment, c, failures) for c in candidates), key=_sort_key)
@@ -169,13 +170,13 @@ def _evaluate(
     pairs: Sequence[Pair],
     tests: int,
     level: float,
-    evaluate: EvaluateSettings,
+    bootstrap: UserBootstrap,
 ) -> Candidate:
     """Evaluate a candidate on its pairs."""
     values = studies.get_values(trial)
     gains = compute_gains(experiment, values, pairs)
     mean = sum(gains.values()) / len(gains) if gains else float("nan")
-    of_users = compute_user_variance(experiment, values, list(gains), evaluate)
+    of_users = bootstrap.compute_variance(values, list(gains))
     error, needed = compute_needed_gain(list(gains.values()), tests, level, of_users)
     runs, baseline = get_paired_runs(experiment, values, pairs)
     nights = sorted({pair.night for pair in gains})

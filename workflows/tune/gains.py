@@ -13,6 +13,8 @@ from scipy import stats
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.tune import TuneLimits
 from star_ctr.features.evaluation.array_metrics import compute_auc_samples, compute_gauc_samples, hash_users
+from star_ctr.features.evaluation.paired_differences import combine_variances
+from star_ctr.features.evaluation.poisson_bootstrap import Floats
 from star_ctr.workflows.tune.experiment import Experiment
 from star_ctr.workflows.tune.runs import Pair, Run, RunMetrics, compute_pcoc, get_metric
 
@@ -75,24 +77,62 @@ def compute_needed_gain(
     return error, float(stats.t.isf((1 - level) / tests, n - 1)) * error
 
 
-def compute_user_variance(
-    experiment: Experiment, values: dict[str, Any], pairs: Sequence[Pair], evaluate: EvaluateSettings
-) -> float:
-    """Compute the variance of the mean gain due to the choice of users, which all seeds of a night share.
+class UserBootstrap:
+    """A bootstrap over users of the gains of a search, whose runs kept their scores.
+
+    The samples of a run are computed once, because all candidates are compared with the same current settings.
 
     Args:
         experiment: The experiment.
-        values: The changed settings.
-        pairs: The pairs, whose runs kept their scores.
-        evaluate: The bootstrap over users.
-
-    Returns:
-        The variance; 0 for the objective `log_loss` or without bootstrap samples.
+        evaluate: The number of bootstrap samples and their seed.
     """
-    samples = [_bootstrap_gain(experiment, values, pair, evaluate) for pair in pairs]
-    if not samples or not all(len(s) > 1 for s in samples):
-        return 0.0
-    return float(np.nanvar(np.mean(samples, axis=0), ddof=1))
+
+    def __init__(self, experiment: Experiment, evaluate: EvaluateSettings) -> None:
+        self.experiment, self.evaluate = experiment, evaluate
+        self._samples: dict[str, Floats] = {}
+
+    def sample_mean_gain(self, values: dict[str, Any], pairs: Sequence[Pair]) -> Floats | None:
+        """Return the mean gain over pairs of night and seed in each bootstrap sample.
+
+        Args:
+            values: The changed settings.
+            pairs: The pairs.
+
+        Returns:
+            (samples,) gains; None for the objective `log_loss`, without bootstrap samples, or without scores.
+        """
+        gains = []
+        for pair in pairs:
+            changed, current = (self._sample(Run(v, pair, keeps_scores=True)) for v in (values, {}))
+            if not len(changed) or not len(current):
+                return None
+            gains.append(changed - current)
+        return np.mean(gains, axis=0) if gains else None
+
+    def compute_variance(self, values: dict[str, Any], pairs: Sequence[Pair]) -> float:
+        """Return the variance of the mean gain due to the choice of users, which all seeds of a night share."""
+        samples = self.sample_mean_gain(values, pairs)
+        return 0.0 if samples is None or len(samples) < 2 else float(np.nanvar(samples, ddof=1))
+
+    def _sample(self, run: Run) -> Floats:
+        """Return the objective of a run in each bootstrap sample; empty if there are none."""
+        if run.key not in self._samples:
+            self._samples[run.key] = self._compute(run)
+        return self._samples[run.key]
+
+    def _compute(self, run: Run) -> Floats:
+        file, objective = self.experiment.store.get_scores(run), self.experiment.objective
+        if not file.exists() or objective == "log_loss":
+            return np.empty(0)
+        rows = pq.read_table(file)
+        if not len(rows):
+            return np.empty(0)
+        user, label, score = (rows[name].to_numpy() for name in ("user_id", "label", "score"))
+        options = {"samples": self.evaluate.bootstrap_samples, "seed": self.evaluate.seed}
+        if objective == "gauc":
+            return compute_gauc_samples(user, label, score, **options)[1:]
+        users, number = np.unique(user, return_inverse=True)
+        return compute_auc_samples(label, score, hash_users(users)[number], **options)[1:]
 
 
 def get_paired_runs(
@@ -128,10 +168,8 @@ def compare_unseen(
 ) -> UnseenGain:
     """Compute the gain on the unseen night with its interval."""
     gains = compute_gains(experiment, values, pairs)
-    samples = [_bootstrap_gain(experiment, values, pair, evaluate) for pair in pairs]
-    low, high = compute_gain_interval(
-        list(gains.values()), np.mean(samples, axis=0) if all(len(s) for s in samples) else None, evaluate.level
-    )
+    samples = UserBootstrap(experiment, evaluate).sample_mean_gain(values, pairs)
+    low, high = compute_gain_interval(list(gains.values()), samples, evaluate.level)
     runs, baseline = get_paired_runs(experiment, values, pairs)
     return UnseenGain(gains, sum(gains.values()) / len(gains), low, high, compute_changes(runs, baseline))
 
@@ -155,33 +193,11 @@ def compute_gain_interval(gains: Sequence[float], samples: Any, level: float) ->
     of_users = 0.0 if samples is None or len(samples) < 2 else float(np.nanvar(samples, ddof=1))
     if n < 2 and not of_users:
         return -math.inf, math.inf
-    total = of_seeds + of_users
-    if not total:
-        return mean, mean
-    parts = of_seeds**2 / (n - 1) if n > 1 else 0.0
-    parts += of_users**2 / (len(samples) - 1) if of_users else 0.0
-    width = float(stats.t.ppf((1 + level) / 2, total**2 / parts)) * math.sqrt(total)
+    parts = [(of_seeds, n - 1)] if n > 1 else []
+    parts += [(of_users, len(samples) - 1)] if of_users else []
+    std, dof = combine_variances(parts)
+    width = float(stats.t.ppf((1 + level) / 2, dof)) * std if std else 0.0
     return mean - width, mean + width
-
-
-def _bootstrap_gain(experiment: Experiment, values: dict[str, Any], pair: Pair, evaluate: EvaluateSettings) -> Any:
-    """Return the gain of a pair in each bootstrap sample of users; empty if the scores were not kept."""
-    found = []
-    for v in (values, {}):
-        file = experiment.store.get_scores(Run(v, pair, keeps_scores=True))
-        if not file.exists() or experiment.objective == "log_loss":
-            return np.empty(0)
-        rows = pq.read_table(file)
-        if not len(rows):
-            return np.empty(0)
-        user, label, score = (rows[name].to_numpy() for name in ("user_id", "label", "score"))
-        options = {"samples": evaluate.bootstrap_samples, "seed": evaluate.seed}
-        if experiment.objective == "gauc":
-            found.append(compute_gauc_samples(user, label, score, **options))
-        else:
-            users, number = np.unique(user, return_inverse=True)
-            found.append(compute_auc_samples(label, score, hash_users(users)[number], **options))
-    return (found[0] - found[1])[1:]
 
 
 def measure_violations(limits: TuneLimits, runs: Sequence[RunMetrics], baseline: Sequence[RunMetrics]) -> list[float]:
