@@ -22,11 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs import features, ingest, split
+from star_ctr.jobs import features, ingest, split, train
 from star_ctr.jobs.io.split_commits import find_split
 from star_ctr.jobs.io.split_inputs import has_features, is_encoded_for
 from star_ctr.jobs.io.split_rows import read_train_rows
 from star_ctr.jobs.io.warehouse import WarehouseTables
+from star_ctr.jobs.registry.job_definition import PinnedVersions
+from star_ctr.jobs.registry.recipes import ensure_recipe
 from star_ctr.jobs.tools import import_runs
 from star_ctr.model import offline
 from star_ctr.model.training.job import TrainingJob
@@ -72,6 +74,26 @@ def prepare_night(settings: Settings, spark: SparkSession, store: WarehouseTable
     for name, action in steps.items():
         with show_step(f"{name} {night}", spark.sparkContext):
             action(settings, spark, night)
+
+
+def prepare_nights(
+    settings: Settings, spark: SparkSession, nights: Sequence[str]
+) -> tuple[Settings, dict[str, PinnedVersions]]:
+    """Write the splits of some nights, choose the recipe, and pin the inputs of training runs.
+
+    Args:
+        settings: The settings.
+        spark: The Spark session.
+        nights: The nights as YYYY-MM-DD, in ascending order.
+
+    Returns:
+        The settings with the recipe, which is stored in the warehouse, and the pinned inputs of each night.
+    """
+    store = WarehouseTables(settings, spark)
+    # Start with the newest night: its window may contain all days that the earlier nights need.
+    for night in reversed(nights):
+        prepare_night(settings, spark, store, night)
+    return ensure_recipe(settings, spark, nights[-1]), {night: train.pin_versions(store, night) for night in nights}
 
 
 def train_all(command: str, trials: Sequence[Trial], jobs: int) -> None:

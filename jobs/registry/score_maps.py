@@ -15,7 +15,7 @@ from star_ctr.conf.contracts.run_id import hash_label_settings, make_run_id
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.day_records import DayRecords
-from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.delta_rows import make_any_condition, read_rows
 from star_ctr.jobs.io.label_records import LABEL_SETTINGS, WEIGHT
 from star_ctr.jobs.io.label_records import PART as LABELS
 from star_ctr.jobs.io.warehouse import WarehouseTables
@@ -75,15 +75,16 @@ def _select_nights(settings: Settings, store: WarehouseTables, nights: Sequence[
     """Return the nights whose labels have the definition of the settings, and whose scores passed their checks."""
     # Another YAML file may have written the labels of days outside the window of this night. Scores are written before
     # they are checked; only the difference from the trainer's scores in `runs` tells that all checks passed.
+    if not nights or not store.exists("runs"):
+        return []
     records = DayRecords(settings).read(LABELS)
     definition, weight = hash_label_settings(settings), settings.logs.impressions.weight
     passed: dict[str, bool] = {}
-    if nights and store.exists("runs"):
-        columns = ["run_id", "attempt", "max_score_difference"]
-        rows = read_rows(store.warehouse.table("runs"), columns=columns)
-        for row in sorted(rows, key=lambda row: row["attempt"]):
-            difference = row["max_score_difference"]
-            passed[row["run_id"]] = difference is not None and is_within_tolerance(difference)
+    where = make_any_condition("run_id", [make_run_id(settings, night) for night in nights])
+    rows = read_rows(store.warehouse.table("runs"), where, ["run_id", "attempt", "max_score_difference"])
+    for row in sorted(rows, key=lambda row: row["attempt"]):
+        difference = row["max_score_difference"]
+        passed[row["run_id"]] = difference is not None and is_within_tolerance(difference)
     selected = []
     for night in nights:
         if not passed.get(make_run_id(settings, night)):

@@ -98,6 +98,17 @@ Day = Annotated[
         "--ds", metavar="DAY", help="Day of the night, for example 2022-05-05. By default, the newest available day."
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Number of parallel training runs. By default, the number of cores."),
+]
+TestDays = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DAYS",
+        help="Test days, for example 2022-05-04,2022-05-05. By default, the newest complete day of the logs.",
+    ),
+]
 Json = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, Wait, app, print_result, with_spark
+from star_ctr.workflows.cli.base import Conf, Jobs, Json, Set, TestDays, Wait, app, print_result, with_spark
 
 
 @app.command()
@@ -23,13 +23,7 @@ def compare(
             "`compare.models` can declare others. By default, those of the paper's Table 2, PLE and PEPNet.",
         ),
     ] = None,
-    nights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DAYS",
-            help="Test days, for example 2022-05-04,2022-05-05. By default, the newest complete day of the logs.",
-        ),
-    ] = None,
+    nights: TestDays = None,
     seeds: Annotated[
         int | None,
         typer.Option(
@@ -44,10 +38,7 @@ def compare(
             "score and, if there are several seeds, seed. May be repeated.",
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Number of parallel training runs. By default, the number of cores."),
-    ] = None,
+    jobs: Jobs = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the report. By default, build/compare/NAME.")
     ] = None,

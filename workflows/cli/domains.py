@@ -8,20 +8,14 @@ from typing import Annotated
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, Wait, app, print_result, with_spark
+from star_ctr.workflows.cli.base import Conf, Jobs, Json, Set, TestDays, Wait, app, print_result, with_spark
 
 
 @app.command()
 def domains(
     conf: Conf,
     set: Set = None,
-    nights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DAYS",
-            help="Test days, for example 2022-05-04,2022-05-05. By default, the newest complete day of the logs.",
-        ),
-    ] = None,
+    nights: TestDays = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of seeds per model and night.")] = 3,
     domains: Annotated[
         str | None,
@@ -36,10 +30,7 @@ def domains(
             help="Analyze the domains with at least this many clicks in the training rows of every night.",
         ),
     ] = 100,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Number of parallel training runs. By default, the number of cores."),
-    ] = None,
+    jobs: Jobs = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the results. By default, build/domains/NAME.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from star_ctr.workflows.cli.base import Conf, Json, Set, Wait, app, print_result, with_spark
+from star_ctr.workflows.cli.base import Conf, Jobs, Json, Set, Wait, app, print_result, with_spark
 
 
 @app.command()
@@ -45,10 +45,7 @@ def tune(
             "--trials, no limit.",
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Number of parallel training runs. By default, the number of cores."),
-    ] = None,
+    jobs: Jobs = None,
     seeds: Annotated[
         int,
         typer.Option(

@@ -20,7 +20,6 @@ from star_ctr.jobs import train
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import read_result
-from star_ctr.jobs.registry.recipes import ensure_recipe
 from star_ctr.jobs.tools import import_scores
 from star_ctr.model.cost import Cost, measure_costs
 from star_ctr.model.distributed.threads import count_cores
@@ -30,7 +29,7 @@ from star_ctr.workflows.trials import (
     Trial,
     count_training_rows,
     import_all,
-    prepare_night,
+    prepare_nights,
     train_all,
 )
 
@@ -137,11 +136,7 @@ def run(
     plans = [plan if plan.nights else plan.model_copy(update={"nights": newest}) for plan in plans]
     comparison = _set_plans(settings.compare, plans)
     nights = sorted({night for plan in plans for night in plan.nights})
-    # Start with the newest night: its window may contain all days that the earlier nights need.
-    for night in reversed(nights):
-        prepare_night(settings, spark, store, night)
-    ensure_recipe(settings, spark, nights[-1])  # stores it; the trials load it with their settings
-    pins = {night: train.pin_versions(store, night) for night in nights}
+    _, pins = prepare_nights(settings, spark, nights)  # the trials load the recipe with their settings
     trials = []
     for model, night, seed in comparison.iter_runs():
         trial_settings = load(

@@ -21,7 +21,6 @@ from star_ctr.conf.settings.trainer import DataSettings
 from star_ctr.jobs import train
 from star_ctr.jobs.io.newest_day import find_newest_day
 from star_ctr.jobs.io.warehouse import WarehouseTables
-from star_ctr.jobs.registry.recipes import ensure_recipe
 from star_ctr.jobs.tools import run_estimates
 from star_ctr.model.distributed.threads import count_cores
 from star_ctr.workflows.domains.effects import (
@@ -38,7 +37,7 @@ from star_ctr.workflows.trials import (
     Trial,
     count_training_rows,
     import_all,
-    prepare_night,
+    prepare_nights,
     train_all,
 )
 
@@ -126,11 +125,7 @@ def run(
     settings = load(conf, overrides)
     store = WarehouseTables(settings, spark)
     nights = sorted({check_day(night) for night in nights}) or [find_newest_day(settings, spark)]
-    # Start with the newest night: its window may contain all days that the earlier nights need.
-    for night in reversed(nights):
-        prepare_night(settings, spark, store, night)
-    ensure_recipe(settings, spark, nights[-1])  # stores it; the trials load it with their settings
-    pins = {night: train.pin_versions(store, night) for night in nights}
+    _, pins = prepare_nights(settings, spark, nights)  # the trials load the recipe with their settings
     common = [*EXPERIMENT_OVERRIDES, "trainer.warm_start=null"]
 
     def make_trial(name: str, selection: Sequence[str], night: str, seed: int) -> Trial:

@@ -13,12 +13,9 @@ from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs import train
 from star_ctr.jobs.io.newest_day import find_newest_day, list_complete_days
-from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.job_definition import PinnedVersions
-from star_ctr.jobs.registry.recipes import ensure_recipe
-from star_ctr.workflows.trials import prepare_night
+from star_ctr.workflows.trials import prepare_nights
 
 _SEARCH_NIGHTS = 2
 """Number of nights to search on by default."""
@@ -82,13 +79,8 @@ def pin_nights(settings: Settings, spark: SparkSession, nights: Nights) -> Prepa
             "trainer.warm_start: tune compares models that are trained from scratch; run it with "
             "--set trainer.warm_start=null"
         )
-    store = WarehouseTables(settings, spark)
-    days = sorted({*nights.search, nights.unseen})
-    # Start with the last night: its window may contain all days that the earlier nights need.
-    for night in reversed(days):
-        prepare_night(settings, spark, store, night)
-    settings = ensure_recipe(settings, spark, days[-1])
-    return Prepared(settings, nights, {night: train.pin_versions(store, night) for night in days})
+    settings, pins = prepare_nights(settings, spark, sorted({*nights.search, nights.unseen}))
+    return Prepared(settings, nights, pins)
 
 
 def choose_nights(settings: Settings, days: Sequence[str], newest: str, nights: Sequence[str] | None = None) -> Nights:
