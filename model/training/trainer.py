@@ -64,7 +64,7 @@ class Trainer:
         seed_device(self.device, job.trainer.seed)
         version = job.versions["split"]
         self.data = list_training_files(job.split, version, job.train_partitions, job.layout, job.trainer)
-        self.files, self.all_files, self.rates = self.data.files, self.data.all_files, self.data.rates
+        self.files = self.data.files
         self.mixed = job.trainer.data.batches == "mixed"
         part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
         self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
@@ -277,7 +277,9 @@ class Trainer:
     def count_left_out(self) -> dict[int, int]:
         """Return the number of negatives left out, by domain number; domains without any are omitted."""
         used = count_rows_by_domain(self.files)
-        return {p: n - used.get(p, 0) for p, n in count_rows_by_domain(self.all_files).items() if n != used.get(p, 0)}
+        return {
+            p: n - used.get(p, 0) for p, n in count_rows_by_domain(self.data.all_files).items() if n != used.get(p, 0)
+        }
 
     def domain_name(self, number: int) -> str:
         """Return the name of a domain number; `mixed` for `MIXED` and `other` for domain 0."""

@@ -231,12 +231,12 @@ def _initialize_domains(
 @torch.no_grad()
 def _adjust_biases(trainer: Trainer, earlier: _EarlierRun) -> None:
     """Adjust the output biases and their EMA if `trainer.negatives` has changed: the odds in the kept rows differ."""
-    rows, index = count_rows_by_domain(trainer.all_files), trainer.job.layout.domain_index
+    rows, index = count_rows_by_domain(trainer.data.all_files), trainer.job.layout.domain_index
     negatives = earlier.trainer.negatives
     if isinstance(negatives, dict):
         negatives = {name: rate for name, rate in negatives.items() if name in index}
     before = compute_log_rates(resolve_rates(negatives, index), rows)
-    now = compute_log_rates(trainer.rates, rows)
+    now = compute_log_rates(trainer.data.rates, rows)
     averages = {parameter: trainer.ema.weights.get(name) for name, parameter in trainer.ema.parameters}
     for p in range(len(index)) if trainer.model.has_domain_biases else (OTHER_DOMAIN,):
         bias = trainer.model.output_bias(p)

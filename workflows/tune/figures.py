@@ -66,9 +66,7 @@ def draw_trials(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) -> b
     axes.set_ylabel(_label(found))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    # A few trials may be much worse than the others; show the relevant range.
-    low = max(float(shown["gain"].min()), -4 * max(float(shown["gain"].abs().median()), 1e-4))
-    axes.set_ylim(low - 0.1 * abs(low), None)
+    axes.set_ylim(_choose_bottom(shown["gain"]), None)
     figure.savefig(file, dpi=150)
     return True
 
@@ -91,7 +89,7 @@ def draw_settings(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) ->
     rows = math.ceil(len(keys) / _COLUMNS)
     figure = Figure(figsize=(9, 2.2 * rows), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharey=True).ravel()
-    low = max(float(shown["gain"].min()), -4 * max(float(shown["gain"].abs().median()), 1e-4))
+    bottom = _choose_bottom(shown["gain"])
     for axis, key in zip(axes, keys, strict=False):
         values = shown[key]
         numbers = pd.to_numeric(values, errors="coerce")
@@ -111,7 +109,7 @@ def draw_settings(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) ->
         axis.scatter(x, shown["gain"], s=6 * shown["runs"], color=COLORS[0], alpha=0.6, linewidths=0)
         axis.set_title(key.removeprefix("trainer.").removeprefix("optimizer."), fontsize=8, loc="left")
         axis.tick_params(labelsize=7)
-        axis.set_ylim(low - 0.1 * abs(low), None)
+        axis.set_ylim(bottom, None)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(keys) :]:
         axis.set_visible(False)
@@ -154,6 +152,12 @@ def draw_survival(trials: pd.DataFrame, found: Mapping[str, Any], file: Path) ->
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     figure.savefig(file, dpi=150)
     return True
+
+
+def _choose_bottom(gains: pd.Series) -> float:
+    """Return the lower end of the gain axis: a few trials may be much worse than the others and are cut off."""
+    low = max(float(gains.min()), -4 * max(float(gains.abs().median()), 1e-4))
+    return low - 0.1 * abs(low)
 
 
 def _sort_key(value: Any) -> tuple[int, str]:
