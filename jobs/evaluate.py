@@ -4,7 +4,8 @@ There is one row per domain and one for all domains together (`overall`). AUC an
 bootstrap over users, configured in the settings section `evaluate`.
 
 If labels of the night are still open, its metrics are provisional. Once all labels are final, a later night computes
-the metrics again and writes them to `final_metrics`.
+the metrics again and writes them to `final_metrics`. The metrics of further outcomes (`label.also`) are written to
+`outcome_metrics` by the first night on which their windows have closed.
 
     spark-submit --packages io.delta:delta-spark_2.13:4.0.1 jobs/evaluate.py --conf conf/kuairand.yaml
 """
@@ -19,7 +20,7 @@ from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.domains import OVERALL, domain_sort_key
-from star_ctr.conf.contracts.run_id import format_variant, hash_label_settings, make_run_id
+from star_ctr.conf.contracts.run_id import format_variant, hash_label_settings, hash_outcome_settings, make_run_id
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.evaluate import EvaluateSettings
 from star_ctr.conf.settings.root import Settings
@@ -27,6 +28,7 @@ from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
 from star_ctr.features.evaluation.reliability import RELIABILITY
 from star_ctr.jobs.history.final_metrics import remove_final_metrics, write_final_metrics
+from star_ctr.jobs.history.outcome_metrics import write_outcome_metrics
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import RunEntry, WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.score_checks import check_scores
@@ -77,6 +79,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> list[
     night = ScoredRun(name, _find_scored_attempt(store, name, ds), ds, format_variant(settings), settings.trainer.seed)
     rows = evaluate_runs(store, [night], settings.evaluate)
     write_final_metrics(store, ds, settings.evaluate)
+    write_outcome_metrics(store, ds, settings.evaluate)
     return rows
 
 
@@ -117,12 +120,13 @@ def evaluate_runs(
         run_columns = store.spark.createDataFrame(
             list(runs), "run_id string, attempt long, ds string, model string, seed long"
         )
-        found = compute_metrics(scores, evaluate or NO_INTERVALS)
+        found, definition = compute_metrics(scores, evaluate or NO_INTERVALS), hash_outcome_settings(store.settings)
         metrics = found.join(F.broadcast(run_columns), "run_id").select(
             *METRICS_COLUMNS,
             RELIABILITY,
             *INTERVALS,
             F.lit(hash_label_settings(store.settings)).alias("label_settings"),
+            *([F.lit(definition).alias("outcome_settings")] if definition else []),
         )
         remove_final_metrics(store, names)
         store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))

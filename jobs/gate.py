@@ -14,6 +14,7 @@ from typing import Any
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from star_ctr.conf.contracts.column_names import name_outcome_label
 from star_ctr.conf.contracts.dates import check_day
 from star_ctr.conf.contracts.domains import OTHER_NAME, OVERALL
 from star_ctr.conf.contracts.run_id import format_variant, hash_features_settings, make_run_id, strip_refit_suffix
@@ -202,6 +203,7 @@ def _score_and_evaluate(model: ScoringModel, store: WarehouseTables, ds: str, ca
         .withColumn("part", F.lit("test"))
         # Placeholders: the labels are taken from the candidate's scores.
         .withColumns({"label": F.lit(0.0), "label_final": F.lit(False)})
+        .withColumns({name_outcome_label(name): F.lit(0.0) for name in model.layout.outcomes})
     )
     encoded = encode(model.settings, rows, model.layout, model.vocabularies).withColumn("ds", F.lit(ds))
     scores = score_rows(encoded, model.attempt).select("impression_id", "attempt", "score")

@@ -8,10 +8,11 @@ step fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -33,7 +34,9 @@ SCORES_SCHEMA = (
     "run_id string, attempt long, ds string, impression_id string, user_id string, domain string, label double, "
     "label_final boolean, score double"
 )
-"""Schema of `scores`; `score` is the predicted CTR."""
+"""Schema of `scores`; `score` is the predicted CTR. Models with further outcomes add `OUTCOMES_SCHEMA`."""
+OUTCOMES_SCHEMA = "outcomes map<string, double>"
+"""Schema of the column with the predicted probability of each further outcome."""
 SCORE_COLUMNS = [field.split()[0] for field in SCORES_SCHEMA.split(", ")]
 
 
@@ -65,7 +68,7 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
     written = store.read("scores", version).where(F.col("run_id") == run_id)
     rows = _write_ledger(store, test, written, run_id, ds)
     check_scores(written, store.warehouse.table("scores"))
-    difference = compute_largest_difference(written, record["sample_scores"])
+    difference = compare_with_trainer(written, record)
     write_runs(store, [(settings, record, difference)])
     check_parity(run_id, difference)
     return {"run_id": run_id, "attempt": attempt.number, "rows": rows, "max_score_difference": difference}
@@ -79,7 +82,7 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
         attempt: The attempt, whose layout must be that of the rows.
 
     Returns:
-        Rows with the schema SCORES_SCHEMA.
+        Rows with the schema SCORES_SCHEMA, and OUTCOMES_SCHEMA if the model predicts further outcomes.
     """
     model = describe_model(rows.sparkSession, attempt)
     run_id, number = attempt.run_id, attempt.number
@@ -92,7 +95,8 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
             if n == 0:
                 continue
             ints, floats = unpack_columns(batch.column("ints"), batch.column("floats"), layout)
-            scores = predictor.predict(ints, floats, batch.column("domain_id").to_numpy().astype(np.int32))
+            domains = batch.column("domain_id").to_numpy().astype(np.int32)
+            scores, outcomes = predictor.predict_all(ints, floats, domains)
             yield pa.RecordBatch.from_arrays(
                 [
                     pa.array([run_id] * n),
@@ -101,13 +105,44 @@ def score_rows(rows: DataFrame, attempt: Attempt) -> DataFrame:
                     batch.column("label").cast(pa.float64()),
                     batch.column("label_final"),
                     pa.array(scores.astype(np.float64)),
+                    *([make_map_column(model.outcomes, outcomes)] if model.outcomes else []),
                 ],
-                names=SCORE_COLUMNS,
+                names=[*SCORE_COLUMNS, *(["outcomes"] if model.outcomes else [])],
             )
 
     columns = ("ds", "impression_id", "user_id", "domain", "label", "label_final", "domain_id", "ints", "floats")
     wanted = rows.select(*columns)
-    return wanted.mapInArrow(score, SCORES_SCHEMA)
+    return wanted.mapInArrow(score, f"{SCORES_SCHEMA}, {OUTCOMES_SCHEMA}" if model.outcomes else SCORES_SCHEMA)
+
+
+def make_map_column(names: Sequence[str], values: npt.NDArray[np.float32]) -> pa.MapArray:
+    """Return a map column from names to values.
+
+    Args:
+        names: (K,) the keys.
+        values: (n, K) the value of each key, by row.
+    """
+    rows, keys = values.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * keys)
+    flat = pa.array(values.astype(np.float64).reshape(-1))
+    return pa.MapArray.from_arrays(offsets, pa.array([*names] * rows, pa.string()), flat)
+
+
+def compare_with_trainer(scores: DataFrame, record: dict[str, Any]) -> float:
+    """Return the largest absolute difference between the scorer's and the trainer's scores, of all outputs.
+
+    Args:
+        scores: Rows of `scores`.
+        record: The record of the run, with the trainer's scores of a sample.
+
+    Raises:
+        DataError: As for `compute_largest_difference`.
+    """
+    found = [compute_largest_difference(scores, record["sample_scores"])]
+    for name, sample in record.get("sample_outcome_scores", {}).items():
+        outcome = scores.withColumn("score", F.col("outcomes")[name])
+        found.append(compute_largest_difference(outcome, sample))
+    return max(found)
 
 
 def compute_largest_difference(scores: DataFrame, sample_scores: dict[str, float]) -> float:

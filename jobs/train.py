@@ -64,6 +64,8 @@ RUNS_SCHEMA = describe_schema(
     ],
 )
 """Schema of `runs`."""
+NOT_IN_RUNS = ("sample_scores", "sample_outcome_scores", "files")
+"""Keys of the record of an attempt that `runs` does not contain."""
 _logger = logging.getLogger(__name__)
 
 
@@ -186,7 +188,7 @@ def write_runs(store: WarehouseTables, runs: Sequence[tuple[Settings, dict[str, 
             record["run_id"], record["attempt"], record["ds"], format_variant(settings), record["seed"],
             hash_config(settings), record["code"], json.dumps(record["versions"]),
             sum(record["rows"].values()), float(record["seconds"]), difference,
-            json.dumps({k: v for k, v in record.items() if k not in ("sample_scores", "files")}, sort_keys=True),
+            json.dumps({k: v for k, v in record.items() if k not in NOT_IN_RUNS}, sort_keys=True),
         )
         for settings, record, difference in runs
     ]  # fmt: skip

@@ -19,7 +19,10 @@ from star_ctr.conf.files import open_replacement
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.score_checks import check_weights
-from star_ctr.model.tensor_files import read_tensors, write_tensors
+from star_ctr.model.tensor_files import read_metadata, read_tensors, write_tensors
+
+_OUTCOMES = "outcomes"
+"""Key of the names of the further outcomes in the header of the weights."""
 
 
 @torch.no_grad()
@@ -40,7 +43,15 @@ def export(model: MultiDomainModel, settings: ModelSettings, layout: Layout, fol
     folder.mkdir(parents=True, exist_ok=True)
     (folder / LAYOUT_FILE).write_text(layout.model_dump_json(indent=1) + "\n", encoding="utf-8")
     with open_replacement(folder / WEIGHTS_FILE) as file:
-        write_tensors(file, tensors, {"model": json.dumps(settings.model_dump(mode="json"))})
+        metadata = {"model": json.dumps(settings.model_dump(mode="json"))}
+        metadata |= {_OUTCOMES: json.dumps(layout.outcomes)} if model.heads is not None else {}
+        write_tensors(file, tensors, metadata)
+
+
+def read_outcomes(folder: Path) -> list[str]:
+    """Return the names of the further outcomes that an exported model predicts."""
+    names: list[str] = json.loads(read_metadata(folder / WEIGHTS_FILE).get(_OUTCOMES, "[]"))
+    return names
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from star_ctr.model.training.job import TrainingJob
 
 def score_sample(
     model: MultiDomainModel, job: TrainingJob, device: torch.device, rows_per_domain: int = 200
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Score the parity sample of a job with the trainer's model.
 
     The sample consists of test rows, or of training rows if the job has no test rows (a refit).
@@ -32,7 +32,7 @@ def score_sample(
         rows_per_domain: The maximum number of rows per domain.
 
     Returns:
-        The scores by impression id; empty if the job has no rows.
+        The scores by impression id, empty if the job has no rows; and the same for each further outcome, by name.
 
     Raises:
         DataError: A score is not in [0, 1].
@@ -40,13 +40,17 @@ def score_sample(
     files = list_live_files(job.split, job.versions["split"], job.test_partitions, job.layout)
     files = files or list_live_files(job.split, job.versions["split"], job.train_partitions, job.layout)
     if not files:
-        return {}
+        return {}, {}
     ids, rows = read_sample(files, job.layout, rows_per_domain)
-    predicted = model.predict(*(torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain)))
-    scores = predicted.double().cpu().numpy()
-    names = job.layout.domain_index.names
-    check_score_array(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
-    return dict(zip(ids, scores.tolist(), strict=True))
+    tensors = (torch.from_numpy(a).to(device) for a in (rows.ints, rows.floats, rows.domain))
+    predicted, outcomes = model.predict_all(*tensors)
+    columns = [predicted] if outcomes is None else [predicted, *outcomes.T]
+    names, found = job.layout.domain_index.names, []
+    for column in columns:
+        scores = column.double().cpu().numpy()
+        check_score_array(scores, [names[p] for p in rows.domain], f"{job.run_id}: the trainer's model")
+        found.append(dict(zip(ids, scores.tolist(), strict=True)))
+    return found[0], dict(zip(job.layout.outcomes, found[1:], strict=True)) if outcomes is not None else {}
 
 
 _KEYS = ["impression_id", "user_id", "label", "label_final"]

@@ -18,7 +18,7 @@ from star_ctr.conf.contracts.encoded_row import Layout
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.files import hash_file
 from star_ctr.conf.settings.model import ModelSettings
-from star_ctr.model.export import read_weights
+from star_ctr.model.export import read_outcomes, read_weights
 from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.tensor_files import read_metadata
@@ -31,6 +31,10 @@ class Predictor:
         folder: The folder of the exported model.
         files: The expected SHA-256 of files in the folder, by name.
 
+    Attributes:
+        layout: The layout of the encoded rows.
+        outcomes: The names of the further outcomes that the model predicts.
+
     Raises:
         DataError: A file differs from its hash, or weights are not finite.
     """
@@ -42,8 +46,9 @@ class Predictor:
         self.layout = Layout.model_validate_json((folder / LAYOUT_FILE).read_text(encoding="utf-8"))
         settings = ModelSettings.model_validate_json(read_metadata(folder / WEIGHTS_FILE)["model"])
         with torch.device("meta"):  # create only the structure; the weights are loaded below
-            self.model = MultiDomainModel(self.layout, settings).fold_for_inference()
             weights = read_weights(folder)
+            self.outcomes = read_outcomes(folder)
+            self.model = MultiDomainModel(self.layout, settings, outcomes=len(self.outcomes)).fold_for_inference()
             if (knots := weights.get("score_map.knots")) is not None:
                 self.model.score_map = ScoreMap(*knots.shape)
         self.model.load_state_dict(weights, assign=True)
@@ -61,4 +66,20 @@ class Predictor:
         Returns:
             (n,) predicted CTR.
         """
-        return self.model.predict(*(torch.from_numpy(a.copy()) for a in (ints, floats, domains))).numpy()
+        return self.predict_all(ints, floats, domains)[0]
+
+    def predict_all(
+        self, ints: npt.NDArray[np.int32], floats: npt.NDArray[np.float32], domains: npt.NDArray[np.int32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Predict the CTR of encoded rows, and the probabilities of their further outcomes.
+
+        Args:
+            ints: As for `predict`.
+            floats: As for `predict`.
+            domains: As for `predict`.
+
+        Returns:
+            (n,) predicted CTR, and (n, K) probabilities of the outcomes `outcomes`.
+        """
+        score, outcomes = self.model.predict_all(*(torch.from_numpy(a.copy()) for a in (ints, floats, domains)))
+        return score.numpy(), np.empty((len(score), 0), np.float32) if outcomes is None else outcomes.numpy()

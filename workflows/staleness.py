@@ -26,6 +26,7 @@ from star_ctr.conf.contracts.run_id import (
     hash_config,
     hash_features_settings,
     hash_ingest_settings,
+    hash_outcome_settings,
     hash_split_settings,
     make_run_id,
 )
@@ -226,8 +227,9 @@ class Staleness:
             case "ingest":
                 return hash_ingest_settings(self.settings)
             case "features":
-                weights = [weight] if (weight := self.settings.logs.impressions.weight) else []
-                return hash_json([hash_features_settings(self.settings), self.settings.window.days, *weights])
+                stored_with_labels = (self.settings.logs.impressions.weight, hash_outcome_settings(self.settings))
+                more = [found for found in stored_with_labels if found]
+                return hash_json([hash_features_settings(self.settings), self.settings.window.days, *more])
             case "split":
                 return hash_split_settings(self.settings)
             case "gate":

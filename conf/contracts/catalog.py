@@ -62,6 +62,7 @@ TABLES = {
     for table in (
         Table("impressions", "cleaned impressions, one row per impression", ("ds",)),
         Table("clicks", "cleaned clicks of a separate click log", ("ds",)),
+        Table("events", "cleaned events after impressions, for further outcomes", ("ds",)),
         Table("behaviours", "user behaviours other than impressions, or from before the first day", ("ds",)),
         Table("users", "user attributes, one row per user, or per user and day", ("ds",)),
         Table("items", "item attributes, one row per item, or per item and day", ("ds",)),
@@ -88,6 +89,11 @@ TABLES = {
             "metrics of nights with open labels, computed again once all labels are final",
             ("run_id",),
         ),
+        Table(
+            "outcome_metrics",
+            "metrics of further outcomes, computed once their windows have closed",
+            ("run_id", "outcome"),
+        ),
         Table("differences", "AUC and GAUC of a run minus those of another run on the same rows", ("run_id",)),
         Table("importance", "what AUC, GAUC and log loss of a run lose without a feature", ("run_id",)),
         Table("runs", "one record per training attempt: settings, table versions, code, seed", ("run_id",)),
@@ -112,7 +118,7 @@ NIGHT_TABLES = SplitTables("split", "vocabularies")
 REFIT_TABLES = SplitTables("refit_split", "refit_vocabularies")
 """The tables that a refit reads."""
 
-LOG_TABLES = ("impressions", "clicks", "behaviours", "users", "items")
+LOG_TABLES = ("impressions", "clicks", "events", "behaviours", "users", "items")
 """The tables that `ingest` writes from the logs."""
 
 

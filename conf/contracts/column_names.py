@@ -64,6 +64,11 @@ def name_behaviour_column(sequence: str) -> str:
     return f"{sequence}__behaviour"
 
 
+def name_outcome_label(outcome: str) -> str:
+    """Return the name of the column of `labels` with a further outcome (`label.also`)."""
+    return f"outcome_{outcome}"
+
+
 def find_name_problems(features: Iterable[AnyFeature], history: Iterable[str]) -> list[str]:
     """Find invalid and colliding names.
 

@@ -11,7 +11,8 @@ The integers of a row are:
 Id 0 stands for padding or a missing categorical value, 1 for what is not known (see `UNKNOWN`), and 2 or more for known
 values and buckets. In the tables `Layout.hashed`, the id of a value is 2 + hash % (number of ids - 2).
 
-A row may also have a weight, which is only used in training.
+A row may also have a weight, and labels of further outcomes (`label.also`) in the binary column `outcomes`: one 4-byte
+float per outcome, which is NaN if the outcome is not known yet. Both are only used in training.
 
 The layout is written with the split and exported with the model. The model, the data reader and the scorer know the
 data set only through the layout.
@@ -139,6 +140,7 @@ class Layout(SettingsModel):
         embeddings: The number of ids of each embedding table, including the ids 0 and 1.
         hashed: The embedding tables whose ids are hashes of values. The others have a vocabulary, buckets or gaps.
         has_weights: Whether the training rows have weights, in the column `weight`.
+        outcomes: The names of the further outcomes, in the order of the column `outcomes`.
         categorical: The single ids of categorical features.
         buckets: The numbers that are encoded as ids of buckets.
         numeric: The standardized numbers.
@@ -155,6 +157,7 @@ class Layout(SettingsModel):
     hashed: list[str] = Field(default_factory=list)
     # Without weights, the layout has the same hash as before this key existed.
     has_weights: bool = Field(False, exclude_if=lambda has_weights: not has_weights)
+    outcomes: list[str] = Field(default_factory=list, exclude_if=lambda outcomes: not outcomes)
 
     @property
     def fields(self) -> list[IdField]:
@@ -185,8 +188,8 @@ class Layout(SettingsModel):
 
     @property
     def row_bytes(self) -> int:
-        """Size of an encoded row in memory, in bytes: integers, floats, label, domain, file number and any weight."""
-        return 4 * (self.int_count + self.float_count + 3 + self.has_weights)
+        """Size of an encoded row in memory, in bytes: all of its values, its domain and its file number."""
+        return 4 * (self.int_count + self.float_count + 3 + self.has_weights + len(self.outcomes))
 
     def iter_sequence_offsets(self) -> Iterator[tuple[SequenceField, int]]:
         """Yield each sequence with the offset of its length among the row's integers."""

@@ -33,8 +33,11 @@ _NOT_AFFECTING_MODEL: Any = {
 """Settings that are not part of `hash_config`, in the form of pydantic's `exclude`."""
 
 
-_OPEN_LABELS: Any = {"label": {"open"}}
-"""The label setting that only affects which rows are trained on, in the form of pydantic's `exclude`."""
+_WEIGHTS: Any = {"also": {"__all__": {"weight"}}}
+_NOT_AFFECTING_INGEST: Any = {"label": {"open": True, **_WEIGHTS}}
+"""The label settings that only affect how rows are trained on, in the form of pydantic's `exclude`."""
+_NOT_AFFECTING_LABEL: Any = {"label": {"open", "also"}}
+"""The settings below `label` that do not affect the label itself, in the form of pydantic's `exclude`."""
 
 
 def hash_config(settings: Settings) -> str:
@@ -45,7 +48,7 @@ def hash_config(settings: Settings) -> str:
 def hash_ingest_settings(settings: Settings) -> str:
     """Hash the settings that affect what `ingest` writes for a night."""
     parts = settings.model_dump(
-        mode="json", include={"zone", "logs", "label", "domains", "window"}, exclude=_OPEN_LABELS
+        mode="json", include={"zone", "logs", "label", "domains", "window"}, exclude=_NOT_AFFECTING_INGEST
     )
     # Ingest parses a log column as a number or as an id, depending on the features that read it.
     parts["numbers"] = sorted({f.column for f in settings.select_features(Numeric)})
@@ -55,7 +58,9 @@ def hash_ingest_settings(settings: Settings) -> str:
 
 def hash_log_settings(settings: Settings, name: str) -> str:
     """Hash the settings that affect the rows of a log on a day."""
-    parts = settings.model_dump(mode="json", include={"zone", "label", "domains"}, exclude=_OPEN_LABELS)
+    # Further outcomes are checked in the rows of impressions only.
+    exclude = _NOT_AFFECTING_INGEST if name == "impressions" else _NOT_AFFECTING_LABEL
+    parts = settings.model_dump(mode="json", include={"zone", "label", "domains"}, exclude=exclude)
     parts["log"] = settings.logs.get_declared()[name].model_dump(mode="json")
     numbers = {f.column for f in settings.select_features(Numeric)}
     ids = {c for f in settings.features if not isinstance(f, Numeric) for c in list_read_columns(f)}
@@ -64,7 +69,16 @@ def hash_log_settings(settings: Settings, name: str) -> str:
 
 def hash_label_settings(settings: Settings) -> str:
     """Hash the settings that affect the labels of a day."""
-    return hash_json(settings.model_dump(mode="json", include={"zone": True, "label": True}, exclude=_OPEN_LABELS))
+    include = {"zone": True, "label": True}
+    return hash_json(settings.model_dump(mode="json", include=include, exclude=_NOT_AFFECTING_LABEL))
+
+
+def hash_outcome_settings(settings: Settings) -> str | None:
+    """Hash the settings that affect the further outcomes of a day; None if there are none."""
+    if not settings.label.also:
+        return None
+    also = settings.label.model_dump(mode="json", include={"also": True}, exclude=_WEIGHTS)
+    return hash_json([settings.zone, also])
 
 
 def hash_history_settings(settings: Settings) -> str:
@@ -75,7 +89,7 @@ def hash_history_settings(settings: Settings) -> str:
         by = sorted(f"{column} as number" if column in numeric else column for column in set(s.by))
         groups.setdefault(", ".join(by), set()).update(s.list_kinds(), s.since)
     sequences = [[s.name, s.of, list(s.columns), s.length] for s in settings.select_features(Sequence)]
-    parts = settings.model_dump(mode="json", include={"zone", "history", "label"}, exclude=_OPEN_LABELS)
+    parts = settings.model_dump(mode="json", include={"zone", "history", "label"}, exclude=_NOT_AFFECTING_LABEL)
     as_of = [log and log.as_of for log in (settings.logs.users, settings.logs.items)]
     state = _list_state_settings(settings)
     return hash_json([parts, {by: sorted(kinds) for by, kinds in groups.items()}, sequences, as_of, *state])
@@ -84,8 +98,8 @@ def hash_history_settings(settings: Settings) -> str:
 def hash_features_settings(settings: Settings) -> str:
     """Hash the settings that affect the rows of the table `features`."""
     names = {"zone", "logs", "label", "domains", "history", "features"}
-    # The weight is stored in `labels`, so another weight does not change the features.
-    exclude = _OPEN_LABELS | {"logs": {"impressions": {"weight"}}}
+    # Weights and further outcomes are stored in `labels`, so they do not change the features.
+    exclude = _NOT_AFFECTING_LABEL | {"logs": {"impressions": {"weight"}, "events": True}}
     parts = settings.model_dump(mode="json", include=names, exclude=exclude)
     state = _list_state_settings(settings)
     return hash_json([parts, *state] if state else parts)
@@ -103,6 +117,7 @@ def hash_split_settings(settings: Settings) -> str:
             "zone": True, "logs": True, "label": True, "domains": True, "history": True, "features": True,
             "state": True, "window": True, "split": True, "model": {"embeddings"},
         },
+        exclude={"label": _WEIGHTS},
     )  # fmt: skip
     return hash_json(parts)
 

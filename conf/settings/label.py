@@ -1,9 +1,9 @@
-"""Settings of the label: a column of the impression log, or clicks of a separate log."""
+"""Settings of the label: a column of the impression log, or clicks of a separate log; and of further outcomes."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -27,27 +27,122 @@ def _normalize_labels(values: Any) -> Any:
 LabelValues = Annotated[list[str], BeforeValidator(_normalize_labels), Field(min_length=1)]
 
 
-class LabelColumn(SettingsModel):
-    """The label is a column of the impression log.
+class LabelledColumn(SettingsModel):
+    """A column of the impression log, and which of its values count as positive and negative.
 
-    Values are compared ignoring case, and numbers by value: 1, 1.0 and "1" are the same. Rows with a value that is
-    neither `positive` nor `negative` are quarantined. An empty string in a list stands for a missing value.
+    Values are compared ignoring case, and numbers by value: 1, 1.0 and "1" are the same. Rows with any other value are
+    quarantined. An empty string in a list stands for a missing value.
     """
 
-    column: NonEmptyText = Field(description="column of the impression log that holds the label")
-    positive: LabelValues = Field(["1", "true"], description="values that mean a click; default: 1 and true")
+    column: NonEmptyText | None = Field(None, description="column of the impression log")
+    positive: LabelValues = Field(["1", "true"], description="values that mean yes; default: 1 and true")
     negative: LabelValues = Field(
-        ["0", "false"], description="values that mean no click, such as [0, -1, '']; default: 0 and false"
+        ["0", "false"], description="values that mean no, such as [0, -1, '']; default: 0 and false"
     )
 
     @model_validator(mode="after")
-    def _check_disjoint(self) -> LabelColumn:
+    def _check_disjoint(self) -> Self:
         if both := sorted({*self.positive} & {*self.negative}):
             raise ValueError(f"`{both[0]}` is both `positive` and `negative`; remove it from one of them")
         return self
 
 
-class LabelFromClicks(SettingsModel):
+_OutcomeWeight = Annotated[float, Field(gt=0, le=100)]
+_WEIGHT = 0.3
+
+
+class OutcomeColumn(LabelledColumn):
+    """A further outcome in a column of the impression log. A missing value means that it is not known."""
+
+    column: NonEmptyText | None = Field(
+        None, description="column of the impression log with the outcome; default: the name of the outcome"
+    )
+    weight: _OutcomeWeight = Field(_WEIGHT, description="weight of its loss, relative to that of the label")
+
+
+class OutcomeEvents(SettingsModel):
+    """A further outcome from the log of events: 1 if it contains an event of the impression within `window_hours`."""
+
+    event: NonEmptyText | None = Field(
+        None, description="name of the event in `logs.events`; default: the name of the outcome"
+    )
+    window_hours: float = Field(gt=0, description="maximum time from an impression to its event, in hours")
+    weight: _OutcomeWeight = Field(_WEIGHT, description="weight of its loss, relative to that of the label")
+
+
+def _choose_outcome_form(given: Any) -> str:
+    """Return the form of the outcome that a mapping or an object describes."""
+    keys = given if isinstance(given, dict) else type(given).model_fields if isinstance(given, SettingsModel) else ()
+    return "[events]" if {"event", "window_hours"} & {*keys} else "[column]"
+
+
+Outcome = Annotated[
+    Annotated[OutcomeColumn, Tag("[column]")] | Annotated[OutcomeEvents, Tag("[events]")],
+    Discriminator(_choose_outcome_form),
+]
+"""A further outcome of an impression: a column of its log, or events of a separate log."""
+
+
+def _expand_outcomes(given: Any) -> Any:
+    """Replace outcomes of which only the weight is given, as in `{long_view: 0.3}`."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        name: {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+        for name, value in given.items()
+    }
+
+
+class LabelBase(SettingsModel):
+    """The parts of the label that do not depend on where it comes from."""
+
+    also: Annotated[dict[str, Outcome], BeforeValidator(_expand_outcomes)] = Field(
+        default_factory=dict,
+        # Without further outcomes, the settings have the same hashes as before this key existed.
+        exclude_if=lambda also: not also,
+        description="further outcomes that the model learns, such as {long_view: 0.3}: name and weight of columns, or "
+        "settings by name (docs/training.md#further-outcomes); default: none",
+    )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        seen: dict[str, str] = {}
+        for name in self.also:
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+                raise ValueError(f"also.{name}: a name may only have letters, digits and `_`; rename the outcome")
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                raise ValueError(f"also.{name}: differs from `{other}` only in case; rename one of them")
+        return self
+
+    @property
+    def outcomes(self) -> list[str]:
+        """The names of the further outcomes, in the order of the stored columns."""
+        return sorted(self.also)
+
+    @property
+    def outcome_columns(self) -> dict[str, str]:
+        """The columns of the impression log with further outcomes, by name of the outcome."""
+        return {name: o.column or name for name, o in sorted(self.also.items()) if isinstance(o, OutcomeColumn)}
+
+    @property
+    def outcome_events(self) -> dict[str, OutcomeEvents]:
+        """The further outcomes from the log of events, by name."""
+        return {name: o for name, o in sorted(self.also.items()) if isinstance(o, OutcomeEvents)}
+
+
+class LabelColumn(LabelBase, LabelledColumn):
+    """The label is a column of the impression log."""
+
+    column: NonEmptyText = Field(description="column of the impression log that holds the label")
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if found := next((name for name, column in self.outcome_columns.items() if column == self.column), None):
+            raise ValueError(f"also.{found}: `{self.column}` is the label itself; choose another column")
+        return self
+
+
+class LabelFromClicks(LabelBase):
     """The label is 1 if the click log contains a click on the impression within `window_hours`, else 0.
 
     Clicks are joined with impressions by the impression's id, so `logs.impressions.id` is required.

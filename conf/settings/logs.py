@@ -141,6 +141,16 @@ class ClickLog(Log):
     duplicate_days: int = Field(1, ge=0, le=31, description="as in `logs.impressions`")
 
 
+class EventLog(ClickLog):
+    """The log of events after impressions, such as purchases, for further outcomes (`label.also`)."""
+
+    impression: NonEmptyText = Field(
+        description="column with the id of the impression that the event belongs to (`logs.impressions.id`)"
+    )
+    event: NonEmptyText = Field(description="column with the name of the event, such as purchase")
+    time: TimeColumn = Field(description="column with the time of the event")
+
+
 class BehaviourLog(Log):
     """The log of user behaviours that are not impressions, or that happened before the first day of impressions.
 
@@ -196,6 +206,12 @@ class LogSettings(SettingsModel):
 
     impressions: ImpressionLog = Field(description="impressions")
     clicks: ClickLog | None = Field(None, description="clicks; required if labels come from clicks; default: none")
+    events: EventLog | None = Field(
+        None,
+        # Without events, the settings have the same hashes as before this key existed.
+        exclude_if=lambda events: events is None,
+        description="events after impressions, for further outcomes; default: none",
+    )
     behaviours: BehaviourLog | None = Field(
         None, description="other user behaviours, for sequences and statistics; default: none"
     )

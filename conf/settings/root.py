@@ -171,7 +171,7 @@ class Settings(SettingsModel):
         sources = self.logs.impressions.list_sources().values()
         clicked = {source.explode.clicked for source in sources if source.explode and source.explode.clicked}
         weight = {self.logs.impressions.weight} if self.logs.impressions.weight else set()
-        found = {*self.logs.impressions.outcomes, *label, *clicked, *weight}
+        found = {*self.logs.impressions.outcomes, *label, *clicked, *weight, *self.label.outcome_columns.values()}
         computed = {name for s in sources for name, text in s.columns.items() if reads_any(text, found)}
         return frozenset(found | computed)
 
@@ -200,6 +200,12 @@ def _check(settings: Settings) -> Settings:
 
 
 def _find_label_problems(settings: Settings) -> list[str]:
+    if settings.label.outcome_events:
+        name, logs = next(iter(settings.label.outcome_events)), settings.logs
+        if logs.events is None:
+            return [f"label.also.{name}: the outcome comes from events, but `logs.events` is not declared"]
+        if logs.impressions.id is None:
+            return ["logs.impressions.id: this key is required to join events; set it to the column with the id"]
     from_clicks = isinstance(settings.label, LabelFromClicks)
     if from_clicks and settings.logs.clicks is None:
         return ["label.window_hours: the label comes from clicks, but `logs.clicks` is not declared"]

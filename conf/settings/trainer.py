@@ -211,6 +211,14 @@ class TrainerSettings(SettingsModel):
         description="share of the negatives (training rows without a click) to keep, or shares by domain (others keep "
         "all); predictions are corrected for it, and test rows are never downsampled; 1: all",
     )
+    outcome_weight: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        # With this value, the settings have the same hashes as before this key existed.
+        exclude_if=lambda weight: weight == 1,
+        description="factor of the weights in `label.also`; 0: train the label only",
+    )
     parallel: Literal["rows", "batches"] = Field(
         "rows",
         description="what several processes divide among them: the rows of each batch, which gives the same model as "

@@ -34,6 +34,7 @@ from star_ctr.conf.settings.sources import Log
 from star_ctr.features.cleaning.column_conversion import add_numbers, add_texts, get_declared_type, split_columns_by_use
 from star_ctr.features.cleaning.duplicates import DUPLICATE, HASH, list_key_columns, mark_duplicates
 from star_ctr.features.cleaning.first_seen import KNOWN
+from star_ctr.features.cleaning.label_values import UNDECLARED_LABEL, check_outcomes, parse_label
 from star_ctr.features.cleaning.log_columns import (
     CORRUPT,
     EXCLUDED,
@@ -64,8 +65,6 @@ LEFT_OUT_BY_WHERE = "left out by `where`"
 """The reason of a row that the condition `where` of its log leaves out."""
 NOT_QUARANTINED = (DUPLICATE, LEFT_OUT_BY_WHERE, KNOWN)
 """The reasons of rows that are counted in the ledger, but not kept in the quarantine."""
-UNDECLARED_LABEL = "label is neither `positive` nor `negative`"
-"""Part of the reason of a row with an undeclared label value."""
 _TEXT = "_star_ctr_text"
 
 
@@ -81,7 +80,7 @@ def clean_log(
 
     Args:
         settings: The settings of the data set.
-        name: The log: `impressions`, `clicks`, `behaviours`, `users` or `items`.
+        name: The log: `impressions`, `clicks`, `events`, `behaviours`, `users` or `items`.
         raw: The raw rows, or the rows of each schema, keyed by the name of the first file with that schema.
         carried: Additional output columns by name, as expressions over the log's columns.
         compare_all: Whether to search for duplicates among all rows. If false, a row is compared only with rows of the
@@ -101,10 +100,12 @@ def clean_log(
     groups = {f: rows if isinstance(rows, RawRows) else RawRows(log, rows) for f, rows in given.items()}
     frames = {file: group.rows for file, group in groups.items()}
     required = list_required_columns(settings, name)
-    required_in_each = {key: column for key, column in required.items() if not key.startswith(("types.", "outcomes."))}
+    required_in_each = {
+        key: column for key, column in required.items() if not key.startswith(("types.", "outcomes.", "label.also."))
+    }
     for file, frame in frames.items():
         require_columns(frame.columns, required_in_each, f"{file}: logs.{name}" if len(frames) > 1 else f"logs.{name}")
-    # Columns of `types` and `outcomes` may be missing in some files and are null there, but not in all files.
+    # Columns of `types`, `outcomes` and `label.also` may be missing in some files and are null there, but not in all.
     require_columns({c for frame in frames.values() for c in frame.columns} | {*known}, required, f"logs.{name}")
     rows = union_frames([_parse_frame(settings, name, group, carried or {}) for group in groups.values()])
     has_days = getattr(log, "time", None) is not None
@@ -227,9 +228,10 @@ def _parse_declared(
     if isinstance(log, ImpressionLog):
         checks += _check_domain(settings, columns)
         if isinstance(settings.label, LabelColumn):
-            label, check = _parse_label(settings.label, texts[settings.label.column])
+            label = parse_label(settings.label, texts[settings.label.column])
             columns["label"] = label
-            checks.append(check)
+            checks.append(F.when(label.isNull(), F.lit(f"{settings.label.column}: {UNDECLARED_LABEL}")))
+        checks += check_outcomes(settings.label, texts, types)
         if log.weight is not None:
             checks.append(check_weight(log, log.weight, texts[log.weight], types[log.weight]))
     if isinstance(log, BehaviourLog):
@@ -239,14 +241,6 @@ def _parse_declared(
             columns["order"] = texts[log.order].try_cast("bigint")
             checks.append(F.when(columns["order"].isNull(), F.lit(f"{log.order}: not a whole number")))
     return columns, checks
-
-
-def _parse_label(label: LabelColumn, text: Column) -> tuple[Column, Column]:
-    """Parse the label as 1.0 or 0.0, and check that its value is declared."""
-    # Compare numbers by value: 1, 1.0 and +1 are the same label.
-    text = F.regexp_replace(F.lower(F.trim(F.coalesce(text, F.lit("")))), r"^\+?(-?\d+)(\.0+)?$", "$1")
-    value = F.when(text.isin(label.positive), F.lit(1.0)).when(text.isin(label.negative), F.lit(0.0))
-    return value, F.when(value.isNull(), F.lit(f"{label.column}: {UNDECLARED_LABEL}"))
 
 
 def _parse_log_column(

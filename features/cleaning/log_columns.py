@@ -13,7 +13,7 @@ from star_ctr.conf.contracts.column_ref import escape_column_name
 from star_ctr.conf.errors import DataError, suggest_nearest
 from star_ctr.conf.settings.features import list_read_columns
 from star_ctr.conf.settings.label import LabelColumn
-from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, ImpressionLog
+from star_ctr.conf.settings.logs import AttributeLog, BehaviourLog, ClickLog, EventLog, ImpressionLog
 from star_ctr.conf.settings.root import Settings
 from star_ctr.conf.settings.sources import Log
 
@@ -38,7 +38,7 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
 
     Args:
         settings: The settings of the data set.
-        name: The log: `impressions`, `clicks`, `behaviours`, `users` or `items`.
+        name: The log: `impressions`, `clicks`, `events`, `behaviours`, `users` or `items`.
 
     Returns:
         The required log columns, by the settings key below `logs.<name>` that requires each, such as `time.column`.
@@ -51,8 +51,10 @@ def list_required_columns(settings: Settings, name: str) -> dict[str, str]:
             wanted |= {f"outcomes.{column}": column for column in log.outcomes}
             wanted |= {"id": log.id} if log.id else {}
             wanted |= {"weight": log.weight} if log.weight else {}
+            wanted |= {f"label.also.{name}": column for name, column in settings.label.outcome_columns.items()}
         case ClickLog():
             wanted |= {"impression": log.impression, "time.column": log.time.column}
+            wanted |= {"event": log.event} if isinstance(log, EventLog) else {}
         case BehaviourLog():
             wanted |= {"user": log.user, "item": log.item, "behaviour": log.behaviour}
             wanted |= {"time.column": log.time.column} if log.time else {"order": str(log.order)}
@@ -176,6 +178,7 @@ def map_declared_columns(settings: Settings, log: Log) -> dict[str, str]:
             names |= {"label": settings.label.column} if isinstance(settings.label, LabelColumn) else {}
         case ClickLog():
             names = {"impression_id": log.impression}
+            names |= {"event": log.event} if isinstance(log, EventLog) else {}
         case BehaviourLog():
             names = {"user_id": log.user, "item_id": log.item, "behaviour": log.behaviour}
         case AttributeLog():
@@ -198,8 +201,11 @@ def list_consumed_columns(settings: Settings, log: Log) -> set[str]:
 _SEPARATORS = (";", "\t", "|", ",", "\x01")
 """Separators of CSV files to suggest."""
 _TABLE_COLUMNS = frozenset(
-    {"impression_id", "ts", "user_id", "item_id", "domain", "label", "behaviour", "order", "key", "ds", "reason", "raw"}
-)
+    {
+        "impression_id", "ts", "user_id", "item_id", "domain", "label", "event", "behaviour", "order", "key", "ds",
+        "reason", "raw",
+    }
+)  # fmt: skip
 
 
 def name_stored_column(column: str) -> str:

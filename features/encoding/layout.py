@@ -93,6 +93,7 @@ def fit_layout(
         sequences=sequences,
         hashed=sorted(hashed),
         has_weights=settings.logs.impressions.weight is not None,
+        outcomes=settings.label.outcomes,
     )
 
 

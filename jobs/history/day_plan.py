@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from star_ctr.conf.contracts.dates import NO_DAY
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
-from star_ctr.conf.contracts.run_id import hash_features_settings, hash_label_settings
+from star_ctr.conf.contracts.run_id import hash_features_settings, hash_label_settings, hash_outcome_settings
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.history.inputs import ATTRIBUTE_KEYS
@@ -94,9 +94,10 @@ def _plan_labels(
     """Return the days whose labels are computed, with the hash of what determines them."""
     records = DayRecords(settings)
     stored = {day: found for day, found in records.read(LABELS).items() if day in stored_days}
-    times = {name: read_time_ranges(settings, name) for name in ("impressions", "clicks")}
+    times = {name: read_time_ranges(settings, name) for name in ("impressions", "clicks", "events")}
     weight = settings.logs.impressions.weight
     basis = [hash_label_settings(settings), _hash_code("star_ctr.jobs.history.labels"), *([weight] if weight else [])]
+    basis += [found] if (found := hash_outcome_settings(settings)) else []
     new = {}
     for day in days:
         known = stored.get(day)
@@ -114,7 +115,7 @@ def _plan_labels(
 def _hash_outcomes(
     settings: Settings, contents: Mapping[str, Mapping[str, str]], times: Mapping[str, _Times], day: str
 ) -> str:
-    """Hash the rows that the labels of a day depend on, besides its own; empty if the label is a column.
+    """Hash the rows that the labels of a day depend on, besides its own; empty if all labels are columns.
 
     Args:
         settings: The data set.
@@ -123,12 +124,17 @@ def _hash_outcomes(
         day: The day.
 
     Returns:
-        The hash of the clicks that may belong to impressions of the day, and of later impressions with the same ids.
+        The hash of the clicks and events that may belong to impressions of the day, and of later impressions with the
+        same ids.
     """
     label, always = settings.label, (dt.date.min, dt.date.max)
-    if not isinstance(label, LabelFromClicks):
+    windows = [outcome.window_hours for outcome in label.outcome_events.values()]
+    logs = ["events"] if windows else []
+    if isinstance(label, LabelFromClicks):
+        windows, logs = [*windows, label.window_hours], ["clicks", *logs]
+    if not logs:
         return ""
-    window = dt.timedelta(days=int(label.window_hours // 24) + 1)
+    window = dt.timedelta(days=int(max(windows) // 24) + 1)
     first, last = times["impressions"].get(day, (dt.date.min, dt.date.max - window))
 
     def is_near(log: str, log_day: str) -> bool:
@@ -137,7 +143,7 @@ def _hash_outcomes(
 
     near = [
         [(log_day, rows) for log_day, rows in contents[log].items() if is_near(log, log_day)]
-        for log in ("impressions", "clicks")
+        for log in ("impressions", *logs)
     ]
     return hash_json(near, 16)
 

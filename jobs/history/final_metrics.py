@@ -15,14 +15,13 @@ from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
 from star_ctr.features.evaluation.reliability import RELIABILITY
 from star_ctr.jobs.io.day_records import DayRecords
-from star_ctr.jobs.io.label_records import AS_OF, CLOSES, LABEL_SETTINGS
+from star_ctr.jobs.io.label_records import AS_OF, CLOSES, LABEL_SETTINGS, get_label_hash
 from star_ctr.jobs.io.label_records import PART as LABELS
-from star_ctr.jobs.io.table_hashes import HASH
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 _logger = logging.getLogger(__name__)
-_RUN = ("run_id", "attempt", "ds", "model", "seed")
-_RUN_SCHEMA = "run_id string, attempt long, ds string, model string, seed long"
+RUN = ("run_id", "attempt", "ds", "model", "seed")
+RUN_SCHEMA = "run_id string, attempt long, ds string, model string, seed long"
 
 
 def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSettings) -> list[str]:
@@ -38,7 +37,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
     """
     definition, records = hash_label_settings(store.settings), DayRecords(store.settings).read(LABELS)
     closed = {
-        day: found.outputs[HASH]
+        day: get_label_hash(found)
         for day, found in records.items()
         if day < ds and found.outputs[CLOSES] <= found.outputs[AS_OF] and found.outputs[LABEL_SETTINGS] == definition
     }
@@ -51,7 +50,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
         done = {(r.run_id, r.attempt, r.labels) for r in store.read("final_metrics").collect()}
     # Labels that have changed since, for example because clicks were delivered again, give other final metrics.
     runs = [
-        row for row in metrics.select(*_RUN, "rows").collect() if (row.run_id, row.attempt, closed[row.ds]) not in done
+        row for row in metrics.select(*RUN, "rows").collect() if (row.run_id, row.attempt, closed[row.ds]) not in done
     ]
     if not runs:
         return []
@@ -66,10 +65,10 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
         if not complete:
             return []
         described = store.spark.createDataFrame(
-            [(*row[: len(_RUN)], ds, closed[row.ds]) for row in complete], f"{_RUN_SCHEMA}, as_of string, labels string"
+            [(*row[: len(RUN)], ds, closed[row.ds]) for row in complete], f"{RUN_SCHEMA}, as_of string, labels string"
         )
         final = compute_metrics(scores.where(F.col("run_id").isin(names)), evaluate)
-        columns = (*_RUN, "domain", *METRICS, RELIABILITY, *INTERVALS, "as_of", "labels")
+        columns = (*RUN, "domain", *METRICS, RELIABILITY, *INTERVALS, "as_of", "labels")
         final = final.join(F.broadcast(described), "run_id").select(*columns)
         store.replace("final_metrics", final.repartition(1), make_in_condition("run_id", names))
     finally:
@@ -79,19 +78,22 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
 
 
 def remove_final_metrics(store: WarehouseTables, runs: Sequence[str]) -> None:
-    """Remove the final metrics of runs that are evaluated again, because their scores may have changed."""
-    if store.exists("final_metrics") and any(p["run_id"] in runs for p in store.list_partitions("final_metrics")):
-        where = make_in_condition("run_id", runs)
-        store.replace("final_metrics", store.read("final_metrics").limit(0), where)
+    """Remove what later nights computed of runs that are evaluated again, because their scores may have changed."""
+    for table in ("final_metrics", "outcome_metrics"):
+        if store.exists(table) and any(p["run_id"] in runs for p in store.list_partitions(table)):
+            store.replace(table, store.read(table).limit(0), make_in_condition("run_id", runs))
 
 
 def _label(store: WarehouseTables, runs: Sequence[Row], days: list[str]) -> DataFrame:
     """Return the scores of runs with the current labels; each run has the columns `run_id` and `attempt`."""
-    wanted = store.spark.createDataFrame([(r.run_id, r.attempt) for r in runs], "_run string, _attempt long")
-    scores = store.read("scores").drop("label", "label_final")
-    is_wanted = (F.col("run_id") == F.col("_run")) & F.col("attempt").eqNullSafe(F.col("_attempt"))
-    scores = scores.where(F.col("run_id").isin([r.run_id for r in runs])).join(
-        F.broadcast(wanted), is_wanted, "left_semi"
-    )
+    scores = read_scores(store, runs).drop("label", "label_final")
     labels = store.read("labels").where(F.col("ds").isin(days)).select("ds", "impression_id", "label", "is_final")
     return scores.join(labels.withColumnRenamed("is_final", "label_final"), ["ds", "impression_id"])
+
+
+def read_scores(store: WarehouseTables, runs: Sequence[Row]) -> DataFrame:
+    """Read the scores of runs, each given by a row with `run_id` and `attempt`."""
+    wanted = store.spark.createDataFrame([(r.run_id, r.attempt) for r in runs], "_run string, _attempt long")
+    is_wanted = (F.col("run_id") == F.col("_run")) & F.col("attempt").eqNullSafe(F.col("_attempt"))
+    scores = store.read("scores").where(F.col("run_id").isin([r.run_id for r in runs]))
+    return scores.join(F.broadcast(wanted), is_wanted, "left_semi")

@@ -3,20 +3,23 @@
 A label is final when its attribution window has closed, clicked or not. Until then, it is open: each night computes it
 again from the clicks that are known by then. Labels from a column of the impression log are always final.
 
-The table also contains the weights of the impressions, if the settings declare a weight.
+The table also contains the further outcomes of the impressions (`label.also`) and their weights, if the settings
+declare any. An outcome is null until its window has closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.contracts.run_id import hash_label_settings
+from star_ctr.conf.contracts.column_names import name_outcome_label
+from star_ctr.conf.contracts.run_id import hash_label_settings, hash_outcome_settings
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
+from star_ctr.features.cleaning.label_values import add_outcomes
 from star_ctr.features.cleaning.weights import add_weights
 from star_ctr.features.point_in_time import attribution
 from star_ctr.jobs.history.matches import match_days
@@ -24,10 +27,13 @@ from star_ctr.jobs.io.day_records import DayRecord, DayRecords
 from star_ctr.jobs.io.label_records import (
     AS_OF,
     CLOSES,
+    LABEL_HASH,
     LABEL_SETTINGS,
+    OUTCOME_SETTINGS,
+    OUTCOMES_CLOSE,
     PART,
     WEIGHT,
-    find_days_of_other_weights,
+    find_days_of_other_columns,
     find_labels_of_other_nights,
 )
 from star_ctr.jobs.io.table_hashes import HASH, hash_days
@@ -51,19 +57,21 @@ def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[st
     days, records, label = sorted(planned), DayRecords(settings), settings.label
     records.remove(PART, days)
     impressions = add_weights(settings, store.read("impressions").where(F.col("ds").isin(days)))
+    impressions = _add_event_outcomes(settings, store, add_outcomes(settings, impressions), days, ds)
     weight = settings.logs.impressions.weight
-    weights = ("weight",) if weight else ()
+    outcomes = [name_outcome_label(name) for name in label.outcomes]
+    more = [*(["weight"] if weight else []), *outcomes]
     closes = F.col("ds")
     matches = None
     if isinstance(label, LabelFromClicks):
         closes = attribution.compute_closing_day(label.window_hours, settings.zone)
         matches = match_days(settings, store, label, days, ds).rows.persist()
-        columns = ("impression_id", "ts", "ds", "domain", *weights)
+        columns = ("impression_id", "ts", "ds", "domain", *more)
         impressions = attribution.label_matched(impressions.select(*columns), matches)
     try:
         is_final = (closes <= F.lit(ds)).alias("is_final")
         as_of = F.lit(ds).alias("as_of")
-        rows = impressions.select("impression_id", "domain", "label", is_final, as_of, *weights, "ds")
+        rows = impressions.select("impression_id", "domain", "label", is_final, as_of, *more, "ds")
         arranged = repartition_by_day(rows).sortWithinPartitions("ds", "impression_id")
         store.replace("labels", arranged, make_in_condition("ds", days))
         if matches is not None:
@@ -72,12 +80,66 @@ def write_labels(settings: Settings, store: WarehouseTables, planned: Mapping[st
     finally:
         if matches is not None:
             matches.unpersist()
-    times = store.read("impressions").where(F.col("ds").isin(days)).groupBy("ds")
-    last = {row.ds: row.closes for row in times.agg(F.max(closes).alias("closes")).collect()}
-    hashes = hash_days(store, "labels", days, ("impression_id", "label", "is_final", *weights))
+    records.write(PART, _make_records(settings, store, planned, ds, closes, more))
+
+
+def _add_event_outcomes(
+    settings: Settings, store: WarehouseTables, impressions: DataFrame, days: Sequence[str], ds: str
+) -> DataFrame:
+    """Add the further outcomes that come from events; null for those that are not final on night `ds`."""
+    for name, outcome in settings.label.outcome_events.items():
+        matches = match_days(settings, store, outcome, days, ds, event=outcome.event or name).rows
+        entries = collect_ledger_entries(attribution.count_clicks(matches.where(F.col("ds").isin(list(days)))))
+        entries = [entry._replace(reason=entry.reason.replace("click", "event")) for entry in entries]
+        store.write_ledger(f"attribute.{name}", entries, make_in_condition("ds", days))
+        matched = matches.where((F.col("status") == attribution.MATCHED) & F.col("shown_ds").isin(list(days)))
+        keys = matched.select("impression_id", F.col("shown_at").alias("ts"), F.col("shown_ds").alias("ds"))
+        is_final = attribution.compute_closing_day(outcome.window_hours, settings.zone) <= F.lit(ds)
+        found = F.coalesce("_found", F.lit(0.0))
+        impressions = (
+            impressions.join(keys.withColumn("_found", F.lit(1.0)), ["impression_id", "ts", "ds"], "left")
+            .withColumn(name_outcome_label(name), F.when(is_final, found))
+            .drop("_found")
+        )
+    return impressions
+
+
+def _make_records(
+    settings: Settings,
+    store: WarehouseTables,
+    planned: Mapping[str, str],
+    ds: str,
+    closes: Column,
+    more: Sequence[str],
+) -> dict[str, DayRecord]:
+    """Return the records of days whose labels were written.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        planned: As for `write_labels`.
+        ds: As for `write_labels`.
+        closes: The day at whose end the label of an impression is final.
+        more: The columns of `labels` that only these settings have.
+    """
+    days, label, weight = sorted(planned), settings.label, settings.logs.impressions.weight
+    windows = {name: outcome.window_hours for name, outcome in label.outcome_events.items()}
+    closing = {name: attribution.compute_closing_day(hours, settings.zone) for name, hours in windows.items()}
+    last = [F.max(column).alias(f"closes_{k}") for k, column in enumerate([closes, *closing.values()])]
+    times = store.read("impressions").where(F.col("ds").isin(days)).groupBy("ds").agg(*last)
+    found = {row.ds: list(row[1:]) for row in times.collect()}
+    columns = ("impression_id", "label", "is_final")
+    hashes = hash_days(store, "labels", days, (*columns, *more))
     same = {AS_OF: ds, LABEL_SETTINGS: hash_label_settings(settings)} | ({WEIGHT: weight} if weight else {})
-    outputs = {day: {**same, CLOSES: last.get(day, day), HASH: hashes.get(day, "")} for day in days}
-    records.write(PART, {day: DayRecord(planned[day], outputs[day]) for day in days})
+    outputs = {day: {**same, CLOSES: found[day][0] if day in found else day, HASH: hashes.get(day, "")} for day in days}
+    if label.also:
+        label_hashes = hash_days(store, "labels", days, columns)
+        for day in days:
+            last_days = dict.fromkeys(label.outcomes, day)
+            last_days |= dict(zip(closing, found[day][1:], strict=True)) if day in found else {}
+            outputs[day] |= {OUTCOMES_CLOSE: last_days, OUTCOME_SETTINGS: hash_outcome_settings(settings)}
+            outputs[day] |= {LABEL_HASH: label_hashes.get(day, "")}
+    return {day: DayRecord(planned[day], outputs[day]) for day in days}
 
 
 def remove_labels(settings: Settings, store: WarehouseTables, days: Collection[str]) -> None:
@@ -96,16 +158,17 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], d
         ds: The night.
 
     Returns:
-        The rows with `label` and `label_final`, and `weight` if the settings declare a weight.
+        The rows with `label` and `label_final`; with `weight`, if the settings declare a weight; and with each further
+        outcome, null if it is not known.
 
     Raises:
         DataError: The labels are those of another night, or their number differs from the number of rows of a day, or
-            the weights come from another column.
+            the weights come from another column, or the further outcomes were computed with other settings.
     """
     table = store.warehouse.table("labels")
-    if others := find_days_of_other_weights(store.settings, days):
+    if others := find_days_of_other_columns(store.settings, days):
         raise DataError(
-            f"{table}: {', '.join(others)} were computed with another logs.impressions.weight; run "
+            f"{table}: {', '.join(others)} were computed with another logs.impressions.weight or label.also; run "
             f"`star-ctr features --ds {ds}`"
         )
     for day, night in find_labels_of_other_nights(store.settings, ds, days).items():
@@ -121,6 +184,7 @@ def add_labels(store: WarehouseTables, rows: DataFrame, days: Collection[str], d
                 f"{table}: {row['labels'] or 0:,} labels for the {row['count'] or 0:,} rows "
                 f"of {row['ds']} in `features`; run `star-ctr features --ds {row['ds']} --full`"
             )
-    weights = ("weight",) if store.settings.logs.impressions.weight else ()
-    labels = labels.select("ds", "impression_id", "label", F.col("is_final").alias("label_final"), *weights)
+    more = [*(["weight"] if store.settings.logs.impressions.weight else [])]
+    more += map(name_outcome_label, store.settings.label.outcomes)
+    labels = labels.select("ds", "impression_id", "label", F.col("is_final").alias("label_final"), *more)
     return rows.join(labels, ["ds", "impression_id"])

@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Collection, Mapping
 from functools import cache, cached_property
 
+from star_ctr.conf.contracts.catalog import LOG_TABLES
 from star_ctr.conf.contracts.dates import BEFORE_FIRST_DAY, NO_DAY
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
 from star_ctr.conf.contracts.run_id import hash_history_settings
@@ -69,7 +70,7 @@ class LogDays:
     @cached_property
     def contents(self) -> dict[str, dict[str, str]]:
         """The hashes of the rows of the ingested tables by day, up to the last log day."""
-        return {name: self._read_contents(name) for name in ("impressions", "clicks", "behaviours", *ATTRIBUTE_KEYS)}
+        return {name: self._read_contents(name) for name in LOG_TABLES}
 
     def _read_contents(self, name: str) -> dict[str, str]:
         days = self._list_ingested_days(name)

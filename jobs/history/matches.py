@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from star_ctr.conf.settings.label import LabelFromClicks
+from star_ctr.conf.settings.label import LabelFromClicks, OutcomeEvents
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.point_in_time.attribution import WINDOWS, match_clicks
 from star_ctr.features.point_in_time.known_times import find_start
@@ -31,10 +31,11 @@ class Matches(NamedTuple):
 def match_days(
     settings: Settings,
     store: WarehouseTables,
-    label: LabelFromClicks,
+    label: LabelFromClicks | OutcomeEvents,
     days: Collection[str],
     until: str,
     all_day: bool = False,
+    event: str | None = None,
 ) -> Matches:
     """Match all clicks of some log days, and all clicks on the impressions of these log days.
 
@@ -43,16 +44,18 @@ def match_days(
     Args:
         settings: The data set.
         store: The tables.
-        label: The label.
+        label: The label, or a further outcome.
         days: The log days.
         until: The last log day of clicks and impressions to read.
         all_day: Whether to match all clicks whose time is on one of these days, too, whatever their log day.
+        event: Name of the events to match in place of clicks; by default, clicks are matched.
 
     Returns:
         The matches.
     """
     impressions = store.read("impressions").where(F.col("ds") <= until)
-    clicks = store.read("clicks").where(F.col("ds") <= until)
+    clicks = store.read("clicks") if event is None else store.read("events").where(F.col("event") == event)
+    clicks = clicks.where(F.col("ds") <= until)
     is_wanted = F.col("ds").isin(sorted(days))
     times = (rows.where(is_wanted).agg(F.min("ts"), F.max("ts")).first() for rows in (impressions, clicks))
     bounds = [found for found in times if found is not None and found[0] is not None]

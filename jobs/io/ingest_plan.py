@@ -81,8 +81,8 @@ def plan_log(
 ) -> LogPlan:
     """Plan the days of a log for a night.
 
-    These are the days of the window and, for clicks, all days since the first one with open labels: a label must not
-    become final without the clicks of a day that no night has read.
+    These are the days of the window and, for clicks and events, all days since the first one with open labels: a label
+    must not become final without the clicks or events of a day that no night has read.
 
     Args:
         settings: The settings of the data set.
@@ -99,7 +99,7 @@ def plan_log(
         return _plan_undated_log(settings, name, ds, files, records)
     by_day, window = is_read_by_day(log), list_window_days(settings, ds)
     lookback = getattr(log, "duplicate_days", 0)
-    if name == "clicks":
+    if name in ("clicks", "events"):
         first = min([window[0], *find_open_days(settings, ds)])
         wanted = list_days(first, ds)
     elif name not in UNWINDOWED_LOGS:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from star_ctr.conf.contracts.run_id import hash_outcome_settings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
+from star_ctr.jobs.io.table_hashes import HASH
 
 PART = "labels"
 """The part of the records of days of labels."""
@@ -13,6 +15,13 @@ AS_OF = "as_of"
 """Key of the last log day of clicks that the labels of a day were computed from, in the record of the day."""
 CLOSES = "closes"
 """Key of the day at whose end all labels of a day are final, in the record of the day."""
+OUTCOMES_CLOSE = "outcomes_close"
+"""Key of the day at whose end all values of each further outcome are final, in the record of the day; absent if there
+are none."""
+LABEL_HASH = "label_rows"
+"""Key of the hash of the labels without further outcomes, in the record of the day; absent if there are none."""
+OUTCOME_SETTINGS = "outcome_settings"
+"""Key of the hash of the settings of the further outcomes, in the record of the day; absent if there are none."""
 LABEL_SETTINGS = "settings"
 """Key of the hash of the settings of the labels, in the record of the day."""
 WEIGHT = "weight"
@@ -20,8 +29,14 @@ WEIGHT = "weight"
 
 
 def has_open_labels(record: DayRecord, ds: str) -> bool:
-    """Return whether labels of a day were open on night `ds`, or when they were computed if that was earlier."""
-    return bool(record.outputs[CLOSES] > min(record.outputs[AS_OF], ds))
+    """Return whether labels or outcomes of a day were open on night `ds`, or when computed if that is earlier."""
+    last = max([record.outputs[CLOSES], *record.outputs.get(OUTCOMES_CLOSE, {}).values()])
+    return bool(last > min(record.outputs[AS_OF], ds))
+
+
+def get_label_hash(record: DayRecord) -> str:
+    """Return the hash of the labels of a day, which does not depend on further outcomes."""
+    return str(record.outputs.get(LABEL_HASH, record.outputs[HASH]))
 
 
 def find_open_days(settings: Settings, ds: str) -> list[str]:
@@ -30,10 +45,12 @@ def find_open_days(settings: Settings, ds: str) -> list[str]:
     return sorted(day for day, found in records.items() if day < ds and has_open_labels(found, ds))
 
 
-def find_days_of_other_weights(settings: Settings, days: Iterable[str]) -> list[str]:
-    """Return the days whose labels were written with another weight column or none; does not need Spark."""
-    records, weight = DayRecords(settings).read(PART), settings.logs.impressions.weight
-    return [day for day in days if day in records and records[day].outputs.get(WEIGHT) != weight]
+def find_days_of_other_columns(settings: Settings, days: Iterable[str]) -> list[str]:
+    """Return the days whose weights or further outcomes were written with other settings; does not need Spark."""
+    records = DayRecords(settings).read(PART)
+    current = (settings.logs.impressions.weight, hash_outcome_settings(settings))
+    found = {day: (records[day].outputs.get(WEIGHT), records[day].outputs.get(OUTCOME_SETTINGS)) for day in records}
+    return [day for day in days if found.get(day, current) != current]
 
 
 def find_labels_of_other_nights(settings: Settings, ds: str, days: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from star_ctr.conf.contracts.column_names import name_outcome_label
 from star_ctr.conf.contracts.domains import OTHER_NAME
+from star_ctr.conf.contracts.encoded_row import TRAIN
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.label import LabelFromClicks
 from star_ctr.conf.settings.root import Settings
@@ -17,6 +19,8 @@ from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, quote_spark
 UNKNOWN_DOMAIN = "domain unknown in training"
 OPEN_LABEL = "label still open"
 """Reason of training rows whose label is not final. With `label.open: keep`, they are counted and trained on."""
+UNKNOWN_OUTCOME = "outcome not known yet"
+"""Reason of training rows that do not train the head of a further outcome."""
 ZERO_WEIGHT = "weight 0"
 """Reason of training rows that are left out because their weight is 0, whether their label is final or not."""
 
@@ -60,6 +64,28 @@ def count_rows(settings: Settings, rows: DataFrame, is_test: Column) -> list[Row
     counts = rows.groupBy("ds", part, "domain", F.coalesce(reason, F.lit("")).alias("reason"), left_out).count()
     columns = ("ds", "part", "domain", "count", "reason", "is_left_out")
     return sorted(RowCount(*row) for row in counts.select(*columns).collect())
+
+
+def write_outcome_ledger(settings: Settings, store: WarehouseTables, step: str, ds: str, train: DataFrame) -> None:
+    """Write the ledger entries of further outcomes: how many training rows have one that is known.
+
+    Args:
+        settings: The data set.
+        store: The tables.
+        step: The name of the split table. The step in the ledger is for example `split.train.long_view`.
+        ds: The night, which is the day of all entries.
+        train: The training rows.
+    """
+    outcomes = settings.label.outcomes
+    if not outcomes:
+        return
+    known = [F.count(name_outcome_label(name)).alias(f"known_{k}") for k, name in enumerate(outcomes)]
+    found = train.groupBy("domain").agg(F.count("*").alias("rows"), *known).orderBy("domain").collect()
+    for k, name in enumerate(outcomes):
+        entries = [LedgerEntry(ds, row.domain, row[2 + k], row[2 + k], "") for row in found]
+        unknown = ((row.domain, row.rows - row[2 + k]) for row in found)
+        entries += [LedgerEntry(ds, domain, n, 0, UNKNOWN_OUTCOME) for domain, n in unknown if n]
+        store.write_ledger(f"{step}.{TRAIN}.{name}", entries, f"ds = {quote_spark_literal(ds)}")
 
 
 def check_training_rows(store: WarehouseTables, ds: str, counts: Iterable[RowCount]) -> None:

@@ -16,11 +16,11 @@ from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.cleaning.clean_log import (
     NOT_QUARANTINED,
-    UNDECLARED_LABEL,
     UNKNOWN_DOMAIN,
     UNREADABLE,
 )
 from star_ctr.features.cleaning.duplicates import CONFLICT
+from star_ctr.features.cleaning.label_values import UNDECLARED_LABEL, UNDECLARED_OUTCOME
 from star_ctr.features.cleaning.text import LOST_DIGITS
 from star_ctr.features.cleaning.times import OUTSIDE_BOUNDS, UNUSABLE
 from star_ctr.features.cleaning.weights import INVALID_WEIGHT, MISSING_WEIGHT
@@ -31,6 +31,7 @@ from star_ctr.jobs.io.warehouse import LedgerEntry, WarehouseTables, make_in_con
 from star_ctr.jobs.quality.profile import DomainCount
 
 _REMEDIES = {
+    UNDECLARED_OUTCOME: "declare the values in label.also",
     UNDECLARED_LABEL: "declare the values in label.positive and label.negative",
     UNUSABLE: "set unit, format or zone of logs.{log}.time",
     OUTSIDE_BOUNDS: "set unit, or earliest and latest, of logs.{log}.time",

@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 from star_ctr.conf.contracts.catalog import LAYOUT_FILE, WEIGHTS_FILE
 from star_ctr.conf.files import hash_file, open_folder
 from star_ctr.jobs.registry.attempts import Attempt
+from star_ctr.model.export import read_outcomes
 from star_ctr.model.predictor import Predictor
 
 
@@ -19,11 +20,13 @@ class ModelFiles(NamedTuple):
         folder: The folder of the attempt.
         files: The name and SHA-256 of each file.
         threads: The number of threads to use, which is the number of cores per task.
+        outcomes: The names of the further outcomes that the model predicts.
     """
 
     folder: str
     files: tuple[tuple[str, str], ...]
     threads: int
+    outcomes: tuple[str, ...] = ()
 
 
 def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
@@ -32,7 +35,8 @@ def describe_model(spark: SparkSession, attempt: Attempt) -> ModelFiles:
     names = (WEIGHTS_FILE, LAYOUT_FILE)
     # A replayed attempt is not published, so it has no record with hashes.
     files = attempt.record()["files"] if attempt.is_published else {n: hash_file(attempt.folder / n) for n in names}
-    return ModelFiles(str(attempt.folder.absolute()), tuple((name, files[name]) for name in names), threads)
+    hashes, outcomes = tuple((name, files[name]) for name in names), tuple(read_outcomes(attempt.folder))
+    return ModelFiles(str(attempt.folder.absolute()), hashes, threads, outcomes)
 
 
 _PREDICTORS: dict[ModelFiles, Predictor] = {}

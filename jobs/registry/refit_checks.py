@@ -18,7 +18,7 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.attempts import get_attempt, read_result
 from star_ctr.jobs.registry.gate_policy import check_refit
-from star_ctr.jobs.score import check_parity, compute_largest_difference, score_rows
+from star_ctr.jobs.score import check_parity, compare_with_trainer, score_rows
 from star_ctr.model.export import read_weights
 from star_ctr.model.training.job import TrainingJob
 
@@ -45,12 +45,12 @@ def find_failures(store: WarehouseTables, gate: GateSettings, job: TrainingJob) 
 
 def _check_parity(rows: DataFrame, job: TrainingJob) -> None:
     """Raise `DataError` if the exported model does not match the trainer's sampled scores, or if no sample exists."""
-    sample_scores = read_result(job)["sample_scores"]
-    if not sample_scores:
+    record = read_result(job)
+    if not record["sample_scores"]:
         raise DataError(f"{job.run_id}: training left no sample of scores to compare with; train the run again")
-    ids = rows.sparkSession.createDataFrame([(i,) for i in sample_scores], "impression_id string")
+    ids = rows.sparkSession.createDataFrame([(i,) for i in record["sample_scores"]], "impression_id string")
     sampled = rows.join(F.broadcast(ids), "impression_id", "left_semi")
-    check_parity(job.run_id, compute_largest_difference(score_rows(sampled, get_attempt(job)), sample_scores))
+    check_parity(job.run_id, compare_with_trainer(score_rows(sampled, get_attempt(job)), record))
 
 
 def _check_rates(rows: DataFrame, gate: GateSettings, job: TrainingJob) -> list[str]:

@@ -13,16 +13,12 @@ The number of input rows equals the number of scored rows plus the number of rej
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, get_args
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
 from star_ctr.conf.contracts.catalog import TABLES
 from star_ctr.conf.contracts.column_names import IDENTITY_COLUMNS
@@ -38,11 +34,9 @@ from star_ctr.features.encoding.scoring_rows import (
     count_unknown_domains,
 )
 from star_ctr.features.point_in_time.row_columns import select_row_columns
-from star_ctr.features.point_in_time.scan_planner import ArrowFunction
 from star_ctr.jobs.features import add_point_in_time
 from star_ctr.jobs.history.inputs import add_columns, find_cut_days, select_columns
 from star_ctr.jobs.history.state import HistoryState
-from star_ctr.jobs.io.encoder_cache import load_encoder
 from star_ctr.jobs.io.external_tables import (
     filter_rows,
     is_within,
@@ -56,11 +50,8 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.quality.score_checks import check_scores
 from star_ctr.jobs.registry.decisions import Decisions, find_serving
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
-from star_ctr.jobs.registry.predictor_cache import describe_model, load_predictor
-from star_ctr.model.data.reader import unpack_columns
+from star_ctr.jobs.tools.score_function import COLUMNS, make_score_function
 
-COLUMNS = ("run_id", "impression_id", "user_id", "domain", "score")
-"""Columns of the output, before the carried input columns."""
 MAX_LISTED = 20
 """Maximum number of reasons, or of unknown domains, that are listed individually."""
 
@@ -85,7 +76,8 @@ def run(
         spark: The session.
         run_id: The run whose model to use.
         source: Path or URL of a Delta or Parquet table with the columns of the impression log, or with encoded rows.
-        target: Path or URL of the output, which has COLUMNS and `columns`.
+        target: Path or URL of the output, which has COLUMNS, `outcomes` if the model predicts further outcomes, and
+            `columns`.
         where: SQL condition that selects the input rows; all rows by default.
         columns: Input columns to copy to the output.
         encoded: Whether the input contains encoded rows (`ints`, `floats` and `domain_id`).
@@ -116,7 +108,7 @@ def run(
     if encoded:
         checked = check_encoded_rows(rows, model.layout, policy, columns, source)
         # Encoded rows are wide. Cache the scores and reasons instead of the rows, so that the rows are read only once.
-        prepared = checked.mapInArrow(*_make_score_function(checked, model, encoded)).persist()
+        prepared = checked.mapInArrow(*make_score_function(checked, model, encoded)).persist()
     else:
         prepared = checked = clean_raw_rows(model.settings, rows, model.layout, policy, columns, source).persist()
     try:
@@ -136,7 +128,8 @@ def run(
             raise DataError(f"{source}: {problem}; see {rejected}")
         carried = [f"{CARRIED}.*"] if columns else []
         with nullcontext(valid) if encoded else _score_raw_rows(store, model, valid, counts) as scores:
-            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *carried)
+            outcomes = [name for name in ("outcomes",) if name in scores.columns]
+            scores = scores.select(F.lit(run_id).alias("run_id"), *COLUMNS[1:], *outcomes, *carried)
             scores = scores if encoded else scores.persist()  # those of encoded rows are cached already
             try:
                 check_scores(scores, source)
@@ -185,7 +178,7 @@ def _check_columns(rows: DataFrame, columns: Sequence[str]) -> None:
             raise UserError(
                 f"--columns {name}: the input has no such column{nearest} (columns: {', '.join(rows.columns)})"
             )
-        if name.lower() in COLUMNS or columns.count(name) > 1:
+        if name.lower() in (*COLUMNS, "outcomes") or columns.count(name) > 1:
             raise UserError(f"--columns {name}: the output would have two columns with this name; remove one of them")
 
 
@@ -231,50 +224,8 @@ def _score_raw_rows(
     settings, carried = model.settings, [c for c in (CARRIED,) if c in cleaned.columns]
     rows = add_columns(settings, store, select_columns(settings, cleaned, settings.features), settings.features)
     rows = rows.select(*IDENTITY_COLUMNS, *select_row_columns(settings, rows), *carried)
-    state, score = HistoryState(settings, store, str(counts.newest)), _make_score_function(rows, model, encoded=False)
+    state, score = HistoryState(settings, store, str(counts.newest)), make_score_function(rows, model, encoded=False)
     return add_point_in_time(settings, state, rows, find_cut_days(settings, cleaned), counts.valid, score)
-
-
-def _make_score_function(rows: DataFrame, model: ScoringModel, encoded: bool) -> ArrowFunction:
-    """Make the function that scores Arrow batches of encoded rows, or encodes and scores rows of features.
-
-    Returns:
-        The function and the schema of its output: impression_id, user_id, domain, score, and CARRIED if `rows` has it.
-        For encoded rows, it also has `reason` and `raw`; rows with a reason are not scored (their score is NaN).
-    """
-    model_files, history = describe_model(rows.sparkSession, model.attempt), list(model.settings.history)
-    vocabularies = model.vocabularies
-    copied = [*(("reason", "raw") if encoded else ()), *((CARRIED,) if CARRIED in rows.columns else ())]
-    first = COLUMNS[1:4]
-
-    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        predictor = load_predictor(model_files)
-        layout = predictor.layout
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
-            ids, domain = [batch.column(c) for c in first[:2]], batch.column("domain")
-            valid = np.ones(batch.num_rows, bool)
-            if encoded:
-                valid = pc.is_null(batch.column("reason")).to_numpy(zero_copy_only=False)
-                scorable = batch if valid.all() else batch.filter(pa.array(valid))
-                ints, floats, domain_id = (scorable.column(c) for c in ("ints", "floats", "domain_id"))
-            else:
-                domain_id = layout.domain_index.get_numbers(domain)
-                domain = pa.array(layout.domain_index.names).take(domain_id)
-                # Features that read the domain see `other` for unknown domains, as in a split.
-                table = pa.Table.from_batches([batch]).drop_columns(["domain"]).append_column("domain", domain)
-                ints, floats = load_encoder(layout, vocabularies, history).encode(table)
-            scores = np.full(batch.num_rows, np.nan)
-            if valid.any():
-                scores[valid] = predictor.predict(
-                    *unpack_columns(ints, floats, layout), domain_id.to_numpy().astype(np.int32)
-                )
-            columns = [*ids, domain, pa.array(scores), *(batch.column(c) for c in copied)]
-            yield pa.RecordBatch.from_arrays(columns, names=[*first, "score", *copied])
-
-    fields = [*(StructField(name, StringType()) for name in first), StructField("score", DoubleType())]
-    return ArrowFunction(score, StructType([*fields, *(rows.schema[c] for c in copied)]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

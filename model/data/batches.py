@@ -96,17 +96,34 @@ def iter_epoch(
     for step in steps[first:]:
         match step:
             case Read(file):
-                window = windows.setdefault(MIXED if mixed else files[file].domain, Window())
-                _add(window, next(arriving), np.full(files[file].rows, file, dtype=np.int32))
+                window = windows.setdefault(MIXED if mixed else files[file].domain, _RowWindow())
+                window.add_rows(next(arriving), np.full(files[file].rows, file, dtype=np.int32))
             case Draw(domain, n):
-                ints, floats, label, domains, numbers, *weight = windows[domain].draw(n, random)
-                rows = Rows(ints, floats, label, domains, weight=weight[0] if weight else None)
+                rows, numbers = windows[domain].draw_rows(n, random)
                 if mixed:
-                    order = np.argsort(domains, kind="stable")
+                    order = np.argsort(rows.domain, kind="stable")
                     rows, numbers = rows.part(order), numbers[order]
                 yield Batch(domain, rows, numbers)
     if next(arriving, None) is not None:
         raise DataError("internal error: the reader returned a file that is not in the plan of the epoch")
+
+
+class _RowWindow(Window):
+    """A window of rows with the index of the file of each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: list[str] = []
+
+    def add_rows(self, rows: Rows, numbers: npt.NDArray[np.int32]) -> None:
+        """Append rows, and the indices of their files."""
+        self._names = list(rows.columns)
+        self.add(*rows.columns.values(), numbers)
+
+    def draw_rows(self, n: int, random: np.random.Generator) -> tuple[Rows, npt.NDArray[np.int32]]:
+        """Remove random rows from the window; returns them and the indices of their files."""
+        *columns, numbers = self.draw(n, random)
+        return Rows(**dict(zip(self._names, columns, strict=True))), numbers
 
 
 def _find_position(steps: Sequence[Read | Draw], batches: int) -> int:
@@ -138,7 +155,7 @@ def _replay_draws(
 
 def _fill_windows(
     in_windows: dict[int, list[npt.NDArray[np.int32]]], needed: Sequence[int], arriving: Iterator[Rows]
-) -> dict[int, Window]:
+) -> dict[int, _RowWindow]:
     """Return windows with the rows that `_replay_draws` found, taken from the first files of `arriving`.
 
     Args:
@@ -155,23 +172,16 @@ def _fill_windows(
                 found[p][1].append(slots)
     windows = {}
     for p, (parts, slots_by_file) in found.items():
-        windows[p] = Window()
-        _add(windows[p], concat_rows(parts).part(np.argsort(np.concatenate(slots_by_file))), in_windows[p][0])
+        windows[p] = _RowWindow()
+        windows[p].add_rows(concat_rows(parts).part(np.argsort(np.concatenate(slots_by_file))), in_windows[p][0])
     return windows
-
-
-def _add(window: Window, rows: Rows, numbers: npt.NDArray[np.int32]) -> None:
-    """Add rows and the indices of their files to a window."""
-    weight = [] if rows.weight is None else [rows.weight]
-    window.add(rows.ints, rows.floats, rows.label, rows.domain, numbers, *weight)
 
 
 def _pin_memory(batch: Batch) -> Batch:
     """Copy the rows of a batch to pinned memory."""
-    rows, weight = batch.rows, batch.rows.weight
-    ints, floats, label = (torch.from_numpy(a).pin_memory().numpy() for a in (rows.ints, rows.floats, rows.label))
-    pinned = None if weight is None else torch.from_numpy(weight).pin_memory().numpy()
-    return Batch(batch.domain, Rows(ints, floats, label, rows.domain, weight=pinned), batch.file)
+    columns = batch.rows.columns
+    pinned = {name: torch.from_numpy(a).pin_memory().numpy() for name, a in columns.items() if name != "domain"}
+    return Batch(batch.domain, Rows(**columns | pinned), batch.file)
 
 
 def prefetch(batches: Iterator[Batch], depth: int = PREFETCH_BATCHES, pin: bool = False) -> Generator[Batch]:

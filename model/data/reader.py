@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Rows:
         domain: Domain numbers, shape (n,).
         day: Days as ISO dates, shape (n,); None if they were not read.
         weight: Weights, divided by `DataFile.mean_weight`, shape (n,); None if all rows have the same weight.
+        outcomes: Labels of the K further outcomes (0 or 1; NaN if not known yet), shape (n, K); None if there are none
+            or they were not read.
     """
 
     ints: npt.NDArray[np.int32]
@@ -48,9 +50,16 @@ class Rows:
     domain: npt.NDArray[np.int32]
     day: npt.NDArray[np.object_] | None = None
     weight: npt.NDArray[np.float32] | None = None
+    outcomes: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays by name, except for `day` and those that are None."""
+        names = [field.name for field in fields(self) if field.name != "day"]
+        return {name: array for name in names if (array := getattr(self, name)) is not None}
 
     @property
     def total_weight(self) -> float:
@@ -67,20 +76,14 @@ class Rows:
     def part(self, index: npt.NDArray[np.intp] | slice) -> Rows:
         """Return the rows at `index`, in its order."""
         day = None if self.day is None else self.day[index]
-        weight = None if self.weight is None else self.weight[index]
-        return Rows(self.ints[index], self.floats[index], self.label[index], self.domain[index], day, weight)
+        return Rows(day=day, **{name: array[index] for name, array in self.columns.items()})
 
 
 def concat_rows(parts: Sequence[Rows]) -> Rows:
-    """Concatenate rows; the result has days and weights only if all parts have them."""
-    return Rows(
-        np.concatenate([p.ints for p in parts]),
-        np.concatenate([p.floats for p in parts]),
-        np.concatenate([p.label for p in parts]),
-        np.concatenate([p.domain for p in parts]),
-        np.concatenate([p.day for p in parts]) if all(p.day is not None for p in parts) else None,
-        np.concatenate([p.weight for p in parts]) if all(p.weight is not None for p in parts) else None,
-    )
+    """Concatenate rows; the result has only the arrays that all parts have."""
+    columns = [part.columns | ({} if part.day is None else {"day": part.day}) for part in parts]
+    names = [name for name in columns[0] if all(name in found for found in columns)]
+    return Rows(**{name: np.concatenate([found[name] for found in columns]) for name in names})
 
 
 def unpack_columns(
@@ -101,15 +104,28 @@ def unpack_columns(
     Raises:
         DataError: The size of a value differs from the layout.
     """
-    return _view_matrix("ints", ints, np.dtype(np.int32), layout.int_count), _view_matrix(
+    return view_matrix("ints", ints, np.dtype(np.int32), layout.int_count), view_matrix(
         "floats", floats, np.dtype(np.float32), layout.float_count
     )
 
 
-def _view_matrix(
+def view_matrix(
     name: str, column: pa.Array | pa.ChunkedArray, kind: np.dtype[Any], width: int
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return the values of a binary column as a matrix with `width` columns."""
+    """Return the values of a binary column as a matrix.
+
+    Args:
+        name: Name of the column, for messages.
+        column: Binary column of n rows.
+        kind: Type of the values.
+        width: Number of values per row.
+
+    Returns:
+        A read-only array of shape (n, width).
+
+    Raises:
+        DataError: The size of a value differs from `width`.
+    """
     if isinstance(column, pa.ChunkedArray):  # combine_chunks copies even a single chunk
         array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     else:
@@ -198,6 +214,7 @@ def read_files(files: Sequence[DataFile], layout: Layout, days: bool = False, re
         from star_ctr.model.data.petastorm_pool import open_reader
 
         more = [*(["day"] if days else []), *(["weight"] if files[0].mean_weight is not None else [])]
+        more += ["outcomes"] if layout.outcomes else []
         columns = ["label", "domain_id", "ints", "floats", *more]
         reader = open_reader([file.url for file in files], columns, readers)
         try:
@@ -235,6 +252,9 @@ def _read_file(file: DataFile, chunks: Iterator[pa.Table], layout: Layout) -> Ro
                 np.full(n, file.domain, dtype=np.int32),
                 chunk["day"].to_numpy() if "day" in chunk.column_names else None,
                 None if file.mean_weight is None else scale_weights(chunk["weight"].to_numpy(), file.mean_weight),
+                view_matrix("outcomes", chunk["outcomes"], np.dtype(np.float32), len(layout.outcomes))
+                if layout.outcomes
+                else None,
             )
         )
         read += n

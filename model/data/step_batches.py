@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -83,6 +82,9 @@ class SharedStepBatches(StepBatches):
             make_shared_zeros([slots, batch_size], torch.float32).numpy(),
             make_shared_zeros([slots, batch_size], torch.int32).numpy(),
             weight=make_shared_zeros([slots, batch_size], torch.float32).numpy() if layout.has_weights else None,
+            outcomes=make_shared_zeros([slots, batch_size, len(layout.outcomes)], torch.float32).numpy()
+            if layout.outcomes
+            else None,
         )
         self._file = make_shared_zeros([slots, batch_size], torch.int32).numpy()
         self._headers = make_shared_zeros([2, batches_per_step, 2], torch.long)
@@ -107,21 +109,13 @@ class SharedStepBatches(StepBatches):
         """Copy batches to shared memory and return the copies."""
         for number, batch in enumerate(batches):
             shared = self._view_slot(number, len(batch.rows), batch.domain)
-            for target, source in (
-                (shared.rows.ints, batch.rows.ints),
-                (shared.rows.floats, batch.rows.floats),
-                (shared.rows.label, batch.rows.label),
-                (shared.rows.domain, batch.rows.domain),
-                (shared.file, batch.file),
-            ):
-                np.copyto(target, source)
-            if shared.rows.weight is not None and batch.rows.weight is not None:
-                np.copyto(shared.rows.weight, batch.rows.weight)
+            for name, source in batch.rows.columns.items():
+                np.copyto(shared.rows.columns[name], source)
+            np.copyto(shared.file, batch.file)
             yield shared
 
     def _view_slot(self, number: int, n: int, domain: int) -> Batch:
         """Return the batch with index `number` as a view of its slot in shared memory."""
-        slot, rows = number % self._slots, self._rows
-        weight = None if rows.weight is None else rows.weight[slot, :n]
-        part = Rows(rows.ints[slot, :n], rows.floats[slot, :n], rows.label[slot, :n], rows.domain[slot, :n])
-        return Batch(domain, replace(part, weight=weight), self._file[slot, :n])
+        slot = number % self._slots
+        rows = Rows(**{name: array[slot, :n] for name, array in self._rows.columns.items()})
+        return Batch(domain, rows, self._file[slot, :n])

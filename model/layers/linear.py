@@ -103,8 +103,3 @@ class ExpertLinear(nn.Module):
     def forward(self, x_EBF: Tensor) -> Tensor:
         """Return the output before the activation, E x B x H."""
         return torch.matmul(x_EBF, self.weight) + self.bias
-
-    @torch.no_grad()
-    def copy(self, source: int, target: int) -> None:
-        """Copy the weights and bias of network `source` to network `target`."""
-        self.weight[target], self.bias[target] = self.weight[source], self.bias[source]

@@ -54,16 +54,20 @@ class LayerStack(nn.Module):
         self.dropout = Dropout(dropout)
         self.activation = activation
 
-    def hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the output of the last hidden layer, B x H."""
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """Return the output of the last hidden layer, B x H; the rows must be sorted by domain."""
         for layer in self.layers[:-1]:
             x_BF = self.dropout(activate(layer(x_BF, segments), self.activation))
         return x_BF
 
+    def compute_logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:
+        """Return the logit of each row, B, computed from the last hidden layer."""
+        out: Tensor = self.layers[-1](hidden_BH, segments)
+        return out.squeeze(1)
+
     def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the logit of each row, B; the rows must be sorted by domain."""
-        out: Tensor = self.layers[-1](self.hidden(x_BF, segments), segments)
-        return out.squeeze(1)
+        return self.compute_logit(self.compute_hidden(x_BF, segments), segments)
 
     def fold_for_inference(self) -> LayerStack:
         """Return a stack of the layers' inference forms, without dropout."""
@@ -75,10 +79,18 @@ class PerDomainHead(nn.Module):
 
     last: PerDomainLinear
 
-    def logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """Return the last hidden layer of each row, B x H; the rows must be sorted by domain."""
+        raise NotImplementedError
+
+    def compute_logit(self, hidden_BH: Tensor, segments: list[Segment]) -> Tensor:
         """Return the logit of each row, B, computed from the last hidden layer."""
         out: Tensor = self.last(hidden_BH, segments)
         return out.squeeze(1)
+
+    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """Return the logit of each row, B; the rows must be sorted by domain."""
+        return self.compute_logit(self.compute_hidden(x_BF, segments), segments)
 
     def fold_for_inference(self) -> PerDomainHead:
         """Return the network itself: its mixture or gates depend on the row and cannot be computed ahead of time."""

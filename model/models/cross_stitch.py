@@ -34,7 +34,7 @@ class CrossStitch(ParallelNetworks):
         unit_DD = torch.full((domains, domains), 0.1 / max(domains - 1, 1)).fill_diagonal_(0.9 if domains > 1 else 1.0)
         self.units = nn.ParameterList(nn.Parameter(unit_DD.clone()) for _ in settings.layers)
 
-    def mix(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the stitched last hidden layer of each row's domain, B x H."""
         h = x_BF
         for layer, unit_DD in zip(self.hidden, self.units, strict=True):
@@ -44,8 +44,9 @@ class CrossStitch(ParallelNetworks):
 
     @torch.no_grad()
     def copy_domain(self, source: int, target: int) -> None:
-        """Copy the hidden layers of domain `source`, and its row of each unit, to domain `target`."""
-        for layer in self.hidden:
-            layer.copy(source, target)  # type: ignore[operator]
-        for unit_DD in self.units:
-            unit_DD[target] = unit_DD[source]
+        """Copy the mixture of domain `source` in the last unit to domain `target`.
+
+        The hidden layers and the earlier units of domain `target` stay unchanged, because they also feed the networks
+        of all other domains. The output layer is copied separately.
+        """
+        self.units[-1][target] = self.units[-1][source]

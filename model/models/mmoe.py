@@ -33,7 +33,7 @@ class MMoE(ParallelNetworks):
         super().__init__(settings, features, domains, experts)
         self.gates = PerDomainLinear(features, experts, domains)
 
-    def mix(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the experts' last hidden layers, mixed by the gate of each row's domain, B x H."""
         h = x_BF
         for layer in self.hidden:

@@ -42,9 +42,9 @@ class MulANN(BaseFCN):
         self.register_buffer("rows_seen", torch.zeros(domains))
         self._hidden_BH: Tensor | None = None
 
-    def hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
         """Return the output of the last hidden layer, B x H; in training, keep it for the discriminator."""
-        hidden_BH = super().hidden(x_BF, segments)
+        hidden_BH = super().compute_hidden(x_BF, segments)
         self._hidden_BH = hidden_BH if self.training else None
         return hidden_BH
 

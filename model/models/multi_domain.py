@@ -4,7 +4,7 @@ With partitioned normalization and the star topology FCN, this is STAR. The othe
 compared with: the models of §4.1, PLE and PEPNet.
 
 Tensor names end in their shape: B rows of the batch, I integers of an encoded row, N numbers of an encoded row, F
-features of z.
+features of z, H width of the last hidden layer, K further outcomes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from star_ctr.model.layers.partitioned_norm import NormStatistics, PartitionedNo
 from star_ctr.model.layers.per_domain import PerDomain, copy_domain
 from star_ctr.model.layers.score_map import ScoreMap
 from star_ctr.model.layers.segments import Segment, find_segments
-from star_ctr.model.layers.star_fcn import StarFCN
+from star_ctr.model.layers.star_fcn import StarFCN, StarLinear
 from star_ctr.model.models.base import BaseFCN
 from star_ctr.model.models.cross_stitch import CrossStitch
 from star_ctr.model.models.mmoe import MMoE
@@ -72,13 +72,19 @@ def make_network(
 class MultiDomainModel(nn.Module):
     """A CTR model for the domains of a layout, and domain 0 for all unknown domains.
 
+    Further outcomes (`label.also`) have heads: a star layer on the last hidden layer of the network, with one output
+    per outcome. It is the same for all networks. The auxiliary network affects only the label.
+
     Args:
         layout: The layout of the encoded rows.
         settings: The settings of the model.
         part: (rank, parts): the part of the embedding rows that this process holds, see `sharding`.
+        outcomes: The number of further outcomes with a head, K.
     """
 
-    def __init__(self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE_PART) -> None:
+    def __init__(
+        self, layout: Layout, settings: ModelSettings, part: tuple[int, int] = WHOLE_PART, outcomes: int = 0
+    ) -> None:
         super().__init__()
         self.domains = len(layout.domain_index)
         self.inputs = SharedInputs(layout, settings, part)
@@ -88,6 +94,9 @@ class MultiDomainModel(nn.Module):
         self.aux = (
             AuxiliaryNetwork(features, self.domains, settings.domain_dim, settings.aux_width) if settings.aux else None
         )
+        self.heads: nn.Module | None = None
+        if outcomes:
+            self.heads = StarLinear([features, *settings.layers][-1], outcomes, self.domains, settings.combine)
         self.score_map: ScoreMap | None = None
         """Calibration on the scores of earlier nights, set after training; it affects predictions, not the loss."""
 
@@ -102,11 +111,33 @@ class MultiDomainModel(nn.Module):
         Returns:
             s_m + s_a of each row (eq. 7 before the sigmoid), B; s_m alone if `model.aux` is off.
         """
+        logit_B, _ = self._compute(ints_BI, floats_BN, segments)
+        return logit_B
+
+    def compute_logits(
+        self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute the logits of the label and of the further outcomes.
+
+        Args:
+            ints_BI: As for `forward`.
+            floats_BN: As for `forward`.
+            segments: As for `forward`.
+
+        Returns:
+            The result of `forward`, B; and the logits of the outcomes, B x K, or None without outcomes.
+        """
+        logit_B, hidden_BH = self._compute(ints_BI, floats_BN, segments)
+        return logit_B, None if self.heads is None else self.heads(hidden_BH, segments)
+
+    def _compute(self, ints_BI: Tensor, floats_BN: Tensor, segments: list[Segment]) -> tuple[Tensor, Tensor]:
+        """Return the logit of each row, and its last hidden layer."""
         z_BF = self.inputs(ints_BI, floats_BN)
-        logit_B: Tensor = self.network(self.norm(z_BF, segments), segments)
+        hidden_BH: Tensor = self.network.compute_hidden(self.norm(z_BF, segments), segments)  # type: ignore[operator]
+        logit_B: Tensor = self.network.compute_logit(hidden_BH, segments)  # type: ignore[operator]
         if self.aux is not None:
             logit_B = logit_B + self.aux(z_BF, segments)
-        return logit_B
+        return logit_B, hidden_BH
 
     @torch.no_grad()
     def predict(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> Tensor:
@@ -122,13 +153,31 @@ class MultiDomainModel(nn.Module):
         Returns:
             The predicted CTR of each row, B.
         """
+        return self.predict_all(ints_BI, floats_BN, domain_B)[0]
+
+    @torch.no_grad()
+    def predict_all(self, ints_BI: Tensor, floats_BN: Tensor, domain_B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Predict the CTR of rows as `predict` does, and the probabilities of their further outcomes.
+
+        Args:
+            ints_BI: As for `predict`.
+            floats_BN: As for `predict`.
+            domain_B: As for `predict`.
+
+        Returns:
+            The predicted CTR of each row, B; and the probability of each outcome, B x K, or None without outcomes.
+        """
         assert not self.training
         order, segments = sort_by_domain(domain_B)
-        logit = self(ints_BI[order], floats_BN[order], segments)
+        logit, outcomes = self.compute_logits(ints_BI[order], floats_BN[order], segments)
         if self.score_map is not None:
             logit = self.score_map(logit, domain_B[order])
-        score = torch.sigmoid(logit)
-        return torch.empty_like(score).index_copy_(0, order, score)
+
+        def restore_order(sorted_logit: Tensor) -> Tensor:
+            score = torch.sigmoid(sorted_logit)
+            return torch.empty_like(score).index_copy_(0, order, score)
+
+        return restore_order(logit), None if outcomes is None else restore_order(outcomes)
 
     def auxiliary_loss(self, segments: list[Segment]) -> Tensor | None:
         """Return the additional loss terms of the last forward pass in training, summed over its rows.
@@ -155,6 +204,11 @@ class MultiDomainModel(nn.Module):
     def output_bias(self, p: int) -> nn.Parameter:
         """Return the output bias of domain `p`; all domains share one if `has_domain_biases` is False."""
         bias: nn.Parameter = self.network.output_bias(p)  # type: ignore[operator]
+        return bias
+
+    def head_bias(self, p: int) -> nn.Parameter:
+        """Return the output biases of the further outcomes in domain `p`, K."""
+        bias: nn.Parameter = self.heads.bias_p[p]  # type: ignore[union-attr,index,assignment]
         return bias
 
     def single_row_batches(self) -> dict[int, int]:
@@ -200,6 +254,7 @@ class MultiDomainModel(nn.Module):
         served = copy.copy(self)
         served._modules = dict(self._modules)
         served.norm, served.network = self.norm.fold_for_inference(), self.network.fold_for_inference()  # type: ignore[operator]
+        served.heads = None if self.heads is None else self.heads.fold_for_inference()  # type: ignore[operator]
         return served.eval()
 
 

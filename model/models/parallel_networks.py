@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from star_ctr.conf.settings.model import ModelSettings
 from star_ctr.model.layers.linear import ExpertLinear, PerDomainLinear
-from star_ctr.model.layers.segments import Segment
 from star_ctr.model.layers.stack import Dropout, PerDomainHead
 
 
 class ParallelNetworks(PerDomainHead):
     """Parallel networks whose outputs are mixed per domain, followed by a per-domain output layer.
 
-    All networks are computed for every row, in prediction too. Subclasses define the mixture in `mix`.
+    All networks are computed for every row, in prediction too. Subclasses define the mixture in `compute_hidden`.
 
     Args:
         settings: Provides the widths of the hidden layers, the dropout and the activation.
@@ -34,11 +33,3 @@ class ParallelNetworks(PerDomainHead):
         self.last = PerDomainLinear(sizes[-1], 1, domains)
         self.dropout = Dropout(settings.dropout)
         self.activation = settings.activation
-
-    def mix(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the mixture of the networks' last hidden layers for each row's domain, B x H."""
-        raise NotImplementedError
-
-    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the logit of each row, B; the rows must be sorted by domain."""
-        return self.logit(self.mix(x_BF, segments), segments)

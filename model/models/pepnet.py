@@ -69,12 +69,12 @@ class PEPNet(PerDomainHead):
                 weight.copy_(initial_weight)
         self.dropout, self.activation = Dropout(settings.dropout), settings.activation
 
-    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the logit of each row, B; the rows must be sorted by domain."""
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """Return the gated last hidden layer of each row, B x H; the rows must be sorted by domain."""
         domain_BE = torch.cat([self.domain[p].expand(stop - start, -1) for p, start, stop in segments])
         gated_BF = x_BF * self.domain_gate(torch.cat([domain_BE, x_BF.detach()], dim=1))
         gate_input_BP = torch.cat([x_BF[:, : self.priors], gated_BF.detach()], dim=1)
-        h = gated_BF
+        h: Tensor = gated_BF
         for layer, gate in zip(self.hidden, self.gates, strict=True):
             h = self.dropout(activate(layer(h, segments), self.activation)) * gate(gate_input_BP)
-        return self.logit(h, segments)
+        return h

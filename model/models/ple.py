@@ -10,6 +10,7 @@ E experts of one gate.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,17 +107,15 @@ class Extraction(nn.Module):
         shared_gate_BE = torch.softmax(self.shared_gate(shared_BF, []), dim=1)
         return mixed_DBH, torch.einsum("be,ebh->bh", shared_gate_BE, torch.cat([domain_DBH, shared_SBH]))
 
-    def copy_domain(self, source: int, target: int) -> None:
-        """Copy the expert and the gate of domain `source` to domain `target`."""
-        for layer in (*self.own.layers, self.gates):
-            layer.copy(source, target)
-
 
 class PLE(PerDomainHead):
     """The network of progressive layered extraction: one expert per domain, shared experts, and gates.
 
     The hidden layers are distributed evenly over `model.levels` extraction layers. The last extraction layer computes
     only the expert of the row's domain and the shared experts. A per-domain output layer follows.
+
+    The experts of all domains feed the shared state of the earlier extraction layers. Therefore, a domain that becomes
+    a copy of another one uses the other's experts and gates there and keeps its own, which all other domains depend on.
 
     Args:
         settings: Provides the number of shared experts (`model.experts`; 1 by default), the number of extraction layers
@@ -125,26 +124,39 @@ class PLE(PerDomainHead):
         domains: D, including domain 0.
     """
 
+    states: Tensor
+    """The state of the earlier extraction layers that each domain uses: its own, or that of the domain it copies, D."""
+
     def __init__(self, settings: ModelSettings, features: int, domains: int) -> None:
         super().__init__()
         shared = settings.experts or 1
         widths = [list(map(int, part)) for part in np.array_split(settings.layers, settings.levels) if len(part)]
         input_widths = [features, *(part[-1] for part in widths)]
         *earlier, last = [[width, *part] for width, part in zip(input_widths, widths, strict=False)]
+        self.register_buffer("states", torch.arange(domains))
         self.earlier = nn.ModuleList(Extraction(settings, sizes, domains, shared) for sizes in earlier)
         self.own, self.shared = PerDomainExpert(settings, last, domains), Experts(settings, last, shared)
         self.gates = PerDomainLinear(last[0], 1 + shared, domains)
         self.last = PerDomainLinear(last[-1], 1, domains)
 
-    def forward(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
-        """Return the logit of each row, B; the rows must be sorted by domain."""
+    def compute_hidden(self, x_BF: Tensor, segments: list[Segment]) -> Tensor:
+        """Return the gated mixture of each row, B x H; the rows must be sorted by domain."""
         domain_BF = shared_BF = x_BF
         if self.earlier:
             domain_DBF = x_BF.expand(len(self.last.weight), -1, -1)
             for layer in self.earlier:
                 domain_DBF, shared_BF = layer(domain_DBF, shared_BF)
-            domain_BF = torch.cat([domain_DBF[p, start:stop] for p, start, stop in segments])
+            states = self.states.tolist()
+            domain_BF = torch.cat([domain_DBF[states[p], start:stop] for p, start, stop in segments])
         gate_BE = torch.softmax(self.gates(domain_BF, segments), dim=1)
-        mixed_BH = gate_BE[:, :1] * self.own(domain_BF, segments)
-        mixed_BH = mixed_BH + torch.einsum("bs,sbh->bh", gate_BE[:, 1:], self.shared(shared_BF))
-        return self.logit(mixed_BH, segments)
+        own_BH: Tensor = gate_BE[:, :1] * self.own(domain_BF, segments)
+        return own_BH + torch.einsum("bs,sbh->bh", gate_BE[:, 1:], self.shared(shared_BF))
+
+    def copy_domain(self, source: int, target: int) -> None:
+        """Make domain `target` use the state of domain `source`; the last experts and gates are copied separately."""
+        self.states[target] = self.states[source]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Models of earlier versions have no such tensor.
+        state_dict.setdefault(f"{prefix}states", torch.arange(len(self.last.weight)))
+        super()._load_from_state_dict(state_dict, prefix, *args)

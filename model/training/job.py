@@ -51,6 +51,8 @@ class TrainingJob(SettingsModel):
         settings: The whole configuration, including overrides.
         start: Attempt to start from; None to train from scratch.
         score_maps: Calibration on the scores of earlier nights; None without such scores.
+        outcome_weights: Weight of each further outcome of the layout in the loss, by name; empty to train the label
+            only.
     """
 
     run_id: str
@@ -68,6 +70,7 @@ class TrainingJob(SettingsModel):
     settings: dict[str, Any]
     start: WarmStart | None = None
     score_maps: ScoreMaps | None = None
+    outcome_weights: dict[str, float] = Field(default_factory=dict)
 
     @property
     def train_partitions(self) -> list[SplitPartition]:
@@ -105,7 +108,7 @@ class TrainingJob(SettingsModel):
         The numbers of processes and threads are not included. They change the last bits of the weights, because sums
         are then computed in another order. With `trainer.parallel=batches`, see also `is_result`.
         """
-        return {
+        identity = {
             "split": self.split,
             "days": self.days,
             "versions": self.versions,
@@ -118,6 +121,8 @@ class TrainingJob(SettingsModel):
             "score_maps": self.score_maps
             and hash_json(self.score_maps.model_dump(mode="json", include={"method", "maps"}), 32),
         }
+        # Without further outcomes, the identity is the same as before they existed.
+        return identity | ({"outcome_weights": self.outcome_weights} if self.outcome_weights else {})
 
     def fingerprint(self) -> str:
         """Return the hash of the identity; a training run only resumes from a checkpoint with the same identity."""

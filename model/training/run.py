@@ -55,7 +55,7 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
     checkpoints = Checkpoints(lambda: trainer_state.save(trainer, recorders), job.trainer.checkpoint.minutes)
     trainer.train([*callbacks, *recorders, checkpoints])
     trainer_state.save(trainer, recorders)
-    statistics_rows, bias_shifts = trainer.finish()
+    statistics_rows, shifts = trainer.finish()
     trainer.model.inputs.tables.gather()
     record = {
         "run_id": job.run_id,
@@ -87,7 +87,8 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
         "mean_weight": trainer.files[0].mean_weight,
         "statistics_rows": trainer.label_by_domain(statistics_rows),
         "score_maps": describe_maps(job.score_maps) if job.score_maps else None,
-        "bias_shifts": {trainer.domain_name(p): round(d, 6) for p, d in sorted(bias_shifts.items())},
+        "bias_shifts": _name_shifts(trainer, shifts.label),
+        "outcome_bias_shifts": {name: _name_shifts(trainer, found) for name, found in shifts.outcomes.items()},
         "single_row_batches": trainer.label_by_domain(trainer.model.single_row_batches()),
         "curve": curve.curve,
         "last_loss": curve.last_loss,
@@ -95,6 +96,11 @@ def train(job: TrainingJob, callbacks: Sequence[Callback] = (), must_resume: boo
     }
     if get_rank_and_size()[0] == 0:
         export.export(trainer.model, job.model, job.layout, job.path)
-        record["sample_scores"] = score_sample(trainer.model, job, trainer.device)
+        record["sample_scores"], record["sample_outcome_scores"] = score_sample(trainer.model, job, trainer.device)
         write_json(job.path / RESULT_FILE, record)
     return record
+
+
+def _name_shifts(trainer: Trainer, shifts: dict[int, float]) -> dict[str, float]:
+    """Return rounded shifts by domain name, for the record."""
+    return {trainer.domain_name(p): round(shift, 6) for p, shift in sorted(shifts.items())}

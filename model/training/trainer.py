@@ -40,6 +40,8 @@ from star_ctr.model.training.callbacks import Callback, CallbackEvent, StepResul
 from star_ctr.model.training.ema import WeightEma
 from star_ctr.model.training.job import TrainingJob
 from star_ctr.model.training.optimizers import Optimizers, get_tables
+from star_ctr.model.training.outcome_loss import OutcomeLoss
+from star_ctr.model.training.output_biases import BiasShifts
 
 
 class Trainer:
@@ -67,7 +69,9 @@ class Trainer:
         self.files = self.data.files
         self.mixed = job.trainer.data.batches == "mixed"
         part = get_rank_and_size() if job.trainer.distributed.tables == "sharded" else WHOLE_PART
-        self.model = MultiDomainModel(job.layout, job.model, part).to(self.device)
+        heads = len(job.outcome_weights)
+        self.model = MultiDomainModel(job.layout, job.model, part, outcomes=heads).to(self.device)
+        self.outcome_loss = OutcomeLoss(job.outcome_weights, job.layout, self.data.rates) if heads else None
         if isinstance(job.trainer.negatives, dict) and not self.model.has_domain_biases:
             raise UserError(
                 f"trainer.negatives sets a rate per domain, but all domains of model.name={job.model.name} share one "
@@ -186,23 +190,26 @@ class Trainer:
         """
         batch_segments = [find_segments(b.rows.domain) for b in batches]
         local_rows, segments = self._select_rows(batches, batch_segments)
-        ints, floats, label, *weight = (
-            torch.from_numpy(a).to(self.device, non_blocking=True)
-            for a in (local_rows.ints, local_rows.floats, local_rows.label, local_rows.weight)
-            if a is not None
-        )
+        tensors = {
+            name: torch.from_numpy(a).to(self.device, non_blocking=True)
+            for name, a in local_rows.columns.items()
+            if name != "domain"
+        }
         if not self.model.training:
             self.model.train()
         # Dropout depends only on the step, so that it is the same in a resumed run.
         seed_device(self.device, hash((self.settings.seed, self.step, get_rank_and_size()[0])) % (1 << 62))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.optimizer.precision == "bfloat16"):
-            logit_B = self.model(ints, floats, segments)
+            logit_B, outcome_logit_BK = self.model.compute_logits(tensors["ints"], tensors["floats"], segments)
             auxiliary = self.model.auxiliary_loss(segments)
-        row_weight = weight[0] if weight else None
-        loss = F.binary_cross_entropy_with_logits(logit_B.float(), label, row_weight, reduction="sum")
+        weight_B = tensors.get("weight")
+        loss = F.binary_cross_entropy_with_logits(logit_B.float(), tensors["label"], weight_B, reduction="sum")
         self.optimizers.zero_grad()
         rows = sum(len(b.rows) for b in batches)
         total = loss / rows if auxiliary is None else loss / rows + auxiliary / rows
+        if self.outcome_loss is not None and outcome_logit_BK is not None:
+            label_B, outcome_BK = tensors["label"], tensors["outcomes"]
+            total = total + self.outcome_loss(outcome_logit_BK, outcome_BK, label_B, weight_B, segments) / rows
         total.backward()  # type: ignore[no-untyped-call]
         domains = {p for p, _, _ in chain.from_iterable(batch_segments)}
         sums = self.optimizers.step(self.step, domains, self._compute_sums(batches, loss.detach()))
@@ -251,22 +258,22 @@ class Trainer:
                 )
         return losses
 
-    def finish(self) -> tuple[dict[int, int], dict[int, float]]:
+    def finish(self) -> tuple[dict[int, int], BiasShifts]:
         """Replace the weights by their EMA, if there is one, and calibrate the model.
 
         See `calibration` and `score_maps`.
 
         Returns:
-            The number of rows used for the normalization statistics, and the shift of the output bias, by domain.
+            The number of rows used for the normalization statistics by domain, and the shifts of the output biases.
         """
         self.wait_for_processes()  # also waits until the first process has saved the shared tables
         self.ema.swap_in()
         self.model.eval()
-        rows, shifts = calibrate(self.model, self.data, self.job.layout, self.settings.calibration, self.device)
         seen = self.rows_by_domain
         # Without shared weights, the network of unknown domains was not trained. It becomes that of the largest domain.
         if seen and OTHER_DOMAIN not in seen:
             self.model.copy_domain(max(seen, key=lambda p: (seen[p], -p)))
+        rows, shifts = calibrate(self.model, self.data, self.job.layout, self.settings.calibration, self.device)
         for p in self.data.excluded:
             self.model.treat_as_unknown(p)
         if self.job.score_maps is not None:

@@ -5,7 +5,9 @@ For example, the model of the previous night continues with the rows of the next
 - Embedding rows are matched by value. Known values keep their rows. New values start as in training from scratch.
 - Domain-specific parameters are matched by domain name. A new domain starts as the shared model, or as a copy of the
   largest known domain if the network has no shared weights. Domains that no longer exist are left out.
-- Neither changes any prediction for the other domains, not even in the last bit.
+- The heads of further outcomes continue if the outcomes are the same. Otherwise, they start as in training from
+  scratch.
+- None of this changes any prediction for the other domains, not even in the last bit.
 - With `warm_start_state=keep`, the optimizer state and EMA continue. With `reset`, both start again, and training
   starts from the averaged weights.
 """
@@ -13,6 +15,7 @@ For example, the model of the previous night continues with the rows of the next
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +92,8 @@ def start_from_run(trainer: Trainer) -> dict[str, Any]:
     index = earlier.layout.domain_index
     names = trainer.job.layout.domains
     earlier_domains = [OTHER_DOMAIN, *(index.get_number(d) if d in index else None for d in names)]
-    origin = _map_names(trainer, earlier_domains)
+    earlier_outcomes = earlier.progress["identity"].get("outcome_weights", {})
+    origin = _map_names(trainer, earlier_domains, earlier_outcomes)
     _load_weights(trainer, tensors, origin, earlier_domains, earlier, keep_state)
     added = [p for p, q in enumerate(earlier_domains) if q is None]
     if added:
@@ -144,12 +148,16 @@ def _read_vocabularies(trainer: Trainer) -> dict[str, Vocabulary]:
     return read_vocabularies(files) | make_behaviour_vocabulary(history)
 
 
-def _map_names(trainer: Trainer, earlier_domains: list[int | None]) -> dict[str, str | None]:
-    """Return the earlier name of each tensor of the model; None for parameters of a new domain."""
+def _map_names(
+    trainer: Trainer, earlier_domains: list[int | None], earlier_outcomes: Iterable[str]
+) -> dict[str, str | None]:
+    """Return the earlier name of each tensor of the model; None for parameters of a new domain and of new heads."""
     names: dict[str, str | None] = {name: name for name in trainer.model.state_dict()}
     for path, module in trainer.model.named_modules():
         if isinstance(module, PerDomain):
             names |= {f"{path}.{p}": None if q is None else f"{path}.{q}" for p, q in enumerate(earlier_domains)}
+    if sorted(trainer.job.outcome_weights) != sorted(earlier_outcomes):
+        names |= {name: None for name in names if name.startswith("heads.")}
     return names
 
 

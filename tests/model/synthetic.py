@@ -50,8 +50,12 @@ def write_split(
     part: str = "train",
     layout: Layout = LAYOUT,
     weigh: Callable[[np.ndarray], np.ndarray] | None = None,
+    draw_outcomes: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> str:
-    """Write or append rows of a part, and return the path of the table; `weigh` computes weights from labels."""
+    """Write or append rows of a part, and return the path of the table.
+
+    `weigh` computes weights from labels. `draw_outcomes` draws further outcomes, (n, K), from labels and numbers.
+    """
     users, items = layout.embeddings["user"], layout.embeddings["item"]
     table = str(folder / "split")
     rng = np.random.default_rng(len(part))
@@ -83,6 +87,9 @@ def write_split(
             )
             if weigh:
                 data = data.append_column("weight", pa.array(weigh(data["label"].to_numpy()), pa.float64()))
+            if draw_outcomes:
+                outcomes = draw_outcomes(data["label"].to_numpy(), floats[:, 0]).astype(np.float32)
+                data = data.append_column("outcomes", pack_rows(outcomes))
             write_deltalake(table, data, mode="append", partition_by=["ds", "part", "domain_number"])
     return table
 

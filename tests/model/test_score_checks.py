@@ -16,8 +16,8 @@ from star_ctr.model import export, offline, score_checks
 from star_ctr.model.models.multi_domain import MultiDomainModel
 from star_ctr.model.predictor import Predictor
 from star_ctr.model.training import run
-from star_ctr.model.training.calibration import _solve_bias
 from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.output_biases import _solve_bias
 from star_ctr.model.training.trainer import Trainer
 from tests.model.synthetic import LAYOUT, job, write_split
 

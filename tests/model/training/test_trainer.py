@@ -151,8 +151,8 @@ def test_calibration_makes_predicted_clicks_equal_actual_clicks(table: str, tmp_
     ones = torch.ones(len(rows), dtype=torch.int32)
     predicted = trainer.model.predict(torch.from_numpy(rows.ints.copy()), torch.from_numpy(rows.floats.copy()), ones)
     # The penalty on the shift allows a difference of |shift| clicks.
-    assert abs(float(predicted.sum()) - rows.label.sum()) < abs(shifts[1]) + 0.01
-    assert abs(shifts[3]) < 1, "one row must not determine an output bias"
+    assert abs(float(predicted.sum()) - rows.label.sum()) < abs(shifts.label[1]) + 0.01
+    assert abs(shifts.label[3]) < 1, "one row must not determine an output bias"
 
 
 def test_the_window_is_also_bounded_in_bytes(table: str, tmp_path: Path) -> None:
