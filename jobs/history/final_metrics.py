@@ -15,8 +15,9 @@ from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.features.evaluation.metrics import METRICS, OPEN_LABELS, compute_metrics
 from star_ctr.features.evaluation.reliability import RELIABILITY
 from star_ctr.jobs.io.day_records import DayRecords
-from star_ctr.jobs.io.label_records import AS_OF, CLOSES, LABEL_SETTINGS, get_label_hash
+from star_ctr.jobs.io.label_records import AS_OF, CLOSES, LABEL_HASH, LABEL_SETTINGS
 from star_ctr.jobs.io.label_records import PART as LABELS
+from star_ctr.jobs.io.table_hashes import HASH
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def write_final_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSetti
     """
     definition, records = hash_label_settings(store.settings), DayRecords(store.settings).read(LABELS)
     closed = {
-        day: get_label_hash(found)
+        day: found.outputs.get(LABEL_HASH, found.outputs[HASH])
         for day, found in records.items()
         if day < ds and found.outputs[CLOSES] <= found.outputs[AS_OF] and found.outputs[LABEL_SETTINGS] == definition
     }

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from star_ctr.conf.contracts.run_id import hash_outcome_settings
 from star_ctr.conf.settings.root import Settings
 from star_ctr.jobs.io.day_records import DayRecord, DayRecords
-from star_ctr.jobs.io.table_hashes import HASH
 
 PART = "labels"
 """The part of the records of days of labels."""
@@ -32,11 +31,6 @@ def has_open_labels(record: DayRecord, ds: str) -> bool:
     """Return whether labels or outcomes of a day were open on night `ds`, or when computed if that is earlier."""
     last = max([record.outputs[CLOSES], *record.outputs.get(OUTCOMES_CLOSE, {}).values()])
     return bool(last > min(record.outputs[AS_OF], ds))
-
-
-def get_label_hash(record: DayRecord) -> str:
-    """Return the hash of the labels of a day, which does not depend on further outcomes."""
-    return str(record.outputs.get(LABEL_HASH, record.outputs[HASH]))
 
 
 def find_open_days(settings: Settings, ds: str) -> list[str]:
