@@ -1,6 +1,6 @@
 """Metrics by day: how the metrics of a configuration change from day to day.
 
-Reads the tables `metrics` and `final_metrics` without Spark, which takes about a second.
+Reads the tables `metrics`, `final_metrics` and `outcome_metrics` without Spark, which takes about a second.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from deltalake import DeltaTable
 from star_ctr.conf.contracts.catalog import Warehouse
 from star_ctr.conf.contracts.domains import domain_sort_key
 from star_ctr.conf.contracts.run_id import make_run_id
-from star_ctr.conf.errors import DataError, UserError
+from star_ctr.conf.errors import DataError, UserError, suggest_nearest
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.io.delta_rows import quote_literal, read_rows
 
 METRICS = ("gauc", "auc", "pcoc", "log_loss", "ece")
 DEFAULT_DAYS = 7
@@ -39,6 +39,7 @@ def run(
     since: str | None = None,
     until: str | None = None,
     run_id: str | None = None,
+    outcome: str | None = None,
 ) -> list[dict[str, Any]]:
     """Compare a metric of each day with that of the previous day in the table.
 
@@ -48,6 +49,7 @@ def run(
         since: The first day; no limit by default.
         until: The last day; no limit by default. If neither limit is given, the newest DEFAULT_DAYS days are shown.
         run_id: A run; shows the runs with the same settings and seed as this one instead.
+        outcome: A further outcome of `label.also`; its metrics are shown instead of those of the label.
 
     Returns:
         One row per day and domain: ds, domain, run_id, value, low and high (the interval), before (the previous day),
@@ -57,14 +59,20 @@ def run(
 
     Raises:
         DataError: The table does not exist.
-        UserError: The table has no metrics of the run or of the days.
+        UserError: The table has no metrics of the run, of the days or of the outcome; or there is no such outcome.
     """
-    table = Warehouse(settings.paths).table("metrics")
+    if outcome is not None and outcome not in settings.label.also:
+        declared = ", ".join(settings.label.outcomes) or "none"
+        nearest = suggest_nearest(outcome, settings.label.outcomes)
+        raise UserError(f"--outcome {outcome}: `label.also` does not declare it{nearest} (declared: {declared})")
+    table = Warehouse(settings.paths).table("metrics" if outcome is None else "outcome_metrics")
     if not DeltaTable.is_deltatable(table):
-        raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first")
+        remedy = "; the metrics of an outcome are written once its window has closed" if outcome else ""
+        raise DataError(f"{table}: no such table yet; run `star-ctr nightly` first{remedy}")
     # A table that an earlier version wrote lacks newer columns, such as those of intervals.
     columns = [f.name for f in DeltaTable(table).schema().fields if f.name in _COLUMNS]
-    found = _replace_by_final(read_rows(table, columns=columns), Warehouse(settings.paths).table("final_metrics"))
+    where = None if outcome is None else f"outcome = {quote_literal(outcome)}"
+    found = _replace_by_final(read_rows(table, where, columns), Warehouse(settings.paths).table("final_metrics"))
     if run_id is None:
         chosen = [r for r in found if r["run_id"] == make_run_id(settings, r["ds"])]
     else:

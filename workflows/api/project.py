@@ -159,7 +159,12 @@ class Project:
         return rows.sort_values("domain", key=lambda names: names.map(domain_sort_key), ignore_index=True)
 
     def metrics_by_day(
-        self, metric: str = "gauc", first: str | None = None, last: str | None = None, run_id: str | None = None
+        self,
+        metric: str = "gauc",
+        first: str | None = None,
+        last: str | None = None,
+        run_id: str | None = None,
+        outcome: str | None = None,
     ) -> pd.DataFrame:
         """Return a metric by domain and day.
 
@@ -168,19 +173,20 @@ class Project:
             first: The first day. Without `first` and `last`, the newest seven days are returned.
             last: The last day.
             run_id: A run; returns the runs with the same settings and seed. By default, those of the project.
+            outcome: A further outcome of `label.also`; returns its metrics instead of those of the label.
 
         Returns:
             One row per domain (`overall` last), one column per day.
 
         Raises:
-            UserError: There is no such metric, or there are no metrics of the run or of the days.
+            UserError: There is no such metric or outcome, or there are no metrics of the run or of the days.
             DataError: The table has not been written yet.
         """
         from star_ctr.jobs.tools import metrics_by_day
 
         if metric not in metrics_by_day.METRICS:
             raise UserError(f"{metric}: no such metric; use one of {', '.join(metrics_by_day.METRICS)}")
-        rows = pd.DataFrame(metrics_by_day.run(self.settings, metric, first, last, run_id))
+        rows = pd.DataFrame(metrics_by_day.run(self.settings, metric, first, last, run_id, outcome))
         table = rows.pivot(index="domain", columns="ds", values="value").rename_axis(columns=None)
         return table.loc[sorted(table.index, key=domain_sort_key)]
 

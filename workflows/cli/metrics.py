@@ -161,6 +161,10 @@ def metrics(
             help="Show the runs with the same settings and seed as this run. By default, those of the configuration.",
         ),
     ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show a further outcome of `label.also` instead of the label."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Show a metric by domain and day, with its changes.
@@ -171,7 +175,7 @@ def metrics(
     A ~ marks provisional values: some labels of the day are still open, because clicks may still arrive. A later night
     computes the final values, which are then shown instead. With --json, `provisional` keeps the value of the night.
 
-    Reads the tables `metrics` and `final_metrics` without Spark, in about a second.
+    Reads the tables `metrics`, `final_metrics` and `outcome_metrics` without Spark, in about a second.
 
     For example:
 
@@ -182,5 +186,5 @@ def metrics(
     from star_ctr.workflows.terminal import make_days_table
 
     first, last = (day.date().isoformat() if day else None for day in (since, until))
-    rows = metrics_by_day.run(load(conf, set or []), metric, first, last, run_id)
+    rows = metrics_by_day.run(load(conf, set or []), metric, first, last, run_id, outcome)
     print_result(rows, json, lambda: make_days_table(rows, metric))

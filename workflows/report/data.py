@@ -9,6 +9,7 @@ from typing import Any
 
 from star_ctr.conf.contracts.catalog import SHARED_RUN_ID, Warehouse
 from star_ctr.conf.contracts.dates import check_day
+from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.run_id import format_variant, hash_config, make_run_id, strip_refit_suffix
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
@@ -38,6 +39,7 @@ class ReportData:
         serving_metrics: Rows of `metrics` of the serving model on the rows of this night, by domain.
         final_metrics: Rows of `final_metrics` of this run, by domain; empty if no labels were open, or if
             some still are.
+        outcome_metrics: Rows of `outcome_metrics` of the runs of `nights` over all domains, oldest night first.
         differences: Rows of `differences`: this night's model minus the serving model, by domain.
         decisions: The decisions about this run, oldest first.
         served: The decision that chose the model that is served now.
@@ -55,6 +57,7 @@ class ReportData:
     nights: dict[str, dict[str, Row]]
     serving_metrics: dict[str, Row] = field(default_factory=dict)
     final_metrics: dict[str, Row] = field(default_factory=dict)
+    outcome_metrics: Sequence[Row] = field(default_factory=list)
     differences: dict[str, Row] = field(default_factory=dict)
     decisions: list[Decision] = field(default_factory=list)
     served: Decision | None = None
@@ -138,6 +141,7 @@ def collect(settings: Settings, ds: str | None = None) -> ReportData:
             for r in tables.read_run("final_metrics", run_id)
             if r.get("attempt") in _list_attempts(nights.get(ds, {}))
         ),
+        outcome_metrics=tables.read_outcome_metrics([runs[d] for d in shown]),
         differences=_index_by_domain(r for r in differences if r["reference_run_id"] == scored_reference),
         decisions=decisions,
         served=find_serving(all_decisions),
@@ -199,6 +203,11 @@ class _Tables:
     def read_run(self, name: str, run: str) -> list[dict[str, Any]]:
         """Read the rows of a run from a table."""
         return read_rows(self.warehouse.table(name), f"run_id = '{run}'")
+
+    def read_outcome_metrics(self, runs: Sequence[str]) -> list[dict[str, Any]]:
+        """Read the metrics of further outcomes of some runs over all domains, sorted by night."""
+        rows = read_rows(self.warehouse.table("outcome_metrics"), f"domain = '{OVERALL}'")
+        return sorted((row for row in rows if row["run_id"] in runs), key=lambda row: row["ds"])
 
     def read_record(self, run: str) -> dict[str, Any]:
         """Read the training record of the newest attempt of a run; empty if the run has no finished attempt."""

@@ -43,7 +43,7 @@ def render(data: ReportData, command: str) -> str:
         command,
         headline=render_headline(data),
         data_jumps=data_jumps.render_jumps(data),
-        by_domain=quality.render_by_domain(data),
+        by_domain=quality.render_by_domain(data) + quality.render_outcomes(data),
         columns="".join(columns),
         halves="".join(halves),
         record=night.render_record(data),

@@ -81,6 +81,34 @@ def render_by_domain(data: ReportData) -> str:
     return render_section("Metrics by domain", f'<div class="wide">{table}</div><p class="note">{" ".join(notes)}</p>')
 
 
+def render_outcomes(data: ReportData) -> str:
+    """Return a table of the further outcomes, each with its newest final metrics; empty without outcomes."""
+    outcomes = data.settings.label.outcomes
+    if not outcomes:
+        return ""
+    body = []
+    for outcome in outcomes:
+        rows = [row for row in data.outcome_metrics if row["outcome"] == outcome]
+        if not rows:
+            body.append(f'<tr><th>{escape(outcome)}</th><td colspan="6">not final on any night yet</td></tr>')
+            continue
+        newest, before = rows[-1], rows[-2] if len(rows) > 1 else {}
+        cells = [f"<td>{format_short_day(newest['ds'])}</td>"]
+        for _, metric, digits, better in (*_COLUMNS[:3], *_COLUMNS[-2:]):
+            change = format_change(newest, before, metric, digits, better)
+            lines = [change, format_interval(newest, metric, digits)] if better else []
+            small = "".join(f"<small>{line}</small>" for line in lines if line)
+            cells.append(f"<td>{format_number(newest.get(metric), digits)}{small}</td>")
+        sparkline = draw_sparkline([row.get("gauc") for row in rows])
+        body.append(f'<tr><th>{escape(outcome)}</th>{"".join(cells)}<td class="thin">{sparkline}</td></tr>')
+    titles = ("outcome", "night", "GAUC", "PCOC", "AUC", "rows", "positives")
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    head += '<th class="thin"><span class="hidden">GAUC over the nights</span></th>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    note = "The newest night on which the outcome is final, over all domains. Changes are relative to the night before."
+    return render_section("Further outcomes", f'<div class="wide">{table}</div><p class="note">{note}</p>')
+
+
 def render_against_serving(data: ReportData) -> str:
     """Return a forest plot of the GAUC difference from the serving model on the same rows, one row per domain."""
     rows = data.differences
