@@ -23,6 +23,7 @@ from star_ctr.conf.settings.root import Settings
 from star_ctr.features.evaluation.bootstrap import INTERVALS
 from star_ctr.jobs.evaluate import METRICS_COLUMNS, ScoredRun, evaluate_runs, read_metrics
 from star_ctr.jobs.io.delta_rows import SupersededError, quote_literal, read_rows
+from star_ctr.jobs.io.encoded_rows import encode
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition
 from star_ctr.jobs.quality.jump_list import read_jumps
@@ -40,7 +41,6 @@ from star_ctr.jobs.registry.gate_checks import MIN_BOOTSTRAP_SAMPLES, GateInputs
 from star_ctr.jobs.registry.gate_policy import decide
 from star_ctr.jobs.registry.models import ScoringModel, find_scoring_model
 from star_ctr.jobs.score import SCORE_COLUMNS, score_rows
-from star_ctr.jobs.split import encode
 from star_ctr.jobs.tools.differences import compare_runs
 
 _JUMPS = 3

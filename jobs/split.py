@@ -13,15 +13,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
-import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from star_ctr.conf.contracts.catalog import NIGHT_TABLES, SplitTables
-from star_ctr.conf.contracts.column_names import name_outcome_label
 from star_ctr.conf.contracts.compatibility import check_fitted
 from star_ctr.conf.contracts.dates import check_day, list_window_days
 from star_ctr.conf.contracts.domains import OTHER_NAME, domain_sort_key
@@ -31,11 +28,10 @@ from star_ctr.conf.contracts.vocabulary import list_vocabulary_files
 from star_ctr.conf.errors import DataError
 from star_ctr.conf.settings.root import Settings
 from star_ctr.features.encoding.layout import fit_layout
-from star_ctr.features.encoding.row_encoder import pack_rows
 from star_ctr.features.encoding.vocabularies import count_expired, fit_vocabularies
 from star_ctr.jobs.history.labels import add_labels
 from star_ctr.jobs.io.day_records import DayRecords
-from star_ctr.jobs.io.encoder_cache import load_encoder
+from star_ctr.jobs.io.encoded_rows import encode
 from star_ctr.jobs.io.session import run_submitted_step
 from star_ctr.jobs.io.split_commits import DAYS, EXPIRED, LINEAGE
 from star_ctr.jobs.io.split_inputs import EarlierSplit, find_inputs
@@ -52,15 +48,6 @@ from star_ctr.jobs.io.training_days import plan_training_days
 from star_ctr.jobs.io.warehouse import WarehouseTables, make_in_condition, quote_spark_literal
 
 _logger = logging.getLogger(__name__)
-ENCODED_SCHEMA = (
-    "impression_id string, user_id string, day string, label float, label_final boolean, domain_id int, "
-    "ints binary, floats binary, part string, domain string, domain_number int"
-)
-"""Schema of encoded rows: `ints` and `floats` as in `Layout`, `day` of the row, and `part` train or test.
-
-`domain_number` equals `domain_id`. It is the partition column, because names of folders cannot contain all characters.
-Rows with weights also have the column `weight`, and rows with further outcomes the binary column `outcomes`.
-"""
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, int]:
@@ -203,60 +190,6 @@ def _read_features(
             f"{table}: {', '.join(stale)} were computed with other settings; run `star-ctr features --ds {ds}`"
         )
     return add_labels(store, rows, days, ds)
-
-
-def encode(settings: Settings, rows: DataFrame, layout: Layout, files: list[str]) -> DataFrame:
-    """Encode rows of `features`.
-
-    Args:
-        settings: The settings of the data set.
-        rows: Rows of `features`, with `label`, `label_final`, `part` and the outcomes of the layout; optionally with
-            `weight`.
-        layout: The layout of the encoded rows.
-        files: The Parquet files of the vocabularies, which the workers read.
-
-    Returns:
-        Rows with the schema ENCODED_SCHEMA, with `weight` if `rows` have it, and with `outcomes` if the layout has any.
-    """
-    history = list(settings.history)
-    weights = ["weight"] if "weight" in rows.columns else []
-    outcomes = [name_outcome_label(name) for name in layout.outcomes]
-
-    def encode_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        encoder = load_encoder(layout, files, history)
-        for batch in batches:
-            table = pa.Table.from_batches([batch])
-            ints, floats = encoder.encode(table)
-            domains = table["domain"].to_pylist()
-            numbers = {domain: layout.domain_index.get_number(domain) for domain in set(domains)}
-            domain_ids = pa.array([numbers[d] for d in domains], type=pa.int32())
-            yield pa.RecordBatch.from_arrays(
-                [
-                    *(table[name].combine_chunks() for name in ("impression_id", "user_id", "ds")),
-                    table["label"].combine_chunks().cast(pa.float32()),
-                    table["label_final"].combine_chunks(),
-                    domain_ids,
-                    ints,
-                    floats,
-                    *(table[name].combine_chunks() for name in ("part", "domain")),
-                    domain_ids,
-                    *(table[name].combine_chunks() for name in weights),
-                    *([_pack_outcomes(table, outcomes)] if outcomes else []),
-                ],
-                names=[
-                    "impression_id", "user_id", "day", "label", "label_final", "domain_id", "ints", "floats", "part",
-                    "domain", "domain_number", *weights, *(["outcomes"] if outcomes else []),
-                ],
-            )  # fmt: skip
-
-    schema = ENCODED_SCHEMA + (", weight double" if weights else "") + (", outcomes binary" if outcomes else "")
-    return rows.mapInArrow(encode_batches, schema)
-
-
-def _pack_outcomes(table: pa.Table, columns: list[str]) -> pa.Array:
-    """Pack the outcomes of each row into bytes, as `pack_rows` does; one that is not known is NaN."""
-    values = [table[name].cast(pa.float32()).fill_null(float("nan")).to_numpy() for name in columns]
-    return pack_rows(np.column_stack(values))
 
 
 def _arrange_rows(
