@@ -19,6 +19,7 @@ import star_ctr  # noqa: F401  # isort: skip
 import beside_load
 import bulk
 import cost
+import delayed_outcomes
 import gpu
 import history
 import long_run
@@ -47,6 +48,7 @@ BENCHMARKS = {
     "history": history.run,
     "nights": nights.run,
     "open_labels": open_labels.run,
+    "delayed_outcomes": delayed_outcomes.run,
     "long_run": long_run.run,
     "skew": skew.run,
     "sequences": sequences.run,

@@ -12,11 +12,14 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import roc_auc_score
 
 from star_ctr.conf.contracts.run_id import make_run_id
-from star_ctr.conf.errors import DataError
+from star_ctr.conf.errors import DataError, UserError
 from star_ctr.conf.load import load
 from star_ctr.conf.settings.root import Settings
-from star_ctr.jobs import evaluate, features, ingest, score, split, train
+from star_ctr.jobs import evaluate, features, gate, ingest, score, split, train
 from star_ctr.jobs.io.delta_rows import read_rows
+from star_ctr.jobs.tools import batch_score, metrics_by_day
+from star_ctr.workflows.report.data import collect
+from star_ctr.workflows.report.page import render
 from tests import small_logs
 
 pytestmark = pytest.mark.spark
@@ -69,6 +72,7 @@ def write(folder: Path, also: dict[str, object] = ALSO, logs: dict[str, pd.DataF
     conf["label"] = {"window_hours": 24, "also": also}
     conf["features"] = [f for f in small_logs.CONF["features"] if f["kind"] in ("categorical", "numeric")]
     conf["checks"] = {"max_quarantined": 0.1}
+    conf["gate"] = {"min_rows": 0, "min_clicks": 0, "pcoc": [0.01, 100.0], "gauc_margin": 1.0, "drop_margin": 1.0}
     folder.mkdir(exist_ok=True)
     (folder / "shop.yaml").write_text(yaml.safe_dump(conf, sort_keys=False))
     return load(folder / "shop.yaml")
@@ -113,7 +117,7 @@ def nights(
     conf = write(tmp_path_factory.mktemp("nights") / "one", logs=logs)
     found = {}
     for ds in NIGHTS:
-        for step in (ingest, features, split, train, score, evaluate):
+        for step in (ingest, features, split, train, score, evaluate, gate):
             step.run(conf, spark, ds)
         tables = {name: read(conf, name) for name in ("outcome_metrics", "final_metrics", "metrics")}
         found[ds] = {**tables, "outcomes": read_outcomes(conf, ds), "split": read(conf, "split")}
@@ -195,6 +199,42 @@ def test_metrics_of_an_outcome_are_written_once_its_windows_have_closed(nights: 
         assert overall["pcoc"] == pytest.approx(predicted.sum() / overall["clicks"], rel=1e-6)
         assert mine.drop("overall")["rows"].sum() == len(rows)
     assert (metrics["outcome"] == "saved").sum() == 3 * len(mine)
+
+
+def test_the_serving_model_is_scored_on_the_next_night(nights: Nights) -> None:
+    conf, _ = nights
+    scores, first = read(conf, "scores"), make_run_id(conf, NIGHTS[0])
+    mine = scores[scores["run_id"] == f"{first}@{NIGHTS[1]}"]
+    assert len(mine) == (scores["run_id"] == make_run_id(conf, NIGHTS[1])).sum() > 0
+    assert mine["outcomes"].isna().all()
+
+
+def test_batch_scores_equal_those_of_the_night(nights: Nights, spark: SparkSession, tmp_path: Path) -> None:
+    conf, _ = nights
+    run_id, target = make_run_id(conf, NIGHTS[-1]), str(tmp_path / "scored")
+    where = f"ds = '{NIGHTS[-1]}' AND part = 'test'"
+    source = f"{conf.paths.warehouse}/split"
+    batch_score.run(conf, spark, run_id=run_id, source=source, target=target, where=where, encoded=True)
+    scores = read(conf, "scores").query("run_id == @run_id")
+    both = pd.DataFrame(read_rows(target)).merge(scores, on="impression_id", suffixes=("", "_night"))
+    assert len(both) == len(scores)
+    np.testing.assert_allclose(both["score"], both["score_night"], atol=1e-6)
+    for name in ALSO:
+        values = [both[c].map(lambda pairs, name=name: dict(pairs)[name]) for c in ("outcomes", "outcomes_night")]
+        np.testing.assert_allclose(*values, atol=1e-6)
+
+
+def test_metrics_and_report_show_the_outcomes(nights: Nights) -> None:
+    conf, found = nights
+    rows = metrics_by_day.run(conf, "auc", outcome="order")
+    stored = found[NIGHTS[-1]]["outcome_metrics"].query("outcome == 'order'").set_index("domain")["auc"]
+    assert {row["domain"]: row["value"] for row in rows} == pytest.approx(stored.to_dict(), nan_ok=True)
+    assert {row["ds"] for row in rows} == {NIGHTS[0]}
+    with pytest.raises(UserError, match=r"--outcome ordr: .*did you mean `order`"):
+        metrics_by_day.run(conf, "auc", outcome="ordr")
+    page = render(collect(conf, NIGHTS[-1]), "test")
+    assert "Further outcomes" in page
+    assert f"{stored['overall']:.4f}" in page
 
 
 def test_another_weight_needs_no_new_split_but_another_window_does(nights: Nights, spark: SparkSession) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,45 @@ def test_sharded_tables_start_like_replicated_ones(
     pair.train(shared)
     assert_same_weights(whole, shared)
     assert record(shared)["start"] == record(whole)["start"]
+
+
+def test_heads_continue_only_with_the_same_outcomes(before: TrainingJob, tmp_path: Path) -> None:
+    """Known outcomes keep their heads, and other ones start again. Neither changes predictions of the label."""
+    layout = LAYOUT.model_copy(update={"outcomes": ["order", "view"]})
+    table = write_split(tmp_path, draw_outcomes=lambda label, x: np.column_stack([label, x > 0]))
+    write_deltalake(str(tmp_path / "vocabularies"), make_vocabularies(BEFORE))
+    weights = {"order": 0.5, "view": 0.3}
+    first = job(table, tmp_path / "first").model_copy(
+        update={"run_id": "first", "settings": before.settings, "layout": layout, "outcome_weights": weights}
+    )
+    train(first)
+    shutil.copytree(before.path / "vocabularies", first.path / "vocabularies")
+
+    def start(outcomes: list[str], earlier: TrainingJob) -> Trainer:
+        update = {
+            "layout": LAYOUT.model_copy(update={"outcomes": outcomes}),
+            "outcome_weights": dict.fromkeys(outcomes, 0.3),
+            "versions": {"split": version_of(table), "vocabularies": 0},
+            "vocabularies": str(tmp_path / "vocabularies"),
+            "settings": {"history": {}, "model": {}},
+            "start": WarmStart(run_id=earlier.run_id, folder=earlier.folder, weights="w"),
+        }
+        trainer = Trainer(job(table, tmp_path / f"next-{len(outcomes)}").model_copy(update=update))
+        start_from_run(trainer)
+        return trainer
+
+    earlier = resume_trainer(first).model
+    same, fewer, none = start(["order", "view"], first), start(["view"], first), start([], first)
+    assert earlier.heads is not None
+    for trainer in (same, fewer, none):
+        found = trainer.model.state_dict()
+        for name, weight in earlier.state_dict().items():
+            if not name.startswith("heads.") and name != "norm.single_row_batches":
+                assert torch.equal(found[name], weight), name
+    heads = [trainer.model.heads.state_dict() for trainer in (same, fewer) if trainer.model.heads is not None]
+    assert all(torch.equal(heads[0][name], weight) for name, weight in earlier.heads.state_dict().items())
+    assert torch.equal(heads[1]["bias_p.1"], torch.zeros(1))
+    assert none.model.heads is None
+    added = start(["view"], before)
+    assert added.model.heads is not None
+    assert torch.equal(added.model.heads.state_dict()["bias"], torch.zeros(1))
