@@ -1,7 +1,8 @@
 """Benchmark: what a second label changes for the label itself, on the nights of real logs.
 
 Trains STAR with the outcome `long_view` as a further head (`label.also`), and without it, for each night and seed.
-Prints the paired differences of the label's metrics over nights and seeds, with 95% intervals of Student's t.
+Prints the paired differences of the label's metrics over nights and seeds, with 95% intervals of Student's t. Then
+prints the metrics of ensembles: the mean score of all seeds of a model, and of all models.
 
     STAR_CTR_DATA=data python bench/second_label.py --nights 2022-05-03,2022-05-04,2022-05-05 --seeds 3
 
@@ -19,6 +20,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from scipy.stats import t
+
+from star_ctr.features.evaluation.array_metrics import compute_array_metrics
+from star_ctr.jobs.io.delta_rows import read_rows
 
 METRICS = ("auc", "gauc", "pcoc", "log_loss")
 
@@ -54,6 +58,23 @@ def print_differences(metrics: pd.DataFrame, factors: list[float]) -> None:
         print(f"{factor:>8g}  {len(paired):>5}  " + "  ".join(texts))
 
 
+def print_ensembles(folder: Path, metrics: pd.DataFrame) -> None:
+    """Print AUC and GAUC of the mean score of all seeds of each model, and of all models, as means over the nights."""
+    runs = metrics[metrics["domain"] == "overall"].set_index("run_id")["compared"]
+    columns = ("run_id", "ds", "impression_id", "user_id", "label", "score")
+    scores = pd.DataFrame(read_rows(str(folder / "warehouse/scores"), columns=columns))
+    scores = scores[scores["run_id"].isin(runs.index)].assign(compared=lambda rows: rows["run_id"].map(runs))
+    for name, rows in (*scores.groupby("compared"), ("all", scores)):
+        means = rows.groupby(["ds", "impression_id", "user_id", "label"], as_index=False)["score"].mean()
+        found = [
+            compute_array_metrics(r["user_id"].to_numpy(), r["label"].to_numpy(float), r["score"].to_numpy())
+            for _, r in means.groupby("ds")
+        ]
+        models = rows["run_id"].nunique() // rows["ds"].nunique()
+        auc, gauc = (pd.Series([getattr(f, metric) for f in found]).mean() for metric in ("auc", "gauc"))
+        print(f"{name}: ensemble of {models} models per night: AUC {auc:.4f}, GAUC {gauc:.4f}")
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,7 +93,9 @@ def main() -> None:
     command = [sys.executable, "-m", "star_ctr.workflows.cli", "compare", "--conf", str(conf), "--out", str(folder)]
     command += ["--models", models, "--nights", options.nights, "--seeds", str(options.seeds)]
     subprocess.run([*command, "--jobs", str(options.jobs)], check=True)
-    print_differences(pd.read_csv(folder / "metrics.csv"), factors)
+    metrics = pd.read_csv(folder / "metrics.csv")
+    print_differences(metrics, factors)
+    print_ensembles(folder, metrics)
 
 
 if __name__ == "__main__":
