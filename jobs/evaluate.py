@@ -120,13 +120,18 @@ def evaluate_runs(
         run_columns = store.spark.createDataFrame(
             list(runs), "run_id string, attempt long, ds string, model string, seed long"
         )
-        found, definition = compute_metrics(scores, evaluate or NO_INTERVALS), hash_outcome_settings(store.settings)
+        found = compute_metrics(scores, evaluate or NO_INTERVALS)
+        definition = hash_outcome_settings(store.settings) if "outcomes" in scores.columns else None
+        if definition:
+            has_outcomes = F.bool_or(F.col("outcomes").isNotNull())
+            predicted = scores.groupBy("run_id").agg(F.when(has_outcomes, definition).alias("outcome_settings"))
+            run_columns = run_columns.join(predicted, "run_id", "left")
         metrics = found.join(F.broadcast(run_columns), "run_id").select(
             *METRICS_COLUMNS,
             RELIABILITY,
             *INTERVALS,
             F.lit(hash_label_settings(store.settings)).alias("label_settings"),
-            *([F.lit(definition).alias("outcome_settings")] if definition else []),
+            *(["outcome_settings"] if definition else []),
         )
         remove_final_metrics(store, names)
         store.replace("metrics", metrics.repartition(1), make_in_condition("run_id", names))

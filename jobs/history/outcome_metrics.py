@@ -39,7 +39,7 @@ def write_outcome_metrics(store: WarehouseTables, ds: str, evaluate: EvaluateSet
         For each outcome, the runs whose metrics were written, sorted.
     """
     definition = hash_outcome_settings(store.settings)
-    if definition is None or "outcomes" not in store.read("scores").columns:
+    if definition is None or "outcome_settings" not in store.read("metrics").columns:
         return {}
     records = {
         day: found.outputs

@@ -127,6 +127,7 @@ def nights(
 Nights = tuple[Settings, dict[str, dict[str, pd.DataFrame]]]
 
 
+@pytest.mark.slow
 def test_outcomes_are_null_until_they_are_known(nights: Nights, logs: dict[str, pd.DataFrame]) -> None:
     conf, found = nights
     for ds in NIGHTS:
@@ -136,6 +137,7 @@ def test_outcomes_are_null_until_they_are_known(nights: Nights, logs: dict[str, 
     assert reasons == {"is_saved: outcome is neither `positive` nor `negative`": 3}
 
 
+@pytest.mark.slow
 def test_nights_one_by_one_equal_a_single_night(nights: Nights, spark: SparkSession) -> None:
     conf, _ = nights
     whole = write(Path(conf.paths.warehouse).parents[1] / "whole")
@@ -153,6 +155,7 @@ def test_nights_one_by_one_equal_a_single_night(nights: Nights, spark: SparkSess
     pd.testing.assert_frame_equal(*rows)
 
 
+@pytest.mark.slow
 def test_the_split_has_the_outcomes_and_the_ledger_counts_those_not_known(nights: Nights) -> None:
     conf, found = nights
     for ds in NIGHTS:
@@ -171,6 +174,7 @@ def test_the_split_has_the_outcomes_and_the_ledger_counts_those_not_known(nights
     assert {"event before its impression", "event without impression", ""} <= set(orders["reason"])
 
 
+@pytest.mark.slow
 def test_metrics_of_an_outcome_are_written_once_its_windows_have_closed(nights: Nights) -> None:
     conf, found = nights
     written = {
@@ -201,6 +205,7 @@ def test_metrics_of_an_outcome_are_written_once_its_windows_have_closed(nights: 
     assert (metrics["outcome"] == "saved").sum() == 3 * len(mine)
 
 
+@pytest.mark.slow
 def test_the_serving_model_is_scored_on_the_next_night(nights: Nights) -> None:
     conf, _ = nights
     scores, first = read(conf, "scores"), make_run_id(conf, NIGHTS[0])
@@ -209,6 +214,7 @@ def test_the_serving_model_is_scored_on_the_next_night(nights: Nights) -> None:
     assert mine["outcomes"].isna().all()
 
 
+@pytest.mark.slow
 def test_batch_scores_equal_those_of_the_night(nights: Nights, spark: SparkSession, tmp_path: Path) -> None:
     conf, _ = nights
     run_id, target = make_run_id(conf, NIGHTS[-1]), str(tmp_path / "scored")
@@ -224,6 +230,7 @@ def test_batch_scores_equal_those_of_the_night(nights: Nights, spark: SparkSessi
         np.testing.assert_allclose(*values, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_and_report_show_the_outcomes(nights: Nights) -> None:
     conf, found = nights
     rows = metrics_by_day.run(conf, "auc", outcome="order")
@@ -237,6 +244,7 @@ def test_metrics_and_report_show_the_outcomes(nights: Nights) -> None:
     assert f"{stored['overall']:.4f}" in page
 
 
+@pytest.mark.slow
 def test_another_weight_needs_no_new_split_but_another_window_does(nights: Nights, spark: SparkSession) -> None:
     conf, _ = nights
     folder = Path(conf.paths.warehouse).parent
@@ -248,6 +256,21 @@ def test_another_weight_needs_no_new_split_but_another_window_does(nights: Night
     longer = write(folder, {**ALSO, "order": {"window_hours": 60}})
     with pytest.raises(DataError, match="label.also; run `star-ctr features"):
         split.run(longer, spark, NIGHTS[-1])
+
+
+def test_one_night_has_the_outcomes_that_are_known(
+    logs: dict[str, pd.DataFrame], spark: SparkSession, tmp_path: Path
+) -> None:
+    conf, ds = write(tmp_path / "one", logs=logs), NIGHTS[1]
+    for step in (ingest, features, split):
+        step.run(conf, spark, ds)
+    expected = compute_outcomes(logs, ds)
+    pd.testing.assert_frame_equal(read_outcomes(conf, ds), expected)
+    rows = read(conf, "split").query("part == 'train'")
+    stored = np.array([np.frombuffer(packed, np.float32) for packed in rows["outcomes"]])
+    known = expected.set_index("impression_id").loc[rows["impression_id"], ["outcome_order", "outcome_saved"]]
+    np.testing.assert_array_equal(stored, known.to_numpy(np.float32))
+    assert np.isnan(stored).any(axis=0).all()
 
 
 def test_a_missing_column_is_one_clear_error(
