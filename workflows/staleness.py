@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from typing import Any
 
 from star_ctr.conf.contracts.dates import UNDATED, list_calibration_nights, list_days_before, list_window_days
 from star_ctr.conf.contracts.fingerprint import hash_code, hash_json
-from star_ctr.conf.contracts.pipeline import STEPS
+from star_ctr.conf.contracts.pipeline import STEPS, find_required_step
 from star_ctr.conf.contracts.run_id import (
     hash_config,
     hash_features_settings,
@@ -123,9 +124,8 @@ class Staleness:
 
     def _list_dependencies(self, ds: str, step: str) -> list[tuple[str, str]]:
         """Return the nights and steps that a step directly depends on."""
-        names = list(STEPS)
-        number = names.index(step)
-        previous = [(ds, names[number - 1])] if number else []
+        required = find_required_step(step)
+        previous = [(ds, required)] if required else []
         # The split reuses the numeric encoding of the warm-start run, so it depends on the split of that run's night.
         earlier = {
             "train": [self._find_start_night(ds)],
@@ -172,7 +172,7 @@ class Staleness:
             of a log), `contents` (ingested tables), `warm_start` (the run that this setting names), and `STEP` or
             `STEP of NIGHT` (steps that it depends on, and for `train` the earlier scores that calibrate the model).
         """
-        hashes = {"settings": self._hash_settings(step), "code": _hash_step_code(step)}
+        hashes = {"settings": self._hash_settings(ds, step), "code": _hash_step_code(step)}
         if step == "ingest":
             days = list_window_days(self.settings, ds)
             for name, files in self.log_files.items():
@@ -221,7 +221,7 @@ class Staleness:
         except UserError:  # the step raises it, too
             return f"{self.settings.trainer.warm_start} cannot be used"
 
-    def _hash_settings(self, step: str) -> str:
+    def _hash_settings(self, ds: str, step: str) -> str:
         match step:
             case "ingest":
                 return hash_ingest_settings(self.settings)
@@ -232,7 +232,11 @@ class Staleness:
                 return hash_split_settings(self.settings)
             case "gate":
                 return hash_json(self.settings.gate.model_dump(mode="json", exclude={"publish"}))
-        parts = [hash_config(self.settings), self.settings.trainer.seed]
+        parts: list[Any] = [hash_config(self.settings), self.settings.trainer.seed]
+        if step == "reference":
+            # Another interval makes only those nights stale that now have, or no longer have, a reference.
+            reference = self.settings.reference
+            parts.append(reference.window_days if reference and reference.is_due(ds) else None)
         return hash_json([*parts, self.settings.evaluate.model_dump(mode="json")] if step == "evaluate" else parts)
 
     @cached_property
