@@ -153,5 +153,8 @@ def test_days_that_were_written_again_are_left_out(tmp_path: Path) -> None:
     again = splits.write(DAYS[1], DAYS[0], ["c"])  # for example, after the logs were delivered again
     assert splits.find(night, DAYS) == [DAYS[1]]
     assert splits.find(again, DAYS) == [DAYS[0]]
+    # The version of the night has the rows of other vocabularies, although the newest version has rows of its own.
+    splits.write(DAYS[1], DAYS[0], ["a"])
+    assert splits.find(night, DAYS) == [DAYS[1]]
     DayRecords(splits.settings).remove("split", [DAYS[1]])  # killed while it was written
     assert splits.find(night, DAYS) == []
