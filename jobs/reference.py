@@ -4,7 +4,7 @@ With `trainer.warm_start`, a night continues from an earlier model with few trai
 can become worse than a model that is trained from scratch on more days. On the nights that the section `reference`
 selects, this step trains such a model, the reference:
 
-1. It has the settings and the seed of the night's run, and its calibration on the scores of earlier nights.
+1. It has the settings and the seed of the night's run. It is calibrated on the scores of earlier references.
 2. It is trained on the rows that the nights of the last `reference.window_days` days have encoded for training.
 3. It is scored and evaluated on the test rows of the night. The differences of the night's run are written to
    `differences`, with intervals.
@@ -21,7 +21,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from star_ctr.conf.contracts.dates import check_day, list_days_before
+from star_ctr.conf.contracts.dates import check_day, list_days_before, list_earlier_references
 from star_ctr.conf.contracts.domains import OVERALL
 from star_ctr.conf.contracts.fingerprint import hash_code
 from star_ctr.conf.contracts.run_id import format_variant, make_reference_run_id, make_run_id
@@ -35,10 +35,12 @@ from star_ctr.jobs.io.warehouse import WarehouseTables
 from star_ctr.jobs.registry.attempts import assign_attempt, check_files, get_published_attempt, read_job
 from star_ctr.jobs.registry.gate_checks import require_bootstrap_samples
 from star_ctr.jobs.registry.reference_gaps import ATTEMPT, REFERENCE_ATTEMPT, TRAINING_DAYS, describe_gap
+from star_ctr.jobs.registry.score_maps import fit_score_maps
 from star_ctr.jobs.score import score_run
 from star_ctr.jobs.tools.differences import compare_runs
 from star_ctr.jobs.train import train_job
 from star_ctr.model.training.job import TrainingJob
+from star_ctr.model.training.score_maps import ScoreMaps
 
 
 def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[str, Any]:
@@ -71,7 +73,9 @@ def run(settings: Settings, spark: SparkSession, ds: str | None = None) -> dict[
         reason = "the night's model was trained from scratch, because there was no earlier model"
         return {"run_id": name, "outcome": "nothing to compare", "reason": reason}
     days = choose_days(settings, job)
-    reference = assign_attempt(store.warehouse, make_reference_job(settings, job, days))
+    earlier = {make_reference_run_id(make_run_id(settings, n)): n for n in list_earlier_references(settings, ds)}
+    maps = fit_score_maps(settings, store, ds, earlier=earlier)
+    reference = assign_attempt(store.warehouse, make_reference_job(settings, job, days, maps))
     record = train_job(settings, store, reference)
     attempt = check_files(get_published_attempt(store.warehouse, reference.run_id, record["attempt"]))
     score_run(settings, store, attempt, ds)
@@ -118,21 +122,25 @@ def choose_days(settings: Settings, job: TrainingJob) -> list[str]:
     return sorted({*job.days, *stored})
 
 
-def make_reference_job(settings: Settings, job: TrainingJob, days: Sequence[str]) -> TrainingJob:
+def make_reference_job(
+    settings: Settings, job: TrainingJob, days: Sequence[str], maps: ScoreMaps | None
+) -> TrainingJob:
     """Return the job of the reference of a night, without an attempt.
 
     Args:
         settings: The settings of the data set.
         job: The job of the night's run.
         days: The training days.
+        maps: The calibration on the scores of earlier references; None without such scores.
 
     Returns:
-        The job, with the table versions, the layout and the score maps of the night's run.
+        The job, with the table versions and the layout of the night's run.
     """
     changes = {
         "run_id": make_reference_run_id(job.run_id),
         "days": list(days),
         "start": None,
+        "score_maps": maps,
         "attempt": 1,
         "folder": "",
         "code": hash_code(["star_ctr.model.train"]),

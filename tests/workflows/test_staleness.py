@@ -177,10 +177,30 @@ def test_a_reference_depends_on_the_metrics_of_its_night_but_not_on_the_gate(
     longer = warehouse.load(*GOING_ON, "reference={every_nights: 2, window_days: 9}")
     assert [warehouse.states(ds, longer)["reference"] for ds in NIGHTS] == ["done", "stale", "done"]
     more = warehouse.load(*GOING_ON, "reference.every_nights=1")
-    assert [warehouse.states(ds, more)["reference"] for ds in NIGHTS] == ["stale", "done", "stale"]
+    # The second night would now be calibrated on the scores of the first one.
+    assert [warehouse.states(ds, more)["reference"] for ds in NIGHTS] == ["stale"] * 3
+    fewer = warehouse.load(*GOING_ON, "reference.every_nights=4")  # 2026-03-03 and every other such night before
+    assert [warehouse.states(ds, fewer)["reference"] for ds in NIGHTS] == ["done"] * 3
     hash_code = staleness._hash_step_code
     monkeypatch.setattr(staleness, "_hash_step_code", lambda s: "other" if s == "reference" else hash_code(s))
     assert warehouse.states(NIGHTS[1]) == {**done, "reference": "stale"}
+
+
+def test_a_reference_is_stale_if_the_reference_that_calibrates_it_has_changed(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path, *GOING_ON, "reference={every_nights: 2}", "trainer.calibration.earlier_nights=1")
+    current = warehouse.get_staleness()
+    # Nights with a reference are an even number of days from 2026-03-03. The one two nights before is used.
+    assert [current._list_calibration(ds, "reference") for ds in NIGHTS] == [
+        ("reference", []), ("reference", ["2026-03-01"]), ("reference", []),
+    ]  # fmt: skip
+    warehouse.settings = warehouse.load(*GOING_ON, "reference={every_nights: 1}")
+    warehouse.add_nights(*NIGHTS)
+    earlier = next(e for e in warehouse.entries if (e.ds, e.step) == (NIGHTS[1], "reference"))
+    earlier.inputs["code"] = "old"
+    assert warehouse.states(NIGHTS[0])["reference"] == "done"
+    why = f"inputs changed: reference of night {NIGHTS[1]}"
+    assert warehouse.get_staleness().get_state(NIGHTS[2], "reference") == (State.STALE, why)
+    assert warehouse.states(NIGHTS[2])["gate"] == "done"
 
 
 def test_a_reference_that_is_configured_later_does_not_affect_earlier_nights(tmp_path: Path) -> None:
